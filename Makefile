@@ -71,7 +71,7 @@ screenshots: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/assets
 	$(BIN)/python tests/browser/screenshots.py
 
 clean:
-	rm -rf $(VENV) build frontend/node_modules src/luthier/web/vendor
+	rm -rf $(VENV) build frontend/node_modules src/luthier/platform/ui/vendor
 
 # Stamps: written after an install that went well, so that the next call does not install again. An install with the
 # test tools covers the plain one.

@@ -135,7 +135,7 @@ class Client:
 
 def _sampled(server: RunningServer, way: Any, num_mib: int) -> dict[str, Any]:
     """Do it, and how much memory it took beyond what the server had before."""
-    api = next(c for c in psutil.Process(server.process.pid).children() if "luthier.home_server" in c.cmdline())
+    api = next(c for c in psutil.Process(server.process.pid).children() if "luthier.server.home" in c.cmdline())
     before, most, is_done = api.memory_info().rss, [0], threading.Event()
 
     def sample() -> None:

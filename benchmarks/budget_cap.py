@@ -25,8 +25,8 @@ from rows import wikisql_rows, write_jsonl
 
 from luthier.core.events import BillUpdated, StepDone
 from luthier.core.run import RunRecord
-from luthier.service.context import Context
-from luthier.train.ledger import Ledger
+from luthier.ml.training.ledger import Ledger
+from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 40

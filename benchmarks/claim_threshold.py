@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.evaluate.grounding.claims import THRESHOLD, claim_findings
-from luthier.evaluate.grounding.corpus import Corpus
+from luthier.ml.evaluation.grounding.claims import THRESHOLD, claim_findings
+from luthier.ml.evaluation.grounding.corpus import Corpus
 
 CITED = Path(__file__).resolve().parents[1] / "examples" / "law_firm" / "cited"
 THRESHOLDS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0)

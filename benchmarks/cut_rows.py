@@ -19,11 +19,11 @@ from pathlib import Path
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
-from luthier.data.batches import StepSchedule
-from luthier.data.loss_mask import Learning, tokenise_sides
-from luthier.data.shared_prefix import own_beginnings
-from luthier.models.chat_template import ChatTemplate
-from luthier.models.loading import load_tokenizer
+from luthier.ml.data.batches import StepSchedule
+from luthier.ml.data.loss_mask import Learning, tokenise_sides
+from luthier.ml.data.shared_prefix import own_beginnings
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.testing.tiny import make_tiny_model
 
 WORDS = (

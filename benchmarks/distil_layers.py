@@ -22,7 +22,7 @@ from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
     from luthier.core.student import Student
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,7 +43,7 @@ def main() -> None:
     cli.add_argument("--work", type=Path, default=ROOT / ".bench" / "distil_layers")
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
     args = cli.parse_args()
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
     args.work.mkdir(parents=True, exist_ok=True)
     folder = args.data / "wikisql_mlx"
@@ -75,7 +75,7 @@ def one_kind(
     context: Context, args: argparse.Namespace, teacher: str, train: Path, held_out: Path, kind: str
 ) -> Student:
     """One distillation, as `luthier distil` does it."""
-    from luthier.service.students import DistilRequest, distil
+    from luthier.features.workflows.distillation.service import DistilRequest, distil
 
     recipe = {
         "training": common(args) | {"epochs": args.epochs, "learning_rate": args.learning_rate},

@@ -69,9 +69,9 @@ def _noisy(model: Path, folder: Path) -> Path:
 
 def _rows(model: Path, num_rows: int) -> list[Any]:
     from luthier.core.dataset import Row
-    from luthier.data.formats import example_of
-    from luthier.data.loss_mask import tokenise
-    from luthier.models.chat_template import ChatTemplate
+    from luthier.ml.data.formats import example_of
+    from luthier.ml.data.loss_mask import tokenise
+    from luthier.ml.inference.models.chat_template import ChatTemplate
 
     template = ChatTemplate.load(model)
     chosen = [example_of(Row("rows", n, row), "chat", {}, None) for n, row in enumerate(long_rows(num_rows))]
@@ -85,12 +85,12 @@ def _ours(model: Path, teacher: Path, rows: list[Any], folder: Path) -> dict[str
 
     from luthier.core.plan import MethodPlan, ObjectivePlan, TeacherPlan
     from luthier.core.ports import SilentProgress
-    from luthier.engines.transformers_engine import TransformersEngine
-    from luthier.models.structure import read_structure
-    from luthier.train.methods.registry import load_method
-    from luthier.train.model import TrainableModel, collate
-    from luthier.train.objectives.distillation import Distillation
-    from luthier.train.objectives.teacher_states import FOLDER, ask_teacher
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.model import TrainableModel, collate
+    from luthier.ml.training.objectives.distillation import Distillation
+    from luthier.ml.training.objectives.teacher_states import FOLDER, ask_teacher
 
     shape = read_structure(str(teacher))
     plan = TeacherPlan(

@@ -99,8 +99,8 @@ def _run(
 def _told(home: Path, run_id: str) -> tuple[list[float], float]:
     """The loss of each step, and the seconds that the reference took, from the run's events and its ledger."""
     from luthier.core.events import StepDone
-    from luthier.service.context import Context
-    from luthier.train.ledger import Ledger
+    from luthier.ml.training.ledger import Ledger
+    from luthier.platform.home.context import Context
 
     with Context.open(home) as context:
         losses = [event.loss for event in context.runs.events(run_id) if isinstance(event, StepDone)]

@@ -27,12 +27,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.monitor.drift.evidence import RENEWED_DAYS, needed_strength
-from luthier.monitor.signals.column import Checks
-from luthier.monitor.signals.training import Profile
-from luthier.monitor.signals.watch import Compared, Watched, watch_rows
-from luthier.service.context import Context
-from luthier.service.text_checks import text_checks
+from luthier.features.monitoring.text_checks import text_checks
+from luthier.ml.drift.drift.evidence import RENEWED_DAYS, needed_strength
+from luthier.ml.drift.signals.column import Checks
+from luthier.ml.drift.signals.training import Profile
+from luthier.ml.drift.signals.watch import Compared, Watched, watch_rows
+from luthier.platform.home.context import Context
 from luthier.testing.steady_traffic import Change, last_prompts, made_traffic, with_prompts
 
 _DAY = 86_400.0

@@ -18,10 +18,11 @@ from drill_world import EPOCHS, World
 
 from luthier.core.access import Caller
 from luthier.core.fine_tuning import FineTuningRequest
-from luthier.service import files, fine_tuning
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.models import pull_model
+from luthier.features.finetuning_api import service as fine_tuning
+from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_key
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
 
 _EDGE = "luthier-drill"
 _GIVE_UP_SECONDS = 180.0

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from drill_world import NUM_STEPS, Process, World
 
 from luthier.core.errors import LuthierError
-from luthier.core.job import Job
-from luthier.service.context import Context
-from luthier.store.jobs import MOST_CRASHES
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.store import MOST_CRASHES
 
 _FILLER = ".drill-filler"
 _MOST_HITS = 4

@@ -10,8 +10,8 @@ from drill_world import World
 
 from luthier.core.digest import sha256_file
 from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, ValidationDone
-from luthier.core.job import Job
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 
 _DOTTED_AND_RIGHT = (".drill-filler", ".lock-")
 

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.core.job import ENDED, Job
 from luthier.core.recipe import Recipe
-from luthier.service import jobs
-from luthier.service.context import Context
+from luthier.features.training import jobs
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import ENDED, Job
 from luthier.testing.postgresql_server import PostgresqlServer
 from luthier.testing.tiny import make_tiny_model
 
 EPOCHS, NUM_STEPS = 16, 80
 _ROLES = {
-    "luthier.jobs.guard": "guard",
-    "luthier.service.job_child": "job_child",
-    "luthier.home_server": "api",
+    "luthier.platform.processes.guard": "guard",
+    "luthier.platform.jobs.child": "job_child",
+    "luthier.server.home": "api",
     "worker": "worker",
     "up": "up",
 }

@@ -34,8 +34,8 @@ from drill_world import World, as_document, ended, small_disk, undisturbed, writ
 from machine import describe
 
 from luthier.core.errors import LuthierError
-from luthier.core.job import Job
 from luthier.core.recipe import Recipe
+from luthier.platform.jobs.records import Job
 from luthier.testing.postgresql_server import PostgresqlServer, postgresql_server, programs_folder
 
 Calm = dict[tuple[str, int], Job]

@@ -21,7 +21,7 @@ from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
     from luthier.core.format_table import FormatPrice
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,10 +40,10 @@ def main() -> None:
     cli.add_argument("--work", type=Path, default=ROOT / ".bench" / "formats")
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
     args = cli.parse_args()
-    from luthier.deploy.format_prices.chart import write_price_charts
-    from luthier.evaluate.names import metric_heading
-    from luthier.service.context import Context
-    from luthier.service.format_tables import DEFAULT_FORMATS, FormatRequest, measure_formats
+    from luthier.features.exports.formats.tables import DEFAULT_FORMATS, FormatRequest, measure_formats
+    from luthier.ml.evaluation.names import metric_heading
+    from luthier.ml.export.format_prices.chart import write_price_charts
+    from luthier.platform.home.context import Context
 
     args.work.mkdir(parents=True, exist_ok=True)
     held_out = write_jsonl(wikisql_rows(args.data / "wikisql_mlx" / "test.jsonl"), args.work / "held_out.jsonl")

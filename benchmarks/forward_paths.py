@@ -53,7 +53,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     import torch  # once, for all processes
 
-    from luthier.train import model  # noqa: F401
+    from luthier.ml.training import model  # noqa: F401
 
     torch.set_num_threads(1)
     for family in args.families:
@@ -86,11 +86,11 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
 
     from luthier.core.dataset import TokenisedExample
     from luthier.core.plan import MethodPlan
-    from luthier.models.architecture import config_of, empty_model, language_model
-    from luthier.models.attention_choice import use_attention
-    from luthier.train import attention
-    from luthier.train.methods.lora import Lora
-    from luthier.train.model import TrainableModel, collate
+    from luthier.ml.inference.models.architecture import config_of, empty_model, language_model
+    from luthier.ml.inference.models.attention_choice import use_attention
+    from luthier.ml.training import attention
+    from luthier.ml.training.methods.lora import Lora
+    from luthier.ml.training.model import TrainableModel, collate
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -146,13 +146,13 @@ def measured(family: str, way: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def predicted(config: Any, path: Any, targets: tuple[str, ...], args: argparse.Namespace) -> dict[str, float]:
     """What the planner says of the same step: seconds, and MiB that come and go."""
-    from luthier.models.structure import structure_of
-    from luthier.plan.batch_shapes import Batches
-    from luthier.plan.devices import this_machine
-    from luthier.plan.hardware import measure
-    from luthier.plan.memory import predict_memory
-    from luthier.plan.speed import step_seconds
-    from luthier.plan.workload import Workload, attention_of, loss_of
+    from luthier.ml.inference.models.structure import structure_of
+    from luthier.ml.planning.batch_shapes import Batches
+    from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.hardware import measure
+    from luthier.ml.planning.memory import predict_memory
+    from luthier.ml.planning.speed import step_seconds
+    from luthier.ml.planning.workload import Workload, attention_of, loss_of
 
     device = this_machine(measure())
     tokens = float(args.rows * args.tokens)

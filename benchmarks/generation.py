@@ -38,10 +38,10 @@ def main() -> None:
     args = cli.parse_args()
 
     from luthier.core.ports import Prompt
-    from luthier.data.formats import load_file
-    from luthier.engines.transformers_engine import TransformersEngine
-    from luthier.service.candidates import find_candidate, open_engine
-    from luthier.service.context import Context
+    from luthier.features.models.resolve import find_candidate, open_engine
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+    from luthier.platform.home.context import Context
 
     with Context.open(args.home) as context:
         candidate = find_candidate(context, args.model)

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from luthier.core.events import StepDone, ValidationDone
-from luthier.service.context import Context
-from luthier.service.recipes import load_recipe
-from luthier.service.training import train
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training.service import train
+from luthier.platform.home.context import Context
 
 _QUESTION = "What is {} + {}? Answer with the number alone."
 

@@ -22,13 +22,13 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.graders import Reward
 from luthier.core.plan import MethodPlan, ObjectivePlan
 from luthier.core.ports import Attempt, Grade, SilentProgress
-from luthier.data.loss_mask import tokenise
-from luthier.models.chat_template import ChatTemplate
-from luthier.models.loading import load_model
-from luthier.train.methods.registry import load_method
-from luthier.train.model import TrainableModel, collate
-from luthier.train.objectives.protocol import Batch, Tools, rows_of
-from luthier.train.objectives.registry import load_objective
+from luthier.ml.data.loss_mask import tokenise
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.loading import load_model
+from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.model import TrainableModel, collate
+from luthier.ml.training.objective_protocol import Batch, Tools, rows_of
+from luthier.ml.training.objectives.registry import load_objective
 
 _QUESTIONS = ("Name a tree.", "Say hello in French.")
 _SETTINGS: dict[str, Any] = {"num_samples": 4, "temperature": 0.9, "max_new_tokens": 16, "kl_weight": 0.04}

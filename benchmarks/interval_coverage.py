@@ -27,11 +27,11 @@ from scipy.special import betaincinv, ndtr
 from scipy.stats import binom, gamma
 
 from luthier.core.bounds import UNIT, Bounds
-from luthier.evaluate.metrics.bleu import Bleu
-from luthier.evaluate.metrics.perplexity import Perplexity
-from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
-from luthier.evaluate.metrics.registry import bounds_of
-from luthier.evaluate.statistics import difference_of, interval_of, is_settled, resampled_sums
+from luthier.ml.evaluation.metrics.bleu import Bleu
+from luthier.ml.evaluation.metrics.perplexity import Perplexity
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.metrics.registry import bounds_of
+from luthier.ml.evaluation.statistics import difference_of, interval_of, is_settled, resampled_sums
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SIZES = (6, 20, 60, 200)

@@ -20,9 +20,9 @@ from machine import describe
 from luthier.core.evaluation import SystemResult
 from luthier.core.suite import CitationsTask
 from luthier.core.task_result import TaskResult
-from luthier.evaluate.grounding.corpus import Corpus, findings
-from luthier.service.context import Context
-from luthier.service.corpora import read_corpus
+from luthier.features.datasets.corpora import read_corpus
+from luthier.ml.evaluation.grounding.corpus import Corpus, findings
+from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "law_firm"
@@ -75,7 +75,7 @@ def document(task: TaskResult, corpus: Corpus) -> dict[str, Any]:
 
 def judged(home: Path, systems: list[str]) -> TaskResult:
     """The suite's one task."""
-    from luthier.service.suites import run_suite
+    from luthier.features.suites.service import run_suite
 
     with Context.open(home) as context:
         result = run_suite(context, systems, suite=EXAMPLE / "citations.yaml")

@@ -63,9 +63,9 @@ def main() -> None:
 
     from lm_eval.models.huggingface import HFLM
 
-    from luthier.engines.lm_eval_model import DEFAULT_NEW_TOKENS, LmEvalModel
-    from luthier.service.candidates import find_candidate, open_engine
-    from luthier.service.context import Context
+    from luthier.features.models.resolve import find_candidate, open_engine
+    from luthier.ml.inference.lm_eval_model import DEFAULT_NEW_TOKENS, LmEvalModel
+    from luthier.platform.home.context import Context
 
     folder = args.work / "lm_eval_tasks"
     write_tasks(folder)
@@ -105,7 +105,7 @@ def main() -> None:
 
 def write_tasks(folder: Path) -> None:
     """The YAML files with their rows beside them."""
-    import luthier.evaluate.general as general
+    import luthier.ml.evaluation.general as general
 
     folder.mkdir(parents=True, exist_ok=True)
     here = Path(general.__path__[0])
@@ -118,7 +118,7 @@ def write_tasks(folder: Path) -> None:
 def figures(model: Any, folder: Path, task: str, limit: int) -> dict[str, Any]:
     """What the harness finds of one task."""
     from luthier.core.suite import LmEvalTask
-    from luthier.service.lm_eval_tasks import evaluate_by_harness
+    from luthier.features.suites.lm_eval import evaluate_by_harness
 
     asked = LmEvalTask(kind="lm_eval", name=task, task=f"{task}.yaml", most_rows=limit)
     answer = evaluate_by_harness(model, asked, folder, 0)

@@ -34,10 +34,10 @@ import psutil
 from machine import describe
 from sqlalchemy import select
 
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.models import pull_model
-from luthier.store.tables import job_events
+from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_key
+from luthier.platform.db.tables import job_events
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 
@@ -181,7 +181,7 @@ def _clients(url: str, key: str, job: str, pace: float, args: argparse.Namespace
 
 def api_process(server: RunningServer) -> psutil.Process:
     """The process that answers."""
-    return next(one for one in psutil.Process(server.process.pid).children() if "luthier.home_server" in one.cmdline())
+    return next(one for one in psutil.Process(server.process.pid).children() if "luthier.server.home" in one.cmdline())
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 import openai
 
 from luthier.core.ports import SilentProgress
-from luthier.models import sources
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.ml.inference.models import sources
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import running_server
 from luthier.testing.tiny import make_tiny_model
 

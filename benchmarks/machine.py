@@ -62,7 +62,7 @@ def luthier_command() -> list[str]:
 
 def describe() -> dict[str, Any]:
     """Machine, versions and date: what a figure is worth nothing without."""
-    from luthier.plan import hardware
+    from luthier.ml.planning import hardware
 
     machine = hardware.measure()
     return {

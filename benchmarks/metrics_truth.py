@@ -28,13 +28,13 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from luthier.core.ports import Score
 from luthier.core.suite import ClassifyTask, JsonTask, RankTask
-from luthier.evaluate.metrics.json_schema import SchemaCheck
-from luthier.evaluate.metrics.protocol import MetricDefinition, Observations
-from luthier.evaluate.metrics.registry import load_metrics
-from luthier.evaluate.tasks.classify import Classify
-from luthier.evaluate.tasks.json_answers import JsonAnswers
-from luthier.evaluate.tasks.protocol import Resources
-from luthier.evaluate.tasks.rank import Rank
+from luthier.ml.evaluation.metrics.json_schema import SchemaCheck
+from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
+from luthier.ml.evaluation.metrics.registry import load_metrics
+from luthier.ml.evaluation.tasks.classify import Classify
+from luthier.ml.evaluation.tasks.json_answers import JsonAnswers
+from luthier.ml.evaluation.tasks.protocol import Resources
+from luthier.ml.evaluation.tasks.rank import Rank
 
 MOST = 1e-6
 WORDS = ["the", "a", "cat", "cats", "sat", "on", "mat", ".", ",", "Grüße", "x1", "running", "ran", "Nr.", "5"]

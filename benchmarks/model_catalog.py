@@ -2,7 +2,8 @@
 
     python benchmarks/model_catalog.py
 
-Run it (`make models`) after a change of models/catalog.yaml or of what the planner predicts; a test fails until then.
+Run it (`make models`) after a change of ml/inference/models/catalog.yaml or of what the planner predicts; a test fails
+until then.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from luthier.core.base_model import CatalogEntry
-from luthier.models import catalog
-from luthier.plan.catalog_memory import TABLE, known_memory, table_text
-from luthier.reporting.page import replace_text
+from luthier.ml.charts.page import replace_text
+from luthier.ml.inference.models import catalog
+from luthier.ml.planning.catalog_memory import TABLE, known_memory, table_text
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "catalog.md"
 START, END = "<!-- table: benchmarks/model_catalog.py -->", "<!-- end of table -->"

@@ -75,11 +75,11 @@ def _ours(args: argparse.Namespace, file: Path, names: list[str]) -> tuple[dict[
     from luthier.core.plan import ObjectivePlan
     from luthier.core.ports import SilentProgress
     from luthier.core.recipe import Recipe
-    from luthier.plan.objectives import rules_of
-    from luthier.service.context import Context
-    from luthier.service.plans import prepare
-    from luthier.train.model import TrainableModel
-    from luthier.train.objectives.registry import load_objective
+    from luthier.features.planning.service import prepare
+    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objectives.registry import load_objective
+    from luthier.platform.home.context import Context
 
     recipe = Recipe.model_validate(
         {
@@ -132,9 +132,9 @@ def _losses(model: Any, objective: Any, units: list[Any]) -> dict[str, float]:
     """The loss of all units in each way of cutting and laying them."""
     import torch
 
-    from luthier.train.model import collate
-    from luthier.train.objectives.protocol import rows_of
-    from luthier.train.objectives.reference import beginnings_of
+    from luthier.ml.training.model import collate
+    from luthier.ml.training.objective_protocol import rows_of
+    from luthier.ml.training.objectives.reference import beginnings_of
 
     found = {}
     for way, size, shares in (("plain", len(units), False), ("in threes", 3, False), ("shared", len(units), True)):

@@ -52,8 +52,8 @@ _WAYS = (("joined", "shuffled"), ("apart", "shuffled"), ("apart", "by_length"))
 def _texts(model: Path, num_tokens: int) -> tuple[list[Any], list[Any]]:
     """Functions of the standard library, short and long, some of them several joined to one long text."""
     from luthier.core.dataset import Example
-    from luthier.data.loss_mask import tokenise
-    from luthier.models.chat_template import ChatTemplate
+    from luthier.ml.data.loss_mask import tokenise
+    from luthier.ml.inference.models.chat_template import ChatTemplate
 
     template = ChatTemplate.load(model)
     pieces = [row["messages"][0]["content"] for row in long_rows(10_000)]
@@ -82,7 +82,7 @@ def _joined(texts: Sequence[Any], block: int) -> list[tuple[Any, ...]]:
 
 
 def _apart(texts: Sequence[Any], block: int) -> list[tuple[Any, ...]]:
-    from luthier.data.packing import pack
+    from luthier.ml.data.packing import pack
 
     return list(pack(texts, block).blocks)
 
@@ -95,7 +95,7 @@ class _Way:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
-        from luthier.data.batches import StepSchedule
+        from luthier.ml.data.batches import StepSchedule
 
         self.name, self.order, self.units = name, order, units
         self.schedule = StepSchedule(
@@ -120,7 +120,7 @@ class _Way:
         return self.schedule.num_steps_per_epoch
 
     def step(self, number: int) -> None:
-        from luthier.train.model import collate
+        from luthier.ml.training.model import collate
 
         start = time.perf_counter()
         batches = [[row for i in batch for row in self.units[i]] for batch in self.schedule.step(number)]
@@ -140,14 +140,14 @@ class _Way:
         """Nats a token of whole texts, each by itself."""
         import torch
 
-        from luthier.train.model import collate
+        from luthier.ml.training.model import collate
 
         with torch.no_grad():
             total = sum(float(self._loss(collate([text], 0, "cpu"))) for text in texts)
         return total / sum(text.num_trained_tokens for text in texts)
 
     def _loss(self, batch: Any) -> Any:
-        from luthier.train.objectives.cross_entropy import cross_entropy_sum
+        from luthier.ml.training.cross_entropy import cross_entropy_sum
 
         body = self.model.get_base_model().get_decoder()
         hidden = body(input_ids=batch.input_ids, use_cache=False).last_hidden_state

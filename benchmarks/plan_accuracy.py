@@ -156,13 +156,13 @@ def _measure(configuration: Configuration, work: Path) -> dict[str, Any]:
     wait_briefly()
     keep_few_kernels()
     from luthier.core.events import StepDone
-    from luthier.plan import hardware
-    from luthier.plan.devices import this_machine
-    from luthier.service.context import Context
-    from luthier.service.plans import prepare
-    from luthier.service.recipes import load_recipe
-    from luthier.service.runs import remove_run
-    from luthier.service.training import train
+    from luthier.features.planning.service import prepare
+    from luthier.features.recipes.service import load_recipe
+    from luthier.features.runs.service import remove_run
+    from luthier.features.training.service import train
+    from luthier.ml.planning import hardware
+    from luthier.ml.planning.devices import this_machine
+    from luthier.platform.home.context import Context
 
     recipe = work / f"accuracy-{configuration.name}.yaml"
     recipe.write_text(_recipe(configuration), encoding="utf-8")
@@ -214,7 +214,7 @@ class _Neighbours:
 
 def _shapes(prepared: Any) -> dict[str, Any]:
     """Of each step its micro-batches: tokens and learned tokens of each row, and the tokens that rows share."""
-    from luthier.service import schedules
+    from luthier.features.planning import batch_schedules as schedules
 
     rows, training = prepared.train.tokenised, prepared.plan.training
     schedule = schedules.of_training(prepared, shares_prefix=training.shared_prefix)

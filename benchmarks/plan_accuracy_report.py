@@ -8,11 +8,11 @@ from typing import Any
 
 from luthier.core.cost import Device, Estimate
 from luthier.core.plan import Plan
-from luthier.models.structure import read_structure
-from luthier.plan.batch_shapes import batches_of
-from luthier.plan.calibration import Calibration, Measurement, fit
-from luthier.plan.predict import predict
-from luthier.plan.workload import workload_of
+from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.planning.batch_shapes import batches_of
+from luthier.ml.planning.calibration import Calibration, Measurement, fit
+from luthier.ml.planning.predict import predict
+from luthier.ml.planning.workload import workload_of
 
 MEDIAN_ALLOWED, WORST_ALLOWED, MEMORY_UNDER_ALLOWED = 0.10, 0.25, 0.05
 

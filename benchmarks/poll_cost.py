@@ -29,11 +29,11 @@ from machine import describe
 from sqlalchemy import update
 
 from luthier.core.events import BillUpdated
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.models import pull_model
-from luthier.service.tuning_job import carry_out
-from luthier.store.tables import jobs, runs
+from luthier.features.finetuning_api.job import carry_out
+from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_key
+from luthier.platform.db.tables import jobs, runs
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 

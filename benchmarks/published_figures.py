@@ -19,13 +19,13 @@ import yaml
 from machine import describe
 
 from luthier.core.cost import Device
-from luthier.models.structure import structure_of
-from luthier.plan.adapter import resolve_targets
-from luthier.plan.batch_shapes import Batches
-from luthier.plan.devices import device_of
-from luthier.plan.hardware import Hardware
-from luthier.plan.predict import predict
-from luthier.plan.workload import Workload
+from luthier.ml.inference.models.structure import structure_of
+from luthier.ml.planning.adapter import resolve_targets
+from luthier.ml.planning.batch_shapes import Batches
+from luthier.ml.planning.devices import device_of
+from luthier.ml.planning.hardware import Hardware
+from luthier.ml.planning.predict import predict
+from luthier.ml.planning.workload import Workload
 
 TABLE = Path(__file__).with_name("published_figures.yaml")
 MEDIAN_ALLOWED = 0.25

@@ -29,9 +29,9 @@ from page_loads import KINDS, in_short, is_soon, launch, open_twice, signed_in
 from playwright.sync_api import Browser, sync_playwright
 
 from luthier.core.events import StepDone
-from luthier.core.job import Job
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.long_run import events_of, tell
 from luthier.testing.records import RUN_ID, make_plan, make_record
 from luthier.testing.running_server import RunningServer, running_server

@@ -21,8 +21,8 @@ from rows import wikisql_rows, write_jsonl
 
 if TYPE_CHECKING:
     from luthier.core.task_result import TaskResult
-    from luthier.service.context import Context
-    from luthier.service.safety_probes import SafetySuite
+    from luthier.features.suites.safety_probes import SafetySuite
+    from luthier.platform.home.context import Context
 
 _COMMON = {"global_batch_size": 8, "precision": "float32", "learning_rate": 5e-4, "checkpoint_every_steps": 1000}
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
 
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
     rows = wikisql_rows(asked.data / "wikisql_mlx" / "train.jsonl")
     found: dict[str, Any] = {"model": asked.model}
@@ -68,8 +68,8 @@ def _tuned(
 ) -> str:
     """The id of a LoRA run on the rows of a file, trained at the first call."""
     from luthier.core.ids import new_id
-    from luthier.service.recipes import recipe_from
-    from luthier.service.training import train
+    from luthier.features.recipes.service import recipe_from
+    from luthier.features.training.service import train
 
     kept = asked.home / f"{name}.run"
     if kept.is_file() and any(record.run_id == kept.read_text() for record in context.runs.list()):
@@ -90,7 +90,7 @@ def _figures(
     context: Context, run_id: str, probe: str, suite: SafetySuite, *, pairs: Path | None = None
 ) -> dict[str, Any]:
     """Each figure of a probe: base, tuned and the difference, with their intervals."""
-    from luthier.service.safety import check_safety
+    from luthier.features.suites.safety import check_safety
 
     result = check_safety(context, run_id, suite=suite, pairs=pairs, only=[probe])
     return {"headline": result.headline, "concerns": result.concerns, **_rounded(result.probes[0])}

@@ -20,12 +20,12 @@ from rows import wikisql_rows, write_jsonl
 from luthier.core.events import Event, StepDone
 from luthier.core.ports import SilentProgress
 from luthier.core.recipe import Recipe
-from luthier.service.context import Context
-from luthier.service.fleet import Hooks, train_worker
-from luthier.service.plans import Prepared, prepare
+from luthier.features.planning.service import Prepared, prepare
+from luthier.features.training.launchers.here import Hooks, train_worker
+from luthier.ml.training.budget import Meter
+from luthier.ml.training.distributed import World
+from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
-from luthier.train.budget import Meter
-from luthier.train.distributed import World
 
 MODES = {"lora": ("lora", "ddp"), "full": ("full", "ddp"), "fsdp": ("full", "fsdp")}
 NUM_ROWS, BATCH = 400, 16

@@ -24,7 +24,7 @@ from rounds import by_turns
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
-    from luthier.engines.transformers_engine import TransformersEngine
+    from luthier.ml.inference.transformers_engine import TransformersEngine
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 THINGS: Final = (
@@ -43,8 +43,8 @@ def main() -> None:
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home", help="a home with the model in it")
     args = cli.parse_args()
 
-    from luthier.service.candidates import find_candidate, open_engine
-    from luthier.service.context import Context
+    from luthier.features.models.resolve import find_candidate, open_engine
+    from luthier.platform.home.context import Context
 
     with Context.open(args.home) as context:
         candidate = find_candidate(context, args.model)

@@ -29,9 +29,9 @@ from typing import Any
 import psutil
 from machine import describe, luthier_command, run_json
 
-from luthier.core.tuned_model import TunedModel
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.features.models.tuned_records import TunedModel
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record
 from luthier.testing.running_server import running_server
 
@@ -113,7 +113,7 @@ def _cpu_seconds(server_pid: int) -> dict[str, float]:
     used = {"engine": 0.0, "server": 0.0}
     for process in [psutil.Process(server_pid), *psutil.Process(server_pid).children(recursive=True)]:
         times = process.cpu_times()
-        part = "engine" if "luthier.service.serving_child" in process.cmdline() else "server"
+        part = "engine" if "luthier.features.serving.engine_process" in process.cmdline() else "server"
         used[part] += times.user + times.system
     return used
 

@@ -29,7 +29,7 @@ def make(model_path: str, folder: str, number: int) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from luthier.models.loading import load_model
+    from luthier.ml.inference.models.loading import load_model
 
     for place in range(number):
         torch.manual_seed(place)
@@ -47,7 +47,7 @@ class Bare:
     """The engine of the server, asked directly."""
 
     def __init__(self, model: str, adapters: str, num_clients: int, num_requests: int, num_adapters: int) -> None:
-        from luthier.engines.stream_registry import open_stream_engine
+        from luthier.ml.inference.stream_registry import open_stream_engine
 
         self._engine = open_stream_engine(Served(path=model, sha256="", precision=PRECISION, template="chat"))
         for place in range(num_adapters):
@@ -80,8 +80,8 @@ class Alone:
     def __init__(self, model: str, adapters: str, _: int, num_requests: int, num_adapters: int) -> None:
         from peft import PeftModel
 
-        from luthier.models.chat_template import ChatTemplate
-        from luthier.models.loading import load_model
+        from luthier.ml.inference.models.chat_template import ChatTemplate
+        from luthier.ml.inference.models.loading import load_model
 
         self._template = ChatTemplate.load(model, "chat")
         base = load_model(model, dtype=PRECISION, attention="sdpa")

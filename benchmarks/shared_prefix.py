@@ -83,8 +83,8 @@ def main() -> None:
 def rows(model: Path, num: int) -> tuple[list[Row], dict[str, float]]:
     """Chat rows behind one system prompt, and the mean tokens of prompt and rest."""
     from luthier.core.ports import SilentProgress
-    from luthier.data.python_docs import build_python_docs
-    from luthier.models.token_counter import token_counter
+    from luthier.ml.data.python_docs import build_python_docs
+    from luthier.ml.inference.models.token_counter import token_counter
 
     count = token_counter(model)
     prompt = "You describe functions of a library for its reference page."

@@ -27,11 +27,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from luthier.core.bounds import REAL_LINE, UNIT, Bounds
-from luthier.evaluate.agreement import cohen_kappa
-from luthier.evaluate.metrics.perplexity import Perplexity
-from luthier.evaluate.metrics.protocol import mean_of_sums, mean_statistics
-from luthier.evaluate.ranking import bradley_terry
-from luthier.evaluate.statistics import (
+from luthier.ml.evaluation.agreement import cohen_kappa
+from luthier.ml.evaluation.metrics.perplexity import Perplexity
+from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.ranking import bradley_terry
+from luthier.ml.evaluation.statistics import (
     Difference,
     cluster_sums,
     difference_of,

@@ -89,10 +89,10 @@ def _measured(line: str, folder: Path, repeats: int) -> Iterator[tuple[int, floa
 def _model(folder: Path, *, rank: int = 16, layers: int | None = None) -> Any:
     """The model with adapters, cut to its first layers."""
     from luthier.core.plan import MethodPlan
-    from luthier.models.loading import load_model
-    from luthier.plan.hardware import measure
-    from luthier.train.methods.registry import load_method
-    from luthier.train.model import TrainableModel
+    from luthier.ml.inference.models.loading import load_model
+    from luthier.ml.planning.hardware import measure
+    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.model import TrainableModel
 
     base = load_model(folder, dtype=measure().precision, attention="sdpa")
     if layers is not None:
@@ -108,7 +108,7 @@ def _model(folder: Path, *, rank: int = 16, layers: int | None = None) -> Any:
 def _seconds(model: Any, num: int, length: int, repeats: int) -> float:
     """Processor seconds of one forward and backward pass, the best of a few."""
     from luthier.core.dataset import TokenisedExample
-    from luthier.train.model import collate
+    from luthier.ml.training.model import collate
 
     draws = np.random.default_rng(0).integers(0, int(model.base.config.vocab_size), (num, length))
     mask = bytes(int(i >= length * 4 // 5) for i in range(length))

@@ -50,7 +50,7 @@ def main() -> None:
     keep_few_kernels()
     import torch
 
-    from luthier.plan.hardware import matrix_rate
+    from luthier.ml.planning.hardware import matrix_rate
 
     model, batch = _model(args.model, args.dropout), _batch(args)
     taken = [_step(model, batch) for _ in range(REPEATS + 2)][2:]
@@ -72,10 +72,10 @@ def main() -> None:
 
 def _model(folder: Path, dropout: float) -> Any:
     from luthier.core.plan import MethodPlan
-    from luthier.models.loading import load_model
-    from luthier.plan.hardware import measure
-    from luthier.train.methods.registry import load_method
-    from luthier.train.model import TrainableModel
+    from luthier.ml.inference.models.loading import load_model
+    from luthier.ml.planning.hardware import measure
+    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.model import TrainableModel
 
     base = load_model(folder, dtype=measure().precision, attention="sdpa")
     method = MethodPlan(
@@ -86,7 +86,7 @@ def _model(folder: Path, dropout: float) -> Any:
 
 def _batch(args: argparse.Namespace) -> Any:
     from luthier.core.dataset import TokenisedExample
-    from luthier.train.model import collate
+    from luthier.ml.training.model import collate
 
     draws = np.random.default_rng(0).integers(0, 1000, (args.rows, args.length))
     draws[:, : args.shared] = draws[0, : args.shared]

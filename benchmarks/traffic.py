@@ -40,10 +40,10 @@ from luthier.core.access import Caller
 from luthier.core.ids import new_id
 from luthier.core.ports import SilentProgress
 from luthier.core.traffic import TrafficPolicy
-from luthier.models import sources
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.traffic_policy import set_traffic_policy
+from luthier.features.traffic.policy import set_traffic_policy
+from luthier.ml.inference.models import sources
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import running_server
 
 KEEPS = ("off", "metadata", "full")
@@ -179,7 +179,7 @@ def _reading(folder: Path, num_exchanges: int) -> dict[str, Any]:
 
 
 def _queries(context: Context, asked: str) -> dict[str, Any]:
-    from luthier.service import traffic
+    from luthier.features.traffic import service as traffic
 
     a_day = context.access.now() - DAY_SECONDS
     queries: dict[str, Callable[[], object]] = {
@@ -197,7 +197,7 @@ def _dashboard(context: Context, since: float) -> object:
     """By model and hour: how many, how many failed, tokens, latency and first token."""
     import polars as pl
 
-    from luthier.service import traffic
+    from luthier.features.traffic import service as traffic
 
     times = ("seconds", "first_token_seconds")
     columns = ("model", "status", "num_new_tokens", *times)
@@ -219,8 +219,8 @@ def _seconds(query: Callable[[], object]) -> dict[str, float]:
 
 def _fill(context: Context, num_exchanges: int, *, with_words: bool) -> str:
     """Files as a month leaves them; returns the id of an exchange."""
-    from luthier.monitor.traffic.files import by_day, write_file
-    from luthier.service.traffic import files_folder
+    from luthier.features.traffic.service import files_folder
+    from luthier.ml.drift.traffic.files import by_day, write_file
 
     now, kept = context.access.now(), ""
     folder = files_folder(context, "default")
@@ -247,7 +247,7 @@ def _made(count: int, begin: float, end: float, *, with_words: bool) -> Any:
     import numpy as np
     import polars as pl
 
-    from luthier.monitor.traffic.frame import SCHEMA
+    from luthier.ml.drift.traffic.frame import SCHEMA
 
     draw = np.random.default_rng(int(begin))
     drawn = draw.bytes(16 * count).hex()

@@ -27,13 +27,13 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """What is predicted, and unless that is all that is asked for, seconds of the timed steps and peak memory."""
     import torch
 
-    from luthier.models.quantised import quantise
-    from luthier.plan import hardware
-    from luthier.train import memory
-    from luthier.train.determinism import compute_exactly
-    from luthier.train.methods.registry import load_method
-    from luthier.train.model import TrainableModel
-    from luthier.train.proofs import why_not_compiled, why_not_packed
+    from luthier.ml.inference.models.quantised import quantise
+    from luthier.ml.planning import hardware
+    from luthier.ml.training import memory
+    from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training.methods.registry import load_method
+    from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.proofs import why_not_compiled, why_not_packed
 
     if (hardware.measure().device == "cpu") != (request["device"] == "cpu"):
         raise SystemExit("no CUDA device")
@@ -86,11 +86,11 @@ def predicted(request: dict[str, Any]) -> tuple[Any, list[Any], dict[str, Any]]:
     """
     from model_shapes import SHAPES
 
-    from luthier.models.structure import structure_of
-    from luthier.plan import flops, hardware
-    from luthier.plan.devices import this_machine
-    from luthier.plan.memory import predict_memory
-    from luthier.plan.workload import workload_of
+    from luthier.ml.inference.models.structure import structure_of
+    from luthier.ml.planning import flops, hardware
+    from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.memory import predict_memory
+    from luthier.ml.planning.workload import workload_of
 
     machine = hardware.measure()
     card, structure = this_machine(machine), structure_of(SHAPES[request["shape"]])
@@ -139,7 +139,7 @@ def plan_of(request: dict[str, Any], rows: list[Any], structure: Any, machine: A
     from luthier.core.dataset import DatasetProfile, profile_tokens
     from luthier.core.plan import DataPlan
     from luthier.core.recipe import Recipe
-    from luthier.plan.resolve import resolve
+    from luthier.ml.planning.resolve import resolve
 
     training = {
         "max_steps": request["num_steps"] + NUM_WARM_UP,
@@ -191,7 +191,7 @@ def plan_of(request: dict[str, Any], rows: list[Any], structure: Any, machine: A
 
 def batches(plan: Any, rows: list[Any]) -> Any:
     """The exact micro-batches of the step."""
-    from luthier.plan.batch_shapes import batches_of
+    from luthier.ml.planning.batch_shapes import batches_of
 
     lengths, schedule = [row.num_tokens for row in rows], schedule_of(plan, rows, plan.training.packing)
     step = schedule.step(0)
@@ -204,7 +204,7 @@ def batches(plan: Any, rows: list[Any]) -> Any:
 
 def schedule_of(plan: Any, rows: list[Any], packs: bool) -> Any:
     """Every step trains all rows."""
-    from luthier.data.batches import StepSchedule
+    from luthier.ml.data.batches import StepSchedule
 
     lengths = [row.num_tokens for row in rows]
     return StepSchedule(
@@ -233,9 +233,9 @@ def random_model(shape: str, device: str, precision: str) -> Any:
 def step_seconds(plan: Any, model: Any, rows: list[Any], packs: bool) -> list[float]:
     """Seconds of each step but the first few, by the loop's own clock, which waits for the device."""
     from luthier.core.ports import SilentProgress
-    from luthier.train.checkpoint import CheckpointStore
-    from luthier.train.loop import train
-    from luthier.train.objectives.registry import load_objective
+    from luthier.ml.training.checkpoint import CheckpointStore
+    from luthier.ml.training.loop import train
+    from luthier.ml.training.objectives.registry import load_objective
 
     seconds: list[float] = []
 

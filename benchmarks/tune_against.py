@@ -30,7 +30,7 @@ from rows import wikisql_rows, write_jsonl
 
 if TYPE_CHECKING:
     from luthier.core.study import SamplerName, StudySpec
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 Best = Sequence[tuple[float, float]]
 """(share of the budget spent, lowest loss so far), from the first measurement on."""
@@ -71,10 +71,10 @@ def main() -> None:
 
 
 def _made(asked: argparse.Namespace) -> dict[str, Any]:
+    from luthier.ml.search.space import default_space
     from luthier.testing.made_curves import MadeTask
     from luthier.testing.made_search import MadeSearch, made_spec
     from luthier.testing.records import make_plan
-    from luthier.tune.space import default_space
 
     space = default_space(make_plan(), most_rank=64)
     left = asked.budget - END_SHARE
@@ -105,7 +105,7 @@ def _made(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def _real(asked: argparse.Namespace) -> dict[str, Any]:
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
     rows = wikisql_rows(asked.data / "wikisql_mlx" / "train.jsonl")[: asked.rows]
     file = write_jsonl(rows, asked.home / f"wikisql-{asked.rows}.jsonl")
@@ -129,8 +129,8 @@ def _real(asked: argparse.Namespace) -> dict[str, Any]:
 
 def _study(context: Context, asked: argparse.Namespace, arm: str, seed: int, file: Path) -> str:
     """The id of the study of an arm, brought to its end."""
-    from luthier.service import studies
-    from luthier.service.recipes import recipe_from
+    from luthier.features.recipes.service import recipe_from
+    from luthier.features.studies import service as studies
 
     kept: Path = asked.home / f"{arm}-{asked.hours:g}h-{seed}.study"
     if not kept.is_file():

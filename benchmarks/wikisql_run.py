@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 
 def tuned_run(context: Context, kept: Path, *, model: str, train: Path, training: dict[str, Any]) -> str:
@@ -16,9 +16,9 @@ def tuned_run(context: Context, kept: Path, *, model: str, train: Path, training
     """
     from luthier.core.errors import NotFoundError
     from luthier.core.ids import new_id
-    from luthier.service.recipes import recipe_from
-    from luthier.service.training import resume
-    from luthier.service.training import train as train_run
+    from luthier.features.recipes.service import recipe_from
+    from luthier.features.training.service import resume
+    from luthier.features.training.service import train as train_run
 
     recipe = {
         "base_model": model,

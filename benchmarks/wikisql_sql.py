@@ -20,8 +20,8 @@ from machine import describe
 from rows import wikisql_rows, write_jsonl
 from wikisql_run import tuned_run
 
-from luthier.service.context import Context
-from luthier.service.suites import run_suite
+from luthier.features.suites.service import run_suite
+from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "smollm2-135m-instruct"

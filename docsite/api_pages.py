@@ -27,8 +27,8 @@ ORDINARY = {"400", "401", "403", "404", "409", "413", "422", "429", "503", "507"
 
 def document() -> Document:
     """The OpenAPI document of this version."""
-    from luthier.api.app import create_app
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
+    from luthier.server.api import create_app
 
     with tempfile.TemporaryDirectory() as home, Context.open(Path(home)) as context:
         return create_app(context).openapi()

@@ -1,9 +1,9 @@
 // Builds what the pages load that others have written, and keeps their licences beside it.
-//   npm ci && npm run build      writes ../src/luthier/web/vendor, which the wheel holds and git does not
+//   npm ci && npm run build      writes ../src/luthier/platform/ui/vendor, which the wheel holds and git does not
 import { build } from "esbuild";
 import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 
-const target = new URL("../src/luthier/web/vendor/", import.meta.url);
+const target = new URL("../src/luthier/platform/ui/vendor/", import.meta.url);
 const own = (path) => new URL(path, import.meta.url);
 
 await rm(target, { recursive: true, force: true });

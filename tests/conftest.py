@@ -36,7 +36,7 @@ def quick_migration() -> Iterator[Callable[[Connection], None]]:
 
     They cost a tenth of a second, and most tests open a home of their own. `real_migration` undoes it for a test.
     """
-    from luthier.store import schema
+    from luthier.platform.db import schema
 
     migrate, dump = schema._migrate, functools.cache(lambda: _dump_of_new_database(migrate))
 
@@ -55,7 +55,7 @@ def quick_migration() -> Iterator[Callable[[Connection], None]]:
 @pytest.fixture
 def real_migration(quick_migration: Callable[[Connection], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """New databases are made by the migrations, as users' are."""
-    monkeypatch.setattr("luthier.store.schema._migrate", quick_migration)
+    monkeypatch.setattr("luthier.platform.db.schema._migrate", quick_migration)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,7 +63,7 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
     """The hasher of passwords as users have it; tests get one of the same kind that takes little time and memory."""
     from argon2 import PasswordHasher
 
-    from luthier.service import password_hashing
+    from luthier.platform.auth import password_hashing
 
     real = password_hashing._hasher
     with pytest.MonkeyPatch.context() as patched:
@@ -74,7 +74,7 @@ def quick_password_hash() -> Iterator[PasswordHasher]:
 @pytest.fixture
 def real_password_hash(quick_password_hash: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed as users' are."""
-    monkeypatch.setattr("luthier.service.password_hashing._hasher", quick_password_hash)
+    monkeypatch.setattr("luthier.platform.auth.password_hashing._hasher", quick_password_hash)
 
 
 def _dump_of_new_database(migrate: Callable[[Connection], None]) -> tuple[str, ...]:

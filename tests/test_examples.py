@@ -11,16 +11,16 @@ import pytest
 import yaml
 
 from luthier.core.errors import RequestError
-from luthier.models import catalog
-from luthier.service.audits import AuditOptions, audit
-from luthier.service.context import Context
-from luthier.service.corpora import read_corpus
-from luthier.service.datasets import preview
-from luthier.service.ingestions import ingest
-from luthier.service.recipes import load_recipe
-from luthier.service.splits import SplitOptions, split
-from luthier.service.worth_case import load_case
-from luthier.service.worths import weigh
+from luthier.features.datasets.corpora import read_corpus
+from luthier.features.datasets.file_audits import AuditOptions, audit
+from luthier.features.datasets.file_splits import SplitOptions, split
+from luthier.features.datasets.ingestions import ingest
+from luthier.features.datasets.previews import preview
+from luthier.features.recipes.service import load_recipe
+from luthier.features.roi.case import load_case
+from luthier.features.roi.service import weigh
+from luthier.ml.inference.models import catalog
+from luthier.platform.home.context import Context
 from tests.vacuous import nonempty
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,9 +131,9 @@ def test_the_law_firms_documents_go_all_the_way_to_a_preview(
 
 def test_the_cited_law_holds_all_that_its_rows_cite_and_no_row_is_on_both_sides() -> None:
     from luthier.core.suite import CitationsTask, Suite
-    from luthier.data.formats import load_file
-    from luthier.data.split import leaked_ids
-    from luthier.evaluate.grounding.corpus import Corpus, findings
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.evaluation.grounding.corpus import Corpus, findings
 
     folder = EXAMPLES / "law_firm"
     suite = Suite.model_validate(yaml.safe_load((folder / "citations.yaml").read_text(encoding="utf-8")))
@@ -160,7 +160,7 @@ def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path
 
 def test_every_key_of_a_case_is_on_the_reference_page() -> None:
     from luthier.core.worth import Case
-    from luthier.service.recipe_problems import known_keys
+    from luthier.features.recipes.problems import known_keys
 
     page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
     for key in nonempty(known_keys(Case)):

@@ -24,7 +24,9 @@ def test_every_file_of_the_package_that_is_no_module_is_packaged() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
     }
     assert sorted(there - packaged) == []
-    assert {"models/catalog.yaml", "plan/devices.yaml"} <= {str(path.relative_to(PACKAGE)) for path in there}
+    assert {"ml/inference/models/catalog.yaml", "ml/planning/devices.yaml"} <= {
+        str(path.relative_to(PACKAGE)) for path in there
+    }
 
 
 def wheel_of(source: Path, folder: Path) -> subprocess.CompletedProcess[str]:

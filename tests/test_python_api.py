@@ -83,14 +83,14 @@ def test_a_run_draws_itself(recipe: dict[str, object], tmp_path: Path) -> None:
 
 
 def test_names_stay_functions_when_the_packages_are_imported() -> None:
-    import luthier.evaluate.compare
-    import luthier.plan.resolve
-    import luthier.train.loop
+    import luthier.ml.evaluation.compare
+    import luthier.ml.planning.resolve
+    import luthier.ml.training.loop
 
     assert callable(luthier.train)
     assert callable(luthier.plan)
     assert callable(luthier.evaluate)
-    assert callable(luthier.train.loop.train)
+    assert callable(luthier.ml.training.loop.train)
 
 
 def test_wrong_recipes_are_refused(recipe: dict[str, object], tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from luthier.models import catalog
-from luthier.service.recipes import load_recipe
+from luthier.features.recipes.service import load_recipe
+from luthier.ml.inference.models import catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -61,7 +61,7 @@ def fetch_converter(home: Path) -> None:
     """What GGUF is written with, in a home: from LUTHIER_TEST_HOME, whose tools outlive the session, or an index."""
     from luthier.core.errors import WorkError
     from luthier.core.ports import SilentProgress
-    from luthier.deploy.exporters.converter import converter
+    from luthier.ml.export.exporters.converter import converter
 
     shared, own = os.environ.get("LUTHIER_TEST_HOME"), home / "cache" / "tools"
     tools = Path(shared) / "cache" / "tools" if shared else own
@@ -133,8 +133,8 @@ def test_commands_are_told_from_what_they_print(story: Any) -> None:
 
 
 def test_the_page_on_backups_backs_up_and_restores(story: Any, tmp_path: Path) -> None:
-    from luthier.service.access import create_key
-    from luthier.service.context import Context
+    from luthier.platform.auth.service import create_key
+    from luthier.platform.home.context import Context
 
     home = tmp_path / "home"
     with Context.open(home) as context:

@@ -25,9 +25,9 @@ from make_story import SALES, THINGS, chances
 from matplotlib import pyplot as plt
 
 from luthier.core.bounds import UNIT
-from luthier.evaluate.metrics.protocol import mean_statistics
-from luthier.evaluate.metrics.ranking import Ranked, hit_at, ndcg_at
-from luthier.evaluate.statistics import bootstrap_interval, paired_bootstrap
+from luthier.ml.evaluation.metrics.protocol import mean_statistics
+from luthier.ml.evaluation.metrics.ranking import Ranked, hit_at, ndcg_at
+from luthier.ml.evaluation.statistics import bootstrap_interval, paired_bootstrap
 
 FIGURES = {"hit_at_1": "hit@1", "hit_at_3": "hit@3", "hit_at_5": "hit@5", "ndcg_at_5": "NDCG@5"}
 Row = dict[str, Any]

@@ -100,7 +100,7 @@ class _Package(ModuleType):
     """This package's own type, for one reason: `luthier.train` is both a function and a subpackage.
 
     When Python imports the subpackage it puts the module where the function was. Here that module is made callable as
-    it arrives, so that `luthier.train(recipe)` and `luthier.train.loop` both hold (docs/decisions/0003).
+    it arrives, so that `luthier.train(recipe)` and `luthier.ml.training.loop` both hold (docs/decisions/0003).
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
 from luthier.core.run import RunRecord
 from luthier.core.threads import wait_briefly
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | Path
 Home = str | Path | None
@@ -62,8 +62,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The run as a notebook shows it: verdict, key figures, the loss curve."""
-        from luthier.evaluate.report.charts import loss_chart
-        from luthier.evaluate.report.curves import curves
+        from luthier.ml.evaluation.report.charts import loss_chart
+        from luthier.ml.evaluation.report.curves import curves
 
         head = self.verdict.headline if self.verdict else f"{self.record.method} on {self.record.base_model}"
         result = self.record.result
@@ -87,8 +87,8 @@ class Run:
 
 def train(recipe: AnyRecipe, *, num_devices: int = 1, home: Home = None) -> Run:
     """See `luthier.train`."""
-    from luthier.service import training
-    from luthier.service.local_fleet import LocalFleet
+    from luthier.features.training import service as training
+    from luthier.features.training.launchers.local import LocalFleet
 
     with _open(home) as context:
         asked, base_dir = _read(recipe)
@@ -99,7 +99,7 @@ def train(recipe: AnyRecipe, *, num_devices: int = 1, home: Home = None) -> Run:
 
 def plan(recipe: AnyRecipe, *, home: Home = None) -> Plan:
     """See `luthier.plan`."""
-    from luthier.service.plans import make_plan
+    from luthier.features.planning.service import make_plan
 
     with _open(home) as context:
         asked, base_dir = _read(recipe)
@@ -122,7 +122,7 @@ def evaluate(
     home: Home,
 ) -> Evaluation:
     """See `luthier.evaluate`."""
-    from luthier.service import evaluations
+    from luthier.features.evaluations import service as evaluations
 
     with _open(home) as context:
         return evaluations.evaluate(
@@ -154,7 +154,7 @@ def _load(context: Context, run_id: str) -> Run:
 
 
 def _open(home: Home) -> Context:
-    from luthier.cli.progress import make_progress
+    from luthier.platform.cli.progress import make_progress
 
     wait_briefly()  # has an effect where torch is not loaded yet
     keep_few_kernels()  # the same
@@ -164,7 +164,7 @@ def _open(home: Home) -> Context:
 
 def _read(recipe: AnyRecipe) -> tuple[Recipe, Path]:
     """The recipe, and the folder that its relative paths count from."""
-    from luthier.service.recipes import load_recipe, recipe_from
+    from luthier.features.recipes.service import load_recipe, recipe_from
 
     if isinstance(recipe, Recipe):
         return recipe, Path.cwd()

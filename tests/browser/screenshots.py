@@ -25,9 +25,11 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from luthier.core.access import Caller
-from luthier.core.dataset_version import RowDecision
-from luthier.service import dataset_versions, deployments, recipe_jobs
-from luthier.service.context import Context
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.records import RowDecision
+from luthier.features.deployments import service as deployments
+from luthier.features.training import recipe_jobs
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -135,7 +137,7 @@ def _pages(shown: Shown) -> dict[str, str]:
 
 
 def _draw(server: RunningServer, context: Context, shown: Shown, target: Path) -> None:
-    from luthier.service.sessions import make_link
+    from luthier.platform.auth.sessions import make_link
 
     target.mkdir(parents=True, exist_ok=True)
     found = shutil.which("chromium")

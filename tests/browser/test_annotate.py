@@ -13,9 +13,9 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, violations
 
 from luthier.core.access import Caller
-from luthier.service import dataset_versions
-from luthier.service.annotation_queue import decide, open_queue
-from luthier.service.context import Context
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.annotations import decide, open_queue
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 
 MakePage = Callable[..., Page]

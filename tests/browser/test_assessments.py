@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
 from luthier.testing.assessed import make_safety_result, make_suite_result
 from luthier.testing.finished_run import add_run
 from luthier.testing.running_server import running_server

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
 from luthier.testing.records import make_evaluation
 from luthier.testing.running_server import running_server
 

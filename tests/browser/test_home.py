@@ -9,9 +9,9 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import sign_in, violations
 
 from luthier.core.ids import new_id
-from luthier.core.job import Job
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.finished_run import add_run
 from luthier.testing.records import make_evaluation, make_plan, make_record
 from luthier.testing.running_server import running_server

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.models_home import Made, add_export, fill
 from luthier.testing.running_server import running_server
 

@@ -14,9 +14,13 @@ from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.signal import Signal, SignalGroup, SignalState, WatchReport
 from luthier.core.traffic import Exchange
-from luthier.service import alerts, feedback, review_queue, traffic, watching
-from luthier.service.context import Context
-from luthier.service.feedback import Said
+from luthier.features.feedback import review as review_queue
+from luthier.features.feedback import service as feedback
+from luthier.features.feedback.service import Said
+from luthier.features.monitoring import alerts
+from luthier.features.monitoring import loop as watching
+from luthier.features.traffic import service as traffic
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 
 MakePage = Callable[..., Page]

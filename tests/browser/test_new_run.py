@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from luthier.core.access import Caller
-from luthier.service import dataset_versions
-from luthier.service.context import Context
-from luthier.service.models import pull_model
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.models.service import pull_model
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from luthier.core.file_lock import file_lock
 from luthier.core.pipeline import Stage
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.pipelines import lock_of
-from luthier.store.file_lock import file_lock
+from luthier.features.workflows.service import lock_of
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.pipelines_home import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_retrain, add_showdown
 from luthier.testing.running_server import running_server
 

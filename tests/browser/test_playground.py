@@ -14,12 +14,12 @@ from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import Caller
 from luthier.core.ports import SilentProgress
-from luthier.home_server import create_home_app
-from luthier.models import sources
-from luthier.service import dataset_versions
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.settings import Settings
+from luthier.features.datasets import service as dataset_versions
+from luthier.ml.inference.models import sources
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.home.settings import Settings
+from luthier.server.home import create_home_app
 from luthier.testing.tiny import make_tiny_model
 from luthier.testing.tiny_thinker import ANSWER, THOUGHT, make_tiny_thinker
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.rating import RatingItem
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
 from luthier.testing.ratings import careful, clicking, make_panel, rate_all
 from luthier.testing.running_server import RunningServer, running_server
 

@@ -11,9 +11,9 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, sign_in, violations, wait_until
 
 from luthier.core.events import RunEnded, ValidationDone
-from luthier.core.job import Job
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.finished_run import add_run
 from luthier.testing.long_run import events_of, tell
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result

@@ -10,10 +10,10 @@ from playwright.sync_api import Page
 from tests.browser.conftest import PHONE, sign_in, violations
 
 from luthier.core.access import Caller
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.members import add_member
-from luthier.service.webhooks import create_webhook
+from luthier.platform.auth.members import add_member
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.notifications.webhooks import create_webhook
 from luthier.testing.running_server import running_server
 
 TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.store.file_lock import file_lock
+from luthier.core.file_lock import file_lock
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import running_server
 from luthier.testing.studies_home import STUDY_ID, add_study, trial_of
 

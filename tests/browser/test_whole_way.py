@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Page, expect
 
-from luthier.service.context import Context
-from luthier.service.models import pull_model
+from luthier.features.models.service import pull_model
+from luthier.platform.home.context import Context
 from luthier.testing.running_server import RunningServer, running_server
 from luthier.testing.tiny import make_tiny_model
 

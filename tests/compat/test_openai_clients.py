@@ -13,9 +13,9 @@ from typing import Any
 import openai
 import pytest
 
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.models import pull_model
+from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
 from luthier.testing.postgresql_server import PASSWORD, PostgresqlServer
 from luthier.testing.running_server import RunningServer, running_server
 

@@ -10,8 +10,8 @@ from luthier.core import bounded_regex
 from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import RequestError
 from luthier.core.library_errors import library_words_hidden
-from luthier.evaluate.grounding.patterns import compiled, find_patterns
-from luthier.evaluate.metrics.json_schema import SchemaCheck
+from luthier.ml.evaluation.grounding.patterns import compiled, find_patterns
+from luthier.ml.evaluation.metrics.json_schema import SchemaCheck
 
 BOMB = r"(?:a|aa)+$"
 TEXT = "a" * 60 + "!"

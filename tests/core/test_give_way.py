@@ -12,7 +12,7 @@ import pytest
 GROUP = Path("/proc/self/autogroup")
 SHOW = """
 from pathlib import Path
-from luthier.core.give_way import give_way
+from luthier.core.lower_priority import give_way
 group = Path("/proc/self/autogroup")
 before = group.read_text().strip()
 give_way()
@@ -33,7 +33,7 @@ def test_its_own_session_alone_weighs_less(is_leader: bool) -> None:
 
 
 def test_without_autogroups_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from luthier.core import give_way
+    from luthier.core import lower_priority as give_way
 
     monkeypatch.setattr(give_way, "_GROUP", tmp_path / "not" / "there")
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())

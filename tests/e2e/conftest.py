@@ -14,7 +14,7 @@ import pytest
 
 from luthier.core.base_model import LocalModel
 from luthier.core.ports import SilentProgress
-from luthier.models import sources
+from luthier.ml.inference.models import sources
 
 NAME = "smollm2-135m-instruct"
 

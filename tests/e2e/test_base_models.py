@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from luthier.core.conversation import Conversation, Message
-from luthier.models import sources
-from luthier.models.chat_template import ChatTemplate
-from luthier.models.loading import load_model
+from luthier.ml.inference.models import sources
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.loading import load_model
 
 pytestmark = pytest.mark.e2e
 

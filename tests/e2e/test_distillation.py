@@ -12,7 +12,7 @@ import yaml
 
 from luthier.core.base_model import LocalModel
 from luthier.core.events import StepDone
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
 
 pytestmark = pytest.mark.e2e
 

@@ -18,9 +18,9 @@ from tests.vacuous import nonempty
 from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_file
 from luthier.core.ports import SilentProgress
-from luthier.data.python_docs import build_python_docs
-from luthier.data.write_rows import write_rows
-from luthier.service.context import Context
+from luthier.ml.data.python_docs import build_python_docs
+from luthier.ml.data.write_rows import write_rows
+from luthier.platform.home.context import Context
 
 pytestmark = pytest.mark.e2e
 

@@ -12,9 +12,9 @@ import openai
 import pytest
 import uvicorn
 
-from luthier.api.app import create_app
-from luthier.service.access import create_key
-from luthier.service.context import Context
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.server.api import create_app
 
 pytestmark = pytest.mark.e2e
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from ..train.conftest import examples, make_model, make_plan  # noqa: F401 - fixtures
+from tests.ml.training.conftest import examples, make_model, make_plan  # noqa: F401 - fixtures
 
 DEVICE = os.environ.get("LUTHIER_TEST_DEVICE", "cuda")
 _HERE = Path(__file__).parent

@@ -6,20 +6,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.ml.training.conftest import VOCABULARY, random_examples
+from tests.ml.training.test_packing import loss_and_gradients, shaken
+from tests.ml.training.test_prefix_attention import family
 from torch import nn
 from transformers import AutoModelForCausalLM, MistralConfig
 
 from luthier.core.plan import Plan
-from luthier.train.attention import causal_attention
-from luthier.train.methods.registry import load_method
-from luthier.train.model import TrainableModel
-from luthier.train.packed_attention import packed_row
-from luthier.train.prefix_attention import PrefixLayout
-from luthier.train.proofs import why_not_packed
-
-from ..train.conftest import VOCABULARY, random_examples
-from ..train.test_packing import loss_and_gradients, shaken
-from ..train.test_prefix_attention import family
+from luthier.ml.training.attention import causal_attention
+from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.packed_attention import packed_row
+from luthier.ml.training.prefix_attention import PrefixLayout
+from luthier.ml.training.proofs import why_not_packed
 
 
 @pytest.mark.parametrize("window", [None, 40])

@@ -7,19 +7,18 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from tests.ml.training.conftest import random_examples
+from tests.ml.training.test_packing import loss_and_gradients, shaken
 from tests.vacuous import nonempty
 from torch import nn
 
 from luthier.core.plan import Plan
-from luthier.models.quantised import Nf4Linear
-from luthier.train import kernels, liger
-from luthier.train.low_rank import LoraProduct
-from luthier.train.model import TrainableModel
-from luthier.train.objectives.cross_entropy import cross_entropy_sum
-from luthier.train.proofs import why_not_compiled, why_not_packed
-
-from ..train.conftest import random_examples
-from ..train.test_packing import loss_and_gradients, shaken
+from luthier.ml.inference.models.quantised import Nf4Linear
+from luthier.ml.training import kernels, liger
+from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.low_rank import LoraProduct
+from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.proofs import why_not_compiled, why_not_packed
 
 needs_liger = pytest.mark.skipif(find_spec(liger.PACKAGE) is None, reason="liger-kernel is not installed")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="its kernels need CUDA")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.ml.training.conftest import method_plan
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from luthier.core.plan import Plan
-from luthier.models.structure import read_structure
-from luthier.plan import hardware
-from luthier.plan.devices import this_machine
-from luthier.plan.memory import predict_memory
-from luthier.plan.workload import workload_of
-from luthier.train import memory
-from luthier.train.model import TrainableModel
+from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.planning import hardware
+from luthier.ml.planning.devices import this_machine
+from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.workload import workload_of
+from luthier.ml.training import memory
+from luthier.ml.training.model import TrainableModel
 
-from ..train.conftest import method_plan
 from .test_training import run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's allocator on a GPU is what is measured")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.ml.training.conftest import random_examples
 from tests.vacuous import nonempty
 from torch import Tensor
 
@@ -14,16 +15,14 @@ from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.core.recipe import METHODS
-from luthier.data.batches import StepSchedule
-from luthier.train.checkpoint import CheckpointStore
-from luthier.train.determinism import compute_exactly
-from luthier.train.loop import train
-from luthier.train.model import TrainableModel
-from luthier.train.objectives.protocol import Unit
-from luthier.train.objectives.registry import load_objective
-from luthier.train.proofs import why_not_packed
-
-from ..train.conftest import random_examples
+from luthier.ml.data.batches import StepSchedule
+from luthier.ml.training.checkpoint import CheckpointStore
+from luthier.ml.training.determinism import compute_exactly
+from luthier.ml.training.loop import train
+from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.objective_protocol import Unit
+from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.proofs import why_not_packed
 
 UNITS: list[Unit] = [(row,) for row in random_examples(24, seed=1)]
 LENGTHS = [row.num_tokens for (row,) in UNITS]

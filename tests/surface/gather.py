@@ -12,15 +12,15 @@ import typer
 from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
 
-from luthier.api.app import create_app
 from luthier.cli.main import build_app
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.service.access import create_key
-from luthier.service.context import Context
-from luthier.service.settings import Settings
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.home.settings import Settings
+from luthier.server.api import create_app
+from luthier.server.pages import create_pages
 from luthier.testing.full_home import FullHome, fill_home
-from luthier.web.app import create_pages
 
 Names = dict[str, list[str]]
 _ID = re.compile(r"\b[a-z]+-\d{8}-\d{6}-[0-9a-f]{6}\b|[0-9a-f]{16,}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.zoo.rows import ROWS
 
-from luthier.core.model_check import CHECKS, Check
+from luthier.features.model_checks.records import CHECKS, Check
 
 if TYPE_CHECKING:
     from tests.zoo.walk import Outcome, Walk
@@ -32,7 +32,7 @@ _SHARE: Final = 0.005
 
 def check(going: Walk) -> None:
     """The parts of `luthier models check` on the family's model, in this process; each as the walk has found it."""
-    from luthier.service.model_trials import try_model
+    from luthier.features.model_checks.trials import try_model
 
     with going.stage("check") as stage:
         work = going.work / "check"

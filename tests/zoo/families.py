@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from luthier.models.quiet import quiet_transformers
+from luthier.ml.inference.models.quiet import quiet_transformers
 
 CONTEXT_TOKENS: Final = 4096
 WINDOW_TOKENS: Final = 16

@@ -14,7 +14,7 @@ from luthier.core.dataset import TokenisedExample
 if TYPE_CHECKING:
     from tests.zoo.walk import Stage
 
-    from luthier.train.model import TrainableModel
+    from luthier.ml.training.model import TrainableModel
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def compared(stage: Stage, model: TrainableModel, rows: tuple[TokenisedExample, 
 
     other: the same weights in transformers; both models are in float64 afterwards where float32 did not settle it.
     """
-    from luthier.train.proofs import why_not_packed
+    from luthier.ml.training.proofs import why_not_packed
 
     layouts = {"padded": ()}
     if why_not_packed(model) is None:
@@ -101,7 +101,7 @@ def _num_shared(rows: tuple[TokenisedExample, ...]) -> int:
 def _ours(
     model: TrainableModel, rows: tuple[TokenisedExample, ...], beginnings: tuple[int, ...]
 ) -> tuple[float, dict[str, Tensor]]:
-    from luthier.train.model import collate
+    from luthier.ml.training.model import collate
 
     model.module.zero_grad()
     batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)

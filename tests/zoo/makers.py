@@ -16,7 +16,7 @@ from typing import Final, Literal
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from luthier.models.quiet import quiet_transformers
+from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.testing.tiny import CHAT_TEMPLATE
 
 VOCABULARY: Final = 400

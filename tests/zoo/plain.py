@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from luthier.core.dataset import TokenisedExample
-from luthier.models.quiet import quiet_peft, quiet_transformers
+from luthier.ml.inference.models.quiet import quiet_peft, quiet_transformers
 
 LOSS_SHARE: Final = 1e-6
 """What a loss in float32 may differ from that of plain transformers and PEFT, as a share of it."""

@@ -24,16 +24,16 @@ from luthier.core.events import Event, StepDone
 from luthier.core.ids import new_id
 from luthier.core.ports import Generation, Prompt, SilentProgress
 from luthier.core.recipe import Recipe
-from luthier.service.context import Context
-from luthier.service.plans import Prepared, prepare
-from luthier.service.recipes import recipe_from
-from luthier.service.training import TrainOutcome, train_prepared
-from luthier.service.training import resume as go_on
+from luthier.features.planning.service import Prepared, prepare
+from luthier.features.recipes.service import recipe_from
+from luthier.features.training.service import TrainOutcome, train_prepared
+from luthier.features.training.service import resume as go_on
+from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from tests.zoo.walk import Stage, Walk
 
-    from luthier.train.model import TrainableModel
+    from luthier.ml.training.model import TrainableModel
 
 _WOODS: Final = ("spruce", "maple", "ebony", "cedar", "willow", "rosewood", "pine", "ash")
 _MOST_NEW_TOKENS: Final = 24
@@ -101,9 +101,9 @@ def row(going: Walk, kind: str) -> None:
 
     One that is refused must be one that the template cannot say, and pass with the setting that the refusal names.
     """
-    from luthier.data.formats import load_file
-    from luthier.data.loss_mask import tokenise_all
-    from luthier.models.chat_template import ChatTemplate
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.loss_mask import tokenise_all
+    from luthier.ml.inference.models.chat_template import ChatTemplate
 
     with going.stage(f"row_{kind}") as stage:
         file = write_rows(going.work / f"{kind}.jsonl", [ROWS[kind]])
@@ -127,9 +127,9 @@ def row(going: Walk, kind: str) -> None:
 
 def _opt_in(examples: Any, going: Walk, refused: TemplateError) -> str:
     """The settings by which a refused row passes, if the refusal names one of them; empty otherwise."""
-    from luthier.data.loss_mask import tokenise_all
-    from luthier.models.chat_template import ChatTemplate
-    from luthier.service.model_trials import opt_in
+    from luthier.features.model_checks.trials import opt_in
+    from luthier.ml.data.loss_mask import tokenise_all
+    from luthier.ml.inference.models.chat_template import ChatTemplate
 
     if options := _named_options(refused):
         template = ChatTemplate.load(going.folder).with_options(options)
@@ -169,14 +169,14 @@ def _adapted(ready: Prepared) -> list[str]:
 
 
 def _trainable(ready: Prepared) -> TrainableModel:
-    from luthier.train.model import TrainableModel
+    from luthier.ml.training.model import TrainableModel
 
     return TrainableModel.load(ready.plan)
 
 
 def loss(going: Walk, context: Context) -> None:
     """Loss and gradients of a LoRA whose update is not zero: padded, packed and with shared beginnings."""
-    from luthier.train.outcome import save_outcome
+    from luthier.ml.training.outcome import save_outcome
 
     with going.stage("loss") as stage:
         ready = _prepared(going, context, stage, _LORA)
@@ -245,7 +245,7 @@ def adalora(going: Walk, context: Context) -> None:
 
 def qlora(going: Walk, context: Context) -> None:
     """QLoRA in int8: the loss of its first step against the base as packing has rounded it."""
-    from luthier.models.merging import wide_model
+    from luthier.ml.inference.models.merging import wide_model
 
     method = {**_LORA, "name": "qlora", "quantisation": "int8"}
     stage, outcome = _trained(going, context, "qlora", method)
@@ -261,7 +261,7 @@ def qlora(going: Walk, context: Context) -> None:
 
 
 def _first_step(ready: Prepared) -> list[int]:
-    from luthier.service.schedules import of_training
+    from luthier.features.planning.batch_schedules import of_training
 
     return [index for batch in of_training(ready, shares_prefix=False).step(0) for index in batch]
 
@@ -309,7 +309,7 @@ def _die_at_checkpoint(going: Walk, run_id: str, ready: Prepared) -> None:
 
 def _adapter_of(going: Walk, context: Context, stage: Stage) -> Path:
     """A folder with a stirred adapter; of the stage `loss` where that has left one."""
-    from luthier.train.outcome import save_outcome
+    from luthier.ml.training.outcome import save_outcome
 
     ready = _prepared(going, context, stage, _LORA)
     folder = going.work / "stirred" / "adapter"
@@ -332,7 +332,7 @@ def _prompts() -> list[Prompt]:
 
 def generate(going: Walk, context: Context) -> None:
     """Greedy text of several prompts in one call, with an adapter, against `generate` of each by itself."""
-    from luthier.engines.transformers_engine import TransformersEngine
+    from luthier.ml.inference.transformers_engine import TransformersEngine
 
     with going.stage("generate") as stage:
         adapter = _adapter_of(going, context, stage)
@@ -346,10 +346,10 @@ def generate(going: Walk, context: Context) -> None:
 def stream(going: Walk, context: Context) -> None:
     """The same of the engine that serves, which writes all answers at once with the adapter beside the base."""
     from luthier.core.stream import Served
-    from luthier.engines.low_rank import why_not_shared
-    from luthier.engines.stream_generation import generate_by_streaming
-    from luthier.engines.streaming import open_stream_engine
-    from luthier.models.chat_template import ChatTemplate
+    from luthier.ml.inference.low_rank import why_not_shared
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.stream_generation import generate_by_streaming
+    from luthier.ml.inference.streaming import open_stream_engine
 
     with going.stage("stream") as stage:
         adapter = _adapter_of(going, context, stage)
@@ -384,7 +384,7 @@ def _same_tokens(going: Walk, stage: Stage, template: Any, made: list[Generation
 
 def score(going: Walk, context: Context) -> None:
     """Likelihoods of rows that begin alike, with an adapter."""
-    from luthier.engines.transformers_engine import TransformersEngine
+    from luthier.ml.inference.transformers_engine import TransformersEngine
 
     with going.stage("score") as stage:
         ready = _prepared(going, context, stage, _LORA)
@@ -400,7 +400,7 @@ def score(going: Walk, context: Context) -> None:
 
 def merge(going: Walk, context: Context) -> None:
     """The merged model, saved and loaded by transformers, computes what the base with the adapter does."""
-    from luthier.models.merging import merged_model
+    from luthier.ml.inference.models.merging import merged_model
 
     with going.stage("merge") as stage:
         adapter = _adapter_of(going, context, stage)
@@ -432,7 +432,7 @@ def adapter(going: Walk, context: Context) -> None:
 
 def gguf(going: Walk, context: Context) -> None:
     """The run as a GGUF file, proved in llama.cpp; a family that the converter does not take is refused."""
-    from luthier.service.exports import export
+    from luthier.features.exports.service import export
 
     with going.stage("gguf") as stage:
         if "lora" not in going.runs:

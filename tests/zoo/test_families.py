@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from luthier.models.quiet import quiet_transformers
+from luthier.ml.inference.models.quiet import quiet_transformers
 
 TURNS = [{"role": "user", "content": "Which wood?"}, {"role": "assistant", "content": "Spruce."}]
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.train.architectures import ARCHITECTURES, make
-from tests.train.test_forward_proof import FULL, rows
+from tests.ml.training.architectures import ARCHITECTURES, make
+from tests.ml.training.test_forward_proof import FULL, rows
 from tests.zoo import gradients, plain
 from tests.zoo.walk import Outcome, Stage, WrongError
 
-from luthier.train.methods.full import Full
-from luthier.train.model import TrainableModel
+from luthier.ml.training.methods.full import Full
+from luthier.ml.training.model import TrainableModel
 
 KIND, ENTRIES = ARCHITECTURES["gemma4 text"]
 DEEP = ENTRIES | {

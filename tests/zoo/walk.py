@@ -21,9 +21,9 @@ from tests.zoo.families import make_family
 from tests.zoo.rows import ROWS
 
 from luthier.core.errors import LuthierError, ModelSourceError, RequestError
-from luthier.service.context import Context
-from luthier.service.plans import Prepared
-from luthier.service.training import TrainOutcome
+from luthier.features.planning.service import Prepared
+from luthier.features.training.service import TrainOutcome
+from luthier.platform.home.context import Context
 
 Status = Literal["works", "refused", "refused late", "wrong", "raw exception", "killed", "not run"]
 

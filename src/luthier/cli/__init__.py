@@ -1,1 +1,1 @@
-"""The command line: one file a verb. Parses, calls the service, renders; heavy imports wait."""
+"""The command `luthier`, put together from all features."""

@@ -10,7 +10,7 @@ def import_string(name: str) -> Any:
     """The object that `module:attribute` names.
 
     Args:
-        name: a dotted module and, after a colon, a name in it, such as `luthier.store.runs:RunStore`.
+        name: a dotted module and, after a colon, a name in it, such as `luthier.features.runs.store:RunStore`.
 
     Raises:
         ModuleNotFoundError: there is no such module.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class OptedTurns(Frozen):
-    """What is written in another way, in training and wherever the model is used (`engines/opted_turns.py`)."""
+    """What is written in another way, in training and wherever the model is used (`ml/inference/opted_turns.py`)."""
 
     folds_system: bool = False
     tools_as_text: bool = False

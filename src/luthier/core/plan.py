@@ -12,7 +12,6 @@ from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.graders import Reward
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
-from luthier.core.places import places_in_words
 from luthier.core.recipe import (
     PREFERENCE_OBJECTIVES,
     AverageKind,
@@ -29,6 +28,7 @@ from luthier.core.recipe import (
     TemplateOption,
 )
 from luthier.core.split_provenance import SplitProvenance
+from luthier.core.target_modules import places_in_words
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]

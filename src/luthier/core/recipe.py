@@ -1,6 +1,6 @@
 """The recipe: what was asked, and nothing else. Every field that was not asked for is None here.
 
-Defaults live in one place, `plan/resolve.py`, because there each gets its reason.
+Defaults live in one place, `ml/planning/resolve.py`, because there each gets its reason.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class LayersRecipe(Frozen):
 
 
 class MethodRecipe(Frozen):
-    """How the weights change. Which settings a method takes stands in `plan/methods.py`; others are refused.
+    """How the weights change. Which settings a method takes stands in `ml/planning/methods.py`; others are refused.
 
     `options` are the settings of a method that another package brings.
     """
@@ -205,7 +205,7 @@ RouterAuxLoss = Annotated[
 
 
 class ObjectiveRecipe(Frozen):
-    """What is minimised. Which settings an objective takes stands in `plan/objectives.py`; others are refused.
+    """What is minimised. Which settings an objective takes stands in `ml/planning/objectives.py`; others are refused.
 
     `router_aux_loss`: `off`, `model` for the coefficient of the model's own config, or a coefficient.
     `options` are the settings of an objective that another package brings.
@@ -234,7 +234,7 @@ class ObjectiveRecipe(Frozen):
 
 
 class OptimizerRecipe(Frozen):
-    """How weights move by their gradients. Which settings a rule takes stands in `plan/optimizers.py`."""
+    """How weights move by their gradients. Which settings a rule takes stands in `ml/planning/optimizers.py`."""
 
     name: OptimizerName
     beta1: Fraction | None = None

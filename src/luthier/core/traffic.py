@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from luthier.core.frozen import Frozen
-from luthier.core.keeping import Keeping
+from luthier.core.logging_mode import Keeping
 
 
 class TrafficPolicy(Frozen):

@@ -79,8 +79,8 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
 def found_at(world: CanaryWorld, seed: int, *, error: float = 0.05) -> int | None:
     """Look again and again, as a server does; how many exchanges had come when it was called worse, None for never."""
     from luthier.core.canary_watch import CanaryRules
-    from luthier.monitor.canary.compare import compare
-    from luthier.monitor.canary.streak import failing_streak
+    from luthier.ml.drift.canary.compare import compare
+    from luthier.ml.drift.canary.streak import failing_streak
 
     rules, frame, next_at = CanaryRules(error=error), draw(world, seed), 0
     for num in range(_EVERY, frame.height + 1, _EVERY):

@@ -8,7 +8,7 @@ from luthier.core.run import RunStatus
 from luthier.testing.records import make_plan, make_record, make_result
 
 if TYPE_CHECKING:
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 
 def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded") -> str:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.access import Caller
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import CheckpointSaved, RunEnded, SnapshotSaved, WarningRaised
-from luthier.core.job import Job
+from luthier.platform.jobs.records import Job
 from luthier.testing import assessed, models_home, pipelines_home, studies_home
 from luthier.testing.finished_run import add_run
 from luthier.testing.ratings import make_panel
 from luthier.testing.records import make_evaluation, make_plan, make_record, make_result
 
 if TYPE_CHECKING:
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 ME = Caller()
 ROWS = "".join(f'{{"prompt": "question {n}", "completion": "answer {n}"}}\n' for n in range(24))
@@ -55,8 +55,9 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
         folder: Where the user's rows lie, outside of it.
         base: The folder of a transformers model.
     """
-    from luthier.service import deployments, files
-    from luthier.service.models import pull_model
+    from luthier.features.deployments import service as deployments
+    from luthier.features.models.service import pull_model
+    from luthier.platform.files import service as files
 
     pull_model(home, str(base))
     rows = folder / "rows.jsonl"
@@ -171,8 +172,13 @@ def _evaluation(home: Context, run_id: str, rows: Path, base: Path) -> Evaluatio
 def _of_projects(home: Context, made: models_home.Made) -> dict[str, str]:
     """Keys, members, webhooks, exchanges and uploads: what needs no file of rows."""
     from luthier.core.traffic import Exchange
-    from luthier.core.webhook import EVENT_TYPES, Webhook
-    from luthier.service import access, checkpoint_permissions, members, review_queue, traffic, uploads
+    from luthier.features.feedback import review as review_queue
+    from luthier.features.serving import checkpoint_permissions
+    from luthier.features.traffic import service as traffic
+    from luthier.platform.auth import members
+    from luthier.platform.auth import service as access
+    from luthier.platform.files import uploads
+    from luthier.platform.notifications.records import EVENT_TYPES, Webhook
 
     key, _ = access.create_key(home, "mine", scopes=("read",))
     member = members.add_member(home, ME, "ada", "correct horse battery staple", "viewer")

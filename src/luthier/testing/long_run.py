@@ -11,7 +11,7 @@ from luthier.core.cost import Estimate
 from luthier.core.events import BillUpdated, CheckpointSaved, Event, RunStarted, StepDone, ValidationDone
 
 if TYPE_CHECKING:
-    from luthier.service.context import Context
+    from luthier.platform.home.context import Context
 
 
 def events_of(first: int, last: int, num_steps: int, *, validate_every_steps: int = 500) -> Iterator[Event]:
@@ -65,8 +65,8 @@ def tell(context: Context, run_id: str, events: Iterable[Event]) -> None:
     """Write events of a run all at once, none of which was told before, and how far the run is."""
     from sqlalchemy import insert, update
 
-    from luthier.store.tables import events as event_rows
-    from luthier.store.tables import runs
+    from luthier.platform.db.tables import events as event_rows
+    from luthier.platform.db.tables import runs
 
     told = list(events)
     rows = [

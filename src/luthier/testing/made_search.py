@@ -1,6 +1,7 @@
 """A search over made curves: the decisions of a study, with a budget in trainings of its own recipe, and no training.
 
-The parts of `luthier.tune` decide as in a study; only what trains is made. Also the two searches that a study is held
+The parts of `luthier.ml.search` decide as in a study; only what trains is made. Also the two searches that a study is
+held
 against: whole trainings drawn at random, and whole trainings that Optuna's TPE suggests.
 """
 
@@ -9,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from luthier.core.study import Result, SamplerName, Space, StudySpec, Trial, Values
+from luthier.ml.search.extrapolation import Finished
+from luthier.ml.search.priors import start_points
+from luthier.ml.search.rungs import REDUCTION, RUNGS, Begin, GoOn, next_step, rung_steps
+from luthier.ml.search.sampling import next_values
 from luthier.testing.made_curves import OWN, MadeTask
-from luthier.tune.extrapolation import Finished
-from luthier.tune.priors import start_points
-from luthier.tune.rungs import REDUCTION, RUNGS, Begin, GoOn, next_step, rung_steps
-from luthier.tune.sampling import next_values
 
 WHOLE_STEPS = 90
 """Steps of the recipe's own training: so that all rungs lie on whole steps."""

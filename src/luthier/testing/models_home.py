@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.core.access import Caller
-from luthier.core.audit_entry import Deed
 from luthier.core.export import ServerExport
-from luthier.core.job import Job
-from luthier.core.tuned_model import TunedModel
-from luthier.service import dataset_versions, deployments
-from luthier.service.context import Context
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.deployments import service as deployments
+from luthier.features.models.tuned_records import TunedModel
+from luthier.platform.audit_log.records import Deed
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
 from luthier.testing.records import make_evaluation, make_export, make_plan, make_record, make_result
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u202eabc'

@@ -11,8 +11,8 @@ from luthier.core.cost import Estimate
 from luthier.core.evaluation import Metric, SystemResult
 from luthier.core.pipeline import Pipeline, PipelineKind, Stage
 from luthier.core.showdown import Contender, Recommendation, ShowdownResult, ShowdownSpec, Standing, Tuning
-from luthier.service.context import Context
-from luthier.service.retrain_stages import STAGES
+from luthier.features.workflows.retraining.stages import STAGES
+from luthier.platform.home.context import Context
 
 SHOWDOWN_ID: Final = "showdown-20261126-120000-abcdef"
 AUTO_ID: Final = "auto-20261126-130000-abcdef"

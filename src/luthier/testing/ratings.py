@@ -9,10 +9,11 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.rating import Rater, RatingItem, RatingKind, RatingPanel
 from luthier.core.suite import Criterion
-from luthier.service import rating_desk, rating_links
-from luthier.service.context import Context
-from luthier.service.rating_answers import AnsweredRow, AnsweredRows
-from luthier.service.rating_panels import NewPanel, create_panel
+from luthier.features.human_eval import links as rating_links
+from luthier.features.human_eval import rating_view as rating_desk
+from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
+from luthier.features.human_eval.service import NewPanel, create_panel
+from luthier.platform.home.context import Context
 
 Says = Callable[[RatingItem], str | dict[Criterion, int]]
 """What a rater thinks of an item: `a`, `b` or `tie` by its answers' own order, or scores."""

@@ -24,10 +24,10 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
     """Make a home in the folder with a base model, a file and jobs that nobody trains, and the app that serves it."""
     from starlette.testclient import TestClient
 
-    from luthier.api.app import create_app
-    from luthier.service.access import create_key
-    from luthier.service.context import Context
-    from luthier.service.models import pull_model
+    from luthier.features.models.service import pull_model
+    from luthier.platform.auth.service import create_key
+    from luthier.platform.home.context import Context
+    from luthier.server.api import create_app
     from luthier.testing.tiny import make_tiny_model
 
     model = make_tiny_model(folder / "tiny")

@@ -8,7 +8,7 @@ from typing import Any, Final
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.recipe import Recipe
 from luthier.core.study import Parameter, Result, Space, Study, StudySpec, Trial, TrialState, Values
-from luthier.service.context import Context
+from luthier.platform.home.context import Context
 
 STUDY_ID: Final = "study-20261126-120000-abcdef"
 _RUNGS: Final = (1 / 9, 1 / 3, 1.0)

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from luthier.core.errors import RequestError
-from luthier.models.quiet import quiet_transformers
+from luthier.ml.inference.models.quiet import quiet_transformers
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)

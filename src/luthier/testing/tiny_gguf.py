@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import PretrainedConfig
 
-from luthier.models.loading import load_model, load_tokenizer
+from luthier.ml.inference.models.loading import load_model, load_tokenizer
 
 
 def write_tiny_gguf(

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from luthier.core.conversation import Conversation, Message
-from luthier.models.chat_template import ChatTemplate
-from luthier.models.quiet import quiet_transformers
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.testing.tiny import make_tiny_model
 
 THOUGHT: Final = "It is light."

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from luthier.train.distributed import ALONE, joined
+from luthier.ml.training.distributed import ALONE, joined
 
-_PRELOADED = ["luthier.train.loop", "luthier.testing.tiny"]
+_PRELOADED = ["luthier.ml.training.loop", "luthier.testing.tiny"]
 
 
 @dataclass(frozen=True, slots=True)

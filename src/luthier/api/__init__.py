@@ -1,1 +1,0 @@
-"""The server's HTTP side: OpenAI's wire format under /v1, our own additions under /api/v1."""

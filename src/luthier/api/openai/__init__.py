@@ -1,1 +1,0 @@
-"""OpenAI's wire format, one file a noun."""

@@ -1,5 +1,0 @@
-"""The report of an audit: one HTML page that needs nothing else."""
-
-from luthier.data.audit.report.page import render_audit, write_audit_report
-
-__all__ = ["render_audit", "write_audit_report"]

@@ -1,7 +1,0 @@
-"""The bundle: an export with its card, lineage, parts and manifest, named by a digest and never changed again."""
-
-from luthier.deploy.bundle.facts import BundleFacts
-from luthier.deploy.bundle.verify import verify
-from luthier.deploy.bundle.write import add_bundle_files
-
-__all__ = ["BundleFacts", "add_bundle_files", "verify"]

@@ -1,5 +1,0 @@
-"""The report: one HTML page that needs nothing else, and the same as a JSON document."""
-
-from luthier.evaluate.report.write import render_report, write_report
-
-__all__ = ["render_report", "write_report"]

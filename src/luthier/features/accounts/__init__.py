@@ -1,0 +1,1 @@
+"""Keys, members, projects and sign-in, as commands, routes and pages."""

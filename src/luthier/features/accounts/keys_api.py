@@ -1,0 +1,121 @@
+"""/api/v1/keys and /api/v1/projects: for who administers a project. A key sees and makes those of its own project."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.core.access import ApiKey, Scope
+from luthier.platform.auth import service as access
+from luthier.platform.http.authentication import Admin, HomeContext
+from luthier.platform.http.error_documents import documented
+from luthier.platform.http.ids import Id
+
+router = APIRouter(prefix="/api/v1", tags=["access"])
+
+
+class KeyRequest(BaseModel):
+    """What kind of key is wanted. expires_in_seconds: never, where it is left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=10)]
+    expires_in_seconds: Annotated[int, Field(ge=1, le=10 * 366 * 24 * 3600)] | None = None
+    requests_per_minute: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+
+
+class KeyView(BaseModel):
+    """A key, without the key itself."""
+
+    id: str
+    object: Literal["api_key"] = "api_key"
+    name: str
+    scopes: list[Scope]
+    requests_per_minute: int | None
+    tokens_per_day: int | None
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+class NewKeyView(KeyView):
+    """A key that was made just now. key: the key itself, which is never shown again."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    """The keys of the project, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyView]
+
+
+class ProjectView(BaseModel):
+    """A project."""
+
+    id: str
+    object: Literal["project"] = "project"
+    name: str
+    created_at: int
+
+
+class ProjectList(BaseModel):
+    """The projects that a key sees: its own."""
+
+    object: Literal["list"] = "list"
+    data: list[ProjectView]
+
+
+@router.post("/keys", status_code=201, summary="Make a key", responses=documented())
+def create(context: HomeContext, caller: Admin, asked: KeyRequest) -> NewKeyView:
+    """A key of the same project as the one that asks."""
+    made, key = access.create_key(
+        context,
+        asked.name,
+        scopes=tuple(asked.scopes),
+        project=caller.project_id,
+        expires_in_seconds=asked.expires_in_seconds,
+        requests_per_minute=asked.requests_per_minute,
+        tokens_per_day=asked.tokens_per_day,
+        by=caller,
+    )
+    return NewKeyView(**_view(made).model_dump(), key=key)
+
+
+@router.get("/keys", summary="List keys", responses=documented())
+def list_keys(context: HomeContext, caller: Admin) -> KeyList:
+    """Those that were revoked or have expired, too."""
+    return KeyList(data=[_view(key) for key in access.list_keys(context, project_id=caller.project_id)])
+
+
+@router.delete("/keys/{key_id}", summary="Revoke a key", responses=documented(404))
+def revoke(context: HomeContext, caller: Admin, key_id: Id) -> KeyView:
+    """Let a key in no longer; a second time changes nothing."""
+    return _view(access.revoke_key(context, key_id, project_id=caller.project_id, by=caller))
+
+
+@router.get("/projects", summary="List projects", responses=documented())
+def list_projects(context: HomeContext, caller: Admin) -> ProjectList:
+    """The project of the key. Others are made with `luthier projects create` on the server."""
+    own = [one for one in access.list_projects(context) if one.project_id == caller.project_id]
+    return ProjectList(
+        data=[ProjectView(id=one.project_id, name=one.name, created_at=int(one.created_at)) for one in own]
+    )
+
+
+def _view(key: ApiKey) -> KeyView:
+    return KeyView(
+        id=key.key_id,
+        name=key.name,
+        scopes=list(key.scopes),
+        requests_per_minute=key.requests_per_minute,
+        tokens_per_day=key.tokens_per_day,
+        created_at=int(key.created_at),
+        expires_at=None if key.expires_at is None else int(key.expires_at),
+        revoked_at=None if key.revoked_at is None else int(key.revoked_at),
+    )

@@ -1,0 +1,185 @@
+"""`luthier members`: who signs in to the pages of the server by a name and a password."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.access import Caller
+    from luthier.platform.auth.member_records import Member
+
+_Role = Literal["viewer", "trainer", "admin"]
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name that the member signs in with.")]
+_PasswordOption = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin; never from an option.")
+]
+
+
+def add(
+    name: _NameArgument,
+    role: Annotated[
+        _Role, typer.Option("--role", help="viewer: look and ask models. trainer: train, too. admin: all, and members.")
+    ],
+    project: Annotated[str, typer.Option("--project", metavar="P", help="The project to work in.")] = "default",
+    password_stdin: _PasswordOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Make a member; the password is asked for, twice."""
+    from luthier.platform.auth import members
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        made = members.add_member(context, caller, name, _password(password_stdin), role)
+    text = f"made {made.member_id}: {visible(made.name)} signs in with this name and the password"
+    return Answer(as_json, _document(made), lambda console: console.print(text, soft_wrap=True))
+
+
+def list_members(
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="P", help="Only those of one project.", show_default="all")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List the members, oldest first."""
+    from luthier.core.access import Caller
+    from luthier.platform.auth import members
+    from luthier.platform.auth import service as access
+
+    with open_context(home) as context:
+        known = access.list_projects(context) if project is None else [context.access.project(project)]
+        names = {one.project_id: one.name for one in known}
+        found = [one for place in names for one in members.list_members(context, Caller(project_id=place))]
+    return Answer(as_json, [_document(one) for one in found], lambda console: _show_all(console, found, names))
+
+
+def role(
+    name: _NameArgument,
+    new_role: Annotated[_Role, typer.Argument(metavar="ROLE", help="viewer, trainer or admin.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Give a member another role; it holds from their next request on."""
+    from luthier.platform.auth import members
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        member = members.find_member(context, name)
+        changed = members.change_role(context, _local(member), member.member_id, new_role)
+    text = f"{visible(changed.name)} is {changed.role} now"
+    return Answer(as_json, _document(changed), lambda console: console.print(text, soft_wrap=True))
+
+
+def password(
+    name: _NameArgument,
+    password_stdin: _PasswordOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Give a member another password, which is asked for, twice; their sessions end."""
+    from luthier.platform.auth import members
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        member = members.find_member(context, name)
+        changed = members.change_password(context, _local(member), member.member_id, _password(password_stdin))
+    text = f"{visible(changed.name)} has another password, and has to sign in again"
+    return Answer(as_json, _document(changed), lambda console: console.print(text, soft_wrap=True))
+
+
+def remove(name: _NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Remove a member, who is signed out at once; keys that they made stay."""
+    from luthier.platform.auth import members
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        member = members.find_member(context, name)
+        members.remove_member(context, _local(member), member.member_id)
+    text = f"removed {visible(member.name)}"
+    return Answer(as_json, _document(member), lambda console: console.print(text, soft_wrap=True))
+
+
+def link(
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Print a link that signs you, the person at this machine, in to the pages as an admin: once, within 15 minutes."""
+    from luthier.platform.auth.sessions import LINK_SECONDS, make_link
+
+    root = checked_url(url)
+    with open_context(home) as context:
+        path = f"/welcome/{make_link(context)}"
+    document = {"url": f"{root}{path}", "path": path, "expires_in_seconds": LINK_SECONDS}
+
+    def tell(console: Console) -> None:
+        console.print(document["url"], soft_wrap=True)
+        console.print(f"works once, for {LINK_SECONDS / 60:.0f} minutes, where the server of this home runs")
+
+    return Answer(as_json, document, tell)
+
+
+def _password(is_from_stdin: bool) -> str:
+    """A password as a person or a program gives it. Raises RequestError where there is nobody to ask."""
+    from luthier.core.errors import RequestError
+
+    if is_from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise RequestError(
+            "there is no terminal to ask for the password on",
+            expected="a person, or the password on stdin",
+            do="run it in a terminal, or give --password-stdin and pipe the password in",
+        )
+    first = getpass.getpass("password: ")
+    if getpass.getpass("the same again: ") != first:
+        raise RequestError("the two passwords differ", expected="the same one twice", do="try again")
+    return first
+
+
+def _local(member: Member) -> Caller:
+    from luthier.core.access import Caller
+
+    return Caller(project_id=member.project_id)
+
+
+def _document(member: Member) -> dict[str, object]:
+    return {"id": member.member_id, **member.model_dump(mode="json", exclude={"member_id"})}
+
+
+def _show_all(console: Console, found: Sequence[Member], projects: dict[str, str]) -> None:
+    from luthier.platform.cli.console import make_table, visible
+
+    if not found:
+        console.print("no members yet: make one with `luthier members add NAME --role trainer`")
+        return
+    table = make_table(["name", "role", "project", "since (UTC)", "member"], num_text_columns=5)
+    for member in found:
+        since = f"{datetime.fromtimestamp(member.created_at, UTC):%Y-%m-%d %H:%M}"
+        project = projects.get(member.project_id, member.project_id)
+        table.add_row(visible(member.name), member.role, visible(project), since, member.member_id)
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "add": add,
+    "list": list_members,
+    "role": role,
+    "password": password,
+    "remove": remove,
+    "link": link,
+}

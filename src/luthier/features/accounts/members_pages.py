@@ -1,0 +1,110 @@
+"""/settings/members: who signs in by name and password: list, add, change, remove."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError, LuthierError
+from luthier.platform.auth import members as people
+from luthier.platform.auth.member_records import ROLES, Role
+from luthier.platform.auth.password_hashing import LEAST_PASSWORD_CHARACTERS
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect
+from luthier.platform.ui.settings_tabs import Id, show
+from luthier.platform.ui.visitor import Admin, HomeContext
+
+router = APIRouter()
+
+_ADDRESS: Final = "/settings/members"
+_Text = Annotated[str, Form(max_length=2000)]
+
+
+@router.get(_ADDRESS)
+def members(request: Request, context: HomeContext, caller: Admin) -> Response:
+    """The members of the project, and a form for another one."""
+    return _page(request, context, caller, {})
+
+
+@router.post(_ADDRESS)
+async def add(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    role: Annotated[Role, Form()],
+    name: _Text = "",
+    password: _Text = "",
+) -> Response:
+    """Make a member of the visitor's project."""
+    try:
+        made = await context.password_threads.run(
+            _name_of(caller), lambda: people.add_member(context, caller, name, password, role)
+        )
+    except BusyError:
+        raise
+    except LuthierError as error:
+        values = {"error": error, "form": {"name": name, "role": role}}
+        return await run_in_threadpool(_page, request, context, caller, values, status=422)
+    return redirect(request, _ADDRESS, f"{made.name} may sign in now, with the name and the password that you gave.")
+
+
+@router.post(f"{_ADDRESS}/{{member_id}}/role")
+def change_role(
+    request: Request, context: HomeContext, caller: Admin, member_id: Id, role: Annotated[Role, Form()]
+) -> Response:
+    """Another role, from the member's next request on."""
+    try:
+        changed = people.change_role(context, caller, member_id, role)
+    except LuthierError as error:
+        return _refused(request, context, caller, error)
+    return redirect(request, _ADDRESS, f"{changed.name} is {changed.role} now.")
+
+
+@router.post(f"{_ADDRESS}/{{member_id}}/password")
+async def change_password(
+    request: Request, context: HomeContext, caller: Admin, member_id: Id, password: _Text = ""
+) -> Response:
+    """Another password for somebody who has lost theirs."""
+    try:
+        changed = await context.password_threads.run(
+            _name_of(caller), lambda: people.change_password(context, caller, member_id, password)
+        )
+    except BusyError:
+        raise
+    except LuthierError as error:
+        return await run_in_threadpool(_refused, request, context, caller, error)
+    return redirect(request, _ADDRESS, f"{changed.name} has another password, and has to sign in again.")
+
+
+@router.post(f"{_ADDRESS}/{{member_id}}/remove")
+def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id) -> Response:
+    """Forget a member, who is signed out at once."""
+    try:
+        removed = people.remove_member(context, caller, member_id)
+    except LuthierError as error:
+        return _refused(request, context, caller, error)
+    return redirect(request, _ADDRESS, f"{removed.name} is removed, and signed out everywhere.")
+
+
+def _name_of(caller: Caller) -> str:
+    """Whose place in the line of the threads that hash."""
+    return caller.member_id or caller.key_id or "local"
+
+
+def _refused(request: Request, context: Context, caller: Caller, error: LuthierError) -> Response:
+    return _page(request, context, caller, {"error": error}, status=status_of(error))
+
+
+def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+    common = {
+        "members": people.list_members(context, caller),
+        "roles": ROLES,
+        "least": LEAST_PASSWORD_CHARACTERS,
+        "form": {"name": "", "role": "trainer"},
+    }
+    return show(request, "members", common | values, status=status)

@@ -1,0 +1,53 @@
+"""/settings/projects: the project one is in; for admins of `default` all projects by name, and a new one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
+from luthier.platform.auth import projects as service
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import error_page, status_of
+from luthier.platform.ui.render import redirect
+from luthier.platform.ui.settings_tabs import show
+from luthier.platform.ui.shown_once import shown_once
+from luthier.platform.ui.visitor import Admin, HomeContext
+
+router = APIRouter()
+
+_ADDRESS: Final = "/settings/projects"
+
+
+@router.get(_ADDRESS)
+def projects(request: Request, context: HomeContext, caller: Admin) -> Response:
+    """The projects that the visitor may know of."""
+    return _page(request, context, caller, shown_once(request).take(request))
+
+
+@router.post(_ADDRESS)
+def create(
+    request: Request, context: HomeContext, caller: Admin, name: Annotated[str, Form(max_length=200)] = ""
+) -> Response:
+    """Open a project, and lead to where its first key is shown once."""
+    try:
+        made, _, key = service.open_project(context, caller, name)
+    except LuthierError as error:
+        if not service.may_open_projects(caller):
+            return error_page(request, 403, error)
+        return _page(request, context, caller, {"error": error, "name": name}, status=status_of(error))
+    return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": key}))
+
+
+def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+    common = {
+        "projects": service.known_projects(context, caller),
+        "may_open": service.may_open_projects(caller),
+        "own_id": caller.project_id,
+        "made": None,
+        "name": "",
+    }
+    return show(request, "projects", common | values, status=status)

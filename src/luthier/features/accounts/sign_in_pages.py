@@ -1,0 +1,103 @@
+"""/sign-in, /sign-out, /welcome/TOKEN: a browser comes in by a key, a password, or the link that a start prints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.errors import BusyError, LuthierError, RequestError
+from luthier.platform.auth import sessions
+from luthier.platform.auth.members import member_by_password
+from luthier.platform.auth.sign_in_queue import SignInQueue
+from luthier.platform.ui.errors import status_of, with_retry_after
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import COOKIE, HomeContext, MaybeVisitor, address_of, own_address, remember
+
+router = APIRouter()
+
+FAILURES_PER_MINUTE: Final = 10
+"""From one address, by key, password or link; who fails more often waits."""
+_Text = Annotated[str, Form(max_length=2000)]
+
+
+@router.get("/sign-in")
+def show(request: Request, session: MaybeVisitor, next: str = "/") -> Response:
+    """The form; who is signed in already is led on."""
+    if session is not None:
+        return redirect(request, own_address(next))
+    return _form(request, own_address(next), None)
+
+
+@router.post("/sign-in")
+async def sign_in(
+    request: Request,
+    context: HomeContext,
+    key: _Text = "",
+    name: _Text = "",
+    password: _Text = "",
+    next: _Text = "/",
+) -> Response:
+    """Begin a session, or say that nobody is let in by this. Keeps none of the threads that answer other requests."""
+
+    def begin() -> str | None:
+        if key:
+            return sessions.sign_in_with_key(context, key.strip())
+        member = member_by_password(context, name, password)
+        return None if member is None else sessions.sign_in_as(context, member)
+
+    queue: SignInQueue = request.app.state.sign_ins
+    try:
+        secret = await queue.attempt(address_of(request), begin)
+    except BusyError as error:
+        return _form(request, own_address(next), error)
+    if secret is None:
+        refused = RequestError(
+            "this key lets nobody in" if key else "this name and password let nobody in",
+            expected="a key or a password of this server that is right and still good",
+            do="correct it; `luthier keys create` makes a new key",
+        )
+        return _form(request, own_address(next), refused)
+    return _let_in(request, secret, own_address(next))
+
+
+@router.get("/welcome/{token}")
+def welcome(request: Request, context: HomeContext, token: str) -> Response:
+    """Sign the person at the machine in by the link that `luthier up` has printed; it works once."""
+    queue: SignInQueue = request.app.state.sign_ins
+    try:
+        with queue.limit.attempt(address_of(request)) as attempt:
+            secret = sessions.sign_in_with_link(context, token)
+            attempt.failed = secret is None
+    except BusyError as error:
+        return _form(request, "/", error)
+    if secret is None:
+        refused = RequestError(
+            "this link was used already, or is older than a quarter of an hour",
+            expected="a link that was printed just now",
+            do="sign in with a key, or make a new link: luthier members link",
+        )
+        return _form(request, "/", refused)
+    return _let_in(request, secret, "/")
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, context: HomeContext) -> Response:
+    """End the session of this browser."""
+    if secret := request.cookies.get(COOKIE):
+        sessions.sign_out(context, secret)
+    answer = redirect(request, "/sign-in")
+    answer.delete_cookie(COOKIE)
+    return answer
+
+
+def _form(request: Request, next_address: str, error: LuthierError | None) -> Response:
+    values = {"next_address": next_address, "error": error}
+    if error is None:
+        return render(request, "accounts/sign_in.html", values)
+    return with_retry_after(render(request, "accounts/sign_in.html", values, status=status_of(error)), error)
+
+
+def _let_in(request: Request, secret: str, address: str) -> Response:
+    return remember(request, redirect(request, address), secret)

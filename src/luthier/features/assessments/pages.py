@@ -1,0 +1,127 @@
+"""/evaluations/suites/ID and /evaluations/safety/ID: results over many tasks, each with its charts and its answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.task_result import GateOutcome, SafetyResult, TaskResult
+from luthier.features.assessments.service import gate_of, read_safety, read_suite
+from luthier.features.evaluations.samples_view import PageNumber, SamplesAsked, samples_shown
+from luthier.features.suites import charts as task_charts
+from luthier.ml.charts.judged_rows import concerns_in_words, tone_of
+from luthier.ml.evaluation.task_view import Result, as_evaluation, shade, summary, task_view, tasks_of
+from luthier.platform.home.context import Context
+from luthier.platform.ui.render import is_fragment_request, render
+from luthier.platform.ui.visitor import HomeContext, Reader
+
+router = APIRouter(prefix="/evaluations")
+
+
+@router.get("/suites/{result_id}")
+def show_suite(request: Request, context: HomeContext, caller: Reader, result_id: str) -> Response:
+    """The result of a suite: its verdict, all figures, and what the project's gate says of the run now."""
+    result = read_suite(context, caller.project_id, result_id)
+    word = None if result.verdict is None else result.verdict.word
+    values = {"tone": tone_of(word), "word": word or "no verdict", "kind": "suites"}
+    return _page(request, result, values | _gate(context, caller.project_id, result.run_id))
+
+
+@router.get("/safety/{result_id}")
+def show_safety(request: Request, context: HomeContext, caller: Reader, result_id: str) -> Response:
+    """The result of a safety check, probe by probe."""
+    result = read_safety(context, caller.project_id, result_id)
+    word, tone = concerns_in_words(len(result.concerns)), "bad" if result.concerns else "quiet"
+    values = {"tone": tone, "word": word, "kind": "safety"}
+    return _page(request, result, values | _gate(context, caller.project_id, result.run_id))
+
+
+@router.get("/suites/{result_id}/{task}")
+def show_task(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    result_id: str,
+    task: str,
+    asked: SamplesAsked,
+    page: PageNumber = 1,
+) -> Response:
+    """One task of a suite with every answer that was kept; for HTMX its samples alone."""
+    result = read_suite(context, caller.project_id, result_id)
+    return _task_page(request, result, task, asked, page, "suites")
+
+
+@router.get("/safety/{result_id}/{task}")
+def show_probe(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    result_id: str,
+    task: str,
+    asked: SamplesAsked,
+    page: PageNumber = 1,
+) -> Response:
+    """One probe of a safety check; what was written for it stands behind a fold."""
+    result = read_safety(context, caller.project_id, result_id)
+    return _task_page(request, result, task, asked, page, "safety")
+
+
+def _page(request: Request, result: Result, values: dict[str, Any]) -> Response:
+    found = summary(result)
+    views = [task_view(result, task) for task in tasks_of(result)]
+    values |= {
+        "result": result,
+        "summary": found,
+        "gains": task_charts.gains(found),
+        "sections": [(view, task_charts.charts_of(view)) for view in views],
+        "shade": shade,
+        "is_safety": isinstance(result, SafetyResult),
+        "current": "/evaluations",
+    }
+    return render(request, "evaluation_orders/assessment.html", values)
+
+
+def _task_page(request: Request, result: Result, name: str, asked: dict[str, str], page: int, kind: str) -> Response:
+    task = _task(result, name)
+    view = task_view(result, task)
+    address = f"/evaluations/{kind}/{result.result_id}/{task.name}"
+    samples = samples_shown(as_evaluation(result, task), view.who, asked, page, address)
+    status = 422 if samples["error"] is not None else 200
+    if is_fragment_request(request):
+        return render(request, "evaluation_orders/samples.html", samples, status=status)
+    values = {
+        "result": result,
+        "view": view,
+        "task": task,
+        "charts": task_charts.charts_of(view),
+        "shade": shade,
+        "kind": kind,
+        "is_safety": isinstance(result, SafetyResult),
+        "is_asked": bool(request.query_params),
+        "current": "/evaluations",
+    }
+    return render(request, "evaluation_orders/task.html", values | samples, status=status)
+
+
+def _task(result: Result, name: str) -> TaskResult:
+    found = next((task for task in tasks_of(result) if task.name == name), None)
+    if found is None:
+        raise NotFoundError(
+            f"{result.result_id} has no task {name[:100]!r}",
+            expected=f"one of {', '.join(task.name for task in tasks_of(result))}",
+            do="see the page of the result",
+        )
+    return found
+
+
+def _gate(context: Context, project_id: str, run_id: str | None) -> dict[str, Any]:
+    """What the project's gate says of the run, or why it cannot be read."""
+    outcome: GateOutcome | None = None
+    try:
+        outcome = gate_of(context, project_id, run_id)
+    except LuthierError as error:
+        return {"gate": None, "gate_error": error}
+    return {"gate": outcome, "gate_error": None}

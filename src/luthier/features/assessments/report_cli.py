@@ -1,0 +1,33 @@
+"""`luthier report`: the report of a run anew, with what it was judged by since."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Whose report.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Write the report of a run anew: with its newest suites, its safety check, and what the gate says of them."""
+    from luthier.features.assessments.report_updates import rewrite_run_report
+    from luthier.platform.cli.console import visible
+
+    with open_context(home) as context:
+        pages = [str(path) for path in rewrite_run_report(context, run_id)]
+
+    def show(console: Console) -> None:
+        for page in pages:
+            console.print(visible(page), soft_wrap=True)
+
+    return Answer(as_json, {"run_id": run_id, "pages": pages}, show)

@@ -1,0 +1,124 @@
+"""Use cases: the results of suites and safety checks of one project, without places of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from luthier.core.evaluation import SystemResult
+from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.features.release_gates.service import default_gate, newest_outcome, newest_safety, newest_suites
+from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_places, redact_paths, redact_text, shown_reference
+
+NUM_LISTED: Final = 10
+Result = TypeVar("Result", SuiteResult, SafetyResult)
+
+
+@dataclass(frozen=True, slots=True)
+class AssessmentOverview:
+    """What a list tells of a result. word: the verdict, or how many concerns. num_tasks: or probes."""
+
+    kind: Literal["suite", "safety"]
+    result_id: str
+    created_at: str
+    title: str
+    candidate: str
+    run_id: str | None
+    word: str
+    tone: Tone
+    headline: str
+    num_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunAssessments:
+    """What a run was judged by beside its held-out rows, newest first. gate: what the project's gate says of it."""
+
+    results: tuple[AssessmentOverview, ...]
+    gate: GateOutcome | None
+
+
+def list_assessments(context: Context, project_id: str, *, limit: int = NUM_LISTED) -> list[AssessmentOverview]:
+    """The newest of a project, at most `limit` of each kind, newest first."""
+    suites = context.assessments.list("suite", SuiteResult, project_id, limit=limit)
+    checks = context.assessments.list("safety", SafetyResult, project_id, limit=limit)
+    found: list[SuiteResult | SafetyResult] = [*suites, *checks]
+    return _overviews(context, found)
+
+
+def of_run(context: Context, project_id: str, run_id: str) -> RunAssessments:
+    """Those of one run: the newest of each suite, and its newest safety check."""
+    safety = newest_safety(context, project_id, run_id)
+    found: list[SuiteResult | SafetyResult] = [*newest_suites(context, project_id, run_id)]
+    found += [] if safety is None else [safety]
+    return RunAssessments(tuple(_overviews(context, found)), gate_of(context, project_id, run_id))
+
+
+def gate_of(context: Context, project_id: str, run_id: str | None) -> GateOutcome | None:
+    """What the project's gate says of a run; None where there is no gate, or no run.
+
+    Raises what `gates.read_gate` raises.
+    """
+    gate = default_gate(context, project_id)
+    return None if gate is None or run_id is None else newest_outcome(context, project_id, run_id, gate)
+
+
+def read_suite(context: Context, project_id: str, result_id: str) -> SuiteResult:
+    """One result of a suite. Raises NotFoundError, also for another project's."""
+    return _told(context, SuiteResult, context.assessments.get("suite", SuiteResult, project_id, result_id))
+
+
+def read_safety(context: Context, project_id: str, result_id: str) -> SafetyResult:
+    """One result of a safety check. Raises NotFoundError, also for another project's."""
+    return _told(context, SafetyResult, context.assessments.get("safety", SafetyResult, project_id, result_id))
+
+
+def _overviews(context: Context, found: Sequence[SuiteResult | SafetyResult]) -> list[AssessmentOverview]:
+    made = [_overview(one, home_places(context)) for one in found]
+    return sorted(made, key=lambda one: one.created_at, reverse=True)
+
+
+def _overview(one: SuiteResult | SafetyResult, shown: dict[str, str]) -> AssessmentOverview:
+    num = len(one.concerns) if isinstance(one, SafetyResult) else 0
+    if isinstance(one, SafetyResult):
+        word, headline = concerns_in_words(num), one.headline
+    else:
+        word, headline = ("no verdict", "") if one.verdict is None else (one.verdict.word, one.verdict.headline)
+    tone: Tone = "bad" if num else "quiet"
+    if isinstance(one, SuiteResult) and one.verdict is not None:
+        tone = tone_of(one.verdict.word)
+    return AssessmentOverview(
+        kind="safety" if isinstance(one, SafetyResult) else "suite",
+        result_id=one.result_id,
+        created_at=one.created_at,
+        title="safety" if isinstance(one, SafetyResult) else one.suite,
+        candidate=shown_reference(one.candidate, shown),
+        run_id=one.run_id,
+        word=word,
+        tone=tone,
+        headline=redact_text(headline, shown),
+        num_tasks=len(one.probes if isinstance(one, SafetyResult) else one.tasks),
+    )
+
+
+def _told(context: Context, spec: type[Result], found: Result) -> Result:
+    """The same without paths of this machine; what rows and models say stays as it is."""
+    tasks = found.tasks if isinstance(found, SuiteResult) else found.probes
+    field = "tasks" if isinstance(found, SuiteResult) else "probes"
+    bare = found.model_copy(update={field: tuple(_with_samples(task, None) for task in tasks)})
+    plain = spec.model_validate(redact_paths(bare.model_dump(mode="json"), home_places(context)))
+    shown = plain.tasks if isinstance(plain, SuiteResult) else plain.probes
+    whole = tuple(_with_samples(task, own.systems) for task, own in zip(shown, tasks, strict=True))
+    return plain.model_copy(update={field: whole})
+
+
+def _with_samples(task: TaskResult, of: Sequence[SystemResult] | None) -> TaskResult:
+    """The task with the samples of these systems, or with none."""
+    sources = [()] * len(task.systems) if of is None else [system.samples for system in of]
+    systems = tuple(
+        system.model_copy(update={"samples": samples}) for system, samples in zip(task.systems, sources, strict=True)
+    )
+    return task.model_copy(update={"systems": systems})

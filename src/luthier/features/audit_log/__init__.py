@@ -1,0 +1,1 @@
+"""The audit log, as a command and a page."""

@@ -1,0 +1,1 @@
+"""Datasets in versions: audited, repaired, split, annotated, compared."""

@@ -1,0 +1,260 @@
+"""Use cases: go through the rows of a dataset's version one by one, say of each what becomes of it, and make the next.
+
+A decision is kept at once and belongs to who made it. Where two people say something of one row the newest word
+counts, and who overrules somebody is told so. Decisions are no deeds of the audit log: the version made of them is one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.records import DatasetVersion, Decision, RowDecision
+from luthier.features.datasets.row_index import open_rows
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.dataset import Row
+    from luthier.core.errors import RowProblem
+    from luthier.ml.data.row_index import RowIndex
+
+Show = Literal["undecided", "all", "accepted", "rejected", "edited"]
+SHOWN: Final[tuple[Show, ...]] = get_args(Show)
+_DECISION_OF: Final[Mapping[str, Decision]] = {"accepted": "accept", "rejected": "reject", "edited": "edit"}
+MOST_ROWS_NAMED: Final = 10_000
+MOST_ROWS_LINKED: Final = 500
+"""Rows that a link to a queue names: an address has to stay short."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The rows that one goes through, by their lines, in the order of the file.
+
+    decisions: of the whole version, by line. only: lines that it is about; empty for all.
+    """
+
+    version: DatasetVersion
+    rows: RowIndex
+    decisions: Mapping[int, RowDecision]
+    show: Show = "undecided"
+    only: tuple[int, ...] = ()
+
+    def having(self, line: int, decision: RowDecision | None) -> Queue:
+        """The queue with another word on a row; None: with none."""
+        others = {one: said for one, said in self.decisions.items() if one != line}
+        return replace(self, decisions=others if decision is None else others | {line: decision})
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """How many rows of the queue were decided, and how; `undecided` and `all` too. Filters do not matter."""
+        about = set(self.only)
+        found = Counter(one.decision for line, one in self.decisions.items() if not about or line in about)
+        total = len(self.only) if self.only else self.rows.num_rows
+        named = {show: found[decision] for show, decision in _DECISION_OF.items()}
+        return named | {"all": total, "decided": found.total(), "undecided": total - found.total()}
+
+    @cached_property
+    def by_author(self) -> list[tuple[str, int]]:
+        """Who decided how many rows of the version, most first."""
+        return Counter(one.author for one in self.decisions.values()).most_common()
+
+    def first(self) -> int | None:
+        """The first line that is shown."""
+        return self.after(0)
+
+    def after(self, line: int) -> int | None:
+        """The next line that is shown; None at the end."""
+        if (few := self._few) is not None:
+            place = bisect_right(few, line)
+            return few[place] if place < len(few) else None
+        return next((one for one in self._lines(line, 1) if one > line and self._is_shown(one)), None)
+
+    def before(self, line: int) -> int | None:
+        """The line before that is shown; None at the start."""
+        if (few := self._few) is not None:
+            place = bisect_left(few, line)
+            return few[place - 1] if place else None
+        return next((one for one in self._lines(line, -1) if one < line and self._is_shown(one)), None)
+
+    def row(self, line: int) -> Row | RowProblem:
+        """The row of a line. Raises NotFoundError."""
+        position = self.rows.position(line)
+        if position is None:
+            raise no_such_row(line)
+        return self.rows.row(position)
+
+    @cached_property
+    def _few(self) -> list[int] | None:
+        """The lines that are shown, where they are known without walking over the file."""
+        if self.only:
+            return [line for line in self.only if self._is_shown(line)]
+        if self.show in _DECISION_OF:
+            return sorted(line for line in self.decisions if self._is_shown(line))
+        return None
+
+    def _is_shown(self, line: int) -> bool:
+        decided = self.decisions.get(line)
+        if self.show == "all":
+            return True
+        if self.show == "undecided":
+            return decided is None
+        return decided is not None and decided.decision == _DECISION_OF[self.show]
+
+    def _lines(self, line: int, step: int) -> Iterator[int]:
+        """From a line on; those that are skipped were decided, so it walks over no more rows than decisions."""
+        start = self.rows.position(line)
+        if start is None:
+            start = 0 if step > 0 else self.rows.num_rows - 1
+        return self.rows.lines(start, step)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision that was kept, and what somebody else had said of the row meanwhile."""
+
+    decision: RowDecision
+    overruled: RowDecision | None = None
+
+
+def open_queue(
+    context: Context,
+    caller: Caller,
+    dataset_id: str,
+    number: int | None,
+    *,
+    show: Show = "undecided",
+    only: tuple[int, ...] = (),
+) -> Queue:
+    """The queue of a version. only: lines, such as those of a finding; what is no row of the file is left out.
+
+    Raises NotFoundError, DataError (a file that cannot be read), WorkError.
+    """
+    version = dataset_versions.get_version(context, caller, dataset_id, number)
+    rows = open_rows(context, caller, version)
+    decisions = {one.row: one for one in context.datasets.decisions(dataset_id, version.number)}
+    there = tuple(sorted(line for line in set(only) if rows.position(line) is not None))
+    if only and not there:
+        raise NotFoundError(
+            "none of the rows that were named is there",
+            expected=f"numbers of rows of version {version.number}",
+            do="name others, or go through all rows",
+        )
+    return Queue(version, rows, decisions, show, there)
+
+
+def decide(
+    context: Context,
+    caller: Caller,
+    queue: Queue,
+    line: int,
+    decision: Decision,
+    *,
+    seen: float | None = None,
+    edited: Mapping[str, Any] | None = None,
+) -> Decided:
+    """Keep what the caller says of a row. seen: the time of the decision that they had before them; None for none.
+
+    Raises NotFoundError (no such row), RequestError (an edit that training could not use, or that says nothing new).
+    """
+    row = queue.row(line)
+    if decision == "edit":
+        edited = _checked(queue, row, edited)
+    made = RowDecision(row=line, decision=decision, edited=None if edited is None else dict(edited), author=caller.name)
+    before = queue.decisions.get(line)
+    kept = context.datasets.decide(queue.version.dataset_id, queue.version.number, made)
+    is_news = before is not None and before.author != caller.name and before.decided_at != seen
+    return Decided(kept, before if is_news else None)
+
+
+def take_back(context: Context, caller: Caller, queue: Queue, line: int | None = None) -> RowDecision | None:
+    """Forget what was said of a row; None: the caller's own newest decision. What it was; None where there is none."""
+    if line is None:
+        own = [one for one in queue.decisions.values() if one.author == caller.name]
+        found = max(own, key=lambda one: (one.decided_at, one.row), default=None)
+    else:
+        found = queue.decisions.get(line)
+    if found is not None:
+        context.datasets.undo_decision(queue.version.dataset_id, queue.version.number, found.row)
+    return found
+
+
+def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = "") -> DatasetVersion:
+    """The next version: without the rejected rows, with the edited ones as they should be, all else byte for byte.
+
+    Raises RequestError where nothing would change, or no row would be left.
+    """
+    from luthier.features.datasets.decided_rows import Counts, decided_rows
+
+    version, changes = queue.version, {one.decision for one in queue.decisions.values()}
+    if not changes & {"reject", "edit"}:
+        raise RequestError(
+            "no row was rejected or edited",
+            expected="a decision that changes something",
+            do="go through the rows first; accepting all of them leaves the version as it is",
+        )
+    rejected = sum(one.decision == "reject" for one in queue.decisions.values())
+    if rejected >= queue.rows.num_rows:
+        raise RequestError("all rows were rejected", expected="a row that is left", do="accept or edit some rows")
+    counts = Counts()
+    stem = version.filename.split(".", 1)[0] or "rows"
+    file = dataset_versions.keep_rows(context, caller, decided_rows(queue, counts), f"{stem}.jsonl")
+    return dataset_versions.add_version(
+        context,
+        caller,
+        version.dataset_id,
+        file,
+        origin="annotation",
+        parent=version.number,
+        note=note,
+        details=counts.as_details(queue),
+    )
+
+
+def parse_lines(text: str) -> tuple[int, ...]:
+    """`3,17,20-25` as numbers. Raises RequestError for what is no such list, and for more than 10,000 of them."""
+    found: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 13 for end in ends):
+            raise RequestError(f"rows={part[:40]!r}", expected="numbers such as 3,17,20-25", do="correct the address")
+        low, high = int(ends[0]), int(ends[-1])
+        if high - low >= MOST_ROWS_NAMED or len(found) + high - low >= MOST_ROWS_NAMED:
+            raise RequestError(
+                f"rows={part[:40]!r}: more rows than can be named at once",
+                expected=f"at most {MOST_ROWS_NAMED:,}",
+                do="name fewer rows, or go through all of them",
+            )
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
+
+
+def named_lines(lines: tuple[int, ...]) -> str:
+    """The text that `parse_lines` reads, neighbours as one range."""
+    parts: list[list[int]] = []
+    for line in lines:
+        if parts and parts[-1][1] == line - 1:
+            parts[-1][1] = line
+        else:
+            parts.append([line, line])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+
+
+def no_such_row(line: int) -> NotFoundError:
+    """What to tell who asks for a row that the file has not."""
+    return NotFoundError(f"no row on line {line}", expected="a row of this version", do="start from the first row")
+
+
+def _checked(queue: Queue, row: Row | RowProblem, edited: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    from luthier.features.datasets.edited_rows import check_edited
+
+    if edited is None:
+        raise RequestError("an edit without a row", expected="the row as it should be", do="open the row and edit it")
+    check_edited(queue.rows, row, edited)
+    return edited

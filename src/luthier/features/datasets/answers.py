@@ -1,0 +1,234 @@
+"""Use case: a teacher answers prompts, so that a student can learn its answers like any other rows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError, RequestError
+from luthier.features.datasets.syntheses import Prices, check_files, check_prices, estimate, refused_file
+from luthier.features.generation.teachers import find_teacher
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.data.answer_prompts import Answered, AnswerOptions, Question
+    from luthier.ml.data.source import Source
+    from luthier.ml.inference.cached import CachedEngine, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """What came out. refused: reason -> how many. num_rows_left: rows that --max-rows left out.
+
+    num_thoughts: answers with a thought of the teacher before them; has_kept_thoughts: whether the rows have these.
+
+    cost_usd: of the new requests at the prices given; None without prices.
+    """
+
+    file: str
+    output: str
+    refused_file: str | None
+    teacher: str
+    num_rows: int
+    num_rows_left: int
+    num_answers: int
+    num_refused: int
+    refused: dict[str, int]
+    teacher_usage: Usage
+    cost_usd: float | None
+    seconds: float
+    num_thoughts: int = 0
+    has_kept_thoughts: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data answer --json`."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Tally:
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[Answered] = field(default_factory=list)
+    num_thoughts: int = 0
+
+
+def answer(
+    context: Context,
+    file: Path,
+    *,
+    teacher: str,
+    output: Path,
+    mapping: Mapping[str, str] | None = None,
+    max_rows: int | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    seed: int = 0,
+    prices: Prices | None = None,
+    force: bool = False,
+    keeps_thoughts: bool = False,
+) -> Answering:
+    """Have a teacher answer the prompt of every row; answers that stand in the rows are replaced.
+
+    The output has a chat row for each answer that was kept; what was refused (empty, cut off, over the context) lies
+    beside it in `<output>.refused.jsonl`, or there is no such file where nothing was. What was answered is kept in the
+    home, so a second run, or one after a stop midway, asks only for the rest. force: replace an output that is there.
+    keeps_thoughts: write what a teacher thought before its answer into the row, too, as `reasoning_content`.
+
+    Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
+    DataError (rows without a prompt; or no answer could be kept, and then the refused file says why), and what an
+    engine raises.
+    """
+    from luthier.ml.data.answer_prompts import AnswerOptions
+    from luthier.ml.data.outputs import check_free_listed
+    from luthier.ml.data.shapes import check_mapping
+    from luthier.ml.data.source import open_source
+
+    options, fields = AnswerOptions(max_new_tokens, temperature, seed, keeps_thoughts), dict(mapping or {})
+    check_mapping(fields)
+    _check(options, max_rows)
+    check_prices(prices)
+    check_files(file, output)
+    start = time.monotonic()
+    source = open_source(file)
+    check_free_listed(output, refused_file(output), force=force)
+    num_found = _check_rows(source, fields, context)
+    num_rows = min(num_found, max_rows or num_found)
+    with closing(find_teacher(context, teacher)) as writer:
+        tally = _write(context, source, fields, num_rows, writer, options, output, prices or Prices())
+    counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
+    if not tally.kept:
+        raise _none_kept(file, writer.name, tally.refused, counts, refused_file(output))
+    return Answering(
+        file=str(file),
+        output=str(output),
+        refused_file=str(refused_file(output)) if tally.refused else None,
+        teacher=writer.name,
+        num_rows=num_rows,
+        num_rows_left=num_found - num_rows,
+        num_answers=len(tally.kept),
+        num_refused=len(tally.refused),
+        refused=counts,
+        teacher_usage=writer.usage,
+        cost_usd=(prices or Prices()).cost(writer.usage),
+        seconds=time.monotonic() - start,
+        num_thoughts=tally.num_thoughts,
+        has_kept_thoughts=keeps_thoughts and tally.num_thoughts > 0,
+    )
+
+
+def _check(options: AnswerOptions, max_rows: int | None) -> None:
+    problems = [
+        ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
+        ("temperature", options.temperature, 0 <= options.temperature < float("inf"), "0 (greedy) or more"),
+        ("max_rows", max_rows, max_rows is None or max_rows >= 1, "at least 1"),
+    ]
+    for name, value, is_right, expected in problems:
+        if not is_right:
+            raise RequestError(f"{name}={value}", expected=expected, do=f"correct {name}")
+
+
+def _check_rows(source: Source, mapping: Mapping[str, str], context: Context) -> int:
+    """The number of rows, all of which have a prompt; nothing is asked of a teacher before that is known."""
+    from luthier.core.dataset import Row
+    from luthier.ml.data.answer_prompts import question_of
+    from luthier.ml.data.bad_field import BadFieldError
+    from luthier.ml.data.formats import problem_in
+    from luthier.ml.data.rows import read_rows
+
+    num_rows, problems = 0, []
+    with context.progress.task("Checking rows", None, "row") as task:
+        for row in read_rows(source):
+            num_rows += 1
+            task.advance()
+            if not isinstance(row, Row):
+                problems.append(row)
+                continue
+            try:
+                question_of(row, mapping)
+            except BadFieldError as error:
+                problems.append(problem_in(row, error, mapping))
+    if problems or not num_rows:
+        raise DataError(
+            f"{len(problems):,} of {num_rows:,} rows of {source.name} hold no prompt that can be answered",
+            expected="rows with prompt, messages, conversations or instruction",
+            do="repair these rows, or map the field: --map prompt=COLUMN",
+            problems=problems,
+        )
+    return num_rows
+
+
+def _questions(source: Source, mapping: Mapping[str, str]) -> Iterator[Question]:
+    from luthier.core.dataset import Row
+    from luthier.ml.data.answer_prompts import question_of
+    from luthier.ml.data.bad_field import BadFieldError
+    from luthier.ml.data.rows import read_rows
+
+    for row in read_rows(source):
+        try:
+            if not isinstance(row, Row):
+                raise BadFieldError("", "", "cannot be read")
+            yield question_of(row, mapping)
+        except BadFieldError as error:
+            raise DataError(
+                f"{source.name} was changed while it was read",
+                expected="a file that stays as it is",
+                do="wait until whatever writes the file is done, then start again",
+            ) from error
+
+
+def _write(
+    context: Context,
+    source: Source,
+    mapping: Mapping[str, str],
+    num_rows: int,
+    teacher: CachedEngine,
+    options: AnswerOptions,
+    output: Path,
+    prices: Prices,
+) -> _Tally:
+    """Write both files; the one with the answers only where there is one."""
+    from luthier.ml.data.answer_prompts import answered_row, answers, refused_row
+    from luthier.ml.data.write_rows import write_rows
+
+    tally, num_done = _Tally(), 0
+    with context.progress.task("Answering prompts", num_rows, "row") as task:
+
+        def batch_done(num_prompts: int) -> None:
+            nonlocal num_done
+            num_done += num_prompts
+            task.advance(num_prompts)
+            task.note(estimate(teacher, num_done, num_rows, prices))
+
+        questions = islice(_questions(source, mapping), num_rows)
+        for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
+            if one.reason is None:
+                tally.num_thoughts += one.thought is not None
+                tally.kept.append(answered_row(one, options, teacher=teacher.name))
+            else:
+                tally.refused.append(one)
+    if tally.refused:
+        write_rows((refused_row(one, options, teacher=teacher.name) for one in tally.refused), refused_file(output))
+    else:
+        refused_file(output).unlink(missing_ok=True)
+    if tally.kept:
+        write_rows(tally.kept, output)
+    return tally
+
+
+def _none_kept(file: Path, teacher: str, refused: list[Answered], counts: dict[str, int], listed: Path) -> DataError:
+    from luthier.ml.data.row_problem import problem_of
+
+    told = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
+    return DataError(
+        f"none of the {len(refused):,} answers that {teacher} wrote to {file.name} could be kept, so no file of "
+        f"answers was written: {told}",
+        expected="answers that come to their end",
+        do=f"read the replies in {listed}; mostly longer answers help (--max-new-tokens)",
+        problems=[problem_of(a.question.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused],
+    )

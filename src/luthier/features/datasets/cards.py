@@ -1,0 +1,143 @@
+"""Dataset cards: what a data file is, in words for people and in two notations for machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import RequestError
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.audit import Audit
+    from luthier.features.datasets.file_audits import AuditOptions
+
+
+@dataclass(frozen=True, slots=True)
+class CardOptions:
+    """What a person says about a dataset; what is left out is written as not stated.
+
+    name: None takes the file's. licence: an SPDX id. languages: ISO 639 codes; none take what the audit finds.
+    """
+
+    name: str | None = None
+    licence: str | None = None
+    description: str | None = None
+    languages: tuple[str, ...] = ()
+    uses: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCard:
+    """A card that was written, with its Croissant document beside it."""
+
+    path: Path
+    croissant: Path
+    audit: Audit
+    metadata: dict[str, Any]
+    num_files: int
+    not_stated: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data card --json`."""
+        return {
+            "card": str(self.path),
+            "croissant": str(self.croissant),
+            "grade": self.audit.grade,
+            "num_rows": self.audit.num_rows,
+            "num_files": self.num_files,
+            "not_stated": list(self.not_stated),
+            "metadata": self.metadata,
+        }
+
+
+def make_card(
+    context: Context,
+    file: Path,
+    output: Path,
+    options: CardOptions | None = None,
+    audit_options: AuditOptions | None = None,
+    *,
+    date: str,
+    command: str,
+    force: bool = False,
+) -> DatasetCard:
+    """Audit a file and write its card (`README.md`) and Croissant (`README.croissant.json` beside it).
+
+    Where the file is one side of a split (`split.json` beside it), the other sides are described too. date: of the
+    audit, ISO 8601. command: how the card was made, shown on it. force: replace files that are there.
+
+    Raises NotFoundError (file, model), DataError (the file cannot be read, or has no rows that can), RequestError
+    (the output is an input), ConflictError (an output is there already).
+    """
+    from luthier.core.errors import DataError
+    from luthier.features.datasets import file_audits as audits
+    from luthier.ml.data.card.croissant import croissant
+    from luthier.ml.data.card.facts import look, split_beside
+    from luthier.ml.data.card.front_matter import front_matter
+    from luthier.ml.data.card.request import CardRequest
+    from luthier.ml.data.card.write import card_text
+    from luthier.ml.data.outputs import check_free, check_outputs
+
+    options = options or CardOptions()
+    beside = croissant_path(output)
+    check_outputs([output, beside], [file])
+    check_free([output, beside], force=force)
+    found = audits.audit(context, file, audit_options).audit
+    split = split_beside(file)
+    looked = {name: look(path, name, context.progress) for name, path in split.files.items()}
+    name = next(name for name, path in split.files.items() if path.name == file.name)
+    described, origins = looked[name]
+    if described.sha256 != found.sha256:
+        raise DataError(
+            f"{file.name} was changed while it was read",
+            expected="a file that stays as it is",
+            do="wait until whatever writes the file is done, then start again",
+        )
+    request = CardRequest(
+        audit=found,
+        described=described,
+        files=tuple(facts for facts, _ in looked.values()),
+        origins=origins,
+        name=options.name or file.name.split(".", 1)[0] or file.name,
+        date=date,
+        command=command,
+        licence=options.licence,
+        description=options.description,
+        languages=options.languages,
+        uses=options.uses,
+        split_note=split.note,
+    )
+    _write(output, card_text(request), beside, croissant(request))
+    return DatasetCard(output, beside, found, front_matter(request), len(request.files), _not_stated(request))
+
+
+def croissant_path(output: Path) -> Path:
+    """`README.croissant.json` for `README.md`. Raises RequestError for a name that no card can have."""
+    if output.suffix.lower() not in (".md", ".markdown"):
+        raise RequestError(
+            f"--output {output}", expected="a Markdown file, such as README.md", do="give it a name that ends in .md"
+        )
+    return output.with_name(f"{output.stem}.croissant.json")
+
+
+def _write(output: Path, card: str, beside: Path, croissant: dict[str, Any]) -> None:
+    import json
+
+    from luthier.ml.charts.page import replace_text
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(output, card)
+    replace_text(beside, json.dumps(croissant, indent=2, ensure_ascii=False) + "\n")
+
+
+def _not_stated(request: Any) -> tuple[str, ...]:
+    known = {
+        "description": request.description,
+        "licence": request.licence_known,
+        "languages": request.languages_known,
+        "uses": request.uses,
+        "sources": request.origins.sources,
+    }
+    return tuple(name for name, value in known.items() if not value)

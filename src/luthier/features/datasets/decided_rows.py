@@ -1,0 +1,66 @@
+"""The rows of a version as decisions leave them, written out a piece at a time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luthier.features.datasets.annotations import Queue
+
+
+@dataclass
+class Counts:
+    """What became of the rows while they were written. num_unreadable: left out, as they are no rows."""
+
+    decided: Counter[str] = field(default_factory=Counter)
+    num_undecided: int = 0
+    num_unreadable: int = 0
+
+    def as_details(self, queue: Queue) -> dict[str, Any]:
+        """For the version that was made."""
+        return {
+            "from_version": queue.version.number,
+            "accepted": self.decided["accept"],
+            "rejected": self.decided["reject"],
+            "edited": self.decided["edit"],
+            "undecided": self.num_undecided,
+            "unreadable": self.num_unreadable,
+            "people": dict(queue.by_author[:50]),
+        }
+
+
+def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
+    """JSONL in pieces; counts are right when the last one was taken.
+
+    A row that was not edited passes through as it stands. Of a file that is no JSONL what could not be read has no
+    bytes to pass through, and is left out.
+    """
+    for line, pieces in queue.rows.pieces():
+        decision = queue.decisions.get(line)
+        if decision is not None:
+            counts.decided[decision.decision] += 1
+        else:
+            counts.num_undecided += 1
+        if decision is not None and decision.decision == "reject":
+            continue
+        if decision is not None and decision.edited is not None:
+            yield _line(decision.edited)
+            continue
+        first = next(pieces)
+        if queue.rows.is_copy and first.startswith(b'"'):
+            counts.num_unreadable += 1
+            continue
+        yield first
+        yield from pieces
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+        return json.dumps(fields, allow_nan=False).encode() + b"\n"

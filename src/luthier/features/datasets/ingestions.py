@@ -1,0 +1,103 @@
+"""Documents to rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.base_model import DEFAULT_BASE_MODEL
+from luthier.core.errors import ModelSourceError, RequestError
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.base_model import LocalModel
+    from luthier.ml.data.ingest import Ingestion
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOutcome:
+    """What was made of documents. `unit`: what lengths are counted in. `outcome`: file with each document's fate."""
+
+    output: Path
+    outcome: Path
+    unit: str
+    ingestion: Ingestion
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data ingest --json`."""
+        return {
+            "output": str(self.output),
+            "outcome": str(self.outcome),
+            "unit": self.unit,
+            "num_reused": self.ingestion.num_reused,
+            **self.ingestion.as_json(),
+        }
+
+
+def ingest(
+    context: Context,
+    places: Sequence[Path],
+    output: Path,
+    *,
+    model: str | None = None,
+    chunk_tokens: int = 512,
+    overlap_tokens: int = 64,
+    licence: str | None = None,
+    num_workers: int | None = None,
+    timeout_seconds: float = 120.0,
+    is_fresh: bool = False,
+    force: bool = False,
+) -> IngestOutcome:
+    """Read the documents in folders and files into rows of text with their provenance.
+
+    model: the base model whose tokens are counted; pulled where it is not there yet. None takes the default base model
+    where it is on this machine already, else words are counted, and the outcome says so. num_workers: None for one a
+    CPU. is_fresh: throw away what an interrupted ingest to the same output has read. force: replace an output that is
+    there.
+
+    Raises NotFoundError, RequestError, ConflictError, DataError (no rows), StorageFullError, ModelSourceError.
+    """
+    if not places:
+        raise RequestError("no documents named", expected="at least one folder or file", do="name what to read")
+    from luthier.core.digest import sha256_file
+    from luthier.ml.data.ingest import ingest as ingest_documents
+    from luthier.ml.data.ingest import outcome_path
+    from luthier.ml.data.ingest_part import IngestSettings
+
+    local, unit = _counted_in(context, model)
+    settings = IngestSettings(
+        chunk_tokens=chunk_tokens,
+        overlap_tokens=overlap_tokens,
+        licence=licence,
+        tokenizer=local.path if local else None,
+        tokenizer_sha256=sha256_file(Path(local.path) / "tokenizer.json") if local else None,
+    )
+    done = ingest_documents(
+        places,
+        output,
+        settings=settings,
+        num_workers=num_workers if num_workers is not None else len(os.sched_getaffinity(0)),
+        progress=context.progress,
+        timeout_seconds=timeout_seconds,
+        is_fresh=is_fresh,
+        force=force,
+    )
+    return IngestOutcome(output, outcome_path(output), unit, done)
+
+
+def _counted_in(context: Context, model: str | None) -> tuple[LocalModel | None, str]:
+    from luthier.ml.inference.models import sources
+
+    if model is not None:
+        local = sources.pull(model, context.home, context.progress)
+        return local, f"tokens of {local.name}"
+    try:
+        found = sources.find(DEFAULT_BASE_MODEL, context.home)
+    except ModelSourceError:  # damaged, which only matters to whom asks for it
+        found = None
+    if found is None:
+        return None, f"words, as no model was given (and {DEFAULT_BASE_MODEL} is not on this machine)"
+    return found, f"tokens of {found.name}, as no other model was given"

@@ -1,0 +1,224 @@
+"""/datasets/{id}/annotate: one row after the other: accept, reject, edit, and a version made of what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from starlette.datastructures import FormData
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, RequestError
+from luthier.features.datasets import annotations as annotation_queue
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.annotations import Queue, Show
+from luthier.features.datasets.pages.annotation_view import Desk
+from luthier.features.datasets.pages.datasets import Number
+from luthier.features.datasets.pages.head import head, waiting_page
+from luthier.features.datasets.records import Decision
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.page_work import Led, page_work
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/datasets/{dataset_id}/annotate")
+
+Edit = Literal["text", "json"]
+_Rows = Annotated[str, Query(max_length=16_000)]
+_RowsOfForm = Annotated[str, Form(max_length=16_000)]
+_WORDS: Final[Mapping[str, str]] = {"accept": "accepted", "reject": "rejected", "edit": "edited"}
+_MOST_FIELDS: Final = 5_000
+
+
+async def _form_of(request: Request) -> FormData:
+    return await request.form(max_fields=_MOST_FIELDS, max_files=0)
+
+
+SentForm = Annotated[FormData, Depends(_form_of)]
+
+
+@router.get("")
+def look(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    dataset_id: str,
+    version: Number = None,
+    show: Show = "undecided",
+    row: int | None = None,
+    rows: _Rows = "",
+    edit: Edit | None = None,
+) -> Response:
+    """The row that was asked for, else the first that is shown."""
+    values = head(context, caller, dataset_id, version, "/annotate")
+    if (waiting := waiting_page(request, context, caller, values)) is not None:
+        return waiting
+    queue = _queue(context, caller, dataset_id, version, show, rows)
+    line = queue.first() if row is None else row
+    return _page(request, context, caller, Desk(queue, line, edit if caller.may("train") else None))
+
+
+@router.post("/decide")
+def decide(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset_id: str,
+    version: Annotated[int, Form()],
+    row: Annotated[int, Form()],
+    decision: Annotated[Literal["accept", "reject"], Form()],
+    seen: Annotated[float | None, Form()] = None,
+    show: Annotated[Show, Form()] = "undecided",
+    rows: _RowsOfForm = "",
+) -> Response:
+    """Keep one decision, and lead to the next row."""
+    queue = _queue(context, caller, dataset_id, version, show, rows)
+    made = annotation_queue.decide(context, caller, queue, row, decision, seen=seen)
+    return _onward(request, context, caller, queue.having(row, made.decision), row, _told(row, decision, made))
+
+
+@router.post("/edit")
+def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: str, form: SentForm) -> Response:
+    """Keep the row as it was edited, and lead to the next; or show what is wrong with it."""
+    from luthier.ml.data.row_text import from_json, with_texts
+
+    version, line = _number(form, "version"), _number(form, "row")
+    queue = _queue(context, caller, dataset_id, version, _show(form), str(form.get("rows", "")))
+    seen = None if not form.get("seen") else _float(form, "seen")
+    mode: Edit = "json" if "json" in form else "text"
+    texts = {name.removeprefix("text:"): str(text) for name, text in form.items() if name.startswith("text:")}
+    try:
+        fields = from_json(str(form["json"])) if mode == "json" else with_texts(Desk(queue, line).fields, texts)
+        made = annotation_queue.decide(context, caller, queue, line, "edit", seen=seen, edited=fields)
+    except RequestError as error:
+        typed = {"json": str(form["json"])} if mode == "json" else texts
+        return _page(request, context, caller, Desk(queue, line, mode, error=error, typed=typed))
+    return _onward(request, context, caller, queue.having(line, made.decision), line, _told(line, "edit", made))
+
+
+@router.post("/undo")
+def undo(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset_id: str,
+    version: Annotated[int, Form()],
+    row: Annotated[int | None, Form()] = None,
+    show: Annotated[Show, Form()] = "undecided",
+    rows: _RowsOfForm = "",
+) -> Response:
+    """Take back what was said of a row, or one's own newest decision, and lead to that row."""
+    queue = _queue(context, caller, dataset_id, version, show, rows)
+    found = annotation_queue.take_back(context, caller, queue, row)
+    if found is None:
+        line = row if row is not None else queue.first()
+        return _lead(request, context, caller, Desk(queue, line, told="there is no decision of yours to take back"))
+    words = f"row {found.row} is undecided again; it was {_WORDS[found.decision]}"
+    return _lead(request, context, caller, Desk(queue.having(found.row, None), found.row, told=words))
+
+
+@router.post("/version")
+def make(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset_id: str,
+    version: Annotated[int, Form()],
+    note: Annotated[str, Form(max_length=5000)] = "",
+) -> Response:
+    """Make the next version of what was said."""
+    queue = annotation_queue.open_queue(context, caller, dataset_id, version)
+
+    def work() -> Led:
+        made = annotation_queue.make_version(context, caller, queue, note=note)
+        counts = made.details
+        words = f"version {made.number} is made: {counts['rejected']} rows left out, {counts['edited']} edited"
+        return Led(f"/datasets/{dataset_id}?version={made.number}", words)
+
+    try:
+        back = f"/datasets/{dataset_id}/annotate?version={version}"
+        return page_work(request).answer(request, "The next version is being made", work, back=back)
+    except RequestError as error:
+        return _page(request, context, caller, Desk(queue, queue.first(), error=error, note=note))
+
+
+@router.get("/news")
+def news(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    dataset_id: str,
+    version: int,
+    row: int,
+    seen: float | None = None,
+) -> Response:
+    """What others have said since the page was made: of the row that is shown, and of how many in all."""
+    version_of = dataset_versions.get_version(context, caller, dataset_id, version)
+    decisions = {one.row: one for one in context.datasets.decisions(dataset_id, version_of.number)}
+    decision = decisions.get(row)
+    is_news = decision is not None and decision.decided_at != seen and decision.author != caller.name
+    values = {"decision": decision if is_news else None, "words": _WORDS}
+    return render(request, "datasets/news.html", values)
+
+
+def _queue(context: Context, caller: Caller, dataset_id: str, version: int | None, show: Show, rows: str) -> Queue:
+    only = annotation_queue.parse_lines(rows)
+    return annotation_queue.open_queue(context, caller, dataset_id, version, show=show, only=only)
+
+
+def _onward(request: Request, context: Context, caller: Caller, queue: Queue, line: int, words: str) -> Response:
+    """To the row behind one that was just decided; at the end to the first that is left, where only some are shown."""
+    following = queue.after(line)
+    if following is None:
+        following = queue.first() if queue.show == "undecided" else line
+    return _lead(request, context, caller, Desk(queue, following, told=words))
+
+
+def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+    if is_fragment_request(request):
+        return _page(request, context, caller, desk)
+    return redirect(request, desk.at(row=desk.line), desk.told)
+
+
+def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+    version = desk.queue.version
+    template = "datasets/desk.html" if is_fragment_request(request) else "datasets/annotate.html"
+    values = head(context, caller, version.dataset_id, version.number, "/annotate")
+    status = 200 if desk.error is None else status_of(desk.error)
+    answer = render(request, template, values | {"desk": desk, "words": _WORDS}, status=status)
+    if is_fragment_request(request):
+        answer.headers["HX-Replace-Url"] = desk.at(row=desk.line, edit=desk.edit)
+    return answer
+
+
+def _told(line: int, decision: Decision, made: annotation_queue.Decided) -> str:
+    words = f"row {line} is {_WORDS[decision]}"
+    if made.overruled is not None:
+        words += f"; {made.overruled.author} had {_WORDS[made.overruled.decision]} it meanwhile, your word counts now"
+    return words
+
+
+def _show(form: FormData) -> Show:
+    found = str(form.get("show", "undecided"))
+    return next((show for show in annotation_queue.SHOWN if show == found), "undecided")
+
+
+def _number(form: FormData, name: str) -> int:
+    text = str(form.get(name, ""))
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise _bad(name, text)
+    return int(text)
+
+
+def _float(form: FormData, name: str) -> float:
+    try:
+        return float(str(form[name]))
+    except ValueError as error:
+        raise _bad(name, str(form[name])) from error
+
+
+def _bad(name: str, text: str) -> LuthierError:
+    return RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="open the page anew")

@@ -1,0 +1,180 @@
+"""Data files: what of them a model will see and learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.core.errors import RequestError
+from luthier.core.recipe import TemplateOption
+from luthier.features.recipes.checks import check_options_are_read
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.dataset import PackedProfile, Shape
+    from luthier.ml.data.preview import Preview
+
+
+@dataclass(frozen=True, slots=True)
+class DataPreview:
+    """The first rows of a file as a model gets them, a preference as its two sides one after the other.
+
+    `num_rows` counts all rows of the file.
+    """
+
+    file: str
+    model: str
+    template: Literal["chat", "plain"]
+    shape: Shape
+    shape_reason: str
+    num_rows: int
+    rows: tuple[Preview, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data preview --json`.
+
+        Where several tokens share one character, its text stands at the first of them; the texts of a row joined are
+        the whole text. `input_ids` and `learned` (0 or 1) are those that training takes: the loss of a row is the
+        cross-entropy of each token with `learned` 1, predicted from all tokens before it.
+        """
+        return {
+            "file": self.file,
+            "model": self.model,
+            "template": self.template,
+            "shape": self.shape,
+            "shape_reason": self.shape_reason,
+            "num_rows": self.num_rows,
+            "rows": [_row_json(row) for row in self.rows],
+        }
+
+
+def preview(
+    context: Context,
+    file: Path,
+    model: str,
+    *,
+    num_rows: int | None = 3,
+    mapping: Mapping[str, str] | None = None,
+    template: Literal["auto", "chat", "plain"] = "auto",
+    template_options: Mapping[str, TemplateOption] | None = None,
+    learn_reasoning: bool | None = None,
+    reset_template: Literal["training"] | None = None,
+) -> DataPreview:
+    """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
+
+    num_rows: None takes all of them. template_options, learn_reasoning, reset_template: as `data` of a recipe has
+    them.
+
+    Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
+    be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one), RecipeError (an option that
+    the template never reads).
+    """
+    if num_rows is not None and num_rows < 1:
+        raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.loss_mask import Learning, tokenise_sides
+    from luthier.ml.data.preview import preview_sides
+
+    loaded = load_file(file, mapping=dict(mapping) if mapping else None)
+    from luthier.ml.inference.models import sources
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+    local = sources.pull(model, context.home, context.progress)
+    chat = ChatTemplate.load(local.path, template, options=template_options)
+    check_options_are_read(template_options or {}, chat, local.name)
+    learning = Learning(reasoning=learn_reasoning, joins=reset_template is not None)
+    shown = loaded.examples[:num_rows]
+    rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat, learning), chat))
+    return DataPreview(
+        file=str(file),
+        model=local.name,
+        template=chat.kind,
+        shape=loaded.shape,
+        shape_reason=loaded.shape_reason,
+        num_rows=loaded.num_rows,
+        rows=rows,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksPreview:
+    """The first blocks that the texts of a file are put into, each with its pieces. packed: how all of them fall.
+
+    shape_reason: which columns are read as what, and which are not used.
+    """
+
+    file: str
+    model: str
+    packed: PackedProfile
+    blocks: tuple[tuple[Preview, ...], ...]
+    shape_reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data preview --block-tokens --json`."""
+        return {
+            "file": self.file,
+            "model": self.model,
+            "shape_reason": self.shape_reason,
+            "packed": self.packed.model_dump(mode="json"),
+            "blocks": [[_row_json(piece) for piece in block] for block in self.blocks],
+        }
+
+
+def preview_blocks(
+    context: Context,
+    file: Path,
+    model: str,
+    block_tokens: int,
+    *,
+    num_blocks: int | None = 3,
+    mapping: Mapping[str, str] | None = None,
+    template: Literal["auto", "chat", "plain"] = "auto",
+) -> BlocksPreview:
+    """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
+
+    num_blocks: None takes all of them.
+
+    Raises what `preview` raises, and RecipeError for rows that are no plain texts and for blocks too small.
+    """
+    if num_blocks is not None and num_blocks < 1:
+        raise RequestError(f"num_blocks={num_blocks}", expected="at least 1", do="ask for one block or more")
+    from luthier.core.recipe import ObjectiveRecipe
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.packing import pack_texts, piece_of
+    from luthier.ml.data.preview import preview as preview_row
+    from luthier.ml.inference.models import sources
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.planning.objectives import check_shape
+
+    loaded = load_file(file, mapping=dict(mapping) if mapping else None)
+    check_shape(ObjectiveRecipe(name="pretraining"), loaded.shape)
+    local = sources.pull(model, context.home, context.progress)
+    chat = ChatTemplate.load(local.path, template)
+    packed = pack_texts(loaded.examples, chat, block_tokens, context.progress)
+    texts = {example.id: example for example in loaded.examples}
+    blocks = tuple(
+        tuple(replace(preview_row(texts[piece_of(piece.id)], piece, chat), id=piece.id) for piece in block)
+        for block in packed.blocks[:num_blocks]
+    )
+    return BlocksPreview(str(file), local.name, packed.profile, blocks, loaded.shape_reason)
+
+
+def _row_json(row: Preview) -> dict[str, Any]:
+    tokens = [
+        {"id": token, "text": span.text if index == 0 else "", "learned": span.learned}
+        for span in row.spans
+        for index, token in enumerate(span.token_ids)
+    ]
+    return {
+        "id": row.id,
+        "side": row.side,
+        "part": row.part,
+        "joined": row.joined,
+        "num_tokens": row.num_tokens,
+        "num_trained_tokens": row.num_trained_tokens,
+        "input_ids": list(row.input_ids),
+        "learned": list(row.loss_mask),
+        "tokens": tokens,
+    }

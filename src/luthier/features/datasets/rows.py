@@ -1,0 +1,198 @@
+"""Use cases: look at the rows of a version: how many, of which shape and why, and a page of them as they stand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset import Row
+from luthier.core.errors import DataError, RowProblem, WorkError
+from luthier.features.datasets.records import DatasetVersion
+from luthier.features.datasets.row_index import RETRY_SECONDS, is_small, open_rows
+from luthier.features.files.references import answer_about
+from luthier.platform.files import service as files
+from luthier.platform.files.records import StoredFile
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redacted_errors
+from luthier.platform.processes.result_cache import Kept, Subject, begin, keep, kept
+
+if TYPE_CHECKING:
+    from luthier.ml.data.row_index import RowIndex
+
+_READING: Final = 2
+"""Counts up where files are read otherwise than before, so that what was kept of them is computed again."""
+_MOST_CELL_CHARACTERS: Final = 20_000
+_MOST_COLUMNS: Final = 40
+_MOST_PROBLEMS: Final = 20
+
+
+def look(context: Context, project_id: str, file: StoredFile) -> Kept:
+    """What `look_at` finds, once it is found; a small file is looked at now, for others that is begun."""
+    subject = _subject(file.sha256, file.filename)
+    found = kept(context, subject)
+    # Also where it was found in the future: the clock was set back since.
+    is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= RETRY_SECONDS
+    if found.state != "unasked" and not is_over:
+        return found
+    if is_small(file.filename, file.num_bytes):
+        return keep(context, subject, lambda: _of_small(context, file, look_at))
+
+    def answer() -> dict[str, Any]:
+        told = answer_about(context, project_id, "look", file.file_id, {})
+        context.datasets.learn_num_rows(file.file_id, told["num_rows"])
+        return told
+
+    return begin(context, subject, answer)
+
+
+def _subject(sha256: str, filename: str) -> Subject:
+    return Subject(sha256, "look", {"suffix": files.suffix_of(filename), "reading": _READING})
+
+
+def look_of(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
+    """`look` for the file of a version. Raises NotFoundError."""
+    return look(context, caller.project_id, files.get_file(context, caller.project_id, version.file_id))
+
+
+def known_shape(context: Context, version: DatasetVersion) -> str | None:
+    """The shape of a version where it was found out already."""
+    found = kept(context, _subject(version.sha256, version.filename))
+    return None if found.answer is None else found.answer["shape"]
+
+
+def rows_page(
+    context: Context,
+    caller: Caller,
+    version: DatasetVersion,
+    *,
+    start: int = 0,
+    num: int = 20,
+    lines: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """A page of the rows, as `read_page` says; of a large file by its index, so that no page costs more than another.
+
+    Raises NotFoundError, DataError, WorkError.
+    """
+    if is_small(version.filename, version.num_bytes):
+        file = files.get_file(context, caller.project_id, version.file_id)
+        return _of_small(context, file, lambda path: read_page(path, start=start, num=num, lines=lines))
+    return _indexed_page(open_rows(context, caller, version), start, num, lines)
+
+
+def look_at(path: Path) -> dict[str, Any]:
+    """How many rows a file has, their columns, their shape and why it is that one; what is wrong where there is none.
+
+    Raises NotFoundError and DataError where the file as a whole cannot be read.
+    """
+    from luthier.ml.data.rows import read_as, read_rows
+    from luthier.ml.data.shapes import ShapeDetector
+    from luthier.ml.data.source import open_source
+
+    source = open_source(path)
+    detector, num_unreadable = ShapeDetector(source.name, {}, read_as(source)), 0
+    problems: list[dict[str, Any]] = []
+    for row in read_rows(source):
+        if isinstance(row, Row):
+            detector.add(row)
+        else:
+            num_unreadable += 1
+            if len(problems) < _MOST_PROBLEMS:
+                problems.append(_problem(row))
+    shape, reason, do = None, "no row could be read", "see what is wrong with the rows"
+    if detector.num_rows:
+        try:
+            shape, reason = detector.decide(group=None)
+        except DataError as error:
+            reason, do = error.came, error.do
+    return {
+        "num_rows": detector.num_rows + num_unreadable,
+        "num_unreadable": num_unreadable,
+        "problems": problems,
+        "columns": list(islice(detector.columns, _MOST_COLUMNS)),
+        "num_columns": len(detector.columns),
+        "shape": shape,
+        "reason": reason,
+        "do": "" if shape else do,
+    }
+
+
+def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None = None) -> dict[str, Any]:
+    """`num` rows of a file behind the first `start`: of all rows, or of those on the lines that are given (ascending).
+
+    Each row has its line, its fields as cells, and what is wrong with it where it cannot be read. A cell has a kind
+    (`text`, `json`, `turns`), its text (cut at 20,000 characters) and how many characters it has.
+
+    Raises NotFoundError and DataError where the file as a whole cannot be read.
+    """
+    from luthier.ml.data.read_json import read_jsonl
+    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.source import open_source
+
+    source = open_source(path)
+    is_jsonl = source.format == "jsonl"  # whose other rows need not even be parsed
+    if lines is not None:
+        wanted = set(lines[start : start + num])
+        rows = read_jsonl(source, lambda _, line: line in wanted) if is_jsonl else read_rows(source)
+        found = list(islice((row for row in rows if row.line in wanted), len(wanted)))
+        return {"rows": [_row(row) for row in found], "has_more": start + num < len(lines)}
+    if is_jsonl:
+        some = list(islice(read_jsonl(source, lambda place, _: place >= start), num + 1))
+    else:
+        some = list(islice(read_rows(source), start, start + num + 1))
+    return {"rows": [_row(row) for row in some[:num]], "has_more": len(some) > num}
+
+
+def _indexed_page(rows: RowIndex, start: int, num: int, lines: Sequence[int] | None) -> dict[str, Any]:
+    if lines is None:
+        places = list(range(start, min(start + num, rows.num_rows)))
+        has_more = start + num < rows.num_rows
+    else:
+        places = [place for line in lines[start : start + num] if (place := rows.position(line)) is not None]
+        has_more = start + num < len(lines)
+    return {"rows": [_row(rows.row(place)) for place in places], "has_more": has_more}
+
+
+def _row(row: Row | RowProblem) -> dict[str, Any]:
+    if isinstance(row, RowProblem):
+        return {"line": row.line, "cells": {}, "problem": _problem(row)["reason"]}
+    return {"line": row.line, "cells": {name: cell_of(value) for name, value in row.fields.items()}, "problem": None}
+
+
+def cell_of(value: Any) -> dict[str, Any]:
+    """A value of a row as it is shown: kind, text, number of characters, and the turns of a conversation."""
+    if isinstance(value, str):
+        return {"kind": "text", "text": value[:_MOST_CELL_CHARACTERS], "num_characters": len(value)}
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    cell = {"kind": "json", "text": text[:_MOST_CELL_CHARACTERS], "num_characters": len(text)}
+    if len(text) <= _MOST_CELL_CHARACTERS and (turns := _turns(value)):
+        return cell | {"kind": "turns", "turns": turns}
+    return cell
+
+
+def _turns(value: Any) -> list[list[str]]:
+    """Role and text of each turn, where a value is a conversation and nothing of it would be left out; else none."""
+    if not isinstance(value, list):
+        return []
+    turns = []
+    for turn in value:
+        for role, text in (("role", "content"), ("from", "value")):
+            is_turn = isinstance(turn, dict) and turn.keys() == {role, text}
+            if is_turn and isinstance(turn[role], str) and isinstance(turn[text], str):
+                turns.append([turn[role], turn[text]])
+    return turns if len(turns) == len(value) else []
+
+
+def _problem(problem: RowProblem) -> dict[str, Any]:
+    reason = " ".join(part for part in (problem.field, problem.value, problem.reason) if part)
+    return {"line": problem.line, "reason": reason}
+
+
+def _of_small(context: Context, file: StoredFile, answer: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    path = files.local_path(context, file)
+    with redacted_errors({str(path): file.filename, path.name: file.filename}):
+        return answer(path)

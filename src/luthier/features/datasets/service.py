@@ -1,0 +1,213 @@
+"""Use cases: the datasets of a project: bring one, add a version to it, look at the versions, and find their files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.ids import new_id
+from luthier.features.datasets.records import Dataset, DatasetVersion, Origin
+from luthier.features.datasets.rows import look
+from luthier.platform.audit_log.service import deed_of
+from luthier.platform.files import service as files
+from luthier.platform.files.incoming import IncomingFile
+from luthier.platform.files.records import StoredFile
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redacted_errors
+
+ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".xlsx")
+_DOCUMENT_SUFFIXES: Final = frozenset(
+    (".pdf", ".docx", ".doc", ".pptx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
+)
+_MOST_NAME_CHARACTERS: Final = 100
+_MOST_NOTE_CHARACTERS: Final = 1000
+
+
+def create_dataset(
+    context: Context,
+    caller: Caller,
+    name: str,
+    file: StoredFile,
+    *,
+    origin: Origin = "upload",
+    note: str = "",
+    details: dict[str, Any] | None = None,
+) -> tuple[Dataset, DatasetVersion]:
+    """Make a dataset of a file of the project. Raises RequestError for a name, ConflictError where it is taken."""
+    name = name.strip()
+    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+        raise RequestError(
+            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a dataset",
+            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            do="choose such a name",
+        )
+    dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
+    first = _version(context, caller, dataset.dataset_id, file, origin, None, note, details)
+    deed = deed_of(caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
+    return context.datasets.add(dataset, first, deed)
+
+
+def add_version(
+    context: Context,
+    caller: Caller,
+    dataset_id: str,
+    file: StoredFile,
+    *,
+    origin: Origin,
+    parent: int | None,
+    note: str = "",
+    details: dict[str, Any] | None = None,
+) -> DatasetVersion:
+    """Add a version to a dataset of the project. Raises NotFoundError for the dataset or the parent."""
+    context.datasets.get(caller.project_id, dataset_id)
+    if parent is not None:
+        get_version(context, caller, dataset_id, parent)
+    version = _version(context, caller, dataset_id, file, origin, parent, note, details)
+    deed = deed_of(caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin})
+    return context.datasets.add_version(version, deed)
+
+
+def check_filename(filename: str) -> None:
+    """Refuse what holds no rows by its name, and say what makes rows of it. Raises RequestError."""
+    suffix = files.suffix_of(filename)
+    if suffix.removesuffix(".gz") in ROW_SUFFIXES:
+        return
+    is_document = suffix in _DOCUMENT_SUFFIXES
+    raise RequestError(
+        f"{files.safe_filename(filename)!r} is a document, and no file of rows"
+        if is_document
+        else f"{files.safe_filename(filename)!r} does not end as a file of rows does",
+        expected=f"a file that ends in {', '.join(ROW_SUFFIXES)}, each also with .gz",
+        do="make rows of it first: luthier data ingest FILE --output rows.jsonl"
+        if is_document
+        else "rename it to what it holds, or export the rows as JSONL or CSV",
+    )
+
+
+def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filename: str) -> StoredFile:
+    """Make a file of the project of what came in, if it can hold rows; else nothing of it is kept.
+
+    Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
+    """
+    from luthier.ml.data.rows import read_as
+    from luthier.ml.data.source import open_source
+
+    check_filename(filename)
+    file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
+    try:
+        path = files.local_path(context, file)
+        with redacted_errors({str(path): file.filename, path.name: file.filename}):
+            source = open_source(path)
+            if source.format == "xlsx":
+                read_as(source)  # which sheet holds the rows: with two, nothing of the file can be used
+    except BaseException:
+        files.delete_file(context, caller.project_id, file.file_id)
+        raise
+    return file
+
+
+def adopt_file(context: Context, caller: Caller, name: str, file_id: str, *, note: str = "") -> DatasetVersion:
+    """Make a dataset of a file that the API has brought; it stays the API's when the dataset is removed.
+
+    Raises NotFoundError, RequestError (it holds no rows), ConflictError (the name is taken).
+    """
+    file = files.get_file(context, caller.project_id, file_id)
+    check_filename(file.filename)
+    return create_dataset(context, caller, name, file, note=note, details={"adopted": True})[1]
+
+
+def keep_rows(context: Context, caller: Caller, blocks: Iterable[bytes], filename: str) -> StoredFile:
+    """Make a file of the project, to train on, of what is written; for `create_dataset` and `add_version`."""
+    with files.incoming_file(context) as incoming:
+        for block in blocks:
+            incoming.write(block)
+        return files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
+
+
+def list_datasets(context: Context, caller: Caller) -> list[tuple[Dataset, DatasetVersion]]:
+    """The datasets of the caller's project with their newest versions; what was changed last comes first."""
+    return context.datasets.list(caller.project_id)
+
+
+def show_dataset(context: Context, caller: Caller, dataset_id: str) -> tuple[Dataset, Sequence[DatasetVersion]]:
+    """A dataset and its versions, newest first. Raises NotFoundError."""
+    dataset = context.datasets.get(caller.project_id, dataset_id)
+    return dataset, context.datasets.versions(dataset_id)
+
+
+def get_version(context: Context, caller: Caller, dataset_id: str, number: int | None = None) -> DatasetVersion:
+    """A version of a dataset of the project; None: the newest. Raises NotFoundError."""
+    _, versions = show_dataset(context, caller, dataset_id)
+    for version in versions:
+        if number in (None, version.number):
+            return version
+    raise NotFoundError(
+        f"no version {number} of dataset {dataset_id}",
+        expected=f"a number from 1 to {versions[0].number}",
+        do="see the versions of the dataset",
+    )
+
+
+def path_of(context: Context, caller: Caller, version: DatasetVersion) -> Path:
+    """The rows of a version, as a file that is proved by its digest and read-only. Raises NotFoundError, WorkError."""
+    return files.local_path(context, files.get_file(context, caller.project_id, version.file_id))
+
+
+def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
+    """Forget a dataset with all versions, and delete the files that were brought or made for it alone.
+
+    Raises NotFoundError.
+    """
+    dataset, versions = show_dataset(context, caller, dataset_id)
+    deed = deed_of(caller, "dataset.removed", dataset_id, {"name": dataset.name})
+    context.datasets.remove(caller.project_id, dataset_id, deed)
+    for version in versions:
+        if version.details.get("adopted"):
+            continue
+        with contextlib.suppress(NotFoundError, ConflictError):  # gone already, or another dataset holds it too
+            files.delete_file(context, caller.project_id, version.file_id)
+
+
+def _version(
+    context: Context,
+    caller: Caller,
+    dataset_id: str,
+    file: StoredFile,
+    origin: Origin,
+    parent: int | None,
+    note: str,
+    details: dict[str, Any] | None,
+) -> DatasetVersion:
+    if len(note) > _MOST_NOTE_CHARACTERS:
+        raise RequestError(
+            f"a note of {len(note):,} characters",
+            expected=f"at most {_MOST_NOTE_CHARACTERS:,}",
+            do="say it in fewer words",
+        )
+    return DatasetVersion(
+        dataset_id=dataset_id,
+        number=1,
+        file_id=file.file_id,
+        filename=file.filename,
+        sha256=file.sha256,
+        num_bytes=file.num_bytes,
+        num_rows=_num_rows(context, caller, file),
+        origin=origin,
+        parent=parent,
+        author=caller.name,
+        note=note.strip(),
+        details=details or {},
+    )
+
+
+def _num_rows(context: Context, caller: Caller, file: StoredFile) -> int | None:
+    """How many rows a file has, well-formed or not; None where that cannot be found out, or not in a moment."""
+    try:
+        found = look(context, caller.project_id, file)
+    except LuthierError:
+        return None
+    return None if found.answer is None else int(found.answer["num_rows"])

@@ -1,0 +1,328 @@
+"""Use case: question and answer pairs, or instructions, out of passages, with what was refused and what it cost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from luthier.core.errors import DataError, RequestError, RowProblem
+from luthier.features.generation.teachers import find_teacher
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.data.source import Source
+    from luthier.ml.data.synthesise import Attempt, Passage, SynthesisOptions
+    from luthier.ml.inference.cached import CachedEngine, Usage
+
+Kind = Literal["qa", "instruction"]
+_OUTPUT_ENDINGS: Final = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars for a million tokens of the teacher. None: not given, and then no cost is claimed."""
+
+    input_usd: float | None = None
+    output_usd: float | None = None
+
+    def cost(self, usage: Usage) -> float | None:
+        """What the new requests cost; those out of the cache cost nothing. None without both prices."""
+        if self.input_usd is None or self.output_usd is None:
+            return None
+        return (usage.num_prompt_tokens * self.input_usd + usage.num_new_tokens * self.output_usd) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """What came out. refused: reason -> how many pairs. cost_usd: of the new requests; cost_note says what it covers.
+
+    num_rows_left: rows of the file that --max-rows left out. mean_support: over the pairs that were kept.
+    """
+
+    file: str
+    output: str
+    refused_file: str | None
+    kind: Kind
+    teacher: str
+    judge: str | None
+    min_support: float
+    num_rows: int
+    num_rows_left: int
+    num_pairs: int
+    num_refused: int
+    refused: dict[str, int]
+    mean_support: float
+    teacher_usage: Usage
+    judge_usage: Usage | None
+    cost_usd: float | None
+    cost_note: str
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data synthesise --json`."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Tally:
+    num_pairs: int = 0
+    support: float = 0.0
+    refused: list[Attempt] = field(default_factory=list)
+
+
+def synthesise(
+    context: Context,
+    file: Path,
+    *,
+    teacher: str,
+    output: Path,
+    kind: Kind = "qa",
+    pairs_per_passage: int = 1,
+    judge: str | None = None,
+    min_support: float = 0.6,
+    max_rows: int | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    prices: Prices | None = None,
+    force: bool = False,
+) -> Synthesis:
+    """Have a teacher write pairs from the `text` of each row, and keep those that the passage supports.
+
+    The output has the rows that were kept; what was refused lies beside it in `<output>.refused.jsonl`, or there is no
+    such file where nothing was. max_rows: only the first rows. What was answered is kept in the home, so a second run,
+    or one after a stop midway, asks only for the rest. force: replace an output that is there.
+
+    Raises RequestError (impossible options), ConflictError (an output is there), NotFoundError (file, model),
+    DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
+    raises.
+    """
+    from luthier.ml.data.outputs import check_free_listed
+    from luthier.ml.data.source import open_source
+    from luthier.ml.data.synthesise import SynthesisOptions
+
+    options = SynthesisOptions(kind, pairs_per_passage, min_support, max_new_tokens, temperature, seed)
+    _check(options, max_rows, prices, file, output)
+    start = time.monotonic()
+    source = open_source(file)
+    check_free_listed(output, refused_file(output), force=force)
+    num_found = _check_rows(source, context)
+    num_rows = min(num_found, max_rows or num_found)
+    with ExitStack() as stack:
+        writer, examiner = _engines(context, stack, teacher, judge)
+        tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices())
+    listed = refused_file(output)
+    if not tally.num_pairs:
+        raise _none_kept(file, writer.name, tally.refused, listed)
+    cost, note = _cost(prices or Prices(), writer, examiner)
+    return Synthesis(
+        file=str(file),
+        output=str(output),
+        refused_file=str(listed) if tally.refused else None,
+        kind=kind,
+        teacher=writer.name,
+        judge=examiner.name if examiner else None,
+        min_support=min_support,
+        num_rows=num_rows,
+        num_rows_left=num_found - num_rows,
+        num_pairs=tally.num_pairs,
+        num_refused=len(tally.refused),
+        refused=_counts(tally.refused),
+        mean_support=tally.support / tally.num_pairs,
+        teacher_usage=writer.usage,
+        judge_usage=examiner.usage if examiner is not None and examiner is not writer else None,
+        cost_usd=cost,
+        cost_note=note,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _engines(
+    context: Context, stack: ExitStack, teacher: str, judge: str | None
+) -> tuple[CachedEngine, CachedEngine | None]:
+    writer = stack.enter_context(closing(find_teacher(context, teacher)))
+    if judge is None or judge == teacher:
+        return writer, None if judge is None else writer
+    return writer, stack.enter_context(closing(find_teacher(context, judge)))
+
+
+def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | None, file: Path, output: Path) -> None:
+    problems = [
+        ("pairs_per_passage", options.pairs_per_passage, options.pairs_per_passage >= 1, "at least 1"),
+        ("min_support", options.min_support, 0 <= options.min_support <= 1, "a fraction from 0 to 1"),
+        ("max_new_tokens", options.max_new_tokens, options.max_new_tokens >= 1, "at least 1"),
+        ("temperature", options.temperature, options.temperature >= 0, "0 (greedy) or more"),
+        ("max_rows", max_rows, max_rows is None or max_rows >= 1, "at least 1"),
+    ]
+    for name, value, is_right, expected in problems:
+        if not is_right:
+            raise RequestError(f"{name}={value}", expected=expected, do=f"correct {name}")
+    check_prices(prices)
+    check_files(file, output)
+
+
+def check_prices(prices: Prices | None) -> None:
+    """Raise RequestError for one price without the other, and for what is no price."""
+    given = [price for price in (prices.input_usd, prices.output_usd) if price is not None] if prices else []
+    if len(given) == 1 or any(not 0 <= price < float("inf") for price in given):
+        raise RequestError(
+            f"prices {prices}",
+            expected="US dollars a million tokens, 0 or more, for input and output both",
+            do="give --price-input and --price-output, or neither",
+        )
+
+
+def check_files(file: Path, output: Path) -> None:
+    """Raise RequestError for an output that is no .jsonl file, or one of the files that are read."""
+    if output.suffix.lower() not in _OUTPUT_ENDINGS or output.is_dir():
+        raise RequestError(
+            f"output {str(output)!r}", expected="a file that ends in .jsonl", do="name it like pairs.jsonl"
+        )
+    if file.exists() and file.resolve() in (output.resolve(), refused_file(output).resolve()):
+        raise RequestError(
+            f"the output {output} would replace the rows themselves",
+            expected="another file",
+            do="choose another name for -o",
+        )
+
+
+def _check_rows(source: Source, context: Context) -> int:
+    """The number of rows, all of which have a `text`; nothing is asked of a teacher before that is known."""
+    from luthier.core.dataset import Row
+    from luthier.ml.data.bad_field import BadFieldError, require_text
+    from luthier.ml.data.formats import problem_in
+    from luthier.ml.data.rows import read_rows
+
+    num_rows, problems = 0, []
+    with context.progress.task("Checking rows", None, "row") as task:
+        for row in read_rows(source):
+            num_rows += 1
+            task.advance()
+            if isinstance(row, Row):
+                try:
+                    require_text(row.fields, "text")
+                except BadFieldError as error:
+                    problems.append(problem_in(row, error, {}))
+            else:
+                problems.append(row)
+    if problems or not num_rows:
+        raise DataError(
+            f"{len(problems):,} of {num_rows:,} rows of {source.name} hold no passage",
+            expected="rows with their passage in `text`, as `luthier data ingest` writes them",
+            do="make the rows with `luthier data ingest`, or repair these",
+            problems=problems,
+        )
+    return num_rows
+
+
+def _passages(source: Source) -> Iterator[Passage]:
+    from luthier.core.dataset import Row
+    from luthier.ml.data.provenance import PROVENANCE
+    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.synthesise import Passage
+
+    for row in read_rows(source):
+        if not isinstance(row, Row) or not isinstance(row.fields.get("text"), str):
+            raise DataError(
+                f"{source.name} was changed while it was read",
+                expected="a file that stays as it is",
+                do="wait until whatever writes the file is done, then start again",
+            )
+        provenance = row.fields.get(PROVENANCE)
+        yield Passage(row.id, row.fields["text"], provenance if isinstance(provenance, dict) else {})
+
+
+def _write(
+    context: Context,
+    source: Source,
+    num_rows: int,
+    teacher: CachedEngine,
+    judge: CachedEngine | None,
+    options: SynthesisOptions,
+    output: Path,
+    prices: Prices,
+) -> _Tally:
+    """Write both files; the one with the pairs only where there is a pair."""
+    from luthier.ml.data.synthesise import attempts, refused_row_of, row_of
+    from luthier.ml.data.write_rows import write_rows
+
+    tally, kept = _Tally(), []
+    judge_name = judge.name if judge is not None else None
+    with context.progress.task("Writing pairs", num_rows, "row") as task:
+        num_done = 0
+
+        def batch_done(num_passages: int) -> None:
+            nonlocal num_done
+            num_done += num_passages
+            task.advance(num_passages)
+            task.note(estimate(teacher, num_done, num_rows, prices))
+
+        passages = islice(_passages(source), num_rows)
+        for attempt in attempts(passages, teacher, judge, options, context.progress, batch_done=batch_done):
+            if attempt.reason is None and attempt.support is not None:
+                tally.num_pairs += 1
+                tally.support += attempt.support.fraction
+                kept.append(row_of(attempt, options, teacher=teacher.name, judge=judge_name))
+            else:
+                tally.refused.append(attempt)
+    rows = (refused_row_of(a, options, teacher=teacher.name, judge=judge_name) for a in tally.refused)
+    if tally.refused:
+        write_rows(rows, refused_file(output))
+    else:
+        refused_file(output).unlink(missing_ok=True)
+    if kept:
+        write_rows(kept, output)
+    return tally
+
+
+def estimate(teacher: CachedEngine, num_done: int, num_rows: int, prices: Prices) -> str:
+    """What the whole file will take, in words, from the rows so far; new requests only."""
+    usage, factor = teacher.usage, num_rows / num_done
+    if not usage.num_requests:
+        return "all from the cache so far"
+    tokens = f"about {usage.num_prompt_tokens * factor:,.0f} + {usage.num_new_tokens * factor:,.0f} tokens in all"
+    cost = prices.cost(usage)
+    return tokens if cost is None else f"{tokens}, {cost * factor:.2f} USD"
+
+
+def _cost(prices: Prices, teacher: CachedEngine, judge: CachedEngine | None) -> tuple[float | None, str]:
+    cost = prices.cost(teacher.usage)
+    if cost is None:
+        return None, "no prices were given, so no cost is claimed"
+    if judge is None:
+        return cost, "the teacher's new tokens at the prices given"
+    if judge is teacher:
+        return cost, "the new tokens of teacher and judge, which are one, at the prices given"
+    return cost, "the teacher's new tokens at the prices given; the judge's are not in it, since it has no prices"
+
+
+def _counts(refused: list[Attempt]) -> dict[str, int]:
+    return dict(Counter(str(attempt.reason) for attempt in refused).most_common())
+
+
+def refused_file(output: Path) -> Path:
+    """Where what was refused is listed."""
+    return output.with_name(f"{output.name}.refused.jsonl")
+
+
+def _none_kept(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
+    from luthier.ml.data.row_problem import problem_of
+
+    counts = ", ".join(f"{number:,} {reason}" for reason, number in _counts(refused).items())
+    problems: list[RowProblem] = [
+        problem_of(a.passage.id, value="", reason=f"{a.reason}: {a.explanation}") for a in refused
+    ]
+    return DataError(
+        f"none of the {len(refused):,} pairs that {teacher} was asked to write from {file.name} could be kept, so no "
+        f"file of pairs was written: {counts}",
+        expected="pairs whose answers stand in their passage",
+        do=f"read the replies in {refused_file}; mostly a larger, instruction-tuned teacher helps, or longer answers "
+        "(--max-new-tokens) where replies were cut off",
+        problems=problems,
+    )

@@ -1,0 +1,1 @@
+"""Names that route to models, with canary releases."""

@@ -1,0 +1,199 @@
+"""Use case: hold canaries against the rest of their deployments, and take back one that is worse, saying why.
+
+server's periodic look -> watch_canaries -> traffic, feedback -> monitor.canary -> rollback, audit log, watches
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.access import Caller
+from luthier.core.canary_watch import CanaryRules, CanaryWatch
+from luthier.core.deployment import Deployment
+from luthier.core.digest import sha256_bytes
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.features.deployments import service as deployments
+from luthier.features.deployments.canary_frame import Told, canary_frame
+from luthier.platform.audit_log import service as audit_log
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    import polars as pl
+
+log = logging.getLogger("luthier.features")
+
+_SEEN: Final = "canary"
+_RULES: Final = "canary_rules"
+_WATCHER: Final = "canary watch"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a look is about, and what it has to know of how the traffic was kept."""
+
+    deployment: Deployment
+    canary: str
+    fraction: float
+    rules: CanaryRules
+
+
+def watch_canaries(context: Context) -> list[CanaryWatch]:
+    """Look at every canary of every project, once; what was seen of each. For a server to call now and then.
+
+    How often it is called changes nothing but how soon a thing is seen: see `monitor.canary.looks`. What goes wrong
+    with one of them is logged, and the others are looked at all the same.
+    """
+    seen = []
+    for project in context.access.projects():
+        for deployment in context.deployments.list(project.project_id):
+            if deployment.revision.canary is None:
+                continue
+            try:
+                seen.append(watch_canary(context, Caller(project_id=project.project_id), deployment.name))
+            except LuthierError as error:
+                log.error("the canary of %s was not looked at: %s", deployment.name, error.came)
+    return seen
+
+
+def watch_canary(context: Context, caller: Caller, name: str, *, may_roll_back: bool = True) -> CanaryWatch:
+    """Look at the canary of one deployment, and roll it back where it is worse and the rules say so.
+
+    Raises NotFoundError for the name, ConflictError where no canary is being tried.
+    """
+    from luthier.ml.drift.canary.compare import compare
+
+    look = _look(context, caller, name)
+    revision = look.deployment.revision
+    if (same := _still(context, look)) is not None:
+        context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
+        return same
+    frame, told = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
+    found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
+    watch = CanaryWatch(
+        project_id=caller.project_id,
+        name=name,
+        canary=look.canary,
+        revision=revision.number,
+        at=context.access.now(),
+        since=revision.created_at,
+        state=found.state,
+        sentence=found.sentence,
+        look=found.look,
+        num_canary=found.num_canary,
+        num_rest=found.num_rest,
+        num_seen=found.num_seen,
+        next_at=found.next_at,
+        signals=found.signals,
+        cautions=_cautions(frame, told),
+    )
+    if watch.state == "worse" and may_roll_back:
+        watch = _taken_back(context, look, watch)
+    context.watches.put(caller.project_id, _SEEN, name, watch.model_dump_json())
+    return watch
+
+
+def last_seen(context: Context, caller: Caller, name: str) -> CanaryWatch | None:
+    """What was seen of the last canary of a deployment when it was last looked at; None where none ever was."""
+    document = context.watches.get(caller.project_id, _SEEN, name)
+    return None if document is None else CanaryWatch.model_validate_json(document)
+
+
+def rules_of(context: Context, project_id: str, name: str) -> CanaryRules:
+    """The rules of a deployment's canaries: its own, else the usual ones."""
+    document = context.watches.get(project_id, _RULES, name)
+    return CanaryRules() if document is None else CanaryRules.model_validate_json(document)
+
+
+def set_rules(context: Context, caller: Caller, name: str, rules: CanaryRules) -> None:
+    """Change them. They hold from the next look on: change them before a canary, not while it is tried.
+
+    Raises NotFoundError for the name.
+    """
+    context.deployments.get(caller.project_id, name)
+    context.watches.put(caller.project_id, _RULES, name, rules.model_dump_json())
+    audit_log.record(context, caller, "canary.rules_changed", name, rules.model_dump(mode="json"))
+
+
+def _look(context: Context, caller: Caller, name: str) -> _Look:
+    deployment = context.deployments.get(caller.project_id, name)
+    canary = deployment.revision.canary
+    share = None if canary is None else deployment.revision.share_of(canary)
+    if canary is None or share is None:
+        raise ConflictError(
+            f"the deployment {name!r} has no canary",
+            expected="a deployment that is trying one",
+            do=f"begin one with: luthier deploy RUN --as {name} --canary 0.1",
+        )
+    return _Look(deployment, canary, share.fraction, rules_of(context, caller.project_id, name))
+
+
+def _still(context: Context, look: _Look) -> CanaryWatch | None:
+    """What was seen last, where no new look has come since and nothing fails: then nothing else can have changed.
+
+    Texts are not read for this: it is done every few seconds, among what may be a million exchanges.
+    """
+    from luthier.ml.drift.canary.looks import first_look, look_at
+    from luthier.ml.drift.canary.streak import failing_streak
+
+    one, revision = look.deployment, look.deployment.revision
+    document = context.watches.get(one.project_id, _SEEN, one.name)
+    last = None if document is None else CanaryWatch.model_validate_json(document)
+    if last is None or not last.look or last.state == "worse" or (last.canary, last.revision, last.since) != (
+        look.canary, revision.number, revision.created_at
+    ):  # fmt: skip
+        return None
+    frame, _ = canary_frame(
+        context, one.project_id, one.name, canary=look.canary, since=revision.created_at, with_text=False
+    )
+    number, _ = look_at(frame.height, first_look(look.fraction, look.rules.least_requests))
+    if number != last.look or failing_streak(frame.sort("ended_at", maintain_order=True)) is not None:
+        return None
+    return last.model_copy(update={"at": context.access.now(), "num_seen": frame.height})
+
+
+def _taken_back(context: Context, look: _Look, watch: CanaryWatch) -> CanaryWatch:
+    """The canary rolled back, with all earlier fractions that it had; by whom and why stands in the audit log."""
+    if not look.rules.rolls_back:
+        return watch.model_copy(update={"kept_because": "its rules only tell"})
+    caller = Caller(project_id=watch.project_id, name=_WATCHER)
+    try:
+        made = look.deployment
+        while made.revision.canary == look.canary:
+            made = deployments.rollback(context, caller, watch.name, expected_revision=made.revision.number)
+    except (ConflictError, NotFoundError) as error:
+        log.error("the canary %s of %s is worse, but was not rolled back: %s", watch.canary, watch.name, error.came)
+        return watch.model_copy(update={"kept_because": error.came})
+    document = watch.model_dump(
+        mode="json", include={"canary", "revision", "sentence", "look", "num_canary", "num_rest"}
+    )
+    document["signals"] = [one.model_dump(mode="json") for one in watch.signals if one.state == "worse"]
+    audit_log.record(
+        context, caller, "canary.rolled_back", watch.name, document | {"rolled_back_to": made.revision.number}
+    )
+    log.warning("rolled the canary %s of %s back: %s", watch.canary, watch.name, watch.sentence)
+    return watch.model_copy(update={"rolled_back_to": made.revision.number})
+
+
+def _cautions(frame: pl.DataFrame, told: Told) -> tuple[str, ...]:
+    said = []
+    if frame.is_empty():
+        said.append("No exchange is kept since it began: where the policy of traffic is `off`, no canary is watched.")
+    if told.num_dropped:
+        said.append(f"{told.num_dropped:,} exchanges of this time were dropped by the log and are not in the figures.")
+    if frame.height and not told.num_with_text:
+        said.append("No text is kept, so refusals are not seen.")
+    if told.num_unnamed:
+        said.append(
+            f"{told.num_unnamed:,} of {frame.height:,} exchanges name no user: each "
+            f"{'conversation' if told.num_with_text else 'exchange'} counts as one of its own. Clients that send "
+            "`user` make the test surer."
+        )
+    return tuple(said)
+
+
+def _seed(deployment: Deployment) -> int:
+    """The same for each look at a revision, so that nobody can look until the draw is lucky."""
+    words = f"{deployment.deployment_id} {deployment.revision.number}".encode()
+    return int(sha256_bytes(words)[:12], 16)

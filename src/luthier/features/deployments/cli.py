@@ -1,0 +1,206 @@
+"""`luthier deploy`, `promote`, `rollback` and `deployments`: names that route to models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from luthier.core.deployment import Deployment
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")]
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
+RevisionOption = Annotated[
+    int | None,
+    typer.Option(
+        "--expect", metavar="N", min=0, help="Only where it stands at this revision (0: is new).", show_default=False
+    ),
+]
+GateOption = Annotated[
+    Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, besides the project's own.")
+]
+OverrideOption = Annotated[
+    str | None,
+    typer.Option("--override", metavar="REASON", help="Why it is to answer though a gate refuses it: goes on record."),
+]
+UnjudgedOption = Annotated[
+    bool, typer.Option("--unjudged", help="Let it answer all users although nobody has judged it: goes on record.")
+]
+
+
+def deploy(
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="What the model is asked by.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="A run, a tuned model (ft:...), a base model, or the folder of an export."),
+    ] = None,
+    canary: Annotated[
+        float | None,
+        typer.Option("--canary", metavar="F", help="Give it this fraction of the users, 0.1 for a tenth, for a try."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="A=F,B=F", help="Share the users out over targets (A/B), in place of RUN."),
+    ] = None,
+    gate: GateOption = None,
+    override: OverrideOption = None,
+    unjudged: UnjudgedOption = False,
+    expect: RevisionOption = None,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Have a name answered by a model; servers that run do so from the next request on.
+
+    The first one gets all traffic, a later one takes it over, or, with --canary, a fraction of the users: the same ones
+    for as long as it stands. What nobody has judged gets all of them only with --unjudged. `luthier promote NAME` gives
+    it all, `luthier rollback NAME` goes back.
+    """
+    from luthier.core.errors import RequestError
+    from luthier.features.deployments import service as deployments
+
+    if (target is None) == (split is None) or (split is not None and canary is not None):
+        raise RequestError(
+            "a RUN, --canary and --split contradict each other" if target or canary else "neither a RUN nor --split",
+            expected="one RUN, with or without --canary, or --split",
+            do="luthier deploy RUN --as NAME --canary 0.1, or luthier deploy --as NAME --split RUN=0.5,RUN=0.5",
+        )
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        if split is not None:
+            parts = parse_split(split)
+            made = deployments.split(
+                context,
+                caller,
+                name,
+                parts,
+                expected_revision=expect,
+                gate=gate,
+                override=override,
+                may_be_unjudged=unjudged or override is not None,
+            )
+        else:
+            made = deployments.deploy(
+                context,
+                caller,
+                name,
+                target or "",
+                canary=canary,
+                expected_revision=expect,
+                gate=gate,
+                override=override,
+                may_be_unjudged=unjudged or override is not None,
+            )
+    return _answer(made, as_json)
+
+
+def promote(
+    name: NameArgument,
+    target: Annotated[
+        str | None, typer.Argument(metavar="TARGET", help="Which of a split has won; the canary where none is named.")
+    ] = None,
+    gate: GateOption = None,
+    override: OverrideOption = None,
+    unjudged: UnjudgedOption = False,
+    expect: RevisionOption = None,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Give all traffic to the canary of a deployment, or to the winner of a split."""
+    from luthier.features.deployments import service as deployments
+
+    with open_context(home) as context:
+        made = deployments.promote(
+            context,
+            caller_of(context, project),
+            name,
+            target,
+            expected_revision=expect,
+            gate=gate,
+            override=override,
+            may_be_unjudged=unjudged or override is not None,
+        )
+    return _answer(made, as_json)
+
+
+def rollback(
+    name: NameArgument,
+    expect: RevisionOption = None,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Go back to the revision before; once more goes back further. Servers that run do so from the next request on."""
+    from luthier.features.deployments import service as deployments
+
+    with open_context(home) as context:
+        made = deployments.rollback(context, caller_of(context, project), name, expected_revision=expect)
+    return _answer(made, as_json)
+
+
+def list_or_show(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One deployment with its history; all in short without.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget it; what it routes to stays.")] = False,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List the deployments with the requests that each target has answered, or show one with its history."""
+    from luthier.core.errors import RequestError
+    from luthier.features.deployments import format as deployment_text
+    from luthier.features.deployments import service as deployments
+
+    if remove and name is None:
+        raise RequestError("--remove without a NAME", expected="which one", do="name it: luthier deployments NAME")
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        if name is None:
+            found = deployments.list_deployments(context, caller)
+            document = [view.as_json() for view in found]
+            return Answer(as_json, document, lambda console: deployment_text.show_all(console, found))
+        view = deployments.show_deployment(context, caller, name)
+        if remove:
+            deployments.remove(context, caller, name)
+            words = f"removed {name}: nothing answers by this name any more"
+            return Answer(as_json, view.as_json(), lambda console: console.print(words, soft_wrap=True))
+    return Answer(as_json, view.as_json(), lambda console: deployment_text.show_one(console, view))
+
+
+def parse_split(text: str) -> dict[str, float]:
+    """`a=0.5,b=0.5` -> {"a": 0.5, "b": 0.5}. Raises RequestError."""
+    from luthier.core.errors import RequestError
+
+    parts: dict[str, float] = {}
+    for one in text.split(","):
+        target, _, fraction = one.strip().rpartition("=")
+        try:
+            parts[target] = float(fraction)
+        except ValueError:
+            target = ""
+        if not target:
+            raise RequestError(
+                f"--split {text!r}: {one.strip()!r}",
+                expected="targets with fractions that add up to 1, separated by commas",
+                do="write for example: --split run-a=0.5,run-b=0.5",
+            )
+    if len(parts) < len(text.split(",")):
+        raise RequestError(f"--split {text!r} names a target twice", expected="each target once", do="correct it")
+    return parts
+
+
+def _answer(made: Deployment, as_json: bool) -> Answer:
+    from luthier.features.deployments import format as deployment_text
+    from luthier.features.deployments.service import DeploymentView
+
+    document = DeploymentView(made, {}).as_json()
+    del document["requests"]
+    return Answer(as_json, document, lambda console: deployment_text.show_change(console, made))

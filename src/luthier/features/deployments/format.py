@@ -1,0 +1,135 @@
+"""Deployments in words and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from luthier.platform.cli.console import facts, make_table, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.deployment import Deployment, Revision
+    from luthier.features.deployments.service import DeploymentView
+
+_BAR_CELLS = 20
+_WORDS = {
+    "deploy": "deployed",
+    "canary": "canary",
+    "split": "split",
+    "promote": "promoted",
+    "rollback": "rolled back",
+}
+
+
+def show_change(console: Console, made: Deployment) -> None:
+    """What a deployment has come to, and what may be done next."""
+    revision = made.revision
+    title = f"{made.name} is at revision {revision.number} ({_WORDS[revision.kind]})"
+    console.print(Text(visible(title), style="bold"), soft_wrap=True)
+    _show_shares(console, revision, {})
+    _show_gate(console, revision)
+    _show_unjudged(console, revision)
+    if revision.canary is not None:
+        console.print(f"Next: luthier promote {made.name}, or luthier rollback {made.name}", soft_wrap=True)
+    elif revision.number == 1:
+        console.print(f'Ask it as model "{made.name}" of a server of this home: luthier up', soft_wrap=True)
+    elif revision.before is not None:
+        console.print(f"Back: luthier rollback {made.name}", soft_wrap=True)
+
+
+def _show_unjudged(console: Console, revision: Revision) -> None:
+    from luthier.features.release_gates.evaluation_checks import remedy
+
+    if revision.unjudged:
+        console.print(Text(visible(f"warning: {remedy(revision.unjudged)}"), style="yellow"), soft_wrap=True)
+
+
+def show_all(console: Console, found: Sequence[DeploymentView]) -> None:
+    """One line for each target of each deployment."""
+    if not found:
+        console.print("no deployments yet: make one with `luthier deploy RUN --as NAME`")
+        return
+    table = make_table(["name", "target", "", "users", "requests", "revision", "since (UTC)"], num_text_columns=3)
+    for view in found:
+        revision = view.deployment.revision
+        for number, share in enumerate(revision.shares):
+            is_first = number == 0
+            table.add_row(
+                Text(view.deployment.name, style="bold") if is_first else "",
+                visible(share.target),
+                "canary" if share.target == revision.canary else "",
+                _percent(share.fraction),
+                f"{view.num_requests.get(share.target, 0):,}",
+                str(revision.number) if is_first else "",
+                _when(revision.created_at) if is_first else "",
+            )
+    console.print(table)
+
+
+def show_one(console: Console, view: DeploymentView) -> None:
+    """A deployment, how its traffic is shared out, and its history."""
+    made = view.deployment
+    facts(
+        console,
+        [
+            ("name", made.name),
+            ("made", f"{_when(made.created_at)} UTC"),
+            ("revision", f"{made.revision.number}, {_WORDS[made.revision.kind]} {_when(made.revision.created_at)} UTC"),
+        ],
+    )
+    console.print()
+    _show_shares(console, made.revision, view.num_requests)
+    _show_gate(console, made.revision)
+    _show_unjudged(console, made.revision)
+    table = make_table(["revision", "", "goes to", "when (UTC)", "back to"], num_text_columns=4)
+    for one in view.history:
+        is_now = one.number == made.revision.number
+        goes_to = ", ".join(f"{visible(share.target)} {_percent(share.fraction)}" for share in one.shares)
+        back = "" if one.before is None else str(one.before)
+        table.add_row(f"{one.number}", _WORDS[one.kind], goes_to, _when(one.created_at), back, style="bold" * is_now)
+    console.print(table)
+
+
+def _show_shares(console: Console, revision: Revision, num_requests: dict[str, int]) -> None:
+    width = max(len(visible(share.target)) for share in revision.shares)
+    for share in revision.shares:
+        filled = max(1, round(share.fraction * _BAR_CELLS))
+        is_canary = share.target == revision.canary
+        line = Text.assemble(
+            f"  {visible(share.target):<{width}}  ",
+            ("█" * filled, "yellow" if is_canary else "green"),
+            ("░" * (_BAR_CELLS - filled), "dim"),
+            f" {_percent(share.fraction):>6} of users",
+            " (canary)" if is_canary else "",
+        )
+        if num_requests:
+            line.append(f", {num_requests.get(share.target, 0):,} requests")
+        console.print(line, soft_wrap=True)
+
+
+def _show_gate(console: Console, revision: Revision) -> None:
+    """What the gates said of what the revision brought, in one line, and each rule that was not met."""
+    gate = revision.gate
+    if gate is None:
+        return
+    num_rules = sum(len(one.outcome.outcomes) for one in gate.checked)
+    if gate.passed:
+        console.print(f"  gate: {num_rules:,} rules met", soft_wrap=True)
+        return
+    console.print(Text(f"  gate: overridden, {len(gate.failed):,} of {num_rules:,} rules not met", style="yellow"))
+    for sentence in gate.failed:
+        console.print(Text(f"    {visible(sentence)}"), soft_wrap=True)
+    console.print(Text(f"    reason: {visible(gate.override or '')}"), soft_wrap=True)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}%"
+
+
+def _when(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

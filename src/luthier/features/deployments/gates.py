@@ -1,0 +1,91 @@
+"""Use case: let only those models answer that their gates let through, or whom somebody answers for with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.core.access import Caller
+from luthier.core.deployment import Share
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, CheckedTarget, GatePassage
+from luthier.features.release_gates.service import gates_of, outcome_of_target
+from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.service import deed_of
+from luthier.platform.home.context import Context
+
+_MOST_TOLD = 20
+
+
+def pass_gates(
+    context: Context, caller: Caller, shares: Sequence[Share], *, gate: Path | None, override: str | None
+) -> GatePassage | None:
+    """What the gates say of those that are to answer; None where no gate holds.
+
+    gate: one besides the project's own. override: why they are to answer although a gate refuses them.
+
+    Raises ConflictError where a gate refuses one and nobody answers for it; RequestError for a reason that is none, or
+    that nothing needs; and what `gates.read_gate` raises.
+    """
+    files = gates_of(context, caller.project_id, gate)
+    reason = None if override is None else _reason(override)
+    if not files:
+        if reason is not None:
+            raise RequestError(
+                "a reason to override a gate, but no gate holds here",
+                expected="a gate: gate.yaml in the home, or one that is named",
+                do="leave the reason out, or name a gate with --gate",
+            )
+        return None
+    checked = tuple(
+        CheckedTarget(target=share.target, file=file.name, outcome=outcome_of_target(context, caller, share, file))
+        for share in shares
+        for file in files
+    )
+    found = GatePassage(checked=checked)
+    if found.passed:
+        return found
+    if reason is None:
+        raise _refused(found)
+    return found.model_copy(update={"override": reason})
+
+
+def override_deed(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[Deed, ...]:
+    """What the audit log is to hold of a gate that was overridden; nothing where none was."""
+    if passage is None or passage.override is None:
+        return ()
+    document = {
+        "revision": revision,
+        "reason": passage.override,
+        "outcome_sha256": passage.sha256(),
+        "targets": sorted({one.target for one in passage.checked if not one.outcome.passed}),
+        "num_failed": len(passage.failed),
+        "failed": list(passage.failed[:_MOST_TOLD]),
+    }
+    return (deed_of(caller, "deployment.gate_overridden", name, document),)
+
+
+def _reason(text: str) -> str:
+    reason = " ".join(text.split())
+    if not LEAST_REASON_CHARACTERS <= len(reason) <= MOST_REASON_CHARACTERS:
+        raise RequestError(
+            f"a reason of {len(reason)} characters to override the gate",
+            expected=f"{LEAST_REASON_CHARACTERS} to {MOST_REASON_CHARACTERS:,} characters that a colleague understands "
+            "in a year: it stays in the audit log",
+            do="say why this model is to answer although the gate refuses it",
+        )
+    return reason
+
+
+def _refused(found: GatePassage) -> ConflictError:
+    targets = sorted({one.target for one in found.checked if not one.outcome.passed})
+    num_rules = sum(len(one.outcome.outcomes) for one in found.checked)
+    head = f"the gate refuses {', '.join(targets)}: {len(found.failed)} of {num_rules} rules are not met"
+    told = [*found.failed[:_MOST_TOLD]]
+    if len(found.failed) > _MOST_TOLD:
+        told.append(f"and {len(found.failed) - _MOST_TOLD} more")
+    return ConflictError(
+        "\n    ".join([f"{head}:", *told]),
+        expected="a model that meets every rule",
+        do="judge it by what is missing, train a better one, or override the gate with a reason for the audit log",
+    )

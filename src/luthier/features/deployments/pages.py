@@ -1,0 +1,133 @@
+"""/deployments/NAME: who answers by a name, with a canary, and what it was before."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.features.deployments import service as deployments
+from luthier.features.model_cards import service as project_models
+from luthier.features.release_gates.evaluation_checks import remedy
+from luthier.features.release_gates.service import default_gate
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/deployments/{name}")
+
+_Text = Annotated[str, Form(max_length=1024)]
+_Reason = Annotated[str, Form(max_length=2_000)]
+_Percent = Annotated[float, Form(gt=0, le=100)]
+_Revision = Annotated[int, Form(ge=1, lt=2**31)]
+_ALL: Final = 100.0
+
+
+@router.get("")
+def show(request: Request, context: HomeContext, caller: Reader, name: str, target: str = "") -> Response:
+    """Who answers by it. target: a model that is to be tried here."""
+    return _page(request, context, caller, name, {"target": target[:1024]})
+
+
+@router.post("/deploy")
+def deploy(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: str,
+    expected_revision: _Revision,
+    target: _Text = "",
+    percent: _Percent = _ALL,
+    override: _Reason = "",
+) -> Response:
+    """Have another model answer a part of the users, or all; or change the part of the canary."""
+    canary = None if percent >= _ALL else percent / 100
+    given = {"target": target, "percent": percent, "seen": expected_revision, "override": override}
+    try:
+        made = deployments.deploy(
+            context,
+            caller,
+            name,
+            target,
+            canary=canary,
+            expected_revision=expected_revision,
+            override=override.strip() or None,
+        )
+    except NotFoundError as error:
+        context.deployments.get(caller.project_id, name)
+        return _page(request, context, caller, name, given | {"error": error})
+    except LuthierError as error:
+        return _page(request, context, caller, name, given | {"error": error})
+    part = "all users" if canary is None else f"{percent:g}% of the users"
+    words = f"{target} answers {part} of {name} now. {remedy(made.revision.unjudged)}"
+    return redirect(request, f"/deployments/{name}", words.strip())
+
+
+@router.post("/promote")
+def promote(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: str,
+    expected_revision: _Revision,
+    override: _Reason = "",
+) -> Response:
+    """Give all users to the canary."""
+    given = {"seen": expected_revision, "promote_override": override}
+    try:
+        made = deployments.promote(
+            context, caller, name, expected_revision=expected_revision, override=override.strip() or None
+        )
+    except (ConflictError, RequestError) as error:
+        return _page(request, context, caller, name, given | {"error": error})
+    target = made.revision.shares[0].target
+    words = f"{target} answers all users of {name} now. {remedy(made.revision.unjudged)}"
+    return redirect(request, f"/deployments/{name}", words.strip())
+
+
+@router.post("/rollback")
+def rollback(
+    request: Request, context: HomeContext, caller: Trainer, name: str, expected_revision: _Revision
+) -> Response:
+    """Go back to the revision before."""
+    try:
+        made = deployments.rollback(context, caller, name, expected_revision=expected_revision)
+    except ConflictError as error:
+        return _page(request, context, caller, name, {"error": error, "seen": expected_revision})
+    targets = ", ".join(share.target for share in made.revision.shares)
+    return redirect(request, f"/deployments/{name}", f"Rolled back: {name} goes to {targets} again.")
+
+
+@router.post("/remove")
+def remove(request: Request, context: HomeContext, caller: Trainer, name: str) -> Response:
+    """Give the name up."""
+    deployments.remove(context, caller, name)
+    return redirect(request, "/models?show=deployments", f"The deployment {name} is removed; its models stay.")
+
+
+def _page(request: Request, context: Context, caller: Caller, name: str, given: dict[str, Any]) -> Response:
+    """given: what a form held, and, where it could not be done, why; `seen`: the revision that it was sent from."""
+    view = deployments.show_deployment(context, caller, name)
+    error = given.get("error")
+    choices = project_models.targets(context, caller)
+    current = {share.target for share in view.deployment.revision.shares}
+    wanted = given.get("target", "")
+    if wanted and wanted not in {target for target, _ in choices}:
+        choices.insert(0, (wanted, "as you named it"))
+    values = {
+        "view": view,
+        "deployment": view.deployment,
+        "revision": view.deployment.revision,
+        "authors": deployments.authors_of(context, caller, name),
+        "choices": [(target, about) for target, about in choices if target not in current],
+        "given": given,
+        "error": error,
+        "is_gated": default_gate(context, caller.project_id) is not None,
+        "current": "/models",
+        "base_url": f"{str(request.base_url).rstrip('/')}/v1",
+    }
+    return render(request, "deployments/show.html", values, status=status_of(error) if error else 200)

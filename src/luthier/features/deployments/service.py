@@ -1,0 +1,291 @@
+"""Use cases: give models a name, try another one on a part of the traffic, let it take over, or go back.
+
+A server that runs looks the name up with each ask, so a change holds from the next one on. Every change is made from
+the revision that was seen: where somebody else was quicker, it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core import deployment as routing
+from luthier.core.access import Caller
+from luthier.core.deployment import NAME, Deployment, Revision, Share
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import is_id, new_id
+from luthier.features.deployments.gates import override_deed, pass_gates
+from luthier.features.deployments.store import changed_meanwhile
+from luthier.features.release_gates.evaluation_checks import refuse_unjudged, unjudged_targets
+from luthier.features.serving.targets import find_share, served_share
+from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.service import deed_of
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models
+
+_MOST_ENTRIES = 500
+_DEEDS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """A deployment with what its targets have answered. num_requests: by target, those of earlier revisions, too."""
+
+    deployment: Deployment
+    num_requests: dict[str, int]
+    history: tuple[Revision, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier deployments --json`; folders stay on this machine."""
+        document = {
+            "name": self.deployment.name,
+            "id": self.deployment.deployment_id,
+            "project_id": self.deployment.project_id,
+            "created_at": self.deployment.created_at,
+            "revision": revision_json(self.deployment.revision),
+            "requests": self.num_requests,
+        }
+        return document | ({"history": [revision_json(one) for one in self.history]} if self.history else {})
+
+
+def deploy(
+    context: Context,
+    caller: Caller,
+    name: str,
+    target: str,
+    *,
+    canary: float | None = None,
+    expected_revision: int | None = None,
+    gate: Path | None = None,
+    override: str | None = None,
+    may_be_unjudged: bool = True,
+) -> Deployment:
+    """Have a name answered by a target, all of it or, with `canary`, that fraction of its users.
+
+    target: as `find_share` takes it. expected_revision: the revision that this is to follow on, 0 for a new name.
+    gate, override: as `pass_gates` takes them. may_be_unjudged: whether a target that nobody has judged may answer all
+    users; that it does is then in the revision and in the audit log.
+
+    Raises RequestError for a name that cannot be, or a canary where there is nothing to try it beside; ConflictError
+    where the deployment is in another state, a gate refuses the target, or nobody has judged it; and what `find_share`
+    raises.
+    """
+    current = _current(context, caller, name, expected_revision)
+    share = find_share(context, caller, target, 1.0 if canary is None else _fraction(canary))
+    if current is None:
+        if canary is not None:
+            raise RequestError(
+                f"a canary for {name!r}, which is not deployed yet",
+                expected="a deployment that answers what the canary does not get",
+                do="deploy it without --canary: the first target gets all traffic",
+            )
+        made = routing.first(share)
+    elif canary is None:
+        made = routing.replace(share, current.revision)
+    else:
+        made = routing.with_canary(share, current.revision)
+    made = _past_gates(context, caller, made, [share], gate, override)
+    if not may_be_unjudged and canary is None:
+        refuse_unjudged(name, made.unjudged, has_others=current is not None)
+    return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
+
+
+def split(
+    context: Context,
+    caller: Caller,
+    name: str,
+    fractions: Mapping[str, float],
+    *,
+    expected_revision: int | None = None,
+    gate: Path | None = None,
+    override: str | None = None,
+    may_be_unjudged: bool = True,
+) -> Deployment:
+    """Share the users of a name out over targets, as for an A/B test. fractions: by target; they add up to 1.
+
+    Of a split it is refused only where none of them was judged. Raises what `deploy` raises.
+    """
+    current = _current(context, caller, name, expected_revision)
+    shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
+    made = routing.split(shares, None if current is None else current.revision)
+    made = _past_gates(context, caller, made, shares, gate, override)
+    if not may_be_unjudged and len(made.unjudged) == len(shares):
+        refuse_unjudged(name, made.unjudged, has_others=False)
+    return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
+
+
+def promote(
+    context: Context,
+    caller: Caller,
+    name: str,
+    target: str | None = None,
+    *,
+    expected_revision: int | None = None,
+    gate: Path | None = None,
+    override: str | None = None,
+    may_be_unjudged: bool = True,
+) -> Deployment:
+    """Give all traffic to the canary, or to the named one of the targets. The rest is as `deploy` has it.
+
+    Raises NotFoundError for the name, ConflictError where there is no canary, another revision than expected, or a gate
+    refuses it.
+    """
+    current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
+    made = routing.promoted(current.revision, target)
+    made = _past_gates(context, caller, made, made.shares, gate, override)
+    if not may_be_unjudged:
+        refuse_unjudged(name, made.unjudged, has_others=False)
+    return _revise(context, caller, current, made)
+
+
+def rollback(context: Context, caller: Caller, name: str, *, expected_revision: int | None = None) -> Deployment:
+    """Go back to the revision before this one; once more goes back further. No gate holds this up.
+
+    Raises NotFoundError for the name, ConflictError where there is none before, or its targets are not there any more.
+    """
+    current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
+    history = context.deployments.revisions(current.deployment_id)
+    earlier = next((one for one in history if one.number == current.revision.before), None)
+    if earlier is None:
+        raise ConflictError(
+            f"the deployment {name!r} has no revision before this one",
+            expected="an earlier revision",
+            do=f"deploy another target: luthier deploy RUN --as {name}",
+        )
+    for share in earlier.shares:
+        try:
+            served_share(context, caller, share)
+        except NotFoundError as error:
+            raise ConflictError(
+                f"revision {earlier.number} of {name!r} goes to {share.target}, which cannot be served: {error.came}",
+                expected="a revision whose targets are all there",
+                do="bring it back, or deploy another target",
+            ) from error
+    return _revise(context, caller, current, routing.rolled_back(current.revision, earlier))
+
+
+def remove(context: Context, caller: Caller, name: str) -> Deployment:
+    """Forget a deployment; its targets stay. Returns it as it was. Raises NotFoundError."""
+    found = context.deployments.get(caller.project_id, name)
+    deed = deed_of(caller, "deployment.deleted", name, {"revision": found.revision.number})
+    context.deployments.delete(caller.project_id, name, deed)
+    return found
+
+
+def list_deployments(context: Context, caller: Caller) -> list[DeploymentView]:
+    """The deployments of a project, newest first."""
+    found = context.deployments.list(caller.project_id)
+    counts = context.usage.num_requests(caller.project_id, [one.name for one in found])
+    return [DeploymentView(one, _counts_of(one.name, counts)) for one in found]
+
+
+def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentView:
+    """One deployment with its history, newest first. Raises NotFoundError."""
+    found = context.deployments.get(caller.project_id, name)
+    counts = context.usage.num_requests(caller.project_id, [name])
+    return DeploymentView(found, _counts_of(name, counts), context.deployments.revisions(found.deployment_id))
+
+
+def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
+    """Who has made which revision of a deployment, as far as the audit log tells; not of an earlier one of the name."""
+    found: dict[int, str] = {}
+    for entry in context.audit_log.about(caller.project_id, name, limit=_MOST_ENTRIES):
+        if entry.action == "deployment.deleted":
+            break
+        number = json.loads(entry.document).get("revision")
+        if entry.action.startswith("deployment.") and isinstance(number, int):
+            found.setdefault(number, _name_of(entry.actor))
+    return found
+
+
+def _name_of(actor: str) -> str:
+    """Who it was by name: the log has the id of the key or the member before it."""
+    identity, _, name = actor.partition(" ")
+    return name if name and is_id(identity, identity.partition("-")[0]) else actor
+
+
+def revision_json(revision: Revision) -> dict[str, Any]:
+    """A revision as clients see it."""
+    return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder"}}})
+
+
+def _past_gates(
+    context: Context, caller: Caller, made: Revision, shares: Sequence[Share], gate: Path | None, override: str | None
+) -> Revision:
+    """The revision with what the gates say of these shares, and which nobody has judged. Raises as `pass_gates`."""
+    passage = pass_gates(context, caller, shares, gate=gate, override=override)
+    return made.model_copy(update={"gate": passage, "unjudged": unjudged_targets(context, caller, shares)})
+
+
+def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
+    made = Deployment(deployment_id=new_id("dep"), project_id=caller.project_id, name=name, revision=revision)
+    return context.deployments.add(made, *_deeds(caller, name, revision))
+
+
+def _revise(context: Context, caller: Caller, current: Deployment, revision: Revision) -> Deployment:
+    return context.deployments.revise(current, revision, *_deeds(caller, current.name, revision))
+
+
+def _deeds(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
+    return (_deed(caller, name, revision), *override_deed(caller, name, revision.number, revision.gate))
+
+
+def _deed(caller: Caller, name: str, revision: Revision) -> Deed:
+    shares = {share.target: share.fraction for share in revision.shares}
+    document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
+    if revision.unjudged:
+        document["unjudged"] = list(revision.unjudged)
+    return deed_of(caller, f"deployment.{_DEEDS.get(revision.kind, revision.kind)}", name, document)
+
+
+def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:
+    """The deployment as it is; None where the name is still free, and can be one."""
+    found = context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
+    if found is None:
+        if expected_revision:
+            raise changed_meanwhile(name, expected_revision, None)
+        _check_name(context, name)
+        return None
+    if expected_revision == 0:
+        raise ConflictError(
+            f"the deployment {name!r} exists already, at revision {found.revision.number}",
+            expected="a name that is free",
+            do="look at it, then deploy there, or choose another name",
+        )
+    return _expected(found, expected_revision)
+
+
+def _expected(found: Deployment, expected_revision: int | None) -> Deployment:
+    if expected_revision not in (None, found.revision.number):
+        raise changed_meanwhile(found.name, expected_revision or 0, found.revision.number)
+    return found
+
+
+def _check_name(context: Context, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"the name {name[:65]!r} for a deployment",
+            expected="1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit",
+            do="choose such a name",
+        )
+    taken = {known.casefold() for known in base_models(context)}
+    if is_id(name, "run") or name.casefold() in taken:
+        what = "has the form of a run's id" if is_id(name, "run") else "is the name of a base model"
+        raise RequestError(
+            f"the name {name!r} for a deployment {what}", expected="a name of its own", do="choose another name"
+        )
+
+
+def _fraction(fraction: float) -> float:
+    if not 0 < fraction < 1:
+        raise RequestError(
+            f"a fraction of {fraction:g}", expected="a number between 0 and 1, such as 0.1", do="correct it"
+        )
+    return fraction
+
+
+def _counts_of(name: str, counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    return {target: count for (model, target), count in counts.items() if model == name}

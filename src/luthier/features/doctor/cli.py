@@ -1,0 +1,51 @@
+"""`luthier doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.doctor.service import Examination
+
+
+def doctor(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Measure what this machine can do, and say what stands in the way."""
+    from luthier.features.doctor.service import examine
+
+    with open_context(home) as context:
+        found = examine(context)
+    return Answer(as_json, found.as_json(), lambda console: _show(console, found))
+
+
+def _show(console: Console, found: Examination) -> None:
+    from luthier.features.evaluations.verdict_format import print_warnings
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts
+
+    hardware = found.hardware
+    facts(
+        console,
+        [
+            ("processor", hardware.cpu_name),
+            ("cores", f"{hardware.num_cores} usable, {hardware.num_threads} threads in torch"),
+            (
+                "memory",
+                f"{figures.size(hardware.memory_available_bytes)} free of {figures.size(hardware.memory_bytes)}",
+            ),
+            ("accelerators", ", ".join(hardware.accelerators) or "none: training runs on the processor"),
+            ("precision", f"{hardware.precision} ({hardware.why})"),
+            ("load", f"{found.busy_cores:.1f} of {hardware.num_cores} cores in use by other processes"),
+            ("home", found.home),
+            ("free disk", figures.size(found.disk_free_bytes)),
+            ("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())),
+        ],
+    )
+    print_warnings(console, [f"{finding.message}; {finding.do}" for finding in found.warnings])
+    if not found.warnings:
+        console.print("Nothing stands in the way.")

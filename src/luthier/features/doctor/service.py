@@ -1,0 +1,136 @@
+"""What this machine can do, and what stands in the way."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from luthier.platform.home.context import Context
+from luthier.platform.home.permissions import open_places
+
+if TYPE_CHECKING:
+    from luthier.ml.planning.hardware import Hardware
+
+_PACKAGES = ("luthier", "torch", "transformers", "peft")
+_GIB = 1 << 30
+# The smallest model of the catalogue with a LoRA run beside it: weights, masters, activations; model and checkpoints.
+_MEMORY_FLOOR_BYTES = 3 * _GIB
+_DISK_FLOOR_BYTES = 2 * _GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that will get in the way, and what to do about it."""
+
+    message: str
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """One machine, one home. `hardware` was measured just now, while other processes used `busy_cores` cores."""
+
+    hardware: Hardware
+    busy_cores: float
+    home: str
+    disk_free_bytes: int
+    versions: dict[str, str]
+    warnings: tuple[Finding, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier doctor --json`."""
+        return {
+            **self.hardware.model_dump(mode="json"),
+            "busy_cores": self.busy_cores,
+            "home": self.home,
+            "disk_free_bytes": self.disk_free_bytes,
+            "versions": self.versions,
+            "warnings": [asdict(finding) for finding in self.warnings],
+        }
+
+
+def examine(context: Context) -> Examination:
+    """Measure this machine (about two seconds), keep that in its home for the plans to come, and look at the home."""
+    from luthier.platform.home.hardware_benchmark import measure_again
+
+    measured, before, busy_cores = measure_again(context)
+    free = shutil.disk_usage(context.home).free
+    versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    return Examination(
+        hardware=measured,
+        home=str(context.home),
+        disk_free_bytes=free,
+        versions=versions,
+        busy_cores=round(busy_cores, 2),
+        warnings=(
+            *_changed(measured, before),
+            *_busy(busy_cores),
+            *find_obstacles(measured, free),
+            *_open(context),
+        ),
+    )
+
+
+def _open(context: Context) -> list[Finding]:
+    return [Finding(place.message, place.do) for place in open_places(context.settings)]
+
+
+def _changed(measured: Hardware, before: Hardware | None) -> list[Finding]:
+    """That runs from now on are trained in another precision, so that their bytes differ from those of earlier ones."""
+    if before is None or before.precision == measured.precision:
+        return []
+    return [
+        Finding(
+            f"runs are planned with {measured.precision} from now on ({measured.why}); until now {before.precision} "
+            f"({before.why})",
+            "if other programs kept the machine busy just now, run `luthier doctor` again when they are done, or give "
+            f"`training: {{precision: {before.precision}}}` in the recipe",
+        )
+    ]
+
+
+def _busy(busy_cores: float) -> list[Finding]:
+    """That other processes disturbed the measurement, which forecasts and precision follow."""
+    from luthier.ml.planning.hardware import QUIET_CORES
+
+    if busy_cores <= QUIET_CORES:
+        return []
+    return [
+        Finding(
+            f"other processes used {busy_cores:.1f} cores while this machine was measured: its rates may be too low",
+            "run `luthier doctor` again when they are done; plans measure again by themselves on a quieter machine",
+        )
+    ]
+
+
+def find_obstacles(hardware: Hardware, disk_free_bytes: int) -> list[Finding]:
+    """What will get in the way on such a machine."""
+    found = []
+    free, total, floor = (
+        size / _GIB for size in (hardware.memory_available_bytes, hardware.memory_bytes, _MEMORY_FLOOR_BYTES)
+    )
+    if free < floor:
+        found.append(
+            Finding(
+                f"{free:.1f} of {total:.1f} GiB memory are free",
+                f"close other programs: even the smallest model needs about {floor:.0f} GiB",
+            )
+        )
+    if disk_free_bytes < _DISK_FLOOR_BYTES:
+        found.append(
+            Finding(
+                f"{disk_free_bytes / _GIB:.1f} GiB are free on the disk of the home",
+                "free some space, or choose a home on another disk with --home or LUTHIER_HOME",
+            )
+        )
+    if hardware.num_threads < hardware.num_cores:
+        found.append(
+            Finding(
+                f"torch uses {hardware.num_threads} threads, {hardware.num_cores} cores are there",
+                "unset OMP_NUM_THREADS, or set training.num_threads in the recipe",
+            )
+        )
+    return found

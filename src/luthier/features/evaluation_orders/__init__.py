@@ -1,0 +1,1 @@
+"""Evaluations that the server is asked for, and the pages of results."""

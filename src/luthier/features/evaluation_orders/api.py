@@ -1,0 +1,73 @@
+"""/api/v1/evaluations: have the server judge a model; GET /api/v1/jobs tells how far it is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.features.evaluation_orders import service as evaluation_orders
+from luthier.features.evaluation_orders.records import MOST_AGAINST, OrderKind
+from luthier.platform.http.authentication import HomeContext, Trainer
+from luthier.platform.http.error_documents import documented
+from luthier.platform.jobs.records import JobStatus
+
+router = APIRouter(prefix="/api/v1/evaluations", tags=["runs"])
+
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class EvaluationBody(BaseModel):
+    """What is to be judged, and by what.
+
+    kind: `rows` judges on the rows of a file, `suite` by a suite, `safety` by probes. candidate: the id of a run, or
+    the name of its model. against: more of them, and base models; without any, the base of the candidate. file_id: the
+    held-out rows, or the suite, whose files are named by id as well. most_rows: of the rows, judge only so many.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: OrderKind = "rows"
+    candidate: _Name
+    against: Annotated[list[_Name], Field(max_length=MOST_AGAINST)] = []
+    file_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    probes: Literal["default", "full"] = "default"
+    most_rows: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    allow_leakage: bool = False
+
+
+class EvaluationJob(BaseModel):
+    """An evaluation that was queued. result_id: what its result will be called."""
+
+    object: Literal["evaluation.job"] = "evaluation.job"
+    job_id: str
+    result_id: str
+    kind: OrderKind
+    candidate: str
+    against: list[str]
+    status: JobStatus
+
+
+@router.post("", status_code=201, summary="Judge a model", responses=documented(404, 409))
+def start(context: HomeContext, caller: Trainer, asked: EvaluationBody) -> EvaluationJob:
+    """Queue it; a worker of this server judges."""
+    made = evaluation_orders.start(
+        context,
+        caller,
+        asked.kind,
+        asked.candidate,
+        against=asked.against,
+        file_id=asked.file_id,
+        probes=asked.probes,
+        most_rows=asked.most_rows,
+        allow_leakage=asked.allow_leakage,
+    )
+    return EvaluationJob(
+        job_id=made.job.job_id,
+        result_id=made.order.result_id,
+        kind=made.order.kind,
+        candidate=made.order.candidate,
+        against=list(made.order.against),
+        status=made.job.status,
+    )

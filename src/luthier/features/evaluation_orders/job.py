@@ -1,0 +1,101 @@
+"""An attempt of a job that judges: begun from the beginning, with one result whatever was killed before."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
+from luthier.core.library_errors import library_words_hidden
+from luthier.core.task_result import SafetyResult, SuiteResult
+from luthier.features.evaluation_orders.records import EvaluationOrder
+from luthier.features.evaluation_orders.service import check_suite, order_of
+from luthier.features.files.references import job_file
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_places, redact_paths
+from luthier.platform.jobs.files import own_copy
+from luthier.platform.jobs.progress import Told, ending_when_told
+from luthier.platform.jobs.records import Job
+from luthier.platform.processes.process import Outcome
+
+_SUITE = "suite.yaml"
+
+
+def carry_out(context: Context, job: Job) -> Outcome:
+    """Judge, and keep the result under the id that the order names. What has to be corrected is an outcome, too."""
+    order = order_of(job)
+    if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
+        context.progress = Told(context, job)
+        try:
+            with ending_when_told(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
+                _judge(context, job, order)
+        except (StorageFullError, UnreachableError):
+            raise  # no fault of the job: it is tried again
+        except LuthierError as error:
+            return Outcome(status="failed", error=redact_paths(error.as_json(), home_places(context)))
+    return Outcome(status="succeeded", found={"result_id": order.result_id})
+
+
+def _judge(context: Context, job: Job, order: EvaluationOrder) -> None:
+    if order.kind == "rows":
+        from luthier.features.evaluations.service import evaluate
+
+        evaluate(
+            context,
+            [order.candidate, *order.against],
+            data=own_copy(context, job, str(order.file_id), "rows"),
+            max_samples=order.most_rows,
+            allow_leakage=order.allow_leakage,
+            evaluation_id=order.result_id,
+            called=order.label,
+        )
+    elif order.kind == "safety":
+        from luthier.features.suites.safety import check_safety
+
+        check_safety(
+            context,
+            order.candidate,
+            against=next(iter(order.against), None),
+            suite=order.probes,
+            project_id=job.project_id,
+            result_id=order.result_id,
+        )
+    else:
+        from luthier.features.suites.service import run_suite
+
+        run_suite(
+            context,
+            [order.candidate, *order.against],
+            suite=_own_suite(context, job, order),
+            allow_leakage=order.allow_leakage,
+            project_id=job.project_id,
+            result_id=order.result_id,
+            # The operator's own names files by paths; one that was uploaded by ids, in itself and in its rows.
+            find_file=None if order.suite_file is not None else job_file(context, job),
+        )
+
+
+def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
+    """The operator's own where it lies; else the job's own copy of the one that was uploaded, checked once more."""
+    if order.suite_file is not None:
+        return Path(order.suite_file)
+    stored = files.get_file(context, job.project_id, str(order.file_id))
+    check_suite(context, job.project_id, stored)
+    path = context.settings.jobs_folder / job.job_id / "files" / _SUITE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(files.local_path(context, stored).read_bytes())
+    return path
+
+
+def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
+    try:
+        if order.kind == "rows":
+            context.evaluations.get(order.result_id)
+        elif order.kind == "safety":
+            context.assessments.get("safety", SafetyResult, job.project_id, order.result_id)
+        else:
+            context.assessments.get("suite", SuiteResult, job.project_id, order.result_id)
+    except NotFoundError:
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""/evaluations/new: have the server judge a model; /evaluations/orders/JOB: how far it is, and where the result is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
+from luthier.features.evaluation_orders import service as evaluation_orders
+from luthier.features.evaluation_orders.records import MOST_AGAINST, OrderKind
+from luthier.features.evaluation_orders.service import OrderView
+from luthier.features.model_cards import service as project_models
+from luthier.features.run_drafts import choices as draft_choices
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_paths, reference_places
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/evaluations")
+
+_MOST: Final = 100
+_MOST_SUITES: Final = 50
+_Name = Annotated[str, Form(max_length=1024)]
+
+
+@router.get("/new")
+def new(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    model: Annotated[str, Query(max_length=1024)] = "",
+    kind: OrderKind = "rows",
+) -> Response:
+    """The form."""
+    return _form_page(request, context, caller, {"candidate": model, "kind": kind})
+
+
+@router.post("/new")
+def start(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    kind: Annotated[OrderKind, Form()] = "rows",
+    candidate: _Name = "",
+    against: Annotated[list[str] | None, Form(max_length=MOST_AGAINST)] = None,
+    rows: _Name = "",
+    most_rows: Annotated[str, Form(max_length=20)] = "",
+    suite: _Name = "",
+    suite_text: Annotated[str, Form(max_length=200_000)] = "",
+    probes: Annotated[Literal["default", "full"], Form()] = "default",
+    allow_leakage: Annotated[bool, Form()] = False,
+) -> Response:
+    """Queue it, and lead on to its page."""
+    given = {
+        "kind": kind,
+        "candidate": candidate,
+        "against": against or [],
+        "rows": rows,
+        "most_rows": most_rows,
+        "suite": suite,
+        "suite_text": suite_text,
+        "probes": probes,
+        "allow_leakage": allow_leakage,
+    }
+    try:
+        file_id = rows if kind == "rows" else suite
+        if kind == "suite" and suite_text.strip():
+            file_id = evaluation_orders.keep_suite(context, caller, suite_text).file_id
+        made = evaluation_orders.start(
+            context,
+            caller,
+            kind,
+            candidate,
+            against=against or (),
+            file_id=file_id or None,
+            probes=probes,
+            most_rows=_number(most_rows) if kind == "rows" else None,
+            allow_leakage=allow_leakage,
+        )
+    except LuthierError as error:
+        return _form_page(request, context, caller, given | {"error": error})
+    words = "The evaluation is queued: a worker of this server takes it."
+    return redirect(request, f"/evaluations/orders/{made.job.job_id}", words)
+
+
+@router.get("/orders/{job_id}")
+def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
+    """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
+    view = evaluation_orders.show_order(context, caller, job_id)
+    if after and is_fragment_request(request) and after == _mark(view):
+        return Response(status_code=204)
+    return _order_page(request, context, view)
+
+
+@router.post("/orders/{job_id}/cancel")
+def cancel(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Give it up."""
+    return _done(request, context, caller, job_id, evaluation_orders.cancel)
+
+
+@router.post("/orders/{job_id}/retry")
+def retry(request: Request, context: HomeContext, caller: Trainer, job_id: str) -> Response:
+    """Carry it out once more, from the beginning."""
+    return _done(request, context, caller, job_id, evaluation_orders.retry)
+
+
+def _done(request: Request, context: Context, caller: Caller, job_id: str, do: Any) -> Response:
+    try:
+        do(context, caller, job_id)
+    except ConflictError as error:
+        view = evaluation_orders.show_order(context, caller, job_id)
+        return _order_page(request, context, view, error)
+    return redirect(request, f"/evaluations/orders/{job_id}")
+
+
+def _form_page(request: Request, context: Context, caller: Caller, given: dict[str, Any]) -> Response:
+    tuned, _ = project_models.list_tuned(context, caller, limit=_MOST)
+    suites, _ = files.list_files(context, caller.project_id, limit=_MOST, order="desc")
+    error = given.get("error")
+    values = {
+        "tuned": tuned,
+        "bases": [view for view in project_models.list_bases(context) if view.is_here],
+        "choices": draft_choices.file_choices(context, caller),
+        "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MOST_SUITES],
+        "given": given,
+        "error": error,
+        "current": "/evaluations",
+    }
+    return render(request, "evaluation_orders/new.html", values, status=status_of(error) if error else 200)
+
+
+def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
+    failure = None
+    if view.job.error is not None:
+        told = redact_paths(view.job.error, reference_places(context, view.job.document))
+        failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
+    values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}
+    template = "evaluation_orders/order_state.html" if is_fragment_request(request) else "evaluation_orders/order.html"
+    return render(request, template, values, status=status_of(error) if error else 200)
+
+
+def _mark(view: OrderView) -> str:
+    """What changes with each thing that can be seen to happen."""
+    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
+
+
+def _number(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or int(text) == 0:
+        raise RequestError(f"{text!r} rows at most", expected="a whole number from 1 on", do="correct it, or leave it")
+    return int(text)

@@ -1,0 +1,232 @@
+"""Use cases: have the server judge a model, by a job, and see how far it is.
+
+Models are named as a project knows them and rows by the ids of its files: nothing that comes over the network becomes a
+path, an address to ask, or code that is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import is_id, new_id
+from luthier.features.evaluation_orders.records import MOST_AGAINST, EvaluationOrder, OrderKind
+from luthier.features.files.references import check_suite_files
+from luthier.features.model_cards import service as project_models
+from luthier.features.serving import targets as served_targets
+from luthier.platform.audit_log.service import record
+from luthier.platform.files import service as files
+from luthier.platform.files.records import StoredFile
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.event_records import JobEvent
+from luthier.platform.jobs.records import ENDED, Job
+
+ASKED: Final = "evaluation"
+_PREFIX: Final = "job-"
+_IDS: Final[dict[OrderKind, str]] = {"rows": "eval", "safety": "safety", "suite": "suite"}
+_MOST_SUITE_BYTES: Final = 1 << 20
+_MOST_LOOKED_THROUGH: Final = 200
+_PAGES: Final[dict[OrderKind, str]] = {"rows": "", "safety": "safety/", "suite": "suites/"}
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """An evaluation that was asked for. last_word: what its job has told last."""
+
+    order: EvaluationOrder
+    job: Job
+    last_word: JobEvent | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.job.status in ENDED
+
+    @property
+    def words(self) -> str:
+        """What it is, in short."""
+        by = {"rows": f"on {self.order.label}", "safety": "for safety", "suite": f"by the suite {self.order.label}"}
+        return f"{self.order.candidate} {by[self.order.kind]}"
+
+    @property
+    def result_page(self) -> str:
+        """Where the result is, once it is there."""
+        return f"/evaluations/{_PAGES[self.order.kind]}{self.order.result_id}"
+
+
+def start(
+    context: Context,
+    caller: Caller,
+    kind: OrderKind,
+    candidate: str,
+    *,
+    against: Sequence[str] = (),
+    file_id: str | None = None,
+    probes: Literal["default", "full"] = "default",
+    most_rows: int | None = None,
+    allow_leakage: bool = False,
+) -> OrderView:
+    """Queue an evaluation of a model that the project has tuned.
+
+    candidate: a run that has succeeded, or the name of its model. against: more of them, and base models; without any,
+    the base of the candidate. file_id: the held-out rows, or the suite, a file of the project.
+
+    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded; RequestError for a
+    checkpoint, a base model as the candidate, or a suite that a server does not carry out.
+    """
+    run_id = _run(context, caller, candidate)
+    stored = None if kind == "safety" else _file(context, caller, kind, file_id)
+    names = [_system(context, caller, name) for name in dict.fromkeys(against) if name]
+    if len(names) > MOST_AGAINST:
+        raise RequestError(
+            f"{len(names)} models to hold it against", expected=f"at most {MOST_AGAINST}", do="ask for fewer at once"
+        )
+    if kind == "rows" and not names:
+        names = [served_targets.base_of(context, context.runs.plan(run_id).base_model.name).name]
+    if kind == "suite" and stored is not None:
+        check_suite(context, caller.project_id, stored)
+    order = EvaluationOrder(
+        kind=kind,
+        result_id=new_id(_IDS[kind]),
+        candidate=run_id,
+        against=tuple(name for name in names if name != run_id),
+        file_id=None if stored is None else stored.file_id,
+        label=probes if stored is None else stored.filename,
+        probes=probes,
+        most_rows=most_rows,
+        allow_leakage=allow_leakage,
+    )
+    document = {ASKED: order.model_dump(mode="json")}
+    job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=caller.project_id)
+    made = context.jobs.submit(job)
+    facts = {"result_id": order.result_id, "kind": kind, "candidate": run_id, "file_id": order.file_id}
+    record(context, caller, "evaluation.started", job.job_id, facts)
+    return OrderView(order, made)
+
+
+def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
+    """Those that are under way or have failed, newest first, among the newest 200 jobs of the project."""
+    jobs = context.jobs.list(project_id=caller.project_id, limit=_MOST_LOOKED_THROUGH)
+    found = [job for job in jobs if job.kind == "evaluation" and job.status not in ("succeeded", "cancelled")]
+    return [OrderView(order_of(job), job) for job in found[:limit]]
+
+
+def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
+    """One of them. Raises NotFoundError."""
+    job = context.jobs.get(job_id[:64], caller.project_id)
+    if job.kind != "evaluation":
+        raise NotFoundError(
+            f"job {job_id} is no evaluation", expected="the id of an evaluation's job", do="see the list of evaluations"
+        )
+    told, _ = context.job_events.page(job.job_id, limit=1)
+    return OrderView(order_of(job), job, told[0] if told else None)
+
+
+def cancel(context: Context, caller: Caller, job_id: str) -> None:
+    """Give it up; nothing of it is left. Raises NotFoundError, ConflictError where it has ended."""
+    show_order(context, caller, job_id)
+    context.jobs.ask(job_id, "cancel")
+    record(context, caller, "evaluation.cancelled", job_id)
+
+
+def retry(context: Context, caller: Caller, job_id: str) -> None:
+    """Carry out once more what has failed, from the beginning. Raises NotFoundError, ConflictError."""
+    show_order(context, caller, job_id)
+    context.jobs.resume(job_id)
+    record(context, caller, "evaluation.retried", job_id)
+
+
+def order_of(job: Job) -> EvaluationOrder:
+    """What a job of this kind is to carry out."""
+    return EvaluationOrder.model_validate(job.document[ASKED])
+
+
+def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
+    """Keep a suite that was written as text as a file of the project. Raises what `check_suite` raises."""
+    _checked(context, caller.project_id, "the suite", text)
+    with files.incoming_file(context) as incoming:
+        incoming.write(text.encode("utf-8", "replace"))
+        return files.keep_file(context, caller.project_id, incoming, filename="suite.yaml", purpose="user_data")
+
+
+def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mapping[str, Any]:
+    """A suite whose files are named by id, as plain keys. Raises RequestError, naming the task, and NotFoundError."""
+    with files.local_path(context, stored).open("rb") as file:
+        text = file.read(_MOST_SUITE_BYTES + 1).decode("utf-8", "replace")
+    return _checked(context, project_id, stored.filename, text)
+
+
+def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping[str, Any]:
+    from luthier.core.plain_yaml import has_alias, parse_yaml
+
+    if len(text) > _MOST_SUITE_BYTES or has_alias(text):
+        raise RequestError(
+            f"{name} is larger than 1 MiB, or repeats a part by its name (*name)",
+            expected="a plain YAML file",
+            do="write its tasks out",
+        )
+    keys, _ = parse_yaml(name, text)
+    tasks = keys.get("tasks") if isinstance(keys, dict) else None
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
+        raise RequestError(
+            f"{name} holds no tasks", expected="a mapping with name and tasks", do="see docs/gates.md for one"
+        )
+    for task in tasks:
+        _check_task(context, project_id, task)
+    found: Mapping[str, Any] = keys
+    return found
+
+
+OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
+"""Tasks that run code or ask a judge: for who is at the machine."""
+
+
+def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
+    name = str(task.get("name"))[:64]
+    if task.get("kind") in OPERATORS_KINDS or task.get("entailment"):
+        raise RequestError(
+            f"task {name} is of the kind {task.get('kind')}, which runs code, or asks a judge",
+            expected="tasks that need neither: a server carries out no others",
+            do="run this suite on the machine of the server: luthier eval RUN --suite FILE",
+        )
+    check_suite_files(context, project_id, task)
+
+
+def _file(context: Context, caller: Caller, kind: OrderKind, file_id: str | None) -> StoredFile:
+    if file_id is None or not is_id(file_id, "file"):
+        raise RequestError(
+            f"{'no file' if not file_id else repr(file_id[:100])} to judge by",
+            expected="the id of a file of this project: held-out rows" if kind == "rows" else "that of a suite",
+            do="choose one, or upload it first",
+        )
+    return files.get_file(context, caller.project_id, file_id)
+
+
+def _run(context: Context, caller: Caller, name: str) -> str:
+    """The run behind the candidate."""
+    run_id, tuned = project_models.run_of(context, caller, name)
+    if tuned is not None and tuned.step is not None:
+        raise RequestError(
+            f"{name!r} is a checkpoint", expected="the outcome of a run", do="judge the model that its run has made"
+        )
+    if run_id is None:
+        raise RequestError(
+            f"the model {name[:200]!r} to judge",
+            expected="a model that this project has tuned; a base model stands on the other side",
+            do="choose one of the tuned models",
+        )
+    if context.runs.project_of(run_id) != caller.project_id:
+        raise NotFoundError(f"no run {run_id!r}", expected="the id of a run of this project", do="see the list of runs")
+    status = context.runs.get(run_id).status
+    if status != "succeeded":
+        raise ConflictError(f"run {run_id} is {status}", expected="a run that has succeeded", do="wait for it")
+    return run_id
+
+
+def _system(context: Context, caller: Caller, name: str) -> str:
+    """One that the candidate is held against, as commands name it."""
+    is_tuned = is_id(name, "run") or served_targets.is_tuned_name(name)
+    return _run(context, caller, name) if is_tuned else served_targets.base_model(context, name).name

@@ -1,0 +1,192 @@
+"""What can be exported (runs that have ended well, with all of their files, and base models), and what proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import Example
+from luthier.core.digest import sha256_document, sha256_file
+from luthier.core.errors import ConflictError, DataError, NotFoundError
+from luthier.core.export import ExportSource
+from luthier.core.ids import is_id
+from luthier.core.opted_turns import OptedTurns
+from luthier.features.recipes.column_maps import ColumnMap, map_that_fits
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.plan import Plan
+    from luthier.core.run import RunRecord, TrainResult
+
+_MOST_CHARACTERS = 2000
+
+
+def find_source(context: Context, name: str) -> ExportSource:
+    """The model that a run or a job of the API has trained (`ft:...`), or a base model, ready to be exported.
+
+    Raises ConflictError for a run that has not succeeded, whose files have changed, or whose base model is another now,
+    and for what a job's model was after an epoch; NotFoundError where it, its files or its base model are not there.
+    """
+    if is_id(name, "run"):
+        return _of_run(context, name)
+    if name.startswith("ft:"):
+        return _of_run(context, _run_behind(context, name))
+    from luthier.ml.inference.models import sources
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    model = sources.pull(name, context.home, context.progress)
+    return ExportSource(
+        name=model.name,
+        run_id=None,
+        base_name=model.name,
+        base_path=model.path,
+        base_sha256=model.sha256,
+        base_licence=model.licence,
+        precision=hardware_of(context).precision,
+    )
+
+
+def _run_behind(context: Context, name: str) -> str:
+    """The run of a model that the API knows by this name, of the project that stands in the name."""
+    parts = name.split(":")
+    model = context.tuned_models.get(parts[2] if len(parts) > 2 else "", name)
+    if model.step is not None:
+        raise ConflictError(
+            f"{name} is what the model was after step {model.step}",
+            expected="the model that the job has ended with",
+            do=f"export that one: {name.partition(':ckpt-step-')[0]}",
+        )
+    return model.run_id
+
+
+def _of_run(context: Context, run_id: str) -> ExportSource:
+    record, plan = context.runs.get(run_id), context.runs.plan(run_id)
+    result = _finished(record)
+    folder = _whole_outcome(run_id, result)
+    is_adapter = (folder / "adapter_config.json").is_file()
+    base_path, licence = _base(context, plan, is_needed=is_adapter)
+    return ExportSource(
+        name=run_id,
+        run_id=run_id,
+        base_name=plan.base_model.name,
+        base_path=base_path if is_adapter else str(folder),
+        base_sha256=plan.base_model.sha256,
+        base_licence=licence,
+        adapter_path=str(folder) if is_adapter else None,
+        adapter_sha256=result.adapter_sha256,
+        method=plan.method.name,
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        quantisation=plan.method.quantisation if is_adapter else None,
+        template_options=plan.data.template_options,
+        opted_turns=OptedTurns.of(plan.data),
+    )
+
+
+def _finished(record: RunRecord) -> TrainResult:
+    if record.status == "succeeded" and record.result is not None and record.result.adapter_path is not None:
+        return record.result
+    why = f": {record.stopped_because}" if record.stopped_because else ""
+    if record.status == "failed":
+        raise ConflictError(
+            f"run {record.run_id} has failed{why}",
+            expected="a run that has succeeded: nothing of a failed one is fit for use",
+            do=f"look at it with `luthier runs show {record.run_id}`, correct the recipe and train again",
+        )
+    raise ConflictError(
+        f"run {record.run_id} is {record.status}, at step {record.step} of {record.num_steps}{why}",
+        expected="a run that has succeeded",
+        do=f"go on with it: luthier train --resume {record.run_id}",
+    )
+
+
+def _whole_outcome(run_id: str, result: TrainResult) -> Path:
+    folder = Path(str(result.adapter_path))
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise NotFoundError(
+            f"the trained weights of run {run_id} are not in {folder} any more",
+            expected="the folder that the run has written",
+            do="train it again, or copy the home of the machine where it was trained",
+        )
+    digest = outcome_digest(weights)
+    if digest != result.adapter_sha256:
+        raise ConflictError(
+            f"the weights in {folder} are not those of run {run_id}: digest {digest[:12]}",
+            expected=f"digest {str(result.adapter_sha256)[:12]}, as when the run has ended",
+            do="put the files of the run back, or train it again",
+        )
+    return folder
+
+
+def outcome_digest(weights: Sequence[Path]) -> str:
+    """The digest of what a run has made, as its result names it. weights: its files, at least one, in order."""
+    digests = {file.name: sha256_file(file) for file in weights}
+    return digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)
+
+
+def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | None]:
+    """Path and licence of the base model; where only its licence is wanted, it need not be there."""
+    from luthier.ml.inference.models import sources
+
+    if not is_needed:
+        local = {model.name: model for model in sources.local_models(context.home)}
+        found = local.get(plan.base_model.name)
+        return plan.base_model.path, found.licence if found else None
+    model = sources.pull(plan.base_model.name, context.home, context.progress)
+    if model.sha256 != plan.base_model.sha256:
+        raise ConflictError(
+            f"the base model {model.name} on this machine is another one (digest {model.sha256[:12]})",
+            expected=f"digest {plan.base_model.sha256[:12]}, over which the adapter was trained",
+            do="put the earlier model back, or train again over this one",
+        )
+    return model.path, model.licence
+
+
+def proof_examples(
+    context: Context, source: ExportSource, file: Path | None, num: int
+) -> tuple[tuple[Example, ...], list[str]]:
+    """At most `num` examples that an export is proved on, chosen by a hash of their content; and what to tell of them.
+
+    From the file, where one is given; else the held-out rows of the run, or its validation rows; else our own prompts.
+    Raises what reading the file raises.
+    """
+    from luthier.features.evaluations.service import choose_samples
+    from luthier.ml.export.prompts import built_in_examples
+
+    warnings: list[str] = []
+    rows: Sequence[Example] = ()
+    if file is not None or source.run_id is not None:
+        rows, warnings = _rows(context, source, file)
+    usable = [_shortened(example) for example in rows if example.text is not None or example.reference is not None]
+    if not usable:
+        usable = list(built_in_examples())
+    return choose_samples(usable, num), warnings
+
+
+def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Sequence[Example], list[str]]:
+    from luthier.features.planning.split_files import load_splits
+    from luthier.ml.data.formats import load_file
+
+    recipe = None if source.run_id is None else context.runs.plan(source.run_id).recipe
+    if file is not None:
+        own = recipe.data.map if recipe else None
+        columns = map_that_fits(own, file, "the column map of the run") if own else ColumnMap(None)
+        return load_file(file, mapping=columns.mapping).examples, [columns.note] if columns.note else []
+    assert recipe is not None
+    try:
+        splits = load_splits(recipe, Path())
+    except (NotFoundError, DataError) as error:
+        return (), [f"proved on built-in prompts, since the rows of the run cannot be read: {error.came}"]
+    for split in ("held_out", "validation"):
+        if split in splits:
+            return splits[split].examples, []
+    return (), []
+
+
+def _shortened(example: Example) -> Example:
+    """A long text cut short: a proof needs some tokens of it, and it may be longer than the context."""
+    if example.text is None or len(example.text) <= _MOST_CHARACTERS:
+        return example
+    return example.model_copy(update={"text": example.text[:_MOST_CHARACTERS]})

@@ -1,0 +1,337 @@
+"""Use case: judge models and runs on held-out rows, side by side, with intervals and a verdict in words."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from luthier.core.dataset import Example
+from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.ids import is_id, new_id
+from luthier.core.recipe import MetricName
+from luthier.core.run import TrainResult
+from luthier.features.generation.engine_pool import EnginePool
+from luthier.features.models.resolve import (
+    Candidate,
+    as_candidate,
+    base_of,
+    find_base,
+    find_candidate,
+    open_engine,
+    system_under_test,
+    tuned,
+    with_few_shot,
+)
+from luthier.features.planning.service import Prepared
+from luthier.features.planning.training_data import PreparedSplit
+from luthier.features.recipes.column_maps import load_mapped
+from luthier.features.recipes.evaluation_checks import check_few_shot, check_metrics, usual_metrics
+from luthier.platform.home.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The rows that candidates are judged on, what is known against them, and notes on how they were read."""
+
+    file: str
+    sha256: str
+    num_rows: int
+    examples: tuple[Example, ...]
+    num_leaked: int = 0
+    num_same_prompt: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainResult) -> Evaluation:
+    """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows."""
+    plan, held_out = prepared.plan, prepared.held_out
+    if held_out is None or result.adapter_path is None:
+        raise ConflictError(
+            f"run {run_id} has no held-out rows or no trained weights",
+            expected="a run that is done, of a recipe with data.held_out",
+            do="judge it with: luthier eval RUN --data held_out.jsonl",
+        )
+    base = base_of(plan, name="base", model_path=plan.base_model.path)
+    candidates = [base]
+    if plan.evaluation.few_shot:
+        shots, seed = plan.evaluation.few_shot, plan.training.seed
+        shown = with_few_shot(base, prepared.train.good_examples, shots, seed, held_out=held_out.examples)
+        candidates.append(shown)
+    if plan.objective.teacher is not None:
+        candidates.append(as_candidate(plan.objective.teacher))
+    candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
+    rows = HeldOut(
+        file=held_out.profile.file,
+        sha256=held_out.profile.sha256,
+        num_rows=held_out.profile.num_rows,
+        examples=_that_fit(held_out, prepared),
+        num_leaked=plan.data.num_leaked,
+        num_same_prompt=plan.data.num_same_prompt,
+    )
+    evaluation = _judge(
+        context,
+        candidates,
+        rows,
+        metrics=plan.evaluation.metrics,
+        max_new_tokens=plan.evaluation.max_new_tokens,
+        max_thinking_tokens=plan.evaluation.max_thinking_tokens,
+        max_samples=plan.evaluation.max_samples,
+        run_id=run_id,
+        beside=[c.name for c in candidates if c.name.startswith("teacher ")],
+    )
+    if prepared.replay_held_out is None:
+        return evaluation
+    return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared)
+
+
+def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
+    """The rows to judge; texts that were packed, and so may have any length, in pieces that fit the context."""
+    from luthier.ml.data.packing import split_text
+
+    packed = split.profile.packed
+    if packed is None:
+        return split.examples
+    return tuple(p for e in split.examples for p in split_text(e, prepared.template, packed.block_tokens))
+
+
+def _with_forgetting(
+    context: Context, evaluation: Evaluation, candidates: Sequence[Candidate], prepared: Prepared
+) -> Evaluation:
+    """The evaluation with what was forgotten: base and tuned model on the general rows that were held out."""
+    from luthier.ml.evaluation.forgetting import METRICS, forgetting
+
+    plan, general = prepared.plan, prepared.replay_held_out
+    assert general is not None
+    assert plan.data.replay is not None
+    start, most = time.perf_counter(), plan.evaluation.max_samples
+    examples = _that_fit(general, prepared)
+    rows = HeldOut(general.profile.file, general.profile.sha256, general.profile.num_rows, examples)
+    judged = _judge(
+        context,
+        candidates,
+        rows,
+        metrics=METRICS,
+        max_new_tokens=1,
+        max_thinking_tokens=0,
+        max_samples=most,
+        run_id=None,
+    )
+    found = forgetting(
+        judged.systems,
+        judged.comparisons,
+        file=rows.file,
+        sha256=rows.sha256,
+        num_leaked=plan.data.replay.num_leaked,
+        num_in_file=len(rows.examples),
+    )
+    verdict = evaluation.verdict
+    if verdict is not None:
+        more = {"caveats": (*verdict.caveats, found.sentence)} if found.word == "worse" else {}
+        verdict = verdict.model_copy(update=more or {"details": (*verdict.details, found.sentence)})
+    seconds = evaluation.seconds + time.perf_counter() - start
+    return evaluation.model_copy(update={"forgetting": found, "verdict": verdict, "seconds": seconds})
+
+
+def evaluate(
+    context: Context,
+    systems: Sequence[str],
+    *,
+    data: Path,
+    few_shot: int = 0,
+    few_shot_from: Path | None = None,
+    metrics: Sequence[MetricName] | None = None,
+    mapping: Mapping[str, str] | None = None,
+    max_new_tokens: int | None = None,
+    max_thinking_tokens: int | None = None,
+    max_samples: int | None = None,
+    allow_leakage: bool = False,
+    evaluation_id: str | None = None,
+    called: str | None = None,
+) -> Evaluation:
+    """Judge models and runs on the rows of a file.
+
+    systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
+    the first base model among the others (or the base of the first run) is also judged with that many examples from
+    `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
+    mapping: as data.map in a recipe; None takes that of the first run where the file has its columns (`column_maps`),
+    and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None
+    takes them from the lengths of the rows' own, for each system with its own tokenizer. evaluation_id: by default a
+    new one. called: the name of the file in the result; by default its path.
+
+    Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
+    OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows
+    stand in the training rows of a run (unless allowed, and then the verdict says so).
+    """
+    if few_shot and few_shot_from is None:
+        raise _no_shots(few_shot)
+    loaded, notes = load_mapped(context, systems, data, mapping)
+    chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
+    check_metrics(chosen, loaded.examples)
+    resolved = [find_candidate(context, name) for name in systems]
+    seen = training_rows(context, systems)
+    num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
+    # The table reads from the plain to the tuned: what is judged stands last.
+    ordered = [*resolved[1:], resolved[0]]
+    if few_shot and few_shot_from is not None:
+        base = next((c for c in resolved if not is_id(c.name, "run")), None) or find_base(context, systems[0])
+        shots, _ = load_mapped(context, systems, few_shot_from, mapping)
+        pool = not_held_out(shots.examples, loaded.examples)
+        check_few_shot(few_shot, pool, loaded.examples)
+        shown = with_few_shot(base, pool, few_shot, seed=0, held_out=loaded.examples)
+        ordered.insert(len(ordered) - 1, shown)
+    named = called or str(data)
+    rows = HeldOut(named, loaded.sha256, loaded.num_rows, loaded.examples, num_leaked, num_same_prompt, notes)
+    run_id = systems[0] if is_id(systems[0], "run") else None
+    evaluation = _judge(
+        context,
+        ordered,
+        rows,
+        metrics=chosen,
+        max_new_tokens=max_new_tokens,
+        max_thinking_tokens=max_thinking_tokens,
+        max_samples=max_samples or len(loaded.examples),
+        run_id=run_id,
+    )
+    if evaluation_id is not None:
+        evaluation = evaluation.model_copy(update={"evaluation_id": evaluation_id})
+    context.evaluations.save(evaluation)
+    return evaluation
+
+
+def _no_shots(few_shot: int) -> RequestError:
+    return RequestError(
+        f"--few-shot {few_shot} without rows to take them from",
+        expected="--few-shot-from FILE with rows that are not held out",
+        do="add --few-shot-from train.jsonl",
+    )
+
+
+def _judge(
+    context: Context,
+    candidates: Sequence[Candidate],
+    held_out: HeldOut,
+    *,
+    metrics: Sequence[MetricName],
+    max_new_tokens: int | None,
+    max_thinking_tokens: int | None,
+    max_samples: int,
+    run_id: str | None,
+    beside: Sequence[str] = (),
+) -> Evaluation:
+    """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
+
+    beside: names of systems that are judged and shown but are no baseline: a student need not beat its teacher.
+    """
+    from luthier.ml.evaluation.compare import judge, primary_metric, verdict
+
+    start = time.perf_counter()
+    examples = choose_samples(held_out.examples, max_samples)
+    with closing(EnginePool(open_engine)) as pool:
+        systems = [
+            system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
+            for c in candidates
+        ]
+        results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
+    primary = primary_metric(metrics, [e.reference for e in examples])
+    words = None
+    if len(results) > 1:
+        words = verdict(
+            results,
+            [comparison for comparison in comparisons if comparison.baseline not in beside],
+            primary=primary,
+            num_leaked=held_out.num_leaked,
+            num_same_prompt=held_out.num_same_prompt,
+            num_rows_in_file=len(held_out.examples),
+        )
+    return Evaluation(
+        evaluation_id=new_id("eval"),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        run_id=run_id,
+        held_out_file=held_out.file,
+        held_out_sha256=held_out.sha256,
+        num_rows=len(examples),
+        systems=results,
+        comparisons=comparisons,
+        verdict=words,
+        rows_notes=(*held_out.notes, *pool.notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]:
+    """At most `num` examples, chosen by a hash of their content (the same ones on every machine), in file order."""
+    if len(examples) <= num:
+        return tuple(examples)
+
+    def key(example: Example) -> bytes:
+        return hashlib.sha256(example.model_dump_json(exclude={"id", "goes_on"}).encode()).digest()
+
+    chosen = {e.id for e in sorted(examples, key=key)[:num]}
+    return tuple(e for e in examples if e.id in chosen)
+
+
+def check_leakage(
+    context: Context, systems: Sequence[str], held_out: Sequence[Example], *, allowed: bool
+) -> tuple[int, int]:
+    """How many held-out rows the runs among the systems were trained on: whole rows, and by their prompts alone.
+
+    Raises LeakageError for whole rows, unless they are allowed; ConflictError where a run's rows have changed since.
+    """
+    return _leakage(training_rows(context, systems), held_out, allowed)
+
+
+def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
+    """The rows that the runs among the systems were trained on, as far as their files are still there, unchanged."""
+    from luthier.core.digest import sha256_file
+    from luthier.features.planning.service import training_examples
+
+    found: list[Example] = []
+    for name in systems:
+        if not is_id(name, "run"):
+            continue
+        plan = context.runs.plan(name)
+        path = Path(plan.data.train.file)
+        if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
+            raise ConflictError(
+                f"the training file {path} of run {name} is gone or has changed",
+                expected=f"content with digest {plan.data.train.sha256[:12]}: held-out rows are checked against it",
+                do="put the file back as it was",
+            )
+        found.extend(training_examples(plan.recipe))
+    return found
+
+
+def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:
+    from luthier.ml.data.split import leaked_ids
+
+    found = leaked_ids(seen, held_out)
+    if found.exact and not allowed:
+        raise LeakageError(
+            f"{len(found.exact):,} of {len(held_out):,} held-out rows stand in the training rows of the run",
+            expected="rows that the model was not trained on",
+            do="take them out, or pass --allow-leakage (the verdict will say so)",
+            problems=found.exact,
+        )
+    return len(found.exact), len(found.same_prompt)
+
+
+def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+    """Rows to take few-shot examples from: none that is judged, and none whose prompt is."""
+    from luthier.ml.data.split import leaked_ids
+
+    found = leaked_ids(held_out, pool)
+    barred = {f"{p.file}:{p.line}" for p in (*found.exact, *found.same_prompt)}
+    left = tuple(e for e in pool if e.id not in barred)
+    if not left:
+        raise DataError(
+            "all rows of the few-shot file are held-out rows",
+            expected="rows that are not judged",
+            do="pass the training rows to --few-shot-from",
+        )
+    return left

@@ -1,0 +1,99 @@
+"""Evaluations, verdicts and warnings as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
+from luthier.ml.charts.judged_rows import units_of
+from luthier.ml.charts.metric_titles import on_scale
+from luthier.ml.charts.thinking import thinking_sentence
+from luthier.platform.cli import figures
+from luthier.platform.cli.console import make_table, visible
+
+STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
+_PANEL_WIDTH = 100
+
+
+def show_evaluation(console: Console, evaluation: Evaluation, *, only_what_decides: bool = False) -> None:
+    """Metrics of all systems with their 95% intervals, the comparisons, and the verdict.
+
+    only_what_decides: leave out the comparisons that the verdict does not rest on.
+    """
+    console.print(_metrics_table(evaluation))
+    verdict, judged = evaluation.verdict, evaluation.systems[-1].name
+    chosen = [
+        one
+        for one in evaluation.comparisons
+        if not only_what_decides or verdict is None or (one.candidate, one.metric) == (judged, verdict.metric)
+    ]
+    if chosen:
+        console.print(_comparisons_table(chosen, evaluation))
+    if evaluation.forgetting is not None and evaluation.forgetting.word != "worse":  # else it is a caveat
+        console.print(visible(evaluation.forgetting.sentence), soft_wrap=True)
+    if evaluation.verdict is not None:
+        console.print(verdict_panel(console, evaluation.verdict))
+        return
+    for system in evaluation.systems:  # where there is a verdict, its caveats say so
+        if (thought := thinking_sentence(system)) is not None:
+            console.print(visible(thought), soft_wrap=True)
+        if system.num_cut_off:
+            cut = f"{system.num_cut_off:,} of {system.num_samples:,} outputs were cut off at the token limit"
+            console.print(f"{visible(system.name)}: {cut}", soft_wrap=True)
+
+
+def verdict_panel(console: Console, verdict: Verdict) -> Panel:
+    """The answer in words: headline, the figures behind it, caveats. The other metrics stand in the tables."""
+    text = Text.assemble((visible(verdict.headline), "bold"))
+    for line in verdict.details[: verdict.num_primary_details]:
+        text.append(f"\n{visible(line)}")
+    for line in verdict.caveats:
+        text.append(f"\nNote: {visible(line)}", style="yellow")
+    width = min(console.width, _PANEL_WIDTH)
+    shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
+    return Panel(text, title=f"Verdict: {verdict.word}", border_style=STYLES[verdict.word], width=width, box=shape)
+
+
+def _metrics_table(evaluation: Evaluation) -> Table:
+    table = make_table(["metric", "unit", *(visible(system.name) for system in evaluation.systems)], num_text_columns=2)
+    metrics = {name: metric for system in evaluation.systems for name, metric in system.metrics.items()}
+    for name, metric in metrics.items():
+        cells = [interval(system.metrics.get(name)) for system in evaluation.systems]
+        table.add_row(name, f"{metric.unit}, {'higher' if metric.higher_is_better else 'lower'} is better", *cells)
+    table.add_row("rows", "", *(f"{system.num_samples:,}" for system in evaluation.systems))
+    return table
+
+
+def _comparisons_table(comparisons: Sequence[Comparison], evaluation: Evaluation) -> Table:
+    table = make_table(["comparison", "metric", "verdict", "difference", "95% interval", "p"], num_text_columns=3)
+    units = units_of(evaluation.systems)
+    for one in comparisons:
+        needed = f" (about {one.rows_needed:,} rows would tell)" if one.rows_needed is not None else ""
+        table.add_row(
+            visible(f"{one.candidate} - {one.baseline}"),
+            one.metric + on_scale(units.get(one.metric, "")),
+            Text(one.verdict + needed, style=STYLES[one.verdict]),
+            f"{one.difference:+.4g}",
+            f"{figures.number(one.low)} to {figures.number(one.high)}",
+            f"{one.p_value:.2g}",
+        )
+    return table
+
+
+def print_warnings(console: Console, warnings: Sequence[str]) -> None:
+    """Warnings, one a line."""
+    for warning in warnings:
+        console.print(Text.assemble(("warning: ", "bold yellow"), visible(warning)), soft_wrap=True)
+
+
+def interval(metric: Metric | None) -> str:
+    """`0.61 [0.48, 0.73]`; a dash where there is no figure."""
+    if metric is None:
+        return "-"
+    return f"{figures.number(metric.value)} [{figures.number(metric.low)}, {figures.number(metric.high)}]"

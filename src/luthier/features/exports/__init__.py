@@ -1,0 +1,1 @@
+"""Models written for other runtimes, proved equal, bundled and signed."""

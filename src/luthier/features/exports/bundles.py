@@ -1,0 +1,314 @@
+"""Use cases: gather what is known of an export, prove that a bundle is whole, send it somewhere."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.export import Export, ExportFormat
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord, TrainResult
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.base_model import LocalModel
+    from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts, RunFacts
+    from luthier.ml.export.bundle.target import Pushed
+    from luthier.ml.export.bundle.verify import VerifyReport
+
+_ALWAYS: Final = ("luthier", "torch", "transformers", "tokenizers", "peft", "safetensors", "numpy")
+_OF_FORMAT: Final[dict[ExportFormat, tuple[str, ...]]] = {
+    "adapter": (),
+    "merged": (),
+    "gguf": ("gguf", "xllamacpp", "llama-cpp-py-sync"),
+    "onnx": ("onnx", "onnx-ir", "onnxruntime-genai", "onnxruntime"),
+    "executorch": ("executorch", "torchao"),
+}
+_LICENCE_FILES: Final = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
+_MOST_LICENCE_BYTES: Final = 1 << 20
+
+
+def facts_for(context: Context, export: Export) -> BundleFacts:
+    """All that this home knows of what was exported; paths of this machine become the names of what they lead to.
+
+    The evaluation is that of the run, where what was exported is the outcome that it judged.
+
+    Raises NotFoundError where the run that it comes from is not there any more.
+    """
+    from luthier.ml.export.bundle.facts import BundleFacts
+
+    source = export.source
+    title = _name(source.name)
+    run, evaluation, safety = None, None, tuple[str, ...]()
+    if source.run_id is not None:
+        record = context.runs.get(source.run_id)
+        run = run_facts(record, context.runs.plan(source.run_id))
+        is_outcome = source.adapter_sha256 in (None, run.result.adapter_sha256)
+        evaluation = _evaluation(context, record) if is_outcome else None
+        safety = _safety(context, source.run_id) if is_outcome else ()
+    return BundleFacts(
+        title=title,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=base_facts(context, source.base_name, source.base_sha256, source.base_path, source.base_licence),
+        run=run,
+        evaluation=evaluation,
+        safety=safety,
+        packages=_packages(export.format),
+        command=_command(title, export),
+    )
+
+
+def facts_of_run(context: Context, run_id: str) -> BundleFacts:
+    """The same of what a run has made, as it was not exported yet. Raises NotFoundError, RequestError."""
+    from luthier.ml.export.bundle.facts import BundleFacts
+
+    record, plan = context.runs.get(run_id), context.runs.plan(run_id)
+    base = plan.base_model
+    return BundleFacts(
+        title=run_id,
+        made_at=record.updated_at,
+        base=base_facts(context, base.name, base.sha256, base.path),
+        run=run_facts(record, plan),
+        evaluation=_evaluation(context, record),
+        safety=_safety(context, run_id),
+        command="",
+    )
+
+
+def _safety(context: Context, run_id: str) -> tuple[str, ...]:
+    """What the newest safety check of a run has found, a sentence each."""
+    from luthier.features.release_gates.service import newest_safety
+
+    project_id = context.runs.project_of(run_id)
+    found = None if project_id is None else newest_safety(context, project_id, run_id)
+    if found is None:
+        return ()
+    return (found.headline, *found.concerns, f"Probes: the suite {found.suite}, checked {found.created_at[:10]}.")
+
+
+def verify_bundle(
+    context: Context,
+    folder: Path,
+    *,
+    key: Path | None = None,
+    bundle_sha256: str | None = None,
+    base: str | None = None,
+) -> VerifyReport:
+    """Prove a bundle whole, signed by a key where one is given, and made for a base model where one is named.
+
+    Raises NotFoundError (no such folder, key or base model on this machine) and RequestError (the key cannot be used).
+    """
+    from luthier.ml.export.bundle.verify import verify
+
+    sha256 = None
+    if base is not None:
+        from luthier.ml.inference.models import sources
+
+        model = sources.find(base, context.home)
+        if model is None:
+            raise NotFoundError(
+                f"base model {base!r} is not on this machine",
+                expected="one that was pulled, so that its digest is known",
+                do=f"luthier models pull {base}",
+            )
+        sha256 = model.sha256
+    return verify(folder, key=key, bundle_sha256=bundle_sha256, base_sha256=sha256, progress=context.progress)
+
+
+def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -> Pushed:
+    """Send a whole bundle to `hf://org/name` or any URL of fsspec, and prove that it is whole there.
+
+    What is there already is not sent again, so that a push that was killed goes on. is_public: for a repository of the
+    hub that is made now.
+
+    Raises RequestError (the bundle is not whole, or the URL means nothing), ConflictError (something else is there),
+    WorkError (the place refused or failed).
+    """
+    from luthier.ml.export.bundle import target, verify
+    from luthier.ml.export.bundle.hub_target import SCHEME, push_to_hub
+    from luthier.ml.export.bundle.store_target import push_to_store, shown_url
+
+    if "://" not in url:
+        raise RequestError(
+            f"{shown_url(url)!r} is no URL",
+            expected="hf://org/name, s3://bucket/folder, or another URL of fsspec (file:///folder)",
+            do="write where it goes in that form",
+        )
+    report = verify(folder, progress=context.progress)
+    if not report.is_whole:
+        first = report.faults[0]
+        more = f", and {len(report.faults) - 1} more faults" if len(report.faults) > 1 else ""
+        raise RequestError(
+            f"{folder} is no whole bundle: {first.path} {first.what}{more}",
+            expected="a bundle as `luthier export` has made it",
+            do=f"see all faults with `luthier verify {shlex.quote(str(folder))}`, and export again",
+        )
+    cargo = target.load(folder)
+    if url.startswith(SCHEME):
+        return push_to_hub(cargo, url, context.progress, is_public=is_public)
+    return push_to_store(cargo, url, context.progress)
+
+
+def sign_bundle(context: Context, folder: Path, key: Path) -> str:
+    """Sign a whole bundle with the Ed25519 key of a PEM file; returns `ed25519:` and the public key.
+
+    Raises RequestError (not whole, or the key cannot be used), ConflictError (signed already, by another key).
+    """
+    from luthier.ml.export.bundle.write import add_signature
+
+    return add_signature(folder, key, context.progress)
+
+
+def base_facts(context: Context, name: str, sha256: str, path: str, licence: str | None = None) -> BaseFacts:
+    """What is known of a base model. licence: where it is known already. path: where its licence texts may lie."""
+    from luthier.ml.export.bundle.facts import BaseFacts
+    from luthier.ml.inference.models import cache, catalog, names, sources
+
+    model: LocalModel | None = next((one for one in sources.local_models(context.home) if one.name == name), None)
+    origin: dict[str, str] = {}
+    if model is not None:
+        kept = cache.read(cache.models_folder(context.home) / names.parse(model.name).safe)
+        origin = kept[1].origin if kept is not None else {}
+    entry = catalog.entries().get(name)
+    licence = licence or (model.licence if model is not None else entry.licence if entry else None)
+    hub = origin.get("repo")
+    return BaseFacts(
+        name=_name(name),
+        sha256=sha256,
+        hub=hub,
+        revision=origin.get("commit") if hub is not None else None,
+        licence=licence,
+        licence_url=entry.licence_url if entry is not None else None,
+        architecture=model.architecture if model is not None else None,
+        num_parameters=model.num_parameters if model is not None else None,
+        context_length_tokens=model.context_length_tokens if model is not None else None,
+        note=entry.note if entry is not None else "",
+        licence_texts=_licence_texts(Path(model.path if model is not None else path)),
+    )
+
+
+def _name(name: str) -> str:
+    """What a model is called anywhere: of a path its last part."""
+    from luthier.ml.export.bundle.paths import last_part
+
+    return name if name.startswith("hub:") else last_part(name)
+
+
+def _licence_texts(folder: Path) -> dict[str, str]:
+    found = {}
+    for pattern in _LICENCE_FILES:
+        for path in sorted(folder.glob(pattern)):
+            if path.is_file() and path.stat().st_size <= _MOST_LICENCE_BYTES:
+                found[path.name] = path.read_text(encoding="utf-8", errors="replace")
+    return found
+
+
+def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
+    """What is known of a run, with names where paths stood. Raises RequestError where it has no result."""
+    from luthier.ml.export.bundle.facts import RunFacts
+    from luthier.ml.export.bundle.paths import without_folders
+
+    if record.result is None:
+        raise RequestError(
+            f"run {record.run_id} is {record.status} and has no result yet",
+            expected="a run that has succeeded",
+            do=f"go on with it: luthier train --resume {record.run_id}",
+        )
+    result = without_folders(record.result.model_dump(mode="json")) | {"adapter_path": None}
+    bare = _without_folders(plan)
+    return RunFacts(
+        run_id=record.run_id,
+        created_at=record.created_at,
+        ended_at=record.updated_at,
+        plan=bare,
+        plan_hash=plan.hash,
+        datasets=_datasets(bare),
+        result=TrainResult.model_validate(result),
+    )
+
+
+def _without_folders(plan: Plan) -> Plan:
+    """The plan with names where paths were. Only what its hash does not look at is touched."""
+    from luthier.ml.export.bundle.paths import last_part, without_folders
+
+    document = plan.model_dump(mode="json")
+    for section in ("recipe", "budget"):
+        document[section] = without_folders(document[section])
+    base, teacher = document["base_model"], document["objective"]["teacher"]
+    replay = document["data"]["replay"] or {}
+    profiles = [document["data"][name] for name in ("train", "validation", "held_out")]
+    for profile in (*profiles, replay.get("rows"), replay.get("held_out")):
+        if profile is not None:
+            profile["file"] = last_part(profile["file"])
+    for model, names in ((base, ("name", "path")), (teacher, ("name", "path", "adapter_path"))):
+        for name in names if model is not None else ():
+            model[name] = without_folders(model[name])
+    return Plan.model_validate(document | {"sources": {}})
+
+
+def _datasets(plan: Plan) -> tuple[DatasetFacts, ...]:
+    from luthier.ml.export.bundle.facts import DatasetFacts
+
+    data, replay = plan.data, plan.data.replay
+    profiles = (data.train, data.validation, data.held_out, *((replay.rows, replay.held_out) if replay else ()))
+    return tuple(
+        DatasetFacts(
+            split=profile.split,
+            name=profile.file,
+            sha256=profile.sha256,
+            shape=profile.shape,
+            num_rows=profile.num_rows,
+            num_examples=profile.num_examples,
+            num_tokens=profile.num_tokens,
+            num_trained_tokens=profile.num_trained_tokens,
+        )
+        for profile in profiles
+        if profile is not None
+    )
+
+
+def _evaluation(context: Context, record: RunRecord) -> Evaluation | None:
+    """The evaluation that belongs to the run, without its samples."""
+    from luthier.ml.export.bundle.paths import without_folders
+
+    if record.evaluation_id is None:
+        return None
+    found = context.evaluations.get(record.evaluation_id)
+    systems = tuple(system.model_copy(update={"samples": (), "adapter": None}) for system in found.systems)
+    document = found.model_copy(update={"systems": systems}).model_dump(mode="json")
+    return Evaluation.model_validate(without_folders(document))
+
+
+def _packages(format: ExportFormat) -> tuple[PackageFacts, ...]:
+    """Those of the packages that take part in such an export that are installed, and Python."""
+    from luthier.ml.export.bundle.facts import PackageFacts
+
+    found = [PackageFacts(name="python", version=platform.python_version(), licence="PSF-2.0")]
+    for name in (*_ALWAYS, *_OF_FORMAT[format]):
+        try:
+            about = metadata.metadata(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(PackageFacts(name=name, version=about["Version"], licence=_licence(about)))
+    return tuple(found)
+
+
+def _licence(about: metadata.PackageMetadata) -> str | None:
+    """The licence that a package states: the expression, else the short old field, else the trove classifier."""
+    for field in ("License-Expression", "License"):
+        value = about[field] if field in about else None  # noqa: SIM401 - an email message, whose get mypy does not know
+        if value and "\n" not in value and len(value) <= 100:
+            return str(value)
+    classifiers = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if line[:7] == "License"]
+    return classifiers[0] if classifiers else None
+
+
+def _command(name: str, export: Export) -> str:
+    """The command that makes the same again; where to is left to whoever does."""
+    return shlex.join(["luthier", "export", name, "--to", export.format, "--quantise", export.precision, "-o", "DIR"])

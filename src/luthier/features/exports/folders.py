@@ -1,0 +1,157 @@
+"""A folder that is written whole or not at all: beside its place, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luthier.core.disk_full import is_disk_full
+from luthier.core.durable import sync
+from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
+from luthier.core.scratch_folders import FolderRegister, holding, remove_if_abandoned
+from luthier.platform.home.context import Context
+
+_FILE_MODE, _FOLDER_MODE = 0o666, 0o777
+
+
+@contextmanager
+def staged_folder(
+    final: Path, *, needed_bytes: int, what: str, register: FolderRegister | None = None
+) -> Iterator[Path]:
+    """An empty folder to write in, which becomes `final` when the block ends well, and is gone when it does not.
+
+    Beside it, in the same parent, there is room for what is only needed on the way; it is gone in any case. What a
+    killed process has left beside `final`, or anywhere that `register` knows, is cleared. needed_bytes: about what
+    writing takes. register: where it is entered, so that who comes after a killed process finds what it left.
+
+    Raises ConflictError where there is something in `final`, RequestError where it cannot be written, StorageFullError
+    where the disk has not the room or runs full inside.
+    """
+    refuse_taken(final)
+    made = _make_parents(final)
+    try:
+        _clear_leftovers(final)
+        _check_room(final.parent, needed_bytes, what)
+        staging = final.parent / f"{_prefix(final)}{secrets.token_hex(4)}"
+        with contextlib.ExitStack() as held:
+            if register is not None:
+                register.remove_abandoned()
+                held.enter_context(register.entered(staging))
+            held.callback(shutil.rmtree, staging, ignore_errors=True)  # before it leaves the register
+            staging.mkdir()
+            with holding(staging, must=False):
+                folder = staging / "export"
+                folder.mkdir()
+                yield folder
+                _settle(folder)
+                _publish(folder, final)
+    except BaseException as error:
+        is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and is_disk_full(error)
+        told = _full(final.parent, needed_bytes, what) if is_full else None
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if told is not None:
+            raise told from error
+        raise
+
+
+def refuse_taken(final: Path) -> None:
+    """Raise ConflictError where there is something in `final`, or it is no folder."""
+    if final.is_symlink() or final.exists():
+        if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):
+            return
+        kind = "a folder with files in it" if final.is_dir() else "no folder"
+        raise ConflictError(
+            f"{final} is there already, {kind}",
+            expected="a folder that does not exist yet, or an empty one",
+            do="choose another with -o, or remove it first",
+        )
+
+
+def _make_parents(final: Path) -> list[Path]:
+    """Make the folders above; returns those that were not there, from the top."""
+    made: list[Path] = []
+    for folder in reversed(final.parents):
+        if folder.is_dir():
+            continue
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        made.append(folder)
+    if not os.access(final.parent, os.W_OK | os.X_OK):
+        raise _unwritable(final.parent, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return made
+
+
+def _unwritable(folder: Path, error: OSError) -> RequestError:
+    return RequestError(
+        f"{folder} cannot be written: {error.strerror or error}",
+        expected="a folder that this user may write",
+        do="choose another with -o, or correct its permissions",
+    )
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name}.partial-"
+
+
+def _clear_leftovers(final: Path) -> None:
+    for leftover in final.parent.glob(f"{_prefix(final)}*"):
+        remove_if_abandoned(leftover)
+
+
+def _check_room(parent: Path, needed_bytes: int, what: str) -> None:
+    if shutil.disk_usage(parent).free < needed_bytes:
+        raise _full(parent, needed_bytes, what)
+
+
+def _full(parent: Path, needed_bytes: int, what: str) -> StorageFullError:
+    free = shutil.disk_usage(parent).free
+    return StorageFullError(
+        f"no room on the disk of {parent} for {what}: {free / 2**20:,.0f} MiB are free; nothing was left there",
+        expected=f"about {max(needed_bytes, 1) / 2**20:,.0f} MiB while it is written",
+        do="free some space, or write to a larger disk with -o",
+    )
+
+
+def _settle(folder: Path) -> None:
+    """Flush all of a folder to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def _publish(folder: Path, final: Path) -> None:
+    try:
+        folder.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        refuse_taken(final)
+        raise
+    sync(final.parent)
+
+
+def register_of(context: Context) -> FolderRegister:
+    """The register of a home: exports in the making, wherever they are written to."""
+    return FolderRegister(context.home / "partial")
+
+
+def remove_abandoned(context: Context) -> list[Path]:
+    """Remove what killed exports of this home have left, here and beside the places that they were to get."""
+    return register_of(context).remove_abandoned()
+
+
+def open_to_readers(folder: Path) -> None:
+    """Give all files and folders the rights of any that this user makes: some libraries write for the owner only."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        path.chmod((_FOLDER_MODE if path.is_dir() else _FILE_MODE) & ~umask)

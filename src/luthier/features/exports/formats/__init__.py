@@ -1,0 +1,1 @@
+"""What each format of a model costs and what it loses."""

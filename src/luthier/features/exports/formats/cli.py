@@ -1,0 +1,118 @@
+"""`luthier formats`: what each format of a model costs and what it loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, parse_mapping
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.format_table import FormatPrice, FormatTable, Spread
+
+
+def formats(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a base model.")],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Held-out rows.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where table and page go.")],
+    wanted: Annotated[
+        str | None,
+        typer.Option(
+            "--formats",
+            metavar="A,B",
+            help="Formats with their precision, as gguf:q8_0 "
+            "[default: merged:bfloat16, gguf:float16, gguf:q8_0, gguf:q4_k_m, onnx:float32, onnx:int4].",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="A,B", help="What to measure, as for `luthier eval`.")
+    ] = None,
+    mapping: MappingOption = None,
+    num_rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Judge quality on so many rows.")] = 100,
+    num_timed: Annotated[int, typer.Option("--timed", min=1, metavar="N", help="Time so many prompts.")] = 8,
+    num_rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Time so many rounds.")] = 3,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=2, help="Where to cut outputs off.")] = 64,
+    keeps_exports: Annotated[bool, typer.Option("--keep", help="Keep the exports, in DIR/exports.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Export a model in each format and measure size, memory, speed and quality, side by side with the model itself."""
+    from luthier.features.exports.formats.tables import DEFAULT_FORMATS, FormatRequest, measure_formats
+    from luthier.features.suites.eval_cli import parse_metrics
+
+    named = [one.strip() for one in wanted.split(",") if one.strip()] if wanted is not None else DEFAULT_FORMATS
+    with open_context(home) as context:
+        found = measure_formats(
+            context,
+            FormatRequest(
+                name=name,
+                data=data,
+                folder=output,
+                formats=tuple(named),
+                metrics=parse_metrics(metrics) if metrics is not None else None,
+                mapping=parse_mapping(mapping or ()) or None,
+                num_rows=num_rows,
+                num_timed=num_timed,
+                num_rounds=num_rounds,
+                max_new_tokens=max_new_tokens,
+                keeps_exports=keeps_exports,
+            ),
+        )
+    return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))
+
+
+def _show(console: Console, found: FormatTable) -> None:
+    from luthier.platform.cli.console import make_table, visible
+
+    headers = [
+        "format",
+        "MB",
+        "memory MB",
+        "prompt tokens/s",
+        "new tokens/s",
+        found.metric,
+        "minus source",
+        "perplexity",
+    ]
+    table = make_table([*headers, ""])
+    for price in found.prices:
+        table.add_row(*_cells(price, found.metric))
+    console.print(table)
+    for price in found.prices:
+        for line in (*price.losses, *([price.reason] if price.status == "missing" else [])):
+            console.print(visible(f"{price.label}: {line}"), soft_wrap=True)
+    console.print(
+        f"{found.num_rows:,} rows of {visible(found.data_file)}, {found.num_rounds:,} rounds of {found.num_timed:,} "
+        f"prompts, {found.num_threads:,} processors; report: {found.report_path}",
+        soft_wrap=True,
+    )
+
+
+def _cells(price: FormatPrice, metric: str) -> list[str]:
+    if price.quality is None:
+        return [price.label, *([""] * 7), price.status]
+    own = price.quality.metrics[metric]
+    perplexity = price.quality.metrics.get("perplexity")
+    change = next((c for c in price.comparisons if c.metric == metric), None)
+    words = {True: "recommended", False: "not recommended for this model", None: ""}[price.is_recommended]
+    return [
+        price.label,
+        f"{price.num_bytes / 1e6:,.0f}",
+        f"{price.peak_memory_bytes / 1e6:,.0f}",
+        _spread(price.prompt_tokens_per_second),
+        _spread(price.new_tokens_per_second),
+        f"{own.value:.4g} [{own.low:.4g}, {own.high:.4g}]",
+        f"{change.difference:+.3g} [{change.low:.3g}, {change.high:.3g}]" if change else "",
+        f"{perplexity.value:.4g}" if perplexity else "",
+        words if price.format is not None else "",
+    ]
+
+
+def _spread(found: Spread | None) -> str:
+    return f"{found.median:,.4g} ({found.low:,.4g} to {found.high:,.4g})" if found else "-"

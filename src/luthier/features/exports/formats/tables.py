@@ -1,0 +1,288 @@
+"""Use case: the price of formats, what each export of a model costs and what it loses, measured on held-out rows."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
+from luthier.core.format_table import FormatPrice, FormatTable
+from luthier.core.recipe import MetricName
+from luthier.features.evaluations.service import choose_samples
+from luthier.features.exports.formats.exports import exported, place, source_price
+from luthier.features.exports.formats.progress import PAGE, TABLE, FormatProgress, check_table_folder, format_progress
+from luthier.features.exports.formats.quality import asked_rows, judge_formats, losses_of, most_tokens
+from luthier.features.exports.service import find_source
+from luthier.features.recipes.column_maps import column_map
+from luthier.features.recipes.evaluation_checks import check_metrics, usual_metrics
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.export.format_prices.asking import AskedRow, Quality, Speed
+
+DEFAULT_FORMATS: Final = ("merged:bfloat16", "gguf:float16", "gguf:q8_0", "gguf:q4_k_m", "onnx:float32", "onnx:int4")
+_SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class FormatRequest:
+    """What is asked. formats: as `gguf:q4_k_m`, short names of types allowed. folder: for table and page.
+
+    num_rows: how many held-out rows quality is measured on, num_timed: how many prompts speed is, chosen by a stable
+    hash. num_rounds: of timing. keeps_exports: leave the exports in `folder/exports`.
+    """
+
+    name: str
+    data: Path
+    folder: Path
+    formats: Sequence[str] = DEFAULT_FORMATS
+    metrics: Sequence[MetricName] | None = None
+    mapping: Mapping[str, str] | None = None
+    num_rows: int = 100
+    num_timed: int = 8
+    num_rounds: int = 3
+    max_new_tokens: int = 64
+    keeps_exports: bool = False
+
+
+def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
+    """Export a model in each format, measure all of them and the model itself, and write table and page.
+
+    An export whose proof fails is measured all the same, and not recommended; one whose runtime is not installed, or
+    that the format cannot hold, is a row that says so. What was stopped goes on with the same request: exports that are
+    made and qualities that are measured are kept until the table is written.
+
+    Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table or
+    the beginning of another one in it, and what reading the rows and finding the model raise.
+    """
+    from luthier.ml.charts.page import replace_text
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.evaluation.names import metric_heading
+    from luthier.ml.export.format_prices.page import write_format_page
+
+    _check(request)
+    check_table_folder(request.folder.absolute())
+    wanted = [parse_format(text) for text in dict.fromkeys(request.formats)]
+    source = find_source(context, request.name)
+    runs = () if source.run_id is None else (source.run_id,)
+    loaded = load_file(request.data, mapping=column_map(context, runs, request.data, request.mapping).mapping)
+    examples = choose_samples(loaded.examples, request.num_rows)
+    metrics = tuple(request.metrics) if request.metrics is not None else usual_metrics(examples)
+    check_metrics(metrics, examples)
+    tokenised, rows = asked_rows(source, examples)
+    asked = _asked(request, source, loaded.sha256)
+    with format_progress(request.folder, asked) as progress:
+        prices = [source_price(source)]
+        prices += [exported(context, request.data, source, *one, progress) for one in wanted]
+        most = most_tokens(source, examples, request.max_new_tokens)
+        qualities = _qualities(context, request, source, prices, rows, most, progress)
+        speeds = _speeds(context, request, source, prices, rows)
+        judged = judge_formats(
+            source,
+            examples,
+            tokenised,
+            qualities,
+            metrics=metrics,
+            max_new_tokens=request.max_new_tokens,
+            progress=context.progress,
+        )
+        done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
+        table = FormatTable(
+            name=source.name,
+            base_name=source.base_name,
+            data_file=str(request.data),
+            data_sha256=loaded.sha256,
+            num_rows=len(examples),
+            num_timed=min(request.num_timed, len(rows)),
+            num_rounds=request.num_rounds,
+            num_threads=os.cpu_count() or 1,
+            max_new_tokens=request.max_new_tokens,
+            metric=judged.metric,
+            prices=_with_fronts(done, judged.metric),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=_machine(),
+            seconds=progress.seconds,
+            report_path=str(progress.folder / PAGE),
+        )
+        write_format_page(progress.folder / PAGE, table, metric_heading)
+        replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
+        progress.close(keeps_exports=request.keeps_exports)
+    return table
+
+
+def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
+    """`gguf:f16` -> gguf and float16. Raises RequestError for what no exporter has."""
+    from luthier.ml.export.exporters.registry import FORMATS
+
+    format, _, precision = text.strip().partition(":")
+    precision = _SHORT.get(precision, precision)
+    if (
+        format not in FORMATS
+        or format == "adapter"
+        or precision not in FORMATS[cast("ExportFormat", format)].weight_bytes
+    ):
+        known = [f"{f}:{p}" for f, kind in FORMATS.items() if f != "adapter" for p in kind.weight_bytes]
+        raise RequestError(
+            f"the format {text!r}",
+            expected=f"one of {', '.join(known)}",
+            do="write format and precision with a colon: --formats gguf:q8_0,onnx:int4",
+        )
+    return cast("ExportFormat", format), cast("ExportPrecision", precision)
+
+
+def _asked(request: FormatRequest, source: ExportSource, data_sha256: str) -> dict[str, Any]:
+    """All that exports and qualities depend on. Formats may be added: what is made of the others holds."""
+    return {
+        "model": source.name,
+        "base": source.base_sha256,
+        "rows": data_sha256,
+        "mapping": dict(request.mapping or {}),
+        "num_rows": request.num_rows,
+        "max_new_tokens": request.max_new_tokens,
+        "versions": {name: version(name) for name in ("luthier", "torch", "transformers")},
+    }
+
+
+def _check(request: FormatRequest) -> None:
+    for name in ("num_rows", "num_timed", "num_rounds", "max_new_tokens"):
+        value = getattr(request, name)
+        least = 2 if name == "max_new_tokens" else 1
+        if value < least:
+            raise RequestError(f"{name}={value}", expected=f"at least {least}", do=f"correct {name}")
+    if not request.formats:
+        raise RequestError("no formats", expected="at least one", do="name some: --formats gguf:q8_0,gguf:q4_k_m")
+
+
+def _place(request: FormatRequest, price: FormatPrice) -> str:
+    return "" if price.format is None else str(place(request.folder, price.format, price.precision))
+
+
+def _qualities(
+    context: Context,
+    request: FormatRequest,
+    source: ExportSource,
+    prices: Sequence[FormatPrice],
+    rows: Sequence[AskedRow],
+    max_new_tokens: int,
+    progress: FormatProgress,
+) -> dict[str, Quality]:
+    from luthier.ml.export.format_prices.measure import measure_quality
+
+    def measured(price: FormatPrice) -> Quality:
+        found = measure_quality(
+            price.format,
+            _place(request, price),
+            source,
+            rows,
+            max_new_tokens=max_new_tokens,
+            label=price.label,
+            progress=context.progress,
+        )
+        return progress.keep_quality(price.label, found)
+
+    labels = {price.label: price for price in prices if price.status == "measured"}
+    return {label: progress.qualities.get(label) or measured(price) for label, price in labels.items()}
+
+
+def _speeds(
+    context: Context,
+    request: FormatRequest,
+    source: ExportSource,
+    prices: Sequence[FormatPrice],
+    rows: Sequence[AskedRow],
+) -> dict[str, list[Speed]]:
+    """Prompts of rows without an answer to write are their first half."""
+    from luthier.ml.export.format_prices.measure import measure_speeds
+
+    timed = [
+        row if row.num_prompt else row.model_copy(update={"num_prompt": (len(row.ids) + 1) // 2})
+        for row in rows[: request.num_timed]
+    ]
+    return measure_speeds(
+        {price.label: (price.format, _place(request, price)) for price in prices if price.status == "measured"},
+        source,
+        timed,
+        max_new_tokens=request.max_new_tokens,
+        num_rounds=request.num_rounds,
+        progress=context.progress,
+    )
+
+
+def _price(
+    price: FormatPrice,
+    judged: tuple[SystemResult | None, tuple[Comparison, ...]],
+    metric: str,
+    qualities: Mapping[str, Quality],
+    speeds: Mapping[str, Sequence[Speed]],
+) -> FormatPrice:
+    """A row with all that was measured of it."""
+    from luthier.ml.export.format_prices.measure import spread
+
+    result, comparisons = judged
+    if result is None:
+        return price
+    rounds = speeds[price.label]
+    losses = losses_of(result, comparisons, metric)
+    return price.model_copy(
+        update={
+            "runtime": qualities[price.label].runtime,
+            "peak_memory_bytes": int(statistics.median(one.peak_memory_bytes for one in rounds)),
+            "idle_memory_bytes": int(statistics.median(one.idle_memory_bytes for one in rounds)),
+            "load_seconds": spread([one.load_seconds for one in rounds]),
+            "prompt_tokens_per_second": spread([one.prompt_tokens_per_second for one in rounds]),
+            "new_tokens_per_second": spread([one.new_tokens_per_second for one in rounds]),
+            "quality": result,
+            "comparisons": comparisons,
+            "is_recommended": not losses and not price.reason,
+            "losses": (*([price.reason] if price.reason else []), *losses),
+        }
+    )
+
+
+def _with_fronts(prices: Sequence[FormatPrice], metric: str) -> tuple[FormatPrice, ...]:
+    """Marks what no other format beats in quality and size, and in quality and speed."""
+    from luthier.ml.export.format_prices.front import pareto_front
+
+    measured = [p for p in prices if p.quality is not None]
+    qualities = [_quality_of(p, metric) for p in measured]
+    by_size = pareto_front([float(p.num_bytes) for p in measured], qualities)
+    by_speed = pareto_front([-_speed_of(p) for p in measured], qualities)
+    fronts = {p.label: both for p, both in zip(measured, zip(by_size, by_speed, strict=True), strict=True)}
+    return tuple(
+        p.model_copy(update={"is_on_front_size": fronts[p.label][0], "is_on_front_speed": fronts[p.label][1]})
+        if p.label in fronts
+        else p
+        for p in prices
+    )
+
+
+def _quality_of(price: FormatPrice, metric: str) -> float:
+    assert price.quality is not None
+    found = price.quality.metrics[metric]
+    return found.value if found.higher_is_better else -found.value
+
+
+def _speed_of(price: FormatPrice) -> float:
+    return price.new_tokens_per_second.median if price.new_tokens_per_second else 0.0
+
+
+def _machine() -> dict[str, str]:
+    import platform
+
+    from luthier.ml.planning import hardware
+
+    machine = hardware.measure()
+    return {
+        "processor": machine.cpu_name,
+        "cores": str(machine.num_cores),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("luthier", "torch", "transformers")},
+    }

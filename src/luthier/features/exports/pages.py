@@ -1,0 +1,145 @@
+"""/exports/ID: how far an export is, the proof that it is what it was made from, its files and its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, WorkError
+from luthier.core.export import ParityReport
+from luthier.features.exports import files as export_files
+from luthier.features.exports import requests as server_exports
+from luthier.features.exports.requests import SERVED, ExportView
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_places, redact_paths, reference_places
+from luthier.platform.ui.charts.spec import Axis, Estimate, Intervals
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.page_work import Led, page_work
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.shown_once import shown_once
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/exports/{export_id}")
+
+
+@router.get("")
+def show(request: Request, context: HomeContext, caller: Reader, export_id: str, after: str = "") -> Response:
+    """The page; for HTMX its content alone, which is asked for again and again while the export is made.
+
+    after: what was seen last; nothing is sent (204) while that is still how it is.
+    """
+    is_poll = bool(after) and is_fragment_request(request)
+    if is_poll and after == _mark(server_exports.show_export(context, caller, export_id)):
+        return Response(status_code=204)
+    report = shown_once(request).take(request).get("report")
+    return _page(request, context, caller, export_id, None if report is None else {"report": report})
+
+
+@router.post("/cancel")
+def cancel(request: Request, context: HomeContext, caller: Trainer, export_id: str) -> Response:
+    """Give it up."""
+    return _done(request, context, caller, export_id, server_exports.cancel)
+
+
+@router.post("/retry")
+def retry(request: Request, context: HomeContext, caller: Trainer, export_id: str) -> Response:
+    """Make it once more, from the beginning."""
+    return _done(request, context, caller, export_id, server_exports.retry)
+
+
+@router.post("/remove")
+def remove(request: Request, context: HomeContext, caller: Trainer, export_id: str) -> Response:
+    """Forget it, and delete its files."""
+    try:
+        gone = server_exports.remove(context, caller, export_id)
+    except ConflictError as error:
+        return _page(request, context, caller, export_id, {"error": error})
+    return redirect(request, f"/models/{gone.source}", "The export is removed, with its files.")
+
+
+@router.post("/verify")
+def verify(request: Request, context: HomeContext, caller: Reader, export_id: str) -> Response:
+    """Compare every file with its digest."""
+
+    def work() -> Led:
+        report = server_exports.verify(context, caller, export_id)
+        return Led(shown_once(request).put(request, f"/exports/{export_id}", {"report": report}))
+
+    try:
+        title = "Every file is being compared with its digest"
+        return page_work(request).answer(request, title, work, back=f"/exports/{export_id}")
+    except LuthierError as error:
+        return _page(request, context, caller, export_id, {"error": error})
+
+
+@router.get("/files.tar")
+def archive(context: HomeContext, caller: Reader, export_id: str) -> Response:
+    """All files, as they lie here."""
+    made = export_files.archive_of(context, caller, export_id)
+    headers = {"content-length": str(made.num_bytes), "content-disposition": f'attachment; filename="{made.name}"'}
+    return StreamingResponse(made.blocks, media_type="application/x-tar", headers=headers)
+
+
+@router.get("/files/{path:path}")
+def file(context: HomeContext, caller: Reader, export_id: str, path: str) -> Response:
+    """One file."""
+    found = export_files.file_of(context, caller, export_id, path)
+    return FileResponse(found, filename=found.name, media_type="application/octet-stream")
+
+
+def _done(request: Request, context: Context, caller: Caller, export_id: str, do: Any) -> Response:
+    try:
+        do(context, caller, export_id)
+    except ConflictError as error:
+        return _page(request, context, caller, export_id, {"error": error})
+    return redirect(request, f"/exports/{export_id}")
+
+
+def _page(
+    request: Request, context: Context, caller: Caller, export_id: str, given: dict[str, Any] | None = None
+) -> Response:
+    """given: the error of a form, or the report of a verification."""
+    view = server_exports.show_export(context, caller, export_id)
+    made = view.export.document
+    values: dict[str, Any] = {"view": view, "made": made, "failure": _failure(context, view), "current": "/models"}
+    values |= {"mark": _mark(view), "is_fragment": is_fragment_request(request)}
+    values |= {"is_served": made is not None and made.format in SERVED, "error": None, "report": None}
+    if made is not None:
+        values |= {"chart_spec": None if made.parity is None else _quality(made.parity), "card": None, "warnings": ()}
+        values["warnings"] = redact_paths(list(made.warnings), home_places(context))
+        try:
+            values["card"] = export_files.card_of(context, caller, export_id)
+        except LuthierError as error:
+            values["error"] = error
+    values |= given or {}
+    refused = (given or {}).get("error")
+    template = "exports/state.html" if is_fragment_request(request) else "exports/show.html"
+    return render(request, template, values, status=status_of(refused) if refused else 200)
+
+
+def _mark(view: ExportView) -> str:
+    """What changes with each thing that can be seen to happen."""
+    return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
+
+
+def _failure(context: Context, view: ExportView) -> LuthierError | None:
+    """Why the job has failed, without the places of this machine."""
+    if view.job.error is None:
+        return None
+    told = redact_paths(view.job.error, reference_places(context, view.job.document))
+    return WorkError(told["came"], expected=told["expected"], do=told["do"])
+
+
+def _quality(parity: ParityReport) -> Intervals:
+    more = parity.nll_increase_nats
+    return Intervals(
+        key="parity",
+        title="Loss of quality against the source",
+        x=Axis("export minus source", "nats a token"),
+        rows=[Estimate(f"{parity.format} {parity.precision}", more.value, more.low, more.high)],
+        zero=True,
+        caption="Negative log-likelihood of the references, paired by prompt, with its 95% interval; above 0 is worse.",
+    )

@@ -1,0 +1,157 @@
+"""Use case: export a model to another runtime, and let it out only once it is proved equal to its source."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ParityError, RequestError, WorkError
+from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.features.evaluations.export_sources import find_source, proof_examples
+from luthier.features.exports.folders import open_to_readers, refuse_taken, register_of, staged_folder
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.export.source_side import ObservedSource
+
+__all__ = ["export", "find_source"]
+
+NUM_PROMPTS = 32
+
+
+def export(
+    context: Context,
+    name: str,
+    *,
+    to: ExportFormat,
+    output: Path,
+    quantise: str | None = None,
+    held_out: Path | None = None,
+    num_prompts: int = NUM_PROMPTS,
+) -> Export:
+    """Write what a run has trained, or a base model, in another format into the folder `output`.
+
+    It is loaded in its real runtime and compared with its source on `num_prompts` rows before it gets its name: of the
+    file `held_out`, or the run's own held-out ones, or built-in prompts. quantise: the precision; None takes the
+    format's own. Nothing is left in `output` where any of that fails.
+
+    Raises what `find_source` raises; RequestError for a precision that the format has not, a package that is missing,
+    or a model that the format cannot hold; ConflictError where `output` is not empty; StorageFullError; ParityError
+    where the export does not compute what its source does; WorkError where a converter fails.
+    """
+    from luthier.ml.export.exporters import registry
+    from luthier.ml.export.parity_judgement import day_warnings, parity_warnings
+    from luthier.ml.export.source_side import observe_source
+
+    start = time.perf_counter()
+    final = Path(output).absolute()
+    refuse_taken(final)
+    source = find_source(context, name)
+    precision = registry.choose_precision(to, quantise, source)
+    _need_packages(to)
+    registry.check(to, source, context.progress, context.settings.tools_folder)
+    examples, notes = proof_examples(context, source, held_out, num_prompts)
+    needed = registry.needed_bytes(to, precision, _num_parameters(source, to))
+    with staged_folder(
+        final, needed_bytes=needed, what=f"{to} in {precision}", register=register_of(context)
+    ) as folder:
+        warnings = registry.write(to, source, folder, precision, context.progress, context.settings.tools_folder)
+        open_to_readers(folder)
+        observed = observe_source(source, examples, context.progress)
+        report = _prove(context, source, folder, to, precision, observed)
+        gguf_report, unproved = _prove_gguf(context, source, folder, to, observed)
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+        made = Export(
+            source=source,
+            format=to,
+            precision=precision,
+            folder=str(final),
+            num_bytes=sum(file.stat().st_size for file in files.values()),
+            files={path: sha256_file(file) for path, file in files.items()},
+            parity=report,
+            seconds=time.perf_counter() - start,
+            warnings=(*parity_warnings(report), *day_warnings(observed, report), *notes, *warnings, *unproved),
+            gguf_parity=gguf_report,
+        )
+        return _bundled(context, folder, made)
+
+
+def _prove(
+    context: Context,
+    source: ExportSource,
+    folder: Path,
+    to: ExportFormat,
+    precision: ExportPrecision,
+    observed: ObservedSource,
+) -> ParityReport:
+    from luthier.ml.export.parity import prove
+
+    report = prove(source, folder, to, precision, (), context.progress, observed=observed)
+    return _held(source, f"{to} in {precision}", report)
+
+
+def _prove_gguf(
+    context: Context, source: ExportSource, folder: Path, to: ExportFormat, observed: ObservedSource
+) -> tuple[ParityReport | None, list[str]]:
+    """The proof of the file for llama.cpp that lies beside an adapter, or why there is none."""
+    from luthier.ml.export.exporters.adapter import GGUF
+    from luthier.ml.export.exporters.registry import FORMATS
+    from luthier.ml.export.gguf_adapter_proof import prove_gguf_adapter
+
+    if to != "adapter" or not (folder / GGUF).is_file():
+        return None, []
+    if missing := [module for module in FORMATS["gguf"].modules if importlib.util.find_spec(module) is None]:
+        return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed (pip install luthier[gguf])"]
+    if source.quantisation is not None:
+        return None, [f"{GGUF} was not run: the adapter was trained over a base packed in {source.quantisation}"]
+    try:
+        report = prove_gguf_adapter(
+            source, folder / GGUF, observed, folder.parent, context.progress, context.settings.tools_folder
+        )
+    except (RequestError, WorkError) as error:
+        return None, [f"{GGUF} was not run: {error.came}"]
+    return _held(source, f"{GGUF} over its base in {report.precision}", report), []
+
+
+def _held(source: ExportSource, what: str, report: ParityReport) -> ParityReport:
+    """The report of a proof that holds. Raises ParityError for one that does not."""
+    if report.passed:
+        return report
+    reasons = "\n    ".join(report.reasons)
+    raise ParityError(
+        f"the export of {source.name} as {what} is not what it was made from:\n    {reasons}",
+        expected="the same tokens, and likelihoods within the bound of the format; nothing was left of the export",
+        do="choose a wider precision with --quantise; where it fails in 16 bits, report it with the lines above",
+    )
+
+
+def _bundled(context: Context, folder: Path, made: Export) -> Export:
+    from luthier.features.exports.bundles import facts_for
+    from luthier.ml.export.bundle import add_bundle_files
+
+    return add_bundle_files(folder, made, facts_for(context, made))
+
+
+def _num_parameters(source: ExportSource, to: ExportFormat) -> int:
+    """What is written, in weights: of an adapter its own, else all of the model."""
+    from luthier.ml.inference.models.weights import count_parameters, read_json
+
+    if to == "adapter" and source.adapter_path is not None:
+        return count_parameters(Path(source.adapter_path), {})
+    return count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))
+
+
+def _need_packages(to: ExportFormat) -> None:
+    """Refuse now what the proof would miss after long work."""
+    from luthier.ml.export.exporters.registry import FORMATS
+
+    missing = [module for module in FORMATS[to].modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise RequestError(
+            f"--to {to} needs {', '.join(missing)}, which is not installed here",
+            expected="the runtime that the export is proved in",
+            do=f"pip install luthier[{FORMATS[to].extra}]",
+        )

@@ -1,0 +1,126 @@
+"""`luthier feedback`: what people say of answers, and what of it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.feedback import Feedback
+    from luthier.features.feedback.service import Imported
+
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
+_MOST_REFUSED_SHOWN = 20
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: exchange_id, and thumb, score, ...")],
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Take in feedback from a file; it may be taken in again. Exit code 1 where a line was refused."""
+    from luthier.features.feedback import service as feedback
+
+    with open_context(home) as context:
+        came = feedback.import_feedback(context, caller_of(context, project), file)
+    refused = [{"line": number, "reason": reason} for number, reason in came.refused]
+    document: dict[str, Any] = {**{str(name): num for name, num in came.num_by_outcome.items()}, "refused": refused}
+    document["waiting_for_review"] = came.num_queued
+    return Answer(as_json, document, lambda console: _show_import(console, came), exit_code=int(bool(refused)))
+
+
+def list_all(
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Of one model.", show_default="all")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest N.")] = 50,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List what was said, newest first."""
+    from luthier.features.feedback import service as feedback
+
+    with open_context(home) as context:
+        project_id = caller_of(context, project).project_id
+        found = feedback.list_feedback(context, project_id, model=model, limit=limit)
+    return Answer(as_json, [one.model_dump(mode="json") for one in found], lambda console: _show(console, found))
+
+
+def queue(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As it is asked for.")],
+    sample: Annotated[
+        int | None, typer.Option("--sample", metavar="N", help="So many answers, by chance.", show_default=False)
+    ] = None,
+    liked: Annotated[bool, typer.Option("--liked", help="Answers with a thumb up or a score of 0.8.")] = False,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Have answers reviewed before they may be trained on: open /review. Corrections are queued of themselves."""
+    from luthier.core.errors import RequestError
+    from luthier.features.feedback import review as review_queue
+
+    if (sample is None) == (not liked):
+        raise RequestError(
+            "both or neither of --sample and --liked", expected="one of them", do="write for example --sample 50"
+        )
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        if sample is None:
+            made = review_queue.queue_liked(context, caller, model)
+        else:
+            made = review_queue.queue_sample(context, caller, model, sample)
+    document = {"queued": made.num_queued, "queued_before": made.num_known, "without_words": made.num_wordless}
+
+    def tell(console: Console) -> None:
+        console.print(f"{made.num_queued:,} answers wait for review at /review")
+        if made.num_known:
+            console.print(f"{made.num_known:,} were queued before")
+        if made.num_wordless:
+            console.print(f"{made.num_wordless:,} cannot be: their words were not kept (`luthier traffic policy`)")
+
+    return Answer(as_json, document, tell)
+
+
+def _show_import(console: Console, came: Imported) -> None:
+    from luthier.platform.cli.console import visible
+
+    num = came.num_by_outcome
+    console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} said before")
+    if came.num_queued:
+        console.print(f"{came.num_queued:,} corrections wait for review at /review")
+    for number, reason in came.refused[:_MOST_REFUSED_SHOWN]:
+        console.print(f"line {number} refused: {visible(reason)}", soft_wrap=True)
+    if len(came.refused) > _MOST_REFUSED_SHOWN:
+        console.print(f"... and {len(came.refused) - _MOST_REFUSED_SHOWN:,} more lines; --json has all")
+
+
+def _show(console: Console, found: Sequence[Feedback]) -> None:
+    from luthier.platform.cli.console import make_table, visible
+
+    if not found:
+        console.print("nothing was said yet: POST /api/v1/feedback, the playground, or `luthier feedback import FILE`")
+        return
+    table = make_table(["when", "answer", "model", "author", "thumb", "words", "score"], num_text_columns=6)
+    for one in found:
+        words = f"should be: {one.correction}" if one.correction else one.comment
+        shown = " ".join(words.split())
+        when = f"{datetime.fromtimestamp(one.created_at, UTC):%Y-%m-%d %H:%M}"
+        texts = [one.exchange_id, one.model, one.author or "-", one.thumb or "-", shown[:80]]
+        table.add_row(when, *map(visible, texts), "-" if one.score is None else f"{one.score:g}")
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {"import": import_file, "list": list_all, "queue": queue}

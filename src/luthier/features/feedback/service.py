@@ -1,0 +1,241 @@
+"""Use cases: take in what people say of answers, and have corrections looked at.
+
+client, playground, file -> give -> feedback (newest word of each author on each answer)
+                                 -> review_queue (corrections, where the words of the exchange were kept)
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.feedback import Feedback, Thumb
+from luthier.core.frozen import Frozen
+from luthier.core.ids import new_id
+from luthier.core.json_limits import loads
+from luthier.core.library_errors import library_reason
+from luthier.core.traffic import Exchange
+from luthier.features.feedback import review as review_queue
+from luthier.features.traffic import service as traffic
+from luthier.platform.home.context import Context
+
+MOST_CORRECTION_CHARACTERS: Final = 100_000
+MOST_COMMENT_CHARACTERS: Final = 4_000
+MOST_AUTHOR_CHARACTERS: Final = 200
+_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+_FLUSH_SECONDS: Final = 2.0
+_PAUSE_SECONDS: Final = 0.2
+
+Outcome = Literal["new", "replaced", "same"]
+
+
+class Said(Frozen):
+    """What is said of an answer. exchange_id: the `id` that came with it. The rest is as in `Feedback`."""
+
+    exchange_id: Annotated[str, Field(min_length=1, max_length=128)]
+    thumb: Thumb | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    correction: Annotated[str, Field(max_length=MOST_CORRECTION_CHARACTERS)] | None = None
+    comment: Annotated[str, Field(max_length=MOST_COMMENT_CHARACTERS)] = ""
+    author: Annotated[str, Field(max_length=MOST_AUTHOR_CHARACTERS)] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What has come of it. is_queued: whether a correction waits for review; why_not: why one does not, in words."""
+
+    feedback: Feedback
+    outcome: Outcome
+    is_queued: bool = False
+    why_not: str = ""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What has come of a file. refused: line and reason of each that was not taken."""
+
+    num_by_outcome: dict[Outcome, int] = field(default_factory=lambda: {"new": 0, "replaced": 0, "same": 0})
+    num_queued: int = 0
+    refused: list[tuple[int, str]] = field(default_factory=list)
+
+
+def give(context: Context, caller: Caller, said: Said) -> Given:
+    """Keep what somebody says of an answer of the caller's project, in place of what the same author said before.
+
+    The same once more changes nothing. Personal data in a correction and a comment is masked as the policy of the
+    project's traffic says. Raises NotFoundError for an answer that is not known, RequestError for what says nothing.
+    """
+    return _give(context, _exchange(context, caller.project_id, said.exchange_id), said)
+
+
+def _give(context: Context, exchange: Exchange, said: Said) -> Given:
+    given = _feedback(context, exchange, said)
+    kept, before = context.feedback.put(given)
+    outcome: Outcome = "new" if before is None else "same" if before == kept else "replaced"
+    if not kept.correction:
+        review_queue.withdraw_correction(context, kept)
+        return Given(kept, outcome)
+    if exchange.messages is None:
+        why_not = (
+            "the words of this answer were not kept (see the policy of the project's traffic), so nobody can review it"
+        )
+        return Given(kept, outcome, why_not=why_not)
+    is_changed = before is not None and before.correction != kept.correction
+    is_queued = review_queue.queue_correction(context, kept, exchange, is_changed=is_changed)
+    return Given(kept, outcome, is_queued, "" if is_queued else "this very correction was reviewed before")
+
+
+def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
+    """Take in a file of JSON lines: `{"exchange_id": ..., "thumb": "up"}` and so on, as `Said` has it.
+
+    A line that cannot be taken is kept from the others: it stands in `refused`. Raises RequestError for a file that
+    cannot be read.
+    """
+    came, read = Imported(), list[tuple[int, Said]]()
+    for number, line in _lines(path):
+        try:
+            read.append((number, _said(line)))
+        except RequestError as error:
+            came.refused.append((number, error.came))
+    known = _exchanges(context, caller.project_id, [said for _, said in read])
+    with context.progress.task("feedback", len(read), "lines") as task:
+        for number, said in read:
+            try:
+                if said.exchange_id not in known:
+                    raise _unknown(said.exchange_id)
+                given = _give(context, known[said.exchange_id], said)
+            except LuthierError as error:
+                came.refused.append((number, error.came))
+            else:
+                came.num_by_outcome[given.outcome] += 1
+                came.num_queued += given.is_queued
+            task.advance()
+    came.refused.sort()
+    return came
+
+
+def list_feedback(
+    context: Context,
+    project_id: str,
+    *,
+    model: str | None = None,
+    since: float = 0.0,
+    until: float | None = None,
+    limit: int | None = None,
+) -> list[Feedback]:
+    """What was said within a time (seconds since 1970, `until` not included), newest first."""
+    return list(context.feedback.list(project_id, model=model, since=since, until=until, limit=limit))
+
+
+def feedback_of(context: Context, project_id: str, exchange_ids: Iterable[str]) -> list[Feedback]:
+    """What was said of these answers, oldest first."""
+    return list(context.feedback.of_exchanges(project_id, exchange_ids))
+
+
+def _feedback(context: Context, exchange: Exchange, said: Said) -> Feedback:
+    author = " ".join(said.author.split())
+    correction, comment = _masked(context, exchange.project_id, (said.correction or "").strip(), said.comment.strip())
+    if said.thumb is None and said.score is None and not correction:
+        raise RequestError(
+            "feedback that says nothing", expected="a thumb, a score or a correction", do="give at least one of them"
+        )
+    return Feedback(
+        feedback_id=new_id("feedback"),
+        project_id=exchange.project_id,
+        exchange_id=exchange.exchange_id,
+        model=exchange.model,
+        thumb=said.thumb,
+        score=said.score,
+        correction=correction or None,
+        comment=comment,
+        author=author,
+    )
+
+
+def _masked(context: Context, project_id: str, *texts: str) -> list[str]:
+    if not any(texts):
+        return list(texts)
+    from luthier.features.traffic.log import mask_texts
+    from luthier.features.traffic.policy import traffic_policy
+
+    if not traffic_policy(context, project_id).mask_personal_data:
+        return list(texts)
+    return mask_texts([texts])[0][0]
+
+
+def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
+    """The exchange, be it written this very moment. Raises NotFoundError."""
+    if not _ID.fullmatch(exchange_id):
+        raise _unknown(exchange_id)
+    try:
+        return traffic.exchange(context, project_id, exchange_id)
+    except NotFoundError:
+        # Who was just answered may be quicker than the log, which writes beside the answer.
+        time.sleep(_PAUSE_SECONDS)
+        context.traffic_keeper.log.flush(_FLUSH_SECONDS)
+        return traffic.exchange(context, project_id, exchange_id)
+
+
+def _exchanges(context: Context, project_id: str, said: Sequence[Said]) -> dict[str, Exchange]:
+    """Those of a whole file, by id, read at once; with their words where any is corrected."""
+    from luthier.ml.drift.traffic.lines import exchange_of
+
+    if not said:
+        return {}
+    with_text = any(one.correction for one in said)
+    found = traffic.exchanges(context, project_id, with_text=with_text)
+    chosen = found.filter(found["exchange_id"].is_in([one.exchange_id for one in said]))
+    return {row["exchange_id"]: exchange_of(row) for row in chosen.iter_rows(named=True)}
+
+
+def _unknown(exchange_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"{exchange_id[:100]!r} is not the id of an answer that is kept",
+        expected="the `id` that came with an answer to this project",
+        do="send it as it came; see `luthier traffic list` for what is kept",
+    )
+
+
+def _said(line: str) -> Said:
+    try:
+        return Said.model_validate(_object(line))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RequestError(
+            f"{place or 'the line'}: {first['msg']}", expected="fields as docs/feedback.md has them", do="correct it"
+        ) from None
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        found = loads(line)
+    except ValueError as error:
+        raise RequestError(
+            f"no JSON: {library_reason(error)}"[:200], expected="one object a line", do="correct it"
+        ) from None
+    if not isinstance(found, dict):
+        raise RequestError("no object", expected="one object a line", do="correct it")
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that hold anything, with their numbers from 1 on."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").strip()
+                if text:
+                    yield number, text
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be read: {error.strerror or error}", expected="a file of JSON lines", do="correct the path"
+        ) from error

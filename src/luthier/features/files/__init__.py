@@ -1,0 +1,1 @@
+"""Files of a project, as routes, and the references that callers make to them."""

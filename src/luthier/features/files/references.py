@@ -1,0 +1,239 @@
+"""What callers over the network name (files, models) and what it stands for on this machine: the one place for both.
+
+A request, a recipe, a suite or a row never names a path. Where a file is wanted it names the id of a file of its own
+project; where a model is wanted, a base model by its name in the API. Anything else is refused here, before any file is
+opened: paths, `file:` addresses, links, files of other projects. Commands on this machine do not come by here: they
+name the user's own files by their paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import is_id
+from luthier.platform.files.records import StoredFile
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_places, redact_paths, redacted_errors
+from luthier.platform.jobs.records import Job
+from luthier.platform.processes.analysis import Question, answer_to
+
+Ask = Callable[[Context, Question, dict[str, Any]], dict[str, Any]]
+"""What answers a question, as `questions.answer_to` does."""
+
+RECIPE_FILES: Final = ("train", "validation", "held_out")
+"""Fields of a recipe's `data` that name files; the last two may be a share instead."""
+REPLAY_FILES: Final = ("file", "held_out")
+"""Fields of `data.replay` that name files; the last one may be a share instead."""
+SUITE_FILES: Final = ("data", "few_shot_from", "database", "corpus", "json_schema")
+"""Fields of a suite's task that name files; a schema may be written out instead."""
+ROW_FILES: Final = ("database_field",)
+"""Fields of a task that name a field of its rows, in which each row may name a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRequest:
+    """What is to be audited: ids of files, names of models and checks; as `audits.AuditOptions` says.
+
+    most_lines: of how many rows of each finding the lines are given as well.
+    """
+
+    file_id: str
+    against: str | None = None
+    model: str | None = None
+    only: tuple[str, ...] | None = None
+    mapping: Mapping[str, str] | None = None
+    group_by: str | None = None
+    method: str = "lora"
+    most_lines: int = 0
+
+
+def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> StoredFile:
+    """The file of a project that a caller names.
+
+    Args:
+        context: The home.
+        project_id: The project of the caller.
+        place: The field that names it, for the error.
+        file_id: The value of that field.
+
+    Raises:
+        RequestError: it is no id of a file of this project.
+    """
+    from luthier.platform.files.service import get_file
+
+    wrong = RequestError(
+        f"{place} is {str(file_id)[:100]!r}",
+        expected="the id of a file of this project, such as file-20261125-093000-1f2e3d",
+        do="upload the file first (POST /v1/files), and name it by its id",
+    )
+    if not isinstance(file_id, str) or not is_id(file_id, "file"):
+        raise wrong
+    try:
+        return get_file(context, project_id, file_id)
+    except NotFoundError:
+        raise wrong from None
+
+
+@dataclass(frozen=True, slots=True)
+class FileReferences:
+    """Files by id and models by name, as this machine knows them; `shown`: what is shown for these in answers."""
+
+    context: Context
+    project_id: str
+    shown: dict[str, str] = field(default_factory=dict)
+
+    def file(self, place: str, file_id: Any) -> str:
+        """Lay out a file of the project and return its path. Raises RequestError for anything else."""
+        from luthier.platform.files.service import local_path
+
+        stored = self.stored(place, file_id)
+        path = str(local_path(self.context, stored))
+        self.shown[path] = stored.file_id
+        # Rows are named by the last part of the path, as `NAME:17`, which several files may share.
+        name = PurePosixPath(path).name
+        known = self.shown.get(name, stored.filename)
+        self.shown[name] = known if stored.filename in known.split(" or ") else f"{known} or {stored.filename}"
+        return path
+
+    def stored(self, place: str, file_id: Any) -> StoredFile:
+        """A file of the project as it is known. Raises RequestError for anything else."""
+        return stored_file(self.context, self.project_id, place, file_id)
+
+    def model(self, place: str, name: Any) -> str:
+        """The name of a base model as recipes know it."""
+        from luthier.platform.home.model_names import find_base_model
+
+        try:
+            found = find_base_model(self.context, str(name))
+        except NotFoundError as error:
+            raise RequestError(f"{place}: {error.came}", expected=error.expected, do=error.do) from None
+        self.shown[found] = str(name)
+        return found
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What is shown in place of which path."""
+        return home_places(self.context) | self.shown
+
+
+def job_file(context: Context, job: Job) -> Callable[[str, str], Path]:
+    """The function that resolves what a job's suite and its rows name: to copies of the job's own, which stay.
+
+    It takes the field and its value. It raises RequestError for all but ids of files of the job's project.
+    """
+    from luthier.platform.jobs.files import own_copy
+
+    def resolve(place: str, name: str) -> Path:
+        stored = stored_file(context, job.project_id, place, name)
+        return own_copy(context, job, stored.file_id, stored.file_id)
+
+    return resolve
+
+
+def check_suite_files(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
+    """Raises RequestError for a task of a suite, as plain keys, that names anything but files of the project."""
+    for key in SUITE_FILES:
+        if isinstance(value := task.get(key), str):
+            stored_file(context, project_id, f"task {str(task.get('name'))[:64]}: {key}", value)
+
+
+def plan_of(
+    context: Context, project_id: str, recipe: Mapping[str, Any], *, ask: Ask = answer_to, compares: bool = False
+) -> dict[str, Any]:
+    """The complete plan and the quote of a recipe that names files by id: what `luthier plan --json` prints.
+
+    ask: what answers the question. compares: with `advice` on the method, and what it takes on other `devices`.
+
+    Raises RequestError and what `plans.prepare` raises.
+    """
+    names = FileReferences(context, project_id)
+    document = with_files(recipe, file=names.file, model=names.model)
+    return _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))
+
+
+def with_files(
+    recipe: Mapping[str, Any], *, file: Callable[[str, Any], str], model: Callable[[str, Any], str]
+) -> dict[str, Any]:
+    """The recipe with what `file` and `model` say of each file and each model that it names, given its place.
+
+    A share to take out of the training rows stays what it is.
+    """
+    document = dict(recipe)
+    if "base_model" in document:
+        document["base_model"] = model("base_model", document["base_model"])
+    if isinstance(objective := document.get("objective"), dict) and objective.get("teacher") is not None:
+        document["objective"] = objective | {"teacher": model("objective.teacher", objective["teacher"])}
+    if isinstance(data := document.get("data"), dict):
+        document["data"] = _with_data_files(file, data)
+    return document
+
+
+def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[str, Any]:
+    """What is wrong with a file of the project. Raises RequestError and what `audits.audit` raises."""
+    names = FileReferences(context, project_id)
+    given = {
+        "file": names.file("file_id", request.file_id),
+        "against": None if request.against is None else names.file("against", request.against),
+        "model": None if request.model is None else names.model("model", request.model),
+        "only": request.only,
+        "mapping": None if request.mapping is None else dict(request.mapping),
+        "group_by": request.group_by,
+        "method": request.method,
+        "most_lines": request.most_lines,
+    }
+    found = _redacted(names, lambda: answer_to(context, "audit", given))
+    return found | {"file": request.file_id, "against": request.against}
+
+
+def answer_about(
+    context: Context,
+    project_id: str,
+    question: Question,
+    file_id: str,
+    given: Mapping[str, Any],
+    *,
+    against: str | None = None,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """The answer to a question about the rows of a file, with the rows as they are.
+
+    given: the rest of the question. against: the id of a second file. Raises RequestError and what the question raises.
+    """
+    names = FileReferences(context, project_id)
+    asked = dict(given) | {
+        "file": names.file("file_id", file_id),
+        "against": None if against is None else names.file("against", against),
+        "model": None if model is None else names.model("model", model),
+    }
+    with redacted_errors(names.places):
+        return answer_to(context, question, asked)
+
+
+def _with_data_files(file: Callable[[str, Any], str], data: dict[str, Any]) -> dict[str, Any]:
+    laid = data | {
+        key: file(f"data.{key}", value)
+        for key in RECIPE_FILES
+        if (value := data.get(key)) is not None and (key == "train" or not _is_share(value))
+    }
+    if isinstance(replay := data.get("replay"), dict):
+        laid["replay"] = replay | {
+            key: file(f"data.replay.{key}", value)
+            for key in REPLAY_FILES
+            if (value := replay.get(key)) is not None and (key == "file" or not _is_share(value))
+        }
+    return laid
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _redacted(names: FileReferences, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer, or the error, without paths."""
+    with redacted_errors(names.places):
+        found: dict[str, Any] = redact_paths(answer(), names.places)
+    return found

@@ -1,0 +1,121 @@
+"""An attempt of a job of the API: its files are looked at, or it is trained. Runs in the child of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import (
+    DataError,
+    LuthierError,
+    ModelSourceError,
+    NotFoundError,
+    RequestError,
+    StorageFullError,
+    UnreachableError,
+)
+from luthier.core.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
+from luthier.core.library_errors import library_words_hidden
+from luthier.core.recipe import Recipe
+from luthier.features.finetuning_api.recipe import plan_found, recipe_of
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.files import own_copy
+from luthier.platform.jobs.records import Job
+from luthier.platform.processes.process import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """A file of the project as it lies here for the job. param: the field of the request that names it."""
+
+    param: str
+    file_id: str
+    path: Path
+
+
+def carry_out(context: Context, job: Job) -> Outcome:
+    """Do what the lane of the job says: look at its files, or train. What is wrong with them is an outcome, too."""
+    from luthier.ml.inference.models import sources
+
+    request = FineTuningRequest.model_validate(job.document["request"])
+    laid: list[_Laid] = []
+    try:
+        with library_words_hidden():
+            _lay_out(context, job, request, laid)
+            paths = {one.param: one.path for one in laid}
+            recipe = recipe_of(
+                request,
+                sources.pull(job.document["base_model"], context.home, context.progress),
+                paths["training_file"],
+                paths.get("validation_file"),
+                job.document.get("found", {}).get("validate_every_steps"),
+            )
+            return _validate(context, request, recipe) if job.lane == "validate" else _train(context, job, recipe)
+    except (StorageFullError, UnreachableError):
+        raise  # no fault of the job: it is tried again
+    except LuthierError as error:
+        return Outcome(status="failed", error=_as_error(error, laid, is_validating=job.lane == "validate"))
+
+
+def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> Outcome:
+    """All that can be found out without training: formats, masks, lengths, and the plan itself."""
+    from luthier.features.planning.service import prepare
+
+    prepared = prepare(context, recipe, base_dir=Path())
+    num_examples = prepared.plan.data.train.num_examples
+    if num_examples < LEAST_EXAMPLES:
+        raise DataError(
+            f"{recipe.data.train} has {num_examples} examples",
+            expected=f"at least {LEAST_EXAMPLES}",
+            do="add rows, and upload the file again",
+        )
+    return Outcome(status="validated", found=plan_found(request, prepared.plan))
+
+
+def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
+    """Begin the run of the job, or go on with it where an earlier attempt has begun it."""
+    from luthier.features.finetuning_api.reporter import NUM_CHECKPOINTS, JobReporter
+    from luthier.features.training import service as training
+    from luthier.features.training.launchers.here import ThisProcess
+
+    reporter, fleet = JobReporter(context, job), ThisProcess(num_snapshots=NUM_CHECKPOINTS)
+    try:
+        record = context.runs.get(job.run_id)
+    except NotFoundError:
+        record = training.train(
+            context, recipe, base_dir=Path(), run_id=job.run_id, fleet=fleet, listener=reporter.listen
+        ).record
+    else:
+        if record.status != "succeeded":  # else the attempt before died between the end of its run and its last word
+            record = training.resume(context, job.run_id, fleet=fleet, listener=reporter.listen).record
+    if record.status == "paused" or record.result is None:
+        return Outcome(status="paused")
+    return Outcome(status="succeeded", found=reporter.finish(record.result))
+
+
+def _lay_out(context: Context, job: Job, request: FineTuningRequest, laid: list[_Laid]) -> None:
+    """Give the job files of its own. Raises NotFoundError where a file is gone and was never laid out here."""
+    for param, stem in (("training_file", "training"), ("validation_file", "validation")):
+        file_id = getattr(request, param)
+        if file_id is None:
+            continue
+        laid.append(_Laid(param, file_id, own_copy(context, job, file_id, stem)))
+
+
+def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) -> dict[str, Any]:
+    """Ours, with what OpenAI's clients read beside it. Files go by the ids and names that the client knows them by."""
+    document = error.as_json()
+    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    param = None
+    for one in laid:
+        if str(one.path) in message or one.path.name in message:
+            param = one.param
+            message = message.replace(str(one.path), one.file_id).replace(one.path.name, one.file_id)
+    code = "training_failed"
+    if isinstance(error, ModelSourceError):
+        code, param = "model_unavailable", "model"
+    elif isinstance(error, RequestError) and is_validating:
+        param = param or "training_file"
+        code = f"invalid_{param}"
+    return document | {"code": code, "message": message, "param": param}

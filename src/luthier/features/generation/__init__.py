@@ -1,0 +1,1 @@
+"""Stored generations, and the engines that write them."""

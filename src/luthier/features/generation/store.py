@@ -1,0 +1,55 @@
+"""What engines wrote, by the digest of all that decides it, so that the same request is never paid for twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import func, insert, select
+
+from luthier.core.ports import Generation
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import generations
+
+# SQLite takes 999 variables in one statement at the least.
+_KEYS_A_QUERY: Final = 500
+
+
+class GenerationStore:
+    """Generations by key. A key once taken keeps its generation: a second one for it is dropped."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, keys: Sequence[str]) -> dict[str, Generation]:
+        """The generations that are there; a key that is absent from the answer was never kept."""
+        found: dict[str, Generation] = {}
+        with self._database.read() as connection:
+            for start in range(0, len(keys), _KEYS_A_QUERY):
+                part = keys[start : start + _KEYS_A_QUERY]
+                query = select(generations.c.key, generations.c.document).where(generations.c.key.in_(part))
+                for key, document in connection.execute(query):
+                    found[key] = Generation.model_validate_json(document)
+        return found
+
+    def keep(self, new: Mapping[str, Generation], *, engine: str) -> None:
+        """Keep generations, all in one transaction. engine: who wrote them, in words, for people who look."""
+        if not new:
+            return
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._database.write() as connection:
+            query = select(generations.c.key).where(generations.c.key.in_(list(new)))
+            known = set(connection.execute(query).scalars())
+            rows = [
+                {"key": key, "engine": engine, "document": generation.model_dump_json(), "created_at": now}
+                for key, generation in new.items()
+                if key not in known
+            ]
+            if rows:
+                connection.execute(insert(generations), rows)
+
+    def count(self) -> int:
+        """How many generations are kept."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.count()).select_from(generations)).scalar() or 0)

@@ -1,0 +1,114 @@
+"""Who writes or judges synthetic pairs: a base model, a run, or a model behind an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from luthier.core.errors import RequestError
+from luthier.core.ids import is_id
+from luthier.core.opted_turns import AS_THEY_ARE
+from luthier.features.models.resolve import Candidate, find_candidate, open_engine
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.inference.cached import CachedEngine, Keep
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
+_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
+
+
+def find_teacher(context: Context, name: str) -> CachedEngine:
+    """The engine behind a name, with the home's cache before it; opened when it is first asked something new.
+
+    name: as candidates of `luthier eval` are named, or `http(s)://host:port/v1#MODEL`. The key for a server comes from
+    the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this machine.
+
+    Raises RequestError (an address without a model, or with a key in it), and what finding a base model or a run
+    raises.
+    """
+    from luthier.ml.inference.cached import CachedEngine
+
+    if is_address(name):
+        url, model = parse_address(name)
+        return CachedEngine(
+            lambda keep: _open_server(url, model, keep),
+            context.generations,
+            name=f"{url}#{model}",
+            identity={"engine": "openai_http", "url": url, "model": model},
+        )
+    candidate = find_candidate(context, name)
+    return CachedEngine(
+        lambda _: open_engine(candidate),
+        context.generations,
+        name=name if is_id(name, "run") else candidate.model_name,
+        identity=identity_of(context, name, candidate),
+    )
+
+
+def is_address(name: str) -> bool:
+    """Whether a name means a model behind a server."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def parse_address(text: str) -> tuple[str, str]:
+    """`http://host:8000/v1#model` -> URL without a slash at its end, and model. Raises RequestError."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise RequestError(
+            f"the address {text!r} is no URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
+        ) from error
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise RequestError(
+            f"the address of the server at {host} carries a user, a password or a query",
+            expected="http(s)://host:port/v1#MODEL; command lines are seen by others and kept in histories",
+            do=f"put the key into the variable {OWN_KEY}",
+        )
+    url = f"{parts.scheme.lower()}://{parts.netloc}{parts.path}".rstrip("/")
+    if not host or not parts.fragment:
+        raise RequestError(
+            f"the address {text!r} names no {'model' if host else 'host'}",
+            expected="http(s)://host:port/v1#MODEL",
+            do=f"write the model behind a #; {url}/models lists them" if host else "write it as expected",
+        )
+    return url, parts.fragment
+
+
+def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> str | None:
+    """The key to send to a server: Luthier's own variable, or OpenAI's where nobody on the way can read it."""
+    if key := environment.get(own, "").strip():
+        return key
+    parts = urlsplit(url)
+    is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
+    return (environment.get(OPENAI_KEY, "").strip() or None) if is_safe else None
+
+
+def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
+    from luthier.ml.inference.openai.http import OpenAIHttpEngine
+
+    return OpenAIHttpEngine(url, model, api_key=api_key(url, os.environ), keep=keep)
+
+
+def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:
+    """What decides the answers of a model on this machine: digests of weights, adapter and template, and precision."""
+    common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
+    if is_id(name, "run"):
+        opted = candidate.opted_turns
+        plan, result = context.runs.plan(name), context.runs.get(name).result
+        return {
+            **common,
+            "sha256": plan.base_model.sha256,
+            "template_sha256": plan.base_model.template_sha256,
+            "trained_sha256": result.adapter_sha256 if result else None,
+            **({"template_options": dict(candidate.template_options)} if candidate.template_options else {}),
+            **({} if opted == AS_THEY_ARE else {"opted_turns": opted.model_dump(mode="json")}),
+        }
+    from luthier.ml.inference.models import sources
+
+    local = sources.pull(name, context.home, context.progress)
+    return {**common, "sha256": local.sha256, "template_sha256": local.template_sha256}

@@ -1,0 +1,1 @@
+"""The first page: what is going on in a project."""

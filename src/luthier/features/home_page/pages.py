@@ -1,0 +1,70 @@
+"""/: what is running and waiting, the last verdicts, room on the disk, what was spent; for a fresh home the way.
+
+/home/now and /home/rest are the two halves of the page: the first is asked every few seconds, the second when work has
+begun or ended.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.run import RunRecord
+from luthier.features.deployments.service import list_deployments
+from luthier.features.home_page import service as overview
+from luthier.platform.auth.member_records import Session
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import shown_reference
+from luthier.platform.ui.navigation import entries_for
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Visitor
+
+router = APIRouter()
+
+_MOST_LISTED: Final = 5
+
+
+@router.get("/")
+def home(request: Request, context: HomeContext, caller: Visitor) -> Response:
+    """The home page; who may not look at anything is led to the first page that is theirs."""
+    if not caller.may("read"):
+        session: Session = request.state.session
+        return redirect(request, entries_for(session)[0].address)
+    return render(request, "home_page/home.html", _now(context, caller) | _rest(context, caller))
+
+
+@router.get("/home/now")
+def now(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """What runs and what waits, as a piece of the page."""
+    return render(request, "home_page/now.html", _now(context, caller))
+
+
+@router.get("/home/rest")
+def rest(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """All the rest, as a piece of the page."""
+    return render(request, "home_page/rest.html", _rest(context, caller))
+
+
+def _now(context: Context, caller: Caller) -> dict[str, Any]:
+    found = overview.look_now(context, caller.project_id)
+    at_work = sorted(one.job_id or one.run_id or "" for one in found.running)
+    return {"now": found, "at_work": " ".join(at_work)}
+
+
+def _rest(context: Context, caller: Caller) -> dict[str, Any]:
+    project_id = caller.project_id
+    return {
+        "verdicts": overview.last_verdicts(context, project_id, limit=_MOST_LISTED),
+        "runs": [_shown(one) for one in context.runs.of_project(project_id, limit=_MOST_LISTED)],
+        "datasets": context.datasets.list(project_id)[:_MOST_LISTED],
+        "deployments": list_deployments(context, caller)[:_MOST_LISTED],
+        "spent": overview.spent_this_month(context, project_id),
+        "room": overview.room(context),
+    }
+
+
+def _shown(record: RunRecord) -> RunRecord:
+    return record.model_copy(update={"base_model": shown_reference(record.base_model)})

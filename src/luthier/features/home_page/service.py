@@ -1,0 +1,297 @@
+"""Use cases: what goes on in a project, in one look. Each asks for few rows, however many runs there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.cost import Estimate
+from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
+from luthier.core.events import BillUpdated, StepDone
+from luthier.core.frozen import Frozen
+from luthier.core.run import RunRecord
+from luthier.features.runs.evaluations import without_paths
+from luthier.features.runs.service import view_run
+from luthier.ml.evaluation.roles import roles
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+MOST_SHOWN: Final = 20
+MOST_SUMMED: Final = 1000
+_LOOK_SECONDS: Final = 0.1
+_REMEMBERED_SECONDS: Final = 60.0
+
+
+class Running(Frozen):
+    """Work that is under way. stage: in words, what it does now. step, num_steps: 0 while it is being prepared.
+
+    run_id: None for work that makes no run. left_seconds: about, until all steps are done; None where nobody
+    knows yet. base_model, method: empty until they are known. status: as a badge has it.
+    """
+
+    run_id: str | None
+    job_id: str | None
+    status: str
+    stage: str
+    base_model: str = ""
+    method: str = ""
+    step: int = 0
+    num_steps: int = 0
+    loss: float | None = None
+    left_seconds: float | None = None
+    since: float | str | None = None
+
+
+class Waiting(Frozen):
+    """A job that nobody works on yet, or that is paused. run_id: None for work that makes no run."""
+
+    job_id: str
+    run_id: str | None
+    status: str
+    base_model: str
+    since: float
+
+
+class Now(Frozen):
+    """What goes on this moment. has_more: whether more wait than are listed."""
+
+    running: tuple[Running, ...]
+    waiting: tuple[Waiting, ...]
+    has_more: bool
+
+
+class Judged(Frozen):
+    """A verdict in short. value: the main metric of what was tuned; comparison: with its baseline."""
+
+    evaluation_id: str
+    run_id: str | None
+    created_at: str
+    word: VerdictWord
+    headline: str
+    metric: str
+    num_rows: int
+    value: Metric | None
+    comparison: Comparison | None
+
+
+class Spent(Frozen):
+    """What the runs that ended, paused or went on since `since` (ISO 8601) have taken. hours are measured.
+
+    usd, energy_kwh: estimates; None where no run had a price or a known power. num_unpriced: runs without a price.
+    is_all: false where there were more runs than are summed up.
+    """
+
+    since: str
+    num_runs: int
+    hours: float
+    usd: Estimate | None
+    energy_kwh: Estimate | None
+    num_unpriced: int
+    is_all: bool
+
+
+class Room(Frozen):
+    """The disk that holds the home, in bytes. runs_bytes: at least that, where `is_all_counted` is false."""
+
+    total_bytes: int
+    free_bytes: int
+    artifacts_bytes: int
+    runs_bytes: int
+    is_all_counted: bool
+
+
+def look_now(context: Context, project_id: str) -> Now:
+    """What is running and what waits, of one project; a run that a command has started is one of `default`."""
+    jobs = context.jobs.list(status="running", project_id=project_id, limit=MOST_SHOWN)
+    records = context.runs.some([job.run_id for job in jobs])
+    running = [_of_job(context, job, records.get(job.run_id)) for job in jobs]
+    if project_id == DEFAULT_PROJECT:
+        known = {job.run_id for job in jobs}
+        for record in context.runs.of_project(project_id, limit=MOST_SHOWN, status="running"):
+            if record.run_id not in known and view_run(context, record.run_id).is_active:
+                running.append(_of_run(context, record, None, "running", record.created_at))
+    queued = context.jobs.list(status="queued", project_id=project_id, limit=MOST_SHOWN + 1)
+    paused = context.jobs.list(status="paused", project_id=project_id, limit=MOST_SHOWN + 1)
+    waiting = [_waiting(job) for job in (*reversed(queued), *paused)]
+    return Now(running=tuple(running), waiting=tuple(waiting[:MOST_SHOWN]), has_more=len(waiting) > MOST_SHOWN)
+
+
+def last_verdicts(context: Context, project_id: str, *, limit: int) -> list[Judged]:
+    """The verdicts of the newest evaluations of a project, newest first."""
+    ids = context.evaluations.newest_of(project_id, limit=limit)
+    found = (_judged(context, evaluation_id) for evaluation_id in ids)
+    return [one for one in found if one is not None]
+
+
+def spent_this_month(context: Context, project_id: str) -> Spent:
+    """What the runs of a project have taken in this month (UTC), each run whole in the month of its last change."""
+    clock = datetime.fromtimestamp(context.access.now(), UTC)
+    since = clock.replace(day=1, hour=0, minute=0, second=0, microsecond=0).isoformat(timespec="seconds")
+    results = context.runs.results_since(project_id, since, limit=MOST_SUMMED + 1)
+    ended = [json.loads(text)["bill"] for text in results[:MOST_SUMMED]]
+    bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
+    for record in context.runs.of_project(project_id, limit=MOST_SHOWN, status="running"):
+        if record.result is None and (event := context.runs.last(record.run_id, "bill")) is not None:
+            assert isinstance(event, BillUpdated)
+            bills.append(event.bill.model_dump())
+    return Spent(
+        since=since,
+        num_runs=len(bills),
+        hours=sum(bill["hours"] for bill in bills),
+        usd=_sum([bill["usd"] for bill in bills]),
+        energy_kwh=_sum([bill["energy_kwh"] for bill in bills]),
+        num_unpriced=sum(bill["usd"] is None for bill in bills),
+        is_all=len(results) <= MOST_SUMMED,
+    )
+
+
+def room(context: Context) -> Room:
+    """How much of the disk is taken. Folders of runs are looked at for a tenth of a second at most, once a minute."""
+    disk = shutil.disk_usage(context.home)
+    runs_bytes, is_all = _held(str(context.settings.runs_folder))
+    return Room(
+        total_bytes=disk.total,
+        free_bytes=disk.free,
+        artifacts_bytes=context.artifacts.num_bytes(),
+        runs_bytes=runs_bytes,
+        is_all_counted=is_all,
+    )
+
+
+def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
+    if record is not None:
+        return _of_run(context, record, job.job_id, job.shown_status, job.created_at)
+    stage = "looking at the files" if job.lane == "validate" else "preparing: model and rows are loaded"
+    if not job.run_id:
+        stage = f"at work: {job.kind}"
+    return Running(
+        run_id=job.run_id or None,
+        job_id=job.job_id,
+        status=job.shown_status,
+        stage=stage,
+        base_model=_base_model(job),
+        since=job.created_at,
+    )
+
+
+def _of_run(context: Context, record: RunRecord, job_id: str | None, status: str, since: float | str) -> Running:
+    step = context.runs.last(record.run_id, "step")
+    is_trained = record.num_steps > 0 and record.step >= record.num_steps
+    stage = "judging on held-out rows" if is_trained else "training" if record.step else "preparing the first step"
+    return Running(
+        run_id=record.run_id,
+        job_id=job_id,
+        status=status,
+        stage=stage,
+        base_model=record.base_model,
+        method=record.method,
+        step=record.step,
+        num_steps=record.num_steps,
+        loss=step.loss if isinstance(step, StepDone) else None,
+        left_seconds=None
+        if is_trained
+        else _left_seconds(context, record, step if isinstance(step, StepDone) else None),
+        since=since,
+    )
+
+
+def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) -> float | None:
+    """By the last bill, scaled to the steps that are left by now; without one by what the last step took."""
+    left = record.num_steps - record.step
+    bill = context.runs.last(record.run_id, "bill")
+    if isinstance(bill, BillUpdated) and record.num_steps > bill.step:
+        return bill.bill.left_seconds * left / (record.num_steps - bill.step)
+    return None if step is None else step.seconds * left
+
+
+def _waiting(job: Job) -> Waiting:
+    return Waiting(
+        job_id=job.job_id,
+        run_id=job.run_id or None,
+        status=job.status,
+        base_model=_base_model(job),
+        since=job.updated_at,
+    )
+
+
+def _base_model(job: Job) -> str:
+    """As it was asked for; of a folder of this machine the name alone."""
+    asked = job.document.get("base_model") or job.document.get("recipe", {}).get("base_model", "")
+    return Path(str(asked)).name if str(asked).startswith("/") else str(asked)
+
+
+_known: Final[dict[tuple[str, str], Judged | None]] = {}
+_MOST_KNOWN: Final = 1000
+
+
+def _judged(context: Context, evaluation_id: str) -> Judged | None:
+    """Evaluations never change, and hold all that was written for them: each is read once."""
+    key = (str(context.home), evaluation_id)
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = _in_short(without_paths(context, context.evaluations.get(evaluation_id)))
+    return _known[key]
+
+
+def _in_short(evaluation: Evaluation) -> Judged | None:
+    verdict = evaluation.verdict
+    if verdict is None:
+        return None
+    who = roles(evaluation)
+    pair = (verdict.metric, who.candidate, who.baseline) if who and who.baseline else None
+    pairs = {(one.metric, one.candidate, one.baseline): one for one in evaluation.comparisons}
+    values = {system.name: system.metrics.get(verdict.metric) for system in evaluation.systems}
+    return Judged(
+        evaluation_id=evaluation.evaluation_id,
+        run_id=evaluation.run_id,
+        created_at=evaluation.created_at,
+        word=verdict.word,
+        headline=verdict.headline,
+        metric=verdict.metric,
+        num_rows=evaluation.num_rows,
+        value=values.get(who.candidate) if who else None,
+        comparison=pairs.get(pair) if pair else None,
+    )
+
+
+def _sum(parts: Sequence[dict[str, float] | None]) -> Estimate | None:
+    """Ends added to ends; plain numbers, since there may be a thousand of them."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    return Estimate(**{end: sum(part[end] for part in known) for end in ("value", "low", "high")})
+
+
+_looking: Final = threading.Lock()
+_looked: dict[str, tuple[float, int, bool]] = {}
+
+
+def _held(folder: str) -> tuple[int, bool]:
+    """What the files below a folder take, and whether all were counted; one thread looks, others wait for it."""
+    with _looking:
+        kept = _looked.get(folder)
+        if kept is None or time.monotonic() - kept[0] > _REMEMBERED_SECONDS:
+            kept = _looked[folder] = (time.monotonic(), *_counted(folder, time.monotonic() + _LOOK_SECONDS))
+        return kept[1:]
+
+
+def _counted(folder: str, deadline: float) -> tuple[int, bool]:
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(place) / name).lstat().st_size
+            except FileNotFoundError:
+                continue  # it was removed meanwhile
+        if time.monotonic() > deadline:
+            return total, False
+    return total, True

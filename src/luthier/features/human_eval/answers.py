@@ -1,0 +1,156 @@
+"""What people are to rate: the answers of systems to the same rows, written now or taken from an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luthier.core.conversation import Message
+from luthier.core.dataset import Example
+from luthier.core.digest import sha256_bytes
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.ports import Generation, Prompt
+from luthier.features.models.resolve import readable
+from luthier.features.recipes.column_maps import column_map
+from luthier.platform.home.context import Context
+
+USUAL_NUM_ROWS: Final = 40
+"""As many as one person rates in a sitting; more by `--most-rows`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRow:
+    """A row with what each system wrote. messages: its prompt's turns, where it is more than one of a user."""
+
+    row_id: str
+    prompt: str
+    messages: tuple[Message, ...]
+    reference: str
+    answers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRows:
+    """Rows that all systems have answered. source: the file or the evaluation. num_left_out: rows too long for one."""
+
+    systems: tuple[str, ...]
+    source: str
+    rows: tuple[AnsweredRow, ...]
+    num_left_out: int = 0
+
+
+def answer_rows(
+    context: Context,
+    systems: Sequence[str],
+    data: Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    most_rows: int = USUAL_NUM_ROWS,
+    max_new_tokens: int = 256,
+    allow_leakage: bool = False,
+) -> AnsweredRows:
+    """Have each system answer the rows of a file; what was asked before comes from the home's cache.
+
+    systems: base models, runs, or `http(s)://host:port/v1#MODEL`. most_rows: by a hash of their content.
+    mapping: as in `evaluations.evaluate`.
+
+    Raises RequestError (rows that are no questions), DataError (wrong rows), NotFoundError, LeakageError (rows that a
+    run was trained on), and what the engines raise.
+    """
+    from luthier.features.evaluations.service import check_leakage, choose_samples
+    from luthier.features.generation.teachers import find_teacher
+    from luthier.ml.data.formats import load_file
+
+    _check_names(systems)
+    loaded = load_file(data, mapping=column_map(context, systems, data, mapping).mapping)
+    without = next((example.id for example in loaded.examples if example.prompt is None), None)
+    if without is not None:
+        raise RequestError(
+            f"row {without} has no prompt that could be answered",
+            expected="rows with a question or an instruction, and an answer",
+            do="give a file of conversations, or of prompts and completions",
+        )
+    check_leakage(context, systems, loaded.examples, allowed=allow_leakage)
+    examples = choose_samples(loaded.examples, most_rows)
+    prompts = [Prompt(conversation=example.prompt, max_new_tokens=max_new_tokens) for example in examples]
+    written: dict[str, list[Generation | None]] = {}
+    for name in systems:
+        with closing(find_teacher(context, name)) as engine:
+            found = engine.generate_each(prompts, context.progress)
+        written[name] = [one if isinstance(one, Generation) else None for one in found]
+    rows = []
+    for place, example in enumerate(examples):
+        texts = {name: one.text for name in systems if (one := written[name][place]) is not None}
+        if len(texts) == len(systems):
+            rows.append(_row(example, texts))
+    return _checked(AnsweredRows(tuple(systems), str(data), tuple(rows), len(examples) - len(rows)))
+
+
+def answers_of(
+    evaluation: Evaluation, systems: Sequence[str] | None = None, *, most_rows: int = USUAL_NUM_ROWS
+) -> AnsweredRows:
+    """The answers that stand in an evaluation. systems: by their names there; None takes all that have written.
+
+    Raises RequestError for a system that is not there or has written nothing.
+    """
+    with_texts = {system.name: system for system in evaluation.systems if system.samples}
+    chosen = tuple(with_texts) if systems is None else tuple(systems)
+    _check_names(chosen)
+    if unknown := [name for name in chosen if name not in with_texts]:
+        raise RequestError(
+            f"{', '.join(unknown)} has no answers in evaluation {evaluation.evaluation_id}",
+            expected=f"systems among {', '.join(with_texts)}" if with_texts else "an evaluation with written answers",
+            do="name systems of the evaluation, or give rows to be answered: --data FILE",
+        )
+    samples = {name: {sample.row_id: sample for sample in with_texts[name].samples} for name in chosen}
+    first = samples[chosen[0]] if chosen else {}
+    shared = [row_id for row_id in first if all(row_id in samples[name] for name in chosen)]
+    by_hash = sorted(shared, key=lambda row_id: sha256_bytes(f"{row_id} {first[row_id].prompt}".encode()))
+    kept = set(by_hash[:most_rows])
+    rows = tuple(
+        AnsweredRow(
+            row_id=row_id,
+            prompt=first[row_id].prompt,
+            messages=(),
+            reference=first[row_id].reference,
+            answers={name: samples[name][row_id].output for name in chosen},
+        )
+        for row_id in shared
+        if row_id in kept
+    )
+    return _checked(AnsweredRows(chosen, evaluation.evaluation_id, rows))
+
+
+def _row(example: Example, texts: Mapping[str, str]) -> AnsweredRow:
+    turns = () if example.prompt is None else example.prompt.messages
+    is_plain = len(turns) == 1 and turns[0].role == "user"
+    return AnsweredRow(
+        row_id=example.id,
+        prompt=readable(example.prompt),
+        messages=() if is_plain else turns,
+        reference=example.reference or "",
+        answers=texts,
+    )
+
+
+def _check_names(systems: Sequence[str]) -> None:
+    if not systems or len(set(systems)) < len(systems):
+        raise RequestError(
+            f"systems {', '.join(systems) or 'none'}",
+            expected="at least one, each named once",
+            do="name them with commas between: --systems run-...,gpt2",
+        )
+
+
+def _checked(found: AnsweredRows) -> AnsweredRows:
+    if not found.rows:
+        raise RequestError(
+            f"none of the rows of {found.source} has an answer of all of {', '.join(found.systems)}",
+            expected="at least one row that every system has answered",
+            do="choose other systems or shorter rows",
+        )
+    return found

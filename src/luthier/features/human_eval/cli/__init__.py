@@ -1,0 +1,21 @@
+"""`luthier rate`: people rate answers, blind, by a link for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from luthier.features.human_eval.cli.create import create
+from luthier.features.human_eval.cli.files import export, import_label_studio, pairs
+from luthier.features.human_eval.cli.panels import close, link, list_panels, status
+from luthier.platform.cli.answer import Answer
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "create": create,
+    "list": list_panels,
+    "status": status,
+    "link": link,
+    "export": export,
+    "import-labelstudio": import_label_studio,
+    "pairs": pairs,
+    "close": close,
+}

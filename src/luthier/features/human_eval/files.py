@@ -1,0 +1,264 @@
+"""Use cases: what was said in a panel, as CSV, Parquet, or tasks of Label Studio; and ratings brought in from there.
+
+Tasks name no system, and answers of a pair stand in an order that was drawn once for all who rate there. Format: Label
+Studio's guide, "Label Studio JSON format of annotated tasks".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from pydantic import ValidationError
+
+from luthier.core.access import Caller
+from luthier.core.errors import DataError, RequestError, RowProblem
+from luthier.core.ids import new_id
+from luthier.core.json_limits import loads
+from luthier.core.library_errors import library_reason
+from luthier.core.rating import (
+    MOST_COMMENT_CHARACTERS,
+    Preference,
+    Rater,
+    Rating,
+    RatingItem,
+    RatingPanel,
+    RatingRow,
+    RatingsTable,
+    columns_of,
+)
+from luthier.core.suite import Criterion
+from luthier.features.human_eval.rating_view import shown_first
+from luthier.features.human_eval.service import ratings_table
+from luthier.platform.audit_log.service import deed_of
+from luthier.platform.home.context import Context
+
+FileFormat = Literal["csv", "parquet", "json"]
+FILE_FORMATS: Final[tuple[FileFormat, ...]] = get_args(FileFormat)
+_ELSEWHERE: Final = "label studio"
+"""Stands for the rater where the order of two answers is drawn for all at once."""
+_CHOICES: Final = {"Answer 1": 0, "Answer 2": 1, "Tie": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came in. num_skipped: annotations that their raters had cancelled."""
+
+    num_ratings: int
+    raters: tuple[str, ...]
+    num_skipped: int
+
+
+def export_panel(context: Context, project_id: str, panel_id: str, file_format: FileFormat) -> bytes:
+    """All that was said, as the content of a file. Raises NotFoundError."""
+    table = ratings_table(context, project_id, panel_id)
+    if file_format == "csv":
+        return _csv(table)
+    if file_format == "parquet":
+        return _parquet(table)
+    panel = context.rating_panels.get(project_id, panel_id)
+    tasks = _tasks(panel, context.rating_panels.items(panel_id), table)
+    return (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def format_of(path: Path) -> FileFormat:
+    """The format that a file's name asks for. Raises RequestError."""
+    found = next((one for one in FILE_FORMATS if path.suffix == f".{one}"), None)
+    if found is None:
+        raise RequestError(
+            f"the file {path.name}",
+            expected="a name that ends in .csv, .parquet, or .json for Label Studio",
+            do="choose such a name",
+        )
+    return found
+
+
+def import_label_studio(context: Context, caller: Caller, panel_id: str, content: bytes, name: str) -> Imported:
+    """Take in ratings from an export of Label Studio: all of them, or none. name: the file's, for messages.
+
+    Raises DataError (no such export; items, choices or raters that cannot be), NotFoundError, ConflictError (closed).
+    """
+    panel = context.rating_panels.get(caller.project_id, panel_id)
+    tasks = _loaded(content, name)
+    people = {rater.name: rater for rater in context.rating_panels.raters(panel_id)}
+    known, said, problems, num_skipped = set(people), {}, [], 0
+    for number, task in enumerate(tasks, start=1):
+        for annotation in _annotations(task):
+            if annotation.get("was_cancelled"):
+                num_skipped += 1
+                continue
+            try:
+                item = _item_of(panel, task)
+                rater_name = _rater_of(annotation)
+                rater = people.get(rater_name) or Rater(
+                    rater_id=new_id("rater"), panel_id=panel_id, name=rater_name, has_link=False
+                )
+                rating = _rating(panel, item, rater.rater_id, annotation)
+            except ValueError as error:  # ValidationError is one
+                problems.append(_problem(name, number, task, error))
+                continue
+            people[rater_name] = rater
+            said[rater.rater_id, item] = rating
+    if problems or not said:
+        raise DataError(
+            f"{len(problems)} annotations of {name} are no ratings of this panel, {len(said)} are",
+            expected="an export (JSON) of a project that was made of this panel's tasks",
+            do=f"make the tasks with: luthier rate export {panel_id} -o tasks.json, and annotate those",
+            problems=problems,
+        )
+    raters = tuple(sorted({one.name for one in people.values() if any(who == one.rater_id for who, _ in said)}))
+    deed = deed_of(caller, "panel.imported", panel_id, {"num_ratings": len(said), "raters": list(raters)})
+    new = [rater for rater_name, rater in people.items() if rater_name not in known]
+    context.rating_panels.keep_all(panel_id, new, list(said.values()), deed)
+    return Imported(len(said), raters, num_skipped)
+
+
+def _csv(table: RatingsTable) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(RatingRow.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.model_dump() for row in table.rows)
+    return text.getvalue().encode()
+
+
+def _parquet(table: RatingsTable) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"item": pa.int64(), "seconds": pa.float64(), "rated_at": pa.float64()}
+    kinds |= dict.fromkeys(("is_check", "passed"), pa.bool_()) | dict.fromkeys(get_args(Criterion), pa.int64())
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in RatingRow.model_fields])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns_of(table.rows), schema=schema), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _tasks(panel: RatingPanel, items: Sequence[RatingItem], table: RatingsTable) -> list[dict[str, Any]]:
+    said = table.by_item()
+    tasks = []
+    for item in items:
+        texts = [answer.text for answer in item.answers]
+        turned = shown_first(panel, _ELSEWHERE, item.item) == "b"
+        shown = texts[::-1] if turned else texts
+        data = {"panel_id": panel.panel_id, "item": item.item, "prompt": item.prompt}
+        data |= {f"answer_{place}": text for place, text in enumerate(shown, start=1)}
+        annotations = [_annotation(row, turned) for row in said.get(item.item, ())]
+        tasks.append({"data": data, "annotations": annotations})
+    return tasks
+
+
+def _annotation(row: RatingRow, turned: bool) -> dict[str, Any]:
+    results = []
+    if row.preference is not None:
+        place = "Tie" if row.preference == "tie" else "Answer 2" if (row.preference == "b") != turned else "Answer 1"
+        results.append(_result("preference", "choices", {"choices": [place]}))
+    for criterion in get_args(Criterion):
+        if (score := row.score(criterion)) is not None:
+            results.append(_result(criterion, "rating", {"rating": score}))
+    if row.comment:
+        results.append(_result("comment", "textarea", {"text": [row.comment]}))
+    when = datetime.fromtimestamp(row.rated_at, UTC).isoformat()
+    return {"rater": row.rater, "created_at": when, "lead_time": row.seconds, "result": results}
+
+
+def _result(name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"from_name": name, "to_name": "prompt", "type": kind, "value": value}
+
+
+def _loaded(content: bytes, name: str) -> list[dict[str, Any]]:
+    try:
+        tasks = loads(content.decode("utf-8-sig"), max_values=0)
+    except ValueError as error:
+        raise DataError(
+            f"{name} is no JSON: {library_reason(error)}",
+            expected="an export of Label Studio, JSON",
+            do="export it again",
+        ) from error
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise DataError(
+            f"{name} is no list of tasks",
+            expected="an export of Label Studio, JSON (not JSON-MIN)",
+            do="export it again",
+        )
+    return tasks
+
+
+def _annotations(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = task.get("annotations", [])
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _item_of(panel: RatingPanel, task: Mapping[str, Any]) -> int:
+    data = task.get("data")
+    found = data if isinstance(data, dict) else {}
+    if found.get("panel_id") != panel.panel_id:
+        raise ValueError(f"is of panel {str(found.get('panel_id'))[:60]!r}, not of {panel.panel_id}")
+    item = found.get("item")
+    if type(item) is not int or not 0 <= item < panel.num_items:
+        raise ValueError(f"item {str(item)[:20]!r} is none of the {panel.num_items} of the panel")
+    return item
+
+
+def _rater_of(annotation: Mapping[str, Any]) -> str:
+    """Our own name for them, their address, or their number there."""
+    who = annotation.get("rater") or annotation.get("completed_by")
+    if isinstance(who, dict):
+        who = who.get("email") or who.get("id")
+    if who is None or isinstance(who, list | dict):
+        raise ValueError("names nobody as its rater (completed_by)")
+    name = f"label studio {who}" if isinstance(who, int) else str(who).strip()
+    if not 0 < len(name) <= 100 or not name.isprintable():
+        raise ValueError(f"its rater has the name {name[:40]!r}")
+    return name
+
+
+def _rating(panel: RatingPanel, item: int, rater_id: str, annotation: Mapping[str, Any]) -> Rating:
+    """Raises ValueError for a result that this panel does not ask for."""
+    given: dict[str, Any] = {}
+    for result in annotation.get("result") or ():
+        if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
+            raise ValueError("has a result without a value")
+        value, name = result["value"], str(result.get("from_name"))
+        found = value.get("choices") or value.get("text") or value.get("rating")
+        given[name] = found[0] if isinstance(found, list) and found else found
+    first = shown_first(panel, _ELSEWHERE, item)
+    comment = str(given.get("comment") or "").strip()[:MOST_COMMENT_CHARACTERS]
+    common = {"item": item, "rater_id": rater_id, "comment": comment, "shown_first": first}
+    common |= {"seconds": _lead_time(annotation), "rated_at": _moment(annotation)}
+    if panel.kind == "pairwise":
+        place = _CHOICES.get(str(given.get("preference")))
+        if place is None:
+            raise ValueError(f"preference {str(given.get('preference'))[:40]!r} is none of {', '.join(_CHOICES)}")
+        meant: tuple[Preference, ...] = ("a", "b", "tie") if first == "a" else ("b", "a", "tie")
+        return Rating.model_validate({**common, "preference": meant[place]})
+    missing = [name for name in panel.criteria if name not in given]
+    if missing:
+        raise ValueError(f"has no rating for {', '.join(missing)}")
+    return Rating.model_validate({**common, "scores": {name: given[name] for name in panel.criteria}})
+
+
+def _lead_time(annotation: Mapping[str, Any]) -> float | None:
+    found = annotation.get("lead_time")
+    return float(found) if isinstance(found, int | float) and 0 <= found < 1e9 else None
+
+
+def _moment(annotation: Mapping[str, Any]) -> float:
+    """When it was given, 0 where nothing says so."""
+    try:
+        return max(0.0, datetime.fromisoformat(str(annotation.get("created_at"))).timestamp())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _problem(name: str, number: int, task: Mapping[str, Any], error: ValueError) -> RowProblem:
+    reason = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+    data = task.get("data")
+    item = str(data.get("item", ""))[:20] if isinstance(data, dict) else ""
+    return RowProblem(name, number, "annotations", f"item {item}" if item else "", reason)

@@ -1,0 +1,223 @@
+"""/evaluations/panels: panels of raters as the team sees them: make one, how it stands, links, files, the end."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.rating import RatingKind
+from luthier.features.human_eval import links as rating_links
+from luthier.features.human_eval import service as rating_panels
+from luthier.features.human_eval.answers import USUAL_NUM_ROWS, answers_of
+from luthier.features.human_eval.files import FileFormat, export_panel
+from luthier.features.human_eval.links import RaterLink
+from luthier.features.human_eval.pairs import preference_pairs
+from luthier.features.human_eval.panel_view import shown_estimate, views_of
+from luthier.features.runs.evaluations import list_evaluations, read_evaluation
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.shown_once import shown_once
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/evaluations/panels")
+
+_ADDRESS: Final = "/evaluations/panels"
+_MOST_EVALUATIONS: Final = 100
+_TYPES: Final = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet": "application/octet-stream"}
+_EMPTY: Final = {
+    "kind": "pairwise",
+    "raters": "3",
+    "most_rows": str(USUAL_NUM_ROWS),
+    "attention": "10",
+    "instructions": "",
+    "name": "",
+}
+_Short = Annotated[str, Form(max_length=2000)]
+_Long = Annotated[str, Form(max_length=rating_panels.MOST_INSTRUCTIONS_CHARACTERS)]
+
+
+@router.get("")
+def index(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """The list, newest first."""
+    return render(request, "human_eval/list.html", {"panels": rating_panels.list_panels(context, caller)})
+
+
+@router.get("/new")
+def new(request: Request, context: HomeContext, caller: Trainer, evaluation: str = "") -> Response:
+    """A form; first of all which evaluation the answers are taken from."""
+    return _form(request, context, caller, evaluation, {})
+
+
+@router.post("/new")
+def create(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    evaluation: _Short = "",
+    systems: Annotated[list[str], Form(max_length=50)] = [],  # noqa: B006 - FastAPI copies it
+    kind: Annotated[RatingKind, Form()] = "pairwise",
+    raters: _Short = "3",
+    most_rows: _Short = str(USUAL_NUM_ROWS),
+    attention: _Short = "10",
+    instructions: _Long = "",
+    name: _Short = "",
+) -> Response:
+    """Make a panel, and lead to its page, which shows the links once."""
+    try:
+        answered = answers_of(
+            read_evaluation(context, caller.project_id, evaluation),
+            systems,
+            most_rows=_whole(most_rows, "rows", most=100_000),
+        )
+        made = rating_panels.create_panel(
+            context,
+            caller,
+            answered,
+            kind=kind,
+            raters=_people(raters),
+            attention=_whole(attention, "attention checks in percent", least=0, most=50) / 100,
+            instructions=instructions,
+            name=name.strip(),
+        )
+    except LuthierError as error:
+        form = {"kind": kind, "raters": raters, "most_rows": most_rows, "attention": attention}
+        form |= {"instructions": instructions, "name": name}
+        return _form(request, context, caller, evaluation, {"error": error, "form": form, "chosen": systems})
+    return _lead(request, made.panel.panel_id, made.links)
+
+
+@router.get("/{panel_id}")
+def show(request: Request, context: HomeContext, caller: Reader, panel_id: str) -> Response:
+    """How it stands, and links of raters that were just made."""
+    return _show(request, context, caller, panel_id, shown=shown_once(request).take(request))
+
+
+@router.post("/{panel_id}/close")
+def close(request: Request, context: HomeContext, caller: Trainer, panel_id: str) -> Response:
+    """Take no more ratings."""
+    try:
+        rating_panels.close_panel(context, caller, panel_id)
+    except ConflictError as error:
+        return _show(request, context, caller, panel_id, error=error)
+    return redirect(request, f"{_ADDRESS}/{panel_id}", "The panel is closed: it takes no more ratings.")
+
+
+@router.post("/{panel_id}/raters")
+def add(request: Request, context: HomeContext, caller: Trainer, panel_id: str, name: _Short = "") -> Response:
+    """One more rater, whose link the page shows once."""
+    try:
+        made = rating_links.add_rater(context, caller, panel_id, name)
+    except RequestError as error:
+        return _show(request, context, caller, panel_id, error=error)
+    return _lead(request, panel_id, (made,))
+
+
+@router.post("/{panel_id}/raters/{rater_id}/{deed}")
+def change(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    panel_id: str,
+    rater_id: str,
+    deed: Literal["renew", "revoke"],
+) -> Response:
+    """Another link for a rater, or none any more."""
+    try:
+        if deed == "revoke":
+            rater = rating_links.revoke_link(context, caller, panel_id, rater_id)
+            words = f"The link of {rater.name} lets nobody in any more; their ratings are kept."
+            return redirect(request, f"{_ADDRESS}/{panel_id}", words)
+        made = rating_links.renew_link(context, caller, panel_id, rater_id)
+    except ConflictError as error:
+        return _show(request, context, caller, panel_id, error=error)
+    return _lead(request, panel_id, (made,))
+
+
+@router.get("/{panel_id}/ratings.{file_format}")
+def download(context: HomeContext, caller: Reader, panel_id: str, file_format: FileFormat) -> Response:
+    """All that was said, as a file."""
+    content = export_panel(context, caller.project_id, panel_id, file_format)
+    return _file(content, f"{panel_id}.{file_format}", _TYPES[file_format])
+
+
+@router.get("/{panel_id}/pairs.jsonl")
+def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
+    """Preference pairs to train on."""
+    found = preference_pairs(context, caller, panel_id)
+    if not found.rows:
+        told = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
+        raise RequestError(
+            f"no pair that people settled: {told or 'nothing is rated yet'}",
+            expected="at least one item of which most raters prefer one answer",
+            do="wait for more ratings, or add raters",
+        )
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
+    return _file(text.encode(), f"{panel_id}-pairs.jsonl", "application/x-ndjson")
+
+
+def _form(request: Request, context: Context, caller: Caller, evaluation_id: str, values: dict[str, Any]) -> Response:
+    known = list_evaluations(context, caller.project_id, limit=_MOST_EVALUATIONS).evaluations
+    found: Evaluation | None = None
+    if evaluation_id:
+        found = read_evaluation(context, caller.project_id, evaluation_id)
+    written = [] if found is None else [system for system in found.systems if system.samples]
+    chosen = values.get("chosen") or [system.name for system in written]
+    common = {"evaluations": known, "evaluation": found, "written": written, "form": _EMPTY}
+    error = values.get("error")
+    status = 200 if error is None else status_of(error)
+    return render(request, "human_eval/new.html", common | values | {"chosen": chosen, "error": error}, status=status)
+
+
+def _lead(request: Request, panel_id: str, links: tuple[RaterLink, ...]) -> Response:
+    return redirect(request, shown_once(request).put(request, f"{_ADDRESS}/{panel_id}", {"links": links}))
+
+
+def _show(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    panel_id: str,
+    *,
+    shown: dict[str, Any] | None = None,
+    error: LuthierError | None = None,
+) -> Response:
+    report = rating_panels.panel_report(context, caller, panel_id)
+    root = f"{request.url.scheme}://{request.url.netloc}"
+    values = {
+        "report": report,
+        "panel": report.panel,
+        "views": views_of(report),
+        "links": [(link.rater.name, f"{root}{link.path}") for link in (shown or {}).get("links", ())],
+        "is_shown_before": (shown or {}).get("is_shown_before", False),
+        "estimate": shown_estimate,
+        "address": f"{_ADDRESS}/{panel_id}",
+        "error": error,
+    }
+    return render(request, "human_eval/show.html", values, status=200 if error is None else status_of(error))
+
+
+def _people(text: str) -> int | list[str]:
+    """`3`, or names with commas or line breaks between."""
+    if text.strip().isdecimal() and len(text.strip()) < 6:
+        return int(text)
+    return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]
+
+
+def _whole(text: str, what: str, *, least: int = 1, most: int) -> int:
+    if not (text.strip().isdecimal() and len(text) < 10 and least <= int(text) <= most):
+        raise RequestError(
+            f"{what}: {text[:40]!r}", expected=f"a whole number from {least} to {most:,}", do="correct it"
+        )
+    return int(text)
+
+
+def _file(content: bytes, name: str, media_type: str) -> Response:
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media_type, headers=headers)

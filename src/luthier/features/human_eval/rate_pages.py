@@ -1,0 +1,169 @@
+"""/rate/{token}: where somebody rates answers, let in by a link alone. Nothing here says which system wrote what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Request
+from starlette.datastructures import FormData
+from starlette.responses import Response
+
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.rating import HIGHEST, LOWEST, MOST_COMMENT_CHARACTERS, Rater, RatingPanel
+from luthier.features.human_eval import links as rating_links
+from luthier.features.human_eval import rating_view as rating_desk
+from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of, with_retry_after
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import HomeContext, address_of
+
+router = APIRouter(prefix="/rate")
+
+FAILURES_PER_MINUTE: Final = 10
+"""From one address; who comes with a link that lets nobody in more often waits."""
+_QUESTIONS: Final = {
+    "relevance": "Does it answer what was asked?",
+    "coherence": "Is it clear, and does it hang together?",
+    "accuracy": "Is what it says true?",
+    "helpfulness": "Does it help the person who asked?",
+}
+_ENDS: Final = {
+    "relevance": ("not at all", "fully"),
+    "coherence": ("not at all", "fully"),
+    "accuracy": ("all wrong", "all true"),
+    "helpfulness": ("not at all", "very much"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _LetIn:
+    """Who came by the link. problem: why nobody is let in."""
+
+    panel: RatingPanel | None = None
+    rater: Rater | None = None
+    problem: LuthierError | None = None
+
+
+def _let_in(request: Request, context: HomeContext, token: str) -> _LetIn:
+    failures: FailureLimit = request.app.state.rating_failures
+    try:
+        with failures.attempt(address_of(request)) as attempt:
+            found = rating_links.whom(context, token)
+            attempt.failed = found is None
+    except TooManyFailuresError as error:
+        return _LetIn(problem=error)
+    if found is None:
+        return _LetIn(
+            problem=NotFoundError(
+                "this link lets nobody in",
+                expected="the whole link as it was sent to you; it may have been replaced or withdrawn since",
+                do="copy it again, or ask whoever sent it for another one",
+            )
+        )
+    return _LetIn(panel=found[1], rater=found[0])
+
+
+Came = Annotated[_LetIn, Depends(_let_in)]
+
+
+async def _form_of(request: Request) -> FormData:
+    return await request.form(max_fields=50, max_files=0)
+
+
+SentForm = Annotated[FormData, Depends(_form_of)]
+
+
+@router.get("/{token}")
+def look(request: Request, context: HomeContext, came: Came, token: str, begin: str = "") -> Response:
+    """What to do, then one item after the other, then thanks."""
+    return _page(request, context, came, token, is_begun=bool(begin))
+
+
+@router.post("/{token}")
+def rate(request: Request, context: HomeContext, came: Came, token: str, form: SentForm) -> Response:
+    """Keep what was said of an item, and lead to the next one."""
+    if came.panel is None or came.rater is None:
+        return _page(request, context, came, token)
+    comment = str(form.get("comment", ""))
+    try:
+        item, shown_at = _number(form, "item"), _moment(form)
+        if came.panel.kind == "pairwise":
+            choice = str(form.get("choice", ""))
+            rating_desk.keep_preference(
+                context, came.panel, came.rater, item, choice, comment=comment, shown_at=shown_at
+            )
+        else:
+            scores = {name: _number(form, name) for name in came.panel.criteria if form.get(name)}
+            rating_desk.keep_scores(context, came.panel, came.rater, item, scores, comment=comment, shown_at=shown_at)
+    except ConflictError:
+        return redirect(request, f"/rate/{token}")
+    except RequestError as error:
+        typed = {name: str(value) for name, value in form.items()}
+        return _page(request, context, came, token, is_begun=True, error=error, typed=typed)
+    return redirect(request, f"/rate/{token}?begin=1")
+
+
+@router.post("/{token}/undo")
+def undo(request: Request, context: HomeContext, came: Came, token: str) -> Response:
+    """Take the newest rating back, and show its item again."""
+    if came.panel is None or came.rater is None:
+        return _page(request, context, came, token)
+    try:
+        rating_desk.take_back(context, came.panel, came.rater)
+    except ConflictError:
+        return redirect(request, f"/rate/{token}")
+    return redirect(request, f"/rate/{token}?begin=1")
+
+
+def _page(
+    request: Request,
+    context: Context,
+    came: _LetIn,
+    token: str,
+    *,
+    is_begun: bool = False,
+    error: RequestError | None = None,
+    typed: dict[str, str] | None = None,
+) -> Response:
+    if came.panel is None or came.rater is None:
+        assert came.problem is not None
+        refused = render(
+            request, "human_eval/rate/refused.html", {"error": came.problem}, status=status_of(came.problem)
+        )
+        return with_retry_after(refused, came.problem)
+    values = {"panel": came.panel, "address": f"/rate/{token}", "is_closed": came.panel.closed_at is not None}
+    if values["is_closed"]:
+        return render(request, "human_eval/rate/end.html", values)
+    desk = rating_desk.next_item(context, came.panel, came.rater)
+    values |= {
+        "desk": desk,
+        "error": error,
+        "typed": typed or {},
+        "questions": _QUESTIONS,
+        "ends": _ENDS,
+        "scores": range(LOWEST, HIGHEST + 1),
+        "most_comment": MOST_COMMENT_CHARACTERS,
+    }
+    if desk.item is None:
+        return render(request, "human_eval/rate/end.html", values)
+    if not is_begun and not desk.is_begun:
+        return render(request, "human_eval/rate/start.html", values)
+    return render(request, "human_eval/rate/item.html", values, status=200 if error is None else status_of(error))
+
+
+def _number(form: FormData, name: str) -> int:
+    text = str(form.get(name, ""))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="open the link anew")
+    return int(text)
+
+
+def _moment(form: FormData) -> float | None:
+    """When the page was made, as its form says; None for anything that is no time."""
+    try:
+        found = float(str(form.get("shown_at", "")))
+    except ValueError:
+        return None
+    return found if 0 < found < 1e11 else None

@@ -1,0 +1,171 @@
+"""Use cases: what a rater sees next, what they say of it, and taking it back. Nothing here names a system.
+
+The order of items, and which of two answers stands first, follow from the panel's seed and the rater: they are the same
+whenever the rater comes back. Each answer of a pair stands first in half of what a rater sees.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from luthier.core.digest import sha256_document
+from luthier.core.errors import RequestError
+from luthier.core.rating import (
+    MOST_COMMENT_CHARACTERS,
+    Preference,
+    Rater,
+    Rating,
+    RatingItem,
+    RatingPanel,
+)
+from luthier.core.suite import Criterion
+from luthier.platform.home.context import Context
+
+MOST_SECONDS: Final = 3600.0
+"""A longer time on one item was not spent on it: it is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What lies before a rater. item: None where all is rated. shown: the texts as they stand, first and second."""
+
+    panel: RatingPanel
+    rater: Rater
+    item: RatingItem | None
+    shown_first: Literal["a", "b"]
+    num_rated: int
+    num_items: int
+    shown_at: float
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the rater has rated anything."""
+        return self.num_rated > 0
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The texts in the order in which they stand on the page."""
+        if self.item is None:
+            return ()
+        texts = tuple(answer.text for answer in self.item.answers)
+        return texts[::-1] if self.shown_first == "b" else texts
+
+
+def order_of(panel: RatingPanel, rater_id: str) -> list[int]:
+    """The numbers of the items in the order in which this rater sees them."""
+    return sorted(range(panel.num_items), key=lambda item: sha256_document([panel.seed, rater_id, "order", item]))
+
+
+def shown_first(panel: RatingPanel, rater_id: str, item: int) -> Literal["a", "b"]:
+    """Which answer of an item stands first for this rater."""
+    if panel.kind == "likert":
+        return "a"
+    ranked = sorted(range(panel.num_items), key=lambda one: sha256_document([panel.seed, rater_id, "side", one]))
+    return "a" if ranked.index(item) % 2 == 0 else "b"
+
+
+def next_item(context: Context, panel: RatingPanel, rater: Rater) -> Desk:
+    """The first item, in the rater's order, of which they have said nothing."""
+    rated = {rating.item for rating in context.rating_panels.ratings(panel.panel_id, rater.rater_id)}
+    number = next((one for one in order_of(panel, rater.rater_id) if one not in rated), None)
+    item = None if number is None else context.rating_panels.item(panel.panel_id, number)
+    first: Literal["a", "b"] = "a" if number is None else shown_first(panel, rater.rater_id, number)
+    return Desk(panel, rater, item, first, len(rated), panel.num_items, time.time())
+
+
+def keep_preference(
+    context: Context,
+    panel: RatingPanel,
+    rater: Rater,
+    item: int,
+    choice: str,
+    *,
+    comment: str = "",
+    shown_at: float | None = None,
+) -> Rating:
+    """Keep which of two answers is better. choice: `first` or `second` as they stand on the page, or `tie`.
+
+    Raises RequestError (another choice, a panel of scores, no such item), ConflictError (the panel is closed).
+    """
+    _check(panel, "pairwise", item)
+    first = shown_first(panel, rater.rater_id, item)
+    other: Literal["a", "b"] = "b" if first == "a" else "a"
+    meant: dict[str, Preference] = {"first": first, "second": other, "tie": "tie"}
+    if choice not in meant:
+        raise RequestError(
+            "none of the three choices was taken", expected="A is better, B is better, or a tie", do="choose one"
+        )
+    rating = Rating(
+        item=item,
+        rater_id=rater.rater_id,
+        preference=meant[choice],
+        comment=_comment(comment),
+        shown_first=first,
+        seconds=_seconds(shown_at),
+    )
+    return context.rating_panels.keep(panel.panel_id, rating)
+
+
+def keep_scores(
+    context: Context,
+    panel: RatingPanel,
+    rater: Rater,
+    item: int,
+    scores: Mapping[Criterion, int],
+    *,
+    comment: str = "",
+    shown_at: float | None = None,
+) -> Rating:
+    """Keep a score from 1 to 5 for each criterion of the panel. Raises as `keep_preference`."""
+    _check(panel, "likert", item)
+    missing = [name for name in panel.criteria if name not in scores]
+    if missing or not all(1 <= score <= 5 for score in scores.values()) or set(scores) - set(panel.criteria):
+        raise RequestError(
+            f"no score for {', '.join(missing)}" if missing else "a score that is not from 1 to 5",
+            expected=f"1 to 5 for each of {', '.join(panel.criteria)}",
+            do="choose one number in each line",
+        )
+    rating = Rating(
+        item=item,
+        rater_id=rater.rater_id,
+        scores=dict(scores),
+        comment=_comment(comment),
+        seconds=_seconds(shown_at),
+    )
+    return context.rating_panels.keep(panel.panel_id, rating)
+
+
+def take_back(context: Context, panel: RatingPanel, rater: Rater) -> int | None:
+    """Forget the rater's newest rating, whose item is next then; None where there is none. Raises ConflictError."""
+    return context.rating_panels.take_back(panel.panel_id, rater.rater_id)
+
+
+def _check(panel: RatingPanel, kind: str, item: int) -> None:
+    if panel.kind != kind or not 0 <= item < panel.num_items:
+        raise RequestError(
+            f"item {item} of a panel that is {panel.kind}",
+            expected=f"an item from 0 to {panel.num_items - 1}, rated as its page asks",
+            do="open the link anew",
+        )
+
+
+def _comment(text: str) -> str:
+    text = text.strip()
+    if len(text) > MOST_COMMENT_CHARACTERS:
+        raise RequestError(
+            f"a comment of {len(text):,} characters",
+            expected=f"at most {MOST_COMMENT_CHARACTERS:,}",
+            do="shorten it",
+        )
+    return text
+
+
+def _seconds(shown_at: float | None) -> float | None:
+    """From when the page was made until now; None where that cannot be true, or the rater was away."""
+    if shown_at is None:
+        return None
+    seconds = time.time() - shown_at
+    return round(seconds, 3) if 0 <= seconds <= MOST_SECONDS else None

@@ -1,0 +1,177 @@
+"""Use cases: make a panel of people who rate answers, see how it stands, close it, and have all that was said."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import RequestError
+from luthier.core.ids import new_id
+from luthier.core.rating import RatingItem, RatingKind, RatingPanel, RatingRow, RatingsTable
+from luthier.core.rating_report import PanelReport
+from luthier.features.human_eval.answers import AnsweredRows
+from luthier.features.human_eval.items import make_items
+from luthier.features.human_eval.links import RaterLink, new_link
+from luthier.features.human_eval.store import PanelCounts
+from luthier.platform.audit_log.service import deed_of
+from luthier.platform.auth.service import digest_of
+from luthier.platform.home.context import Context
+
+MOST_RATERS: Final = 100
+MOST_ITEMS: Final = 5_000
+MOST_INSTRUCTIONS_CHARACTERS: Final = 20_000
+_MOST_NAME_CHARACTERS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NewPanel:
+    """A panel that was just made, and the link of each rater, which are seen this once."""
+
+    panel: RatingPanel
+    links: tuple[RaterLink, ...]
+
+
+def create_panel(
+    context: Context,
+    caller: Caller,
+    answered: AnsweredRows,
+    *,
+    kind: RatingKind,
+    raters: int | Sequence[str] = 3,
+    attention: float = 0.1,
+    instructions: str = "",
+    name: str = "",
+    seed: int | None = None,
+) -> NewPanel:
+    """Have people rate these answers, blind.
+
+    raters: how many, or their names. attention: attention checks as a share of the items, 0 for none. name: of the
+    panel; by default that of what is compared. seed: decides all orders; by default drawn.
+
+    Raises RequestError for numbers, names or systems that cannot be.
+    """
+    names = [f"rater {number}" for number in range(1, raters + 1)] if isinstance(raters, int) else list(raters)
+    seed = secrets.randbits(32) if seed is None else seed
+    _check(answered, kind, names, attention, instructions)
+    items, num_same = make_items(kind, answered, attention=attention, seed=seed)
+    if not 0 < len(items) <= MOST_ITEMS:
+        raise RequestError(
+            f"{len(items):,} items to rate, {num_same:,} pairs whose answers are the same text",
+            expected=f"1 to {MOST_ITEMS:,} items",
+            do="take fewer rows (--most-rows) or systems" if items else "compare systems that differ",
+        )
+    panel = RatingPanel(
+        panel_id=new_id("panel"),
+        name=_name(name or " or ".join(answered.systems)[:_MOST_NAME_CHARACTERS]),
+        kind=kind,
+        systems=answered.systems,
+        source=answered.source,
+        seed=seed,
+        num_items=len(items),
+        num_checks=sum(item.check is not None for item in items),
+        num_same=num_same,
+        num_left_out=answered.num_left_out,
+        instructions=instructions.strip(),
+    )
+    links = [new_link(panel.panel_id, one) for one in names]
+    facts = {"name": panel.name, "kind": kind, "systems": list(panel.systems), "num_raters": len(links)}
+    deed = deed_of(caller, "panel.created", panel.panel_id, facts)
+    people = [(link.rater, digest_of(link.token)) for link in links]
+    return NewPanel(context.rating_panels.add(caller.project_id, panel, items, people, deed), tuple(links))
+
+
+def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
+    """The panels of the caller's project, newest first."""
+    return context.rating_panels.list(caller.project_id)
+
+
+def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:
+    """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
+    return context.rating_panels.close(caller.project_id, panel_id, deed_of(caller, "panel.closed", panel_id))
+
+
+def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport:
+    """How a panel stands: who has rated how much and how well, how far they agree, and what follows.
+
+    Raises NotFoundError.
+    """
+    from luthier.ml.evaluation.panel.report import report
+
+    panel = context.rating_panels.get(caller.project_id, panel_id)
+    people = context.rating_panels.raters(panel_id)
+    return report(panel, people, ratings_table(context, caller.project_id, panel_id))
+
+
+def ratings_table(context: Context, project_id: str, panel_id: str) -> RatingsTable:
+    """All that was said in a panel. Raises NotFoundError."""
+    panel = context.rating_panels.get(project_id, panel_id)
+    items = {item.item: item for item in context.rating_panels.items(panel_id)}
+    names = {rater.rater_id: rater.name for rater in context.rating_panels.raters(panel_id)}
+    rows = []
+    for said in context.rating_panels.ratings(panel_id):
+        item = items[said.item]
+        check = item.check
+        rows.append(
+            RatingRow.model_validate(
+                {
+                    **_facts(panel, item),
+                    **said.scores,
+                    "rater": names[said.rater_id],
+                    "preference": said.preference,
+                    "comment": said.comment,
+                    "shown_first": said.shown_first,
+                    "seconds": said.seconds,
+                    "rated_at": said.rated_at,
+                    "is_check": check is not None,
+                    "passed": None if check is None else said.passes(check),
+                }
+            )
+        )
+    return RatingsTable(tuple(rows))
+
+
+def _facts(panel: RatingPanel, item: RatingItem) -> dict[str, object]:
+    found = {"panel_id": panel.panel_id, "kind": panel.kind, "item": item.item, "row_id": item.row_id}
+    texts = {"prompt": item.prompt, "system_a": item.answers[0].system, "answer_a": item.answers[0].text}
+    if len(item.answers) > 1:
+        texts |= {"system_b": item.answers[1].system, "answer_b": item.answers[1].text}
+    return found | texts
+
+
+def _name(name: str) -> str:
+    name = name.strip()
+    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+        raise RequestError(
+            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a panel",
+            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            do="choose such a name",
+        )
+    return name
+
+
+def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], attention: float, instructions: str) -> None:
+    if kind == "pairwise" and len(answered.systems) < 2:
+        raise RequestError(
+            f"one system, {answered.systems[0]}, to be compared",
+            expected="two systems at least",
+            do="name another one, or have single answers rated: --kind likert",
+        )
+    if not 0 < len(names) <= MOST_RATERS or len(set(names)) < len(names):
+        raise RequestError(
+            f"{len(names)} raters, {len(set(names))} different names",
+            expected=f"1 to {MOST_RATERS} raters, each with a name of their own",
+            do="correct the number or the names; more can be added later",
+        )
+    if not 0 <= attention <= 0.5:
+        raise RequestError(
+            f"attention checks as {attention} of the items", expected="0 to 0.5", do="write for example --attention 0.1"
+        )
+    if len(instructions) > MOST_INSTRUCTIONS_CHARACTERS:
+        raise RequestError(
+            f"instructions of {len(instructions):,} characters",
+            expected=f"at most {MOST_INSTRUCTIONS_CHARACTERS:,}: nobody reads more",
+            do="shorten them",
+        )

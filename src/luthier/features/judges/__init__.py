@@ -1,0 +1,1 @@
+"""Models that judge, and how far they agree with people."""

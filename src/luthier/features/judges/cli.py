@@ -1,0 +1,82 @@
+"""`luthier judge`: hold a model that judges against people, and look at what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.features.human_eval.cli.asked import ProjectOption
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.calibration import Calibration
+
+
+def calibrate(
+    judge: Annotated[
+        str,
+        typer.Option(
+            "--judge",
+            metavar="ENGINE",
+            help="What judges: a base model, a run, a GGUF file, or http(s)://host:port/v1#MODEL.",
+        ),
+    ],
+    ratings: Annotated[
+        Path | None,
+        typer.Option("--ratings", metavar="FILE", help="What people said, as `luthier rate export` writes it."),
+    ] = None,
+    panel: Annotated[str | None, typer.Option("--panel", metavar="ID", help="A panel, in place of a file.")] = None,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Have a judge rate what people rated: how far do they agree, and may its figures enter a gate?"""
+    from luthier.features.judges import calibrations
+
+    with open_context(home) as context:
+        project_id = caller_of(context, project).project_id
+        found = calibrations.calibrate(context, project_id, judge, ratings=ratings, panel=panel)
+    return _answer(found, as_json)
+
+
+def list_calibrations(
+    judge: Annotated[str | None, typer.Option("--judge", metavar="ENGINE", help="Those of one judge.")] = None,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List how judges were found to agree with people, newest first."""
+    from luthier.features.judges import calibrations
+
+    with open_context(home) as context:
+        found = calibrations.calibrations(context, caller_of(context, project).project_id, judge)
+    document = [one.model_dump(mode="json") for one in found]
+
+    def tell(console: Console) -> None:
+        from luthier.features.judges.format import show_list
+
+        show_list(console, found)
+
+    return Answer(as_json, document, tell)
+
+
+def _answer(found: tuple[Calibration, ...], as_json: bool) -> Answer:
+    def tell(console: Console) -> None:
+        from luthier.features.judges.format import show_calibration
+
+        for number, one in enumerate(found):
+            if number:
+                console.print()
+            show_calibration(console, one)
+
+    return Answer(as_json, [one.model_dump(mode="json") for one in found], tell)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {"calibrate": calibrate, "list": list_calibrations}

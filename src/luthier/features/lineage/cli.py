@@ -1,0 +1,96 @@
+"""`luthier lineage --row` and `luthier forget-row`: which models saw a row, and what will not see it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.lineage.forgotten_rows import Forgotten
+    from luthier.features.lineage.rows import RowLineage
+
+ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
+
+
+def lineage(
+    row: Annotated[
+        str, typer.Option("--row", metavar="TEXT|ID", help="Words that stand in it, or its exchange's or review's id.")
+    ],
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Which runs were given a row, whether they have learned it, and what was made and deployed of them.
+
+    Every file that a run of the project has used is read, so that of each it is known, or said that it is not.
+    """
+    from luthier.features.lineage.rows import row_lineage
+
+    with open_context(home) as context:
+        found = row_lineage(context, caller_of(context, project), row)
+    return Answer(as_json, found.as_json(), lambda console: _show(console, found))
+
+
+def forget_row(
+    row: Annotated[str, typer.Argument(metavar="TEXT|ID", help="Words in it alone, or an id, as for lineage.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, it is only shown what would be gone.")] = False,
+    project: ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Take a row out of the newest versions of all datasets and out of the review, and name what still has it.
+
+    What a model has learned stays in its weights: the models to train anew are named.
+    """
+    from luthier.features.lineage.forgotten_rows import forget_row as forget
+    from luthier.features.lineage.rows import row_lineage
+
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        if not yes:
+            seen = row_lineage(context, caller, row)
+            return Answer(as_json, seen.as_json(), lambda console: _show(console, seen, then="do it with --yes"))
+        done = forget(context, caller, row)
+    return Answer(as_json, done.as_json(), lambda console: _show_forgotten(console, done))
+
+
+def _show(console: Console, found: RowLineage, then: str = "") -> None:
+    from luthier.platform.cli.console import visible
+
+    console.print(
+        f"{found.num_runs:,} runs and {found.num_files:,} files of theirs were looked through", soft_wrap=True
+    )
+    for file in found.files:
+        lines = ", ".join(f"{line:,}" for line in file.lines[:10]) + (" ..." if len(file.lines) > 10 else "")
+        console.print(visible(f"  {file.dataset or file.file}: line {lines}"), soft_wrap=True)
+    if not found.saw:
+        console.print("no run was given it")
+    for one in found.saw:
+        word = "has learned it" if one.learned else "has not learned it"
+        where = f" (in {', '.join(one.splits)})" if one.splits else ""
+        through = f" through {one.through}" if one.through else ""
+        console.print(visible(f"  {one.run_id} {word}{where}{through}"), soft_wrap=True)
+        told = [*one.models, *one.exports, *(f"{n} ({'now' if now else 'before'})" for n, now in one.deployments)]
+        if told:
+            console.print(visible(f"    made and deployed of it: {', '.join(told)}"), soft_wrap=True)
+    for run_id in found.unknown:
+        console.print(f"  {run_id}: not known, a file of its rows is gone or has changed", soft_wrap=True)
+    if then:
+        console.print(then)
+
+
+def _show_forgotten(console: Console, done: Forgotten) -> None:
+    from luthier.platform.cli.console import visible
+
+    for version, num in done.versions:
+        console.print(f"{version.dataset_id} version {version.number}: {num:,} rows less", soft_wrap=True)
+    console.print(f"{done.num_reviews:,} items less in the review")
+    for sentence in done.left:
+        console.print(visible(f"left: {sentence}"), soft_wrap=True)

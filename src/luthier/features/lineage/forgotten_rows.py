@@ -1,0 +1,122 @@
+"""Use case: take a row out of what will be trained on next, and tell which models still carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.access import Caller
+from luthier.core.dataset import Row
+from luthier.core.digest import sha256_bytes
+from luthier.core.errors import RequestError
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.records import DatasetVersion
+from luthier.features.lineage.rows import RowLineage, checked_row, is_the_row, row_lineage
+from luthier.platform.audit_log import service as audit_log
+from luthier.platform.home.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was done, and what is left to do.
+
+    versions: the new versions of datasets, without the row, with how many rows each has lost. num_reviews: items of the
+    review queue that were removed. left: what has the row all the same, a sentence each.
+    """
+
+    lineage: RowLineage
+    versions: tuple[tuple[DatasetVersion, int], ...]
+    num_reviews: int
+    left: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier forget-row --json`."""
+        return {
+            "versions": [
+                {"dataset_id": one.dataset_id, "version": one.number, "num_removed": num} for one, num in self.versions
+            ],
+            "num_reviews": self.num_reviews,
+            "left": list(self.left),
+            "lineage": self.lineage.as_json(),
+        }
+
+
+def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
+    """Make versions without a row of all datasets whose newest version holds it, and take it out of the review queue.
+
+    What a model has learned cannot be taken out of its weights: `left` names the models to train anew or to remove.
+    Versions are never changed, so earlier ones keep the row until their dataset is removed. The audit log gets a digest
+    of the words, not the words.
+
+    Raises RequestError for too few characters, and where every row of a dataset would go.
+    """
+    wanted = checked_row(row)
+    lineage = row_lineage(context, caller, wanted)
+    holding = []
+    for dataset, newest in dataset_versions.list_datasets(context, caller):
+        path = dataset_versions.path_of(context, caller, newest)
+        kept, num_removed = _without(path, wanted)
+        if num_removed and not kept:
+            raise RequestError(
+                f"every row of the dataset {dataset.name!r} matches",
+                expected="words that stand in the row alone",
+                do="give more of it, or remove the dataset",
+            )
+        if num_removed:
+            holding.append((newest, kept, num_removed))
+    made = []
+    for newest, kept, num_removed in holding:
+        file = dataset_versions.keep_rows(context, caller, iter(kept), f"{Path(newest.filename).stem}.jsonl")
+        version = dataset_versions.add_version(
+            context,
+            caller,
+            newest.dataset_id,
+            file,
+            origin="repair",
+            parent=newest.number,
+            note=f"{num_removed:,} rows forgotten",
+            details={"num_forgotten": num_removed},
+        )
+        made.append((version, num_removed))
+    reviews = [item for item in context.review_items.list(caller.project_id) if _is_of(item, wanted)]
+    for item in reviews:
+        context.review_items.remove(item.review_id, caller.project_id)
+    digest = sha256_bytes(wanted.encode())
+    document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made], "num_reviews": len(reviews)}
+    audit_log.record(context, caller, "row.forgotten", digest[:12], document)
+    return Forgotten(lineage, tuple(made), len(reviews), tuple(_left(lineage, made)))
+
+
+def _is_of(item: Any, wanted: str) -> bool:
+    return is_the_row(item.model_dump(mode="json"), wanted)
+
+
+def _without(path: Path, wanted: str) -> tuple[list[bytes], int]:
+    """The lines of a file that stay, as JSONL, and how many do not. Rows that cannot be read stay as they are."""
+    from luthier.ml.data.records import read_records
+    from luthier.ml.data.source import open_source
+
+    kept, num_removed = [], 0
+    for record in read_records(open_source(path)):
+        if isinstance(record.item, Row) and is_the_row(record.item.fields, wanted):
+            num_removed += 1
+        elif record.raw is not None:
+            kept.append(record.raw + b"\n")
+    return kept, num_removed
+
+
+def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterator[str]:
+    for one in lineage.saw:
+        if one.learned:
+            now = [name for name, is_now in one.deployments if is_now]
+            where = f", which answers as {', '.join(now)} now" if now else ""
+            yield f"run {one.run_id} has learned it{where}: train anew without it, then remove it"
+    for version, _ in made:
+        yield f"versions 1 to {version.number - 1} of {version.dataset_id} keep it: versions are never changed"
+    files = [one.file for one in lineage.files if one.dataset is None]
+    yield from (f"the file {file} keeps it: it belongs to no dataset" for file in files)
+    yield from (
+        f"of run {run_id} nothing is known: a file of its rows is gone or changed" for run_id in lineage.unknown
+    )

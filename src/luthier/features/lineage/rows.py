@@ -1,0 +1,248 @@
+"""Use case: which models saw a row? For the right to be forgotten, and for whoever asks where an answer comes from.
+
+files of runs (train, validation, held-out, replay), each read once -> rows that match -> runs -> what was made of them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset import DatasetProfile, Row
+from luthier.core.errors import DataError, LuthierError, RequestError
+from luthier.core.ids import is_id
+from luthier.core.plan import Plan
+from luthier.features.model_cards.service import rows_by_digest
+from luthier.features.planning.service import profiles
+from luthier.features.serving.targets import EXPORT
+from luthier.platform.home.context import Context
+
+LEAST_CHARACTERS: Final = 8
+_MOST_RUNS: Final = 100_000
+_LEARNED: Final = ("train", "replay")
+_IDS: Final = ("exchange_id", "review_id", "panel_id")
+
+
+@dataclass(frozen=True, slots=True)
+class RowIn:
+    """A file in which the row stands. lines: of the file, from 1 on. dataset: `ID version N` where it is such a one."""
+
+    sha256: str
+    file: str
+    lines: tuple[int, ...]
+    dataset: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Saw:
+    """A run that the row was given to. learned: it stood in its training rows (of the task or general), as against
+    validation and held-out ones, of which nothing is learned. through: the run whose outcome it goes on from, where
+    the row was learned there. models, exports: what was made of it. deployments: that have ever routed to any of
+    these, and whether they do now."""
+
+    run_id: str
+    splits: tuple[str, ...]
+    learned: bool
+    through: str | None = None
+    models: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+    deployments: tuple[tuple[str, bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowLineage:
+    """All that is known of a row. unknown: runs of which a file is gone or has changed, so that nothing is known.
+
+    num_runs, num_files: what was gone through.
+    """
+
+    row: str
+    files: tuple[RowIn, ...]
+    saw: tuple[Saw, ...]
+    unknown: tuple[str, ...]
+    num_runs: int
+    num_files: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier lineage --row --json`."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Search:
+    """Files by their digest, each read once: the lines that match, None where a file is gone or has changed."""
+
+    row: str
+    found: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def lines(self, profile: DatasetProfile) -> tuple[int, ...] | None:
+        if profile.sha256 not in self.found:
+            self.found[profile.sha256] = _lines_of(Path(profile.file), profile.sha256, self.row)
+            self.names[profile.sha256] = profile.file
+        return self.found[profile.sha256]
+
+
+def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
+    """Which runs of the project were given a row, and what was made of them.
+
+    row: the id of an exchange or of a review, or words that stand in it, at least 8 characters of them; both are
+    compared after normalisation (case, white space, Unicode form). A run that goes on from the merged outcome of
+    another, or learns from it as its teacher, has what that one has learned.
+
+    Every file that a run of the project has used is read, once each. Words that were masked before they were written
+    are not found. Raises RequestError for too few characters.
+    """
+    wanted = checked_row(row)
+    records = list(context.runs.of_project(caller.project_id, limit=_MOST_RUNS))
+    plans = {record.run_id: context.runs.plan(record.run_id) for record in records}
+    search, given, unknown = _Search(wanted), dict[str, tuple[str, ...]](), []
+    with context.progress.task("reading rows", len(plans), "runs") as task:
+        for run_id, plan in plans.items():
+            used = [one for one in profiles(plan.data) if one is not None]
+            lines = {profile.split: search.lines(profile) for profile in used}
+            if None in lines.values():
+                unknown.append(run_id)
+            given[run_id] = _splits_with(plan, used, {split: at for split, at in lines.items() if at})
+            task.advance()
+    return RowLineage(
+        row=wanted,
+        files=tuple(_files(context, caller, search)),
+        saw=tuple(_with_heirs(context, caller, plans, given)),
+        unknown=tuple(unknown),
+        num_runs=len(plans),
+        num_files=len(search.found),
+    )
+
+
+def checked_row(row: str) -> str:
+    """What a row is looked for by. Raises RequestError for too few characters."""
+    wanted = row.strip()
+    if len(wanted) < LEAST_CHARACTERS:
+        raise RequestError(
+            f"a row by {wanted!r}",
+            expected=f"at least {LEAST_CHARACTERS} characters of it, or the id of its exchange or review",
+            do="give more of it: fewer would match rows of everybody",
+        )
+    return wanted
+
+
+def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
+    """Whether fields of a row hold the words, or carry the id."""
+    from luthier.ml.data.normalise import normalised
+
+    if wanted in (fields.get(name) for name in _IDS):
+        return True
+    words = normalised(wanted)
+    return any(words in normalised(text) for text in _texts(dict(fields)))
+
+
+def parents_of(plan: Plan) -> list[str]:
+    """The runs whose outcome a run has begun from: the one that was merged into its base, and its teacher."""
+    from luthier.ml.export.bundle.manifest import EVALUATION
+
+    found = []
+    try:
+        told = json.loads((Path(plan.base_model.path) / EVALUATION).read_text(encoding="utf-8"))
+        found.append(str(told.get("run_id")))
+    except (OSError, ValueError, AttributeError):
+        pass
+    if plan.objective.teacher is not None:
+        found.append(plan.objective.teacher.name.removeprefix("teacher "))
+    return [one for one in found if is_id(one, "run")]
+
+
+def _splits_with(plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """The splits that hold the row. A file that was split by fractions, or used in part, is split again to know it."""
+    if not lines:
+        return ()
+    by_split = {one.split: one for one in used}
+    shares_file = len({one.sha256 for one in used}) < len(used) or plan.data.part is not None
+    taken = _lines_by_split(plan) if shares_file else {}
+    found = []
+    for split, matching in lines.items():
+        dropped = {_line_of(one) for one in by_split[split].dropped_ids}  # type: ignore[index]
+        own = set(matching) - dropped
+        if split in taken:
+            own &= taken[split]
+        if own:
+            found.append(split)
+    return tuple(found)
+
+
+def _lines_by_split(plan: Plan) -> dict[str, set[int]]:
+    from luthier.features.planning.split_files import load_splits
+
+    try:
+        parts = load_splits(plan.recipe, Path())
+    except LuthierError:  # it was readable a moment ago: rather too much than too little
+        return {}
+    return {split: {_line_of(example.id) for example in part.examples} for split, part in parts.items()}
+
+
+def _line_of(row_id: str) -> int:
+    return int(row_id.rsplit(":", 1)[-1])
+
+
+def _lines_of(path: Path, sha256: str, wanted: str) -> tuple[int, ...] | None:
+    from luthier.core.digest import sha256_file
+    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.source import open_source
+
+    try:
+        if not path.is_file() or sha256_file(path) != sha256:
+            return None
+        rows = [one for one in read_rows(open_source(path)) if isinstance(one, Row)]
+    except (OSError, DataError):
+        return None
+    return tuple(one.line for one in rows if is_the_row(one.fields, wanted))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _files(context: Context, caller: Caller, search: _Search) -> Iterator[RowIn]:
+    matching = {sha256: lines for sha256, lines in search.found.items() if lines}
+    known = rows_by_digest(context, caller, list(matching))
+    for sha256, lines in matching.items():
+        of = known.get(sha256)
+        name = None if of is None else f"{of[0].dataset_id} version {of[1].number}"
+        yield RowIn(sha256, search.names[sha256], lines, name)
+
+
+def _with_heirs(
+    context: Context, caller: Caller, plans: Mapping[str, Plan], given: Mapping[str, tuple[str, ...]]
+) -> list[Saw]:
+    """The runs that were given the row, and those that began from one that has learned it, oldest first."""
+    found: dict[str, Saw] = {}
+    for run_id in reversed(list(plans)):
+        splits = given[run_id]
+        learned = any(split in _LEARNED for split in splits)
+        through = next((one for one in parents_of(plans[run_id]) if one in found and found[one].learned), None)
+        if splits or through is not None:
+            found[run_id] = Saw(run_id, splits, learned or through is not None, through)
+    return [_carried(context, caller, one) for one in found.values()]
+
+
+def _carried(context: Context, caller: Caller, saw: Saw) -> Saw:
+    models = [one.model_id for one in context.tuned_models.list(caller.project_id) if one.run_id == saw.run_id]
+    exports = [one.export_id for one in context.exports.list(caller.project_id) if one.source in (saw.run_id, *models)]
+    targets = {saw.run_id, *models, *(f"{EXPORT}{one}" for one in exports)}
+    deployments = []
+    for one in context.deployments.list(caller.project_id):
+        revisions = context.deployments.revisions(one.deployment_id)
+        if any(share.target in targets for revision in revisions for share in revision.shares):
+            deployments.append((one.name, any(share.target in targets for share in one.revision.shares)))
+    return replace(saw, models=tuple(models), exports=tuple(exports), deployments=tuple(deployments))

@@ -1,0 +1,194 @@
+"""`luthier models`: base models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.base_model import TrainingMemory
+    from luthier.features.models.service import ModelView
+
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A name from `luthier models list`, hub:org/name@revision, a folder, a .gguf file, or layers:15@MODEL.",
+    ),
+]
+
+
+def list_models(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """List the base models that Luthier knows, and which of them are on this machine."""
+    from luthier.features.models import service as models
+
+    with open_context(home) as context:
+        views = models.list_models(context)
+    return Answer(as_json, [view.model_dump(mode="json") for view in views], lambda console: _show_all(console, views))
+
+
+def pull(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Fetch a base model, check its digest, and make it ready to train. Costs nothing where it is there already."""
+    from luthier.features.models import service as models
+
+    with open_context(home) as context:
+        view = models.pull_model(context, name)
+    return Answer(as_json, view.model_dump(mode="json"), lambda console: _show_one(console, view))
+
+
+def show(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Show one base model: licence, size, where it lies."""
+    from luthier.features.models import service as models
+
+    with open_context(home) as context:
+        view = models.show_model(context, name)
+    return Answer(as_json, view.model_dump(mode="json"), lambda console: _show_one(console, view))
+
+
+def rm(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Delete a base model from this machine. A folder of your own is only forgotten, never deleted."""
+    from luthier.features.models import service as models
+
+    with open_context(home) as context:
+        view = models.remove_model(context, name)
+
+    def tell(console: Console) -> None:
+        console.print(f"removed {view.name}", soft_wrap=True)
+
+    return Answer(as_json, {"removed": view.name, "source": view.source, "num_bytes": view.num_bytes}, tell)
+
+
+def check(
+    name: NameArgument,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", metavar="FILE", help="Rows to try in place of one of each kind.")
+    ] = None,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", metavar="SECONDS", help="Of all parts together; the rest is left out.")
+    ] = 600.0,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Try a base model: rows, plan, loss, a step, text and scores, against transformers. Exit code 1: not all work.
+
+    The model is pulled where it is not on this machine; all else that is made is thrown away.
+    """
+    from luthier.features.model_checks.format import show_check
+    from luthier.features.model_checks.service import check_model
+
+    with open_context(home) as context:
+        found = check_model(context, name, rows=rows, max_seconds=max_seconds)
+    document = found.model_dump(mode="json") | {"works": found.works}
+    return Answer(as_json, document, lambda console: show_check(console, found), exit_code=0 if found.works else 1)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "list": list_models,
+    "pull": pull,
+    "show": show,
+    "check": check,
+    "rm": rm,
+}
+
+
+def _show_all(console: Console, views: list[ModelView]) -> None:
+    """One line a model, then what the columns mean."""
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import make_table, visible
+
+    columns = ["name", "licence", "chat", "here", "size", "active", "context", "LoRA", "QLoRA", "full"]
+    table = make_table(columns, num_text_columns=4)
+    table.columns[0].no_wrap, table.columns[1].min_width = True, len("Apache-2.0")
+    for view in views:
+        memory = view.training_memory
+        table.add_row(
+            visible(view.name),
+            visible(view.licence) + (" (gated)" if view.is_gated else ""),
+            "yes" if view.has_chat_template else "no",
+            figures.size(view.num_bytes) if view.num_bytes is not None else "no",
+            figures.count(view.num_parameters),
+            figures.count(view.num_active_parameters) if view.num_active_parameters else "",
+            figures.count(view.context_length_tokens),
+            *(_gibibytes(value) for value in _figures(memory)),
+        )
+    console.print(table)
+    console.print("here: bytes on this machine; size: parameters; active: those that one token meets", soft_wrap=True)
+    console.print(f"LoRA, QLoRA, full: GiB, {_WHAT_MEMORY}", soft_wrap=True)
+    console.print("gated: the hub asks for an account that has accepted the model's terms (HF_TOKEN)", soft_wrap=True)
+
+
+_WHAT_MEMORY = (
+    "peak memory of one accelerator as the planner predicts it, rows of 2,048 tokens one at a time; what one device "
+    "does not have is spread over several. `luthier plan` predicts your own run"
+)
+
+
+def _figures(memory: TrainingMemory | None) -> tuple[float | None, ...]:
+    return (memory.lora_bytes, memory.qlora_bytes, memory.full_bytes) if memory else (None, None, None)
+
+
+def _gibibytes(num_bytes: float | None) -> str:
+    """As a figure of a column: one digit after the point where there is one before it."""
+    if num_bytes is None:
+        return "-"
+    value = num_bytes / (1 << 30)
+    return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
+
+
+def _memory(num_bytes: float | None) -> str:
+    from luthier.platform.cli import figures
+
+    return "-" if num_bytes is None else figures.size(round(num_bytes))
+
+
+def _show_one(console: Console, view: ModelView) -> None:
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts
+
+    active = f", {figures.count(view.num_active_parameters)} of them for a token" if view.num_active_parameters else ""
+    rows = [
+        ("name", view.name),
+        ("title", view.title),
+        ("licence", view.licence + (f"  {view.licence_url}" if view.licence_url else "")),
+        ("parameters", figures.count(view.num_parameters) + active),
+        ("context", f"{view.context_length_tokens:,} tokens"),
+        ("chat template", "yes" if view.has_chat_template else "no: a base model, trained with plain text prompts"),
+        ("architecture", view.architecture or "-"),
+        ("size", figures.size(view.num_bytes) if view.num_bytes is not None else "-"),
+        ("sha256", view.sha256 or "-"),
+        ("path", view.path or f"not on this machine: luthier models pull {view.name}"),
+    ]
+    facts(console, rows + _of_catalogue(view) + ([("note", view.note)] if view.note else []))
+
+
+def _of_catalogue(view: ModelView) -> list[tuple[str, str]]:
+    """What is known of a model from the catalogue and from its hub."""
+    rows = []
+    if view.training_memory is not None:
+        lora, qlora, full = map(_memory, _figures(view.training_memory))
+        rows.append(("to train it", f"LoRA {lora}, QLoRA {qlora}, full {full}: {_WHAT_MEMORY}"))
+    for name, values in view.template_options.items():
+        rows.append(("template option", f"{name}: {' | '.join(json.dumps(value) for value in values)}"))
+    if view.hub is not None:
+        rows.append(("hub", view.hub + ("" if view.is_pinned else ": no commit is pinned, a pull takes the newest")))
+    if view.is_gated:
+        rows.append(("gated", "accept the terms on the model's page, and set HF_TOKEN to a token of that account"))
+    if view.commit is not None:
+        rows.append(("commit", view.commit))
+    if view.never_fetched:
+        rows.append(("never fetched", f"{', '.join(view.never_fetched)}: code and pickles stay where they are"))
+    if view.sources:
+        rows.append(("figures from", "; ".join(view.sources)))
+    if view.unchecked:
+        rows.append(("unchecked", f"{', '.join(view.unchecked)}: no public file that was read confirms it"))
+    return rows

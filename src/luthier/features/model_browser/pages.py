@@ -1,0 +1,121 @@
+"""/models/NAME: the card of a model, its checkpoints, evaluations, exports and names, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import RedirectResponse, Response
+
+from luthier.core.access import Caller
+from luthier.core.deployment import NAME
+from luthier.core.errors import LuthierError, RequestError
+from luthier.features.assessments import service as project_assessments
+from luthier.features.deployments import service as deployments
+from luthier.features.exports import requests as server_exports
+from luthier.features.lineage.chart import lineage_svg
+from luthier.features.lineage.service import model_lineage
+from luthier.features.model_cards import service as project_models
+from luthier.features.release_gates.evaluation_checks import remedy
+from luthier.features.release_gates.service import default_gate
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter()
+
+_Text = Annotated[str, Form(max_length=1024)]
+_Reason = Annotated[str, Form(max_length=2_000)]
+_MOST_OVER_BASE: Final = 20
+
+
+@router.get("/models/{name:path}")
+def model(request: Request, context: HomeContext, caller: Reader, name: str) -> Response:
+    """A tuned model by its name or its run, a base model, or, where it is a deployment's name, the way to that."""
+    return _page(request, context, caller, name)
+
+
+@router.post("/exports")
+def start_export(
+    request: Request, context: HomeContext, caller: Trainer, source: _Text = "", form: _Text = ""
+) -> Response:
+    """Queue an export. form: `FORMAT` or `FORMAT:PRECISION`."""
+    to, _, precision = form.partition(":")
+    try:
+        made = server_exports.start(context, caller, source, to, precision or None)
+    except LuthierError as error:
+        return _page(request, context, caller, source, {"export_error": error, "form": form})
+    return redirect(request, f"/exports/{made.export_id}", "The export is queued: a worker of this server takes it.")
+
+
+@router.post("/deployments")
+def deploy(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    name: _Text = "",
+    target: _Text = "",
+    source: _Text = "",
+    override: _Reason = "",
+) -> Response:
+    """Give a target a name that is free. source: the model whose page the form stands on."""
+    reason = override.strip() or None
+    try:
+        made = deployments.deploy(context, caller, name.strip(), target, expected_revision=0, override=reason)
+    except LuthierError as error:
+        given = {"deploy_error": error, "name": name.strip(), "override": override}
+        return _page(request, context, caller, source or target, given)
+    words = f"{target} answers as {made.name} now. {remedy(made.revision.unjudged)}"
+    return redirect(request, f"/deployments/{made.name}", words.strip())
+
+
+def _page(
+    request: Request, context: Context, caller: Caller, name: str, given: dict[str, Any] | None = None
+) -> Response:
+    """given: what a form held that could not be done, and why."""
+    run_id, tuned = project_models.run_of(context, caller, name)
+    values: dict[str, Any] = {"given": given or {}, "formats": server_exports.formats(), "base_url": _base_url(request)}
+    errors = [value for value in values["given"].values() if isinstance(value, LuthierError)]
+    status = status_of(errors[0]) if errors else 200
+    values["is_gated"] = default_gate(context, caller.project_id) is not None
+    names = context.deployments.list(caller.project_id)
+    if run_id is None:
+        if NAME.fullmatch(name) and context.deployments.find(caller.project_id, name) is not None:
+            return RedirectResponse(f"/deployments/{name}", status_code=303)
+        base = project_models.find_base(context, name)
+        values |= {
+            "base": base,
+            "views": project_models.tuned_over(context, caller, base, limit=_MOST_OVER_BASE),
+            "exports": server_exports.list_exports(context, caller, sources=[base.name]),
+            "names": [one.name for one in names],
+            "deployments": [one.name for one in names if one.revision.share_of(base.name) is not None],
+        }
+        return render(request, "model_browser/base.html", values, status=status)
+    if tuned is not None and tuned.project_id != caller.project_id:
+        return render(request, "model_browser/permitted.html", values | {"tuned": tuned}, status=status)
+    details = project_models.show_tuned(context, caller, run_id)
+    here = tuned.model_id if tuned is not None and tuned.step is not None else f"model {run_id}"
+    values |= {
+        "details": details,
+        "view": details.view,
+        "checkpoint": tuned if tuned is not None and tuned.step is not None else None,
+        "drawing": lineage_svg(model_lineage(context, caller, run_id), here=here),
+        "exports": server_exports.list_exports(context, caller, sources=[run_id]),
+        "names": [one.name for one in names],
+        **_assessed(context, caller, run_id),
+    }
+    return render(request, "model_browser/tuned.html", values, status=status)
+
+
+def _assessed(context: Context, caller: Caller, run_id: str) -> dict[str, Any]:
+    """What the run was judged by beside its held-out rows, with the gate; or why the gate cannot be read."""
+    try:
+        return {"assessed": project_assessments.of_run(context, caller.project_id, run_id), "gate_error": None}
+    except RequestError as error:
+        return {"assessed": project_assessments.RunAssessments((), None), "gate_error": error}
+
+
+def _base_url(request: Request) -> str:
+    """Where OpenAI's clients find this server, as the browser has found it."""
+    return f"{str(request.base_url).rstrip('/')}/v1"

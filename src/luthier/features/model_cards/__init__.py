@@ -1,0 +1,1 @@
+"""A model as one looks at it: runs, evaluations, exports, names."""

@@ -1,0 +1,243 @@
+"""Use cases: the models of a project as one looks at them: tuned on what, how good they are, where they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.access import Caller
+from luthier.core.deployment import Deployment
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.evaluation import Evaluation
+from luthier.core.export import ServerExport
+from luthier.core.ids import is_id
+from luthier.core.run import RunRecord
+from luthier.core.stream import Decoding, Served
+from luthier.features.datasets.records import Dataset, DatasetVersion
+from luthier.features.exports.requests import SERVED
+from luthier.features.models import service as models
+from luthier.features.models.tuned_records import TunedModel
+from luthier.features.runs.evaluations import without_paths
+from luthier.features.serving.targets import EXPORT, is_tuned_name
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models
+
+if TYPE_CHECKING:
+    from luthier.ml.export.bundle.facts import BundleFacts
+
+MOST_TARGETS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BaseView:
+    """A base model by its name in the API. model: as `models.list_models` knows it."""
+
+    name: str
+    model: models.ModelView
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return self.model.path is not None
+
+
+def decoding_of_base(context: Context, base: BaseView) -> Decoding | None:
+    """By which path a base model writes; None while it is not loaded."""
+    if base.model.path is None or base.model.sha256 is None:
+        return None
+    served = Served(path=base.model.path, sha256=base.model.sha256)
+    return next((one.decoding for one in context.model_server.loaded if one.answers(served)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedView:
+    """What a run has made. base: by its name in the API. names, checkpoints: tuned models of the run, newest first.
+
+    deployments: names that route to it, or to an export of it.
+    """
+
+    record: RunRecord
+    base: str
+    names: tuple[str, ...]
+    checkpoints: tuple[TunedModel, ...]
+    evaluation: Evaluation | None
+    deployments: tuple[str, ...]
+    exports: tuple[ServerExport, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called: as it is asked for, or else the id of its run."""
+        return self.names[0] if self.names else self.record.run_id
+
+    @property
+    def asked_as(self) -> str | None:
+        """A name that it can be asked by; None where it has none yet."""
+        return next(iter((*self.names, *self.deployments)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """A tuned model with its card. limits, licence: in sentences. rows: datasets of the project by the rows' digest."""
+
+    view: TunedView
+    facts: BundleFacts
+    limits: tuple[str, ...]
+    licence: str
+    rows: Mapping[str, tuple[Dataset, DatasetVersion]]
+    evaluations: tuple[Evaluation, ...]
+
+
+def list_bases(context: Context) -> list[BaseView]:
+    """All base models that are known, those on this machine first."""
+    names = _api_names(context)
+    found = [BaseView(names.get(model.name, model.name), model) for model in models.list_models(context)]
+    return sorted(found, key=lambda view: not view.is_here)
+
+
+def find_base(context: Context, name: str) -> BaseView:
+    """One base model by its name in the API. Raises NotFoundError."""
+    found = next((view for view in list_bases(context) if view.name == name), None)
+    if found is None:
+        raise NotFoundError(
+            f"the model {name[:200]!r} does not exist",
+            expected="a base model, a tuned model, or a run of this project that has succeeded",
+            do="see the list of models",
+        )
+    return found
+
+
+def list_tuned(
+    context: Context, caller: Caller, *, limit: int, after: str | None = None
+) -> tuple[list[TunedView], bool]:
+    """What the project's runs have made, newest first, behind the run `after`, and whether there is more.
+
+    Raises NotFoundError for an `after` that is no run of the project.
+    """
+    if after is not None:
+        _check_run(context, caller, after)
+    found = context.runs.of_project(caller.project_id, limit=limit + 1, after=after, status="succeeded")
+    return _views(context, caller, found[:limit]), len(found) > limit
+
+
+def tuned_over(context: Context, caller: Caller, base: BaseView, *, limit: int) -> list[TunedView]:
+    """Those of the newest of them that were tuned over this base."""
+    found = context.runs.of_project(caller.project_id, limit=MOST_TARGETS, status="succeeded")
+    return _views(context, caller, [one for one in found if one.base_model == base.model.name][:limit])
+
+
+def show_tuned(context: Context, caller: Caller, run_id: str) -> ModelDetails:
+    """What a run has made, with its card.
+
+    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded.
+    """
+    from luthier.features.exports.bundles import facts_of_run
+    from luthier.ml.export.bundle import licences
+    from luthier.ml.export.bundle.card_outcome import limits_of
+
+    _check_run(context, caller, run_id)
+    record = context.runs.get(run_id)
+    if record.status != "succeeded" or record.result is None:
+        raise ConflictError(
+            f"run {run_id} is {record.status}: it has made no model",
+            expected="a run that has succeeded",
+            do="see its page, and go on with it",
+        )
+    facts = facts_of_run(context, run_id)
+    digests = [one.sha256 for one in facts.run.datasets] if facts.run is not None else []
+    return ModelDetails(
+        view=_views(context, caller, [record])[0],
+        facts=facts,
+        limits=tuple(limits_of(facts)),
+        licence=licences.consequences(facts.base.licence),
+        rows=rows_by_digest(context, caller, digests),
+        evaluations=tuple(without_paths(context, one) for one in context.evaluations.list(run_id=run_id)),
+    )
+
+
+def rows_by_digest(
+    context: Context, caller: Caller, digests: Sequence[str]
+) -> dict[str, tuple[Dataset, DatasetVersion]]:
+    """The dataset versions whose rows have these digests; of several with the same rows the oldest."""
+    found = context.datasets.of_rows(caller.project_id, list(digests))
+    return {version.sha256: (dataset, version) for dataset, version in reversed(found)}
+
+
+def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
+    """What a deployment can route to, with a word on each: what was tuned, whole exports, base models on this machine.
+
+    Only the newest of each; anything else is named by hand.
+    """
+    newest = context.runs.of_project(caller.project_id, limit=MOST_TARGETS, status="succeeded")
+    views = _views(context, caller, newest, with_verdicts=False)
+    found = [(view.name, f"{view.record.method} over {view.base}") for view in views]
+    exports = [one for view in views for one in view.exports if one.document is not None]
+    found += [(f"{EXPORT}{one.export_id}", _about_export(one)) for one in exports if _is_served(one)]
+    return found + [(view.name, "base model") for view in list_bases(context) if view.is_here]
+
+
+def run_of(context: Context, caller: Caller, name: str) -> tuple[str | None, TunedModel | None]:
+    """The run behind a name (None for a base model's), and the tuned model of that name, where it is one.
+
+    Raises NotFoundError for a tuned model that is not there, or another project's.
+    """
+    if is_id(name, "run"):
+        return name, None
+    if is_tuned_name(name):
+        tuned = context.tuned_models.get(caller.project_id, name)
+        return tuned.run_id, tuned
+    return None, None
+
+
+def _views(
+    context: Context, caller: Caller, records: Iterable[RunRecord], *, with_verdicts: bool = True
+) -> list[TunedView]:
+    names = _api_names(context)
+    tuned: dict[str, list[TunedModel]] = {}
+    for model in context.tuned_models.list(caller.project_id):
+        tuned.setdefault(model.run_id, []).append(model)
+    exports: dict[str, list[ServerExport]] = {}
+    for export in context.exports.list(caller.project_id):
+        exports.setdefault(export.source, []).append(export)
+    deployments = context.deployments.list(caller.project_id)
+    made = []
+    for record in records:
+        own, its_exports = tuned.get(record.run_id, []), exports.get(record.run_id, [])
+        judged = context.evaluations.list(run_id=record.run_id, limit=1) if with_verdicts else []
+        outcomes = [model.model_id for model in own if model.step is None]
+        targets = {record.run_id, *outcomes, *(f"{EXPORT}{one.export_id}" for one in its_exports)}
+        made.append(
+            TunedView(
+                record=record,
+                base=names.get(record.base_model, record.base_model.rsplit("/", 1)[-1]),
+                names=tuple(outcomes),
+                checkpoints=tuple(model for model in own if model.step is not None),
+                evaluation=without_paths(context, judged[0]) if judged else None,
+                deployments=tuple(one.name for one in deployments if _routes_to(one, targets)),
+                exports=tuple(its_exports),
+            )
+        )
+    return made
+
+
+def _routes_to(deployment: Deployment, targets: set[str]) -> bool:
+    return any(share.target in targets for share in deployment.revision.shares)
+
+
+def _api_names(context: Context) -> dict[str, str]:
+    """Name in a recipe -> name in the API, of all base models."""
+    return {own: name for name, own in base_models(context).items()}
+
+
+def _check_run(context: Context, caller: Caller, run_id: str) -> None:
+    if not is_id(run_id, "run") or context.runs.project_of(run_id) != caller.project_id:
+        raise NotFoundError(f"no run {run_id!r}", expected="the id of a run of this project", do="see the list of runs")
+
+
+def _is_served(export: ServerExport) -> bool:
+    return export.document is not None and export.document.format in SERVED
+
+
+def _about_export(export: ServerExport) -> str:
+    made = export.document
+    return "" if made is None else f"{made.format} in {made.precision} of {export.source}"

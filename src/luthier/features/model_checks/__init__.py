@@ -1,0 +1,1 @@
+"""Whether a base model works here, in each part, before anybody trains it."""

@@ -1,0 +1,1 @@
+"""Base models and tuned models: found, checked, resolved by name."""

@@ -1,0 +1,283 @@
+"""Who is judged: base models, runs and few-shot baselines, and each as `evaluate.compare` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.errors import ConflictError
+from luthier.core.ids import is_id
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.core.plan import Plan, Quantisation, TeacherPlan
+from luthier.core.ports import Engine, Prompt
+from luthier.core.recipe import TemplateOption
+from luthier.features.recipes.evaluation_checks import are_pairs, check_lengths, have_text_answers
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.compare import SystemUnderTest
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+Precision = Literal["float32", "bfloat16"]
+TemplateKind = Literal["auto", "chat", "plain"]
+
+
+class TemplatedEngine(Engine, Protocol):
+    """An engine that knows how its model writes conversations."""
+
+    @property
+    def template(self) -> ChatTemplate: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it.
+
+    context_length_tokens: what there is room for, less a trained prompt. quantisation: how the base is held.
+    template_options: what its chat template is given, as in training. learn_reasoning: whether thoughts are scored.
+    opted_turns: what of rows and prompts is written in another way, as in training.
+    """
+
+    name: str
+    model_name: str
+    model_path: str
+    adapter_path: str | None
+    template: TemplateKind
+    precision: Precision
+    device: str
+    context_length_tokens: int
+    shots: tuple[Example, ...] = ()
+    quantisation: Quantisation | None = None
+    template_options: Mapping[str, TemplateOption] = field(default_factory=dict)
+    learn_reasoning: bool | None = None
+    opted_turns: OptedTurns = AS_THEY_ARE
+
+    def chat_template(self) -> ChatTemplate:
+        """How it writes conversations."""
+        from luthier.ml.inference.models.chat_template import ChatTemplate
+
+        return ChatTemplate.load(self.model_path, self.template, options=self.template_options)
+
+
+def find_base(context: Context, run_id: str) -> Candidate:
+    """The base model that a run was tuned from, by its own name."""
+    from luthier.ml.inference.models import sources
+
+    plan = context.runs.plan(run_id)
+    model = sources.pull(plan.base_model.name, context.home, context.progress)
+    return base_of(plan, name=plan.base_model.name, model_path=model.path)
+
+
+def base_of(plan: Plan, *, name: str, model_path: str) -> Candidate:
+    """The base model of a plan, run as the plan trains it: as precise, and packed where the plan packs it."""
+    return Candidate(
+        name=name,
+        model_name=plan.base_model.name,
+        model_path=model_path,
+        adapter_path=None,
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        device=plan.training.device,
+        context_length_tokens=plan.base_model.context_length_tokens,
+        quantisation=plan.method.quantisation,
+        template_options=plan.data.template_options,
+        learn_reasoning=plan.data.learn_reasoning,
+        opted_turns=OptedTurns.of(plan.data),
+    )
+
+
+def with_few_shot(
+    base: Candidate, pool: Sequence[Example], num: int, seed: int, *, held_out: Sequence[Example]
+) -> Candidate:
+    """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows."""
+    from luthier.ml.evaluation.few_shot import choose_shots
+
+    shots = choose_shots(pool, num, seed, held_out=held_out)
+    return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
+
+
+def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
+    """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
+    if Path(outcome_path).name == "model":
+        return replace(base, name=name, model_path=outcome_path)
+    room = base.context_length_tokens - num_virtual_tokens
+    return replace(base, name=name, adapter_path=outcome_path, context_length_tokens=room)
+
+
+def find_candidate(context: Context, name: str) -> Candidate:
+    """A candidate from a run id or the name of a base model."""
+    from luthier.ml.inference.models import sources
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    if not is_id(name, "run"):
+        model, machine = sources.pull(name, context.home, context.progress), hardware_of(context)
+        return Candidate(
+            name, model.name, model.path, None, "auto", machine.precision, machine.device, model.context_length_tokens
+        )
+    record = context.runs.get(name)
+    if record.result is None or record.result.adapter_path is None:
+        raise ConflictError(
+            f"run {name} is {record.status} and has no trained weights yet",
+            expected="a run that has succeeded",
+            do=f"go on with it: luthier train --resume {name}",
+        )
+    num_virtual = context.runs.plan(name).method.num_virtual_tokens or 0
+    return tuned(name, find_base(context, name), record.result.adapter_path, num_virtual)
+
+
+def as_candidate(teacher: TeacherPlan) -> Candidate:
+    """The teacher of a run, to be asked or judged."""
+    return Candidate(
+        name=f"teacher {teacher.name}",
+        model_name=teacher.name,
+        model_path=teacher.path,
+        adapter_path=teacher.adapter_path,
+        template=teacher.template,
+        precision=teacher.precision,
+        device=teacher.device,
+        context_length_tokens=teacher.context_length_tokens,
+        quantisation=teacher.quantisation,
+        template_options=teacher.template_options,
+        learn_reasoning=teacher.learn_reasoning,
+        opted_turns=teacher.opted_turns,
+    )
+
+
+def open_engine(candidate: Candidate) -> TransformersEngine:
+    """The engine that runs a candidate."""
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+    return TransformersEngine.open(
+        candidate.model_path,
+        adapter_path=candidate.adapter_path,
+        template=candidate.template,
+        template_options=candidate.template_options,
+        opted_turns=candidate.opted_turns,
+        dtype=candidate.precision,
+        device=candidate.device,
+        quantisation=candidate.quantisation,
+    )
+
+
+def _room(rows: Sequence[TokenisedExample], num_new: int, context: int, *, goes_on: bool) -> list[int]:
+    """How many tokens may be written for each row. goes_on: behind the whole row, not behind its prompt."""
+    return [min(num_new, context - (row.num_tokens if goes_on else _prompt_tokens(row))) for row in rows]
+
+
+def system_under_test(
+    candidate: Candidate,
+    engine: TemplatedEngine,
+    examples: Sequence[Example],
+    max_new_tokens: int | None,
+    *,
+    max_thinking_tokens: int | None = None,
+    options: Sequence[Sequence[str]] = (),
+    rests: Sequence[str] = (),
+) -> SystemUnderTest:
+    """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
+
+    max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
+    the rows' own (`answer_lengths`). options: of each row the answers to choose from, where there are any. rests: of
+    plain texts that are only begun, and that the system is to go on with, what follows of each.
+
+    Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
+    answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
+    """
+    from luthier.ml.data.loss_mask import Learning, tokenise_sides
+    from luthier.ml.data.option_tokens import tokenise_option
+    from luthier.ml.evaluation.compare import SystemUnderTest
+    from luthier.ml.evaluation.few_shot import with_shots
+    from luthier.ml.inference.models.answer_lengths import limits_of
+    from luthier.ml.inference.opted_turns import rewritten_examples
+
+    learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
+    examples = rewritten_examples(opted, examples, engine.template)
+    shots = tuple(rewritten_examples(opted, candidate.shots, engine.template))
+    while True:
+        seen = [with_shots(e, shots) if shots else e for e in examples]
+        units = [tokenise_sides(e, engine.template, learning) for e in seen]
+        choices = tuple(
+            tuple(tokenise_option(e, text, engine.template) for text in texts)
+            for e, texts in zip(seen, options, strict=bool(options))
+        )
+        everything = [t for unit in (*units, *choices) for t in unit]
+        if not shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
+            break
+        shots = shots[:-1]
+        name = f"{candidate.name} ({len(shots)} fit)"
+    check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
+    pairs = are_pairs(examples)
+    cut = not pairs and any(len(unit) > 1 for unit in units)
+    tokenised = tuple(unit[0 if pairs else -1] for unit in units)
+    new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
+    room = _room(tokenised, new, candidate.context_length_tokens, goes_on=bool(rests))
+    asks = _Asks.of(seen, examples, rests, room, thinking)
+    return SystemUnderTest(
+        name=name,
+        model=candidate.model_name,
+        adapter=candidate.adapter_path,
+        num_few_shot=len(shots),
+        engine=engine,
+        prompts=asks.prompts,
+        references=asks.references,
+        row_ids=tuple(e.id for e in examples),
+        prompt_texts=asks.texts,
+        tokenised=tokenised,
+        num_bytes=tuple(e.learned_bytes for e in examples),
+        rejected=tuple(unit[1] for unit in units) if pairs else (),
+        earlier=tuple(unit[:-1] for unit in units) if cut else (),
+        options=choices,
+        option_texts=tuple(tuple(texts) for texts in options),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """What is asked of a system, what the rows answer, and the question as a person reads it; all empty for plain text
+    that is only scored."""
+
+    prompts: tuple[Prompt, ...] = ()
+    references: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        seen: Sequence[Example],
+        examples: Sequence[Example],
+        rests: Sequence[str],
+        room: Sequence[int],
+        max_thinking_tokens: int | None,
+    ) -> _Asks:
+        if rests:
+            texts = tuple(e.text or "" for e in examples)
+            prompts = tuple(Prompt(text=t, max_new_tokens=n) for t, n in zip(texts, room, strict=True))
+            return cls(prompts, tuple(rests), texts)
+        if not have_text_answers(examples):
+            return cls()
+        return cls(
+            tuple(
+                Prompt(conversation=e.prompt, max_new_tokens=n, max_thinking_tokens=max_thinking_tokens)
+                for e, n in zip(seen, room, strict=True)
+            ),
+            tuple(e.reference or "" for e in examples),
+            tuple(readable(e.prompt) for e in examples),
+        )
+
+
+def _prompt_tokens(tokenised: TokenisedExample) -> int:
+    """Tokens before the last learned turn: where its part of the mask begins."""
+    return tokenised.loss_mask.rfind(b"\x00\x01") + 1
+
+
+def readable(prompt: Conversation | None) -> str:
+    """A prompt as a person reads it: one turn alone as it is, several with their roles."""
+    messages = prompt.messages if prompt else ()
+    if len(messages) == 1:
+        return messages[0].content or ""
+    return "\n\n".join(f"[{m.role}] {m.content or ''}" for m in messages)

@@ -1,0 +1,141 @@
+"""Base models: those in the catalogue and those on this machine, as one list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from luthier.core.base_model import TrainingMemory
+from luthier.core.errors import NotFoundError
+from luthier.core.frozen import Frozen
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.base_model import CatalogEntry, LocalModel
+
+
+class ModelView(Frozen):
+    """A base model as a person sees it. `path` is its transformers folder, None where it was not pulled yet.
+
+    num_active_parameters: that one token meets; None where that is all, or not known. training_memory: what the planner
+    predicts (ml/planning/catalog_memory.py); None where it has no figure. hub: the repository of an entry of the
+    catalogue.
+    commit: what was pulled from a hub. never_fetched: code and pickles that lay beside it. unchecked: fields that no
+    public file has confirmed.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    licence_url: str | None
+    num_parameters: int
+    context_length_tokens: int
+    has_chat_template: bool
+    note: str
+    path: str | None
+    num_bytes: int | None
+    sha256: str | None
+    architecture: str | None
+    num_active_parameters: int | None = None
+    is_gated: bool = False
+    template_options: dict[str, tuple[bool | str, ...]] = Field(default_factory=dict)
+    training_memory: TrainingMemory | None = None
+    hub: str | None = None
+    is_pinned: bool = True
+    commit: str | None = None
+    never_fetched: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+
+def list_models(context: Context) -> list[ModelView]:
+    """All that the catalogue knows, in its order, then what else is on this machine."""
+    from luthier.ml.inference.models import catalog, sources
+
+    local = {model.name: model for model in sources.local_models(context.home)}
+    known = catalog.entries()
+    origins = {name: sources.origin(name, context.home) for name in local}
+    views = [_view(entry, local.get(name), origins.get(name, {})) for name, entry in known.items()]
+    return views + [_view(None, model, origins[name]) for name, model in local.items() if name not in known]
+
+
+def pull_model(context: Context, name: str) -> ModelView:
+    """Make sure that a model is on this machine. Raises what `models.sources.pull` raises."""
+    from luthier.ml.inference.models import catalog, sources
+
+    model = sources.pull(name, context.home, context.progress)
+    return _view(catalog.entries().get(model.name), model, sources.origin(model.name, context.home))
+
+
+def show_model(context: Context, name: str) -> ModelView:
+    """One model, pulled or in the catalogue.
+
+    Raises NotFoundError for neither, ModelSourceError where its files are damaged.
+    """
+    from luthier.ml.inference.models import catalog, sources
+
+    entry, model = catalog.entries().get(name), sources.find(name, context.home)
+    if entry is None and model is None:
+        raise NotFoundError(
+            f"base model {name!r} was not pulled",
+            expected="a name in the catalogue, or a model that is on this machine",
+            do=f"run `luthier models pull {name}` first",
+        )
+    return _view(entry, model, sources.origin(name, context.home) if model else {})
+
+
+def remove_model(context: Context, name: str) -> ModelView:
+    """Delete what Luthier keeps of a model; returns it as it was.
+
+    Raises NotFoundError where it was not pulled, ConflictError where another process is pulling it.
+    """
+    from luthier.ml.inference.models import catalog, sources
+
+    origin = sources.origin(name, context.home)
+    model = sources.remove(name, context.home)
+    return _view(catalog.entries().get(model.name), model, origin)
+
+
+def _view(entry: CatalogEntry | None, model: LocalModel | None, origin: Mapping[str, str]) -> ModelView:
+    known = entry or model
+    if known is None:
+        raise AssertionError("a view needs an entry or a model")
+    return ModelView(
+        name=known.name,
+        title=entry.title if entry else known.name,
+        source=model.source if model else "catalog",
+        licence=entry.licence if entry else known.licence,
+        licence_url=entry.licence_url if entry else None,
+        num_parameters=model.num_parameters if model else known.num_parameters,
+        context_length_tokens=model.context_length_tokens if model else known.context_length_tokens,
+        has_chat_template=model.has_chat_template if model else known.has_chat_template,
+        note=entry.note if entry else "",
+        path=model.path if model else None,
+        num_bytes=model.num_bytes if model else None,
+        sha256=model.sha256 if model else None,
+        architecture=model.architecture if model else None,
+        **_of_catalogue(entry),
+        commit=origin.get("commit"),
+        never_fetched=tuple(origin.get("never_fetched", "").split()),
+    )
+
+
+def _of_catalogue(entry: CatalogEntry | None) -> dict[str, Any]:
+    """What only the catalogue knows."""
+    if entry is None:
+        return {}
+    from luthier.ml.planning.catalog_memory import known_memory
+
+    return {
+        "num_active_parameters": entry.num_active_parameters,
+        "is_gated": entry.is_gated,
+        "template_options": entry.template_options,
+        "training_memory": known_memory(entry),
+        "hub": entry.hub,
+        "is_pinned": entry.is_pinned,
+        "sources": entry.sources,
+        "unchecked": entry.unchecked,
+    }

@@ -1,0 +1,1 @@
+"""Deployed models watched: signals, alerts, scheduled suites."""

@@ -1,0 +1,269 @@
+"""Use cases: look now and then at the models of all projects, and keep what was seen, for charts.
+
+Watcher (a thread of the server) -> look_at_due -> look -> monitoring.watch -> alerts.review -> messages
+                                 -> canaries                                                 -> mails, webhooks
+                                      -> scheduled_suites.begin_due
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, Final
+
+from pydantic import Field
+
+from luthier.core.alert import Alert, AlertSettings
+from luthier.core.digest import sha256_document
+from luthier.core.errors import LuthierError
+from luthier.core.frozen import Frozen
+from luthier.core.signal import SignalState, WatchReport
+from luthier.features.monitoring import alerts
+from luthier.features.monitoring.alert_format import line_of
+from luthier.platform.home.context import Context
+from luthier.platform.notifications import mails
+from luthier.platform.processes.analysis import answer_to
+from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+
+log = logging.getLogger("luthier.alerts")
+
+_LOOK: Final = "look"
+_CANARY_LOOK: Final = "canary_look"
+_SEEN: Final = "seen"
+MOST_PAST_LOOKS: Final = 14 * 24
+LOOK_EVERY_SECONDS: Final = 20.0
+MAIL_EVERY_SECONDS: Final = 5.0
+_REST_SECONDS: Final = 20.0
+CANARIES_EVERY_MINUTES: Final = 5
+
+
+class LookState(Frozen):
+    """How far looking at a model is. next_at: when it is looked at next; looked_at: when it was last. problem: why the
+    last look failed, in words. Times: seconds since 1970."""
+
+    next_at: float
+    looked_at: float | None = None
+    problem: str = ""
+
+
+class SeenSignal(Frozen):
+    """A signal as one look saw it, for a chart."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    state: SignalState
+
+
+class PastLook(Frozen):
+    """One look. at: its end, in seconds since 1970. signals: by name."""
+
+    at: float
+    signals: dict[str, SeenSignal]
+
+
+class Seen(Frozen):
+    """What looks at a model have seen. report: the last one, None before any. past: oldest first, that one too."""
+
+    report: WatchReport | None = None
+    past: tuple[PastLook, ...] = Field(default=())
+
+
+def watched(context: Context, project_id: str, settings: AlertSettings | None = None) -> list[str]:
+    """The models of a project that are looked at: its deployments and what its settings name besides."""
+    chosen = settings or alerts.alert_settings(context, project_id)
+    deployed = {one.name for one in context.deployments.list(project_id)}
+    return sorted((deployed - set(chosen.left_out)) | set(chosen.models))
+
+
+def state_of(context: Context, project_id: str, model: str) -> LookState | None:
+    """How far looking at a model is; None where it never began."""
+    document = context.watches.get(project_id, _LOOK, model)
+    return None if document is None else LookState.model_validate_json(document)
+
+
+def seen_of(context: Context, project_id: str, model: str) -> Seen:
+    """What looks at a model have seen."""
+    document = context.watches.get(project_id, _SEEN, model)
+    return Seen() if document is None else Seen.model_validate_json(document)
+
+
+def look_at_due(context: Context) -> int:
+    """Have each model looked at whose time has come, and all canaries; returns how many models that were.
+
+    It waits for it. What fails with one model is kept from the others.
+    """
+    due = []
+    for project in context.access.projects():
+        settings = alerts.alert_settings(context, project.project_id)
+        for model in watched(context, project.project_id, settings) if settings.is_on else ():
+            if _claim(context, project.project_id, model, settings):
+                due.append((project.project_id, model))
+    has_canaries = _claim_canaries(context)
+    if due or has_canaries:
+        try:
+            told = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
+        except LuthierError as error:
+            for project_id, model in due:
+                _end(context, project_id, model, context.access.now(), error.came)
+            raise
+        for line in told["lines"]:  # what the process has written into its own log nobody reads
+            log.warning("%s", line)
+    return len(due)
+
+
+def look_at(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Look at models, and at canaries where that is asked for; what there is to tell, in lines for the log."""
+    lines = []
+    for project_id, model in asked["models"]:
+        lines += [line_of(alert) for alert in look(context, project_id, model)]
+        state = state_of(context, project_id, model)
+        if state is not None and state.problem:
+            lines.append(f"the look at {model} failed: {state.problem}")
+    if asked["canaries"]:
+        from luthier.features.deployments.canary_release import watch_canaries
+
+        lines += [f"canary of {one.name}: {one.sentence}" for one in watch_canaries(context) if one.state == "worse"]
+    return {"lines": lines}
+
+
+def look(context: Context, project_id: str, model: str) -> list[Alert]:
+    """Look at a model now; returns the alerts that this has opened and closed.
+
+    A look that fails is kept as that, and told in the log; it raises nothing.
+    """
+    settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
+    try:
+        from luthier.features.monitoring.scheduled_suites import begin_due
+        from luthier.features.monitoring.service import watch
+        from luthier.features.monitoring.settings import model_settings
+
+        since = until - settings.window_hours * 3600.0
+        report = watch(context, project_id, model, since=since, until=until)
+        told = alerts.review(context, project_id, report)
+        _keep(context, report)
+        begin_due(context, project_id, model, model_settings(context, project_id, model))
+    except LuthierError as error:
+        problem = error.came
+        log.warning("the look at %s failed: %s", model, problem)
+    except Exception:
+        problem = "an unexpected error, which the server's log tells"
+        log.exception("the look at %s failed", model)
+
+    _end(context, project_id, model, until, problem)
+    return told
+
+
+def begin_look(context: Context, project_id: str, model: str) -> Kept:
+    """Look at a model now, in a process of its own beside the request, unless that is under way already."""
+    asked = {"models": [[project_id, model]], "canaries": False}
+    return begin(context, _look_now(project_id, model), lambda: answer_to(context, "watch", asked))
+
+
+def look_progress(context: Context, project_id: str, model: str) -> Kept:
+    """How it stands with the look that was begun last by hand; its answer has `lines`, one for each alert."""
+    return kept(context, _look_now(project_id, model))
+
+
+def _look_now(project_id: str, model: str) -> Subject:
+    return Subject(sha256_document({"project": project_id, "model": model}), "look-now", {})
+
+
+class Watcher:
+    """Threads that look at what is due, and that send mails; leaving the `with` block ends them."""
+
+    def __init__(self, context: Context) -> None:
+        looks = _Repeated("looks", LOOK_EVERY_SECONDS, lambda: look_at_due(context))
+        self._threads = (looks, _Repeated("mails", MAIL_EVERY_SECONDS, lambda: mails.send_due(context)))
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            self._stack.enter_context(thread)
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.stop.set()
+        self._stack.close()
+
+
+class _Repeated:
+    """One thread that does the same again and again. A failure is told, and it rests before it goes on."""
+
+    def __init__(self, name: str, every_seconds: float, work: Callable[[], object]) -> None:
+        self.stop = threading.Event()
+        self._every_seconds, self._work = every_seconds, work
+        self._thread = threading.Thread(target=self._repeat, name=name, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join(mails.MOST_SECONDS + 5)
+
+    def _repeat(self) -> None:
+        while not self.stop.wait(self._every_seconds):
+            try:
+                self._work()
+            except LuthierError as error:
+                log.warning("%s wait: %s", self._thread.name, error.came)
+                self.stop.wait(_REST_SECONDS)
+            except Exception:
+                log.exception("%s go on after an unexpected error", self._thread.name)
+                self.stop.wait(_REST_SECONDS)
+
+
+def _claim(context: Context, project_id: str, model: str, settings: AlertSettings, kind: str = _LOOK) -> bool:
+    """Whether it is time to look at a model, and nobody else does: two servers may share a database."""
+    now, every, is_ours = context.access.now(), 60.0 * settings.every_minutes, False
+
+    def change(before: str | None) -> str | None:
+        nonlocal is_ours
+        state = None if before is None else LookState.model_validate_json(before)
+        # A time that is further off than one look was written before the clock was set back.
+        is_ours = state is None or not now < state.next_at <= now + every
+        if not is_ours:
+            return before
+        taken = LookState(next_at=now + every) if state is None else state.model_copy(update={"next_at": now + every})
+        return taken.model_dump_json()
+
+    context.watches.change(project_id, kind, model, change)
+    return is_ours
+
+
+def _claim_canaries(context: Context) -> bool:
+    """Whether it is time to look at canaries, in any project that has one."""
+    every, is_time = AlertSettings(every_minutes=CANARIES_EVERY_MINUTES), False
+    for project in context.access.projects():
+        found = context.deployments.list(project.project_id)
+        if any(one.revision.canary is not None for one in found):
+            is_time |= _claim(context, project.project_id, "", every, kind=_CANARY_LOOK)
+    return is_time
+
+
+def _end(context: Context, project_id: str, model: str, at: float, problem: str) -> None:
+    """Write down how a look has ended."""
+
+    def change(before: str | None) -> str:
+        every = 60.0 * alerts.alert_settings(context, project_id).every_minutes
+        looked_at = None if before is None else LookState.model_validate_json(before).looked_at
+        state = LookState(next_at=at + every, looked_at=looked_at if problem else at, problem=problem)
+        return state.model_dump_json()
+
+    context.watches.change(project_id, _LOOK, model, change)
+
+
+def _keep(context: Context, report: WatchReport) -> None:
+    signals = {
+        one.name: SeenSignal(value=one.value, low=one.low, high=one.high, state=one.state) for one in report.signals
+    }
+
+    def change(before: str | None) -> str:
+        past = () if before is None else Seen.model_validate_json(before).past
+        looks = (*past, PastLook(at=report.until, signals=signals))[-MOST_PAST_LOOKS:]
+        return Seen(report=report, past=looks).model_dump_json()
+
+    context.watches.change(report.project_id, _SEEN, report.model, change)

@@ -1,0 +1,196 @@
+"""/monitor: what is watched of deployed models, what has changed, and the exchanges that show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.alert import Alert
+from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.signal import SignalGroup, WatchReport
+from luthier.features.feedback import review as review_queue
+from luthier.features.feedback import service as feedback
+from luthier.features.monitoring import alerts
+from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring.charts import signal_charts
+from luthier.features.monitoring.loop import LookState
+from luthier.features.traffic import service as traffic
+from luthier.platform.home.context import Context
+from luthier.platform.notifications import mails
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+router = APIRouter(prefix="/monitor")
+
+_PAGE: Final = 50
+_MOST_ALERTS: Final = 50
+_DAY: Final = 24 * 3600.0
+_GROUPS: Final[dict[SignalGroup, str]] = {
+    "serving": "Serving",
+    "input": "What is asked",
+    "output": "What is answered",
+    "quality": "Quality",
+    "bias": "Groups of people",
+}
+Kind = Literal["all", "failed", "words", "said"]
+_KINDS: Final[dict[Kind, str]] = {
+    "all": "All",
+    "failed": "Failed",
+    "words": "With words",
+    "said": "With feedback",
+}
+_Model = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedModel:
+    """A model of the list. report: of the last look; state: None where none was begun."""
+
+    name: str
+    state: LookState | None
+    report: WatchReport | None
+    num_open: int
+
+    @property
+    def num_unknown(self) -> int:
+        """Signals of which there is too little to tell."""
+        return 0 if self.report is None else sum(one.state == "unknown" for one in self.report.signals)
+
+
+@router.get("")
+def index(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """All models that are watched, and the alerts that are open."""
+    settings = alerts.alert_settings(context, caller.project_id)
+    is_open = alerts.list_alerts(context, caller.project_id, status="open")
+    names = dict.fromkeys([*watching.watched(context, caller.project_id, settings), *(one.model for one in is_open)])
+    models = [_watched(context, caller, name, is_open) for name in names]
+    stuck = [mail for mail in mails.list_mails(context, caller.project_id) if mail.last_answer]
+    values = {"models": models, "alerts": is_open[:_MOST_ALERTS], "num_open": len(is_open), "settings": settings}
+    return render(request, "monitoring/list.html", values | {"stuck": stuck})
+
+
+@router.get("/model")
+def model(request: Request, context: HomeContext, caller: Reader, name: _Model) -> Response:
+    """One model: signals with charts, and its alerts."""
+    found = alerts.list_alerts(context, caller.project_id, model=name, limit=_MOST_ALERTS)
+    watched = _watched(context, caller, name, [one for one in found if one.status == "open"])
+    if watched.state is None and not found and name not in watching.watched(context, caller.project_id):
+        raise NotFoundError(
+            f"{name[:100]!r} is not watched",
+            expected="a deployment of this project, or a model that its settings name",
+            do="`luthier alerts settings --watch MODEL`",
+        )
+    seen = watching.seen_of(context, caller.project_id, name)
+    signals = seen.report.signals if seen.report is not None else ()
+    groups = [(title, [one for one in signals if one.group == group]) for group, title in _GROUPS.items()]
+    said = feedback.list_feedback(context, caller.project_id, model=name, since=context.access.now() - 7 * _DAY)
+    values = {
+        "watched": watched,
+        "look": watching.look_progress(context, caller.project_id, name),
+        "report": seen.report,
+        "groups": [(title, ones) for title, ones in groups if ones],
+        "charts": signal_charts(signals, seen.past),
+        "alerts": found,
+        "thumbs": {thumb: sum(one.thumb == thumb for one in said) for thumb in ("up", "down")},
+        "num_corrections": sum(one.correction is not None for one in said),
+    }
+    return render(request, "monitoring/model.html", values)
+
+
+@router.post("/look")
+def look(
+    request: Request, context: HomeContext, caller: Trainer, name: Annotated[str, Form(min_length=1, max_length=255)]
+) -> Response:
+    """Begin a look, and lead to where what it has seen will be: a look reads hours of exchanges."""
+    if name not in watching.watched(context, caller.project_id):
+        raise NotFoundError(f"{name[:100]!r} is not watched", expected="a model of the list", do="open the list")
+    watching.begin_look(context, caller.project_id, name)
+    return redirect(request, f"/monitor/model?{urlencode({'name': name})}")
+
+
+@router.get("/exchanges")
+def exchanges(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    name: Annotated[str | None, Query(max_length=255, pattern=r"^[^\x00]*$")] = None,
+    show: Kind = "all",
+    before: float | None = None,
+) -> Response:
+    """What was asked and answered, newest first. before: seconds since 1970."""
+    found = traffic.exchanges(context, caller.project_id, model=name or None, until=before)
+    if show == "failed":
+        found = found.filter(found["status"] >= 400)
+    elif show == "words":
+        found = found.filter(found["has_text"])
+    elif show == "said":
+        ids = {one.exchange_id for one in feedback.list_feedback(context, caller.project_id, model=name or None)}
+        found = found.filter(found["exchange_id"].is_in(list(ids)))
+    rows = _newest(found)
+    said = feedback.feedback_of(context, caller.project_id, [row["exchange_id"] for row in rows])
+    values = {
+        "name": name or "",
+        "rows": rows,
+        "num_all": found.height,
+        "said": {row["exchange_id"]: [o for o in said if o.exchange_id == row["exchange_id"]] for row in rows},
+        "kinds": [(kind, words, _address(name, kind)) for kind, words in _KINDS.items()],
+        "show": show,
+        "older": _address(name, show, rows[-1]["at"]) if found.height > len(rows) else None,
+    }
+    return render(request, "monitoring/exchanges.html", values)
+
+
+@router.get("/exchanges/{exchange_id}")
+def exchange(request: Request, context: HomeContext, caller: Reader, exchange_id: str) -> Response:
+    """One exchange: its words as far as they were kept, and what was said of it."""
+    return _exchange(request, context, caller, exchange_id, None)
+
+
+@router.post("/exchanges/{exchange_id}/review")
+def review(request: Request, context: HomeContext, caller: Trainer, exchange_id: str) -> Response:
+    """Have it reviewed."""
+    try:
+        made = review_queue.queue_exchange(context, caller, exchange_id)
+    except LuthierError as error:
+        return _exchange(request, context, caller, exchange_id, error)
+    words = "It waits for review." if made.num_queued else "It was queued before."
+    if made.num_wordless:
+        words = "It cannot be reviewed: its words were not kept."
+    return redirect(request, f"/monitor/exchanges/{exchange_id}", words)
+
+
+def _exchange(
+    request: Request, context: Context, caller: Caller, exchange_id: str, error: LuthierError | None
+) -> Response:
+    found = traffic.exchange(context, caller.project_id, exchange_id)
+    values = {
+        "exchange": found,
+        "said": feedback.feedback_of(context, caller.project_id, [exchange_id]),
+        "is_queued": exchange_id in context.review_items.exchange_ids(caller.project_id),
+        "error": error,
+    }
+    return render(request, "monitoring/exchange.html", values, status=status_of(error) if error else 200)
+
+
+def _watched(context: Context, caller: Caller, name: str, is_open: list[Alert]) -> WatchedModel:
+    state = watching.state_of(context, caller.project_id, name)
+    report = watching.seen_of(context, caller.project_id, name).report
+    return WatchedModel(name, state, report, sum(one.model == name for one in is_open))
+
+
+def _newest(found: pl.DataFrame) -> list[dict[str, Any]]:
+    return list(found.tail(_PAGE).reverse().iter_rows(named=True))
+
+
+def _address(name: str | None, show: Kind, before: float | None = None) -> str:
+    values = {"name": name, "show": show, "before": before}
+    return f"/monitor/exchanges?{urlencode({key: value for key, value in values.items() if value})}"

@@ -1,0 +1,228 @@
+"""/review: one exchange after the other: accept, reject, or write what the answer should have been."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.digest import sha256_document
+from luthier.core.errors import ConflictError, LuthierError
+from luthier.core.feedback import ReviewItem, ReviewStatus
+from luthier.features.feedback import review as review_queue
+from luthier.features.feedback.review import Decision
+from luthier.features.monitoring import loop as watching
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.page_work import Led, page_work
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
+
+router = APIRouter(prefix="/review")
+
+_STATUSES: Final[tuple[ReviewStatus, ...]] = get_args(ReviewStatus)
+_MOST_SEEN_CHARACTERS: Final = 64
+_Model = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
+_ModelOfForm = Annotated[str, Form(max_length=255, pattern=r"^[^\x00]*$")]
+_Item = Annotated[str, Form(max_length=64)]
+_Text = Annotated[str, Form(max_length=2 * review_queue.MOST_CHARACTERS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What lies before a reviewer. item: None where nothing is shown. model: empty for all of them.
+
+    typed: an edit that was refused. is_edited: whether the form is open. seen: what the item was like, in few letters.
+    """
+
+    item: ReviewItem | None
+    model: str
+    status: ReviewStatus
+    counts: dict[tuple[str, ReviewStatus], int]
+    previous: str | None = None
+    following: str | None = None
+    is_edited: bool = False
+    told: str = ""
+    error: LuthierError | None = None
+    typed: str | None = None
+
+    @property
+    def seen(self) -> str:
+        """To be sent back with a decision."""
+        return "" if self.item is None else _seen(self.item)
+
+    @property
+    def filters(self) -> list[tuple[ReviewStatus, int]]:
+        """How many items of each status there are, of the chosen model."""
+        return [(status, self.num(status)) for status in _STATUSES]
+
+    @property
+    def models(self) -> list[str]:
+        """Those that have items."""
+        return sorted({model for model, _ in self.counts})
+
+    def num(self, status: ReviewStatus | None = None) -> int:
+        """Items of the chosen model, with a status or all."""
+        return sum(
+            count
+            for (model, one), count in self.counts.items()
+            if (not self.model or model == self.model) and status in (None, one)
+        )
+
+    def at(
+        self, *, item: str | None = None, status: str | None = None, model: str | None = None, edit: bool = False
+    ) -> str:
+        """The address of another item, filter or form."""
+        values = {
+            "model": self.model if model is None else model,
+            "status": status or self.status,
+            "item": item,
+            "edit": "1" if edit else "",
+        }
+        return f"/review?{urlencode({name: value for name, value in values.items() if value})}"
+
+
+@router.get("")
+def look(
+    request: Request,
+    context: HomeContext,
+    caller: Reader,
+    model: _Model = "",
+    status: ReviewStatus = "waiting",
+    item: Annotated[str | None, Query(max_length=64)] = None,
+    edit: bool = False,
+) -> Response:
+    """The item that was asked for, else the first that is shown."""
+    if item is None:
+        _, item = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
+    return _page(request, context, caller, _desk(context, caller, item, model, status, is_edited=edit))
+
+
+@router.post("/decide")
+def decide(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    item: _Item,
+    seen: Annotated[str, Form(max_length=_MOST_SEEN_CHARACTERS)],
+    decision: Annotated[Literal["accept", "reject", "edit"], Form()],
+    answer: _Text = "",
+    model: _ModelOfForm = "",
+    status: Annotated[ReviewStatus, Form()] = "waiting",
+) -> Response:
+    """Keep one decision, and lead to the next item; or show why it cannot be kept."""
+    found = review_queue.show_item(context, caller.project_id, item)
+    is_edit, edited = decision == "edit", answer.replace("\r\n", "\n") if decision == "edit" else None
+    made: Decision = "accept" if decision == "edit" else decision
+    try:
+        if _seen(found) != seen:
+            raise ConflictError(
+                f"{found.decided_by or 'somebody'} has changed this item meanwhile: it is {found.status}",
+                expected="the item as you saw it",
+                do="look at it as it is now, then decide again",
+            )
+        review_queue.decide(context, caller, found, made, edited=edited)
+    except LuthierError as error:
+        desk = _desk(context, caller, item, model, status, is_edited=is_edit, error=error, typed=edited)
+        return _page(request, context, caller, desk)
+    _, following = review_queue.neighbours(context, caller.project_id, item, model=model or None, status=status)
+    if following is None:
+        _, following = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
+    words = {"accept": "accepted", "reject": "rejected", "edit": "accepted as you wrote it"}[decision]
+    return _lead(request, context, caller, _desk(context, caller, following, model, status, told=f"it is {words}"))
+
+
+@router.post("/undo")
+def undo(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    item: _Item = "",
+    model: _ModelOfForm = "",
+    status: Annotated[ReviewStatus, Form()] = "waiting",
+) -> Response:
+    """Have an item wait again, or what the visitor has decided last, and lead to it."""
+    if not item:
+        last = review_queue.last_of(context, caller)
+        if last is None:
+            _, first = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
+            told = "there is no decision of yours to take back"
+            return _lead(request, context, caller, _desk(context, caller, first, model, status, told=told))
+        item = last.review_id
+    again = review_queue.undo(context, caller, item)
+    desk = _desk(context, caller, again.review_id, model, "waiting", told="it waits again")
+    return _lead(request, context, caller, desk)
+
+
+@router.post("/queue")
+def queue(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    model: Annotated[str, Form(min_length=1, max_length=255, pattern=r"^[^\x00]*$")],
+    what: Annotated[Literal["sample", "liked"], Form()],
+    num: Annotated[int, Form(ge=1, le=review_queue.MOST_QUEUED)] = 20,
+) -> Response:
+    """Have answers of a model reviewed."""
+    address = f"/review?{urlencode({'model': model})}"
+
+    def work() -> Led:
+        if what == "sample":
+            made = review_queue.queue_sample(context, caller, model, num)
+        else:
+            made = review_queue.queue_liked(context, caller, model)
+        words = f"{made.num_queued} answers wait for review."
+        if made.num_wordless:
+            words += f" {made.num_wordless} cannot be reviewed: their words were not kept."
+        return Led(address, words)
+
+    return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)
+
+
+def _desk(
+    context: Context,
+    caller: Caller,
+    item: str | None,
+    model: str,
+    status: ReviewStatus,
+    *,
+    is_edited: bool = False,
+    told: str = "",
+    error: LuthierError | None = None,
+    typed: str | None = None,
+) -> Desk:
+    found = None if item is None else review_queue.show_item(context, caller.project_id, item)
+    previous, following = None, None
+    if item is not None:
+        previous, following = review_queue.neighbours(
+            context, caller.project_id, item, model=model or None, status=status
+        )
+    counts = review_queue.counts(context, caller.project_id)
+    is_edited = is_edited and caller.may("train")
+    return Desk(found, model, status, counts, previous, following, is_edited, told, error, typed)
+
+
+def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+    if is_fragment_request(request):
+        return _page(request, context, caller, desk)
+    address = desk.at(item=None if desk.item is None else desk.item.review_id)
+    return redirect(request, address, f"{desk.told[:1].upper()}{desk.told[1:]}.")
+
+
+def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+    template = "monitoring/review/desk.html" if is_fragment_request(request) else "monitoring/review/show.html"
+    names = sorted({*watching.watched(context, caller.project_id), *desk.models})
+    status = 200 if desk.error is None else status_of(desk.error)
+    answer = render(request, template, {"desk": desk, "names": names}, status=status)
+    if is_fragment_request(request):
+        item = None if desk.item is None else desk.item.review_id
+        answer.headers["HX-Replace-Url"] = desk.at(item=item, edit=desk.is_edited)
+    return answer
+
+
+def _seen(item: ReviewItem) -> str:
+    return sha256_document(item.model_dump(mode="json"))[:16]

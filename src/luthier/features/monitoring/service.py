@@ -1,0 +1,150 @@
+"""Use case: look at a deployed model: its traffic against what it was before and what it was trained on.
+
+luthier monitor, the server's periodic look -> watch -> traffic.exchanges, training_profiles, text_checks
+                                                     -> monitor/signals (the stage that tells what has changed)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.bounded_regex import BoundedPattern
+from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
+from luthier.core.monitor_settings import WatchSettings
+from luthier.core.signal import WatchReport
+from luthier.features.judges.service import judge_name
+from luthier.features.monitoring.scheduled_suites import check_suite_file
+from luthier.features.monitoring.settings import SETTINGS, model_settings
+from luthier.features.traffic import service as traffic
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from luthier.ml.drift.signals.watch import Watched
+
+_MOST_GROUPS: Final = 12
+_GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What `luthier monitor` has found. page: where the page was written; None where none was asked for."""
+
+    report: WatchReport
+    page: Path | None
+
+
+def watch(context: Context, project_id: str, model: str, *, since: float, until: float | None = None) -> WatchReport:
+    """The report of a model's traffic in [since, until), seconds since 1970; until now where no end is given.
+
+    Raises RequestError for a window that has no length.
+    """
+    return _watched(context, project_id, model, since, until).report
+
+
+def look(context: Context, project_id: str, model: str, *, since: float, html: Path | None = None) -> Looked:
+    """The same up to now, and a page of it. html: the file of the page.
+
+    Raises NotFoundError where nothing at all is known of such a model, and what `watch` raises.
+    """
+    found = _watched(context, project_id, model, since, None)
+    if not len(found.rows.at):
+        _refuse_unknown(context, project_id, model)
+    if html is not None:
+        from luthier.ml.drift.report.page import write_watch_page
+
+        html = html.absolute()
+        write_watch_page(html, found)
+    return Looked(found.report, html)
+
+
+def set_model_settings(context: Context, project_id: str, model: str, settings: WatchSettings) -> WatchSettings:
+    """Keep what is said of a model, in place of what was. Raises RequestError, NotFoundError (a path)."""
+    if len(settings.groups) > _MOST_GROUPS:
+        raise RequestError(
+            f"{len(settings.groups)} groups", expected=f"at most {_MOST_GROUPS}", do="name those that matter most"
+        )
+    for name, pattern in settings.groups.items():
+        if not _GROUP_NAME.fullmatch(name):
+            raise RequestError(
+                f"a group named {name[:40]!r}",
+                expected="1 to 32 small letters, digits, dashes and underscores",
+                do="write for example --group women='she|her|madam'",
+            )
+        BoundedPattern(f"group {name}", pattern, ignore_case=True)
+    if settings.judge is not None:
+        judge_name(settings.judge)
+    if settings.suite is not None:
+        check_suite_file(Path(settings.suite))
+    for path in (settings.corpus, settings.data):
+        if path is not None and not Path(path).exists():
+            raise NotFoundError(f"no {path}", expected="a folder or a file", do="correct --corpus or --data")
+    context.watches.put(project_id, SETTINGS, model, settings.model_dump_json())
+    return settings
+
+
+def _watched(context: Context, project_id: str, model: str, since: float, until: float | None) -> Watched:
+    from luthier.features.judges.samples import judged_by
+    from luthier.features.monitoring.suite_signals import suite_signals
+    from luthier.features.monitoring.text_checks import text_checks
+    from luthier.features.monitoring.training_profiles import training_profile
+    from luthier.ml.drift.signals.watch import Compared, number_of_signals, stretch_begins, watch_rows
+
+    until = context.access.now() if until is None else until
+    if not since < until:
+        raise RequestError(
+            f"a window from {since:.0f} to {until:.0f}", expected="a beginning before its end", do="correct --since"
+        )
+    settings = model_settings(context, project_id, model)
+    begins = min(since, stretch_begins(until, settings.normal_since))
+    frame = traffic.exchanges(context, project_id, model=model, since=begins, until=until, with_text=True)
+    target = _answering(frame, since)
+    cautions = []
+    try:
+        profile = training_profile(context, project_id, target, settings)
+    except (DataError, ConflictError, NotFoundError) as error:
+        profile = None
+        cautions.append(f"The training data could not be read: {error.came}.")
+    compared = Compared(profile, settings.groups, suite_signals(context, project_id, target))
+    judged, said = judged_by(context, project_id, settings, frame, since, number_of_signals(compared))
+    cautions += said
+    found = watch_rows(
+        frame,
+        project_id=project_id,
+        model=model,
+        since=since,
+        until=until,
+        checks=text_checks(context, None if settings.corpus is None else Path(settings.corpus)),
+        compared=replace(compared, quality=(*compared.quality, *judged)),
+        num_dropped=traffic.num_dropped(context, project_id, since, until),
+        normal_since=settings.normal_since,
+    )
+    if not cautions:
+        return found
+    report = found.report.model_copy(update={"cautions": (*found.report.cautions, *cautions)})
+    return replace(found, report=report)
+
+
+def _answering(frame: pl.DataFrame, since: float) -> str:
+    """Who has answered most in the window, not counting canaries; empty where nobody has."""
+    import polars as pl
+
+    own = frame.filter((pl.col("at") >= since) & ~pl.col("is_canary") & (pl.col("target") != ""))
+    counted = own["target"].value_counts().sort("count", "target", descending=[True, False])
+    return str(counted["target"][0]) if counted.height else ""
+
+
+def _refuse_unknown(context: Context, project_id: str, model: str) -> None:
+    seen = traffic.exchanges(context, project_id)["model"].unique().sort().to_list()
+    if model in seen or context.deployments.find(project_id, model) is not None:
+        return
+    known = ", ".join(repr(name) for name in seen[:5]) or "none"
+    raise NotFoundError(
+        f"nothing is known of a model {model[:100]!r}; models that were asked: {known}",
+        expected="a name that clients ask for, and a policy that keeps traffic",
+        do="see `luthier usage` for the names, `luthier traffic policy` for what is kept",
+    )

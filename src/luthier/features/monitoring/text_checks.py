@@ -1,0 +1,97 @@
+"""What the signals ask of texts, put together from the stages that can tell it: a stage imports no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.drift.drift.topics import TextWords
+    from luthier.ml.drift.signals.column import Checks
+
+MOST_CHARACTERS: Final = 4_000
+"""Of a text that is looked at: what comes later counts in no signal."""
+_MOST_KNOWN: Final = 500_000
+_KNOWN: Final[dict[bytes, bool]] = {}
+
+
+def text_checks(context: Context, corpus: Path | None = None) -> Checks:
+    """The checks. corpus: documents that answers may cite; without it, nothing is said of invented citations.
+
+    Raises what `corpora.read_corpus` raises.
+    """
+    from luthier.ml.data.personal_data.find import find_personal_data
+    from luthier.ml.data.toxic_words import english
+    from luthier.ml.data.toxicity_score import THRESHOLD, toxicity_of
+    from luthier.ml.drift.signals.column import Checks
+    from luthier.ml.evaluation.safety.refusal import is_refusal
+    from luthier.ml.evaluation.statistics.shares import share_ends
+
+    listed = english()
+    return Checks(
+        words=text_words,
+        languages=_languages,
+        is_refusal=is_refusal,
+        is_toxic=_remembered("toxic", lambda text: toxicity_of(text, listed).probability >= THRESHOLD),
+        has_personal_data=_remembered("personal data", lambda text: bool(find_personal_data(text))),
+        share_ends=share_ends,
+        citations=None if corpus is None else _citations(context, corpus),
+    )
+
+
+def _remembered(name: str, check: Callable[[str], bool]) -> Callable[[str], bool]:
+    """The check, which looks at a text once in the life of a process: the next look sees most answers again."""
+
+    def remembered(text: str) -> bool:
+        cut = text[:MOST_CHARACTERS]
+        key = blake2b(f"{name}\0{cut}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key not in _KNOWN:
+            if len(_KNOWN) >= _MOST_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[key] = check(cut)
+        return _KNOWN[key]
+
+    return remembered
+
+
+def text_words(texts: Sequence[str]) -> TextWords:
+    """The words of texts as hashes."""
+    import numpy as np
+    import polars as pl
+
+    from luthier.ml.data.words import word_blocks
+    from luthier.ml.drift.drift.topics import TextWords
+
+    cut = pl.Series([text[:MOST_CHARACTERS] for text in texts], dtype=pl.String)
+    blocks = list(word_blocks(cut))
+    if not blocks:
+        return TextWords(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
+    return TextWords(np.concatenate([one.hashes for one in blocks]), np.concatenate([one.counts for one in blocks]))
+
+
+def _languages(texts: Sequence[str]) -> list[str | None]:
+    import polars as pl
+
+    from luthier.ml.data.languages import UNDETERMINED, languages
+
+    found = languages(pl.Series(list(texts), dtype=pl.String))["language"].to_list()
+    return [None if one == UNDETERMINED else one for one in found]
+
+
+def _citations(context: Context, path: Path) -> Callable[[str], tuple[int, int]]:
+    from luthier.core.suite import CitationsTask
+    from luthier.features.datasets.corpora import read_corpus
+    from luthier.ml.evaluation.grounding.corpus import Corpus, findings
+
+    forms = CitationsTask.model_fields["forms"].get_default(call_default_factory=True)
+    corpus = Corpus(read_corpus(path, context.progress), forms=forms, progress=context.progress)
+
+    def counted(text: str) -> tuple[int, int]:
+        found = findings(text, corpus)
+        return len(found), sum(one.status == "unknown" for one in found)
+
+    return counted

@@ -1,0 +1,181 @@
+"""The batches of a run, made in one place: for training, for its validations, for probes and for the bill before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.features.planning.service import Prepared
+from luthier.features.planning.training_data import PreparedSplit
+
+if TYPE_CHECKING:
+    from luthier.core.dataset import TokenisedExample
+    from luthier.ml.data.batches import StepSchedule
+    from luthier.ml.data.replay import ReplaySchedule
+    from luthier.ml.data.shared_prefix import Families, OwnBeginnings
+    from luthier.ml.training.objective_protocol import Batch
+
+
+Shape = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+"""A micro-batch: the beginnings that are computed once (`collate`), and of each row its tokens and its learned ones."""
+
+
+def of_training(
+    prepared: Prepared, *, shares_prefix: bool, packs: bool = False, micro_batch_tokens: int | None = None
+) -> StepSchedule | ReplaySchedule:
+    """The steps of a run, over `prepared.trained_units`.
+
+    shares_prefix: whether units that begin alike go into micro-batches of their own; blocks of texts, of which every
+    token is learned, share nothing. packs: whether the rows of a micro-batch lie end to end. micro_batch_tokens: in
+    place of the plan's.
+    """
+    from luthier.ml.data.replay import ReplaySchedule
+
+    data, size = prepared.plan.data, prepared.plan.training.global_batch_size
+    num_replayed = data.replay.num_per_step if data.replay else 0
+    how = _How(shares_prefix, packs, micro_batch_tokens or prepared.plan.training.micro_batch_tokens)
+    task = _schedule(prepared, prepared.train, size - num_replayed, how)
+    if prepared.replay is None:
+        return task
+    general = _schedule(prepared, prepared.replay, num_replayed, how)
+    return ReplaySchedule(task, general, len(prepared.train.units))
+
+
+class _How(NamedTuple):
+    """How examples fall into micro-batches."""
+
+    shares_prefix: bool
+    packs: bool
+    micro_batch_tokens: int
+
+
+def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) -> StepSchedule:
+    """Steps of `size` examples of one split."""
+    from luthier.ml.data.batches import StepSchedule
+
+    training, units = prepared.plan.training, split.units
+    shares_prefix = how.shares_prefix and split.blocks is None
+    return StepSchedule(
+        [max(row.num_tokens for row in unit) for unit in units],
+        global_batch_size=size,
+        micro_batch_tokens=how.micro_batch_tokens,
+        order=training.order,
+        seed=training.seed,
+        rows_per_unit=[len(unit) for unit in units],
+        families=_families(units, size) if shares_prefix else None,
+        own=_own_beginnings(split) if shares_prefix else None,
+        packed=_together(units) if how.packs else None,
+    )
+
+
+def shapes_of_drawn(
+    prepared: Prepared,
+    schedule: StepSchedule | ReplaySchedule,
+    step: int,
+    micro_batch_tokens: int,
+    num_devices: int = 1,
+) -> list[Shape]:
+    """The micro-batches of a step that draws its answers, all as long as they may be; devices share the prompts."""
+    objective, units = prepared.plan.objective, prepared.train.units
+    assert objective.num_samples is not None
+    assert objective.max_new_tokens is not None
+    prompts = [row.num_prompt_tokens for batch in schedule.step(step) for i in batch for row in units[i]]
+    share = -(-len(prompts) // num_devices)
+    shares_prefix = prepared.plan.training.shared_prefix
+    return [
+        shape
+        for start in range(0, len(prompts), share)
+        for shape in _drawn(
+            prompts[start : start + share],
+            objective.num_samples,
+            objective.max_new_tokens,
+            micro_batch_tokens,
+            shares_prefix=shares_prefix,
+        )
+    ]
+
+
+def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, *, shares_prefix: bool) -> list[Shape]:
+    """`num` answers of `new` tokens to each prompt, cut as ml/training/objectives/groups.py cuts them."""
+    if not shares_prefix:
+        rows = sorted(((prompt + new, new) for prompt in prompts for _ in range(num)), reverse=True)
+        plain: list[list[tuple[int, int]]] = []
+        for row in rows:
+            if not plain or plain[-1][0][0] * (len(plain[-1]) + 1) > micro_batch_tokens:
+                plain.append([])
+            plain[-1].append(row)
+        return [((), tuple(part)) for part in plain]
+    made: list[tuple[list[int], int]] = []
+    for prompt in prompts:
+        at_once = max(1, min(num, (micro_batch_tokens - prompt) // new))
+        last = made[-1][0] if made and made[-1][1] == num else []
+        if at_once == num and last and sum(last) + prompt + (len(last) + 1) * num * new <= micro_batch_tokens:
+            last.append(prompt)
+        else:
+            made += [([prompt], min(at_once, num - start)) for start in range(0, num, at_once)]
+    return [
+        (tuple(part) if each > 1 else (), tuple((prompt + new, new) for prompt in part for _ in range(each)))
+        for part, each in made
+    ]
+
+
+def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = False) -> list[Batch]:
+    """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
+    from luthier.ml.data.batches import StepSchedule
+
+    if prepared.validation is None:
+        return []
+    units = prepared.validation.units
+    shares_prefix = shares_prefix and prepared.validation.blocks is None
+    whole = StepSchedule(
+        [max(row.num_tokens for row in unit) for unit in units],
+        global_batch_size=len(units),
+        micro_batch_tokens=prepared.plan.training.micro_batch_tokens,
+        order="as_given",
+        seed=0,
+        rows_per_unit=[len(unit) for unit in units],
+        families=_families(units, len(units)) if shares_prefix else None,
+        own=_own_beginnings(prepared.validation) if shares_prefix else None,
+        packed=_together(units) if packs else None,
+    )
+    return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
+
+
+def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
+    """Tokens of each unit, all of its rows together."""
+    return [sum(row.num_tokens for row in unit) for unit in units]
+
+
+def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
+    """The families of examples that begin alike, of those that are one row each."""
+    from luthier.ml.data.shared_prefix import find_families
+
+    if _are_single(units):
+        return find_families(units, global_batch_size=size)
+    return None if all(len(unit) > 1 for unit in units) else _families_of_single(units, size)
+
+
+def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families:
+    """The families of the units of one row among others, of which a step draws its share."""
+    import numpy as np
+
+    from luthier.ml.data.shared_prefix import Families, find_families
+
+    places = [place for place, unit in enumerate(units) if len(unit) == 1]
+    share = max(1, round(size * len(places) / len(units)))
+    found = find_families([units[place] for place in places], global_batch_size=share)
+    families, prefix = np.full(len(units), -1, dtype=np.int64), np.zeros(len(units), dtype=np.int64)
+    families[places], prefix[places] = found.families, found.prefix_tokens
+    return Families(families, prefix)
+
+
+def _own_beginnings(split: PreparedSplit) -> OwnBeginnings | None:
+    """The beginning that the rows of each unit share, where units have several."""
+    from luthier.ml.data.shared_prefix import own_beginnings
+
+    units = split.units
+    return None if _are_single(units) else own_beginnings(units, are_cut=bool(split.row_counts))
+
+
+def _are_single(units: Sequence[Sequence[TokenisedExample]]) -> bool:
+    return all(len(unit) == 1 for unit in units)

@@ -1,0 +1,200 @@
+"""What a run may cost: the budget of its plan, a larger one for a run that goes on, and progress that ends with it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from luthier.core.budget import BudgetPlan
+from luthier.core.errors import RequestError, StorageFullError
+from luthier.core.plan import Plan
+from luthier.core.ports import Progress, ProgressTask
+from luthier.core.recipe import BudgetRecipe
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.training.budget import Meter
+
+FLAGS: Mapping[str, str] = {
+    "hours": "--budget-hours",
+    "usd": "--budget-usd",
+    "tokens": "--budget-tokens",
+    "energy_kwh": "--budget-kwh",
+}
+
+
+class BudgetTooSmallError(RequestError):
+    """What is left of a budget does not cover what comes next."""
+
+
+class BudgetSpentError(Exception):
+    """The budget ran out in the middle of something that may be stopped at any moment; `reason` says which cap."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def asked_budget(
+    *, hours: float | None, usd: float | None, tokens: int | None, energy_kwh: float | None
+) -> BudgetRecipe | None:
+    """The caps that were given on the command line; None where there are none. Raises RequestError for no amount."""
+    given = {"hours": hours, "usd": usd, "tokens": tokens, "energy_kwh": energy_kwh}
+    for name, value in given.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise RequestError(
+                f"{FLAGS[name]} {value}", expected="a finite number above 0", do=f"write for example: {FLAGS[name]} 3"
+            )
+    return None if all(value is None for value in given.values()) else BudgetRecipe.model_validate(given)
+
+
+def merged(first: BudgetRecipe | None, later: BudgetRecipe | None) -> BudgetRecipe | None:
+    """The caps of both; where both have one, the later."""
+    if first is None or later is None:
+        return later or first
+    return first.model_copy(update=later.model_dump(exclude_none=True))
+
+
+def with_budget(
+    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+) -> Plan:
+    """The plan with these caps and the rates of this machine. Raises what `plan.budget.resolve_budget` raises.
+
+    num_devices: how many accelerators are paid for; processes on a CPU share one machine.
+    """
+    from luthier.features.planning.probes import stored
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.budget import budget_of_unknown_device, resolve_budget
+    from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning.workload import workload_of
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    table = load_prices(prices)
+    try:
+        device = this_machine(hardware_of(context))
+        if not device.is_cpu:
+            device = device.model_copy(update={"num_devices": num_devices})
+    except RequestError as error:  # no run fails of what nobody asked
+        mean = plan.data.train.num_tokens / plan.training.num_steps_per_epoch
+        return _with(plan, budget_of_unknown_device(asked, error.came, step_tokens=mean))
+    workload = workload_of(plan, read_structure(plan.base_model.path), device)
+    calibration = stored(context, device, plan)
+    return _with(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
+
+
+def with_larger_budget(
+    context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
+) -> Plan:
+    """The plan of a run that goes on, with the caps that are given now in place of its own; the others stay.
+
+    Rates stay, too, where no other prices are given. Raises what `plan.budget.resolve_budget` raises.
+    """
+    from luthier.ml.planning.budget import checked
+
+    if prices is not None or plan.budget is None:
+        before = BudgetRecipe(**{name: getattr(plan.budget, name) for name in FLAGS}) if plan.budget else None
+        return with_budget(context, plan, merged(before, asked), prices, num_devices=num_devices)
+    if asked is None:
+        return plan
+    return _with(plan, checked(plan.budget.model_copy(update=asked.model_dump(exclude_none=True))))
+
+
+def _with(plan: Plan, budget: BudgetPlan) -> Plan:
+    from luthier.ml.planning.budget import budget_sources
+
+    others = {name: source for name, source in plan.sources.items() if not name.startswith("budget.")}
+    return plan.model_copy(update={"budget": budget, "sources": others | budget_sources(budget)})
+
+
+@contextmanager
+def metered(folder: Path, plan: Plan, *, seconds_before: float = 0.0) -> Iterator[Meter]:
+    """The meter of a run for as long as a process works on it; its ledger lies in the run's folder."""
+    from luthier.ml.training.budget import Meter
+    from luthier.ml.training.ledger import Ledger
+
+    meter = Meter(plan.budget, Ledger(folder), seconds_before=seconds_before)
+    try:
+        yield meter
+    finally:
+        with suppress(StorageFullError):  # the disk may be what the run failed of
+            meter.close()
+
+
+def refuse_spent(run_id: str, meter: Meter, *, training_is_done: bool) -> None:
+    """Raise BudgetTooSmallError where a run that is to go on has nothing left to go on with."""
+    reason = meter.refuses_to_go_on(training_is_done=training_is_done)
+    if reason is not None:
+        raise BudgetTooSmallError(
+            f"run {run_id}: {reason}",
+            expected="a cap with room for what comes next",
+            do=f"go on with a larger one: {how_to_go_on(run_id, meter)}",
+        )
+
+
+def how_to_go_on(run_id: str, meter: Meter) -> str:
+    """The command that goes on with a paused run: with twice as much of the cap that stopped it, if one did."""
+    command, name = f"luthier train --resume {run_id}", meter.refused_by
+    return command if name is None else f"{command} {FLAGS[name]} {2 * getattr(meter.budget, name):.12g}"
+
+
+class Watch(Protocol):
+    """What knows why work may not go on: a meter, or one that also asks for signals."""
+
+    def overrun(self) -> str | None: ...
+
+
+class StopOrBudget:
+    """Why work may not go on: a signal, or the budget."""
+
+    def __init__(self, meter: Meter, stop_requested: Callable[[], str | None]) -> None:
+        self._meter, self._stop_requested = meter, stop_requested
+
+    def overrun(self) -> str | None:
+        """The reason in words; None as long as there is none."""
+        return self._stop_requested() or self._meter.overrun()
+
+
+class BudgetedProgress:
+    """Shows progress as another one does, and stops the work with BudgetSpentError once a budget is spent."""
+
+    def __init__(self, inner: Progress, meter: Watch) -> None:
+        self._inner, self._meter = inner, meter
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        """A task that asks at each advance."""
+        return _BudgetedTask(self._inner.task(title, total, unit, done), self._meter)
+
+
+class _BudgetedTask:
+    def __init__(self, inner: ProgressTask, meter: Watch) -> None:
+        self._inner, self._meter = inner, meter
+
+    def advance(self, amount: float = 1) -> None:
+        self._inner.advance(amount)
+        if (reason := self._meter.overrun()) is not None:
+            raise BudgetSpentError(reason)
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inner.__exit__(kind, error, trace)
+
+
+def with_progress(context: Context, progress: Progress) -> Context:
+    """The same open home, with something else to show progress."""
+    twin = copy.copy(context)
+    twin.progress = progress
+    return twin

@@ -1,0 +1,209 @@
+"""Plans for whoever is still drafting a recipe: one at a time, the newest of each draft, answers kept for a while.
+
+    asks (newest of each draft) --> one thread --> one warm process (`warm_child`)
+
+A recipe that nobody waits for any more is dropped from the queue, and where it is being planned for long the process is
+ended. Thread and process end when nobody has asked for some minutes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from luthier.core.digest import sha256_document
+from luthier.core.errors import BusyError, LuthierError
+from luthier.features.files.references import plan_of
+from luthier.platform.home.context import Context
+from luthier.platform.processes.analysis_worker import WarmChild
+
+log = logging.getLogger("luthier.plans")
+
+IDLE_SECONDS: Final = 300.0
+_MOST_WAITING: Final = 32
+_MOST_KEPT: Final = 128
+_KEEP_SECONDS: Final = 600.0
+_KEEP_ERROR_SECONDS: Final = 15.0
+"""What was wrong may be repaired elsewhere: a model that was fetched, a process that found memory."""
+_PATIENCE_SECONDS: Final = 8.0
+"""So long a plan that nobody wants may go on: to start the process anew takes as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How the planning of a recipe has ended: with the plan as `file_references.plan_of` gives it, or with an error."""
+
+    plan: dict[str, Any] | None = None
+    error: LuthierError | None = None
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it may still be told to somebody who asks the same."""
+        return time.monotonic() - self.at < (_KEEP_SECONDS if self.error is None else _KEEP_ERROR_SECONDS)
+
+
+@dataclass(slots=True)
+class _Ask:
+    digest: str
+    project_id: str
+    recipe: Mapping[str, Any] | None
+    drafts: set[str] = field(default_factory=set)
+    began: float | None = None
+
+
+@dataclass(slots=True)
+class Started:
+    """What a draft has become. run_id: of its run; None before it was started."""
+
+    run_id: str | None = None
+
+
+class PlanDesk:
+    """Plans recipes of drafts. All methods may be called by any thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._child = context, WarmChild()
+        self._changed = threading.Condition()
+        self._asks: OrderedDict[str, _Ask] = OrderedDict()
+        self._planned: OrderedDict[str, Planned] = OrderedDict()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._start_lock = threading.Lock()
+        self._started: OrderedDict[tuple[str, str, str], Started] = OrderedDict()
+
+    def plan(self, project_id: str, draft: str, recipe: Mapping[str, Any], *, wait_seconds: float) -> Planned | None:
+        """The plan of a recipe, waited for so long; None while it is not done, or where the draft has changed since.
+
+        draft: names what is being drafted; of one draft only the newest recipe is planned.
+        Raises BusyError where too many wait already.
+        """
+        digest = sha256_document({"project": project_id, "recipe": dict(recipe)})
+        deadline = time.monotonic() + wait_seconds
+        with self._changed:
+            if (known := self._known(digest)) is not None:
+                self._forget_others(draft, digest)
+                return known
+            self._want(_Ask(digest, project_id, recipe), draft)
+            while (known := self._known(digest)) is None:
+                left = deadline - time.monotonic()
+                ask = self._asks.get(digest)
+                if left <= 0 or ask is None or draft not in ask.drafts:
+                    return None
+                self._changed.wait(left)
+            return known
+
+    def wake(self) -> None:
+        """Start the process, so that it is ready when it is asked."""
+        with self._changed:
+            if self._thread is None and not self._asks:
+                self._want(_Ask("wake", "", None), "wake")
+
+    @contextmanager
+    def starting(self, project_id: str, draft: str, recipe: Mapping[str, Any]) -> Iterator[Started]:
+        """What became of this recipe of this draft, to be set once it is started: a second click starts no other."""
+        key = (project_id, draft, sha256_document(dict(recipe)))
+        with self._start_lock:
+            if draft and key in self._started:
+                yield self._started[key]
+                return
+            started = self._started[key] = Started()
+            while len(self._started) > _MOST_KEPT:
+                self._started.popitem(last=False)
+            yield started
+
+    def close(self) -> None:
+        """Forget what was asked, and end thread and process."""
+        with self._changed:
+            self._is_closed = True
+            self._asks.clear()
+            self._child.kill()
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join()
+
+    def _known(self, digest: str) -> Planned | None:
+        found = self._planned.get(digest)
+        return found if found is not None and found.is_fresh else None
+
+    def _want(self, ask: _Ask, draft: str) -> None:
+        self._forget_others(draft, ask.digest)
+        if ask.digest not in self._asks:
+            if len(self._asks) >= _MOST_WAITING:
+                raise BusyError(
+                    f"{_MOST_WAITING} recipes wait to be planned",
+                    expected="some of them to be done soon",
+                    do="try again in a moment",
+                )
+            self._asks[ask.digest] = ask
+        self._asks[ask.digest].drafts.add(draft)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="plan-desk", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _forget_others(self, draft: str, digest: str) -> None:
+        """A draft wants nothing but its newest recipe."""
+        for ask in list(self._asks.values()):
+            if ask.digest == digest:
+                continue
+            ask.drafts.discard(draft)
+            if not ask.drafts and ask.began is None:
+                del self._asks[ask.digest]
+            elif not ask.drafts and ask.began is not None and time.monotonic() - ask.began > _PATIENCE_SECONDS:
+                self._child.kill()
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (ask := self._next()) is not None:
+            planned = self._answered(ask)
+            with self._changed:
+                if planned.error is not None and self._child.was_killed and ask.drafts and not self._is_closed:
+                    ask.began = None  # somebody has come back to it meanwhile
+                    continue
+                self._asks.pop(ask.digest, None)
+                if ask.recipe is not None and (planned.error is None or not self._child.was_killed):
+                    self._planned[ask.digest] = planned
+                    self._planned.move_to_end(ask.digest)
+                while len(self._planned) > _MOST_KEPT:
+                    self._planned.popitem(last=False)
+                self._changed.notify_all()
+
+    def _next(self) -> _Ask | None:
+        """The oldest ask; None, and the thread ends, where none has come for long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._asks or self._is_closed, IDLE_SECONDS)
+            if self._asks and not self._is_closed:
+                ask = next(iter(self._asks.values()))
+                ask.began = time.monotonic()
+                return ask
+            self._thread = None  # from here on another may be started: that has a process of its own
+            child, self._child = self._child, WarmChild()
+        child.close()
+        return None
+
+    def _answered(self, ask: _Ask) -> Planned:
+        try:
+            if ask.recipe is None:
+                self._child.answer_to(self._context, "wake", {})
+                return Planned()
+            plan = plan_of(self._context, ask.project_id, ask.recipe, ask=self._child.answer_to, compares=True)
+            return Planned(plan)
+        except LuthierError as error:
+            return Planned(error=error)
+        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one recipe does to it
+            return Planned(error=_bug(error))
+
+
+def _bug(error: Exception) -> LuthierError:
+    log.error("a recipe could not be planned", exc_info=error)
+    return LuthierError(
+        "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
+    )

@@ -1,0 +1,202 @@
+"""The process that a probe runs in: real training steps of given shapes, on made-up tokens, timed and weighed.
+
+Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its
+shared beginnings and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
+at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `refused`, the setting of
+training that the model cannot have, so that nothing was run, or null.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import LuthierError
+from luthier.core.scratch_folders import scratch_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luthier.core.dataset import TokenisedExample
+    from luthier.core.events import Event
+    from luthier.core.plan import Plan
+    from luthier.ml.training.model import TrainableModel
+
+_SEED = 0
+
+
+def main() -> None:
+    """Answer the request on stdin. Errors that Luthier raises on purpose are answered, too."""
+    request = json.loads(sys.stdin.read())
+    try:
+        answer = run(request["plan"], request["steps"])
+    except LuthierError as error:
+        answer = {"error": error.as_json()}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
+    """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
+    _make_torch_ready()
+    import torch
+
+    from luthier.core.plan import ObjectivePlan, Plan
+    from luthier.core.ports import SilentProgress
+    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training import memory
+    from luthier.ml.training.checkpoint import CheckpointStore
+    from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training.loop import train
+    from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.objectives.distillation import Distillation
+    from luthier.ml.training.objectives.registry import load_objective
+
+    _load_what_a_run_loads(plan_document["base_model"]["path"])
+    plan = _shortened(Plan.model_validate(plan_document), len(steps))
+    device = plan.training.device
+    if plan.objective.draws:  # the rows given stand for drawn answers, and what is probed is how long learning takes
+        plan = plan.model_copy(update={"objective": ObjectivePlan(name="sft")})
+    torch.set_num_threads(plan.training.num_threads)
+    compute_exactly(device)
+    memory.forget_peaks(device)
+    model = TrainableModel.load(plan)
+    if (setting := _refused(plan, model, steps)) is not None:
+        return {"refused": setting}
+    objective = load_objective(plan.objective)
+    units, schedule = _made_up(steps, model.vocabulary_size, rules_of(plan.objective.name).rows_per_unit)
+    seconds: list[float] = []
+    if isinstance(objective, Distillation):  # what a teacher says takes as long to learn if it is made up
+        objective.rehearse(model)
+    else:
+        with scratch_folder(Path(tempfile.gettempdir()), "luthier-probe-") as folder:
+            objective.prepare(model, units, folder, SilentProgress())
+
+    class NoCheckpoints(CheckpointStore):
+        """A probe starts anew and leaves nothing behind."""
+
+        def latest(self) -> tuple[None, list[str]]:
+            return None, []
+
+        def save(self, state: Any, weights: Any, moments: Any, method: Any = None) -> tuple[Path, int]:  # noqa: ARG002
+            return self.folder, 0
+
+    def note(event: Event) -> None:
+        if event.kind == "step":
+            seconds.append(event.seconds)
+            sys.stdout.write("step\n")
+            sys.stdout.flush()
+
+    train(
+        plan,
+        model,
+        objective,
+        units,
+        [],
+        schedule,
+        NoCheckpoints(Path(), 1),
+        emit=note,
+        stop_requested=lambda: None,
+        progress=SilentProgress(),
+    )
+    return {"step_seconds": seconds, "peak_memory_bytes": memory.device_peak_memory_bytes(device), "refused": None}
+
+
+def _make_torch_ready() -> None:
+    """What must be said before torch is loaded."""
+    from luthier.core.exact_products import keep_products_exact
+    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.threads import wait_briefly
+
+    wait_briefly()
+    keep_few_kernels()
+    keep_products_exact()
+
+
+def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
+    """The first setting of training with which the model computes something else; None where there is none."""
+    from luthier.ml.training.proofs import why_not_compiled, why_not_packed
+
+    if any(any(beginnings) for step in steps for beginnings, _ in step) and not model.can_share_prefix():
+        return "shared_prefix"
+    if plan.training.packing and why_not_packed(model) is not None:
+        return "packing"
+    return "compile" if plan.training.compile and why_not_compiled(model) is not None else None
+
+
+def _load_what_a_run_loads(model_path: str) -> None:
+    """A run's process has read rows with the tokenizer and opened its database before: that is part of its memory."""
+    from importlib import import_module
+
+    for name in ("data.formats", "data.loss_mask", "data.split", "evaluate.few_shot", "models.sources", "store.runs"):
+        import_module(f"luthier.{name}")
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.models.structure import read_structure
+
+    ChatTemplate.load(model_path, "auto")
+    read_structure(model_path)
+
+
+def _shortened(plan: Plan, num_steps: int) -> Plan:
+    after = {"num_steps": num_steps, "num_warmup_steps": 0, "validate_every_steps": 0, "early_stopping_patience": 0}
+    return plan.model_copy(update={"training": plan.training.model_copy(update=after), "budget": None})
+
+
+class _Given:
+    """A schedule whose steps are given, micro-batch by micro-batch, as indices of examples."""
+
+    def __init__(self, steps: list[tuple[tuple[int, ...], ...]], shared_tokens: dict[int, tuple[int, ...]]) -> None:
+        self._steps, self._shared_tokens = steps, shared_tokens
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]:
+        return self._steps[step]
+
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:
+        return self._steps[step][rank::size]
+
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
+        return self._shared_tokens[micro_batch[0]]
+
+    def epoch_of(self, step: int) -> float:
+        return step / len(self._steps)
+
+
+def _made_up(
+    steps: list[Any], vocabulary: int, rows_per_unit: int
+) -> tuple[list[tuple[TokenisedExample, ...]], _Given]:
+    """Units of random tokens, the last of each learned, as many as asked for; those of a batch begin alike if asked."""
+    import random
+    from array import array
+
+    from luthier.core.dataset import TokenisedExample
+
+    draw = random.Random(_SEED)  # noqa: S311 - no secret
+    units: list[tuple[TokenisedExample, ...]] = []
+    num_rows = 0
+    made, shared_tokens = [], {}
+    for step in steps:
+        batches = []
+        for beginnings, rows in step:
+            first = len(units)
+            shared_tokens[first] = tuple(beginnings)
+            shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in beginnings or [0]]
+            made_up = []
+            for number, (num_tokens, num_learned) in enumerate(rows):
+                beginning = shared[number * len(shared) // len(rows)]
+                own = array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - len(beginning))))
+                ids = beginning + own
+                mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
+                name, is_wanted = f"probe:{num_rows}", num_rows % 2 == 0
+                made_up.append(TokenisedExample(name, ids, mask, is_wanted=is_wanted))
+                num_rows += 1
+            units += [tuple(made_up[i : i + rows_per_unit]) for i in range(0, len(made_up), rows_per_unit)]
+            batches.append(tuple(range(first, len(units))))
+        made.append(tuple(batches))
+    return units, _Given(made, shared_tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Use case: let this machine say what a step takes. A few real steps at a plan's own shapes calibrate the cost model.
+
+The steps run in a child process, so that peak memory is the run's own and is given back whole. What was measured is
+kept in the home, and every later plan on the same machine, torch, precision and number of threads is predicted by it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.errors import WorkError
+from luthier.core.parent_death import dying_with_parent
+from luthier.core.plan import Plan
+from luthier.features.planning.probe_store import ProbeKey, ProbeStore, UnreadableProbeError
+from luthier.features.planning.service import Prepared
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.cost import Device
+    from luthier.core.ports import Progress
+    from luthier.ml.inference.models.structure import Structure
+    from luthier.ml.planning.calibration import Calibration, Measurement
+
+_NUM_BETWEEN = 3
+NUM_STEPS = _NUM_BETWEEN + 2
+_NUM_LOOKED_AT = 2000
+_SHOWN_LINES = 8
+_LENGTH_THAT_DOUBLES = 1024
+
+Tell = Callable[[str], None]
+
+
+class ProbeBatch(NamedTuple):
+    """A micro-batch. beginnings: tokens of those that are computed once; rows: tokens, learned tokens."""
+
+    beginnings: tuple[int, ...]
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(row[0] for row in self.rows)
+
+    @property
+    def num_computed(self) -> int:
+        """Positions that are computed, padding included and common beginnings once."""
+        from luthier.ml.planning.batch_shapes import num_computed_tokens
+
+        return num_computed_tokens([row[0] for row in self.rows], self.beginnings)
+
+
+ProbeStep = Sequence[ProbeBatch]
+
+
+def probe(context: Context, prepared: Prepared) -> Calibration:
+    """Run a few steps of a plan on this machine, keep what they took, and fit the cost model to all that is kept.
+
+    The step with the run's largest micro-batch warms up and comes once more at the end; between lie the run's smaller,
+    middle and larger ones. Nothing is saved of what they train.
+
+    Raises WorkError where the steps do not run to their end, with what the child process said.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning import calibration
+    from luthier.ml.planning.devices import this_machine
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    device, structure = this_machine(hardware_of(context)), read_structure(prepared.model.path)
+    plan = prepared.plan
+    while True:
+        prepared = replace(prepared, plan=plan)
+        try:
+            steps = probe_steps(prepared, shares_prefix=plan.training.shared_prefix)
+            measured = measure(plan, structure, device, steps, context.progress)
+            break
+        except _RefusedError as error:  # a run of this model goes on without it, and so does the probe
+            plan = plan.model_copy(update={"training": plan.training.model_copy(update={error.setting: False})})
+    store = ProbeStore(context.settings.probes_folder)
+    return calibration.fit(device, undisturbed(store.add(key_of(device, prepared.plan), [measured]), None))
+
+
+def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = None) -> Calibration | None:
+    """The calibration that earlier probes on this machine speak for; None where none has run for this device.
+
+    tell: is told of a file that cannot be used, which is then ignored; a Python warning where it is None.
+    """
+    from luthier.ml.planning import calibration
+
+    try:
+        found = ProbeStore(context.settings.probes_folder).read(key_of(device, plan))
+    except UnreadableProbeError as error:
+        message = f"measurements of an earlier probe are ignored: {error}; `--probe` writes them anew"
+        if tell is None:
+            warnings.warn(message, stacklevel=2)
+        else:
+            tell(message)
+        return None
+    return calibration.fit(device, undisturbed(found, tell)) if found else None
+
+
+def undisturbed(found: Sequence[Measurement], tell: Tell | None) -> Sequence[Measurement]:
+    """The measurements of a quiet machine where there are some; else all, and `tell` hears that they were disturbed."""
+    from luthier.ml.planning.hardware import QUIET_CORES
+
+    quiet = [measured for measured in found if measured.busy_cores <= QUIET_CORES]
+    if not quiet and tell is not None:
+        least = min(measured.busy_cores for measured in found)
+        tell(
+            f"the probe ran beside other processes that used {least:.1f} cores or more: its times may be too long; "
+            "probe again with --probe once they are done"
+        )
+    return quiet or found
+
+
+def key_of(device: Device, plan: Plan) -> ProbeKey:
+    """What a probe of this plan on this device holds for."""
+    from importlib.metadata import version
+
+    return ProbeKey(
+        device=device.title,
+        torch_version=version("torch"),
+        precision=plan.training.precision,
+        num_threads=plan.training.num_threads,
+    )
+
+
+def probe_steps(prepared: Prepared, *, shares_prefix: bool) -> list[ProbeStep]:
+    """The step with the largest micro-batch, then the run's smaller, middle and larger ones, then the first again.
+
+    Memory is cut up by the steps between: a step that fitted at first takes more when it comes again. Of a step that
+    draws its answers only the learning is probed, from answers as long as they may be.
+    """
+    from luthier.features.planning import batch_schedules as schedules
+
+    units, training = prepared.trained_units, prepared.plan.training
+    schedule = schedules.of_training(prepared, shares_prefix=shares_prefix, packs=training.packing)
+    count = min(training.num_steps, schedule.num_steps_per_epoch, _NUM_LOOKED_AT)
+    if prepared.plan.objective.draws:
+        lies_so = shares_prefix or training.packing
+        found = [schedules.shapes_of_drawn(prepared, schedule, n, training.micro_batch_tokens) for n in range(count)]
+        made: list[ProbeStep] = [
+            [ProbeBatch(beginnings if lies_so else (), rows) for beginnings, rows in shapes] for shapes in found
+        ]
+        return _chosen(made)
+    made = [
+        [
+            ProbeBatch(
+                schedule.shared_tokens(batch),
+                tuple((row.num_tokens, row.num_trained_tokens) for i in batch for row in units[i]),
+            )
+            for batch in schedule.step(step)
+        ]
+        for step in range(count)
+    ]
+    return _chosen(made)
+
+
+def _chosen(made: Sequence[ProbeStep]) -> list[ProbeStep]:
+    """Those steps of a run that are probed."""
+    count = len(made)
+    by_size = sorted(made, key=lambda step: sum(batch.num_computed for batch in step))
+    timed = [by_size[(2 * i + 1) * count // (2 * _NUM_BETWEEN)] for i in range(_NUM_BETWEEN)]
+    largest = max(made, key=lambda step: max(map(_weight, step)))
+    return [largest, *timed, largest]
+
+
+def measure(
+    plan: Plan, structure: Structure, device: Device, steps: Sequence[ProbeStep], progress: Progress
+) -> Measurement:
+    """Run steps of these shapes by a plan's settings in a child process; the first warms up and is not timed.
+
+    Raises WorkError where the child does not come to its end.
+    """
+    from luthier.ml.planning.batch_shapes import batches_of
+    from luthier.ml.planning.calibration import Measurement
+    from luthier.ml.planning.hardware import OtherProcesses
+    from luthier.ml.planning.workload import workload_of
+
+    others = OtherProcesses()
+    answer = _run_child(plan, steps, progress)
+    busy_cores = others.busy_cores()
+    lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
+    shared = [[batch.beginnings for batch in step] for step in steps]
+    rows = [row for step in steps[1:] for batch in step for row in batch.rows]
+    learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
+    batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
+    whole = batches_of(lengths, learned_fraction=learned, shared=shared)
+    batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
+    work = workload_of(plan, structure, device, batches=batches)
+    work = replace(work, num_steps=len(steps), judging=None, drawing=None)
+    seconds = answer["step_seconds"][1:]
+    return Measurement(
+        workload=work,
+        step_seconds=sum(seconds) / len(seconds),
+        peak_memory_bytes=answer["peak_memory_bytes"],
+        busy_cores=round(busy_cores, 2),
+    )
+
+
+def _weight(batch: ProbeBatch) -> float:
+    """By what micro-batches are ranked in memory: attention's part grows with the length of the rows, too."""
+    return batch.num_computed * (1.0 + batch.longest / _LENGTH_THAT_DOUBLES)
+
+
+class _RefusedError(Exception):
+    """The model computes something else with a setting of training, whose name this is: a run goes on without it."""
+
+    def __init__(self, setting: str) -> None:
+        super().__init__(setting)
+        self.setting = setting
+
+
+def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> dict[str, Any]:
+    command = [sys.executable, "-m", "luthier.features.planning.probe_worker"]
+    request = json.dumps({"plan": plan.model_dump(mode="json"), "steps": steps})
+    answer: dict[str, Any] | None = None
+    with tempfile.TemporaryFile() as log, progress.task("probing", len(steps), "step") as bar:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            preexec_fn=dying_with_parent(),
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            try:
+                child.stdin.write(request)
+                child.stdin.close()
+            except BrokenPipeError:
+                pass  # it died early; its exit code and last words tell more
+            try:
+                for line in child.stdout:
+                    if line.strip() == "step":
+                        bar.advance()
+                    elif line.startswith("{"):
+                        answer = json.loads(line)
+            except BaseException:
+                child.kill()
+                raise
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
+    if child.returncode != 0 or answer is None or "error" in answer:
+        raise _failed(child.returncode, answer, said)
+    if answer["refused"] is not None:
+        raise _RefusedError(answer["refused"])
+    return answer
+
+
+def _failed(exit_code: int, answer: dict[str, Any] | None, said: Sequence[str]) -> WorkError:
+    if answer is not None:
+        error = answer["error"]
+        return WorkError(f"the probe failed: {error['came']}", expected=error["expected"], do=error["do"])
+    return WorkError(
+        "\n    ".join([f"the probe's process ended with exit code {exit_code}; it said:", *said]),
+        expected="a few steps of the plan that run to their end",
+        do="exit code -9 means that memory ran out: lower training.micro_batch_tokens; or plan without --probe",
+    )

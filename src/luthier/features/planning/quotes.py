@@ -1,0 +1,278 @@
+"""Use case: the quote of a recipe before it is run, on this machine or on any device of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.cost import Device, MachineLoad, Market, Option, PriceTable, Quote
+from luthier.core.errors import RequestError, StorageFullError
+from luthier.features.planning.service import Prepared
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.dataset import TokenisedExample
+    from luthier.core.run import RunRecord
+    from luthier.ml.charts.forecast import Forecast
+    from luthier.ml.data.batches import StepSchedule
+    from luthier.ml.data.replay import ReplaySchedule
+    from luthier.ml.planning.batch_shapes import Batches
+    from luthier.ml.planning.calibration import Calibration
+    from luthier.ml.planning.workload import Workload
+
+_MOST_STEPS_LOOKED_AT = 2000
+QUOTE_NAME = "quote.json"
+
+
+def quote_of(
+    context: Context,
+    prepared: Prepared,
+    *,
+    on: str | None = None,
+    prices: PriceTable | None = None,
+    market: Market = "on_demand",
+    is_probed: bool = False,
+) -> Quote:
+    """What a prepared recipe comes to.
+
+    on: `cpu` or NAME[:COUNT]; None is this machine. prices: None takes the table that is shipped. is_probed: run a few
+    real steps first, which only this machine can. Earlier probes of this machine are used where there are some.
+
+    Raises RequestError for an unknown device, a device without a price, more devices than a step has rows, and a probe
+    of another device; WorkError where a probe fails.
+    """
+    from luthier.ml.planning.devices import alternatives_to
+    from luthier.ml.planning.prices import load_prices
+    from luthier.ml.planning.quote import make_quote
+
+    here, notes = device_for(context, None), list[str]()
+    device = here if on is None else device_for(context, on)
+    if is_probed and not _is_same(device, here):
+        raise _not_here(str(on))
+    calibration = _calibration(context, prepared, device, here, is_probed, notes.append)
+    data, workload_on = prepared.plan.data, workloads_of(prepared, here)
+    if workload_on(device).gradient_checkpointing:
+        notes.append("activations are computed again on the way back (training.gradient_checkpointing)")
+    splits = (data.train, data.validation, data.held_out)
+    return make_quote(
+        workload_on,
+        device,
+        longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
+        num_rows=sum(split.num_examples for split in splits if split is not None),
+        num_tokens=round(prepared.plan.training.num_steps * workload_on(device).batches.num_tokens),
+        prices=prices if prices is not None else load_prices(),
+        market=market,
+        calibration=calibration,
+        other_devices=alternatives_to(device),
+        load=_load_on(context, device, here),
+        notes=notes,
+    )
+
+
+def compare_options(
+    context: Context,
+    prepared: Prepared,
+    *,
+    on: Sequence[str] = (),
+    prices: PriceTable | None = None,
+    market: Market = "on_demand",
+    is_probed: bool = False,
+) -> tuple[Option, ...]:
+    """Every method on every device, those that fit first, the cheapest first.
+
+    on: device names; none takes this machine and one of each in the table.
+    Raises RequestError for an unknown device, and for more devices than a step has rows; WorkError where a probe fails.
+    """
+    from luthier.ml.planning import options
+    from luthier.ml.planning.devices import accelerators
+    from luthier.ml.planning.prices import load_prices
+
+    here = device_for(context, None)
+    devices = [device_for(context, name) for name in on] if on else [here, *accelerators()]
+    devices = list({(device.name, device.num_devices): device for device in devices}.values())
+    if is_probed and not any(_is_same(device, here) for device in devices):
+        raise _not_here(", ".join(on))
+    calibrations = {}
+    for device in devices:
+        is_measured = is_probed and _is_same(device, here)
+        found = _calibration(context, prepared, device, here, is_measured, lambda _: None)
+        if found is not None:
+            calibrations[device.title] = found
+    return options.compare(
+        workloads_of(prepared, here),
+        devices,
+        longest_tokens=max(row.num_tokens for unit in prepared.trained_units for row in unit),
+        prices=prices if prices is not None else load_prices(),
+        market=market,
+        calibrations=calibrations,
+        loads={device.title: load for device in devices if (load := _load_on(context, device, here)) is not None},
+    )
+
+
+def device_for(context: Context, name: str | None) -> Device:
+    """The device of a name, or of this machine where there is none. Raises RequestError for one that nobody knows."""
+    from luthier.ml.planning.devices import device_of, this_machine
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    hardware = hardware_of(context)
+    return this_machine(hardware) if name is None else device_of(name, hardware)
+
+
+def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workload]:
+    """The run as each device would carry it out, its batches counted from the very rows. here: this machine."""
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.checkpointing import chosen_on
+    from luthier.ml.planning.described import refuse_idle_devices
+    from luthier.ml.planning.workload import packs_on, workload_of
+
+    plan, structure = prepared.plan, read_structure(prepared.model.path)
+    known: dict[tuple[int, int, bool], Batches] = {}
+
+    def on(device: Device) -> Workload:
+        refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
+        key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device))
+        if key not in known:
+            known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
+        workload = workload_of(plan, structure, device, batches=known[key])
+        return workload if _is_same(device, here) else chosen_on(plan, workload, device)
+
+    return on
+
+
+def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: int = 1, packs: bool = False) -> Batches:
+    """The batches of the run's own schedule, up to its first 2,000 steps; devices share the rows of a step evenly."""
+    from luthier.features.planning import batch_schedules as schedules
+    from luthier.ml.planning.batch_shapes import batches_of
+
+    training, units = prepared.plan.training, prepared.trained_units
+    schedule = schedules.of_training(
+        prepared, shares_prefix=training.shared_prefix, packs=packs, micro_batch_tokens=micro_batch_tokens
+    )
+    if prepared.plan.objective.draws:
+        return _drawn_batches(prepared, schedule, micro_batch_tokens, num_devices)
+    steps = []
+    for number in range(min(training.num_steps, _MOST_STEPS_LOOKED_AT)):
+        batches = schedule.step(number)
+        share = -(-sum(map(len, batches)) // num_devices)
+        steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
+    return batches_of(
+        [[[row.num_tokens for i in batch for row in units[i]] for batch in step] for step in steps],
+        learned_fraction=_num_learned(prepared, units) / sum(row.num_tokens for unit in units for row in unit),
+        shared=[[schedule.shared_tokens(batch) for batch in step] for step in steps],
+    )
+
+
+def _drawn_batches(
+    prepared: Prepared, schedule: StepSchedule | ReplaySchedule, micro_batch_tokens: int, num_devices: int
+) -> Batches:
+    """The same of steps that draw their answers, all as long as they may be."""
+    from luthier.features.planning import batch_schedules as schedules
+    from luthier.ml.planning.batch_shapes import batches_of
+
+    num_steps = min(prepared.plan.training.num_steps, _MOST_STEPS_LOOKED_AT)
+    steps = [
+        schedules.shapes_of_drawn(prepared, schedule, number, micro_batch_tokens, num_devices)
+        for number in range(num_steps)
+    ]
+    rows = [row for step in steps for _, rows in step for row in rows]
+    return batches_of(
+        [[[row[0] for row in rows] for _, rows in step] for step in steps],
+        learned_fraction=sum(row[1] for row in rows) / sum(row[0] for row in rows),
+        shared=[[beginnings for beginnings, _ in step] for step in steps],
+    )
+
+
+def _num_learned(prepared: Prepared, units: Sequence[Sequence[TokenisedExample]]) -> int:
+    """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO looks at beside them."""
+    learned = sum(row.num_trained_tokens for unit in units for row in unit)
+    if prepared.plan.objective.nll_over == "all":
+        learned += sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in units)
+    return learned
+
+
+def keep_quote(
+    context: Context, run_id: str, prepared: Prepared, prices: Path | None = None, *, num_devices: int = 1
+) -> Quote | str:
+    """The quote of a run on this machine, kept in its folder for the report; or why there is none.
+
+    prices: a file whose entries replace those of the table that is shipped. num_devices: accelerators such as this
+    machine's that train it together; processes on a CPU share one machine.
+
+    A run must not fail of its quote: a device that the table lacks has none.
+    """
+    from luthier.ml.charts.page import replace_text
+    from luthier.ml.planning.prices import load_prices
+
+    try:
+        device = device_for(context, None)
+        on = None if device.is_cpu or num_devices == 1 else f"{device.name}:{num_devices}"
+        quote = quote_of(context, prepared, on=on, prices=load_prices(prices))
+    except RequestError as error:
+        return f"no prediction: {error.came}"
+    folder = context.settings.run_folder(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(StorageFullError):  # the run's own first file tells of it, and closes its record
+        replace_text(folder / QUOTE_NAME, quote.model_dump_json(indent=1) + "\n")
+    return quote
+
+
+def kept_quote(context: Context, run_id: str) -> Quote | None:
+    """The quote that was kept for a run; None where there is none that can be read."""
+    try:
+        return Quote.model_validate_json((context.settings.run_folder(run_id) / QUOTE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def forecast_of_run(context: Context, record: RunRecord) -> Forecast | None:
+    """What was predicted of a run beside what it took; None where no prediction was kept."""
+    from luthier.ml.charts.forecast import forecast_of
+
+    validations = context.runs.of_kinds(record.run_id, ["validation"])
+    return forecast_of(record, validations, kept_quote(context, record.run_id))
+
+
+def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
+    """The budget that was asked for, or what the plan would have taken on that device."""
+    from luthier.ml.planning.described import usual_micro_batch_tokens
+
+    plan = prepared.plan
+    if plan.sources["training.micro_batch_tokens"].source != "default":
+        return plan.training.micro_batch_tokens
+    return usual_micro_batch_tokens(device, plan.data.train.max_tokens)
+
+
+def _not_here(asked: str) -> RequestError:
+    return RequestError(
+        f"a probe of {asked}",
+        expected="this machine: a probe runs real steps on it",
+        do="leave --probe or --on out, or probe on a machine that has the device",
+    )
+
+
+def _load_on(context: Context, device: Device, here: Device) -> MachineLoad | None:
+    """How busy the device is now; None where it is not this machine's CPU."""
+    from luthier.platform.home.hardware_benchmark import load_of
+
+    return load_of(context) if device.is_cpu and _is_same(device, here) else None
+
+
+def _is_same(device: Device, here: Device) -> bool:
+    return (device.title, device.num_devices) == (here.title, here.num_devices)
+
+
+def _calibration(
+    context: Context,
+    prepared: Prepared,
+    device: Device,
+    here: Device,
+    is_probed: bool,
+    tell: Callable[[str], None],
+) -> Calibration | None:
+    from luthier.features.planning import probes
+
+    if is_probed:
+        return probes.probe(context, prepared)
+    return probes.stored(context, device, prepared.plan, tell=tell) if _is_same(device, here) else None

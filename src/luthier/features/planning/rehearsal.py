@@ -1,0 +1,311 @@
+"""One tiny step of a plan before it is given out: no refusal and no crash is to come after its yes.
+
+    config of the base -> a small copy of the architecture -> the plan's method on it -> a step of the plan's objective
+    and optimizer, saved, loaded, answers generated -> by which path the loss is computed, or the reason why not
+
+The weights of the copy are random; what it costs is a second or so, once for an architecture, a method and an
+objective: the answer is kept in the home, a refusal is not: a full disk may have caused it. The names and shapes of the
+base's own tensors are held against its architecture as well. A teacher is looked at in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.digest import sha256_document, sha256_file
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.plan import ForwardPath, ObjectivePlan, Plan, TeacherPlan, ValueSource
+from luthier.core.scratch_folders import scratch_folder
+from luthier.ml.charts.page import replace_text
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.features.planning.rehearsed_objective import AskedTeacher
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.training.model import TrainableModel
+
+_FORMAT: Final = 2
+_RANK: Final = 2
+_VIRTUAL_TOKENS: Final = 2
+_SEEN: Final = 1.05
+"""A smaller factor is within what a prediction can tell."""
+_TEACHER_WIDTH: Final = 16
+_TEACHER_VOCABULARY: Final = 512
+_LIBRARIES: Final = ("luthier", "torch", "transformers", "peft")
+_known: dict[str, dict[str, Any]] = {}
+
+
+def rehearsed(context: Context, plan: Plan) -> Plan:
+    """The plan with the path by which its loss is computed, once a small copy of it has run.
+
+    Raises:
+        ModelSourceError: a tensor of the base is missing, superfluous or of another shape than its config says.
+        RequestError: the method cannot be trained on this architecture, or what it saves cannot be loaded again.
+    """
+    key = _key(plan)
+    answer = _known.get(key) or _read(context, key)
+    if answer is None:
+        answer = _answer(plan)
+        _keep(context, key, answer)
+    _known[key] = answer
+    if answer["path"] is None:
+        return plan
+    path = ForwardPath.model_validate(answer["path"])
+    training = plan.training.model_copy(update={"forward": path})
+    plan = plan.model_copy(update={"training": training})
+    times = _slowdown(context, plan)
+    cost = f"about {times:.1f}x the time of a step by the fast path, as predicted" if times >= _SEEN else "slower"
+    why = f"the same loss by {path.words}, {cost} (docs/benchmarks.md): {'; '.join(path.reasons)}"
+    sources = plan.sources | {"training.forward": ValueSource(source="measured", why=why)}
+    return plan.model_copy(update={"sources": sources})
+
+
+def _slowdown(context: Context, plan: Plan) -> float:
+    """By how much longer a step takes by the plan's path, by the count of what it computes and moves.
+
+    1 on a device that no table knows: nothing is predicted there.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.speed import slowdown
+    from luthier.ml.planning.workload import workload_of
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    try:
+        device = this_machine(hardware_of(context))
+    except RequestError:
+        return 1.0
+    return slowdown(workload_of(plan, read_structure(plan.base_model.path), device), device)
+
+
+def _key(plan: Plan) -> str:
+    """Whatever decides how a rehearsal ends."""
+    answers = plan.objective.draws or plan.data.held_out is not None
+    teacher = plan.objective.teacher
+    training = plan.training.model_dump(
+        mode="json",
+        include={
+            "optimizer",
+            "gradient_checkpointing",
+            "precision",
+            "neftune_alpha",
+            "shared_prefix",
+            "clip_gradient_norm",
+        },
+    )
+    return sha256_document(
+        {
+            "format": _FORMAT,
+            "libraries": [version(name) for name in _LIBRARIES],
+            "base": plan.base_model.sha256,
+            "config": sha256_file(Path(plan.base_model.path) / "config.json"),
+            "method": plan.method.model_dump(mode="json"),
+            "objective": plan.objective.model_dump(
+                mode="json", exclude={"rewards": True, "teacher": {"name", "path", "adapter_path"}}
+            ),
+            "teacher": teacher and sha256_file(Path(teacher.path) / "config.json"),
+            "answers": answers,
+            "validation": plan.data.validation is not None,
+            "replay": plan.data.replay is not None,
+            "training": training,
+        }
+    )
+
+
+def _file(context: Context, key: str) -> Path:
+    return context.home / "cache" / "rehearsals" / f"{key}.json"
+
+
+def _read(context: Context, key: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(_file(context, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "path" in found else None
+
+
+def _keep(context: Context, key: str, answer: dict[str, Any]) -> None:
+    file = _file(context, key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(file, json.dumps(answer))
+
+
+def _answer(plan: Plan) -> dict[str, Any]:
+    from luthier.ml.inference.models.loading import check_weights
+
+    check_weights(plan.base_model.path)
+    if plan.objective.teacher is not None:
+        check_weights(plan.objective.teacher.path)
+    path = rehearse(plan)
+    return {"path": None if path is None or path.is_fast else path.model_dump(mode="json")}
+
+
+def rehearse(plan: Plan) -> ForwardPath | None:
+    """Take the step; returns the path that was proved, or None where no small copy of the architecture runs.
+
+    Raises:
+        RequestError: as `rehearsed`.
+    """
+    import torch
+
+    from luthier.ml.inference.models.quiet import quiet_transformers
+    from luthier.ml.inference.models.small_copy import small_copy
+
+    generator = torch.get_rng_state()
+    try:
+        with scratch_folder(Path(tempfile.gettempdir()), "luthier-rehearsal-") as folder, quiet_transformers():
+            small = small_copy(plan.base_model.path)
+            if small is None:
+                _refuse_unproved(plan)
+                return None
+            small.save_pretrained(str(folder / "base"))
+            del small
+            teacher = None if plan.objective.teacher is None else _asked(plan.objective.teacher)
+            with _failures_explained(
+                f"one step of objective {plan.objective.name} by method {plan.method.name} on a small copy of "
+                f"{plan.base_model.name} fails",
+                expected="an architecture on which transformers and PEFT can run the method, save it and load it again",
+                do="choose another method or other method.targets, another objective, or another base model",
+            ):
+                template = _template(plan) if plan.objective.draws else None
+                return _one_step(_small_plan(plan, folder / "base"), folder, template, teacher)
+    finally:
+        torch.set_rng_state(generator)
+
+
+def _refuse_unproved(plan: Plan) -> None:
+    if plan.objective.router_aux_loss is not None:
+        raise RequestError(
+            f"objective.router_aux_loss with {plan.base_model.name}, of which no small copy runs to prove it on",
+            expected="a mixture of experts that transformers can build small",
+            do="set objective.router_aux_loss: off",
+        )
+
+
+def _template(plan: Plan) -> ChatTemplate:
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+    return ChatTemplate.load(plan.base_model.path, plan.base_model.template, options=plan.data.template_options)
+
+
+def _asked(teacher: TeacherPlan) -> AskedTeacher | None:
+    """A small copy of the teacher, ready to be asked; None where none runs."""
+    from luthier.features.planning.rehearsed_objective import AskedTeacher
+    from luthier.ml.inference.models.small_copy import small_copy
+
+    with _failures_explained(
+        f"a small copy of the teacher {teacher.name} cannot be asked",
+        expected="a teacher that transformers can run, and whose logits are its last hidden state times one matrix",
+        do="choose another teacher, or have it write the answers and learn those: luthier data answer",
+    ):
+        small = small_copy(teacher.path)
+        return None if small is None else AskedTeacher(small, teacher)
+
+
+@contextmanager
+def _failures_explained(what: str, *, expected: str, do: str) -> Iterator[None]:
+    try:
+        yield
+    except LuthierError:
+        raise
+    except Exception as error:  # of a library, whatever it is: it would come in the middle of the run
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise RequestError(f"{what}: {reason}", expected=expected, do=do) from error
+
+
+def _small_plan(plan: Plan, base: Path) -> Plan:
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.adapter import place_adapters, resolve_targets, targeted
+
+    method, structure = plan.method, read_structure(str(base))
+    changes: dict[str, Any] = {"rank": min(method.rank, _RANK)}
+    if method.target_rank is not None:
+        changes["target_rank"] = min(method.target_rank, 1)
+    if method.num_virtual_tokens is not None:
+        changes["num_virtual_tokens"] = min(method.num_virtual_tokens, _VIRTUAL_TOKENS)
+    if method.expert_rank is not None:
+        changes["expert_rank"] = 1
+    if method.quantisation is not None:
+        changes["quantisation"] = "int8"  # packed alike, on any machine
+    if method.targets:
+        kept = tuple(target for target in method.targets if targeted(structure, (target,)))
+        changes["targets"] = kept or resolve_targets(structure, "all-linear")
+    if method.expert_targets:
+        found = tuple(target for target in method.expert_targets if targeted(structure, (), (target,)))
+        changes["expert_targets"] = found or place_adapters(structure, "experts").expert_targets
+    training = {"device": "cpu", "num_threads": 1, "micro_batch_tokens": 64, "num_steps": 1, "num_warmup_steps": 0}
+    return plan.model_copy(
+        update={
+            "base_model": plan.base_model.model_copy(update={"path": str(base)}),
+            "method": method.model_copy(update=changes),
+            "training": plan.training.model_copy(update=training),
+            "objective": _small_objective(plan.objective),
+        }
+    )
+
+
+def _small_objective(objective: ObjectivePlan) -> ObjectivePlan:
+    """As few and short answers as show how they are learned from, and a teacher of a small size."""
+    from luthier.features.planning.rehearsed_objective import MAX_NEW_TOKENS, NUM_SAMPLES
+
+    changes: dict[str, Any] = {}
+    if objective.draws:
+        changes = {"num_samples": NUM_SAMPLES, "max_new_tokens": MAX_NEW_TOKENS}
+    if objective.teacher is not None:
+        small = {"hidden_size": _TEACHER_WIDTH, "vocabulary_size": _TEACHER_VOCABULARY, "device": "cpu"}
+        changes["teacher"] = objective.teacher.model_copy(update=small)
+    return objective.model_copy(update=changes)
+
+
+def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: AskedTeacher | None) -> ForwardPath:
+    """A step of the plan's objective, save, load, and answers where the run will ask for some."""
+    import torch
+
+    from luthier.features.planning.rehearsed_objective import take_step
+    from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.optimizer import MasterOptimizer
+    from luthier.ml.training.outcome import save_outcome
+
+    model = TrainableModel.load(plan)
+    optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
+    take_step(plan, model, optimizer, folder / "objective", template=template, teacher=teacher)
+    model.module.eval()
+    if plan.objective.draws or plan.data.held_out is not None:
+        _write_answer(model)
+    run = folder / "run"
+    run.mkdir()
+    path, _ = save_outcome(model, Path(plan.base_model.path), run)
+    _load_again(plan, path, torch.arange(3, 12)[None])
+    return model.path
+
+
+def _write_answer(model: TrainableModel) -> None:
+    from luthier.ml.inference.continue_all import continue_all
+    from luthier.ml.inference.decode import Decoder, Request
+
+    with model.as_decoder() as base:
+        decoder = Decoder(base, end_ids=(), pad_id=model.pad_id)
+        continue_all(decoder, [Request([3, 4, 5], 2, 0.0, 0)], lambda: None)
+
+
+def _load_again(plan: Plan, path: Path, ids: Any) -> None:
+    """What was saved loads by the ways that judging and serving take."""
+    import torch
+
+    from luthier.ml.inference.models.architecture import causal_model
+    from luthier.ml.inference.models.forward_arguments import text_inputs
+    from luthier.ml.inference.models.loading import attach_adapter, load_model
+
+    is_adapter = path.name == "adapter"
+    base = load_model(plan.base_model.path if is_adapter else path, dtype=plan.training.precision, attention="sdpa")
+    whole = attach_adapter(base, path) if is_adapter else base
+    causal = causal_model(base)
+    with torch.no_grad():
+        also = text_inputs(causal, ids)
+        (whole if causal is base else causal)(input_ids=ids, **also)

@@ -1,0 +1,103 @@
+"""General rows beside those of the task: which are replayed in training, and which measure what is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.dataset import Example, Split
+from luthier.core.errors import LeakageError, RecipeError
+from luthier.core.plan import ReplayPlan
+from luthier.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from luthier.features.planning.training_data import PreparedSplit
+    from luthier.ml.data.formats import LoadedFile
+
+ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
+
+
+def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
+    """Read the general rows that a recipe names: `replay` is trained on, `replay_held_out` never; none where not asked.
+
+    Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
+    """
+    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.split import split_by_fraction
+    from luthier.ml.planning import defaults
+    from luthier.ml.planning.objectives import check_shape
+
+    asked = recipe.data.replay
+    if asked is None:
+        return {}
+    fraction = defaults.REPLAY_FRACTION[0] if asked.fraction is None else asked.fraction
+    held_out = asked.held_out
+    if held_out is not None and recipe.data.held_out is None:
+        raise RecipeError(
+            f"data.replay.held_out is {held_out}, but the recipe names no held-out rows of the task",
+            expected="data.held_out, since what is forgotten is measured when the run is judged",
+            do="add data.held_out, or remove data.replay.held_out",
+        )
+    if held_out is None and recipe.data.held_out is not None:
+        held_out = defaults.REPLAY_HELD_OUT[0]
+    if not fraction and held_out is None:
+        raise RecipeError(
+            "data.replay with fraction 0 and nothing held out",
+            expected="rows to train on, or rows to measure what is forgotten",
+            do="set data.replay.fraction above 0, or add data.held_out",
+        )
+    path = base_dir / asked.file
+    loaded = load_file(path, mapping=asked.map)
+    check_shape(recipe.objective, loaded.shape)
+    rows: Sequence[Example] = loaded.examples
+    found: dict[Split, ReplayPart] = {}
+    if isinstance(held_out, str):
+        own = base_dir / held_out
+        judged = load_file(own, mapping=asked.map)
+        check_shape(recipe.objective, judged.shape)
+        found["replay_held_out"] = (judged, own, judged.examples)
+    elif held_out is not None:
+        seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+        parts = split_by_fraction(rows, validation=0.0, held_out=held_out, seed=seed)
+        rows = parts["train"]
+        found["replay_held_out"] = (loaded, path, parts["held_out"])
+    if fraction:
+        found["replay"] = (loaded, path, rows)
+    return found
+
+
+def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> ReplayPlan | None:
+    """What a plan says of the general rows.
+
+    Raises LeakageError where rows that measure what is forgotten are trained on, unless that is allowed; RecipeError
+    for a share that leaves a step no row of the task.
+    """
+    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.planning.replay import num_replayed_per_step
+
+    if recipe.data.replay is None:
+        return None
+    train, rows, held_out = splits["train"], splits.get("replay"), splits.get("replay_held_out")
+    general = rows.examples if rows is not None else ()
+    num_leaked = 0
+    if held_out is not None:
+        leakage = leaked_ids([*train.examples, *general], held_out.examples).exact
+        if leakage and not recipe.data.allow_leakage:
+            raise LeakageError(
+                f"{len(leakage):,} of {len(held_out.examples):,} held-out general rows also stand in rows that are "
+                "trained on",
+                expected="general rows that training never sees, to measure what is forgotten",
+                do="take them out of one of the two files, or set data.allow_leakage: true (the report will say so)",
+                problems=leakage,
+            )
+        num_leaked = len(leakage)
+    num, size = num_replayed_per_step(recipe)
+    return ReplayPlan(
+        num_per_step=num,
+        fraction=num / size,
+        rows=rows.profile if rows is not None else None,
+        held_out=held_out.profile if held_out is not None else None,
+        num_leaked=num_leaked,
+        num_also_in_train=len(leaked_ids(train.examples, general).exact),
+    )

@@ -1,0 +1,215 @@
+"""From a recipe to everything a run needs: model on disk, rows read, split, checked and tokenised, plan complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.dataset import DatasetProfile, Example, Split, TokenisedExample
+from luthier.core.errors import ConflictError, DataError
+from luthier.core.plan import DataPlan, Plan
+from luthier.core.recipe import Recipe
+from luthier.features.planning.data_plan import data_plan
+from luthier.features.planning.split_files import load_splits
+from luthier.features.planning.split_proofs import with_provenance
+from luthier.features.planning.training_data import Materials, PreparedSplit, tokenise
+from luthier.features.recipes.checks import check_names
+from luthier.features.recipes.evaluation_checks import are_pairs, check_few_shot, check_metrics, have_text_answers
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.base_model import LocalModel
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe made ready to run."""
+
+    plan: Plan
+    model: LocalModel
+    template: ChatTemplate
+    train: PreparedSplit
+    validation: PreparedSplit | None
+    held_out: PreparedSplit | None
+    replay: PreparedSplit | None = None
+    replay_held_out: PreparedSplit | None = None
+
+    @property
+    def trained_units(self) -> list[tuple[TokenisedExample, ...]]:
+        """All that steps are made of: the units of the task, then replayed ones."""
+        return [*self.train.units, *(self.replay.units if self.replay else [])]
+
+
+def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Plan:
+    """The complete plan of a recipe. Reads and checks all rows, trains nothing. Raises what `prepare` raises."""
+    return prepare(context, recipe, base_dir=base_dir, prices=prices).plan
+
+
+def prepare(
+    context: Context,
+    recipe: Recipe,
+    *,
+    base_dir: Path,
+    prices: Path | None = None,
+    materials: Materials | None = None,
+) -> Prepared:
+    """Fetch the base model if need be, read and check the rows, resolve the plan.
+
+    prices: a file whose entries replace those of the price table. materials: where rows are kept that recipes share;
+    they are read anew with None.
+
+    Raises:
+        RecipeError, RequestError: values that cannot go together or do not fit the rows.
+        DataError: wrong rows. OverlongError: rows over the length.
+        LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
+        NotFoundError, ModelSourceError: no base model, or one whose weights do not fit its config.
+        RequestError: a small copy of the architecture cannot take one step of the plan (`plan_rehearsal`).
+    """
+    # before anything that brings torch: a typo is answered at once
+    check_names(recipe, base_dir)
+    from luthier.features.planning.budgets import with_budget
+    from luthier.features.planning.rehearsal import rehearsed
+    from luthier.features.planning.rewards import check_drawing
+    from luthier.features.planning.teacher import find_teacher
+    from luthier.ml.evaluation.few_shot import num_usable
+    from luthier.ml.inference.models.answer_lengths import answer_lengths
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning import resolve
+    from luthier.platform.home.hardware_benchmark import hardware_of
+
+    found = (materials or Materials()).of(context, recipe, base_dir)
+    model, template, splits = found.model, found.template, found.splits
+    _refuse_one_kind(splits["train"])
+    structure = read_structure(model.path)
+    _refuse_unknown_tokens(splits, template, structure.vocabulary_size)
+    data = with_provenance(context, data_plan(recipe, splits, template.fixed_day))
+    judged = splits["held_out"].examples if "held_out" in splits else ()
+    plan = resolve.resolve(
+        recipe,
+        model=model,
+        template=template.kind,
+        template_sha256=template.sha256,
+        data=data,
+        structure=structure,
+        hardware=hardware_of(context),
+        has_text_answers=have_text_answers(judged),
+        are_pairs=bool(judged) and are_pairs(judged),
+        num_shots=num_usable(splits["train"].good_examples, held_out=judged),
+        answers=answer_lengths(judged, template) if judged and have_text_answers(judged) else None,
+        teacher=find_teacher(
+            context, recipe, template, [split for name, split in splits.items() if "held_out" not in name]
+        ),
+    )
+    if judged:
+        check_metrics(plan.evaluation.metrics, judged)
+        check_few_shot(plan.evaluation.few_shot, splits["train"].good_examples, judged)
+    check_drawing(plan, [splits[n] for n in ("train", "validation") if n in splits], found.room_tokens)
+    plan = rehearsed(context, plan)
+    plan = with_budget(context, plan, recipe.budget, prices)
+    others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
+    return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))
+
+
+def prepare_again(
+    context: Context, plan: Plan, *, ready: Prepared | None = None, materials: Materials | None = None
+) -> Prepared:
+    """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same.
+
+    ready: where this process has it already. materials: as for `prepare`.
+    """
+    from luthier.features.planning.teacher import refuse_another_teacher
+
+    # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
+    recipe = plan.recipe.model_copy(update={"budget": None})
+    again = ready or prepare(context, recipe, base_dir=Path(), materials=materials)
+    _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
+    if plan.objective.teacher is not None:
+        refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
+    return replace(again, plan=plan)
+
+
+def prepare_share(context: Context, plan: Plan) -> Prepared:
+    """What a process needs that trains a run together with others: the base model and the rows, none to judge.
+
+    Raises what `prepare_again` raises where this machine has another model or other rows than the run began with.
+    """
+    from luthier.ml.inference.models import sources
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.planning import resolve
+
+    recipe = plan.recipe
+    model = sources.pull(recipe.base_model, context.home, context.progress)
+    template = ChatTemplate.load(model.path, recipe.data.template or "auto", options=recipe.data.template_options)
+    max_length = resolve.max_length_tokens(recipe, model.context_length_tokens)
+    splits = {
+        split: tokenise(context, split, part, template, recipe, max_length, max_length)
+        for split, part in load_splits(recipe, Path()).items()
+        if split not in ("held_out", "replay_held_out")
+    }
+    _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
+    here = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": model.path})})
+    return Prepared(here, model, template, splits["train"], splits.get("validation"), None, splits.get("replay"))
+
+
+def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, DatasetProfile | None]) -> None:
+    """Raise ConflictError where model or rows are not those of the plan. found: the splits that were read anew."""
+    if model.sha256 != plan.base_model.sha256:
+        raise ConflictError(
+            f"base model {plan.base_model.name} now has digest {model.sha256[:12]}",
+            expected=f"{plan.base_model.sha256[:12]}, as when the run began",
+            do="start a new run: a resumed one would not be the run that was begun",
+        )
+    before_by_name = dict(zip(_NAMES, profiles(plan.data), strict=True))
+    for split, now in found.items():
+        before = before_by_name[split]
+        if before is not None and (now is None or now.sha256 != before.sha256):
+            raise ConflictError(
+                f"{split} file {before.file} has changed since the run began",
+                expected=f"content with digest {before.sha256[:12]}",
+                do="put the file back as it was, or start a new run",
+            )
+
+
+_NAMES: Final[tuple[Split, ...]] = ("train", "validation", "held_out", "replay", "replay_held_out")
+
+
+def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
+    """The profile of each split: train, validation, held-out, and the general rows of both kinds."""
+    replay = data.replay
+    general = (replay.rows, replay.held_out) if replay else (None, None)
+    return (data.train, data.validation, data.held_out, *general)
+
+
+def training_examples(recipe: Recipe) -> tuple[Example, ...]:
+    """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
+    loaded = load_splits(recipe, Path())
+    return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
+
+
+def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: ChatTemplate, vocabulary_size: int) -> None:
+    """Tokens that the model has no embedding for: a tokenizer may know more of them than its model."""
+    for split, made in splits.items():
+        for row in made.tokenised:
+            if len(row.input_ids) and (largest := max(row.input_ids)) >= vocabulary_size:
+                token = template.tokenizer.convert_ids_to_tokens(largest)
+                raise DataError(
+                    f"row {row.id} of {split} has token {largest:,} ({token!r}), but the model has embeddings for "
+                    f"{vocabulary_size:,} tokens",
+                    expected="rows that the tokenizer writes with tokens of the model",
+                    do="take the text of that token out of the rows, or a base model whose tokenizer fits its weights",
+                )
+
+
+def _refuse_one_kind(train: PreparedSplit) -> None:
+    """Rows that are all wanted, or all not, teach no difference."""
+    kinds = {row.is_wanted for row in train.tokenised}
+    if kinds in ({True}, {False}):
+        raise DataError(
+            f"all {train.profile.num_examples:,} training rows of {train.profile.file} have label {kinds.pop()}",
+            expected="completions that are wanted and others that are not",
+            do="add rows of the other label; to learn good answers alone, use objective sft and map "
+            "completion=completion",
+        )

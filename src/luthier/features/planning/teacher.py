@@ -1,0 +1,223 @@
+"""The teacher of a run: found and checked for the plan, asked once before the student is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.events import WarningRaised
+from luthier.core.ids import is_id
+from luthier.core.opted_turns import OptedTurns
+from luthier.core.plan import Plan, TeacherPlan
+from luthier.core.recipe import Recipe
+from luthier.core.run import TrainResult
+from luthier.features.models.resolve import Candidate, as_candidate, find_candidate, open_engine
+from luthier.features.planning.budgets import BudgetedProgress, BudgetSpentError, StopOrBudget
+from luthier.platform.home.context import Context
+from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+
+if TYPE_CHECKING:
+    from luthier.features.planning.service import Prepared
+    from luthier.features.planning.training_data import PreparedSplit
+    from luthier.features.training.launchers.here import Hooks
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+_MOST_NAMED = 3
+
+
+def find_teacher(
+    context: Context, recipe: Recipe, template: ChatTemplate, splits: Sequence[PreparedSplit]
+) -> TeacherPlan | None:
+    """The teacher that a recipe's objective names, with all that decides what it says; None where it names none.
+
+    template: the student's, whose tokens the teacher must share. splits: what it will be asked about.
+
+    Raises RequestError for a teacher with another vocabulary, a shorter context than the rows need, or without logits
+    (behind a server); and what finding a base model or a run raises.
+    """
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.ml.planning.objectives import rules_of
+
+    name = recipe.objective.teacher if recipe.objective else None
+    if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:
+        return None
+    if name.lower().startswith(("http://", "https://")):
+        raise RequestError(
+            f"objective.teacher {name}",
+            expected="a base model, a folder or a run: a server does not give the probability of every token",
+            do="have the server write the answers instead, and learn those: luthier data answer --teacher ADDRESS",
+        )
+    candidate = find_candidate(context, name)
+    _refuse_other_tokens(candidate, template)
+    longest = max(split.profile.max_tokens for split in splits)
+    if longest > candidate.context_length_tokens:
+        raise RequestError(
+            f"a row of {longest:,} tokens, and a teacher {candidate.model_name} with a context of "
+            f"{candidate.context_length_tokens:,}",
+            expected="rows that the teacher can read whole",
+            do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.overlong: truncate, "
+            "or choose another teacher",
+        )
+    candidate = candidate if is_id(name, "run") else _as_student(candidate, recipe)
+    structure = read_structure(candidate.model_path)
+    asked = recipe.training.precision if recipe.training else None
+    sha256, adapter_sha256 = _digests(context, name, candidate)
+    return TeacherPlan(
+        name=name,
+        path=candidate.model_path,
+        sha256=sha256,
+        adapter_path=candidate.adapter_path,
+        adapter_sha256=adapter_sha256,
+        precision=candidate.precision if asked in (None, "auto") else asked,
+        quantisation=candidate.quantisation,
+        device=candidate.device,
+        num_parameters=structure.num_parameters,
+        hidden_size=structure.hidden_size,
+        vocabulary_size=structure.vocabulary_size,
+        context_length_tokens=candidate.context_length_tokens,
+        template=candidate.template,
+        template_options=dict(candidate.template_options),
+        opted_turns=candidate.opted_turns,
+        learn_reasoning=candidate.learn_reasoning,
+    )
+
+
+def _as_student(candidate: Candidate, recipe: Recipe) -> Candidate:
+    """A base model as the student is written to: with the options that its own template reads."""
+    read = candidate.chat_template().names.options
+    options = {name: value for name, value in (recipe.data.template_options or {}).items() if name in read}
+    return replace(
+        candidate,
+        template_options=options,
+        opted_turns=OptedTurns.of(recipe.data),
+        learn_reasoning=recipe.data.learn_reasoning,
+    )
+
+
+def _trained_otherwise(plan: Plan) -> str | None:
+    """What to say where the rows are not written as those were that the teacher was trained on; None where they are."""
+    teacher = plan.objective.teacher
+    assert teacher is not None
+    if not is_id(teacher.name, "run"):
+        return None
+    own = (teacher.template_options, teacher.opted_turns)
+    rows = (plan.data.template_options, OptedTurns.of(plan.data))
+    if own == rows:
+        return None
+    shown = [
+        json.dumps({**options, **opted.model_dump(mode="json", exclude_defaults=True)})
+        for options, opted in (own, rows)
+    ]
+    return (
+        f"the teacher {teacher.name} was trained with {shown[0]}, and looks at rows that are written with {shown[1]}: "
+        "what it says of them may be worse; give data.template_options, system, tools and reasoning as its recipe does"
+    )
+
+
+def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None:
+    """Raise ConflictError where the teacher of a run that goes on is not the one that it began with."""
+    then, today = (before.sha256, before.adapter_sha256), now and (now.sha256, now.adapter_sha256)
+    if then != today:
+        raise ConflictError(
+            f"the teacher {before.name} has changed since the run began",
+            expected=f"weights with digest {before.sha256[:12]}"
+            + (f" and an adapter with {before.adapter_sha256[:12]}" if before.adapter_sha256 else ""),
+            do="put the teacher back as it was, or start a new run",
+        )
+
+
+def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
+    """Have the teacher of a run look at every row, as far as it has not; None where training may begin.
+
+    It is in memory alone: the student is loaded when it has gone. A signal or the budget stops it between two batches,
+    and the result then says why; what it said so far is kept.
+    """
+    from luthier.ml.training.objectives import teacher_states
+
+    teacher = prepared.plan.objective.teacher
+    if teacher is None:
+        return None
+    hooks.meter.begin("teacher")
+    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
+    rows = [row for unit in units for row in unit]
+    folder = hooks.folder / teacher_states.FOLDER
+    notice = (
+        "asking the teacher stops with the batch under way; what it said is kept, and the run is paused; go on with "
+        f"`luthier train --resume {hooks.folder.name}`. {AGAIN}"
+    )
+    listening = stop_signals(lambda: notice) if hooks.stop_requested is None else None
+    with listening or nullcontext(hooks.stop_requested or (lambda: None)) as stop_requested:
+        progress = BudgetedProgress(hooks.progress, StopOrBudget(hooks.meter, stop_requested))
+        try:
+            messages = teacher_states.ask_teacher(
+                folder, teacher, rows, lambda: open_engine(as_candidate(teacher)), progress
+            )
+        except BudgetSpentError as error:
+            return not_begun(prepared, f"{error.reason}, while the teacher was asked")
+    if (otherwise := _trained_otherwise(prepared.plan)) is not None:
+        hooks.emit(WarningRaised(step=0, code="teacher_trained_otherwise", message=otherwise))
+    for message in messages:
+        hooks.emit(WarningRaised(step=0, code="teacher_asked_again", message=message))
+    return None
+
+
+def _digests(context: Context, name: str, candidate: Candidate) -> tuple[str, str | None]:
+    """Of the weights, and of the adapter on them."""
+    if is_id(name, "run"):
+        result = context.runs.get(name).result
+        trained = result.adapter_sha256 if result else None
+        if candidate.adapter_path is None:  # a whole model came out of it
+            return str(trained), None
+        return context.runs.plan(name).base_model.sha256, trained
+    from luthier.ml.inference.models import sources
+
+    return sources.pull(name, context.home, context.progress).sha256, None
+
+
+def _refuse_other_tokens(teacher: Candidate, template: ChatTemplate) -> None:
+    """A teacher reads the student's token ids: each must be the same text to both."""
+    from luthier.ml.inference.models.loading import load_tokenizer
+
+    own, other = template.tokenizer.get_vocab(), load_tokenizer(Path(teacher.model_path)).get_vocab()
+    if own == other:
+        return
+    apart = sorted(word for word in own.keys() | other.keys() if own.get(word) != other.get(word))
+    shown = ", ".join(
+        f"{word!r} is {own.get(word, 'none')} and {other.get(word, 'none')}" for word in apart[:_MOST_NAMED]
+    )
+    raise RequestError(
+        f"the teacher {teacher.model_name} has another vocabulary: {len(apart):,} of "
+        f"{len(own.keys() | other.keys()):,} tokens differ ({shown}: student and teacher)",
+        expected="a teacher with the student's tokenizer, mostly a larger model of the same family",
+        do="choose such a teacher, or have it write the answers and learn those: luthier data answer",
+    )
+
+
+def not_begun(prepared: Prepared, reason: str) -> TrainResult:
+    """The result of a run that was stopped before its first step."""
+    num_trainable = prepared.plan.method.num_trainable_parameters
+    return TrainResult(
+        status="paused",
+        stopped_because=reason,
+        num_steps=0,
+        num_tokens=0,
+        num_trained_tokens=0,
+        num_examples=0,
+        num_trainable_parameters=num_trainable,
+        trainable_fraction=num_trainable / prepared.plan.base_model.num_parameters,
+        train_loss=0.0,
+        best_validation_loss=None,
+        best_step=0,
+        seconds=0.0,
+        tokens_per_second=0.0,
+        examples_per_second=0.0,
+        seconds_per_step=0.0,
+        peak_memory_bytes=0,
+        adapter_path=None,
+        adapter_sha256=None,
+    )

@@ -1,0 +1,262 @@
+"""A plan as a page shows it: what it takes, whether it fits, what to beware of, and why each value is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
+from luthier.core.plan import DataPlan
+from luthier.core.split_provenance import coverage, is_proved
+from luthier.ml.charts import figures
+from luthier.platform.ui.render import usd
+
+_SECTIONS: Final = {
+    "base_model": "Base model",
+    "data": "Rows",
+    "method": "Method",
+    "objective": "Objective",
+    "training": "Training",
+    "evaluation": "Judging",
+    "budget": "Budget",
+}
+_PARTS: Final = {
+    "weights": "base model",
+    "adapters": "what is trained",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "logits": "logits",
+    "generation": "cache while judging",
+    "runtime": "libraries",
+}
+_BAR_WIDTH: Final = 320.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One thing that a run takes. value, low, high: in words; low and high are those of its interval."""
+
+    name: str
+    value: str
+    low: str = ""
+    high: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One piece of the bar of memory: where it begins and how wide it is, of `Memory.width`."""
+
+    key: str
+    name: str
+    num_bytes: float
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak memory against that of a device. limit: where the device's own memory ends in the bar of `width`."""
+
+    pieces: tuple[Piece, ...]
+    total: float
+    high: float
+    capacity: float
+    limit: float
+    high_at: float
+    width: float = _BAR_WIDTH
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """What the page shows of a plan. values: by section. why: of each value, by its dotted key. changes: with `ask`.
+
+    coverage, is_proved: whether the proof of a split covers the held-out rows, in words and as such.
+    """
+
+    digest: str
+    headline: str
+    fits: bool
+    device: str
+    figures: tuple[Figure, ...]
+    memory: Memory
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    changes: tuple[dict[str, Any], ...]
+    devices: tuple[dict[str, Any], ...]
+    advice: dict[str, Any]
+    coverage: str
+    is_proved: bool
+    values: dict[str, list[dict[str, Any]]]
+    why: dict[str, dict[str, Any]]
+
+
+def view_of(planned: dict[str, Any]) -> PlanView:
+    """The view of what `file_references.plan_of` gives, with comparisons."""
+    predicted, plan = planned["predicted"], planned["plan"]
+    rows = planned["values"]
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        section = _SECTIONS.get(row["name"].partition(".")[0], "Others")
+        sections.setdefault(section, []).append(row | {"shown": shown(row["value"])})
+    return PlanView(
+        digest=planned["hash"],
+        headline=_headline(planned),
+        fits=predicted["fits"],
+        device=predicted["device"]["title"],
+        figures=_figures(predicted),
+        memory=_memory(predicted),
+        warnings=(*_budget_warnings(plan, predicted), *_row_warnings(plan["data"])),
+        notes=(*_reading_notes(plan["data"]), *predicted["notes"]),
+        changes=tuple(predicted["changes"]),
+        devices=tuple(_in_words(device) for device in planned["devices"]),
+        advice=planned["advice"],
+        coverage=coverage(DataPlan.model_validate(plan["data"])),
+        is_proved=is_proved(DataPlan.model_validate(plan["data"])),
+        values=sections,
+        why=_why(rows),
+    )
+
+
+def shown(value: Any) -> str:
+    """A value of a plan in a few characters: numbers as people write them, lists with commas."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return figures.count(value) if value >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shown(inner)}" for name, inner in value.items())
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"
+
+
+def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.0) -> tuple[str, str, str]:
+    """A predicted figure and the ends of its interval, in words; all empty where it is not known."""
+    keys = (name, f"{name}_low", f"{name}_high")
+    found = [document[key] for key in keys if document.get(key) is not None]
+    if len(found) < len(keys):
+        return ("", "", "")
+    value, low, high = (words(number * factor) for number in found)
+    return (value, "", "") if low == high else (value, low, high)
+
+
+def _in_words(device: dict[str, Any]) -> dict[str, Any]:
+    """A device with its time and its money as figures."""
+    money = range_of(device, "usd", money_in_words)
+    return device | {
+        "time": Figure("Time", *range_of(device, "hours", figures.duration, 3600)),
+        "money": Figure("Money", money[0] or "not priced", *money[1:]),
+    }
+
+
+def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each value by the dotted key of a recipe; a plan has steps of warm-up where a recipe has their share."""
+    found = {row["name"]: row | {"shown": shown(row["value"])} for row in rows}
+    if (warmup := found.get("training.num_warmup_steps")) is not None:
+        found["training.warmup_fraction"] = warmup | {"value": None, "shown": f"{warmup['shown']} steps"}
+    return found
+
+
+def money_in_words(value: float) -> str:
+    """US dollars; below a cent nobody counts."""
+    return usd(value) if value >= 0.01 else "under 1 cent"
+
+
+def _headline(planned: dict[str, Any]) -> str:
+    training, data, method = (planned["plan"][name] for name in ("training", "data", "method"))
+    rows = f"{data['train']['num_examples']:,} rows ({figures.short_count(data['train']['num_tokens'])} tokens)"
+    steps = f"{training['num_steps']:,} steps of {training['global_batch_size']}"
+    trained = figures.short_count(method["num_trainable_parameters"])
+    return f"{rows}, {steps}; {method['name']} trains {trained} parameters"
+
+
+def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
+    hours = range_of(predicted, "hours", figures.duration, 3600)
+    money = range_of(predicted, "usd", money_in_words)
+    energy = range_of(predicted, "energy_kwh", _kwh)
+    memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
+    capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]
+    return (
+        Figure("Time", *hours, note=_time_note(predicted)),
+        Figure("Money", money[0] or "not priced", *money[1:], note=f"at {usd(rate)} an hour"),
+        Figure("Energy", energy[0] or "not known", *energy[1:]),
+        Figure("Peak memory", *memory, note=f"of {capacity}"),
+    )
+
+
+def _time_note(predicted: dict[str, Any]) -> str:
+    """What the time is of, and how busy this machine is where that widens it."""
+    judged = (
+        f"judging {figures.duration(predicted['judging_hours'] * 3600)} of it" if "judging_hours" in predicted else ""
+    )
+    load = predicted.get("load")  # answers that were kept from before have none
+    busy = ""
+    if load is not None and load["slowdown"] > 1:
+        busy = f"other processes use {load['busy_cores']:.1f} of {load['num_cores']} cores now"
+    return "; ".join(part for part in (judged or "training, nothing is judged", busy) if part)
+
+
+def _kwh(value: float) -> str:
+    return f"{value:.3g} kWh" if value >= 0.001 else f"{value * 1000:.2g} Wh"
+
+
+def _memory(predicted: dict[str, Any]) -> Memory:
+    capacity, total = predicted["device"]["memory_bytes"], predicted["peak_memory_bytes"]
+    high = predicted["peak_memory_bytes_high"]
+    whole = max(capacity, high) * 1.02
+    pieces, x = [], 0.0
+    for key, name in _PARTS.items():
+        num_bytes = predicted["peak_memory_parts_bytes"].get(key, 0.0)
+        width = num_bytes / whole * _BAR_WIDTH
+        if num_bytes > 0:
+            pieces.append(Piece(key, name, num_bytes, round(x, 2), round(max(width, 0.5), 2)))
+            x += width
+    scale = _BAR_WIDTH / whole
+    return Memory(tuple(pieces), total, high, capacity, round(capacity * scale, 2), round(high * scale, 2))
+
+
+def _budget_warnings(plan: dict[str, Any], predicted: dict[str, Any]) -> list[str]:
+    """Where a cap will, or may, pause the run before its end."""
+    budget, told = plan["budget"] or {}, []
+    units = {"hours": "h", "usd": "USD", "energy_kwh": "kWh"}
+    for name, unit in units.items():
+        cap, low, high = budget.get(name), predicted.get(f"{name}_low"), predicted.get(f"{name}_high")
+        if cap is None or low is None or high is None or high <= cap:
+            continue
+        when = "will pause" if low > cap else "may pause"
+        told.append(f"the cap of {cap:g} {unit} {when} the run: it is expected to take {low:.2g} to {high:.2g} {unit}")
+    return told
+
+
+def _reading_notes(data: dict[str, Any]) -> list[str]:
+    profiles = [data[split] for split in ("train", "validation", "held_out") if data[split] is not None]
+    return reading_notes((profile["file"], profile["shape_reason"]) for profile in profiles)
+
+
+def _row_warnings(data: dict[str, Any]) -> list[str]:
+    told = []
+    if data["held_out"] is None:
+        told.append("no held-out rows: the run ends without a verdict on whether it was worth it")
+    if data["num_leaked"]:
+        told.append(f"{data['num_leaked']:,} held-out rows also stand in the training rows")
+    if data["num_same_prompt"]:
+        told.append(f"{data['num_same_prompt']:,} held-out rows share their prompt with training rows")
+    if data["num_validation_leaked"]:
+        told.append(f"{data['num_validation_leaked']:,} validation rows also stand in the training rows")
+    for split in ("train", "validation", "held_out"):
+        if (profile := data[split]) is None:
+            continue
+        name = split.replace("_", "-")
+        if profile["num_dropped"]:
+            told.append(f"{profile['num_dropped']:,} {name} rows are longer than allowed and left out")
+        if profile["num_truncated"]:
+            told.append(f"{profile['num_truncated']:,} {name} rows are longer than allowed and cut")
+        told += [note for _, note in sequence_notes(DatasetProfile.model_validate(profile))]
+    return told

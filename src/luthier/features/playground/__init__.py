@@ -1,0 +1,1 @@
+"""The playground: chat with one model or two."""

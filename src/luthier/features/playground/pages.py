@@ -1,0 +1,259 @@
+"""/playground: chat with one model or two side by side, and keep what they should have said as test cases."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError, LuthierError, RequestError
+from luthier.core.feedback import Thumb
+from luthier.features.datasets.saved_cases import DEFAULT_NAME, SavedCase, save_case
+from luthier.features.feedback import service as feedback
+from luthier.features.feedback.service import Said
+from luthier.features.playground.answers import error_document, whole, written
+from luthier.features.playground.form import (
+    DEFAULTS,
+    EFFORTS,
+    MOST_SIDES,
+    Side,
+    messages_of,
+    request_of,
+    settings_of,
+    sides_of,
+    text_of,
+)
+from luthier.features.playground.models import Askable, list_askable
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import redirect, render
+from luthier.platform.ui.shown_once import shown_once
+from luthier.platform.ui.visitor import Asker, HomeContext, Trainer
+
+router = APIRouter(prefix="/playground")
+
+_FENCE: Final = re.compile(r"^```[^\n]*\n(.*?)(?:^```[ \t]*$\n?|\Z)", re.DOTALL | re.MULTILINE)
+_PLACE: Final = re.compile(r"([1-9]):([0-9]{1,3})")
+
+
+async def _form_of(request: Request) -> FormData:
+    """Handlers that wait for nothing else stay plain functions."""
+    return await request.form()
+
+
+Sent = Annotated[FormData, Depends(_form_of)]
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What stands on the page. saved: what was kept as a test case just now; told: what came of feedback."""
+
+    sides: list[Side]
+    settings: dict[str, str]
+    message: str = ""
+    cases: str = DEFAULT_NAME
+    error: LuthierError | None = None
+    saved: SavedCase | None = None
+    told: str = ""
+    unknown: Sequence[str] = ()
+
+
+@router.get("")
+def show(
+    request: Request, context: HomeContext, caller: Asker, model: Annotated[list[str] | None, Query()] = None
+) -> Response:
+    """A new conversation, with the models that the address names."""
+    models = list_askable(context, caller)
+    if (said := shown_once(request).take(request).get("said")) is not None:
+        return _page(request, models, said)
+    known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
+    wanted = [name[:1024] for name in model or [] if name][:MOST_SIDES]
+    chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
+    unknown = [name for name in wanted if name not in known]
+    shown = _Shown([Side(name) for name in chosen], dict(DEFAULTS), unknown=unknown)
+    return _page(request, models, shown)
+
+
+@router.post("")
+async def say(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
+    """Without scripts: say something, or ask again, and have the page when all answers are there."""
+    models = await run_in_threadpool(list_askable, context, caller)
+    shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
+    try:
+        shown.sides = sides_of(form)
+        chosen = [side for side in shown.sides if side.model]
+        asked = _say(chosen, shown.message, is_again=form.get("do") == "again")
+        requests = [(side, request_of(shown.settings, side.turns)) for side in asked]
+    except LuthierError as error:
+        shown.error = error
+        return _page(request, models, shown, status=422)
+    answers = await asyncio.gather(
+        *(whole(request, context, caller, s.model, r) for s, r in requests), return_exceptions=True
+    )
+    for side, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, LuthierError):
+            side.error = answer
+        elif isinstance(answer, BaseException):
+            raise answer
+        elif answer is not None:
+            side.turns.append(answer)
+    shown.message = ""
+    return _lead(request, shown)
+
+
+@router.post("/answer")
+async def answer(context: HomeContext, caller: Asker, form: Sent) -> Response:
+    """For scripts: the answer of one model to a conversation, as lines of JSON while it writes."""
+    try:
+        sides = sides_of(form)
+        if len(sides) != 1 or not sides[0].model or not sides[0].turns or sides[0].turns[-1].role != "user":
+            raise RequestError("nothing to answer", expected="a model, and a question to it", do="ask something")
+        lines = written(context, caller, sides[0].model, request_of(settings_of(form), sides[0].turns))
+        first = await anext(lines)
+    except LuthierError as error:
+        return _refused(error)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_after(first, lines), media_type="application/x-ndjson", headers=headers)
+
+
+@router.post("/cases")
+def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) -> Response:
+    """Keep an answer, as it should be, with the conversation before it; for scripts the answer is JSON."""
+    is_script = "application/json" in request.headers.get("accept", "")
+    shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
+    try:
+        shown.sides = sides_of(form)
+        shown.saved = _save(context, caller, shown, form)
+    except LuthierError as error:
+        if is_script:
+            return _refused(error)
+        shown.error = error
+        return _page(request, list_askable(context, caller), shown, status=status_of(error))
+    if not is_script:
+        return _lead(request, shown)
+    dataset, version = shown.saved.dataset, shown.saved.version
+    address = f"/datasets/{dataset.dataset_id}?version={version.number}"
+    words = f"row {version.num_rows} of {dataset.name}, version {version.number}"
+    return JSONResponse({"address": address, "words": words})
+
+
+@router.post("/feedback")
+def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
+    """Keep a thumb or a correction of an answer, said by who is signed in; for scripts the answer is JSON."""
+    is_script = "application/json" in request.headers.get("accept", "")
+    shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
+    try:
+        shown.sides = sides_of(form)
+        thumb, said = _said_of(shown, form, caller)
+        given = feedback.give(context, caller, said)
+    except LuthierError as error:
+        if is_script:
+            return _refused(error)
+        shown.error = error
+        return _page(request, list_askable(context, caller), shown, status=status_of(error))
+    shown.told = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
+    if given.why_not:
+        shown.told = f"Kept, but {given.why_not}."
+    if is_script:
+        return JSONResponse({"thumb": thumb, "words": shown.told})
+    return _lead(request, shown)
+
+
+def _lead(request: Request, shown: _Shown) -> Response:
+    """To the page with what was said: a reload asks nothing again, and keeps nothing twice."""
+    return redirect(request, shown_once(request).put(request, "/playground", {"said": shown}))
+
+
+def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:
+    """Put the question; returns those who are to answer. Raises RequestError."""
+    if not sides:
+        raise RequestError("no model is chosen", expected="one or two models", do="choose a model")
+    if is_again:
+        ready = [side for side in sides if side.ask_again()]
+        if not ready:
+            raise RequestError("nothing was asked yet", expected="a question", do="write a message first")
+        return ready
+    if not message.strip():
+        raise RequestError("an empty message", expected="a question, or something to go on with", do="write a message")
+    for side in sides:
+        side.ask_next(message)
+    return list(sides)
+
+
+def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, Said]:
+    """Which thumb an answer has, and what is said of it. A correction keeps the thumb that was given before."""
+    word, _, place = text_of(form, "said").partition(":")
+    side, turn = _place_of(shown, place)
+    answer = side.turns[turn]
+    if word not in ("up", "down", "correct") or not answer.exchange_id:
+        raise RequestError("nothing to be said", expected="an answer of this page", do="use the buttons of an answer")
+    thumb: Thumb | None = word if word in ("up", "down") else answer.thumb or None  # type: ignore[assignment]
+    correction = text_of(form, f"reference-{place.replace(':', '-')}") if word == "correct" else None
+    if correction is not None and correction.strip() in ("", answer.content.strip()):
+        raise RequestError(
+            "a correction that says what the answer says", expected="what it should have said", do="write it first"
+        )
+    side.turns[turn] = answer.model_copy(update={"thumb": thumb or ""})
+    return thumb or "", Said(exchange_id=answer.exchange_id, thumb=thumb, correction=correction, author=caller.name)
+
+
+def _place_of(shown: _Shown, text: str) -> tuple[Side, int]:
+    """The side and the turn of `1:3`. Raises RequestError where there is no such answer."""
+    place = _PLACE.fullmatch(text)
+    number, turn = (int(place[1]) - 1, int(place[2])) if place else (MOST_SIDES, 0)
+    if number >= len(shown.sides) or not 0 < turn < len(shown.sides[number].turns):
+        raise RequestError("no such answer", expected="an answer on this page", do="choose one that is shown")
+    return shown.sides[number], turn
+
+
+def _save(context: Context, caller: Caller, shown: _Shown, form: FormData) -> SavedCase:
+    place = text_of(form, "save")
+    side, turn = _place_of(shown, place)
+    conversation = messages_of(shown.settings, side.turns[:turn])
+    reference = text_of(form, f"reference-{place.replace(':', '-')}")
+    return save_case(context, caller, conversation, reference, dataset=shown.cases, model=side.model)
+
+
+async def _after(first: bytes, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for line in lines:
+        yield line
+
+
+def _refused(error: LuthierError) -> Response:
+    headers = {"Retry-After": f"{error.retry_seconds:.0f}"} if isinstance(error, BusyError) else None
+    return JSONResponse({"error": error_document(error)}, status_code=status_of(error), headers=headers)
+
+
+def _page(request: Request, models: Sequence[Askable], shown: _Shown, *, status: int = 200) -> Response:
+    sides = [*shown.sides, *(Side() for _ in range(MOST_SIDES - len(shown.sides)))]
+    groups = [(kind, list(ones)) for kind, ones in itertools.groupby(models, key=lambda one: one.kind)]
+    values: dict[str, Any] = {
+        "sides": sides,
+        "groups": groups,
+        "shown": shown,
+        "settings": shown.settings,
+        "efforts": EFFORTS,
+        "pieces_of": _pieces,
+        "again": [side.model for side in sides if side.model],
+    }
+    return render(request, "playground/show.html", values, status=status)
+
+
+def _pieces(text: str) -> list[tuple[bool, str]]:
+    """A text in pieces, each with whether it stood between code fences."""
+    pieces, at = [], 0
+    for found in _FENCE.finditer(text):
+        pieces += [(False, text[at : found.start()].strip("\n")), (True, found[1].rstrip("\n"))]
+        at = found.end()
+    pieces.append((False, text[at:].strip("\n")))
+    return [piece for piece in pieces if piece[1]]

@@ -1,0 +1,1 @@
+"""What a model's figures have to be before it is deployed."""

@@ -1,0 +1,204 @@
+"""Use cases: read a gate, and hold a model's stored results against it.
+
+Which gates hold for a deployment: `gates/PROJECT.yaml` in the home, or else `gate.yaml` there, and besides it the one
+that a command names. A command can so ask for more, never for less.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from luthier.core.access import Caller
+from luthier.core.calibration import Target
+from luthier.core.deployment import Share
+from luthier.core.digest import sha256_file
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.gate import Gate
+from luthier.core.ids import is_id
+from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult
+from luthier.features.recipes.file import FileKind, read_recipe_file
+from luthier.features.serving.targets import EXPORT, is_tuned_name
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.gate import Results
+
+_GATE: Final = FileKind(
+    word="gate",
+    needs="a mapping with the key rules",
+    begin="write `rules:` and below it `- {metric: TASK.METRIC, at_least: 0.8}`",
+    hint="give the path of the gate's YAML file",
+    refuse=RequestError,
+)
+_MOST_RESULTS: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What stands behind a target: the run whose results are its own, or a base model. set_aside: why there is none."""
+
+    run_id: str | None = None
+    base: str | None = None
+    set_aside: tuple[str, ...] = ()
+
+
+def read_gate(path: Path) -> Gate:
+    """The rules of a file. Raises NotFoundError, and RequestError naming every wrong place."""
+    document = read_recipe_file(path, _GATE)
+    try:
+        return Gate.model_validate_json(json.dumps(document.keys))
+    except (ValidationError, TypeError, ValueError) as error:
+        problems = error.errors(include_url=False) if isinstance(error, ValidationError) else ()
+        told = [f"{'.'.join(map(str, one['loc'])) or 'rules'}: {one['msg']}" for one in problems] or [str(error)]
+        raise RequestError(
+            "\n    ".join([f"gate {path} has {len(told)} wrong place{'s' if len(told) > 1 else ''}:", *told]),
+            expected="rules with metric, one of at_least and at_most, and else known keys alone",
+            do="correct the places named; docs/gates.md shows all keys",
+        ) from error
+
+
+def default_gate(context: Context, project_id: str) -> Path | None:
+    """The file whose rules hold for every deployment of a project; None where there is none."""
+    own = context.home / "gates" / f"{project_id}.yaml"
+    return next((path for path in (own, context.home / "gate.yaml") if path.is_file()), None)
+
+
+def gates_of(context: Context, project_id: str, given: Path | None = None) -> list[Path]:
+    """All gates that hold for a deployment: the project's, and the one that was given."""
+    return [path for path in (default_gate(context, project_id), given) if path is not None]
+
+
+def check_gate(
+    context: Context,
+    project_id: str,
+    gate_file: Path,
+    *,
+    suite: SuiteResult | None = None,
+    safety: SafetyResult | None = None,
+    evaluation: Evaluation | None = None,
+) -> GateOutcome:
+    """Hold given results against a gate. Raises what `read_gate` raises."""
+    from luthier.ml.evaluation.gate import Results
+
+    suites = () if suite is None else (suite,)
+    return _checked(context, project_id, gate_file, Results(suites=suites, safety=safety, evaluation=evaluation))
+
+
+def newest_outcome(context: Context, project_id: str, run_id: str, gate_file: Path) -> GateOutcome:
+    """Hold the newest stored results of a run against a gate: of each suite, of safety, and its own evaluation.
+
+    None of them counts where the weights on the disk are not those that the run made. Raises what `read_gate` raises.
+    """
+    return _checked(context, project_id, gate_file, _results(context, project_id, Judged(run_id=run_id)))
+
+
+def outcome_of_target(context: Context, caller: Caller, share: Share, gate_file: Path) -> GateOutcome:
+    """The same for what a deployment is to route to; an export answers for the model that it was made from."""
+    judged = judged_behind(context, caller, share)
+    return _checked(context, caller.project_id, gate_file, _results(context, caller.project_id, judged))
+
+
+def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
+    """Whose results are those of a target."""
+    target = share.target
+    if target.startswith(EXPORT):
+        target = _source_of(context, caller, target.removeprefix(EXPORT), share.folder)
+        if not target:
+            return Judged(set_aside=(f"Of the export {share.target} it is not known here what it was made from.",))
+    if is_tuned_name(target):
+        tuned = context.tuned_models.get(caller.project_id, target)
+        if tuned.step is not None:
+            words = f"{target} is a checkpoint: the results of its run are about what came out in the end."
+            return Judged(set_aside=(words,))
+        return Judged(run_id=tuned.run_id)
+    return Judged(run_id=target) if is_id(target, "run") else Judged(base=target)
+
+
+def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
+    """The newest result of each suite, newest first: of one model or run."""
+    newest: dict[str, SuiteResult] = {}
+    for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MOST_RESULTS):
+        newest.setdefault(one.suite, one)
+    return list(newest.values())
+
+
+def newest_safety(context: Context, project_id: str, subject: str) -> SafetyResult | None:
+    """The newest safety check of a model or a run."""
+    found = context.assessments.list("safety", SafetyResult, project_id, subject=subject, limit=1)
+    return found[0] if found else None
+
+
+def _source_of(context: Context, caller: Caller, name: str, folder: str | None) -> str:
+    """The run or base model that an export was made from; empty where that is not known."""
+    if is_id(name, "exp"):
+        return context.exports.get(caller.project_id, name).source
+    from luthier.ml.export.bundle.manifest import EVALUATION
+
+    try:
+        found = json.loads((Path(folder or "") / EVALUATION).read_text(encoding="utf-8")).get("run_id")
+        return str(found) if found and context.runs.project_of(str(found)) == caller.project_id else ""
+    except (OSError, ValueError, AttributeError, NotFoundError):
+        return ""
+
+
+def _checked(context: Context, project_id: str, gate_file: Path, results: Results) -> GateOutcome:
+    from luthier.ml.evaluation.gate import check
+
+    def is_calibrated(judge: str, target: Target) -> bool:
+        from luthier.features.judges import calibrations
+
+        return calibrations.is_calibrated(context, project_id, judge, target) is not None
+
+    gate = read_gate(gate_file)
+    return check(gate, results, gate_sha256=sha256_file(gate_file), is_calibrated=is_calibrated)
+
+
+def _results(context: Context, project_id: str, judged: Judged) -> Results:
+    from luthier.ml.evaluation.gate import Results
+
+    subject = judged.run_id or judged.base
+    if subject is None:
+        return Results(set_aside=judged.set_aside)
+    suites = newest_suites(context, project_id, subject)
+    safety = newest_safety(context, project_id, subject)
+    if judged.run_id is None:
+        return Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
+    if not _has_its_weights(context, judged.run_id):
+        return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
+    evaluation, aside = _own_evaluation(context, judged.run_id)
+    return Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
+
+
+def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, tuple[str, ...]]:
+    """The one that the run was judged by when it ended; none where rows of it were trained on."""
+    evaluation_id = context.runs.get(run_id).evaluation_id
+    if evaluation_id is None:
+        return None, ()
+    if num := context.runs.plan(run_id).data.num_leaked:
+        return None, (f"{num:,} of its held-out rows stand in its training rows, so its evaluation does not count.",)
+    return context.evaluations.get(evaluation_id), ()
+
+
+def _has_its_weights(context: Context, run_id: str) -> bool:
+    """Whether the weights on the disk are those that the run made; true where it has none there, or told no digest."""
+    result = context.runs.get(run_id).result
+    if result is None or result.adapter_path is None or result.adapter_sha256 is None:
+        return True
+    stamps = [(file, file.stat()) for file in sorted(Path(result.adapter_path).glob("*.safetensors"))]
+    told = tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stamps)
+    return not told or _digest_of(told) == result.adapter_sha256
+
+
+@lru_cache(maxsize=64)
+def _digest_of(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """The digest of files that are named with what changes when they do, so that none is read twice."""
+    from luthier.features.evaluations.export_sources import outcome_digest
+
+    return outcome_digest([Path(path) for path, _, _ in stamps])

@@ -1,0 +1,1 @@
+"""Is fine-tuning worth it?"""

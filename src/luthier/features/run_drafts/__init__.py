@@ -1,0 +1,1 @@
+"""A new run: choices, form, plan as it changes."""

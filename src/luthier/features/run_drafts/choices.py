@@ -1,0 +1,209 @@
+"""Use cases of who drafts a recipe: the rows and the models to choose from, and the recipe of a run to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset import Row, Shape
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.plan import Plan
+from luthier.core.recipe import Recipe
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets import splits as dataset_splits
+from luthier.features.datasets.records import DatasetVersion
+from luthier.features.datasets.splits import MadeSplit, SplitOrigin
+from luthier.features.models.service import ModelView, list_models
+from luthier.features.runs import control as run_control
+from luthier.features.studies.end import winning_document
+from luthier.features.training.recipe_jobs import ASKED
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models
+
+_MOST_VERSIONS: Final = 100
+_MOST_FILES: Final = 30
+_ROWS_LOOKED_AT: Final = 50
+_MOST_SHAPES: Final = 1000
+_shapes: Final[dict[str, Shape]] = {}
+"""By the digest of the file's content, which alone decides it."""
+_SPLITS: Final = ("train", "validation", "held_out")
+_JUDGING: Final = ("validation", "held_out")
+_FIRST_SHARE: Final = 0.1
+"""What is held out of rows that are no side of a split: so that the run has a verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChoice:
+    """A file of rows that a recipe may name. group: the dataset that it belongs to; words: which version, how large."""
+
+    file_id: str
+    group: str
+    words: str
+
+    @property
+    def comment(self) -> str:
+        """What stands behind the id in a recipe."""
+        return f"{self.group}, {self.words}" if self.group else self.words
+
+
+@dataclass(frozen=True, slots=True)
+class StartingRows:
+    """The rows that a recipe begins with.
+
+    Attributes:
+        data: Of the recipe.
+        version: The rows that are learned.
+        split: How these belong to a split; None where they are no side of one.
+        has_split: The split that was made of these very rows; None where there is none.
+    """
+
+    data: dict[str, Any]
+    version: DatasetVersion
+    split: SplitOrigin | None
+    has_split: MadeSplit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A recipe to begin with. left_out: what of the run's own could not be named here, in words."""
+
+    keys: dict[str, Any]
+    left_out: tuple[str, ...] = ()
+
+
+def file_choices(context: Context, caller: Caller) -> list[FileChoice]:
+    """The newest versions of the project's datasets, then its newest other files that are there to train on."""
+    found: dict[str, FileChoice] = {}
+    for dataset, version in context.datasets.all_versions(caller.project_id, _MOST_VERSIONS):
+        rows = "" if version.num_rows is None else f", {version.num_rows:,} rows"
+        choice = FileChoice(version.file_id, dataset.name, f"version {version.number}{rows}")
+        found.setdefault(version.file_id, choice)
+    others, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MOST_FILES)
+    for file in others:
+        found.setdefault(file.file_id, FileChoice(file.file_id, "", file.filename))
+    return list(found.values())
+
+
+def model_choices(context: Context) -> dict[str, ModelView]:
+    """The base models by the name that recipes of a project know them by: those on this machine first."""
+    views = {view.name: view for view in list_models(context)}
+    known = {name: views[own] for name, own in base_models(context).items() if own in views}
+    return dict(sorted(known.items(), key=lambda item: item[1].path is None))
+
+
+def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
+    """The shape of a file's first rows; None where that cannot be told, or there is no such file."""
+    try:
+        file = files.get_file(context, caller.project_id, file_id)
+        if file.sha256 not in _shapes:
+            if len(_shapes) >= _MOST_SHAPES:
+                _shapes.clear()
+            _shapes[file.sha256] = _shape_of(files.local_path(context, file))
+        return _shapes[file.sha256]
+    except LuthierError:
+        return None
+
+
+def fork(context: Context, caller: Caller, run_id: str) -> Fork:
+    """The recipe of a run of the project, with files by id and its base model by name.
+
+    Raises NotFoundError; ConflictError for a run that has neither a plan nor a recipe yet.
+    """
+    job = run_control.job_of(context, caller, run_id)
+    if job is not None and ASKED in job.document:
+        return Fork(job.document[ASKED])
+    try:
+        plan = context.runs.plan(run_id)
+    except NotFoundError:
+        raise ConflictError(
+            f"run {run_id} has not begun",
+            expected="a run that has a plan",
+            do="wait until it trains, or begin with an empty recipe",
+        ) from None
+    asked = {} if job is None else job.document.get("request", {})
+    ids = {"train": asked.get("training_file"), "validation": asked.get("validation_file")}
+    return _fork_of_plan(context, caller, plan, ids)
+
+
+def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
+    """The recipe of a study's winner, as `fork` gives that of a run.
+
+    Raises NotFoundError; ConflictError where none is named yet.
+    """
+    study = context.studies.get(study_id, caller.project_id)
+    trials = context.studies.trials(study_id)
+    recipe = Recipe.model_validate(winning_document(study, trials))
+    plan = context.runs.plan(trials[study.winner or 0].run_id)
+    return _fork_of_plan(context, caller, plan.model_copy(update={"recipe": recipe}), {})
+
+
+def rows_of(context: Context, caller: Caller, dataset_id: str, number: int | None) -> StartingRows:
+    """The `data` of a recipe that learns from a dataset's version; None: from the newest.
+
+    Of a side that trains, the sides of the same split judge; other rows are judged by a share of their own.
+
+    Raises NotFoundError.
+    """
+    version = dataset_versions.get_version(context, caller, dataset_id, number)
+    split = dataset_splits.split_of(context, caller, version)
+    data: dict[str, Any] = {"train": version.file_id}
+    if split is not None and split.side == "train":
+        data |= {side: one.file_id for side in _JUDGING if (one := split.sides.get(side)) is not None}
+    if "held_out" not in data:
+        data["held_out"] = _FIRST_SHARE
+    return StartingRows(data, version, split, None if split else _split_made_of(context, caller, version))
+
+
+def _split_made_of(context: Context, caller: Caller, version: DatasetVersion) -> MadeSplit | None:
+    """The split of a version that was made last, so that its sides can be trained with instead."""
+    dataset = context.datasets.get(caller.project_id, version.dataset_id)
+    made = dataset_splits.last_split(context, caller, dataset)
+    return made if made and made.sides["train"][1].details["of"]["version"] == version.number else None
+
+
+def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str, str | None]) -> Fork:
+    keys: dict[str, Any] = plan.recipe.model_dump(mode="json", exclude_none=True)
+    names = {own: name for name, own in base_models(context).items()}
+    left_out = []
+    if (name := names.get(plan.base_model.name)) is not None:
+        keys["base_model"] = name
+    else:
+        del keys["base_model"]
+        left_out.append("its base model, which is not on this machine any more")
+    stored, _ = files.list_files(context, caller.project_id, purpose="fine-tune")
+    by_digest = {file.sha256: file.file_id for file in reversed(stored)}
+    known = {file.file_id for file in stored}
+    for split in _SPLITS:
+        if not isinstance(keys["data"].get(split), str):
+            continue  # a share, or none
+        profile = getattr(plan.data, split)
+        file_id = ids.get(split) or by_digest.get(profile.sha256 if profile else "")
+        if file_id in known:
+            keys["data"][split] = file_id
+        else:
+            del keys["data"][split]
+            left_out.append(f"the {split.replace('_', '-')} rows, which are no file of this project")
+    if keys["data"].pop("replay", None) is not None:
+        left_out.append("the general rows of its replay")
+    if keys.get("objective", {}).pop("teacher", None) is not None:
+        left_out.append("its teacher")
+    return Fork(keys, tuple(left_out))
+
+
+def _shape_of(path: Path) -> Shape:
+    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.shapes import ShapeDetector
+    from luthier.ml.data.source import open_source
+
+    source = open_source(path)
+    detector = ShapeDetector(source.name, {})
+    for number, row in enumerate(read_rows(source)):
+        if isinstance(row, Row):
+            detector.add(row)
+        if number >= _ROWS_LOOKED_AT:
+            break
+    return detector.decide(group=None)[0]

@@ -1,0 +1,190 @@
+"""The form of a recipe: its fields and its text say the same, whichever of the two was changed last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from luthier.core.errors import RecipeError
+from luthier.features.recipes.draft import Problem, problems_of, read_text, value_at, with_values, write_text
+from luthier.features.recipes.file import RecipeDocument, parse_value
+from luthier.features.run_drafts.fields import (
+    BUDGET,
+    FIRST_REWARD,
+    MAIN,
+    METHOD_FIELDS,
+    MORE,
+    OBJECTIVE_FIELDS,
+    method_of,
+    objective_of,
+)
+
+SHARE: Final = "share"
+"""What is chosen in place of a file to take a share out of the training rows."""
+_USUAL_SHARE: Final = 10.0
+_SPLITS: Final = ("data.validation", "data.held_out")
+_CHOICES: Final = (
+    "base_model", "data.train", "method.name", "objective.name", "objective.teacher", "training.schedule",
+)  # fmt: skip
+_TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
+"""What the planner takes where a recipe names none; once one of its numbers is set, the name must be, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is being drafted. keys: of the recipe, None where its text cannot be read. error: why that is so.
+
+    text: the recipe as it is shown. by_text: whether the text was changed last, and not the fields.
+    """
+
+    text: str
+    keys: dict[str, Any] | None
+    by_text: bool = False
+    problems: tuple[Problem, ...] = ()
+    error: RecipeError | None = None
+    token: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it can be planned."""
+        return self.keys is not None and not self.problems
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is wrong with it but that model or rows have still to be chosen."""
+        missing = {"base_model", "data", "data.train"}
+        return self.keys is not None and {problem.place for problem in self.problems} <= missing
+
+    def at(self, place: str) -> Any:
+        """The value at a dotted key; None where there is none."""
+        return None if self.keys is None else value_at(self.keys, place)
+
+    def problem(self, place: str) -> str:
+        """What is wrong at a dotted key; empty where nothing is."""
+        return next((p.words for p in self.problems if p.place == place or p.place.startswith(f"{place}.")), "")
+
+
+def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:
+    """A draft of these keys. names: what stands behind ids of files."""
+    text = write_text(keys, names)
+    lines = read_text(text).lines
+    return Draft(text, dict(keys), problems=problems_of(RecipeDocument(dict(keys), lines)), token=token, lines=lines)
+
+
+def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:
+    """The draft that a form says. What is wrong with it is in it, too.
+
+    Where the text was changed last, it counts; else the fields do, over what else stands in the text.
+    """
+    text, token = form.get("text", "").replace("\r\n", "\n"), form.get("draft", "")[:64]
+    by_text = form.get("side") == "text"
+    try:
+        document = read_text(text)
+        keys = document.keys if by_text else _named(with_values(document.keys, _values(document.keys, form)))
+        keys = with_asks(keys, form.get("apply", ""))
+    except RecipeError as error:
+        return Draft(text, None, by_text, error=error, token=token)
+    if by_text and not form.get("apply"):
+        return Draft(text, keys, True, problems_of(document), token=token, lines=document.lines)
+    return draft_of(keys, names, token=token)
+
+
+def with_asks(keys: dict[str, Any], asks: str) -> dict[str, Any]:
+    """The keys with what the planner advises, as options of the command line say it: `--set method.name=full`."""
+    for ask in asks.split("--set ")[1:]:
+        place, _, value = ask.strip().partition("=")
+        changed = {place: parse_value(place, value)}
+        if place == "method.name":
+            changed |= _not_of_method(keys, str(changed[place]))
+        keys = with_values(keys, changed)
+    return keys
+
+
+def fields_of(draft: Draft) -> dict[str, Sequence[Any]]:
+    """The numbers that the form shows for a draft, by their section."""
+    return {
+        "main": MAIN,
+        "more": MORE,
+        "budget": BUDGET,
+        "method": method_of(draft.at("method.name")),
+        "objective": objective_of(draft.at("objective.name")),
+    }
+
+
+def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
+    """What the fields say, by dotted key; only those that the form has."""
+    values: dict[str, Any] = {}
+    for place in _CHOICES:
+        if place in form:
+            values[place] = form[place].strip() or None
+    for place in _SPLITS:
+        if place in form:
+            values[place] = _split(keys, place, form)
+    numbers = {one.name for section in (MAIN, MORE, BUDGET) for one in section}
+    numbers |= {one.name for fields in (*METHOD_FIELDS.values(), *OBJECTIVE_FIELDS.values()) for one in fields}
+    for place in sorted(numbers & form.keys()):
+        values[place] = _number(value_at(keys, place), form[place].strip())
+    if "method.name" in values:
+        values |= _not_of_method(keys, values["method.name"])
+    if "objective.name" in values:
+        values |= _not_of_objective(keys, values["objective.name"])
+    return values
+
+
+def _named(keys: dict[str, Any]) -> dict[str, Any]:
+    for section, name in _TAKEN_WITHOUT_A_NAME.items():
+        if isinstance(inner := keys.get(section), dict) and "name" not in inner:
+            keys = keys | {section: {"name": name} | inner}
+    return keys
+
+
+def _number(known: Any, text: str) -> Any:
+    if not text:
+        return None
+    try:
+        value = parse_value("the field", text)
+    except RecipeError:
+        return text  # what is wrong with it is told at its place
+    return known if known == value else value
+
+
+def _split(keys: Mapping[str, Any], place: str, form: Mapping[str, str]) -> Any:
+    """A file, a share, or none. The share is in percent there, and a fraction in the recipe."""
+    chosen = form[place].strip()
+    if chosen != SHARE:
+        return chosen or None
+    known = value_at(keys, place)
+    percent = _number(None, form.get(f"{place}-percent", "").strip())
+    if percent is None:
+        percent = _USUAL_SHARE
+    if not isinstance(percent, int | float) or isinstance(percent, bool):
+        return percent
+    return known if isinstance(known, float) and abs(known * 100 - percent) < 1e-9 else round(percent / 100, 6)
+
+
+def _not_of_method(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Numbers of another method, which this one would refuse, taken out."""
+    return _not_among(keys, "method", METHOD_FIELDS, name or "lora")
+
+
+def _not_of_objective(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    name = name or "sft"
+    changed = _not_among(keys, "objective", OBJECTIVE_FIELDS, name)
+    if name != "distillation":
+        changed["objective.teacher"] = None
+    if name != "grpo":
+        changed["objective.rewards"] = None
+    elif value_at(keys, "objective.rewards") is None:
+        changed["objective.rewards"] = [dict(reward) for reward in FIRST_REWARD]
+    return changed
+
+
+def _not_among(keys: Mapping[str, Any], section: str, known: Mapping[str, Sequence[Any]], name: str) -> dict[str, Any]:
+    before = value_at(keys, f"{section}.name")
+    if name not in known or before == name:
+        return {}
+    own = {one.name for one in known[name]}
+    others = {one.name for fields in known.values() for one in fields} - own
+    return dict.fromkeys(sorted(others), None)

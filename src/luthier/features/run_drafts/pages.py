@@ -1,0 +1,204 @@
+"""/runs/new: a recipe is drafted by fields or as text, planned and priced as it changes, and started."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
+from luthier.features.models.service import ModelView
+from luthier.features.planning.drafts import PlanDesk, Planned
+from luthier.features.planning.view import money_in_words, view_of
+from luthier.features.run_drafts import choices as draft_choices
+from luthier.features.run_drafts import fields as recipe_fields
+from luthier.features.run_drafts.form import SHARE, Draft, draft_of, fields_of, read_form
+from luthier.features.training import recipe_jobs
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.render import is_fragment_request, redirect, render
+from luthier.platform.ui.visitor import HomeContext, Trainer
+
+router = APIRouter()
+
+_WAIT_SECONDS: Final = 0.25
+"""Longer a request of a script is not kept waiting; then it asks again."""
+_WAIT_WITHOUT_SCRIPTS_SECONDS: Final = 20.0
+"""A browser without scripts asks once: its request waits for the plan."""
+_MOST_FIELDS: Final = 200
+_SWAPS: Final = dict.fromkeys(
+    ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
+)
+"""Which pieces of the form an answer brings along, and whether the page asks again; templates set them."""
+_making = threading.Lock()
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of the form, whatever their names."""
+    found = await request.form(max_fields=_MOST_FIELDS, max_files=0)
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+Form = Annotated[dict[str, str], Depends(_form)]
+
+
+@router.get("/runs/new")
+def new_run(
+    request: Request,
+    context: HomeContext,
+    caller: Trainer,
+    dataset: Annotated[str, Query(max_length=64)] = "",
+    version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    start_from: Annotated[str, Query(alias="from", max_length=64)] = "",
+    study: Annotated[str, Query(max_length=64)] = "",
+    base_model: Annotated[str, Query(max_length=200)] = "",
+) -> Response:
+    """The form: empty, with the rows of a dataset's version, or with the recipe of a run or of a study's winner."""
+    visit = _Visit(request, context, caller)
+    keys: dict[str, Any] = {}
+    left_out: tuple[str, ...] = ()
+    rows: draft_choices.StartingRows | None = None
+    if start_from or study:
+        fork = draft_choices.fork if start_from else draft_choices.fork_study
+        forked = fork(context, caller, start_from or study)
+        keys, left_out = forked.keys, forked.left_out
+    if base_model:
+        keys = keys | {"base_model": base_model}
+    if dataset:
+        rows = draft_choices.rows_of(context, caller, dataset, version)
+        kept = {name: value for name, value in keys.get("data", {}).items() if name not in ("validation", "held_out")}
+        keys = keys | {"data": kept | rows.data}
+    if "base_model" not in keys and (known := next(iter(visit.models), None)) is not None:
+        keys = {"base_model": known} | keys
+    draft = draft_of(keys, visit.names, token=secrets.token_hex(8))
+    return visit.page(draft, None, more={"left_out": left_out, "start_from": start_from or study, "rows": rows})
+
+
+@router.post("/runs/new/plan")
+def plan(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
+    """What the draft comes to; for HTMX the plan, and the side of the form that was not changed."""
+    visit = _Visit(request, context, caller)
+    draft = read_form(form, visit.names)
+    return visit.answer(draft, visit.planned(draft, form), form)
+
+
+@router.post("/runs/new/start")
+def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
+    """Queue the draft once it can be planned, and lead to its run; a second click leads there, too."""
+    visit = _Visit(request, context, caller)
+    draft = read_form(form, visit.names)
+    planned = visit.planned(draft, form)
+    if planned is None and draft.keys is not None and draft.is_right:  # it starts once it is planned
+        return visit.answer(draft, None, {"starts": "1"})
+    if draft.keys is None or planned is None or planned.plan is None:
+        return visit.answer(draft, planned, {}, status=422)
+    with visit.desk.starting(caller.project_id, draft.token, draft.keys) as known:
+        if known.run_id is None:
+            try:
+                known.run_id = recipe_jobs.start(context, caller, draft.keys).run_id
+            except LuthierError as error:
+                return visit.answer(draft, Planned(error=error), {}, status=status_of(error))
+    return redirect(request, f"/runs/{known.run_id}", "The run is queued. Its rows are looked at first.")
+
+
+class _Visit:
+    """One request for the form: who asks, and what there is to choose from, looked up once."""
+
+    def __init__(self, request: Request, context: Context, caller: Caller) -> None:
+        self.request, self.context, self.caller = request, context, caller
+        self.files = draft_choices.file_choices(context, caller)
+        self.models = draft_choices.model_choices(context)
+        self.names = {choice.file_id: choice.comment for choice in self.files}
+
+    @property
+    def desk(self) -> PlanDesk:
+        """Of the app: it is made when the first recipe is drafted."""
+        state = self.request.app.state
+        with _making:
+            if getattr(state, "plan_desk", None) is None:
+                state.plan_desk = PlanDesk(self.context)
+            desk: PlanDesk = state.plan_desk
+        return desk
+
+    def planned(self, draft: Draft, form: Mapping[str, str]) -> Planned | None:
+        """The plan of a draft, waited for; None where there is none to wait for, or it takes longer."""
+        model = self._model(draft)
+        if draft.keys is None or not draft.is_right or (_is_away(model) and not form.get("fetch")):
+            self.desk.wake()
+            return None
+        project_id = self.caller.project_id
+        try:
+            recipe_jobs.checked(self.context, project_id, draft.keys)
+            wait = _WAIT_SECONDS if is_fragment_request(self.request) else _WAIT_WITHOUT_SCRIPTS_SECONDS
+            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
+        except LuthierError as error:
+            return Planned(error=error)
+
+    def answer(self, draft: Draft, planned: Planned | None, form: Mapping[str, str], *, status: int = 200) -> Response:
+        """The page again; for HTMX its pieces that have changed. form: as it was sent, to tell which those are."""
+        if not is_fragment_request(self.request):
+            return self.page(draft, planned, more={"form": form}, status=status)
+        values = self._values(draft, planned) | {"form": form, "polls": True}
+        return render(self.request, "run_drafts/answer.html", values, status=status)
+
+    def page(
+        self, draft: Draft, planned: Planned | None, *, more: Mapping[str, Any] | None = None, status: int = 200
+    ) -> Response:
+        """The whole page."""
+        values = self._values(draft, planned) | {
+            "form": {},
+            "start_from": "",
+            "left_out": (),
+            "rows": None,
+            **(more or {}),
+        }
+        return render(self.request, "run_drafts/page.html", values, status=status)
+
+    def _values(self, draft: Draft, planned: Planned | None) -> dict[str, Any]:
+        """What the templates of the form and of the plan know."""
+        train, fields = draft.at("data.train"), fields_of(draft)
+        shape = draft_choices.shape_of(self.context, self.caller, train) if isinstance(train, str) else None
+        error = None if planned is None else planned.error
+        told = "" if error is None else f"{error.came} {error.expected} {error.do}"
+        return {
+            **_SWAPS,
+            "draft": draft,
+            "asked": [one.name for section in fields.values() for one in section if draft.at(one.name) is not None],
+            "files": self.files,
+            "models": self.models,
+            "model": self._model(draft),
+            "shape": shape,
+            "fields": fields,
+            "choices": recipe_fields,
+            "fitting": {name for name, shapes in recipe_fields.SHAPES.items() if shape is None or shape in shapes},
+            "share": SHARE,
+            "error": error,
+            "plan": None if planned is None or planned.plan is None else view_of(planned.plan),
+            "money": money_in_words,
+            "state": _state(draft, planned, self._model(draft)),
+            "mentions": lambda place: place in told,
+        }
+
+    def _model(self, draft: Draft) -> ModelView | None:
+        return self.models.get(str(draft.at("base_model")))
+
+
+def _state(draft: Draft, planned: Planned | None, model: ModelView | None) -> str:
+    """How far the draft is: what the panel of the plan has to show."""
+    if draft.error is not None or (draft.problems and not draft.is_open):
+        return "wrong"
+    if not draft.is_right:
+        return "open"
+    if planned is not None:
+        return "planned" if planned.error is None else "refused"
+    return "absent" if _is_away(model) else "computing"
+
+
+def _is_away(model: ModelView | None) -> bool:
+    """Whether a model is known, and not on this machine."""
+    return model is not None and model.path is None

@@ -1,0 +1,1 @@
+"""Runs as one looks at them: lists, curves, control, new runs."""

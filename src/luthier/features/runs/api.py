@@ -1,0 +1,138 @@
+"""/api/v1/runs, /api/v1/evaluations and /api/v1/jobs: what was made of a project's jobs, in our own words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+
+from luthier.features.runs import views as project_runs
+from luthier.features.training import recipe_jobs
+from luthier.platform.home.context import Context
+from luthier.platform.http.authentication import HomeContext, Reader, Trainer
+from luthier.platform.http.error_documents import documented
+from luthier.platform.http.ids import Id
+from luthier.platform.http.path_redaction import redact_paths, reference_places
+from luthier.platform.jobs.records import Job, JobStatus
+
+router = APIRouter(prefix="/api/v1", tags=["runs"])
+
+_Limit = Annotated[int, Query(ge=1, le=100)]
+_After = Annotated[str | None, Query(max_length=100)]
+
+
+class RunList(BaseModel):
+    """Runs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    has_more: bool
+
+
+class EventList(BaseModel):
+    """Events by step. next_after: what to ask from the next time, as `after`."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    next_after: int
+
+
+class JobView(BaseModel):
+    """A job as the queue knows it; times are seconds since 1970.
+
+    shown_status: with what is under way, such as `pausing`. attempt: how often it was started. step: how far it was
+    when it last said so.
+    """
+
+    id: str
+    object: Literal["job"] = "job"
+    kind: str
+    run_id: str
+    status: JobStatus
+    shown_status: str
+    lane: str
+    attempt: int
+    step: int
+    worker: str | None
+    created_at: int
+    updated_at: int
+    finished_at: int | None
+    error: dict[str, Any] | None
+
+
+class RunBody(BaseModel):
+    """recipe: as in a recipe file, but with ids of files (`file-...`) and names of models where paths may stand."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: dict[str, Any]
+
+
+@router.get("/jobs/{job_id}", summary="Look at a job", responses=documented(404))
+def show_job(context: HomeContext, caller: Reader, job_id: Id) -> JobView:
+    """One job of the project, those that commands have queued, too."""
+    job = context.jobs.get(job_id, caller.project_id)
+    return _view(context, job)
+
+
+@router.post("/runs", summary="Start a run", status_code=201, responses=documented())
+def start_run(context: HomeContext, caller: Trainer, asked: RunBody) -> JobView:
+    """Queue a recipe. The run `run_id` has a record once it trains; `GET /api/v1/jobs/{id}` says how far it is.
+
+    Rows are read before it waits for its turn: what is wrong with them ends the job. `POST /api/v1/plans` tells of it
+    before anything is queued.
+    """
+    return _view(context, recipe_jobs.start(context, caller, asked.recipe))
+
+
+@router.get("/runs", summary="List runs", responses=documented(404))
+def list_runs(context: HomeContext, caller: Reader, after: _After = None, limit: _Limit = 20) -> RunList:
+    """Runs of the project, newest first."""
+    page = project_runs.list_runs(context, caller.project_id, after=after, limit=limit)
+    return RunList(data=list(page.runs), has_more=page.has_more)
+
+
+@router.get("/runs/{run_id}", summary="Look at a run", responses=documented(404))
+def show_run(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
+    """The run with its plan, its bill and its last evaluation, as `luthier runs show --json` prints them."""
+    return project_runs.show_run(context, caller.project_id, run_id)
+
+
+@router.get("/runs/{run_id}/events", summary="What a run has told", responses=documented(404))
+def events(
+    context: HomeContext, caller: Reader, run_id: Id, after: Annotated[int, Query(ge=0, lt=2**31)] = 0
+) -> EventList:
+    """The events since `after`; ask again with `next_after` to follow a run."""
+    found, position = project_runs.run_events(context, caller.project_id, run_id, after=after)
+    return EventList(data=found, next_after=position)
+
+
+@router.get("/runs/{run_id}/verdict", summary="Was it worth it?", responses=documented(404))
+def verdict(context: HomeContext, caller: Reader, run_id: Id) -> dict[str, Any]:
+    """The verdict of the last evaluation of a run; 404 where it was not judged."""
+    return project_runs.run_verdict(context, caller.project_id, run_id)
+
+
+@router.get("/evaluations/{evaluation_id}", summary="Look at an evaluation", responses=documented(404))
+def evaluation(context: HomeContext, caller: Reader, evaluation_id: Id, with_samples: bool = False) -> dict[str, Any]:
+    """Systems, metrics with intervals, comparisons and the verdict; with_samples: what each system wrote, too."""
+    return project_runs.show_evaluation(context, caller.project_id, evaluation_id, with_samples=with_samples)
+
+
+def _view(context: Context, job: Job) -> JobView:
+    return JobView(
+        id=job.job_id,
+        kind=job.kind,
+        run_id=job.run_id,
+        status=job.status,
+        shown_status=job.shown_status,
+        lane=job.lane,
+        attempt=job.attempt,
+        step=job.step,
+        worker=job.worker,
+        created_at=int(job.created_at),
+        updated_at=int(job.updated_at),
+        finished_at=None if job.finished_at is None else int(job.finished_at),
+        error=redact_paths(job.error, reference_places(context, job.document)),
+    )

@@ -1,0 +1,204 @@
+"""`luthier runs`: what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.features.runs.service import RunComparison, RunDetails, RunView
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, from `luthier runs list`.")]
+
+
+def list_runs(
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List the runs, newest first."""
+    from luthier.features.runs import service as runs
+
+    with open_context(home) as context:
+        views = runs.list_runs(context, limit)
+    return Answer(as_json, [view.as_json() for view in views], lambda console: _show_all(console, views))
+
+
+def show(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Show one run: its plan, how it went, what came out, how it was judged."""
+    from luthier.features.runs import service as runs
+
+    with open_context(home) as context:
+        details = runs.show_run(context, run_id)
+    return Answer(as_json, details.as_json(), lambda console: _show_one(console, details))
+
+
+def compare(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two runs or more.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Set runs side by side: where their plans differ, what came out, how they were judged."""
+    from luthier.features.runs import service as runs
+
+    with open_context(home) as context:
+        comparison = runs.compare_runs(context, run_ids)
+    return Answer(as_json, comparison.as_json(), lambda console: _show_comparison(console, comparison))
+
+
+def watch(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Follow a run until it ends. With --json its events come as one document at the end."""
+    from luthier.features.runs import service as runs
+    from luthier.features.runs.event_format import event_text
+    from luthier.platform.cli.console import stdout_console, visible
+
+    events = []
+    with open_context(home) as context:
+        for event in runs.watch_run(context, run_id):
+            if as_json:
+                events.append(event.model_dump(mode="json"))
+            else:
+                stdout_console().print(visible(event_text(event)), soft_wrap=True)
+        view = runs.view_run(context, run_id)
+
+    def end(console: Console) -> None:
+        console.print(f"{run_id}: {_status(view)}", soft_wrap=True)
+        if view.was_killed or view.record.status in ("paused", "failed"):
+            console.print(f"Go on with it: luthier train --resume {run_id}", soft_wrap=True)
+
+    return Answer(as_json, {**view.as_json(), "events": events}, end)
+
+
+def rm(run_id: RunArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Delete a run with its checkpoints, adapter, evaluations and report."""
+    from luthier.features.runs import service as runs
+
+    with open_context(home) as context:
+        record = runs.remove_run(context, run_id)
+
+    def tell(console: Console) -> None:
+        console.print(f"removed {run_id}", soft_wrap=True)
+
+    return Answer(as_json, {"removed": run_id, "status": record.status}, tell)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "list": list_runs,
+    "show": show,
+    "compare": compare,
+    "watch": watch,
+    "rm": rm,
+}
+
+
+def _status(view: RunView) -> str:
+    if view.was_killed:
+        return f"{view.record.status}, but its process has gone"
+    return view.record.status
+
+
+def _show_all(console: Console, views: list[RunView]) -> None:
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import make_table, visible
+
+    if not views:
+        console.print(
+            "No runs yet. Start one with `luthier train RECIPE`, or with `luthier quickstart`.", soft_wrap=True
+        )
+        return
+    headers = ["run", "status", "base model", "method", "steps", "training loss", "validation loss"]
+    table = make_table(headers, num_text_columns=4)
+    for view in views:
+        record, result = view.record, view.record.result
+        table.add_row(
+            record.run_id,
+            _status(view),
+            visible(record.base_model),
+            record.method,
+            f"{record.step:,}/{record.num_steps:,}",
+            figures.number(result.train_loss if result else None),
+            figures.number(result.best_validation_loss if result else None),
+        )
+    console.print(table)
+
+
+def _show_one(console: Console, details: RunDetails) -> None:
+    from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
+    from luthier.features.planning.bill_format import bill_line
+    from luthier.features.runs.event_format import event_text
+    from luthier.features.training.fit_format import show_fit
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts, make_table, visible
+
+    record, result = details.view.record, details.view.record.result
+    rows = [
+        ("run", record.run_id),
+        ("status", _status(details.view) + (f": {record.stopped_because}" if record.stopped_because else "")),
+        ("base model", record.base_model),
+        ("method", record.method),
+        ("started", record.created_at),
+        ("changed", record.updated_at),
+        ("steps", f"{record.step:,} of {record.num_steps:,}"),
+        ("plan", record.plan_hash),
+        ("folder", details.folder),
+    ]
+    if record.report_path is not None:
+        rows.append(("report", record.report_path))
+    if details.last_step is not None:
+        rows.append(("last step", event_text(details.last_step)))
+    if details.last_validation is not None:
+        rows.append(("last validation", event_text(details.last_validation)))
+    if result is not None:
+        said_elsewhere = {"status", "stopped_because", "warnings", "num_steps", "bill", "fit"}
+        results = result.model_dump(mode="json", exclude=said_elsewhere)
+        rows += [(name, figures.plain(value)) for name, value in results.items()]
+    if details.bill is not None:
+        rows.append(("bill", bill_line(details.bill)))
+    facts(console, rows)
+    if details.forecast is not None:
+        table = make_table(["forecast and outcome", "predicted", "range", "measured", ""], num_text_columns=5)
+        for line in details.forecast.rows:
+            table.add_row(line.name, line.predicted, line.range, line.measured, line.where)
+        console.print(table)
+    print_warnings(console, details.warnings)
+    if result is not None and result.fit is not None:
+        show_fit(console, result.fit)
+    table = make_table(["plan", "value", "source"], num_text_columns=3)
+    for row in details.plan.values():
+        table.add_row(row["name"], visible(figures.plain(row["value"])), row["source"])
+    console.print(table)
+    if details.evaluation is not None:
+        show_evaluation(console, details.evaluation)
+
+
+def _show_comparison(console: Console, comparison: RunComparison) -> None:
+    from luthier.features.evaluations.verdict_format import print_warnings
+    from luthier.platform.cli.console import make_table, visible
+
+    print_warnings(console, comparison.caveats)
+    parts = (("plan", comparison.plan), ("result", comparison.results), ("metric", comparison.metrics))
+    for title, rows in parts:
+        if rows:
+            table = make_table([title, *comparison.run_ids])
+            for row in rows:
+                table.add_row(visible(row["name"]), *(visible(_cell(value)) for value in row["values"]))
+            console.print(table)
+        else:
+            console.print({"plan": "the plans do not differ", "metric": "no metrics"}.get(title, ""), soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    from luthier.platform.cli import figures
+
+    if isinstance(value, dict) and {"value", "low", "high"} <= set(value):
+        low, high = figures.number(value["low"]), figures.number(value["high"])
+        return f"{figures.number(value['value'])} [{low}, {high}]"
+    return figures.plain(value)

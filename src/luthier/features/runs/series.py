@@ -1,0 +1,183 @@
+"""Use cases: the curves of a run, whole for who comes, and what is new for who watches.
+
+All of a run is read once, a part at a time, and kept in short, thinned as it grows; who asks what is new since a
+position gets what lies behind it straight from the store. So no answer reads, or holds, more than a bounded number of
+events, however long the run and however many watch it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Final
+
+from luthier.core.events import (
+    PLAIN_LOSS,
+    REPLAY_LOSS,
+    TASK_LOSS,
+    Event,
+    RunStarted,
+    StepDone,
+    ValidationDone,
+    comparable_loss,
+)
+from luthier.ml.charts.thinning import Point, thinned
+from luthier.platform.home.context import Context
+
+MOST_POINTS: Final = 1_000
+"""Of a series, for who sees it first."""
+MOST_NEW_POINTS: Final = 100
+"""Of a series, in an answer to who watches: of more steps than these the lows and highs are sent."""
+_MOST_NEW_EVENTS: Final = 1_000
+_AT_ONCE: Final = 2_000
+_MOST_RUNS: Final = 32
+_MOST_MEASURES: Final = 6
+
+Key = tuple[str, str]
+"""The chart and the series in it."""
+TRAINING: Final[Key] = ("loss", "training")
+MINIMISED: Final[Key] = ("loss", "minimised")
+REPLAYED: Final[Key] = ("loss", "replayed rows")
+VALIDATION: Final[Key] = ("loss", "validation")
+LEARNING_RATE: Final[Key] = ("learning_rate", "learning rate")
+GRADIENT_NORM: Final[Key] = ("gradient_norm", "gradient norm")
+TOKENS_PER_SECOND: Final[Key] = ("tokens_per_second", "tokens a second")
+_OF_LOSS: Final = (PLAIN_LOSS, TASK_LOSS, REPLAY_LOSS)
+
+
+@dataclass(slots=True)
+class Curves:
+    """Points (step, value) by chart and series, in the order of the steps.
+
+    from_step: where the newest start began, if there was one: what was known of later steps is to be forgotten. best:
+    the last validation that was the best so far. is_more: whether anything came that is no step.
+    """
+
+    points: dict[Key, list[Point]] = field(default_factory=dict)
+    from_step: int | None = None
+    best: Point | None = None
+    is_more: bool = False
+
+    def take(self, events: Iterable[Event], *, most: int = MOST_POINTS) -> None:
+        """Add what events tell, in the order in which they were appended. Of a step told twice the newer tale counts.
+
+        most: how many points a series is thinned to, once it has twice as many.
+        """
+        for event in events:
+            if isinstance(event, StepDone):
+                for key, value in values_of(event).items():
+                    self._add(key, event.step, value, most)
+                continue
+            self.is_more = True
+            if isinstance(event, RunStarted):
+                self._begin(event.from_step)
+            elif isinstance(event, ValidationDone):
+                self._add(VALIDATION, event.step, event.loss, most)
+                for name, value in _measures(event.measures).items():
+                    self._add((name, "validation"), event.step, value, most)
+                if event.is_best:
+                    self.best = (event.step, event.loss)
+
+    def in_short(self, most: int) -> Curves:
+        """The same with at most about that many points a series."""
+        points = {key: thinned(series, most) for key, series in self.points.items()}
+        return Curves(points, self.from_step, self.best, self.is_more)
+
+    def _add(self, key: Key, step: int, value: float, most: int) -> None:
+        series = self.points.setdefault(key, [])
+        while series and series[-1][0] >= step:
+            series.pop()
+        series.append((step, value))
+        if len(series) >= 2 * most:
+            series[:] = thinned(series, most)
+
+    def _begin(self, from_step: int) -> None:
+        self.from_step = from_step if self.from_step is None else min(from_step, self.from_step)
+        for series in self.points.values():
+            while series and series[-1][0] > from_step:
+                series.pop()
+        if self.best is not None and self.best[0] > from_step:
+            self.best = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a watcher is told. position: to ask from next time. is_whole: whether it replaces all that was told."""
+
+    curves: Curves
+    position: int
+    is_whole: bool
+
+
+class _Known:
+    def __init__(self) -> None:
+        self.curves, self.position, self.lock = Curves(), 0, Lock()
+
+
+class RunSeries:
+    """The curves of the runs of a home, for as many threads as ask."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._lock = Lock()
+
+    def news(self, run_id: str, after: int) -> News:
+        """What is new since the position `after` of an earlier answer; all there is for 0, or where that is too much.
+
+        Whoever asks has made sure that the run may be seen; of one that has not begun there is nothing.
+        """
+        if after > 0:
+            found, position = self._context.runs.appended(run_id, after, limit=_MOST_NEW_EVENTS)
+            if len(found) < _MOST_NEW_EVENTS:
+                curves = Curves()
+                curves.take(found, most=_MOST_NEW_EVENTS)
+                return News(curves.in_short(MOST_NEW_POINTS), position, is_whole=False)
+        return self._whole(run_id)
+
+    def first_look(self, run_id: str, last_step: int, most: int) -> Curves:
+        """Curves to be painted at once: of about `most` steps, evenly spread, and the newest validations.
+
+        Reads these events alone, so that a page need not wait for those of a long run.
+        """
+        every = max(1, last_step / most)
+        steps = sorted({last_step, *(round(every * n) for n in range(1, most + 1))}) if last_step else []
+        runs, curves = self._context.runs, Curves()
+        events = [*runs.at_steps(run_id, steps), *runs.of_kinds(run_id, ["validation"], limit=most)]
+        curves.take(sorted(events, key=lambda e: e.step if isinstance(e, StepDone | ValidationDone) else 0))
+        return curves
+
+    def _whole(self, run_id: str) -> News:
+        with self._lock:
+            known = self._known.setdefault(run_id, _Known())
+            self._known.move_to_end(run_id)
+            while len(self._known) > _MOST_RUNS:
+                self._known.popitem(last=False)
+        with known.lock:
+            while True:
+                found, known.position = self._context.runs.appended(run_id, known.position, limit=_AT_ONCE)
+                known.curves.take(found)
+                if len(found) < _AT_ONCE:
+                    return News(known.curves.in_short(MOST_POINTS), known.position, is_whole=True)
+
+
+def values_of(event: StepDone) -> dict[Key, float]:
+    """What a step adds to each series."""
+    values = {
+        TRAINING: comparable_loss(event),
+        LEARNING_RATE: event.learning_rate,
+        GRADIENT_NORM: event.gradient_norm,
+        TOKENS_PER_SECOND: event.num_tokens / event.seconds if event.seconds > 0 else 0.0,
+    }
+    if values[TRAINING] != event.loss:
+        values[MINIMISED] = event.loss
+    if REPLAY_LOSS in event.measures:
+        values[REPLAYED] = event.measures[REPLAY_LOSS]
+    return values | {(name, "training"): value for name, value in _measures(event.measures).items()}
+
+
+def _measures(measures: Mapping[str, float]) -> dict[str, float]:
+    """The measures that have a chart of their own."""
+    return {name: measures[name] for name in sorted(set(measures) - set(_OF_LOSS))[:_MOST_MEASURES]}

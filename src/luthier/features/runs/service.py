@@ -1,0 +1,250 @@
+"""Runs after they were started: list, look at, compare, watch, remove."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.budget import Bill
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord
+from luthier.ml.charts.forecast import Forecast
+from luthier.platform.home.context import Context
+
+_LOCK_SECONDS = 1.0
+_REMOVED = ".removed-"
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run and whether a process is working on it now. "running" and not active: its process was killed."""
+
+    record: RunRecord
+    is_active: bool
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the run's process ended without a word; `luthier train --resume` goes on with it."""
+        return self.record.status in ("planned", "running") and not self.is_active
+
+    def as_json(self) -> dict[str, Any]:
+        """The record with what is known of its process."""
+        return {**self.record.model_dump(mode="json"), "is_active": self.is_active, "was_killed": self.was_killed}
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """All that is known of one run, short of the samples of its evaluation."""
+
+    view: RunView
+    plan: Plan
+    evaluation: Evaluation | None
+    last_step: StepDone | None
+    last_validation: ValidationDone | None
+    warnings: tuple[str, ...]
+    folder: str
+    bill: Bill | None
+    forecast: Forecast | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier runs show --json`."""
+        return {
+            **self.view.as_json(),
+            "folder": self.folder,
+            "plan": self.plan.model_dump(mode="json", exclude={"sources"}),
+            "plan_values": self.plan.values(),
+            "last_step": self.last_step.model_dump(mode="json") if self.last_step else None,
+            "last_validation": self.last_validation.model_dump(mode="json") if self.last_validation else None,
+            "warnings": list(self.warnings),
+            "bill": self.bill.model_dump(mode="json") if self.bill else None,
+            "forecast": None if self.forecast is None else self.forecast.as_json(),
+            "evaluation": None if self.evaluation is None else without_samples(self.evaluation),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """Runs side by side. Each row's `values` are in the order of `run_ids`; None where a run has no such value.
+
+    plan: the values in which the plans differ. results: what came out. metrics: of each run's last evaluation, named
+    `system: metric`. caveats: why figures may not be comparable.
+    """
+
+    run_ids: tuple[str, ...]
+    plan: tuple[dict[str, Any], ...]
+    results: tuple[dict[str, Any], ...]
+    metrics: tuple[dict[str, Any], ...]
+    caveats: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier runs compare --json`."""
+        return {
+            "run_ids": list(self.run_ids),
+            "plan": list(self.plan),
+            "results": list(self.results),
+            "metrics": list(self.metrics),
+            "caveats": list(self.caveats),
+        }
+
+
+def list_runs(context: Context, limit: int | None = None) -> list[RunView]:
+    """The runs of this home, newest first."""
+    return [_view(context, record) for record in context.runs.list(limit)]
+
+
+def show_run(context: Context, run_id: str) -> RunDetails:
+    """One run. Raises NotFoundError, naming the nearest ids."""
+    from luthier.features.planning.quotes import forecast_of_run
+
+    record = context.runs.get(run_id)
+    step, validation, bill = (context.runs.last(run_id, kind) for kind in ("step", "validation", "bill"))
+    warnings = reversed(context.runs.of_kinds(run_id, ["warning"]))
+    ended = record.result.bill if record.result and record.status != "running" else None
+    return RunDetails(
+        view=_view(context, record),
+        plan=context.runs.plan(run_id),
+        evaluation=_last_evaluation(context, run_id),
+        last_step=step if isinstance(step, StepDone) else None,
+        last_validation=validation if isinstance(validation, ValidationDone) else None,
+        warnings=tuple(event.message for event in warnings if isinstance(event, WarningRaised)),
+        folder=str(context.settings.run_folder(run_id)),
+        bill=ended or (bill.bill if isinstance(bill, BillUpdated) else None),
+        forecast=forecast_of_run(context, record) if record.result is not None else None,
+    )
+
+
+def compare_runs(context: Context, run_ids: Sequence[str]) -> RunComparison:
+    """Two runs or more side by side. Raises NotFoundError, and RequestError for fewer than two different runs."""
+    if len(set(run_ids)) < 2 or len(set(run_ids)) < len(run_ids):
+        raise RequestError(
+            f"runs to compare: {', '.join(run_ids) or 'none'}",
+            expected="two or more different runs",
+            do="see `luthier runs list`",
+        )
+    details = [show_run(context, run_id) for run_id in run_ids]
+    plans = [{row["name"]: row["value"] for row in run.plan.values()} for run in details]
+    results = [_result_values(run.view.record) for run in details]
+    metrics = [_metric_values(run.evaluation) for run in details]
+    return RunComparison(
+        run_ids=tuple(run_ids),
+        plan=tuple(row for row in _side_by_side(plans) if any(v != row["values"][0] for v in row["values"])),
+        results=tuple(_side_by_side(results)),
+        metrics=tuple(_side_by_side(metrics)),
+        caveats=tuple(_caveats(details)),
+    )
+
+
+def watch_run(context: Context, run_id: str, *, pause_seconds: float = 0.5) -> Iterator[Event]:
+    """The events of a run, those there are and then each new one as it comes, until no process works on the run.
+
+    A step that is trained again after a crash comes again. Raises NotFoundError.
+    """
+    position = 0
+    while True:
+        active = is_active(context, run_id)  # asked first: what is written before the end must still be read
+        events, position = context.runs.tail(run_id, position)
+        yield from events
+        if not active:
+            return
+        time.sleep(pause_seconds)
+
+
+def view_run(context: Context, run_id: str) -> RunView:
+    """One run, in short. Raises NotFoundError."""
+    return _view(context, context.runs.get(run_id))
+
+
+def remove_run(context: Context, run_id: str) -> RunRecord:
+    """Forget a run and delete its folder with checkpoints, adapter and report; returns the run as it was.
+
+    Raises NotFoundError, and ConflictError where a process is working on it, or a deployment routes to it.
+    """
+    from luthier.core.file_lock import file_lock
+
+    record = context.runs.get(run_id)
+    if names := context.deployments.routing_to(run_id):
+        raise ConflictError(
+            f"run {run_id} answers as {', '.join(names)}",
+            expected="a run that no deployment routes to",
+            do=f"deploy another one first, or give the name up: luthier deployments {names[0]} --remove",
+        )
+    folder = context.settings.run_folder(run_id)
+    if folder.is_dir():
+        with file_lock(folder / "lock", what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):
+            context.runs.delete(run_id)
+            folder.rename(folder.with_name(f"{_REMOVED}{run_id}"))
+    else:
+        context.runs.delete(run_id)
+    # Those of a removal that was killed half-way, too.
+    for doomed in context.settings.runs_folder.glob(f"{_REMOVED}*"):
+        shutil.rmtree(doomed)
+    return record
+
+
+def without_samples(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as a document, without what each system wrote for each row."""
+    return evaluation.model_dump(mode="json", exclude={"systems": {"__all__": {"samples"}}})
+
+
+def _view(context: Context, record: RunRecord) -> RunView:
+    return RunView(record, is_active(context, record.run_id))
+
+
+def is_active(context: Context, run_id: str) -> bool:
+    """Whether a process is working on a run now."""
+    from luthier.core.file_lock import is_held
+
+    return is_held(context.settings.run_folder(run_id) / "lock")
+
+
+def _last_evaluation(context: Context, run_id: str) -> Evaluation | None:
+    found = context.evaluations.list(run_id=run_id, limit=1)
+    return found[0] if found else None
+
+
+def _side_by_side(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    names: dict[str, None] = {}
+    for column in columns:
+        names.update(dict.fromkeys(column))
+    return [{"name": name, "values": [column.get(name) for column in columns]} for name in names]
+
+
+def _result_values(record: RunRecord) -> dict[str, Any]:
+    values: dict[str, Any] = {"status": record.status}
+    if record.result is not None:
+        values |= record.result.model_dump(mode="json", exclude={"status", "warnings", "bill", "fit"})
+        values["fit"] = record.result.fit.title if record.result.fit else None
+        if (bill := record.result.bill) is not None:
+            values |= {"spent_hours": bill.hours, "spent_usd": bill.usd and bill.usd.value}
+            values |= {"spent_energy_kwh": bill.energy_kwh and bill.energy_kwh.value}
+    return values
+
+
+def _metric_values(evaluation: Evaluation | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {}
+    return {
+        f"{system.name}: {name}": {"value": metric.value, "low": metric.low, "high": metric.high, "unit": metric.unit}
+        for system in evaluation.systems
+        for name, metric in system.metrics.items()
+    }
+
+
+def _caveats(details: Sequence[RunDetails]) -> Iterator[str]:
+    judged = [run.evaluation for run in details if run.evaluation is not None]
+    if len(judged) < len(details):
+        yield f"{len(details) - len(judged)} of {len(details)} runs were not judged on held-out rows"
+    if len({evaluation.held_out_sha256 for evaluation in judged}) > 1:
+        yield "the runs were judged on different held-out files: their metrics cannot be compared"
+    elif len({evaluation.num_rows for evaluation in judged}) > 1:
+        yield "the runs were judged on different numbers of held-out rows"
+    if len({run.plan.base_model.sha256 for run in details}) > 1:
+        yield "the base models differ: compare by bits per byte, not by perplexity"
+    if len({run.plan.data.train.sha256 for run in details}) > 1:
+        yield "the training files differ"

@@ -1,0 +1,263 @@
+"""Runs, their plans and their events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord, RunStatus, TrainResult
+from luthier.core.suggest import nearest_ids
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import events, jobs, plans, runs
+
+_WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
+# Put together once: polls of a job ask for these.
+_BY_ID: Final = select(runs).where(runs.c.run_id == bindparam("its_id"))
+_LAST: Final = (
+    select(events.c.document)
+    .where(events.c.run_id == bindparam("its_id"), events.c.kind == bindparam("its_kind"))
+    .order_by(events.c.step.desc())
+    .limit(1)
+)
+_OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
+_MOST_UNDER_WAY: Final = 1_000
+"""Positions that transactions may have taken and not yet written."""
+
+
+class RunStore:
+    """What the database knows of runs. Every method is one short transaction.
+
+    Methods that take a run id raise NotFoundError, naming the nearest ids, where there is no such run.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, record: RunRecord, plan: Plan) -> None:
+        """Add a run with its plan. Raises ConflictError where the id is taken."""
+        values = record.model_dump(mode="json", exclude={"result"})
+        values["result"] = None if record.result is None else record.result.model_dump_json()
+        try:
+            with self._database.write() as connection:
+                connection.execute(insert(runs).values(**values))
+                connection.execute(insert(plans).values(run_id=record.run_id, document=plan.model_dump_json()))
+        except IntegrityError as error:
+            raise ConflictError(
+                f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
+            ) from error
+
+    def get(self, run_id: str) -> RunRecord:
+        """One run."""
+        with self._database.read() as connection:
+            row = connection.execute(_BY_ID, {"its_id": run_id}).mappings().first()
+            if row is None:
+                raise _no_such_run(connection, run_id)
+        return record_of(row)
+
+    def plan(self, run_id: str) -> Plan:
+        """The plan that a run executes."""
+        with self._database.read() as connection:
+            document = connection.execute(select(plans.c.document).where(plans.c.run_id == run_id)).scalar()
+            if document is None:
+                raise _no_such_run(connection, run_id)
+        return Plan.model_validate_json(document)
+
+    def update(
+        self,
+        run_id: str,
+        *,
+        status: RunStatus | None = None,
+        step: int | None = None,
+        stopped_because: str | None = None,
+        result: TrainResult | None = None,
+        evaluation_id: str | None = None,
+        report_path: str | None = None,
+    ) -> RunRecord:
+        """Change what is given (None: leave as it is) and the time of the last change; returns the run as it is now."""
+        given = {
+            "status": status,
+            "step": step,
+            "stopped_because": stopped_because,
+            "result": None if result is None else result.model_dump_json(),
+            "evaluation_id": evaluation_id,
+            "report_path": report_path,
+        }
+        values = {name: value for name, value in given.items() if value is not None}
+        values["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._database.write() as connection:
+            changed = connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+            if changed.rowcount == 0:
+                raise _no_such_run(connection, run_id)
+            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
+        return record_of(row)
+
+    def set_budget(self, run_id: str, plan: Plan) -> None:
+        """Replace the plan of a run by one that differs in its budget alone. Raises ConflictError for another plan."""
+        if self.plan(run_id).hash != plan.hash:
+            raise ConflictError(
+                f"another plan for run {run_id}", expected="its own with another budget", do="start a new run"
+            )
+        with self._database.write() as connection:
+            changed = update(plans).where(plans.c.run_id == run_id).values(document=plan.model_dump_json())
+            connection.execute(changed)
+
+    def append(self, run_id: str, event: Event) -> None:
+        """Add an event. One of the same kind, step and code replaces the old: a step trained again never doubles."""
+        step, code = _step(event), event.code if isinstance(event, WarningRaised) else ""
+        key = (events.c.run_id == run_id, events.c.kind == event.kind, events.c.step == step, events.c.code == code)
+        values = {"run_id": run_id, "kind": event.kind, "step": step, "code": code}
+        try:
+            with self._database.write() as connection:
+                connection.execute(delete(events).where(*key))
+                connection.execute(insert(events).values(**values, document=event.model_dump_json()))
+        except IntegrityError as error:
+            with self._database.read() as connection:
+                raise _no_such_run(connection, run_id) from error
+
+    def events(self, run_id: str, after: int = 0) -> list[Event]:
+        """The events of a run by step, within a step as they came; those after the position `after` (see `tail`)."""
+        return self.tail(run_id, after)[0]
+
+    def tail(self, run_id: str, after: int = 0) -> tuple[list[Event], int]:
+        """The events appended after the position `after`, and the position to ask from next time.
+
+        Positions grow with every append and say nothing else; 0 is before the first.
+        """
+        query = select(events.c.position, events.c.document).where(events.c.run_id == run_id)
+        query = query.where(events.c.position > after).order_by(events.c.step, events.c.position)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            if not rows:
+                _check_exists(connection, run_id)
+        position = max((row.position for row in rows), default=after)
+        return [event_adapter.validate_json(row.document) for row in rows], position
+
+    def appended(self, run_id: str, after: int, *, limit: int) -> tuple[Sequence[Event], int]:
+        """The first `limit` events appended after the position `after`, in that order, and where to ask from next.
+
+        Reads no more than these, however many the run has. Of a run that is not there: none.
+        """
+        # Not by an index of the run, which would be read from its first event on: `position` leads to the new ones.
+        is_its = events.c.run_id.concat("") == run_id
+        query = select(events.c.position, events.c.document).where(is_its, events.c.position > after)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(events.c.position).limit(limit)).all()
+            newest = 0 if len(rows) == limit else connection.execute(select(func.max(events.c.position))).scalar() or 0
+        # Past the events of other runs, too, but for the last: one with a smaller position may still be written.
+        position = max(rows[-1].position if rows else after, newest - _MOST_UNDER_WAY)
+        return [event_adapter.validate_json(row.document) for row in rows], position
+
+    def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:
+        """The events of some kinds, the last appended first, at most `limit`."""
+        query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind.in_(kinds))
+        with self._database.read() as connection:
+            found = connection.execute(query.order_by(events.c.position.desc()).limit(limit)).scalars()
+            return [event_adapter.validate_json(document) for document in found]
+
+    def at_steps(self, run_id: str, steps: Sequence[int]) -> Sequence[Event]:
+        """What was measured in these steps, in their order; of those that there are."""
+        query = select(events.c.document).where(
+            events.c.run_id == run_id, events.c.kind == "step", events.c.step.in_(steps)
+        )
+        with self._database.read() as connection:
+            found = connection.execute(query.order_by(events.c.step)).scalars()
+            return [event_adapter.validate_json(document) for document in found]
+
+    def last(self, run_id: str, kind: str) -> Event | None:
+        """The newest event of a kind; None where there is none."""
+        with self._database.read() as connection:
+            document = connection.execute(_LAST, {"its_id": run_id, "its_kind": kind}).scalar()
+        return None if document is None else event_adapter.validate_json(document)
+
+    def truncate_after(self, run_id: str, step: int) -> int:
+        """Drop the events after `step`, as when a run resumes from the checkpoint of that step; returns how many."""
+        with self._database.write() as connection:
+            _check_exists(connection, run_id)
+            return connection.execute(delete(events).where(events.c.run_id == run_id, events.c.step > step)).rowcount
+
+    def delete(self, run_id: str) -> None:
+        """Forget a run with its plan, events, evaluations and links to artifacts. Files stay where they are."""
+        with self._database.write() as connection:
+            if connection.execute(delete(runs).where(runs.c.run_id == run_id)).rowcount == 0:
+                raise _no_such_run(connection, run_id)
+
+    def list(self, limit: int | None = None) -> list[RunRecord]:
+        """Runs, newest first; at most `limit`, where it is given."""
+        query = select(runs).order_by(runs.c.number.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [record_of(row) for row in connection.execute(query).mappings()]
+
+    def project_of(self, run_id: str) -> str | None:
+        """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
+        query = select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id)
+        with self._database.read() as connection:
+            owner: str | None = connection.execute(query).scalar()
+            return owner
+
+    def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """These runs by their ids, as far as they are there."""
+        query = select(runs).where(runs.c.run_id.in_(run_ids))
+        with self._database.read() as connection:
+            return {row["run_id"]: record_of(row) for row in connection.execute(query).mappings()}
+
+    def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
+        """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.
+
+        At most `limit`, newest first. Many are read at a time, so it is left to the caller what to make of them.
+        """
+        query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
+        with self._database.read() as connection:
+            return connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).scalars().all()
+
+    def of_project(
+        self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
+    ) -> Sequence[RunRecord]:
+        """Runs of a project, newest first, at most `limit`; those that were made before the run `after`.
+
+        status: only runs that are in this one.
+        """
+        query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
+        if status is not None:
+            query = query.where(runs.c.status == status)
+        if after is not None:
+            query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
+        with self._database.read() as connection:
+            return [
+                record_of(row)
+                for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
+            ]
+
+
+def _step(event: Event) -> int:
+    return event.from_step if isinstance(event, RunStarted) else event.step
+
+
+def record_of(row: RowMapping) -> RunRecord:
+    """The run of a row."""
+    values = {name: value for name, value in row.items() if name != "number"}
+    if values["result"] is not None:
+        values["result"] = TrainResult.model_validate_json(values["result"])
+    return RunRecord(**values)
+
+
+def _check_exists(connection: Connection, run_id: str) -> None:
+    if connection.execute(select(runs.c.number).where(runs.c.run_id == run_id)).first() is None:
+        raise _no_such_run(connection, run_id)
+
+
+def _no_such_run(connection: Connection, run_id: str) -> NotFoundError:
+    known: Sequence[str] = connection.execute(select(runs.c.run_id).order_by(runs.c.number.desc())).scalars().all()
+    return NotFoundError(
+        f"no run {run_id!r}; {nearest_ids(run_id, known)}",
+        expected="the id of a run in this home",
+        do="see `luthier runs list`",
+    )

@@ -1,0 +1,200 @@
+"""What the page of a run shows, and the words in it that change while one watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.budget import Bill, BudgetPlan
+from luthier.core.cost import Estimate
+from luthier.core.events import (
+    CheckpointSaved,
+    Event,
+    RunEnded,
+    RunStarted,
+    SnapshotSaved,
+    StepDone,
+    ValidationDone,
+    WarningRaised,
+)
+from luthier.core.plan import Plan
+from luthier.core.split_provenance import coverage
+from luthier.features.planning.quotes import kept_quote
+from luthier.features.runs.list import Judged, asked_of, bill_of, datasets_of
+from luthier.features.runs.state import Standing, last_bill, last_step, left_seconds
+from luthier.ml.charts import figures
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import redact_paths, redact_text, run_places, shown_reference
+from luthier.platform.jobs.event_records import JobEvent
+from luthier.platform.ui.render import usd
+
+LOGGED: Final = 60
+"""Events that the page lists."""
+_LOGGED_KINDS: Final = ("run_started", "validation", "snapshot", "checkpoint", "warning", "run_ended")
+DASH: Final = "\N{EN DASH}"
+
+
+def whole_page(context: Context, caller: Caller, judged: Judged, standing: Standing) -> dict[str, Any]:
+    """What the templates of a run know: what never changes, and what does."""
+    record = standing.record
+    plan = None if record is None else context.runs.plan(standing.run_id)
+    asked = asked_of(standing.job)
+    return changing(context, caller, judged, standing, plan) | {
+        "base_model": shown_reference(record.base_model if record else asked.get("base_model") or "a base model"),
+        "method": record.method if record else asked.get("method", ""),
+        "plan": None if plan is None else redact_paths(plan.values(), run_places(context, plan)),
+    }
+
+
+def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
+    """What is read anew when something has happened."""
+    run_id, record, places = standing.run_id, standing.record, run_places(context, plan)
+    events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)
+    warnings = [event for event in events if isinstance(event, WarningRaised)]
+    job = standing.job
+    models = [] if job is None else context.tuned_models.list(caller.project_id, job_id=job.job_id)
+    folder = context.settings.run_folder(run_id)
+    quote = None if record is None else kept_quote(context, run_id)
+    return {
+        "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
+        "coverage": "" if plan is None else coverage(plan.data),
+        "asked": redact_paths(asked_of(job), places),
+        "quote": None if quote is None else quote.prediction,
+        "run": standing,
+        "words": words(context, standing),
+        "bill": None if record is None else bill_of(context, record),
+        "costs": [] if record is None or plan is None else costs(bill_of(context, record), plan.budget),
+        "error": _shown_error(standing, places),
+        "overfitting": next((one for one in warnings if one.code == "overfitting"), None),
+        "warnings": [redact_text(one.message, places) for one in warnings if one.code != "overfitting"],
+        "judged": judged.of_runs([run_id]).get(run_id),
+        "has_report": record is not None and (folder / "report.html").is_file(),
+        "outcome": next((one for one in models if one.step is None), None),
+        "snapshots": sorted((one for one in models if one.step is not None), key=lambda one: -(one.step or 0)),
+        "checkpoints": [event for event in events if isinstance(event, CheckpointSaved)][:5],
+        "log": [(event, _told(event, places)) for event in events],
+        "job_log": [] if job is None else _job_log(context, job.job_id, places),
+        "fit": record.result.fit if record is not None and record.result is not None else None,
+    }
+
+
+def words(context: Context, standing: Standing) -> dict[str, str]:
+    """The figures that change with every step, by the name of the place where they stand."""
+    record = standing.record
+    if record is None:
+        return {}
+    step, validation = last_step(context, standing.run_id), context.runs.last(standing.run_id, "validation")
+    done = num_done(standing, step)
+    bill, left = bill_of(context, record), left_seconds(standing, last_bill(context, standing.run_id))
+    return {
+        "step": f"step {figures.count(done)} of {figures.count(record.num_steps)}",
+        "left": f"about {figures.duration(left)} left" if left is not None else "",
+        "loss": _loss(step.loss) if step else DASH,
+        "loss_note": f"epoch {step.epoch:.2f}" if step else "no step yet",
+        "validation": _loss(validation.loss) if isinstance(validation, ValidationDone) else DASH,
+        "validation_note": _validation_note(validation),
+        "speed": figures.speed(step.num_tokens / step.seconds) if step and step.seconds else DASH,
+        "spent": _hours(bill.hours) if bill else DASH,
+        "money": usd(bill.usd.value) if bill and bill.usd else DASH,
+    }
+
+
+def num_done(standing: Standing, step: StepDone | None) -> int:
+    """Steps done: what was measured last may be newer than the record that was read before it."""
+    return max(0 if standing.record is None else standing.record.step, 0 if step is None else step.step)
+
+
+def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
+    """One line each for time, money, energy and tokens: so far, at the end as expected, the cap, the share of it."""
+    if bill is None:
+        return []
+    caps = {name: getattr(budget, name, None) for name in ("hours", "usd", "energy_kwh", "tokens")}
+    lines = (
+        ("Time", bill.hours, (_hours(bill.hours), ""), _range(bill.final_hours, _hours), caps["hours"], _hours),
+        ("Money", _value(bill.usd), _range(bill.usd, usd), _range(bill.final_usd, usd), caps["usd"], usd),
+        ("Energy", _value(bill.energy_kwh), _range(bill.energy_kwh, _kwh), _range(bill.final_energy_kwh, _kwh),
+         caps["energy_kwh"], _kwh),
+        ("Tokens", float(bill.tokens), (figures.short_count(bill.tokens), ""), ("", ""), caps["tokens"],
+         figures.short_count),
+    )  # fmt: skip
+    return [
+        {
+            "name": name,
+            "so_far": so_far,
+            "at_end": at_end,
+            "cap": None if cap is None else say(cap),
+            "share": None if cap is None or value is None else min(1.0, value / cap),
+        }
+        for name, value, so_far, at_end, cap, say in lines
+    ]
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4g}".replace("-", figures.MINUS)
+
+
+def _validation_note(event: Event | None) -> str:
+    if not isinstance(event, ValidationDone):
+        return "none yet"
+    return f"step {figures.count(event.step)}" + (", the best so far" if event.is_best else "")
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
+
+
+def _range(estimate: Estimate | None, say: Callable[[float], str]) -> tuple[str, str]:
+    """The value and its interval."""
+    if estimate is None:
+        return "not known", ""
+    is_known = estimate.low == estimate.high
+    return say(estimate.value), "" if is_known else f"[{say(estimate.low)}, {say(estimate.high)}]"
+
+
+def _hours(hours: float) -> str:
+    return figures.duration(hours * 3600)
+
+
+def _kwh(value: float) -> str:
+    return f"{figures.rough(1000 * value)}{figures.NO_BREAK}Wh" if value < 0.1 else f"{value:.3g}{figures.NO_BREAK}kWh"
+
+
+def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
+    profiles = {"train": plan.data.train, "validation": plan.data.validation, "held out": plan.data.held_out}
+    return [
+        {"split": split, "profile": one, "file": PurePath(one.file).name, "dataset": names.get(one.sha256)}
+        for split, one in profiles.items()
+        if one is not None
+    ]
+
+
+def _told(event: Event, places: Mapping[str, str]) -> str:
+    """An event in a sentence."""
+    if isinstance(event, RunStarted):
+        return f"Training begins at step {figures.count(event.from_step)} of {figures.count(event.num_steps)}."
+    if isinstance(event, ValidationDone):
+        return f"Validation loss {_loss(event.loss)}" + (", the best so far." if event.is_best else ".")
+    if isinstance(event, SnapshotSaved):
+        return "The weights of this step are kept, to be asked."
+    if isinstance(event, CheckpointSaved):
+        return f"Checkpoint of {figures.size(event.num_bytes)}."
+    if isinstance(event, WarningRaised):
+        return redact_text(event.message, places)
+    return (
+        f"Ended as {event.status}: {redact_text(event.reason, places)}" if isinstance(event, RunEnded) else event.kind
+    )
+
+
+def _job_log(context: Context, job_id: str, places: Mapping[str, str]) -> list[JobEvent]:
+    notes = context.job_events.notes(job_id, limit=LOGGED)
+    return [note.model_copy(update={"message": redact_text(note.message, places)}) for note in notes]
+
+
+def _shown_error(standing: Standing, places: Mapping[str, str]) -> dict[str, str] | None:
+    error = standing.error
+    if error is None:
+        return None
+    said = {"came": error.came, "expected": error.expected, "do": error.do}
+    return {part: redact_text(text, places) for part, text in said.items()}

@@ -1,0 +1,1 @@
+"""Models answer: the engine process, its queue, and OpenAI's routes."""

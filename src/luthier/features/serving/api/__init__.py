@@ -1,0 +1,1 @@
+"""OpenAI's routes that answer with models."""

@@ -1,0 +1,106 @@
+"""`chat.completion` and `chat.completion.chunk`: how an answer is written, whole and in pieces."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.stream import CallPiece, Ended, Piece, TokenLikelihood, WrittenToken
+from luthier.features.serving.api.answering import usage_of
+from luthier.features.serving.service import Answer, Choice
+
+
+@dataclass(slots=True)
+class ChatWords:
+    """Of one answer."""
+
+    model: str
+    fingerprint: str
+    tells_usage: bool
+    tells_likelihoods: bool
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        choices: list[dict[str, Any]] = [
+            {
+                "index": number,
+                "message": _message(choice),
+                "logprobs": self._likelihoods(choice.tokens),
+                "finish_reason": choice.reason,
+            }
+            for number, choice in enumerate(answer.choices)
+        ]
+        return self._document("chat.completion", choices) | {"usage": usage_of(answer)}
+
+    def first(self, event: Piece | Ended) -> dict[str, Any]:
+        is_no_text = isinstance(event, Piece) and (event.calls or event.reasoning) and not event.text
+        content = None if is_no_text else ""
+        return self._chunk(event.choice, {"role": "assistant", "content": content, "refusal": None})
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.text or not (piece.calls or piece.reasoning):
+            delta["content"] = piece.text
+        if piece.calls:
+            delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
+        return self._chunk(piece.choice, delta, logprobs=self._likelihoods(piece.tokens))
+
+    def end(self, ended: Ended) -> dict[str, Any]:
+        return self._chunk(ended.choice, {}, reason=ended.reason)
+
+    def usage(self, answer: Answer) -> dict[str, Any] | None:
+        if not self.tells_usage:
+            return None
+        return self._document("chat.completion.chunk", []) | {"usage": usage_of(answer)}
+
+    def _chunk(
+        self, choice: int, delta: dict[str, Any], *, reason: str | None = None, logprobs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        told: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return self._document("chat.completion.chunk", [told]) | ({"usage": None} if self.tells_usage else {})
+
+    def _document(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+    def _likelihoods(self, tokens: list[WrittenToken] | tuple[WrittenToken, ...]) -> dict[str, Any] | None:
+        if not self.tells_likelihoods:
+            return None
+        content = [_token(token.chosen) | {"top_logprobs": [_token(one) for one in token.top]} for token in tokens]
+        return {"content": content, "refusal": None}
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    calls = choice.tool_calls()
+    content = choice.text if choice.text or not calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    thought = {"reasoning_content": choice.reasoning} if choice.reasoning else {}
+    return message | thought | ({"tool_calls": calls} if calls else {})
+
+
+def _call_delta(call: CallPiece) -> dict[str, Any]:
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.call_id, "type": "function", "function": function}
+
+
+def _token(token: TokenLikelihood) -> dict[str, Any]:
+    """A token that is no whole characters has no bytes that could be told."""
+    is_whole = "\ufffd" not in token.token
+    return {
+        "token": token.token,
+        "logprob": token.log_probability,
+        "bytes": list(token.token.encode()) if is_whole else None,
+    }

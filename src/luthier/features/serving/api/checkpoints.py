@@ -1,0 +1,95 @@
+"""/v1/fine_tuning/checkpoints: which other projects may ask what this one has tuned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.features.serving.checkpoint_permission_records import CheckpointPermission
+from luthier.features.serving.checkpoint_permissions import list_permissions, permit, take_back
+from luthier.platform.http.authentication import Admin, HomeContext
+from luthier.platform.http.error_documents import documented
+from luthier.platform.http.lists import page
+
+router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["fine-tuning"])
+
+
+class PermissionRequest(BaseModel):
+    """The projects, by their ids."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    project_ids: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=100)
+    ]
+
+
+class PermissionObject(BaseModel):
+    """One project that may ask the checkpoint."""
+
+    id: str
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    created_at: int
+    project_id: str
+
+
+class PermissionList(BaseModel):
+    """A page of permissions."""
+
+    object: Literal["list"] = "list"
+    data: list[PermissionObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class PermissionDeleted(BaseModel):
+    """What is left of a permission."""
+
+    id: str
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    deleted: bool
+
+
+@router.post("/{checkpoint:path}/permissions", response_model=PermissionList, responses=documented(404))
+def create(checkpoint: str, body: PermissionRequest, caller: Admin, context: HomeContext) -> dict[str, Any]:
+    """Let other projects ask a checkpoint."""
+    made = permit(context, caller, checkpoint, body.project_ids)
+    return page(made, after=None, limit=len(made), id_of=_id, show=_shown)
+
+
+@router.get("/{checkpoint:path}/permissions", response_model=PermissionList, responses=documented(404))
+def list_all(
+    checkpoint: str,
+    caller: Admin,
+    context: HomeContext,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    order: Literal["ascending", "descending"] = "descending",
+    project_id: str | None = None,
+) -> dict[str, Any]:
+    """Who may ask a checkpoint, newest first where nothing else is asked for."""
+    found = list_permissions(context, caller, checkpoint, project_id=project_id)
+    ordered = found if order == "descending" else found[::-1]
+    return page(ordered, after=after, limit=limit, id_of=_id, show=_shown)
+
+
+@router.delete(
+    "/{checkpoint:path}/permissions/{permission_id}", response_model=PermissionDeleted, responses=documented(404)
+)
+def delete(checkpoint: str, permission_id: str, caller: Admin, context: HomeContext) -> PermissionDeleted:
+    """Take a permission back."""
+    take_back(context, caller, checkpoint, permission_id)
+    return PermissionDeleted(id=permission_id, deleted=True)
+
+
+def _id(permission: CheckpointPermission) -> str:
+    return permission.permission_id
+
+
+def _shown(permission: CheckpointPermission) -> PermissionObject:
+    return PermissionObject(
+        id=permission.permission_id, created_at=int(permission.created_at), project_id=permission.project_id
+    )

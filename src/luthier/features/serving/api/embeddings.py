@@ -1,0 +1,127 @@
+"""/v1/embeddings: texts as vectors, of a model that runs with transformers.
+
+The vector of a text is the mean of the model's last hidden states over its tokens, scaled to the length 1; an adapter
+takes part in it. A language model was not trained for this: compare texts with one and the same model only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import struct
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from luthier.core.errors import LuthierError, error_from
+from luthier.core.stream import Embedded, EmbeddingRequest, Failed
+from luthier.features.serving import service as serving
+from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
+from luthier.features.serving.api.sampling import Name
+from luthier.features.serving.models import Routed, route, user_of
+from luthier.features.traffic.request_record import CLIENT_GONE, OpenExchange
+from luthier.platform.http.authentication import Asker, HomeContext, count_refused
+from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import ApiError
+
+router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
+
+_MAX_INPUTS: Final = 2048
+Tokens = Annotated[list[int], Field(fail_fast=True, min_length=1)]
+
+
+class EmbeddingBody(BaseModel):
+    """What is asked. dimensions: only as many as the model has; a part of such a vector means nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str = Field(min_length=1, max_length=1024)
+    input: (
+        str
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
+        | Tokens
+        | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=_MAX_INPUTS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(default=None, ge=1)
+    user: Name | None = None
+
+    def inputs(self) -> tuple[str | tuple[int, ...], ...]:
+        """Each text, as text or as tokens."""
+        if isinstance(self.input, str):
+            return (self.input,)
+        ids = [one for one in self.input if isinstance(one, int)]
+        if ids:
+            return (tuple(ids),)
+        return tuple(one if isinstance(one, str) else tuple(one) for one in self.input if not isinstance(one, int))
+
+
+@router.post("", responses=documented(404, 503), response_class=Response)
+async def create_embeddings(body: EmbeddingBody, request: Request, context: HomeContext, caller: Asker) -> Response:
+    """One vector a text, in the order of the texts."""
+    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
+
+    def hear(event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
+            loop.call_soon_threadsafe(inbox.put_nowait, event)
+
+    asked = EmbeddingRequest(inputs=body.inputs())
+    named = body.user if body.user is not None else request.headers.get(USER_HEADER)
+    # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
+    user = user_of(caller, (), named)
+    exchange = OpenExchange(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
+    exchange.operation, exchange.trace_parent = "embeddings", request.headers.get(TRACE_HEADER, "")
+
+    def begin() -> tuple[Routed, Callable[[], None]]:
+        routed = route(context, caller, body.model, user)
+        return routed, serving.ask_embeddings(context, caller, routed, asked, hear)
+
+    try:
+        routed, cancel = await run_in_threadpool(begin)
+    except LuthierError as error:
+        await run_in_threadpool(exchange.end, None, error=error)
+        raise refused(error) from error
+    watcher = asyncio.create_task(watch(request, inbox))
+    try:
+        event = await inbox.get()
+    finally:
+        watcher.cancel()
+        cancel()
+    if isinstance(event, Failed):
+        failure = error_from(event.error)
+        count_refused(request, event.num_contexts)
+        await run_in_threadpool(serving.charge_refused, context, caller, event.num_refused_tokens)
+        await run_in_threadpool(exchange.end, routed, error=failure)
+        raise refused(failure)
+    if not isinstance(event, Embedded):
+        await run_in_threadpool(exchange.end, routed, is_whole=False)
+        return Response(status_code=CLIENT_GONE)
+    await run_in_threadpool(serving.charge_embeddings, context, caller, event, routed)
+    await run_in_threadpool(exchange.end, routed, num_prompt_tokens=event.num_prompt_tokens)
+    return JSONResponse(_document(body, event), headers=target_header(routed))
+
+
+def _document(body: EmbeddingBody, made: Embedded) -> dict[str, Any]:
+    width = len(made.vectors[0])
+    if body.dimensions not in (None, width):
+        message = f"dimensions={body.dimensions}; expected: {width}, as many as this model has, or none named"
+        raise ApiError(400, message, param="dimensions", code="invalid_value")
+    as_text = body.encoding_format == "base64"
+    vectors = [_packed(vector) if as_text else list(vector) for vector in made.vectors]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": place, "embedding": one} for place, one in enumerate(vectors)],
+        "model": body.model,
+        "usage": {"prompt_tokens": made.num_prompt_tokens, "total_tokens": made.num_prompt_tokens},
+    }
+
+
+def _packed(vector: tuple[float, ...]) -> str:
+    """Little-endian 32-bit floats in base64, as OpenAI's clients ask for by themselves."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,109 @@
+"""/v1/fine_tuning/alpha/graders: look at a grader, and run it on one text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from luthier.features.serving import graders
+from luthier.features.serving.grader_records import GraderCheck, GraderRun, MultiRequest
+from luthier.features.serving.graders import Graded
+from luthier.platform.http.authentication import HomeContext, Trainer
+from luthier.platform.http.error_documents import documented
+from luthier.platform.http.errors import ApiError
+
+router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["graders"])
+
+
+class GraderErrors(BaseModel):
+    """What went wrong, each true or false; the details in words."""
+
+    formula_parse_error: bool
+    sample_parse_error: bool
+    truncated_observation_error: bool
+    unresponsive_reward_error: bool
+    invalid_variable_error: bool
+    other_error: bool
+    python_grader_server_error: bool
+    python_grader_server_error_type: str | None
+    python_grader_runtime_error: bool
+    python_grader_runtime_error_details: str | None
+    model_grader_server_error: bool
+    model_grader_refusal_error: bool
+    model_grader_parse_error: bool
+    model_grader_server_error_details: str | None
+
+
+class GraderMetadata(BaseModel):
+    """How the run went; execution_time in seconds. scores: of each part of a multi grader."""
+
+    name: str
+    type: str
+    errors: GraderErrors
+    execution_time: float
+    scores: dict[str, float]
+    token_usage: int | None
+    sampled_model_name: str | None
+
+
+class GraderAnswer(BaseModel):
+    """The grade of one text."""
+
+    reward: float
+    metadata: GraderMetadata
+    sub_rewards: dict[str, float]
+    model_grader_token_usage_per_model: dict[str, Any]
+
+
+class GraderChecked(BaseModel):
+    """The grader, where it can be run here."""
+
+    grader: dict[str, Any]
+
+
+@router.post("/run", response_model=GraderAnswer, responses=documented(404, 503))
+def run(request: GraderRun, caller: Trainer, context: HomeContext) -> GraderAnswer:
+    """Grade one text. A run that fails has the reward 0, and `errors` say why."""
+    grader = request.grader
+    if graders.asks_a_model(grader) and not caller.may("infer"):
+        raise ApiError(
+            403,
+            f"The key {caller.name!r} may not ask models, and this grader asks one; what to do: use a key with the "
+            "scope infer",
+            type="insufficient_permissions",
+            code="missing_scope",
+        )
+    graded = graders.run(context, caller, grader, request.model_sample, request.item or {})
+    return GraderAnswer(
+        reward=graded.reward,
+        metadata=GraderMetadata(
+            name=grader.name,
+            type=grader.type,
+            errors=_errors(graded),
+            execution_time=graded.seconds,
+            scores=graded.scores,
+            token_usage=None,
+            sampled_model_name=None if isinstance(grader, MultiRequest) else getattr(grader, "model", None),
+        ),
+        sub_rewards=graded.scores,
+        model_grader_token_usage_per_model={},
+    )
+
+
+@router.post("/validate", response_model=GraderChecked, responses=documented())
+def validate(request: GraderCheck, caller: Trainer) -> GraderChecked:  # noqa: ARG001
+    """Say whether a grader can be run here."""
+    graders.check(request.grader)
+    return GraderChecked(grader=request.grader.model_dump(mode="json", exclude_none=True))
+
+
+def _errors(graded: Graded) -> GraderErrors:
+    flags = {name: name in graded.errors for name in graders.ERRORS}
+    return GraderErrors(
+        **flags,
+        python_grader_server_error_type=None,
+        python_grader_runtime_error_details=None,
+        model_grader_server_error_details=graded.details,
+    )

@@ -1,0 +1,71 @@
+"""/v1/models: what can be asked by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.opted_turns import OptedTurns
+from luthier.features.serving import models as served_models
+from luthier.features.serving.models import NamedModel
+from luthier.platform.http.authentication import HomeContext, Looker, Trainer
+from luthier.platform.http.errors import ApiError
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("")
+def list_models(context: HomeContext, caller: Looker) -> dict[str, Any]:
+    """Tuned models of the project, checkpoints that it was permitted, and base models on this machine."""
+    return {"object": "list", "data": [_show(model) for model in served_models.list_models(context, caller)]}
+
+
+@router.get("/{model:path}")
+def retrieve_model(model: str, context: HomeContext, caller: Looker) -> dict[str, Any]:
+    """One model. 404 where there is none that this project can ask."""
+    try:
+        return _show(served_models.get_model(context, caller, model))
+    except NotFoundError as error:
+        raise _not_found(error) from error
+
+
+@router.delete("/{model:path}")
+def delete_model(model: str, context: HomeContext, caller: Trainer) -> dict[str, Any]:
+    """Forget a tuned model; its run and files stay. 403 for a base model and for one that was only permitted."""
+    try:
+        served_models.delete_model(context, caller, model)
+    except NotFoundError as error:
+        raise _not_found(error) from error
+    except ConflictError as error:
+        message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+        raise ApiError(403, message, param="model", code="model_cannot_be_deleted") from error
+    return {"id": model, "object": "model", "deleted": True}
+
+
+def _show(model: NamedModel) -> dict[str, Any]:
+    return {
+        "id": model.model_id,
+        "object": "model",
+        "created": int(model.created_at),
+        "owned_by": model.owned_by,
+        "template_options": model.template_options,
+        "rewritten_turns": _rewritten(model.opted_turns),
+        "decoding": None if model.decoding is None else model.decoding.model_dump(mode="json"),
+    }
+
+
+def _rewritten(opted: OptedTurns) -> dict[str, str]:
+    """As the recipe has it."""
+    asked: dict[str, str | None] = {
+        "system": "fold" if opted.folds_system else None,
+        "tools": "as_text" if opted.tools_as_text else None,
+        "reasoning": opted.reasoning,
+    }
+    return {name: way for name, way in asked.items() if way is not None}
+
+
+def _not_found(error: NotFoundError) -> ApiError:
+    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    return ApiError(404, message, param="model", code="model_not_found")

@@ -1,0 +1,124 @@
+"""`luthier chat`: talk with a model in the terminal, or with two side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import EngineOption, HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from luthier.features.serving.chat import Chat
+    from luthier.features.serving.chat_screen import ChatScreen
+
+HELP = "/reset forgets the conversation, /undo the last question, /quit ends (as Ctrl-D); Ctrl-C stops an answer"
+
+
+def chat(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A run, a base model, a GGUF file, an export, or http://host:8520/v1#MODEL."
+        ),
+    ],
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="OTHER", help="Ask this one the same, side by side.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="What stands before the conversation.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", min=0.0, max=5.0, help="0 takes the likeliest token always.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Rules what is drawn above 0.")] = 0,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Where an answer ends at the latest.")
+    ] = 512,
+    engine: EngineOption = "auto",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Talk with a model; with --against, with two at once, each of which remembers its own answers.
+
+    /reset forgets the conversation, /undo the last question, /quit ends. Where stdin is a pipe, each line is a
+    question. The key for a server's address comes from LUTHIER_API_KEY.
+    """
+    from luthier.core.stream import Sampling
+    from luthier.features.serving.chat import Chat, find_speaker
+    from luthier.features.serving.chat_screen import ChatScreen
+    from luthier.platform.cli.console import stdout_console
+
+    with open_context(home) as context:
+        names = [model] if against is None else [model, against]
+        talk = Chat(
+            speakers=[find_speaker(context, name, engine) for name in names],
+            system=system,
+            sampling=Sampling(temperature=temperature, seed=seed),
+            max_new_tokens=max_tokens,
+        )
+        said = _talk(talk, ChatScreen(stdout_console(), is_quiet=as_json), is_person=sys.stdin.isatty() and not as_json)
+    has_failed = any(answer["error"] for turn in said for answer in turn["answers"])
+    document = {"models": [speaker.name for speaker in talk.speakers], "turns": said}
+    return Answer(as_json, document, lambda _: None, exit_code=1 if has_failed else 0)
+
+
+def _talk(talk: Chat, screen: ChatScreen, *, is_person: bool) -> list[dict[str, Any]]:
+    """Ask until there is nothing more to ask; returns what was said, also what was forgotten since."""
+    said = []
+    if is_person:
+        screen.greet([speaker.name for speaker in talk.speakers], HELP)
+    for line in _typed() if is_person else _piped():
+        word = line.casefold()
+        if word in ("/quit", "/exit", "/q"):
+            break
+        if word == "/reset":
+            talk.turns.clear()
+            screen.note("the conversation is forgotten")
+        elif word == "/undo":
+            undone = talk.undo()
+            screen.note("there is nothing to undo" if undone is None else f"forgotten: {undone.question}")
+        elif line.startswith("/") and word.split()[0] in ("/help", "/h", "/?"):
+            screen.note(HELP)
+        else:
+            if not is_person:
+                screen.question(line)
+            with screen.answering([speaker.name for speaker in talk.speakers]) as show:
+                turn = talk.ask(line, show)
+            screen.answered(turn)
+            said.append({"question": line, "answers": [reply.as_json() for reply in turn.replies]})
+    return said
+
+
+def _piped() -> Iterator[str]:
+    """Each line that is not empty. Raises RequestError for what is no text."""
+    from luthier.core.errors import RequestError
+
+    try:
+        for line in sys.stdin:
+            if line.strip():
+                yield line.strip()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"the questions on stdin are no UTF-8: {error}", expected="text, a question a line", do="convert them"
+        ) from error
+
+
+def _typed() -> Iterator[str]:
+    """What a person types, with a line editor where there is one; ends with Ctrl-D, or Ctrl-C on an empty line."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() edits lines and remembers them once it is loaded
+    while True:
+        try:
+            line = input("\n› ").strip()
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+        if line:
+            yield line

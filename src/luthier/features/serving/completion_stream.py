@@ -1,0 +1,142 @@
+"""One ask, followed from an event loop: no thread is held while a model writes, and who goes away is written for no
+more.
+
+    talk = Talk(context, caller, requests)
+    try:
+        await talk.begin(lambda: route(context, caller, name))
+        while not talk.answer.has_ended: await talk.next()
+    finally:
+        await talk.leave()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from anyio import to_thread
+
+from luthier.core.access import Caller
+from luthier.core.conversation import Message
+from luthier.core.stream import Piece, StreamEvent, TextRequest
+from luthier.features.serving import service as serving
+from luthier.features.serving.models import Routed
+from luthier.features.traffic.request_record import OpenExchange
+from luthier.platform.home.context import Context
+
+_CHARGING: set[asyncio.Future[None]] = set()
+
+
+class Talk:
+    """One ask under way. answer: what it has come to so far. fingerprint: of the model, once begun.
+
+    hears_pieces: false where only the ends are waited for; the answer has all text in any case. model: as it is asked
+    for. user: whose ask it is, where somebody was named.
+
+    exchange: what is kept of it, as the project's policy says, once it has ended. began_at, first_at, ended_at: when it
+    was asked, when the first piece came, and the end (`time.monotonic`).
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        caller: Caller,
+        requests: Sequence[TextRequest],
+        *,
+        model: str = "",
+        user: str = "",
+        hears_pieces: bool = True,
+    ) -> None:
+        self._context, self._caller, self._requests, self._hears_pieces = context, caller, requests, hears_pieces
+        choices = [serving.Choice() for one in requests for _ in range(one.num_choices)]
+        self.answer = serving.Answer(choices, num_prompts=len(requests))
+        self.fingerprint = ""
+        self.exchange = OpenExchange(context, caller, model, user)
+        if requests and requests[0].conversation is None:
+            self.exchange.operation = "text_completion"
+        self.began_at, self.first_at, self.ended_at = self.exchange.began_at, 0.0, 0.0
+        self._inbox: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+        self._cancel: Callable[[], None] = lambda: None
+        self._is_charged = False
+        self._failure: BaseException | None = None
+
+    async def begin(self, route: Callable[[], Routed]) -> None:
+        """Ask. route: says who answers, in a thread; raises what it and `serving.ask` raise."""
+        loop = asyncio.get_running_loop()
+
+        def hear(event: StreamEvent) -> None:
+            if isinstance(event, Piece) and not self.first_at:
+                self.first_at = time.monotonic()
+            self.answer.hear(event)
+            if not isinstance(event, Piece) and not self.ended_at and self.answer.has_ended:
+                self.ended_at = time.monotonic()
+            if self._hears_pieces or not isinstance(event, Piece):
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the server has shut down
+                    loop.call_soon_threadsafe(self._inbox.put_nowait, event)
+
+        def ask() -> None:
+            routed = self.answer.routed = route()
+            self._cancel, self.fingerprint = serving.ask(self._context, self._caller, routed, self._requests, hear)
+
+        try:
+            await to_thread.run_sync(ask)
+        except BaseException as error:  # this task may have been cancelled while the thread asked
+            self._failure = error
+            await self.leave()
+            raise
+
+    async def next(self) -> StreamEvent | None:
+        """The next event; None once whoever asked has gone."""
+        return await self._inbox.get()
+
+    async def watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
+        """Run beside it, with what an ASGI server says of the client: has `next` tell when it has gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._inbox.put_nowait(None)
+
+    async def charge(self) -> None:
+        """Count what was written, once, however this ends."""
+        if not self._is_charged:
+            self._is_charged = True
+            await to_thread.run_sync(self._end)
+
+    async def leave(self) -> None:
+        """Stop what may still be written, and charge what was, also where this task is being cancelled."""
+        self._cancel()
+        charging = asyncio.ensure_future(self.charge())
+        _CHARGING.add(charging)  # the loop alone would not keep it alive
+        charging.add_done_callback(_CHARGING.discard)
+        await asyncio.shield(charging)
+
+    def _end(self) -> None:
+        try:
+            serving.charge(self._context, self._caller, self.answer)
+        finally:
+            self.exchange.end(
+                self.answer.routed,
+                error=self.answer.error or self._failure,
+                is_whole=self.answer.has_ended,
+                finish_reason=self.answer.choices[0].reason or "",
+                num_prompt_tokens=self.answer.num_prompt_tokens,
+                num_new_tokens=self.answer.num_new_tokens,
+                first_at=self.first_at,
+                ended_at=self.ended_at,
+                words=self._words,
+            )
+
+    def _words(self) -> tuple[Sequence[Message], str] | None:
+        """What was asked and answered, of several prompts and choices the first; None where token ids were asked."""
+        request, choice = self._requests[0], self.answer.choices[0]
+        if request.conversation is not None:
+            messages = request.conversation.messages
+        elif request.text is not None:
+            messages = (Message(role="user", content=request.text),)
+        else:
+            return None
+        calls = choice.tool_calls()
+        return messages, json.dumps({"tool_calls": calls}, ensure_ascii=False) if calls else choice.text

@@ -1,0 +1,275 @@
+"""The process that holds models and writes answers; `model_server` starts it and listens.
+
+    python -m luthier.features.serving.engine_process SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS
+    RATES_FOLDER
+
+RATES_FOLDER: where the home keeps how fast this machine is: the precision of a base without one of its own follows.
+
+Over the socket come lines of JSON: {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
+"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks
+of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
+order in which they come, and written together whatever adapters they have; several models write in turn, one step each
+(`serving_writer`). A model is let go, the longest unused first, when another is asked for and there is no place or no
+memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
+closes the socket. When models come and go, a line says which are loaded now: {"loaded": [LoadedModel, ...]}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import LuthierError
+from luthier.core.parent_death import dying_with_parent
+from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
+from luthier.features.serving.engine_thread import Around, Turns, Writer, too_large
+from luthier.features.serving.request import Ask, defect
+from luthier.features.serving.shared_bases import default_memory_bytes, open_engine, split, weight_bytes
+
+if TYPE_CHECKING:
+    from luthier.core.ports import StreamEngine
+    from luthier.features.models.resolve import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An ask that no engine has yet. model: what is opened for it."""
+
+    model: Served
+    ask: Ask
+
+
+class Desk:
+    """Hands asks to engines, has them opened, and lets them go.
+
+    tell: sends events; called from many threads. tell_loaded: says which models are loaded, when that has changed.
+    precision: as `serving_bases.split` has it.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[Sequence[tuple[str, StreamEvent]]], None],
+        *,
+        most_models: int,
+        memory_bytes: int,
+        precision: Callable[[], Precision],
+        open_engine: Callable[[Served], StreamEngine] = open_engine,
+        tell_loaded: Callable[[tuple[LoadedModel, ...]], None] = lambda _: None,
+    ) -> None:
+        self._tell, self._most_models, self._memory_bytes = tell, most_models, memory_bytes
+        self._precision = precision
+        self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._waiting: list[_Waiting] = []
+        self._writers: OrderedDict[Served, Writer] = OrderedDict()  # the longest unused first
+        self._writer_of: dict[str, Writer] = {}
+        self._lacking: tuple[Writer, int] | None = None  # what an engine would need to load an adapter
+        self._around = Around(
+            open_engine=open_engine,
+            tell=tell,
+            wake=lambda: self.hear({}),
+            adapter_bytes=lambda path: 2 * weight_bytes(path),  # those in use are held twice
+            has_room=self._has_room,
+            is_alone=lambda: len(self._writers) < 2,
+            turns=Turns(),
+        )
+
+    def hear(self, said: dict[str, Any]) -> None:
+        """Take a line of the parent in, from any thread; an empty one has it look again at who may begin."""
+        self._inbox.put(said)
+
+    def work(self) -> None:
+        """For ever: hear, and hand on."""
+        while True:
+            self.work_once()
+
+    def work_once(self) -> None:
+        """Wait for something to be said, and do what there is to do."""
+        said = [self._inbox.get()]
+        while not self._inbox.empty():
+            said.append(self._inbox.get())
+        for one in said:
+            if "cancel" in one:
+                self._cancel(one["cancel"])
+            elif "ask" in one:
+                self._read(one)
+        self._sweep()
+        self._hand_on()
+        self._say_loaded()
+
+    def _say_loaded(self) -> None:
+        open_ones = [(served, writer) for served, writer in self._writers.items() if writer.is_open]
+        loaded = tuple(LoadedModel(served=served, decoding=writer.decoding) for served, writer in open_ones)
+        if set(loaded) != set(self._loaded):
+            self._loaded = loaded
+            self._tell_loaded(loaded)
+
+    def _read(self, said: dict[str, Any]) -> None:
+        key = said["ask"]
+        try:
+            request: TextRequest | EmbeddingRequest = (
+                EmbeddingRequest.model_validate(said["embed"])
+                if "embed" in said
+                else TextRequest.model_validate(said["request"])
+            )
+            model, adapter = split(Served.model_validate(said["model"]), self._precision)
+            self._waiting.append(_Waiting(model, Ask(key, request, adapter, said.get("owner"))))
+        except LuthierError as error:
+            self._fail(key, error)
+        except Exception as error:  # noqa: BLE001 - one ask must not end the answers of all others
+            self._fail(key, defect(error))
+
+    def _cancel(self, key: str) -> None:
+        self._waiting = [one for one in self._waiting if one.ask.key != key]
+        if (writer := self._writer_of.get(key)) is not None:
+            writer.cancel(key)
+            del self._writer_of[key]
+
+    def _sweep(self) -> None:
+        """Forget engines that have gone, and close idle ones that are over the budget."""
+        for model, writer in list(self._writers.items()):
+            if writer.has_closed:
+                del self._writers[model]
+                self._writer_of = {key: own for key, own in self._writer_of.items() if own is not writer}
+        lacking = 0 if self._lacking is None else self._lacking[1]
+        for writer in list(self._writers.values())[:-1]:
+            if writer.is_idle and not writer.is_closing and self._num_bytes() + lacking > self._memory_bytes:
+                writer.close()
+        if len(self._writer_of) > 1024:
+            self._writer_of = {key: own for key, own in self._writer_of.items() if own.is_writing(key)}
+
+    def _hand_on(self) -> None:
+        """Hand asks to their engines in the order in which they came; what has to wait for a place stays."""
+        staying: list[_Waiting] = []
+        leaving: set[Served] = set()
+        if self._lacking is not None:
+            # It waits for memory that others have: they write what they have begun, and make room.
+            leaving = {model for model, own in self._writers.items() if own is not self._lacking[0]}
+            self._lacking = None
+        for one in self._waiting:
+            writer = self._writers.get(one.model)
+            if writer is None:
+                try:
+                    writer = self._opened(one.model, leaving)
+                except LuthierError as error:
+                    self._fail(one.ask.key, error)
+                    continue
+            if writer is None or writer.is_closing or one.model in leaving:
+                staying.append(one)
+                continue
+            if not writer.ask(one.ask):  # it has just gone: the next look, which it asks for, finds that out
+                staying.append(one)
+                continue
+            self._writers.move_to_end(one.model)
+            self._writer_of[one.ask.key] = writer
+        self._waiting = staying
+
+    def _opened(self, model: Served, leaving: set[Served]) -> Writer | None:
+        """The engine, being opened; None where there is no place yet: then others are on their way out for it.
+
+        leaving: those that take up nothing new because somebody waits for their place.
+        """
+        num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
+        if num_bytes > self._memory_bytes:
+            raise too_large(model, num_bytes)
+        if self._is_place(len(self._writers), self._num_bytes() + num_bytes):
+            writer = self._writers[model] = Writer(model, self._around, num_bytes)
+            return writer
+        by_use = [(known, own) for known, own in self._writers.items() if not own.is_closing]
+        victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
+        gone = [own for known, own in self._writers.items() if own.is_closing or known in leaving]
+        while not self._is_place(
+            len(self._writers) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
+        ):
+            known, victim = victims.pop(0)
+            gone.append(victim)
+            if victim.is_idle:
+                victim.close()
+            else:
+                leaving.add(known)
+        return None
+
+    def _is_place(self, num_others: int, num_bytes: int) -> bool:
+        return num_others < self._most_models and num_bytes <= self._memory_bytes
+
+    def _num_bytes(self) -> int:
+        return sum(writer.num_bytes for writer in list(self._writers.values()))
+
+    def _has_room(self, writer: Writer, num_bytes: int) -> bool:
+        """Whether an adapter may be loaded; asked from the threads of engines."""
+        if self._num_bytes() + num_bytes <= self._memory_bytes:
+            return True
+        self._lacking = (writer, num_bytes)
+        self.hear({})
+        return False
+
+    def _fail(self, key: str, error: LuthierError) -> None:
+        self._tell([(key, Failed.of(error))])
+
+
+def main(
+    descriptor: int, parent: int, most_models: int, memory_bytes: int, num_threads: int, *, rates_folder: Path
+) -> None:
+    """Serve until the parent has gone."""
+    dying_with_parent()()
+    if os.getppid() != parent:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the socket when it has finished
+    connection, lock = socket.socket(fileno=descriptor), threading.Lock()
+
+    def tell(told: Sequence[tuple[str, StreamEvent]]) -> None:
+        line = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in told)
+        with lock:
+            connection.sendall(f"[{line}]\n".encode())
+
+    @cache
+    def precision() -> Precision:
+        from luthier.platform.home.hardware_benchmark import hardware_in
+
+        return hardware_in(rates_folder).precision
+
+    def tell_loaded(models: tuple[LoadedModel, ...]) -> None:
+        line = json.dumps({"loaded": [model.model_dump(mode="json") for model in models]})
+        with lock:
+            connection.sendall(f"{line}\n".encode())
+
+    desk = Desk(
+        tell,
+        most_models=most_models,
+        memory_bytes=memory_bytes or default_memory_bytes(),
+        precision=precision,
+        tell_loaded=tell_loaded,
+    )
+
+    def listen() -> None:
+        """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                desk.hear(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    from luthier.core.threads import wait_briefly
+
+    wait_briefly()
+    import torch
+
+    torch.set_num_threads(num_threads)
+    desk.work()
+
+
+if __name__ == "__main__":
+    _, *_numbers, _folder = sys.argv
+    main(*map(int, _numbers), rates_folder=Path(_folder))

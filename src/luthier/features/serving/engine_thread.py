@@ -1,0 +1,310 @@
+"""One engine of the process that answers, with the thread that alone uses it.
+
+A thread each, so that a model that is being loaded, or that another server computes, holds up nobody. Engines that
+compute in this very process take turns, one step each: they would only take the processor from each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import LuthierError, MemoryLimitError, UnsupportedError, WorkError
+from luthier.core.ports import DescribedEngine, EmbeddingEngine, Prepared, PreparingEngine
+from luthier.core.stream import Decoding, Embedded, EmbeddingRequest, Ended, Failed, Served, StreamEvent, TextRequest
+from luthier.features.serving.request import Ask, unexpected
+from luthier.features.serving.request_preparation import Preparation
+from luthier.platform.processes.fair_queue import FairQueue
+
+if TYPE_CHECKING:
+    from luthier.core.ports import StreamEngine
+
+Tell = Callable[[Sequence[tuple[str, StreamEvent]]], None]
+# How long an engine that waits for another to compute may keep a new ask waiting; pieces are told at once.
+_WAIT_SECONDS: Final = 0.02
+_COMPUTING: Final = frozenset({"transformers"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An ask that may be taken up. prepared: what the engine has made of it; None where it makes nothing ready."""
+
+    ask: Ask
+    prepared: Prepared | LuthierError | None = None
+
+
+class Turns:
+    """Lets one thread at a time compute, in the order in which they ask for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next, self._now = 0, 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Wait for a turn, and have it."""
+        with self._changed:
+            own, self._next = self._next, self._next + 1
+            self._changed.wait_for(lambda: self._now == own)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._now += 1
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the desk gives a writer. tell: sends events. wake: has the desk look again at who may begin.
+
+    adapter_bytes: what an adapter will take. has_room: whether a writer may take so many bytes more within the budget;
+    where not, other models are let go for it. is_alone: whether there are no others.
+    """
+
+    open_engine: Callable[[Served], StreamEngine]
+    tell: Tell
+    wake: Callable[[], None]
+    adapter_bytes: Callable[[str], int]
+    has_room: Callable[[Writer, int], bool]
+    is_alone: Callable[[], bool]
+    turns: Turns
+
+
+class Writer:
+    """Has one engine opened, asked, and closed. For the desk alone, from its thread.
+
+    num_bytes: what the engine takes, as estimated until it is open. is_open: it can be asked. decoding: how it writes;
+    None until it is open, and of one that does not say it. has_closed: it is gone.
+    """
+
+    def __init__(self, served: Served, around: Around, num_bytes: int) -> None:
+        self._served, self._around, self.num_bytes = served, around, num_bytes
+        self.has_closed = self.is_closing = self.is_open = False
+        self.decoding: Decoding | None = None
+        self._lock = threading.Lock()
+        self._open: dict[str, int] = {}  # by ask: how many of its choices are still to end
+        self._inbox: queue.SimpleQueue[Ask | _Ready | str | None] = queue.SimpleQueue()
+        self._waiting: FairQueue[_Ready] = FairQueue()
+        self._preparation: Preparation | None = None
+        self._owner_of: dict[str, str | None] = {}  # of those that the engine has taken up
+        self._adapters: OrderedDict[str, None] = OrderedDict()  # loaded ones, the longest unused first
+        self._adapter_of: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._live, name=f"engine {served.path}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for it."""
+        return not self._open
+
+    def is_writing(self, key: str) -> bool:
+        """Whether an ask has not ended yet."""
+        return key in self._open
+
+    def ask(self, ask: Ask) -> bool:
+        """Have something written; false where the engine has gone."""
+        with self._lock:
+            if self.has_closed:
+                return False
+            self._open[ask.key] = ask.request.num_choices if isinstance(ask.request, TextRequest) else 1
+        self._inbox.put(ask)
+        return True
+
+    def cancel(self, key: str) -> None:
+        """Write no more of it; nothing happens where it has ended."""
+        self._inbox.put(key)
+
+    def close(self) -> None:
+        """Let go of the engine; `has_closed` says when that is done."""
+        self.is_closing = True
+        self._inbox.put(None)
+
+    def _live(self) -> None:
+        reason: LuthierError = WorkError("the model was let go", expected="an answer", do="ask again")
+        try:
+            self._write_all()
+        except LuthierError as error:
+            reason = error
+        except Exception as error:  # noqa: BLE001 - the other engines go on
+            reason = unexpected(error)
+        with self._lock:
+            self.has_closed, left = True, list(self._open)
+        self._fail(left, reason)
+        self._around.wake()
+
+    def _write_all(self) -> None:
+        engine = self._around.open_engine(self._served)
+        try:
+            self.num_bytes = engine.num_bytes
+            self.decoding = engine.decoding if isinstance(engine, DescribedEngine) else None
+            self.is_open = True
+            if isinstance(engine, PreparingEngine):
+                self._preparation = Preparation(engine.prepare, self._made_ready, str(self._served.path))
+            self._around.wake()
+            while self._read_inbox(engine):
+                self._take_up_all(engine)
+                # One that waits is asked again after a poll, also where no key is left: what has ended may not be
+                # cleared away yet.
+                if engine.keys or self._waiting:
+                    is_computing = self._served.engine in _COMPUTING
+                    with self._around.turns.one() if is_computing else contextlib.nullcontext():
+                        told = engine.poll(_WAIT_SECONDS)
+                    self._tell([(str(key), event) for key, event in told])
+        finally:
+            if self._preparation is not None:
+                self._preparation.close()
+            engine.close()
+
+    def _made_ready(self, ask: Ask, prepared: Prepared | LuthierError) -> None:
+        self._inbox.put(_Ready(ask, prepared))
+
+    def _read_inbox(self, engine: StreamEngine) -> bool:
+        """Take in what was said, waiting where there is nothing to do; false where the engine shall be closed."""
+        if engine.keys:
+            wait_seconds: float | None = 0.0
+        else:
+            wait_seconds = _WAIT_SECONDS if self._waiting else None
+        while True:
+            try:
+                said = self._inbox.get(wait_seconds != 0, wait_seconds or None)
+            except queue.Empty:
+                return True
+            wait_seconds = 0.0
+            if said is None:
+                return False
+            if isinstance(said, str):
+                self._cancel(engine, said)
+            else:
+                self._take_in(engine, said)
+
+    def _cancel(self, engine: StreamEngine, key: str) -> None:
+        if self._preparation is not None:
+            self._preparation.cancel(key)
+        self._waiting.remove(lambda ready: ready.ask.key == key)
+        engine.cancel(key)
+        self._forget(key)
+
+    def _take_in(self, engine: StreamEngine, said: Ask | _Ready) -> None:
+        """Have an ask made ready, or have one that is wait for its turn."""
+        ask = said if isinstance(said, Ask) else said.ask
+        if isinstance(said, Ask):
+            if isinstance(ask.request, EmbeddingRequest) and not isinstance(engine, EmbeddingEngine):
+                self._fail([ask.key], self._no_vectors())
+            elif self._preparation is not None:
+                self._preparation.add(ask)
+            else:
+                self._waiting.push(ask.owner, _Ready(ask))
+        elif isinstance(said.prepared, LuthierError):
+            self._fail([ask.key], said.prepared)
+        elif ask.key in self._open:  # else it was cancelled while it was made ready
+            self._waiting.push(ask.owner, said)
+
+    def _take_up_all(self, engine: StreamEngine) -> None:
+        """Begin to write what there is room for, the keys in turn.
+
+        Where whoever's turn it is has to wait for room, those who have nothing under way may take of the reserve; the
+        others wait behind: else small asks would overtake a large one for ever.
+        """
+        is_blocked = False
+        while heads := self._waiting.heads():
+            busy = set(self._owner_of.values())
+            for owner, ready in heads:
+                is_new = bool(busy) and owner not in busy
+                if (not is_blocked or is_new) and self._take_up(engine, ready, may_exceed=is_new):
+                    self._waiting.pop(owner)
+                    break
+                is_blocked = True
+            else:
+                return
+
+    def _take_up(self, engine: StreamEngine, ready: _Ready, *, may_exceed: bool) -> bool:
+        """Begin to write; false where it has to wait. One that cannot be written is told so, and is done with."""
+        ask = ready.ask
+        try:
+            if ask.adapter is not None:
+                if not self._has_adapter(engine, ask.adapter):
+                    return False
+                self._adapter_of[ask.key] = ask.adapter
+            if not self._begin(engine, ready, may_exceed=may_exceed):
+                return False
+            self._owner_of[ask.key] = ask.owner
+        except LuthierError as error:
+            self._fail([ask.key], error)
+        return True
+
+    def _begin(self, engine: StreamEngine, ready: _Ready, *, may_exceed: bool) -> bool:
+        ask = ready.ask
+        if isinstance(engine, PreparingEngine):
+            return engine.admit(ask.key, ready.prepared, ask.adapter, owner=ask.owner, may_exceed=may_exceed)
+        if isinstance(ask.request, TextRequest):
+            return engine.ask(ask.key, ask.request, ask.adapter)
+        assert isinstance(engine, EmbeddingEngine)  # `_take_in` has refused it else
+        return engine.ask_embeddings(ask.key, ask.request, ask.adapter)
+
+    def _no_vectors(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"embeddings of a model that runs with the engine {self._served.engine}",
+            expected="a model that runs with transformers",
+            do="ask another model for embeddings: a base model of this server, or a model tuned here",
+            param="model",
+        )
+
+    def _has_adapter(self, engine: StreamEngine, adapter: str) -> bool:
+        """Whether the adapter is loaded, or can be: adapters that nobody asks are let go for it, the oldest first."""
+        if adapter not in self._adapters:
+            num_bytes = self._around.adapter_bytes(adapter)
+            in_use = Counter(self._adapter_of.values())
+            idle = [name for name in self._adapters if not in_use[name]]
+            while not self._around.has_room(self, num_bytes):
+                if not idle:
+                    if not engine.keys and self._around.is_alone():
+                        raise _too_large(f"the adapter {adapter} beside its base", num_bytes + self.num_bytes)
+                    return False
+                self._adapters.pop(idle[0])
+                engine.unload_adapter(idle.pop(0))
+                self.num_bytes = engine.num_bytes
+            engine.load_adapter(adapter, adapter)
+            self.num_bytes = engine.num_bytes
+        self._adapters[adapter] = None
+        self._adapters.move_to_end(adapter)
+        return True
+
+    def _tell(self, told: Sequence[tuple[str, StreamEvent]]) -> None:
+        if not told:
+            return
+        self._around.tell(told)
+        for key, event in told:
+            if isinstance(event, Failed | Embedded):
+                self._forget(key)
+            elif isinstance(event, Ended) and key in self._open:
+                self._open[key] -= 1
+                if not self._open[key]:
+                    self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        self._adapter_of.pop(key, None)
+        self._owner_of.pop(key, None)
+        if self._open.pop(key, None) is not None and not self._open:
+            self._around.wake()
+
+    def _fail(self, keys: list[str], error: LuthierError) -> None:
+        self._tell([(key, Failed.of(error)) for key in keys])
+
+
+def _too_large(what: str, num_bytes: int) -> MemoryLimitError:
+    return MemoryLimitError(
+        f"{what} takes {num_bytes / 1e9:.1f} GB, more than models may take on this server",
+        expected="models within LUTHIER_SERVING_MEMORY_BYTES",
+        do="ask who runs this server to raise it, or ask a smaller model",
+    )
+
+
+def too_large(served: Served, num_bytes: int) -> MemoryLimitError:
+    """What is told where a model alone is over the budget."""
+    return _too_large(f"the model in {served.path}", num_bytes)

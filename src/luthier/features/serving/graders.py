@@ -1,0 +1,227 @@
+"""Use cases: look at a grader of OpenAI's form, and run it on one text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, RequestError, UnsupportedError
+from luthier.features.serving.grader_records import (
+    GraderRequest,
+    LabelModelRequest,
+    MultiRequest,
+    PythonRequest,
+    ScoreModelRequest,
+    SingleGrader,
+    StringCheckRequest,
+    TextSimilarityRequest,
+)
+from luthier.platform.home.context import Context
+
+MOST_COMPARED: Final = 10_000
+"""Characters of a filled text: the time of some measures grows with the square of it."""
+_NOT_COMPUTED: Final = {
+    "cosine": "needs a model of embeddings, and this server has none",
+    "meteor": "needs word lists of synonyms, and this server has none",
+}
+_ANSWER_TOKENS: Final = 256
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+ERRORS: Final = (
+    "formula_parse_error", "sample_parse_error", "truncated_observation_error", "unresponsive_reward_error",
+    "invalid_variable_error", "other_error", "python_grader_server_error", "python_grader_runtime_error",
+    "model_grader_server_error", "model_grader_refusal_error", "model_grader_parse_error",
+)  # fmt: skip
+"""What OpenAI's answer says of a run, each true or false."""
+
+Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
+"""(model, messages, max_tokens, temperature, seed) -> what the model writes."""
+
+
+@dataclass(slots=True)
+class Graded:
+    """What came out. errors: names of `ERRORS` that hold. details: what a model or the server said of its failure."""
+
+    reward: float
+    seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+    errors: set[str] = field(default_factory=set)
+    details: str | None = None
+
+
+def check(grader: GraderRequest) -> None:
+    """Raise UnsupportedError for a grader that cannot be run here, naming the field."""
+    from luthier.ml.evaluation.graders.fill import item_fields
+    from luthier.ml.evaluation.graders.formula import Formula
+
+    if isinstance(grader, MultiRequest):
+        for one in grader.by_name.values():
+            check(one)
+        try:
+            Formula(grader.calculate_output, list(grader.by_name))
+        except RequestError as error:
+            raise _wrong(error, "grader.calculate_output") from error
+        return
+    if isinstance(grader, PythonRequest):
+        raise UnsupportedError(
+            f"grader {grader.name!r} of type python",
+            expected="a grader that runs no code of the request",
+            do="grade with string_check, text_similarity, score_model, label_model, or a multi grader of these",
+            code="unsupported_grader",
+            param="grader.type",
+        )
+    if isinstance(grader, TextSimilarityRequest) and (why := _NOT_COMPUTED.get(grader.evaluation_metric)):
+        raise UnsupportedError(
+            f"evaluation_metric {grader.evaluation_metric}: it {why}",
+            expected="fuzzy_match, bleu, gleu, rouge_1 to rouge_5, or rouge_l",
+            do="choose one of these",
+            code="unsupported_metric",
+            param="grader.evaluation_metric",
+        )
+    if isinstance(grader, LabelModelRequest) and (lost := set(grader.passing_labels) - set(grader.labels)):
+        raise UnsupportedError(
+            f"passing_labels has {', '.join(sorted(lost))}",
+            expected=f"some of the labels: {', '.join(grader.labels)}",
+            do="correct it",
+            code="invalid_grader",
+            param="grader.passing_labels",
+        )
+    if isinstance(grader, ScoreModelRequest):
+        _check_sampling(grader)
+    for text in _templates(grader):
+        try:
+            item_fields(text)
+        except RequestError as error:
+            raise _wrong(error, "grader") from error
+
+
+def run(context: Context, caller: Caller, grader: GraderRequest, output: str, item: Mapping[str, Any]) -> Graded:
+    """Grade a text; a run that fails has the reward 0 and says why. Raises what `check` raises."""
+    from luthier.features.serving.service import answer
+
+    def ask(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int) -> str:
+        return answer(context, caller, model, messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
+    return grade(grader, output, item, ask)
+
+
+def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
+    """As `run`, with the models that graders ask reached through `ask`."""
+    from luthier.ml.evaluation.graders.formula import Formula
+
+    check(grader)
+    start = time.perf_counter()
+    if not isinstance(grader, MultiRequest):
+        found = _one(grader, output, item, ask)
+    else:
+        parts = {name: _one(one, output, item, ask) for name, one in grader.by_name.items()}
+        found = Graded(0.0, scores={name: part.reward for name, part in parts.items()})
+        for part in parts.values():
+            found.errors |= part.errors
+            found.details = found.details or part.details
+        try:
+            found.reward = Formula(grader.calculate_output, list(parts))(found.scores)
+        except RequestError as error:
+            found.errors.add("formula_parse_error")
+            found.details = found.details or error.came
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def asks_a_model(grader: GraderRequest) -> bool:
+    """Whether a model is asked for the grade."""
+    parts = grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,)
+    return any(isinstance(part, ScoreModelRequest | LabelModelRequest) for part in parts)
+
+
+def _one(grader: SingleGrader, output: str, item: Mapping[str, Any], ask: Ask) -> Graded:
+    from luthier.ml.evaluation.graders.fill import filled
+
+    try:
+        texts = [filled(text, output, item) for text in _templates(grader)]
+    except RequestError as error:
+        return Graded(0.0, errors={"invalid_variable_error"}, details=error.came)
+    if isinstance(grader, StringCheckRequest | TextSimilarityRequest):
+        if max(map(len, texts)) > MOST_COMPARED:
+            words = f"a text of {max(map(len, texts)):,} characters; expected: at most {MOST_COMPARED:,}"
+            return Graded(0.0, errors={"truncated_observation_error"}, details=words)
+        return Graded(_compared(grader, *texts))
+    assert isinstance(grader, ScoreModelRequest | LabelModelRequest)
+    messages = [{"role": one.role, "content": text} for one, text in zip(grader.input, texts, strict=True)]
+    sampling = grader.sampling_params if isinstance(grader, ScoreModelRequest) else None
+    most, temperature, seed = _ANSWER_TOKENS, 0.0, 0
+    if sampling is not None:
+        most, temperature = sampling.max_completions_tokens or most, sampling.temperature or temperature
+        seed = sampling.seed or seed
+    try:
+        said = ask(grader.model, messages, most, temperature, seed)
+    except LuthierError as error:
+        return Graded(0.0, errors={"model_grader_server_error"}, details=error.came)
+    reward = _score(grader, said) if isinstance(grader, ScoreModelRequest) else _label(grader, said)
+    if reward is None:
+        return Graded(0.0, errors={"model_grader_parse_error"}, details=f"the model answered {said[:200]!r}")
+    return Graded(reward)
+
+
+def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, meant: str) -> float:
+    """The texts are filled already: what looks like a place in them is text."""
+    from luthier.ml.evaluation.graders.similarity import similarity
+
+    if isinstance(grader, StringCheckRequest):
+        if grader.operation == "ilike":
+            return float(meant.casefold() in said.casefold())
+        if grader.operation == "like":
+            return float(meant in said)
+        return float((said == meant) == (grader.operation == "eq"))
+    return similarity(grader.evaluation_metric)(said, meant)  # type: ignore[arg-type]
+
+
+def _score(grader: ScoreModelRequest, said: str) -> float | None:
+    """The number in an answer: its field `result` where it is JSON, else the first number; None outside the range."""
+    low, high = grader.range or (0.0, 1.0)
+    try:
+        document = json.loads(said)
+        found = float(document["result"] if isinstance(document, dict) else document)
+    except (ValueError, KeyError, TypeError):
+        match = _NUMBER.search(said)
+        if match is None:
+            return None
+        found = float(match[0])
+    return found if math.isfinite(found) and low <= found <= high else None
+
+
+def _label(grader: LabelModelRequest, said: str) -> float | None:
+    """Whether the label in an answer passes; None where there is not exactly one of the labels in it."""
+    plain = said.strip().strip("\"'.`").casefold()
+    exact = [label for label in grader.labels if label.casefold() == plain]
+    found = exact or [label for label in grader.labels if label.casefold() in said.casefold()]
+    return float(found[0] in grader.passing_labels) if len(found) == 1 else None
+
+
+def _templates(grader: SingleGrader) -> list[str]:
+    if isinstance(grader, StringCheckRequest | TextSimilarityRequest):
+        return [grader.input, grader.reference]
+    return [] if isinstance(grader, PythonRequest) else [message.text for message in grader.input]
+
+
+def _check_sampling(grader: ScoreModelRequest) -> None:
+    sampling = grader.sampling_params
+    if sampling is not None and sampling.top_p not in (None, 1.0):
+        raise UnsupportedError(
+            f"sampling_params.top_p {sampling.top_p:g}",
+            expected="1, or no top_p: graders draw from the whole vocabulary",
+            do="leave it out, and set the temperature",
+            code="unsupported_value",
+            param="grader.sampling_params.top_p",
+        )
+
+
+def _wrong(error: RequestError, param: str) -> UnsupportedError:
+    return UnsupportedError(
+        error.came, expected=error.expected, do="correct the grader", code="invalid_grader", param=param
+    )

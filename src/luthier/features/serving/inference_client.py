@@ -1,0 +1,265 @@
+"""The server's door to the process that holds models: asks go in, events come out, from whatever thread.
+
+One child (`serving_child`), started by the first ask. It ends with this process, however that ends; when nobody has
+asked for a while; and when it crashes: then what was under way fails (503, to be tried again), and the next ask starts
+another. Nothing here computes: torch is never loaded in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from luthier.core.errors import WorkError
+from luthier.core.stream import (
+    Embedded,
+    EmbeddingRequest,
+    Ended,
+    Failed,
+    LoadedModel,
+    Served,
+    StreamEvent,
+    TextRequest,
+    stream_event,
+)
+from luthier.features.serving.admission_queue import Line, Place
+from luthier.platform.home.settings import Settings
+
+Event = StreamEvent
+Hear = Callable[[Event], None]
+
+_LOOK_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 10.0
+
+
+class ModelServer:
+    """Asks a child process for text. All methods may be called from any thread; none waits for a model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._line = Line(settings.serving_queue, settings.serving_queue_per_key)
+        self._child: _Child | None = None
+        self._is_closed = False
+
+    def ask(
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, *, key: str | None = None
+    ) -> Callable[[], None]:
+        """Have a text written, or vectors made; returns what cancels it.
+
+        hear: called with each event, from another thread, at the end with the last `Ended`, `Embedded` or `Failed`;
+        never again after that, or after the cancelling. It must not wait. key: of the API, for what one may ask: keys
+        take turns.
+
+        Raises BusyError where too many ask already.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
+            place = self._line.enter(key)
+            try:
+                cancel = None if self._child is None else self._child.ask(model, request, hear, place, key)
+                if cancel is None:
+                    self._child = _Child(self._settings)
+                    cancel = self._child.ask(model, request, hear, place, key)
+            except BaseException:
+                place.leave(has_ended=False)
+                raise
+            if cancel is None:
+                raise _ended_error()
+            return cancel
+
+    @property
+    def pid(self) -> int | None:
+        """The process that answers; None where there is none at the moment."""
+        child = self._child
+        return None if child is None or child.has_ended else child.pid
+
+    @property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models that are in memory; none where there is no process that answers."""
+        child = self._child
+        return () if child is None or child.has_ended else child.loaded
+
+    @property
+    def num_under_way(self) -> int:
+        """How many asks are written or wait."""
+        child = self._child
+        return 0 if child is None else child.num_under_way
+
+    def close(self) -> None:
+        """End the child; asks that are under way fail. Waits until it has ended."""
+        with self._lock:
+            self._is_closed, child = True, self._child
+        if child is not None:
+            child.close()
+
+
+class _Ask:
+    """One ask under way, and how many of its answers are still to end."""
+
+    def __init__(self, hear: Hear, num_choices: int, place: Place) -> None:
+        self.hear, self.num_open, self.place = hear, num_choices, place
+
+
+class _Child:
+    """One life of the process, with a thread that starts it and reads, and one that writes to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._asks: dict[str, _Ask] = {}
+        self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._ours, self._theirs = socket.socketpair()
+        self._last_asked = time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.has_ended = False
+        self.loaded: tuple[LoadedModel, ...] = ()
+        # The kernel kills the child when the thread that started it ends: so that is a thread which lives as long.
+        self._reader = threading.Thread(target=self._live, name="serving", daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._send_all, name="serving-asks", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def ask(
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, place: Place, owner: str | None
+    ) -> Callable[[], None] | None:
+        """As `ModelServer.ask`; None where the process has ended, or is ending."""
+        key = uuid.uuid4().hex
+        is_text = isinstance(request, TextRequest)
+        with self._lock:
+            if self.has_ended:
+                return None
+            self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, place)
+            self._last_asked = time.monotonic()
+        wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
+        self._outbox.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
+
+        def cancel() -> None:
+            with self._lock:
+                ask = self._asks.pop(key, None)
+            if ask is not None:
+                ask.place.leave(has_ended=False)
+                self._outbox.put({"cancel": key})
+
+        return cancel
+
+    @property
+    def num_under_way(self) -> int:
+        return len(self._asks)
+
+    def close(self) -> None:
+        self._hang_up()
+        self._reader.join(_CLOSE_SECONDS)
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)
+
+    def _live(self) -> None:
+        """Start the process, hear it until it has ended, and fail what it leaves behind."""
+        try:
+            self._process = self._start()
+            self._theirs.close()
+            self._hear_all()
+        except OSError as error:
+            sys.stderr.write(f"luthier: the process that answers cannot be started or heard: {error}\n")
+        finally:
+            self._end()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = self._settings.serving_threads or max(1, cores // 2)
+        most = (self._settings.serving_models, self._settings.serving_memory_bytes)
+        told = (self._theirs.fileno(), os.getpid(), *most, threads, self._settings.rates_folder)
+        return subprocess.Popen(
+            [sys.executable, "-m", "luthier.features.serving.engine_process", *map(str, told)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(self._theirs.fileno(),),
+            start_new_session=True,  # Ctrl-C goes to us alone
+        )
+
+    def _hear_all(self) -> None:
+        poll, rest = select.poll(), b""
+        poll.register(self._ours, select.POLLIN)
+        look = min(_LOOK_SECONDS, self._settings.serving_idle_seconds)
+        while True:
+            if not poll.poll(look * 1000):
+                if self._is_idle():
+                    return
+                continue
+            chunk = self._ours.recv(1 << 16)
+            if not chunk:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    self.loaded = tuple(LoadedModel.model_validate(one) for one in said["loaded"])
+                    continue
+                for key, event in said:
+                    self._tell(key, stream_event.validate_python(event))
+
+    def _is_idle(self) -> bool:
+        """Whether nobody has asked for long; from then on nobody can ask this process."""
+        with self._lock:
+            is_idle = not self._asks and time.monotonic() - self._last_asked >= self._settings.serving_idle_seconds
+            self.has_ended = self.has_ended or is_idle
+            return is_idle
+
+    def _tell(self, key: str, event: Event) -> None:
+        with self._lock:
+            ask = self._asks.get(key)
+            if ask is None:  # cancelled in the meantime
+                return
+            ask.num_open -= isinstance(event, Ended)
+            is_last = ask.num_open == 0 or isinstance(event, Failed | Embedded)
+            if is_last:
+                del self._asks[key]
+                self._last_asked = time.monotonic()
+        if is_last:
+            ask.place.leave(has_ended=True)
+        ask.hear(event)
+
+    def _end(self) -> None:
+        with self._lock:
+            self.has_ended = True
+            left, self._asks = self._asks, {}
+        self._outbox.put(None)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._theirs.close()
+        for ask in left.values():
+            ask.place.leave(has_ended=False)
+            ask.hear(Failed(error=_ended_error().as_json()))
+
+    def _send_all(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended: the reader sees it, too
+            while (document := self._outbox.get()) is not None:
+                self._ours.sendall(json.dumps(document).encode() + b"\n")
+        self._reader.join()
+        self._ours.close()
+
+
+def _ended_error() -> WorkError:
+    return WorkError(
+        "the process that answers has ended in the middle of its work",
+        expected="an answer",
+        do="ask again: it is started anew; if it ends again, memory may be too small for the model",
+    )

@@ -1,0 +1,135 @@
+"""Use case: the models that a command names, as they are loaded, each with the engine that runs it.
+
+    a run · a tuned model (ft:...) · a base model · the folder of an export or of transformers
+    a GGUF file · a GGUF file with an adapter for it, joined by a plus: BASE.gguf+ADAPTER (a file, or its folder)
+
+A base model that is not on this machine is fetched: a person at the machine has asked for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.ids import is_id
+from luthier.core.stream import Served
+from luthier.features.serving.exports import check_export, served_export
+from luthier.features.serving.targets import is_tuned_name, local_base_models, served_target, stamp
+from luthier.platform.home.context import Context
+
+EngineChoice = Literal["auto", "transformers", "llama_cpp", "vllm"]
+
+_ALIAS: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)", re.ASCII)
+_PLUS: Final = ".gguf+"
+_GPU: Final = Path("/dev/nvidiactl")
+_PACKAGES: Final = {"llama_cpp": ("xllamacpp", "luthier[gguf]"), "vllm": ("vllm", "vllm")}
+
+
+def choose_models(context: Context, names: Sequence[str], engine: EngineChoice = "auto") -> dict[str, Served]:
+    """The models by the name that each is asked by: its own, the last part of a path, or NAME of `NAME=MODEL`.
+
+    Raises RequestError for a name given twice or an engine that cannot run a model, NotFoundError, ConflictError for a
+    run without an outcome, and what fetching a base model raises.
+    """
+    found: dict[str, Served] = {}
+    for text in names:
+        name, model = _named(text)
+        if name in found:
+            raise RequestError(
+                f"two models by the name {name!r}", expected="a name for each", do=f"name it: other={model}"
+            )
+        found[name] = choose_model(context, model, engine)
+    return found
+
+
+def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> Served:
+    """One of them. Raises what `choose_models` raises."""
+    served = _found(context, name, engine)
+    is_gguf = served.path.endswith(".gguf")
+    chosen = engine if engine != "auto" else "llama_cpp" if is_gguf else "vllm" if _can_vllm() else "transformers"
+    if (chosen == "llama_cpp") != is_gguf:
+        raise RequestError(
+            f"the engine {chosen} for {name}, which is {'a GGUF file' if is_gguf else 'no GGUF file'}",
+            expected="llama_cpp for GGUF files, transformers or vllm for all else",
+            do="leave --engine out"
+            if is_gguf
+            else f"make a GGUF file of it first: luthier export {name} --to gguf -o DIR",
+        )
+    package, installed_by = _PACKAGES.get(chosen, ("", ""))
+    if package and find_spec(package) is None:
+        raise RequestError(
+            f"the engine {chosen} needs the package {package}, which is not installed",
+            expected="it beside Luthier",
+            do=f"pip install '{installed_by}'",
+        )
+    return served.model_copy(update={"engine": chosen})
+
+
+def _found(context: Context, name: str, engine: EngineChoice) -> Served:
+    caller = Caller()
+    if is_id(name, "run") or is_tuned_name(name):
+        if is_id(name, "run"):
+            _pull_base(context, name)
+        return served_target(context, caller, name)
+    if (local := local_base_models(context).get(name)) is not None:
+        return Served(path=local.path, sha256=local.sha256)
+    base, adapter = _with_adapter(name)
+    place = Path(base).expanduser()
+    if place.suffix == ".gguf" and place.is_file() and (adapter or engine in ("auto", "llama_cpp")):
+        digest = stamp(place.parent, [place.name])
+        return Served(engine="llama_cpp", path=str(place.resolve()), sha256=digest, adapter_path=adapter)
+    if place.is_dir():
+        check_export(place.resolve())
+        return served_export(context, place.resolve())
+    return _pulled(context, name)
+
+
+def _pulled(context: Context, name: str) -> Served:
+    from luthier.ml.inference.models import sources
+
+    model = sources.pull(name, context.home, context.progress)
+    return Served(path=model.path, sha256=model.sha256)
+
+
+def _pull_base(context: Context, run_id: str) -> None:
+    """Fetch the base of a run where it is not on this machine; what is wrong with the run is told later."""
+    try:
+        name = context.runs.plan(run_id).base_model.name
+    except NotFoundError:
+        return
+    _pulled(context, name)
+
+
+def _with_adapter(name: str) -> tuple[str, str | None]:
+    """`base.gguf+adapter` -> both; a path that is there is never cut. Raises NotFoundError where no adapter is."""
+    if Path(name).expanduser().exists() or _PLUS not in name:
+        return name, None
+    base, _, adapter = name.partition(_PLUS)
+    place = Path(adapter).expanduser()
+    if not place.exists():
+        raise NotFoundError(
+            f"the adapter {adapter!r} of {name!r} is not there",
+            expected="a GGUF file, or the folder with the only one",
+            do="make it: luthier export RUN --to adapter -o DIR",
+        )
+    return f"{base}.gguf", str(place.resolve())
+
+
+def _named(text: str) -> tuple[str, str]:
+    """`NAME=MODEL`, or a model by its own name; a path that is there is never cut at its equals sign."""
+    is_path = Path(text).expanduser().exists()
+    if not is_path and (match := _ALIAS.fullmatch(text)):
+        return match[1], match[2]
+    path = Path(text if is_path else text.rpartition(_PLUS)[2]).expanduser()
+    is_path = is_path or _PLUS in text
+    return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if is_path else text, text
+
+
+def _can_vllm() -> bool:
+    """Whether there is a GPU of NVIDIA's, and vLLM; asked without loading torch."""
+    return _GPU.exists() and find_spec("vllm") is not None

@@ -1,0 +1,238 @@
+"""Use cases: the models that can be asked by name: base models on this machine, what a project tuned or deployed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from luthier.core.access import Caller
+from luthier.core.base_model import LocalModel
+from luthier.core.deployment import NAME, Deployment
+from luthier.core.digest import sha256_document
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.frozen import Frozen
+from luthier.core.ids import is_id
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.core.recipe import TemplateOption
+from luthier.core.stream import Decoding, Served, TextRequest
+from luthier.features.models.tuned_records import TunedModel
+from luthier.features.serving.targets import (
+    base_model,
+    is_tuned_name,
+    local_base_models,
+    served_share,
+    served_target,
+)
+from luthier.platform.audit_log.service import record
+from luthier.platform.home.context import Context
+
+
+class NamedModel(Frozen):
+    """A model as it is listed. created_at: seconds since 1970. owned_by: `system`, or the project that tuned it.
+
+    template_options, opted_turns: what it was trained with, and what its conversations are written with where a request
+    says nothing else. decoding: by which path it writes; None while it is not loaded.
+    """
+
+    model_id: str
+    created_at: float
+    owned_by: str
+    template_options: dict[str, TemplateOption] = Field(default_factory=dict)
+    opted_turns: OptedTurns = AS_THEY_ARE
+    decoding: Decoding | None = None
+
+
+def list_models(context: Context, caller: Caller) -> list[NamedModel]:
+    """What this project can ask: its deployments and tuned models, permitted checkpoints, base models on this machine.
+
+    Of a server that was started for some models alone, those.
+    """
+    if context.only is not None:
+        return [_only_view(context, name, served) for name, served in context.only.items()]
+    routes = [_view(context, caller, one, one.name) for one in context.deployments.list(caller.project_id)]
+    tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
+    bases = [_view(context, caller, model, name) for name, model in local_base_models(context).items()]
+    return [*routes, *(_view(context, caller, model, model.model_id) for model in tuned), *bases]
+
+
+def get_model(context: Context, caller: Caller, name: str) -> NamedModel:
+    """One model by its name. Raises NotFoundError, also for another project's."""
+    if context.only is not None:
+        return _only_view(context, name, _only(context.only, name))
+    return _view(context, caller, _find(context, caller, name), name)
+
+
+def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
+    """Forget a tuned model of this project; its run and files stay. Returns it as it was.
+
+    Raises NotFoundError, also for another project's; ConflictError for a base model, which all projects share, for a
+    checkpoint that this project was only permitted, for a deployment, and for a model that one routes to.
+    """
+    if context.only is not None:
+        raise ConflictError(
+            f"{name!r} is served, not kept here", expected="a server of a home", do="ask the server of the home"
+        )
+    found = _find(context, caller, name)
+    if isinstance(found, Deployment):
+        raise ConflictError(
+            f"{name!r} is a deployment, not a model",
+            expected="the name of a tuned model (ft:...)",
+            do=f"luthier deployments {name} --remove, or DELETE /api/v1/deployments/{name}",
+        )
+    if isinstance(found, LocalModel):
+        raise ConflictError(
+            f"{name!r} is a base model, which all projects of this server share",
+            expected="the name of a tuned model (ft:...)",
+            do=f"on the machine itself: luthier models remove {name}",
+        )
+    if found.project_id != caller.project_id:
+        raise ConflictError(
+            f"{name!r} belongs to another project, which lets this one use it",
+            expected="a model that this project has tuned",
+            do="ask that project to delete it, or to take the permission back",
+        )
+    if names := context.deployments.routing_to(name):
+        raise ConflictError(
+            f"{name!r} is what {len(names)} deployments route to",  # no names: they may be another project's
+            expected="a model that no deployment routes to",
+            do="deploy another one first, or remove the deployment",
+        )
+    context.tuned_models.delete(caller.project_id, name)
+    record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who answers an ask. model: as it was asked for. target: what that has come to, the same but for deployments.
+
+    is_canary: whether that is the canary of a deployment.
+    """
+
+    model: str
+    target: str
+    served: Served
+    is_canary: bool = False
+
+
+def served_model(context: Context, caller: Caller, name: str, user: str = "") -> Served:
+    """A model as it is loaded: nothing is fetched for an ask. user, errors: as of `route`."""
+    return route(context, caller, name, user).served
+
+
+def route(context: Context, caller: Caller, name: str, user: str = "") -> Routed:
+    """What answers to a name.
+
+    user: whose ask it is, by which a deployment chooses its target; the same user gets the same one.
+
+    Raises NotFoundError where there is no such model, or its files or its base model are not on this machine.
+    """
+    if context.only is not None:
+        return Routed(name, name, _only(context.only, name))
+    deployment = _deployment(context, caller, name)
+    if deployment is None:
+        if is_id(name, "run"):
+            raise NotFoundError(
+                f"the model {name!r} does not exist: runs are asked by the name of a deployment",
+                expected="a model or a deployment of this project",
+                do=f"give it a name: luthier deploy {name} --as NAME",
+            )
+        return Routed(name, name, served_target(context, caller, name))
+    share = deployment.chosen(user)
+    is_canary = share.target == deployment.revision.canary
+    return Routed(name, share.target, served_share(context, caller, share), is_canary)
+
+
+def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None = None) -> str:
+    """Whose ask it is: the user that the request names, else the key with the beginning of the conversation.
+
+    So the turns of one conversation go to one target, though nobody has said that they belong together.
+    """
+    if named:
+        return f"user {named}"
+    request = requests[0] if requests else TextRequest()
+    messages = [] if request.conversation is None else request.conversation.messages
+    first = next((message for message in messages if message.role == "user"), None)
+    begin = [message.content for message in messages if message.role in ("system", "developer")][:1]
+    words = [caller.key_id, request.text, *begin, None if first is None else first.content]
+    return f"talk {sha256_document([str(word or '') for word in words])}"
+
+
+def _find(context: Context, caller: Caller, name: str) -> TunedModel | LocalModel | Deployment:
+    if is_tuned_name(name):
+        return context.tuned_models.get(caller.project_id, name)
+    return _deployment(context, caller, name) or base_model(context, name)
+
+
+def _deployment(context: Context, caller: Caller, name: str) -> Deployment | None:
+    """Names that cannot be a deployment's are not looked for."""
+    return context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
+
+
+def _only(only: Mapping[str, Served], name: str) -> Served:
+    if name in only:
+        return only[name]
+    raise NotFoundError(
+        f"the model {name!r} is not served here", expected=f"one of {', '.join(only)}", do="ask one of these"
+    )
+
+
+def _only_view(context: Context, name: str, served: Served) -> NamedModel:
+    place = Path(served.adapter_path or served.path)
+    created_at = place.stat().st_mtime if place.exists() else 0.0
+    return _as_served(context, name, created_at, "system", served)
+
+
+def _view(context: Context, caller: Caller, found: TunedModel | LocalModel | Deployment, name: str) -> NamedModel:
+    if isinstance(found, LocalModel):
+        folder = Path(found.path)
+        created_at = folder.stat().st_mtime if folder.is_dir() else 0.0
+        served: Served | None = Served(path=found.path, sha256=found.sha256)
+        return _as_served(context, name, created_at, "system", served)
+    served = _of_tuned(context, found) if isinstance(found, TunedModel) else _of_deployment(context, caller, found)
+    return _as_served(context, name, found.created_at, found.project_id, served)
+
+
+def _as_served(context: Context, name: str, created_at: float, owner: str, served: Served | None) -> NamedModel:
+    """The view of a model that is loaded so; None: its files are gone."""
+    if served is None:
+        return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
+    loaded = next((one for one in context.model_server.loaded if one.answers(served)), None)
+    return NamedModel(
+        model_id=name,
+        created_at=created_at,
+        owned_by=owner,
+        template_options=dict(served.template_options),
+        opted_turns=served.opted_turns,
+        decoding=None if loaded is None else loaded.decoding,
+    )
+
+
+def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:
+    """What it would be loaded as, by what its run has written alone: lists are long."""
+    try:
+        plan = context.runs.plan(tuned.run_id)
+    except NotFoundError:
+        return None
+    is_adapter = (Path(tuned.adapter_path) / "adapter_config.json").is_file()
+    return Served(
+        path=tuned.adapter_path,
+        sha256=plan.base_model.sha256 if is_adapter else "",
+        adapter_path=tuned.adapter_path if is_adapter else None,
+        precision=plan.training.precision,
+        quantisation=plan.method.quantisation if is_adapter else None,
+        template_options=tuple(sorted(plan.data.template_options.items())),
+        opted_turns=OptedTurns.of(plan.data),
+    )
+
+
+def _of_deployment(context: Context, caller: Caller, deployment: Deployment) -> Served | None:
+    """Its first target; None where its files are not on this machine."""
+    share = deployment.revision.shares[0]  # the canary is the last one
+    with contextlib.suppress(LuthierError):
+        return served_share(context, caller, share)
+    return None

@@ -1,0 +1,295 @@
+"""Use cases: have a model answer, all at once or while somebody reads along."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from luthier.core.access import Caller
+from luthier.core.conversation import Conversation, Message
+from luthier.core.digest import sha256_document
+from luthier.core.errors import LuthierError, error_from
+from luthier.core.opted_turns import AS_THEY_ARE
+from luthier.core.stream import (
+    CallPiece,
+    Embedded,
+    EmbeddingRequest,
+    Ended,
+    EndReason,
+    Failed,
+    Piece,
+    Sampling,
+    Served,
+    Started,
+    TextRequest,
+    WrittenToken,
+)
+from luthier.features.serving.inference_client import Event, Hear
+from luthier.features.serving.models import Routed, route, served_model, user_of
+from luthier.features.usage.service import use_of
+from luthier.platform.auth.service import charge_tokens
+from luthier.platform.home.context import Context
+
+log = logging.getLogger("luthier.features")
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer so far. reason: why it ended; None while it is being written.
+
+    thoughts: pieces of the thought before it; num_thinking_tokens: of the new ones those of the thought, once ended.
+    """
+
+    pieces: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    tokens: list[WrittenToken] = field(default_factory=list)
+    calls: list[CallPiece] = field(default_factory=list)
+    num_new_tokens: int = 0
+    num_thinking_tokens: int = 0
+    reason: EndReason | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it, without the thought."""
+        return "".join(self.pieces)
+
+    @property
+    def reasoning(self) -> str:
+        """The thought; empty where there is none."""
+        return "".join(self.thoughts)
+
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """The calls of tools, as OpenAI writes them."""
+        found: dict[int, dict[str, Any]] = {}
+        for piece in self.calls:
+            if piece.name is not None:
+                function = {"name": piece.name, "arguments": ""}
+                found[piece.index] = {"id": piece.call_id, "type": "function", "function": function}
+            found[piece.index]["function"]["arguments"] += piece.arguments
+        return list(found.values())
+
+
+@dataclass(slots=True)
+class Answer:
+    """What asks have come to so far: `hear` is given their events, from one thread at a time.
+
+    num_prompts: how many prompts were asked. error: what has ended it all. routed: who answers, where that is known:
+    its usage is counted by it. num_refused_tokens, num_contexts: of prompts that were refused for their length, as
+    `Failed` tells them.
+    """
+
+    choices: list[Choice]
+    num_prompts: int = 1
+    num_started: int = 0
+    num_prompt_tokens: int = 0
+    error: LuthierError | None = None
+    routed: Routed | None = None
+    num_refused_tokens: int = 0
+    num_contexts: int = 0
+
+    def hear(self, event: Event) -> None:
+        """Take one event in."""
+        if isinstance(event, Started):
+            self.num_started += 1
+            self.num_prompt_tokens += event.num_prompt_tokens
+        elif isinstance(event, Failed):
+            self.error = self.error or error_from(event.error)
+            self.num_refused_tokens += event.num_refused_tokens
+            self.num_contexts += event.num_contexts
+        elif isinstance(event, Piece):
+            choice = self.choices[event.choice]
+            choice.pieces.append(event.text)
+            choice.thoughts.append(event.reasoning)
+            choice.tokens += event.tokens
+            choice.calls += event.calls
+            choice.num_new_tokens = event.num_new_tokens
+        elif isinstance(event, Ended):
+            choice = self.choices[event.choice]
+            choice.num_new_tokens, choice.reason = event.num_new_tokens, event.reason
+            choice.num_thinking_tokens = event.num_thinking_tokens
+            if event.num_prompt_tokens and event.choice % (len(self.choices) // self.num_prompts) == 0:
+                self.num_prompt_tokens += event.num_prompt_tokens  # of a prompt once, whatever its number of choices
+
+    @property
+    def has_started(self) -> bool:
+        """Whether every prompt was taken up."""
+        return self.num_started == self.num_prompts
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.error is not None or all(choice.reason is not None for choice in self.choices)
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Of all choices."""
+        return sum(choice.num_new_tokens for choice in self.choices)
+
+    @property
+    def num_thinking_tokens(self) -> int:
+        """Of the thoughts of all choices."""
+        return sum(choice.num_thinking_tokens for choice in self.choices)
+
+
+def new_seed() -> int:
+    """A seed for an ask that names none."""
+    return secrets.randbits(31)
+
+
+def ask(
+    context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: Hear
+) -> tuple[Callable[[], None], str]:
+    """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
+
+    model: its name, or what that was routed to. hear: called with every event from another thread; it must not wait.
+    Choices are counted through all requests.
+
+    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, BusyError where too many
+    ask already. What is wrong with a request comes as `Failed`.
+    """
+    charge_tokens(context, caller, 0)
+    served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
+    cancels = list[Callable[[], None]]()
+
+    def cancel() -> None:
+        for one in cancels:
+            one()
+
+    first = 0
+    try:
+        for request in requests:
+            loaded, asked = as_trained(served, request)
+            cancels.append(context.model_server.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
+            first += request.num_choices
+    except LuthierError:
+        cancel()
+        raise
+    unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
+    return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
+
+
+def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextRequest]:
+    """A model as it is loaded, and a request with the options of the template that the model was trained with, and with
+    the turns that were written in another way then.
+
+    What the request sets itself stays, and a difference is said in the log: the model has learned with other options.
+    """
+    trained = dict(served.template_options)
+    if (otherwise := asks_otherwise(served, request)) is not None:
+        _warn_once(served.adapter_path or served.path, otherwise)
+    if served.opted_turns != AS_THEY_ARE:
+        request = request.model_copy(update={"opted_turns": served.opted_turns})
+        served = served.model_copy(update={"opted_turns": AS_THEY_ARE})
+    if not trained:
+        return served, request
+    # Without its options, so that it shares its base with those that were trained otherwise.
+    return (
+        served.model_copy(update={"template_options": ()}),
+        request.model_copy(update={"trained_options": trained}),
+    )
+
+
+def asks_otherwise(served: Served, request: TextRequest) -> str | None:
+    """What a request sets of the chat template that a tuned model was not trained with; None where nothing."""
+    trained, asked = dict(served.template_options), request.template_options
+    if not trained and served.adapter_path is None:
+        return None  # a base model, as far as this can be seen
+    told = [f"{name}={json.dumps(value)}" for name, value in sorted(asked.items()) if trained.get(name) != value]
+    told += [] if request.reasoning_effort is None else [f"reasoning_effort={request.reasoning_effort}"]
+    if not told:
+        return None
+    with_what = f"the template options {json.dumps(trained)}" if trained else "the chat template's own defaults"
+    return f"the request sets {', '.join(told)}; the model was trained with {with_what}: answers may be worse"
+
+
+@lru_cache(maxsize=256)
+def _warn_once(model: str, otherwise: str) -> None:
+    """One line in the log for all requests that are alike."""
+    log.warning("%s: %s", model, otherwise)
+
+
+def ask_embeddings(
+    context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: Hear
+) -> Callable[[], None]:
+    """Have texts made into vectors; returns what cancels it. hear: called once, with `Embedded` or `Failed`.
+
+    Raises what `ask` raises. Charge what it took with `charge_embeddings`.
+    """
+    charge_tokens(context, caller, 0)
+    served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
+    return context.model_server.ask(served, request, hear, key=_place_of(caller))
+
+
+def charge_embeddings(context: Context, caller: Caller, made: Embedded, routed: Routed | None = None) -> None:
+    """Count the tokens of vectors on the caller's budget. routed: who has made them."""
+    use = None if routed is None else use_of(context, caller, routed, made.num_prompt_tokens, 0)
+    charge_tokens(context, caller, made.num_prompt_tokens, may_refuse=False, use=use)
+
+
+def answer(
+    context: Context,
+    caller: Caller,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """The answer of a model to messages, as the caller's key lets it be asked; waits for it and charges its tokens.
+
+    Raises what `ask` raises, RequestError for messages that the model cannot read, WorkError where it cannot answer
+    now.
+    """
+    conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
+    sampling = Sampling(temperature=temperature, seed=seed)
+    request = TextRequest(conversation=conversation, sampling=sampling, max_new_tokens=max_tokens)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    heard = Answer([Choice()], routed=route(context, caller, model, user_of(caller, [request])))
+    ask(context, caller, heard.routed or model, [request], events.put)
+    while not heard.has_ended:
+        heard.hear(events.get())
+    charge(context, caller, heard)
+    if heard.error is not None:
+        raise heard.error
+    return heard.choices[0].text
+
+
+def charge(context: Context, caller: Caller, heard: Answer) -> None:
+    """Count the tokens of an answer, whole or not, on the caller's budget, and those of prompts that were refused.
+
+    What was refused is no usage of a model, and is not in what a deployment costs.
+    """
+    if num_tokens := heard.num_prompt_tokens + heard.num_new_tokens:
+        routed = heard.routed
+        use = None if routed is None else use_of(context, caller, routed, heard.num_prompt_tokens, heard.num_new_tokens)
+        charge_tokens(context, caller, num_tokens, may_refuse=False, use=use)
+    charge_refused(context, caller, heard.num_refused_tokens)
+
+
+def charge_refused(context: Context, caller: Caller, num_tokens: int) -> None:
+    """Count the tokens of a prompt that was refused for its length on the caller's budget."""
+    if num_tokens:
+        charge_tokens(context, caller, num_tokens, may_refuse=False)
+
+
+def _place_of(caller: Caller) -> str | None:
+    """By what it is counted how many asks somebody has under way; None for a person at this machine."""
+    return caller.key_id or caller.member_id
+
+
+def _from(first: int, hear: Hear) -> Hear:
+    """Events of a request whose choices are counted from `first` on."""
+    if first == 0:
+        return hear
+
+    def hear_counted(event: Event) -> None:
+        hear(event.model_copy(update={"choice": event.choice + first}) if isinstance(event, Piece | Ended) else event)
+
+    return hear_counted

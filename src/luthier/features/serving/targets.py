@@ -1,0 +1,178 @@
+"""Use cases: what stands behind the name of a target (a base model, a tuned model, a run, an export) as it is loaded.
+
+Nothing is fetched for an ask, and what a request over the network names never becomes a path: folders are named by
+commands on this machine alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from luthier.core.access import Caller
+from luthier.core.base_model import LocalModel
+from luthier.core.deployment import Share
+from luthier.core.digest import sha256_document
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import is_id
+from luthier.core.opted_turns import OptedTurns
+from luthier.core.stream import Served
+from luthier.features.serving.made_exports import made_export
+from luthier.platform.home.context import Context
+from luthier.platform.home.model_names import base_models
+
+EXPORT = "export:"
+_WEIGHTS = ("*.safetensors", "*.gguf", "config.json", "adapter_config.json", "tokenizer.json")
+
+
+def find_share(context: Context, caller: Caller, name: str, fraction: float = 1.0) -> Share:
+    """The share of a target by its name; `export:ID` is an export that the server was asked for.
+
+    A person at this machine may also name the folder of an export.
+
+    Raises NotFoundError, also for another project's; ConflictError for a run that has made nothing to be served,
+    also for an export that is not whole or has not passed its proof; RequestError for one that cannot be served.
+    """
+    if caller.is_local and not is_id(name, "run") and (folder := Path(name).expanduser()).is_dir():
+        from luthier.features.serving.exports import check_export
+
+        folder = folder.resolve()
+        if str(folder) not in (model.name for model in local_base_models(context).values()):
+            check_export(folder, needs_bundle=True)
+            share = Share(target=f"{EXPORT}{folder.name}", fraction=fraction, folder=str(folder))
+            served_share(context, caller, share)
+            return share
+    if name.startswith(EXPORT) and is_id(name.removeprefix(EXPORT), "exp"):
+        return _share_of_export(context, caller, name.removeprefix(EXPORT), fraction)
+    share = Share(target=name[:1024] or " ", fraction=fraction)
+    served_share(context, caller, share)
+    return share
+
+
+def _share_of_export(context: Context, caller: Caller, export_id: str, fraction: float) -> Share:
+    """The share of an export that this server has made for the project."""
+    from luthier.features.serving.exports import check_export
+
+    _, folder = made_export(context, caller, export_id)
+    check_export(folder, needs_bundle=True)
+    share = Share(target=f"{EXPORT}{export_id}", fraction=fraction, folder=str(folder))
+    served_share(context, caller, share)
+    return share
+
+
+def served_share(context: Context, caller: Caller, share: Share) -> Served:
+    """The target of a share as it is loaded. Raises what `find_share` raises."""
+    if share.folder is not None:
+        from luthier.features.serving.exports import served_export
+
+        return served_export(context, Path(share.folder))
+    return served_target(context, caller, share.target)
+
+
+def served_target(context: Context, caller: Caller, name: str) -> Served:
+    """A run, a tuned model or a base model as it is loaded. Raises NotFoundError, and ConflictError for a run."""
+    if is_id(name, "run"):
+        return _served_run(context, caller, name)
+    if is_tuned_name(name):
+        tuned = context.tuned_models.get(caller.project_id, name)
+        return _served_outcome(context, name, tuned.run_id, tuned.adapter_path)
+    model = base_model(context, name)
+    return Served(path=model.path, sha256=model.sha256)
+
+
+def is_tuned_name(name: str) -> bool:
+    """Whether it has the form of a tuned model's name, and PostgreSQL takes it in a text."""
+    return name.startswith("ft:") and "\0" not in name
+
+
+def base_of(context: Context, recipe_name: str) -> LocalModel:
+    """The base of a tuned model, by the name in its recipe. Raises NotFoundError."""
+    for model in local_base_models(context).values():
+        if model.name == recipe_name:
+            return model
+    name = next((known for known, own in base_models(context).items() if own == recipe_name), recipe_name)
+    return base_model(context, name)
+
+
+def local_base_models(context: Context) -> dict[str, LocalModel]:
+    """The base models on this machine, by the name in the API."""
+    from luthier.ml.inference.models import sources
+
+    local = {model.name: model for model in sources.local_models(context.home)}
+    return {name: local[own] for name, own in base_models(context).items() if own in local}
+
+
+def base_model(context: Context, name: str) -> LocalModel:
+    """A base model on this machine by its name in the API: what a request names never becomes a path."""
+    here = local_base_models(context)
+    wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
+    found = next((here[one] for one in wanted if one in here), None)
+    if found is not None:
+        return found
+    is_known = name in base_models(context)
+    raise NotFoundError(
+        f"the base model {name!r} is not on this machine" if is_known else f"the model {name!r} does not exist",
+        expected="a base model that is on this machine, or a model that a job of this project has made",
+        do=f"on the machine of the server: luthier models pull {name}" if is_known else "list them: GET /v1/models",
+    )
+
+
+def stamp(folder: Path, patterns: Iterable[str] = _WEIGHTS) -> str:
+    """What changes when the files that decide an answer do: their sizes and times, not their content."""
+    files: dict[str, Any] = {}
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            found = file.stat()
+            files[file.name] = [found.st_size, found.st_mtime_ns]
+    return sha256_document(files)
+
+
+def _served_run(context: Context, caller: Caller, run_id: str) -> Served:
+    if context.runs.project_of(run_id) != caller.project_id:
+        raise NotFoundError(
+            f"no run {run_id!r}", expected="the id of a run of this project", do="see `luthier runs list`"
+        )
+    record = context.runs.get(run_id)
+    adapter_path = None if record.result is None else record.result.adapter_path
+    if record.status != "succeeded" or adapter_path is None:
+        why = f" ({record.stopped_because})" if record.stopped_because else ""
+        raise ConflictError(
+            f"run {run_id} is {record.status}{why}: what it has made so far is not served",
+            expected="a run that has succeeded",
+            do=f"go on with it: luthier train --resume {run_id}",
+        )
+    return _served_outcome(context, run_id, run_id, adapter_path)
+
+
+def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str) -> Served:
+    """What training has made: an adapter on its base, or a whole model."""
+    plan = context.runs.plan(run_id)
+    folder = Path(adapter_path)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"the files of {name!r} are not on this machine any more",
+            expected="the folder that its job has written",
+            do="train it again, or copy the home of the machine where it was trained",
+        )
+    is_adapter = (folder / "adapter_config.json").is_file()
+    base = base_of(context, plan.base_model.name) if is_adapter else None
+    return Served(
+        path=str(folder) if base is None else base.path,
+        sha256="" if base is None else base.sha256,
+        adapter_path=None if base is None else str(folder),
+        template=plan.base_model.template,
+        precision=plan.training.precision,
+        quantisation=plan.method.quantisation if is_adapter else None,
+        template_options=tuple(sorted(plan.data.template_options.items())),
+        opted_turns=OptedTurns.of(plan.data),
+    )
+
+
+def no_such_format(folder: Path, found: str) -> RequestError:
+    """What to tell of a folder that nothing here can serve."""
+    return RequestError(
+        f"{folder} {found}",
+        expected="an export in the format adapter, merged or gguf",
+        do="export it in such a format: luthier export RUN --to merged -o DIR",
+    )

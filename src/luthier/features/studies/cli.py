@@ -1,0 +1,245 @@
+"""`luthier tune`: the best recipe that a budget finds, and `luthier studies`: what was searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.features.studies import cli_options as tune_options
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import ForceOption, HomeOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.study import Study, Trial
+    from luthier.platform.home.context import Context
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a study, from `luthier studies list`.")]
+
+
+def tune(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    overrides: SetOption = None,
+    budget_hours: tune_options.HoursOption = None,
+    budget_usd: tune_options.UsdOption = None,
+    trials: tune_options.TrialsOption = None,
+    space: tune_options.SpaceOption = None,
+    sampler: tune_options.SamplerOption = None,
+    objective: tune_options.ObjectiveOption = None,
+    warm_start: tune_options.WarmStartOption = False,
+    seed: tune_options.SeedOption = None,
+    workers: tune_options.WorkersOption = None,
+    resume: tune_options.ResumeOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Search for the best recipe within one budget, train it on all rows, and judge it on the held-out ones.
+
+    Trials are compared by their loss on the validation rows, most of them early: those that are gone on with go on from
+    where they had stopped. The held-out rows are looked at once, at the end. Ctrl-C pauses, --resume goes on, with
+    --budget-hours or --budget-usd on another budget, counted from the beginning of the study.
+    """
+    from luthier.features.studies import service as studies
+
+    kept = {"set": overrides or None, "trials": trials, "space": space, "sampler": sampler, "seed": seed}
+    kept |= {"objective": objective, "warm_start": warm_start or None, "workers": workers}
+    tune_options.refuse_mixed(recipe, resume, kept)
+    with open_context(home) as context:
+        study_id = resume
+        if recipe is not None:
+            most, who = trials or 40, sampler or "tpe"
+            request = _request(recipe, overrides or (), budget_hours, budget_usd, most, space, who, seed or 0)
+            goals = tune_options.goals(objective or "quality")
+            request = replace(request, workers=workers or 1, goals=goals, knows_others=warm_start)
+            study = studies.begin(context, request)
+            study_id = study.study_id
+            _say(
+                as_json,
+                f"{study_id}: {study.spec.hours:.3g} h, at most {study.spec.most_trials} trials over "
+                f"{len(study.spec.space.parameters)} parameters",
+            )
+        found = studies.go_on(context, str(study_id), hours=budget_hours, usd=budget_usd, tell=_teller(as_json))
+        document, ran = _document(context, found), context.studies.trials(found.study_id)
+    return Answer(as_json, document, lambda console: _show(console, found, ran))
+
+
+def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """List the studies, newest first."""
+    from luthier.core.access import DEFAULT_PROJECT
+
+    with open_context(home) as context:
+        found = context.studies.list(DEFAULT_PROJECT)
+        numbers = {study.study_id: len(context.studies.trials(study.study_id)) for study in found}
+    documents = [_in_short(study, numbers[study.study_id]) for study in found]
+    return Answer(as_json, documents, lambda console: _show_all(console, documents))
+
+
+def show(study_id: StudyArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Show a study: its trials, where its budget went, and what came out."""
+    with open_context(home) as context:
+        study, trials = context.studies.get(study_id), context.studies.trials(study_id)
+        document = _document(context, study)
+    return Answer(as_json, document, lambda console: _show(console, study, trials))
+
+
+def compare(
+    study_ids: Annotated[list[str], typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Set studies side by side: hours, trials, and the lowest loss after a whole training."""
+    with open_context(home) as context:
+        rows = [_in_short(context.studies.get(one), len(context.studies.trials(one))) for one in study_ids]
+        for row in rows:
+            trials = context.studies.trials(row["study_id"])
+            row["best_loss"] = min((t.loss for t in trials if t.state == "done" and t.loss is not None), default=None)
+    return Answer(as_json, rows, lambda console: _show_all(console, rows, also=("best_loss",)))
+
+
+def apply(
+    study_id: StudyArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the recipe goes.")],
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, metavar="N", help="Of this trial; the winner's if not given.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Write the recipe of a study's winner, or of another trial, to a file, ready to train."""
+    from luthier.core.plain_yaml import write_yaml
+    from luthier.features.studies.end import winning_document
+    from luthier.ml.data.outputs import check_free, write_output
+
+    check_free([output], force=force)
+    with open_context(home) as context:
+        study = context.studies.get(study_id)
+        document = winning_document(study, context.studies.trials(study_id), trial)
+    write_output(output, write_yaml(document).encode(), force=force)
+    number = study.winner if trial is None else trial
+    said = {"study_id": study_id, "winner": study.winner, "trial": number, "file": str(output), "recipe": document}
+    return Answer(as_json, said, lambda console: console.print(f"{output}: trial {number} of {study_id}"))
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "list": list_studies,
+    "show": show,
+    "compare": compare,
+    "apply": apply,
+}
+
+
+def _request(
+    recipe: Path,
+    overrides: Sequence[str],
+    hours: float | None,
+    usd: float | None,
+    trials: int,
+    space: Path | None,
+    sampler: str,
+    seed: int,
+) -> Any:
+    from luthier.core.errors import RequestError
+    from luthier.core.plain_yaml import parse_yaml
+    from luthier.features.recipes.service import load_recipe
+    from luthier.features.studies.service import StudyRequest
+
+    document = None
+    if space is not None:
+        if not space.is_file():
+            raise RequestError(f"--space {space}: no such file", expected="a YAML file", do="correct the path")
+        document, _ = parse_yaml(str(space), space.read_text(encoding="utf-8"))
+    return StudyRequest(
+        recipe=load_recipe(recipe, overrides),
+        hours=hours,
+        usd=usd,
+        most_trials=trials,
+        space=document,
+        space_name="the usual space" if space is None else str(space),
+        sampler=tune_options.sampler(sampler),
+        seed=seed,
+    )
+
+
+def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
+    from luthier.features.studies.service import trial_line
+
+    def tell(_study: Study, trial: Trial) -> None:
+        if trial.state in ("paused", "stopped", "done", "failed"):
+            _say(as_json, trial_line(trial) + (f": {trial.reason}" if trial.reason else ""))
+
+    return tell
+
+
+def _say(as_json: bool, text: str) -> None:
+    from luthier.platform.cli.console import stderr_console, stdout_console, visible
+
+    console = stderr_console() if as_json else stdout_console()
+    console.print(visible(text), soft_wrap=True)
+
+
+def _document(context: Context, study: Study) -> dict[str, Any]:
+    trials = context.studies.trials(study.study_id)
+    return {**study.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]}
+
+
+def _in_short(study: Study, num_trials: int) -> dict[str, Any]:
+    return {
+        "study_id": study.study_id,
+        "status": study.status,
+        "base_model": study.spec.recipe.base_model,
+        "num_trials": num_trials,
+        "hours": study.hours,
+        "budget_hours": study.spec.hours,
+        "winner": study.winner,
+        "final_run_id": study.final_run_id,
+    }
+
+
+def _show_all(console: Console, rows: Sequence[dict[str, Any]], also: Sequence[str] = ()) -> None:
+    from luthier.platform.cli.console import make_table, visible
+
+    if not rows:
+        console.print("No studies yet: luthier tune RECIPE --budget-hours 2")
+        return
+    names = ("study_id", "status", "base_model", "num_trials", "hours", "budget_hours", "winner", *also)
+    table = make_table([name.replace("_", " ") for name in names], num_text_columns=3)
+    for row in rows:
+        table.add_row(*(visible(_cell(row[name])) for name in names))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _show(console: Console, study: Study, trials: Sequence[Trial]) -> None:
+    from luthier.features.studies.end import mean_losses
+    from luthier.features.studies.service import trial_line
+    from luthier.ml.search.report.page import budget_rows, front_rows, headline
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import visible
+
+    console.print(visible(headline(study, trials, mean_losses(trials))), soft_wrap=True)
+    for trial in trials:
+        console.print(visible("  " + trial_line(trial)), soft_wrap=True)
+    for number, point, is_knee in front_rows(study, trials, mean_losses(trials)):
+        goals = ", ".join(f"{goal} {value}" for goal, value in zip(study.spec.goals, point, strict=True))
+        console.print(f"  on the front: trial {number}: {goals}{', the knee' if is_knee else ''}", soft_wrap=True)
+    for name, hours, share in budget_rows(study, trials):
+        console.print(f"  {name}: {figures.duration(hours * 3600)}, {100 * share:.1f}% of the budget", soft_wrap=True)
+    for note in study.notes:
+        console.print(visible(f"note: {note}"), soft_wrap=True)
+    if study.status == "done":
+        console.print(f"final run: {study.final_run_id}; report: {study.report_path}", soft_wrap=True)
+        console.print(f"take the recipe: luthier studies apply {study.study_id} -o recipe.yaml", soft_wrap=True)
+    else:
+        if study.needs_hours is not None:
+            console.print(f"its budget ended before the final run, {study.final_run_id}", soft_wrap=True)
+        console.print(f"{study.status}; go on with it: {study.way_on}", soft_wrap=True)

@@ -1,0 +1,194 @@
+"""The end of a study: the recipe as it came for comparison, the best few again, and the winner on all rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.ids import new_id
+from luthier.core.plan import Plan
+from luthier.core.recipe import BudgetRecipe, Recipe
+from luthier.core.run import RunRecord
+from luthier.core.study import Study, StudySpec, Trial, recipe_with
+from luthier.features.studies.search import Search, best_of
+from luthier.features.studies.trials import expected_hours
+from luthier.features.studies.workers import Task
+from luthier.ml.search.front import front_of
+from luthier.ml.training.budget import BUDGET_SPENT
+from luthier.platform.home.context import Context
+
+
+def bring_up_own(search: Search) -> bool:
+    """Train the recipe as it came to its end, too, as far as the budget goes: what the search is held against.
+
+    False where it was asked to stop.
+    """
+    last = len(search.study.spec.rungs) - 1
+
+    def next_task() -> Task | None:
+        own = search.trials[0]
+        if own.state not in ("paused", "waiting") or own.rung == last:
+            return None
+        return search.task(own, own.rung + 1)
+
+    whole = next_task()
+    if whole is None or search.left_hours < search.needed(whole.trial, last, whole.priced):
+        return True
+    return search.work(next_task)
+
+
+def confirm(search: Search) -> bool:
+    """Repeat the best few with other seeds, as far as the budget goes; false where it was asked to stop."""
+    spec, last = search.study.spec, len(search.study.spec.rungs) - 1
+    best = [trial for trial in best_of(search.trials, spec.goals) if trial.state == "done"]
+    if len(spec.goals) > 1:  # the knee is what the end is about
+        named = front_of(spec, search.trials, {})[1]
+        best.sort(key=lambda trial: trial.number != named)
+    best = best[: spec.num_confirmed]
+    wanted = [(trial, n) for n in range(spec.num_seeds) for trial in best] if len(best) > 1 else []
+    is_covered = True
+
+    def next_task() -> Task | None:
+        nonlocal is_covered
+        for trial, n in wanted:
+            again = [t for t in search.trials if t.kind == "confirm" and t.of == trial.number]
+            if len(again) <= n and is_covered:
+                again, is_covered = _begun_again(search, trial, again)
+            if len(again) > n and again[n].state == "waiting" and (task := search.task(again[n], last)) is not None:
+                return task
+        return None
+
+    return search.work(next_task)
+
+
+def _begun_again(search: Search, trial: Trial, again: list[Trial]) -> tuple[list[Trial], bool]:
+    """A trial written down once more, to be trained with another seed, and whether the budget covers that."""
+    if search.left_hours < expected_hours(search.trials, trial.predicted_hours or 0.0):
+        note = f"trial {trial.number} was not repeated with another seed: the budget does not cover it"
+        search.change(search.study.model_copy(update={"notes": (*search.study.notes, note)}))
+        return again, False
+    search.change(search.study.model_copy(update={"status": "confirming"}))
+    number = len(search.trials)
+    repeated = Trial(number=number, kind="confirm", of=trial.number, values=trial.values, run_id=new_id("run"))
+    return [*again, search.keep(repeated)], True
+
+
+def finish(search: Search) -> Study:
+    """Name the winner and train its recipe on all rows; `paused` where it was asked to stop or the budget is used up.
+
+    Raises BudgetTooSmallError where the budget leaves nothing to go on with.
+    """
+    study, trials = search.study, search.trials
+    best = best_of(trials)
+    if not best:
+        raise ConflictError(
+            f"study {study.study_id} has no trial that came to anything",
+            expected="at least one trial with a loss",
+            do="give it a larger budget, or look at why they failed: luthier studies show " + study.study_id,
+        )
+    repeated = mean_losses(trials)
+    winner = best[0]
+    # of those that were repeated the best mean counts: one that was not may only have been lucky
+    if repeated:
+        winner = trials[min(repeated, key=lambda number: (statistics.fmean(repeated[number]), number))]
+    if len(study.spec.goals) > 1 and (named := front_of(study.spec, trials, repeated)[1]) is not None:
+        winner = trials[named]
+    final_run_id = study.final_run_id or new_id("run")
+    search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
+    run = _train_final(search, winner, final_run_id)
+    bill, is_done = run.result.bill if run.result is not None else None, run.status == "succeeded"
+    spent = search.spent_hours + (0.0 if bill is None else bill.hours)
+    needs = None
+    if bill is not None and run.stopped_because is not None and run.stopped_because.startswith(BUDGET_SPENT):
+        # nobody knows how long judging takes: what is kept back for the end has room for it
+        needs = spent + max(0.0, bill.final_hours.high - bill.hours) + search.end_hours
+    changed = {"status": "done" if is_done else "paused", "hours": spent, "needs_hours": needs}
+    search.change(search.study.model_copy(update=changed))
+    if is_done:
+        report = write_report(search.context, search.study)
+        search.change(search.study.model_copy(update={"report_path": str(report)}))
+    return search.study
+
+
+def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
+    from luthier.features.training.service import resume, train
+
+    context, budget = search.context, BudgetRecipe(hours=max(search.unspent_hours, 1e-3))
+    try:
+        record = context.runs.get(run_id)
+    except NotFoundError:
+        recipe = final_recipe(search.study.spec, winner, search.own).model_copy(update={"budget": budget})
+        return train(context, recipe, base_dir=Path("/"), run_id=run_id).record
+    if record.status == "succeeded":
+        return record
+    return resume(context, run_id, budget=budget).record
+
+
+def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
+    """The winner's recipe on all rows but the held-out ones, as long as its best step was late."""
+    from luthier.features.recipes.service import recipe_from
+
+    document = recipe_with(spec.recipe, winner.values)
+    data, training = document["data"], document.setdefault("training", {})
+    if isinstance(data.get("validation"), float):
+        data.setdefault("split_seed", training.get("seed", 0))
+        del data["validation"]
+    training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
+    training["early_stopping_patience"] = 0
+    return recipe_from(document, base_dir=Path("/"))
+
+
+def write_report(context: Context, study: Study) -> Path:
+    """Write the page of a study into its folder, anew where it was there. Raises ConflictError before its end."""
+    from luthier.ml.search.importance import importances
+    from luthier.ml.search.report.page import Ending, write_study_page
+
+    trials = context.studies.trials(study.study_id)
+    run = None if study.final_run_id is None else context.runs.get(study.final_run_id)
+    verdict = None
+    if run is not None and run.evaluation_id is not None:
+        verdict = context.evaluations.get(run.evaluation_id).verdict
+    ending = Ending(
+        recipe=winning_document(study, trials),
+        headline="" if verdict is None else verdict.headline,
+        report_path="" if run is None else run.report_path or "",
+    )
+    folder = context.settings.home / "studies" / study.study_id
+    folder.mkdir(parents=True, exist_ok=True)
+    found = importances(study.spec.space, trials)
+    return write_study_page(folder / "report.html", study, trials, found, mean_losses(trials), ending)
+
+
+def winning_document(study: Study, trials: Sequence[Trial], number: int | None = None) -> dict[str, Any]:
+    """The recipe of the winner, or of a trial by its number, ready to run.
+
+    Raises ConflictError where no winner is named yet, NotFoundError for a number that no trial has.
+    """
+    if number is not None:
+        if number >= len(trials):
+            raise NotFoundError(
+                f"study {study.study_id} has no trial {number}",
+                expected=f"0 to {len(trials) - 1}",
+                do=f"see luthier studies show {study.study_id}",
+            )
+        return recipe_with(study.spec.recipe, trials[number].values)
+    if study.winner is None:
+        raise ConflictError(
+            f"study {study.study_id} has no winner yet: it is {study.status}",
+            expected="a study that is done",
+            do=f"go on with it: {study.way_on}",
+        )
+    return recipe_with(study.spec.recipe, trials[study.winner].values)
+
+
+def mean_losses(trials: Sequence[Trial]) -> dict[int, list[float]]:
+    """Losses of the trials that were repeated, and of their repetitions, by the number of the first."""
+    found: dict[int, list[float]] = {}
+    for trial in trials:
+        if trial.kind == "confirm" and trial.of is not None and trial.loss is not None:
+            first = trials[trial.of].loss
+            found.setdefault(trial.of, [] if first is None else [first]).append(trial.loss)
+    return found

@@ -1,0 +1,316 @@
+"""The search of a study, step by step: what is next, is there room for it in the budget, do it, write it down.
+
+Everything that decides is in the trials and the study as they are stored, so a search that was killed goes on with the
+same next step. A trial is stored before its run begins.
+
+Hours are the machine's: with N workers a trial has an N-th of it, and so have workers that wait. So what all of them
+have spent adds up to what has passed on the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from luthier.core.errors import LuthierError
+from luthier.core.ids import new_id
+from luthier.core.plan import Plan
+from luthier.core.study import GoalName, Study, StudySpec, Trial
+from luthier.features.planning.training_data import Materials
+from luthier.features.studies.curve_watch import HOPELESS, finished_trials, may_be_stopped
+from luthier.features.studies.goals import goals_of
+from luthier.features.studies.trials import Priced, expected_hours, price
+from luthier.features.studies.workers import Crew, Done, Task
+from luthier.ml.search.narrowing import narrowed_by
+from luthier.ml.search.rungs import QUALITY, Begin, GoOn, next_step, ranked
+from luthier.ml.search.sampling import next_values
+from luthier.platform.home.context import Context
+
+MOST_FAILURES = 5
+"""Trials that fail one after another before the search gives up, none of them having come to anything."""
+MOST_DEATHS = 3
+"""Workers that die of a trial, one after the other, before it is given up."""
+
+Tell = Callable[[Study, Trial], None]
+
+
+@dataclass
+class Search:
+    """A study while it is searched. tell: told of every trial that has changed. crew: who trains.
+
+    began: when the work on it began, by `time.perf_counter`: from then on its hours count. final_hours: what the end
+    should take if the recipe as it came wins.
+    """
+
+    context: Context
+    study: Study
+    own: Plan
+    final_hours: float
+    tell: Tell
+    crew: Crew
+    began: float
+    materials: Materials
+    trials: list[Trial] = field(default_factory=list)
+    _ready: dict[int, Priced] = field(default_factory=dict)
+    _promised: dict[int, float] = field(default_factory=dict)
+    _deaths: Counter[int] = field(default_factory=Counter)
+    _since: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._since = [self.began] * self.crew.size
+        self.trials = list(self.context.studies.trials(self.study.study_id))
+        for trial in self.trials:  # what a kill has left behind
+            if trial.state == "running":
+                self.keep(trial.model_copy(update={"state": "waiting"}))
+
+    @property
+    def spent_hours(self) -> float:
+        """What all trials have taken, and what was neither training nor judging."""
+        return sum(trial.hours for trial in self.trials) + self.study.overhead_hours
+
+    @property
+    def unspent_hours(self) -> float:
+        """What is left of the budget, the end included: all but what is spent and promised."""
+        return self.study.spec.hours - self.spent_hours - sum(self._promised.values())
+
+    @property
+    def left_hours(self) -> float:
+        """What is left of it for more trials."""
+        return self.unspent_hours - self.end_hours
+
+    @property
+    def end_hours(self) -> float:
+        """What is kept back for the end: what it should take with the dearest of those that may win as things stand."""
+        there = [trial for trial in self.trials if trial.state == "done"]
+        best = best_of(there, self.study.spec.goals)
+        if len(self.study.spec.goals) == 1:  # of several goals any may come to lie at the knee
+            best = best[: self.study.spec.num_confirmed]
+        return max((self._end_with(trial.predicted_hours) for trial in best), default=self.final_hours)
+
+    def _end_with(self, hours: float | None) -> float:
+        """What the end should take with the recipe of a trial that is priced at so many hours."""
+        own = self.trials[0].predicted_hours if self.trials else None
+        return self.final_hours * max(1.0, hours / own if hours and own else 1.0)
+
+    def run(self) -> bool:
+        """Search until the budget or the space is used up; false where it was asked to stop before.
+
+        Raises StudyFailedError where nothing that is tried comes to anything.
+        """
+        return self.work(self._next)
+
+    def work(self, next_task: Callable[[], Task | None]) -> bool:
+        """Have all tasks done, as many at once as there are workers; false where it was asked to stop before.
+
+        next_task: the next one, None where there is none for now: it is asked again when another has ended.
+        """
+        is_stopped = False
+        while True:
+            while self.crew.has_room and not is_stopped:
+                is_stopped = self.crew.stop_requested() is not None
+                if is_stopped or (task := next_task()) is None:
+                    break
+                self._begin_task(task)
+            if not self._promised:
+                return not is_stopped
+            is_stopped = self._take(self.crew.wait()) or is_stopped
+
+    def task(self, trial: Trial, rung: int) -> Task | None:
+        """A trial ready to be trained up to a rung; None where it cannot be, which is written down."""
+        priced = self._priced(trial)
+        if priced is None:
+            return None
+        return Task(self.trials[trial.number], rung, priced, finished_trials(self.study.spec, self.trials))
+
+    def rest(self) -> None:
+        """Count the time since the last task of each worker: there is nothing more for them to do."""
+        now = time.perf_counter()
+        idle = sum(now - since for since in self._since)
+        self._since = [now] * self.crew.size
+        self.add_overhead(idle / self.crew.size)
+
+    def _begin_task(self, task: Task) -> None:
+        hours = task.priced.hours
+        goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)
+        trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours, "goals": goals}))
+        self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
+        self.crew.begin(replace(task, trial=trial))
+
+    def _take(self, done: Done) -> bool:
+        """Write down what came of a task; whether it was stopped before its end."""
+        before, now = done.task.trial, time.perf_counter()
+        del self._promised[before.number]
+        idle = now - self._since[done.worker] - done.seconds
+        self._since[done.worker] = now
+        self.add_overhead(max(0.0, idle) / self.crew.size)
+        if done.trial is None:
+            self._take_death(done)
+            return False
+        del self._deaths[before.number]
+        trained = done.trial
+        # Its hours are now what its run has been billed: without what a worker that died had spent on starting, say.
+        spent = before.hours * 3600 + done.task.priced.machine_share * done.seconds
+        self.add_overhead(max(0.0, spent - trained.hours * 3600))
+        if trained.results != before.results:
+            last = trained.results[-1].model_copy(update={"study_hours": self._spent_with(trained)})
+            trained = trained.model_copy(update={"results": (*trained.results[:-1], last)})
+        self.keep(trained)
+        if trained.state in ("done", "failed", "stopped"):
+            self._ready.pop(trained.number, None)
+        return trained.state == "waiting"
+
+    def _take_death(self, done: Done) -> None:
+        """A worker died: its trial goes on from its newest checkpoint, and is given up where that helps nothing."""
+        trial = done.task.trial
+        self._deaths[trial.number] += 1
+        hours = trial.hours + done.task.priced.machine_share * done.seconds / 3600
+        trial = self.keep(trial.model_copy(update={"state": "waiting", "hours": hours}))
+        if self._deaths[trial.number] >= MOST_DEATHS:
+            self.fail(trial, f"{MOST_DEATHS} times in a row {done.died}: memory may have run out")
+            self._leave_out(trial)
+
+    def _spent_with(self, trained: Trial) -> float:
+        """Hours of the study up to now, those of trials included that others are training at this moment."""
+        others = sum(trial.hours for trial in self.trials if trial.number != trained.number)
+        under_way = sum(time.perf_counter() - since for since in self._since) / self.crew.size / 3600
+        return others + trained.hours + self.study.overhead_hours + under_way
+
+    def keep(self, trial: Trial) -> Trial:
+        """Write a trial down."""
+        self.context.studies.put_trial(self.study.study_id, trial)
+        if trial.number < len(self.trials):
+            self.trials[trial.number] = trial
+        else:
+            self.trials.append(trial)
+        self.tell(self.study, trial)
+        return trial
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """Write a trial down as one that comes to nothing."""
+        self.keep(trial.model_copy(update={"state": "failed", "reason": reason}))
+
+    def change(self, study: Study) -> None:
+        """Write the study down as it is now."""
+        self.study = study
+        self.context.studies.save(self.study)
+
+    def add_overhead(self, seconds: float) -> None:
+        """Count time that was spent on neither training nor judging."""
+        hours = self.study.overhead_hours + seconds / 3600
+        self.change(self.study.model_copy(update={"overhead_hours": hours}))
+
+    def _next(self) -> Task | None:
+        """The next step of the search; None where there is none, or none as long as others are at work."""
+        while True:
+            self._refuse_hopeless()
+            spec = self.study.spec  # which a trial may have narrowed
+            step = next_step(
+                self.trials,
+                num_rungs=len(spec.rungs),
+                reduction=spec.reduction,
+                most_trials=spec.most_trials,
+                may_begin=self._may_begin(),
+                goals=spec.goals,
+            )
+            if isinstance(step, Begin) and (step := self._begin()) is None:
+                continue
+            if step is None:
+                return None
+            if self._is_stopped(self.trials[step.number]):
+                continue
+            if (task := self.task(self.trials[step.number], step.rung)) is None:
+                continue
+            if self._can_pay(task.trial, task.rung, task.priced):
+                return task
+            if task.trial.rung < 0 and not self._promised:  # else one that ends may leave something for it
+                self.fail(task.trial, "not begun: what is left of the budget does not cover it")
+            return None
+
+    def _is_stopped(self, trial: Trial) -> bool:
+        """Whether a trial that is due cannot become the best, which is written down."""
+        if not (
+            may_be_stopped(trial) and (why := finished_trials(self.study.spec, self.trials).why_hopeless(trial.curve))
+        ):
+            return False
+        self.keep(trial.model_copy(update={"state": "stopped", "reason": HOPELESS + why}))
+        return True
+
+    def _begin(self) -> GoOn | None:
+        """Write a new trial down; None where the space has no other point: then no more are begun."""
+        spec, number = self.study.spec, len(self.trials)
+        values = next_values(spec, self.trials, number)
+        if values is None:
+            note = f"the space has no other point: {number} trials are all there are"
+            self._narrow(spec.model_copy(update={"most_trials": number}), note)
+            return None
+        self.keep(Trial(number=number, values=values, run_id=new_id("run")))
+        return GoOn(number, 0)
+
+    def _leave_out(self, trial: Trial) -> None:
+        """Take out of the space what needs at least as much memory as this trial."""
+        space, said = narrowed_by(self.study.spec.space, trial.values)
+        if said:
+            self._narrow(self.study.spec.model_copy(update={"space": space}), said)
+
+    def _narrow(self, spec: StudySpec, note: str) -> None:
+        self.change(self.study.model_copy(update={"spec": spec, "notes": (*self.study.notes, note)}))
+
+    def _priced(self, trial: Trial) -> Priced | None:
+        """A trial made ready; None where it cannot be trained, which is written down, or not on this machine."""
+        if trial.number in self._ready:
+            return self._ready[trial.number]
+        spec = self.study.spec
+        try:
+            priced = price(self.context, spec, trial, self.own, self.materials)
+        except LuthierError as error:
+            self.fail(trial, error.came)
+            return None
+        if not priced.fits:
+            at_once = "" if spec.workers == 1 else f" {spec.workers} times at once"
+            self.fail(trial, f"it does not fit into this machine's memory{at_once}")
+            self._leave_out(trial)
+            return None
+        self._ready[trial.number] = priced
+        return priced
+
+    def _may_begin(self) -> bool:
+        """Whether there is room for one more trial on its first rung, as the ones before make one expect."""
+        known = [trial.predicted_hours for trial in self.trials if trial.predicted_hours]
+        typical = sum(known) / len(known) if known else 0.0
+        share = self.study.spec.rungs[0]
+        return self.left_hours >= expected_hours(self.trials, typical) * share
+
+    def _can_pay(self, trial: Trial, rung: int, priced: Priced) -> bool:
+        """Whether the budget covers a trial up to a rung. The recipe's own, which comes first, is always begun."""
+        if trial.number == 0 and rung == 0:
+            return True
+        is_last = rung == len(self.study.spec.rungs) - 1
+        dearer = self._end_with(priced.hours) - self.end_hours if is_last else 0.0  # if it wins, it is trained again
+        return self.left_hours >= self.needed(trial, rung, priced) + max(0.0, dearer)
+
+    def needed(self, trial: Trial, rung: int, priced: Priced) -> float:
+        """What a trial should take up to a rung, from where it is."""
+        share = priced.steps[rung] - (trial.results[-1].step if trial.results else 0)
+        return expected_hours(self.trials, priced.hours) * share / priced.steps[-1]
+
+    def _refuse_hopeless(self) -> None:
+        last = [trial for trial in self.trials if trial.state == "failed"]
+        if len(last) == len(self.trials) and len(last) >= MOST_FAILURES:
+            reasons = "\n    ".join(f"trial {t.number}: {t.reason}" for t in last[-MOST_FAILURES:])
+            raise StudyFailedError(
+                f"all of the first {len(last)} trials have failed:\n    {reasons}",
+                expected="a recipe that can be trained on this machine",
+                do="correct the recipe, or narrow the space with --space",
+            )
+
+
+class StudyFailedError(LuthierError):
+    """Nothing that a study has tried came to anything."""
+
+
+def best_of(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list[Trial]:
+    """Trials that have reached the highest rung that any has, best first."""
+    order = ranked(trials, goals)
+    return [trial for trial in order if trial.rung == order[0].rung]

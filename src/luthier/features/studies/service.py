@@ -1,0 +1,277 @@
+"""Use cases: search for the best recipe within one budget, go on with a search, look at it, take its recipe over.
+
+search      trials on rungs, until the budget is used but for what the end takes
+confirm     the best few once more with other seeds, since the best of many was also lucky
+final       the winner's recipe on all rows, training and validation together, judged once on the held-out ones
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.errors import RequestError
+from luthier.core.ids import new_id
+from luthier.core.plan import Plan
+from luthier.core.recipe import Recipe
+from luthier.core.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
+from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.planning.service import make_plan
+from luthier.features.planning.training_data import Materials
+from luthier.features.studies.end import bring_up_own, confirm, finish
+from luthier.features.studies.search import Search, Tell
+from luthier.features.studies.start import points_to_begin_with
+from luthier.features.studies.trials import expected_hours, price
+from luthier.features.studies.workers import crew_of
+from luthier.ml.search.rungs import QUALITY, REDUCTION, RUNGS, usable
+from luthier.platform.home.context import Context
+
+_LOCK_SECONDS: Final = 1.0
+_END_SHARE: Final = 1.2
+"""What the final run takes, as a share of a trial's whole training: it has the validation rows, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
+
+    workers: how many trials train at once. goals: what is sought; with more than quality the sampler is NSGA-II.
+    knows_others: whether it begins with what earlier studies of the project on alike data have found.
+    """
+
+    recipe: Recipe
+    hours: float | None = None
+    usd: float | None = None
+    most_trials: int = 40
+    space: Any = None
+    space_name: str = "the space"
+    sampler: SamplerName = "tpe"
+    seed: int = 0
+    rungs: tuple[float, ...] = RUNGS
+    num_seeds: int = 1
+    workers: int = 1
+    goals: tuple[GoalName, ...] = QUALITY
+    knows_others: bool = False
+
+
+def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_PROJECT) -> Study:
+    """Plan a study: its space, its rungs, and whether its budget covers one trial and the end. Trains nothing.
+
+    Raises RequestError (no budget, no validation rows, a space that cannot be), BudgetTooSmallError, and what
+    `service.plans.prepare` raises.
+    """
+    from luthier.ml.search.priors import own_values
+    from luthier.ml.search.space import default_space, narrowed
+
+    _refuse_goals(request)
+    if request.recipe.data.validation is None:
+        raise RequestError(
+            "a recipe without data.validation",
+            expected="rows that trials are compared on, apart from those that judge at the end",
+            do="add data.validation: a file, or a fraction such as 0.1",
+        )
+    plan = make_plan(context, request.recipe, base_dir=Path())
+    if plan.objective.draws:
+        raise RequestError(
+            f"objective {plan.objective.name}: its loss says nothing of how good a trial is",
+            expected="an objective whose loss on validation rows can be compared",
+            do="search with sft or a preference objective, and take the settings over",
+        )
+    space = default_space(plan, most_rank=_most_rank(plan))
+    if request.space is not None:
+        space = narrowed(space, request.space, place=request.space_name)
+    own = own_values(plan, space)
+    start: tuple[StartPoint, ...] = ()
+    notes: tuple[str, ...] = ("the space has one point: its recipe is trained, nothing is searched",)
+    if not space.has_one_point:
+        others = project_id if request.knows_others else None
+        start, notes = points_to_begin_with(context, plan, space, own, others)
+    spec = StudySpec(
+        recipe=request.recipe,
+        space=space,
+        hours=_hours(request.hours, request.usd, _usd_per_hour(plan)),
+        usd=request.usd,
+        most_trials=1 if space.has_one_point else request.most_trials,
+        sampler="nsga2" if len(request.goals) > 1 else request.sampler,
+        seed=request.seed,
+        rungs=usable(request.rungs, plan.training.num_steps),
+        reduction=REDUCTION,
+        num_seeds=request.num_seeds,
+        workers=request.workers,
+        goals=request.goals,
+        own_values=own,
+        start=start,
+        stops_hopeless=True,
+    )
+    if len(spec.rungs) < len(request.rungs) and not space.has_one_point:
+        notes = (*notes, _few_rungs(spec.rungs, plan))
+    _refuse_too_small(context, spec, plan)
+    if plan.training.device == "cpu" and spec.workers > plan.training.num_threads:
+        threads = f"{plan.training.num_threads} {'thread' if plan.training.num_threads == 1 else 'threads'}"
+        notes = (*notes, f"{spec.workers} workers share {threads}: more of them than threads get in each other's way")
+    study = Study(
+        study_id=new_id("study"),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        status="searching",
+        spec=spec,
+        usd_per_hour=_usd_per_hour(plan),
+        notes=notes,
+    )
+    context.studies.create(study, project_id)
+    return study
+
+
+def go_on(
+    context: Context,
+    study_id: str,
+    *,
+    hours: float | None = None,
+    usd: float | None = None,
+    tell: Tell = lambda _study, _trial: None,
+) -> Study:
+    """Search, confirm and train to the end, from wherever the study is; the study as it is then.
+
+    hours, usd: a budget in the place of the one that it had, counted from its very beginning. SIGTERM and SIGINT leave
+    it `paused`, with every trial at a checkpoint; the budget where it is used up before the end of the final run. Once
+    that has begun, nothing more is searched. tell: told of every trial that changes.
+
+    Raises ConflictError where another process works on it or its rows have changed, BudgetTooSmallError, RequestError
+    for a budget in money where nobody knows the price of an hour, StudyFailedError.
+    """
+    from luthier.core.file_lock import file_lock
+
+    began, study, materials = time.perf_counter(), context.studies.get(study_id), Materials()
+    lock = context.settings.home / "studies" / study_id / "lock"
+    with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
+        study = context.studies.get(study_id)  # who held it may have gone on
+        if study.status == "done":
+            return study
+        study = _with_budget(study, hours, usd)
+        own = make_plan(context, study.spec.recipe, base_dir=Path())
+        final_hours = _final_hours(context, study, own, materials)
+        with crew_of(context, study, held) as crew:
+            search = Search(context, study, own, final_hours, tell, crew, began, materials)
+            is_through = study.final_run_id is not None
+            if not is_through:
+                if study.status in ("searching", "paused"):
+                    search.change(study.model_copy(update={"status": "searching"}))
+                is_through = search.run() and bring_up_own(search) and confirm(search)
+                search.rest()
+        if not is_through:
+            search.change(search.study.model_copy(update={"status": "paused"}))
+            return search.study
+        return finish(search)
+
+
+def trial_line(trial: Trial) -> str:
+    """A trial in one line: what it sets, how far it got, and its loss."""
+    values = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in trial.values.items())
+    loss = "" if trial.loss is None else f", loss {trial.loss:.4f} on rung {trial.rung + 1}"
+    return f"trial {trial.number} ({values or 'the recipe as it is'}): {trial.state}{loss}"
+
+
+def _refuse_goals(request: StudyRequest) -> None:
+    if "quality" not in request.goals or len(set(request.goals)) < len(request.goals):
+        raise RequestError(
+            f"goals {', '.join(request.goals) or 'none'}",
+            expected="each once, and quality among them: the smallest adapter is the one that has learned nothing",
+            do="write for example: --objective quality,size",
+        )
+    if len(request.goals) > 1 and request.sampler in ("tpe", "nsga2"):
+        return
+    if len(request.goals) > 1 or request.sampler == "nsga2":
+        raise RequestError(
+            f"sampler {request.sampler} for {', '.join(request.goals)}",
+            expected="nsga2 for several goals; tpe, cmaes or random for quality alone",
+            do="leave --sampler out",
+        )
+
+
+def _final_hours(context: Context, study: Study, own: Plan, materials: Materials) -> float:
+    """What the end should take: the recipe's own training once more, on a few more rows, with the whole machine."""
+    known = context.studies.trials(study.study_id)
+    hours = known[0].predicted_hours if known else None
+    hours = hours or _own_hours(context, study.spec, own, materials)
+    taken, workers = expected_hours(known, hours), study.spec.workers
+    # trials that share the machine do not tell how long one that has all of it takes: at most as long as they took on
+    # the clock, at least as long as they took of the machine, and between the two the planner is believed
+    return min(max(taken, hours), taken * workers) * _END_SHARE
+
+
+def _own_hours(context: Context, spec: StudySpec, own: Plan, materials: Materials | None = None) -> float:
+    """What the recipe as it came should take. own: its plan."""
+    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own, materials).hours
+
+
+def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
+    hours = _own_hours(context, spec, plan)
+    needed = hours * (1 + _END_SHARE)
+    if spec.hours < needed:
+        raise BudgetTooSmallError(
+            f"a budget of {spec.hours:.3g} h: one trial should take {hours:.3g} h, and the end as long again",
+            expected=f"at least {needed:.2g} h, and some ten times that to search",
+            do="give it more hours, fewer epochs or fewer rows",
+        )
+
+
+def _few_rungs(rungs: Sequence[float], plan: Plan) -> str:
+    steps = f"the recipe's own training has {plan.training.num_steps} steps"
+    if len(rungs) == 1:
+        return f"{steps}: every trial is trained to its end, since less of it would say nothing"
+    return f"{steps}: trials are compared after {rungs[0]:.0%} of it at the earliest, since less would say nothing"
+
+
+def _hours(hours: float | None, usd: float | None, usd_per_hour: float | None) -> float:
+    if hours is None and usd is None:
+        raise RequestError(
+            "no budget", expected="--budget-hours or --budget-usd", do="say what the whole search may take"
+        )
+    if usd is not None and not usd_per_hour:
+        raise RequestError(
+            f"--budget-usd {usd}: nobody knows what an hour of this machine costs",
+            expected="a price for this machine",
+            do="give --budget-hours, or a price table with --prices",
+        )
+    by_money = usd / usd_per_hour if usd is not None and usd_per_hour else None
+    return min(one for one in (hours, by_money) if one is not None)
+
+
+def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
+    """The study with another budget, if one is given. Raises BudgetTooSmallError where that is spent already."""
+    needs = study.needs_hours
+    if hours is None and usd is None:
+        if needs is None:
+            return study
+        raise BudgetTooSmallError(
+            f"a budget of {study.spec.hours:.3g} h, which was used up before the final run had come to its end",
+            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            do=study.way_on,
+        )
+    budget = _hours(hours, usd, study.usd_per_hour)
+    if needs is not None and budget <= study.hours:
+        raise BudgetTooSmallError(
+            f"a budget of {budget:.3g} h: the study has spent {study.hours:.3g} h",
+            expected=f"about {needs:.3g} h, from the beginning of the study on",
+            do=study.way_on,
+        )
+    return study.model_copy(update={"spec": study.spec.model_copy(update={"hours": budget, "usd": usd})})
+
+
+def _most_rank(plan: Plan) -> int:
+    from luthier.ml.inference.models.structure import read_structure
+
+    return min(min(layer.num_inputs, layer.num_outputs) for layer in read_structure(plan.base_model.path).linear_layers)
+
+
+def _usd_per_hour(plan: Plan) -> float | None:
+    rate = plan.budget.usd_per_hour if plan.budget is not None else None
+    return None if rate is None else rate.high
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,259 @@
+"""One trial of a study: its recipe, its price before it begins, and its training up to a rung, where it stops.
+
+A trial is a run like any other. It stops on a rung with a checkpoint, and goes on from there when it is promoted, so
+that it ends byte for byte as one that was never stopped, and no step is done twice.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import DivergedError, NotFoundError, RequestError
+from luthier.core.events import Event, RunStarted, StepDone, ValidationDone
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink
+from luthier.core.recipe import Recipe
+from luthier.core.run import TrainResult
+from luthier.core.study import Result, StudySpec, Trial, TrialState, recipe_with
+from luthier.features.planning.service import Prepared, prepare
+from luthier.features.planning.training_data import Materials
+from luthier.features.recipes.service import recipe_from
+from luthier.features.studies.curve_watch import HOPELESS, CurveWatch, may_be_stopped
+from luthier.features.training.launchers.here import Hooks, ThisProcess, train_worker
+from luthier.ml.search.extrapolation import Finished
+from luthier.ml.search.rungs import rung_steps
+from luthier.platform.home.context import Context
+from luthier.platform.processes.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from luthier.core.cost import Prediction
+    from luthier.ml.training.budget import Meter
+
+ON_A_RUNG: Final = "on a rung of its study"
+
+
+class UntilStep(ThisProcess):
+    """Trains up to a step, and stops there as if it had been asked to.
+
+    stop_requested: what else says that it is to stop; None takes SIGTERM and SIGINT for a wish while it trains.
+    tell_step: told of each step that is done. watch: notes its curve, and says when it is hopeless.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        stop_requested: Callable[[], str | None] | None = None,
+        tell_step: Callable[[int], None] = lambda _step: None,
+        watch: CurveWatch | None = None,
+    ) -> None:
+        super().__init__()
+        self._watch = watch
+        self._step, self._stop_requested, self._tell_step = step, stop_requested, tell_step
+
+    def train(
+        self,
+        context: Context,
+        run_id: str,
+        prepared: Prepared,
+        meter: Meter,
+        emit: EventSink,
+        lock: int,  # noqa: ARG002
+    ) -> TrainResult:
+        """As `ThisProcess.train`."""
+        reached, watch = 0, self._watch
+
+        def note(event: Event) -> None:
+            nonlocal reached
+            emit(event)
+            if watch is not None:
+                watch.note(event)
+            if isinstance(event, RunStarted):
+                reached = event.from_step
+                if watch is not None:
+                    watch.begin(context.runs.events(run_id), reached)
+            elif isinstance(event, StepDone):
+                reached = event.step
+                self._tell_step(reached)
+
+        with nullcontext(self._stop_requested) if self._stop_requested else stop_signals() as signalled:
+
+            def stop_requested() -> str | None:
+                if (reason := signalled()) is not None:
+                    return reason
+                if reached >= self._step:
+                    return ON_A_RUNG
+                return None if watch is None else watch.stop_requested()
+
+            folder = context.settings.run_folder(run_id)
+            return train_worker(prepared, Hooks(folder, note, context.progress, meter, stop_requested))
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A trial that is ready to begin. hours: of all of its steps, as expected. steps: on which its rungs lie.
+
+    machine_share: how much of the machine it has while it trains; its hours count by it.
+    """
+
+    prepared: Prepared
+    hours: float
+    steps: tuple[int, ...]
+    fits: bool
+    machine_share: float = 1.0
+
+
+def trial_recipe(
+    spec: StudySpec, trial: Trial, *, whole_steps: float | None = None, num_threads: int | None = None
+) -> Recipe:
+    """The recipe of a trial: the study's with its values, validated where rungs lie, never stopped early, not judged.
+
+    whole_steps: after how many steps it is validated, num_threads: those that train it; None leaves that to the plan.
+    Raises RecipeError.
+    """
+    document = recipe_with(spec.recipe, trial.values)
+    training = document.setdefault("training", {})
+    training["early_stopping_patience"] = 0
+    data = document["data"]
+    data.setdefault("split_seed", training.get("seed", 0))
+    if trial.kind == "confirm":
+        training["seed"] = int(training.get("seed", 0)) + 1 + trial.number
+    if whole_steps is not None:
+        training["validate_every_steps"] = int(whole_steps)
+    if num_threads is not None:
+        training["num_threads"] = num_threads
+    return recipe_from(document, base_dir=Path("/"))  # all paths are absolute
+
+
+def price(context: Context, spec: StudySpec, trial: Trial, own: Plan, materials: Materials | None = None) -> Priced:
+    """Make a trial ready and say what it should take. own: the plan of the study's own recipe, which rungs count from.
+
+    materials: where the rows are kept that trials share.
+
+    Raises what `service.plans.prepare` raises: a rank above a matrix, rows that do not fit.
+    """
+    from luthier.features.planning.quotes import quote_of
+
+    num_threads = None if spec.workers == 1 else max(1, own.training.num_threads // spec.workers)
+    materials = materials or Materials()
+    prepared = _prepared(context, trial_recipe(spec, trial, num_threads=num_threads), materials)
+    steps = _rungs(spec, prepared.plan, own)
+    if prepared.plan.training.validate_every_steps != steps[0]:
+        recipe = trial_recipe(spec, trial, whole_steps=steps[0], num_threads=num_threads)
+        prepared = _prepared(context, recipe, materials)
+    if prepared.validation is None:
+        raise RequestError(
+            "a recipe without validation rows",
+            expected="rows that trials are compared on",
+            do="add data.validation to the recipe: a file, or a fraction such as 0.1",
+        )
+    prediction = quote_of(context, prepared).prediction
+    return Priced(prepared, prediction.hours.value, steps, _fit_together(prediction, spec.workers), 1 / spec.workers)
+
+
+def train_to(
+    context: Context,
+    trial: Trial,
+    rung: int,
+    priced: Priced,
+    *,
+    stop_requested: Callable[[], str | None] | None = None,
+    tell_step: Callable[[int], None] = lambda _step: None,
+    finished: Finished | None = None,
+) -> Trial:
+    """Train a trial up to a rung, from where it is; the trial as it is then.
+
+    stop_requested, tell_step: as in `UntilStep`. state: `done` on the last rung, `paused` on one before, `failed`
+    where it diverged, with the reason. A wish to stop leaves it `waiting`, to go on with later. finished: the trials it
+    is held against after each validation; one that cannot become the best is `stopped`.
+    """
+    began, share = time.perf_counter(), priced.machine_share
+    watch = None if finished is None or not may_be_stopped(trial) else CurveWatch(finished, priced.steps[-1])
+    fleet = UntilStep(priced.steps[rung], stop_requested, tell_step, watch)
+    try:
+        _go_on(context, trial, priced, fleet)
+    except DivergedError as error:
+        return _ended(context, trial, "failed", began, share, reason=error.came)
+    record = context.runs.get(trial.run_id)
+    if record.status == "paused" and (record.stopped_because or "").startswith(HOPELESS):
+        return _ended(context, trial, "stopped", began, share, reason=str(record.stopped_because))
+    if record.status == "paused" and record.stopped_because != ON_A_RUNG:
+        return _ended(context, trial, "waiting", began, share, reason=str(record.stopped_because))
+    result = _result(context, trial, rung, priced.steps, after=trial.results[-1].step if trial.results else 0)
+    trial = trial.model_copy(update={"results": (*trial.results, result)})
+    return _ended(context, trial, "done" if record.status == "succeeded" else "paused", began, share)
+
+
+def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
+    """What a training of that price really takes, by what the ones before have taken for theirs."""
+    ratios = [
+        trial.hours / (trial.predicted_hours * trial.results[-1].share)
+        for trial in trials
+        if trial.predicted_hours and trial.results and trial.hours and trial.state != "stopped"  # between two rungs
+    ]
+    return priced_hours * (statistics.median(ratios) if ratios else 1.0)
+
+
+def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> None:
+    """Drawing a report takes longer than many a rung: those of trials are drawn when somebody asks for them."""
+    from luthier.features.training.service import resume, train_prepared
+
+    try:
+        status = context.runs.get(trial.run_id).status
+    except NotFoundError:
+        began = time.perf_counter()
+        train_prepared(context, priced.prepared, began=began, run_id=trial.run_id, fleet=fleet, draws_page=False)
+        return
+    if status != "succeeded":
+        resume(context, trial.run_id, is_judged=False, fleet=fleet, ready=priced.prepared, draws_page=False)
+
+
+def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, after: int) -> Result:
+    """The lowest loss on the validation rows so far: the weights that gave it are those that are kept.
+
+    after: the step of the rung before.
+    """
+    step = steps[rung]
+    found = [e for e in context.runs.events(trial.run_id) if isinstance(e, ValidationDone) and e.step <= step]
+    if not found:
+        raise RequestError(
+            f"run {trial.run_id} has no validation up to step {step}",
+            expected="one on each rung",
+            do="report this: a rung should lie where the run is validated",
+        )
+    best = min(found, key=lambda event: event.loss)
+    losses = {event.step: event.loss for event in found if event.step > after}
+    curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))
+    return Result(rung=rung, step=step, share=step / steps[-1], loss=best.loss, curve=curve)
+
+
+def _fit_together(prediction: Prediction, num_trials: int) -> bool:
+    """Whether so many trials like this one fit at once, shared out among the devices that there are."""
+    device = prediction.device
+    at_once = -(-num_trials // device.num_devices)
+    needed = prediction.peak_memory.total_bytes.value * at_once
+    return prediction.fits and (at_once == 1 or needed <= device.memory_bytes)
+
+
+def _ended(context: Context, trial: Trial, state: TrialState, began: float, share: float, *, reason: str = "") -> Trial:
+    result = context.runs.get(trial.run_id).result
+    bill = None if result is None else result.bill
+    took = share * (time.perf_counter() - began) / 3600
+    hours = trial.hours + took if bill is None else share * bill.hours
+    return trial.model_copy(update={"state": state, "reason": reason, "hours": hours})
+
+
+def _prepared(context: Context, recipe: Recipe, materials: Materials) -> Prepared:
+    """Ready, and its held-out rows left out of it: they are for the end."""
+    return replace(prepare(context, recipe, base_dir=Path(), materials=materials), held_out=None)
+
+
+def _rungs(spec: StudySpec, plan: Plan, own: Plan) -> tuple[int, ...]:
+    mean = plan.data.train.num_trained_tokens / plan.training.num_steps_per_epoch
+    whole = own.data.train.num_trained_tokens / own.training.num_steps_per_epoch * own.training.num_steps
+    return tuple(rung_steps(spec.rungs, plan.training.num_steps, mean, whole))

@@ -1,0 +1,190 @@
+"""Use case: tasks of EleutherAI's lm-evaluation-harness (extra `lm-eval`) on our systems, its numbers in our words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from luthier.core.digest import sha256_document
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.suite import LmEvalTask
+from luthier.core.task_result import TaskResult
+from luthier.features.models.resolve import Candidate
+from luthier.features.suites.systems import Server, System
+from luthier.features.suites.task_runs import Engines
+from luthier.platform.home.context import Context
+
+_CAUTION = "Measured by the lm-evaluation-harness {version}; intervals are made of its standard errors."
+
+
+def check_lm_eval(tasks: Sequence[LmEvalTask], systems: Sequence[System], *, folder: Path) -> None:
+    """Raises RequestError where the harness is not installed, a task is not one of its own, or asks a server too much.
+
+    NotFoundError: a task that it does not know.
+    """
+    if find_spec("lm_eval") is None:
+        raise RequestError(
+            f"task {tasks[0].name} is one of the lm-evaluation-harness, which is not installed",
+            expected="the package lm_eval",
+            do="pip install 'luthier[lm-eval]'",
+        )
+    for task in tasks:
+        loaded = _load(task.task, folder)
+        servers = [system.name for system in systems if isinstance(system, Server)]
+        if servers and loaded.OUTPUT_TYPE != "generate_until":
+            raise RequestError(
+                f"task {task.name} needs likelihoods ({loaded.OUTPUT_TYPE}), and {servers[0]} is a server, "
+                "which tells none",
+                expected="models on this machine for tasks that look at likelihoods",
+                do="leave the task out of the suite, or judge a base model or a run",
+            )
+
+
+def run_lm_eval(
+    context: Context, engines: Engines, systems: Sequence[System], task: LmEvalTask, *, folder: Path, seed: int
+) -> TaskResult:
+    """One task of the harness on all systems; a path to its YAML file counts from `folder`.
+
+    Raises what the engines raise, RequestError where the harness itself fails.
+    """
+    from importlib.metadata import version
+
+    from luthier.ml.evaluation.foreign import Foreign, as_task_result
+
+    found: list[Foreign] = []
+    truncated: list[str] = []
+    for system in systems:
+        model = _model_of(context, engines, system)
+        answer = evaluate_by_harness(model, task, folder, seed)
+        found.append(
+            Foreign(
+                name=system.name,
+                model=system.address if isinstance(system, Server) else system.model_name,
+                adapter=None if isinstance(system, Server) else system.adapter_path,
+                num_few_shot=task.few_shot,
+                answer=answer,
+            )
+        )
+        if model.num_truncated:
+            truncated.append(f"{model.num_truncated:,} requests to {system.name} were cut to fit into its context.")
+    return as_task_result(
+        task.name,
+        found,
+        primary=task.primary,
+        file=task.task,
+        sha256=sha256_document([one["doc_hash"] for one in found[0].samples]),
+        seed=seed,
+        cautions=(_CAUTION.format(version=version("lm_eval")), *truncated),
+    )
+
+
+def _model_of(context: Context, engines: Engines, system: System) -> Any:
+    from luthier.ml.inference.lm_eval_model import DEFAULT_NEW_TOKENS, LmEvalModel
+    from luthier.ml.inference.transformers_engine import TransformersEngine
+
+    engine = engines.of(system)
+    tokenizer, room = None, 2**31
+    if isinstance(system, Candidate):
+        assert isinstance(engine, TransformersEngine)
+        tokenizer, room = engine.template.tokenizer, system.context_length_tokens
+    return LmEvalModel(
+        engine,
+        tokenizer,
+        context_length_tokens=room,
+        progress=context.progress,
+        max_new_tokens=DEFAULT_NEW_TOKENS,
+    )
+
+
+def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -> dict[str, Any]:
+    """The harness's own document of a task. model: one of its models. Raises RequestError where it fails."""
+    # not `simple_evaluate`: it lists all packages of the machine after every task, which takes longer than small tasks
+    from lm_eval.evaluator import evaluate
+
+    loaded = _load(task.task, folder)
+    if task.few_shot or loaded.get_config("num_fewshot") is None:
+        loaded.set_config(key="num_fewshot", value=task.few_shot)
+    loaded.set_fewshot_seed(seed=seed)
+    name = loaded.task_name
+    try:
+        with _quiet(), _offline_from(folder):
+            found: dict[str, Any] | None = evaluate(
+                lm=model,
+                task_dict={"tasks": {name: loaded}, "groups": {}, "group_map": {}},
+                limit=task.most_rows,
+                bootstrap_iters=1000,
+                verbosity="ERROR",
+            )
+    except (ValueError, KeyError, AssertionError, TypeError) as error:
+        raise RequestError(
+            f"task {task.name}: the lm-evaluation-harness failed: {type(error).__name__}: {error}",
+            expected="a task that it can run",
+            do="run it with lm_eval itself to see more",
+        ) from error
+    if not found:
+        raise RequestError(f"task {task.name} has no result", expected="figures", do="run it with lm_eval itself")
+    return found
+
+
+def _load(name: str, folder: Path) -> Any:
+    """The harness's own object of one task, made anew, since it keeps state."""
+    is_file = name.endswith((".yaml", ".yml"))
+    if is_file and not (folder / name).is_file():
+        raise NotFoundError(f"no task file {folder / name}", expected="a YAML file of the harness", do="check the path")
+    try:
+        with _quiet(), _offline_from(folder):
+            loaded = _manager(not is_file).load([str(folder / name) if is_file else name])["tasks"]
+    except (KeyError, ValueError, TypeError, FileNotFoundError, ConnectionError) as error:
+        raise NotFoundError(
+            f"the lm-evaluation-harness cannot load {name!r}: {error}",
+            expected="the name of one of its tasks (its data is fetched), or a YAML file with data beside it",
+            do="list them with: lm_eval ls tasks",
+        ) from error
+    if len(loaded) != 1:
+        raise RequestError(
+            f"{name!r} is a group of {len(loaded)} tasks",
+            expected="one task",
+            do=f"name them one by one: {', '.join(list(loaded)[:8])}",
+        )
+    return next(iter(loaded.values()))
+
+
+@lru_cache(maxsize=2)
+def _manager(with_defaults: bool) -> Any:
+    """Its table of tasks; it takes seconds to read all of its own."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=with_defaults)
+
+
+@contextmanager
+def _offline_from(folder: Path) -> Iterator[None]:
+    """The harness takes paths of data in task files from the working directory: that is the suite's for so long."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the harness's own log and bars: progress is ours."""
+    import logging
+    import warnings
+
+    log = logging.getLogger("lm_eval")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,243 @@
+"""Use case: judge systems by a suite of tasks, with one verdict over all of them and what tuning cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.errors import RequestError
+from luthier.core.ids import is_id, new_id
+from luthier.core.ports import Progress
+from luthier.core.suite import CitationsTask, LmEvalTask, Suite
+from luthier.core.task_result import SuiteResult, TaskResult
+from luthier.features.datasets.corpora import read_corpus
+from luthier.features.evaluations.service import training_rows
+from luthier.features.models.resolve import Candidate, find_base
+from luthier.features.recipes.column_maps import map_of_runs
+from luthier.features.suites.file import FileFinder, digests_of, files_in, load_suite
+from luthier.features.suites.general import general_tasks
+from luthier.features.suites.rows import Seen, load_task
+from luthier.features.suites.systems import TUNED, Server, System, find_system
+from luthier.features.suites.task_runs import Engines, RowsOf, run_tasks
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.tasks.protocol import Resources
+
+
+def run_suite(
+    context: Context,
+    systems: Sequence[str],
+    *,
+    suite: Path,
+    judge: str | None = None,
+    seeds: int = 1,
+    allow_code: bool = False,
+    allow_leakage: bool = False,
+    project_id: str = DEFAULT_PROJECT,
+    result_id: str | None = None,
+    find_file: FileFinder | None = None,
+) -> SuiteResult:
+    """Judge systems by a suite, keep the result, and return it.
+
+    systems: the candidate first, then what it is held against, each the name of a base model, a run, a tuned model
+    (`ft:...`) or a server's model (`http://host/v1#MODEL`). The base of a tuned candidate is always judged too, and
+    with examples in its prompt where a task has some. judge: the engine that judges, by name. seeds: trainings of the
+    candidate, a run; the missing ones are trained now. allow_code: run code that models write, where a task says so.
+    result_id: what the result is called; by default a new id. find_file: what the names of files in the suite and its
+    rows stand for; None takes paths, which count from the suite's folder.
+
+    Raises, before anything is run: NotFoundError (suite, file, model, run), RequestError (a wrong suite; a server asked
+    for likelihoods; a task that needs a judge and has none), DataError (wrong rows), LeakageError (rows that a judged
+    run was trained on).
+    """
+    from luthier.ml.evaluation.tasks_verdict import adjusted, tasks_verdict
+
+    start = time.perf_counter()
+    spec, folder = load_suite(suite), suite.absolute().parent
+    find = find_file or files_in(folder)
+    fingerprint = spec.fingerprint(digests_of(spec, folder, find))
+    who = _find(context, systems, project_id)
+    seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
+    caveats: list[str] = []
+    loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]
+    trainings = _trainings(context, who, seeds)
+    resources = replace(_resources(context, folder, find, allow_code), is_remote=find_file is not None)
+    tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, trainings=trainings)
+    tasks = adjusted(tasks, who.candidate)
+    base = None if who.base is None else who.base.name
+    result = SuiteResult(
+        result_id=result_id or new_id("suite"),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        suite=spec.name,
+        fingerprint=fingerprint,
+        run_id=who.run_id,
+        candidate=who.candidate,
+        systems=tuple(dict.fromkeys(system.name for task in tasks for system in task.systems)),
+        num_seeds=1 + len(trainings),
+        tasks=tasks,
+        verdict=tasks_verdict(tasks, who.candidate, base=base, caveats=caveats),
+        seconds=time.perf_counter() - start,
+    )
+    subject = who.run_id or who.candidate
+    context.assessments.save(
+        "suite", result.result_id, result, project_id=project_id, subject=subject, run_id=who.run_id
+    )
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """Who is judged, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
+
+    base: what the candidate was tuned from. shown: who is also judged with examples in its prompt.
+    """
+
+    ordered: tuple[System, ...]
+    run_id: str | None
+    run_ids: tuple[str, ...]
+    base: Candidate | None
+    shown: System
+
+    @property
+    def candidate(self) -> str:
+        """The system that the verdict is about, by its name."""
+        return self.ordered[-1].name
+
+
+def _find(context: Context, names: Sequence[str], project_id: str) -> _Who:
+    found = [find_system(context, name, project_id=project_id) for name in names]
+    runs = [_run_of(context, name, project_id) for name in names]
+    base = _base_of(context, runs[0], found)
+    # The table reads from the plain to the tuned: what is judged stands last.
+    ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
+    shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
+    return _Who(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
+
+
+def _run_of(context: Context, name: str, project_id: str) -> str | None:
+    """The run that a system was made by; None for others."""
+    if name.startswith(TUNED):
+        return context.tuned_models.get(project_id, name).run_id
+    return name if is_id(name, "run") else None
+
+
+def _base_of(context: Context, run_id: str | None, found: Sequence[System]) -> Candidate | None:
+    """What the candidate was tuned from: as it is named among the systems, or else by its own name."""
+    if run_id is None:
+        return None
+    base = find_base(context, run_id)
+    named = (one for one in found[1:] if isinstance(one, Candidate) and not one.shots)
+    return next((one for one in named if (one.model_path, one.adapter_path) == (base.model_path, None)), base)
+
+
+def _load(spec: Suite, find_file: FileFinder, seen: Seen, progress: Progress) -> list[RowsOf]:
+    loaded = []
+    for task in spec.tasks:
+        if isinstance(task, LmEvalTask):
+            continue
+        rows_of = load_task(task, find_file, seen=seen, seed=spec.seed)
+        if isinstance(task, CitationsTask):
+            rows_of = replace(rows_of, documents=read_corpus(find_file("corpus", task.corpus), progress))
+        loaded.append(rows_of)
+    return loaded
+
+
+def _general(spec: Suite, who: _Who, seen: Seen, caveats: list[str]) -> list[RowsOf]:
+    """The tasks of general ability, where there is a base to hold the candidate against; caveats get why not."""
+    if not spec.forgetting or who.base is None:
+        return []
+    if servers := [one.name for one in who.ordered if isinstance(one, Server)]:
+        caveats.append(f"What tuning cost in general ability was not measured: {servers[0]} tells no likelihoods.")
+        return []
+    taken = {task.name for task in spec.tasks}
+    general = general_tasks(seen=seen, seed=spec.seed)
+    if clash := [one.task.name for one in general if one.task.name in taken]:
+        raise RequestError(
+            f"the suite names a task {clash[0]}, as one of the tasks of general ability is called",
+            expected="a name of its own for each task",
+            do="give the task another name, or set `forgetting: false`",
+        )
+    return general
+
+
+def _trainings(context: Context, who: _Who, seeds: int) -> list[System]:
+    """The candidate's recipe trained with other seeds."""
+    from luthier.features.training.seed_runs import runs_of_other_seeds
+
+    if seeds <= 1:
+        return []
+    if who.run_id is None or who.candidate != who.run_id:
+        raise RequestError(
+            f"--seeds {seeds} for {who.candidate}",
+            expected="the id of a run, whose recipe can be trained again with other seeds",
+            do="name the run first, or leave --seeds out",
+        )
+    return [find_system(context, one) for one in runs_of_other_seeds(context, who.run_id, seeds - 1)]
+
+
+def _resources(context: Context, folder: Path, find_file: FileFinder, allow_code: bool) -> Resources:
+    """What tasks may use, but for the judge, which is opened last."""
+    from luthier.ml.evaluation.tasks.protocol import Resources
+
+    return Resources(folder=folder, find_file=find_file, allows_code=allow_code, progress=context.progress)
+
+
+def _judged_by(context: Context, stack: ExitStack, resources: Resources, judge: str | None) -> Resources:
+    if judge is None:
+        return resources
+    from luthier.features.judges.service import open_judge
+
+    engine = stack.enter_context(closing(open_judge(context, judge)))
+    return replace(resources, judge=engine, judge_name=judge)
+
+
+def _run_all(
+    context: Context,
+    spec: Suite,
+    who: _Who,
+    loaded: Sequence[RowsOf],
+    *,
+    resources: Resources,
+    judge: str | None,
+    trainings: Sequence[System],
+) -> tuple[TaskResult, ...]:
+    """All tasks in the order of the suite, those of general ability last."""
+    foreign = [task for task in spec.tasks if isinstance(task, LmEvalTask)]
+    if foreign:
+        from luthier.features.suites.lm_eval import check_lm_eval, run_lm_eval
+
+        check_lm_eval(foreign, who.ordered, folder=resources.folder)
+    with ExitStack() as stack:
+        engines = stack.enter_context(Engines(context))
+        results = run_tasks(
+            context,
+            who.ordered,
+            loaded,
+            resources=_judged_by(context, stack, resources, judge),
+            seed=spec.seed,
+            shown=who.shown,
+            trainings=trainings,
+            engines=engines,
+        )
+        done = {result.name: _with_judge(context, result, judge) for result in results}
+        for task in foreign:
+            done[task.name] = run_lm_eval(context, engines, who.ordered, task, folder=resources.folder, seed=spec.seed)
+    order = [task.name for task in spec.tasks]
+    return tuple(done[name] for name in (*order, *(name for name in done if name not in order)))
+
+
+def _with_judge(context: Context, result: TaskResult, judge: str | None) -> TaskResult:
+    """The result with a caution where the judge shares its base with a system that it judged."""
+    if judge is None or not result.judges:
+        return result
+    from luthier.features.judges.service import same_base
+
+    said = same_base(context, judge, {system.name: system.model for system in result.systems})
+    return result.model_copy(update={"cautions": (*result.cautions, *said)})

@@ -1,0 +1,219 @@
+"""Use case: systems judged by tasks, on rows that are in memory already. Suites and safety checks both stand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from luthier.core.dataset import Example
+from luthier.core.errors import RequestError
+from luthier.core.ports import Engine
+from luthier.core.suite import TaskCommon
+from luthier.core.task_result import TaskResult
+from luthier.features.models.resolve import Candidate
+from luthier.features.suites.systems import Server, System, as_judged, engine_of
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+    from luthier.ml.evaluation.tasks.protocol import Resources, TaskKind, TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class RowsOf:
+    """A task with its rows, ready to be asked.
+
+    file, sha256: where the rows come from. kind: None takes the one that the task's `kind` names. kind_name: what the
+    result calls it, by default the task's own. num_leaked: rows that a judged system was trained on. shots: examples
+    that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. documents: the
+    corpus by name, where the task has one. cautions: more than the kind's own. rests: where the rows are plain texts
+    that are only begun, what follows of each.
+    """
+
+    task: TaskCommon
+    rows: tuple[TaskRow, ...]
+    file: str
+    sha256: str
+    kind: TaskKind[Any] | None = None
+    kind_name: str | None = None
+    num_leaked: int = 0
+    shots: tuple[Example, ...] = ()
+    is_general: bool = False
+    documents: Mapping[str, str] | None = None
+    cautions: tuple[str, ...] = ()
+    rests: tuple[str, ...] = ()
+
+    @property
+    def clusters(self) -> list[Hashable] | None:
+        """The source of each row, where the task says which rows share one."""
+        if self.task.cluster_by is None:
+            return None
+        return [row.example.group for row in self.rows]
+
+
+def run_tasks(
+    context: Context,
+    systems: Sequence[System],
+    tasks: Sequence[RowsOf],
+    *,
+    resources: Resources,
+    seed: int = 0,
+    shown: System | None = None,
+    trainings: Sequence[System] = (),
+    engines: Engines | None = None,
+) -> tuple[TaskResult, ...]:
+    """Judge all systems by every task, each system's engine opened once.
+
+    systems: the plain before the tuned: each is held against every earlier one. shown: the system that is also judged
+    with examples in its prompt, where a task has some. trainings: the last system trained again with other seeds; they
+    and it are judged as one. engines: those of the caller, who also closes them.
+
+    Raises what kinds, engines and `compare.judge_in_full` raise; before anything runs: DataError for rows that lack
+    what a task looks at, RequestError for a task that asks a server for likelihoods.
+    """
+    asked = [_Asked.of(rows_of, resources) for rows_of in tasks]
+    for one in asked:
+        _check_likelihoods(one, systems)
+    with ExitStack() as stack:
+        opened = stack.enter_context(Engines(context)) if engines is None else engines
+        return tuple(
+            _run_task(context, opened, one, _with_shots(systems, shown, one.rows_of), trainings, seed) for one in asked
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A task with its kind and its metrics, checked."""
+
+    rows_of: RowsOf
+    kind: TaskKind[Any]
+    metrics: list[MetricDefinition]
+    primary: str
+
+    @classmethod
+    def of(cls, rows_of: RowsOf, resources: Resources) -> _Asked:
+        from luthier.ml.evaluation.tasks.registry import task_kind
+
+        task, rows = rows_of.task, rows_of.rows
+        kind = rows_of.kind or task_kind(kind_of(rows_of))
+        kind.check(task, rows)
+        metrics = kind.metrics(task, rows, replace(resources, documents=rows_of.documents))
+        names = [metric.name for metric in metrics]
+        if task.primary is not None and task.primary not in names:
+            raise RequestError(
+                f"task {task.name}: primary: {task.primary!r}",
+                expected=f"one of its metrics: {', '.join(names)}",
+                do="correct primary, or leave it out: then it is the first",
+            )
+        return cls(rows_of, kind, metrics, task.primary or names[0])
+
+
+class Engines:
+    """Engines by what they run, each opened once, when it is first needed; all are closed at the end."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._stack = context, ExitStack()
+        self._open: dict[tuple[str | None, ...], Engine] = {}
+
+    def of(self, system: System) -> Engine:
+        """The engine that runs a system. Raises what opening it raises."""
+        key: tuple[str | None, ...] = (system.name,)
+        if isinstance(system, Candidate):
+            key = (system.model_path, system.adapter_path, system.quantisation)
+        elif isinstance(system, Server):
+            key = (system.address,)
+        if key not in self._open:
+            self._open[key] = self._stack.enter_context(closing(engine_of(self._context, system)))
+        return self._open[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def kind_of(rows_of: RowsOf) -> str:
+    """What the kind of a task is called in its result."""
+    return rows_of.kind_name or str(getattr(rows_of.task, "kind", "probe"))
+
+
+def _check_likelihoods(asked: _Asked, systems: Sequence[System]) -> None:
+    needy = [metric.name for metric in asked.metrics if metric.needs != "text"]
+    servers = [system.name for system in systems if isinstance(system, Server)]
+    if needy and servers:
+        raise RequestError(
+            f"task {asked.rows_of.task.name} needs likelihoods ({', '.join(needy)}), and {servers[0]} is a server, "
+            "which tells none",
+            expected="models on this machine for tasks that look at likelihoods",
+            do="leave the task out of the suite (and set `forgetting: false`), or judge a base model or a run",
+        )
+
+
+def _with_shots(systems: Sequence[System], shown: System | None, rows_of: RowsOf) -> list[System]:
+    """The systems, with the one that is shown examples beside itself; the last stays last."""
+    if shown is None or not rows_of.shots:
+        return list(systems)
+    num = len(rows_of.shots)
+    name = f"{shown.name} + {'1 example' if num == 1 else f'{num} examples'}"
+    place = list(systems).index(shown)
+    if place < len(systems) - 1:
+        place += 1
+    return [*systems[:place], replace(shown, name=name, shots=rows_of.shots), *systems[place:]]
+
+
+def _run_task(
+    context: Context,
+    engines: Engines,
+    asked: _Asked,
+    systems: Sequence[System],
+    trainings: Sequence[System],
+    seed: int,
+) -> TaskResult:
+    from luthier.ml.evaluation.compare import judge_in_full
+    from luthier.ml.evaluation.seeds import as_one_system
+    from luthier.ml.evaluation.systems import Titled
+
+    rows_of, task, rows = asked.rows_of, asked.rows_of.task, asked.rows_of.rows
+    examples = [row.example for row in rows]
+    options = [asked.kind.options(task, row) for row in rows]
+    chosen = options if any(options) else ()
+    clusters = rows_of.clusters
+    judged = judge_in_full(
+        [
+            as_judged(one, engines.of(one), examples, task.max_new_tokens, chosen, rows_of.rests)
+            for one in (*systems, *trainings)
+        ],
+        metrics=asked.metrics,
+        seed=seed,
+        progress=Titled(context.progress, task.name),
+        items=[row.item for row in rows],
+        clusters=clusters,
+    )
+    if trainings:
+        names = [one.name for one in (systems[-1], *trainings)]
+        judged = as_one_system(judged, names, asked.metrics, seed=seed, clusters=clusters)
+    shown = {system.name: judged.observed[system.name] for system in judged.systems}
+    figures = {name: asked.kind.figures(task, observed) for name, observed in shown.items()}
+    judges = {metric.name: getattr(metric, "judge_name", None) for metric in asked.metrics}
+    return TaskResult(
+        name=task.name,
+        kind=kind_of(rows_of),
+        data_file=rows_of.file,
+        data_sha256=rows_of.sha256,
+        num_rows=len(rows),
+        num_clusters=None if clusters is None else len(set(clusters)),
+        num_leaked=rows_of.num_leaked,
+        primary=asked.primary,
+        systems=judged.systems,
+        comparisons=judged.comparisons,
+        figures={name: one for name, one in figures.items() if one is not None},
+        judges={name: judge for name, judge in judges.items() if judge is not None},
+        cautions=(*asked.kind.cautions(task), *rows_of.cautions),
+        is_general=rows_of.is_general,
+    )

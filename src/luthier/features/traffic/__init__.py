@@ -1,0 +1,1 @@
+"""What deployed models are asked and answer: recorded, counted, kept or forgotten."""

@@ -1,0 +1,185 @@
+"""`luthier traffic`: what was asked of deployed models and answered, and how much of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.core.logging_mode import Keeping
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.traffic import Exchange, TrafficPolicy
+    from luthier.features.traffic.service import TrafficSummary
+
+_ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that was asked.")]
+_KEEPS: dict[Keeping, str] = {
+    "off": "nothing",
+    "metadata": "times, sizes, who and how it ended; no words",
+    "sampled": "the words of a part, metadata of all",
+    "full": "the words of all",
+}
+
+
+def policy(
+    keep: Annotated[
+        Keeping | None, typer.Option("--keep", help="; ".join(f"{name}: {text}" for name, text in _KEEPS.items()))
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", metavar="F", help="The part whose words `sampled` keeps, as 0.1.")
+    ] = None,
+    mask: Annotated[
+        bool | None, typer.Option("--mask/--no-mask", help="Mask personal data and secrets before words are written.")
+    ] = None,
+    keep_days: Annotated[
+        int | None, typer.Option("--keep-days", metavar="N", min=1, help="Delete what is older than N days.")
+    ] = None,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Show what is kept of a project's traffic; with options, change it from now on.
+
+    Servers hear of a change within seconds. What was kept before stays for its days.
+    """
+    from luthier.core.errors import RequestError
+    from luthier.core.traffic import TrafficPolicy
+    from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
+
+    given = {"keep": keep, "fraction": fraction, "mask_personal_data": mask, "keep_days": keep_days}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if fraction is not None and not 0 < fraction <= 1:
+        raise RequestError(f"--fraction {fraction:g}", expected="above 0, at most 1", do="write for example 0.1")
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        now = traffic_policy(context, caller.project_id)
+        if changes:
+            now = set_traffic_policy(context, caller, TrafficPolicy(**(now.model_dump() | changes)))
+    return Answer(as_json, now.model_dump(mode="json"), lambda console: _show_policy(console, now))
+
+
+def list_exchanges(
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Of one model or deployment.", show_default="all")
+    ] = None,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="Of the last so many: 7d, 12h, 30m.")] = "7d",
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show the newest N.")] = 20,
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List the newest exchanges without their words, and say how many there are and how many were lost."""
+    from luthier.features.traffic.service import newest, summary
+    from luthier.platform.home.duration import parse_duration
+
+    seconds = parse_duration(since, option="--since")
+    with open_context(home) as context:
+        project_id = context.access.project(project).project_id
+        begin = context.access.now() - seconds
+        found = newest(context, project_id, model=model, since=begin, limit=limit)
+        counts = summary(context, project_id, model=model, since=begin)
+    document = counts.model_dump(mode="json") | {"exchanges": [_document(one) for one in found]}
+    return Answer(as_json, document, lambda console: _show_all(console, found, counts))
+
+
+def show(
+    exchange_id: Annotated[str, typer.Argument(metavar="ID", help="The id of an answer, such as chatcmpl-...")],
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Show one exchange with what was kept of its words."""
+    from luthier.features.traffic.service import exchange
+
+    with open_context(home) as context:
+        found = exchange(context, context.access.project(project).project_id, exchange_id)
+    return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))
+
+
+def forget_user(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user, as requests name them.")],
+    project: _ProjectOption = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Delete all that a user has asked, with feedback on it and what waits of it for review.
+
+    What they ask from now on is kept as the policy says.
+    """
+    from luthier.features.traffic.files import forget_user as forget
+
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        found = forget(context, caller, user)
+    words = f"deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}"
+    if found.unreadable:
+        words += f"; {len(found.unreadable)} files could not be looked into: {', '.join(found.unreadable)}"
+    exit_code = 1 if found.unreadable else 0
+    show_it = lambda console: console.print(words, soft_wrap=True)  # noqa: E731
+    return Answer(as_json, found.model_dump(mode="json"), show_it, exit_code)
+
+
+def _document(one: Exchange) -> dict[str, Any]:
+    return one.model_dump(mode="json", exclude={"messages", "answer"})
+
+
+def _show_policy(console: Console, now: TrafficPolicy) -> None:
+    from luthier.platform.cli.console import facts
+
+    rows = [("kept", f"{now.keep}: {_KEEPS[now.keep]}")]
+    if now.keep == "sampled":
+        rows.append(("part", f"{now.fraction:.1%}"))
+    if now.keep in ("sampled", "full"):
+        rows.append(("personal data", "masked before it is written" if now.mask_personal_data else "written as it is"))
+    facts(console, [*rows, ("deleted after", f"{now.keep_days} days")])
+
+
+def _show_all(console: Console, found: Sequence[Exchange], counts: TrafficSummary) -> None:
+    from luthier.platform.cli.console import make_table, visible
+    from luthier.platform.cli.figures import size
+
+    if found:
+        table = make_table(["asked (UTC)", "id", "model", "ended", "tokens", "seconds"], num_text_columns=4)
+        for one in found:
+            who = visible(one.model) + (f" -> {visible(one.target)}" if one.target not in ("", one.model) else "")
+            ended = visible(one.finish_reason) if one.status < 400 else f"{one.status} {visible(one.error_code)}"
+            tokens = f"{one.num_prompt_tokens:,} + {one.num_new_tokens:,}"
+            table.add_row(_time(one.at), visible(one.exchange_id), who, ended, tokens, f"{one.seconds:.2f}")
+        console.print(table)
+    words = f"{counts.num_exchanges:,} exchanges, {counts.num_with_text:,} with words, {counts.num_failed:,} failed"
+    console.print(f"{words}; all files take {size(counts.num_bytes)}", soft_wrap=True)
+    for reason, count in sorted(counts.lost.items()):
+        console.print(f"lost: {count:,} ({reason})", soft_wrap=True)
+
+
+def _show(console: Console, one: Exchange) -> None:
+    from luthier.platform.cli.console import facts, visible
+
+    rows = [(name, str(value)) for name, value in _document(one).items() if value not in (None, "", False)]
+    facts(console, [*(row for row in rows if row[0] != "at"), ("at", f"{_time(one.at)} UTC")])
+    if not one.has_text:
+        console.print("its words were not kept")
+    for message in one.messages or ():
+        content = message.get("content") or message.get("tool_calls") or ""
+        console.print(f"\n{visible(str(message.get('role')))}: {visible(str(content))}", soft_wrap=True)
+    if one.answer is not None:
+        console.print(f"\nanswer: {visible(one.answer)}", soft_wrap=True)
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "policy": policy,
+    "list": list_exchanges,
+    "show": show,
+    "forget-user": forget_user,
+}

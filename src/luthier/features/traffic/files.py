@@ -1,0 +1,280 @@
+"""Use cases: lines of exchanges become Parquet files by day, small files become larger ones, old ones go.
+
+One process at a time does this, under a lock. Each step may be cut off by a kill: what it has begun is done again, and
+no exchange is lost or comes twice. Order of a step: new file, index (one transaction), old file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.access import Caller
+from luthier.core.errors import StorageFullError, WorkError
+from luthier.core.file_lock import file_lock
+from luthier.core.frozen import Frozen
+from luthier.core.ids import new_id
+from luthier.core.traffic import TrafficFile
+from luthier.features.traffic import service as traffic
+from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
+from luthier.platform.audit_log.service import record
+from luthier.platform.auth.usage_store import day_of
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+_AHEAD_SECONDS: Final = 300.0
+"""What is dated later than this from now was written while a clock was wrong."""
+_DAY_SECONDS: Final = 86_400
+_JOINED: Final = 8
+_MOST_JOINED_BYTES: Final = 64 << 20
+_LOCK_SECONDS: Final = 30.0
+log = logging.getLogger("luthier.features")
+
+
+class Forgotten(Frozen):
+    """What was deleted of a user. unreadable: files that could not be looked into: damaged, or on another machine."""
+
+    num_exchanges: int
+    unreadable: tuple[str, ...] = ()
+
+
+def settle(context: Context) -> int:
+    """Make files of all that was written so far; returns how many exchanges that were. Nothing is lost where it fails.
+
+    Raises StorageFullError where a file cannot be written, ConflictError where another process holds the files.
+    """
+    with _locked(context):
+        return _settle(context)
+
+
+def sweep(context: Context) -> int:
+    """Make files, join small ones, delete what the policies do not keep any longer; returns the exchanges deleted.
+
+    Raises what `settle` raises.
+    """
+    with _locked(context):
+        _settle(context)
+        now, num_deleted = context.access.now(), 0
+        for project_id in context.traffic.projects():
+            num_deleted += _sweep_project(context, project_id, now)
+        for one in context.watches.list(traffic.LOST):
+            keep_days = traffic_policy(context, one.project_id).keep_days
+            if one.name[:10] < day_of(now - keep_days * _DAY_SECONDS):
+                context.watches.remove(one.project_id, one.kind, one.name)
+        return num_deleted
+
+
+def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
+    """Delete all exchanges of a user of the project, with what people have said of them and what waits for review.
+
+    user: as requests name them. What this user asks later is kept as the policy says; what was learned from their
+    words is in the models: see `luthier lineage`.
+
+    Raises what `settle` raises.
+    """
+    digest = user_digest(user_key(context, caller.project_id), user)
+    with _locked(context):
+        _settle(context)
+        if traffic.spool(context).sealed():
+            raise WorkError(
+                "some of what was written is no file yet, so it cannot be looked into",
+                expected="files of all exchanges",
+                do="see the log of the server for why, and try again",
+            )
+        found = _forget(context, caller.project_id, digest) if digest else Forgotten(num_exchanges=0)
+    document = {"user_digest": digest, **found.model_dump(mode="json")}
+    record(context, caller, "traffic.user_forgotten", caller.project_id, document)
+    return found
+
+
+@contextlib.contextmanager
+def _locked(context: Context) -> Iterator[None]:
+    lock = context.settings.traffic_folder / "lock"
+    with file_lock(lock, what="the files of the traffic", timeout_seconds=_LOCK_SECONDS):
+        yield
+
+
+def _settle(context: Context) -> int:
+    spool = traffic.spool(context)
+    spool.seal()
+    touched: set[tuple[str, str]] = set()
+    num_exchanges = 0
+    for path in spool.sealed():
+        files = _convert(context, path)
+        num_exchanges += sum(one.num_exchanges for one in files)
+        touched |= {(one.project_id, one.day) for one in files}
+    for project_id, day in sorted(touched):
+        _join_some(context, project_id, day)
+    return num_exchanges
+
+
+def _convert(context: Context, path: Path) -> list[TrafficFile]:
+    """Make files of a segment: named by it, so that they replace those of a try that was cut off."""
+    import polars as pl
+
+    from luthier.ml.drift.traffic.files import by_day
+    from luthier.ml.drift.traffic.frame import frame_of_lines
+    from luthier.ml.drift.traffic.log import CUT_OFF
+    from luthier.ml.drift.traffic.spool import segment_id_of
+
+    frame, num_broken = frame_of_lines(path.read_bytes())
+    known = {one.project_id for one in context.access.projects()}
+    of_known = _dated(frame, context.access.now()).filter(pl.col("project_id").is_in(list(known)))
+    if num_gone := frame.height - of_known.height:
+        log.warning("%d exchanges of projects that are gone are not kept", num_gone)
+    files = [_write(context, project_id, day, segment_id_of(path), part) for project_id, day, part in by_day(of_known)]
+    context.traffic.replace([], files)
+    path.unlink()
+    if num_broken:
+        from luthier.features.traffic.log import count_lost
+
+        log.warning("%d lines of the traffic were cut off by a kill, and are lost", num_broken)
+        of = files[0].project_id if files else Caller().project_id
+        count_lost(context, {(of, files[0].last_at if files else context.access.now(), CUT_OFF): num_broken})
+    return files
+
+
+def _dated(frame: pl.DataFrame, now: float) -> pl.DataFrame:
+    """What a clock that was ahead has dated later than now is dated now: else it would be kept for years."""
+    import polars as pl
+
+    at = pl.col("at")
+    return frame.with_columns(at.clip(0.0).alias("at")).with_columns(
+        pl.when(at > now + _AHEAD_SECONDS).then(now).otherwise(at).alias("at")
+    )
+
+
+def _write(context: Context, project_id: str, day: str, name: str, frame: pl.DataFrame) -> TrafficFile:
+    import polars as pl
+
+    from luthier.ml.drift.traffic.files import write_file
+
+    try:
+        return write_file(traffic.files_folder(context, project_id), project_id, day, name, frame)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StorageFullError(
+            f"a file of exchanges cannot be written: {error}",
+            expected=f"room in {context.settings.traffic_folder}",
+            do="make room, or keep less: luthier traffic policy --keep metadata --keep-days 7",
+        ) from error
+
+
+def _read(context: Context, one: TrafficFile) -> pl.DataFrame | None:
+    """All of a file; None, and a line in the log, where it is damaged or on another machine."""
+    import polars as pl
+
+    from luthier.ml.drift.traffic.frame import SCHEMA
+
+    path = traffic.files_folder(context, one.project_id) / one.file
+    try:
+        return pl.read_parquet(path, glob=False).select(*SCHEMA)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        log.warning("the exchanges of %s cannot be read: %s", path, error)
+        return None
+
+
+def _join_some(context: Context, project_id: str, day: str) -> None:
+    """Join files of about one size once there are eight: so few are read, and none is written again too often."""
+    by_size: dict[int, list[TrafficFile]] = {}
+    for one in context.traffic.list(project_id, day=day):
+        by_size.setdefault(one.num_exchanges.bit_length() // 3, []).append(one)
+    for files in by_size.values():
+        if len(files) >= _JOINED:
+            _join(context, files)
+
+
+def _join(context: Context, files: Sequence[TrafficFile]) -> None:
+    import polars as pl
+
+    room, chosen = _MOST_JOINED_BYTES, []
+    for one in files:
+        if one.num_bytes <= room:
+            room -= one.num_bytes
+            chosen.append(one)
+    if len(chosen) < 2:
+        return
+    read = [(one, frame) for one in chosen if (frame := _read(context, one)) is not None]
+    if len(read) < 2:
+        return
+    joined = _write(context, files[0].project_id, files[0].day, new_id("traffic"), pl.concat(f for _, f in read))
+    _replace(context, [one for one, _ in read], [joined])
+
+
+def _replace(context: Context, removed: Sequence[TrafficFile], added: Sequence[TrafficFile]) -> None:
+    context.traffic.replace(removed, added)
+    _unlink(context, removed)
+
+
+def _unlink(context: Context, files: Sequence[TrafficFile]) -> None:
+    for one in files:
+        (traffic.files_folder(context, one.project_id) / one.file).unlink(missing_ok=True)
+
+
+def _sweep_project(context: Context, project_id: str, now: float) -> int:
+    first_day = day_of(now - traffic_policy(context, project_id).keep_days * _DAY_SECONDS)
+    old = [one for one in context.traffic.list(project_id) if one.day < first_day]
+    _replace(context, old, [])
+    folder = traffic.files_folder(context, project_id)
+    for path in folder.glob("*/*"):
+        # also what a kill has left that no index names; and what was being written then
+        if path.parent.name < first_day or path.name.startswith("."):
+            path.unlink(missing_ok=True)
+    for day in folder.glob("*"):
+        with contextlib.suppress(OSError):  # there is something in it
+            day.rmdir()
+    for one in context.traffic.list(project_id, since=now + _AHEAD_SECONDS):
+        _date_anew(context, one, now)
+    for day_before in sorted({one.day for one in context.traffic.list(project_id) if one.day < day_of(now)}):
+        small = context.traffic.list(project_id, day=day_before)
+        if len(small) > 1:
+            _join(context, sorted(small, key=lambda one: one.num_bytes))
+    return sum(one.num_exchanges for one in old)
+
+
+def _date_anew(context: Context, one: TrafficFile, now: float) -> None:
+    """A file that a clock that was ahead has dated: its exchanges go to today."""
+    from luthier.ml.drift.traffic.files import by_day
+
+    if (frame := _read(context, one)) is not None:
+        name = new_id("traffic")
+        parts = [_write(context, one.project_id, day, name, part) for _, day, part in by_day(_dated(frame, now))]
+        _replace(context, [one], parts)
+        log.warning("%d exchanges were dated in the future, and are dated anew", one.num_exchanges)
+
+
+def _forget(context: Context, project_id: str, digest: str) -> Forgotten:
+    import polars as pl
+
+    is_theirs = pl.col("user_digest") == digest
+    removed, added, unreadable, ids = [], [], [], list[str]()
+    listed = context.traffic.list(project_id)
+    for one in listed:
+        frame = _read(context, one)
+        if frame is None:
+            unreadable.append(one.file)
+        elif (theirs := frame.filter(is_theirs)).height:
+            ids += theirs["exchange_id"].to_list()
+            removed.append(one)
+            if (rest := frame.filter(~is_theirs)).height:
+                added.append(_write(context, project_id, one.day, new_id("traffic"), rest))
+    context.traffic.forget(project_id, ids, removed, added)
+    _unlink(context, removed)
+    _delete_left_over(context, project_id, is_theirs, {one.file for one in [*listed, *added]})
+    return Forgotten(num_exchanges=len(ids), unreadable=tuple(unreadable))
+
+
+def _delete_left_over(context: Context, project_id: str, is_theirs: pl.Expr, named: Collection[str]) -> None:
+    """Files that a kill has left behind, which no index names and nobody reads, but in which this user stands."""
+    import polars as pl
+
+    for path in traffic.files_folder(context, project_id).glob("*/*"):
+        if f"{path.parent.name}/{path.name}" not in named:
+            with contextlib.suppress(OSError, pl.exceptions.PolarsError):  # what is no whole file is swept away
+                if pl.scan_parquet(path, glob=False).filter(is_theirs).select(pl.len()).collect().item():
+                    path.unlink()

@@ -1,0 +1,70 @@
+"""Tokens of answers that were given while the database did not answer: counted as soon as it does again.
+
+Whoever has an answer keeps it, and pays for it. Nobody asks for free meanwhile: each request is written down before it
+is answered, and refused where that fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from luthier.core.errors import LuthierError, UnreachableError
+
+log = logging.getLogger("luthier.features")
+
+MOST_KEPT: Final = 10_000
+
+
+class LateCharges:
+    """What waits to be counted, oldest first, in the memory of this process. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def count(self, charge: Callable[[], int | None]) -> int | None:
+        """Count now, or, where the database does not answer, later; returns what `charge` does, None for later.
+
+        Raises UnreachableError where too much waits already.
+        """
+        try:
+            return charge()
+        except UnreachableError as error:
+            with self._lock:
+                if len(self._waiting) >= MOST_KEPT:
+                    raise
+                self._waiting.append(charge)
+            log.warning("the tokens of an answer are counted later, %d wait: %s", len(self._waiting), error.came)
+            return None
+
+    def settle(self) -> int:
+        """Count what waits; returns how much that was. Raises UnreachableError where the database does not answer."""
+        num_done = 0
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return num_done
+                charge = self._waiting.popleft()
+            try:
+                charge()
+            except UnreachableError:
+                with self._lock:
+                    self._waiting.appendleft(charge)
+                raise
+            except LuthierError as error:  # such as a key that is gone
+                log.warning("the tokens of an answer cannot be counted: %s", error.came)
+            num_done += 1
+
+    def close(self) -> None:
+        """Count what waits one last time; what cannot be counted is lost, and said in the log."""
+        try:
+            self.settle()
+        except LuthierError as error:
+            log.error("the tokens of %d answers were never counted: %s", len(self._waiting), error.came)

@@ -1,0 +1,106 @@
+"""/settings/traffic: how much is kept of what is asked of models, for how long; and a user is forgotten."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.logging_mode import Keeping
+from luthier.core.traffic import TrafficPolicy
+from luthier.features.traffic.files import forget_user
+from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
+from luthier.features.traffic.service import summary
+from luthier.platform.home.context import Context
+from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.page_work import Led, page_work
+from luthier.platform.ui.render import redirect
+from luthier.platform.ui.settings_tabs import show, whole_number
+from luthier.platform.ui.visitor import Admin, HomeContext, Reader
+
+router = APIRouter()
+
+_ADDRESS: Final = "/settings/traffic"
+_DAY_SECONDS: Final = 86_400
+_MOST_DAYS: Final = 36_500
+_KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
+    ("off", "nothing is kept"),
+    ("metadata", "times, sizes, who and how it ended; no words"),
+    ("sampled", "the words of a part, metadata of all"),
+    ("full", "the words of all"),
+)
+
+
+@router.get(_ADDRESS)
+def traffic(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """What is kept, and how much that was in the last day."""
+    return _page(request, context, caller, {"policy": traffic_policy(context, caller.project_id)})
+
+
+@router.post(_ADDRESS)
+def change(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    keep: Annotated[Keeping, Form()],
+    percent: Annotated[str, Form(max_length=20)] = "",
+    mask: Annotated[str, Form(max_length=10)] = "",
+    keep_days: Annotated[str, Form(max_length=20)] = "",
+) -> Response:
+    """Keep so much from now on."""
+    before = traffic_policy(context, caller.project_id)
+    try:
+        policy = TrafficPolicy(
+            keep=keep,
+            fraction=_fraction(percent) or before.fraction,
+            mask_personal_data=bool(mask),
+            keep_days=_days(keep_days) or before.keep_days,
+        )
+    except LuthierError as error:
+        return _page(request, context, caller, {"policy": before, "error": error}, status=status_of(error))
+    set_traffic_policy(context, caller, policy)
+    return redirect(request, _ADDRESS, "Changed. Servers keep to it within seconds.")
+
+
+@router.post(f"{_ADDRESS}/forget")
+def forget(
+    request: Request, context: HomeContext, caller: Admin, user: Annotated[str, Form(min_length=1, max_length=1000)]
+) -> Response:
+    """Delete all that a user has asked."""
+
+    def work() -> Led:
+        found = forget_user(context, caller, user)
+        words = f"Deleted: {found.num_exchanges:,} exchange{'' if found.num_exchanges == 1 else 's'}."
+        if found.unreadable:
+            words += f" {len(found.unreadable)} files could not be looked into; the server's log names them."
+        return Led(_ADDRESS, words)
+
+    return page_work(request).answer(request, "What the user has asked is being deleted", work, back=_ADDRESS)
+
+
+def _fraction(percent: str) -> float | None:
+    if not percent.strip():
+        return None
+    try:
+        value = float(percent.strip().replace(",", "."))
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 100:
+        raise RequestError(f"a part of {percent[:20]!r}", expected="above 0, at most 100 percent", do="correct it")
+    return value / 100
+
+
+def _days(text: str) -> int | None:
+    days = whole_number(text, "days to keep")
+    if days is not None and not 1 <= days <= _MOST_DAYS:
+        raise RequestError(f"{days:,} days to keep", expected=f"from 1 to {_MOST_DAYS:,}", do="correct it")
+    return days
+
+
+def _page(request: Request, context: Context, caller: Caller, values: dict[str, Any], *, status: int = 200) -> Response:
+    now = context.access.now()
+    common = {"keeps": _KEEPS, "counts": summary(context, caller.project_id, since=now - _DAY_SECONDS)}
+    return show(request, "traffic", common | values, status=status)

@@ -1,0 +1,51 @@
+"""Use cases: what is kept of a project's traffic, and under what name its users stand in it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import Final
+
+from luthier.core.access import Caller
+from luthier.core.traffic import TrafficPolicy
+from luthier.platform.audit_log.service import record
+from luthier.platform.home.context import Context
+
+_POLICY: Final = "traffic_policy"
+_KEY: Final = "traffic_key"
+_NUM_KEY_BYTES: Final = 32
+_NUM_DIGEST_CHARACTERS: Final = 32
+
+
+def traffic_policy(context: Context, project_id: str) -> TrafficPolicy:
+    """What is kept; the default where nobody has said anything."""
+    document = context.watches.get(project_id, _POLICY)
+    return TrafficPolicy() if document is None else TrafficPolicy.model_validate_json(document)
+
+
+def set_traffic_policy(context: Context, caller: Caller, policy: TrafficPolicy) -> TrafficPolicy:
+    """Keep so much from now on: servers hear of it within seconds. What was kept before stays for as long as it may."""
+    context.watches.put(caller.project_id, _POLICY, "", policy.model_dump_json())
+    record(context, caller, "traffic.policy_set", caller.project_id, policy.model_dump(mode="json"))
+    return policy
+
+
+def user_key(context: Context, project_id: str) -> bytes:
+    """The key that users of a project are hashed with; made when it is first needed."""
+    document = context.watches.get(project_id, _KEY)
+    if document is None:
+        made = secrets.token_hex(_NUM_KEY_BYTES)
+        document = context.watches.change(project_id, _KEY, "", lambda kept: kept or made)
+    assert document is not None
+    return bytes.fromhex(document)
+
+
+def user_digest(key: bytes, user: str) -> str:
+    """A user as they stand in the log: HMAC-SHA256 (RFC 2104), cut to 128 bits; empty for nobody.
+
+    Without the key, which lies in the database and never in a file of exchanges, no list of users can be tried out.
+    """
+    if not user:
+        return ""
+    return hmac.new(key, user.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:_NUM_DIGEST_CHARACTERS]

@@ -1,0 +1,205 @@
+"""Use cases: look at what was asked of deployed models and answered.
+
+client -> api -> talk -> traffic_log (queue, thread of its own: policy, masks)
+                             -> spool (lines of JSON) -> traffic_files (Parquet by day, index in the database)
+signals, alerts, retraining, the commands <- traffic (this file)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import NotFoundError
+from luthier.core.frozen import Frozen
+from luthier.core.traffic import Exchange, TrafficFile
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from luthier.ml.drift.traffic.spool import Spool
+
+LOST: Final = "traffic_lost"
+"""The kind of the documents in `watches` that count what was lost: one an hour (UTC), by reason."""
+HOUR: Final = "%Y-%m-%dT%H"
+_ELSEWHERE: Final = "in files that are not on this machine"
+
+
+def exchanges(
+    context: Context,
+    project_id: str,
+    *,
+    model: str | None = None,
+    since: float = 0.0,
+    until: float | None = None,
+    with_text: bool = False,
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
+    """The exchanges of a project, oldest first: also those of this very moment, which are in no file yet.
+
+    model: as it was asked for; all where none is named. since, until: seconds since 1970, `until` not included.
+    Columns are the fields of `Exchange`, `messages` as JSON text, and `has_text`, whether the words were kept. Without
+    with_text the columns `messages` and `answer` are there but empty. columns: read these and `at` alone, which is
+    faster where there are many exchanges.
+    """
+    import polars as pl
+
+    from luthier.ml.drift.traffic.files import wanted
+    from luthier.ml.drift.traffic.frame import SCHEMA, TEXTS
+
+    chosen = tuple(SCHEMA) if columns is None else tuple(dict.fromkeys([*columns, "at"]))
+    read_now = chosen if with_text else tuple(name for name in chosen if name not in TEXTS)
+    condition = wanted(model=model, since=since, until=until)
+    frame = _read(context, project_id, condition, read_now, model=model, since=since, until=until)
+    left_out = [pl.lit(None, dtype=pl.String).alias(name) for name in chosen if name not in read_now]
+    return frame.with_columns(left_out).select(chosen)
+
+
+def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
+    """One exchange by the id that the client got with its answer. Raises NotFoundError, also for another project's."""
+    import polars as pl
+
+    from luthier.ml.drift.traffic.frame import SCHEMA
+    from luthier.ml.drift.traffic.lines import exchange_of
+
+    found = _read(context, project_id, pl.col("exchange_id") == exchange_id, tuple(SCHEMA))
+    if not found.height:
+        raise NotFoundError(
+            f"no exchange {exchange_id[:200]!r} is kept",
+            expected="the `id` of an answer to this project, of a time from which its traffic is kept",
+            do="see `luthier traffic list` for what is kept, `luthier traffic policy` for how long",
+        )
+    return exchange_of(found.row(-1, named=True))
+
+
+class TrafficSummary(Frozen):
+    """What is kept of a time. num_with_text: with their words. num_failed: with a status of 400 or more.
+
+    num_bytes: of all files of the project, whatever their time. lost: how many are not there, or have lost their words,
+    by reason.
+    """
+
+    num_exchanges: int
+    num_with_text: int
+    num_failed: int
+    num_bytes: int
+    lost: dict[str, int]
+
+
+def summary(
+    context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, until: float | None = None
+) -> TrafficSummary:
+    """What is kept of the traffic of a time; what was lost is counted for all models together."""
+    columns = ("status", "has_text")
+    frame = exchanges(context, project_id, model=model, since=since, until=until, columns=columns)
+    return TrafficSummary(
+        num_exchanges=frame.height,
+        num_with_text=int(frame["has_text"].sum()),
+        num_failed=int((frame["status"] >= HTTPStatus.BAD_REQUEST).sum()),
+        num_bytes=sum(one.num_bytes for one in context.traffic.list(project_id)),
+        lost=lost(context, project_id, since, context.access.now() if until is None else until),
+    )
+
+
+def newest(
+    context: Context, project_id: str, *, model: str | None = None, since: float = 0.0, limit: int = 20
+) -> list[Exchange]:
+    """The newest exchanges without their words, newest first."""
+    from luthier.ml.drift.traffic.lines import exchange_of
+
+    frame = exchanges(context, project_id, model=model, since=since).tail(limit).reverse()
+    return [exchange_of(row) for row in frame.iter_rows(named=True)]
+
+
+def record(context: Context, exchange: Exchange) -> None:
+    """Write an exchange down as it is, now: the project's policy is not asked, and nothing is masked.
+
+    What answers requests calls `traffic_log.keep`, which does both, beside the answer. Raises OSError.
+    """
+    from luthier.ml.drift.traffic.lines import line_of
+
+    spool(context).append([line_of(exchange)])
+
+
+def num_dropped(context: Context, project_id: str, since: float, until: float) -> int:
+    """How many exchanges of a time (seconds since 1970) are not in the log: counted in whole hours (UTC)."""
+    from luthier.ml.drift.traffic.log import WORDS_ONLY
+
+    counts = lost(context, project_id, since, until)
+    return sum(count for reason, count in counts.items() if reason not in WORDS_ONLY)
+
+
+def lost(context: Context, project_id: str, since: float, until: float) -> dict[str, int]:
+    """The same by reason, and how many exchanges have lost no more than their words.
+
+    What is in a file that another machine has written is as good as lost here, and counts.
+    """
+    first, last = hour_of(since), hour_of(until)
+    counts: dict[str, int] = {}
+    for one in context.watches.list(LOST, project_id):
+        if first <= one.name <= last:
+            for reason, count in json.loads(one.document).items():
+                counts[reason] = counts.get(reason, 0) + count
+    if num_elsewhere := _num_elsewhere(context, project_id, since, until):
+        counts[_ELSEWHERE] = num_elsewhere
+    return counts
+
+
+def _num_elsewhere(context: Context, project_id: str, since: float, until: float) -> int:
+    """How many exchanges are in files that the index names and that are not on this machine: whole files are counted.
+
+    A file that has just been joined to others is gone a moment before the index is asked again.
+    """
+    folder = files_folder(context, project_id)
+
+    def missing() -> dict[str, int]:
+        listed = context.traffic.list(project_id, since=since, until=until)
+        return {one.file: one.num_exchanges for one in listed if not (folder / one.file).exists()}
+
+    seen = missing()
+    return sum(count for file, count in missing().items() if file in seen) if seen else 0
+
+
+def hour_of(at: float) -> str:
+    """The hour (UTC) of a time, which sorts as the time does."""
+    bounded = min(max(at, 0.0), 253_402_300_799.0)  # of the years that can be written
+    return datetime.fromtimestamp(bounded, UTC).strftime(HOUR)
+
+
+def spool(context: Context) -> Spool:
+    """Where exchanges are written first."""
+    from luthier.ml.drift.traffic.spool import Spool
+
+    return Spool(context.settings.traffic_folder / "spool")
+
+
+def files_folder(context: Context, project_id: str) -> Path:
+    """Where a project's files of exchanges lie, a folder a day."""
+    return context.settings.traffic_folder / "files" / project_id
+
+
+def _read(
+    context: Context,
+    project_id: str,
+    condition: pl.Expr,
+    columns: Sequence[str],
+    *,
+    model: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+) -> pl.DataFrame:
+    import polars as pl
+
+    from luthier.ml.drift.traffic.reader import read
+
+    def listed() -> list[TrafficFile]:
+        files = context.traffic.list(project_id, since=since, until=until)
+        return files if model is None else [one for one in files if one.may_hold(model)]
+
+    own = (pl.col("project_id") == project_id) & condition
+    return read(spool(context), files_folder(context, project_id), listed, own, columns)

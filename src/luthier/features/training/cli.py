@@ -1,0 +1,231 @@
+"""`luthier train`: the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import (
+    BudgetHoursOption,
+    BudgetKwhOption,
+    BudgetTokensOption,
+    BudgetUsdOption,
+    DevicesOption,
+    HomeOption,
+    JsonOption,
+    PricesOption,
+    SetOption,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.recipe import BudgetRecipe
+    from luthier.core.run import TrainResult
+    from luthier.features.training.launchers.here import Fleet
+    from luthier.features.training.service import TrainOutcome
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)] = None,
+    overrides: SetOption = None,
+    resume_id: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was paused, failed or killed.")
+    ] = None,
+    budget_hours: BudgetHoursOption = None,
+    budget_usd: BudgetUsdOption = None,
+    budget_tokens: BudgetTokensOption = None,
+    budget_kwh: BudgetKwhOption = None,
+    prices: PricesOption = None,
+    num_devices: DevicesOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="ray", help="Train on the Ray cluster of this machine, or of ray://HOST:PORT."),
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer | None:
+    """Train a recipe, judge the outcome on held-out rows, and write a report.
+
+    Ctrl-C, SIGTERM or a spent budget ends the run as paused, with a checkpoint to resume from. With --resume a budget
+    replaces the run's own; it counts from the run's very beginning, judging included.
+    """
+    from luthier.core.errors import RequestError
+
+    if (recipe is None) == (resume_id is None) or (resume_id is not None and overrides):
+        came = "both a recipe and --resume" if recipe and resume_id else "neither a recipe nor --resume"
+        raise RequestError(
+            "--set with --resume: a run keeps the plan that it began with" if resume_id and not recipe else came,
+            expected="a recipe (with --set where you like), or --resume RUN (with a budget where you like)",
+            do="start a new run with `luthier train RECIPE`, or go on with one with `luthier train --resume RUN`",
+        )
+    from luthier.features.planning.budgets import asked_budget, merged
+    from luthier.features.planning.format import show_plan
+    from luthier.features.training import external as launched
+    from luthier.features.training import service as training
+    from luthier.features.training.launchers.ray_jobs import is_address
+
+    fleet = _fleet(num_devices, on)
+    if launched.num_launched() > 1 and not launched.is_first():
+        with open_context(home) as context:
+            launched.follow(context)
+        return None  # rank 0 has the answer
+    budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
+    if on is not None and is_address(on):
+        return _on_cluster(on, recipe, overrides or (), resume_id, budget, prices, num_devices or 1, as_json)
+    if recipe is not None:
+        from luthier.features.recipes.service import load_recipe
+
+        asked = load_recipe(recipe, overrides or ())
+        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
+        with open_context(home) as context:
+            base_dir = recipe.absolute().parent
+            outcome = launched.train(context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, fleet=fleet)
+    else:
+        with open_context(home) as context:
+            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, fleet=fleet)
+    exit_code = 1 if outcome.record.status == "failed" else 0
+    return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
+
+
+def _fleet(num_devices: int | None, on: str | None) -> Fleet | None:
+    """The processes that train: those that a launcher has started, as many as asked for, or None for this one."""
+    from luthier.core.errors import RequestError
+    from luthier.features.training.external import LaunchedFleet, num_launched
+    from luthier.features.training.launchers.local import LocalFleet
+    from luthier.features.training.launchers.ray import RayFleet
+    from luthier.features.training.launchers.ray_jobs import is_address
+
+    if on is not None and on != "ray" and not is_address(on):
+        raise RequestError(
+            f"--on {on}",
+            expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
+            do="leave --on out to train on this machine",
+        )
+    if on == "ray" and num_launched() == 1:
+        return RayFleet(num_devices or 1)
+    if num_launched() == 1:
+        return None if num_devices in (None, 1) else LocalFleet(num_devices)
+    if num_devices is not None:
+        raise RequestError(
+            f"--devices {num_devices} in a process that a launcher has started as one of {num_launched()}",
+            expected="one of the two: torchrun and srun have started the processes already",
+            do="leave --devices out, or start `luthier train` without a launcher",
+        )
+    return LaunchedFleet()
+
+
+def _on_cluster(
+    address: str,
+    recipe: Path | None,
+    overrides: Sequence[str],
+    resume_id: str | None,
+    budget: BudgetRecipe | None,
+    prices: Path | None,
+    num_devices: int,
+    as_json: bool,
+) -> Answer:
+    """Hand the work to a Ray cluster elsewhere, show what it prints, and tell how the job ended."""
+    import sys
+
+    from luthier.core.errors import RequestError
+    from luthier.features.planning.budgets import merged
+    from luthier.features.recipes.service import load_recipe
+    from luthier.features.training.launchers.ray_jobs import run_job
+
+    if prices is not None or (resume_id is not None and budget is not None):
+        raise RequestError(
+            f"--on {address} with {'--prices' if prices is not None else 'a budget for a run that goes on'}",
+            expected="a job whose prices and larger budgets are those of the cluster's home",
+            do="run `luthier train` on the cluster's head for that",
+        )
+    asked = load_recipe(recipe, overrides) if recipe is not None else None
+    if asked is not None:
+        asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
+    ended = run_job(
+        address,
+        recipe=asked,
+        base_dir=recipe.absolute().parent if recipe is not None else Path(),
+        resume_id=resume_id,
+        num_devices=num_devices,
+        echo=sys.stderr.write,
+    )
+    line = f"job {ended.job_id} on {ended.address}: {ended.status}"
+    return Answer(as_json, ended.as_json(), lambda console: console.print(line, soft_wrap=True))
+
+
+def show_outcome(console: Console, outcome: TrainOutcome) -> None:
+    """Summary, warnings, verdict, and where the report lies."""
+    from luthier.features.evaluations.verdict_format import print_warnings, show_evaluation
+    from luthier.features.planning.bill_format import bill_line, budget_lines
+    from luthier.features.training.fit_format import show_fit
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts
+
+    record, result = outcome.record, outcome.record.result
+    rows = [
+        ("run", record.run_id),
+        ("status", record.status + (f": {record.stopped_because}" if record.stopped_because else "")),
+        ("base model", record.base_model),
+        ("method", record.method),
+    ]
+    if result is not None:
+        rows += [
+            ("steps", f"{result.num_steps:,} in {figures.duration(result.seconds)}"),
+            (
+                "trained",
+                f"{result.num_trainable_parameters:,} parameters ({result.trainable_fraction:.2%}) on "
+                f"{result.num_trained_tokens:,} learned of {result.num_tokens:,} tokens",
+            ),
+            ("training loss", f"{figures.number(result.train_loss)} {outcome.plan.objective.loss_unit}".rstrip()),
+            ("best validation", _best_validation(result, outcome.plan.objective.loss_unit)),
+            (
+                "speed",
+                f"{figures.number(result.tokens_per_second)} tokens/s, "
+                f"{figures.number(result.examples_per_second)} examples/s, "
+                f"{figures.duration(result.seconds_per_step)} a step",
+            ),
+            ("peak memory", peak_memory(result)),
+        ]
+        if result.bill is not None:
+            rows.append(("bill", bill_line(result.bill)))
+        if outcome.forecast is not None:
+            rows.append(("forecast", outcome.forecast.sentence))
+        if result.adapter_path is not None:
+            rows.append(("weights", result.adapter_path))
+    if outcome.plan.budget is not None:
+        rows += [("budget", line) for line in budget_lines(outcome.plan.budget)]
+    if record.report_path is not None:
+        rows.append(("report", record.report_path))
+    facts(console, rows)
+    print_warnings(console, outcome.warnings)
+    if result is not None and result.fit is not None:
+        show_fit(console, result.fit)
+    if outcome.evaluation is not None:
+        show_evaluation(console, outcome.evaluation, only_what_decides=True)
+    if outcome.go_on is not None:
+        console.print(f"\nGo on with it: {outcome.go_on}", soft_wrap=True)
+
+
+def peak_memory(result: TrainResult) -> str:
+    """Of training, and of judging where that was measured."""
+    from luthier.platform.cli import figures
+
+    training = figures.size(result.peak_memory_bytes)
+    if result.judging_peak_memory_bytes is None:
+        return training
+    return f"{training} while training, {figures.size(result.judging_peak_memory_bytes)} while judging"
+
+
+def _best_validation(result: TrainResult, unit: str) -> str:
+    from luthier.platform.cli import figures
+
+    if result.best_validation_loss is None:
+        return "none: the recipe names no validation rows"
+    loss = f"{figures.number(result.best_validation_loss)} {unit}".rstrip()
+    return f"{loss} (step {result.best_step:,})"

@@ -1,0 +1,141 @@
+"""Use cases: queue a recipe, look at the queue, pause, resume and cancel; and the worker that empties it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import new_id
+from luthier.core.recipe import Recipe
+from luthier.features.recipes.service import with_absolute_paths
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job, JobStatus, Wish
+
+if TYPE_CHECKING:
+    from luthier.platform.jobs.worker import Pace, Worker
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_LOCK_SECONDS = 1.0
+_LOOKS: Final = "validate"
+
+
+def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
+    """Queue a recipe; relative paths in it count from `base_dir`. Its rows are read when a worker takes it."""
+    asked = with_absolute_paths(recipe, base_dir.absolute())
+    document = {"recipe": json.loads(asked.model_dump_json(exclude_none=True))}
+    return context.jobs.submit(Job(job_id=new_id("job"), kind="train", document=document, run_id=new_id("run")))
+
+
+def ask(context: Context, job_id: str, wish: Wish) -> Job:
+    """Pause or cancel a job; a running one ends its step and writes a checkpoint first.
+
+    Raises NotFoundError, ConflictError, also for a pause of what does not train: it could only begin anew.
+    """
+    if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
+        raise ConflictError(
+            f"job {job_id} is an {kind}", expected="a job that trains", do="cancel it, and ask for it again later"
+        )
+    return context.jobs.ask(job_id, wish)
+
+
+def resume(context: Context, job_id: str) -> Job:
+    """Queue a paused or failed job again. Raises NotFoundError, ConflictError."""
+    return context.jobs.resume(job_id)
+
+
+def list_jobs(context: Context, *, status: JobStatus | None = None, limit: int | None = None) -> list[Job]:
+    """The jobs, newest first."""
+    return context.jobs.list(status=status, limit=limit)
+
+
+def show_job(context: Context, job_id: str) -> Job:
+    """One job. Raises NotFoundError."""
+    return context.jobs.get(job_id)
+
+
+def work(
+    context: Context,
+    name: str,
+    *,
+    stop_requested: Callable[[], str | None],
+    tell: Callable[[str], None],
+    until_idle: bool = False,
+    pace: Pace | None = None,
+) -> int:
+    """Be the worker of that name: take jobs until a stop is requested, or, with `until_idle`, until none is left.
+
+    Files of new jobs are looked at beside, so that what is wrong with them is known while another job trains.
+
+    Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
+    another process of this home has that name.
+    """
+    from luthier.core.file_lock import file_lock
+    from luthier.platform.jobs.child import JOB_NAME
+    from luthier.platform.jobs.worker import Pace, Worker
+
+    if not _NAME.match(name):
+        raise RequestError(
+            f"a worker named {name!r}",
+            expected="letters, digits, `.`, `_` and `-`, at most 100 of them, a letter or digit first",
+            do="choose such a name",
+        )
+
+    def command(job: Job, folder: Path) -> list[str]:
+        (folder / JOB_NAME).write_text(job.model_dump_json(), encoding="utf-8")
+        return [sys.executable, "-m", "luthier.platform.jobs.child", str(context.home), str(folder)]
+
+    def step_of(job: Job) -> int:
+        if job.kind != "train":
+            return 0
+        try:
+            return context.runs.get(job.run_id).step
+        except NotFoundError:  # it is still being prepared
+            return 0
+
+    folder = context.settings.jobs_folder
+    with file_lock(folder / f"worker-{name}.lock", what=f"the worker name {name}", timeout_seconds=_LOCK_SECONDS):
+        pace = pace or Pace.for_lease(context.jobs.lease_seconds)
+        trains = Worker(name, context.jobs, command, step_of, folder, tell=tell, pace=pace)
+        # a name of its own: what a worker held when it died it takes back at once, and these two live side by side
+        looks = Worker(
+            f"{name}:{_LOOKS}", context.jobs, command, step_of, folder, tell=tell, pace=pace, lanes=("validate",)
+        )
+        if until_idle:
+            return _until_idle(looks, trains, stop_requested)
+        return _side_by_side(looks, trains, stop_requested)
+
+
+def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
+    """One lane after the other, until neither has anything left."""
+    num_done = 0
+    while True:
+        num_now = sum(worker.work(stop_requested, until_idle=True) for worker in (looks, trains))
+        num_done += num_now
+        if num_now == 0 or stop_requested() is not None:
+            return num_done
+
+
+def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], str | None]) -> int:
+    """Both lanes at once, until a stop is requested; where one ends with an error the other ends, too."""
+    ended = Event()
+
+    def stop() -> str | None:
+        return stop_requested() or ("the other lane has ended" if ended.is_set() else None)
+
+    def work(worker: Worker) -> int:
+        try:
+            return worker.work(stop)
+        finally:
+            ended.set()
+
+    with ThreadPoolExecutor(1, thread_name_prefix=_LOOKS) as pool:
+        looking = pool.submit(work, looks)
+        num_done = work(trains)
+        return num_done + looking.result()

@@ -1,0 +1,174 @@
+"""`luthier jobs`: the queue, and `luthier worker`, which empties it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.platform.jobs.records import Job
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The id of a job, from `luthier jobs list`.")]
+
+
+def submit(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML or JSON.", show_default=False)],
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Queue a recipe; a worker (`luthier worker`) trains it."""
+    from luthier.features.recipes.service import load_recipe
+    from luthier.features.training import jobs
+
+    asked = load_recipe(recipe, overrides or ())
+    with open_context(home) as context:
+        job = jobs.submit(context, asked, base_dir=recipe.absolute().parent)
+    return _one(as_json, job)
+
+
+def list_jobs(
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the newest N.")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """List the jobs, newest first."""
+    from luthier.features.training import jobs
+
+    with open_context(home) as context:
+        found = jobs.list_jobs(context, limit=limit)
+    return Answer(as_json, [_document(job) for job in found], lambda console: _show_all(console, found))
+
+
+def show(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Show one job: how far it is, who works on it, why it failed."""
+    from luthier.features.training import jobs
+
+    with open_context(home) as context:
+        return _one(as_json, jobs.show_job(context, job_id))
+
+
+def cancel(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Cancel a job; a running one ends its step first."""
+    from luthier.features.training import jobs
+
+    with open_context(home) as context:
+        return _one(as_json, jobs.ask(context, job_id, "cancel"))
+
+
+def pause(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Pause a job; a running one writes a checkpoint first."""
+    from luthier.features.training import jobs
+
+    with open_context(home) as context:
+        return _one(as_json, jobs.ask(context, job_id, "pause"))
+
+
+def resume(job_id: JobArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
+    """Queue a paused or failed job again: it goes on from its last checkpoint."""
+    from luthier.features.training import jobs
+
+    with open_context(home) as context:
+        return _one(as_json, jobs.resume(context, job_id))
+
+
+def worker(
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="One process a name.", show_default="the machine's")
+    ] = None,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Leave when no job is left.")] = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Take jobs from the queue and train them, one at a time.
+
+    Ctrl-C or SIGTERM puts the running job back into the queue, with a checkpoint. A job whose worker died is taken over
+    by the next one. Several workers may share a queue, each with a name of its own.
+    """
+    import platform
+
+    from luthier.features.training import jobs
+    from luthier.platform.home.logs import teller
+    from luthier.platform.home.permissions import private_files
+    from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+
+    def notice() -> str:
+        return (
+            "the running job ends its step, writes a checkpoint and goes back into the queue (at most a minute). "
+            f"{AGAIN}"
+        )
+
+    with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
+        name = name or platform.node()
+        tell = teller(context.settings.log_format, name)
+        num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)
+    document = {"num_attempts": num_attempts}
+    return Answer(as_json, document, lambda console: console.print(f"attempts made: {num_attempts:,}"))
+
+
+def _document(job: Job) -> dict[str, object]:
+    return {**job.model_dump(mode="json"), "shown_status": job.shown_status}
+
+
+def _one(as_json: bool, job: Job) -> Answer:
+    return Answer(as_json, _document(job), lambda console: _show(console, job))
+
+
+def _show(console: Console, job: Job) -> None:
+    from luthier.platform.cli.console import facts
+
+    rows = [
+        ("job", job.job_id),
+        ("status", job.shown_status),
+        *_what(job),
+        ("step", f"{job.step:,}"),
+        ("attempts", f"{job.attempt:,}"),
+    ]
+    if job.worker is not None:
+        rows.append(("worker", job.worker))
+    if job.error is not None:
+        rows += [("failed", job.error["came"]), ("expected", job.error["expected"]), ("what to do", job.error["do"])]
+    facts(console, rows)
+
+
+def _what(job: Job) -> list[tuple[str, str]]:
+    if job.kind == "export":
+        asked = job.document["export"]
+        return [("exports", str(asked["source"])), ("format", f"{asked['to']} {asked['quantise'] or ''}".strip())]
+    if job.kind == "evaluation":
+        asked = job.document["evaluation"]
+        return [("judges", str(asked["candidate"])), ("by", str(asked["label"])), ("result", str(asked["result_id"]))]
+    return [("run", job.run_id), ("base model", str(job.document.get("recipe", job.document).get("base_model")))]
+
+
+def _show_all(console: Console, found: list[Job]) -> None:
+    from luthier.platform.cli.console import make_table
+
+    if not found:
+        console.print("no jobs yet: queue a recipe with `luthier jobs submit RECIPE`")
+        return
+    table = make_table(["job", "status", "run", "worker", "step", "attempts"], num_text_columns=4)
+    for job in found:
+        table.add_row(
+            job.job_id, job.shown_status, job.run_id or job.kind, job.worker or "", f"{job.step:,}", f"{job.attempt:,}"
+        )
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "submit": submit,
+    "list": list_jobs,
+    "show": show,
+    "cancel": cancel,
+    "pause": pause,
+    "resume": resume,
+}

@@ -1,0 +1,1 @@
+"""Who starts the processes of a run: this one, local ones, Ray, torchrun or Slurm."""

@@ -1,0 +1,311 @@
+"""The training of one process: the same alone, under `luthier train --devices`, under torchrun or Slurm, and on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from luthier.core.events import Event, WarningRaised
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink, Progress, SilentProgress
+from luthier.core.run import TrainResult
+from luthier.features.planning.service import Prepared
+from luthier.features.training.data_warnings import warn_of_the_data
+from luthier.features.training.sharding import is_spread
+from luthier.ml.charts import figures
+from luthier.platform.home.context import Context
+from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+
+if TYPE_CHECKING:
+    from luthier.ml.training.budget import Meter
+    from luthier.ml.training.distributed import World
+    from luthier.ml.training.loop import LoopOutcome
+    from luthier.ml.training.model import TrainableModel
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where a process reads and writes, and whom it tells.
+
+    folder: of the run; checkpoints and the outcome go there. stop_requested: None takes SIGTERM and SIGINT for a wish
+    to stop, while the loop runs. num_snapshots: what the model was after so many of the last epochs is kept, too.
+    """
+
+    folder: Path
+    emit: EventSink
+    progress: Progress
+    meter: Meter
+    stop_requested: Callable[[], str | None] | None = None
+    num_snapshots: int = 0
+
+
+class Fleet(Protocol):
+    """The processes that train a run. flags: what the command that goes on with it needs, to have the same again."""
+
+    num_processes: int
+    flags: str
+
+    def check(self, plan: Plan) -> None:
+        """Raise RequestError where these processes cannot share that plan."""
+        ...
+
+    def train(
+        self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
+    ) -> TrainResult:
+        """Train to the end of the plan or to a wish to stop. lock: the descriptor that holds the run's lock."""
+        ...
+
+
+class ThisProcess:
+    """Trains a run right here, alone. num_snapshots: as in `Hooks`."""
+
+    num_processes = 1
+    flags = ""
+
+    def __init__(self, num_snapshots: int = 0) -> None:
+        self.num_snapshots = num_snapshots
+
+    def check(self, plan: Plan) -> None:
+        """Any plan may be trained by one process."""
+
+    def train(
+        self,
+        context: Context,
+        run_id: str,
+        prepared: Prepared,
+        meter: Meter,
+        emit: EventSink,
+        lock: int,  # noqa: ARG002
+    ) -> TrainResult:
+        """Train in this process."""
+        folder = context.settings.run_folder(run_id)
+        hooks = Hooks(folder, emit, context.progress, meter, num_snapshots=self.num_snapshots)
+        return train_worker(prepared, hooks)
+
+
+def silent_hooks(folder: Path, stop_requested: Callable[[], str | None] | None = None) -> Hooks:
+    """Hooks of a process for which rank 0 speaks."""
+    from luthier.ml.training.budget import Meter
+
+    return Hooks(folder, lambda _event: None, SilentProgress(), Meter(), stop_requested)
+
+
+def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -> TrainResult:
+    """Train a plan, from its newest checkpoint where there is one; writes the trained weights where the run is done.
+
+    world: the processes that share the work, all of which call this; None is this one alone. The result is rank 0's; of
+    the others only status and counts mean something.
+
+    Raises what `train.loop.train` raises, and RequestError where the examples of a step cannot be shared out evenly.
+    """
+    import torch
+
+    from luthier.features.planning import batch_schedules as schedules
+    from luthier.features.planning.rewards import tools_for
+    from luthier.ml.training import memory
+    from luthier.ml.training.checkpoint import CheckpointStore
+    from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training.distributed import World, refuse_unequal_shares
+    from luthier.ml.training.loop import train
+    from luthier.ml.training.objectives.registry import load_objective
+
+    plan, training = prepared.plan, prepared.plan.training
+    world = world or World(device=training.device)
+    refuse_unequal_shares(training.global_batch_size, world.size)
+    torch.set_num_threads(max(1, training.num_threads // world.local_size))
+    compute_exactly(world.device)
+    memory.forget_peaks(world.device)
+    if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
+        return stopped
+    hooks.meter.begin("loading")
+    spreads = is_spread(plan, world, hooks.emit)
+    model, shares, packs = _loaded(plan, world, hooks.emit, spreads=spreads)
+    warn_of_the_data(plan, hooks.emit)
+    objective = load_objective(plan.objective, tools_for(prepared, is_first=world.is_first))
+    units = [*prepared.trained_units, *(prepared.validation.units if prepared.validation else [])]
+    hooks.meter.begin("reference")
+    # rank 0 first: the others, where they share its folder, find what it has computed
+    if world.is_first:
+        objective.prepare(model, units, hooks.folder, hooks.progress)
+    world.gather("prepared")
+    if not world.is_first:
+        objective.prepare(model, units, hooks.folder, hooks.progress)
+    listening = stop_signals(lambda: pause_notice(hooks)) if hooks.stop_requested is None else None
+    with listening or nullcontext(hooks.stop_requested or _nobody) as stop_requested:
+        outcome = train(
+            plan,
+            model,
+            objective,
+            prepared.trained_units,
+            schedules.of_validation(prepared, shares_prefix=shares, packs=packs),
+            schedules.of_training(prepared, shares_prefix=shares, packs=packs),
+            CheckpointStore(hooks.folder / "checkpoints", training.keep_checkpoints),
+            emit=hooks.emit,
+            stop_requested=stop_requested,
+            progress=hooks.progress,
+            meter=hooks.meter,
+            world=world,
+            snapshot=_snapshots(plan, hooks),
+        )
+    hooks.meter.begin("saving")
+    peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
+    if spreads:
+        model = _made_whole(plan, model, world)
+    return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
+
+
+def pause_notice(hooks: Hooks) -> str:
+    """What a training that is asked to stop does now, how long that takes, and how to go on with it."""
+    left = figures.duration(hooks.meter.seconds_left()).replace(figures.NO_BREAK, " ")
+    saved = figures.duration(hooks.meter.expected_seconds("checkpoint", 0)).replace(figures.NO_BREAK, " ")
+    return (
+        f"the step under way ends in about {left}, then a checkpoint is written (about {saved}) and the run is paused; "
+        f"go on with `luthier train --resume {hooks.folder.name}`. {AGAIN}: steps since the last checkpoint are then "
+        "computed again"
+    )
+
+
+def _nobody() -> str | None:
+    return None
+
+
+def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path] | None:
+    """What writes down the model after each epoch, where that is asked for."""
+    from luthier.ml.training.outcome import Snapshots
+
+    if not hooks.num_snapshots:
+        return None
+    return Snapshots(Path(plan.base_model.path), hooks.folder, hooks.num_snapshots).save
+
+
+def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult | None:
+    """Ask the teacher where there is one; the result of all where one of them was stopped meanwhile.
+
+    Rank 0 first: the others, where they share its folder, find what it was told.
+    """
+    from luthier.features.planning.teacher import ask_teacher, not_begun
+
+    if prepared.plan.objective.teacher is None:
+        return None
+    stopped = None
+    for is_our_turn in (world.is_first, not world.is_first):
+        if is_our_turn:
+            stopped = ask_teacher(prepared, hooks)
+        reasons = world.gather("" if stopped is None else stopped.stopped_because)
+        if any(reasons):
+            return stopped or not_begun(prepared, next(filter(None, reasons)))
+    return None
+
+
+def _made_whole(plan: Plan, model: TrainableModel, world: World) -> TrainableModel:
+    """On rank 0 a model that holds all of its weights, to be written; the others only send theirs."""
+    from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.sharding import fill_in
+
+    made = TrainableModel.load(plan, "cpu") if world.is_first else None
+    fill_in(made, {name: weight for name, weight in model.module.named_parameters() if weight.requires_grad})
+    return made or model
+
+
+def _loaded(
+    plan: Plan, world: World, emit: Callable[[Event], None], *, spreads: bool
+) -> tuple[TrainableModel, bool, bool]:
+    """The model, its layers compiled where that is planned; whether beginnings are shared, and rows lie end to end."""
+    from luthier.ml.training.model import TrainableModel
+    from luthier.ml.training.sharding import spread
+
+    # what is to be spread is loaded on the CPU: whole, it may not fit on the device
+    model = TrainableModel.load(plan, "cpu" if spreads else world.device)
+    _tell_path(model, emit)
+    shares = _shares_prefix(plan, model, emit)
+    packs = _packs(plan, model, emit, spreads=spreads)
+    _compile(plan, model, emit, spreads=spreads)
+    if spreads:
+        spread(model, world)
+    return model, shares, packs
+
+
+def _tell_path(model: TrainableModel, emit: Callable[[Event], None]) -> None:
+    """Say where a fast piece was not proved, and what computes the same instead."""
+    if not model.path.is_fast:
+        message = f"computed the same but slower, by {model.path.words}: {'; '.join(model.path.reasons)}"
+        emit(WarningRaised(step=0, code="forward_path", message=message))
+
+
+def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], None]) -> bool:
+    """Whether common beginnings are computed once: asked for, and the model proves to compute the same with them."""
+    if not plan.training.shared_prefix:
+        return False
+    if model.can_share_prefix():
+        return True
+    message = (
+        f"{type(model.base).__name__} computes something else when a beginning is shared, so none is: "
+        "training takes as long as without training.shared_prefix"
+    )
+    emit(WarningRaised(step=0, code="no_shared_prefix", message=message))
+    return False
+
+
+def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> bool:
+    """Whether rows lie end to end: planned, and the model proves to compute the same so."""
+    from luthier.ml.training.proofs import why_not_packed
+
+    if not plan.training.packing:
+        return False
+    why_not = "weights are spread over the devices, none of which can prove it" if spreads else why_not_packed(model)
+    if why_not is None:
+        return True
+    message = f"rows are not packed but padded, which takes longer and trains the same: {why_not}"
+    emit(WarningRaised(step=0, code="no_packing", message=message))
+    return False
+
+
+def _compile(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> None:
+    """Compile the layers, where planned and where the compiled ones prove to compute the same."""
+    from luthier.ml.training.proofs import why_not_compiled
+
+    if not plan.training.compile:
+        return
+    why_not = "weights are spread over the devices, none of which can prove it" if spreads else why_not_compiled(model)
+    if why_not is not None:
+        message = f"layers are not compiled, which takes longer and trains the same: {why_not}"
+        emit(WarningRaised(step=0, code="no_compile", message=message))
+
+
+def _result(
+    folder: Path, plan: Plan, model: TrainableModel, outcome: LoopOutcome, peak_memory_bytes: int, *, is_kept: bool
+) -> TrainResult:
+    """What came out, in numbers; writes the trained weights where the run is done. peak: of the largest process."""
+    from luthier.ml.training import memory
+    from luthier.ml.training.outcome import save_outcome
+
+    state, path, digest = outcome.state, None, None
+    if outcome.status == "succeeded" and is_kept:
+        path, digest = save_outcome(model, Path(plan.base_model.path), folder)
+    seconds = max(state.seconds, 1e-9)
+    return TrainResult(
+        status=outcome.status,
+        stopped_because=outcome.reason,
+        num_steps=state.step,
+        num_tokens=state.num_tokens,
+        num_trained_tokens=state.num_trained_tokens,
+        num_examples=state.num_examples,
+        num_trainable_parameters=model.num_trainable_parameters,
+        trainable_fraction=model.num_trainable_parameters / model.num_parameters,
+        train_loss=state.loss_sum / max(1.0, state.loss_weight),
+        best_validation_loss=state.early_stopping.best_loss,
+        best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,
+        seconds=state.seconds,
+        tokens_per_second=state.num_tokens / seconds,
+        examples_per_second=state.num_examples / seconds,
+        seconds_per_step=state.seconds / max(1, state.step),
+        peak_memory_bytes=peak_memory_bytes,
+        host_peak_memory_bytes=None if plan.training.device == "cpu" else memory.peak_memory_bytes(),
+        adapter_path=None if path is None else str(path),
+        adapter_sha256=digest,
+        warnings=outcome.warnings,
+        ranks=model.method.ranks(),
+    )

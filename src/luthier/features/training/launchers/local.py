@@ -1,0 +1,223 @@
+"""Several processes of this machine train one run: started, listened to, stopped together, and started again.
+
+A process that dies takes its step with it and nothing else: all are ended, and all begin again from the newest
+checkpoint, a bounded number of times. What Luthier itself refuses (a full disk, a loss that diverged, rows that have
+changed) would end the same way and is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.events import WarningRaised
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink, ProgressTask
+from luthier.core.run import TrainResult
+from luthier.features.planning.service import Prepared
+from luthier.features.training.launchers.messages import Answers
+from luthier.platform.home.context import Context
+from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+
+if TYPE_CHECKING:
+    from luthier.ml.training.budget import Meter
+
+MOST_RESTARTS: Final = 3
+"""In a row without a new checkpoint between them."""
+_GRACE_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.2
+_TAIL_LINES: Final = 15
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one start of all processes has come to."""
+
+    answers: Answers
+    died: str = ""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+
+class LocalFleet:
+    """Trains a run by `num_processes` processes of this machine; a `fleet.Fleet`.
+
+    Each process holds the run's lock, too, so that no other may take up the run as long as one of them lives.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self.num_processes, self._lock = num_processes, -1
+        self.flags = f" --devices {num_processes}"
+
+    def check(self, plan: Plan) -> None:
+        """Raise RequestError for a batch that cannot be shared out evenly, and for more processes than GPUs."""
+        import torch
+
+        from luthier.ml.training.distributed import refuse_unequal_shares
+
+        if self.num_processes < 1:
+            raise RequestError(f"{self.num_processes} devices", expected="1 or more", do="correct the number")
+        refuse_unequal_shares(plan.training.global_batch_size, self.num_processes)
+        if plan.training.device == "cuda" and torch.cuda.device_count() < self.num_processes:
+            raise RequestError(
+                f"{self.num_processes} devices on a machine with {torch.cuda.device_count()} GPUs",
+                expected="at most one process a GPU",
+                do=f"write --devices {torch.cuda.device_count()}, or use more machines (docs/devices.md)",
+            )
+
+    def train(
+        self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
+    ) -> TrainResult:
+        """Train to the end of the plan or to a wish to stop.
+
+        Raises what a process raised on purpose, and WorkError where they died too often.
+        """
+        self._lock = lock
+        meter.close()
+        training, restarts, last_began = prepared.plan.training, 0, -1
+        with (
+            stop_signals(
+                lambda: (
+                    "every process ends its step and writes a checkpoint, and the run is paused; go on with `luthier "
+                    f"train --resume {run_id}`. {AGAIN}: steps since the last checkpoint are then computed again"
+                )
+            ) as stop_requested,
+            context.progress.task("training", training.num_steps, "step") as bar,
+        ):
+            while True:
+                attempt = self._attempt(context, run_id, prepared.plan, emit, stop_requested, bar)
+                answers = attempt.answers
+                if answers.error is not None:
+                    raise answers.error
+                if answers.result is not None:
+                    break
+                began = answers.began_at or 0
+                restarts = restarts + 1 if began <= last_began or restarts == 0 else 1
+                last_began = max(last_began, began)
+                step = context.runs.get(run_id).step
+                if restarts > MOST_RESTARTS:
+                    raise WorkError(
+                        f"{attempt.died}; {MOST_RESTARTS} restarts in a row came no checkpoint further",
+                        expected="processes that live until the next checkpoint",
+                        do=f"look at {_logs(context, run_id)}; ended by SIGKILL often means that memory ran out: fewer "
+                        "devices or a smaller training.micro_batch_tokens help. Then go on with the run",
+                    )
+                message = f"{attempt.died} after step {step}: all go on from the newest checkpoint"
+                emit(WarningRaised(step=step, code="process_died", message=message))
+        meter.take_up()
+        meter.refused_by = answers.refused_by  # type: ignore[assignment]
+        return answers.result
+
+    def _attempt(
+        self,
+        context: Context,
+        run_id: str,
+        plan: Plan,
+        emit: EventSink,
+        stop_requested: Callable[[], str | None],
+        bar: ProgressTask,
+    ) -> _Attempt:
+        """Start all, listen until all have ended."""
+        attempt, selector = _Attempt(Answers(emit, bar)), selectors.DefaultSelector()
+        with self._started(context, run_id, plan, attempt, selector):
+            is_told, deadline = False, float("inf")
+            while selector.get_map() and time.monotonic() < deadline:
+                for key, _ in selector.select(_LOOK_SECONDS):
+                    chunk = os.read(key.fd, 1 << 16)
+                    if not chunk:
+                        selector.unregister(key.fd)
+                    key.data.extend(chunk)
+                    while b"\n" in key.data:
+                        line, _, rest = bytes(key.data).partition(b"\n")
+                        key.data[:] = rest
+                        attempt.answers.take(json.loads(line))
+                if not is_told and (wish := stop_requested()) is not None:
+                    is_told = True
+                    for process in attempt.processes:
+                        process.send_signal(signal.Signals[wish.split()[0]])
+                if deadline == float("inf") and any(process.poll() for process in attempt.processes):
+                    attempt.died = _who_died(attempt.processes)
+                    deadline = time.monotonic() + _GRACE_SECONDS
+        if attempt.answers.result is None and not attempt.died:
+            attempt.died = _who_died(attempt.processes)
+        return attempt
+
+    @contextmanager
+    def _started(
+        self, context: Context, run_id: str, plan: Plan, attempt: _Attempt, selector: selectors.BaseSelector
+    ) -> Iterator[None]:
+        """All processes, as long as the block runs; none outlives it."""
+        import torch.distributed as dist
+
+        folder = _logs(context, run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        job = folder / "job.json"
+        document = {
+            "home": str(context.home),
+            "run_id": run_id,
+            "began": time.time(),
+            "plan": plan.model_dump(mode="json"),
+        }
+        job.write_text(json.dumps(document), encoding="utf-8")
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+        descriptors = []
+        try:
+            for rank in range(self.num_processes):
+                reading, writing = os.pipe()
+                descriptors.append(reading)
+                selector.register(reading, selectors.EVENT_READ, bytearray())
+                with (folder / f"rank-{rank}.log").open("ab") as log:
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "luthier.features.training.launchers.child", str(job), str(writing)],
+                        env=os.environ | self._place(rank, store.port),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        pass_fds=(writing, self._lock),
+                        start_new_session=True,  # Ctrl-C goes to us alone, and we tell them
+                    )
+                os.close(writing)
+                attempt.processes.append(process)
+            yield
+        finally:
+            for process in attempt.processes:
+                process.kill()
+            for process in attempt.processes:
+                process.wait()
+            for descriptor in descriptors:
+                os.close(descriptor)
+            selector.close()
+
+    def _place(self, rank: int, port: int) -> dict[str, str]:
+        size = str(self.num_processes)
+        return {
+            "RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
+        }  # fmt: skip
+
+
+def _who_died(processes: list[subprocess.Popen[bytes]]) -> str:
+    """The process that ended first in a bad way: by a signal, else of itself, else because it lost another."""
+    ended = {rank: process.poll() for rank, process in enumerate(processes)}
+    by_signal = {rank: code for rank, code in ended.items() if code is not None and code < 0}
+    if by_signal:
+        rank, code = next(iter(by_signal.items()))
+        return f"the process of rank {rank} was ended by {signal.Signals(-code).name}"
+    of_itself = [rank for rank, code in ended.items() if code and code != PeerLostError.exit_code]
+    rank = next(iter(of_itself or [rank for rank, code in ended.items() if code]), 0)
+    return f"the process of rank {rank} ended with exit code {ended[rank]}"
+
+
+def _logs(context: Context, run_id: str) -> Path:
+    return context.settings.run_folder(run_id) / "processes"

@@ -1,0 +1,74 @@
+"""Use case: write the report of a run from what the store knows of it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.evaluation import Evaluation
+from luthier.core.run import RunRecord
+from luthier.features.planning.quotes import kept_quote
+from luthier.features.planning.service import Prepared
+from luthier.features.planning.versions import versions
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.ml.data.preview import Preview
+
+
+def write_run_report(
+    context: Context,
+    record: RunRecord,
+    prepared: Prepared,
+    evaluation: Evaluation | None,
+    *,
+    draws_page: bool = True,
+) -> Path | None:
+    """Write `report.html` and `report.json` into the run's folder; returns the path of the page.
+
+    draws_page: false writes `report.json` alone and returns None; `report_updates` draws the page when asked to.
+    """
+    from luthier.ml.evaluation.report import write_report
+
+    shown = _shown(prepared)
+    written = write_report(
+        context.settings.run_folder(record.run_id),
+        draws_page=draws_page,
+        record=record,
+        plan=prepared.plan,
+        events=context.runs.events(record.run_id),
+        evaluation=evaluation,
+        versions=versions(context),
+        example=tuple((span.text, span.learned) for span in shown.spans),
+        licence=prepared.model.licence,
+        quote=kept_quote(context, record.run_id),
+        drawn=drawn_answers(context.settings.run_folder(record.run_id)),
+    )
+    return written if draws_page else None
+
+
+def drawn_answers(folder: Path) -> list[dict[str, Any]]:
+    """Of the first, the middle and the last step that kept answers, those to its first prompt; none where none did.
+
+    A file that cannot be read is left out: the page must not fail of it.
+    """
+    files = sorted((folder / "samples").glob("step-*.jsonl"))
+    chosen = dict.fromkeys(files[i] for i in (0, len(files) // 2, -1)) if files else {}
+    found: list[dict[str, Any]] = []
+    for file in chosen:
+        with suppress(OSError, ValueError):
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            found += [line for line in lines if line["row_id"] == lines[0]["row_id"]]
+    return found
+
+
+def _shown(prepared: Prepared) -> Preview:
+    """The first training row as the model gets it; of packed texts the first piece of the first block."""
+    from luthier.ml.data.packing import piece_of
+    from luthier.ml.data.preview import preview
+
+    tokenised = prepared.train.tokenised[0]
+    of_row = {example.id: example for example in prepared.train.examples}
+    return preview(of_row[piece_of(tokenised.id)], tokenised, prepared.template)

@@ -1,0 +1,326 @@
+"""Use case: train a recipe, or go on with a run that was paused or killed. Ends with a verdict and a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import ConflictError, LuthierError, StorageFullError
+from luthier.core.evaluation import Evaluation
+from luthier.core.events import CheckpointSaved, Event, RunEnded, RunStarted, StepDone, WarningRaised
+from luthier.core.ids import new_id
+from luthier.core.plan import Plan
+from luthier.core.ports import EventSink
+from luthier.core.recipe import BudgetRecipe, Recipe
+from luthier.core.run import RunRecord, RunStatus, TrainResult
+from luthier.features.planning.budgets import how_to_go_on, metered, refuse_spent, with_budget, with_larger_budget
+from luthier.features.planning.quotes import forecast_of_run, keep_quote
+from luthier.features.planning.service import Prepared, prepare, prepare_again
+from luthier.features.recipes.service import with_absolute_paths
+from luthier.features.training.first_steps import first_step_of
+from luthier.features.training.judging import judge_within
+from luthier.features.training.launchers.here import Fleet, ThisProcess
+from luthier.platform.home.context import Context
+
+if TYPE_CHECKING:
+    from luthier.core.cost import Quote
+    from luthier.ml.charts.forecast import Forecast
+    from luthier.ml.training.budget import Meter
+
+_LOCK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutcome:
+    """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given.
+
+    go_on: the command that goes on with it, where it is paused. forecast: what was predicted of it beside what it took.
+    """
+
+    record: RunRecord
+    plan: Plan
+    evaluation: Evaluation | None
+    warnings: tuple[str, ...]
+    go_on: str | None = None
+    forecast: Forecast | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `luthier train --json` ends with; units are in the names."""
+        result = self.record.result
+        document: dict[str, Any] = {
+            "run_id": self.record.run_id,
+            "status": self.record.status,
+            "base_model": self.record.base_model,
+            "method": self.record.method,
+            "plan_hash": self.record.plan_hash,
+            "report_path": self.record.report_path,
+            "evaluation_id": self.record.evaluation_id,
+        }
+        if result is not None:
+            document |= result.model_dump(mode="json")
+            document["first_step_loss"] = None if result.first_step is None else result.first_step.loss
+        document["warnings"] = list(self.warnings)
+        document["go_on"] = self.go_on
+        document["forecast"] = None if self.forecast is None else self.forecast.as_json()
+        if self.plan.budget is not None:
+            document["budget"] = self.plan.budget.model_dump(mode="json", exclude={"first"})
+        if self.evaluation is not None and self.evaluation.verdict is not None:
+            document["verdict"] = self.evaluation.verdict.model_dump(mode="json")
+        return document
+
+
+ShowPlan = Callable[[str, Plan, "Quote | str"], None]
+
+
+def train(
+    context: Context,
+    recipe: Recipe,
+    *,
+    base_dir: Path,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+    run_id: str | None = None,
+    fleet: Fleet | None = None,
+    listener: EventSink | None = None,
+) -> TrainOutcome:
+    """Train a recipe from its start.
+
+    Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
+    show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
+    not known). run_id: the run's own, where it was named before; else a new one. fleet: the processes that train it;
+    None is this one. listener: told each event of the training once it is in the store, and before the checkpoint
+    that makes it final.
+
+    SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
+    Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
+    """
+    began = time.perf_counter()
+    prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
+    if fleet is not None and fleet.num_processes > 1:
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=fleet.num_processes)
+        prepared = replace(prepared, plan=plan)
+    return train_prepared(
+        context,
+        prepared,
+        began=began,
+        prices=prices,
+        show_plan=show_plan,
+        run_id=run_id,
+        fleet=fleet,
+        listener=listener,
+    )
+
+
+def train_prepared(
+    context: Context,
+    prepared: Prepared,
+    *,
+    began: float,
+    prices: Path | None = None,
+    show_plan: ShowPlan | None = None,
+    run_id: str | None = None,
+    fleet: Fleet | None = None,
+    listener: EventSink | None = None,
+    draws_page: bool = True,
+) -> TrainOutcome:
+    """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
+
+    began: when the work on it began, by `time.perf_counter`; from then on time is paid. draws_page: false leaves the
+    page of the report to `luthier report`.
+    """
+    fleet = fleet or ThisProcess()
+    fleet.check(prepared.plan)
+    run_id, now = run_id or new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
+    record = RunRecord(
+        run_id=run_id,
+        status="planned",
+        base_model=prepared.plan.base_model.name,
+        method=prepared.plan.method.name,
+        plan_hash=prepared.plan.hash,
+        created_at=now,
+        updated_at=now,
+        num_steps=prepared.plan.training.num_steps,
+    )
+    with _held(context, run_id) as lock:
+        context.runs.create(record, prepared.plan)
+        quote = keep_quote(context, run_id, prepared, prices, num_devices=fleet.num_processes)
+        if show_plan is not None:
+            show_plan(run_id, prepared.plan, quote)
+        folder = context.settings.run_folder(run_id)
+        with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
+            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener, draws_page=draws_page)
+
+
+def resume(
+    context: Context,
+    run_id: str,
+    *,
+    budget: BudgetRecipe | None = None,
+    prices: Path | None = None,
+    is_judged: bool = True,
+    fleet: Fleet | None = None,
+    listener: EventSink | None = None,
+    ready: Prepared | None = None,
+    draws_page: bool = True,
+) -> TrainOutcome:
+    """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
+
+    budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
+    be the one that began. listener: as for `train`. ready: its material, where this process has it already. draws_page:
+    as for `train_prepared`.
+
+    Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
+    base model or rows have changed, RequestError where its budget leaves nothing to go on with.
+    """
+    record, fleet = context.runs.get(run_id), fleet or ThisProcess()
+    with _held(context, run_id) as lock:
+        if record.status == "succeeded":
+            raise ConflictError(
+                f"run {run_id} has succeeded already",
+                expected="a run that was paused, failed or killed",
+                do=f"look at it with: luthier runs show {run_id}",
+            )
+        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices, num_devices=fleet.num_processes)
+        fleet.check(plan)
+        with metered(context.settings.run_folder(run_id), plan) as meter:
+            is_trained = record.result is not None and record.result.adapter_path is not None
+            refuse_spent(run_id, meter, training_is_done=is_trained)
+            meter.begin("preparing")
+            prepared = prepare_again(context, plan, ready=ready)
+            if not is_judged:
+                prepared = replace(prepared, held_out=None)
+            context.runs.set_budget(run_id, plan)
+            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener, draws_page=draws_page)
+
+
+@contextmanager
+def _held(context: Context, run_id: str) -> Iterator[int]:
+    """No two processes on one run; the lock goes when its holder dies, however it dies. Yields its descriptor."""
+    from luthier.core.file_lock import file_lock
+
+    lock = context.settings.run_folder(run_id) / "lock"
+    with file_lock(lock, what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS) as descriptor:
+        yield descriptor
+
+
+def _carry_out(
+    context: Context,
+    run_id: str,
+    prepared: Prepared,
+    meter: Meter,
+    fleet: Fleet,
+    lock: int,
+    listener: EventSink | None,
+    *,
+    draws_page: bool,
+) -> TrainOutcome:
+    """Train, judge, report; the record in the store says at each moment how far it is, and at the end why it ended."""
+    from luthier.features.training.reports import write_run_report
+    from luthier.ml.training.budget import remaining
+    from luthier.ml.training.fit import diagnose
+
+    warnings: list[str] = []
+    try:
+        result = fleet.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
+        # the loss of drawn answers lies near 0 whatever is learned: it says nothing of how they fit
+        if result.status == "succeeded" and not prepared.plan.objective.draws:
+            result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
+        first = first_step_of(prepared, context.runs.at_steps(run_id, [1]))
+        result = result.model_copy(update={"first_step": first})
+        _keep_files(context, run_id, result)
+        evaluation = None
+        if result.status == "succeeded" and prepared.held_out is not None:
+            evaluation, result = judge_within(context, run_id, prepared, result, meter)
+        meter.begin("reporting")
+        done = result.num_steps if result.adapter_path is None else prepared.plan.training.num_steps
+        was_judged = evaluation is not None or prepared.held_out is None
+        bill = meter.bill(remaining(prepared.plan, done, result.num_tokens, was_judged=was_judged))
+        result = result.model_copy(update={"bill": bill})
+        _close(context, run_id, result.num_steps, result.status, result.stopped_because)
+        record = context.runs.update(
+            run_id, result=result, evaluation_id=evaluation.evaluation_id if evaluation else None
+        ).model_copy(update={"status": result.status})
+        report = write_run_report(context, record, prepared, evaluation, draws_page=draws_page)
+    except BaseException as error:
+        status: RunStatus = "failed" if isinstance(error, Exception) else "paused"
+        reason = error.came if isinstance(error, LuthierError) else repr(error)
+        _close(context, run_id, context.runs.get(run_id).step, status, reason)
+        record = context.runs.update(run_id, status=status)
+        if isinstance(error, LuthierError):
+            with suppress(StorageFullError):  # the disk may be what the run failed of
+                report = write_run_report(context, record, prepared, None, draws_page=draws_page)
+                context.runs.update(run_id, report_path=_text(report))
+        raise
+    # Only now: a run that is said to be done has its weights, verdict and report on disk.
+    record = context.runs.update(run_id, status=result.status, report_path=_text(report))
+    go_on = how_to_go_on(run_id, meter) + fleet.flags if result.status == "paused" else None
+    forecast = forecast_of_run(context, record)
+    return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on, forecast)
+
+
+def _text(page: Path | None) -> str | None:
+    return None if page is None else str(page)
+
+
+def _close(context: Context, run_id: str, step: int, status: RunStatus, reason: str) -> None:
+    context.runs.append(run_id, RunEnded(step=step, status=status, reason=reason))
+    context.runs.update(run_id, stopped_because=reason)
+
+
+def _keep_files(context: Context, run_id: str, result: TrainResult) -> None:
+    """Put the trained weights among the files that are named by their digest."""
+    if result.adapter_path is None:
+        return
+    folder = Path(result.adapter_path)
+    for file in sorted(folder.glob("*.safetensors")):
+        artifact = context.artifacts.put_file(file, folder.name)
+        context.artifacts.link(run_id, f"{folder.name}/{file.name}", artifact.sha256)
+
+
+def recorder(
+    context: Context, run_id: str, warnings: list[str], listener: EventSink | None = None
+) -> Callable[[Event], None]:
+    """Writes events into the store. What a killed process had recorded after its last checkpoint is dropped first.
+
+    listener: told each event after it is in the store. A database that restarts is waited for.
+    """
+    from luthier.platform.db.retry import patiently
+
+    def record(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            context.runs.truncate_after(run_id, event.from_step)
+            context.runs.update(run_id, status="running", step=event.from_step)
+            _tell_of_checkpoint(context, run_id, event.from_step)
+        if isinstance(event, RunEnded):
+            return  # the record is closed by `_carry_out`, once outcome, verdict and report are on disk
+        context.runs.append(run_id, event)
+        if isinstance(event, StepDone):
+            context.runs.update(run_id, step=event.step)
+        if listener is not None:
+            listener(event)
+
+    def emit(event: Event) -> None:
+        patiently(lambda: record(event))
+        if isinstance(event, WarningRaised):
+            warnings.append(event.message)
+
+    return emit
+
+
+def _tell_of_checkpoint(context: Context, run_id: str, step: int) -> None:
+    """Tell of the checkpoint that a run goes on from, where its process was killed before it could."""
+    from luthier.ml.training.checkpoint import checkpoint_path
+
+    folder = checkpoint_path(context.settings.run_folder(run_id) / "checkpoints", step)
+    if not folder.is_dir() or any(
+        isinstance(event, CheckpointSaved) and event.step == step for event in context.runs.events(run_id)
+    ):
+        return
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    context.runs.append(run_id, CheckpointSaved(step=step, path=str(folder), num_bytes=num_bytes))

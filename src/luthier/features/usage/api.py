@@ -1,0 +1,64 @@
+"""/api/v1/usage: what a project has asked of models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from luthier.features.usage.service import usage
+from luthier.platform.auth.usage_records import DayOfUse
+from luthier.platform.http.authentication import HomeContext, Reader
+from luthier.platform.http.error_documents import documented
+
+router = APIRouter(prefix="/api/v1/usage", tags=["usage"])
+
+
+class UsageView(BaseModel):
+    """What one key has asked of one target on one day (UTC).
+
+    key_id: None for what was asked on the machine of the server itself. model: as it was asked for. cost_usd: None
+    where the server has no prices.
+    """
+
+    object: Literal["usage"] = "usage"
+    day: str
+    key_id: str | None
+    model: str
+    target: str
+    num_requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+
+class UsageList(BaseModel):
+    """Newest day first."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageView]
+
+
+@router.get("", summary="What was asked", responses=documented())
+def show(
+    context: HomeContext,
+    caller: Reader,
+    days: Annotated[int, Query(ge=1, le=3660)] = 30,
+    model: Annotated[str | None, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")] = None,
+) -> UsageList:
+    """By key, model, target and day. days: how far to look back, today counted. model: as it was asked for."""
+    return UsageList(data=[_view(row) for row in usage(context, caller.project_id, num_days=days, model=model)])
+
+
+def _view(row: DayOfUse) -> UsageView:
+    return UsageView(
+        day=row.day,
+        key_id=row.key_id or None,
+        model=row.model,
+        target=row.target,
+        num_requests=row.num_requests,
+        prompt_tokens=row.num_prompt_tokens,
+        completion_tokens=row.num_new_tokens,
+        cost_usd=row.cost_usd,
+    )

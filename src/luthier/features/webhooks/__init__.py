@@ -1,0 +1,1 @@
+"""Webhooks, as routes and a page."""

@@ -1,0 +1,1 @@
+"""Work in stages that resumes where it was stopped."""

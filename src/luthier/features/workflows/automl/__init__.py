@@ -1,0 +1,1 @@
+"""From a file and a goal to a judged model."""

@@ -1,0 +1,154 @@
+"""`luthier auto`: from a file and a goal to a judged model, or to the word that prompting is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.pipeline import Pipeline
+    from luthier.features.workflows.automl.service import AutoRequest
+    from luthier.platform.home.context import Context
+
+DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Rows, or documents.")]
+GoalOption = Annotated[
+    str | None, typer.Option("--goal", metavar="TEXT", help="What the model is to do, as an untuned one is told it.")
+]
+HoursOption = Annotated[float | None, typer.Option("--budget-hours", metavar="H", help="What all of it may take.")]
+ModelsOption = Annotated[
+    str | None,
+    typer.Option("--models", metavar="A,B", help="Contenders [default: models of the catalogue on this machine]."),
+]
+GroupOption = Annotated[
+    str | None, typer.Option("--group-by", metavar="FIELD", help="Rows that share its value stay on one side.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option("--metric", metavar="NAME", help="The figure that decides [default: as `luthier eval`].")
+]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, metavar="N", help="At most so many trials.")]
+JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Judge at most N rows.")]
+NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the split and of all that is drawn.")]
+AnywayOption = Annotated[
+    bool, typer.Option("--tune-anyway", help="Search also where prompting was found to be enough.")
+]
+ProbeOption = Annotated[
+    bool, typer.Option("--probe/--no-probe", help="Train a few real steps before sizes are chosen.")
+]
+ResumeOption = Annotated[
+    str | None, typer.Option("--resume", metavar="ID", help="Go on with one that was paused or killed.")
+]
+
+
+def auto(
+    data: DataOption = None,
+    goal: GoalOption = None,
+    budget_hours: HoursOption = None,
+    models: ModelsOption = None,
+    mapping: MappingOption = None,
+    group_by: GroupOption = None,
+    metric: MetricOption = None,
+    trials: TrialsOption = 40,
+    max_samples: JudgedOption = 200,
+    max_new_tokens: NewTokensOption = 128,
+    seed: SeedOption = 0,
+    tune_anyway: AnywayOption = False,
+    probe: ProbeOption = True,
+    resume: ResumeOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Audit, repair and split the rows, choose a model, search for its recipe, judge it once, and write one page.
+
+    Where prompting is found to be enough, nothing more is trained. Ctrl-C pauses, --resume goes on; see how far it is
+    by `luthier pipelines`.
+    """
+    from luthier.features.workflows.automl import service as autos
+    from luthier.features.workflows.model_comparison.cli import check_asked, split_names, teller
+    from luthier.platform.cli.options import parse_mapping
+
+    check_asked({"--data": data, "--goal": goal, "--budget-hours": budget_hours}, resume, _EXAMPLE)
+    with open_context(home) as context:
+        auto_id = resume
+        if auto_id is None:
+            assert data is not None
+            assert goal is not None
+            assert budget_hours is not None
+            request = autos.AutoRequest(
+                data=data,
+                goal=goal,
+                hours=budget_hours,
+                models=None if models is None else split_names(models),
+                mapping=parse_mapping(mapping or ()) or None,
+                group_by=group_by,
+                metric=metric,
+                max_new_tokens=max_new_tokens,
+                most_judged=max_samples,
+                most_trials=trials,
+                seed=seed,
+                always_tunes=tune_anyway,
+                is_probed=probe,
+            )
+            auto_id = _begin(context, request)
+        done = autos.go_on(context, auto_id, tell=teller())
+        document = _document(context, done)
+    exit_code = 1 if any(stage.status == "refused" for stage in done.stages) else 0
+    return Answer(as_json, document, lambda console: _show(console, document), exit_code)
+
+
+_EXAMPLE = 'luthier auto --data rows.jsonl --goal "Answer with one SQL query." --budget-hours 2'
+
+
+def _begin(context: Context, request: AutoRequest) -> str:
+    from luthier.core.auto import AutoSpec
+    from luthier.features.workflows.automl import service as autos
+    from luthier.platform.cli.console import stderr_console, visible
+
+    pipeline = autos.begin(context, request)
+    spec = AutoSpec.model_validate(pipeline.asked)
+    line = (
+        f"{pipeline.pipeline_id}: {spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose among "
+        f"{', '.join(spec.models)}; the search has what is left when the rows are ready, less the last judging"
+    )
+    stderr_console().print(visible(line), soft_wrap=True)
+    return pipeline.pipeline_id
+
+
+def _document(context: Context, done: Pipeline) -> dict[str, Any]:
+    from luthier.features.workflows.automl.report import headline, next_commands
+    from luthier.features.workflows.automl.stages import folder_of, spent_hours
+
+    return {
+        **done.model_dump(mode="json"),
+        "headline": headline(done),
+        "hours": spent_hours(done),
+        "run_id": done.came("tune").get("run_id"),
+        "report_path": str(folder_of(context, done.pipeline_id) / "report.html"),
+        "next_commands": next_commands(done),
+    }
+
+
+def _show(console: Console, document: dict[str, Any]) -> None:
+    from luthier.core.pipeline import Stage
+    from luthier.features.workflows.automl.report import lines_of
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import visible
+
+    console.print(visible(document["headline"]), soft_wrap=True)
+    for one in document["stages"]:
+        stage = Stage.model_validate(one)
+        took = figures.duration(stage.came["seconds"]) if "seconds" in stage.came else "-"
+        console.print(visible(f"  {stage.name}: {stage.status}, {took}"), soft_wrap=True)
+        for line in lines_of(stage):
+            console.print(visible(f"    {line}"), soft_wrap=True)
+    console.print(visible(f"report: {document['report_path']}"), soft_wrap=True)
+    for line in document["next_commands"]:
+        console.print(visible(f"  {line}"), soft_wrap=True)

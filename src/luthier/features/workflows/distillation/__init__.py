@@ -1,0 +1,1 @@
+"""A teacher teaches a smaller model."""

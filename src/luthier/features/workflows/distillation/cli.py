@@ -1,0 +1,129 @@
+"""`luthier distil`: a teacher teaches a smaller model, and whether that was worth it is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, SetOption, parse_mapping
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.student import Student
+
+_STYLES = {"worth it": "green", "not worth it": "red", "not settled": "yellow"}
+
+
+def distil(
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_OR_MODEL", help="The teacher: a run, a base model, a folder, or http(s)://host:port/v1#MODEL."
+        ),
+    ],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            metavar="NAME_OR_LAYERS",
+            help="A base model, or layers of the teacher: layers:15 (so many, evenly spread) or layers:0,2,4-29.",
+        ),
+    ],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Rows with prompts and gold answers.")],
+    kind: Annotated[
+        Literal["sequence", "logit"],
+        typer.Option("--kind", help="Learn the answers that the teacher writes, or what it thinks of every token."),
+    ] = "sequence",
+    held_out: Annotated[
+        str,
+        typer.Option("--held-out", metavar="FILE_OR_FRACTION", help="Rows to judge on, or the share to keep back."),
+    ] = "0.2",
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="FILE", help="How to train and judge; its base model and rows are replaced."),
+    ] = None,
+    overrides: SetOption = None,
+    mapping: MappingOption = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, help="Longer answers of the teacher are not learned.")
+    ] = 512,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Teach a smaller model, train it without the teacher too, and judge both and the teacher on the same rows.
+
+    Stopped at any moment, the same command goes on where it was.
+    """
+    from luthier.features.workflows.distillation.service import DistilRequest
+    from luthier.features.workflows.distillation.service import distil as carry_out
+
+    with open_context(home) as context:
+        found = carry_out(
+            context,
+            DistilRequest(
+                teacher=teacher,
+                student=student,
+                data=data,
+                kind=kind,
+                held_out=_file_or_fraction(held_out),
+                recipe=recipe,
+                overrides=tuple(overrides or ()),
+                mapping=parse_mapping(mapping or ()) or None,
+                max_new_tokens=max_new_tokens,
+            ),
+        )
+    return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))
+
+
+def _file_or_fraction(text: str) -> Path | float:
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
+
+
+def _show(console: Console, found: Student) -> None:
+    from rich import box
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from luthier.features.evaluations.verdict_format import show_evaluation
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import facts, visible
+
+    size = f"{found.student_parameters / 1e6:,.1f} million parameters"
+    if found.teacher_parameters:
+        size += f", {found.student_parameters / found.teacher_parameters:.0%} of the teacher's"
+    rows = [
+        ("distillation", found.student_id),
+        ("status", found.status),
+        ("teacher", found.teacher),
+        ("student", f"{found.student_model}: {size}"),
+        ("rows", f"{found.num_rows:,} learned, {found.num_refused:,} left out, {found.num_held_out:,} held out"),
+    ]
+    for name, run in (("with teacher", found.taught), ("without", found.alone)):
+        if run is not None:
+            rows.append((name, f"{run.run_id}: {run.num_steps:,} steps in {figures.duration(run.seconds)}"))
+    if found.report_path is not None:
+        rows.append(("report", found.report_path))
+    facts(console, rows)
+    if found.evaluation is not None:
+        show_evaluation(console, found.evaluation.model_copy(update={"verdict": None}))
+    if found.verdict is not None:
+        text = Text.assemble((visible(found.verdict.headline), "bold"))
+        for line in found.verdict.reasons:
+            text.append(f"\n{visible(line)}")
+        for line in found.verdict.caveats:
+            text.append(f"\nNote: {visible(line)}", style="yellow")
+        shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
+        style, width = _STYLES[found.verdict.word], min(console.width, 100)
+        console.print(
+            Panel(text, title=f"Distilling: {found.verdict.word}", border_style=style, width=width, box=shape)
+        )
+    if found.go_on is not None:
+        console.print(f"\nGo on with it: {found.go_on}", soft_wrap=True)

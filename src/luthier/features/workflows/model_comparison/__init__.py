@@ -1,0 +1,1 @@
+"""Several base models compared on the same rows."""

@@ -1,0 +1,202 @@
+"""`luthier showdown`: which base model, and does it have to be tuned at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.pipeline import Pipeline, Stage
+    from luthier.core.showdown import ShowdownResult
+    from luthier.features.workflows.model_comparison.request import ShowdownRequest
+
+ModelsOption = Annotated[
+    str | None, typer.Option("--models", metavar="A,B", help="Base models, with commas between.", show_default=False)
+]
+DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Rows to tune on.")]
+HeldOutOption = Annotated[Path | None, typer.Option("--held-out", metavar="FILE", help="Rows to judge on.")]
+HoursOption = Annotated[
+    float | None, typer.Option("--budget-hours", metavar="H", help="What the whole of it may take.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option("--metric", metavar="NAME", help="The figure that decides [default: as `luthier eval`].")
+]
+FewShotOption = Annotated[int, typer.Option("--few-shot", min=0, max=64, help="Examples in the prompt.")]
+InstructionOption = Annotated[
+    str, typer.Option("--instruction", metavar="TEXT", help="What models that are not tuned are told of the task.")
+]
+NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Where to cut answers off.")]
+JudgedOption = Annotated[int, typer.Option("--max-samples", min=1, metavar="N", help="Judge at most N rows.")]
+MethodOption = Annotated[str, typer.Option("--method", metavar="NAME", help="How contenders are tuned.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the order of rows and the choice of examples.")]
+ProbeOption = Annotated[
+    bool, typer.Option("--probe/--no-probe", help="Train a few real steps before sizes are chosen.")
+]
+ResumeOption = Annotated[
+    str | None, typer.Option("--resume", metavar="SHOWDOWN", help="Go on with one that was paused or killed.")
+]
+
+
+def showdown(
+    models: ModelsOption = None,
+    data: DataOption = None,
+    held_out: HeldOutOption = None,
+    budget_hours: HoursOption = None,
+    metric: MetricOption = None,
+    few_shot: FewShotOption = 4,
+    instruction: InstructionOption = "",
+    mapping: MappingOption = None,
+    max_new_tokens: NewTokensOption = 128,
+    max_samples: JudgedOption = 200,
+    method: MethodOption = "lora",
+    seed: SeedOption = 0,
+    probe: ProbeOption = True,
+    resume: ResumeOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Ask several base models, show them examples, tune them shortly and alike, and recommend one, or none.
+
+    All get the same rows, as many as the budget holds. Ctrl-C pauses, --resume goes on; see how far it is by
+    `luthier pipelines`.
+    """
+    from luthier.features.workflows.model_comparison import service as showdowns
+    from luthier.features.workflows.model_comparison.request import ShowdownRequest
+    from luthier.features.workflows.model_comparison.stages import page_of
+    from luthier.platform.cli.options import parse_mapping
+
+    given = {"--models": models, "--data": data, "--held-out": held_out, "--budget-hours": budget_hours}
+    check_asked(given, resume, _EXAMPLE)
+    with open_context(home) as context:
+        showdown_id = resume
+        if showdown_id is None:
+            assert models is not None
+            assert data is not None
+            assert held_out is not None
+            assert budget_hours is not None
+            request = ShowdownRequest(
+                models=split_names(models),
+                data=data,
+                held_out=held_out,
+                hours=budget_hours,
+                mapping=parse_mapping(mapping or ()) or None,
+                metric=metric,
+                few_shot=few_shot,
+                instruction=instruction,
+                max_new_tokens=max_new_tokens,
+                most_judged=max_samples,
+                method=method,
+                seed=seed,
+                is_probed=probe,
+            )
+            showdown_id = _begin(context, request)
+        found = showdowns.go_on(context, showdown_id, tell=teller())
+        page = page_of(context, showdown_id)
+    document = {**found.model_dump(mode="json"), "report_path": str(page)}
+    return Answer(as_json, document, lambda console: show_showdown(console, found, page))
+
+
+_EXAMPLE = (
+    "luthier showdown --models smollm2-135m-instruct,gemma3-270m --data train.jsonl --held-out test.jsonl "
+    "--budget-hours 1"
+)
+
+
+def check_asked(given: Mapping[str, object], resume: str | None, example: str) -> None:
+    """Either all that is needed to begin, or --resume alone. Raises RequestError."""
+    from luthier.core.errors import RequestError
+
+    if resume is not None and (extra := [name for name, value in given.items() if value is not None]):
+        raise RequestError(
+            f"--resume with {', '.join(extra)}", expected="--resume alone: what was asked stays", do="leave them out"
+        )
+    if resume is None and (missing := [name for name, value in given.items() if value is None]):
+        raise RequestError(
+            f"no {', '.join(missing)}",
+            expected=f"{', '.join(given)}; or --resume with an id",
+            do=f"write for example: {example}",
+        )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`a,b` as names, without blanks."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def teller() -> Callable[[Pipeline, Stage], None]:
+    """Says on stderr how far the stages are: they are part of the progress."""
+    from luthier.platform.cli import figures
+    from luthier.platform.cli.console import stderr_console, visible
+
+    def tell(pipeline: Pipeline, stage: Stage) -> None:
+        number = [one.name for one in pipeline.stages].index(stage.name) + 1
+        took = ""
+        if stage.began_at is not None and stage.ended_at is not None and stage.status != "running":
+            took = f" after {figures.duration(stage.ended_at - stage.began_at)}"
+        why = f": {stage.reason}" if stage.reason else ""
+        line = f"{number}/{len(pipeline.stages)} {stage.name}: {stage.status}{took}{why}"
+        stderr_console().print(visible(line), soft_wrap=True)
+
+    return tell
+
+
+def _begin(context: Any, request: ShowdownRequest) -> str:
+    from luthier.core.showdown import ShowdownSpec
+    from luthier.features.workflows.model_comparison import service as showdowns
+    from luthier.platform.cli.console import stderr_console, visible
+
+    pipeline = showdowns.begin(context, request)
+    spec = ShowdownSpec.model_validate(pipeline.asked)
+    planned, num_contenders = spec.planned_hours, len(spec.contenders)
+    contenders = f"{num_contenders} contender{'' if num_contenders == 1 else 's'}"
+    stderr_console().print(
+        visible(
+            f"{pipeline.pipeline_id}: {contenders}, {spec.num_examples:,} examples trained on and "
+            f"{spec.num_judged:,} rows judged with each; {planned.low:.2g} to {planned.high:.2g} h expected of "
+            f"{spec.hours:.3g} h"
+        ),
+        soft_wrap=True,
+    )
+    return pipeline.pipeline_id
+
+
+def show_showdown(console: Console, found: ShowdownResult, page: Path) -> None:
+    """The recommendation, every system, what was not equal, and where the page lies."""
+    from luthier.ml.charts.metric_titles import metric_heading
+    from luthier.ml.evaluation.report.showdown_page import row_of
+    from luthier.platform.cli.console import make_table, visible
+
+    answer, primary = found.recommendation, found.spec.primary
+    console.print(visible(answer.headline), soft_wrap=True)
+    for line in answer.reasons:
+        console.print(visible(f"  {line}"), soft_wrap=True)
+    also = [] if primary == "bits_per_byte" else ["bits per byte"]
+    table = make_table(
+        ["system", "licence", metric_heading(primary), *also, "s/answer", "USD/1,000 answers"], num_text_columns=2
+    )
+    for one in found.standings:
+        row, licence = row_of(found, one), found.spec.contenders[one.contender].licence
+        cells = [
+            f"{'*' if row.is_chosen else ' '} {row.name}",
+            licence,
+            row.value,
+            *([row.bits_per_byte] if also else []),
+        ]
+        table.add_row(*(visible(cell or "-") for cell in (*cells, row.seconds, row.usd)))
+    console.print(table)
+    for title, lines in (("keep in mind", answer.cautions), ("not the same for all", found.not_equal)):
+        for line in lines:
+            console.print(visible(f"{title}: {line}"), soft_wrap=True)
+    console.print(visible(f"report: {page}"), soft_wrap=True)
+    if answer.word == "tuned":
+        run = next(one.run_id for one in found.tunings if one.contender == answer.contender)
+        console.print(f"the short training is run {run}; look at it with: luthier runs show {run}", soft_wrap=True)

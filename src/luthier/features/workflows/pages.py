@@ -1,0 +1,108 @@
+"""/pipelines/ID: a showdown, an auto or a retraining stage by stage, while it goes on and at its end, and its pages."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from luthier.core.access import Caller
+from luthier.core.digest import sha256_document
+from luthier.features.runs.run_pages import REPORT_POLICY
+from luthier.features.workflows import format as pipeline_words
+from luthier.features.workflows import reports as pipeline_pages
+from luthier.features.workflows import views as pipeline_views
+from luthier.features.workflows.format import Thing
+from luthier.features.workflows.views import AuditPage, PipelineView
+from luthier.platform.home.context import Context
+from luthier.platform.ui.render import is_fragment_request, render
+from luthier.platform.ui.visitor import HomeContext, Reader
+
+router = APIRouter(prefix="/pipelines")
+
+_ADDRESSES: Final[dict[Thing, str]] = {
+    "run": "/runs/",
+    "study": "/studies/",
+    "evaluation": "/evaluations/",
+    "showdown": "/pipelines/",
+    "dataset": "/datasets/",
+    "suite": "/evaluations/suites/",
+}
+_SHOWN_AGAIN_SECONDS: Final = 30
+_FILE_LINK: Final = re.compile(r'href="file://[^"]*?(showdowns|studies)/([^"/]+)/report\.html"')
+
+
+@router.get("")
+def index() -> Response:
+    """The list stands among the studies."""
+    return RedirectResponse("/studies#pipelines", status_code=303)
+
+
+@router.get("/{pipeline_id}")
+def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: str, after: str = "") -> Response:
+    """One of them; for HTMX what changes of it, which is asked for again and again while it goes on.
+
+    after: what was seen last; nothing is sent (204) while that is still how it is.
+    """
+    found = pipeline_views.view_pipeline(context, caller, pipeline_id)
+    view = pipeline_views.without_folders(context, found)
+    mark = _mark(view)
+    if not is_fragment_request(request):
+        return render(request, "workflows/show.html", _values(view, mark))
+    if after == mark:
+        return Response(status_code=204)
+    return render(request, "workflows/now.html", _values(view, mark))
+
+
+@router.get("/{pipeline_id}/report")
+def report(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
+    """The report that it has written; what it links to on the disk is linked to on this server."""
+    text = pipeline_pages.report_of(context, caller, pipeline_id)
+    return _as_page(_FILE_LINK.sub(_address_of, text))
+
+
+@router.get("/{pipeline_id}/audit.html")
+def audit(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
+    """The audit of the rows as they came; the report links to it by this name."""
+    return _audit(context, caller, pipeline_id, "audit.html")
+
+
+@router.get("/{pipeline_id}/audit_repaired.html")
+def audit_repaired(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
+    """The audit of the rows once they were repaired."""
+    return _audit(context, caller, pipeline_id, "audit_repaired.html")
+
+
+def _audit(context: Context, caller: Caller, pipeline_id: str, name: AuditPage) -> Response:
+    return _as_page(pipeline_pages.audit_of(context, caller, pipeline_id, name))
+
+
+def _as_page(text: str) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _address_of(link: re.Match[str]) -> str:
+    return f'href="/{"pipelines" if link[1] == "showdowns" else link[1]}/{link[2]}/report"'
+
+
+def _values(view: PipelineView, mark: str) -> dict[str, Any]:
+    """What the templates know."""
+    return {
+        "view": view,
+        "pipeline": view.pipeline,
+        "asked": pipeline_words.asked_in_full(view.pipeline),
+        "addresses": _ADDRESSES,
+        "things": pipeline_words.THINGS,
+        "mark": mark,
+        "current": "/studies",
+    }
+
+
+def _mark(view: PipelineView) -> str:
+    stages = [
+        [stage.status, stage.reason, list(stage.found), [list(one) for one in stage.made], stage.page]
+        for stage in view.stages
+    ]
+    return sha256_document([view.status, stages, int(view.seconds // _SHOWN_AGAIN_SECONDS)])[:16]

@@ -1,0 +1,1 @@
+"""From nothing to a verdict in a few minutes."""

@@ -1,0 +1,1 @@
+"""A deployed model trained again on reviewed answers."""

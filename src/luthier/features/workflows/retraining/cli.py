@@ -1,0 +1,118 @@
+"""`luthier retrain`: a deployed model trained anew on what people have said of its answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from luthier.platform.cli.answer import Answer
+from luthier.platform.cli.opening import caller_of, open_context
+from luthier.platform.cli.options import HomeOption, JsonOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.core.pipeline import Pipeline, Stage
+    from luthier.features.workflows.retraining.service import RetrainRequest
+
+_STARTS: Final = ("base", "last")
+
+
+def retrain(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="The name of a deployment.")] = None,
+    from_traffic: Annotated[
+        bool, typer.Option("--from-traffic", help="Also learn from sampled answers that were accepted as they are.")
+    ] = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="Begin only when nothing waits in the review any more.")
+    ] = False,
+    panel: Annotated[
+        list[str] | None, typer.Option("--panel", metavar="ID", help="Also learn what raters of a panel prefer.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--start", metavar="base|last", help="Train the base on all rows, or go on from the last.")
+    ] = "base",
+    canary: Annotated[
+        float | None,
+        typer.Option("--canary", metavar="F", help="Try it at once on this fraction of the users; else it is offered."),
+    ] = None,
+    gate: Annotated[
+        Path | None, typer.Option("--gate", metavar="FILE", help="Rules that it must meet, besides the project's own.")
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", metavar="FILE", help="Judge by this suite, too, as a gate may need.")
+    ] = None,
+    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer reviewed rows nothing is begun.")] = 20,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="ID", help="Go on with one that was stopped or killed.")
+    ] = None,
+    project: Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")] = "default",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> Answer:
+    """Train a deployed model anew on reviewed answers, judge it against the deployed one, and offer a canary.
+
+    Only what a person has accepted is learned. The rows become the next version of the dataset, audited and checked
+    against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
+    deployed one on old or new held-out rows, or a gate refuses it; see how far it is by `luthier pipelines`.
+    """
+    from luthier.core.errors import RequestError
+    from luthier.features.workflows.retraining.service import RetrainRequest
+
+    if (model is None) == (resume is None):
+        raise RequestError(
+            "both MODEL and --resume" if model else "neither MODEL nor --resume",
+            expected="the name of a deployment, or --resume ID",
+            do="write for example: luthier retrain support --review",
+        )
+    if start not in _STARTS:
+        raise RequestError(f"--start {start!r}", expected="base or last", do="correct it")
+    request = RetrainRequest(
+        model=model or "",
+        from_traffic=from_traffic,
+        review=review,
+        panels=tuple(panel or ()),
+        start="last" if start == "last" else "base",
+        canary=canary,
+        gate=gate,
+        suite=suite,
+        min_rows=min_rows,
+    )
+    return _carried_out(request, resume, project, as_json, home)
+
+
+def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_json: bool, home: Path | None) -> Answer:
+    from luthier.features.workflows.retraining import service as retrains
+
+    with open_context(home) as context:
+        caller = caller_of(context, project)
+        pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
+        if resume is None:
+            _say(as_json, f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}")
+        found = retrains.go_on(context, caller, pipeline_id, tell=lambda _, stage: _tell(as_json, stage))
+    refused = any(stage.status == "refused" for stage in found.stages)
+    document = found.model_dump(mode="json")
+    return Answer(as_json, document, lambda console: _show(console, found), exit_code=1 if refused else 0)
+
+
+def _say(as_json: bool, words: str) -> None:
+    if not as_json:
+        typer.echo(words, err=True)
+
+
+def _tell(as_json: bool, stage: Stage) -> None:
+    if stage.status in ("running", "done"):
+        _say(as_json, f"{stage.name}: {'...' if stage.status == 'running' else 'done'}")
+
+
+def _show(console: Console, found: Pipeline) -> None:
+    from rich.text import Text
+
+    from luthier.features.workflows.retraining.format import in_words
+    from luthier.platform.cli.console import visible
+
+    for stage in found.stages:
+        said = stage.reason or in_words(stage.name, stage.came)
+        console.print(Text.assemble((f"{stage.name:<8}", "bold"), f"{stage.status:<8} ", visible(said)), soft_wrap=True)

@@ -1,0 +1,261 @@
+"""Rows to train a deployed model anew on: those of its last run, and what people have reviewed since.
+
+review queue, rating panels -> reviewed rows -> held-out ones split off -> joined with the rows of the last run
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.dataset import Example, Split
+from luthier.core.errors import ConflictError, DataError
+from luthier.core.feedback import ReviewItem
+from luthier.core.recipe import Recipe
+from luthier.features.planning.split_files import load_splits
+from luthier.platform.home.context import Context
+
+HELD_OUT_SHARE: Final = 0.2
+"""Of the reviewed rows, so many are judged by and not trained on."""
+
+
+@dataclass(slots=True)
+class Reviewed:
+    """Rows in chat shape, newest words only. left_out: what became none, by its reason. by_source: how many of each."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    by_source: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What is trained on and what is judged by.
+
+    old, new: training rows of the last run and of the review. old_held_out, new_held_out: rows to judge by.
+    num_replaced: rows of the last run that are not there any more, since a reviewed row has the same prompt.
+    """
+
+    old: tuple[dict[str, Any], ...]
+    new: tuple[dict[str, Any], ...]
+    old_held_out: tuple[dict[str, Any], ...]
+    new_held_out: tuple[dict[str, Any], ...]
+    validation: tuple[dict[str, Any], ...]
+    num_replaced: int
+    left_out: Mapping[str, int]
+
+
+Splits = Mapping[Split, tuple[dict[str, Any], ...]]
+
+
+def reviewed_rows(
+    context: Context, caller: Caller, model: str, *, from_traffic: bool, panels: Sequence[str] = ()
+) -> Reviewed:
+    """What people have said of a model's answers, as rows to learn from.
+
+    from_traffic: also answers that were sampled from the traffic and accepted as they are; without it corrections and
+    answers that people rated as good. panels: rating panels of which the answer that people prefer is learned.
+    Only the last answer of a conversation is learned: the earlier ones are what the model said, and nobody has looked
+    at them. Of two rows with the same prompt the one that was decided last counts.
+
+    Raises NotFoundError for a panel.
+    """
+    from luthier.features.feedback.review import accepted
+    from luthier.features.human_eval.pairs import preference_pairs
+
+    found = Reviewed()
+    items = sorted(accepted(context, caller.project_id, model), key=lambda item: item.decided_at or 0.0)
+    for item in items:
+        if item.source == "traffic" and item.correction is None and not from_traffic:
+            found.left_out["sampled from traffic, and --from-traffic was not given"] += 1
+        else:
+            _add(found, _row_of(item), item.source)
+    for panel in panels:
+        pairs = preference_pairs(context, caller, panel)
+        found.left_out.update(pairs.left_out)
+        for pair in pairs.rows:
+            prompt = pair["prompt"]
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            _add(found, _learning(messages, pair["chosen"]) | {"panel_id": panel}, "panel")
+    _keep_newest(found)
+    return found
+
+
+def rows_of_run(recipe: Recipe) -> Splits:
+    """The rows of a run by split, in chat shape. Raises ConflictError where they are no conversations to answer."""
+    found = load_splits(recipe, Path())
+    kinds = {part.source.shape for split, part in found.items() if split == "train"}
+    if kinds & {"text", "preference", "unpaired"}:
+        raise ConflictError(
+            f"the run was trained on {', '.join(sorted(kinds))} rows",
+            expected="rows with a prompt and the answer that is learned: corrections are such",
+            do="make the next version by hand: luthier feedback list, luthier data",
+        )
+    names: tuple[Split, ...] = ("train", "validation", "held_out")
+    return {
+        split: tuple(_as_row(example) for example in found[split].examples if _is_whole(example))
+        for split in names
+        if split in found
+    }
+
+
+def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Reviewed rows that the last run has not seen, and how many others there are, by the reason."""
+    from luthier.ml.data.normalise import content_key
+
+    seen = {content_key(example_of(row)) for row in old["train"]}
+    unseen = [row for row in reviewed if content_key(example_of(row)) not in seen]
+    fresh = without_prompts(unseen, [*old.get("held_out", ()), *old.get("validation", ())])
+    left_out = {
+        "was learned by the last run already": len(reviewed) - len(unseen),
+        "has the prompt of a held-out row": len(unseen) - len(fresh),
+    }
+    return fresh, {reason: num for reason, num in left_out.items() if num}
+
+
+def without_prompts(rows: Sequence[dict[str, Any]], barred: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose prompt none of the others has."""
+    from luthier.ml.data.normalise import prompt_key
+
+    keys = {prompt_key(example_of(row)) for row in barred}
+    return [row for row in rows if prompt_key(example_of(row)) not in keys]
+
+
+def example_of(row: Mapping[str, Any]) -> Example:
+    """A row in chat shape as an example. Raises BadFieldError."""
+    from luthier.ml.data.chat_rows import chat_conversation
+
+    return Example(id="row", conversation=chat_conversation(dict(row)))
+
+
+def split_reviewed(
+    context: Context, folder: Path, rows: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Reviewed rows to train on, those to judge by, and why there are none of these, where there are none.
+
+    Rows that say nearly the same stay on one side (`data.split_file`, which proves it).
+    """
+    from luthier.features.datasets.file_splits import SplitOptions, split
+    from luthier.ml.data.write_rows import write_rows
+
+    write_rows(rows, folder / "reviewed.jsonl")
+    options = SplitOptions(folder=folder / "split", validation=0.0, held_out=HELD_OUT_SHARE, force=True)
+    try:
+        split(context, folder / "reviewed.jsonl", options)
+    except DataError as error:
+        return list(rows), [], error.came
+    sides = [read_jsonl(folder / "split" / f"{name}.jsonl") for name in ("train", "held_out")]
+    return sides[0], sides[1], ""
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that this pipeline has written."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str, Any]]) -> Joined:
+    """Reviewed rows beside those of the last run. folder: for what is written on the way. fresh: as of `fresh_rows`.
+
+    A fifth of the reviewed rows is held out, of those whose prompt the last run has never seen. No reviewed row that is
+    trained on says nearly what a held-out one says (as the audit finds contamination), and no old one has the prompt of
+    a reviewed one, since that is what was corrected.
+
+    Raises ConflictError where nothing is left to learn.
+    """
+    old_held_out = old.get("held_out", ())
+    left_out: Counter[str] = Counter()
+    unknown = without_prompts(fresh, old["train"])
+    names = {id(row) for row in unknown}
+    new, new_held_out, why_none = split_reviewed(context, folder, unknown) if unknown else ([], [], "none is new")
+    new = [*(row for row in fresh if id(row) not in names), *new]
+    if why_none:
+        left_out[f"none was held out: {why_none}"] = 0
+    clean = _uncontaminated(context, folder, new, [*old_held_out, *new_held_out])
+    left_out["says nearly what a held-out row says"] = len(new) - len(clean)
+    if not clean:
+        raise ConflictError(
+            f"of {len(fresh):,} reviewed rows none is left to learn from",
+            expected="rows that are no held-out ones",
+            do="review more: luthier feedback list, and the page /review",
+        )
+    kept = without_prompts(old["train"], fresh)
+    if any("group" in row for row in old["train"]):
+        clean = [row | {"group": row.get("review_id") or f"{row.get('panel_id')} {at}"} for at, row in enumerate(clean)]
+    return Joined(
+        old=tuple(kept),
+        new=tuple(clean),
+        old_held_out=tuple(old_held_out),
+        new_held_out=tuple(new_held_out),
+        validation=old.get("validation", ()),
+        num_replaced=len(old["train"]) - len(kept),
+        left_out={reason: num for reason, num in left_out.items() if num or reason.startswith("none")},
+    )
+
+
+def _uncontaminated(
+    context: Context, folder: Path, rows: list[dict[str, Any]], held_out: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    from luthier.features.datasets.file_audits import AuditOptions, audit
+    from luthier.ml.data.write_rows import write_rows
+
+    if not rows or not held_out:
+        return rows
+    write_rows(rows, folder / "new.jsonl")
+    write_rows(held_out, folder / "held_out.jsonl")
+    options = AuditOptions(against=folder / "held_out.jsonl", only=("contamination",))
+    found = audit(context, folder / "new.jsonl", options).audit.findings
+    leaking = {line for one in found if one.severity == "error" for line in one.lines}
+    return [row for line, row in enumerate(rows, start=1) if line not in leaking]
+
+
+def _row_of(item: ReviewItem) -> dict[str, Any]:
+    return _learning(item.messages, item.learned) | {"review_id": item.review_id, "exchange_id": item.exchange_id}
+
+
+def _learning(messages: Sequence[Mapping[str, Any]], answer: str) -> dict[str, Any]:
+    before = [{**message, "weight": 0} if message.get("role") == "assistant" else dict(message) for message in messages]
+    return {"messages": [*before, {"role": "assistant", "content": answer}]}
+
+
+def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:
+    from luthier.ml.data.bad_field import BadFieldError
+
+    try:
+        example_of(row)
+    except BadFieldError as error:
+        found.left_out[f"cannot be read: {error.field} {error.reason}"[:200]] += 1
+        return
+    if not row["messages"][-1]["content"].strip():
+        found.left_out["the answer is empty"] += 1
+        return
+    found.rows.append(row | {"source": source})
+    found.by_source[source] += 1
+
+
+def _keep_newest(found: Reviewed) -> None:
+    from luthier.ml.data.normalise import prompt_key
+
+    newest = {prompt_key(example_of(row)): row for row in found.rows}
+    if num := len(found.rows) - len(newest):
+        found.left_out["the same prompt was decided again later"] += num
+    found.rows = list(newest.values())
+    found.by_source = Counter(row["source"] for row in found.rows)
+
+
+def _is_whole(example: Example) -> bool:
+    return example.conversation is not None
+
+
+def _as_row(example: Example) -> dict[str, Any]:
+    assert example.conversation is not None
+    row: dict[str, Any] = {
+        "messages": [one.model_dump(mode="json", exclude_defaults=True) for one in example.conversation.messages]
+    }
+    if example.conversation.tools:
+        row["tools"] = list(example.conversation.tools)
+    return row if example.group is None else row | {"group": example.group}

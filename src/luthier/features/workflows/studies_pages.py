@@ -1,0 +1,87 @@
+"""/studies: what was searched, and what works in stages; /studies/ID: one search, while it goes on and at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
+
+from luthier.core.digest import sha256_document
+from luthier.features.runs.run_pages import REPORT_POLICY
+from luthier.features.studies import views as study_views
+from luthier.features.studies.charts import study_charts
+from luthier.features.studies.views import StudyView
+from luthier.features.workflows import views as pipeline_views
+from luthier.platform.home.context import Context
+from luthier.platform.http.path_redaction import home_places, redact_paths, shown_reference
+from luthier.platform.ui.render import is_fragment_request, render
+from luthier.platform.ui.visitor import HomeContext, Reader
+
+router = APIRouter(prefix="/studies")
+
+
+@router.get("")
+def index(request: Request, context: HomeContext, caller: Reader) -> Response:
+    """Searches, and below them what works in stages; each newest first."""
+    found = [pipeline_views.without_folders(context, one) for one in pipeline_views.list_pipelines(context, caller)]
+    return render(
+        request, "workflows/studies/list.html", {"views": study_views.list_studies(context, caller), "pipelines": found}
+    )
+
+
+@router.get("/{study_id}")
+def show(request: Request, context: HomeContext, caller: Reader, study_id: str, after: str = "") -> Response:
+    """One study; for HTMX what changes of it, which is asked for again and again while it is searched.
+
+    after: what was seen last; nothing is sent (204) while that is still how it is.
+    """
+    view = study_views.view_study(context, caller, study_id)
+    mark = _mark(view)
+    if not is_fragment_request(request):
+        return render(request, "workflows/studies/show.html", _values(context, view, mark))
+    if after == mark:
+        return Response(status_code=204)
+    return render(request, "workflows/studies/now.html", _values(context, view, mark))
+
+
+@router.get("/{study_id}/report")
+def report(context: HomeContext, caller: Reader, study_id: str) -> Response:
+    """The report that it has written."""
+    text = study_views.report_of(context, caller, study_id)
+    return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
+    """What the templates know."""
+    from luthier.features.studies.end import mean_losses
+    from luthier.ml.search.report.page import headline
+
+    study, shown = view.study, home_places(context) | {study_recipe_folder(view): ""}
+    done = [trial.loss for trial in view.best if trial.state == "done" and trial.loss is not None]
+    others = [trial for trial in view.trials if trial not in view.best]
+    return {
+        "view": view,
+        "study": study,
+        "spec": study.spec,
+        "base_model": shown_reference(study.spec.recipe.base_model, shown),
+        "headline": headline(study.model_copy(update={"hours": view.hours}), view.trials, mean_losses(view.trials)),
+        "lowest": min(done, default=None),
+        "charts": study_charts(view),
+        "rows": [*view.best, *others],
+        "reasons": {trial.number: redact_paths(trial.reason, shown) for trial in view.trials},
+        "notes": redact_paths(list(study.notes), shown),
+        "winner": None if study.winner is None else view.trials[study.winner],
+        "mark": mark,
+    }
+
+
+def study_recipe_folder(view: StudyView) -> str:
+    """Where the rows of a study lie, with a slash: no page shows it."""
+    return view.study.spec.recipe.data.train.rpartition("/")[0] + "/"
+
+
+def _mark(view: StudyView) -> str:
+    trials = [[trial.number, trial.state, trial.rung] for trial in view.trials]
+    seen = [view.status, trials, [list(pair) for pair in view.steps.values()], len(view.study.notes)]
+    return sha256_document(seen)[:16]

@@ -1,0 +1,1 @@
+"""Libraries that know no home, no database and no HTTP."""

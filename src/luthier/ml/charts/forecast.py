@@ -1,0 +1,139 @@
+"""What was predicted before a run, beside what it took: one view for the report, the pages and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.core.cost import Estimate, Quote, spread_out
+from luthier.core.events import Event, ValidationDone
+from luthier.core.run import RunRecord, TrainResult
+from luthier.ml.charts import figures
+
+NOT_MEASURED: Final = "not measured"
+TOTAL: Final = "Training and judging"
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastRow:
+    """One figure, predicted and measured.
+
+    Attributes:
+        name: what is predicted.
+        predicted: the expected value.
+        range: in which it was expected to lie.
+        measured: what it was, or `NOT_MEASURED`.
+        where: within the predicted range, above or below it, or why that cannot be said.
+        estimate: the prediction as numbers, in the unit that both are measured in.
+        outcome: the measurement as a number; None where it was not measured.
+    """
+
+    name: str
+    predicted: str
+    range: str
+    measured: str
+    where: str
+    estimate: Estimate
+    outcome: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """All figures of a quote beside their outcome: a sentence, its rows, and what to know of them."""
+
+    lead: str
+    rows: tuple[ForecastRow, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Time in one sentence: `predicted 8 min (5 to 14 min), took 9 min 20 s: within the range`."""
+        row = next(row for row in self.rows if row.name == TOTAL)
+        measured = f"took {row.measured}" if row.outcome is not None else NOT_MEASURED
+        where = f": {row.where}" if row.where else ""
+        return f"training and judging predicted {row.predicted} ({row.range}), {measured}{where}"
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """One entry a figure: its name, `predicted` with `_low` and `_high`, `measured`, and where that lies."""
+        return [
+            {"name": row.name, **spread_out("predicted", row.estimate), "measured": row.outcome, "where": row.where}
+            for row in self.rows
+        ]
+
+
+def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None) -> Forecast | None:
+    """What was predicted of a run and what came of it; None where nothing was predicted.
+
+    Quotes of before judging was predicted have no row for it, and their total is that of training.
+    """
+    if quote is None:
+        return None
+    made, result, parts = quote.prediction, record.result, quote.hours_by_part
+    probed = "after a probe of this machine" if made.calibrated else "from tables: no probe had run on this machine"
+    validating = sum(event.seconds for event in events if isinstance(event, ValidationDone))
+    judging = result.judging_seconds if result is not None and "judging" in parts else 0.0
+    stopped = ""
+    if result is not None and result.num_steps != made.num_steps:
+        stopped = f"after {result.num_steps:,} of {made.num_steps:,} steps"
+    an_hour = quote.usd_per_hour.value * made.device.num_devices
+    seconds = None if result is None or judging is None else result.seconds + validating + judging
+    rows = [
+        _row("A step", made.step_seconds, _of(result, "seconds_per_step"), _time),
+        _row("All steps", parts["steps"].times(3600), _of(result, "seconds"), _time, stopped),
+        _row("Validations", parts["validations"].times(3600), validating if result else None, _time, stopped),
+    ]
+    if not parts["validations"].value:
+        del rows[2]
+    if "judging" in parts:
+        rows.append(_row("Judging", parts["judging"].times(3600), judging if result else None, _time))
+    rows += [
+        _row(TOTAL, made.hours.times(3600), seconds, _time, stopped),
+        _row("Tokens a second", made.tokens_per_second, _of(result, "tokens_per_second"), figures.speed),
+        _row("Peak memory", made.peak_memory.total_bytes, _peak(result), _size),
+    ]
+    if made.usd is not None:
+        usd = None if seconds is None else seconds / 3600 * an_hour
+        rows.append(_row("USD, rented", made.usd, usd, figures.rough, stopped))
+    if made.energy_kwh is not None:
+        rows.append(_row("kWh", made.energy_kwh, None, figures.rough))
+    price = f"{figures.rough(quote.usd_per_hour.value)} USD an hour of one device ({quote.price_as_of.isoformat()})"
+    note = f"Measured USD are measured steps, validations and judging at {price}: {quote.price_source}."
+    return Forecast(f"Made before the first step, {probed}.", tuple(rows), (note, *made.notes))
+
+
+def _of(result: TrainResult | None, name: str) -> float | None:
+    return None if result is None else float(getattr(result, name))
+
+
+def _peak(result: TrainResult | None) -> float | None:
+    """The larger of training's and judging's peak: the prediction is of both."""
+    return None if result is None else float(max(result.peak_memory_bytes, result.judging_peak_memory_bytes or 0))
+
+
+def _row(
+    name: str, predicted: Estimate, measured: float | None, form: Callable[[float], str], stopped: str = ""
+) -> ForecastRow:
+    where = stopped
+    if measured is None:
+        where = ""
+    elif not stopped:
+        low, high = predicted.low, predicted.high
+        where = "below the range" if measured < low else "above the range" if measured > high else "within the range"
+    return ForecastRow(
+        name=name,
+        predicted=form(predicted.value),
+        range=f"{form(predicted.low)} to {form(predicted.high)}",
+        measured=NOT_MEASURED if measured is None else form(measured),
+        where=where,
+        estimate=predicted,
+        outcome=measured,
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 1 else figures.duration(seconds)
+
+
+def _size(num_bytes: float) -> str:
+    return figures.size(round(num_bytes))

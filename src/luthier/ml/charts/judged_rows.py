@@ -1,0 +1,156 @@
+"""Tables of judged systems as rows of ready text: figures side by side, and differences; for reports and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from luthier.core.evaluation import Comparison, Forgetting, Metric, SystemResult, VerdictWord
+from luthier.ml.charts import figures
+from luthier.ml.charts.metric_titles import metric_heading, on_scale
+
+Tone = Literal["good", "bad", "open", "quiet"]
+Heading = Callable[[str], str]
+_TONES: Final[dict[VerdictWord | None, Tone]] = {
+    "better": "good",
+    "worse": "bad",
+    "not distinguishable": "open",
+    None: "quiet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure with its interval, both empty where the system has none. is_best: surely, not by luck."""
+
+    value: str = ""
+    interval: str = ""
+    is_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One metric over all systems."""
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    is_primary: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceRow:
+    """One system less another in one metric. adjusted: the p-value among all that were asked at once; may be empty."""
+
+    candidate: str
+    baseline: str
+    title: str
+    unit: str
+    difference: str
+    interval: str
+    p_value: str
+    adjusted: str
+    word: VerdictWord
+    tone: Tone
+    rows_needed: int | None
+
+
+def units_of(systems: Iterable[SystemResult]) -> dict[str, str]:
+    """What each metric is counted in."""
+    return {name: metric.unit for system in systems for name, metric in system.metrics.items()}
+
+
+def scored_heading(systems: Iterable[SystemResult], metric: str | None) -> str:
+    """What stands before the score of a single row; empty where no metric has such scores."""
+    return "" if metric is None else metric_heading(metric) + on_scale(units_of(systems).get(metric, ""))
+
+
+def tone_of(word: VerdictWord | None) -> Tone:
+    """The colour of a verdict; `quiet` where there is none."""
+    return _TONES[word]
+
+
+def concerns_in_words(num: int) -> str:
+    """`no concern`, `1 concern`, `3 concerns`: the word of a safety check."""
+    return "no concern" if num == 0 else "1 concern" if num == 1 else f"{num} concerns"
+
+
+def metric_names(systems: Iterable[SystemResult], primary: str | None) -> list[str]:
+    """All metrics that any system has: the primary one first, the others as they come."""
+    names = dict.fromkeys(name for system in systems for name in system.metrics)
+    return list({primary: None, **names} if primary in names else names)
+
+
+def metric_rows(
+    systems: Sequence[SystemResult],
+    comparisons: Sequence[Comparison],
+    primary: str | None,
+    heading: Heading = metric_heading,
+) -> list[MetricRow]:
+    """The table of systems: one row a metric, one cell a system, in the order of the systems."""
+    rows = []
+    for name in metric_names(systems, primary):
+        found = {system.name: system.metrics[name] for system in systems if name in system.metrics}
+        decimals = figures.common_decimals(list(found.values()))
+        best = _best(comparisons, name, list(found))
+        cells = tuple(cell(found.get(s.name), decimals, is_best=s.name == best) for s in systems)
+        first = next(iter(found.values()))
+        rows.append(MetricRow(name, heading(name), first.unit, first.higher_is_better, name == primary, cells))
+    return rows
+
+
+def difference_row(
+    one: Comparison, unit: str, *, adjusted: float | None = None, heading: Heading = metric_heading
+) -> DifferenceRow:
+    """One difference. unit: of its metric. adjusted: where the comparison does not tell it itself."""
+    decimals = figures.decimals_for(one.low, one.high)
+    among_all = one.adjusted_p_value if one.adjusted_p_value is not None else adjusted
+    return DifferenceRow(
+        candidate=one.candidate,
+        baseline=one.baseline,
+        title=heading(one.metric),
+        unit=unit,
+        difference=figures.signed(one.difference, decimals),
+        interval=f"[{figures.signed(one.low, decimals)}, {figures.signed(one.high, decimals)}]",
+        p_value=figures.p_value(one.p_value),
+        adjusted="" if among_all is None else figures.p_value(among_all),
+        word=one.verdict,
+        tone=tone_of(one.verdict),
+        rows_needed=one.rows_needed,
+    )
+
+
+def forgetting_rows(
+    found: Forgetting, heading: Heading = metric_heading
+) -> list[tuple[tuple[Cell, ...], DifferenceRow]]:
+    """What was forgotten: for each metric the figures of the systems, and tuned less base."""
+    rows = []
+    for one in found.comparisons:
+        metrics = [system.metrics[one.metric] for system in found.systems]
+        decimals = figures.common_decimals(metrics)
+        cells = tuple(cell(metric, decimals) for metric in metrics)
+        rows.append((cells, difference_row(one, metrics[0].unit, heading=heading)))
+    return rows
+
+
+def cell(metric: Metric | None, decimals: int, *, is_best: bool = False) -> Cell:
+    """A figure as a cell; without an interval where that has no width."""
+    if metric is None:
+        return Cell()
+    interval = "" if metric.low == metric.high else figures.interval(metric.low, metric.high, decimals)
+    return Cell(figures.number(metric.value, decimals), interval, is_best)
+
+
+def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) -> str | None:
+    """The system whose interval of the difference to each other one says that it is better."""
+    beaten: set[tuple[str, str]] = set()
+    for one in comparisons:
+        if one.metric == metric and one.verdict == "better":
+            beaten.add((one.candidate, one.baseline))
+        elif one.metric == metric and one.verdict == "worse":
+            beaten.add((one.baseline, one.candidate))
+    others = len(names) - 1
+    return next((n for n in names if others and sum((n, other) in beaten for other in names) == others), None)

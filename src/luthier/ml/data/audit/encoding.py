@@ -1,0 +1,127 @@
+"""Text that an export damaged: not UTF-8, mojibake, lost characters, control characters, HTML left-overs.
+
+Bytes that are no UTF-8 are an error, since training refuses the row. The rest is a warning: the row can be learned, but
+it teaches the damage. HTML in at least half of the rows, copies aside, is a note: then it is most likely meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import polars as pl
+
+from luthier.core.audit import Finding
+from luthier.ml.data.audit.finding import about_rows, excerpt, rows
+from luthier.ml.data.audit.problems import is_about_encoding, problem_finding
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.clean_text import CONTROL, has_control
+from luthier.ml.data.left_over_html import HTML_SIFT, has_left_over_html, left_over_at
+from luthier.ml.data.mojibake import MOJIBAKE_SIFT, has_mojibake, mojibake_at
+
+_NAME = "encoding"
+MEANT_FRACTION: Final = 0.5
+_CLEAN = "clean these texts: luthier data repair (or read the source again as what it is)"
+
+
+def check(request: AuditRequest) -> list[Finding]:
+    """One finding a sort (details.sort): not_utf8, mojibake, lost_characters, control_characters, html."""
+    table = request.table
+    return [*_not_utf8(table), *_mojibake(table), *_lost(table), *_control(table), *_html(table)]
+
+
+def _not_utf8(table: AuditTable) -> Iterator[Finding]:
+    problems = [problem for problem in table.problems if is_about_encoding(problem)]
+    if problems:
+        yield problem_finding(
+            table,
+            _NAME,
+            problems,
+            message=lambda count: f"{rows(count)} without UTF-8 text",
+            fix="write the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8, if that is what it is), or remove these rows",
+            details={"sort": "not_utf8"},
+        )
+
+
+def _mojibake(table: AuditTable) -> Iterator[Finding]:
+    positions = _where(table, MOJIBAKE_SIFT, has_mojibake)
+    if positions:
+        yield about_rows(
+            table,
+            _NAME,
+            "warning",
+            positions,
+            message=f"{rows(len(positions))} with UTF-8 that was read as Windows-1252 or Latin-1, such as Ã© for é",
+            fix=_CLEAN,
+            excerpts=_excerpts(table, positions, mojibake_at),
+            details={"sort": "mojibake"},
+        )
+
+
+def _lost(table: AuditTable) -> Iterator[Finding]:
+    positions = table.frame["text"].str.contains("\ufffd", literal=True).arg_true().to_list()
+    if positions:
+        found = about_rows(
+            table,
+            _NAME,
+            "warning",
+            positions,
+            message=f"{rows(len(positions))} with U+FFFD, which stands for characters that were lost",
+            fix="take these rows from their source again in the right encoding: what was lost cannot be brought back",
+            excerpts=_excerpts(table, positions, lambda text: text.index("\ufffd")),
+            details={"sort": "lost_characters"},
+        )
+        yield found.model_copy(update={"lines": ()})  # nothing that a repair could change
+
+
+def _control(table: AuditTable) -> Iterator[Finding]:
+    positions = _where(table, CONTROL, has_control)
+    if positions:
+        yield about_rows(
+            table,
+            _NAME,
+            "warning",
+            positions,
+            message=f"{rows(len(positions))} with control or invisible characters",
+            fix=_CLEAN,
+            notes={at: _named(table.frame["text"][at]) for at in positions[:5]},
+            details={"sort": "control_characters"},
+        )
+
+
+def _html(table: AuditTable) -> Iterator[Finding]:
+    positions = _where(table, HTML_SIFT, has_left_over_html)
+    if not positions:
+        return
+    keys = table.frame["content_key"]
+    is_meant = keys.gather(positions).n_unique() >= MEANT_FRACTION * keys.n_unique()  # copies do not show a purpose
+    found = about_rows(
+        table,
+        _NAME,
+        "info" if is_meant else "warning",
+        positions,
+        message=f"{rows(len(positions))} with HTML tags or entities"
+        + (": so many that they may be meant" if is_meant else " that look left over from an export"),
+        fix="leave them if the model is to write HTML; otherwise strip them at the source" if is_meant else _CLEAN,
+        excerpts=_excerpts(table, positions, left_over_at),
+        details={"sort": "html", "is_meant": is_meant},
+    )
+    yield found.model_copy(update={"lines": ()}) if is_meant else found
+
+
+def _where(table: AuditTable, sift: str, is_bad: Callable[[str], bool]) -> list[int]:
+    """Positions of the rows that pass the sift, a fast pattern, and are bad, which is looked at only then."""
+    texts = table.frame["text"]
+    sifted = texts.str.contains(sift).arg_true()
+    return [at for at, text in zip(sifted.to_list(), texts.gather(sifted).to_list(), strict=True) if is_bad(text)]
+
+
+def _excerpts(table: AuditTable, positions: list[int], place: Callable[[str], int]) -> dict[int, str]:
+    texts = {at: table.frame["text"][at] for at in positions[:5]}
+    return {at: excerpt(text, place(text)) for at, text in texts.items()}
+
+
+def _named(text: str) -> str:
+    found = pl.Series([text]).str.extract_all(CONTROL).explode().unique(maintain_order=True).head(5)
+    return ", ".join(f"U+{ord(character):04X}" for character in found.to_list())

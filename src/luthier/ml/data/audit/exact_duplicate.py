@@ -1,0 +1,54 @@
+"""Rows that say exactly what an earlier row says, after normalisation of case, white space and Unicode form."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from luthier.core.audit import Finding
+from luthier.ml.data.audit.finding import about_rows, rows
+from luthier.ml.data.audit.in_groups import Positions, one_of_each
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.table import AuditTable
+
+_MUCH: Final = 0.1
+
+
+def check(request: AuditRequest) -> list[Finding]:
+    """One finding about all copies but the first of each: a warning, an error where they are 10% of the rows or more.
+
+    A few copies weigh some rows double; from a tenth on the file is another one than its number of rows says, and
+    validation rows drawn from it stand in training. details: num_groups, largest_group (rows, the kept one counted).
+    """
+    table = request.table
+    first = first_positions(table)
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    if not len(copies):
+        return []
+    originals, sizes = np.unique(first[copies], return_counts=True)
+    fraction = len(copies) / table.num_rows
+    shown = one_of_each(copies, first[copies])
+    lines = table.frame["line"]
+    return [
+        about_rows(
+            table,
+            "exact_duplicate",
+            "error" if fraction >= _MUCH else "warning",
+            shown,
+            message=f"{rows(len(copies))} ({fraction:.1%}) {'says' if len(copies) == 1 else 'say'} exactly what an "
+            f"earlier row says: copies of {rows(len(originals))}, one of which stands {int(sizes.max()) + 1:,} times",
+            fix="`luthier data repair` keeps the first of each and removes the others",
+            notes={int(p): f"same as {table.id_of(lines[int(first[p])])}" for p in shown[:5]},
+            details={"num_groups": len(originals), "largest_group": int(sizes.max()) + 1},
+        )
+    ]
+
+
+def first_positions(table: AuditTable) -> Positions:
+    """For each row of the frame the position of the first row with the same content."""
+    frame = table.frame.select("content_key").with_row_index("position")
+    first = frame.select(pl.col("position").min().over("content_key").cast(pl.Int64)).to_series()
+    found: Positions = first.to_numpy()
+    return found

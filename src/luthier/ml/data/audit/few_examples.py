@@ -1,0 +1,66 @@
+"""Too few examples for the method of training.
+
+Rules of thumb. Fewer than 10 is an error: OpenAI's service refuses so few, and says that it sees improvements on 50 to
+100 (guide "Supervised fine-tuning"). Adapters (LoRA and kin): a warning under 50, a note under 200. Full fine-tuning
+moves every weight and overfits sooner: a warning under 500, a note under 2,000. These four limits are this project's
+own. Fewer than 1,000 trained tokens is a warning whatever the number of rows: a handful of words teaches little.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from luthier.core.audit import Finding, Severity
+from luthier.ml.data.audit.answers import learned
+from luthier.ml.data.audit.finding import about_file, rows
+from luthier.ml.data.audit.request import AuditRequest
+
+_NAME = "few_examples"
+FEWEST: Final = 10
+ADAPTER_LIMITS: Final = (50, 200)
+FULL_LIMITS: Final = (500, 2_000)
+FEWEST_TRAINED_TOKENS: Final = 1_000
+_CHARACTERS_A_TOKEN: Final = 4.0
+
+
+def check(request: AuditRequest) -> list[Finding]:
+    """At most one finding about the file. Rows that cannot be mapped or say nothing new (same content) do not count."""
+    table = request.table
+    unmapped = {problem.line for problem in table.problems}
+    usable = table.frame.filter(~pl.col("line").is_in(list(unmapped))).unique("content_key", maintain_order=True)
+    num = usable.height
+    tokens = _trained_tokens(usable)
+    low, enough = FULL_LIMITS if request.method == "full" else ADAPTER_LIMITS
+    severity: Severity | None = None
+    if num < FEWEST:
+        severity = "error"
+    elif num < low or tokens < FEWEST_TRAINED_TOKENS:
+        severity = "warning"
+    elif num < enough:
+        severity = "info"
+    if severity is None:
+        return []
+    return [
+        about_file(
+            _NAME,
+            severity,
+            message=f"{rows(num)} that differ, with about {tokens:,} tokens to learn, are few for the method "
+            f"{request.method}: rule of thumb {low:,} at least, better {enough:,}",
+            fix="collect more rows; with few, train an adapter of low rank, watch the validation loss and compare with "
+            "few-shot prompts, which may do as well",
+            details={"num_different_rows": num, "trained_tokens": tokens, "at_least": low, "better": enough},
+        )
+    ]
+
+
+def _trained_tokens(frame: pl.DataFrame) -> int:
+    """Tokens of what is learned: the row's tokens by share of characters, or characters over 4 without a model."""
+    if not frame.height:
+        return 0
+    characters = learned(frame).str.len_chars()
+    if frame["num_tokens"].null_count():
+        return round(int(characters.sum()) / _CHARACTERS_A_TOKEN)
+    share = characters / frame["text"].str.len_chars().clip(lower_bound=1)
+    return round(float((frame["num_tokens"] * share).sum()))

@@ -1,0 +1,100 @@
+"""How long the rows are, and which are far shorter or longer than the rest.
+
+Lengths spread over orders of magnitude, so outliers are told on their logarithms by the modified z-score (Iglewicz and
+Hoaglin, How to Detect and Handle Outliers, 1993): farther from the median than 3.5 times the median absolute deviation
+(scaled by 1.4826 to that of a normal distribution), and at least 3 times the median or a third of it, so that rows
+which are all nearly alike have no outliers. A note; a warning where a row is 10 times as long as the median or a tenth
+of it, since such rows fill memory or teach next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from luthier.core.audit import Finding
+from luthier.ml.data.audit.finding import about_file, about_rows, rows
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.table import AuditTable
+
+_NAME = "length"
+MOST_DEVIATIONS: Final = 3.5
+LEAST_FACTOR: Final = 3.0
+GRAVE_FACTOR: Final = 10.0
+FEWEST_ROWS: Final = 20
+_NUM_BINS: Final = 30
+_QUANTILES: Final = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+Lengths = npt.NDArray[np.int64]
+
+
+def check(request: AuditRequest) -> list[Finding]:
+    """The distribution (always), and outliers too short and too long (details.sort: distribution, short, long)."""
+    table = request.table
+    if not table.frame.height:
+        return []
+    has_tokens = table.frame["num_tokens"].null_count() == 0
+    counts = table.frame["num_tokens"] if has_tokens else table.frame["text"].str.len_chars()
+    unit = "tokens" if has_tokens else "characters"
+    lengths = counts.cast(int).to_numpy()
+    return [_distribution(lengths, unit), *_outliers(table, lengths, unit)]
+
+
+def _distribution(lengths: Lengths, unit: str) -> Finding:
+    quantiles = {f"q{round(100 * q):02d}": int(np.quantile(lengths, q, method="nearest")) for q in _QUANTILES}
+    edges, counts = _histogram(lengths)
+    details: dict[str, Any] = {
+        "sort": "distribution",
+        "unit": unit,
+        "mean": float(lengths.mean()),
+        "total": int(lengths.sum()),
+        "quantiles": quantiles,
+        "histogram": {"edges": edges, "counts": counts},
+    }
+    message = (
+        f"rows have {quantiles['q50']:,} {unit} in the median, 5% to 95%: {quantiles['q05']:,} to "
+        f"{quantiles['q95']:,}, longest {quantiles['q100']:,}"
+    )
+    message += "" if unit == "tokens" else " (name a model to have tokens counted)"
+    return about_file(_NAME, "info", message=message, fix="nothing: this is how long the rows are", details=details)
+
+
+def _histogram(lengths: Lengths) -> tuple[list[float], list[int]]:
+    """Bins of equal width on the logarithm, empty rows counted as length 1. edges: one more than counts."""
+    logs = np.log(np.maximum(lengths, 1))
+    low, high = float(logs.min()), float(logs.max())
+    if high - low < 1e-9:
+        high = low + np.log(2)
+    counts, edges = np.histogram(logs, bins=_NUM_BINS, range=(low, high))
+    return [float(edge) for edge in np.exp(edges)], [int(count) for count in counts]
+
+
+def _outliers(table: AuditTable, lengths: Lengths, unit: str) -> Iterator[Finding]:
+    if len(lengths) < FEWEST_ROWS:
+        return
+    logs = np.log(np.maximum(lengths, 1))
+    median = float(np.median(logs))
+    deviation = 1.4826 * float(np.median(np.abs(logs - median)))
+    limit = max(MOST_DEVIATIONS * deviation, float(np.log(LEAST_FACTOR)))
+    for sort, distance in (("short", median - logs), ("long", logs - median)):
+        positions = np.flatnonzero(distance > limit)
+        if not len(positions):
+            continue
+        positions = positions[np.argsort(-distance[positions], kind="stable")]
+        is_grave = float(distance[positions[0]]) >= float(np.log(GRAVE_FACTOR))
+        middle = round(float(np.exp(median)))
+        bound = float(np.exp(median + (limit if sort == "long" else -limit)))
+        yield about_rows(
+            table,
+            _NAME,
+            "warning" if is_grave else "info",
+            positions,
+            message=f"{rows(len(positions))} far {sort}er than the rest: {'over' if sort == 'long' else 'under'} "
+            f"{bound:,.0f} {unit}, where the median is {middle:,}",
+            fix="look at them: cut or split what is too long, remove what says too little",
+            notes={int(at): f"{int(lengths[at]):,} {unit}" for at in positions[:5]},
+            details={"sort": sort, "unit": unit, "limit": bound, "median": middle},
+        )

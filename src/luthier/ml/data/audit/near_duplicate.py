@@ -1,0 +1,116 @@
+"""Rows that say nearly what an earlier row says: most of their three-word shingles are the same."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from luthier.core.audit import Finding
+from luthier.ml.data.audit.exact_duplicate import first_positions
+from luthier.ml.data.audit.finding import about_rows, excerpt, rows
+from luthier.ml.data.audit.in_groups import Positions, one_of_each
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.table import AuditTable
+from luthier.ml.data.common_prefix import common_prefix, without_prefix
+from luthier.ml.data.minhash import recall_at
+from luthier.ml.data.near_duplicates import NearClusters, near_clusters
+
+THRESHOLD: Final = 0.8
+_NUM_CLUSTERS: Final = 10
+_NUM_LINES: Final = 20
+_BINS: Final = (0.8, 0.85, 0.9, 0.95, 1.0)
+
+
+def check(request: AuditRequest) -> list[Finding]:
+    """One finding, a warning, about the rows that are near to an earlier row which is kept.
+
+    Rows are compared by all their text, without the beginning that nearly all prompts share (a system prompt would
+    make every row like every other). Copies that exact_duplicate reports are not counted again. Each row counted has a
+    Jaccard similarity of at least 0.8 to a row that stays, so removing them loses no row that has no like. Rows with
+    one long table or passage and another short question are near-duplicates by this measure, and are reported as such.
+
+    details: threshold, recall_at_threshold (of the search, by design), num_clusters, clusters (the 10 largest: size,
+    up to 20 lines, first excerpt), histogram (similarity to the kept row -> rows), num_kept_in_chains (rows that are
+    linked to a cluster only through others and stay), shared_prefix (what was left out of the comparison).
+    """
+    table = request.table
+    distinct = np.flatnonzero((first := first_positions(table)) == np.arange(len(first)))
+    texts, prefix = comparable_texts(table)
+    made = near_clusters(texts.gather(distinct), threshold=THRESHOLD, progress=request.progress)
+    dropped = np.flatnonzero(made.kept != np.arange(len(distinct)))
+    if not len(dropped):
+        return []
+    lines, of_place = table.frame["line"], dict(zip(distinct[dropped].tolist(), dropped.tolist(), strict=True))
+    shown = one_of_each(distinct[dropped], made.groups[dropped])
+    notes = {}
+    for position in map(int, shown[:5]):
+        place = of_place[position]
+        other = table.id_of(lines[int(distinct[made.kept[place]])])
+        notes[position] = f"{made.similarities[place]:.2f} of its shingles (Jaccard) shared with {other}"
+    clusters, num_clusters = _largest(table, made, distinct)
+    without = f", without the {len(prefix.split()):,} words that nearly all prompts begin with" if prefix else ""
+    return [
+        about_rows(
+            table,
+            "near_duplicate",
+            "warning",
+            shown,
+            message=f"{rows(len(dropped))} ({len(dropped) / table.num_rows:.1%}) nearly {_repeat(len(dropped))} an "
+            f"earlier row (Jaccard similarity of 0.8 or more over three-word shingles{without}), "
+            f"in {num_clusters:,} {'cluster' if num_clusters == 1 else 'clusters'}",
+            fix="`luthier data repair` keeps one of each where the answers are the same; where rows share a passage "
+            "and differ in the question on purpose, leave them, and keep each cluster on one side of a split",
+            notes=notes,
+            details={
+                "threshold": THRESHOLD,
+                "recall_at_threshold": round(recall_at(THRESHOLD), 3),
+                "num_clusters": num_clusters,
+                "clusters": clusters,
+                "histogram": _histogram(made.similarities[dropped]),
+                "num_kept_in_chains": _num_chained(made),
+                "shared_prefix": excerpt(prefix),
+            },
+        )
+    ]
+
+
+def comparable_texts(table: AuditTable) -> tuple[pl.Series, str]:
+    """The texts by which rows are compared, and the common beginning of prompts that was taken off them."""
+    prompts = table.frame["prompt"].drop_nulls()
+    prefix = common_prefix(prompts) if len(prompts) else ""
+    return without_prefix(table.frame["text"], prefix), prefix
+
+
+def _largest(table: AuditTable, made: NearClusters, distinct: Positions) -> tuple[list[dict[str, Any]], int]:
+    """The ten largest clusters for the report, and how many there are."""
+    groups, sizes = np.unique(made.groups, return_counts=True)
+    groups, sizes = groups[sizes > 1], sizes[sizes > 1]
+    clusters = []
+    for group in groups[np.argsort(-sizes, kind="stable")][:_NUM_CLUSTERS]:
+        members = distinct[made.groups == group]
+        clusters.append(
+            {
+                "size": len(members),
+                "lines": [int(line) for line in table.frame["line"].gather(members[:_NUM_LINES])],
+                "excerpt": excerpt(table.frame["text"][int(members[0])]),
+            }
+        )
+    return clusters, len(groups)
+
+
+def _histogram(similarities: Any) -> dict[str, int]:
+    counts, _ = np.histogram(similarities, bins=[*_BINS, 1.01])
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(_BINS)] + ["1"]
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _num_chained(made: NearClusters) -> int:
+    own = np.arange(len(made.kept))
+    return int(((made.kept == own) & (made.groups != own)).sum())
+
+
+def _repeat(num: int) -> str:
+    return "repeats" if num == 1 else "repeat"

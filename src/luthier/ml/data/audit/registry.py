@@ -1,0 +1,66 @@
+"""Which checks there are, in the order in which they are run and shown: a table of "module:function" strings.
+
+Entry points in the group `luthier.checks` add to it; built-ins use the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from luthier.core.errors import NotFoundError
+from luthier.ml.data.audit.request import Check
+
+BUILT_IN = {
+    "schema": "luthier.ml.data.audit.schema:check",
+    "encoding": "luthier.ml.data.audit.encoding:check",
+    "exact_duplicate": "luthier.ml.data.audit.exact_duplicate:check",
+    "near_duplicate": "luthier.ml.data.audit.near_duplicate:check",
+    "conflicting_completion": "luthier.ml.data.audit.conflicting_completion:check",
+    "contamination": "luthier.ml.data.audit.contamination:check",
+    "personal_data": "luthier.ml.data.audit.personal_data:check",
+    "secret": "luthier.ml.data.audit.secret:check",
+    "toxicity": "luthier.ml.data.audit.toxicity:check",
+    "language": "luthier.ml.data.audit.language:check",
+    "length": "luthier.ml.data.audit.length:check",
+    "over_context": "luthier.ml.data.audit.over_context:check",
+    "empty_completion": "luthier.ml.data.audit.empty_completion:check",
+    "truncated_completion": "luthier.ml.data.audit.truncated_completion:check",
+    "repeated_completion": "luthier.ml.data.audit.repeated_completion:check",
+    "refusal": "luthier.ml.data.audit.refusal:check",
+    "label_imbalance": "luthier.ml.data.audit.label_imbalance:check",
+    "prompt_injection": "luthier.ml.data.audit.prompt_injection:check",
+    "constant_prompt": "luthier.ml.data.audit.constant_prompt:check",
+    "few_examples": "luthier.ml.data.audit.few_examples:check",
+}
+
+
+def check_names() -> list[str]:
+    """The ids that `load_checks` knows: built-ins in their order, then plug-ins by name."""
+    return list(_table())
+
+
+def load_checks(names: Sequence[str] | None = None) -> dict[str, Check]:
+    """The checks of these ids (all where None), in the order of the table. Raises NotFoundError for an unknown id."""
+    table = _table()
+    for name in names or ():
+        if name not in table:
+            raise NotFoundError(
+                f"check {name!r}",
+                expected=f"one of {', '.join(table)}",
+                do="correct the id, or install the package that brings this check (entry point group luthier.checks)",
+            )
+    wanted = table if names is None else {name: where for name, where in table.items() if name in names}
+    return {name: _load(where) for name, where in wanted.items()}
+
+
+def _load(where: str) -> Check:
+    module, _, attribute = where.partition(":")
+    found: Check = getattr(import_module(module), attribute)
+    return found
+
+
+def _table() -> dict[str, str]:
+    plug_ins = {entry.name: entry.value for entry in entry_points(group="luthier.checks")}
+    return BUILT_IN | {name: plug_ins[name] for name in sorted(plug_ins) if name not in BUILT_IN}

@@ -1,0 +1,45 @@
+"""What a check is given, and what it may answer instead of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from luthier.core.audit import Finding
+from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.audit.table import AuditTable
+
+# Texts -> for each the probability, 0 to 1, that it is toxic.
+ToxicityModel = Callable[[Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRequest:
+    """A file to check, and what is known about what it is for.
+
+    held_out: the file that will judge (`--against`). model, context_tokens: the base model and how many tokens it can
+    see. method: how it will be trained, such as "lora". toxicity_model: judges in place of the word list.
+    """
+
+    table: AuditTable
+    held_out: AuditTable | None = None
+    model: str | None = None
+    context_tokens: int | None = None
+    method: str = "lora"
+    toxicity_model: ToxicityModel | None = None
+    toxicity_model_name: str | None = None
+    progress: Progress = SilentProgress()  # noqa: RUF009 - it has no state
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The check could not be run, and why: shown beside the findings, so that no one takes it for a clean bill."""
+
+    reason: str
+
+
+class Check(Protocol):
+    """A pure function: the same request gives the same findings, in the same order."""
+
+    def __call__(self, request: AuditRequest) -> Sequence[Finding] | Skipped: ...

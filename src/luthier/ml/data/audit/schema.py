@@ -1,0 +1,102 @@
+"""Rows that cannot be read or mapped, a file without one shape, ids that stand twice, conversations without an answer.
+
+Errors are what training refuses: a row that is no record of the file's shape, and a file without one shape. Warnings
+are what it accepts although it is hardly meant: an id on several rows, a conversation in which nothing is learned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import polars as pl
+
+from luthier.core.audit import Finding, FindingExample
+from luthier.core.errors import DataError
+from luthier.ml.data.audit.finding import about_file, about_rows, rows
+from luthier.ml.data.audit.problems import is_about_encoding, problem_finding
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.table import AuditTable
+
+_NAME = "schema"
+_NUM_REASONS = 10
+
+
+def check(request: AuditRequest) -> list[Finding]:
+    """Findings of the sorts (details.sort) "shape", "row", "duplicate_id" and "no_answer"."""
+    return list(_findings(request.table))
+
+
+def _findings(table: AuditTable) -> Iterator[Finding]:
+    if table.shape_problem is not None:
+        yield _no_shape(table.shape_problem, table)
+    problems = [problem for problem in table.problems if not is_about_encoding(problem) and problem.kind == "schema"]
+    if problems:
+        places = Counter(problem.field or "the record" for problem in problems)
+        what = ", ".join(f"{field} ({num:,})" for field, num in places.most_common(3))
+        yield problem_finding(
+            table,
+            _NAME,
+            problems,
+            message=lambda count: f"{rows(count)} that cannot be read or mapped to {table.shape or 'a shape'}: {what}",
+            fix="correct these rows at their source, or remove them: luthier data repair",
+            details={"sort": "row", "fields": dict(places.most_common(_NUM_REASONS))},
+        )
+    yield from _duplicate_ids(table)
+    yield from _without_answer(table)
+
+
+def _no_shape(error: DataError, table: AuditTable) -> Finding:
+    examples = [
+        FindingExample(row=table.id_of(problem.line), excerpt=problem.value, note=problem.reason)
+        for problem in error.problems[:5]
+    ]
+    return about_file(
+        _NAME,
+        "error",
+        message=error.came.splitlines()[0],
+        fix=f"{error.do} (expected: {error.expected})",
+        details={"sort": "shape"},
+        examples=examples,
+    )
+
+
+def _duplicate_ids(table: AuditTable) -> Iterator[Finding]:
+    ids = table.frame.select(pl.col("row_id"), pl.int_range(pl.len(), dtype=pl.Int64).alias("at")).drop_nulls()
+    repeats = ids.filter(~pl.col("row_id").is_first_distinct())
+    if not repeats.height:
+        return
+    num_ids = repeats["row_id"].n_unique()
+    first = dict(ids.unique("row_id", keep="first", maintain_order=True).select("row_id", "at").iter_rows())
+    lines = table.frame["line"]
+    notes = {at: f"the id {row_id!r} stands on line {lines[first[row_id]]} too" for row_id, at in repeats.iter_rows()}
+    found = about_rows(
+        table,
+        _NAME,
+        "warning",
+        repeats["at"].to_numpy(),
+        message=f"{rows(repeats.height)} with the id of an earlier row ({num_ids:,} ids stand more than once)",
+        fix="give each row an id of its own; where whole rows stand twice, see exact_duplicate",
+        notes=notes,
+        details={"sort": "duplicate_id", "num_ids": num_ids},
+    )
+    yield found.model_copy(update={"lines": ()})  # the rows may differ in all but their id, so none is to be removed
+
+
+def _without_answer(table: AuditTable) -> Iterator[Finding]:
+    if table.shape in (None, "text"):
+        return
+    unmapped = {problem.line for problem in table.problems}
+    frame = table.frame.with_row_index("at").filter(pl.col("completion").is_null())
+    positions = [at for at, line in frame.select("at", "line").iter_rows() if line not in unmapped]
+    if not positions:
+        return
+    yield about_rows(
+        table,
+        _NAME,
+        "warning",
+        positions,
+        message=f"{rows(len(positions))} without an assistant turn that is learned, so that training gains nothing",
+        fix="end each conversation with the answer to be learned, or remove these rows: luthier data repair",
+        details={"sort": "no_answer"},
+    )

@@ -1,0 +1,266 @@
+"""A data file as the frame that all checks look at. Nothing is refused here: what is wrong with a row is kept as such.
+
+The rows are streamed, so the memory needed is that of their texts in the frame.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from luthier.core.conversation import Message
+from luthier.core.dataset import Example, Row, Shape
+from luthier.core.digest import canonical_json, sha256_file
+from luthier.core.errors import DataError, RowProblem
+from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.bad_field import BadFieldError
+from luthier.ml.data.formats import example_of, problem_in
+from luthier.ml.data.normalise import content_key, normalised_digest, prompt_key
+from luthier.ml.data.provenance import label_of, row_id_of, source_of
+from luthier.ml.data.rows import read_as, read_rows
+from luthier.ml.data.shapes import Decision, ShapeDetector, check_mapping
+from luthier.ml.data.source import Source, open_source
+
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
+
+SCHEMA: Final[Mapping[str, Any]] = {
+    "line": pl.UInt32,
+    "text": pl.String,
+    "prompt": pl.String,
+    "completion": pl.String,
+    "content_key": pl.String,
+    "prompt_key": pl.String,
+    "source": pl.String,
+    "label": pl.String,
+    "row_id": pl.String,
+    "num_tokens": pl.UInt32,
+}
+_BATCH_ROWS: Final = 20_000
+_TOKENISED_ROWS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTable:
+    """A data file to be checked.
+
+    shape: None where the rows fit no shape of Luthier's; `shape_problem` then says why, and the texts are all strings
+    of a row. num_rows counts every record, also those that could not be read and so are not in the frame. problems: of
+    records that cannot be read, and of rows in the frame that cannot be mapped to their shape. mapping: field of the
+    shape -> column, as asked for and as found. unused: every column that goes into no field.
+
+    frame: one line a readable row, in the order of the file:
+        line         u32   line in the file (row number where the format has no lines)
+        text         str   all that a model could see of the row, turns separated by a line break; never null
+        prompt       str   the turns before the last learned answer; null for plain text and unmapped rows
+        completion   str   the last learned answer with its tool calls; null likewise
+        content_key  str   digest of all turns with their roles, after normalisation (`data.normalise`)
+        prompt_key   str   digest of the prompt, after normalisation; null where prompt is
+        source       str   the document that the row comes from, where it names one
+        label        str   the class of the row, where it names one
+        row_id       str   the id that the row carries, where it has one
+        num_tokens   u32   tokens of `text`; null unless the table was built with a counter
+    """
+
+    path: Path
+    file: str
+    sha256: str
+    num_bytes: int
+    shape: Shape | None
+    shape_reason: str
+    shape_problem: DataError | None
+    num_rows: int
+    problems: tuple[RowProblem, ...]
+    frame: pl.DataFrame = field(repr=False)
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    def id_of(self, line: int) -> str:
+        """The id of the row on a line, as examples and messages name it."""
+        return f"{self.file}:{line}"
+
+
+def build_table(
+    path: Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    group_by: str | None = None,
+    count_tokens: CountTokens | None = None,
+    progress: Progress | None = None,
+) -> AuditTable:
+    """Read a data file of any format into an AuditTable.
+
+    mapping, group_by: as in `formats.load_file`; group_by gives the column `source`. count_tokens: tokens of each of
+    the texts, for `num_tokens`.
+
+    Raises NotFoundError (no file) and DataError where the file as a whole cannot be read, holds no record, or lacks a
+    field that the mapping or group_by names.
+    """
+    mapping = dict(mapping or {})
+    check_mapping(mapping)
+    progress = progress or SilentProgress()
+    source = open_source(path)
+    sha256 = sha256_file(path)
+
+    detector, num_unreadable = _look(source, mapping, progress)
+    num_rows = detector.num_rows + num_unreadable
+    if num_rows == 0:
+        raise DataError(f"{source.name} holds no rows", expected="at least one row", do="check how it was written")
+    found, reason, problem = _shape(detector, mapping, group_by)
+    shape = found.shape if found is not None else None
+    if found is not None:
+        mapping, group_by = found.mapping, found.group
+
+    problems: list[RowProblem] = []
+    with progress.task("read rows", num_rows, "row") as task:
+        batches = list(_batches(source, shape, mapping, group_by, problems, task.advance))
+    frame = pl.concat(batches) if batches else pl.DataFrame(schema=SCHEMA)
+    if count_tokens is not None:
+        frame = _with_tokens(frame, count_tokens, progress)
+    return AuditTable(
+        path=path,
+        file=source.name,
+        sha256=sha256,
+        num_bytes=path.stat().st_size,
+        shape=shape,
+        shape_reason=reason,
+        shape_problem=problem,
+        num_rows=num_rows,
+        problems=tuple(problems),
+        frame=frame,
+        mapping=mapping,
+        unused=found.unused if found is not None else (),
+    )
+
+
+def with_rows(table: AuditTable, frame: pl.DataFrame) -> AuditTable:
+    """The same table with other rows in its frame, such as a part of them; `num_rows` follows."""
+    return replace(table, frame=frame, num_rows=frame.height)
+
+
+def _look(source: Source, mapping: Mapping[str, str], progress: Progress) -> tuple[ShapeDetector, int]:
+    detector, num_unreadable = ShapeDetector(source.name, mapping, read_as(source)), 0
+    with progress.task("look at rows", None, "row") as task:
+        for row in read_rows(source):
+            if isinstance(row, Row):
+                detector.add(row)
+            else:
+                num_unreadable += 1
+            task.advance()
+    return detector, num_unreadable
+
+
+def _shape(
+    detector: ShapeDetector, mapping: Mapping[str, str], group_by: str | None
+) -> tuple[Decision | None, str, DataError | None]:
+    if detector.num_rows == 0:
+        error = DataError("no record could be read", expected="at least one row", do="see the problems of the rows")
+        return None, error.came, error
+    try:
+        found = detector.settle(group=group_by)
+    except DataError as error:
+        if mapping or group_by:  # the person asked for fields that are not there: no finding, a wrong request
+            raise
+        return None, error.came, error
+    return found, found.reason, None
+
+
+def _batches(
+    source: Source,
+    shape: Shape | None,
+    mapping: Mapping[str, str],
+    group_by: str | None,
+    problems: list[RowProblem],
+    advance: Callable[[float], None],
+) -> Iterator[pl.DataFrame]:
+    """Frames of 20,000 rows; what is wrong is appended to `problems`."""
+    lines: list[tuple[Any, ...]] = []
+    for row in read_rows(source):
+        if isinstance(row, RowProblem):
+            problems.append(row)
+            advance(1)
+            continue
+        example = None
+        if shape is not None:
+            try:
+                example = example_of(row, shape, mapping, group_by)
+            except BadFieldError as error:
+                problems.append(problem_in(row, error, mapping))
+        lines.append(_line(row, example, group_by))
+        if len(lines) == _BATCH_ROWS:
+            yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
+            advance(len(lines))
+            lines = []
+    if lines:
+        yield pl.DataFrame(lines, schema=SCHEMA, orient="row")
+        advance(len(lines))
+
+
+def _line(row: Row, example: Example | None, group_by: str | None) -> tuple[Any, ...]:
+    text, prompt, completion = (
+        _texts(example) if example is not None else (_storable("\n".join(strings_in(row.fields))) or "", None, None)
+    )
+    keys = (content_key(example), prompt_key(example)) if example is not None else (normalised_digest(text), None)
+    origin = (source_of(row.fields, group_by), label_of(row.fields), row_id_of(row.fields))
+    return (row.line, text, prompt, completion, *keys, *map(_storable, origin), None)
+
+
+def _storable(text: str | None) -> str | None:
+    """The text with U+FFFD for halves of surrogate pairs, which no frame and no file can hold."""
+    if text is None or text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _texts(example: Example) -> tuple[str, str | None, str | None]:
+    """All text of an example, its prompt and its completion; of a preference the chosen one, both sides in the text."""
+    if example.conversation is None:
+        return example.text or "", None, None
+    conversation = example.conversation
+    if (last := conversation.last_answer) is None:
+        return _said(conversation.messages), None, None
+    if example.rejected is not None:
+        text, prompt, completion = _texts(example.sides[0])
+        return f"{text}\n{_said(example.rejected.messages[last:])}", prompt, completion
+    prompt = _said(conversation.messages[:last])
+    completion = _turn(conversation.messages[last])
+    rest = conversation.messages[last + 1 :]
+    text = f"{prompt}\n{completion}" if prompt else completion
+    return (f"{text}\n{_said(rest)}" if rest else text), prompt, completion
+
+
+def _said(messages: Sequence[Message]) -> str:
+    return "\n".join(map(_turn, messages))
+
+
+def _turn(message: Message) -> str:
+    if not message.tool_calls:
+        return message.content or ""
+    calls = [canonical_json(call.get("function", {})) for call in message.tool_calls]
+    return "\n".join(part for part in (message.content, *calls) if part)
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string inside a JSON value, in order, without the keys of objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from strings_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings_in(inner)
+
+
+def _with_tokens(frame: pl.DataFrame, count_tokens: CountTokens, progress: Progress) -> pl.DataFrame:
+    counts = array("L")
+    with progress.task("count tokens", frame.height, "row") as task:
+        for start in range(0, frame.height, _TOKENISED_ROWS):
+            texts = frame["text"].slice(start, _TOKENISED_ROWS).to_list()
+            counts.extend(count_tokens(texts))
+            task.advance(len(texts))
+    return frame.with_columns(pl.Series("num_tokens", counts, dtype=pl.UInt32))

@@ -1,0 +1,234 @@
+"""The difference between two versions of a dataset."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import polars as pl
+
+from luthier.core.errors import RequestError
+from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.data.columns import ValueType
+from luthier.ml.data.diff.figures import Figure, figures
+from luthier.ml.data.diff.match import Matched, match
+from luthier.ml.data.diff.version import Version, lines_of, read_version, rows_at
+from luthier.ml.data.diff.words import FieldChange, changes
+
+NUM_EXAMPLES: Final = 5
+_JUDGES: Final = ("validation", "held_out")
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """One row as an example: its id in the old and in the new version (None where it is not there), and what differs.
+
+    Of a row that was added or removed, `fields` shows the whole of it.
+    """
+
+    kind: Literal["changed", "added", "removed"]
+    old: str | None
+    new: str | None
+    fields: tuple[FieldChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnChange:
+    """A field that was added, removed, or holds values of another type, in words."""
+
+    name: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Rows that changed the side of a split. rows: ids in the old and the new version."""
+
+    old_side: str
+    new_side: str
+    rows: tuple[tuple[str, str], ...]
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether rows that the old version trains on judge in the new one."""
+        return self.old_side == "train" and self.new_side in _JUDGES
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDiff:
+    """What changed. key: how rows were told to be the same, in words. moves: empty unless both versions are splits.
+
+    changed, added, removed: ids of all such rows; of changed ones (old, new).
+    """
+
+    old: str
+    new: str
+    key: str
+    num_same: int
+    changed: tuple[tuple[str, str], ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    moves: tuple[Move, ...]
+    shapes: tuple[str | None, str | None]
+    columns: tuple[ColumnChange, ...]
+    figures: tuple[Figure, ...]
+    examples: tuple[RowChange, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_different(self) -> bool:
+        """Whether a row was added, removed, changed or moved to another side, or more or fewer can be read."""
+        return bool(self.changed or self.added or self.removed or self.moves) or any(
+            figure.change for figure in self.figures if figure.name == "rows that cannot be read"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `luthier data diff --json`."""
+        return {
+            "old": self.old,
+            "new": self.new,
+            "is_different": self.is_different,
+            "key": self.key,
+            "num_same": self.num_same,
+            "num_changed": len(self.changed),
+            "num_added": len(self.added),
+            "num_removed": len(self.removed),
+            "changed": [{"old": old, "new": new} for old, new in self.changed],
+            "added": list(self.added),
+            "removed": list(self.removed),
+            "moved_between_sides": [
+                {
+                    "old_side": move.old_side,
+                    "new_side": move.new_side,
+                    "is_leak": move.is_leak,
+                    "rows": [{"old": old, "new": new} for old, new in move.rows],
+                }
+                for move in self.moves
+            ],
+            "shape": {"old": self.shapes[0], "new": self.shapes[1]},
+            "columns": [asdict(column) for column in self.columns],
+            "figures": [figure.as_json() for figure in self.figures],
+            "examples": [_example_json(example) for example in self.examples],
+            "notes": list(self.notes),
+        }
+
+
+def diff(
+    old: Path,
+    new: Path,
+    *,
+    key: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    num_examples: int = NUM_EXAMPLES,
+    progress: Progress | None = None,
+) -> DatasetDiff:
+    """Compare two data files, or two folders with a split.
+
+    key: the field that names a row; None takes the id of the row, else its prompt, else its place among unchanged rows.
+    num_examples: rows of each kind to show. Memory: about 100 bytes a row, and the rows that are shown.
+
+    Raises NotFoundError, DataError (files that cannot be read, rows without the key), RequestError (a folder against a
+    file, or without split.json).
+    """
+    progress = progress or SilentProgress()
+    if old.exists() and new.exists() and old.is_dir() != new.is_dir():
+        folder, file = (old, new) if old.is_dir() else (new, old)
+        raise RequestError(
+            f"{folder} is a folder and {file} a file",
+            expected="two data files, or two folders that `luthier data split` has written",
+            do=f"name one file in {folder}",
+        )
+    before = read_version(old, progress, key=key, mapping=mapping)
+    after = read_version(new, progress, key=key, mapping=mapping)
+    found = match(before.rows, after.rows, has_field=key is not None)
+    moves = _moves(before, after, found)
+    return DatasetDiff(
+        old=str(old),
+        new=str(new),
+        key=_key_in_words(found, key),
+        num_same=found.same.height,
+        changed=tuple(zip(_ids(before, found.changed["old"]), _ids(after, found.changed["new"]), strict=True)),
+        added=tuple(_ids(after, found.added)),
+        removed=tuple(_ids(before, found.removed)),
+        moves=moves,
+        shapes=(before.shape, after.shape),
+        columns=tuple(_columns(before.columns, after.columns)),
+        figures=tuple(figures(before, after, progress)),
+        examples=tuple(_examples(before, after, found, num_examples)),
+        notes=(*before.notes, *after.notes, *_leaks(moves)),
+    )
+
+
+def _key_in_words(found: Matched, key: str | None) -> str:
+    words = {
+        "field": f"the field {key}",
+        "id": "the id of the row",
+        "prompt": "the prompt of the row",
+        "position": "the place among unchanged rows, as not every row has an id or a prompt",
+    }
+    return words[found.key]
+
+
+def _ids(version: Version, places: pl.Series) -> list[str]:
+    return [version.id_of(file, line) for file, line in lines_of(version.rows[places])]
+
+
+def _moves(before: Version, after: Version, found: Matched) -> tuple[Move, ...]:
+    pairs = pl.concat([found.same, found.changed])
+    sides = pairs.with_columns(
+        old_side=before.rows["side"].gather(pairs["old"]), new_side=after.rows["side"].gather(pairs["new"])
+    ).filter(pl.col("old_side") != pl.col("new_side"))
+    moves = []
+    for (old_side, new_side), rows in sorted(sides.group_by("old_side", "new_side")):
+        rows = rows.sort("new")
+        ids = zip(_ids(before, rows["old"]), _ids(after, rows["new"]), strict=True)
+        moves.append(Move(str(old_side), str(new_side), tuple(ids)))
+    return tuple(moves)
+
+
+def _leaks(moves: Iterable[Move]) -> list[str]:
+    num = Counter({side: sum(len(move.rows) for move in moves if move.is_leak and move.new_side == side)
+                   for side in _JUDGES})  # fmt: skip
+    return [
+        f"leak: {count:,} {side} {'row' if count == 1 else 'rows'} of the new version stood in train of the old one: "
+        "a model that was trained on the old version has seen them"
+        for side, count in num.items()
+        if count
+    ]
+
+
+def _columns(old: Mapping[str, ValueType], new: Mapping[str, ValueType]) -> list[ColumnChange]:
+    made = []
+    for name in dict.fromkeys([*old, *new]):
+        one, two = (side[name].in_words() if name in side else None for side in (old, new))
+        if one != two:
+            made.append(ColumnChange(name, one, two))
+    return made
+
+
+def _examples(before: Version, after: Version, found: Matched, num: int) -> list[RowChange]:
+    changed = found.changed.head(num)
+    old_places = {"changed": changed["old"], "removed": found.removed.head(num)}
+    new_places = {"changed": changed["new"], "added": found.added.head(num)}
+    old_at = {kind: list(lines_of(before.rows[places])) for kind, places in old_places.items()}
+    new_at = {kind: list(lines_of(after.rows[places])) for kind, places in new_places.items()}
+    old_rows = rows_at(before, {place for places in old_at.values() for place in places})
+    new_rows = rows_at(after, {place for places in new_at.values() for place in places})
+    made = [
+        RowChange("changed", before.id_of(*one), after.id_of(*two), tuple(changes(old_rows[one], new_rows[two])))
+        for one, two in zip(old_at["changed"], new_at["changed"], strict=True)
+    ]
+    made += [RowChange("added", None, after.id_of(*at), tuple(changes({}, new_rows[at]))) for at in new_at["added"]]
+    made += [
+        RowChange("removed", before.id_of(*at), None, tuple(changes(old_rows[at], {}))) for at in old_at["removed"]
+    ]
+    return made
+
+
+def _example_json(example: RowChange) -> dict[str, Any]:
+    fields = [{"field": one.field, "old": one.old, "new": one.new} for one in example.fields]
+    return {"kind": example.kind, "old": example.old, "new": example.new, "fields": fields}

@@ -1,0 +1,140 @@
+"""Telephone numbers: international (+ or 00), North American, and national ones that begin with 0.
+
+The structure alone decides where it is telling: a plus with a country code that exists (ITU-T E.164), 3-3-4 digits with
+separators (NANP), a leading 0 with 9 to 12 digits. Everything else, such as ten bare digits or Spain's nine, could be
+anything and is taken only where a word nearby speaks of a telephone ("call", "Handy", "téléphone"). Certain is what is
+international and grouped, `(ddd) ddd-dddd`, and national forms beside such a word (`phone_form`); a sum is none.
+What stays ambiguous: part numbers written 3-3-4, bare codes with a leading 0, numbers of seven digits without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from luthier.ml.data.personal_data.cues import cue_before, is_phone_after
+from luthier.ml.data.personal_data.phone_form import is_calculation, is_certain, is_coordinate
+from luthier.ml.data.personal_data.span import Span
+
+_SPACE: Final = " \u00a0\u202f"
+# Runs of digits with what stands between the groups of a number. Nothing in it matches in two ways: time is linear.
+_RUN: Final = re.compile(
+    rf"(?<![\w+.,/\-$€£%])\+?[{_SPACE}]?\(?\d+(?:(?:[{_SPACE}.\-/\u2011]|[{_SPACE}]?\(|\)[{_SPACE}]?[\-/]?|[{_SPACE}]/[{_SPACE}])\d+)*"
+)
+_EXTENSION: Final = re.compile(r"(?i)[ ,]{0,2}(?:x|ext\.?|extension|durchwahl|poste|int\.)[ ]?\d{1,6}(?!\w)")
+_NANP: Final = re.compile(r"(?:1[ .-]?)?(?:\(([2-9]\d\d)\)([ .-]?)|([2-9]\d\d)([ .-]))([2-9]\d\d)([ .-]?)(\d{4})(?!\d)")
+_PAIRS: Final = re.compile(r"0\d(?:([ .\-])\d\d)(?:\1\d\d){3}")
+_DATE: Final = re.compile(
+    r"\d{1,2}([./ \-])\d{1,2}\1\d{2,4}(?:[ ]\d{1,2})?|[12]\d{3}([./ \-])\d{1,2}\2\d{1,2}(?:[ ]\d{1,2})?"
+    r"|(?:19|20)\d\d[ \-/]+(?:19|20)\d\d|(?:19|20)\d{6}"
+)
+_THOUSANDS: Final = re.compile(r"\d{1,3}(?:\.\d{3})+|\d{1,3}(?: \d{3}){1}|\d\d? \d{3} \d{3}")
+# A digit, many, one or two digits: the number of a table or a part. Four small numbers: that of a chapter.
+_FRAMED: Final = re.compile(r"\d-\d+-\d{1,2}|\d\D\d+\D\d|\d{1,2}(?:\.\d{1,2}){3}")
+_COUNTRY_CODES: Final = re.compile(
+    r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-69]\d|3[578]\d|42[013]|50\d|59\d|67\d|68\d|69[0-2]"
+    r"|800|85[0-6]|88[0-368]|96\d|97\d|99[2-68]"
+)
+_FICTION: Final = re.compile(r"(?:(?:00|\+)?1?\d{3})?55501\d\d")
+_MIN_DIGITS, _MAX_DIGITS = 7, 15
+
+
+def find_phones(text: str) -> Iterator[Span]:
+    """Each telephone number with its extension. Reserved: 555-0100 to 555-0199 of any area, for fiction (NANPA)."""
+    for match in _RUN.finditer(text):
+        run = match[0].rstrip(".-/ ")
+        if len(run) < _MIN_DIGITS:
+            continue
+        start = match.start() + (len(run) - len(run.lstrip(_SPACE)))
+        run = run.lstrip(_SPACE)
+        length = _length_of_number(text, start, run)
+        if not length or is_coordinate(text, start, run):
+            continue
+        end = start + length
+        if run[0] == "(" and ")" not in run[:length]:
+            start += 1
+        if extension := _EXTENSION.match(text, end):
+            end = extension.end()
+        elif end < len(text) and (text[end].isalnum() or text[end] in "_%€$£°" or _goes_on(text, end)):
+            continue
+        digits = re.sub(r"\D", "", text[start : start + length])
+        is_reserved = _FICTION.fullmatch(digits) is not None
+        yield Span(start, end, "phone", text[start:end], is_reserved, is_certain(text, start, start + length))
+
+
+def _goes_on(text: str, end: int) -> bool:
+    return text[end] in ".,:-/" and text[end + 1 : end + 2].isdigit()
+
+
+def _length_of_number(text: str, start: int, run: str) -> int:
+    """How many characters at the beginning of the run are a telephone number; 0 where none are."""
+    head = run[:48]
+    if run[0] == "+":
+        return _international(head)
+    num_digits = sum(map(str.isdigit, head))
+    if num_digits < _MIN_DIGITS:
+        return 0
+    cue = cue_before(text, start)
+    if cue == "other":
+        return 0
+    if (nanp := _NANP.match(head)) and (length := _north_american(head, nanp)):
+        return length
+    if len(run) > len(head):
+        return 0
+    plain = head.lstrip("(")
+    if plain.startswith("0") and _is_national(head, num_digits):
+        return len(run)
+    is_said = cue == "phone" or (cue is None and is_phone_after(text, start + len(run)))
+    is_other = any(form.fullmatch(run) for form in (_DATE, _THOUSANDS, _FRAMED))
+    if is_said and num_digits <= _MAX_DIGITS and not is_other and not is_calculation(text, start, start + len(run)):
+        return 0 if re.match(r"97[89]", run) and num_digits == 13 else len(run)
+    return 0
+
+
+def _international(head: str) -> int:
+    """The length of `+CC ...` with 8 to 15 digits; a group after a space is left out once 11 digits are there."""
+    groups = list(re.finditer(r"\d+", head))
+    code = "".join(group[0] for group in groups)[:3]
+    if not any(_COUNTRY_CODES.fullmatch(code[:n]) for n in (1, 2, 3)):
+        return 0
+    num_digits, end = 0, 0
+    for group in groups:
+        is_trunk_zero = (
+            group[0] == "0" and head[group.start() - 1] == "(" and head[group.end() : group.end() + 1] == ")"
+        )
+        if num_digits >= 11 and head[group.start() - 1] in _SPACE:
+            break
+        if is_trunk_zero:
+            continue
+        num_digits, end = num_digits + len(group[0]), group.end()
+    return end if 8 <= num_digits <= _MAX_DIGITS else 0
+
+
+def _north_american(head: str, match: re.Match[str]) -> int:
+    """The length of a 3-3-4 number; what follows after the same separator makes it something else."""
+    rest = head[match.end() :]
+    first, second = match[2] if match[1] else match[4], match[6]
+    if match[1] is None and first != second:
+        return 0
+    if rest and (rest[0] not in _SPACE or second in _SPACE):
+        return 0
+    return match.end()
+
+
+def _is_national(head: str, num_digits: int) -> bool:
+    """Whether a run with a leading 0 has the groups of a national number."""
+    if _DATE.fullmatch(head) or re.fullmatch(r"\d{3}-\d\d-\d{4}", head) or not 8 <= num_digits <= 13:
+        return False
+    groups = re.findall(r"\d+", head)
+    if head[0] == "(" or f"{groups[0]})" in head:
+        return len(groups[0]) >= 2
+    if num_digits < 9:
+        return False
+    if len(groups) == 1:
+        return num_digits <= 11
+    if head.startswith(("001-", "001 ")):
+        return _NANP.fullmatch(head[4:]) is not None
+    if "." in head:
+        return _PAIRS.fullmatch(head) is not None
+    return 2 <= len(groups[0]) <= 6 and all(len(group) >= 2 for group in groups) and num_digits <= 12

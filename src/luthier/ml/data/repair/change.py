@@ -1,0 +1,190 @@
+"""First pass: every row decoded, cleaned and masked as asked, into a working file of the same line numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.dataset import Row
+from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.bounded_lines import bounded_lines
+from luthier.ml.data.clean_text import HTML_STRIPPED, clean_text
+from luthier.ml.data.masking import OnMasked, Pseudonyms, mask_personal_data, mask_secrets
+from luthier.ml.data.personal_data.names import name_finder
+from luthier.ml.data.records import Record, json_line, read_records
+from luthier.ml.data.repair.change_text import change_row, numbers_as_text
+from luthier.ml.data.repair.masked_values import MaskedValues
+from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note
+from luthier.ml.data.source import Source, open_source
+
+_HTML_KEPT: Final = ("encoding", "HTML kept")
+_NUMBERS: Final = "a number where text is expected, such as a label: written as text"
+_DECODED: Final = "its bytes are not UTF-8: read as Windows-1252"
+
+
+@dataclass
+class Changed:
+    """The working file: line n is record n of the original as JSON, empty where it cannot be read.
+
+    changed, removed: why, by line. masked: what was masked, with examples. num_html_kept: rows that were to be cleaned
+    with texts left as they were, since they hold HTML and most rows do, so that it is meant.
+    """
+
+    path: Path
+    changed: Notes = field(default_factory=dict)
+    removed: Notes = field(default_factory=dict)
+    masked: MaskedValues = field(default_factory=MaskedValues)
+    num_html_kept: int = 0
+
+
+def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_meant: bool, folder: Path) -> Changed:
+    """Write the working file into a folder.
+
+    to_clean: lines of the rows whose texts are cleaned; rows that had to be decoded are as well.
+
+    Raises DataError where rows cannot be read and it was not asked to remove such rows.
+    """
+    made = Changed(folder / "rows.jsonl")
+    problems = {problem.line: problem for problem in request.audit.table.problems}
+    source = open_source(request.file)
+    undecoded = {line for line, problem in problems.items() if problem.kind == "encoding"}
+    if undecoded and request.has("encoding") and source.format in ("jsonl", "csv"):
+        source = utf8_copy(source, folder)
+    readable = set(request.audit.table.frame["line"].to_list()) if problems else set()
+    steps = _Steps(request, html_is_meant=html_is_meant)
+    made.masked = steps.masked
+    unreadable: list[RowProblem] = []
+    title, total = "change rows", request.audit.table.num_rows
+    with made.path.open("wb") as file, request.audit.progress.task(title, total, "row") as task:
+        at = 0
+        for record in read_records(source):
+            file.write(b"\n" * (record.line - at - 1))  # blank lines are no records
+            at = record.line
+            was = problems.get(record.line)
+            if isinstance(record.item, Row) and (was is None or was.kind == "encoding" or record.line in readable):
+                file.write(_changed(record, steps, made, was, record.line in to_clean) + b"\n")
+            else:
+                file.write(b"\n")
+                problem = was or (record.item if isinstance(record.item, RowProblem) else None)
+                unreadable += _remove(request, made, record, problem)
+            task.advance()
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable):,} of {total:,} rows of {request.audit.table.file} cannot be read",
+            expected="rows that can be carried over, or to be asked to remove the others",
+            do="add schema and encoding to --only (or take them out of --skip)",
+            problems=unreadable,
+        )
+    return made
+
+
+def utf8_copy(source: Source, folder: Path) -> Source:
+    """The file with each line that is not UTF-8 read as Windows-1252, where it can be; other lines as they are.
+
+    A line that is too long is cut short in the copy.
+    """
+    name = source.name[: -len(".gz")] if source.is_gzip else source.name
+    path = folder / "utf8" / name
+    path.parent.mkdir()
+    with source.open() as file, path.open("wb") as copy:
+        for line, _ in bounded_lines(file):
+            copy.write(_utf8(line))
+            if not line.endswith(b"\n"):
+                copy.write(b"\n")
+    return Source(path, source.format, is_gzip=False)
+
+
+def _utf8(line: bytes) -> bytes:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        try:
+            return line.decode("cp1252").encode()
+        except UnicodeDecodeError:  # five bytes mean nothing in Windows-1252
+            return line
+    return line
+
+
+def _changed(record: Record, steps: _Steps, made: Changed, was: RowProblem | None, to_clean: bool) -> bytes:
+    """The line of a row, as it was where nothing was changed."""
+    row = record.item
+    assert isinstance(row, Row) and record.raw is not None  # noqa: PT018 - the caller looked
+    is_decoded = was is not None and was.kind == "encoding"
+    given = steps.readable(row.fields, was)
+    fields, done = steps.apply(given, to_clean=to_clean or is_decoded)
+    steps.masked.end(record.line, done)
+    if given is not row.fields:
+        add_note(made.changed, record.line, Note("schema", _NUMBERS))
+    if is_decoded:
+        add_note(made.changed, record.line, Note("encoding", _DECODED))
+    made.num_html_kept += done.pop(_HTML_KEPT, 0) > 0
+    for action in ("encoding", "secret", "personal_data"):
+        what = {name: num for (of, name), num in sorted(done.items()) if of == action}
+        if what:
+            counted = ", ".join(name if num == 1 else f"{num} x {name}" for name, num in what.items())
+            said = ", ".join(what) if action == "encoding" else f"masked: {counted}"
+            add_note(made.changed, record.line, Note(action, said))
+    return json_line(fields) if record.line in made.changed else record.raw
+
+
+def _remove(request: RepairRequest, made: Changed, record: Record, problem: RowProblem | None) -> list[RowProblem]:
+    """Note why the record goes; the problem itself where it may not."""
+    now = record.item
+    assert isinstance(problem, RowProblem)
+    reason = problem.reason
+    if problem.kind == "encoding" and request.has("encoding"):
+        if isinstance(now, RowProblem) and now.reason != reason:
+            reason = f"its bytes are not UTF-8, and read as Windows-1252 it {now.reason}"
+    elif not request.has("schema"):
+        return [problem]
+    add_note(made.removed, record.line, Note(problem.kind if request.has(problem.kind) else "schema", reason))
+    return []
+
+
+class _Steps:
+    """Cleaning, then secrets, then personal data; one set of pseudonyms for the whole file."""
+
+    def __init__(self, request: RepairRequest, *, html_is_meant: bool) -> None:
+        self._html_is_meant = html_is_meant
+        self._request = request
+        self._names = [name for name in ("secret", "personal_data") if request.has(name)]
+        finds_names = request.has("personal_data") and "name" in request.mask.kinds
+        self._pseudonyms = Pseudonyms(name_finder() if finds_names else None)
+        self.masked = MaskedValues(self._pseudonyms.find_names)
+
+    def readable(self, fields: Mapping[str, Any], was: RowProblem | None) -> Mapping[str, Any]:
+        """The row with numbers as text in the fields that hold text, where that is what is wrong with it."""
+        if was is None or was.kind != "schema" or not self._request.has("schema"):
+            return fields
+        return numbers_as_text(fields, was.field, self._request.mapping)
+
+    def apply(self, fields: Mapping[str, Any], *, to_clean: bool) -> tuple[dict[str, Any], Counter[Any]]:
+        """The row changed, and a count of (action, what was done)."""
+        if not to_clean and not self._names:
+            return dict(fields), Counter()
+        return change_row(fields, self._cleaned_and_masked if to_clean else self._masked)
+
+    def _cleaned_and_masked(self, text: str) -> tuple[str, Counter[Any]]:
+        cleaned, what = clean_text(text)
+        if self._html_is_meant and HTML_STRIPPED in what:
+            masked, done = self._masked(text)
+            return masked, done + Counter({_HTML_KEPT: 1})
+        masked, done = self._masked(cleaned)
+        return masked, done + Counter({("encoding", one): 1 for one in what})
+
+    def _masked(self, text: str) -> tuple[str, Counter[Any]]:
+        done: Counter[Any] = Counter()
+        for action in self._names:
+            text, counts = self._mask(action, text)
+            done.update({(action, kind): num for kind, num in counts.items()})
+        return text, done
+
+    def _mask(self, action: str, text: str) -> tuple[str, dict[str, int]]:
+        on_masked: OnMasked = partial(self.masked.see, action)
+        if action == "secret":
+            return mask_secrets(text, self._pseudonyms, on_masked)
+        return mask_personal_data(text, self._pseudonyms, self._request.mask, on_masked)

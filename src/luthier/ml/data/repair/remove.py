@@ -1,0 +1,187 @@
+"""Second pass: which of the changed rows go, and why. A duplicate never goes for a row that does not stay itself."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from luthier.core.audit import Finding
+from luthier.core.errors import RequestError
+from luthier.ml.data.audit.exact_duplicate import first_positions
+from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
+from luthier.ml.data.audit.registry import load_checks
+from luthier.ml.data.audit.request import AuditRequest, Skipped
+from luthier.ml.data.audit.table import AuditTable, with_rows
+from luthier.ml.data.jaccard import jaccard
+from luthier.ml.data.near_duplicates import near_clusters
+from luthier.ml.data.normalise import normalised
+from luthier.ml.data.repair.actions import Action
+from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note, lines_of
+
+_CONTAMINATION = {
+    "exact": "says the same as a row of the held-out file",
+    "near": "says nearly the same as a row of the held-out file",
+    "ngram": "shares long passages with the held-out file",
+    "same_prompt": "has a prompt of the held-out file",
+    "same_source": "comes from a document of the held-out file",
+}
+
+
+def removals(request: RepairRequest, table: AuditTable, gone: Notes, found: Sequence[Finding] | None) -> Notes:
+    """Why which rows go, beside those in `gone`.
+
+    table: of the changed rows, under the lines and the name of the original. found: what the checks find in it, where
+    that is known already; None runs them.
+
+    Rows are first judged one by one. Then contradictions, copies and near-duplicates are looked for among what is left,
+    in this order, so that the row for which another one goes always stays.
+    """
+    notes: Notes = {}
+    audit = replace(request.audit, table=_without(table, gone))
+    one_by_one = [action for action in request.actions if action.kind == "remove" and action.id not in _AMONG_ROWS]
+    findings = found if found is not None else _run(audit, one_by_one)
+    for action in one_by_one:
+        _judge(action, findings, notes, audit)
+    for name, look in _AMONG_ROWS.items():
+        if request.has(name) and not _is_clean(request, name, found):
+            left = replace(audit, table=_without(audit.table, notes))
+            for line, reason in look(left):
+                add_note(notes, line, Note(name, reason))
+    return notes
+
+
+def _is_clean(request: RepairRequest, name: str, found: Sequence[Finding] | None) -> bool:
+    """Whether it is known that nothing is to be found: taking rows away brings no new copies or contradictions.
+
+    The check of near-duplicates leaves copies out, so it is enough only where these are removed too.
+    """
+    if found is None or (name == "near_duplicate" and not request.has("exact_duplicate")):
+        return False
+    return all(finding.check != name for finding in found)
+
+
+def _without(table: AuditTable, gone: Notes) -> AuditTable:
+    if not gone:
+        return table
+    lines = pl.Series("gone", list(gone), dtype=pl.UInt32)
+    return with_rows(table, table.frame.filter(~pl.col("line").is_in(lines.implode())))
+
+
+def _run(audit: AuditRequest, actions: Sequence[Action]) -> list[Finding]:
+    found: list[Finding] = []
+    for name, check in load_checks(list(dict.fromkeys(action.check for action in actions))).items():
+        if isinstance(answer := check(audit), Skipped):
+            continue  # told by the audit of the original
+        found.extend(one for one in answer if one.check == name)
+    return found
+
+
+def _judge(action: Action, findings: Sequence[Finding], notes: Notes, audit: AuditRequest) -> None:
+    if action.check == "contamination":
+        twins = _exact_twins(audit)
+        for finding in findings:
+            if action.is_about(finding):
+                for line in finding.lines:
+                    kind = str(finding.details.get("kind"))
+                    twin = f", {twins[line]}" if kind == "exact" and line in twins else ""
+                    add_note(notes, line, Note(action.id, _CONTAMINATION[kind] + twin))
+        return
+    problems = {problem.line: problem for problem in reversed(audit.table.problems)}
+    for line in lines_of(findings, action):
+        reason = action.reason
+        if action.check == "schema":
+            known = problems.get(line)
+            reason = "holds no assistant turn that is learned" if known is None else _said(known.field, known.reason)
+        add_note(notes, line, Note(action.id, reason))
+
+
+def _said(field: str, reason: str) -> str:
+    return f"field {field!r} {reason}" if field else reason
+
+
+def _exact_twins(audit: AuditRequest) -> dict[int, str]:
+    """For each row that stands in the held-out file the id of the row there."""
+    if audit.held_out is None:
+        return {}
+    there: dict[str, int] = {}
+    for line, key in audit.held_out.frame.select("line", "content_key").iter_rows():
+        there.setdefault(key, line)
+    rows = audit.table.frame.select("line", "content_key").iter_rows()
+    return {line: audit.held_out.id_of(there[key]) for line, key in rows if key in there}
+
+
+def _exact(audit: AuditRequest) -> Iterator[tuple[int, str]]:
+    table = audit.table
+    lines = table.frame["line"].to_list()
+    for at, first in enumerate(first_positions(table).tolist()):
+        if first != at:
+            yield lines[at], f"says the same as {table.id_of(lines[first])}"
+
+
+def _near(audit: AuditRequest) -> Iterator[tuple[int, str]]:
+    """Near-duplicates with the same answer. A row with another answer stays, and its own likes go for it."""
+    table = audit.table
+    texts, _ = comparable_texts(table)
+    made = near_clusters(texts, threshold=THRESHOLD, progress=audit.progress)
+    lines, answers = table.frame["line"].to_list(), table.frame["completion"]
+    stays: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for at in np.flatnonzero(made.kept != np.arange(len(made.kept))).tolist():
+        kept, similarity = int(made.kept[at]), float(made.similarities[at])
+        if _same_answer(answers[at], answers[kept]):
+            yield lines[at], _near_reason(table, lines[kept], similarity)
+            continue
+        others = stays[kept, normalised(answers[at] or "")]
+        alike = [(jaccard(texts[at], texts[other]), -other) for other in others]
+        if alike and max(alike)[0] >= THRESHOLD:
+            best, other = max(alike)
+            yield lines[at], _near_reason(table, lines[-other], best)
+        else:
+            others.append(at)
+
+
+def _near_reason(table: AuditTable, line: int, similarity: float) -> str:
+    return f"near-duplicate (Jaccard {similarity:.2f}) of {table.id_of(line)}"
+
+
+def _same_answer(one: str | None, other: str | None) -> bool:
+    return normalised(one or "") == normalised(other or "") or jaccard(one or "", other or "") >= THRESHOLD
+
+
+def _conflicting(audit: AuditRequest) -> Iterator[tuple[int, str]]:
+    """Of the rows of a prompt, those that the strict majority contradicts; where there is none, all."""
+    table = audit.table
+    prompts: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for line, prompt, answer in table.frame.select("line", "prompt_key", "completion").iter_rows():
+        if prompt is not None:
+            prompts[prompt].append((line, normalised(answer or "")))
+    for rows in prompts.values():
+        counts = Counter(answer for _, answer in rows)
+        if len(counts) < 2:
+            continue
+        most, num = counts.most_common(1)[0]
+        if 2 * num > len(rows):
+            first = next(line for line, answer in rows if answer == most)
+            said = f"answers the prompt of {table.id_of(first)} otherwise than {num} of its {len(rows)} rows do"
+            yield from ((line, said) for line, answer in rows if answer != most)
+        else:
+            for line, answer in rows:
+                other = next(other for other, said in rows if said != answer)
+                yield line, f"answers the prompt of {table.id_of(other)} otherwise, and no answer has a majority"
+
+
+_AMONG_ROWS = {"conflicting_completion": _conflicting, "exact_duplicate": _exact, "near_duplicate": _near}
+
+
+def check_can_run(skipped: dict[str, str], actions: Sequence[Action]) -> None:
+    """Raise RequestError where a check that was asked for by name could not be run."""
+    for action in actions:
+        if not action.is_default and action.check in skipped:
+            raise RequestError(
+                f"{action.id} cannot be repaired: {skipped[action.check]}",
+                expected="what the check needs",
+                do="give it (--model, --against), or leave this id out",
+            )

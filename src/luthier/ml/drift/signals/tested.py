@@ -1,0 +1,137 @@
+"""From a column to its signal: figures of the window and of the time before it, and the evidence of a change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from scipy.stats import binom
+
+from luthier.core.signal import Signal, SignalState
+from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, Evidence, evidence, false_alarms_a_month, has_ended
+from luthier.ml.drift.drift.psi import matched, psi
+from luthier.ml.drift.drift.ranks import Floats, Ints, Slots, conformal_ranks, lots, no_slots, slots_of
+from luthier.ml.drift.signals.column import Checks, Column, Rows
+
+FEWEST_BEFORE: Final = 500
+FEWEST_NOW: Final = 200
+ENOUGH_FOR_SLOTS: Final = 8_000
+"""From so many exchanges on, each is compared with those of the same quarter of the day, weekend or not."""
+MOST_EXAMPLES: Final = 5
+TAIL: Final = 0.025
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A signal, and its strength after each hour, for the picture: natural logarithms, [hours]."""
+
+    signal: Signal
+    hours: Ints
+    log_strength: Floats
+
+
+def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) -> Tested:
+    """The signal of a column. num_signals: of the model in all, which the bound on false alarms is shared out to."""
+    has = np.isfinite(column.values)
+    at = np.flatnonzero(has & rows.is_tested)
+    ids = rows.ids
+    ranks = conformal_ranks(
+        column.values[at], rows.hours[at], lots([ids[place] for place in at], column.name), slots_for(len(at))
+    )
+    found = evidence(ranks, rows.hours[at])
+    now, before = column.values[has & rows.is_now], column.values[has & ~rows.is_now]
+    value, low, high, reference = figures(column, now, before, checks)
+    shared: dict[str, Any] = {
+        "name": column.name,
+        "title": column.title,
+        "group": column.group,
+        "unit": column.unit,
+        "value": value,
+        "low": low,
+        "high": high,
+        "reference": reference,
+    }
+    num_now, num_before = int(rows.is_now[at].sum()), int((~rows.is_now[at]).sum())
+    if found is None or not len(now):
+        sentence = f"Unknown: {column.lacks or 'no exchange of this time has it'}."
+        return Tested(Signal(**shared, sentence=sentence), np.empty(0, dtype=np.int64), np.empty(0))
+    chance = false_alarms_a_month(float(found.log_strength[-1]), num_signals)
+    is_over = has_ended(found.dropped, num_signals)
+    state = state_of(chance, num_before, num_now, is_over=is_over)
+    since, examples = None, ()
+    if state == "changed":
+        shows = at[(ranks >= found.low) & (ranks <= found.high) & (rows.hours[at] >= found.began)]
+        since = float(rows.at[shows[0]]) if len(shows) else None
+        examples = tuple(ids[place] for place in shows[::-1][:MOST_EXAMPLES])
+    sentence = _sentence(column, state, found, num_before, num_now)
+    do = column.do if state == "changed" else ""
+    signal = Signal(**shared, p_value=chance, state=state, since=since, examples=examples, sentence=sentence, do=do)
+    return Tested(signal, found.hours, found.log_strength)
+
+
+def slots_for(num: int) -> Slots:
+    """How hours are told apart: the number of exchanges decides, never what is in them."""
+    return slots_of if num >= ENOUGH_FOR_SLOTS else no_slots
+
+
+def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> SignalState:
+    """Changed where steady traffic hardly gives it; steady only where there is enough to have seen a change.
+
+    is_over: whether a change has ended, so that all is as before again.
+    """
+    if chance <= FALSE_ALARMS_A_MONTH and not is_over:
+        return "changed"
+    return "steady" if num_before >= FEWEST_BEFORE and num_now >= FEWEST_NOW else "unknown"
+
+
+def too_few(num_before: int, num_now: int) -> str:
+    """Why nothing can be told yet."""
+    return (
+        f"Unknown: {num_now:,} exchanges now and {num_before:,} before that could be compared; "
+        f"{FEWEST_NOW} and {FEWEST_BEFORE} are needed."
+    )
+
+
+def figures(
+    column: Column, now: Floats, before: Floats, checks: Checks
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """Value, its 95% interval, and the same before: a share, a median, or the PSI against before (of kinds)."""
+    if not len(now):
+        return None, None, None, None
+    if column.kind == "share":
+        ends = checks.share_ends(float(now.sum()), len(now), TAIL)
+        return float(now.mean()), *ends, float(before.mean()) if len(before) else None
+    if column.kind == "kind":
+        if not len(before):
+            return None, None, None, None
+        apart = psi(*matched(before, now, int(max(now.max(), before.max())) + 1))
+        return apart.value, *apart.ends(TAIL), 0.0
+    return *quantile(now, 0.5), float(np.median(before)) if len(before) else None
+
+
+def quantile(values: Floats, share: float) -> tuple[float, float, float]:
+    """A quantile and its 95% interval by order statistics (David, Nagaraja, "Order Statistics", 2003, section 7.1)."""
+    ordered = np.sort(values)
+    low = int(binom.ppf(TAIL, len(ordered), share)) - 1
+    high = int(binom.ppf(1 - TAIL, len(ordered), share))
+    last = len(ordered) - 1
+    return float(np.quantile(ordered, share)), float(ordered[max(0, low)]), float(ordered[min(high, last)])
+
+
+def _sentence(column: Column, state: SignalState, found: Evidence, num_before: int, num_now: int) -> str:
+    if state == "unknown":
+        return too_few(num_before, num_now)
+    if state == "steady":
+        return f"{column.title}: as before, over {num_now:,} exchanges now and {num_before:,} before."
+    moved = f"about {100 * found.moved:.0f}% of the exchanges have moved"
+    if column.kind == "kind":
+        return f"{column.title} are shared out in another way: {moved}."
+    side = (
+        "up" if found.low + found.high > 1 + 1e-9 else "down" if found.low + found.high < 1 - 1e-9 else "to the middle"
+    )
+    if column.kind == "share":
+        return f"{column.title}: {side}; {moved}."
+    below, above = math.floor(100 * found.low), math.ceil(100 * found.high)
+    return f"{column.title}: {moved} {side}, to where {below} to {above}% of those before lay."

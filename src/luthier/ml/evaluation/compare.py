@@ -1,0 +1,299 @@
+"""Several systems on the same held-out rows: every figure with its interval, every pair with its test.
+
+All systems answer and are scored first. Then the statistics of all metrics and systems stand side by side in one
+matrix, and one set of resamples of its rows (or of the sources that rows share) gives every interval and every paired
+difference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from luthier.core.errors import DivergedError, RequestError
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
+from luthier.core.ports import Generation, Progress, Score
+from luthier.ml.evaluation import statistics
+from luthier.ml.evaluation.metrics.preference import margins
+from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
+from luthier.ml.evaluation.metrics.registry import as_definitions, bounds_of
+from luthier.ml.evaluation.statistics.shares import is_share
+from luthier.ml.evaluation.systems import SystemUnderTest, Titled, check_systems
+from luthier.ml.evaluation.thinking import thinking_figures
+from luthier.ml.evaluation.verdict import primary_metric, verdict
+
+__all__ = ["Judged", "SystemUnderTest", "judge", "judge_in_full", "primary_metric", "verdict"]
+
+
+class _Outcome(NamedTuple):
+    """What one system did, with the statistics [rows, k] of each metric by name."""
+
+    system: SystemUnderTest
+    generations: list[Generation]
+    observed: Observations
+    statistics: dict[str, Array]
+    seconds: float
+
+
+class _Resamples(NamedTuple):
+    """All statistics side by side. columns: where each (system, metric) stands; sums: [resamples, all columns].
+
+    rows: what was drawn, [rows or sources, all columns].
+    """
+
+    total: Array
+    sums: Array
+    columns: dict[tuple[str, str], slice]
+    rows: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of judging. observed: what each system did, by name. statistics: [rows, k], by system and metric."""
+
+    systems: tuple[SystemResult, ...]
+    comparisons: tuple[Comparison, ...]
+    observed: dict[str, Observations]
+    statistics: dict[tuple[str, str], Array]
+
+
+def judge(
+    systems: Sequence[SystemUnderTest],
+    *,
+    metrics: Sequence[str | MetricDefinition],
+    seed: int,
+    progress: Progress,
+) -> tuple[tuple[SystemResult, ...], tuple[Comparison, ...]]:
+    """The figures and comparisons of `judge_in_full`."""
+    judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress)
+    return judged.systems, judged.comparisons
+
+
+def judge_in_full(
+    systems: Sequence[SystemUnderTest],
+    *,
+    metrics: Sequence[str | MetricDefinition],
+    seed: int,
+    progress: Progress,
+    items: Sequence[Mapping[str, Any]] = (),
+    clusters: Sequence[Hashable] | None = None,
+) -> Judged:
+    """Judge every system by every metric, and hold each against every earlier one.
+
+    metrics: names, or metrics that were made with what they need. items: the fields of the rows. clusters: the source
+    of each row, where rows of one source count together.
+
+    Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
+
+    Raises:
+        RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
+        DivergedError: a figure is not a number, because the model's likelihoods are not.
+    """
+    wanted = as_definitions(metrics)
+    check_systems(systems, wanted)
+    for what, values in (("items", items), ("clusters", clusters or ())):
+        if values and len(values) != len(systems[0].row_ids):
+            raise RequestError(
+                f"{len(values)} {what} for {len(systems[0].row_ids)} rows", expected="one a row, or none", do="pass all"
+            )
+    outcomes: list[_Outcome] = []
+    for system in systems:
+        outcomes.append(_run(system, wanted, items, progress, first=outcomes[0] if outcomes else None))
+    with progress.task("Resampling", 1, "steps") as task:
+        resamples = _resample(outcomes, seed, clusters)
+        results = tuple(_result(outcome, wanted, resamples) for outcome in outcomes)
+        comparisons = tuple(
+            _compare(earlier, later, metric, resamples)
+            for place, later in enumerate(outcomes)
+            for earlier in outcomes[:place]
+            for metric in wanted
+            if metric.name != "perplexity" or _same_tokens(earlier.system, later.system)
+        )
+        task.advance()
+    return Judged(
+        results,
+        comparisons,
+        {outcome.system.name: outcome.observed for outcome in outcomes},
+        {(outcome.system.name, name): stats for outcome in outcomes for name, stats in outcome.statistics.items()},
+    )
+
+
+def _run(
+    system: SystemUnderTest,
+    metrics: Sequence[MetricDefinition],
+    items: Sequence[Mapping[str, Any]],
+    progress: Progress,
+    first: _Outcome | None,
+) -> _Outcome:
+    """first: the outcome of the first system; None for that one itself."""
+    needs = {metric.needs for metric in metrics}
+    titled = Titled(progress, system.name)
+    start = time.perf_counter()
+    generations = system.engine.generate(system.prompts, titled) if "text" in needs else []
+    scores = system.scores(titled) if needs & {"likelihood", "pairs"} else []
+    rejected = system.engine.score(system.rejected, titled) if "pairs" in needs else []
+    options = _option_scores(system, titled) if "options" in needs else []
+    outputs = [generation.text for generation in generations]
+    observed = Observations(
+        outputs=outputs,
+        references=system.references,
+        scores=scores,
+        rejected_scores=rejected,
+        num_bytes=system.num_bytes,
+        items=items,
+        prompts=system.prompt_texts,
+        first_outputs=outputs if first is None else first.observed.outputs,
+        option_scores=options,
+        option_bytes=[[len(text.encode()) for text in texts] for texts in system.option_texts],
+    )
+    own = margins(observed) if rejected else []
+    observed = replace(observed, first_margins=own if first is None else first.observed.first_margins)
+    found = {metric.name: metric.statistics(observed) for metric in metrics}
+    return _Outcome(system, generations, observed, found, time.perf_counter() - start)
+
+
+def _option_scores(system: SystemUnderTest, progress: Progress) -> list[list[Score]]:
+    """The options of all rows are scored in one go, so that they share batches."""
+    scores = iter(system.engine.score(list(chain.from_iterable(system.options)), progress))
+    return [list(islice(scores, len(options))) for options in system.options]
+
+
+def _resample(outcomes: Sequence[_Outcome], seed: int, clusters: Sequence[Hashable] | None) -> _Resamples:
+    columns: dict[tuple[str, str], slice] = {}
+    parts: list[Array] = []
+    start = 0
+    for outcome in outcomes:
+        for name, stats in outcome.statistics.items():
+            columns[outcome.system.name, name] = slice(start, start + stats.shape[1])
+            start += stats.shape[1]
+            parts.append(stats)
+    together = np.concatenate(parts, axis=1)
+    rows = statistics.cluster_sums(together, clusters)
+    return _Resamples(together.sum(axis=0), statistics.resampled_sums(rows, seed=seed), columns, rows)
+
+
+def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _Resamples) -> SystemResult:
+    system = outcome.system
+    found = {}
+    for metric in metrics:
+        columns, bounds = resamples.columns[system.name, metric.name], bounds_of(metric)
+        with np.errstate(over="ignore", invalid="ignore"):
+            interval = statistics.interval_of(
+                resamples.total[columns],
+                resamples.sums[:, columns],
+                metric.aggregate,
+                bounds=bounds,
+                rows=resamples.rows[:, columns],
+            )
+        if not np.isfinite(interval).all():
+            raise DivergedError(
+                f"{metric.name} of {system.name} is {interval.value}",
+                expected="a finite figure",
+                do="the weights hold NaN or infinity, or nothing fits this text: look at the run's loss curve",
+            )
+        if not bounds.hold(interval.value):
+            raise RequestError(
+                f"{metric.name} of {system.name} is {interval.value:g}, and the metric says {bounds.lower:g} to "
+                f"{bounds.upper:g}",
+                expected="a figure inside of what its metric declares",
+                do=f"correct lower and upper of {type(metric).__name__}, or its formula",
+            )
+        found[metric.name] = Metric(
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
+        )
+    return SystemResult(
+        name=system.name,
+        model=system.model,
+        adapter=system.adapter,
+        num_few_shot=system.num_few_shot,
+        num_samples=len(system.row_ids),
+        metrics=found,
+        samples=_samples(outcome, metrics),
+        seconds=outcome.seconds,
+        num_empty=sum(not generation.text.strip() for generation in outcome.generations),
+        num_cut_off=sum(generation.finish_reason == "length" for generation in outcome.generations),
+        thinking=thinking_figures(outcome.generations),
+    )
+
+
+def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sample, ...]:
+    """What the system wrote or chose, row by row, with the figures that mean something for one row and are finite.
+
+    Of answers to choose from, the output is the likeliest as a whole.
+    """
+    own = {}
+    with np.errstate(all="ignore"):
+        for metric in metrics:
+            if metric.has_sample_values:
+                own[metric.name] = metric.aggregate(outcome.statistics[metric.name])
+    system = outcome.system
+    return tuple(
+        Sample(
+            row_id=system.row_ids[row],
+            prompt=system.prompt_texts[row],
+            reference=system.references[row],
+            output=written.text,
+            num_new_tokens=written.num_new_tokens,
+            finish_reason=written.finish_reason,
+            scores={name: float(values[row]) for name, values in own.items() if np.isfinite(values[row])},
+            reasoning=written.reasoning,
+            num_thinking_tokens=written.num_thinking_tokens,
+        )
+        for row, written in enumerate(outcome.generations or _choices(outcome))
+    )
+
+
+def _choices(outcome: _Outcome) -> list[Generation]:
+    """The likeliest option of each row in the form of an answer; none where there was nothing to choose from."""
+    found = []
+    for texts, scores in zip(outcome.system.option_texts, outcome.observed.option_scores, strict=False):
+        losses = [score.nll_nats for score in scores]
+        text = texts[losses.index(min(losses))]
+        found.append(Generation(text=text, num_prompt_tokens=0, num_new_tokens=0, finish_reason="stop"))
+    return found
+
+
+def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resamples: _Resamples) -> Comparison:
+    num_rows = len(resamples.rows)
+    own, other = (resamples.columns[one.system.name, metric.name] for one in (later, earlier))
+    found = statistics.difference_of(
+        resamples.total,
+        resamples.sums,
+        own,
+        other,
+        metric.aggregate,
+        num_rows,
+        bounds=bounds_of(metric),
+        rows=resamples.rows,
+    )
+    are_shares = all(is_share(resamples.rows[:, one], metric.aggregate) for one in (own, other))
+    settled = statistics.is_settled(found)
+    word: VerdictWord = "not distinguishable"
+    if settled:
+        word = "better" if (found.difference > 0) == metric.higher_is_better else "worse"
+    return Comparison(
+        baseline=earlier.system.name,
+        candidate=later.system.name,
+        metric=metric.name,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p_value=found.p_value,
+        verdict=word,
+        rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
+        test="mcnemar" if are_shares else "bootstrap",
+    )
+
+
+def _same_tokens(one: SystemUnderTest, other: SystemUnderTest) -> bool:
+    pairs = zip(one.tokenised, other.tokenised, strict=True)
+    return all(a.num_trained_tokens == b.num_trained_tokens for a, b in pairs)

@@ -1,0 +1,247 @@
+"""Results of another judge in our words: lm-evaluation-harness's figures with their standard errors, as a task's.
+
+Where a figure is the mean of its samples' values, systems are compared row by row by the paired bootstrap; else by the
+two standard errors, as if the systems had been judged on different rows, which is less sharp. Intervals from standard
+errors are those of Student's t on the scale of what a figure can be (`core.bounds`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from luthier.core.bounds import REAL_LINE, UNIT, Bounds
+from luthier.core.errors import RequestError
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
+from luthier.core.task_result import TaskResult
+from luthier.ml.evaluation import statistics
+from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums, mean_statistics
+from luthier.ml.evaluation.statistics.intervals import TAIL
+from luthier.ml.evaluation.statistics.shares import share_ends
+
+_SHARES: Final = ("acc", "acc_norm", "exact_match", "f1", "mc1", "mc2", "acc_mutual_info", "acc_bytes")
+_KNOWN: Final = {
+    "perplexity": Bounds(1.0, math.inf),
+    "word_perplexity": Bounds(1.0, math.inf),
+    "byte_perplexity": Bounds(1.0, math.inf),
+    "bits_per_byte": Bounds(0.0, math.inf),
+    "bleu": Bounds(0.0, 100.0),
+    "chrf": Bounds(0.0, 100.0),
+    "ter": Bounds(0.0, math.inf),
+    "mcc": Bounds(-1.0, 1.0),
+    "brier_score": Bounds(0.0, 2.0),
+}
+"""What the harness's other figures can be; of those that are not here, no ends are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """What the harness found of one system: the document of `simple_evaluate` of one task."""
+
+    name: str
+    model: str
+    adapter: str | None
+    num_few_shot: int
+    answer: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """What the harness calls the task."""
+        return str(next(iter(self.answer["results"])))
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Its samples, one a row; of several filters those of the first."""
+        found = sorted(self.answer["samples"][self.task], key=lambda one: one["doc_id"])
+        first = found[0].get("filter") if found else None
+        return [one for one in found if one.get("filter") == first]
+
+    def figures(self) -> dict[str, tuple[float, float | None]]:
+        """Each figure with its standard error, where it has one, by name; a filter's name stands behind."""
+        result, found = self.answer["results"][self.task], {}
+        for key, value in result.items():
+            name, comma, which = key.partition(",")
+            if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = result.get(f"{name}_stderr,{which}")
+            own = name if which == "none" else f"{name}_{which}".replace("-", "_")
+            found[own] = (float(value), float(error) if isinstance(error, int | float) else None)
+        return found
+
+    def is_higher_better(self, name: str) -> bool:
+        """As the harness says; true where it says nothing."""
+        said = self.answer.get("higher_is_better", {}).get(self.task, {})
+        return next((bool(said[one]) for one in said if name == one or name.startswith(f"{one}_")), True)
+
+    def values(self, name: str) -> Array | None:
+        """The value of each sample, if the figure is their mean; None where it is not."""
+        values = [one.get(name) for one in self.samples]
+        if not values or any(not isinstance(value, int | float) for value in values):
+            return None
+        array = np.array(values, dtype=np.float64)
+        return array if abs(float(array.mean()) - self.figures()[name][0]) < 1e-9 else None
+
+
+def as_task_result(
+    name: str,
+    found: Sequence[Foreign],
+    *,
+    primary: str | None,
+    file: str,
+    sha256: str,
+    seed: int,
+    cautions: Sequence[str] = (),
+) -> TaskResult:
+    """The figures of all systems, each held against every earlier one. Raises RequestError for an unknown primary."""
+    metrics = list(found[0].figures())
+    if not metrics or (primary is not None and primary not in metrics):
+        raise RequestError(
+            f"task {name}: primary {primary!r}; the harness gave {', '.join(metrics) or 'no figure'}",
+            expected="one of its figures",
+            do="correct primary, or leave it out",
+        )
+    pairs = [(earlier, later) for place, later in enumerate(found) for earlier in found[:place]]
+    bounds = {metric: _bounds(metric, [one.figures()[metric][0] for one in found]) for metric in metrics}
+    comparisons = [
+        _compare(earlier, later, metric, bounds[metric], seed) for earlier, later in pairs for metric in metrics
+    ]
+    without = [metric for metric in metrics if found[0].figures()[metric][1] is None]
+    said = []
+    if without:
+        said.append(f"The harness gives no standard error of {', '.join(without)}, so there is no interval either.")
+    return TaskResult(
+        name=name,
+        kind="lm_eval",
+        data_file=file,
+        data_sha256=sha256,
+        num_rows=len(found[0].samples),
+        primary=primary or metrics[0],
+        systems=tuple(_system(one, bounds) for one in found),
+        comparisons=tuple(one for one in comparisons if one is not None),
+        cautions=(*cautions, *said),
+    )
+
+
+def _bounds(name: str, values: Iterable[float]) -> Bounds:
+    """What a figure can be. Some tasks of the harness count the same name from 0 to 100: then it is no fraction."""
+    known = UNIT if name.startswith(_SHARES) else _KNOWN.get(name, REAL_LINE)
+    return known if all(known.hold(value) for value in values) else REAL_LINE
+
+
+def _system(one: Foreign, bounds: Mapping[str, Bounds]) -> SystemResult:
+    metrics = {}
+    for name, (value, error) in one.figures().items():
+        low, high = _ends(value, error, len(one.samples), bounds[name])
+        metrics[name] = Metric(
+            value=value,
+            low=low,
+            high=high,
+            unit="fraction" if bounds[name] == UNIT else "as lm-eval counts it",
+            higher_is_better=one.is_higher_better(name),
+        )
+    return SystemResult(
+        name=one.name,
+        model=one.model,
+        adapter=one.adapter,
+        num_few_shot=one.num_few_shot,
+        num_samples=len(one.samples),
+        metrics=metrics,
+        samples=tuple(_sample(one, sample) for sample in one.samples),
+        seconds=float(one.answer.get("seconds", 0.0)),
+    )
+
+
+def _ends(value: float, error: float | None, num_rows: int, bounds: Bounds) -> tuple[float, float]:
+    """From a standard error, inside the bounds. Where none or all are right there is none: Wilson's ends then."""
+    if error is None:
+        return value, value
+    if error == 0 and bounds == UNIT and value in (0, 1) and num_rows:
+        return share_ends(value * num_rows, num_rows, TAIL)
+    return bounds.around(value, error, _quantile(num_rows))
+
+
+def _quantile(num_rows: int) -> float:
+    return -float(stdtrit(max(1, num_rows - 1), TAIL))
+
+
+def _sample(one: Foreign, sample: Mapping[str, Any]) -> Sample:
+    scores = {name: float(sample[name]) for name in one.figures() if isinstance(sample.get(name), int | float | bool)}
+    return Sample(
+        row_id=f"{one.task}:{sample['doc_id']}",
+        prompt=_prompt(sample),
+        reference=str(sample.get("target", "")),
+        output=_output(sample),
+        num_new_tokens=0,
+        finish_reason="stop",
+        scores=scores,
+    )
+
+
+def _prompt(sample: Mapping[str, Any]) -> str:
+    arguments = sample.get("arguments")
+    if isinstance(arguments, Mapping):  # {"gen_args_0": {"arg_0": context, ...}, ...}
+        first: Any = next(iter(arguments.values()), {})
+        return str(first.get("arg_0", "")) if isinstance(first, Mapping) else str(first)
+    return str(arguments[0][0]) if arguments else ""
+
+
+def _output(sample: Mapping[str, Any]) -> str:
+    """What was written, or of options the place of the likeliest."""
+    answers = sample.get("filtered_resps", [])
+    if answers and isinstance(answers[0], str):
+        return str(answers[0])
+    likelihoods = [float(one[0]) for one in answers if isinstance(one, list | tuple) and one]
+    return f"option {likelihoods.index(max(likelihoods))}" if len(likelihoods) > 1 else ""
+
+
+def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed: int) -> Comparison | None:
+    """None where nothing can be told: no standard error, and no values of samples."""
+    first, second = earlier.values(metric), later.values(metric)
+    if first is not None and second is not None and len(first) == len(second):
+        found = statistics.paired_bootstrap(
+            mean_statistics(second.tolist()), mean_statistics(first.tolist()), mean_of_sums, bounds=bounds, seed=seed
+        )
+    else:
+        num_rows = min(len(earlier.samples), len(later.samples))
+        unpaired = _unpaired(earlier.figures()[metric], later.figures()[metric], num_rows, bounds.of_differences)
+        if unpaired is None:
+            return None
+        found = unpaired
+    settled = statistics.is_settled(found)
+    word: VerdictWord = "not distinguishable"
+    if settled:
+        word = "better" if (found.difference > 0) == later.is_higher_better(metric) else "worse"
+    num_rows = len(later.samples)
+    return Comparison(
+        baseline=earlier.name,
+        candidate=later.name,
+        metric=metric,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p_value=found.p_value,
+        verdict=word,
+        rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
+    )
+
+
+def _unpaired(
+    first: tuple[float, float | None], second: tuple[float, float | None], num_rows: int, bounds: Bounds
+) -> statistics.Difference | None:
+    """From two figures with their standard errors; None without those. bounds: what they can differ by."""
+    difference = second[0] - first[0]
+    if first[1] is None or second[1] is None:
+        return None
+    error = math.hypot(first[1], second[1])
+    if not error:
+        # Without any spread only rows in which the two differ could tell, and which those are is not known.
+        return statistics.Difference(difference, min(difference, 0.0), max(difference, 0.0), 1.0, 0.0)
+    place = bounds.inside(difference, error)
+    ratio = abs(bounds.link(place) - bounds.link(0.0)) / (error * bounds.slope(place))
+    ends = bounds.around(difference, error, _quantile(num_rows))
+    return statistics.Difference(difference, *ends, 2 * float(stdtr(max(1, num_rows - 1), -ratio)), error)

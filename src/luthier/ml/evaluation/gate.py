@@ -1,0 +1,206 @@
+"""Rules held against results: passed or not, each with a sentence that says why. Nothing is read or asked here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.calibration import Target, target_of
+from luthier.core.evaluation import Comparison, Evaluation, SystemResult
+from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
+from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.ml.charts.figures import MINUS, decimals_for, interval, number, signed
+from luthier.ml.charts.metric_titles import on_scale
+from luthier.ml.evaluation.roles import base_of, roles
+
+SAFETY: Final = "safety"
+_ENDS: Final = {"low": "the low end of its interval", "high": "the high end of its interval", "value": "it"}
+IsCalibrated = Callable[[str, Target], bool]
+"""Whether a judge, by its name, was shown to agree with people in a target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a model was judged by: results of suites, the newest first, its safety check, and its evaluation.
+
+    set_aside: a sentence for each result that is there but must not count, and why.
+    """
+
+    suites: tuple[SuiteResult, ...] = ()
+    safety: SafetyResult | None = None
+    evaluation: Evaluation | None = None
+    set_aside: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of all of them."""
+        found = [suite.result_id for suite in self.suites]
+        found += [] if self.safety is None else [self.safety.result_id]
+        return (*found, *([] if self.evaluation is None else [self.evaluation.evaluation_id]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a rule finds its figure."""
+
+    metric: str
+    systems: Sequence[SystemResult]
+    comparisons: Sequence[Comparison]
+    candidate: str
+    base: str | None
+    task: TaskResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    value: float
+    low: float
+    high: float
+
+
+class _NoFigureError(Exception):
+    """There is no figure that counts; the words say why."""
+
+
+def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCalibrated) -> GateOutcome:
+    """Hold every rule against the results. A rule without a figure fails, unless it is not required.
+
+    No figure counts that was measured on rows which a judged run was trained on, nor one of a judge that has not been
+    shown to agree with people.
+    """
+    outcomes = tuple(_outcome(rule, gate, results, is_calibrated) for rule in gate.rules)
+    return GateOutcome(
+        passed=all(one.passed for one in outcomes), gate_sha256=gate_sha256, outcomes=outcomes, results=results.ids
+    )
+
+
+def _outcome(rule: GateRule, gate: Gate, results: Results, is_calibrated: IsCalibrated) -> RuleOutcome:
+    try:
+        place = _place(rule, gate, results)
+        figure, words = _figure(rule, place)
+        _check_trust(place, is_calibrated)
+    except _NoFigureError as missing:
+        why = str(missing) if rule.required else f"{missing} It is not required."
+        return RuleOutcome(rule=rule.title, passed=not rule.required, sentence=why)
+    found = {"low": figure.low, "high": figure.high, "value": figure.value}[rule.end]
+    is_met = found >= rule.limit if rule.at_least is not None else found <= rule.limit
+    side = "at least" if rule.at_least is not None else "at most"
+    says = f"{_ENDS[rule.end]} is {'' if is_met else 'not '}{side} {MINUS if rule.limit < 0 else ''}{abs(rule.limit):g}"
+    sentence = f"{words}: {says}."
+    return RuleOutcome(rule=rule.title, passed=is_met, found=found, sentence=sentence)
+
+
+def _place(rule: GateRule, gate: Gate, results: Results) -> _Place:
+    parts = rule.metric.split(".")
+    if len(parts) == 1:
+        return _in_evaluation(rule.metric, results)
+    if parts[0] == SAFETY and len(parts) > 2:
+        return _in_safety(rule, parts[1], ".".join(parts[2:]), gate, results)
+    return _in_suites(rule, parts[0], ".".join(parts[1:]), gate, results)
+
+
+def _in_evaluation(metric: str, results: Results) -> _Place:
+    found = results.evaluation
+    who = None if found is None else roles(found)
+    if found is None or who is None:
+        raise _NoFigureError(f"{metric}: the model was not judged on held-out rows.")
+    base = base_of(found.systems, who.candidate) or who.baseline
+    return _Place(metric, found.systems, found.comparisons, who.candidate, base)
+
+
+def _in_safety(rule: GateRule, probe: str, metric: str, gate: Gate, results: Results) -> _Place:
+    found = results.safety
+    if found is None:
+        raise _NoFigureError(_without(rule, "there is no safety check of the model", results))
+    if not gate.counts(found.fingerprint):
+        raise _NoFigureError(_without(rule, _other(found.result_id, found.fingerprint), results))
+    task = _task(rule, found.probes, probe, f"the safety check {found.result_id}")
+    return _Place(metric, task.systems, task.comparisons, found.candidate, found.base, task)
+
+
+def _in_suites(rule: GateRule, name: str, metric: str, gate: Gate, results: Results) -> _Place:
+    suites = [one for one in results.suites if gate.suite in (None, one.suite)]
+    if not suites:
+        of = "" if gate.suite is None else f" by the suite {gate.suite}"
+        raise _NoFigureError(_without(rule, f"the model was not judged{of}", results))
+    counting = [one for one in suites if gate.counts(one.fingerprint)]
+    if not counting:
+        raise _NoFigureError(_without(rule, _other(suites[0].result_id, suites[0].fingerprint), results))
+    suite = next((one for one in counting if any(task.name == name for task in one.tasks)), counting[0])
+    task = _task(rule, suite.tasks, name, f"the result {suite.result_id} of the suite {suite.suite}")
+    return _Place(metric, task.systems, task.comparisons, suite.candidate, base_of(task.systems, suite.candidate), task)
+
+
+def _without(rule: GateRule, why: str, results: Results) -> str:
+    return f"{rule.metric}: {why}.{''.join(f' {sentence}' for sentence in results.set_aside)}"
+
+
+def _other(result_id: str, fingerprint: str) -> str:
+    return f"{result_id} has the fingerprint {fingerprint[:12]}, which is none of those that the gate names"
+
+
+def _task(rule: GateRule, tasks: Sequence[TaskResult], name: str, where: str) -> TaskResult:
+    task = next((one for one in tasks if one.name == name), None)
+    if task is None:
+        known = ", ".join(one.name for one in tasks) or "none"
+        raise _NoFigureError(f"{rule.metric}: {where} has no {name}, only {known}.")
+    return task
+
+
+def _figure(rule: GateRule, place: _Place) -> tuple[_Figure, str]:
+    """The figure with its interval, and in words."""
+    system = _named(rule, rule.system, place)
+    if rule.against is not None:
+        return _difference(rule, place, system.name, _named(rule, rule.against, place).name)
+    metric = system.metrics.get(place.metric)
+    if metric is None:
+        known = ", ".join(system.metrics) or "none"
+        raise _NoFigureError(f"{rule.metric}: {system.name} has no such figure, only {known}.")
+    decimals = decimals_for(metric.low, metric.high)
+    words = f"{number(metric.value, decimals)} {interval(metric.low, metric.high, decimals)}"
+    words += on_scale(metric.unit)
+    return _Figure(metric.value, metric.low, metric.high), f"{rule.metric} of {system.name} is {words}"
+
+
+def _named(rule: GateRule, name: str, place: _Place) -> SystemResult:
+    known = {one.name: one for one in place.systems}
+    wanted = place.candidate if name == CANDIDATE and name not in known else name
+    if name == BASE and name not in known:
+        wanted = place.base or name
+    if wanted not in known:
+        raise _NoFigureError(f"{rule.metric}: there is no system {wanted}, only {', '.join(known)}.")
+    return known[wanted]
+
+
+def _difference(rule: GateRule, place: _Place, system: str, against: str) -> tuple[_Figure, str]:
+    for one in place.comparisons:
+        if one.metric != place.metric or {one.candidate, one.baseline} != {system, against}:
+            continue
+        sign = 1.0 if one.candidate == system else -1.0
+        low, high = sorted((sign * one.low, sign * one.high))
+        decimals = decimals_for(low, high)
+        words = f"{signed(sign * one.difference, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]"
+        words += next((on_scale(s.metrics[place.metric].unit) for s in place.systems if place.metric in s.metrics), "")
+        return _Figure(sign * one.difference, low, high), f"{rule.metric} of {system} less {against} is {words}"
+    raise _NoFigureError(f"{rule.metric}: {system} and {against} were not compared by it.")
+
+
+def _check_trust(place: _Place, is_calibrated: IsCalibrated) -> None:
+    task = place.task
+    if task is None:
+        return
+    if task.num_leaked:
+        raise _NoFigureError(
+            f"{task.name}.{place.metric}: {task.num_leaked:,} of its rows stand in the rows that the model was trained "
+            "on, so it does not count."
+        )
+    judge = task.judges.get(place.metric)
+    if judge is None:
+        return
+    target = target_of(place.metric)
+    if target is None or not is_calibrated(judge, target):
+        raise _NoFigureError(
+            f"{task.name}.{place.metric} was given by the judge {judge}, of whom it is not known whether it agrees "
+            f"with people on {target or place.metric}, so it does not count (luthier judge calibrate)."
+        )

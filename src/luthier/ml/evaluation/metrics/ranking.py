@@ -1,0 +1,61 @@
+"""How high the right items stand in an order: hit@k, NDCG@k, mean reciprocal rank. Relevance is yes or no."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from luthier.ml.evaluation.metrics.fraction import Fraction
+from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One row: the items in the order given, each once, and the right ones."""
+
+    order: Sequence[Hashable]
+    relevant: frozenset[Hashable]
+
+
+Ranking = Callable[[Observations], Sequence[Ranked]]
+
+
+def hit_at(ranked: Ranked, k: int) -> float:
+    """1 where a right item is among the first k."""
+    return float(any(item in ranked.relevant for item in ranked.order[:k]))
+
+
+def ndcg_at(ranked: Ranked, k: int) -> float:
+    """Discounted gain of the first k over that of the best order; 0 to 1.
+
+    Source: Jarvelin and Kekalainen, "Cumulated Gain-Based Evaluation of IR Techniques", 2002, section 2, with the
+    discount log2(rank + 1) for every rank (Burges et al., "Learning to Rank using Gradient Descent", 2005).
+    """
+    gain = sum(1.0 / math.log2(rank + 1) for rank, item in enumerate(ranked.order[:k], 1) if item in ranked.relevant)
+    best = sum(1.0 / math.log2(rank + 1) for rank in range(1, min(k, len(ranked.relevant)) + 1))
+    return gain / best if best else 0.0
+
+
+def reciprocal_rank(ranked: Ranked) -> float:
+    """1 over the rank of the first right item; 0 where there is none.
+
+    Source: Voorhees, "The TREC-8 Question Answering Track Report", 1999, section 3.
+    """
+    return next((1.0 / rank for rank, item in enumerate(ranked.order, 1) if item in ranked.relevant), 0.0)
+
+
+def ranking_metrics(ranking: Ranking, cut_offs: Sequence[int], needs: Needs) -> list[Fraction]:
+    """NDCG at the largest cut-off first, then all others, hits, and the mean reciprocal rank."""
+
+    def mean_of(value: Callable[[Ranked], float]) -> Callable[[Observations], Array]:
+        return lambda observed: mean_statistics([value(row) for row in ranking(observed)])
+
+    cut_offs = sorted(set(cut_offs), reverse=True)
+    ndcg = [Fraction(f"ndcg_at_{k}", f"NDCG@{k}", mean_of(_at(ndcg_at, k)), needs, unit="0 to 1") for k in cut_offs]
+    hits = [Fraction(f"hit_at_{k}", f"hit@{k}", mean_of(_at(hit_at, k)), needs) for k in cut_offs]
+    return [*ndcg, *hits, Fraction("mrr", "mean reciprocal rank", mean_of(reciprocal_rank), needs, unit="0 to 1")]
+
+
+def _at(value: Callable[[Ranked, int], float], k: int) -> Callable[[Ranked], float]:
+    return lambda ranked: value(ranked, k)

@@ -1,0 +1,67 @@
+"""What metrics and systems are called in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.evaluation import SystemResult
+from luthier.ml.evaluation.metrics.registry import load_metrics
+
+_IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
+
+
+def metric_title(name: str) -> str:
+    """The name of a metric in the middle of a sentence: `rouge_l` is ROUGE-L, `exact_match` is exact match.
+
+    An evaluation may outlive the package that brought one of its metrics; that one goes by its bare name then.
+    """
+    try:
+        return load_metrics([name])[0].title
+    except (NotFoundError, RequestError):
+        return name.replace("_", " ")
+
+
+def metric_heading(name: str) -> str:
+    """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
+    return start(metric_title(name))
+
+
+def start(text: str) -> str:
+    """The same text at the start of a sentence; a word that brings its own capitals (chrF) keeps them."""
+    first = text.split(" ", 1)[0]
+    return text[:1].upper() + text[1:] if first.islower() else text
+
+
+def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
+    """What a system is called in a sentence: the base model with 4 examples in its prompt.
+
+    results: all systems of the evaluation; a few-shot one is named after the same model without examples among them.
+    """
+    bare = without_examples(system, results)
+    if bare is None:
+        return _IN_PROSE.get(system.name, system.name)
+    return f"{system_title(bare, results)} with {examples(system)} in its prompt"
+
+
+def without_examples(system: SystemResult, results: Sequence[SystemResult]) -> SystemResult | None:
+    """The same model without examples in its prompt; None where it was not judged, or `system` has none itself."""
+    if not system.num_few_shot:
+        return None
+    same = [r for r in results if not r.num_few_shot and (r.model, r.adapter) == (system.model, system.adapter)]
+    return next((r for r in same if system.name.startswith(r.name)), None)
+
+
+def examples(system: SystemResult) -> str:
+    """`1 example`, `4 examples`."""
+    return "1 example" if system.num_few_shot == 1 else f"{system.num_few_shot:,} examples"
+
+
+def held_out_rows(number: int) -> str:
+    """`1 held-out row`, `1,200 held-out rows`."""
+    return "1 held-out row" if number == 1 else f"{number:,} held-out rows"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), words[-1]])

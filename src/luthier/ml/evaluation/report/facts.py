@@ -1,0 +1,247 @@
+"""Key figures, what was trained and on what, and the warnings: facts of a run as rows for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
+from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
+from luthier.core.plan import DataPlan, MethodPlan, Plan
+from luthier.core.run import RunRecord
+from luthier.core.split_provenance import coverage
+from luthier.ml.charts import figures
+from luthier.ml.charts.fact import Fact
+from luthier.ml.evaluation.report.rewarded import best_validation
+
+MAX_IDS: Final = 12
+METHOD_TITLES: Final = {
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "loraplus": "LoRA+",
+    "pissa": "PiSSA",
+    "olora": "OLoRA",
+    "adalora": "AdaLoRA",
+    "qlora": "QLoRA",
+    "ia3": "IA3",
+    "prompt_tuning": "prompt tuning",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFacts:
+    """One row of the table of data. `remarks` say what was dropped or cut, by name."""
+
+    split: str
+    file: str
+    sha256: str
+    num_rows: str
+    num_examples: str
+    num_tokens: str
+    num_trained_tokens: str
+    num_dropped: str
+    num_truncated: str
+    remarks: tuple[str, ...]
+
+
+def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[Fact]:
+    """The few numbers that one asks for first. A run without a result is summed up from its events."""
+    steps = list({e.step: e for e in events if isinstance(e, StepDone)}.values())
+    result = record.result
+    seconds = result.seconds if result else sum(e.seconds for e in steps)
+    tokens = result.num_tokens if result else sum(e.num_tokens for e in steps)
+    trained = result.num_trained_tokens if result else sum(e.num_trained_tokens for e in steps)
+    done = result.num_steps if result else record.step
+    step_seconds = sum(e.seconds for e in steps)
+    rate = result.tokens_per_second if result else tokens / step_seconds if step_seconds else 0.0
+    num_trainable = plan.method.num_trainable_parameters
+    share = result.trainable_fraction if result else num_trainable / plan.base_model.num_parameters
+    found = [
+        Fact("Training time", figures.duration(seconds), f"{done:,} of {plan.training.num_steps:,} steps"),
+        Fact("Speed", f"{figures.speed(rate)} tokens/s", _each_step(record)),
+        Fact("Trained tokens", figures.short_count(trained), f"of {figures.short_count(tokens)} tokens read"),
+        Fact("Trainable parameters", figures.short_count(num_trainable), f"{figures.percent(share)} of the model"),
+    ]
+    if result:
+        host = result.host_peak_memory_bytes
+        whose = "of the training process" if host is None else f"of the device; {figures.size(host)} of the process"
+        found.append(Fact("Peak memory", figures.size(result.peak_memory_bytes), whose))
+        each = f"{figures.speed(result.examples_per_second)} a second"
+        found.append(Fact("Examples seen", figures.count(result.num_examples), each))
+    found += _bill(record, events)
+    goal = _reward(events, steps) if plan.objective.draws else _loss(record, events, steps)
+    return [*found, goal, Fact("Ended", record.status, record.stopped_because or "")]
+
+
+def _bill(record: RunRecord, events: Sequence[Event]) -> list[Fact]:
+    """What the run has cost by its last reckoning, all of its processes together."""
+    bills = [e.bill for e in events if isinstance(e, BillUpdated)]
+    bill = record.result.bill if record.result and record.result.bill else bills[-1] if bills else None
+    if bill is None:
+        return []
+    notes = []
+    for unit, amount in (("USD", bill.usd), ("kWh", bill.energy_kwh)):
+        if amount is not None:
+            ends = "" if amount.low == amount.high else f" [{figures.rough(amount.low)}, {figures.rough(amount.high)}]"
+            notes.append(f"{figures.rough(amount.value)}{ends} {unit}")
+    return [Fact("Spent in all", figures.duration(bill.hours * 3600), ", ".join(notes))]
+
+
+def _each_step(record: RunRecord) -> str:
+    return f"{figures.duration(record.result.seconds_per_step)} a step" if record.result else ""
+
+
+def _loss(record: RunRecord, events: Sequence[Event], steps: Sequence[StepDone]) -> Fact:
+    """The best validation loss and its step; without validation the training loss."""
+    validations = [e for e in events if isinstance(e, ValidationDone)]
+    result = record.result
+    if result and result.best_validation_loss is not None:
+        return Fact("Best validation loss", f"{result.best_validation_loss:.3f}", f"at step {result.best_step:,}")
+    if validations:
+        best = min(validations, key=lambda e: e.loss)
+        return Fact("Best validation loss", f"{best.loss:.3f}", f"at step {best.step:,}, so far")
+    if result:
+        return Fact("Training loss", f"{result.train_loss:.3f}", "mean over all steps; no validation rows")
+    if steps:
+        return Fact("Training loss", f"{steps[-1].loss:.3f}", f"at step {steps[-1].step:,}; no validation yet")
+    return Fact("Loss", "none", "no step was finished")
+
+
+def _reward(events: Sequence[Event], steps: Sequence[StepDone]) -> Fact:
+    """The best reward of a validation; without validation that of the last drawn answers."""
+    if (best := best_validation(events)) is not None:
+        return Fact("Best validation reward", f"{best[0]:.3f}", f"at step {best[1]:,}, the likeliest answers")
+    if steps:
+        return Fact("Reward", f"{steps[-1].measures['reward']:.3f}", f"mean at step {steps[-1].step:,}")
+    return Fact("Reward", "none", "no step was finished")
+
+
+def method_title(plan: Plan) -> str:
+    """The method in prose."""
+    return METHOD_TITLES.get(plan.method.name, plan.method.name)
+
+
+def model_facts(record: RunRecord, plan: Plan, licence: str) -> list[Fact]:
+    """The base model, the method, and the digests by which both are known."""
+    model, method = plan.base_model, plan.method
+    found = [
+        Fact("Base model", model.name, f"{figures.short_count(model.num_parameters)} parameters"),
+        Fact("Licence", licence),
+        Fact("Digest of its weights", model.sha256, "SHA-256"),
+        Fact("Text around the turns", "chat template" if model.template == "chat" else "plain text"),
+    ]
+    found += [
+        Fact("Method", method_title(plan), _method_note(method)),
+        _objective(plan),
+    ]
+    if record.result and record.result.adapter_sha256 is not None:
+        name = "Digest of the model" if method.name == "full" else "Digest of the adapter"
+        found.append(Fact(name, record.result.adapter_sha256, "SHA-256"))
+    return [*found, Fact("Hash of the plan", record.plan_hash, "SHA-256 of all that decides what is trained")]
+
+
+def _objective(plan: Plan) -> Fact:
+    objective = plan.objective
+    if not objective.draws:
+        source = plan.sources.get("objective.name")
+        usual = "supervised fine-tuning on the answers" if objective.name == "sft" else ""
+        return Fact("Objective", objective.name.upper(), usual if source is None else source.why)
+    parts = [f"{reward.name} x {reward.weight:g}" for reward in objective.rewards or ()]
+    note = (
+        f"{objective.num_samples} answers a prompt, up to {objective.max_new_tokens} tokens, worth {', '.join(parts)}"
+    )
+    return Fact("Objective", "GRPO", note)
+
+
+def _method_note(method: MethodPlan) -> str:
+    """Its settings in words; what it has no use for is left out."""
+    rank = f"rank {method.rank}"
+    if method.target_rank:
+        rank = f"rank {method.rank} at first, {method.target_rank} on average at the end"
+    parts = [f"{rank}, alpha {method.alpha:g}, dropout {method.dropout:g}"] if method.rank else []
+    if method.learning_rate_ratio:
+        parts.append(f"B at {method.learning_rate_ratio:g} times the learning rate")
+    if method.num_virtual_tokens:
+        parts.append(f"{method.num_virtual_tokens} virtual tokens before each text")
+    if method.quantisation:
+        parts.append(f"over a base held in {method.quantisation}")
+    if method.is_adapter:
+        parts.append(f"on {method.places}")
+    return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
+
+
+def split_facts(plan: Plan) -> list[SplitFacts]:
+    """One row for each split that the run had."""
+    replay = plan.data.replay
+    general = (replay.rows, replay.held_out) if replay else ()
+    splits = (plan.data.train, plan.data.validation, plan.data.held_out, *general)
+    rows = [_split(profile) for profile in splits if profile is not None]
+    said = coverage(plan.data)
+    return [replace(one, remarks=(*one.remarks, said)) if said and one.split == "held-out" else one for one in rows]
+
+
+def _split(profile: DatasetProfile) -> SplitFacts:
+    remarks = [note.partition(": ")[2] for note in reading_notes([(profile.file, profile.shape_reason)])]
+    if profile.num_dropped:
+        remarks.append(f"{profile.num_dropped:,} dropped: {_ids(profile.dropped_ids, profile.num_dropped)}")
+    if profile.num_truncated:
+        remarks.append(f"{profile.num_truncated:,} truncated: {_ids(profile.truncated_ids, profile.num_truncated)}")
+    remarks += [note for _, note in sequence_notes(profile)]
+    if (packed := profile.packed) is not None:
+        cut = f", {packed.num_cut:,} texts cut into several" if packed.num_cut else ""
+        full = f"{packed.filled_fraction:.0%} full"
+        remarks.append(f"in {packed.num_blocks:,} blocks of up to {packed.block_tokens:,} tokens, {full}{cut}")
+    return SplitFacts(
+        split=profile.split.replace("_", "-"),
+        file=Path(profile.file).name,
+        sha256=profile.sha256,
+        num_rows=figures.count(profile.num_rows),
+        num_examples=figures.count(profile.num_examples),
+        num_tokens=figures.count(profile.num_tokens),
+        num_trained_tokens=figures.count(profile.num_trained_tokens),
+        num_dropped=figures.count(profile.num_dropped),
+        num_truncated=figures.count(profile.num_truncated),
+        remarks=tuple(remarks),
+    )
+
+
+def _ids(ids: Sequence[str], num: int) -> str:
+    shown = ", ".join(ids[:MAX_IDS])
+    more = num - min(len(ids), MAX_IDS)
+    return f"{shown} and {more:,} more" if shown and more else shown or "(not named)"
+
+
+def warnings(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[tuple[str, str]]:
+    """(where, message) of everything a person should know: of the data, of the steps, of the result; none twice."""
+    found = dict.fromkeys(_leaks(plan.data), "data")
+    for event in events:
+        if isinstance(event, WarningRaised):
+            found.setdefault(event.message, f"step {event.step:,}")
+    for message in record.result.warnings if record.result else ():
+        if not any(message in known or known in message for known in found):
+            found[message] = "result"
+    return [(where, message) for message, where in found.items()]
+
+
+def _leaks(data: DataPlan) -> list[str]:
+    found = []
+    if data.num_leaked:
+        rows = _rows(data.num_leaked, "held-out")
+        found.append(f"{rows} also in the training data, so the verdict flatters the model.")
+    if data.num_same_prompt:
+        rows = _rows(data.num_same_prompt, "held-out")
+        found.append(f"{rows} in the training data with the same prompt and another answer.")
+    if data.num_validation_leaked:
+        rows = _rows(data.num_validation_leaked, "validation")
+        found.append(
+            f"{rows} also in the training data, so early stopping sees too late that rows are learned by heart."
+        )
+    return found
+
+
+def _rows(num: int, split: str) -> str:
+    return f"{num:,} {split} {'row stands' if num == 1 else 'rows stand'}"

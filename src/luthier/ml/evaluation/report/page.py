@@ -1,0 +1,215 @@
+"""The HTML page: views of the documents put into the template, everything escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.cost import Quote
+from luthier.core.evaluation import Evaluation, Sample
+from luthier.core.events import Event
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord
+from luthier.ml.charts import figures
+from luthier.ml.charts.forecast import forecast_of
+from luthier.ml.charts.judged_rows import forgetting_rows, scored_heading
+from luthier.ml.charts.page import page_environment
+from luthier.ml.charts.svg import css_variable
+from luthier.ml.charts.thinking import thinking_sentence
+from luthier.ml.evaluation.names import listed, metric_heading, metric_title
+from luthier.ml.evaluation.report import facts, reproduce
+from luthier.ml.evaluation.report.assessed import Assessed
+from luthier.ml.evaluation.report.charts import curve_charts
+from luthier.ml.evaluation.report.curves import curves
+from luthier.ml.evaluation.report.interval_chart import interval_charts, system_colours, without_chart
+from luthier.ml.evaluation.report.measure_charts import measure_charts
+from luthier.ml.evaluation.report.outcome import outcomes
+from luthier.ml.evaluation.report.rank_chart import rank_charts
+from luthier.ml.evaluation.report.rewarded import Drawn, rewarded
+from luthier.ml.evaluation.report.samples import Choice, choose_samples
+from luthier.ml.evaluation.report.tables import differences, metric_rows
+from luthier.ml.evaluation.roles import Roles, roles
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+FOLD_LINES: Final = 14
+MAX_CHARACTERS: Final = 6_000
+
+MAX_EXAMPLE_CHARACTERS: Final = 20_000
+
+MaskedExample = Sequence[tuple[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text of a model or a person: its start, and whether the rest is folded or left to report.json."""
+
+    start: str
+    whole: str
+    num_characters: int
+    num_left_out: int
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the start is not the whole."""
+        return len(self.start) < len(self.whole)
+
+
+def fold(text: str, characters: int) -> Text:
+    """Text beyond about `characters` or 14 lines shows its start first; beyond 6,000 the rest is left out.
+
+    How much is left out stands in the result, and on the page.
+    """
+    whole = text[:MAX_CHARACTERS]
+    start = "\n".join(whole.split("\n")[:FOLD_LINES])[:characters]
+    if len(whole) - len(start) < characters // 4 and whole.count("\n") < FOLD_LINES * 5 // 4:
+        start = whole
+    return Text(start, whole, len(text), len(text) - len(whole))
+
+
+def render_page(
+    *,
+    record: RunRecord,
+    plan: Plan,
+    events: Sequence[Event],
+    evaluation: Evaluation | None,
+    versions: Mapping[str, str],
+    example: MaskedExample,
+    licence: str,
+    quote: Quote | None = None,
+    drawn: Sequence[Drawn] = (),
+    assessed: Assessed | None = None,
+) -> str:
+    """The page as one HTML document that refers to nothing outside itself."""
+    fit = record.result.fit if record.result else None
+    environment = page_environment(TEMPLATES)
+    of_rewards = rewarded(plan, events, drawn)
+    charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
+    environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
+    return environment.get_template("report.html.j2").render(
+        record=record,
+        plan=plan,
+        method=facts.method_title(plan),
+        when=figures.when(record.updated_at),
+        outcomes=outcomes(record, plan, evaluation),
+        key_figures=facts.key_figures(record, plan, events),
+        judged=_judged(evaluation, plan),
+        assessed=assessed,
+        model_facts=facts.model_facts(record, plan, licence),
+        splits=facts.split_facts(plan),
+        example=shown_example(example),
+        example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
+        # the loss of drawn answers lies near 0 whatever is learned: the reward stands in its place
+        curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
+        rewarded=of_rewards,
+        fit=fit,
+        ranks=rank_charts(record.result.ranks if record.result else {}),
+        forecast=forecast_of(record, events, quote),
+        warnings=facts.warnings(record, plan, events),
+        plan_rows=plan.values(),
+        recipe=reproduce.recipe_yaml(plan),
+        commands=reproduce.commands(record, plan),
+        repeatable=_repeatable(plan),
+        versions=dict(versions),
+    )
+
+
+def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
+    """Everything about the evaluation; None where nothing was judged."""
+    found = roles(evaluation) if evaluation is not None else None
+    if evaluation is None or found is None:
+        return None
+    return judged_view(evaluation, found, is_unseen=_is_unseen(evaluation, plan))
+
+
+def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dict[str, Any]:
+    """What `judged.html.j2` shows of an evaluation. is_unseen: training saw none of its rows."""
+    choices = choose_samples(evaluation, found)
+    mine, others = differences(evaluation, found)
+    return {
+        "evaluation": evaluation,
+        "is_unseen": is_unseen,
+        "held_out_name": Path(evaluation.held_out_file).name,
+        "duration": figures.duration(evaluation.seconds),
+        "roles": found,
+        "colours": {name: css_variable(c) for name, c in system_colours(evaluation, found).items()},
+        "metrics": metric_rows(evaluation),
+        "differences": mine,
+        "other_differences": others,
+        "charts": interval_charts(evaluation, found),
+        "without_chart": _without_chart(evaluation),
+        "forgetting": evaluation.forgetting,
+        "forgetting_rows": forgetting_rows(evaluation.forgetting, metric_heading) if evaluation.forgetting else [],
+        "choices": choices,
+        "samples_title": _samples_title(len(choices.chosen)),
+        "score_title": scored_heading(evaluation.systems, choices.metric),
+        "groups": _groups(choices.chosen, choices.metric),
+        "thoughts": [sentence for system in evaluation.systems if (sentence := thinking_sentence(system)) is not None],
+        "cut_off": [(system.name, system.num_cut_off) for system in evaluation.systems if system.num_cut_off],
+    }
+
+
+def _without_chart(evaluation: Evaluation) -> str:
+    """Says which metrics have no chart, and why; empty where all have one."""
+    found = without_chart(evaluation)
+    if not found:
+        return ""
+    same = "all systems have the same figures" if len(evaluation.systems) > 1 else "its interval has no width"
+    return f"No chart for {listed([metric_title(name) for name in found])}: {same}."
+
+
+def _is_unseen(evaluation: Evaluation, plan: Plan) -> bool:
+    """Whether it is known that training saw none of the rows: they are the plan's own, and none of those leaked."""
+    held_out = plan.data.held_out
+    return held_out is not None and held_out.sha256 == evaluation.held_out_sha256 and not plan.data.num_leaked
+
+
+def _repeatable(plan: Plan) -> str:
+    """How far the same inputs give the same model; accelerators add numbers up in an order that may change."""
+    exactly = "byte for byte" if plan.training.device == "cpu" else "up to rounding"
+    return f"The same recipe, data and versions on the same machine give the same model, {exactly}."
+
+
+def _samples_title(num: int) -> str:
+    words = {0: "No", 1: "One", 10: "Ten"}
+    return f"{words.get(num, str(num))} {'sample' if num == 1 else 'samples'}"
+
+
+def _score(sample: Sample, metric: str | None) -> str:
+    score = None if metric is None else sample.scores.get(metric)
+    return "" if score is None else figures.number(score, 2)
+
+
+def _groups(chosen: Sequence[Choice], metric: str | None) -> list[dict[str, Any]]:
+    """The chosen samples under three headings, numbered through."""
+    titles = {"best": "Best", "worst": "Worst", "random": "Random"}
+    numbered = [
+        {
+            "number": place,
+            "choice": choice,
+            "gain": None if choice.gain is None else figures.signed(choice.gain, 2),
+            "scores": [_score(sample, metric) for _, sample in choice.outputs],
+        }
+        for place, choice in enumerate(chosen, start=1)
+    ]
+    groups = []
+    for kind, title in titles.items():
+        members = [view for view, choice in zip(numbered, chosen, strict=True) if choice.kind == kind]
+        if members:
+            groups.append({"kind": kind, "title": title, "members": members})
+    return groups
+
+
+def shown_example(example: MaskedExample) -> list[tuple[str, bool]]:
+    """The first 20,000 characters of a masked example, neighbouring tokens of one kind joined into one element."""
+    joined: list[tuple[str, bool]] = []
+    room = MAX_EXAMPLE_CHARACTERS
+    for whole, learned in example:
+        text = whole[:room]
+        room -= len(text)
+        if joined and joined[-1][1] == learned:
+            joined[-1] = (joined[-1][0] + text, learned)
+        elif text:
+            joined.append((text, learned))
+    return joined

@@ -1,0 +1,166 @@
+"""The part of a report that tells of drawn answers: how the reward went, and what was rewarded, in examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from luthier.core.events import Event, StepDone, ValidationDone
+from luthier.core.plan import Plan
+from luthier.ml.charts import figures
+from luthier.ml.charts.page import Chart
+from luthier.ml.charts.svg import BASE, MUTED, OTHERS, TUNED, canvas, inline_svg
+from luthier.ml.evaluation.report.curves import MAX_POINTS, Values
+
+_WIDTH: Final = 460
+_HEIGHT: Final = 250
+
+Drawn = Mapping[str, Any]
+"""A line of a samples file: step, row_id, prompt, output, reward, advantage, num_new_tokens, finish_reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An answer: what it was worth, in words, and whether it was the best or the worst of its group."""
+
+    title: str
+    reward: str
+    text: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One prompt at one step, with the best and the worst of the answers to it."""
+
+    title: str
+    prompt: str
+    answers: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """The section of the page. charts: reward, idle groups and cut answers, length, and distance from the start."""
+
+    charts: tuple[Chart, ...]
+    lead: str
+    moments: tuple[Moment, ...]
+
+
+def rewarded(plan: Plan, events: Sequence[Event], drawn: Sequence[Drawn]) -> Rewarded | None:
+    """The section; None where answers are not drawn. drawn: of a few steps, all answers to the first prompt of each."""
+    if not plan.objective.draws:
+        return None
+    steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)
+    checks = sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.values(), key=lambda e: e.step)
+    charts = _charts(steps, checks) if steps else ()
+    lead = (
+        f"Of {plan.objective.num_samples} answers to the first prompt of a step the one that was worth most and the "
+        "one that was worth least; the first ones of more steps are kept in the folder samples beside this page."
+    )
+    groups: dict[int, list[Drawn]] = {}
+    for line in drawn:
+        groups.setdefault(int(line["step"]), []).append(line)
+    return Rewarded(charts, lead, tuple(_moment(step, groups[step]) for step in sorted(groups)))
+
+
+def best_validation(events: Sequence[Event]) -> tuple[float, int] | None:
+    """The highest mean reward of a validation and its step; None where there was no validation."""
+    found = [(e.measures["reward"], -e.step) for e in events if isinstance(e, ValidationDone) if "reward" in e.measures]
+    return (max(found)[0], -max(found)[1]) if found else None
+
+
+def _moment(step: int, lines: Sequence[Drawn]) -> Moment:
+    ranked = sorted(lines, key=lambda line: -float(line["reward"]))
+    kinds = [("Worth most", ranked[0])]
+    kinds += [("Worth least", ranked[-1])] if ranked[-1]["reward"] != ranked[0]["reward"] else []
+    if len(kinds) == 1:
+        kinds = [("All were worth the same; the first one", ranked[0])]
+    return Moment(f"Step {step:,}, {lines[0]['row_id']}", str(lines[0]["prompt"]), tuple(_shown(*k) for k in kinds))
+
+
+def _shown(title: str, line: Drawn) -> Shown:
+    count = int(line["num_new_tokens"])
+    cut = "Cut off after" if line["finish_reason"] == "length" else "Ended by itself after"
+    note = f"{cut} {count:,} {'token' if count == 1 else 'tokens'}; advantage {figures.signed(line['advantage'], 2)}."
+    return Shown(title, figures.rough(float(line["reward"])), str(line["output"]), note)
+
+
+def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tuple[Chart, ...]:
+    made = [_reward_chart(steps, checks)]
+    shares = {"no_signal_fraction": "groups without signal", "truncated_fraction": "answers cut off"}
+    made.append(
+        _chart(
+            "shares", "Groups that teach nothing, answers cut off", steps, shares, (BASE, OTHERS[0]), figures.percent
+        )
+    )
+    length = {"completion_tokens": "tokens"}
+    made.append(_chart("answer-length", "Tokens of an answer, mean", steps, length, (OTHERS[1],), figures.rough))
+    if any("kl" in step.measures for step in steps):
+        title = "Distance from the start, nats a token"
+        made.append(_chart("distance", title, steps, {"kl": "KL divergence"}, (OTHERS[2],), figures.rough))
+    return tuple(made)
+
+
+def _reward_chart(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> Chart:
+    """Mean reward, with the mean spread inside a group as a band, and of validations the likeliest answers'."""
+    at, mean = _points(steps, "reward")
+    _, spread = _points(steps, "reward_spread")
+    text = f"Mean reward went from {figures.rough(mean[0])} to {figures.rough(mean[-1])} in {int(at[-1]):,} steps."
+    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
+        axes.fill_between(at, mean - spread, mean + spread, color=TUNED, alpha=0.18, lw=0)
+        axes.plot(at, mean, color=TUNED, lw=1.8, marker=_marker(mean), ms=3.5, label="drawn answers")
+        if checks:
+            places, values = _points(checks, "reward")
+            axes.plot(places, values, "--o", color=BASE, lw=1.4, ms=4, label="validation, likeliest answers")
+            text += f" On validation rows the likeliest answers went from {figures.rough(values[0])}"
+            text += f" to {figures.rough(values[-1])}, at best {figures.rough(values.max())}."
+        _finish(axes, has_legend=True)
+        svg = inline_svg(figure, name="chart-reward", title="Reward", description=text)
+    return Chart("Reward, mean", f"{text} Band: mean spread between the answers to one prompt.", svg)
+
+
+def _chart(
+    name: str,
+    title: str,
+    steps: Sequence[StepDone],
+    measures: Mapping[str, str],
+    colours: Sequence[str],
+    form: Callable[[float], str],
+) -> Chart:
+    words = []
+    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
+        for (measure, label), colour in zip(measures.items(), colours, strict=True):
+            at, values = _points(steps, measure)
+            axes.plot(at, values, color=colour, lw=1.8, marker=_marker(values), ms=3.5, label=label)
+            words.append(f"{label} from {form(values[0])} to {form(values[-1])}, mean {form(values.mean())}")
+        axes.set_ylim(bottom=0)
+        _finish(axes, has_legend=len(measures) > 1)
+        text = f"{'; '.join(words)}."
+        text = text[0].upper() + text[1:]
+        svg = inline_svg(figure, name=f"chart-{name}", title=title, description=text)
+    return Chart(title, text, svg)
+
+
+def _finish(axes: Axes, *, has_legend: bool) -> None:
+    axes.grid(axis="y")
+    axes.set_xlabel("step")
+    axes.margins(y=0.12)
+    if has_legend:
+        axes.legend(frameon=False, loc="best", labelcolor=MUTED, handlelength=1.6, borderaxespad=0.1)
+
+
+def _marker(values: Values) -> str:
+    return "o" if len(values) < 12 else ""
+
+
+def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:
+    """Steps and values, thinned to what a chart can show: each point is the mean of its neighbours."""
+    found = [(event.step, event.measures[name]) for event in events if name in event.measures]
+    size = max(1, -(-len(found) // MAX_POINTS))
+    parts = [np.array(found[i : i + size], dtype=np.float64) for i in range(0, len(found), size)]
+    return np.array([part[-1, 0] for part in parts]), np.array([part[:, 1].mean() for part in parts])

@@ -1,0 +1,81 @@
+"""Rewards: figures, graders and lengths, weighted and added up for each answer that is written in training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from luthier.core.graders import LengthPenalty, Reward, RewardMetric
+from luthier.core.ports import Attempt, Grade
+from luthier.ml.evaluation.graders.grade import make_grader
+from luthier.ml.evaluation.graders.similarity import sentence_bleu
+from luthier.ml.evaluation.metrics.protocol import Observations
+from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
+
+Part = Callable[[Attempt, Mapping[str, Any]], float]
+
+
+class Rewards:
+    """Grades attempts by the rewards of a plan.
+
+    items: of each row its fields, and its answer as `reference`. A reward is the sum of its parts times their weights.
+    Raises RequestError for a formula that is none, and while grading for a field that a row lacks.
+    """
+
+    def __init__(self, rewards: Sequence[Reward], items: Mapping[str, Mapping[str, Any]]) -> None:
+        self._items = items
+        self._parts = [
+            (name, reward.weight, _part(reward)) for name, reward in zip(names(rewards), rewards, strict=True)
+        ]
+
+    def __call__(self, attempts: Sequence[Attempt]) -> list[Grade]:
+        """One grade an attempt, in order."""
+        return [self._grade(attempt) for attempt in attempts]
+
+    def _grade(self, attempt: Attempt) -> Grade:
+        item = self._items[attempt.row_id]
+        parts = {name: part(attempt, item) for name, _, part in self._parts}
+        return Grade(sum(weight * parts[name] for name, weight, _ in self._parts), parts)
+
+
+def names(rewards: Sequence[Reward]) -> list[str]:
+    """What each part is called; a second one of the same name is `name_2`."""
+    found, counts = [], Counter[str]()
+    for reward in rewards:
+        counts[reward.name] += 1
+        found.append(reward.name if counts[reward.name] == 1 else f"{reward.name}_{counts[reward.name]}")
+    return found
+
+
+def _part(reward: Reward) -> Part:
+    if reward.length is not None:
+        return _length(reward.length)
+    if reward.grader is not None:
+        grade = make_grader(reward.grader)
+        return lambda attempt, item: grade(attempt.text, item)
+    assert reward.metric is not None
+    return _metric(reward.metric)
+
+
+def _metric(name: RewardMetric) -> Part:
+    """A figure of evaluation for one answer, 0 to 1. Corpus BLEU means nothing for one: that of a sentence is taken."""
+    if name == "bleu":
+        return lambda attempt, item: sentence_bleu(attempt.text, item["reference"])
+    metric = load_metrics([name])[0]  # a family begins with the figure of its name
+    lower, upper = bounds_of(metric)
+
+    def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:
+        observed = Observations(outputs=[attempt.text], references=[item["reference"]])
+        return (float(metric.aggregate(metric.statistics(observed)[0])) - lower) / (upper - lower)
+
+    return grade
+
+
+def _length(penalty: LengthPenalty) -> Part:
+    over, room = penalty.free_tokens, penalty.max_tokens - penalty.free_tokens
+
+    def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:  # noqa: ARG001 - of any row
+        return -min(1.0, max(0.0, (attempt.num_new_tokens - over) / room))
+
+    return grade

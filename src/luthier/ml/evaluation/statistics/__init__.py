@@ -1,0 +1,38 @@
+"""How sure a figure is: intervals, tests, and how many rows it takes."""
+
+from luthier.ml.evaluation.statistics.bootstrap import NUM_RESAMPLES, cluster_sums, resampled_sums
+from luthier.ml.evaluation.statistics.intervals import (
+    LEVEL,
+    Difference,
+    Interval,
+    bootstrap_interval,
+    difference_of,
+    interval_of,
+    is_settled,
+    paired_bootstrap,
+)
+from luthier.ml.evaluation.statistics.planning import POWER, minimum_detectable_difference, rows_needed
+from luthier.ml.evaluation.statistics.seeds import difference_over_seeds, over_seeds
+from luthier.ml.evaluation.statistics.significance import holm, mcnemar, permutation_test
+
+__all__ = [
+    "LEVEL",
+    "NUM_RESAMPLES",
+    "POWER",
+    "Difference",
+    "Interval",
+    "bootstrap_interval",
+    "cluster_sums",
+    "difference_of",
+    "difference_over_seeds",
+    "holm",
+    "interval_of",
+    "is_settled",
+    "mcnemar",
+    "minimum_detectable_difference",
+    "over_seeds",
+    "paired_bootstrap",
+    "permutation_test",
+    "resampled_sums",
+    "rows_needed",
+]

@@ -1,0 +1,182 @@
+"""Figures of several trainings of one recipe: rows and seeds are two sources of chance.
+
+Another training with another seed gives another figure, and so do other rows. The half-widths of both are joined as
+the sides of a right angle, each with the quantile that its own number of values asks for: with two trainings that is
+12.7 standard errors for the seeds, since two values tell next to nothing of a spread. Where trainings do agree to the
+last digit, only the rows are left. Half-widths are joined on the scale of the figure's bounds (`core.bounds`), so that
+12.7 standard errors stay inside of what the figure can be.
+
+Sources: Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", 2021, arXiv:2103.03098 (the seed
+moves figures by as much as many a reported gain); Zou and Donner, "Construction of confidence limits about effect
+measures: a general approach", 2008, section 2 (how half-widths of independent parts are joined).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
+
+from luthier.core.bounds import Bounds
+from luthier.core.errors import RequestError
+from luthier.ml.evaluation.statistics.bootstrap import (
+    NUM_RESAMPLES,
+    Aggregate,
+    Array,
+    cluster_sums,
+    resampled_sums,
+    same_rows,
+)
+from luthier.ml.evaluation.statistics.intervals import TAIL, Difference, Interval, interval_of, percentiles, widened
+from luthier.ml.evaluation.statistics.leave_one_out import spread_of
+
+
+class _Seeds(NamedTuple):
+    """Spread of a mean over trainings: its standard error, from how many trainings."""
+
+    standard_error: float
+    num_seeds: int
+
+    def half_width(self, tail: float) -> float:
+        """Of the two-sided interval that leaves `tail` out at each side; 0 for a system that is not trained."""
+        return -float(stdtrit(self.num_seeds - 1, tail)) * self.standard_error if self.standard_error else 0.0
+
+
+def over_seeds(
+    per_seed: Sequence[Array],
+    aggregate: Aggregate,
+    *,
+    bounds: Bounds,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """The mean figure of several trainings, with an interval that holds for other trainings and other rows.
+
+    per_seed: [rows, k] of each training, the same rows in the same order. bounds: what the figure can be. clusters: the
+    source of each row.
+
+    Raises:
+        RequestError: fewer than two trainings, or different rows.
+    """
+    if len(per_seed) < 2:
+        raise RequestError(
+            f"{len(per_seed)} trainings", expected="at least two, or their spread cannot be seen", do="train more seeds"
+        )
+    side = _Side(per_seed, aggregate)
+    together = np.concatenate(per_seed, axis=1)
+    sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
+    units = cluster_sums(together, clusters)
+    rows = interval_of(together.sum(axis=0), sums, side.mean_figure, bounds=bounds, rows=units)
+    return _Joint(rows, [side.spread()], bounds, len(units)).interval()
+
+
+def difference_over_seeds(
+    per_seed_a: Sequence[Array],
+    per_seed_b: Sequence[Array],
+    aggregate: Aggregate,
+    *,
+    bounds: Bounds,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
+) -> Difference:
+    """Mean figure of A's trainings minus that of B's, on the same rows.
+
+    A system that is not trained, such as the base model, has one array. Seeds of both sides are independent of each
+    other. The p-value is that of the interval: it is below 5% just where the 95% interval leaves out 0.
+
+    Raises:
+        RequestError: no array for a side, one for both, or different rows.
+    """
+    if min(len(per_seed_a), len(per_seed_b)) < 1 or len(per_seed_a) + len(per_seed_b) < 3:
+        raise RequestError(
+            f"{len(per_seed_a)} and {len(per_seed_b)} trainings",
+            expected="at least two of one system, and one of the other",
+            do="train more seeds, or use paired_bootstrap for one training of each",
+        )
+    same_rows(per_seed_a[0], per_seed_b[0])
+    side_a, side_b = _Side(per_seed_a, aggregate), _Side(per_seed_b, aggregate)
+    together = np.concatenate([*per_seed_a, *per_seed_b], axis=1)
+    width = side_a.width
+
+    def difference(sums: Array) -> Array:
+        return side_a.mean_figure(sums[..., :width]) - side_b.mean_figure(sums[..., width:])
+
+    sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
+    value = float(difference(together.sum(axis=0)))
+    units, of_differences = cluster_sums(together, clusters), bounds.of_differences
+    spread = spread_of(units, difference)
+    rows = Interval(value, *widened(percentiles(difference(sums)), value, spread, of_differences))
+    spreads = [side_a.spread(), side_b.spread()]
+    joint = _Joint(rows, spreads, of_differences, len(units))
+    joined = joint.interval()
+    row_error = (rows.high - rows.low) / (2 * -float(ndtri(TAIL)))
+    error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
+    return Difference(joined.value, joined.low, joined.high, joint.p_value(), error)
+
+
+class _Side:
+    """One system's trainings. width: columns of all of them side by side."""
+
+    def __init__(self, per_seed: Sequence[Array], aggregate: Aggregate) -> None:
+        for stats in per_seed:
+            same_rows(per_seed[0], stats)
+        self._per_seed, self._aggregate = per_seed, aggregate
+        self.width = sum(stats.shape[1] for stats in per_seed)
+
+    def mean_figure(self, sums: Array) -> Array:
+        """Sums of all trainings side by side -> the mean of their figures: [..., width] -> [...]."""
+        parts = np.split(sums, len(self._per_seed), axis=-1)
+        result: Array = np.mean([self._aggregate(part) for part in parts], axis=0)
+        return result
+
+    def spread(self) -> _Seeds:
+        """How much the mean would move with other seeds."""
+        figures = [float(self._aggregate(stats.sum(axis=0))) for stats in self._per_seed]
+        num = len(figures)
+        return _Seeds(float(np.std(figures, ddof=1)) / math.sqrt(num) if num > 1 else 0.0, num)
+
+
+class _Joint:
+    """The interval of the rows and the spreads of the seeds, on the scale of the bounds' link."""
+
+    def __init__(self, rows: Interval, spreads: Sequence[_Seeds], bounds: Bounds, num_rows: int) -> None:
+        self._rows, self._bounds = rows, bounds
+        largest = max((spread.standard_error for spread in spreads), default=0.0)
+        quarter = bounds.width / (4 * num_rows) if math.isfinite(bounds.width) else 0.0
+        place = bounds.inside(rows.value, max(largest, quarter))
+        self._centre, slope = bounds.link(place), bounds.slope(place)
+        self._spreads = [spread._replace(standard_error=spread.standard_error * slope) for spread in spreads]
+
+    def interval(self) -> Interval:
+        """Half-widths joined as the sides of a right angle, to either side."""
+        among_seeds = [spread.half_width(TAIL) for spread in self._spreads]
+        value, low, high = self._rows
+        if not any(among_seeds):
+            return self._rows
+        below = self._centre - math.hypot(self._centre - self._bounds.link(low), *among_seeds)
+        above = self._centre + math.hypot(self._bounds.link(high) - self._centre, *among_seeds)
+        return Interval(value, min(low, self._bounds.unlink(below)), max(high, self._bounds.unlink(above)))
+
+    def p_value(self) -> float:
+        """The level at which the interval just reaches 0; the rows' half-width grows with the normal quantile."""
+        link, (value, low, high) = self._bounds.link, self._rows
+        if not math.isfinite(link(low) if value > 0 else link(high)):
+            return 1.0
+        distance = abs(self._centre - link(0.0))
+        row_error = (self._centre - link(low) if value > 0 else link(high) - self._centre) / -float(ndtri(TAIL))
+
+        def beyond(log_tail: float) -> float:
+            tail = math.exp(log_tail)
+            parts = [spread.half_width(tail) for spread in self._spreads]
+            return math.hypot(-float(ndtri(tail)) * row_error, *parts) - distance
+
+        least, most = math.log(1e-12), math.log(0.5)
+        if distance == 0 or beyond(most) >= 0:
+            return 1.0
+        return 2 * math.exp(least if beyond(least) <= 0 else float(brentq(beyond, least, most)))

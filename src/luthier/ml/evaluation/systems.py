@@ -1,0 +1,139 @@
+"""What is judged: one system with the rows as it sees them, and the checks before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.ports import Engine, Progress, ProgressTask, Prompt, Score
+from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class SystemUnderTest:
+    """One system and the held-out rows as it sees them; all sequences have one item a row, in the same order.
+
+    prompts, references and prompt_texts are empty for plain text, which is only scored. prompt_texts: the question as
+    a person reads it, without few-shot examples. tokenised: prompt and answer with this system's own tokenizer; of
+    preference pairs the chosen side, and `rejected` holds the other one. num_bytes: UTF-8 bytes of the learned text.
+    options: of each row the prompt with each answer to choose from, of which only the answer's own tokens are learned;
+    option_texts: these answers. earlier: the other answers of conversations that are scored in a sequence for each
+    answer, because the template rewrites earlier turns; empty where there are none.
+    """
+
+    name: str
+    model: str
+    adapter: str | None
+    num_few_shot: int
+    engine: Engine
+    prompts: tuple[Prompt, ...]
+    references: tuple[str, ...]
+    row_ids: tuple[str, ...]
+    prompt_texts: tuple[str, ...]
+    tokenised: tuple[TokenisedExample, ...]
+    num_bytes: tuple[int, ...]
+    rejected: tuple[TokenisedExample, ...] = ()
+    options: tuple[tuple[TokenisedExample, ...], ...] = ()
+    option_texts: tuple[tuple[str, ...], ...] = ()
+    earlier: tuple[tuple[TokenisedExample, ...], ...] = ()
+
+    def scores(self, progress: Progress) -> list[Score]:
+        """How well each row is predicted, all of its answers together."""
+        more = list(chain.from_iterable(self.earlier))
+        found = self.engine.score([*self.tokenised, *more], progress)
+        if not more:
+            return found
+        rest = iter(found[len(self.tokenised) :])
+        return [_together([one, *islice(rest, len(rows))]) for one, rows in zip(found, self.earlier, strict=False)]
+
+
+def _together(scores: Sequence[Score]) -> Score:
+    return Score(
+        nll_nats=sum(score.nll_nats for score in scores),
+        num_tokens=sum(score.num_tokens for score in scores),
+        num_correct=sum(score.num_correct for score in scores),
+    )
+
+
+def check_systems(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDefinition]) -> None:
+    """Raises RequestError as `compare.judge` says."""
+    names = [system.name for system in systems]
+    if not systems or not metrics or len(set(names)) < len(names):
+        raise RequestError(
+            f"systems {names}, {len(metrics)} metrics",
+            expected="at least one system and one metric, and a name of its own for each system",
+            do="name each system once, and ask for at least one metric",
+        )
+    first = systems[0]
+    if not first.row_ids or len(set(first.row_ids)) < len(first.row_ids):
+        raise RequestError(
+            f"{len(first.row_ids)} rows with {len(set(first.row_ids))} different ids",
+            expected="at least one row, and an id of its own for each",
+            do="check the held-out file",
+        )
+    for system in systems:
+        if system.row_ids != first.row_ids:
+            raise RequestError(
+                f"{system.name} was given other rows than {first.name}, or another order ({len(system.row_ids)} and "
+                f"{len(first.row_ids)} rows)",
+                expected="the same held-out rows in the same order for every system",
+                do="build all systems from the same rows",
+            )
+        _check_rows(system, metrics)
+
+
+def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) -> None:
+    num_rows = len(system.row_ids)
+    texts = (system.prompts, system.references, system.prompt_texts)
+    tokens = (system.tokenised, system.num_bytes)
+    for columns in (texts, tokens, (system.rejected,), (system.options, system.option_texts), (system.earlier,)):
+        lengths = [len(column) for column in columns]
+        if set(lengths) not in ({0}, {num_rows}):
+            raise RequestError(
+                f"{system.name} has {lengths} values for {num_rows} rows",
+                expected="one prompt, reference and text a row, or none; one tokenised example and size a row, or none",
+                do="build the system from all rows",
+            )
+    for metric in metrics:
+        there, missing = {
+            "text": (system.prompts, "a prompt and an answer"),
+            "likelihood": (system.tokenised, "tokens"),
+            "pairs": (system.rejected, "two sides"),
+            "options": (system.options, "answers to choose from"),
+        }[metric.needs]
+        if not there:
+            raise RequestError(
+                f"metric {metric.name} on rows without {missing}",
+                expected="rows with what the metric looks at, or other metrics",
+                do="for plain text ask for perplexity and bits_per_byte; only preference pairs have two sides",
+            )
+    for number, (options, words) in enumerate(zip(system.options, system.option_texts, strict=True)):
+        if len(options) != len(words) or len(words) < 2 or any(option.num_trained_tokens == 0 for option in options):
+            raise RequestError(
+                f"{system.row_ids[number]} has {len(words)} answers to choose from, {len(options)} of them in tokens",
+                expected="at least two in every row, each with a token of its own",
+                do="check the options of this row",
+            )
+    if not {metric.needs for metric in metrics} & {"likelihood", "pairs"}:
+        return  # an empty reference is nothing to learn, and nobody asks how likely it is
+    for example, num_bytes in zip(system.tokenised, system.num_bytes, strict=True):
+        if example.num_trained_tokens == 0 or num_bytes == 0:
+            raise RequestError(
+                f"{example.id} has {example.num_trained_tokens} learned tokens and {num_bytes} bytes of learned text",
+                expected="at least one of each in every held-out row",
+                do="take the row out of the held-out file, or give it an answer",
+            )
+
+
+class Titled:
+    """Progress whose tasks say what they are for: a system, or a task of a suite."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+
+    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
+        """The bar with the name before its title."""
+        return self._progress.task(f"{self._name}: {title[:1].lower()}{title[1:]}", total, unit, done)

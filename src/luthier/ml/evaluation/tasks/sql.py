@@ -1,0 +1,224 @@
+"""SQL by execution: does it run, and does it give what the row's own query gives?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import DataError, NotFoundError, RequestError
+from luthier.core.suite import SqlTask
+from luthier.core.task_result import TaskFigures
+from luthier.ml.evaluation.jail.sql import Database, Result, SqlRunner
+from luthier.ml.evaluation.metrics.fenced import first_block
+from luthier.ml.evaluation.metrics.fraction import Fraction
+from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
+from luthier.ml.evaluation.sql.made_up import made_up
+from luthier.ml.evaluation.sql.tables import Table, described_table, written_out
+from luthier.ml.evaluation.sql.tokens import is_ordered
+from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
+from luthier.ml.evaluation.tasks.row_checks import check_rows, own_answer, refuse_rows
+
+
+class Sql:
+    """Execution accuracy and validity, and how many of the rows' own queries run."""
+
+    def check(self, task: SqlTask, rows: Sequence[TaskRow]) -> None:
+        """Every row has a query and what it is asked of."""
+        field = task.database_field or task.table_field
+
+        def problem(row: TaskRow) -> tuple[str, str] | None:
+            if not query_of(own_answer(row)):
+                return "answer", "is no query"
+            if field is None:
+                return None
+            value = text_in(row.item.get(field))
+            if not value.strip():
+                return field, "is no text"
+            if task.table_field is not None and described_table(value) is None:
+                return field, "describes no table as `table: NAME` with `columns: A, B` on the next line"
+            return None
+
+        expected = f"a query as the answer{f' and a text in {field!r}' if field else ''} in every row"
+        check_rows(task.name, rows, problem, expected=expected)
+
+    def options(self, task: SqlTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
+        """None: the model writes."""
+        return ()
+
+    def metrics(self, task: SqlTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
+        """Execution accuracy first. Rows whose own query does not run count in `own_query_runs` only.
+
+        Raises:
+            NotFoundError, RequestError: a database is not there, or cannot be made.
+            DataError: no row's own query runs; names all of them with SQLite's words.
+        """
+        judge = SqlJudge(task, rows, resources)
+        if len(judge.unusable) == len(rows):
+            refuse_rows(task.name, list(judge.unusable.items()), expected="queries that SQLite runs", field="answer")
+        return [
+            Fraction("execution_accuracy", "right results", judge.right),
+            Fraction("sql_valid", "queries that run", judge.runs),
+            Fraction("own_query_runs", "rows whose own query runs", judge.own_runs),
+        ]
+
+    def figures(self, task: SqlTask, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
+        """Nothing is drawn."""
+        return None
+
+    def cautions(self, task: SqlTask) -> tuple[str, ...]:
+        """What equal results do not prove."""
+        common = (
+            "A query is right if it gives the rows of the row's own query, in any order unless that one has ORDER BY; "
+            "a wrong query may give them by chance. Rows whose own query does not run are left out of the accuracy."
+        )
+        if task.table_field is None:
+            return (common,)
+        return (
+            common,
+            "The tables' content is made up, so that queries one change apart give different results where it can; "
+            "names without quotes are read by the table's description, in answers as in the rows' own queries.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What a row's answers are held against. error: why its own query does not run."""
+
+    databases: tuple[Database, ...]
+    results: tuple[Result, ...]
+    table: Table | None
+    is_ordered: bool
+    error: str | None = None
+
+
+class SqlJudge:
+    """Runs answers in their rows' databases, each different answer once.
+
+    unusable: by the row's id, why its own query does not run.
+    """
+
+    def __init__(self, task: SqlTask, rows: Sequence[TaskRow], resources: Resources) -> None:
+        self._task, self._resources = task, resources
+        self._cases: dict[tuple[str, str], _Case] = {}
+        self._told: dict[tuple[tuple[str, str], str], tuple[bool, bool]] = {}
+        self.unusable: dict[str, str] = {}
+        title = "Making databases" if task.table_field else "Running the rows' own queries"
+        runner = self._runner(self._files(rows))
+        with runner, resources.progress.task(title, len(rows), "rows") as progress:
+            for row in rows:
+                key = self._key(row.item, own_answer(row))
+                if key not in self._cases:
+                    self._cases[key] = self._case(row, runner)
+                if (error := self._cases[key].error) is not None:
+                    self.unusable[row.example.id] = error
+                progress.advance()
+
+    def right(self, observed: Observations) -> Array:
+        """[rows, 2]: 1 where all results are those of the row's own query; 1 where that one runs."""
+        usable = self.own_runs(observed)[:, :1]
+        right = mean_statistics([right for _, right in self._outcomes(observed)])
+        right[:, 1:] = usable
+        return right
+
+    def runs(self, observed: Observations) -> Array:
+        """[rows, 2]: 1 where the answer runs, one."""
+        return mean_statistics([runs for runs, _ in self._outcomes(observed)])
+
+    def own_runs(self, observed: Observations) -> Array:
+        """[rows, 2]: 1 where the row's own query runs, one."""
+        pairs = zip(observed.items, observed.references, strict=True)
+        return mean_statistics([self._cases[self._key(item, own)].error is None for item, own in pairs])
+
+    def _outcomes(self, observed: Observations) -> list[tuple[bool, bool]]:
+        """Of each answer whether it runs, and whether it is right."""
+        rows = list(zip(observed.items, observed.references, observed.outputs, strict=True))
+        asked = [(self._key(item, own), query_of(output)) for item, own, output in rows]
+        new = [one for one in dict.fromkeys(asked) if one not in self._told]
+        if new:
+            progress = self._resources.progress.task("Running queries", len(new), "queries")
+            files = [Path(database.file) for case in self._cases.values() for database in case.databases]
+            with self._runner(files) as runner, progress as task:
+                for key, query in new:
+                    self._told[key, query] = _judge(self._cases[key], query, runner)
+                    task.advance()
+        return [self._told[one] for one in asked]
+
+    def _runner(self, files: Sequence[Path]) -> SqlRunner:
+        is_remote = self._resources.is_remote
+        return SqlRunner(seconds=self._task.timeout_seconds, files=files, needs_isolation=is_remote)
+
+    def _case(self, row: TaskRow, runner: SqlRunner) -> _Case:
+        query = query_of(own_answer(row))
+        if self._task.table_field is not None:
+            table = described_table(text_in(row.item[self._task.table_field]))
+            assert table is not None
+            query = written_out(query, table)
+            made = made_up(table, query, runner.run)
+            error = made.error
+            # In a table of one's own, results that need no order are compared without it.
+            return _Case(made.databases or (_empty(table),), made.results, table, is_ordered(query), error)
+        database = self._database(row.item)
+        try:
+            (result,) = runner.run(database, [query])
+        except RequestError as error:
+            raise DataError(f"{row.example.id}: {error.came}", expected=error.expected, do=error.do) from error
+        return _Case((database,), (result,), None, is_ordered(query), result.error)
+
+    def _database(self, item: Mapping[str, Any]) -> Database:
+        """A file where the value names one, else statements."""
+        field = self._task.database_field
+        value = text_in(item[field]) if field else str(self._task.database)
+        if field and re.search(r"\b(create|insert)\s", value, re.IGNORECASE):
+            return Database(script=value)
+        path = self._resources.file(field or "database", value).resolve()
+        if not path.is_file():
+            raise NotFoundError(str(path), expected="a SQLite file", do="correct the task's database")
+        return Database(file=str(path))
+
+    def _files(self, rows: Sequence[TaskRow]) -> list[Path]:
+        if self._task.table_field is not None:
+            return []
+        files = {self._database(row.item).file for row in rows}
+        return [Path(file) for file in sorted(files) if file]
+
+    def _key(self, item: Mapping[str, Any], own: str) -> tuple[str, str]:
+        field = self._task.database_field or self._task.table_field
+        return text_in(item[field]) if field else "", own
+
+
+def text_in(value: object) -> str:
+    """A field's text; of a list of chat messages all that is not the assistant's. Empty for anything else."""
+    if isinstance(value, str):
+        return value
+    messages = [one for one in value if isinstance(one, Mapping)] if isinstance(value, list | tuple) else []
+    return "\n".join(str(one.get("content", "")) for one in messages if one.get("role") != "assistant")
+
+
+def query_of(answer: str) -> str:
+    """The query of an answer: its first fenced block, else its text, up to the first blank line or a last semicolon."""
+    text = first_block(answer).strip()
+    return re.split(r"\n[ \t]*\n", text, maxsplit=1)[0].strip().rstrip(";").strip()
+
+
+def _judge(case: _Case, query: str, runner: SqlRunner) -> tuple[bool, bool]:
+    if case.table is not None:
+        query = written_out(query, case.table)
+    is_right = case.error is None
+    for place, database in enumerate(case.databases):
+        (given,) = runner.run(database, [query])
+        if given.error is not None:
+            return False, False
+        if is_right:
+            own = case.results[place]
+            same = given.in_order == own.in_order if case.is_ordered else given.in_any_order == own.in_any_order
+            is_right = same
+    return True, is_right
+
+
+def _empty(table: Table) -> Database:
+    columns = ", ".join('"' + column.replace('"', '""') + '"' for column in table.columns)
+    name = table.name.replace('"', '""')
+    return Database(script=f'CREATE TABLE "{name}" ({columns});')

@@ -1,0 +1,162 @@
+"""A bundle to a model repository of a hub that speaks the Hugging Face API, in one commit.
+
+What a push that was killed has sent is not sent again: the hub knows large files by their digests. The commit comes
+last, so that a repository holds a whole bundle or none. HF_ENDPOINT and HF_TOKEN are read at every call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from luthier.core.errors import RequestError, WorkError
+from luthier.core.ports import Progress
+from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
+from luthier.ml.export.bundle.target import Cargo, Pushed, another_bundle, check_strangers, not_proved
+from luthier.ml.inference.models.hub_access import endpoint
+
+SCHEME: Final = "hf://"
+_ADDRESS: Final = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_OF_THE_HUB: Final = (".gitattributes",)
+_TIMEOUT_SECONDS: Final = 30.0
+
+
+def push_to_hub(cargo: Cargo, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
+    """Make the repository where it is not there (private, unless `is_public`), and commit the bundle to it.
+
+    url: `hf://org/name` or `hf://org/name@branch`.
+
+    Raises RequestError (the URL), ConflictError (something else is there) and WorkError (the hub refused or failed).
+    """
+    match = _ADDRESS.fullmatch(url.rstrip("/"))
+    if match is None or ".." in url:
+        raise RequestError(
+            f"the address {url!r} names no repository",
+            expected="hf://org/name or hf://org/name@branch",
+            do="write it as on the repository's page",
+        )
+    repo, revision = match["repo"], match["revision"] or "main"
+    api = HfApi(endpoint=endpoint(), library_name="luthier")
+    with _explained(repo):
+        api.create_repo(repo, private=not is_public, exist_ok=True)
+        if revision != "main":
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        before = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+    there = {sibling.rfilename: sibling for sibling in before.siblings or []}
+    _check_free(cargo, there, url)
+    missing = [file for file in cargo.files if file.path not in there or not _is_same(cargo, file, there[file.path])]
+    if missing:
+        additions = [CommitOperationAdd(file.path, str(cargo.folder / file.path)) for file in missing]
+        with _explained(repo), _quiet():
+            _send(api, additions, repo, revision, progress)
+            said = f"Bundle {cargo.manifest.digest}"
+            api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
+        with _explained(repo):
+            after = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+        there = {sibling.rfilename: sibling for sibling in after.siblings or []}
+    for file in cargo.files:
+        if file.path not in there:
+            raise not_proved(url, file.path, "it is not there")
+        if not _is_same(cargo, file, there[file.path]):
+            raise not_proved(url, file.path, "its digest is another")
+    return Pushed(
+        url=f"{endpoint()}/{repo}" + (f"/tree/{revision}" if revision != "main" else ""),
+        bundle_sha256=cargo.manifest.digest,
+        num_files=len(cargo.files),
+        num_sent=len(missing),
+        num_bytes_sent=sum(file.num_bytes for file in missing),
+    )
+
+
+def _check_free(cargo: Cargo, there: dict[str, Any], url: str) -> None:
+    own = {name: found for name, found in there.items() if name not in _OF_THE_HUB}
+    if MANIFEST in own:
+        if not _is_same(cargo, cargo.files[-1], own[MANIFEST]):
+            raise another_bundle(url, f"holds another bundle than {cargo.manifest.digest}")
+    elif own:
+        raise another_bundle(url, f"holds {len(own):,} files and no manifest")
+    signature = next((file for file in cargo.files if file.path == SIGNATURE), None)
+    if signature is not None and SIGNATURE in own and not _is_same(cargo, signature, own[SIGNATURE]):
+        raise another_bundle(url, "holds this bundle with another signature")
+    check_strangers(url, own, cargo)
+
+
+def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: str, progress: Progress) -> None:
+    """Send the content of large files, one by one; what the hub has by its digest is not sent again."""
+    total = sum(addition.upload_info.size for addition in additions)
+    with progress.task(f"Pushing to {repo}", total, "bytes") as task:
+        for addition in additions:
+            task.note(addition.path_in_repo)
+            api.preupload_lfs_files(repo, [addition], revision=revision, free_memory=False)
+            task.advance(addition.upload_info.size)
+
+
+def _is_same(cargo: Cargo, file: BundleFile, sibling: Any) -> bool:
+    """Whether the hub's own digest of a file is that of ours: SHA-256 of large ones, git's object id of small ones."""
+    if sibling.lfs is not None:
+        return bool(sibling.lfs.sha256 == file.sha256)
+    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(cargo.folder / file.path))
+
+
+def _git_id(path: Path) -> str:
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(8 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The client shows bars of its own otherwise, beside ours."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Say what the hub did in Luthier's words; a token never stands in them."""
+    try:
+        yield
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
+        # What goes wrong while a file is sent comes wrapped.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        if isinstance(cause, HfHubHTTPError):
+            raise _refused(repo, cause) from error
+        reason = (str(cause).splitlines() or [""])[0]
+        raise WorkError(
+            f"{repo} could not be pushed to {endpoint()}: {type(cause).__name__}: {reason}",
+            expected="an answer from the hub",
+            do="check the network (and HF_ENDPOINT, HF_HUB_OFFLINE, proxies), then push again: what arrived is kept",
+        ) from error
+
+
+def _refused(repo: str, error: HfHubHTTPError) -> WorkError:
+    status = error.response.status_code if error.response is not None else 0
+    reason = (error.server_message or "no reason given").splitlines()[0]
+    do = {
+        401: "set HF_TOKEN to a token that may write",
+        403: "set HF_TOKEN to a token that may write to this organisation",
+        404: "check the name of the organisation, and that HF_TOKEN may see it",
+        412: "somebody has committed meanwhile: look at the repository, then push again",
+    }
+    return WorkError(
+        f"{endpoint()} refused {repo} with status {status}: {reason}",
+        expected="a repository that may be written",
+        do=do.get(status, "push again: what has arrived is not sent twice"),
+    )

@@ -1,0 +1,255 @@
+"""Is a bundle what it was when it was made? Every fault is named; nothing in the folder is trusted to be harmless."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from luthier.core.digest import sha256_bytes, sha256_file
+from luthier.core.errors import NotFoundError
+from luthier.core.frozen import Frozen
+from luthier.core.ports import Progress, SilentProgress
+from luthier.ml.export.bundle.lineage import BASE_ROLE, PREDICATE_TYPE, STATEMENT_TYPE, WEIGHTS_DIGEST
+from luthier.ml.export.bundle.manifest import (
+    CARD,
+    LINEAGE,
+    MANIFEST,
+    PLAN,
+    SBOM,
+    SIGNATURE,
+    BundleFile,
+    Manifest,
+    ManifestError,
+    read_manifest,
+    walk,
+)
+from luthier.ml.export.bundle.signature import SignatureError, check, read_public_key
+
+FaultKind = Literal["missing", "changed", "extra", "link", "manifest", "lineage", "base", "signature", "name"]
+ADAPTER: Final = "adapter_config.json"
+_MOST_MANIFEST_BYTES: Final = 64 << 20
+# What a hub and git put beside the files of a copy; no runtime reads them.
+_OF_THE_HUB: Final = (".gitattributes", ".git", ".cache/huggingface")
+
+
+class Fault(Frozen):
+    """One thing that is not as it was. path: below the folder. what: the end of a sentence that begins with it."""
+
+    kind: FaultKind
+    path: str
+    what: str
+
+
+class VerifyReport(Frozen):
+    """What was found. bundle_sha256: the bundle's name as its files say now; None where they name none.
+
+    signed_by: `ed25519:` and the public key whose signature holds, None where there is none. is_signer_proved: whether
+    that is the key that was asked for. left_aside: files that a hub or git has added, which were not looked at.
+    """
+
+    folder: str
+    bundle_sha256: str | None
+    num_files: int
+    num_bytes: int
+    faults: tuple[Fault, ...]
+    signed_by: str | None = None
+    is_signer_proved: bool = False
+    base_name: str | None = None
+    base_sha256: str | None = None
+    left_aside: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is no fault."""
+        return not self.faults
+
+
+def verify(
+    folder: Path,
+    *,
+    key: Path | None = None,
+    bundle_sha256: str | None = None,
+    base_sha256: str | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Compare every file of a bundle with its manifest, and what its documents say with each other.
+
+    key: a PEM file with the Ed25519 public key that must have signed. bundle_sha256: the name that it must have.
+    base_sha256: the digest of the base model that is to be used with it.
+
+    Raises NotFoundError (no such folder) and RequestError (the key cannot be used).
+    """
+    if not folder.is_dir():
+        raise NotFoundError(f"{folder}: no such folder", expected="the folder of a bundle", do="check the path")
+    public = read_public_key(key) if key is not None else None
+    names, faults = _present(folder)
+    aside = {name for name in names if _is_of_the_hub(name)}
+    content = _small_file(folder / MANIFEST)
+    manifest: Manifest | None = None
+    if content is None:
+        faults.append(Fault(kind="missing", path=MANIFEST, what="is missing: this is no bundle, or no whole one"))
+    else:
+        try:
+            manifest = read_manifest(content)
+        except ManifestError as error:
+            faults.append(Fault(kind="manifest", path=MANIFEST, what=str(error)))
+    stated: dict[str, Any] = {}
+    signed_by = None
+    if manifest is not None and content is not None:
+        faults += _compare(folder, manifest, names, aside, progress or SilentProgress())
+        found, stated = _documents(folder, manifest)
+        faults += found
+        if bundle_sha256 is not None and manifest.digest != bundle_sha256:
+            what = f"has digest {manifest.digest}: this is another bundle than the {bundle_sha256} that was asked for"
+            faults.append(Fault(kind="name", path=MANIFEST, what=what))
+    if base_sha256 is not None and stated.get("sha256") not in (None, base_sha256):
+        what = f"names a base with digest {stated['sha256']}; the one at hand has {base_sha256}"
+        faults.append(Fault(kind="base", path=LINEAGE, what=what))
+    envelope = _small_file(folder / SIGNATURE)
+    if envelope is not None:
+        try:
+            signed_by = check(envelope, content or b"", public)
+        except SignatureError as error:
+            faults.append(Fault(kind="signature", path=SIGNATURE, what=str(error)))
+    elif public is not None or SIGNATURE in names:
+        faults.append(Fault(kind="signature", path=SIGNATURE, what="is missing: nobody has signed this"))
+    return VerifyReport(
+        folder=str(folder),
+        bundle_sha256=sha256_bytes(content) if content is not None and manifest is not None else None,
+        num_files=len(manifest.files) if manifest is not None else 0,
+        num_bytes=sum(file.num_bytes for file in manifest.files) if manifest is not None else 0,
+        faults=tuple(faults),
+        signed_by=signed_by,
+        is_signer_proved=signed_by is not None and public is not None,
+        base_name=stated.get("name"),
+        base_sha256=stated.get("sha256"),
+        left_aside=tuple(one for one in _OF_THE_HUB if any(_is_in(name, one) for name in aside)),
+    )
+
+
+def _present(folder: Path) -> tuple[set[str], list[Fault]]:
+    """The paths of what is there, and a fault for each link."""
+    names, faults = set(), []
+    for path in walk(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            what = f"is a link, to {str(path.readlink())!r}: a bundle has none"
+            faults.append(Fault(kind="link", path=_shown(name), what=what))
+        names.add(name)
+    return names, faults
+
+
+def _is_of_the_hub(name: str) -> bool:
+    return any(_is_in(name, one) for one in _OF_THE_HUB)
+
+
+def _is_in(name: str, place: str) -> bool:
+    return name == place or name.startswith(f"{place}/")
+
+
+def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str], progress: Progress) -> Iterator[Fault]:
+    links = {name for name in names if (folder / name).is_symlink()}
+    total = sum(file.num_bytes for file in manifest.files)
+    with progress.task("Verifying", total, "bytes") as task:
+        for file in manifest.files:
+            if file.path not in names:
+                yield Fault(kind="missing", path=file.path, what="is missing")
+            elif file.path not in links and (what := _difference(folder / file.path, file)) is not None:
+                yield Fault(kind="changed", path=file.path, what=what)
+            task.advance(file.num_bytes)
+    for name in sorted(names - links - aside - manifest.by_path.keys() - {MANIFEST, SIGNATURE}):
+        yield Fault(kind="extra", path=_shown(name), what="is not part of the bundle")
+
+
+def _shown(name: str) -> str:
+    """A name with what is no UTF-8 in it as `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _difference(path: Path, file: BundleFile) -> str | None:
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return "is no plain file"
+        if status.st_size != file.num_bytes:
+            return f"has {status.st_size:,} bytes instead of {file.num_bytes:,}"
+        digest = sha256_file(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return None if digest == file.sha256 else f"has digest {digest} instead of {file.sha256}"
+
+
+def _small_file(path: Path) -> bytes | None:
+    """The content of a plain file; None where there is none, or one that is far too long to be what it should."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_MANIFEST_BYTES:
+            return None
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str, Any]]:
+    """Faults of what the documents say, and the base model that they name."""
+    faults = [
+        Fault(kind="missing", path=name, what="is not in the manifest: a bundle has one")
+        for name in (CARD, LINEAGE, SBOM)
+        if name not in manifest.by_path
+    ]
+    try:
+        statement = json.loads(_small_file(folder / LINEAGE) or b"")
+        dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        base = next(one for one in dependencies if one["annotations"]["role"] == BASE_ROLE)
+        stated = {"name": base["name"], "sha256": base["digest"][WEIGHTS_DIGEST], "uri": base.get("uri", "")}
+        subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
+        kinds = (statement["_type"], statement["predicateType"])
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        what = f"cannot be understood ({type(error).__name__})"
+        return [*faults, Fault(kind="lineage", path=LINEAGE, what=what)], {}
+    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
+        faults.append(Fault(kind="lineage", path=LINEAGE, what=f"is of another kind: {kinds}"))
+    expected = {file.path: file.sha256 for file in manifest.files if file.path != LINEAGE}
+    for name in sorted(subjects.keys() | expected.keys()):
+        if subjects.get(name) != expected.get(name):
+            what = f"is about another {name!r} than the manifest"
+            faults.append(Fault(kind="lineage", path=LINEAGE, what=what))
+    return [*faults, *_other_bases(folder, manifest, stated)], stated
+
+
+def _other_bases(folder: Path, manifest: Manifest, stated: dict[str, Any]) -> Iterator[Fault]:
+    """Documents that name another base model than the lineage does: an adapter on another base is another model."""
+    found: dict[str, Any] = {}
+    try:
+        if PLAN in manifest.by_path:
+            found[PLAN] = json.loads(_small_file(folder / PLAN) or b"")["base_model"]["sha256"]
+        if SBOM in manifest.by_path:
+            parts = json.loads(_small_file(folder / SBOM) or b"")["components"]
+            properties = next(part["properties"] for part in parts if part["bom-ref"] == "base-model")
+            found[SBOM] = next(one["value"] for one in properties if one["name"] == f"luthier:{WEIGHTS_DIGEST}")
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        yield Fault(kind="base", path=SBOM, what=f"or {PLAN} cannot be understood ({type(error).__name__})")
+    if ADAPTER in manifest.by_path and (named := _base_of_adapter(folder / ADAPTER)) not in _names(stated):
+        yield Fault(kind="base", path=ADAPTER, what=f"is for the base {named!r}, lineage for {stated['name']!r}")
+    for path, sha256 in found.items():
+        if sha256 != stated["sha256"]:
+            yield Fault(kind="base", path=path, what=f"names a base with digest {sha256}, lineage {stated['sha256']}")
+
+
+def _base_of_adapter(path: Path) -> Any:
+    """What PEFT loads beneath an adapter; None where the file does not say."""
+    try:
+        document = json.loads(_small_file(path) or b"")
+    except ValueError:
+        return None
+    return document.get("base_model_name_or_path") if isinstance(document, dict) else None
+
+
+def _names(stated: dict[str, Any]) -> set[str]:
+    """The names by which the base is known: its own, and that of its repository on the hub."""
+    repository = str(stated["name"]).removeprefix("hub:").partition("@")[0]
+    return {str(stated["name"]), repository, str(stated["uri"]).removeprefix("pkg:huggingface/").partition("@")[0]}

@@ -1,0 +1,167 @@
+"""Make a bundle of an export: its documents written beside its files, then every file named and closed to writing.
+
+facts, export --> plan.json, evaluation.json, parity.json, licence texts
+              --> sbom.cdx.json     what it is made of
+              --> README.md         the card
+              --> lineage.intoto.json   all files so far, and what they came from
+              --> bundle.json       all files; its digest is the bundle's name
+              --> bundle.dsse.json  the signature, where there is a key
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.artifact_transfer import copy_local
+from luthier.core.digest import sha256_bytes
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.evaluation import Evaluation
+from luthier.core.export import Export
+from luthier.core.ports import Progress
+from luthier.ml.export.bundle.card import card_text
+from luthier.ml.export.bundle.facts import BundleFacts
+from luthier.ml.export.bundle.lineage import lineage
+from luthier.ml.export.bundle.manifest import (
+    CARD,
+    DOCUMENTS,
+    EVALUATION,
+    GGUF_PARITY,
+    LINEAGE,
+    MANIFEST,
+    PARITY,
+    PLAN,
+    SBOM,
+    SIGNATURE,
+    make_manifest,
+)
+from luthier.ml.export.bundle.paths import without_folders
+from luthier.ml.export.bundle.sbom import sbom
+from luthier.ml.export.bundle.signature import key_id, read_private_key, sign
+from luthier.ml.export.bundle.verify import verify
+
+_NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+
+
+def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
+    """Add a bundle's documents to the files of an export, and make all of them read-only; returns the export anew.
+
+    folder: where the files lie now, before the rename; documents of these names that are there are replaced.
+    signing_key: a PEM file with an Ed25519 private key. The export that comes back names every file and carries the
+    bundle's digest. Folders stay writable, so that a bundle can be moved and removed as any other folder. The same
+    files, export and facts give the same bytes.
+
+    Raises RequestError (the key cannot be used; nothing is written then) and WorkError (a file that no bundle can
+    hold).
+    """
+    key = read_private_key(signing_key) if signing_key is not None else None
+    for name in DOCUMENTS:  # a README of the base, or those of an attempt before
+        (folder / name).unlink(missing_ok=True)
+    if facts.run is not None:
+        _write(folder / PLAN, facts.run.plan.model_dump(mode="json"))
+    if facts.evaluation is not None:
+        _write(folder / EVALUATION, _without_rows(facts.evaluation).model_dump(mode="json"))
+    told = _without_folders(export)
+    for name, parity in ((PARITY, told.parity), (GGUF_PARITY, told.gguf_parity)):
+        if parity is not None:
+            _write(folder / name, parity.model_dump(mode="json"))
+    for name, text in facts.base.licence_texts.items():
+        if not (folder / name).exists():
+            _put(folder / name, text.encode())
+    _write(folder / SBOM, sbom(told, facts, make_manifest(folder)))
+    _put(folder / CARD, card_text(told, facts, make_manifest(folder)).encode())
+    _write(folder / LINEAGE, lineage(told, facts, make_manifest(folder)))
+    _close(folder)
+    manifest = make_manifest(folder)
+    content = manifest.as_bytes()
+    _put(folder / MANIFEST, content, closed=True)
+    files = {file.path: file.sha256 for file in manifest.files} | {MANIFEST: sha256_bytes(content)}
+    num_bytes = sum(file.num_bytes for file in manifest.files) + len(content)
+    if key is not None:
+        envelope = sign(content, key)
+        _put(folder / SIGNATURE, envelope, closed=True)
+        files[SIGNATURE] = sha256_bytes(envelope)
+        num_bytes += len(envelope)
+    return export.model_copy(update={"files": files, "num_bytes": num_bytes, "bundle_sha256": manifest.digest})
+
+
+def add_signature(folder: Path, signing_key: Path, progress: Progress | None = None) -> str:
+    """Sign the manifest of a bundle that is whole; returns `ed25519:` and the public key.
+
+    Signing again with the same key changes nothing. Raises NotFoundError and RequestError (the key, or the bundle is
+    not whole) and ConflictError (somebody else has signed).
+    """
+    key = read_private_key(signing_key)
+    report = verify(folder, progress=progress)
+    if not report.is_whole:
+        raise RequestError(
+            f"{folder} is no whole bundle: {report.faults[0].path} {report.faults[0].what}",
+            expected="a bundle as it was made",
+            do="see all faults with `luthier verify`, and export again",
+        )
+    signer = key_id(key.public_key())
+    if report.signed_by is not None and report.signed_by != signer:
+        raise ConflictError(
+            f"{folder} is signed by {report.signed_by}",
+            expected="a bundle that nobody has signed, or this key",
+            do=f"delete {SIGNATURE} there first, where that signature is not wanted any more",
+        )
+    _put(folder / SIGNATURE, sign((folder / MANIFEST).read_bytes(), key), closed=True)
+    return signer
+
+
+def _without_folders(export: Export) -> Export:
+    """What exporter and proof have said, with names where paths of this machine stood."""
+    changed: dict[str, object] = {"warnings": tuple(without_folders(export.warnings))}
+    for name, parity in (("parity", export.parity), ("gguf_parity", export.gguf_parity)):
+        if parity is not None:
+            changed[name] = parity.model_copy(update={"reasons": tuple(without_folders(parity.reasons))})
+    return export.model_copy(update=changed)
+
+
+def _without_rows(evaluation: Evaluation) -> Evaluation:
+    """The figures alone: samples hold held-out rows, which may be nobody else's business."""
+    bare = tuple(system.model_copy(update={"samples": ()}) for system in evaluation.systems)
+    forgetting = evaluation.forgetting
+    if forgetting is not None:
+        others = tuple(system.model_copy(update={"samples": ()}) for system in forgetting.systems)
+        forgetting = forgetting.model_copy(update={"systems": others})
+    return evaluation.model_copy(update={"systems": bare, "forgetting": forgetting})
+
+
+def _write(path: Path, document: Any) -> None:
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    _put(path, (text + "\n").encode())
+
+
+def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
+    """Write a file beside its place, flush it to the disk and rename it there."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if closed:
+            partial.chmod(partial.stat().st_mode & _NOT_WRITING)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _close(folder: Path) -> None:
+    """Take away the right to write from every file. One that has other names elsewhere becomes a file of its own."""
+    for file in make_manifest(folder).files:
+        path = folder / file.path
+        if path.stat().st_nlink > 1:  # who writes to the other name would change the bundle
+            own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            try:
+                copy_local(path, own)
+                own.replace(path)
+            finally:
+                own.unlink(missing_ok=True)
+        path.chmod(path.stat().st_mode & _NOT_WRITING)

@@ -1,0 +1,75 @@
+"""ExecuTorch, for phones and boards: one program with the weights in it, run by XNNPACK on their processors."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import RequestError
+from luthier.core.export import ExportPrecision, ExportSource
+from luthier.core.ports import Progress
+from luthier.ml.export.exporters.child import run_child
+from luthier.ml.export.exporters.companions import write_companions
+from luthier.ml.export.exporters.merged import write_model
+from luthier.ml.inference.kept_state import why_not_held
+from luthier.ml.inference.models.architecture import context_tokens, is_composite, load_config, model_class, text_config
+
+FILE: Final = "model.pte"
+# Keys and values of a whole context are set aside when the program starts, and phones have little memory.
+MAX_CONTEXT_TOKENS: Final = 2048
+
+
+def check(source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Refuse a model whose state is more than keys and values: the program holds those of a fixed context alone.
+
+    Raises RequestError with the reason, and for a missing package.
+    """
+    del progress, tools
+    if importlib.util.find_spec("executorch") is None:
+        raise RequestError(
+            "--to executorch needs the package executorch, which is not installed",
+            expected="ExecuTorch beside Luthier",
+            do="pip install luthier[executorch]",
+        )
+    config = load_config(source.base_path)
+    if is_composite(config):
+        raise RequestError(
+            f"{source.base_path} is {model_class(config).__name__}, a language model beside other parts",
+            expected="a language model alone, which is traced as one program",
+            do="export with --to merged or gguf",
+        )
+    if why := why_not_held(text_config(config)):
+        raise RequestError(
+            f"{source.base_path}: {why}",
+            expected="a decoder with a static cache of keys and values",
+            do="export with --to merged or gguf",
+        )
+
+
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
+    """Write `model.pte` in float32, with tokenizer and template beside it.
+
+    The model is merged in float32, traced by torch.export and lowered to XNNPACK in a child process: minutes for a
+    model of 135 million weights, and about six times its size in memory. Returns that its context is cut to
+    `MAX_CONTEXT_TOKENS` where the model's is longer.
+
+    Raises RequestError for a missing package and for a model that cannot be traced, WorkError where lowering fails,
+    OSError where the disk is full.
+    """
+    del precision
+    check(source, progress, tools)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".executorch-") as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        turns = write_model(source, folder, "float32", progress)
+        context = context_tokens(load_config(folder))
+        room = min(context, MAX_CONTEXT_TOKENS)
+        arguments = [str(folder), str(target / FILE), json.dumps(turns.stop_ids), str(room)]
+        run_child("luthier.ml.export.exporters.executorch_worker", arguments, "Lowering to ExecuTorch", progress)
+    write_companions(source, target)
+    if room == context:
+        return list(turns.notes)
+    return [*turns.notes, f"{FILE} has room for {room:,} tokens of context; the model itself for {context:,}"]

@@ -1,0 +1,80 @@
+"""Lowering to ExecuTorch as a child process: traced by torch.export, its matrices given to XNNPACK."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from luthier.core.errors import LuthierError, RequestError
+from luthier.ml.inference.models.loading import load_model
+
+
+def work(folder: Path, file: Path, end_ids: Sequence[int], num_context: int) -> None:
+    """Write the model in a transformers folder as a program in float32 with room for `num_context` tokens.
+
+    Its method `forward(input_ids, cache_position)` is what ExecuTorch's own runner of language models calls; the facts
+    that the runner asks for are methods without inputs.
+
+    Raises RequestError for a model that cannot be traced.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
+
+    model = load_model(folder, dtype="float32", attention="sdpa")
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.use_cache = model.config.use_cache = True
+    length = torch.export.Dim("num_tokens", min=1, max=num_context - 1)
+    try:
+        module = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=num_context)
+        program = module.export(
+            input_ids=torch.zeros((1, 3), dtype=torch.long),
+            cache_position=torch.arange(3),
+            dynamic_shapes={"input_ids": {1: length}, "cache_position": {0: length}},
+            strict=True,
+        )
+    except Exception as error:  # what tracing raises is of many kinds
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise RequestError(
+            f"{type(model).__name__} cannot be traced: {type(error).__name__}: {first[:300]}",
+            expected="a decoder whose forward pass torch.export can follow, with a static cache",
+            do="export with --to gguf",
+        ) from error
+    facts = {
+        "get_eos_ids": list(end_ids),
+        "get_max_seq_len": num_context - 1,
+        "get_max_context_len": num_context,
+        "get_vocab_size": int(model.config.get_text_config().vocab_size),
+        "use_kv_cache": True,
+        "enable_dynamic_shape": True,
+    }
+    edge = to_edge_transform_and_lower(
+        program,
+        partitioner=[XnnpackPartitioner()],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        constant_methods=facts,
+    )
+    with file.open("wb") as out:
+        edge.to_executorch().write_to_file(out)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run with a folder, a file, the end tokens as JSON and a number of tokens.
+
+    An error that a user can act on is one line of JSON on stdout.
+    """
+    folder, file, end_ids, num_context = arguments
+    try:
+        work(Path(folder), Path(file), json.loads(end_ids), int(num_context))
+    except LuthierError as error:
+        sys.stdout.write(json.dumps(error.as_json()) + "\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""Merged weights: one transformers folder that needs neither the base nor PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, cast
+
+from transformers import PreTrainedModel
+
+from luthier.core.export import ExportPrecision, ExportSource
+from luthier.core.ports import Progress
+from luthier.ml.export.exporters.companions import Turns, write_companions
+from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.merging import check_room, merged_model
+from luthier.ml.inference.models.quiet import quiet_transformers
+
+Width = Literal["float32", "float16", "bfloat16"]
+
+
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
+    """Write the model as safetensors in that precision, with tokenizer, template and generation config.
+
+    An adapter is merged in float32 and rounded once; a model without one is rounded from its own files. Memory: four
+    bytes a weight.
+
+    Raises RequestError for a trained prompt, and for weights that float16 has no room for; what loading raises.
+    """
+    del tools
+    return list(write_model(source, target, cast("Width", precision), progress).notes)
+
+
+def write_model(source: ExportSource, target: Path, width: Width, progress: Progress) -> Turns:
+    """The same, for formats that begin with a transformers folder; returns how the export ends turns."""
+    title = "Writing the weights" if source.adapter_path is None else "Merging the adapter"
+    with progress.task(title, 2, "steps") as task:
+        model = _model(source, width)
+        task.advance()
+        model.config._attn_implementation = "sdpa"
+        with quiet_transformers():
+            model.save_pretrained(str(target))
+        task.advance()
+    config_file = target / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # a place on this machine
+    turns = write_companions(source, target)
+    config["eos_token_id"] = turns.stop_ids[0] if len(turns.stop_ids) == 1 else list(turns.stop_ids)
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return turns
+
+
+def _model(source: ExportSource, width: Width) -> PreTrainedModel:
+    if source.adapter_path is not None:
+        return merged_model(source.base_path, source.adapter_path, dtype=width, quantisation=source.quantisation)
+    if width == "float16":
+        model = load_model(source.base_path, dtype="float32", attention="sdpa")
+        check_room(model)
+        return model.half()
+    return load_model(source.base_path, dtype=width, attention="sdpa")

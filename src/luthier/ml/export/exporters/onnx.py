@@ -1,0 +1,85 @@
+"""ONNX, for ONNX Runtime GenAI on edge machines, Windows and Android: its own builder, over a merged folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import RequestError
+from luthier.core.export import ExportPrecision, ExportSource
+from luthier.core.ports import Progress
+from luthier.ml.export.exporters.child import run_child
+from luthier.ml.export.exporters.known_architectures import compared_with, refuse_unknown
+from luthier.ml.export.exporters.merged import write_model
+from luthier.ml.inference.models.architecture import load_config, text_config
+
+CONFIG: Final = "genai_config.json"
+_PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
+_PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
+_HEAD_MULTIPLE: Final = 16
+# What the builder rewrites on its way through transformers; the source's own files are what was trained with.
+_OURS: Final = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
+
+
+def check(source: ExportSource, progress: Progress, tools: Path) -> None:
+    """Refuse an architecture that the builder does not know, and heads that its runtime cannot do.
+
+    Raises RequestError with the reason, and for a missing package.
+    """
+    del progress, tools
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        raise RequestError(
+            f"--to onnx needs {', '.join(missing)}, which is not installed",
+            expected="ONNX Runtime GenAI and its builder beside Luthier",
+            do="pip install luthier[onnx]",
+        )
+    package = importlib.util.find_spec("onnxruntime_genai")
+    places = (package.submodule_search_locations if package else None) or ()
+    known = frozenset[str]().union(
+        *(compared_with(Path(one) / "models" / "builder.py", "config.architectures[0]") for one in places)
+    )
+    base = Path(source.base_path)
+    refuse_unknown(
+        base, known, "ONNX Runtime GenAI", "export with --to gguf or merged, or install a newer onnxruntime-genai"
+    )
+    _check_heads(base)
+
+
+def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
+    """Write `model.onnx` with its weights beside it, `genai_config.json`, the tokenizer and the template.
+
+    The model is merged in float32 first. int8 and int4 are made by rounding alone, without looking at any text; they
+    cost more quality than the same bits of llama.cpp, so a model must be proved before it is used in them.
+
+    Raises RequestError for a missing package, and for an architecture that the builder or the runtime cannot do;
+    WorkError where the builder fails, OSError where the disk is full.
+    """
+    check(source, progress, tools)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as scratch:
+        folder, cache = Path(scratch) / "model", Path(scratch) / "cache"
+        folder.mkdir()
+        turns = write_model(source, folder, "float32", progress)
+        arguments = [str(folder), str(target), _PRECISIONS[precision], str(cache)]
+        run_child("luthier.ml.export.exporters.onnx_worker", arguments, f"Building ONNX ({precision})", progress)
+        for name in _OURS:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
+    return list(turns.notes)
+
+
+def _check_heads(base: Path) -> None:
+    """The runtime would refuse them too, but only once it is asked for an answer."""
+    config = text_config(load_config(base))
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or not heads:  # no attention, or another in each layer: the builder says
+        return
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    if width % _HEAD_MULTIPLE:
+        raise RequestError(
+            f"{base} has attention heads of width {width}",
+            expected=f"a multiple of {_HEAD_MULTIPLE}, as the kernels of ONNX Runtime need it",
+            do="export with --to gguf",
+        )

@@ -1,0 +1,37 @@
+"""The proof of `adapter.gguf`: in llama.cpp, over its base written as GGUF, compared with the source."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from luthier.core.export import ExportPrecision, ExportSource, ParityReport
+from luthier.core.ports import Progress
+from luthier.ml.export.source_side import ObservedSource
+
+_BASE_PRECISION: Final[ExportPrecision] = "float16"
+
+
+def prove_gguf_adapter(
+    source: ExportSource, file: Path, observed: ObservedSource, scratch: Path, progress: Progress, tools: Path
+) -> ParityReport:
+    """Run the adapter in `file` over its base in float16 and compare it as a GGUF of the merged model would be.
+
+    observed: the source's side, its base not packed. scratch: a folder for the base, which is gone afterwards (two
+    bytes a weight, four more on the way). The bound is that of GGUF in float16: what is rounded is the base alone.
+
+    Raises WorkError where the converter fails or cannot be had, RequestError where llama.cpp cannot hold the base.
+    """
+    from luthier.ml.export.exporters import gguf
+    from luthier.ml.export.parity import compare
+    from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
+
+    base = source.model_copy(update={"name": source.base_name, "adapter_path": None, "adapter_sha256": None})
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".base-") as folder:
+        made = Path(folder) / "base"
+        made.mkdir()
+        gguf.write(base, made, _BASE_PRECISION, progress, tools)
+        with closing(LlamaCppRuntime(made, file)) as runtime:
+            return compare(observed, runtime, "gguf", _BASE_PRECISION, progress)

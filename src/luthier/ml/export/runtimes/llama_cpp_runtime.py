@@ -1,0 +1,94 @@
+"""llama.cpp: the tokenizer and the template engine of its server, the logits of its library, over one GGUF file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from luthier.core.conversation import Conversation
+from luthier.core.errors import RequestError, TemplateError
+from luthier.core.export import Runtime as RuntimeName
+from luthier.core.recipe import TemplateOption
+from luthier.core.stream import TextRequest
+from luthier.ml.export.runtimes.log_softmax import log_softmax
+from luthier.ml.export.runtimes.protocol import LogProbabilities
+from luthier.ml.inference.llama_cpp.adapters import only_gguf
+from luthier.ml.inference.llama_cpp.library import LlamaLibrary
+from luthier.ml.inference.llama_cpp.prompts import FileReader, dayless_template
+from luthier.ml.inference.llama_cpp.server import LlamaServer
+from luthier.ml.inference.models.gguf_header import read_gguf_header
+
+
+class LlamaCppRuntime:
+    """A GGUF file, or a folder that holds one, behind `Runtime`; a GGUF adapter over it where one is given.
+
+    What lies beside the file is not looked at: the tokens are those of the file, with the fixed day of training where
+    its template writes the date. Keys and values are kept in float32,
+    so that what is compared is what the file holds.
+
+    Raises RequestError where a package is missing, NotFoundError, ModelSourceError and WorkError where a file is not
+    there or does not load.
+    """
+
+    name: RuntimeName = "llama.cpp"
+    context_tokens: int | None = None
+
+    def __init__(self, path: Path, adapter: Path | None = None) -> None:
+        file, num_threads = only_gguf(path, "model"), os.cpu_count() or 1
+        header = read_gguf_header(file)
+        self.has_template = bool(header.values.get("tokenizer.chat_template"))
+        self._server = LlamaServer(
+            file, [], num_slots=1, pool_tokens=256, num_threads=num_threads, chat_template=dayless_template(header)
+        )
+        try:
+            self._reader = FileReader(header, self._server, context_tokens=header.number("context_length", 4096))
+            self._library = LlamaLibrary(file, adapter, num_threads=num_threads, is_wide=True)
+        except BaseException:
+            self._server.close()
+            raise
+        self.end_ids = self._library.end_ids
+        self.version = ", ".join(f"{name} {version(name)}" for name in ("xllamacpp", "llama-cpp-py-sync"))
+
+    def prompt_tokens(
+        self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
+    ) -> list[int]:
+        """As `Runtime.prompt_tokens`: rendered by llama.cpp's own engine."""
+        try:
+            return self._reader.ids(TextRequest(conversation=conversation, trained_options=dict(options or {})))
+        except TemplateError:
+            raise
+        except RequestError as error:
+            raise TemplateError(error.came, expected=error.expected, do=error.do) from error
+
+    def text_tokens(self, text: str) -> list[int]:
+        """As `Runtime.text_tokens`."""
+        return self._reader.ids(TextRequest(text=text))
+
+    def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
+        """As `Runtime.log_probabilities`."""
+        rows = np.empty((len(ids) - start, self._library.vocabulary), dtype=np.float32)
+        for place, row in self._library.logits(ids, [place >= start for place in range(len(ids))]):
+            rows[place - start] = row
+        return log_softmax(rows)
+
+    def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
+        """As `Runtime.greedy`."""
+        self._library.make_room(len(ids) + num_new_tokens)
+        read, past, written = list(ids), 0, list[int]()
+        while len(written) < num_new_tokens:
+            wanted = [False] * (len(read) - 1) + [True]
+            (token,) = (int(row.argmax()) for _, row in self._library.logits(read, wanted, past=past))
+            if token in self.end_ids:
+                break
+            written.append(token)
+            read, past = [token], past + len(read)
+        return written
+
+    def close(self) -> None:
+        """As `Runtime.close`."""
+        self._server.close()
+        self._library.close()

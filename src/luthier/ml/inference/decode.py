@@ -1,0 +1,451 @@
+"""Token by token: our own decoding loop over a key-value cache.
+
+What makes it cheaper than a general one:
+
+- rows that have finished leave the batch at once;
+- logits are computed for the last position only;
+- what all prompts begin with (few-shot examples, a system prompt) goes through the model once, and so does a prompt
+  that is to be continued several times;
+- prompts go in by parts of like length that suit the processor's caches, and then write together in a larger batch,
+  because one step costs nearly the same for 8 rows and for 32;
+- the keys and values of new tokens are written into room made for them (`roomy_cache`).
+
+All of that is taken only where the model proves that it gives its own logits so (`decoding_proof`). Rows of another
+model go through it each by itself (`row_states`), slower and as right.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from luthier.core.errors import DivergedError
+from luthier.ml.inference.decoding_proof import (
+    BATCHED,
+    NUM_STEPS,
+    DecodingPath,
+    Kind,
+    Probe,
+    Trial,
+    border_probe,
+    long_probe,
+    prove,
+    short_probe,
+    text_part,
+)
+from luthier.ml.inference.kept_state import rope_border, smallest_window, why_not_held
+from luthier.ml.inference.length_batches import length_batches
+from luthier.ml.inference.models.forward_arguments import accepted
+from luthier.ml.inference.roomy_cache import expanded, holds_keys, joined
+from luthier.ml.inference.row_states import RowBatch, RowStepper
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from luthier.ml.inference.answer_row import Guide
+    from luthier.ml.inference.thoughts import ThoughtLimit
+
+
+PREFILL_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
+
+    guide: makes what keeps its answer to a form. limit: makes what ends it before `max_new_tokens`, where thought and
+    answer have limits of their own.
+    """
+
+    ids: Sequence[int]
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    guide: Callable[[], Guide] | None = None
+    limit: Callable[[], ThoughtLimit] | None = None
+
+
+@dataclass(slots=True)
+class Continuation:
+    """New ids without the token that ended them. end_id: that token; None where `max_new_tokens` was reached first.
+
+    log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
+    nothing is drawn (temperature 0).
+    """
+
+    ids: list[int] = field(default_factory=list)
+    end_id: int | None = None
+    log_probabilities: list[float] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an end token came before `max_new_tokens` was reached."""
+        return self.end_id is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What prompts or rows begin with, gone through the model once. cache: keys and values with batch size 1."""
+
+    num_tokens: int
+    cache: DynamicCache
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows that still write. `mask`: [rows, width] 1 at real tokens; `positions`: [rows] of the next token."""
+
+    rows: list[int]
+    cache: DynamicCache
+    mask: Tensor
+    positions: Tensor
+
+    def trim(self) -> None:
+        """Drop what is padding in all rows on the left, so that rows that come and go do not make it ever wider."""
+        num_padding = int(self.mask.any(0).int().argmax())
+        if num_padding:
+            self.mask = self.mask[:, num_padding:]
+            for layer in filter(holds_keys, self.cache.layers):
+                layer.keys, layer.values = layer.keys[:, :, num_padding:], layer.values[:, :, num_padding:]
+
+    def keep(self, places: list[int]) -> None:
+        """Keep the rows at `places`, in that order, and drop all others, from the cache too; a place may come twice."""
+        index = torch.tensor(places, device=self.mask.device)
+        self.rows = [self.rows[place] for place in places]
+        self.mask, self.positions = self.mask[index], self.positions[index]
+        self.cache.batch_select_indices(index)
+
+
+class Decoder:
+    """Continues prompts with a causal language model in evaluation mode.
+
+    end_ids: tokens that end a turn. pad_id: any valid id; what is computed at padding is never read. may_diverge: give
+    logits that are NaN to the caller, who looks after each row by itself, instead of raising.
+
+    Raises:
+        RequestError: the model's own forward pass fails, or it is no causal model.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, end_ids: Sequence[int], pad_id: int, may_diverge: bool = False
+    ) -> None:
+        model = text_part(model)
+        self._model, self._may_diverge = model, may_diverge
+        self._end_ids = frozenset(end_ids)
+        self._pad_id = pad_id
+        self._config = model.config.get_text_config(decoder=True)
+        self._cache_argument = cache_argument(model)
+        self._window, self._border = smallest_window(self._config), rope_border(self._config)
+        takes_cache = self._cache_argument in inspect.signature(model.forward).parameters
+        self._long_path: DecodingPath | None = None
+        self._border_path: DecodingPath | None = None
+        self._why_not_held = why_not_held(self._config) if takes_cache else "it takes no cache of keys and values"
+        self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
+
+    @property
+    def path(self) -> DecodingPath:
+        """How texts are written that fit into the model's windows."""
+        return self._path
+
+    @property
+    def paths(self) -> tuple[DecodingPath, ...]:
+        """What was proved so far: `path`, and how longer texts are written where such a one has come."""
+        return tuple(path for path in (self._path, self._long_path, self._border_path) if path is not None)
+
+    def path_of(self, num_total_tokens: int) -> DecodingPath:
+        """How texts of this many tokens (new ones included) are written; over a window it is proved at first need."""
+        if self._border is not None and num_total_tokens > self._border:
+            if self._border_path is None:
+                # positions mean what the longest row of a batch makes them: no row may see another
+                self._border_path = self._proved(border_probe(self._model, self._border), may_batch=False)
+            return self._border_path
+        if self._window is None or num_total_tokens <= self._window:
+            return self._path
+        if self._long_path is None:
+            self._long_path = self._proved(long_probe(self._model, self._window))
+        return self._long_path
+
+    def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
+        """Send tokens that several prompts share, or the next part of a long one, through the model, once.
+
+        before: what stands before them already; it is used up.
+        """
+        cache = self.new_cache() if before is None else before.cache
+        first = 0 if before is None else before.num_tokens
+        tokens = torch.tensor([list(ids)], device=self._model.device)
+        positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
+        self._forward(tokens, cache, None, positions)
+        return Prefix(num_tokens=first + len(ids), cache=cache)
+
+    @torch.inference_mode()
+    def prefill_vectors(self, vectors: Tensor) -> Prefix:
+        """Send a trained prompt, which has no tokens, through the model once. vectors: [num, width], as embedded.
+
+        Requests must hold any ids in its places, which are never read.
+        """
+        cache = self.new_cache()
+        arguments: dict[str, Any] = {self._cache_argument: cache}
+        self._model(inputs_embeds=vectors.detach()[None], use_cache=True, logits_to_keep=1, **arguments)
+        return Prefix(num_tokens=len(vectors), cache=cache)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a turn."""
+        return self._end_ids
+
+    def fits_windows(self, num_total_tokens: int) -> bool:
+        """Whether rows of this many tokens (new ones included) can be padded, joined, and share a prefix.
+
+        They must fit whole into every sliding window of the model, which would count the padding, and the model must
+        have proved that batches change nothing.
+        """
+        bounds = [one for one in (self._window, self._border) if one is not None]
+        return self._path.kind == "batched" and all(num_total_tokens <= one for one in bounds)
+
+    def run(
+        self, requests: Sequence[Request], prefix: Prefix | None, done: Callable[[int], None]
+    ) -> list[Continuation]:
+        """Continue one batch of prompts; `done` is called with the place of each prompt when it has finished.
+
+        With a prefix, every prompt must begin with its tokens and have at least one more. Equal prompts go through the
+        model once.
+
+        Raises:
+            DivergedError: the model's logits are NaN.
+        """
+        out = [Continuation() for _ in requests]
+        generators = [_generator(request, self._model.device) for request in requests]
+        guides = [None if request.guide is None else request.guide() for request in requests]
+        limits = [None if request.limit is None else request.limit() for request in requests]
+        batch, logits = self._start(requests, prefix)
+        while True:
+            logits = _guided(logits, [guides[row] for row in batch.rows])
+            chosen = _choose(logits, [(requests[row].temperature, generators[row]) for row in batch.rows])
+            going: list[int] = []
+            for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
+                if log_probability is not None:
+                    out[row].log_probabilities.append(log_probability)
+                if (guide := guides[row]) is not None:
+                    guide.take(token)
+                if token in self._end_ids:
+                    out[row].end_id = token
+                else:
+                    out[row].ids.append(token)
+                    goes_on = (limit := limits[row]) is None or limit.goes_on(token)
+                    if goes_on and len(out[row].ids) < requests[row].max_new_tokens:
+                        going.append(place)
+                        continue
+                done(row)
+            if not going:
+                return out
+            tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)
+            if len(going) < len(batch.rows):
+                batch.keep(going)
+            logits = self.step(batch, tokens)
+
+    def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
+        """Send all prompts through the model; returns the batch and its first logits: [rows, vocabulary]."""
+        firsts: dict[tuple[int, ...], int] = {}
+        same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
+        if len(firsts) == len(requests):
+            return self._start_each(requests, prefix)
+        numbers = list(firsts.values())
+        batch, logits = self._start_each([requests[number] for number in numbers], prefix)
+        places = {numbers[row]: place for place, row in enumerate(batch.rows)}
+        again = [places[first] for first in same_as]
+        batch.keep(again)
+        batch.rows = list(range(len(requests)))
+        return batch, logits[torch.tensor(again, device=logits.device)]
+
+    def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
+        """As `_start`, each request by itself."""
+        skip = prefix.num_tokens if prefix else 0
+        lengths = [len(request.ids) - skip for request in requests]
+        num_new = max(request.max_new_tokens for request in requests)
+        if not self.fits_windows(max(lengths) + skip + num_new):
+            return self.start_part(requests, list(range(len(requests))), prefix)
+        parts = length_batches(lengths, max_tokens=PREFILL_TOKENS, max_rows=len(requests))
+        started = [self._start_together(requests, part, prefix) for part in parts]
+        batch = self.join([batch for batch, _ in started], num_new, skip)
+        return batch, torch.cat([logits for _, logits in started])
+
+    def join(self, batches: Sequence[Batch], num_room: int, prefix_tokens: int = 0) -> Batch:
+        """All rows in one batch with room for `num_room` more tokens each; the batches are emptied on the way.
+
+        Only where all rows fit into the model's windows with what they will write (`fits_windows`).
+        """
+        skip, width = prefix_tokens, max(batch.mask.shape[1] for batch in batches)
+        # Padding goes behind the shared prefix: every mask is 1 there, so it may be filled up from the left there too.
+        masks = [
+            torch.cat([b.mask[:, :skip], b.mask.new_zeros(len(b.rows), width - b.mask.shape[1]), b.mask[:, skip:]], 1)
+            for b in batches
+        ]
+        return Batch(
+            rows=[row for b in batches for row in b.rows],
+            cache=joined([b.cache for b in batches], num_room, skip),
+            mask=torch.cat(masks),
+            positions=torch.cat([b.positions for b in batches]),
+        )
+
+    def start_part(
+        self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
+    ) -> tuple[Batch | RowBatch, Tensor]:
+        """Send some of the prompts through the model: together where that is proved, else each by itself.
+
+        Returns the batch and its first logits: [rows, vocabulary].
+        """
+        kind = self.path_of(max(len(requests[row].ids) + requests[row].max_new_tokens for row in rows)).kind
+        if kind == "batched":
+            return self._start_together(requests, rows, prefix)
+        return self._start_by_row([requests[row].ids for row in rows], rows, kind)
+
+    def _start_by_row(self, prompts: Sequence[Sequence[int]], rows: list[int], kind: Kind) -> tuple[RowBatch, Tensor]:
+        stepper = RowStepper(self._model, keeps_cache=kind != "uncached", groups=kind == "grouped")
+        batch, logits = RowBatch.start(stepper, rows, prompts, most_tokens=PREFILL_TOKENS)
+        return batch, self._sound(logits)
+
+    def _start_together(
+        self, requests: Sequence[Request], rows: list[int], prefix: Prefix | None
+    ) -> tuple[Batch, Tensor]:
+        """Padded on the left (behind the prefix, where there is one)."""
+        skip = prefix.num_tokens if prefix else 0
+        width = max(len(requests[row].ids) for row in rows) - skip
+        device = self._model.device
+        tokens = torch.full((len(rows), width), self._pad_id)
+        mask = torch.zeros((len(rows), skip + width), dtype=torch.long)
+        mask[:, :skip] = 1
+        for place, row in enumerate(rows):
+            own = list(requests[row].ids[skip:])
+            tokens[place, width - len(own) :] = torch.tensor(own)
+            mask[place, skip + width - len(own) :] = 1
+        positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, skip:].to(device)
+        mask = mask.to(device)
+        cache = expanded(prefix.cache, len(rows)) if prefix else self.new_cache()
+        logits = self._forward(tokens.to(device), cache, mask, positions)
+        return Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
+
+    def step(self, batch: Batch | RowBatch, tokens: Tensor) -> Tensor:
+        """Send one token a row ([rows, 1]) through the model; returns the logits of the next: [rows, vocabulary]."""
+        if isinstance(batch, RowBatch):
+            return self._sound(batch.step(tokens[:, 0].tolist()))
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
+        logits = self._forward(tokens, batch.cache, batch.mask, batch.positions[:, None])
+        batch.positions = batch.positions + 1
+        return logits
+
+    @torch.inference_mode()
+    def _forward(self, tokens: Tensor, cache: DynamicCache, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+        arguments: dict[str, Any] = {
+            self._cache_argument: cache,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "logits_to_keep": 1,
+        }
+        output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model, arguments))
+        return self._sound(output.logits[:, -1])
+
+    def _sound(self, logits: Tensor) -> Tensor:
+        """The logits, if they may be used: NaN only for callers who look after it."""
+        if not self._may_diverge and logits.isnan().any():
+            # argmax would take one of them for the likeliest token, and write on as if nothing were wrong.
+            raise DivergedError(
+                f"{type(self._model).__name__} gives logits that are not numbers",
+                expected="finite logits",
+                do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
+            )
+        return logits
+
+    def _proved(self, probe: Probe, *, may_batch: bool = True) -> DecodingPath:
+        """The fastest way that gives the model's own logits on this probe."""
+        trials: list[tuple[Kind, Trial]] = [
+            ("grouped", partial(self._by_row, kind="grouped")),
+            ("by_row", partial(self._by_row, kind="by_row")),
+        ]
+        why = self._why_not_held if may_batch else "its positions change their meaning with the length of a text"
+        if not why:
+            trials.insert(0, ("batched", self._batched))
+        may_diverge, self._may_diverge = self._may_diverge, True
+        try:
+            found = prove(self._model, probe, trials)
+        finally:
+            self._may_diverge = may_diverge
+        if found is None:  # its weights hold NaN: whoever writes with it will say so
+            return BATCHED if not why else DecodingPath("by_row", why)
+        return replace(found, reason="; ".join(one for one in (why, found.reason) if one))
+
+    def _batched(self, probe: Probe) -> list[Tensor]:
+        """A `Trial` of all that is done to batches: a shared beginning, joined parts, rows in another order."""
+        num, requests = NUM_STEPS, [Request(ids, NUM_STEPS) for ids in probe.prompts]
+        rows = range(len(requests))
+        prefix = self.prefill(requests[0].ids[: probe.num_shared]) if probe.num_shared else None
+        batch, logits = self._start_together(requests, list(rows), prefix)
+        if prefix is not None:
+            batch = self.join([batch], num, probe.num_shared)
+        found = {row: [logits[row].float()] for row in rows}
+        batch.keep(list(reversed(rows)))
+        for step in range(num):
+            given = [[probe.rows[row][len(probe.rows[row]) - num + step]] for row in batch.rows]
+            logits = self.step(batch, torch.tensor(given, device=self._model.device))
+            for place, row in enumerate(batch.rows):
+                found[row].append(logits[place].float())
+        return [torch.stack(found[row]) for row in rows]
+
+    def _by_row(self, probe: Probe, *, kind: Kind) -> list[Tensor]:
+        """A `Trial` of rows without padding: each beside another of its length, with a copy that goes its own way."""
+        found = []
+        for row, prompt in zip(probe.rows, probe.prompts, strict=True):
+            batch, logits = self._start_by_row([prompt, prompt[::-1]], [0, 1], kind)
+            own = [logits[0].float()]
+            batch.keep([1, 0, 0])
+            for token, other in zip(row[-NUM_STEPS:], row[:NUM_STEPS], strict=True):
+                own.append(batch.step([other, token, other])[1].float())
+            found.append(torch.stack(own))
+        return found
+
+    def new_cache(self) -> DynamicCache:
+        """An empty one, with the layers of this model."""
+        return DynamicCache(config=self._config)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The name under which this model takes its cache: transformers renamed it, and warns at the old name."""
+    parameters = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
+def _generator(request: Request, device: torch.device) -> torch.Generator | None:
+    if request.temperature == 0:
+        return None
+    generator = torch.Generator(device=device)
+    generator.manual_seed(request.seed)
+    return generator
+
+
+def _guided(logits: Tensor, guides: Sequence[Guide | None]) -> Tensor:
+    """The logits with minus infinity at what must not come next: [rows, vocabulary]."""
+    if not any(guides):
+        return logits
+    rows = zip(logits, guides, strict=True)
+    return torch.stack([row if guide is None else guide.mask(row) for row, guide in rows])
+
+
+def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[tuple[int, float | None]]:
+    """The next token of each row: the likeliest, or a draw from the softmax of its logits over its temperature.
+
+    Beside it the logarithm of the probability that it was drawn with; None where nothing was drawn.
+    """
+    chosen: list[tuple[int, float | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
+    for place, (temperature, generator) in enumerate(rules):
+        if generator is not None:
+            probabilities = torch.softmax(logits[place].float() / temperature, -1)
+            token = int(torch.multinomial(probabilities, 1, generator=generator))
+            chosen[place] = (token, math.log(float(probabilities[token])))
+    return chosen

@@ -1,0 +1,100 @@
+"""Texts that wait to be made into vectors, and go through the model a part at a time between the steps of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Final
+
+from luthier.core.errors import DivergedError
+from luthier.core.ports import Told
+from luthier.core.stream import Embedded, Failed
+from luthier.ml.inference.arrivals import PART_TOKENS, PrefillTurns
+from luthier.ml.inference.decode import Decoder, Request
+from luthier.ml.inference.embed import PartialStates, add_states, mean_states, unit
+from luthier.ml.inference.length_batches import length_batches
+from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.transformers_engine import TransformersEngine
+
+DIVERGED: Final = DivergedError(
+    "the model gives logits that are not numbers for this ask",
+    expected="finite logits",
+    do="its adapter or weights are too large: go back to an earlier checkpoint, or use float32",
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Texts:
+    """One ask. parts: places of texts of like length, the next one last. found: vectors by place.
+
+    partial: what of a long text has gone through the model already.
+    """
+
+    key: Hashable
+    inputs: list[Request]
+    adapter: str | None
+    owner: str | None
+    parts: list[list[int]]
+    partial: PartialStates | None = None
+    found: dict[int, list[float]] = field(default_factory=dict)
+
+
+class EmbeddingQueue:
+    """The asks of one engine. Those of different owners take turns, a part each; a part has at most 512 tokens."""
+
+    def __init__(self, engine: TransformersEngine, decoder: Decoder, adapters: MixedAdapters, max_rows: int) -> None:
+        self._engine, self._decoder, self._adapters, self._max_rows = engine, decoder, adapters, max_rows
+        self._waiting: list[_Texts] = []
+        self._turns = PrefillTurns()
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks that wait."""
+        return {one.key for one in self._waiting}
+
+    def add(self, key: Hashable, inputs: list[Request], adapter: str | None, owner: str | None) -> None:
+        """Have these texts made into vectors."""
+        lengths = [len(one.ids) for one in inputs]
+        parts = length_batches(lengths, max_tokens=PART_TOKENS, max_rows=self._max_rows)
+        self._waiting.append(_Texts(key, inputs, adapter, owner, parts))
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget an ask."""
+        self._waiting = [one for one in self._waiting if one.key != key]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._waiting = []
+
+    def step(self) -> list[Told]:
+        """Send one part through the model; tells the vectors of an ask with its last one."""
+        if not self._waiting:
+            return []
+        one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens
+        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of an ask have one adapter
+        if not self._add_part(one, num_hidden):
+            self.cancel(one.key)
+            return [(one.key, Failed.of(DIVERGED))]
+        if one.parts:
+            return []
+        self.cancel(one.key)
+        num_tokens = sum(len(request.ids) - num_hidden for request in one.inputs)
+        found = tuple(tuple(one.found[place]) for place in range(len(one.inputs)))
+        return [(one.key, Embedded(vectors=found, num_prompt_tokens=num_tokens))]
+
+    def _add_part(self, one: _Texts, num_hidden: int) -> bool:
+        """Compute the next part; false where what comes of it are no numbers."""
+        causal, places = self._engine.causal, one.parts[-1]
+        ids = one.inputs[places[0]].ids
+        if len(places) > 1 or len(ids) <= PART_TOKENS or not self._decoder.fits_windows(len(ids)):
+            vectors = mean_states(causal, [one.inputs[place].ids for place in places], skip=num_hidden)
+        else:
+            done = 0 if one.partial is None else one.partial.num_tokens
+            part = ids[done : done + PART_TOKENS]
+            one.partial = add_states(causal, part, one.partial, new_cache=self._decoder.new_cache(), skip=num_hidden)
+            if one.partial.num_tokens < len(ids):
+                return bool(one.partial.total.isfinite().all())
+            vectors, one.partial = unit(one.partial), None
+        one.parts.pop()
+        one.found.update(zip(places, vectors.tolist(), strict=True))
+        return bool(vectors.isfinite().all())

@@ -1,0 +1,350 @@
+"""How well a model predicts the learned tokens of an example: the body in batches, the head only where it counts.
+
+The head of a small model is a large part of its work (49,152 rows of logits a token), and a held-out row is mostly
+prompt. So the body runs over whole rows, and logits are made for the positions before a learned token only. What
+several rows begin with goes through the body once.
+
+That holds for a model that proves it: on a few tokens head(body(x)) gives its own logits, rows padded together give
+what each gives by itself, and so does what goes on from a shared beginning. Another model is scored by its own forward
+pass, a row at a time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import DivergedError, RequestError
+from luthier.core.ports import Score
+from luthier.ml.inference.decode import Prefix, cache_argument
+from luthier.ml.inference.decoding_proof import (
+    Probe,
+    apart,
+    own_logits,
+    precision,
+    proof_key,
+    short_probe,
+    text_part,
+    tolerance,
+)
+from luthier.ml.inference.kept_state import rope_border, smallest_window, why_not_held
+from luthier.ml.inference.models.architecture import context_tokens
+from luthier.ml.inference.models.forward_arguments import accepted
+from luthier.ml.inference.models.own_head import OwnHead
+from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
+from luthier.ml.inference.roomy_cache import expanded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# A vocabulary of 49,152 makes 50 MB of logits in fp32 of so many positions, and the log-softmax as much again.
+MAX_LOGIT_ROWS = 256
+# Numbers of logits that a model's own forward pass may make at once: 256 MB in float32.
+MAX_OWN_LOGITS = 1 << 26
+_HEAD_TOKENS = 4
+_STATES = 8
+"""Made-up hidden states on which a model's own head is measured."""
+_EXACT = 1e-5
+"""How far logits may differ in float32, as a share of the largest, that are computed in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPath:
+    """How a model is scored. by_head: its head over its body, rows together; else by its own forward pass.
+
+    shares: whether a beginning may go through the body once. reason: why not all of that holds.
+    """
+
+    by_head: bool
+    shares: bool
+    reason: str = ""
+
+    def describe(self) -> str:
+        """One sentence, for logs and cards."""
+        text = "its head over the states of many rows" if self.by_head else "its own forward pass, a row at a time"
+        if self.by_head and self.shares:
+            text += ", shared beginnings once"
+        return f"{text} ({self.reason})" if self.reason else text
+
+
+_proved: dict[tuple[object, ...], ScoringPath] = {}
+_measured: dict[tuple[object, ...], ScaledHead] = {}
+
+
+class Scorer:
+    """Scores examples with a causal language model in evaluation mode.
+
+    Raises:
+        RequestError: the model's own forward pass fails, or it is no causal model.
+        DivergedError: its logits are not finite.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, pad_id: int) -> None:
+        model = text_part(model)
+        self._model = model
+        self._body: nn.Module = model.get_decoder()
+        self._head: nn.Module | None = model.get_output_embeddings()
+        self._pad_id = pad_id
+        self._device = model.device
+        config = model.config.get_text_config(decoder=True)
+        self._scaled: ScaledHead = PLAIN
+        self._config = config
+        self._cache_argument = cache_argument(self._body)
+        self._path = self._proved()
+
+    @property
+    def path(self) -> ScoringPath:
+        """How this model is scored."""
+        return self._path
+
+    @property
+    def longest_shared(self) -> int:
+        """How long a row may be that shares its beginning; 0 where the model keeps a state that cannot be shared."""
+        if not self._path.shares or why_not_held(self._config):
+            return 0
+        bounds = (context_tokens(self._config), smallest_window(self._config), self.border)
+        return min(one for one in bounds if one is not None)
+
+    @property
+    def border(self) -> int | None:
+        """The length in tokens over which all positions of a text mean something else; None where none does.
+
+        Rows on both sides of it must not go through the model together.
+        """
+        return rope_border(self._config)
+
+    @torch.inference_mode()
+    def begin(self, ids: Sequence[int]) -> Prefix:
+        """Send what several rows begin with through the body: no token that is learned, or predicts a learned one."""
+        cache = DynamicCache(config=self._config)
+        arguments: dict[str, Any] = {self._cache_argument: cache}
+        self._body(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **arguments)
+        return Prefix(len(ids), cache)
+
+    @torch.inference_mode()
+    def score(self, examples: Sequence[TokenisedExample], beginning: Prefix | None = None) -> list[Score]:
+        """One score an example, in order. Rows are padded on the right: a causal model never looks there.
+
+        beginning: what all of them begin with, as `begin` has made it.
+
+        Raises:
+            DivergedError: a likelihood is NaN or infinite.
+        """
+        if self._path.by_head:
+            rows, hidden, targets = self._before_learned(examples, beginning)
+            nll, correct = self._judge(hidden, targets)
+        else:
+            rows, nll, correct = self._judge_whole(examples)
+        if not nll.isfinite().all():
+            place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
+            raise _diverged(f"the likelihood of {examples[place].id}")
+        # In float64 and per row, so that a score does not depend on the batch it was made in.
+        sums = torch.zeros(len(examples), 2, dtype=torch.float64)
+        sums.index_add_(0, rows, torch.stack([nll, correct], 1))
+        return [
+            Score(nll_nats=float(total), num_tokens=example.num_trained_tokens, num_correct=int(hits))
+            for example, (total, hits) in zip(examples, sums.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def states(self, examples: Sequence[TokenisedExample], beginning: Prefix | None = None) -> list[Tensor]:
+        """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
+
+        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them. beginning: as
+        for `score`.
+
+        Raises:
+            DivergedError: a state is NaN or infinite. RequestError: no head makes this model's logits of its states.
+        """
+        if not self._path.by_head:
+            raise self._no_head()
+        rows, hidden, _ = self._before_learned(examples, beginning)
+        if not hidden.isfinite().all():
+            place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
+            raise _diverged(f"a hidden state of {examples[place].id}")
+        counts = torch.bincount(rows, minlength=len(examples)).tolist()
+        return list(torch.split(hidden.cpu(), counts))
+
+    @property
+    def head(self) -> Tensor:
+        """[vocabulary, width] the matrix that makes logits of hidden states.
+
+        Raises:
+            RequestError: the model's logits are not its states times one matrix.
+        """
+        head = self._head
+        if not self._path.by_head or type(head) is not nn.Linear or head.bias is not None:
+            raise self._no_head()
+        return head.weight.detach().cpu()
+
+    @property
+    def scaled(self) -> ScaledHead:
+        """What is done to the product of states and `head`."""
+        return self._scaled
+
+    def _no_head(self) -> RequestError:
+        why = f": {self._path.reason}" if self._path.reason else ""
+        return RequestError(
+            f"a teacher of class {type(self._model).__name__} with an output head of {type(self._head).__name__}"
+            f"{'' if getattr(self._head, 'bias', None) is None else ' and a bias'}{why}",
+            expected="a model whose logits are its last hidden state times one matrix, scaled or capped at most",
+            do="choose another teacher, or have it write the answers and learn those: luthier data answer",
+        )
+
+    def _before_learned(
+        self, examples: Sequence[TokenisedExample], beginning: Prefix | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each learned token of all rows, in order: its row, the state it is predicted from, and the token."""
+        skip = 0 if beginning is None else beginning.num_tokens
+        width = max(example.num_tokens for example in examples) - skip
+        tokens = torch.full((len(examples), width), self._pad_id)
+        learned = torch.zeros((len(examples), width), dtype=torch.bool)
+        for row, example in enumerate(examples):
+            own = slice(0, example.num_tokens - skip)
+            tokens[row, own] = torch.tensor(example.input_ids[skip:])
+            learned[row, own] = torch.frombuffer(bytearray(example.loss_mask[skip:]), dtype=torch.bool)
+        rows, places = learned.nonzero(as_tuple=True)
+        tokens = tokens.to(self._device)
+        arguments: dict[str, Any] = {"use_cache": False}
+        if beginning is not None:
+            arguments = {"use_cache": True, self._cache_argument: expanded(beginning.cache, len(examples))}
+        hidden = self._body(input_ids=tokens, **accepted(self._body, arguments)).last_hidden_state
+        return rows, hidden[rows, places - 1], tokens[rows, places]
+
+    def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood and correctness of each target, both float64 [positions] on the CPU."""
+        nll, correct = [], []
+        for part, target in zip(torch.split(hidden, MAX_LOGIT_ROWS), torch.split(targets, MAX_LOGIT_ROWS), strict=True):
+            logits = self._logits(part)
+            nll.append(F.cross_entropy(logits, target, reduction="none"))
+            correct.append(logits.argmax(-1) == target)
+        return torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[positions, vocabulary] in float32, as the whole model would give them."""
+        if self._head is None:
+            raise self._no_head()
+        return self._scaled.of(self._head(hidden).float())
+
+    def _measure(self, exact: float) -> ScaledHead:
+        """What the model does to what its head gives, seen on states of the size that a norm leaves.
+
+        Seen there and not on the probe: a cap does nothing to the small logits of a few tokens.
+        """
+        if self._head is None:
+            return PLAIN
+        weight = next(self._head.parameters())
+        drawn = torch.randn(_STATES, weight.shape[-1], generator=torch.Generator().manual_seed(0))
+        states = drawn.to(weight.device, precision(self._model))
+        return measured(OwnHead(self._model, self._body), self._head, states, exact) or PLAIN
+
+    def _judge_whole(self, examples: Sequence[TokenisedExample]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_judge`, by the model's own forward pass over each row by itself; the row of each target first."""
+        rows, nll, correct = [], [], []
+        for row, example in enumerate(examples):
+            places = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool).nonzero()[:, 0]
+            targets = torch.tensor(list(example.input_ids), device=self._device)[places.to(self._device)]
+            for part, target in zip(
+                torch.split(places, self._own_places), torch.split(targets, self._own_places), strict=True
+            ):
+                logits = self._own_logits(example.input_ids, part - 1)
+                nll.append(F.cross_entropy(logits, target, reduction="none"))
+                correct.append(logits.argmax(-1) == target)
+                rows.append(torch.full((len(part),), row))
+        if not rows:
+            return torch.zeros(0, dtype=torch.long), torch.zeros(0).double(), torch.zeros(0).double()
+        return torch.cat(rows), torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
+
+    @property
+    def _own_places(self) -> int:
+        """Of how many places logits are made at once."""
+        return max(1, MAX_OWN_LOGITS // int(self._config.vocab_size))
+
+    def _own_logits(self, ids: Sequence[int], places: Tensor) -> Tensor:
+        """[places, vocabulary] in float32, as the whole model gives them after these places of one row."""
+        tokens = torch.tensor([list(ids)], device=self._device)
+        arguments = accepted(self._model, {"use_cache": False, "logits_to_keep": places.to(self._device)})
+        logits: Tensor = self._model(input_ids=tokens, **arguments).logits[0]
+        # not every model makes only what is asked for
+        return logits.float() if logits.shape[0] == len(places) else logits[places.to(self._device)].float()
+
+    @torch.inference_mode()
+    def _proved(self) -> ScoringPath:
+        """What of the fast ways gives the model's own logits on a few tokens: of the head always, the rest once."""
+        window, why = smallest_window(self._config), why_not_held(self._config)
+        probe = short_probe(self._model, window, is_recurrent=bool(why))
+        few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
+        own = own_logits(self._model, few.rows[0])
+        if not own.isfinite().all():
+            raise _diverged(f"a logit of {type(self._model).__name__}")
+        # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
+        exact = _EXACT if precision(self._model) == torch.float32 else 2**-7
+        key = proof_key(self._model, "scoring")
+        known = _measured.get(key)
+        self._scaled = known or self._measure(exact)
+        reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
+        if reason and known is not None:  # a scale that is trained has changed since
+            self._scaled = self._measure(exact)
+            reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
+        if reason:
+            return ScoringPath(by_head=False, shares=False, reason=reason)
+        _measured[key] = self._scaled
+        if key not in _proved:
+            _proved[key] = self._prove(probe, why)
+        return _proved[key]
+
+    def _prove(self, probe: Probe, why: str) -> ScoringPath:
+        """Whether rows may be padded together, and go on from a shared beginning. why: why they cannot, if known."""
+        expected = [own_logits(self._model, row) for row in probe.rows]
+        if not why and probe.num_shared:
+            why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
+            if not why:  # which were padded, too
+                return ScoringPath(by_head=True, shares=True)
+        if reason := self._wrong(probe, expected, "rows padded together", None, num_shared=0):
+            return ScoringPath(by_head=False, shares=False, reason=reason)
+        return ScoringPath(by_head=True, shares=False, reason=why)
+
+    def _wrong(
+        self, probe: Probe, expected: Sequence[Tensor], what: str, most: float | None, *, num_shared: int
+    ) -> str:
+        """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not.
+
+        most: how far they may differ, as a share of the largest; None is what another order of sums comes to.
+        """
+        try:
+            far = self._distance(probe, expected, num_shared)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a model's code raises is of many kinds
+            return f"{what}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if most is None:
+            most = tolerance(self._model, probe, expected, far)
+        return "" if far <= most else f"{what}: logits differ by {far:.2g} of the largest"
+
+    def _distance(self, probe: Probe, expected: Sequence[Tensor], num_shared: int) -> float:
+        """How far the logits of the rows are from the model's own, when they go through the body together."""
+        beginning = self.begin(probe.rows[0][:num_shared]) if num_shared else None
+        unlearned = num_shared + 1
+        examples = [
+            TokenisedExample("probe", array("i", row), bytes(unlearned) + b"\1" * (len(row) - unlearned))
+            for row in probe.rows
+        ]
+        rows, hidden, _ = self._before_learned(examples, beginning)
+        ours = self._logits(hidden)
+        return max(apart(ours[(rows == row).to(ours.device)], own[num_shared:-1]) for row, own in enumerate(expected))
+
+
+def _diverged(what: str) -> DivergedError:
+    return DivergedError(
+        f"{what} is not a finite number",
+        expected="finite logits",
+        do="the weights hold NaN or infinity: go back to an earlier checkpoint, or use float32",
+    )

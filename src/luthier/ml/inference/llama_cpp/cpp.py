@@ -1,0 +1,331 @@
+"""Inference through llama.cpp: a GGUF file, with any number of LoRA adapters beside it, many answers at once.
+
+xllamacpp brings llama.cpp's own server as a ready package; it batches what is written at the same time with the same
+adapter. Each answer waits in a thread of its own, which holds no lock of Python while llama.cpp computes.
+
+    ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
+
+An adapter that comes late needs a new server: no new ask is taken up until all answers under way have ended, then the
+server is opened again (a third of a second for a small model).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import ConflictError, RequestError, WorkError
+from luthier.core.ports import Generation, Progress, Prompt, Score, Told
+from luthier.core.stream import Decoding, EmbeddingRequest, Served, Started, TextRequest
+from luthier.ml.inference.llama_cpp.adapters import check_adapter, only_gguf
+from luthier.ml.inference.llama_cpp.answers import AnswerReader
+from luthier.ml.inference.llama_cpp.grammar import grammar_of, no_grammar
+from luthier.ml.inference.llama_cpp.prompts import dayless_template, open_reader
+from luthier.ml.inference.llama_cpp.server import CachePrecision, LlamaServer
+from luthier.ml.inference.llama_cpp.writing import Choice, Writing
+from luthier.ml.inference.models.gguf_header import GgufHeader, read_gguf_header
+from luthier.ml.inference.prompt_ids import checked
+from luthier.ml.inference.stream_generation import generate_by_streaming
+from luthier.ml.inference.thoughts import Thinking
+from luthier.ml.inference.tool_calls import ToolForm
+from luthier.ml.inference.tool_talk import CallsInText
+
+DEFAULT_SLOTS: Final = 16
+_CACHE_BYTES: Final = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as token ids. grammar: what the answer is held to; form: how it calls tools.
+
+    max_new_tokens: of thought and answer.
+    """
+
+    request: TextRequest
+    ids: list[int]
+    max_new_tokens: int
+    form: ToolForm | None
+    grammar: str | None
+    thinking: Thinking
+
+
+class LlamaCppEngine:
+    """A GGUF model: `Engine` and `StreamEngine` at once. Used by one thread only.
+
+    num_slots: how many answers are written together. cache_bytes: of the keys and values of all of them; at least one
+    answer as long as the context always fits. cache: how they are held, as `LlamaServer` says.
+
+    Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
+    hold only a part of a character are left out, and so is such a part where an answer is cut.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        template: Literal["auto", "chat", "plain"] = "auto",
+        num_slots: int = DEFAULT_SLOTS,
+        cache_bytes: int = _CACHE_BYTES,
+        cache: CachePrecision = "float16",
+        num_threads: int | None = None,
+    ) -> None:
+        self._model, self._header = model, read_gguf_header(model)
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_slots = num_slots
+        context = self._header.number("context_length", 4096)
+        self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
+        self._cache: CachePrecision = cache
+        self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
+        self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
+        self._adapters: dict[str, Path] = {}
+        self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
+        self._reading = threading.Lock()  # held while the server is opened again, and to count who reads with it
+        self._num_reading = 0
+        self._writing = Writing(num_slots, self._pool_tokens)
+        self._server: LlamaServer | None = self._open_server([])
+        try:
+            self._reader = open_reader(model, self._header, self._server, template)
+        except BaseException:
+            self._server.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """`llama_cpp`, the name in the table of engines."""
+        return "llama_cpp"
+
+    @property
+    def decoding(self) -> Decoding:
+        """The runtime's own path."""
+        return Decoding(path="llama_cpp", description="llama.cpp over its own key-value cache, rows together")
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        return self._writing.keys
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that weights, adapters and the cache of keys and values take."""
+        files = [self._model, *self._adapters.values()]
+        return sum(path.stat().st_size for path in files if path.exists()) + self._pool_tokens * self._token_bytes
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make a GGUF adapter, or the only one in a folder, ready to be asked by `name`.
+
+        Raises:
+            NotFoundError, ModelSourceError: there is none, or it is damaged.
+            RequestError: it was made for another base. ConflictError: the name stands for another adapter.
+        """
+        file = only_gguf(Path(path), "adapter").resolve()
+        if (known := self._adapters.get(name)) is not None:
+            if known == file:
+                return
+            raise ConflictError(
+                f"adapter {name!r} from {file}, and from {known} before",
+                expected="one adapter a name",
+                do="unload the first, or choose another name",
+            )
+        check_adapter(read_gguf_header(file), self._header)
+        self._adapters[name] = file
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; its memory is let go with the next server."""
+        self._adapters.pop(name, None)
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write; false where there is no room, or a new adapter waits for the answers under way.
+
+        Raises RequestError (an empty prompt, an unknown adapter, a schema that cannot be kept), OverlongError,
+        TemplateError. WorkError: the server cannot be opened with the new adapters.
+        """
+        self._check_open()
+        known = self._prepared.get(key)
+        prepared = known[1] if known is not None and known[0] is request else self.prepare(request)
+        self._prepared[key] = (request, prepared)  # it is asked again after every poll: read once
+        if not self.admit(key, prepared, adapter):
+            return False
+        del self._prepared[key]
+        return True
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
+        """The request as token ids and what its answer is held to, from any thread. Raises what `ask` raises of it."""
+        assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
+        self._check_wishes(request)
+        with self._reading:
+            self._num_reading += 1
+        try:
+            server = self._check_open()
+            self._check_ids(request.token_ids)
+            ids = self._reader.ids(request)
+            thinking = self._reader.thinking(request, ids)
+            form = self._reader.tools.form(request)
+            grammar = grammar_of(request, form, server)
+            if grammar is not None and not server.keeps_grammar(grammar):
+                raise no_grammar()
+            if grammar is not None and thinking.is_open and thinking.form is not None:
+                # The grammar holds from the first token on, so that the thought must have ended before.
+                ids = [*ids, *self._reader.text_ids(f"{thinking.form.end}\n\n")]
+                thinking = replace(thinking, is_open=False, max_tokens=0)
+            self._check_ids(ids)
+            checked(ids, server.context_tokens)
+        finally:
+            with self._reading:
+                self._num_reading -= 1
+        room = server.context_tokens - len(ids)
+        thinking = replace(thinking, max_tokens=max(0, min(thinking.max_tokens, room - request.max_new_tokens)))
+        max_new_tokens = min(request.max_new_tokens + thinking.max_tokens, room)
+        return _Prepared(request, ids, max_new_tokens, form, grammar, thinking)
+
+    def admit(
+        self,
+        key: Hashable,
+        prepared: _Prepared,
+        adapter: str | None,
+        *,
+        owner: str | None = None,  # noqa: ARG002 - slots are taken in turn, and each reads its prompt by itself
+        may_exceed: bool = False,  # noqa: ARG002 - there are no more slots than there are
+    ) -> bool:
+        """Begin to write what `prepare` has made; as `ask`."""
+        server = self._check_open()
+        if adapter is not None and adapter not in self._adapters:
+            raise RequestError(
+                f"adapter {adapter!r}",
+                expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
+                do="load the adapter before it is asked",
+            )
+        if self._is_stale(server):
+            with self._reading:
+                if self._num_reading or not self._writing.is_idle:
+                    return False
+                server = self._reopen(server)
+        request, ids, form = prepared.request, prepared.ids, prepared.form
+        if not self._writing.has_room_for(request.num_choices, len(ids) + prepared.max_new_tokens):
+            return False
+        path = None if adapter is None else self._adapters[adapter]
+        marks = (form.begin,) if form is not None and form.has_special_marks else ()
+        choices = [
+            Choice(
+                key, number, request, path, ids, prepared.max_new_tokens,
+                AnswerReader(request, number, CallsInText(request, form), prepared.thinking), prepared.grammar,
+                (*marks, *prepared.thinking.shown),
+            )
+            for number in range(request.num_choices)
+        ]  # fmt: skip
+        self._writing.begin(server, (key, Started(num_prompt_tokens=len(ids))), choices)
+        return True
+
+    def cancel(self, key: Hashable) -> None:
+        """Write no more of this ask; its slots are free after the token that is being computed."""
+        self._prepared.pop(key, None)
+        self._writing.cancel(key)
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        """What has been written since the last call; waits at most so long where there is nothing."""
+        return self._writing.poll(self._check_open(), wait_seconds)
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        self._check_open()
+        return generate_by_streaming(self, prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        """One score an example, in order, by the base.
+
+        Raises RequestError where the package that gives logits is missing, or ids are not of this model.
+        """
+        self._check_open()
+        from luthier.ml.inference.llama_cpp.likelihood import score_with_llama_cpp
+
+        return score_with_llama_cpp(self._model, examples, progress, num_threads=self._num_threads)
+
+    def close(self) -> None:
+        """Let go of the weights, once what is being computed has been."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._writing.end()
+        server.close()
+
+    def _check_open(self) -> LlamaServer:
+        if self._server is None:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+        return self._server
+
+    def _check_wishes(self, request: TextRequest) -> None:
+        if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
+            raise RequestError(
+                "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
+            )
+        biased = [token for token, _ in request.sampling.logit_bias]
+        if biased and not 0 <= min(biased) <= max(biased) < self._vocabulary:
+            raise RequestError(
+                f"logit_bias for tokens {min(biased)} to {max(biased)}",
+                expected=f"ids of this model's own tokenizer, 0 to {self._vocabulary - 1}",
+                do="leave the others out",
+            )
+
+    def _open_server(self, adapters: Sequence[Path]) -> LlamaServer:
+        return LlamaServer(
+            self._model,
+            adapters,
+            num_slots=self._num_slots,
+            pool_tokens=self._pool_tokens,
+            num_threads=self._num_threads,
+            cache=self._cache,
+            chat_template=dayless_template(self._header),
+        )
+
+    def _is_stale(self, server: LlamaServer) -> bool:
+        return not set(self._adapters.values()) <= set(server.adapters)
+
+    def _reopen(self, server: LlamaServer) -> LlamaServer:
+        """A server with all adapters that are loaded now; where that fails, the one as it was, and the error."""
+        before = server.adapters
+        server.close()
+        self._writing.forget_slots()
+        try:
+            opened = self._open_server(sorted(set(self._adapters.values())))
+        except WorkError:
+            self._adapters = {name: path for name, path in self._adapters.items() if path in before}
+            self._server = self._open_server(before)
+            self._reader.use(self._server)
+            raise
+        self._server = opened
+        self._reader.use(opened)
+        return opened
+
+    def _check_ids(self, ids: Sequence[int] | None) -> None:
+        if ids is not None and (not ids or min(ids) < 0 or max(ids) >= self._vocabulary):
+            raise RequestError(
+                f"a prompt of {len(ids)} tokens" + (f", ids {min(ids)} to {max(ids)}" if ids else ""),
+                expected=f"at least one token, each from 0 to {self._vocabulary - 1}",
+                do="correct the prompt",
+            )
+
+
+def open_stream_engine(served: Served) -> LlamaCppEngine:
+    """The engine over the GGUF file that `served.path` names, or the only one in that folder that holds a model.
+
+    Raises as `LlamaCppEngine` does; RequestError for a precision or a packing, which a GGUF file has of its own.
+    """
+    if served.quantisation is not None:
+        raise RequestError(
+            f"quantisation {served.quantisation} with the engine llama_cpp",
+            expected="no packing on loading: a GGUF file holds its weights as they are used",
+            do="choose the GGUF file with the packing that is wanted",
+        )
+    return LlamaCppEngine(only_gguf(Path(served.path), "model"), template=served.template)
+
+
+def _bytes_of_a_token(header: GgufHeader) -> int:
+    """Of its keys and values, in 16 bits, over all layers."""
+    heads = header.number("attention.head_count", 1)
+    width = header.number("embedding_length", 0) // max(heads, 1)
+    sides = header.number("attention.key_length", width) + header.number("attention.value_length", width)
+    return max(1, header.number("block_count", 1) * header.number("attention.head_count_kv", heads) * sides * 2)

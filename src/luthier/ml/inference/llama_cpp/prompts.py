@@ -1,0 +1,197 @@
+"""How a request becomes the tokens that llama.cpp is given: always token ids, so that nothing is added on the way.
+
+With the tokenizer of the model beside its GGUF file, conversations are written by Luthier's template, as they were when
+the model was trained, and the file must give the same tokens for the same text. A GGUF file alone has a template and a
+tokenizer of its own; llama.cpp applies both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from luthier.core.conversation import Message
+from luthier.core.errors import RequestError, TemplateError
+from luthier.core.ports import THINKING_TOKENS
+from luthier.core.recipe import TemplateOption
+from luthier.core.stream import TextRequest
+from luthier.ml.inference.llama_cpp.server import LlamaServer
+from luthier.ml.inference.models.gguf_header import GgufHeader
+from luthier.ml.inference.models.template_clock import filled_names, own_name, reads_clock, without_clock
+from luthier.ml.inference.models.thinking import TAGS
+from luthier.ml.inference.models.thinking_probe import measured_format, options_of, tags_in
+from luthier.ml.inference.opted_turns import text_of
+from luthier.ml.inference.prompt_ids import check_bytes, checked, ids_of
+from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
+from luthier.ml.inference.tool_talk import ToolTalk
+
+if TYPE_CHECKING:
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+_TAIL_TOKENS: Final = 32
+_NO_LETTERS: Final = bytes(byte for byte in range(256) if not chr(byte).isascii() or not chr(byte).isalnum())
+_PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's spruce. Grüße, naïve café!\n\n"
+
+
+class PromptReader(Protocol):
+    """Turns what is asked into token ids, from any thread.
+
+    Raises RequestError or TemplateError for what cannot be written, OverlongError where no answer would fit.
+    """
+
+    tools: ToolTalk
+
+    def ids(self, request: TextRequest) -> list[int]: ...
+    def text_ids(self, text: str) -> list[int]: ...
+    def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking: ...
+    def use(self, server: LlamaServer) -> None: ...
+
+
+def dayless_template(header: GgufHeader) -> str | None:
+    """What llama.cpp must render with in the place of the file's own template; None where that never asks for the day.
+
+    It would write today's date, and set variables to it: prompts would be others tomorrow, and others than in training.
+    """
+    text = str(header.values.get("tokenizer.chat_template") or "")
+    return without_clock(text) if reads_clock(text) or filled_names(text) else None
+
+
+class TemplateReader:
+    """Luthier's own template and the model's own tokenizer."""
+
+    def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
+        self._template, self._context_tokens = template, server.context_tokens
+        self._templates = RequestTemplates(template)
+        self.tools = ToolTalk(text_of(template))
+        ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
+        if ours != theirs:
+            differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+            raise RequestError(
+                f"the tokenizer beside the GGUF file makes {len(ours)} tokens of a probe, the file {len(theirs)}; "
+                f"they differ from token {differ + 1} on",
+                expected="the tokenizer that the file was made with",
+                do="export the model again, or move the GGUF file into a folder of its own to use its own tokenizer",
+            )
+
+    def ids(self, request: TextRequest) -> list[int]:
+        """Token ids of the request, up to where the answer begins."""
+        template = self._template if request.conversation is None else self._templates.of(request)[0]
+        return ids_of(template, self.tools, request, self._context_tokens)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text that follows others."""
+        return list(self._template.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking:
+        """Of the thought of an answer; its budget as if there were room for all of it."""
+        if request.conversation is None:
+            return NO_THINKING
+        return self._templates.of(request)[1].of_answer(ids, request.max_thinking_tokens, self._context_tokens)
+
+    def use(self, server: LlamaServer) -> None:
+        """Nothing: the tokenizer is here."""
+
+
+class FileReader:
+    """The template and the tokenizer that stand in the GGUF file, applied by llama.cpp.
+
+    The server was opened with `dayless_template`, so that a prompt is the same on every day.
+
+    context_tokens: the most that a prompt may have; None for what the server has room for.
+    """
+
+    def __init__(self, header: GgufHeader, server: LlamaServer, *, context_tokens: int | None = None) -> None:
+        self._server, self._context_tokens = server, context_tokens
+        self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
+        self._text = str(header.values.get("tokenizer.chat_template") or "")
+        self.tools = ToolTalk(self._text)
+        bos = str(server.ask("props").get("bos_token") or "")
+        self._bos = server.tokenize(bos, add_special=False) if bos else []
+
+    def ids(self, request: TextRequest) -> list[int]:
+        """Token ids of the request, up to where the answer begins; one beginning-of-text token at most."""
+        context_tokens = self._context_tokens or self._server.context_tokens
+        if request.token_ids is not None:
+            return checked(list(request.token_ids), context_tokens)
+        text = self._render(request) if request.conversation is not None else request.text or ""
+        check_bytes(self._least_tokens(text), context_tokens)
+        ids = self._server.tokenize(text, add_special=True)
+        is_twice = len(self._bos) == 1 and ids[:2] == self._bos * 2
+        return checked(ids[1:] if is_twice else ids, context_tokens)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text that follows others."""
+        return self._server.tokenize(text, add_special=False)
+
+    def thinking(self, request: TextRequest, ids: Sequence[int]) -> Thinking:
+        """Of the thought of an answer; its budget as if there were room for all of it."""
+        if request.conversation is None:
+            return NO_THINKING
+        known = measured_format(self._text, {}, self._options(request))
+        tail = str(self._server.ask("detokenize", {"tokens": list(ids[-_TAIL_TOKENS:])})["content"])
+        form = known or TAGS
+        asked = request.max_thinking_tokens
+        most = 0 if form.prompt_closes else asked if asked is not None else THINKING_TOKENS if known else 0
+        return Thinking(form, form.is_open(tail), most, () if known is None else tags_in(known.delimiters))
+
+    def _options(self, request: TextRequest) -> dict[str, TemplateOption]:
+        requested = options_of(self._text, {}, request.template_options, request.reasoning_effort)
+        return request.trained_options | requested
+
+    def _least_tokens(self, text: str) -> int:
+        """By the letters of ASCII alone: a file may have no token for other bytes, and tokens that take in blanks."""
+        if not self._longest:
+            return 0
+        num_letters = len(text.encode(errors="replace").translate(None, _NO_LETTERS))
+        return -(-num_letters // self._longest)
+
+    def use(self, server: LlamaServer) -> None:
+        """The model was opened again."""
+        self._server = server
+
+    def _render(self, request: TextRequest) -> str:
+        if not self._text:
+            raise TemplateError(
+                "a conversation for a GGUF file without a chat template",
+                expected="a plain text, or a file that holds the template of its model",
+                do="ask for a completion of a text, or export the model again with its chat template",
+            )
+        conversation = self.tools.conversation(request)
+        body: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
+        if conversation.tools:
+            body["tools"] = list(conversation.tools)
+        if options := self._options(request):
+            body["chat_template_kwargs"] = {own_name(name): value for name, value in options.items()}
+        return str(self._server.ask("apply-template", body)["prompt"])
+
+
+def open_reader(
+    model: Path, header: GgufHeader, server: LlamaServer, kind: Literal["auto", "chat", "plain"]
+) -> PromptReader:
+    """The reader for a GGUF file: with the tokenizer in its folder where there is one.
+
+    Raises:
+        RequestError: `plain` for a file without a tokenizer beside it, or a tokenizer of another model.
+    """
+    if (model.parent / "tokenizer.json").is_file():
+        from luthier.ml.inference.models.chat_template import ChatTemplate
+
+        return TemplateReader(ChatTemplate.load(model.parent, kind), server)
+    if kind == "plain":
+        raise RequestError(
+            f"template 'plain' for {model}, which lies without its tokenizer",
+            expected="tokenizer.json and tokenizer_config.json in the folder of the GGUF file",
+            do="copy them there, or use the template of the file ('auto')",
+        )
+    return FileReader(header, server)
+
+
+def _message(message: Message) -> dict[str, Any]:
+    document = message.model_dump(mode="json", exclude_none=True, exclude={"weight", "learn_reasoning", "reasoning"})
+    if message.reasoning is not None:
+        document["reasoning_content"] = message.reasoning
+    if not message.tool_calls:
+        document.pop("tool_calls", None)
+    return {"content": "", **json.loads(json.dumps(document))}

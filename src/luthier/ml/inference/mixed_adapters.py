@@ -1,0 +1,206 @@
+"""Many low-rank adapters over one base, each row of a batch with its own, in one pass.
+
+The matrices of the base are multiplied once for all rows. Beside them, A of all adapters in use stand below one another
+as one matrix, and B side by side as another: two products for all rows, with what is another adapter's set to zero in
+between. So every adapter is read once a step however many rows ask for it, and nothing is gathered by row; the zeros
+leave what a row gets as it would be alone, but for the order of floating-point sums.
+
+A matrix that sees tokens without their rows (behind the router of a mixture of experts, say) cannot tell whose they
+are. Where an adapter changes such a one, all rows of a pass must have the same adapter (`mixes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor, nn
+
+from luthier.core.errors import ModelSourceError
+from luthier.ml.inference.decoding_proof import text_part
+from luthier.ml.inference.low_rank import LowRank, read_low_rank
+from luthier.ml.inference.models.forward_arguments import accepted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# An adapter nobody asks for just now stays among those in use for so many passes: bringing one in copies them all.
+_PATIENCE: Final = 256
+_PROBE: Final = ((1, 2, 3), (4, 5, 6))
+
+
+class MixedAdapters:
+    """The adapters over one model. The model is changed in place: matrices that an adapter knows are wrapped."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._loaded: dict[str, dict[str, LowRank]] = {}
+        self._wrapped: dict[str, _MixedLinear] = {}
+        self._in_use: dict[str, int] = {}  # by name: how many passes ago it was asked for
+        self._rows: tuple[str | None, ...] = ()
+        self._mixes = True
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows with different adapters may go through the model together."""
+        return self._mixes
+
+    def load(self, name: str, path: str) -> None:
+        """Read an adapter, in the precision of the base; nothing happens where it is loaded.
+
+        Raises what `read_low_rank` does, ModelSourceError also where it does not fit the base.
+        """
+        if name in self._loaded:
+            return
+        weight = self._model.get_input_embeddings().weight
+        products = {
+            module: LowRank(one.a.to(weight.device, weight.dtype), one.b.to(weight.device, weight.dtype), one.scale)
+            for module, one in read_low_rank(path).items()
+        }
+        for module, product in products.items():
+            self._check(path, module, product)
+        new = [module for module in products if module not in self._wrapped]
+        for module in new:
+            self._wrapped[module] = self._wrap(module)
+        self._loaded[name] = products
+        if new and self._mixes:
+            self._mixes = all(self._sees_rows(new))
+
+    def unload(self, name: str) -> None:
+        """Let go of an adapter; nothing happens where it is not loaded."""
+        self._loaded.pop(name, None)
+        if self._in_use.pop(name, None) is not None:
+            self._lay()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded
+
+    @property
+    def num_bytes(self) -> int:
+        """What all loaded adapters take, with the copies of those in use."""
+        return sum(self.bytes_of(name) * (2 if name in self._in_use else 1) for name in self._loaded)
+
+    def bytes_of(self, name: str) -> int:
+        """What one adapter takes, once."""
+        return sum(int(one.a.nbytes) + int(one.b.nbytes) for one in self._loaded[name].values())
+
+    def use(self, rows: Sequence[str | None]) -> None:
+        """Say which adapter each row of the next passes has; None for the base. All the same one without `mixes`."""
+        wanted = {name for name in rows if name is not None}
+        for name in self._in_use:
+            self._in_use[name] = 0 if name in wanted else self._in_use[name] + 1
+        is_right = wanted <= self._in_use.keys() and max(self._in_use.values(), default=0) < _PATIENCE
+        if tuple(rows) == self._rows and is_right:
+            return
+        if not is_right:
+            kept = {name: since for name, since in self._in_use.items() if since < _PATIENCE}
+            self._in_use = kept | dict.fromkeys(sorted(wanted - kept.keys()), 0)
+            self._lay()
+        self._rows = tuple(rows)
+        scales: dict[tuple[tuple[str, int, float], ...], Tensor | None] = {}
+        for linear in self._wrapped.values():
+            if linear.layout not in scales:
+                scales[linear.layout] = self._scales(linear.layout)
+            linear.scales = scales[linear.layout]
+
+    def _scales(self, layout: tuple[tuple[str, int, float], ...]) -> Tensor | None:
+        """[rows, 1, columns]: the scale of the row's own adapter in its columns, 0 in all others."""
+        weight = self._model.get_input_embeddings().weight
+        if not any(name in self._rows for name, _, _ in layout):
+            return None
+        lines = [
+            [scale if name == row else 0.0 for name, rank, scale in layout for _ in range(rank)] for row in self._rows
+        ]
+        return torch.tensor(lines, dtype=weight.dtype, device=weight.device)[:, None]
+
+    def _lay(self) -> None:
+        """Lay the adapters in use beside one another, for every matrix."""
+        for module, linear in self._wrapped.items():
+            known = [(name, self._loaded[name][module]) for name in self._in_use if module in self._loaded[name]]
+            linear.lay(known)
+        self._rows = ()
+
+    def _sees_rows(self, modules: Sequence[str]) -> list[bool]:
+        """Whether each of these matrices is given [rows, tokens, width], found by two rows of a few tokens.
+
+        One that is given nothing then, such as an expert that no token is sent to, counts as one that is not.
+        """
+        seen: dict[str, bool] = {}
+        hooks = []
+        for name in modules:
+
+            def look(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                seen[name] = seen.get(name, True) and inputs[0].ndim == 3 and len(inputs[0]) == len(_PROBE)
+
+            hooks.append(self._wrapped[name].register_forward_pre_hook(look))
+        self.use([None] * len(_PROBE))
+        text = text_part(self._model)
+        try:
+            with torch.inference_mode():
+                tokens = torch.tensor(_PROBE, device=self._model.device)
+                text(input_ids=tokens, **accepted(text, {"use_cache": False}))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [seen.get(name, False) for name in modules]
+
+    def _check(self, path: str, module: str, product: LowRank) -> None:
+        try:
+            base = self._model.get_submodule(module)
+        except AttributeError:
+            base = None
+        base = base.base if isinstance(base, _MixedLinear) else base
+        shape = (getattr(base, "in_features", None), getattr(base, "out_features", None))
+        if shape != (product.a.shape[1], product.b.shape[0]):
+            has = "no such matrix" if None in shape else f"one of {shape[0]} x {shape[1]}"
+            raise ModelSourceError(
+                f"{path}: it adds to {module} a product of {product.a.shape[1]} x {product.b.shape[0]}; this base has "
+                f"{has}",
+                expected="an adapter that was trained on this base",
+                do="ask for it with its own base",
+            )
+
+    def _wrap(self, module: str) -> _MixedLinear:
+        parent, _, own = module.rpartition(".")
+        wrapped = _MixedLinear(self._model.get_submodule(module))
+        setattr(self._model.get_submodule(parent), own, wrapped)
+        return wrapped
+
+
+class _MixedLinear(nn.Module):
+    """A matrix of the base with what adapters add. scales: None where no row of the pass has one that does."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.layout: tuple[tuple[str, int, float], ...] = ()
+        self.scales: Tensor | None = None
+        self._a: Tensor | None = None
+        self._b: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix of the base, for code that reads it past the call: RWKV scales it, others ask for its dtype."""
+        found: Tensor = self.base.weight  # type: ignore[assignment]
+        return found
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the base."""
+        return self.base.bias  # type: ignore[return-value]
+
+    def lay(self, products: Sequence[tuple[str, LowRank]]) -> None:
+        self.layout = tuple((name, one.rank, one.scale) for name, one in products)
+        self.scales = None
+        self._a = torch.cat([one.a for _, one in products]) if products else None
+        self._b = torch.cat([one.b for _, one in products], 1).T.contiguous() if products else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        if self.scales is None or self._a is None or self._b is None:
+            return y
+        # tokens without their rows are all of one adapter
+        scales = self.scales if x.ndim == self.scales.ndim else self.scales[0]
+        narrow = nn.functional.linear(x, self._a).mul_(scales)
+        return y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), self._b).view(y.shape)

@@ -1,0 +1,232 @@
+"""Which class of transformers a model folder is, and which part of it is the language model.
+
+A folder is a causal language model, or an image-text model as it is published (`Gemma3ForConditionalGeneration`): a
+config with a `text_config` and others beside it, weights under names of their own, towers for pictures and sound.
+Such a model is loaded, trained and saved as it is published, so that the result loads where the original did; what is
+trained is its language model. Which class it is follows from what transformers maps the config to and from the
+config's `architectures`, never from the name of a family.
+
+torch and transformers are loaded by the functions, not with this module.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.errors import ModelSourceError
+
+_TOWERS: Final = ("vision_config", "audio_config")
+# The positions of a model go by several names where transformers has not mapped them to the first.
+_CONTEXTS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "context_length",
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def load_config(path: str | Path) -> PreTrainedConfig:
+    """The config of a local transformers folder.
+
+    Raises:
+        ModelSourceError: no config.json, or one of an architecture that this version of transformers does not have.
+    """
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ModelSourceError(
+            f"{folder} has no config.json",
+            expected="a transformers folder: config.json says what the model looks like",
+            do="pull the model again, or point to the folder that holds config.json",
+        )
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, PreTrainedConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise _unknown(f"{folder}/config.json", error) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
+def config_of(entries: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config that the entries of a config.json describe, `model_type` among them.
+
+    Raises:
+        ModelSourceError: transformers does not know such a description.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, PreTrainedConfig
+
+    values = dict(entries)
+    kind = values.pop("model_type", None)
+    try:
+        config = AutoConfig.for_model(kind, **values)
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise _unknown(f"model_type {kind!r}", error) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a config that describes the language model: the config itself for most models.
+
+    Raises:
+        ModelSourceError: it describes several, and which of them writes the answers is not said.
+    """
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError as error:
+        raise _unknown(f"config of model_type {config.model_type!r}", error) from error
+
+
+def context_tokens(config: PreTrainedConfig) -> int:
+    """The longest text that the positions of a model are made for; `sys.maxsize` where nothing ends it.
+
+    State-space models and those whose attention only fades with distance have no such number in their config.
+    """
+    text = text_config(config)
+    for name in _CONTEXTS:
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return sys.maxsize
+
+
+def is_composite(config: PreTrainedConfig) -> bool:
+    """Whether the config describes a language model beside other parts, such as a tower for pictures."""
+    return text_config(config) is not config or any(name in config.sub_configs for name in _TOWERS)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The auto class of transformers that maps the config to its model: the causal, else the image-text one.
+
+    Both may know a config of several parts. Then `architectures`, which transformers writes into every folder that it
+    saves, names the class that the weights were saved from; without it the image-text class is taken, as published.
+
+    Raises:
+        ModelSourceError: neither knows it, or it reads one text and writes another (encoder and decoder).
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    kinds = [AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM]
+    known = [kind for kind in kinds if type(config) in kind._model_mapping]
+    if not known or config.is_encoder_decoder:
+        why = "an encoder and a decoder" if config.is_encoder_decoder else "no causal or image-text model"
+        raise ModelSourceError(
+            f"model_type {config.model_type!r} is {why} of transformers",
+            expected="a model that continues the text that it is given: a causal or an image-text model",
+            do="choose another model",
+        )
+    saved = set(config.architectures or ())
+    for kind in known:
+        if any(one.__name__ in saved for one in _classes(kind, config)):
+            return kind
+    if text_config(config) is not config and known[0] is AutoModelForCausalLM and len(known) > 1:
+        return known[1]
+    return known[0]
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that a folder with this config is loaded as. Raises what `auto_class` raises."""
+    classes = _classes(auto_class(config), config)
+    saved = set(config.architectures or ())
+    return next((one for one in classes if one.__name__ in saved), classes[0])
+
+
+def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A model of that config, with random weights on `device`, or with none on torch's meta device.
+
+    dtype: of its weights; None takes what the config says.
+
+    Raises:
+        ModelSourceError: as `auto_class`, or the library cannot build it (a package that a tower needs is not there).
+    """
+    import torch
+
+    from luthier.ml.inference.models.quiet import quiet_transformers
+
+    kind = auto_class(config)
+    chosen = {} if dtype is None else {"dtype": dtype}
+    try:
+        with torch.device(device), quiet_transformers():
+            model: PreTrainedModel = kind.from_config(config, trust_remote_code=False, **chosen)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
+        raise _unknown(f"a model of model_type {config.model_type!r}", error) from error
+    if device == "meta":
+        model.tie_weights()
+    return model
+
+
+def causal_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The innermost part that makes logits of text: the model itself, but for those with a causal model inside.
+
+    Llama 4 as published holds a whole causal model with its head beside its tower.
+    """
+    inner = model.get_decoder()
+    if inner is model or not _has_head(inner):
+        return model
+    found: PreTrainedModel = inner
+    return found
+
+
+def language_model(model: PreTrainedModel) -> nn.Module:
+    """The module that makes hidden states of text: what lies between the ids and the output head."""
+    from transformers import PreTrainedModel
+
+    outer = causal_model(model)
+    body: nn.Module = outer.get_decoder()
+    if body is outer and _has_head(outer):
+        body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
+    return body
+
+
+def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the modules of a composite model that text does not go through: its towers and what joins them.
+
+    They are frozen and carry no adapter unless asked for. Empty for a plain language model.
+    """
+    if not is_composite(model.config):
+        return ()
+    inside = {id(language_model(model)), id(model.get_output_embeddings())}
+    found: list[str] = []
+
+    def walk(prefix: str, module: nn.Module) -> None:
+        for name, child in module.named_children():
+            own = f"{prefix}{name}"
+            if id(child) in inside:
+                continue
+            if any(id(part) in inside for part in child.modules()):
+                walk(f"{own}.", child)
+            elif any(True for _ in child.parameters()):
+                found.append(own)
+
+    walk("", model)
+    return tuple(found)
+
+
+def _has_head(module: Any) -> bool:
+    return hasattr(module, "get_output_embeddings") and module.get_output_embeddings() is not None
+
+
+def _classes(kind: Any, config: PreTrainedConfig) -> tuple[type[PreTrainedModel], ...]:
+    found = kind._model_mapping[type(config)]
+    return tuple(found) if isinstance(found, (list, tuple)) else (found,)
+
+
+def _unknown(what: str, error: Exception) -> ModelSourceError:
+    return ModelSourceError(
+        f"{what} does not load: {' '.join(str(error).split())[:200]}",
+        expected="a configuration that transformers knows, without code of its own",
+        do="pull the model again; if it stays, it needs another version of transformers",
+    )

@@ -1,0 +1,162 @@
+"""Chat templates in a sandbox that also bounds what they may take: the templates of models are code of strangers.
+
+transformers renders them in jinja's sandbox, which keeps them from files and from Python, but not from time and memory:
+`{{ 'a' * 9999999999 }}`, loops in loops. `use_bounded_sandbox` has it use the environment here instead, in which
+
+    a loop          counts what it goes over, all loops of one rendering together
+    * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
+
+What a template renders is the same, character for character, but for the date (`template_clock`). Doubling a text by
+`+`, `~` or `set` blocks is not counted: that, and whatever else takes long, is found when the model is pulled, by
+`template_probe`, in its own process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from luthier.ml.inference.models.template_clock import fixed_strftime
+
+MOST_ITERATIONS: Final = 2_000_000
+"""Of all loops of one rendering together: a hundred times what the longest conversations take."""
+MOST_REPEATED: Final = 1_000_000
+"""Characters or items that a repetition or a padding may make."""
+_MOST_BITS: Final = 10_000
+_LOOP: Final = "luthier_bounded_loop"
+_SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
+_PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
+_WIDE: Final = re.compile(r"%[-+ #0]*(?:\d{7,}|\*)|%[-+ #0\d]*\.(?:\d{7,}|\*)|\{[^{}]*\d{7,}[^{}]*\}|\{[^{}]*:[^{}]*\{")
+# In the place of transformers' own, which asks what day it is: values of a rendering go before the environment's.
+_CLOCK: Final = {"strftime_now": fixed_strftime}
+_left: Final[ContextVar[list[int] | None]] = ContextVar("iterations_left", default=None)
+
+
+def use_bounded_sandbox() -> None:
+    """Have transformers render chat templates in the bounded environment, in this process from now on."""
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    before = _left.set([MOST_ITERATIONS])
+    try:
+        yield
+    finally:
+        _left.reset(before)
+
+
+class BoundedTemplate(jinja2.Template):
+    """A template whose loops are counted from the start of each rendering, and whose clock stands still."""
+
+    def render(self, *_args: Any, **_kwargs: Any) -> str:
+        """As jinja's, on the fixed day. Raises SecurityError for a rendering that takes too much."""
+        with _counted():
+            return super().render(*_args, **_kwargs, **_CLOCK)
+
+    def generate(self, *_args: Any, **_kwargs: Any) -> Iterator[str]:
+        """As jinja's, piece by piece, on the fixed day."""
+        with _counted():
+            yield from super().generate(*_args, **_kwargs, **_CLOCK)
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """jinja's sandbox with bounds on loops, repetitions and paddings."""
+
+    template_class = BoundedTemplate
+    intercepted_binops = frozenset(("*", "**", "%"))  # not +: a call for each would be most of a rendering
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        super().__init__(*_args, **_kwargs)
+        self.filters[_LOOP] = _loop_over
+        for name in ("center", "indent", "format", "wordwrap", "truncate"):
+            self.filters[name] = _padded(self.filters[name])
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in list(tree.find_all(nodes.For)):
+            counted = nodes.Filter(loop.iter, _LOOP, [], [], None, None, lineno=loop.lineno)
+            loop.iter = counted.set_environment(self)
+        return tree
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """The value of `left operator right`. Raises SecurityError where it would be huge."""
+        _check_operation(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, obj: Any, /, *_args: Any, **_kwargs: Any) -> Any:
+        """What a call gives. Raises SecurityError for a method that pads a text without bounds."""
+        holder = getattr(obj, "__self__", None)
+        if isinstance(holder, str) and getattr(obj, "__name__", "") in _PADDING:
+            _check_widths((*_args, *_kwargs.values()))
+        return super().call(context, obj, *_args, **_kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """`format` of a text, as jinja guards it. Raises SecurityError for a width of millions."""
+        guarded = super().wrap_str_format(value)
+        if guarded is not None:
+            _check_format(value.__self__)
+        return guarded
+
+
+def _loop_over(iterable: Any) -> Any:
+    """What a loop goes over, as it is, counted."""
+    left = _left.get()
+    if left is not None and isinstance(iterable, _SIZED):
+        left[0] -= len(iterable)
+        if left[0] < 0:
+            raise _too_much(f"more than {MOST_ITERATIONS:,} rounds of its loops")
+    return iterable
+
+
+def _check_operation(operator: str, left: Any, right: Any) -> None:
+    if operator == "*":
+        for one, times in ((left, right), (right, left)):
+            if isinstance(one, _SIZED) and isinstance(times, int) and len(one) * times > MOST_REPEATED:
+                raise _too_much(f"a text or list repeated {times:,} times")
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MOST_BITS:
+            raise _too_much("a number of thousands of digits")
+    elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+        if left.bit_length() * right > _MOST_BITS:
+            raise _too_much("a number of thousands of digits")
+    elif operator == "%" and isinstance(left, str):
+        _check_format(left)
+
+
+def _padded(filter_of_jinja: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, refused where it is given a width of millions."""
+    is_format = filter_of_jinja.__name__ == "do_format"
+
+    def bounded(*_args: Any, **_kwargs: Any) -> Any:
+        if is_format:
+            _check_format(str(_args[0]))
+        _check_widths((*_args, *_kwargs.values()))
+        return filter_of_jinja(*_args, **_kwargs)
+
+    # What jinja passes in first (environment, context) is marked on the function.
+    bounded.__dict__.update(filter_of_jinja.__dict__)
+    return bounded
+
+
+def _check_format(text: str) -> None:
+    if _WIDE.search(text):
+        raise _too_much("a format with a width of millions")
+
+
+def _check_widths(values: Any) -> None:
+    if any(isinstance(value, int) and value > MOST_REPEATED for value in values):
+        raise _too_much(f"a width of more than {MOST_REPEATED:,} characters")
+
+
+def _too_much(what: str) -> SecurityError:
+    return SecurityError(f"it asks for {what}")

@@ -1,0 +1,494 @@
+"""How a conversation becomes the model's text, and that text its tokens.
+
+Two kinds. `chat`: the template that comes with the model, rendered by transformers in its jinja sandbox. `plain`: for
+base models, which have none; one fixed layout, for any number of turns:
+
+    every system and user message      its content, then a line feed
+    every assistant message            its content, then the end-of-text token
+
+so the prompt of an answer is simply everything before it, and the generation prompt adds nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from transformers import PreTrainedTokenizerFast
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.digest import sha256_bytes, sha256_document
+from luthier.core.errors import RequestError, TemplateError
+from luthier.core.json_limits import loads
+from luthier.core.library_errors import library_reason
+from luthier.ml.inference.models.bounded_jinja import use_bounded_sandbox
+from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.message_forms import AS_USUAL, MessageForms, measure_forms
+from luthier.ml.inference.models.template_clock import FIXED_DAY, reads_clock
+from luthier.ml.inference.models.template_names import GIVEN, TemplateNames, names_of
+from luthier.ml.inference.models.template_probe import check_template
+from luthier.ml.inference.models.thought_writing import ThoughtWriting, measure_writing, split_thought, tags_of_prompts
+from luthier.ml.inference.models.token_bytes import TokenBytes
+from luthier.ml.inference.models.turn_end import CALLS, EndProbe, TurnEnd
+
+_RENDER_ERRORS = (
+    jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+use_bounded_sandbox()
+_TAGGED = re.compile(r"<|\[")  # without one of these no text has a thought in tags
+_PROBE_QUESTION, _PROBE_ANSWER = "Which wood?", "Spruce-wood"
+
+_OF_TRANSFORMERS = frozenset(
+    ("conversation", "chat_template", "continue_final_message", "tokenize", "padding", "truncation", "max_length",
+     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+     "strftime_now")
+)  # fmt: skip
+
+
+def template_digest(template: str | dict[str, str] | None) -> str:
+    """The digest of a template's text; without a template, of the name of the plain layout."""
+    if not template:
+        return sha256_bytes(b"plain")
+    return sha256_document(template) if isinstance(template, dict) else sha256_bytes(template.encode())
+
+
+class ChatTemplate:
+    """One model's way to write conversations, with its tokenizer.
+
+    Made by `load`. Attributes: kind; sha256 of the template text (or of the name "plain"); tokenizer; end_of_turn,
+    the text of the token that ends an assistant's answer; end_of_turn_ids, the token ids that end a generation: the
+    template's own first, then the tokenizer's and the generation config's; end_texts, the texts of these; options, what
+    the template is given beside the conversation, such as `enable_thinking`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        kind: Literal["chat", "plain"],
+        *,
+        stop_ids: tuple[int, ...] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.kind: Literal["chat", "plain"] = kind
+        self.options: Mapping[str, Any] = _checked(options or {})  # a plain dict: it goes to other processes
+        self._stop_ids = stop_ids
+        self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
+        self._backend = tokenizer.backend_tokenizer
+        # A tokenizer file may ask for truncation or padding: both would change the data without a word.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._token_bytes = TokenBytes(self._backend)
+        self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
+        self.no_tools: list[Any] | None = None  # what it is given where there are none
+        self._forms = AS_USUAL
+        if kind == "chat":
+            self._forms = self._measured_forms()
+        self._end, self._call_end = self._probe_ends()
+        self.end_of_turn = self._end.text
+        eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        ids = (self._end.id, *eos, *stop_ids, self._call_end.id)
+        self.end_of_turn_ids: tuple[int, ...] = tuple(dict.fromkeys(ids))
+        self.end_texts: tuple[str, ...] = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in self.end_of_turn_ids)
+        self._beginning = self._probe_beginning()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        kind: Literal["auto", "chat", "plain"] = "auto",
+        *,
+        is_new: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> ChatTemplate:
+        """The template of a transformers folder; `auto` takes the model's own if it has one, else the plain layout.
+
+        is_new: the model comes from elsewhere: its template is tried first in a process with bounds. options: what the
+        template is given beside each conversation.
+
+        Raises:
+            RequestError: `chat` was asked for and the model has no template, or `plain` and it has no end token.
+            TemplateError: the model's template cannot end a turn, or fails on the simplest conversation; or, of one
+                that is new, takes too much.
+        """
+        tokenizer = load_tokenizer(path)
+        if is_new:
+            check_template(tokenizer.chat_template, tokenizer.special_tokens_map)
+        if kind == "chat" and not tokenizer.chat_template:
+            raise RequestError(
+                f"template kind 'chat' for {path}, which has no chat template",
+                expected="'plain' or 'auto' for a base model",
+                do="set `template: plain`, or choose the instruction-tuned variant of the model",
+            )
+        chosen: Literal["chat", "plain"] = "plain" if kind == "plain" or not tokenizer.chat_template else "chat"
+        return cls(tokenizer, chosen, stop_ids=_generation_stop_ids(Path(path)), options=options)
+
+    def with_options(self, options: Mapping[str, Any]) -> ChatTemplate:
+        """The same template with these options in place of its own; itself where they are the same."""
+        if dict(options) == dict(self.options):
+            return self
+        return ChatTemplate(self.tokenizer, self.kind, stop_ids=self._stop_ids, options=options)
+
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> str:
+        """The conversation as the model's text; with `add_generation_prompt`, up to where the next answer starts.
+
+        The same on every day: templates that write the date get a fixed one. Weights leave no trace.
+
+        Raises:
+            TemplateError: the template fails on it, or the plain layout cannot express it.
+        """
+        if self.kind == "plain":
+            return self._render_plain(conversation)
+        messages = self.documents(conversation)
+        try:
+            return self._render_chat(messages, conversation.tools, add_generation_prompt)
+        except _RENDER_ERRORS as error:
+            raise self._render_error(messages, conversation.tools, error) from error
+
+    @property
+    def fixed_day(self) -> str | None:
+        """The day that the template is told it is, as YYYY-MM-DD; None where it never asks."""
+        is_dated = self.kind == "chat" and reads_clock(self.tokenizer.chat_template)
+        return FIXED_DAY.date().isoformat() if is_dated else None
+
+    def documents(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages as `render` gives them to the template: what a client of this model sends."""
+        return [self._as_dict(index, message) for index, message in enumerate(conversation.messages)]
+
+    def attempt(
+        self,
+        text: str | None,
+        messages: list[dict[str, Any]],
+        tools: tuple[dict[str, Any], ...],
+        *,
+        opens: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """What another runtime renders with a template's text and `options`, on the fixed day; None where that fails.
+
+        text: None for this template with its own options. opens: with a generation prompt.
+        """
+        try:
+            if text is None:
+                return self._render_chat(messages, tools, opens)
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tools=list(tools) or None,
+                    chat_template=text,
+                    tokenize=False,
+                    add_generation_prompt=opens,
+                    **(options or {}),
+                )
+            )
+        except _RENDER_ERRORS:
+            return None
+
+    @cached_property
+    def names(self) -> TemplateNames:
+        """The names that the template reads; none of the plain layout."""
+        if self.kind == "plain":
+            return TemplateNames(frozenset(), frozenset())
+        found = [names_of(text) for text in self._texts()]
+        return TemplateNames(
+            frozenset().union(*(one.options for one in found)), frozenset().union(*(one.fields for one in found))
+        )
+
+    @cached_property
+    def thoughts(self) -> ThoughtWriting | None:
+        """How the template writes an assistant's thought; None where it knows of none."""
+        if self.kind == "plain":
+            return None
+        return measure_writing(self._attempt, self.names.fields, CALLS) or tags_of_prompts(self._prompts_by_option())
+
+    def parts_of(self, message: Message) -> tuple[str | None, str]:
+        """Thought and answer of an assistant's turn, taken apart where the template knows of thoughts."""
+        content = message.content or ""
+        if message.reasoning is not None:
+            return message.reasoning.strip() or None, content
+        if message.role != "assistant" or self.thoughts is None:
+            return None, content
+        return split_thought(content, self.thoughts)
+
+    def closing(self, message: Message) -> str:
+        """What a turn is ended with where the template leaves its end out; empty where it writes one itself."""
+        end = self._call_end if message.tool_calls else self._end
+        return "" if end.is_written else end.text
+
+    def opening_option(self, before: Conversation) -> tuple[str, bool] | None:
+        """A yes-or-no option with which the prompt after these turns lets the model think; None where none does."""
+        for name in sorted(self.names.options):
+            for value in (True, False):
+                other = self.with_options({**self.options, name: value})
+                if other.thoughts is None:
+                    continue
+                try:
+                    prompt = other.render(before, add_generation_prompt=True)
+                except TemplateError:
+                    continue
+                if other.thoughts.state_of(prompt)[0] != "closed":
+                    return name, value
+        return None
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of the text, and for each the range of characters that it covers.
+
+        Special tokens written in the text become special tokens; none is added, but for a beginning-of-text token
+        where this tokenizer puts one and the text does not start with it: that one covers (0, 0).
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        if self._beginning is None or encoding.ids[:1] == [self._beginning]:
+            return encoding.ids, encoding.offsets
+        return [self._beginning, *encoding.ids], [(0, 0), *encoding.offsets]
+
+    def ids(self, text: str) -> list[int]:
+        """The token ids of `encode`, without the characters that they cover.
+
+        Other threads of this process run on while a long text is tokenised, which they do not in `encode`.
+        """
+        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return ids if self._beginning is None or ids[:1] == [self._beginning] else [self._beginning, *ids]
+
+    def least_tokens(self, text: str) -> int:
+        """No fewer tokens than this has the text, by its bytes; 0 where that cannot be known of this tokenizer."""
+        return self._token_bytes.least_tokens(text)
+
+    def _render_plain(self, conversation: Conversation) -> str:
+        if conversation.tools:
+            raise TemplateError(
+                f"a conversation with {len(conversation.tools)} tools for a model without a chat template",
+                expected="messages only: the plain layout has no way to write tools",
+                do="choose a model whose template knows tools, or leave `tools` out",
+            )
+        pieces = []
+        for index, message in enumerate(conversation.messages):
+            if message.tool_calls or message.role in ("tool", "function"):
+                raise TemplateError(
+                    f"message {index + 1} ({message.role}) calls a tool or answers for one",
+                    expected="system, user and assistant messages with text: the plain layout has no others",
+                    do="choose a model whose template knows tools, or take such rows out",
+                )
+            pieces.append((message.content or "") + (self.end_of_turn if message.role == "assistant" else "\n"))
+        return "".join(pieces)
+
+    def _render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        tools: tuple[dict[str, Any], ...],
+        add_generation_prompt: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        schemas = list(tools) or self.no_tools
+        rendered = self.tokenizer.apply_chat_template(
+            self._forms.applied(messages),
+            tools=schemas,
+            chat_template=self.tokenizer.get_chat_template(tools=schemas),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **{**self.options, **(options or {})},
+        )
+        return str(rendered)
+
+    def _as_dict(self, index: int, message: Message) -> dict[str, Any]:
+        """The message as templates expect it: arguments as an object, no weight, a role that the template knows."""
+        role = "system" if message.role == "developer" and not self._knows_developer else message.role
+        document: dict[str, Any] = {"role": role, "content": message.content or ""}
+        if message.role == "assistant" and (message.reasoning is not None or _TAGGED.search(message.content or "")):
+            document |= self._with_thought(message)
+        if message.name is not None:
+            document["name"] = message.name
+        if message.tool_call_id is not None:
+            document["tool_call_id"] = message.tool_call_id
+        if message.tool_calls:
+            document["tool_calls"] = [_parsed_call(index, call) for call in message.tool_calls]
+        return document
+
+    def _render_error(
+        self, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...], error: Exception
+    ) -> TemplateError:
+        reason = str(error) or type(error).__name__
+        return TemplateError(
+            f"the chat template fails at {self._first_failing(messages, tools)}: {reason}",
+            expected="a conversation that this model's template can write",
+            do="change the row (order of roles, a system message, tools); have the recipe write as text what the "
+            "template has no place for (data.system: fold, data.tools: as_text); or use `template: plain`",
+        )
+
+    def _first_failing(self, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...]) -> str:
+        """Which message breaks the template: one whose conversation fails while that before it does not.
+
+        Found by halving: a conversation of 2,048 messages is rendered 12 times, not 2,048.
+        """
+
+        def fails(count: int) -> bool:
+            try:
+                self._render_chat(messages[:count], tools, False)
+            except _RENDER_ERRORS:
+                return True
+            return False
+
+        sound, failing = 0, len(messages)
+        if not fails(failing):
+            return f"the end of {len(messages)} messages"
+        while failing - sound > 1:
+            middle = (sound + failing) // 2
+            sound, failing = (sound, middle) if fails(middle) else (middle, failing)
+        return f"message {failing} of {len(messages)} ({messages[failing - 1]['role']})"
+
+    def _with_thought(self, message: Message) -> dict[str, Any]:
+        """The fields of a message whose thought goes where the template takes it from; lost where it takes none."""
+        writing = self.thoughts
+        if writing is None:
+            return {}
+        thought, answer = self.parts_of(message)
+        if thought is None:
+            return {}
+        if writing.way == "field":
+            return {"content": answer, writing.field: thought}
+        if writing.way == "blocks":
+            blocks = [{"type": "thinking", "thinking": thought}, {"type": "text", "text": answer}]
+            return {"content": [block for block in blocks if block.get("text") != ""]}
+        if message.reasoning is None:
+            return {}
+        return {"content": f"{writing.before}{thought}{writing.between}{answer}"}
+
+    def _attempt(
+        self, messages: list[dict[str, Any]], begins: bool, options: Mapping[str, Any] | None = None
+    ) -> str | None:
+        """The text of message objects, for probes; None where the template refuses them. options: beside its own."""
+        try:
+            return self._render_chat(messages, (), begins, options=options or {})
+        except _RENDER_ERRORS:
+            return None
+
+    def _prompts_by_option(self) -> Iterator[str]:
+        """A generation prompt with each option of the template on, and off."""
+        question = [{"role": "user", "content": _PROBE_QUESTION}]
+        for name in sorted(self.names.options):
+            for value in (True, False):
+                if (prompt := self._attempt(question, True, {name: value})) is not None:
+                    yield prompt
+
+    def _texts(self) -> list[str]:
+        template = self.tokenizer.chat_template
+        return [str(text) for text in template.values()] if isinstance(template, dict) else [str(template)]
+
+    def _probe_ends(self) -> tuple[TurnEnd, TurnEnd]:
+        """What ends an answer, and what ends a call of a tool."""
+        eos = self.tokenizer.eos_token_id
+        if self.kind == "plain":
+            if eos is None:
+                raise RequestError(
+                    "a tokenizer without an end-of-text token for the plain layout",
+                    expected="an eos_token, so that the model can learn where an answer ends",
+                    do="choose another base model, or set eos_token in its tokenizer_config.json",
+                )
+            end = TurnEnd(eos, str(self.tokenizer.eos_token), is_written=True)
+            return end, end
+        text = self._render_probe()
+        tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :]
+        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items()}
+        stops = tuple(dict.fromkeys((*(() if eos is None else (eos,)), *self._stop_ids)))
+        probe = EndProbe(
+            self._attempt, special, lambda part: self._backend.encode(part, add_special_tokens=False).ids, stops
+        )
+        if _PROBE_ANSWER not in text:
+            raise TemplateError(
+                f"the chat template does not write the answer {_PROBE_ANSWER!r} as it is: it writes {text[:200]!r}",
+                expected="a template that writes what a turn says unchanged: else a model would learn another text",
+                do="use `template: plain`, or repair chat_template.jinja in the model's folder",
+            )
+        answer = probe.of_answer(tail)
+        if answer is None:
+            raise TemplateError(
+                f"the chat template writes {tail[:80]!r} after an answer: no token that ends the turn",
+                expected="a special token after the assistant's content, or one that stops a generation "
+                "(eos_token, generation_config.json), so that the model can learn where to stop",
+                do="use `template: plain`, or repair chat_template.jinja in the model's folder",
+            )
+        return answer, probe.of_call(answer)
+
+    def _measured_forms(self) -> MessageForms:
+        """How the template takes parts of messages; templates that go over the tools may need a list of none."""
+        choices: tuple[list[Any] | None, ...] = (None, [])
+        for schemas in choices:
+            self.no_tools = schemas
+            if (forms := measure_forms(self._attempt)) is not None:
+                return forms
+        self.no_tools = None
+        return AS_USUAL
+
+    def _render_probe(self) -> str:
+        """A short conversation; templates that go over the tools even where there are none get an empty list."""
+        try:
+            return self.render(_probe())
+        except TemplateError:
+            self.no_tools = []
+            try:
+                return self.render(_probe())
+            except TemplateError:
+                self.no_tools = None
+            raise
+
+    def _probe_beginning(self) -> int | None:
+        """The beginning-of-text token if encode must add it where a text lacks it, else None.
+
+        It must where the tokenizer itself does so, unless a chat template leaves it out on purpose.
+        """
+        bos: int | None = self.tokenizer.bos_token_id
+        if bos is None or self._backend.encode("a", add_special_tokens=True).ids[:1] != [bos]:
+            return None
+        if self.kind == "chat":
+            first = self._backend.encode(self.render(_probe()), add_special_tokens=False).ids[:1]
+            return bos if first == [bos] else None
+        return bos
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options. Raises RequestError for one that says what every rendering says itself."""
+    taken = sorted((GIVEN | _OF_TRANSFORMERS) & set(options))
+    if taken:
+        raise RequestError(
+            f"template option {taken[0]!r}",
+            expected="a name of the template's own, such as enable_thinking; all else comes from the rows",
+            do=f"remove {taken[0]!r} from template_options",
+        )
+    return dict(options)
+
+
+def _probe() -> Conversation:
+    messages = (Message(role="user", content=_PROBE_QUESTION), Message(role="assistant", content=_PROBE_ANSWER))
+    return Conversation(messages=messages)
+
+
+def _parsed_call(index: int, call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments as an object; OpenAI's format has them as JSON text."""
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = loads(arguments) if arguments.strip() else {}
+        except ValueError as error:
+            reason = library_reason(error)
+            raise TemplateError(
+                f"message {index + 1} calls {function.get('name')!r} with arguments {arguments[:80]!r}: {reason}",
+                expected="arguments as JSON text",
+                do="repair the row",
+            ) from error
+    return {**call, "function": function}
+
+
+def _generation_stop_ids(folder: Path) -> tuple[int, ...]:
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return ()
+    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, list) else (eos,)

@@ -1,0 +1,133 @@
+"""The work of gguf_convert, run as a child process: de-quantise, save as bfloat16 safetensors, check by loading.
+
+De-quantising does not bring back what quantising lost; it makes weights that can be trained.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from luthier.core.errors import LuthierError, ModelSourceError
+from luthier.ml.inference.models.cache import write_json_object
+from luthier.ml.inference.models.gguf_convert import metadata, unreadable
+from luthier.ml.inference.models.loading import load_model, load_tokenizer
+from luthier.ml.inference.models.quiet import quiet_transformers
+from luthier.ml.inference.models.weights import read_json
+
+# How text is split before byte-level merges, by the name in `tokenizer.ggml.pre` (llama.cpp, src/llama-vocab.cpp).
+# transformers builds GPT-2's splitter unless it knows the name; for these it is the right one ...
+_SPLITS_LIKE_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais"})
+# ... and these split every digit off first, without which "\n    42" becomes other tokens than in pre-training.
+_SPLITS_DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r"})
+
+
+def work(gguf: Path, target: Path, done: Callable[[], None]) -> None:
+    """Write the model in a GGUF file into the empty folder `target`; `done` is called after each of `NUM_STEPS` steps.
+
+    Raises:
+        ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, or what was written
+            does not load back to equal weights.
+    """
+    model, tokenizer = _read(gguf)
+    _restore_splitting(tokenizer, gguf)
+    done()
+    with quiet_transformers():
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    _clean_config(target / "config.json")
+    done()
+    _check(model, tokenizer, target)
+    done()
+
+
+def main(arguments: list[str]) -> int:
+    """Convert `GGUF TARGET` as a child process: a line `done` a step on stdout, an error as one line of JSON."""
+    gguf, target = map(Path, arguments)
+    try:
+        work(gguf, target, lambda: _say("done"))
+    except LuthierError as error:
+        _say(json.dumps(error.as_json()))
+        return error.exit_code
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError, IndexError) as error:
+        raise unreadable(gguf, error) from error
+    # transformers still takes the model for a quantised one, and refuses to save it.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    vars(model.config).pop("quantization_config", None)
+    return model.to(torch.bfloat16), tokenizer
+
+
+def _restore_splitting(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:
+    """Make the tokenizer split text as in pre-training, where transformers does not know how.
+
+    Raises:
+        ModelSourceError: Luthier does not know either: other tokens than in pre-training would be a silent loss.
+    """
+    backend = tokenizer.backend_tokenizer
+    kind = metadata(gguf, "tokenizer.ggml.model")
+    if kind != "gpt2" or not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        return
+    name = metadata(gguf, "tokenizer.ggml.pre")
+    if name in _SPLITS_DIGITS_FIRST:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif name not in _SPLITS_LIKE_GPT2:
+        raise ModelSourceError(
+            f"{gguf} splits text by the rule {name!r} (tokenizer.ggml.pre), which is not known here",
+            expected="a rule that can be rebuilt exactly: otherwise the model would see other tokens than it learned",
+            do="pull the original model from the hub instead of its GGUF file",
+        )
+
+
+def _clean_config(file: Path) -> None:
+    config = read_json(file)
+    config.pop("_model_name_or_path", None)
+    config.pop("quantization_config", None)
+    write_json_object(file, config)
+
+
+def _check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
+    again: Any = load_model(target, dtype="bfloat16", attention="sdpa")
+    written, read = model.state_dict(), again.state_dict()
+    unequal = sorted(
+        name
+        for name in written.keys() | read.keys()
+        if name not in written or name not in read or not torch.equal(written[name], read[name])
+    )
+    text = "In 1564,  a luthier\n    made 42 lutes: déjà vu 🎻"
+    if tokenizer(text)["input_ids"] != load_tokenizer(target)(text)["input_ids"]:
+        unequal.append("tokenizer")
+    if unequal:
+        raise ModelSourceError(
+            f"{target}: {', '.join(unequal[:5])} changed by saving and loading ({len(unequal)} in all)",
+            expected="the converted model to load back exactly as it was written",
+            do="report this with the name of the model and the version of transformers",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,227 @@
+"""Models from a hub that speaks the Hugging Face API; HF_ENDPOINT is read at every call.
+
+Only safetensors, JSON, jinja, the tokenizer and the licence texts are fetched, never a pickle and never code. Every
+file is compared with the digest that the hub states (SHA-256 of large files, git's object id of small ones); a file
+without one is refused. Small files come first, so that a config that asks for code is seen before any weights.
+Files are written as `NAME.part` first; an interrupted download goes on where it stopped, in the next process too.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ModelSourceError, StorageFullError
+from luthier.core.ports import Progress, ProgressTask
+from luthier.ml.inference.models.hub_access import endpoint, explained
+from luthier.ml.inference.models.weights import no_safetensors
+
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*", "LICENCE*", "NOTICE*", "README.md")
+_CODE = ("*.py", "*.so", "*.dll")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. ()+=-]{0,199}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_NUM_ATTEMPTS = 5
+_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file at a commit. Exactly one digest is set: sha256 for large files, git_id (SHA-1) for small ones."""
+
+    name: str
+    num_bytes: int
+    sha256: str | None
+    git_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A repository at one commit, and the files of it that are wanted, smallest first.
+
+    never_fetched: code and pickles that lie in it.
+    """
+
+    repo: str
+    commit: str
+    licence: str
+    files: tuple[RemoteFile, ...]
+    never_fetched: tuple[str, ...] = ()
+
+
+def look_up(repo: str, revision: str) -> RemoteModel:
+    """Resolve a revision to a commit and list what to fetch.
+
+    Raises:
+        NotFoundError: no such repository or revision (or it is private).
+        ModelSourceError: gated, offline, no answer, or without safetensors.
+    """
+    try:
+        info = HfApi(endpoint=endpoint()).model_info(
+            repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+        )
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise explained(repo, revision, error) from error
+    if info.sha is None or not _COMMIT.fullmatch(info.sha):  # it becomes the name of a folder
+        raise ModelSourceError(
+            f"{endpoint()} states {str(info.sha)[:100]!r} as the commit of {repo}",
+            expected="the id of a commit: 40 or 64 hexadecimal digits",
+            do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+        )
+    if _COMMIT.fullmatch(revision) and info.sha != revision:
+        raise ModelSourceError(
+            f"{endpoint()} states {info.sha} as the commit of {repo}@{revision}",
+            expected="the very commit that was asked for",
+            do="use a hub or mirror that keeps commits (HF_ENDPOINT)",
+        )
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    weights = _weight_names(repo, list(siblings))
+    files = []
+    for name, sibling in siblings.items():
+        wanted = _NAME.fullmatch(name) is not None and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
+        if not wanted or (name.endswith(".safetensors") and name not in weights):
+            continue
+        sha256 = sibling.lfs.sha256 if sibling.lfs else None
+        if sibling.size is None or not (sha256 or sibling.blob_id):
+            raise ModelSourceError(
+                f"{endpoint()} states no {'size' if sibling.size is None else 'digest'} for {name} of {repo}",
+                expected="size and digest of every file",
+                do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
+            )
+        files.append(RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id))
+    licence = (info.card_data.get("license") if info.card_data else None) or "not stated"
+    never = sorted(name for name in siblings if any(fnmatch.fnmatch(name, pattern) for pattern in (*_CODE, *_PICKLES)))
+    by_size = tuple(sorted(files, key=lambda file: file.num_bytes))
+    return RemoteModel(repo, info.sha, str(licence), by_size, tuple(never))
+
+
+def download(model: RemoteModel, folder: Path, progress: Progress) -> None:
+    """Fetch all files of a model into a folder; what is there already, whole or in part, is not fetched again.
+
+    Raises:
+        ModelSourceError: the connection failed for good (what came is kept), or a file has the wrong digest (it is
+            deleted). StorageFullError: the disk has no room for what is to come; nothing is fetched then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    total = sum(file.num_bytes for file in model.files)
+    present = sum(_present_bytes(folder, file) for file in model.files)
+    if total - present > (free := shutil.disk_usage(folder).free):
+        raise StorageFullError(
+            f"{model.repo} has {total - present:,} bytes still to come, the disk of {folder} has {free:,} bytes left",
+            expected="room for the whole model",
+            do="free some space, pass --home on a larger disk, or choose a smaller model",
+        )
+    with progress.task(f"Downloading {model.repo}", total, "bytes", done=present) as task:
+        for file in model.files:
+            if not (folder / file.name).is_file():
+                task.note(file.name)
+                _fetch(model, file, folder, task)
+
+
+def _weight_names(repo: str, names: list[str]) -> set[str]:
+    """The safetensors files that transformers would load, so that second copies of the weights are left out."""
+    at_top = [name for name in names if "/" not in name]
+    if "model.safetensors" in at_top:
+        return {"model.safetensors"}
+    shards = {name for name in at_top if fnmatch.fnmatch(name, "model-*-of-*.safetensors")}
+    if shards and "model.safetensors.index.json" in at_top:
+        return shards
+    raise no_safetensors(
+        f"{repo} on {endpoint()}", sorted(n for n in at_top if any(fnmatch.fnmatch(n, p) for p in _PICKLES))
+    )
+
+
+def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTask) -> None:
+    """Fetch one file, going on after broken connections as long as each attempt brings more."""
+    part = folder / f"{file.name}.part"
+    url = hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint())
+    part.touch()
+    failures, best = 0, 0
+    while (size := part.stat().st_size) != file.num_bytes:
+        if size > file.num_bytes:  # not this file's content
+            part.write_bytes(b"")
+            task.advance(-size)
+            size = 0
+        error: Exception | None = None
+        try:
+            _stream(url, part, size, task)
+        except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as caught:
+            error = caught
+        after = part.stat().st_size
+        failures = 0 if best < after <= file.num_bytes else failures + 1
+        best = max(best, min(after, file.num_bytes))
+        if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):
+            what = f"{file.name} of {model.repo} ({after} of {file.num_bytes} bytes are kept)"
+            raise explained(model.repo, model.commit, error or _WrongSizeError(after), what) from error
+        if failures or error is not None:
+            time.sleep(min(2.0**failures, 30.0) / 2)
+    _check(model, file, part, task)
+    part.rename(folder / file.name)
+
+
+class _WrongSizeError(Exception):
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(f"the server keeps sending {num_bytes} bytes")
+
+
+def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
+    """Append the rest of a file to its part; where the server sends it from the beginning, start anew."""
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
+        hf_raise_for_status(response)
+        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        if start and not resumed:
+            task.advance(-start)
+        # Written as it comes, in no buffer: what has arrived must be there for the next process, however this one ends.
+        with part.open("ab" if resumed else "wb", buffering=0) as out:
+            for chunk in response.iter_bytes():
+                out.write(chunk)
+                task.advance(len(chunk))
+
+
+def _check(model: RemoteModel, file: RemoteFile, part: Path, task: ProgressTask) -> None:
+    if file.sha256:
+        expected, digest = file.sha256, sha256_file(part)
+    else:
+        expected, digest = str(file.git_id), _git_id(part)
+    if digest != expected:
+        part.unlink()
+        task.advance(-file.num_bytes)
+        raise ModelSourceError(
+            f"{file.name} of {model.repo} came with digest {digest}; it was deleted",
+            expected=f"digest {expected}, as {endpoint()} states",
+            do="pull again; if it stays, the hub or the mirror in HF_ENDPOINT serves a damaged file",
+        )
+
+
+def _git_id(file: Path) -> str:
+    """The id that git gives a file's content (git-hash-object); used as a checksum, not for security."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _present_bytes(folder: Path, file: RemoteFile) -> int:
+    if (folder / file.name).is_file():
+        return file.num_bytes
+    part = folder / f"{file.name}.part"
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether trying again may help: broken connections and busy servers, not refusals."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in (408, 429, 500, 502, 503, 504)
+    return isinstance(error, httpx2.TransportError)

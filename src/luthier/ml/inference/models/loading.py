@@ -1,0 +1,207 @@
+"""Load a transformers folder: safetensors only, no code from the model, nothing printed, nothing left random."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.plan import Quantisation
+from luthier.ml.inference.models.architecture import auto_class, load_config
+from luthier.ml.inference.models.attention_proof import use_proved_attention
+from luthier.ml.inference.models.expert_product import install_products
+from luthier.ml.inference.models.quantised import PackedLinear, quantise
+from luthier.ml.inference.models.quiet import quiet_peft, quiet_transformers
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What transformers says of a model that computes its attention by its own code only.
+_NO_SUCH_ATTENTION = "does not support an attention implementation"
+# By this a model divides its own weights in evaluation and multiplies them in training (RWKV, so that float16 does not
+# overflow): saved after an evaluation they would be the divided ones, and over a packed or adapted matrix the two sides
+# would no longer fit. Without it the function is the same.
+_RESCALING = "rescale_every"
+# While transformers loads a model it changes what belongs to the whole process (how weights begin, which are tied): of
+# two that load at once in two threads, as a server does, either may come out with a weight that is missing.
+_loading = threading.Lock()
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: Literal["float32", "bfloat16", "float16"],
+    attention: Literal["eager", "sdpa"],
+    device: str = "cpu",
+    quantisation: Quantisation | None = None,
+) -> PreTrainedModel:
+    """A causal or image-text model in eval mode on `device`, from a transformers folder
+    (`ml/inference/models/architecture.py`).
+
+    Weights are read straight onto the device. quantisation: how its matrices are packed
+    (`ml/inference/models/quantised.py`), one
+    after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
+    attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: the folder cannot be loaded, or a weight is missing, superfluous or of the wrong shape
+            (transformers would only warn, and train on random numbers).
+    """
+    folder = _folder(path)
+    kind = auto_class(load_config(folder))
+    straight = device != "cpu" and quantisation is None
+    load = partial(
+        kind.from_pretrained,
+        folder,
+        dtype=_DTYPES[dtype],
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+        # Otherwise it raises without naming the weight; the report below does not let a mismatch through.
+        ignore_mismatched_sizes=True,
+        device_map={"": device} if straight else None,
+    )
+    try:
+        with _loading, quiet_transformers():
+            try:
+                model, report = load(attn_implementation=attention)
+            except ValueError as error:
+                if _NO_SUCH_ATTENTION not in str(error):
+                    raise
+                model, report = load(attn_implementation="eager")  # sinks, or no attention at all
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise _unloadable(folder, "model", error) from error
+    _refuse_unfit(folder, report)
+    if getattr(model.config, _RESCALING, 0):
+        setattr(model.config, _RESCALING, 0)
+    if quantisation is not None:
+        quantise(model, quantisation, device)
+    loaded: PreTrainedModel = model.to(device).eval()
+    use_proved_attention(loaded)
+    return loaded
+
+
+def check_weights(path: str | Path) -> None:
+    """Hold the names and shapes of a folder's tensors against its architecture; no weight is read.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: as `load_model`, for what can be seen without the weights.
+    """
+    folder = _folder(path)
+    kind = auto_class(load_config(folder))
+    try:
+        with _loading, quiet_transformers():
+            _, report = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                device_map="meta",
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise _unloadable(folder, "model", error) from error
+    _refuse_unfit(folder, report)
+
+
+def _refuse_unfit(folder: Path, report: Mapping[str, Any]) -> None:
+    """Raise ModelSourceError where weights are missing, superfluous or of the wrong shape, by transformers' report."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+        if found := report.get(kind):
+            names = sorted(str(item) for item in found)
+            raise ModelSourceError(
+                f"{folder}: {kind.replace('_', ' ')} in the weights: {', '.join(names[:5])} ({len(names)} in all)",
+                expected="weights that fit the architecture in config.json exactly",
+                do="pull the model again; if it stays, this model needs another version of transformers",
+            )
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a transformers folder.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: it cannot be loaded, or is not a fast one (loss masks need character offsets).
+    """
+    folder = _folder(path)
+    try:
+        with _loading, quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise _unloadable(folder, "tokenizer", error) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelSourceError(
+            f"{folder} has a slow tokenizer ({type(tokenizer).__name__})",
+            expected="a fast tokenizer (tokenizer.json): the loss mask needs the character offsets of every token",
+            do="choose a model with a tokenizer.json",
+        )
+    return tokenizer
+
+
+def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftModel:
+    """The model with an adapter over it, for inference: weights stay unmerged, nothing is trainable.
+
+    The adapter takes the base model's dtype: PEFT rounds a float32 adapter to bfloat16 over a bfloat16 base. Load the
+    base in float32 where the last digits matter (merging, parity proofs). The base model is changed in place.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: no safetensors adapter in it, or one that does not fit the base model.
+    """
+    folder = check_adapter(adapter_path)
+    try:
+        with _loading, quiet_transformers(), quiet_peft(), warnings.catch_warnings():
+            # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            adapted: PeftModel = PeftModel.from_pretrained(
+                model, str(folder), is_trainable=False, autocast_adapter_dtype=False
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning) as error:
+        raise _unloadable(folder, "adapter", error) from error
+    if any(isinstance(layer, PackedLinear) for layer in model.modules()):
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:  # PEFT cannot tell from a packed matrix in which precision it is computed with
+                parameter.data = parameter.data.to(model.dtype)
+    install_products(adapted.eval(), "default")
+    return adapted
+
+
+def check_adapter(adapter_path: str | Path) -> Path:
+    """The folder of an adapter, if there is one with safetensors weights. Raises NotFoundError, ModelSourceError."""
+    folder = _folder(adapter_path)
+    missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
+    if missing:
+        raise ModelSourceError(
+            f"{folder} has no {' and no '.join(missing)}",
+            expected="a PEFT adapter folder with safetensors weights (pickles are never opened)",
+            do="pass the adapter folder of a run, or save the adapter with safe_serialization=True",
+        )
+    return folder
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"{folder}: no such folder", expected="an existing folder", do="check the path, or pull the model again"
+        )
+    return folder
+
+
+def _unloadable(folder: Path, what: str, error: Exception) -> ModelSourceError:
+    first_lines = "\n".join(str(error).strip().splitlines()[:4])
+    return ModelSourceError(
+        f"{folder}: the {what} does not load: {type(error).__name__}: {first_lines}",
+        expected=f"a {what} that transformers loads from safetensors and JSON files, without code of its own",
+        do="pull or copy it again; if it stays, it needs another version of transformers or is not supported",
+    )

@@ -1,0 +1,87 @@
+"""An adapter worked into its base: one model that needs no adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from luthier.core.errors import RequestError
+from luthier.core.plan import Quantisation
+from luthier.ml.inference.models.loading import attach_adapter, load_model
+from luthier.ml.inference.models.quantised import unpack
+from luthier.ml.inference.models.quiet import quiet_peft
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def merged_model(
+    base_path: str | Path,
+    adapter_path: str | Path,
+    *,
+    dtype: Literal["float32", "bfloat16", "float16"],
+    quantisation: Quantisation | None = None,
+) -> PreTrainedModel:
+    """The base with the adapter's update in its weights, in eval mode on the CPU.
+
+    Merged in float32 and rounded once, whatever `dtype` is: in bfloat16 an update smaller than 1/256 of a weight would
+    be lost in the sum. quantisation: how the base was packed while the adapter was trained over it: what packing has
+    rounded is part of what was trained, so the update is added to the matrices as they were unpacked.
+
+    Raises RequestError for a trained prompt, which no weight can hold, and for weights that float16 has no room for;
+    and what `load_model` and `attach_adapter` raise.
+    """
+    adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
+    if adapted.active_peft_config.is_prompt_learning:
+        raise RequestError(
+            f"{adapter_path} holds a trained prompt",
+            expected="an adapter that changes matrices",
+            do="serve the prompt beside its base: it cannot be merged",
+        )
+    _untie(adapted)
+    with quiet_peft():
+        merged: PreTrainedModel = adapted.merge_and_unload()
+    if dtype == "float16":
+        check_room(merged)
+    return merged.to(_DTYPES[dtype]).eval()
+
+
+def wide_model(path: str | Path, quantisation: Quantisation | None = None) -> PreTrainedModel:
+    """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them."""
+    if quantisation is None:
+        return load_model(path, dtype="float32", attention="sdpa")
+    model = load_model(path, dtype="bfloat16", attention="sdpa", quantisation=quantisation)
+    unpack(model)
+    return model.float()
+
+
+def check_room(model: PreTrainedModel) -> None:
+    """Raise RequestError where a weight is too large for float16, which would make it infinite."""
+    most = torch.finfo(torch.float16).max
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and (largest := float(weight.detach().abs().max())) > most:
+            raise RequestError(
+                f"{name} holds a weight of {largest:.4g}",
+                expected=f"weights up to {most:,.0f}, the most that float16 can hold",
+                do="export in bfloat16 or float32 instead",
+            )
+
+
+def _untie(adapted: PeftModel) -> None:
+    """Give embeddings and head a matrix each where they share one and an adapter changes only one, or each differently.
+
+    PEFT would add the update of one into the matrix of both.
+    """
+    base = adapted.get_base_model()
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (embedding, head)):
+        return
+    table, matrix = (x.get_base_layer() if isinstance(x, BaseTunerLayer) else x for x in (embedding, head))
+    if table.weight is matrix.weight:
+        matrix.weight = nn.Parameter(matrix.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False

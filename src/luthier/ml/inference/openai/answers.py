@@ -1,0 +1,145 @@
+"""What a server of OpenAI's API answered: a generation, or an error in Luthier's words with the server's own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import httpx2
+
+from luthier.core.errors import LuthierError, NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.ports import Generation
+from luthier.ml.inference.models.thinking import TAGS, ThoughtAndAnswer
+
+_MAX_WORDS: Final = 400
+# Anything shorter is a placeholder ("none", "x"), and striking it out would only garble the words.
+_SHORTEST_KEY: Final = 8
+# How OpenAI, vLLM and llama.cpp's server say that a prompt is over the context.
+_OVERLONG_WORDS: Final = ("context_length_exceeded", "context length", "context size", "context window")
+
+
+def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
+    """The first choice of a completion. Raises ValueError, with what is wrong, where it is none that can be used."""
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise ValueError("has no choices")
+    choice = choices[0]
+    text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
+    if not isinstance(text, str):
+        raise ValueError("has a choice without text")
+    thought = _told_thought(choice.get("message")) if is_chat else None
+    # A server that does not tell thoughts apart may have a template that opens them: the closing tag is there alone.
+    is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
+    found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)
+    usage = document.get("usage")
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    num_prompt, num_new = (count if type(count) is int and count >= 0 else -1 for count in counts)
+    if min(num_prompt, num_new) < 0:
+        # Estimated counts would make a claim of cost that nobody measured.
+        raise ValueError("does not say how many tokens were used (usage.prompt_tokens, usage.completion_tokens)")
+    is_cut = choice.get("finish_reason") == "length"
+    reasoning = "\n".join(one for one in (thought, found.reasoning) if one) or None
+    return Generation(
+        text=found.content,
+        num_prompt_tokens=num_prompt,
+        num_new_tokens=min(num_new, limit) if is_cut else num_new,
+        finish_reason="length" if is_cut else "stop",
+        reasoning=reasoning,
+        num_thinking_tokens=_num_thinking(usage, reasoning),
+        ends_in_thought=not found.is_closed or (is_cut and reasoning is not None and not found.content),
+    )
+
+
+def _told_thought(message: Any) -> str | None:
+    """The thought that a server tells apart from the answer."""
+    if not isinstance(message, dict):
+        return None
+    told = message.get("reasoning_content") or message.get("reasoning")
+    return told if isinstance(told, str) else None
+
+
+def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
+    """Tokens of the thought as the server counts them; None where there is one and it does not."""
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    told = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    if type(told) is int and told > 0:
+        return told
+    return 0 if reasoning is None else None
+
+
+def _chat_text(message: Any) -> Any:
+    """The content of a message; of a refusal its words; nothing where the message has neither."""
+    if not isinstance(message, dict):
+        return None
+    content = message.get("content")
+    return content if content is not None else message.get("refusal") or ""
+
+
+def server_words(response: httpx2.Response, key: str) -> str:
+    """What the server said, in one line of at most 400 characters, the API key struck out."""
+    try:
+        text = _message_in(json.loads(response.content)) or response.text
+    except (ValueError, RecursionError):
+        text = response.text
+    return without_key(" ".join(text.split()), key)[:_MAX_WORDS] or "(no words)"
+
+
+def without_key(words: str, key: str) -> str:
+    """The words with the API key struck out: servers and libraries like to repeat what they were sent."""
+    return words.replace(key, "***") if len(key) >= _SHORTEST_KEY else words
+
+
+def _message_in(document: Any) -> str:
+    """`error.message`, `error`, `message` or `detail`, whichever the server uses, with the code where there is one."""
+    if not isinstance(document, dict):
+        return ""
+    inner = document.get("error", document)
+    if isinstance(inner, str):
+        return inner
+    if not isinstance(inner, dict):
+        return ""
+    message = next((inner[name] for name in ("message", "detail") if isinstance(inner.get(name), str)), "")
+    code = inner.get("code")
+    return f"{message} ({code})" if message and isinstance(code, str) else message
+
+
+def error_of(response: httpx2.Response, words: str, url: str, model: str) -> LuthierError:
+    """The error for a status that another try cannot change."""
+    status = response.status_code
+    came = f"{url} refuses with HTTP {status}: {words}"
+    if status in (401, 403):
+        return RequestError(
+            came,
+            expected="a key that this server accepts for this model",
+            do="set LUTHIER_TEACHER_API_KEY (or OPENAI_API_KEY, which is sent over https and to this machine only)",
+        )
+    if status == httpx2.codes.NOT_FOUND:
+        return NotFoundError(
+            f"{came} (asked for model {model!r})",
+            expected="the address of the API up to its version, and a model that the server has",
+            do=f"check both: {url}/models lists the models",
+        )
+    if status in (400, 413, 422) and any(phrase in words.lower() for phrase in _OVERLONG_WORDS):
+        return OverlongError(
+            came, expected="a prompt that fits into the context with its answer", do="use shorter passages"
+        )
+    if 300 <= status < 400:
+        return RequestError(
+            f"{came} (sends on to {response.headers.get('Location', 'an address it does not give')})",
+            expected="an answer at the address given: a key is not carried on to another",
+            do="give the final address",
+        )
+    return RequestError(
+        came,
+        expected="a request that this server takes",
+        do="see what the server says, and check the model and the options",
+    )
+
+
+def bad_answer(url: str, what: str, words: str) -> WorkError:
+    """The server answered with success, but not with a completion."""
+    return WorkError(
+        f"the answer of {url} {what}: {words}",
+        expected="a completion as OpenAI's API gives it, with choices and usage",
+        do="check that the address is that of an OpenAI-compatible API, up to its version (mostly ending in /v1)",
+    )

@@ -1,0 +1,203 @@
+"""The chunks of one streamed answer of OpenAI's API, read back as events.
+
+API reference of OpenAI: "The chat completion chunk object", "The completion object".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
+from luthier.ml.inference.models.thinking import TAGS
+from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
+from luthier.ml.inference.tool_talk import CallsInText
+
+_REASONS: Final[dict[str, EndReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    # The answer ends there, and not because of its length.
+    "content_filter": "stop",
+}
+
+
+class ChunkReader:
+    """Reads one choice. calls: takes them out of the text, where the server leaves them there.
+
+    thinking: of the thought that stands in the text; of a chat by default one in `<think>` tags, where the server does
+    not tell it apart (`reasoning_content`, or `reasoning`).
+
+    Raises ValueError, with what is wrong, for a chunk that is none.
+    """
+
+    def __init__(
+        self, asked: TextRequest, choice: int, calls: CallsInText | None = None, thinking: Thinking | None = None
+    ) -> None:
+        self._asked, self._choice, self._in_text = asked, choice, calls or CallsInText(asked, None)
+        self._is_chat = asked.conversation is not None
+        usual = Thinking(TAGS) if self._is_chat else NO_THINKING
+        self._answer = AnswerText(asked, thinking or usual)
+        self._most_new = asked.max_new_tokens + (thinking or usual).max_tokens
+        self._num_thinking = 0
+        self._num_new: int | None = None
+        self._num_prompt: int | None = None
+        self._num_chunks = self._num_characters = self._num_told = 0
+        self._open_tokens: list[WrittenToken] = []
+        self._reason: EndReason | None = None
+
+    @property
+    def found_stop(self) -> bool:
+        """Whether a stop text or a limit ended the answer, so that nothing more need be read."""
+        return self._answer.found_stop or self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        return self._answer.is_full(self._num_chunks)
+
+    @property
+    def _num_so_far(self) -> int:
+        """Tokens so far: those that are told, or else chunks, which are tokens, or a few of them joined."""
+        return self._num_new if self._num_new else self._num_chunks
+
+    def read(self, data: str) -> list[Piece]:
+        """What the data of one server-sent event tells."""
+        document = json.loads(data)
+        if not isinstance(document, dict):
+            raise ValueError("has a chunk that is no object")
+        if (error := document.get("error")) is not None:
+            words = error.get("message") if isinstance(error, dict) else error
+            raise ValueError(f"tells of an error in the middle: {str(words)[:400]}")
+        self._read_usage(document.get("usage"))
+        choices = document.get("choices")
+        if not isinstance(choices, list):
+            raise ValueError("has a chunk without choices")
+        if not choices:
+            return []  # the one with the counts of all
+        said = choices[0]
+        if not isinstance(said, dict):
+            raise ValueError("has a choice that is no object")
+        delta = said.get("delta") or {} if self._is_chat else said
+        text = (delta.get("content") or delta.get("refusal") if self._is_chat else delta.get("text")) or ""
+        if not isinstance(text, str):
+            raise ValueError("has a text that is none")
+        reasoning = (delta.get("reasoning_content") or delta.get("reasoning") or "") if self._is_chat else ""
+        if not isinstance(reasoning, str):
+            raise ValueError("has a thought that is no text")
+        self._num_chunks += bool(text) or bool(reasoning)
+        self._num_thinking += bool(reasoning)
+        self._open_tokens += _tokens_of(said.get("logprobs"), self._num_characters, self._asked.num_top)
+        self._num_characters += len(text)
+        calls = tuple(_call(call) for call in delta.get("tool_calls") or ())
+        if (reason := said.get("finish_reason")) is not None:
+            self._reason = _REASONS.get(str(reason), "stop")
+        thought, text = self._answer.add(text, self._num_so_far)
+        return self._piece(reasoning + thought, text, calls)
+
+    def end(self) -> list[Piece | Ended]:
+        """The rest, and the end: the server has closed the stream in good order, or a stop text was found.
+
+        Raises ValueError where the server has not said how the answer ended, or what it took.
+        """
+        if self._answer.found_stop or (self._is_full and self._reason is None):
+            # The rest is not waited for, nor the count that comes with it; chunks are tokens, or a few of them joined.
+            num_new = self._num_new if self._num_new is not None else self._num_chunks
+            num_told = self._answer.num_dropped + self._num_told
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            reason: EndReason = "stop" if self._answer.found_stop else "length"
+        elif self._reason is None:
+            raise ValueError("ends without a finish_reason: the connection was cut in the middle")
+        elif self._num_new is None:
+            raise ValueError("does not say how many tokens were used (stream_options.include_usage)")
+        else:
+            reason, num_new = self._reason, self._num_new
+        reasoning, left = ("", "") if self._answer.found_stop else self._answer.end(num_new)
+        pieces: list[Piece | Ended] = list(self._piece(reasoning, left, (), is_last=True))
+        if reason == "length":
+            num_new = min(num_new, self._most_new)
+        return [
+            *pieces,
+            Ended(
+                choice=self._choice,
+                reason=self._in_text.reason(reason),
+                num_new_tokens=num_new,
+                num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
+                num_thinking_tokens=min(max(self._num_thinking, self._answer.num_thinking), num_new),
+                ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_told),
+            ),
+        ]
+
+    def _read_usage(self, usage: Any) -> None:
+        if not isinstance(usage, dict):
+            return
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        if any(type(count) is not int or count < 0 for count in counts):
+            raise ValueError("counts its tokens in no numbers")
+        self._num_prompt, self._num_new = counts
+        details = usage.get("completion_tokens_details")
+        told = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        if type(told) is int and told > 0:
+            self._num_thinking = told
+
+    def _piece(self, reasoning: str, text: str, calls: tuple[CallPiece, ...], *, is_last: bool = False) -> list[Piece]:
+        self._num_told += len(text)
+        tokens: Sequence[WrittenToken] = ()
+        if self._open_tokens and (text or reasoning or is_last):
+            num_told = self._answer.num_dropped + self._num_told
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
+            self._open_tokens = self._open_tokens[len(tokens) :]
+        text, found = self._in_text.split(text, is_last=is_last)
+        calls += found
+        if not (text or reasoning or tokens or calls):
+            return []
+        return [
+            Piece(
+                choice=self._choice,
+                text=text,
+                num_new_tokens=self._num_new or 0,
+                tokens=tuple(tokens),
+                calls=calls,
+                reasoning=reasoning,
+            )
+        ]
+
+
+def _call(call: Any) -> CallPiece:
+    function = call.get("function") or {}
+    return CallPiece(
+        index=int(call.get("index", 0)),
+        call_id=call.get("id") or None,
+        name=function.get("name") or None,
+        arguments=function.get("arguments") or "",
+    )
+
+
+def _tokens_of(told: Any, offset: int, num_top: int | None) -> list[WrittenToken]:
+    """Likelihoods as chats tell them (`content`), or as completions do (lists side by side)."""
+    if num_top is None or not isinstance(told, dict):
+        return []
+    if (content := told.get("content")) is not None:
+        rows = [
+            (one["token"], one["logprob"], [(t["token"], t["logprob"]) for t in one.get("top_logprobs") or ()])
+            for one in content
+        ]
+    else:
+        tokens, values = told.get("tokens") or [], told.get("token_logprobs") or []
+        tops = told.get("top_logprobs") or [{}] * len(tokens)
+        rows = [
+            (token, value, list((top or {}).items())) for token, value, top in zip(tokens, values, tops, strict=True)
+        ]
+    found = []
+    for token, value, top in rows:
+        likeliest = sorted(top, key=lambda pair: -float(pair[1]))[:num_top]
+        found.append(
+            WrittenToken(
+                chosen=TokenLikelihood(token=token, log_probability=float(value)),
+                offset=offset,
+                top=tuple(TokenLikelihood(token=name, log_probability=float(number)) for name, number in likeliest),
+            )
+        )
+        offset += len(token)
+    return found

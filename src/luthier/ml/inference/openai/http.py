@@ -1,0 +1,252 @@
+"""Inference through any server that speaks OpenAI's HTTP API: hosted ones, vLLM, llama.cpp's server, and the like.
+
+API reference of OpenAI: "Create chat completion", "Create completion". Nothing is streamed.
+
+prompts -> a queue -> worker threads, each with tries and pauses of its own -> answers, put back into their order
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import httpx2
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.ports import Generation, Progress, Prompt, Score
+from luthier.ml.inference.openai.answers import bad_answer, error_of, generation_of, server_words, without_key
+from luthier.ml.inference.openai.requests import auth_headers, message_document, response_format
+from luthier.ml.inference.retry import is_passing, pause_seconds
+
+DEFAULT_CONCURRENCY: Final = 8
+DEFAULT_TIMEOUT_SECONDS: Final = 300.0
+NUM_ATTEMPTS: Final = 6
+_CONNECT_SECONDS: Final = 15.0
+_FORM: Final = "response_format"
+
+Keep = Callable[[Prompt, Generation], None]
+# Path, document and limit of a request; the name of the limit is put in when it is sent.
+_Body = tuple[str, dict[str, Any], int]
+_Ask = Callable[[str, dict[str, Any], int, threading.Event, Callable[[str], None]], Generation]
+
+
+class OpenAIHttpEngine:
+    """A model behind an OpenAI-compatible server.
+
+    url: up to and with the version, such as http://127.0.0.1:8000/v1. api_key: sent as a bearer token; it stands in no
+    message of this engine. concurrency: requests under way at once. timeout_seconds: of one try. keep: called in the
+    caller's thread with every answer as it comes, so that what was paid for outlives a failure of another.
+    first_pause_seconds: before the second try; it doubles from try to try.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        first_pause_seconds: float = 0.5,
+        keep: Keep | None = None,
+    ) -> None:
+        if concurrency < 1 or timeout_seconds <= 0:
+            raise RequestError(
+                f"concurrency={concurrency}, timeout_seconds={timeout_seconds}",
+                expected="at least one request at a time, and some time for it",
+                do="correct the two",
+            )
+        self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
+        self._concurrency, self._first_pause, self._keep = concurrency, first_pause_seconds, keep
+        # Newer models of OpenAI refuse the old name of the limit; learned from the first refusal.
+        self._limit_name = "max_tokens"
+        self._keeps_form = True  # until a server says that it does not know `response_format`
+        self._client: httpx2.Client | None = httpx2.Client(
+            headers=auth_headers(self._key),
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
+            limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+        )
+
+    @property
+    def name(self) -> str:
+        """`openai_http`, the name in the table of engines."""
+        return "openai_http"
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts.
+
+        Busy servers (408, 409, 429, 5xx) and broken connections are tried again, up to six times, with pauses that
+        double, or as long as the server asks (Retry-After, at most five minutes). A cut by the server's content filter
+        counts as `stop`. A server that refuses `response_format` is asked without it from then on.
+
+        Raises:
+            NotFoundError (no such model or address), OverlongError (a prompt over the context), RequestError (refused
+            otherwise: key, parameters), WorkError (no usable answer after all tries).
+        """
+        self._check_open()
+        bodies = [self._body(prompt, number) for number, prompt in enumerate(prompts)]
+        work = _Work(bodies, min(self._concurrency, len(bodies)), self._ask)
+        found: dict[int, Generation] = {}
+        failure: BaseException | None = None
+        try:
+            with progress.task("Writing answers", len(prompts), "answers") as task:
+                # After a failure nothing new is asked, but what is under way, and will be billed, is waited for.
+                for number, came in work.results():
+                    if isinstance(came, str):
+                        task.note(came)
+                    elif isinstance(came, BaseException):
+                        failure = failure or came
+                    else:
+                        found[number] = came
+                        if self._keep is not None:
+                            self._keep(prompts[number], came)
+                        task.advance()
+                if failure is not None:
+                    raise failure
+        finally:
+            work.stop.set()
+        return [found[number] for number in range(len(prompts))]
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Likelihoods of given tokens are not part of this API. Raises RequestError, always."""
+        raise RequestError(
+            f"likelihoods of {len(examples):,} rows from {self._url}",
+            expected="an engine that gives them: servers of this API write text, and state no likelihood of given text",
+            do="score with the model on this machine: name a base model, a folder or a run",
+        )
+
+    def close(self) -> None:
+        """Let go of the connections. The engine cannot be used afterwards."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _check_open(self) -> httpx2.Client:
+        if self._client is None:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+        return self._client
+
+    def _body(self, prompt: Prompt, number: int) -> _Body:
+        if (prompt.conversation is None) == (prompt.text is None):
+            raise RequestError(
+                f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
+                expected="exactly one of the two",
+                do="set one of them",
+            )
+        if prompt.max_new_tokens < 1 or prompt.temperature < 0:
+            raise RequestError(
+                f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
+                expected="at least one new token, and a temperature of 0 (greedy) or more",
+                do="correct the prompt",
+            )
+        body: dict[str, Any] = {"model": self._model, "temperature": prompt.temperature, "seed": prompt.seed}
+        if prompt.json_schema is not None:
+            body[_FORM] = response_format(prompt.json_schema)
+        if prompt.conversation is None:
+            return "completions", {**body, "prompt": prompt.text}, prompt.max_new_tokens
+        body["messages"] = [message_document(message) for message in prompt.conversation.messages]
+        if prompt.conversation.tools:
+            body["tools"] = list(prompt.conversation.tools)
+        return "chat/completions", body, prompt.max_new_tokens + (prompt.max_thinking_tokens or 0)
+
+    def _ask(
+        self, path: str, body: dict[str, Any], limit: int, stop: threading.Event, say: Callable[[str], None]
+    ) -> Generation:
+        """One request, tried until it is answered or there is no hope."""
+        attempt, last = 1, ""
+        while True:
+            limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
+            retry_after = None
+            if not self._keeps_form:
+                body.pop(_FORM, None)
+            try:
+                response = self._check_open().post(f"{self._url}/{path}", json={**body, limit_name: limit})
+            except httpx2.TransportError as error:
+                last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
+                    raise self._no_answer(last, attempt) from error
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+                raise self._no_answer(f"{type(error).__name__}: {error}", attempt) from error
+            else:
+                if response.status_code == httpx2.codes.OK:
+                    return self._read(response, path, limit)
+                words = server_words(response, self._key)
+                if "max_completion_tokens" in words and limit_name == "max_tokens" and path == "chat/completions":
+                    self._limit_name = "max_completion_tokens"
+                    continue
+                if _FORM in body and _FORM in words and not is_passing(response.status_code):
+                    self._keeps_form = False
+                    continue
+                if not is_passing(response.status_code):
+                    raise error_of(response, words, self._url, self._model)
+                last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
+            # Jitter only spreads requests over time; it decides nothing that is written.
+            pause = pause_seconds(attempt, retry_after, self._first_pause, random.random())  # noqa: S311
+            if attempt == NUM_ATTEMPTS or pause is None:
+                raise self._no_answer(last, attempt, retry_after if pause is None else None)
+            if pause >= 1:
+                say(f"waits {pause:.0f} s: {last[:60]}")
+            attempt += 1
+            if stop.wait(pause):
+                raise self._no_answer(f"{last} (another request has failed)", attempt)
+
+    def _read(self, response: httpx2.Response, path: str, limit: int) -> Generation:
+        try:
+            return generation_of(response.json(), limit, is_chat=path == "chat/completions")
+        except ValueError as error:
+            raise bad_answer(self._url, str(error), server_words(response, self._key)) from error
+
+    def _no_answer(self, last: str, num_attempts: int, retry_after: str | None = None) -> LuthierError:
+        last = without_key(last, self._key)
+        asks = f", and asks to wait {retry_after} s" if retry_after else ""
+        return WorkError(
+            f"{self._url} gave no answer, tried {num_attempts} times{asks}; the last: {last}",
+            expected="an answer of an OpenAI-compatible server",
+            do="check that the server runs at this address and is not overloaded, then start again: "
+            "what was answered so far is not asked again",
+        )
+
+
+class _Work:
+    """Requests on worker threads. `stop`, set by a failure or the caller: nothing new is begun, and pauses end."""
+
+    def __init__(self, bodies: Sequence[_Body], num_threads: int, ask: _Ask) -> None:
+        self.stop = threading.Event()
+        self._bodies, self._ask, self._num_threads = bodies, ask, num_threads
+        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[int, Generation | BaseException | str | None]] = queue.SimpleQueue()
+        for number in range(len(bodies)):
+            self._todo.put(number)
+
+    def results(self) -> Iterator[tuple[int, Generation | BaseException | str]]:
+        """Number of the request and what came, or words to show; ends when no thread is at work."""
+        # Daemons, so that an interrupted program need not wait for a slow server.
+        for _ in range(self._num_threads):
+            threading.Thread(target=self._run, daemon=True).start()
+        num_working = self._num_threads
+        while num_working:
+            number, came = self._done.get()
+            if came is None:
+                num_working -= 1
+            else:
+                yield number, came
+
+    def _run(self) -> None:
+        while not self.stop.is_set():
+            try:
+                number = self._todo.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                self._done.put((number, self._ask(*self._bodies[number], self.stop, self._say)))
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                self._done.put((number, error))
+                self.stop.set()
+        self._done.put((-1, None))
+
+    def _say(self, words: str) -> None:
+        self._done.put((-1, words))

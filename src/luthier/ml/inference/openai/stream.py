@@ -1,0 +1,302 @@
+"""Many answers at once through a server that speaks OpenAI's API, each streamed as server-sent events.
+
+Every answer is a task of one event loop in a thread of its own: to cancel one closes its connection, which is how such
+servers are told to stop. What the tasks hear goes into one inbox, which `poll` reads.
+
+Tried again is only what has not begun: after the first event a second try would write another answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+
+from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.ports import Told
+from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest
+from luthier.ml.inference.openai.answers import bad_answer, error_of, server_words, without_key
+from luthier.ml.inference.openai.chunks import ChunkReader
+from luthier.ml.inference.openai.requests import auth_headers, stream_body, stream_path
+from luthier.ml.inference.retry import is_passing, pause_seconds
+from luthier.ml.inference.thoughts import Thinking
+from luthier.ml.inference.tool_talk import CallsInText
+
+DEFAULT_ASKS: Final = 32
+NUM_ATTEMPTS: Final = 4
+_CONNECT_SECONDS: Final = 15.0
+_CLOSE_SECONDS: Final = 10.0
+_MAX_LINE: Final = 1 << 24
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """One ask under way. futures: one a choice."""
+
+    key: Hashable
+    asked: TextRequest
+    model: str
+    num_open: int
+    calls: Callable[[], CallsInText] | None
+    extra: dict[str, Any]
+    thinking: Thinking | None = None
+    has_started: bool = False
+    futures: list[Future[None]] = field(default_factory=list)
+
+
+class OpenAIStreamEngine:
+    """A model behind an OpenAI-compatible server, and others that it serves beside it, as adapters by name.
+
+    url: up to and with the version. api_key: stands in no message. most_answers: written at once. timeout_seconds: of
+    silence. extra: added to every request, where a server knows more than the API. num_bytes: what to say that the
+    model weighs; 0, since it weighs nothing here.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        most_answers: int = DEFAULT_ASKS,
+        timeout_seconds: float = 300.0,
+        first_pause_seconds: float = 0.5,
+        extra: Mapping[str, Any] | None = None,
+        num_bytes: int = 0,
+    ) -> None:
+        self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
+        self._most_answers, self._first_pause = most_answers, first_pause_seconds
+        self._extra, self._num_bytes = dict(extra or {}), num_bytes
+        self._limit_name = "max_tokens"  # newer models of OpenAI refuse it; learned from the first refusal
+        self._adapters: dict[str, str] = {}
+        self._asks: dict[Hashable, _Ask] = {}
+        self._inbox: queue.SimpleQueue[tuple[_Ask, Started | Piece | Ended | Failed]] = queue.SimpleQueue()
+        self._client = httpx2.AsyncClient(
+            headers=auth_headers(self._key),
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
+            limits=httpx2.Limits(max_connections=most_answers + 16, max_keepalive_connections=most_answers),
+        )
+        self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="openai-stream", daemon=True)
+        self._thread.start()
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        return set(self._asks)
+
+    @property
+    def num_bytes(self) -> int:
+        """As it was told."""
+        return self._num_bytes
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Let `name` stand for the model that the server calls `path`; whether it has it, the first ask shows."""
+        self._adapters[name] = path
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget the name."""
+        self._adapters.pop(name, None)
+
+    def ask(
+        self,
+        key: Hashable,
+        request: TextRequest,
+        adapter: str | None,
+        *,
+        calls: Callable[[], CallsInText] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        thinking: Thinking | None = None,
+    ) -> bool:
+        """Begin to write; false where as many answers as may be are under way.
+
+        calls: made for each choice, takes calls of tools out of its text. extra: added to this request. thinking: of
+        the thought that stands in the text of each choice.
+        What the server refuses comes as `Failed`. Raises RequestError: a closed engine, an unknown adapter.
+        """
+        loop = self._check_open()
+        if adapter is not None and adapter not in self._adapters:
+            raise RequestError(
+                f"adapter {adapter!r}",
+                expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
+                do="load the adapter before it is asked",
+            )
+        if sum(one is not None for one in (request.conversation, request.text, request.token_ids)) != 1:
+            raise RequestError(
+                "not exactly one of conversation, text and token_ids", expected="exactly one", do="set one of them"
+            )
+        num_open = sum(ask.num_open for ask in self._asks.values())
+        if self._asks and num_open + request.num_choices > self._most_answers:
+            return False
+        model = self._model if adapter is None else self._adapters[adapter]
+        ask = _Ask(key, request, model, request.num_choices, calls, self._extra | dict(extra or {}), thinking)
+        self._asks[key] = ask
+        for choice in range(request.num_choices):
+            ask.futures.append(_run(loop, self._write(ask, choice)))
+        return True
+
+    def cancel(self, key: Hashable) -> None:
+        """Close the connections of this ask."""
+        if (ask := self._asks.pop(key, None)) is not None:
+            for future in ask.futures:
+                future.cancel()
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        """What has been written since the last call; waits at most so long where there is nothing."""
+        self._check_open()
+        told: list[Told] = []
+        until = time.monotonic() + wait_seconds
+        while self._asks and not told:
+            try:
+                told += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
+            except queue.Empty:
+                break
+        while not self._inbox.empty():
+            told += self._heard(*self._inbox.get_nowait())
+        return told
+
+    def close(self) -> None:
+        """Close all connections."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        for key in list(self._asks):
+            self.cancel(key)
+        _run(loop, _closed(self._client)).result(_CLOSE_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(_CLOSE_SECONDS)
+        loop.close()
+
+    def _check_open(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+        return self._loop
+
+    def _heard(self, ask: _Ask, event: Started | Piece | Ended | Failed) -> list[Told]:
+        if self._asks.get(ask.key) is not ask:
+            return []  # cancelled, or failed already
+        if isinstance(event, Started):
+            if ask.has_started:
+                return []
+            ask.has_started = True
+        elif isinstance(event, Failed):
+            self.cancel(ask.key)
+        elif isinstance(event, Ended):
+            ask.num_open -= 1
+            if not ask.num_open:
+                del self._asks[ask.key]
+        return [(ask.key, event)]
+
+    async def _write(self, ask: _Ask, choice: int) -> None:
+        """One choice, from the first try to its end; every error becomes an event."""
+        try:
+            await self._try(ask, choice)
+        except LuthierError as error:
+            self._inbox.put((ask, Failed.of(error)))
+        except Exception as error:  # noqa: BLE001 - the others go on
+            self._inbox.put((ask, Failed(error=self._lost(f"{type(error).__name__}: {error}", 1).as_json())))
+
+    async def _try(self, ask: _Ask, choice: int) -> None:
+        attempt = 1
+        while True:
+            retry_after = None
+            reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls(), ask.thinking)
+            path = stream_path(ask.asked)
+            limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
+            body = stream_body(ask.asked, ask.model, choice, limit_name) | ask.extra
+            if ask.thinking is not None:
+                body[limit_name] += ask.thinking.max_tokens
+            has_begun = False
+            try:
+                async with self._client.stream("POST", f"{self._url}/{path}", json=body) as response:
+                    if response.status_code == httpx2.codes.OK:
+                        has_begun = True
+                        await self._read(response, ask, reader)
+                        return
+                    await response.aread()
+                    words = server_words(response, self._key)
+                    if "max_completion_tokens" in words and limit_name == "max_tokens" and path == "chat/completions":
+                        self._limit_name = "max_completion_tokens"
+                        continue
+                    if not is_passing(response.status_code):
+                        raise error_of(response, words, self._url, ask.model)
+                    last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                if has_begun or not isinstance(error, httpx2.TransportError):
+                    raise self._lost(last, attempt, has_begun=has_begun) from error
+            # Jitter only spreads requests over time; it decides nothing that is written.
+            pause = pause_seconds(attempt, retry_after, self._first_pause, random.random())  # noqa: S311
+            if attempt == NUM_ATTEMPTS or pause is None:
+                raise self._lost(last, attempt)
+            attempt += 1
+            await asyncio.sleep(pause)
+
+    async def _read(self, response: httpx2.Response, ask: _Ask, reader: ChunkReader) -> None:
+        """Events as they come, to the end of the stream. Raises WorkError for one that is malformed or cut off."""
+        ids = ask.asked.token_ids
+        self._inbox.put((ask, Started(num_prompt_tokens=0 if ids is None else len(ids))))
+        line = ""
+        try:
+            async for line in response.aiter_lines():
+                if len(line) > _MAX_LINE:
+                    raise ValueError(f"has a line of {len(line):,} characters")
+                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                if data == "[DONE]":
+                    break
+                for piece in reader.read(data) if data else ():
+                    self._inbox.put((ask, piece))
+                if reader.found_stop:
+                    break
+            for event in reader.end():
+                self._inbox.put((ask, event))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            words = str(error) if isinstance(error, ValueError) else f"cannot be read ({type(error).__name__})"
+            raise bad_answer(self._url, words, without_key(line[:200], self._key)) from error
+
+    def _lost(self, last: str, num_attempts: int, *, has_begun: bool = False) -> WorkError:
+        last = without_key(last, self._key)
+        how = "broke off in the middle" if has_begun else f"gave no answer, tried {num_attempts} times; the last"
+        return WorkError(
+            f"{self._url} {how}: {last}",
+            expected="a whole answer of an OpenAI-compatible server",
+            do="check that the server runs at this address and is not overloaded, then ask again",
+        )
+
+
+def open_stream_engine(served: Served) -> OpenAIStreamEngine:
+    """The engine for `served.path`: `http(s)://host:port/v1#MODEL`. The key is that of LUTHIER_SERVE_API_KEY.
+
+    Raises RequestError where the address names no host or no model.
+    """
+    parts = urlsplit(served.path)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:
+        raise RequestError(
+            f"the address {served.path!r}",
+            expected="http(s)://host:port/v1#MODEL",
+            do="write the model behind a #, as the server calls it",
+        )
+    return OpenAIStreamEngine(
+        parts._replace(fragment="").geturl(), parts.fragment, api_key=os.environ.get("LUTHIER_SERVE_API_KEY")
+    )
+
+
+def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> Future[None]:
+    return asyncio.run_coroutine_threadsafe(work, loop)
+
+
+async def _closed(client: httpx2.AsyncClient) -> None:
+    # Tasks that were cancelled close their connections first.
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    await asyncio.gather(*others, return_exceptions=True)
+    await client.aclose()

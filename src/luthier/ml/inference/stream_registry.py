@@ -1,0 +1,51 @@
+"""Which engines write many answers at once. A table of "module:function" strings, as the one of engines.
+
+Each function opens what `Served` names: `opener(served: Served) -> StreamEngine`, without its adapter, which comes by
+`load_adapter`. Entry points in the group `luthier.stream_engines` add to the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from luthier.core.errors import NotFoundError
+from luthier.core.ports import StreamEngine
+from luthier.core.stream import Served
+
+BUILT_IN = {
+    "transformers": "luthier.ml.inference.streaming:open_stream_engine",
+    "llama_cpp": "luthier.ml.inference.llama_cpp.cpp:open_stream_engine",
+    "openai_http": "luthier.ml.inference.openai.stream:open_stream_engine",
+    "vllm": "luthier.ml.inference.vllm:open_stream_engine",
+}
+
+
+def stream_engine_names() -> list[str]:
+    """The names that `open_stream_engine` knows, sorted."""
+    return sorted(_table())
+
+
+def open_stream_engine(served: Served) -> StreamEngine:
+    """Load the base that `served` names, without its adapter where that can come by `load_adapter`.
+
+    Raises:
+        NotFoundError: no table knows the engine, or the model is not there.
+        RequestError, WorkError: as the engine's own door says.
+    """
+    table = _table()
+    if served.engine not in table:
+        raise NotFoundError(
+            f"engine {served.engine!r}",
+            expected=f"one of {', '.join(sorted(table))}",
+            do="correct the name, or install the package that brings this engine "
+            "(entry point group luthier.stream_engines)",
+        )
+    module, _, attribute = table[served.engine].partition(":")
+    opener: Callable[[Served], StreamEngine] = getattr(import_module(module), attribute)
+    return opener(served)
+
+
+def _table() -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group="luthier.stream_engines")} | BUILT_IN

@@ -1,0 +1,327 @@
+"""Many answers written at once by one model, each with its own adapter, each told as it comes.
+
+All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
+(`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
+with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of the
+model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.ports import Told
+from luthier.core.stream import (
+    MAX_CHOICES,
+    Decoding,
+    EmbeddingRequest,
+    Failed,
+    Served,
+    Started,
+    TextRequest,
+)
+from luthier.ml.inference.answer_row import AnswerRow
+from luthier.ml.inference.arrivals import Arrival, PrefillTurns, next_arrivals
+from luthier.ml.inference.asks import AskReader, Prepared, PreparedTexts
+from luthier.ml.inference.continue_all import DEFAULT_BATCH_TOKENS
+from luthier.ml.inference.decode import Batch
+from luthier.ml.inference.decoding_proof import DecodingPath
+from luthier.ml.inference.embedding_queue import DIVERGED, EmbeddingQueue
+from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.row_states import RowBatch
+from luthier.ml.inference.transformers_engine import TransformersEngine
+
+log = logging.getLogger("luthier.ml.inference")
+
+MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
+# Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.
+_ROOM_TOKENS: Final = 64
+# What is kept for those who have nothing under way, while others fill all places: a quarter of rows and tokens more.
+_RESERVE: Final = 1.25
+
+
+def open_stream_engine(served: Served) -> StreamingEngine:
+    """Load a transformers folder. An adapter that can share the base comes by `load_adapter`.
+
+    served.adapter_path: for an adapter that cannot (`low_rank.why_not_shared`): it is part of what is opened, and
+    nothing can be loaded over it. served.precision: None takes bfloat16 on a GPU and float32 elsewhere.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine = TransformersEngine.open(
+        served.path,
+        adapter_path=served.adapter_path,
+        template=served.template,
+        dtype=served.precision or ("bfloat16" if device == "cuda" else "float32"),
+        device=device,
+        quantisation=served.quantisation,
+    )
+    streaming = StreamingEngine(engine)
+    if streaming.path.kind != "batched":
+        log.warning("%s writes %s", served.path, streaming.path.describe())
+    return streaming
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Rows that go through the model together. num_room: tokens that still fit; None for an ordinary cache."""
+
+    batch: Batch | RowBatch
+    logits: Tensor
+    num_room: int | None
+
+
+class StreamingEngine:
+    """Writes answers with an open engine: `core.ports.StreamEngine`, `EmbeddingEngine` and `PreparingEngine`.
+
+    max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may hold.
+    """
+
+    def __init__(
+        self,
+        engine: TransformersEngine,
+        *,
+        max_rows: int = MAX_STREAM_ROWS,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    ) -> None:
+        self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
+        self._max_rows, self._batch_tokens = max_rows, batch_tokens
+        self._adapters = MixedAdapters(engine.causal)
+        device = engine.causal.get_input_embeddings().weight.device
+        self._reader = AskReader(engine, device=device, num_logits=engine.num_logits)
+        self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
+        self._prepared: dict[Hashable, Prepared] = {}
+        self._arrivals: list[Arrival] = []
+        self._embeddings = EmbeddingQueue(engine, self._decoder, self._adapters, max_rows)
+        self._turns = PrefillTurns()
+        self._rows: dict[int, AnswerRow] = {}
+        self._groups: list[_Group] = []
+        self._next_row = 0
+
+    @property
+    def path(self) -> DecodingPath:
+        """How answers are written, and why not by a faster way."""
+        return self._decoder.path
+
+    @property
+    def decoding(self) -> Decoding:
+        """The path in the words of the API."""
+        return Decoding(path=self.path.kind, description=self.path.describe())
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        waiting = {one.key for one in self._arrivals} | self._embeddings.keys
+        return {row.key for row in self._rows.values()} | waiting
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that weights and adapters take."""
+        return self._num_base_bytes + self._adapters.num_bytes
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Make an adapter ready to be asked by `name`; nothing happens where it is.
+
+        Raises NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
+        """
+        self._adapters.load(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Let go of an adapter that nobody is asking."""
+        self._adapters.unload(name)
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
+        self._check(adapter)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepared[key] = self._reader.prepare(request)
+        if not self.admit(key, prepared, adapter):
+            return False
+        del self._prepared[key]
+        return True
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared | PreparedTexts:
+        """The request as tokens, from any thread. Raises what `ask` raises of a request."""
+        if isinstance(request, EmbeddingRequest):
+            return self._reader.embedded(request)
+        return self._reader.prepare(request)
+
+    def admit(
+        self,
+        key: Hashable,
+        prepared: Prepared | PreparedTexts,
+        adapter: str | None,
+        *,
+        owner: str | None = None,
+        may_exceed: bool = False,
+    ) -> bool:
+        """Begin to write what `prepare` has made, or to make vectors; false where there is no room now."""
+        self._check(adapter)
+        if isinstance(prepared, PreparedTexts):
+            self._embeddings.add(key, prepared.inputs, adapter, owner)
+            return True
+        if not self._has_room_for(prepared, _RESERVE if may_exceed else 1.0):
+            return False
+        self._arrivals.append(Arrival(key, prepared, adapter, owner))
+        return True
+
+    def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
+        """Begin to make texts into vectors: the mean of the states of the last layer, scaled to the length 1."""
+        self._check(adapter)
+        return self.admit(key, self._reader.embedded(request), adapter)
+
+    def cancel(self, key: Hashable) -> None:
+        """Write no more of this ask; nothing happens where it has ended."""
+        self._prepared.pop(key, None)
+        self._arrivals = [one for one in self._arrivals if one.key != key]
+        self._embeddings.cancel(key)
+        for number in [number for number, row in self._rows.items() if row.key == key]:
+            del self._rows[number]
+        self._drop_ended()
+
+    def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002 - it computes, and waits for nobody
+        """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
+        return self._embeddings.step() + self._begin() + self._step()
+
+    def close(self) -> None:
+        """Let go of the weights; nothing can be written afterwards."""
+        self._rows, self._groups, self._arrivals = {}, [], []
+        self._embeddings.clear()
+        self._engine.close()
+
+    def _check(self, adapter: str | None) -> None:
+        """Raises RequestError once closed, NotFoundError for an adapter that is not loaded."""
+        _ = self._engine.causal
+        if adapter is not None and adapter not in self._adapters:
+            raise NotFoundError(f"the adapter {adapter!r}", expected="one that is loaded", do="load it first")
+
+    def _has_room_for(self, prepared: Prepared, share: float) -> bool:
+        """Whether it can be written together with those that are being written; one alone always can.
+
+        share: how much of the ordinary room may be taken.
+        """
+        waiting = [one.prepared for one in self._arrivals]
+        if not self._rows and not waiting:
+            return True
+        num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
+        known = [*(row.num_tokens for row in self._rows.values()), *(one.num_tokens for one in waiting)]
+        num_tokens = num_rows * max(prepared.num_tokens, *known)
+        return num_rows <= share * self._max_rows and num_tokens <= share * self._batch_tokens
+
+    def _begin(self) -> list[Told]:
+        """Send prompts that have come through the model; their first tokens come with the next step."""
+        if not self._arrivals:
+            return []
+        first = self._turns.first(self._arrivals)
+        beside = [one for one in self._arrivals if self._adapters.mixes or one.adapter == first.adapter]
+        begun = next_arrivals(first, beside, self._decoder.fits_windows, self._max_rows)
+        self._adapters.use([one.adapter for one in begun])
+        if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
+            first.prefix = self._decoder.prefill(ids, first.prefix)
+            return []
+        self._arrivals = [one for one in self._arrivals if one not in begun]
+        requests = [one.prepared.request for one in begun]
+        batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
+        places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
+        if len(places) > len(begun):
+            batch.keep(places)
+            logits = logits[torch.tensor(places, device=logits.device)]
+        batch.rows = list(range(self._next_row, self._next_row + len(places)))
+        self._next_row += len(places)
+        rows = [
+            self._reader.row(one.key, choice, one.adapter, one.prepared)
+            for one in begun
+            for choice in range(one.prepared.num_rows)
+        ]
+        self._rows.update(zip(batch.rows, rows, strict=True))
+        self._groups.append(_Group(batch, logits, None))
+        num_hidden = self._engine.num_virtual_tokens
+        return [(one.key, Started(num_prompt_tokens=len(one.prepared.request.ids) - num_hidden)) for one in begun]
+
+    def _step(self) -> list[Told]:
+        """Write one token of every answer."""
+        self._join()
+        told: list[Told] = []
+        for group in self._groups:
+            tokens = []
+            likeliest = group.logits.argmax(-1).tolist()
+            sound = (~group.logits.isnan().any(-1)).tolist()
+            for place, number in enumerate(group.batch.rows):
+                token, news = likeliest[place], list[Told]()
+                if number in self._rows:  # else it failed with another choice of the same ask
+                    token, news = self._write(number, group.logits[place], token, is_sound=sound[place])
+                tokens.append(token)
+                told += news
+            going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
+            self._drop_from(group)
+            if going:
+                adapters = [self._rows[number].adapter for number in group.batch.rows]
+                # rows that go through the model each by itself are choices of one ask, with one adapter
+                self._adapters.use(adapters[:1] if isinstance(group.batch, RowBatch) else adapters)
+                given = torch.tensor(going, device=group.logits.device)[:, None]
+                group.logits = self._decoder.step(group.batch, given)
+                if group.num_room is not None:
+                    group.num_room -= 1
+        self._drop_ended()
+        return told
+
+    def _write(self, number: int, logits: Tensor, likeliest: int, *, is_sound: bool) -> tuple[int, list[Told]]:
+        """One token of one answer; what goes wrong with it ends its ask alone."""
+        row = self._rows[number]
+        if not is_sound:
+            self._fail(row.key)
+            return likeliest, [(row.key, Failed.of(DIVERGED))]
+        try:
+            token, news = row.write(logits, likeliest)
+        except LuthierError as error:
+            self._fail(row.key)
+            return likeliest, [(row.key, Failed.of(error))]
+        if row.has_ended:
+            del self._rows[number]
+        return token, [(row.key, event) for event in news]
+
+    def _fail(self, key: Hashable) -> None:
+        for number in [number for number, row in self._rows.items() if row.key == key]:
+            del self._rows[number]
+
+    def _join(self) -> None:
+        """Bring the rows that have come lately into the batch of all, and make more room where none is left.
+
+        Where rows of different adapters cannot go through the model together, each adapter has a batch of its own.
+        """
+        batches: dict[str | None, list[_Group]] = {}
+        for group in filter(self._fits, self._groups):
+            adapter = None if self._adapters.mixes else self._rows[group.batch.rows[0]].adapter
+            batches.setdefault(adapter, []).append(group)
+        for fitting in batches.values():
+            if all(group.num_room for group in fitting) and len(fitting) < 2:
+                continue
+            for group in fitting:
+                group.batch.trim()
+            batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
+            joined = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)
+            self._groups = [joined, *(other for other in self._groups if other not in fitting)]
+
+    def _fits(self, group: _Group) -> bool:
+        """Whether these rows can be padded: no window of the model would count the padding."""
+        return self._decoder.fits_windows(max(self._rows[number].num_tokens for number in group.batch.rows))
+
+    def _drop_from(self, group: _Group) -> None:
+        places = [place for place, number in enumerate(group.batch.rows) if number in self._rows]
+        if places and len(places) < len(group.batch.rows):
+            group.batch.keep(places)
+            group.logits = group.logits[torch.tensor(places, device=group.logits.device)]
+        elif not places:
+            group.batch.rows = []
+
+    def _drop_ended(self) -> None:
+        for group in self._groups:
+            self._drop_from(group)
+        self._groups = [group for group in self._groups if group.batch.rows]

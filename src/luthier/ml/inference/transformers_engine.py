@@ -1,0 +1,396 @@
+"""Inference in this process, through transformers: the engine that judges every model Luthier can train."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import OverlongError, RequestError
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.core.plan import Quantisation
+from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
+from luthier.ml.inference.beginnings import Shared, shared_batches
+from luthier.ml.inference.continue_all import DEFAULT_BATCH_TOKENS, continue_all
+from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
+from luthier.ml.inference.guides import Guides
+from luthier.ml.inference.likelihood import Scorer
+from luthier.ml.inference.models.architecture import context_tokens
+from luthier.ml.inference.models.attention_proof import why_eager
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.loading import attach_adapter, load_model
+from luthier.ml.inference.models.scaled_head import ScaledHead
+from luthier.ml.inference.models.soft_prompt import virtual_tokens
+from luthier.ml.inference.models.thinking import ThoughtAndAnswer
+from luthier.ml.inference.opted_turns import rewritten, text_of
+from luthier.ml.inference.thoughts import Thoughts
+from luthier.ml.inference.tool_calls import form_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+_Found = TypeVar("_Found")
+
+# Scoring holds no cache: what bounds a batch is that its activations suit the processor's caches.
+MAX_SCORE_TOKENS = 2048
+
+
+class TransformersEngine:
+    """A base model, with or without an adapter, that writes text and scores likelihoods.
+
+    batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together. A trained
+    prompt stands before every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        template: ChatTemplate,
+        *,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        opted_turns: OptedTurns = AS_THEY_ARE,
+    ) -> None:
+        if batch_tokens < 1:
+            raise RequestError(f"batch_tokens={batch_tokens}", expected="at least 1", do="pass a larger number")
+        self._model: PreTrainedModel | PeftModel | None = model
+        self._trained_prompt = virtual_tokens(model)
+        self._template, self._opted = template, opted_turns
+        self._batch_tokens = batch_tokens
+        tokenizer = template.tokenizer
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._context_tokens = context_tokens(model.config)
+        self.share_prefix = True
+        self._notes: dict[str, None] = {}
+        reason = why_eager(self._causal)
+        self._note(not reason, f"is computed by its eager attention ({reason})")
+
+    @classmethod
+    def open(
+        cls,
+        model_path: str,
+        *,
+        adapter_path: str | None = None,
+        template: Literal["auto", "chat", "plain"] = "auto",
+        template_options: Mapping[str, Any] | None = None,
+        opted_turns: OptedTurns = AS_THEY_ARE,
+        dtype: Literal["float32", "bfloat16"],
+        device: str = "cpu",
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        quantisation: Quantisation | None = None,
+    ) -> TransformersEngine:
+        """Load a transformers folder, packed where that is asked for, and an adapter on top of it where one is given.
+
+        template_options: what its chat template is given beside each conversation. opted_turns: what of a conversation
+        is written in another way, as in training.
+
+        Raises:
+            NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
+            RequestError: a chat template is asked for and the model has none.
+        """
+        model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
+        if adapter_path is not None:
+            model = attach_adapter(model, adapter_path)
+        written = ChatTemplate.load(model_path, template, options=template_options)
+        return cls(model, written, batch_tokens=batch_tokens, opted_turns=opted_turns)
+
+    @property
+    def name(self) -> str:
+        """`transformers`, the name in the table of engines."""
+        return "transformers"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it has worked so far: where the fast way was not proved, and why."""
+        return tuple(self._notes)
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The template that prompts are rendered with."""
+        return self._template
+
+    def generate(
+        self, prompts: Sequence[Prompt], progress: Progress, *, returns_token_ids: bool = False
+    ) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts. returns_token_ids: each with the ids of its tokens.
+
+        Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
+        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
+        come without their thoughts, which may take `max_thinking_tokens` beside them.
+
+        Raises:
+            RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
+        """
+        requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
+        if not requests:
+            return []
+        decoder = self.open_decoder()
+        with progress.task("Writing answers", len(requests), "answers") as task:
+            found = continue_all(
+                decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
+            )
+        for path in decoder.paths:
+            self._note(path.kind == "batched", f"writes {path.describe()}")
+        made = [self._generation(*one) for one in zip(prompts, requests, found, strict=True)]
+        if not returns_token_ids:
+            return made
+        ids = [tuple(one.ids) for one in found]
+        return [one.model_copy(update={"token_ids": own}) for one, own in zip(made, ids, strict=True)]
+
+    def open_decoder(self, *, may_diverge: bool = False) -> Decoder:
+        """A decoder over this model, for those who write token by token."""
+        end_ids = self._template.end_of_turn_ids
+        return Decoder(self._causal, end_ids=end_ids, pad_id=self._pad_id, may_diverge=may_diverge)
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The language model itself, for those who go through its layers. Raises RequestError once closed."""
+        return self._causal
+
+    @property
+    def num_logits(self) -> int:
+        """How many logits the model gives for a token: the rows of its head, padding of the vocabulary among them."""
+        causal = self._causal
+        head = causal.get_output_embeddings()
+        return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
+
+    def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
+        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
+
+        Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
+        """
+        request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
+        return self._within_room(request, prompt.max_new_tokens)
+
+    def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
+        """As `request_within_context`, of tokens; raises RequestError also for ids that do not exist."""
+        vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
+        if wrong := next((token for token in ids if not 0 <= token < vocabulary), None):
+            raise RequestError(
+                f"the token id {wrong}",
+                expected=f"ids of this model's own tokenizer, 0 to {vocabulary - 1}",
+                do="make the tokens with the tokenizer of this model, or send the prompt as text",
+            )
+        return self._within_room(self._checked(list(ids), 1, Prompt(text="", max_new_tokens=1)), max_new_tokens)
+
+    def room_behind(self, request: Request) -> int:
+        """How many tokens fit into the context behind the prompt of a request."""
+        return self._context_tokens - len(request.ids)
+
+    def _within_room(self, request: Request, max_new_tokens: int) -> Request:
+        return replace(request, max_new_tokens=min(max_new_tokens, self.room_behind(request)))
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """How many ids of every request stand for a trained prompt."""
+        return len(self._trained_prompt)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
+        """One score an example, in order: nats over its learned tokens, how many, how many predicted correctly.
+
+        Raises:
+            RequestError: an example is longer than the model's context, or has a token that the model does not know.
+        """
+        if not examples:
+            return []
+        scorer = Scorer(self._causal, pad_id=self._pad_id)
+        self._note(scorer.path.by_head, f"is scored by {scorer.path.describe()}")
+        with progress.task("Scoring", len(examples), "rows") as task:
+            return self._in_batches(examples, scorer, scorer.score, task)
+
+    def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
+        """For each example the states that its learned tokens are predicted from: [learned tokens, width], in order.
+
+        task: advanced by each example.
+
+        Raises:
+            RequestError, as `score` does. DivergedError: a state is NaN or infinite.
+        """
+        if not examples:
+            return []
+        scorer = Scorer(self._causal, pad_id=self._pad_id)
+        return self._in_batches(examples, scorer, scorer.states, task)
+
+    def head(self) -> Tensor:
+        """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
+        return Scorer(self._causal, pad_id=self._pad_id).head
+
+    def scaled_head(self) -> ScaledHead:
+        """What this model does to the product of hidden states and `head`: a scale, a soft cap, or nothing."""
+        return Scorer(self._causal, pad_id=self._pad_id).scaled
+
+    def _in_batches(
+        self,
+        examples: Sequence[TokenisedExample],
+        scorer: Scorer,
+        look: Callable[[Sequence[TokenisedExample], Prefix | None], list[_Found]],
+        task: ProgressTask,
+    ) -> list[_Found]:
+        """What `look` finds of each example, in order; asked in batches of rows that begin alike or are as long."""
+        for example in examples:
+            self._check_example(example)
+        whole = [self._behind_prompt(example) for example in examples]
+        batches = self._score_batches(whole, scorer)
+        found: dict[int, _Found] = {}
+        beginning: Prefix | None = None
+        for batch in batches:
+            if not batch.is_same:
+                ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
+                beginning = scorer.begin(ids) if batch.num_shared else None
+            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
+            task.advance(len(batch.rows))
+        return [found[number] for number in range(len(examples))]
+
+    def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:
+        """All rows in batches; none holds rows on both sides of a length over which positions mean something else."""
+        border = scorer.border
+        sides = [list(range(len(whole)))]
+        if border is not None:
+            sides = [
+                [row for row in sides[0] if (whole[row].num_tokens > border) is is_over] for is_over in (False, True)
+            ]
+        batches: list[Shared] = []
+        for side in filter(None, sides):
+            found = shared_batches(
+                [whole[row] for row in side],
+                max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
+                max_kept_tokens=self._batch_tokens,
+                longest_shared=scorer.longest_shared if self.share_prefix else 0,
+            )
+            batches += [replace(batch, rows=[side[place] for place in batch.rows]) for batch in found]
+        return batches
+
+    def _note(self, is_fast: bool, what: str) -> None:
+        if not is_fast:
+            self._notes[f"{type(self._causal).__name__} {what}"] = None
+
+    def close(self) -> None:
+        """Let go of the weights. The engine cannot be used afterwards."""
+        self._model = None
+
+    @property
+    def _causal(self) -> PreTrainedModel:
+        """The language model itself; an attached adapter lives inside its layers."""
+        if self._model is None:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+        unwrap = getattr(self._model, "get_base_model", None)
+        return unwrap() if unwrap is not None else self._model
+
+    def _request(self, prompt: Prompt, number: int, template: ChatTemplate | None = None) -> Request:
+        if (prompt.conversation is None) == (prompt.text is None):
+            raise RequestError(
+                f"prompt {number + 1} has {'neither' if prompt.text is None else 'both'} conversation and text",
+                expected="exactly one of the two",
+                do="set one of them",
+            )
+        if prompt.max_new_tokens < 1 or prompt.temperature < 0:
+            raise RequestError(
+                f"prompt {number + 1} has max_new_tokens={prompt.max_new_tokens}, temperature={prompt.temperature}",
+                expected="at least one new token, and a temperature of 0 (greedy) or more",
+                do="correct the prompt",
+            )
+        if prompt.conversation is not None:
+            used = template or self._template
+            talk = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
+            text = used.render(talk, add_generation_prompt=True)
+        else:
+            text = prompt.text or ""
+        self._check_bytes(text, number + 1)
+        return self._checked(self._template.ids(text), number + 1, prompt)
+
+    def _check_bytes(self, text: str, number: int) -> None:
+        """Refuse what cannot fit by its bytes, before it is tokenised. Raises OverlongError."""
+        least = self._template.least_tokens(text)
+        if least >= self._room_tokens:
+            raise OverlongError(
+                f"prompt {number} has {len(text):,} characters, at least {least:,} tokens of this model",
+                expected=f"fewer than {self._room_tokens:,} tokens, the context of the model, so that an answer fits",
+                do="shorten the prompt",
+                num_tokens=least,
+                most_tokens=self._room_tokens,
+            )
+
+    def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
+        """The request, if it is not empty and fits into the context. number: of the prompt, counted from 1."""
+        if not ids:
+            raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")
+        if len(ids) + prompt.max_new_tokens > self._room_tokens:
+            raise OverlongError(
+                f"prompt {number} has {len(ids)} tokens and may add {prompt.max_new_tokens}: "
+                f"{len(ids) + prompt.max_new_tokens} together",
+                expected=f"at most {self._room_tokens}, the context of the model",
+                do="shorten the prompt, use fewer few-shot examples, or lower max_new_tokens",
+                num_tokens=len(ids),
+                most_tokens=self._room_tokens,
+            )
+        guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
+        limit, most = None, prompt.max_new_tokens
+        if prompt.conversation is not None:
+            is_open = self._thoughts.is_open(ids)
+            if guide is not None:
+                guide = self._thoughts.guided(guide, is_open=is_open)
+            if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
+                limit = self._thoughts.limit(most, thinking, is_open=is_open)
+                most += thinking
+        return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)
+
+    @cached_property
+    def _thoughts(self) -> Thoughts:
+        """Measured once a template."""
+        return Thoughts(self._template)
+
+    @cached_property
+    def _guides(self) -> Guides:
+        """Kept, since making the vocabulary ready takes a second."""
+        return Guides(self._template.tokenizer, self.num_logits, self._template.end_of_turn_ids)
+
+    @property
+    def _room_tokens(self) -> int:
+        """What of the context the trained prompt leaves."""
+        return self._context_tokens - len(self._trained_prompt)
+
+    def _behind_prompt(self, example: TokenisedExample) -> TokenisedExample:
+        """The example with the trained prompt before it, which is not learned."""
+        if not self._trained_prompt:
+            return example
+        ids = array("i", [*self._trained_prompt, *example.input_ids])
+        return replace(example, input_ids=ids, loss_mask=bytes(len(self._trained_prompt)) + example.loss_mask)
+
+    def _check_example(self, example: TokenisedExample) -> None:
+        vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
+        if not 0 < example.num_tokens <= self._room_tokens or len(example.loss_mask) != example.num_tokens:
+            raise RequestError(
+                f"{example.id} has {example.num_tokens} tokens and {len(example.loss_mask)} places in its loss mask",
+                expected=f"1 to {self._room_tokens} tokens (the context of the model), as many in the mask",
+                do="shorten or drop the row",
+            )
+        if min(example.input_ids) < 0 or max(example.input_ids) >= vocabulary or example.loss_mask[0]:
+            raise RequestError(
+                f"{example.id} has token ids {min(example.input_ids)} to {max(example.input_ids)}, "
+                f"first loss mask {example.loss_mask[0]}",
+                expected=f"ids of this model's own tokenizer, 0 to {vocabulary - 1}, the first one not learned",
+                do="tokenise the rows with the tokenizer of this model",
+            )
+
+    def _generation(self, prompt: Prompt, request: Request, continuation: Continuation) -> Generation:
+        if prompt.conversation is None:
+            text = self._template.tokenizer.decode(
+                continuation.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            found, num_thinking = ThoughtAndAnswer(None, str(text), is_closed=True), 0
+        else:
+            is_open = self._thoughts.is_open(request.ids)
+            found, num_thinking = self._thoughts.split(continuation.ids, is_open=is_open)
+        return Generation(
+            text=found.content,
+            num_prompt_tokens=len(request.ids) - len(self._trained_prompt),
+            num_new_tokens=len(continuation.ids),
+            finish_reason="stop" if continuation.stopped else "length",
+            reasoning=found.reasoning,
+            num_thinking_tokens=num_thinking,
+            ends_in_thought=not found.is_closed,
+        )

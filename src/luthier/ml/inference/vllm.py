@@ -1,0 +1,341 @@
+"""Inference through vLLM: a supervised child process, asked over its HTTP API, with adapters loaded at run time.
+
+Prompts are written by Luthier's template and sent as token ids, so that a model sees what it saw when it was trained.
+A child that ends is started again, later and later; asks under way fail, those that come wait.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import httpx2
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import NotFoundError, RequestError, WorkError
+from luthier.core.opted_turns import AS_THEY_ARE
+from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
+from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, TextRequest
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.openai.stream import OpenAIStreamEngine
+from luthier.ml.inference.opted_turns import text_of
+from luthier.ml.inference.prompt_ids import checked, ids_of
+from luthier.ml.inference.stream_generation import generate_by_streaming
+from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
+from luthier.ml.inference.tool_talk import CallsInText, ToolTalk
+from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
+
+BASE: Final = "base"
+START_SECONDS: Final = 1800.0
+MOST_ADAPTERS: Final = 8
+MOST_RANK: Final = 64
+_NUM_STARTS: Final = 5
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_LOOK_SECONDS: Final = 0.2
+# A child that has lived so long is not one that cannot live.
+_LONG_SECONDS: Final = 600.0
+# What vLLM would else take from the model's generation_config.json: the request alone says how tokens are drawn.
+_NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request as token ids. calls: reads calls out of one answer; extra: further fields for vLLM."""
+
+    request: TextRequest
+    calls: Callable[[], CallsInText]
+    extra: dict[str, Any]
+    thinking: Thinking
+
+
+class VllmEngine:
+    """A transformers folder run by vLLM: `Engine` and `StreamEngine` at once. Used by one thread only.
+
+    most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts. command: how
+    vLLM is called; None looks for it. extra_arguments: further ones of `vllm serve`. first_pause_seconds: before the
+    second start.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        template: Literal["auto", "chat", "plain"] = "auto",
+        precision: Literal["float32", "bfloat16"] | None = None,
+        most_adapters: int = MOST_ADAPTERS,
+        most_rank: int = MOST_RANK,
+        command: Sequence[str] | None = None,
+        extra_arguments: Sequence[str] = (),
+        start_seconds: float = START_SECONDS,
+        first_pause_seconds: float = _FIRST_PAUSE,
+        progress: Progress | None = None,
+    ) -> None:
+        self._folder = Path(model_path)
+        self._template = ChatTemplate.load(model_path, template)
+        self._tools = ToolTalk(text_of(self._template))
+        self._templates = RequestTemplates(self._template)
+        self._adapters: dict[str, str] = {}
+        self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
+        arguments = [
+            model_path, "--served-model-name", BASE, "--dtype", precision or "auto",
+            "--enable-lora", "--max-loras", str(most_adapters), "--max-cpu-loras", str(4 * most_adapters),
+            "--max-lora-rank", str(most_rank), *extra_arguments,
+        ]  # fmt: skip
+        self._process = VllmProcess(command or vllm_command(os.environ), arguments)
+        self._http = httpx2.Client(
+            headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
+        )
+        self._stream: OpenAIStreamEngine | None = None
+        self._told: list[Told] = []
+        self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
+        self._context_tokens = 0
+        self._is_open = True
+        try:
+            self._begin()
+            self._process.wait(progress or SilentProgress(), start_seconds)
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """`vllm`, the name in the table of engines."""
+        return "vllm"
+
+    @property
+    def decoding(self) -> Decoding:
+        """The runtime's own path."""
+        return Decoding(path="vllm", description="vLLM over its paged key-value cache, rows together")
+
+    @property
+    def keys(self) -> set[Hashable]:
+        """The asks whose answers are being written."""
+        return self._stream.keys if self._stream is not None else set()
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weights take; vLLM takes most of a GPU's memory in any case."""
+        return sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Have vLLM load a PEFT folder. Raises NotFoundError (no adapter there), RequestError (vLLM refuses it)."""
+        self._check_open()
+        if self._adapters.get(name) == path:
+            return
+        if not (Path(path) / "adapter_config.json").is_file():
+            raise NotFoundError(
+                f"no adapter at {path}", expected="a PEFT folder with adapter_config.json", do="correct the path"
+            )
+        if self._stream is not None and self._process.is_running:
+            self._load(name, path)
+            self._stream.load_adapter(name, name)
+        self._adapters[name] = path
+
+    def unload_adapter(self, name: str) -> None:
+        """Have vLLM let go of an adapter."""
+        if self._adapters.pop(name, None) is not None and self._stream is not None:
+            self._stream.unload_adapter(name)
+            if self._process.is_running:
+                self._post("unload_lora_adapter", {"lora_name": name})
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        """Begin to write; false where there is no room, or while vLLM is being started again.
+
+        Raises RequestError, OverlongError, TemplateError. WorkError: vLLM has ended too often.
+        """
+        return self.admit(key, self.prepare(request), adapter)
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
+        """The request as token ids, from any thread. Raises what `ask` raises of a request."""
+        assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
+        if request.tool_choice == "required":
+            raise RequestError(
+                "tool_choice 'required' with the engine vllm",
+                expected="'auto' or 'none': its API for tokens cannot make an answer be a call",
+                do="use 'auto', or the engines transformers and llama_cpp",
+            )
+        form = self._tools.form(request)
+        ids, thinking = self._as_ids(request)
+        shows_special = bool(thinking.shown) or (form is not None and form.has_special_marks)
+        extra = {"skip_special_tokens": False} if shows_special else {}
+        return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
+
+    def admit(
+        self,
+        key: Hashable,
+        prepared: _Prepared,
+        adapter: str | None,
+        *,
+        owner: str | None = None,  # noqa: ARG002 - vLLM shares its time out itself
+        may_exceed: bool = False,  # noqa: ARG002
+    ) -> bool:
+        """Begin to write what `prepare` has made; as `ask`."""
+        self._check_open()
+        if adapter is not None and adapter not in self._adapters:
+            raise RequestError(
+                f"adapter {adapter!r}",
+                expected=f"one of {', '.join(sorted(self._adapters)) or 'none: no adapter is loaded'}",
+                do="load the adapter before it is asked",
+            )
+        self._look_after()
+        if self._stream is None:
+            return False
+        return self._stream.ask(
+            key, prepared.request, adapter, calls=prepared.calls, extra=prepared.extra, thinking=prepared.thinking
+        )
+
+    def cancel(self, key: Hashable) -> None:
+        """Write no more of this ask."""
+        if self._stream is not None:
+            self._stream.cancel(key)
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
+        self._check_open()
+        self._look_after()
+        if self._stream is not None and not self._told:
+            self._told += self._stream.poll(min(wait_seconds, _LOOK_SECONDS))
+        elif not self._told:
+            time.sleep(min(wait_seconds, _LOOK_SECONDS))
+        told, self._told = self._told, []
+        return told
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
+        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        self._check_open()
+        return generate_by_streaming(self, prompts, progress)
+
+    def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
+        """Raises RequestError, always: vLLM's API states no likelihood that its users may compare."""
+        raise RequestError(
+            f"likelihoods of {len(examples):,} rows from vLLM",
+            expected="an engine that gives them exactly: transformers or llama_cpp",
+            do="score with the engine transformers",
+        )
+
+    def close(self) -> None:
+        """End the child."""
+        self._is_open = False
+        self._disconnect()
+        self._process.close()
+        self._http.close()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+
+    def _as_ids(self, request: TextRequest) -> tuple[TextRequest, Thinking]:
+        """The prompt as token ids, an answer that ends where the context does, and the thought before it."""
+        template, thinking = self._template, NO_THINKING
+        if request.conversation is not None:
+            template, thoughts = self._templates.of(request)
+        ids = ids_of(template, self._tools, request, self._context_tokens)
+        if request.conversation is not None:
+            room = self._context_tokens - len(ids) - request.max_new_tokens
+            thinking = thoughts.of_answer(ids, request.max_thinking_tokens, room)
+            if request.json_schema is not None and thinking.is_open:
+                # vLLM holds to a schema from the first token on, so that the thought must have ended before.
+                ids = checked([*ids, *thoughts.closing_ids], self._context_tokens)
+                thinking = replace(thinking, is_open=False, max_tokens=0)
+        room = self._context_tokens - len(ids)
+        given: dict[str, Any] = {"conversation": None, "text": None, "token_ids": tuple(ids)}
+        given |= {"template_options": {}, "trained_options": {}, "reasoning_effort": None, "opted_turns": AS_THEY_ARE}
+        return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)}), thinking
+
+    def _look_after(self) -> None:
+        """Start a child that has ended again, when its time has come; connect to one that has become ready."""
+        if self._stream is not None:
+            if self._process.is_running:
+                return
+            error = self._process.ended("in the middle")
+            self._told += self._stream.poll(0)
+            self._told += [(key, Failed.of(error)) for key in self._stream.keys]
+            self._disconnect()
+            self._failed("in the middle")
+        elif self._process.is_running:
+            if self._process.is_healthy():
+                self._connect()
+            elif time.monotonic() - self._begun > self._start_seconds:
+                self._process.stop()
+        elif self._begun > self._not_before:
+            self._failed("before it could work")
+        elif time.monotonic() >= self._not_before:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._begun = time.monotonic()
+        self._process.start()
+
+    def _failed(self, when: str) -> None:
+        """Count an end, and say when to start again. Raises WorkError where it was one too many."""
+        if time.monotonic() - self._begun > _LONG_SECONDS:
+            self._num_failed = 0
+        self._num_failed += 1
+        if self._num_failed >= _NUM_STARTS:
+            raise self._process.ended(f"{when}, {self._num_failed} times in a row")
+        pause = min(self._first_pause * 2 ** (self._num_failed - 1), _LONGEST_PAUSE)
+        self._not_before = time.monotonic() + pause
+
+    def _connect(self) -> None:
+        self._context_tokens = self._ask_context()
+        for name, path in self._adapters.items():
+            self._load(name, path)
+        self._stream = OpenAIStreamEngine(
+            f"{self._process.url}/v1", BASE, api_key=self._process.key, most_answers=256, extra=_NO_DEFAULTS
+        )
+        for name in self._adapters:
+            self._stream.load_adapter(name, name)
+
+    def _ask_context(self) -> int:
+        response = self._ask_child("GET", "models")
+        try:
+            (found,) = (model["max_model_len"] for model in response.json()["data"] if model["id"] == BASE)
+            return int(found)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkError(
+                f"vLLM lists its models as {response.text[:300]!r}",
+                expected=f"the model {BASE!r} with its max_model_len",
+                do="install a version of vLLM that tells it",
+            ) from error
+
+    def _disconnect(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def _load(self, name: str, path: str) -> None:
+        response = self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
+        if response.status_code != httpx2.codes.OK and "already" not in response.text:
+            raise RequestError(
+                f"vLLM refuses the adapter {name!r} at {path}: {response.text[:400]}",
+                expected=f"a LoRA adapter of this base, of a rank up to {MOST_RANK}",
+                do="see what it says; serve other kinds of adapters merged, or with the engine transformers",
+            )
+
+    def _post(self, path: str, body: dict[str, Any]) -> httpx2.Response:
+        return self._ask_child("POST", path, body)
+
+    def _ask_child(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
+        try:
+            return self._http.request(method, f"{self._process.url}/v1/{path}", json=body)
+        except httpx2.HTTPError as error:
+            raise WorkError(
+                f"vLLM does not answer: {type(error).__name__}: {error}", expected="an answer", do="try again"
+            ) from error
+
+
+def open_stream_engine(served: Served) -> VllmEngine:
+    """The engine over a transformers folder. Raises as `VllmEngine` does; RequestError for a packed base."""
+    if served.quantisation is not None:
+        raise RequestError(
+            f"quantisation {served.quantisation} with the engine vllm",
+            expected="a base that is not packed on loading",
+            do="use the engine transformers, or serve an exported model",
+        )
+    return VllmEngine(served.path, template=served.template, precision=served.precision)

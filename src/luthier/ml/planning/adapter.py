@@ -1,0 +1,301 @@
+"""Which matrices an adapter is put on, and how much of the model that reaches.
+
+Groups (`all-linear`, `attention`, `mlp`, `experts`) mean what a matrix is, not what it is called. What they leave out
+is said: routers, gates narrower than the rank, matrices that a kernel reads past their module, towers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+from luthier.core.bounded_regex import BoundedPattern
+from luthier.core.errors import RecipeError, RequestError
+from luthier.core.recipe import LayersRecipe
+from luthier.core.suggest import nearest_ids
+from luthier.ml.inference.models.structure import LinearLayer, Role, Structure
+
+GROUPS: Final = ("all-linear", "attention", "mlp", "experts")
+_LEFT_OUT: Final[dict[Role, str]] = {
+    "router": "routers of experts",
+    "kernel": "matrices that other code reads past their module, where an adapter would be ignored",
+    "outside": "matrices outside the language model, which text does not go through",
+}
+_WITH_ADAPTED_HEAD: Final = ("sft", "pretraining", "distillation", "dpo", "ipo", "orpo", "kto", "simpo")
+"""Objectives whose loss takes the head as the method gives it (`TrainableModel.logit_parts`)."""
+_PATTERN: Final = "re:"
+_ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an adapter goes. targets: names of modules; expert_targets: names of tensors that hold experts.
+
+    Names are last parts where every layer is meant, else whole ones. left_out: what a group does not mean, in words,
+    with the number of matrices. experts_by_group: whether experts are there because a group such as `all-linear` means
+    them, and not by name.
+    """
+
+    targets: tuple[str, ...]
+    expert_targets: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+    experts_by_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which share of the matrices of a language model carries an adapter: of all parameters, and of those one token
+    meets; num: matrices that do, each expert's counted by itself, of `num_all`."""
+
+    share: float
+    active_share: float
+    num: int
+    num_all: int
+
+
+def place_adapters(
+    structure: Structure,
+    asked: str | Sequence[str],
+    layers: LayersRecipe | None = None,
+    *,
+    rank: int = 0,
+    experts: bool = True,
+) -> Placement:
+    """Where an adapter goes.
+
+    Args:
+        structure: of the model.
+        asked: one or several of the groups, a name, matched against the last parts of module and tensor names as PEFT
+            matches them, or `re:` and a pattern that matches whole names. Embeddings and head are meant by name or
+            pattern only.
+        layers: only the first and last so many blocks, beside embeddings and head.
+        rank: groups leave out gates that are narrower.
+        experts: whether groups mean the tensors that hold experts, too.
+
+    Raises:
+        RecipeError: an entry matches nothing (what is nearest is named), or a matrix that no adapter may be put on;
+            there are not so many blocks.
+    """
+    wanted = (asked,) if isinstance(asked, str) else tuple(asked)
+    if not wanted:
+        raise _matches_nothing("an empty list", structure)
+    chosen: set[str] = set()
+    left_out: Counter[str] = Counter()
+    for entry in wanted:
+        found = _group(structure, entry, rank, experts, left_out) if entry in GROUPS else _named(structure, entry)
+        if not found:
+            raise _matches_nothing(repr(entry), structure, entry)
+        chosen.update(found)
+    outer = {layer.name for layer in structure.outer_layers}
+    everything = (*structure.adaptable, *structure.experts)
+    within = [
+        x for x in everything if x.name in chosen and (x.name in outer or _is_within(x, layers, structure.num_layers))
+    ]
+    if not within:
+        raise _matches_nothing(f"{', '.join(wanted)} within method.layers", structure)
+    named = {name for entry in wanted if entry not in GROUPS or entry == "experts" for name in _all(structure, entry)}
+    routed = [x for x in within if x.role == "expert"]
+    return Placement(
+        _shortened([x for x in within if x.role != "expert"], structure),
+        _shortened_experts(routed, structure),
+        dict(left_out),
+        bool(routed) and not any(x.name in named for x in routed),
+    )
+
+
+def resolve_targets(
+    structure: Structure, asked: str | Sequence[str], layers: LayersRecipe | None = None, *, rank: int = 0
+) -> tuple[str, ...]:
+    """The names of the modules of `place_adapters`, sorted; experts in one tensor are not among them."""
+    return place_adapters(structure, asked, layers, rank=rank, experts=False).targets
+
+
+def expert_rank(structure: Structure, rank: int) -> int:
+    """The rank divided by the experts that a token meets, at least 1: as much for each token as in a dense model."""
+    return max(1, rank // max(1, structure.num_active_experts))
+
+
+def targeted(
+    structure: Structure, targets: Sequence[str], expert_targets: Sequence[str] = ()
+) -> tuple[LinearLayer, ...]:
+    """The matrices that resolved targets stand for, in the order of the model: modules, then tensors of experts."""
+    modules = tuple(layer for layer in structure.adaptable if any(_matches(layer, t) for t in targets))
+    return modules + tuple(layer for layer in structure.experts if any(_matches(layer, t) for t in expert_targets))
+
+
+def reach(structure: Structure, targets: Sequence[str], expert_targets: Sequence[str] = ()) -> Reach:
+    """How much of the language model resolved targets reach; embeddings and head count on neither side."""
+    every = (*structure.linear_layers, *structure.experts)
+    reached = [layer for layer in targeted(structure, targets, expert_targets) if layer in every]
+    return Reach(
+        share=sum(x.num_parameters for x in reached) / max(1, structure.num_matrix_parameters),
+        active_share=sum(structure.active_of(x) for x in reached) / max(1, structure.num_active_parameters),
+        num=sum(x.num_matrices for x in reached),
+        num_all=sum(x.num_matrices for x in every),
+    )
+
+
+def outer_targets(structure: Structure, targets: Sequence[str]) -> tuple[LinearLayer, ...]:
+    """The table of embeddings and the head, as far as they are among resolved targets."""
+    return tuple(layer for layer in structure.outer_layers if any(_matches(layer, t) for t in targets))
+
+
+def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
+    """rank x (inputs + outputs) over the matrices of resolved targets. Raises RecipeError as `refuse_rank`."""
+    layers = targeted(structure, targets)
+    refuse_rank(layers, rank, "rank")
+    return sum(rank * layer.num_matrices * (layer.num_inputs + layer.num_outputs) for layer in layers)
+
+
+def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
+    """Raise RecipeError where a rank is above that of the smallest of the matrices; `setting` names it."""
+    smallest = min(layers, key=lambda layer: layer.full_rank)
+    if rank > smallest.full_rank:
+        raise RecipeError(
+            f"method.{setting} is {rank}, but {smallest.name} is {smallest.num_outputs} x {smallest.num_inputs}",
+            expected=f"a rank of at most {smallest.full_rank}",
+            do=f"lower method.{setting}, or leave that matrix out of method.targets",
+        )
+
+
+def refuse_adapted_head(structure: Structure, targets: Sequence[str], objective: str) -> None:
+    """Raise RecipeError where the head carries an adapter that the loss of the objective would not see."""
+    head = structure.outer_layers[-1:]
+    if objective not in _WITH_ADAPTED_HEAD and any(_matches(layer, t) for layer in head for t in targets):
+        raise RecipeError(
+            f"objective {objective} with an adapter on {head[0].name}",
+            expected=f"{', '.join(_WITH_ADAPTED_HEAD)}: other losses are computed from the head of the base",
+            do=f"leave {head[0].name} out of method.targets",
+        )
+
+
+def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out: Counter[str]) -> list[str]:
+    """The names that a group means; what it leaves out is counted."""
+    if entry == "experts":
+        if not structure.experts:
+            raise RecipeError(
+                "method.targets: experts, but this model has none",
+                expected=f"a model with experts (a mixture), or another group: {', '.join(GROUPS[:-1])}",
+                do="correct method.targets in the recipe",
+            )
+        return [layer.name for layer in structure.experts]
+    found = []
+    for layer in (*structure.linear_layers, *structure.outside_layers):
+        if layer.role in _LEFT_OUT:
+            left_out[_LEFT_OUT[layer.role]] += entry == "all-linear"
+        elif entry == "all-linear" or _is_part(layer, entry):
+            if _is_gate(layer, rank, structure):
+                left_out[f"gates narrower than rank {rank}"] += 1
+            else:
+                found.append(layer.name)
+    if entry != "attention" and experts:
+        found += [layer.name for layer in structure.experts if entry == "all-linear" or _is_part(layer, entry)]
+    elif entry != "attention":
+        left_out["matrices of experts"] += sum(layer.num_matrices for layer in structure.experts)
+    for what in [what for what, count in left_out.items() if not count]:
+        del left_out[what]
+    return found
+
+
+def _named(structure: Structure, entry: str) -> list[str]:
+    """The names that a name or pattern means. Raises RecipeError where an adapter there would be ignored."""
+    found = _all(structure, entry)
+    kernel = [x.name for x in structure.linear_layers if x.role == "kernel" and x.name in found]
+    if kernel:
+        raise RecipeError(
+            f"method.targets: {entry!r} means {kernel[0]}, whose weight other code reads past the module",
+            expected="matrices that are called: an adapter on this one would be ignored where that code runs",
+            do=f"leave {kernel[0].rpartition('.')[2]} out of method.targets, or use all-linear, which leaves it out",
+        )
+    return found
+
+
+def _all(structure: Structure, entry: str) -> list[str]:
+    everything = (*structure.adaptable, *structure.experts)
+    if entry == "experts":
+        return [layer.name for layer in structure.experts]
+    if entry.startswith(_PATTERN):
+        return [layer.name for layer in everything if _pattern(entry).fullmatch(layer.name)]
+    return [layer.name for layer in everything if _matches(layer, entry)]
+
+
+def _is_part(layer: LinearLayer, group: str) -> bool:
+    in_attention = _ATTENTION.search(layer.name.rpartition(".")[0]) is not None
+    return layer.layer is not None and in_attention == (group == "attention")
+
+
+def _is_gate(layer: LinearLayer, rank: int, structure: Structure) -> bool:
+    """Whether it is too narrow for the rank and no matrix of queries, keys, values or an MLP: narrower than a head."""
+    return layer.full_rank < min(rank, structure.head_size or structure.hidden_size)
+
+
+@lru_cache(maxsize=64)
+def _pattern(entry: str) -> BoundedPattern:
+    try:
+        return BoundedPattern("method.targets", entry.removeprefix(_PATTERN))
+    except RequestError as error:
+        raise RecipeError(
+            f"method.targets: {entry[:100]!r} is no pattern: {error.came.rpartition(': ')[2]}",
+            expected=f"`{_PATTERN}` and a regular expression of Python that matches whole module names",
+            do="correct the pattern, for example re:.*\\.(q|v)_proj",
+        ) from error
+
+
+def _is_within(layer: LinearLayer, layers: LayersRecipe | None, num_layers: int) -> bool:
+    if layers is None:
+        return True
+    for end, count in (("first", layers.first), ("last", layers.last)):
+        if count is not None and count > num_layers:
+            raise RecipeError(
+                f"method.layers.{end} is {count}, but the model has {num_layers} layers",
+                expected=f"at most {num_layers}",
+                do=f"lower method.layers.{end}",
+            )
+    if layer.layer is None:
+        return False
+    return layer.layer < (layers.first or 0) or layer.layer >= num_layers - (layers.last or 0)
+
+
+def _shortened(chosen: Sequence[LinearLayer], structure: Structure) -> tuple[str, ...]:
+    """A kind by its one name where all of it is chosen, else each matrix by its whole name.
+
+    What lies outside the language model counts, too: PEFT would take a tower's `q_proj` for what is meant. So does
+    what holds matrices and is none: `0` of a list of projections is the name of the first block as well.
+    """
+    names = {layer.name for layer in chosen}
+    everything = (*structure.adaptable, *structure.outside_layers)
+    containers = {part for layer in (*everything, *structure.experts) for part in layer.name.split(".")[:-1]}
+    kinds = {layer.kind for layer in chosen} - containers
+    whole = {k for k in kinds if all(x.name in names for x in everything if _matches(x, k))}
+    return tuple(sorted(whole | {layer.name for layer in chosen if layer.kind not in whole}))
+
+
+def _shortened_experts(chosen: Sequence[LinearLayer], structure: Structure) -> tuple[str, ...]:
+    """`experts.down_proj` where all tensors of that name are chosen, else each by its whole name."""
+    names = {layer.name for layer in chosen}
+    short: dict[str, str] = {}
+    for layer in chosen:
+        parts = layer.name.rsplit(".", 2)
+        own = ".".join(parts[-2:])
+        is_whole = all(x.name in names for x in structure.experts if _matches(x, own))
+        short[layer.name] = own if is_whole and parts[-2] == "experts" else layer.name
+    return tuple(sorted(set(short.values())))
+
+
+def _matches(layer: LinearLayer, target: str) -> bool:
+    return layer.name == target or layer.name.endswith(f".{target}")
+
+
+def _matches_nothing(what: str, structure: Structure, entry: str = "") -> RecipeError:
+    inner: Iterable[LinearLayer] = (*structure.linear_layers, *structure.experts)
+    kinds = [*sorted({layer.kind for layer in inner}), *(x.kind for x in structure.outer_layers)]
+    near = f"; {nearest_ids(entry, [*kinds, *GROUPS])}" if entry and not entry.startswith(_PATTERN) else ""
+    return RecipeError(
+        f"method.targets: {what} matches no linear layer of this model{near}",
+        expected=f"{', '.join(GROUPS)}, `{_PATTERN}PATTERN`, or some of {', '.join(kinds)}",
+        do="correct method.targets in the recipe",
+    )

@@ -1,0 +1,141 @@
+"""How the rows of a run fall into steps and micro-batches, in the few numbers that memory and time depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Final
+
+from luthier.core.errors import RecipeError
+
+MAX_TOKENS: Final = 1 << 31
+
+KEPT_MAX_TOKENS: Final = 1024
+"""Rows of at most this many tokens keep the probabilities of attention on a CPU (ml/training/attention.py; a test
+holds them
+equal)."""
+BLOCK_TOKENS: Final = 128
+"""Queries that attention on a CPU computes together (ml/training/attention.py; a test holds them equal)."""
+BLOCK_SCORES: Final = 1 << 20
+"""Scores that it computes at a time (ml/training/prefix_attention.py; a test holds them equal)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
+
+    peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens
+    in longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded
+    length of a row, weighted by its tokens. num_micro_batches: of all devices together. num_learned: tokens that a loss
+    is computed at. shared_keys: most keys that a token of a micro-batch with common beginnings meets on average, 0
+    where nothing is shared; shared_kept_keys: of these, those whose probabilities a CPU keeps.
+    """
+
+    peak_rows: int
+    peak_length: int
+    num_tokens: float
+    num_computed: float
+    num_learned: float
+    num_micro_batches: float
+    length: float
+    other_peaks: tuple[tuple[int, int], ...] = ()
+    shared_keys: float = 0.0
+    shared_kept_keys: float = 0.0
+
+    def __post_init__(self) -> None:
+        size = self.peak_rows * self.peak_length
+        if self.peak_rows < 1 or self.peak_length < 1 or size > MAX_TOKENS:
+            raise RecipeError(
+                f"a micro-batch of {self.peak_rows:,} rows of {self.peak_length:,} tokens",
+                expected=f"at least one row of one token, and at most {MAX_TOKENS:,} tokens in all",
+                do="correct training.micro_batch_tokens, training.global_batch_size or the lengths",
+            )
+
+    @property
+    def peak_tokens(self) -> int:
+        """Tokens of the largest micro-batch, padding included."""
+        return self.peak_rows * self.peak_length
+
+
+def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = ()) -> int:
+    """Tokens that go through the model in a micro-batch whose rows have these lengths.
+
+    beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
+    anywhere; none for plain rows, which are padded to the longest.
+    """
+    if not beginnings:
+        return max(lengths) * len(lengths)
+    return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
+
+
+def batches_of(
+    steps: Iterable[Sequence[Sequence[int]]],
+    *,
+    learned_fraction: float,
+    shared: Iterable[Sequence[Sequence[int]]] | None = None,
+) -> Batches:
+    """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
+
+    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of the
+    beginnings that are computed once (`num_computed_tokens`); None where nothing is shared. Raises RecipeError where
+    there is no row.
+    """
+    tokens = computed = weighted = shared_keys = shared_kept_keys = 0.0
+    shapes: set[tuple[int, int]] = set()
+    num_steps = num_micro = 0
+    beginnings: Iterable[Iterable[Sequence[int]]] = repeat(repeat(())) if shared is None else shared
+    for micro_batches, prefixes in zip(steps, beginnings, strict=False):
+        num_steps += 1
+        for lengths, prefix in zip(micro_batches, prefixes, strict=False):
+            longest = max(lengths)
+            size = num_computed_tokens(lengths, prefix)
+            num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
+            weighted += size * longest
+            met, kept = _shared_keys(lengths, prefix)
+            shared_keys, shared_kept_keys = max(shared_keys, met / size), max(shared_kept_keys, kept / size)
+            shapes.add((len(lengths), math.ceil(size / len(lengths))))
+    if not computed:
+        raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
+    peak, *others = _largest(shapes)
+    return Batches(
+        peak_rows=peak[0],
+        peak_length=peak[1],
+        other_peaks=tuple(others),
+        num_tokens=tokens / num_steps,
+        num_computed=computed / num_steps,
+        num_learned=tokens * learned_fraction / num_steps,
+        num_micro_batches=num_micro / num_steps,
+        length=weighted / computed,
+        shared_keys=shared_keys,
+        shared_kept_keys=shared_kept_keys,
+    )
+
+
+def blocked_keys(length: float) -> float:
+    """Keys that a token meets on average in a row that is computed in blocks: all up to the last one of its block."""
+    whole, rest = divmod(length, BLOCK_TOKENS)
+    return (BLOCK_TOKENS**2 * whole * (whole + 1) / 2 + rest * length) / length
+
+
+def _shared_keys(lengths: Sequence[int], beginnings: Sequence[int]) -> tuple[float, float]:
+    """Keys met by all tokens of a micro-batch together, in attention's padding, and those of kept probabilities."""
+    if not any(beginnings):
+        return 0.0, 0.0
+    num_suffixes = len(lengths) // len(beginnings)
+    before = max(beginnings)
+    own = max(length - beginnings[number // num_suffixes] for number, length in enumerate(lengths))
+    first = len(beginnings) * before * blocked_keys(before)
+    others = len(lengths) * own * (before + own)
+    kept = first * (before <= KEPT_MAX_TOKENS) + others * (before + own <= KEPT_MAX_TOKENS)
+    return float(first + others), float(kept)
+
+
+def _largest(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Rows and length of the micro-batch with the most tokens, then of each that is longer than all before it."""
+    found: list[tuple[int, int]] = []
+    for rows, length in sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]), reverse=True):
+        if not found or length > found[-1][1]:
+            found.append((rows, length))
+    return found

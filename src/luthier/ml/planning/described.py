@@ -1,0 +1,149 @@
+"""A run that is only described: the shape of a model, how many rows of what length, a method. No weights, no rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.cost import Device
+from luthier.core.errors import RequestError
+from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning import defaults
+from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets
+from luthier.ml.planning.batch_shapes import Batches
+from luthier.ml.planning.workload import Workload, WorkMethod, with_method
+
+PADDING_FRACTION: Final = 0.06
+"""Padding that batches of like length leave (docs/benchmarks.md)."""
+
+_MOST_ROWS: Final = 10**12
+_MOST_STEPS: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of a run before there is one. Lengths in tokens; fractions of one.
+
+    max_tokens: the longest row; None takes four times the mean, as the rows of chats and reviews have it.
+    learned_fraction: tokens that a loss is computed at. global_batch_size: rows a step, over all devices.
+    micro_batch_tokens: None takes what a plan would take on the device. num_checkpoints: written in the whole run.
+    """
+
+    num_rows: int
+    mean_tokens: float
+    method: WorkMethod = "lora"
+    rank: int = defaults.LORA_RANK[0]
+    epochs: float = defaults.EPOCHS[0]
+    max_tokens: int | None = None
+    learned_fraction: float = 0.5
+    global_batch_size: int = defaults.GLOBAL_BATCH_SIZE[0]
+    micro_batch_tokens: int | None = None
+    gradient_checkpointing: bool = False
+    num_checkpoints: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("num_rows", self.num_rows, 1, _MOST_ROWS),
+            ("mean_tokens", self.mean_tokens, 1, 1 << 24),
+            ("max_tokens", self.longest_tokens, math.ceil(self.mean_tokens), 1 << 24),
+            ("rank", self.rank, 1, 4096),
+            ("epochs", self.epochs, 1e-9, 10_000),
+            ("learned_fraction", self.learned_fraction, 1e-9, 1.0),
+            ("global_batch_size", self.global_batch_size, 1, 1_000_000),
+            ("num_checkpoints", self.num_checkpoints, 0, _MOST_STEPS),
+            ("micro_batch_tokens", self.micro_batch_tokens or 1, 1, 1 << 31),
+        ):
+            if not least <= value <= most:
+                raise RequestError(
+                    f"{name} is {value:,}", expected=f"{least:,g} to {most:,g}", do="correct the description of the run"
+                )
+        if self.num_steps > _MOST_STEPS:
+            raise RequestError(
+                f"{self.num_steps:,} steps: {self.num_rows:,} rows, {self.epochs:g} epochs, "
+                f"{self.global_batch_size:,} rows a step",
+                expected=f"at most {_MOST_STEPS:,} steps",
+                do="correct the rows, the epochs or global_batch_size",
+            )
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest row."""
+        return self.max_tokens if self.max_tokens is not None else max(2, math.ceil(4 * self.mean_tokens))
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return max(1, math.ceil(self.epochs * math.ceil(self.num_rows / self.global_batch_size) - 1e-9))
+
+    @property
+    def num_tokens(self) -> float:
+        """Tokens that training reads, padding excluded, over all epochs."""
+        return self.num_rows * self.mean_tokens * self.epochs
+
+
+def described_workload(structure: Structure, described: Described, device: Device) -> Workload:
+    """The run of a description on a device, with adapters on every matrix where the method has adapters.
+
+    Raises RequestError for more devices than a step has rows, RecipeError for a rank above that of a matrix.
+    """
+    per_step = min(described.global_batch_size, described.num_rows)
+    refuse_idle_devices(per_step, device)
+    if described.method != "full":
+        num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=described.rank), described.rank)
+    is_slow = device.is_cpu and device.bfloat16_tflops <= 1.2 * device.float32_tflops
+    plain = Workload(
+        structure=structure,
+        method="full",
+        rank=0,
+        targets=(),
+        dropout=0.0,
+        compute="float32" if is_slow else "bfloat16",
+        base="float32" if is_slow else "bfloat16",
+        adapters="float32" if is_slow else "bfloat16",
+        optimizer="master_adamw",
+        batches=_batches(described, device, per_step),
+        attention="by_length" if device.is_cpu else "flash",
+        loss="learned_chunks",
+        gradient_checkpointing=described.gradient_checkpointing,
+        num_steps=described.num_steps,
+        sharding="none" if device.num_devices == 1 else "ddp",
+        num_checkpoints=min(described.num_checkpoints, described.num_steps),
+    )
+    return with_method(plain, described.method, rank=described.rank)
+
+
+def usual_micro_batch_tokens(device: Device, longest_tokens: int) -> int:
+    """The budget of a micro-batch where nobody asks for another."""
+    usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
+    return max(usual, longest_tokens)
+
+
+def refuse_idle_devices(rows_per_step: int, device: Device) -> None:
+    """Raises RequestError where a step has fewer rows than there are devices: the others would wait, and be paid."""
+    if device.num_devices > rows_per_step:
+        raise RequestError(
+            f"{rows_per_step:,} rows a step on {device.num_devices:,} devices",
+            expected="at least one row for each device",
+            do=f"plan with at most {rows_per_step:,} devices, or raise global_batch_size",
+        )
+
+
+def _batches(described: Described, device: Device, per_step: int) -> Batches:
+    """Micro-batches of like length, filled up to the budget, and never more rows in one than a device's share."""
+    longest = described.longest_tokens
+    budget = described.micro_batch_tokens or usual_micro_batch_tokens(device, longest)
+    share = math.ceil(per_step / device.num_devices)
+    length = min(float(longest), described.mean_tokens / (1 - PADDING_FRACTION))
+    in_one = max(1, min(share, int(budget // length)))
+    # the largest micro-batch is as full as the budget lets it be, whether of few long rows or of many short ones
+    rows = max(1, min(share, budget // longest))
+    return Batches(
+        peak_rows=rows,
+        peak_length=max(longest, min(budget, share * longest) // rows),
+        num_tokens=per_step * described.mean_tokens,
+        num_computed=per_step * length,
+        num_learned=per_step * described.mean_tokens * described.learned_fraction,
+        num_micro_batches=math.ceil(share / in_one) * device.num_devices,
+        length=length,
+    )

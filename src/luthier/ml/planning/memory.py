@@ -1,0 +1,192 @@
+"""Peak memory of one device, part by part.
+
+Weights, gradients and optimizer state: Rajbhandari et al., 2020, "ZeRO: Memory Optimizations Toward Training Trillion
+Parameter Models", arXiv:1910.02054, section 3, with the bytes that this project's optimizer really holds. Activations:
+ml/planning/activations.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.cost import Device, Estimate, MemoryPrediction
+from luthier.ml.planning import activations, optimizer_cost
+from luthier.ml.planning.drawing import cache_bytes
+from luthier.ml.planning.judging import judging_bytes
+from luthier.ml.planning.workload import BYTES, Workload
+
+if TYPE_CHECKING:
+    from luthier.ml.planning.calibration import Calibration
+
+_FP32: Final = 4.0
+# Resident size of a process that has imported what a run needs, before a model is loaded (measured: docs/log.md).
+_CPU_RUNTIME_BYTES: Final = 0.62e9
+# Context, libraries and their workspaces on an accelerator.
+_GPU_RUNTIME_BYTES: Final = 0.7e9
+# What the allocators hold beyond what is asked of them, as a share of the part that comes and goes.
+_CPU_SLACK, _CPU_SLACK_HIGH = 0.10, 0.90
+_GPU_SLACK, _GPU_SLACK_HIGH = 0.06, 0.30
+# What nobody has measured on an accelerator may lie so far off (benchmarks/published_figures.py: 9 of 10 lie inside).
+_LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
+
+
+def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
+    """Peak memory on one of the devices. Under `fsdp` weights, gradients and optimizer are spread over all of them."""
+    shards = device.num_devices if workload.sharding == "fsdp" else 1
+    weights = _weights(workload) / shards + _gathered(workload, shards) + _teacher_head(workload)
+    adapters = _adapters(workload) / shards
+    masters, moments, sums, narrow = _optimizer(workload)
+    optimizer, gradients = (masters + moments + _average(workload)) / shards, sums / shards
+    activation_part, logits_part, narrow_part = max(
+        (_passing(one, narrow / shards) for one in _peaks(workload)), key=lambda parts: sum(parts)
+    )
+    factor, offset = (calibration.memory_factor, calibration.memory_offset_bytes) if calibration else (1.0, 0.0)
+    slack = 0.0 if calibration else (_CPU_SLACK if device.is_cpu else _GPU_SLACK)
+    activation_part, logits_part = activation_part * factor + _expert_copies(workload), logits_part * factor
+    runtime = max(0.0, _runtime(device) + offset) + slack * (activation_part + logits_part)
+    gradients += narrow_part
+    held = weights + adapters + optimizer + gradients
+    training = held + activation_part + logits_part + runtime
+    loading = max(_loading(workload, device) / shards, _asking(workload, device)) + _runtime(device)
+    runtime += max(0.0, loading - training)
+    training = max(training, loading)
+    # the run's own model is gone by then, and systems are judged one after another
+    judging = _loading(workload, device) + adapters + judging_bytes(workload) + _runtime(device)
+    generation = max(0.0, judging - training) if workload.judging is not None else 0.0
+    # answers are drawn with the optimizer in memory, but between the activations of two steps
+    generation = max(generation, held + cache_bytes(workload) + _runtime(device) - training)
+    total = training + generation
+    return MemoryPrediction(
+        weights_bytes=weights,
+        adapters_bytes=adapters,
+        gradients_bytes=gradients,
+        optimizer_bytes=optimizer,
+        activations_bytes=activation_part,
+        logits_bytes=logits_part,
+        generation_bytes=generation,
+        runtime_bytes=runtime,
+        total_bytes=_interval(total, held, activation_part + logits_part, device, calibration),
+    )
+
+
+def _peaks(workload: Workload) -> list[Workload]:
+    """The workload with each of its largest micro-batches as the largest."""
+    batches = workload.batches
+    shapes = [(batches.peak_rows, batches.peak_length), *batches.other_peaks]
+    return [
+        replace(workload, batches=replace(batches, peak_rows=rows, peak_length=length, other_peaks=()))
+        for rows, length in shapes
+    ]
+
+
+def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
+    """What comes and goes in one micro-batch, at its peak: activations, logits, gradients as they come (`narrow`)."""
+    kept, logits = activations.kept_bytes(workload), activations.logits_bytes(workload)
+    backward = activations.backward_bytes(workload)
+    # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
+    # are gone but every gradient is there, and the optimizer's step.
+    head = workload.structure.head_parameters * workload.element_bytes if workload.method == "full" else 0.0
+    at_loss, going_back = kept + logits, kept + backward + head
+    # The embeddings' own gradient comes last of all; tied, it is added to the head's.
+    is_tied = workload.structure.ties_embeddings
+    at_end = max(narrow + backward - (0.0 if is_tied else head), narrow + (head if is_tied else 0.0))
+    peak = max(at_loss, going_back, at_end, optimizer_cost.passing_bytes(workload))
+    logits_part = logits if peak == at_loss else 0.0
+    narrow_part = min(narrow, peak) if peak == at_end else 0.0
+    return peak - logits_part - narrow_part, logits_part, narrow_part
+
+
+def memory_terms(workload: Workload, device: Device) -> tuple[float, float, float]:
+    """Uncalibrated: bytes that are certain, bytes that grow with the batch, bytes of the runtime.
+
+    Where loading the base is the peak, nothing of it grows with the batch.
+    """
+    found = predict_memory(workload, device)
+    growing = found.activations_bytes + found.logits_bytes
+    runtime = _runtime(device)
+    loading = max(_loading(workload, device), _asking(workload, device))
+    if found.total_bytes.value <= loading + runtime:
+        return loading, 0.0, runtime
+    return found.total_bytes.value - growing - found.runtime_bytes, growing, runtime
+
+
+def _interval(total: float, held: float, growing: float, device: Device, calibration: Calibration | None) -> Estimate:
+    if calibration is not None:
+        spread = calibration.memory_spread
+        return Estimate(value=total, low=total * (1 - spread), high=total * (1 + spread))
+    more = _CPU_SLACK_HIGH if device.is_cpu else _GPU_SLACK_HIGH
+    high = total + more * growing + 0.03 * held + 0.25 * _runtime(device)
+    if not device.is_cpu:
+        high = max(high, _GPU_HIGH_SHARE * total)
+    return Estimate(value=total, low=max(min(held, 0.97 * total), total * _LOW_SHARE), high=high)
+
+
+def _weights(workload: Workload) -> float:
+    """The base as it is held; packing takes linear layers only, the rest (experts in one tensor, too) stays wide."""
+    s = workload.structure
+    if workload.base in ("nf4", "int8"):
+        packed = s.num_packed_parameters
+        return packed * BYTES[workload.base] + (s.num_parameters - packed) * BYTES[workload.compute]
+    return s.num_parameters * BYTES[workload.base]
+
+
+def _expert_copies(workload: Workload) -> float:
+    """Where products of experts cannot be computed beside theirs, PEFT adds each update into a copy of the tensor.
+
+    Kept for the way back, with checkpoints of one layer at a time; a gradient as large comes with it.
+    """
+    tensors = workload.targeted_experts
+    if not tensors or workload.structure.fuses_experts:
+        return 0.0
+    every = sum(layer.num_parameters for layer in tensors) * workload.element_bytes
+    one = every / max(1, workload.structure.num_layers)
+    return 2 * one if workload.gradient_checkpointing else every + one
+
+
+def _gathered(workload: Workload, shards: int) -> float:
+    """Two layers whole (one computes, one is on its way) and the embeddings, where the rest is spread over devices."""
+    if shards == 1:
+        return 0.0
+    s = workload.structure
+    return (2 * s.num_matrix_parameters / s.num_layers + s.head_parameters) * BYTES[workload.compute]
+
+
+def _adapters(workload: Workload) -> float:
+    return 0.0 if workload.method == "full" else workload.num_trainable * BYTES[workload.adapters]
+
+
+def _optimizer(workload: Workload) -> tuple[float, float, float, float]:
+    """Bytes of masters, moments, summed gradients, and the gradients of one backward pass as they come."""
+    count, own = workload.num_trainable, BYTES[workload.compute if workload.method == "full" else workload.adapters]
+    in_flight = 0.0 if workload.optimizer_in_backward else count * own
+    extra = 3 * _FP32 * count if workload.method == "adalora" else 0.0  # importances and their averages
+    wide = count * _FP32 if optimizer_cost.has_masters(workload.optimizer) else 0.0
+    return wide, optimizer_cost.moment_bytes(workload) + extra, wide, in_flight
+
+
+def _average(workload: Workload) -> float:
+    """Of the weights over the steps, where one is held beside them: as precise as the masters."""
+    return workload.num_trainable * _FP32 if workload.keeps_average else 0.0
+
+
+def _loading(workload: Workload, device: Device) -> float:
+    """While a base is read on a CPU, the mapped file and the weights made of it stand side by side."""
+    return 2.0 * _weights(workload) if device.is_cpu else _weights(workload)
+
+
+def _teacher_head(workload: Workload) -> float:
+    """What stays of a teacher while the student learns."""
+    return workload.teacher.head_parameters * BYTES[workload.teacher.compute] if workload.teacher else 0.0
+
+
+def _asking(workload: Workload, device: Device) -> float:
+    """While a teacher is read and asked there is no student yet."""
+    if workload.teacher is None:
+        return 0.0
+    held = workload.teacher.num_parameters * BYTES[workload.teacher.stored]
+    return 2.0 * held if device.is_cpu else held
+
+
+def _runtime(device: Device) -> float:
+    return _CPU_RUNTIME_BYTES if device.is_cpu else _GPU_RUNTIME_BYTES

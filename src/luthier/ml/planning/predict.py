@@ -1,0 +1,168 @@
+"""Everything together: what a workload takes on a device, as one `Prediction` with an interval on each figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from luthier.core.cost import Device, Estimate, MachineLoad, MemoryPrediction, Prediction
+from luthier.core.errors import RequestError
+from luthier.ml.planning import flops, optimizer_cost, speed
+from luthier.ml.planning.calibration import Calibration
+from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.workload import Workload
+
+# Room that is left for what else runs on the device.
+_USABLE_SHARE = 0.95
+# Share of the board's power that training draws on average, and what the building adds to it for cooling and
+# conversion (the Uptime Institute's survey of 2024 found a mean power usage effectiveness of 1.56).
+_POWER_SHARE = Estimate(value=0.8, low=0.6, high=1.0)
+_POWER_USAGE_EFFECTIVENESS = Estimate(value=1.3, low=1.1, high=1.6)
+_CHECKPOINT_GB_PER_SECOND = 0.5
+
+
+def predict(
+    workload: Workload,
+    device: Device,
+    *,
+    calibration: Calibration | None = None,
+    usd_per_hour: Estimate | None = None,
+    load: MachineLoad | None = None,
+) -> Prediction:
+    """Time, memory, energy and money of a run, judging included.
+
+    Args:
+        workload: the run.
+        device: where it runs.
+        calibration: of a probe on this device; without one, tabled factors.
+        usd_per_hour: of one device; None where it has no price.
+        load: how busy the device is now, for this machine alone. Expected values are for the quiet machine, so that a
+            plan that is asked for twice gets one answer; the upper ends hold where this load goes on.
+
+    Raises:
+        RequestError: a calibration of another device.
+    """
+    if calibration is not None and calibration.device != device.title:
+        raise RequestError(
+            f"a calibration of {calibration.device} for {device.title}",
+            expected="one that was measured on the very device",
+            do="probe on that device, or predict without a calibration",
+        )
+    step = under_load(speed.step_seconds(workload, device, calibration), load)
+    memory = predict_memory(workload, device, calibration)
+    hours = total(hours_by_part(workload, device, step, calibration=calibration, load=load))
+    per_second = workload.batches.num_tokens
+    notes = _notes(workload, device, memory, calibration, load)
+    return Prediction(
+        device=device,
+        step_seconds=step,
+        num_steps=workload.num_steps,
+        hours=hours,
+        peak_memory=memory,
+        fits=fits(memory, device),
+        usd=None if usd_per_hour is None else _product(hours, usd_per_hour).times(device.num_devices),
+        energy_kwh=_energy(hours, device),
+        calibrated=calibration is not None,
+        flops_per_step=flops.step_flops(workload).total,
+        tokens_per_second=Estimate(
+            value=per_second / step.value, low=per_second / step.high, high=per_second / step.low
+        ),
+        load=load,
+        notes=notes if usd_per_hour is not None else (*notes, "no price is known for this device"),
+    )
+
+
+def fits(memory: MemoryPrediction, device: Device) -> bool:
+    """Whether the expected peak stays below the device's memory, less a twentieth for what else is there."""
+    return memory.total_bytes.value <= _USABLE_SHARE * device.memory_bytes
+
+
+def under_load(estimate: Estimate, load: MachineLoad | None) -> Estimate:
+    """The estimate, its upper end as late as it is where the present load goes on."""
+    return estimate if load is None else estimate.model_copy(update={"high": estimate.high * load.slowdown})
+
+
+def hours_by_part(
+    workload: Workload,
+    device: Device,
+    step: Estimate,
+    *,
+    calibration: Calibration | None = None,
+    load: MachineLoad | None = None,
+) -> dict[str, Estimate]:
+    """Hours of steps, of validations, of writing checkpoints and of judging. step: seconds of one, under the load.
+
+    Where an objective needs the model at its start, also of that `reference`; where one is asked, of the `teacher`;
+    `judging` only where rows are held out.
+    """
+    validation = speed.validation_seconds(workload, step).times(workload.num_validations)
+    saved = checkpoint_seconds(workload) * workload.num_checkpoints
+    checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
+    parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
+    if workload.num_reference_tokens:
+        parts["reference"] = speed.reference_seconds(workload, step)
+    if workload.teacher is not None:
+        parts["teacher"] = speed.teacher_seconds(workload, step)
+    if workload.judging is not None:
+        parts["judging"] = under_load(speed.judging_seconds(workload, device, step, calibration), load)
+    return {name: seconds.times(1 / 3600) for name, seconds in parts.items()}
+
+
+def total(parts: Mapping[str, Estimate]) -> Estimate:
+    """The sum of all parts, end by end."""
+    found = Estimate(value=0.0, low=0.0, high=0.0)
+    for part in parts.values():
+        found = found.plus(part)
+    return found
+
+
+def checkpoint_seconds(workload: Workload) -> float:
+    """Seconds to write one checkpoint: fp32 masters of what is trained, and what the optimizer remembers."""
+    moments = optimizer_cost.moment_bytes(workload, on_device=False)
+    return (workload.num_trainable * 4.0 + moments) / 1e9 / _CHECKPOINT_GB_PER_SECOND
+
+
+def mean_watts(device: Device) -> Estimate | None:
+    """What all devices of a run draw on average while training, cooling included; None where the power is unknown."""
+    if device.power_watts <= 0:
+        return None
+    return _product(_POWER_SHARE, _POWER_USAGE_EFFECTIVENESS).times(device.power_watts * device.num_devices)
+
+
+def _energy(hours: Estimate, device: Device) -> Estimate | None:
+    watts = mean_watts(device)
+    return None if watts is None else _product(hours, watts).times(1e-3)
+
+
+def _product(one: Estimate, other: Estimate) -> Estimate:
+    return Estimate(value=one.value * other.value, low=one.low * other.low, high=one.high * other.high)
+
+
+def _notes(
+    workload: Workload,
+    device: Device,
+    memory: MemoryPrediction,
+    calibration: Calibration | None,
+    load: MachineLoad | None,
+) -> tuple[str, ...]:
+    notes = []
+    if load is not None and load.slowdown > 1:
+        notes.append(
+            f"other processes use {load.busy_cores:.1f} of {load.num_cores} cores now, and products take "
+            f"{load.slowdown:.1f} times as long: the upper ends of time and money hold for that, the expected values "
+            "for the quiet machine"
+        )
+    if calibration is None:
+        notes.append("no probe has run on this device: rates are tabled, intervals wide")
+    if fits(memory, device) and memory.total_bytes.high > device.memory_bytes:
+        notes.append("fits as expected, but the upper end of the interval does not")
+    if device.is_cpu:
+        notes.append("the CPU's power is assumed from its cores, not measured")
+    if (drawing := workload.drawing) is not None:
+        most = drawing.num_answers * drawing.new_tokens
+        notes.append(
+            f"a step draws at most {most:,.0f} tokens; time and tokens are for answers as long as they may be, "
+            "the lower end for a tenth of that"
+        )
+    if workload.sharding != "none":
+        notes.append("more than one device: link time is added to computing time, as if nothing overlapped")
+    return tuple(notes)

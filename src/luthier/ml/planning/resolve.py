@@ -1,0 +1,394 @@
+"""Recipe -> plan: every value gets decided here, once, with its source and the reason."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Literal
+
+from luthier.core.base_model import LocalModel
+from luthier.core.dataset import DatasetProfile, Overlong
+from luthier.core.errors import RecipeError
+from luthier.core.plan import (
+    DataPlan,
+    EvaluationPlan,
+    MethodPlan,
+    ModelPlan,
+    ObjectivePlan,
+    Plan,
+    TeacherPlan,
+    TrainingPlan,
+)
+from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.ml.inference.models.answer_lengths import AnswerLengths
+from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning import checkpointing, defaults, objectives
+from luthier.ml.planning.acceleration import attention_on, compiled_for, packs, usual_order
+from luthier.ml.planning.adapter import refuse_adapted_head
+from luthier.ml.planning.averaging import resolve_average
+from luthier.ml.planning.experts import experts_do_not_fit
+from luthier.ml.planning.hardware import Hardware
+from luthier.ml.planning.objectives import resolve_objective
+from luthier.ml.planning.optimizers import resolve_optimizer
+from luthier.ml.planning.rates import default_rate
+from luthier.ml.planning.replay import num_replayed
+from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
+from luthier.ml.planning.router_loss import with_router_loss
+from luthier.ml.planning.sources import Sources as _Sources
+
+_SECTIONS = tuple(Plan.model_fields)
+
+
+def room_tokens(recipe: Recipe, context_length_tokens: int) -> int:
+    """The longest row that fits into the model's context: all of it, less the prompt that prompt tuning puts ahead."""
+    room = context_length_tokens - virtual_tokens(recipe.method)
+    if room < 2:
+        raise RecipeError(
+            f"method.num_virtual_tokens is {virtual_tokens(recipe.method)} in a context of {context_length_tokens:,}",
+            expected="room for a text behind the trained prompt",
+            do="lower method.num_virtual_tokens",
+        )
+    return room
+
+
+def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
+    """The longest row that training takes: asked, or what the model's context has room for.
+
+    Raises RecipeError beyond the context.
+    """
+    context_length_tokens = room_tokens(recipe, context_length_tokens)
+    asked = recipe.training.max_length_tokens if recipe.training else None
+    if asked is not None and asked > context_length_tokens:
+        raise RecipeError(
+            f"training.max_length_tokens {asked:,}, but {recipe.base_model} has a context of {context_length_tokens:,}",
+            expected=f"at most {context_length_tokens:,} tokens",
+            do="lower training.max_length_tokens, or choose a base model with a longer context",
+        )
+    if asked is None and fills_blocks(recipe):
+        return min(context_length_tokens, defaults.BLOCK_TOKENS[0])
+    return context_length_tokens if asked is None else asked
+
+
+def fills_blocks(recipe: Recipe) -> bool:
+    """Whether the texts of a recipe are cut and filled into blocks."""
+    return recipe.objective is not None and objectives.rules_of(recipe.objective.name).packs
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    model: LocalModel,
+    template: Literal["chat", "plain"],
+    template_sha256: str,
+    data: DataPlan,
+    structure: Structure,
+    hardware: Hardware,
+    has_text_answers: bool = True,
+    are_pairs: bool = False,
+    num_shots: int | None = None,
+    teacher: TeacherPlan | None = None,
+    answers: AnswerLengths | None = None,
+) -> Plan:
+    """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
+
+    has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
+    preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
+    who the objective learns from, where it does. answers: how long the answers and thoughts of the rows are that are
+    judged; None where that is not known.
+    """
+    judged = (has_text_answers, are_pairs, num_shots)
+    made = partial(
+        _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers
+    )
+    plan = made(why_no_experts="")
+    if why := experts_do_not_fit(plan, structure, hardware):
+        plan = made(why_no_experts=why)
+    return compiled_for(plan, structure, hardware)
+
+
+def _resolved(
+    recipe: Recipe,
+    model: LocalModel,
+    template: Literal["chat", "plain"],
+    template_sha256: str,
+    data: DataPlan,
+    structure: Structure,
+    hardware: Hardware,
+    judged: tuple[bool, bool, int | None],
+    teacher: TeacherPlan | None,
+    answers: AnswerLengths | None,
+    *,
+    why_no_experts: str,
+) -> Plan:
+    """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
+    sources = _Sources()
+    sources.note("base_model.name", "asked", "in the recipe")
+    sources.note("base_model.sha256", "measured", "digest of the weight files")
+    asked_template = recipe.data.template not in (None, "auto")
+    why = (
+        "in the recipe" if asked_template else f"the tokenizer has {'a' if template == 'chat' else 'no'} chat template"
+    )
+    sources.note("base_model.template", "asked" if asked_template else "derived", why)
+    _note_rows(data, sources)
+    asked_method = objectives.fitted_method(recipe.method, recipe.objective)
+    method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
+    if asked_method is not recipe.method:
+        sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
+        if recipe.method is None:
+            sources.note("method.name", "default", "trains a small share of the weights at nearly full quality")
+    objective = resolve_objective(recipe.objective, data.train.shape, sources, teacher=teacher)
+    objective = with_router_loss(objective, recipe.objective, method, structure, model.path, sources)
+    refuse_adapted_head(structure, method.targets, objective.name)
+    method = _without_noise(method, objective, sources)
+    training = _training(recipe, method, objective, model, structure.hidden_size, data, hardware, sources)
+    method = with_schedule(method, asked_method, training.num_steps, sources)
+    plan = Plan(
+        recipe=recipe,
+        base_model=ModelPlan(
+            name=model.name,
+            path=model.path,
+            sha256=model.sha256,
+            num_parameters=model.num_parameters,
+            num_embedding_parameters=model.num_embedding_parameters,
+            context_length_tokens=model.context_length_tokens,
+            template=template,
+            template_sha256=template_sha256,
+        ),
+        data=data,
+        method=method,
+        objective=objective,
+        training=training,
+        evaluation=_evaluation(recipe.evaluation or EvaluationRecipe(), data, *judged, sources).model_copy(
+            update=_budgets(recipe.evaluation or EvaluationRecipe(), data, answers, model, sources)
+        ),
+        sources=sources.in_order(_SECTIONS),
+    )
+    return checkpointing.decided_for(plan, structure, hardware)
+
+
+def _note_rows(data: DataPlan, sources: _Sources) -> None:
+    """Where what is done with the rows comes from, as far as it is not the usual."""
+    if data.template_options:
+        sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
+    if data.template_day is not None:
+        why = "the chat template writes the date: the same one in training, judging and serving, on every day"
+        sources.note("data.template_day", "default", why)
+    for name in ("learn_reasoning", "reasoning", "system", "tools"):
+        if getattr(data, name) is not None:
+            sources.note(f"data.{name}", "asked", "in the recipe")
+    if data.reset_template is not None:
+        sources.note("data.reset_template", "asked", _why_joined(data))
+    if data.canaries is not None:
+        sources.note(
+            "data.canaries", "asked", "made-up secrets planted among the training rows, to measure memorisation"
+        )
+
+
+def _why_joined(data: DataPlan) -> str:
+    """What data.reset_template makes of the training rows."""
+    num, of = data.train.num_joined, data.train.num_examples
+    if not num:
+        return "in the recipe, and without effect: the template needs one sequence a row, or the rows have one answer"
+    return f"the answers of {num:,} of {of:,} training rows are joined into one sequence each; held-out rows are not"
+
+
+def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
+    """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
+    found = sources.found.get("method.dropout")
+    if objective.name not in PREFERENCE_OBJECTIVES or not method.dropout or found is None or found.source == "asked":
+        return method
+    why = "rewards are differences of log-probabilities, to which dropout only adds noise"
+    sources.note("method.dropout", "derived", why)
+    return method.model_copy(update={"dropout": 0.0})
+
+
+def _training(
+    recipe: Recipe,
+    method: MethodPlan,
+    objective: ObjectivePlan,
+    model: LocalModel,
+    hidden_size: int,
+    data: DataPlan,
+    hardware: Hardware,
+    sources: _Sources,
+) -> TrainingPlan:
+    r, pick = recipe.training or TrainingRecipe(), sources.pick
+    batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
+    per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))
+    epochs, steps = _length(r, per_epoch, sources)
+    rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")
+    warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
+    sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
+    length = max_length_tokens(recipe, model.context_length_tokens)
+    why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
+    pick("training.max_length_tokens", r.max_length_tokens, (length, why_length))
+    precision = hardware.precision if r.precision in (None, "auto") else r.precision
+    asked_precision = r.precision not in (None, "auto")
+    sources.note(
+        "training.precision",
+        "asked" if asked_precision else "measured",
+        "in the recipe" if asked_precision else hardware.why,
+    )
+    packing = packs(r.packing, hardware, sources)
+    sources.note("training.device", "measured", ", ".join(hardware.accelerators) or hardware.cpu_name)
+    sources.note("training.forward", "default", "the fast path: each piece of it is proved when the model is loaded")
+    return TrainingPlan(
+        num_steps=steps,
+        num_steps_per_epoch=per_epoch,
+        num_warmup_steps=math.ceil(warmup * steps),
+        epochs=epochs,
+        global_batch_size=batch,
+        micro_batch_tokens=_micro_batch_tokens(r, data.train, hardware, sources),
+        optimizer=resolve_optimizer(r.optimizer, method.name, hardware.device, sources),
+        learning_rate=pick("training.learning_rate", r.learning_rate, rate),
+        schedule=pick("training.schedule", r.schedule, defaults.SCHEDULE),
+        weight_decay=pick("training.weight_decay", r.weight_decay, defaults.WEIGHT_DECAY),
+        clip_gradient_norm=pick("training.clip_gradient_norm", r.clip_gradient_norm, defaults.CLIP_GRADIENT_NORM),
+        neftune_alpha=pick("training.neftune_alpha", r.neftune_alpha, defaults.NEFTUNE_ALPHA),
+        average=resolve_average(r.average, method.name, steps, sources),
+        max_length_tokens=length,
+        overlong=_overlong(r, data.train, sources),
+        order=pick("training.order", r.order, usual_order(is_packed=packing)),
+        precision=precision,
+        attention=attention_on(hardware, sources),
+        gradient_checkpointing=pick(  # left open, `checkpointing.decided_for` decides once all else is known
+            checkpointing.NAME, None if r.gradient_checkpointing == "auto" else r.gradient_checkpointing, (False, "")
+        ),
+        shared_prefix=pick("training.shared_prefix", r.shared_prefix, defaults.SHARED_PREFIX),
+        packing=packing,
+        sharding=pick("training.sharding", r.sharding, defaults.SHARDING),
+        device=hardware.device,
+        validate_every_steps=_validate_every(r, steps, data.validation, sources),
+        checkpoint_every_steps=pick(
+            "training.checkpoint_every_steps", r.checkpoint_every_steps, defaults.CHECKPOINT_EVERY_STEPS
+        ),
+        keep_checkpoints=pick("training.keep_checkpoints", r.keep_checkpoints, defaults.KEEP_CHECKPOINTS),
+        early_stopping_patience=_patience(r, data.validation, sources),
+        num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
+        seed=pick("training.seed", r.seed, defaults.SEED),
+    )
+
+
+def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
+    """Epochs and optimizer steps: `max_steps` where it is given without `epochs`, else whichever is shorter."""
+    if recipe.max_steps is not None and recipe.epochs is None:
+        sources.note("training.num_steps", "asked", "training.max_steps in the recipe")
+        return recipe.max_steps / steps_per_epoch, recipe.max_steps
+    epochs = sources.pick("training.epochs", recipe.epochs, defaults.EPOCHS)
+    steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
+    if recipe.max_steps is not None and recipe.max_steps < steps:
+        sources.note("training.num_steps", "asked", f"training.max_steps, less than the {steps} of {epochs:g} epochs")
+        return epochs, recipe.max_steps
+    sources.note("training.num_steps", "derived", f"{epochs:g} epochs of {steps_per_epoch} steps")
+    return epochs, steps
+
+
+def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:
+    on_cpu = hardware.device == "cpu"
+    usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
+    why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
+    if train.max_tokens > usual:
+        usual, why = train.max_tokens, f"the longest row has {train.max_tokens:,} tokens"
+    if train.packed is not None and train.packed.block_tokens > usual:
+        usual, why = train.packed.block_tokens, f"a block has up to {train.packed.block_tokens:,} tokens"
+    return sources.pick("training.micro_batch_tokens", recipe.micro_batch_tokens, (usual, why))
+
+
+def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) -> Overlong:
+    if train.packed is None:
+        return sources.pick("training.overlong", recipe.overlong, defaults.OVERLONG)
+    if recipe.overlong is not None:
+        raise RecipeError(
+            f"training.overlong {recipe.overlong} with an objective that cuts texts into blocks",
+            expected="no such setting: a text longer than a block goes on in the next one, and nothing is lost",
+            do="remove training.overlong; training.max_length_tokens is the size of a block",
+        )
+    sources.note("training.overlong", "derived", "a text longer than a block goes on in the next one: nothing is lost")
+    return defaults.OVERLONG[0]
+
+
+def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: _Sources) -> int:
+    if validation is None:
+        _refuse_without_validation("validate_every_steps", recipe.validate_every_steps)
+        sources.note("training.validate_every_steps", "derived", "never: the recipe names no validation rows")
+        return 0
+    usual = max(1, math.ceil(steps / defaults.NUM_VALIDATIONS))
+    return sources.pick(
+        "training.validate_every_steps", recipe.validate_every_steps, (usual, f"{defaults.NUM_VALIDATIONS} times a run")
+    )
+
+
+def _patience(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: _Sources) -> int:
+    if validation is None:
+        _refuse_without_validation("early_stopping_patience", recipe.early_stopping_patience)
+        sources.note("training.early_stopping_patience", "derived", "off: the recipe names no validation rows")
+        return 0
+    return sources.pick("training.early_stopping_patience", recipe.early_stopping_patience, defaults.PATIENCE)
+
+
+def _refuse_without_validation(name: str, value: int | None) -> None:
+    if value:
+        raise RecipeError(
+            f"training.{name} is {value}, but the recipe names no validation rows",
+            expected="data.validation: a file, or a fraction such as 0.1 to take from the training rows",
+            do=f"add data.validation, or remove training.{name}",
+        )
+
+
+def _evaluation(
+    r: EvaluationRecipe,
+    data: DataPlan,
+    has_text_answers: bool,
+    are_pairs: bool,
+    num_shots: int | None,
+    sources: _Sources,
+) -> EvaluationPlan:
+    pick = sources.pick
+    few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
+    samples = pick("evaluation.max_samples", r.max_samples, defaults.MAX_SAMPLES)
+    plain = data.train.shape == "text"
+    usual: tuple[tuple[MetricName, ...], str]
+    usual = defaults.METRICS if has_text_answers and not plain else defaults.LIKELIHOOD_METRICS
+    if are_pairs:
+        usual = defaults.PREFERENCE_METRICS
+    metrics = pick("evaluation.metrics", r.metrics, usual)
+    if r.metrics is None and usual is not defaults.METRICS:
+        sources.note("evaluation.metrics", "derived", usual[1])
+    if r.few_shot is None and plain:
+        few_shot = 0
+        sources.note("evaluation.few_shot", "derived", "plain text has no prompt to put examples into")
+    elif r.few_shot is None and are_pairs:
+        few_shot = 0
+        sources.note("evaluation.few_shot", "derived", "examples of answers do not show which of two is better")
+    elif r.few_shot is None and num_shots is not None and num_shots < few_shot:
+        few_shot = num_shots
+        sources.note("evaluation.few_shot", "derived", f"only {num_shots} training rows can be shown as examples")
+    return EvaluationPlan(
+        metrics=metrics,
+        few_shot=few_shot,
+        max_new_tokens=defaults.MAX_NEW_TOKENS[0],
+        max_samples=samples,
+    )
+
+
+def _budgets(
+    r: EvaluationRecipe, data: DataPlan, answers: AnswerLengths | None, model: LocalModel, sources: _Sources
+) -> dict[str, int]:
+    """What an answer may take, and a thought before it, in tokens: asked, or from the lengths of the rows' own."""
+    usual, longest = defaults.MAX_NEW_TOKENS, 0 if data.held_out is None else data.held_out.max_tokens
+    if answers is not None and answers.max_new_tokens > usual[0]:
+        most = min(answers.max_new_tokens, model.context_length_tokens)
+        usual = (most, f"the longest answer of the rows has {answers.longest_answer:,} tokens")
+    new = sources.pick("evaluation.max_new_tokens", r.max_new_tokens, usual)
+    if r.max_new_tokens is None and usual is not defaults.MAX_NEW_TOKENS:
+        sources.note("evaluation.max_new_tokens", "derived", usual[1])
+    asked, auto = r.max_thinking_tokens, 0 if answers is None else answers.max_thinking_tokens
+    if asked is not None:
+        sources.note("evaluation.max_thinking_tokens", "asked", "in the recipe")
+    else:
+        why = "the model thinks before it answers" if auto else "neither the chat template nor the rows have thoughts"
+        if answers is not None and answers.longest_thought:
+            why = f"the longest thought of the rows has {answers.longest_thought:,} tokens"
+        sources.note("evaluation.max_thinking_tokens", "derived", why)
+    room = max(0, model.context_length_tokens - longest - new)
+    return {"max_new_tokens": new, "max_thinking_tokens": min(auto, room) if asked is None else asked}

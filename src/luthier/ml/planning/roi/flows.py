@@ -1,0 +1,192 @@
+"""What a way costs and brings against today's, part by part: once, and each month from then on.
+
+    each month   calls x (accuracy - today's) x value of a correct answer  +  serving today - serving  -  upkeep
+    value(t)     each month x max(0, t - months until launch)  -  once
+    payback      months until launch  +  once / each month
+
+Nothing is discounted, and upkeep is spread evenly: a model that is retrained every six months bears a sixth of a
+retraining each month. Every figure is an array: one value a draw, or one alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from luthier.core.worth import ALTERNATIVES, Case, Changed, MeasuredGains, Tuned, Way
+from luthier.ml.planning.roi.inputs import SHOT_TOKENS, TUNED_OVER_FEW_SHOT, TUNED_OVER_TODAY, Array, Values
+
+HOURS_A_MONTH: Final = 730.0
+TUNED: Final = "tuned"
+FEW_SHOT: Final = "few_shot"
+ANSWERS: Final = "answers"
+_MILLION: Final = 1e6
+_SECONDS_AN_HOUR: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One way against today's. once: what is spent, positive. monthly: what comes in, costs negative."""
+
+    gain: Array
+    serving: Array
+    once: dict[str, Array]
+    monthly: dict[str, Array]
+    launch_months: Array
+
+    @property
+    def spent(self) -> Array:
+        """All that is spent once."""
+        return _sum(self.once, self.gain)
+
+    @property
+    def per_month(self) -> Array:
+        """What a month brings, all costs taken off."""
+        return _sum(self.monthly, self.gain)
+
+    def value(self, months: float) -> Array:
+        """What has come together after so many months."""
+        return self.per_month * np.maximum(0.0, months - self.launch_months) - self.spent
+
+    def payback_months(self) -> Array:
+        """When all that was spent has come back; infinite where it never does, 0 where nothing was spent or lost."""
+        spent, each = self.spent, self.per_month
+        with np.errstate(divide="ignore", invalid="ignore"):
+            months = np.where(each > 0, self.launch_months + spent / each, np.inf)
+        return np.where((spent == 0) & (each >= 0), 0.0, months)
+
+
+@dataclass(frozen=True, slots=True)
+class Economy:
+    """A case, with what was measured for it, ready to be computed with any values of its inputs."""
+
+    case: Case
+    measured: MeasuredGains | None
+
+    def alternatives(self) -> dict[str, Changed]:
+        """The plain ways that can be priced, by name."""
+        found: dict[str, Changed] = {name: way for name in ALTERNATIVES if (way := self._plain(name))}
+        if self.measured is not None and self.measured.over_few_shot is not None:
+            found.setdefault(FEW_SHOT, Changed())
+        return found
+
+    def flow(self, name: str, values: Values) -> Flow:
+        """The flow of `tuned`, or of one of the alternatives."""
+        return self._tuned(values) if name == TUNED else self._alternative(name, values)
+
+    def today_per_month(self, values: Values) -> Array:
+        """What calls cost a month as they are answered today."""
+        inputs, outputs = values["calls.input_tokens"], values["calls.output_tokens"]
+        return _serving(self.case.today, "today", inputs, outputs, values)
+
+    def tuned_gain(self, values: Values) -> Array:
+        """Accuracy of the tuned model less today's; a measured one stays within what accuracies can be."""
+        if self.measured is None:
+            return _gain(self.case.tuned, "tuned", values)
+        return self._within(values[TUNED_OVER_TODAY] * self._points(values))
+
+    def _plain(self, name: str) -> Changed | None:
+        way: Changed | None = getattr(self.case.alternatives, name)
+        return way
+
+    def _tuned(self, values: Values) -> Flow:
+        serving = self._serving(TUNED, self.case.tuned, values)
+        gain = self.tuned_gain(values)
+        hours = {name: values[f"people.{name}_hours"] for name in ("preparation", "annotation", "review")}
+        rate, one_training = values["people.rate_per_hour"], self._one_training(values)
+        judging = values["evaluation.hours"] * rate + values["evaluation.cost"]
+        once = {name: number * rate for name, number in hours.items()}
+        once |= {"training": one_training * values["training.num_trials"], "evaluation": judging}
+        again = one_training + judging + values["upkeep.work_hours_per_retraining"] * rate
+        every = values.get("upkeep.retrain_every_months")
+        monthly = {
+            **self._monthly(gain, serving, values),
+            "retraining": -(again / every) if every is not None else np.zeros_like(rate),
+            "review": -values["upkeep.review_hours_per_month"] * rate,
+            "upkeep": -values["upkeep.cost_per_month"],
+        }
+        return Flow(gain, serving, once, monthly, values["months_until_launch"])
+
+    def _alternative(self, name: str, values: Values) -> Flow:
+        way, key = self.alternatives()[name], f"alternatives.{name}"
+        serving, gain = self._serving(key, way, values), self._alternative_gain(name, way, values)
+        nothing = np.zeros_like(serving)
+        work = values.get(f"{key}.work_hours", nothing) * values["people.rate_per_hour"]
+        once = {"work": work, "setting_up": values.get(f"{key}.cost", nothing)}
+        monthly = {**self._monthly(gain, serving, values), "upkeep": -values.get(f"{key}.cost_per_month", nothing)}
+        return Flow(gain, serving, once, monthly, nothing)
+
+    def _monthly(self, gain: Array, serving: Array, values: Values) -> dict[str, Array]:
+        worth = values["calls.per_month"] * gain * values["calls.value_of_one_more_correct"]
+        return {ANSWERS: worth, "serving": self.today_per_month(values) - serving}
+
+    def _alternative_gain(self, name: str, way: Changed, values: Values) -> Array:
+        if name == FEW_SHOT and TUNED_OVER_FEW_SHOT in values:
+            measured = values[TUNED_OVER_TODAY] - values[TUNED_OVER_FEW_SHOT]
+            return self._within(measured * self._points(values))
+        return _gain(way, f"alternatives.{name}", values)
+
+    def _points(self, values: Values) -> Array:
+        return values.get("verdict.correct_per_point", np.asarray(1.0))
+
+    def _within(self, gain: Array) -> Array:
+        known = self.measured.today_value if self.measured is not None else None
+        return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
+
+    def _serving(self, key: str, way: Changed, values: Values) -> Array:
+        inputs = values.get(f"{key}.input_tokens", values["calls.input_tokens"])
+        outputs = values.get(f"{key}.output_tokens", values["calls.output_tokens"])
+        shots = values.get(SHOT_TOKENS, np.asarray(0.0))
+        if isinstance(way, Tuned):
+            is_shown = self.measured is not None and self.case.verdict.today == FEW_SHOT and way.input_tokens is None
+            inputs = inputs - values.get(f"{key}.saved_prompt_tokens", shots if is_shown else np.asarray(0.0))
+        else:
+            is_shown = key.endswith(FEW_SHOT) and TUNED_OVER_FEW_SHOT in values and way.input_tokens is None
+            inputs = inputs + values.get(f"{key}.extra_prompt_tokens", shots if is_shown else np.asarray(0.0))
+        own = way.hosted or way.self_served or way.cost_per_call
+        return (
+            _serving(way, key, inputs, outputs, values)
+            if own
+            else _serving(self.case.today, "today", inputs, outputs, values)
+        )
+
+    def _one_training(self, values: Values) -> Array:
+        if "training.cost" in values:
+            return values["training.cost"]
+        devices = values["training.hours"] * self.case.training.num_devices
+        return devices * values["training.price_per_hour"]
+
+
+def serving_hours(key: str, inputs: Array, outputs: Array, values: Values) -> Array:
+    """Hours a month that the calls keep the devices of a self-served way busy; inputs and outputs: tokens a call."""
+    own = f"{key}.self_served"
+    seconds = inputs / values[f"{own}.input_tokens_per_second"] + outputs / values[f"{own}.output_tokens_per_second"]
+    return values["calls.per_month"] * seconds / _SECONDS_AN_HOUR
+
+
+def _serving(way: Way, key: str, inputs: Array, outputs: Array, values: Values) -> Array:
+    calls = values["calls.per_month"]
+    if way.hosted is not None:
+        price = inputs * values[f"{key}.hosted.input_price_per_million_tokens"]
+        price = price + outputs * values[f"{key}.hosted.output_price_per_million_tokens"]
+        return calls * price / _MILLION
+    if way.self_served is not None:
+        busy = serving_hours(key, inputs, outputs, values)
+        hours = np.maximum(values[f"{key}.self_served.hours_per_month"], busy)
+        return hours * way.self_served.num_devices * values[f"{key}.self_served.price_per_hour"]
+    return calls * values[f"{key}.cost_per_call"]
+
+
+def _gain(way: Changed, key: str, values: Values) -> Array:
+    if way.gain is not None:
+        return values[f"{key}.gain"]
+    return values[f"{key}.accuracy"] - values["today.accuracy"]
+
+
+def _sum(parts: dict[str, Array], like: Array) -> Array:
+    total = np.zeros_like(like)
+    for part in parts.values():
+        total = total + part
+    return total

@@ -1,0 +1,234 @@
+"""Time of a step: few terms, each from the workload and the device, each with one factor.
+
+    seconds = f_products  * FLOPs of matrices / rate
+            + f_attention * FLOPs of attention / rate            (kept, or fused and formed again: a factor each)
+            + f_traffic   * bytes that elementwise work moves / bandwidth
+            + f_adapters  * bytes that thin products move / bandwidth
+            + f_dropout   * bytes that masks of dropout move / bandwidth
+            + f_calls     * calls of a layer
+            + f_optimizer * bytes that the optimizer moves / bandwidth
+            + f_link      * bytes between devices / link
+
+The roofline model (Williams et al., 2009, doi:10.1145/1498765.1498785) with the two roofs added up, since training
+alternates between them. Factors are one per class of device, never per figure; benchmarks/published_figures.py shows
+how far they are off, and a calibration replaces them by this very machine's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from luthier.core.cost import Device, Estimate
+from luthier.ml.planning import activations, flops, optimizer_cost
+from luthier.ml.planning.devices import Family, family_of
+from luthier.ml.planning.drawing import drawing_seconds
+from luthier.ml.planning.judging import judging_seconds as _judging_seconds
+from luthier.ml.planning.workload import BYTES, AttentionKind, Workload
+
+if TYPE_CHECKING:
+    from luthier.ml.planning.calibration import Calibration
+
+# Share of the data sheet's rate (measured rate on a CPU) that large products reach in training.
+PRODUCT_UTILISATION: Final[dict[Family, float]] = {
+    "cpu": 0.70,
+    "small": 0.60,
+    "consumer": 0.80,
+    "workstation": 0.60,
+    "datacentre": 0.68,
+    "hopper": 0.60,
+}
+# Attention's products are small, and softmax stands between them.
+_ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
+_FUSED_SHARE: Final = {"cpu": 0.6, "gpu": 0.5}
+# Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
+# rounds, draws random words, and walks thin matrices (fitted over all runs of benchmarks/plan_accuracy.py).
+_BANDWIDTH_SHARE: Final = {"cpu": 0.28, "gpu": 0.7}
+# An input that is drawn for, there and back: random words, their signs spread to a mask, and the input laid under it.
+_DROPOUT_BYTES: Final = 14.0
+# Of each input and output of a matrix with an adapter: the thin product reads and adds to it, there and back.
+_ADAPTER_PASSES: Final = 4.0
+# Each kept tensor is written, read on the way back, and met by a gradient of its size that is written and read.
+_PASSES_FUSED: Final = 4.0
+_PASSES_PLAIN: Final = 6.0
+_PASSES_COMPILED: Final = 3.0
+# Of logits that autograd goes through: formed, widened, their log-probabilities, all again on the way back, and the
+# gradients of each; the fused loss passes over them in caches. Of all tokens: formed, and their gradient laid out.
+_OWN_LOGIT_PASSES: Final = 12.0
+_ALL_LOGIT_PASSES: Final = 5.0
+_CALL_SECONDS: Final = {"cpu": 2e-4, "gpu": 1.2e-3, "compiled": 4e-4}
+# NF4 weights are unpacked to bf16 before every product: read packed, written and read unpacked.
+_UNPACK_BYTES: Final = 4.5
+TIME_SPREAD: Final = {"cpu": 0.6, "gpu": 0.45}
+
+
+def time_terms(workload: Workload, device: Device) -> dict[str, float]:
+    """Ideal seconds of each term for one step, before any factor; `calls` is a number of calls."""
+    s, b = workload.structure, workload.batches
+    count = float(device.num_devices)
+    tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
+    work = flops.step_flops(workload)
+    passes = 4.0 if workload.gradient_checkpointing else 3.0
+    bandwidth = device.memory_gb_per_second * 1e9
+    micro_batches = max(1.0, b.num_micro_batches / count)
+    attention = work.attention / count / (tflops * 1e12)
+    # Muon's products, which each of several devices makes for itself
+    iterations = optimizer_cost.step_flops(workload) / (device.bfloat16_tflops * 1e12)
+    is_fused = not activations.keeps_probabilities(workload, b.length)
+    return {
+        "products": work.matrices / count / (tflops * 1e12) + iterations,
+        "attention": 0.0 if is_fused else attention,
+        "fused_attention": attention if is_fused else 0.0,
+        "traffic": (_traffic_bytes(workload) / count + micro_batches * _unpacked_bytes(workload)) / bandwidth,
+        "adapters": _adapter_bytes(workload) / count / bandwidth,
+        "dropout": _dropout_bytes(workload) / count / bandwidth,
+        "calls": micro_batches * s.num_layers * passes / 3.0,
+        "optimizer": _optimizer_bytes(workload, device) / bandwidth + optimizer_cost.host_seconds(workload),
+        "link": _link_seconds(workload, device, micro_batches),
+    }
+
+
+def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
+    """The factors of a device that no probe has run on."""
+    utilisation = PRODUCT_UTILISATION[family_of(device)]
+    place = "cpu" if device.is_cpu else "gpu"
+    traffic = 1.0 / _BANDWIDTH_SHARE[place]
+    return {
+        "products": 1.0 / utilisation,
+        "attention": 1.0 / (utilisation * _ATTENTION_SHARE[place]),
+        "fused_attention": 1.0 / (utilisation * _FUSED_SHARE[place]),
+        "traffic": traffic,
+        "adapters": traffic,
+        "dropout": traffic,
+        "calls": _CALL_SECONDS["compiled" if workload.is_compiled and not device.is_cpu else place],
+        "optimizer": traffic,
+        "link": 1.0,
+    }
+
+
+def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
+    """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
+
+    Where answers are drawn their time is in it (ml/planning/drawing.py).
+    """
+    factors = calibration.factors if calibration else prior_factors(device, workload)
+    terms = time_terms(workload, device)
+    value = sum(factors[name] * seconds for name, seconds in terms.items())
+    spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
+    learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
+    if workload.drawing is None:
+        return learning
+    return learning.plus(drawing_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
+
+
+def slowdown(workload: Workload, device: Device) -> float:
+    """By how much longer a step takes by the path of this workload than if every fast piece had been proved."""
+    attention: AttentionKind = "by_length" if device.is_cpu else "flash"
+    fast = replace(workload, attention=attention, loss="learned_chunks")
+    return step_seconds(workload, device).value / step_seconds(fast, device).value
+
+
+def judging_seconds(
+    workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
+) -> Estimate:
+    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged. step: seconds of one."""
+    if workload.judging is None:
+        return Estimate(value=0.0, low=0.0, high=0.0)
+    factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
+    work = flops.forward_flops(workload, workload.judging.num_scored_tokens)
+    scoring = step.value * device.num_devices * work / max(1.0, flops.step_flops(workload).total)
+    # What a probe measured of training says less about writing answers: the interval stays the wide one.
+    spread = TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
+    return _judging_seconds(workload, device, scoring, factors, spread)
+
+
+def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
+    """Seconds of one validation: forward only, at the pace that a training step has for its own operations.
+
+    Where answers are drawn a validation draws them too, one a row: it takes what a step takes, answer for answer.
+    """
+    if workload.drawing is not None:
+        return step.times(workload.drawing.num_validated / workload.drawing.num_answers)
+    ratio = flops.validation_flops(workload) / max(1.0, flops.step_flops(workload).total)
+    return step.times(ratio)
+
+
+def reference_seconds(workload: Workload, step: Estimate) -> Estimate:
+    """Seconds of what an objective computes once before the first step, at the pace of a step's own operations."""
+    work = flops.forward_flops(workload, workload.num_reference_tokens)
+    return step.times(work / max(1.0, flops.step_flops(workload).total))
+
+
+def teacher_seconds(workload: Workload, step: Estimate) -> Estimate:
+    """Seconds of a teacher's pass over all rows, at the pace that a training step has for its own operations.
+
+    A larger model computes faster for each operation than a small one, and a step does more than operations: the lower
+    end is half of that pace.
+    """
+    found = step.times(flops.teacher_flops(workload) / max(1.0, flops.step_flops(workload).total))
+    return Estimate(value=found.value, low=found.low / 2, high=found.high)
+
+
+def _traffic_bytes(workload: Workload) -> float:
+    """Bytes that norms, activations, softmax and residuals move in a step, all devices together."""
+    b = workload.batches
+    count = activations.layer_count(workload, max(1, int(b.length)))
+    passes = _PASSES_FUSED if workload.has_fused_kernels else _PASSES_PLAIN
+    if workload.is_compiled:
+        passes = _PASSES_COMPILED
+    if workload.gradient_checkpointing:
+        passes += passes / 4
+    layers = b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
+    return layers + _logit_traffic_bytes(workload)
+
+
+def _logit_traffic_bytes(workload: Workload) -> float:
+    """Bytes of logits that a model forms by itself move in a step; 0 of the fused loss."""
+    if workload.loss not in ("own_chunks", "own_all"):
+        return 0.0
+    b, vocabulary = workload.batches, workload.structure.vocabulary_size
+    learned = b.num_learned * vocabulary * 4.0 * _OWN_LOGIT_PASSES
+    if workload.loss == "own_chunks":
+        return learned
+    return learned + b.num_computed * vocabulary * workload.element_bytes * _ALL_LOGIT_PASSES
+
+
+def _adapter_bytes(workload: Workload) -> float:
+    """Bytes that the thin products of adapters move in a step, all devices together."""
+    widths = sum(layer.num_inputs + layer.num_outputs for layer in workload.targeted)
+    passes = _ADAPTER_PASSES * (4.0 / 3.0 if workload.gradient_checkpointing else 1.0)
+    return workload.batches.num_computed * widths * workload.element_bytes * passes
+
+
+def _dropout_bytes(workload: Workload) -> float:
+    """Bytes that masks of dropout move in a step; a mask is drawn in every pass over an adapter's input."""
+    if not workload.dropout:
+        return 0.0
+    inputs = sum(layer.num_inputs for layer in workload.targeted)
+    return workload.batches.num_computed * inputs * (3.0 if workload.gradient_checkpointing else 2.0) * _DROPOUT_BYTES
+
+
+def _unpacked_bytes(workload: Workload) -> float:
+    """Bytes that a micro-batch moves to unpack a quantised base, once a pass."""
+    if workload.base != "nf4":
+        return 0.0
+    passes = 3.0 if workload.gradient_checkpointing else 2.0
+    return passes * workload.structure.num_matrix_parameters * _UNPACK_BYTES
+
+
+def _optimizer_bytes(workload: Workload, device: Device) -> float:
+    """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
+    spread = device.num_devices if workload.sharding == "fsdp" else 1
+    return optimizer_cost.moved_bytes(workload, is_cpu=device.is_cpu) / spread
+
+
+def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> float:
+    """Gradients are summed over devices once a step (ring: twice their size); FSDP gathers weights in every pass."""
+    if device.num_devices == 1 or not device.link_gb_per_second:
+        return 0.0
+    share = (device.num_devices - 1) / device.num_devices
+    moved = 2.0 * share * workload.num_trainable * BYTES[workload.adapters]
+    if workload.sharding == "fsdp":
+        passes = 3.0 if workload.gradient_checkpointing else 2.0
+        moved += micro_batches * passes * share * workload.structure.num_parameters * BYTES[workload.base]
+    return moved / (device.link_gb_per_second * 1e9)

@@ -1,0 +1,328 @@
+"""What a run asks of a machine, in the numbers that memory and time are computed from; nothing of data or files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final, Literal
+
+from luthier.core.cost import Device
+from luthier.core.errors import RecipeError
+from luthier.core.plan import ForwardPath, Plan
+from luthier.core.recipe import OptimizerName
+from luthier.ml.inference.models.structure import LinearLayer, Structure
+from luthier.ml.planning import defaults
+from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
+from luthier.ml.planning.batch_shapes import Batches
+from luthier.ml.planning.drawing import Drawing
+from luthier.ml.planning.judging import Judging, judging_of
+from luthier.ml.planning.objectives import rules_of as objective_rules
+from luthier.ml.planning.teaching import Compute, Stored, Teaching, teaching_of
+
+WorkMethod = Literal["full", "lora", "adalora", "qlora"]
+OptimizerKind = Literal[
+    "master_adamw", "master_adamw_8bit", "master_paged_adamw_8bit", "master_adafactor", "master_muon",
+    "adamw", "adamw_8bit", "paged_adamw_8bit",
+]  # fmt: skip
+"""This project's own, over fp32 masters, and those of other tools, which have none."""
+AttentionKind = Literal["by_length", "flash", "eager"]
+LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks", "own_all"]
+"""`own_chunks`: by the model's own head, a chunk of learned tokens at a time; `own_all`: by its whole forward."""
+Sharding = Literal["none", "ddp", "fsdp"]
+
+BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
+"""Bytes a weight. int8: with a scale an output. nf4: 4 bits and 0.127 of doubly quantised scales (Dettmers et al.,
+2023, arXiv:2305.14314, section 3)."""
+
+_KIND_OF: Final[dict[OptimizerName, OptimizerKind]] = {
+    "adamw": "master_adamw",
+    "adamw_8bit": "master_adamw_8bit",
+    "paged_adamw_8bit": "master_paged_adamw_8bit",
+    "adafactor": "master_adafactor",
+    "muon": "master_muon",
+}
+
+
+ADALORA_START: Final = 1.5
+"""AdaLoRA begins with half as many ranks again as it ends with (Zhang et al., 2023, arXiv:2303.10512, section 4.1)."""
+
+_PADDING = {"by_length": 0.06, "shuffled": 0.35, "as_given": 0.35}
+_PADDING_HEADROOM = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One run as the cost model sees it. Per device where `sharding` spreads it.
+
+    compute: precision of products and activations. base, adapters: how frozen and trained weights are held on the
+    device. has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
+    num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
+    start. step_passes: passes forward over the rows of each step beside those of the loss.
+    optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
+    recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
+    initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
+    trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
+    expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
+    drawing: the answers that each step draws, where it learns from such. judging: of the held-out rows, afterwards.
+    teacher: who is asked about every row before the first step. has_router_loss: whether the routers have one.
+    """
+
+    structure: Structure
+    method: WorkMethod
+    rank: int
+    targets: tuple[str, ...]
+    dropout: float
+    compute: Compute
+    base: Stored
+    adapters: Compute
+    optimizer: OptimizerKind
+    batches: Batches
+    attention: AttentionKind
+    loss: LossKind
+    gradient_checkpointing: bool
+    num_steps: int
+    has_fused_kernels: bool = True
+    is_compiled: bool = False
+    optimizer_in_backward: bool = False
+    keeps_checkpoints_on_host: bool = False
+    sharding: Sharding = "none"
+    num_validations: int = 0
+    num_validation_tokens: float = 0.0
+    num_reference_tokens: float = 0.0
+    step_passes: int = 0
+    num_checkpoints: int = 0
+    initial_rank: int = 0
+    trainable: int | None = None
+    keeps_average: bool = False
+    drawing: Drawing | None = None
+    judging: Judging | None = None
+    teacher: Teaching | None = None
+    expert_targets: tuple[str, ...] = ()
+    expert_rank: int = 0
+    has_router_loss: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("num_steps", self.num_steps, 1), ("rank", self.rank, 0)):
+            if value < least:
+                raise RecipeError(f"{name} is {value}", expected=f"{least} or more", do="correct the recipe")
+
+    @property
+    def targeted(self) -> tuple[LinearLayer, ...]:
+        """The matrices that carry an adapter; none for full fine-tuning."""
+        return () if self.method == "full" else _targeted(self.structure.linear_layers, self.targets)
+
+    @property
+    def targeted_experts(self) -> tuple[LinearLayer, ...]:
+        """The tensors of experts that carry adapters."""
+        return () if self.method == "full" else _targeted(self.structure.experts, self.expert_targets)
+
+    @property
+    def num_active_trainable(self) -> float:
+        """Parameters of adapters that one token meets: of experts, those of the chosen ones."""
+        idle = sum(
+            self.expert_rank
+            * (x.num_inputs + x.num_outputs)
+            * (x.num_matrices - self.structure.active_of(x) / (x.num_inputs * x.num_outputs))
+            for x in self.targeted_experts
+        )
+        return self.num_trainable - idle
+
+    @property
+    def adapts_head(self) -> bool:
+        """Whether the output head carries an adapter."""
+        head = self.structure.outer_layers[-1:]
+        return bool(head) and self.method != "full" and bool(_targeted(head, self.targets))
+
+    @property
+    def adapter_rank(self) -> int:
+        """Rank that is held and computed: AdaLoRA's starting rank is larger than its final one."""
+        if self.method != "adalora":
+            return self.rank
+        return self.initial_rank or math.ceil(self.rank * ADALORA_START)
+
+    @property
+    def recomputes_inputs(self) -> bool:
+        """Whether what adapted matrices read is made again on the way back (ml/training/recomputed.py).
+
+        On a CPU; Liger's kernels, which may stand in on other devices, keep it.
+        """
+        return self.has_fused_kernels and not self.is_compiled and self.attention == "by_length" and self.rank > 0
+
+    @property
+    def num_trainable(self) -> int:
+        """Parameters that the optimizer changes."""
+        if self.trainable is not None:
+            return self.trainable
+        if self.method == "full":
+            return self.structure.num_parameters
+        extra = 1 if self.method == "adalora" else 0  # a singular value for each rank
+        routed = sum(self.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in self.targeted_experts)
+        return routed + sum(self.adapter_rank * (x.num_inputs + x.num_outputs + extra) for x in self.targeted)
+
+    @property
+    def element_bytes(self) -> float:
+        """Bytes of one element of an activation."""
+        return BYTES[self.compute]
+
+
+@lru_cache(maxsize=64)  # asked for hundreds of times while a quote looks for what fits
+def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tuple[LinearLayer, ...]:
+    return tuple(x for x in layers if any(x.name == target or x.name.endswith(f".{target}") for target in targets))
+
+
+def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:
+    """The run of a plan on a device, as this project's own loop would carry it out there.
+
+    batches: the exact ones (`batches_of`) where the schedule is known; else they are derived from the data's profile.
+    On another kind of device than the plan was made for, precision and micro-batch are what would be chosen there.
+    """
+    training, rows = plan.training, plan.data.train
+    objective = objective_rules(plan.objective.name)
+    splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
+    compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
+    return Workload(
+        structure=structure,
+        method=work_method(plan.method.name),
+        rank=plan.method.target_rank or plan.method.rank,
+        targets=plan.method.targets,
+        dropout=plan.method.dropout,
+        compute=compute,
+        base=plan.method.quantisation or compute,
+        adapters=compute,
+        optimizer=_KIND_OF[training.optimizer.name],
+        batches=batches or _derived_batches(plan, device),
+        attention=attention_of(training.forward, device),
+        loss=loss_of(training.forward),
+        gradient_checkpointing=training.gradient_checkpointing,
+        is_compiled=training.compile and device.is_cpu == (training.device == "cpu"),
+        num_steps=training.num_steps,
+        sharding="none" if device.num_devices == 1 else "ddp",
+        num_validations=_num_validations(plan),
+        num_validation_tokens=plan.data.validation.num_tokens * 1.05 if plan.data.validation else 0.0,
+        num_reference_tokens=objective.reference_passes * sum(float(split.num_tokens) for split in splits),
+        step_passes=objective.step_passes,
+        num_checkpoints=max(1, training.num_steps // training.checkpoint_every_steps),
+        initial_rank=plan.method.rank,
+        trainable=plan.method.num_trainable_parameters,
+        keeps_average=training.average is not None,
+        teacher=teaching_of(plan),
+        drawing=_drawing(plan),
+        judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
+        expert_targets=plan.method.expert_targets,
+        expert_rank=plan.method.expert_rank or 0,
+        has_router_loss=plan.objective.router_aux_loss is not None,
+    )
+
+
+_LOSS_OF: Final[dict[str, LossKind]] = {"product": "learned_chunks", "head": "own_chunks", "model": "own_all"}
+
+
+def loss_of(path: ForwardPath | None) -> LossKind:
+    """Who forms logits, and of how many tokens at a time."""
+    return "learned_chunks" if path is None else _LOSS_OF[path.logits]
+
+
+def attention_of(path: ForwardPath | None, device: Device) -> AttentionKind:
+    """Whose attention computes: ours, transformers' fused one, or one that keeps scores of all pairs."""
+    if path is None or path.attention == "fast":
+        return "by_length" if device.is_cpu else "flash"
+    return "eager" if path.attention_function in (None, "eager") else "flash"
+
+
+def _drawing(plan: Plan) -> Drawing | None:
+    """What a mean step draws, answers as long as they may be."""
+    objective, rows = plan.objective, plan.data.train
+    if objective.num_samples is None or objective.max_new_tokens is None:
+        return None
+    per_step = min(plan.training.global_batch_size, rows.num_examples)
+    mean_prompt = (rows.num_tokens - rows.num_trained_tokens) / max(1, rows.num_examples)
+    validation = plan.data.validation
+    return Drawing(
+        num_answers=per_step * objective.num_samples,
+        prompt_tokens=per_step * mean_prompt,
+        new_tokens=objective.max_new_tokens,
+        most_tokens=rows.max_tokens + objective.max_new_tokens,
+        num_validated=validation.num_examples if validation else 0,
+    )
+
+
+def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.LORA_RANK[0]) -> Workload:
+    """The same run by another method, with adapters on every matrix where there were none."""
+    if method == "full":
+        plain = replace(workload, expert_targets=(), expert_rank=0)
+        return replace(plain, method="full", rank=0, targets=(), dropout=0.0, base=workload.compute, trainable=None)
+    place = Placement(workload.targets, workload.expert_targets)
+    if not workload.targets and not workload.expert_targets:
+        place = place_adapters(workload.structure, "all-linear", rank=rank, experts=method != "adalora")
+    return replace(
+        workload,
+        method=method,
+        rank=workload.rank or rank,
+        targets=place.targets,
+        dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
+        base="nf4" if method == "qlora" else workload.compute,
+        # Muon is for full tuning alone
+        optimizer="master_adamw" if workload.optimizer == "master_muon" else workload.optimizer,
+        initial_rank=0,
+        trainable=None,
+        expert_targets=() if method == "adalora" else place.expert_targets,
+        expert_rank=workload.expert_rank or expert_rank(workload.structure, workload.rank or rank),
+    )
+
+
+def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
+    """The same steps cut into micro-batches of at most that many rows of at most that many tokens."""
+    old = workload.batches
+    cut = replace(old, peak_rows=rows, peak_length=length, other_peaks=(), length=min(old.length, length))
+    share = cut.peak_tokens / old.peak_tokens
+    num = max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0)
+    return replace(workload, batches=replace(cut, num_micro_batches=num))
+
+
+def work_method(name: str) -> WorkMethod:
+    """What a method costs like: LoRA's kin as LoRA does."""
+    return name if name in ("full", "adalora", "qlora") else "lora"  # type: ignore[return-value]
+
+
+def packs_on(plan: Plan, device: Device) -> bool:
+    """Whether the rows of a micro-batch would lie end to end on a device: as asked, else on an accelerator."""
+    if device.is_cpu == (plan.training.device == "cpu"):
+        return plan.training.packing
+    asked = plan.recipe.training.packing if plan.recipe.training else None
+    return asked if isinstance(asked, bool) else not device.is_cpu
+
+
+def _precision(device: Device) -> Compute:
+    return "bfloat16" if not device.is_cpu or device.bfloat16_tflops > 1.2 * device.float32_tflops else "float32"
+
+
+def _derived_batches(plan: Plan, device: Device) -> Batches:
+    training, rows = plan.training, plan.data.train
+    budget = training.micro_batch_tokens
+    if plan.sources["training.micro_batch_tokens"].source == "default":
+        usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
+        budget = max(usual, rows.max_tokens)
+    units = min(training.global_batch_size, rows.num_examples)
+    per_step = math.ceil(units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example)
+    longest = max(2, rows.max_tokens)
+    padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]
+    length = min(longest, rows.mean_tokens / (1 - padding))
+    in_one = max(1, min(per_step, int(budget // max(length, 1))))
+    peak_rows = max(1, min(per_step, budget // longest))
+    # shorter rows fill the budget better than the longest do: the peak is the budget where a step holds that much
+    peak_length = max(longest, int(min(budget, per_step * longest) / peak_rows * _PADDING_HEADROOM))
+    return Batches(
+        peak_rows=peak_rows,
+        peak_length=min(peak_length, max(longest, budget // peak_rows)),
+        num_tokens=per_step * rows.mean_tokens,
+        num_computed=per_step * length,
+        num_learned=units * rows.num_trained_tokens / max(1, rows.num_examples),
+        num_micro_batches=math.ceil(per_step / in_one),
+        length=length,
+    )
+
+
+def _num_validations(plan: Plan) -> int:
+    every = plan.training.validate_every_steps
+    return math.ceil(plan.training.num_steps / every) if plan.data.validation and every else 0

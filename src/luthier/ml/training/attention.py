@@ -1,0 +1,208 @@
+"""Causal attention for training: on a CPU by matrix products over blocks of queries, elsewhere torch's own.
+
+Rows are padded on the right only, so a causal model needs no padding mask: no real token ever attends to padding, and
+what is computed at padding is never read. That lets every micro-batch take the plain causal path.
+
+On a CPU torch's fused kernel takes two to three times as long as the same work in bf16 products of blocks that fit the
+processor's caches (docs/log.md has the figures). Short rows keep their probabilities for the way back, long ones, where
+these would be most of the memory, form them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from luthier.ml.training.packed_attention import PackedRow, packed_attention
+from luthier.ml.training.prefix_attention import BLOCK_SCORES, PrefixLayout, shared_attention
+
+NAME = "luthier_causal"
+KEPT_MAX_TOKENS = 1024
+"""Rows of at most this many tokens keep the probabilities of a CPU's attention."""
+BLOCK_TOKENS = 128
+"""Queries of a block: what a causal mask hides is computed only inside the last one of these."""
+
+
+class NotComputedError(ValueError):
+    """A kind of attention that is not computed here."""
+
+
+class _BlockedCausal(torch.autograd.Function):
+    """softmax(q k^T * scale + mask) v, a block of queries at a time.
+
+    q: [batch, kv_heads, groups, T, head]; k, v: [batch, kv_heads, T, head]; mask: additive, [T, T] where it hides
+    more than what comes later (`is_full`), else that of one block, [BLOCK_TOKENS, BLOCK_TOKENS] at most. Returns the
+    shape of q. The query heads that share a key head are stacked along the rows, so that grouped attention is one
+    batched product and no key is copied. A block of queries meets only the keys up to its last one, and as many rows
+    are computed at a time as the processor's caches hold.
+    keeps: whether probabilities are kept for the way back; they are formed again there where not.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_full: bool, scale: float, keeps: bool
+    ) -> Tensor:
+        out, scaled = torch.empty_like(q), []
+        kept = []
+        for rows, queries, keys in _blocks(q):
+            block = (q[rows, :, :, queries] * scale).contiguous()
+            probabilities = _probabilities(block, k[rows, :, keys], _part(mask, queries, is_full))
+            out[rows, :, :, queries] = torch.bmm(probabilities, v[rows, :, keys].flatten(0, 1)).view(block.shape)
+            scaled.append(block)
+            if keeps:
+                kept.append(probabilities)
+        ctx.save_for_backward(k, v, mask, *scaled, *kept)
+        ctx.scale, ctx.is_full, ctx.keeps = scale, is_full, keeps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_out,) = gradients
+        k, v, mask, *saved = ctx.saved_tensors
+        is_one_block = k.shape[2] <= BLOCK_TOKENS
+        wide = k.dtype if is_one_block else torch.promote_types(k.dtype, torch.float32)
+        grad_q = torch.empty_like(grad_out)
+        grad_k, grad_v = (torch.empty_like(k, dtype=wide) for _ in range(2))
+        blocks = list(_blocks(grad_out))
+        for index, (rows, queries, keys) in reversed(list(enumerate(blocks))):
+            scaled, shape = saved[index], k[rows, :, keys].shape
+            if ctx.keeps:
+                probabilities = saved[len(blocks) + index]
+            else:
+                probabilities = _probabilities(scaled, k[rows, :, keys], _part(mask, queries, ctx.is_full))
+            # the last queries meet all keys, and come first here: what others give the keys is added to theirs
+            put = Tensor.copy_ if keys.stop == k.shape[2] else Tensor.add_
+            grad = grad_out[rows, :, :, queries].contiguous().flatten(2, 3).flatten(0, 1)
+            put(grad_v[rows, :, keys], torch.bmm(probabilities.transpose(1, 2), grad).view(shape))
+            grad_p = torch.bmm(grad, v[rows, :, keys].flatten(0, 1).transpose(1, 2))
+            grad_s = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
+            found = torch.bmm(grad_s, k[rows, :, keys].flatten(0, 1))
+            grad_q[rows, :, :, queries] = found.mul_(ctx.scale).view(scaled.shape)
+            stacked = scaled.flatten(2, 3).flatten(0, 1)
+            put(grad_k[rows, :, keys], torch.bmm(grad_s.transpose(1, 2), stacked).view(shape))
+        return grad_q, grad_k.to(k.dtype), grad_v.to(k.dtype), None, None, None, None
+
+
+def _probabilities(scaled: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """[rows * kv_heads, groups * queries, keys] of a block. scaled: [rows, kv_heads, groups, queries, head].
+
+    mask: of the block's queries, over the last of the keys; all keys before these are seen.
+    """
+    scores = torch.bmm(scaled.flatten(2, 3).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    scores.view(*scaled.shape[:4], -1)[..., -mask.shape[1] :].add_(mask)
+    return torch.softmax(scores, -1)
+
+
+def _part(mask: Tensor, queries: slice, is_full: bool) -> Tensor:
+    num = queries.stop - queries.start
+    return mask[queries, : queries.stop] if is_full else mask[:num, :num]
+
+
+def _blocks(q: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows, queries and keys of each block of attention: q [batch, kv_heads, groups, T, head]."""
+    num_rows, num_kv_heads, num_groups, num_tokens, _ = q.shape
+    for first in range(0, num_tokens, BLOCK_TOKENS):
+        last = min(num_tokens, first + BLOCK_TOKENS)
+        each = max(1, BLOCK_SCORES // (num_kv_heads * num_groups * (last - first) * last))
+        for start in range(0, num_rows, each):
+            yield slice(start, start + each), slice(first, last), slice(0, last)
+
+
+def _causal_mask(num_tokens: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[T, T] additive mask: 0 where a token may look, -inf elsewhere; `window` counts the token itself."""
+    allowed = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
+    if window is not None:
+        allowed = allowed.triu(1 - window)
+    return torch.zeros(num_tokens, num_tokens, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
+
+
+_kept_causal_mask = lru_cache(maxsize=16)(_causal_mask)
+
+
+def causal_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    prefix_layout: PrefixLayout | PackedRow | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention in the form that transformers calls.
+
+    query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
+    prefix_layout: how a micro-batch lies in one row and shares its beginnings (prefix_attention.py), or such a row with
+    the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
+    Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
+    """
+    if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
+        raise NotComputedError(
+            f"{type(module).__name__} asks for softcap={softcap}, sinks={s_aux is not None}, "
+            f"mask={attention_mask is not None}, dropout={dropout}: this attention computes none of these"
+        )
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if prefix_layout is None:
+        return _causal(query, key, value, scale, sliding_window).transpose(1, 2).contiguous(), None
+    if isinstance(prefix_layout, PackedRow):
+        out = packed_attention(query, key, value, prefix_layout, scale, sliding_window)
+    else:
+        out = _uncompiled(query, key, value, prefix_layout, scale, sliding_window)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _in_two_parts(
+    query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout, scale: float, sliding_window: int | None
+) -> Tensor:
+    """The beginnings by themselves, then what the suffixes see: [1, heads, tokens of the row, head]."""
+    length = layout.longest_prefix + layout.longest_suffix
+    window = sliding_window if sliding_window is not None and length > sliding_window else None
+    causal = partial(_causal, scale=scale, sliding_window=sliding_window)
+    keeps, blocked = length <= KEPT_MAX_TOKENS, is_blocked(query.device)
+    return shared_attention(query, key, value, layout, causal, scale, window, is_blocked=blocked, keeps=keeps)
+
+
+# Its sizes are other ones in every micro-batch, and each would be compiled anew.
+_uncompiled: Callable[..., Tensor] = torch.compiler.disable(_in_two_parts)
+
+
+def is_blocked(device: torch.device) -> bool:
+    """Whether attention is computed by products over blocks there, and not by torch's own kernels."""
+    return device.type == "cpu"
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_window: int | None) -> Tensor:
+    """Plain causal attention: [batch, heads, T, head] from query of that shape and key, value of kv_heads."""
+    num_tokens, num_kv_heads = query.shape[2], key.shape[1]
+    window = sliding_window if sliding_window is not None and num_tokens > sliding_window else None
+    is_compiling = torch.compiler.is_compiling()
+    if is_blocked(query.device) and not is_compiling:
+        side = num_tokens if window is not None else min(num_tokens, BLOCK_TOKENS)
+        hidden = _kept_causal_mask(side, window, query.dtype, query.device)
+        grouped = query.unflatten(1, (num_kv_heads, -1))
+        keeps = num_tokens <= KEPT_MAX_TOKENS
+        k, v = key.contiguous(), value.contiguous()
+        out: Tensor = _BlockedCausal.apply(grouped, k, v, hidden, window is not None, scale, keeps)
+        return out.flatten(1, 2)
+    make = _causal_mask if is_compiling else _kept_causal_mask  # a compiler does not see what is kept
+    mask = None if window is None else make(num_tokens, window, query.dtype, query.device)
+    found: Tensor = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )
+    return found
+
+
+def install() -> str:
+    """Make the attention known to transformers under the returned name."""
+    AttentionInterface.register(NAME, causal_attention)
+    return NAME

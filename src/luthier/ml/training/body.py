@@ -1,0 +1,38 @@
+"""The body of a model: what makes hidden states of tokens, called with what its signature takes and nothing else.
+
+Bodies differ in what they accept: those with ALiBi or with a state count positions by themselves and take none. What
+is not passed makes no difference that goes unseen: `forward_proof` compares the result with the model's own forward.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from luthier.ml.inference.models.forward_arguments import accepted
+
+if TYPE_CHECKING:
+    from luthier.ml.training.packed_attention import PackedRow
+    from luthier.ml.training.prefix_attention import PrefixLayout
+
+    RowLayout = PrefixLayout | PackedRow
+
+
+def last_hidden_states(
+    body: nn.Module,
+    positions: Tensor,
+    layout: RowLayout | None = None,
+    *,
+    input_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+) -> Tensor:
+    """Last hidden states [rows, T, width] of ids [rows, T] or of embeddings [rows, T, width].
+
+    positions: [rows or 1, T]. layout: where several examples lie in one row; attention reads it.
+    """
+    shared = {} if layout is None else {"prefix_layout": layout}
+    inputs = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    also = accepted(body, {"position_ids": positions, "use_cache": False})
+    out: Tensor = body(**inputs, **also, **shared).last_hidden_state
+    return out

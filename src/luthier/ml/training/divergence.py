@@ -1,0 +1,188 @@
+"""How far a student's next token is from a teacher's, with never more than one chunk of logits of either.
+
+    loss = (1 - alpha) * cross-entropy + alpha * T^2 * D(teacher, student), both softened by the temperature T
+
+Hinton et al., 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2: T^2 keeps the size of
+the gradient where T changes. D is the forward Kullback-Leibler divergence KL(p || q) of the student q from the teacher
+p, the reverse one KL(q || p), or the generalised Jensen-Shannon divergence b KL(p || m) + (1 - b) KL(q || m) with the
+mixture m = b p + (1 - b) q (Agarwal et al., 2023, "On-Policy Distillation of Language Models", arXiv:2306.13649,
+equation 1). Each gradient is formed with the chunk, as in cross_entropy.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.core.recipe import Divergence
+from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead
+from luthier.ml.training.soft_cap import cap_, through_cap_
+
+CHUNK_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """Which divergence, how soft, and how much of it. teacher_share: b of the Jensen-Shannon divergence."""
+
+    divergence: Divergence
+    temperature: float
+    alpha: float
+    teacher_share: float = 0.5
+
+
+def divergence_of(log_p: Tensor, log_q: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
+    """The summed divergence of students from teachers, and its gradient by the logits that q is the softmax of.
+
+    log_p, log_q: [N, vocabulary] log-probabilities of teacher and student.
+    """
+    q = log_q.exp()
+    if mixing.divergence == "forward_kl":
+        p = log_p.exp()
+        return (p * (log_p - log_q)).sum(), q.sub_(p)
+    if mixing.divergence == "reverse_kl":
+        apart = log_q - log_p
+        each = (q * apart).sum(1, keepdim=True)
+        return each.sum(), q.mul_(apart.sub_(each))
+    share = mixing.teacher_share
+    log_m = torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
+    of_teacher = (log_p.exp() * (log_p - log_m)).sum()
+    apart = log_q - log_m
+    each = (q * apart).sum(1, keepdim=True)
+    return share * of_teacher + (1 - share) * each.sum(), q.mul_(apart.sub_(each)).mul_(1 - share)
+
+
+def _one_chunk(
+    student: Tensor, teacher: Tensor, wanted: Tensor, mixing: Mixing, needs_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cross-entropy, divergence, how many are right, and the gradient of the student's logits where it is needed.
+
+    student: [n, its vocabulary], teacher: [n, its own] logits. What both know are the tokens of the smaller one: the
+    rest are rows that pad a head to a round number, and no text has them.
+    """
+    common, soft = min(student.shape[1], teacher.shape[1]), mixing.temperature
+    chosen = student.gather(1, wanted)
+    correct = (chosen == student.amax(1, keepdim=True)).sum()
+    hard = student.log_softmax(1)
+    cross_entropy = -hard.gather(1, wanted).sum()
+    log_q = (student[:, :common] / soft).log_softmax(1)
+    log_p = (teacher[:, :common] / soft).log_softmax(1)
+    divergence, towards = divergence_of(log_p, log_q, mixing)
+    if not needs_gradient:
+        return cross_entropy, divergence, correct, None
+    gradient = hard.exp_().scatter_add_(1, wanted, torch.full_like(chosen, -1.0)).mul_(1 - mixing.alpha)
+    # T^2 of the loss, and 1 / T of the logits' way into the softmax
+    gradient[:, :common].add_(towards, alpha=mixing.alpha * soft)
+    return cross_entropy, divergence, correct, gradient
+
+
+class ChunkedDistillation(torch.autograd.Function):
+    """The summed loss of `hidden @ head.T` against targets and the teacher's `states @ teacher_head.T`.
+
+    hidden: [N, width]; head: [vocabulary, width]; targets: [N]; states: [N, teacher's width]; teacher_head: [teacher's
+    vocabulary, its width]; cap: of a soft cap on the student's logits, or None; teacher_scaled: what is done to
+    the teacher's. Returns the loss, the cross-entropy and the divergence in it, all summed in nats (fp32 or
+    wider), and how many targets have the largest logit. Only the loss has a gradient, and only the student.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        states: Tensor,
+        teacher_head: Tensor,
+        mixing: Mixing,
+        chunk: int,
+        cap: float | None = None,
+        teacher_scaled: ScaledHead = PLAIN,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        needs_hidden, needs_head = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        entropy, apart = (torch.zeros((), dtype=wide, device=hidden.device) for _ in range(2))
+        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_head = torch.zeros_like(head, dtype=wide) if needs_head else None
+        for start in range(0, hidden.shape[0], chunk):
+            part = slice(start, start + chunk)
+            student = cap_((hidden[part] @ head.t()).to(wide), cap)
+            teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))
+            one, other, right, gradient = _one_chunk(
+                student, teacher, targets[part, None], mixing, needs_hidden or needs_head
+            )
+            if gradient is not None:
+                gradient = through_cap_(gradient, student, cap)
+            del student, teacher  # or they would stand beside the logits of the next chunk
+            entropy, apart, correct = entropy + one, apart + other, correct + right
+            if gradient is None:
+                continue
+            narrow = gradient.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(narrow, head, out=grad_hidden[part])
+            if grad_head is not None:
+                grad_head.add_(narrow.t() @ hidden[part])
+            del gradient, narrow
+        ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
+        ctx.mark_non_differentiable(entropy, apart, correct)
+        loss = (1 - mixing.alpha) * entropy + mixing.alpha * mixing.temperature**2 * apart
+        return loss, entropy, apart, correct
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scale = gradients[0]
+        own = (None if found is None else found * scale.to(found.dtype) for found in ctx.saved_tensors)
+        return (*own, *(None,) * 7)
+
+
+class _OfLogits(torch.autograd.Function):
+    """The same sums of logits that are there: student [n, vocabulary] with a way back, teacher [n, its own] without."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, targets: Tensor, mixing: Mixing
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        needs = ctx.needs_input_grad[0]
+        entropy, apart, correct, gradient = _one_chunk(student, teacher, targets[:, None], mixing, needs)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(entropy, apart, correct)
+        loss = (1 - mixing.alpha) * entropy + mixing.alpha * mixing.temperature**2 * apart
+        return loss, entropy, apart, correct
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (None if gradient is None else gradient * gradients[0]), None, None, None
+
+
+def of_logits(
+    student: Tensor, teacher: Tensor, targets: Tensor, mixing: Mixing
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over a few learned tokens whose logits are formed already, in fp32 or wider: as `distillation_sum`."""
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = _OfLogits.apply(student, teacher, targets, mixing)
+    return out
+
+
+def distillation_sum(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    states: Tensor,
+    teacher_head: Tensor,
+    mixing: Mixing,
+    chunk: int = CHUNK_ROWS,
+    cap: float | None = None,
+    teacher_scaled: ScaledHead = PLAIN,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums over N learned tokens: loss, cross-entropy, divergence, and how many are predicted right.
+
+    Shapes as in `ChunkedDistillation`.
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = ChunkedDistillation.apply(
+        hidden, head, targets, states, teacher_head, mixing, chunk, cap, teacher_scaled
+    )
+    return out

@@ -1,0 +1,310 @@
+"""Which path a model's loss is computed by: each fast piece held against the model's own forward, when it is loaded.
+
+    hidden states   our attention (`attention.py`), else transformers' own for this model
+    logits          hidden states times the head's matrix in fused chunks, scaled and capped as the model's own head
+                    is measured to do it (`scaled_head.py`), else that head on hidden states, else its whole forward
+
+Models scale, cap, shift and mask, each under another name in its config (`logit_scale`, `attn_logit_softcapping`,
+`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be wrong
+without a word. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
+goes through the first layers of the model (one of each kind at least, in fp32 where that fits) as transformers computes
+it with eager attention, and through each piece, forth and back. What computes the same is taken; what does not is left
+out, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luthier.core.errors import RequestError
+from luthier.core.plan import ForwardPath
+from luthier.ml.inference.models.architecture import causal_model, language_model, outside_modules, text_config
+from luthier.ml.inference.models.attention_choice import attention_by, attention_of
+from luthier.ml.inference.models.attention_proof import why_eager
+from luthier.ml.inference.models.forward_arguments import FORWARD_ERRORS, names_parameter, text_inputs
+from luthier.ml.inference.models.own_head import OwnHead
+from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
+from luthier.ml.inference.models.shallow import SPAN_TOKENS, shallow_and_wide
+from luthier.ml.training import attention
+from luthier.ml.training.body import last_hidden_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NUM_PREDICTED: Final = 8
+_TOLERANCES: Final = {torch.float64: 2e-5, torch.float32: 2e-5, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+"""Of hidden states and gradients, as a share of their norm. Rounding adds up over a deep model; eager attention is in
+fp32 even where the model is wider."""
+_HEAD_TOLERANCES: Final = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-9}
+"""Of logits of the same hidden states, as a share of the largest."""
+_LARGE: Final = 100.0
+"""Logits of this size make a cap show that does nothing to small ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What a pass over the probe gave: hidden states [1, T, width], and the gradient of the embeddings, same shape."""
+
+    states: Tensor
+    gradient: Tensor
+
+
+def prove_forward(base: PreTrainedModel) -> ForwardPath:
+    """Find the fastest path that computes what the model's own forward computes.
+
+    Args:
+        base: a model as it was loaded, before anything in it is replaced. It is left as it was, and so are random
+            number generators.
+
+    Raises:
+        RequestError: it is no causal language model (it has no head, or an earlier token sees a later one), or what
+            it computes is no number.
+    """
+    was_training, devices = base.training, [base.device] if base.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        base.eval()
+        try:
+            with shallow_and_wide(base):
+                return _Proof(base).path()
+        finally:
+            base.train(was_training)
+
+
+class _Proof:
+    def __init__(self, base: PreTrainedModel) -> None:
+        self.base, self.causal, self.body = base, causal_model(base), language_model(base)
+        self.own_attention = attention_of(self.body)
+        self.head = base.get_output_embeddings()
+        if self.head is None:
+            raise _refused(base, "it has no output head")
+        self.ids = _probe(base)
+        self.dtype = next(p.dtype for p in self.body.parameters() if p.is_floating_point())
+        self.reasons: list[str] = []
+
+    def path(self) -> ForwardPath:
+        try:
+            states, logits, gradient = self._own_forward()
+        except FORWARD_ERRORS as error:
+            raise _refused(self.base, f"its own forward fails: {_in_short(error)}") from error
+        if not bool(logits.isfinite().all()):
+            raise _refused(self.base, "its logits on made-up tokens are not finite")
+        self._refuse_later_tokens()
+        own = None if states is None or gradient is None else _Passed(states, gradient)
+        computed = None if own is None else self._attention(own)
+        if own is None or computed is None:
+            self.reasons.append("logits: they do not follow from what its body gives")
+            return ForwardPath(
+                attention="eager", logits="model", reasons=tuple(self.reasons), attention_function="eager"
+            )
+        how, scaled = self._logits(OwnHead(self.causal, self.body), own, logits)
+        computed = "eager" if how == "model" else computed
+        return ForwardPath(
+            attention=computed,
+            logits=how,
+            attention_function={"model": self.own_attention, "eager": "eager"}.get(computed),
+            reasons=tuple(self.reasons),
+            logit_scale=scaled.scale,
+            logit_cap=scaled.cap,
+        )
+
+    def _own_forward(self) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Hidden states, logits and gradient of the embeddings by transformers' forward with eager attention."""
+        seen: list[Any] = []
+        hook = self.body.register_forward_hook(lambda _module, _given, out: seen.append(out))
+        try:
+            with attention_by(self.body, "eager"), _embeddings(self.base) as inputs, torch.enable_grad():
+                few = {"logits_to_keep": _NUM_PREDICTED} if names_parameter(self.causal, "logits_to_keep") else {}
+                out = self.causal(input_ids=self.ids, **few, **text_inputs(self.causal, self.ids))
+                states = getattr(seen[0], "last_hidden_state", None) if len(seen) == 1 else None
+                if few and states is not None and states.shape[1] != self.ids.shape[1]:
+                    # a body that keys are shared in computes its later layers for the asked positions alone (Gemma 4)
+                    seen.clear()
+                    out = self.causal(input_ids=self.ids, **text_inputs(self.causal, self.ids))
+                    states = getattr(seen[0], "last_hidden_state", None) if len(seen) == 1 else None
+                gradient = None if states is None or not inputs else _gradient(states, inputs[-1])
+        finally:
+            hook.remove()
+        logits = out.logits.detach()[0, -_NUM_PREDICTED:].float()
+        return None if states is None else states.detach(), logits, gradient
+
+    @torch.no_grad()
+    def _refuse_later_tokens(self) -> None:
+        """A token that is changed must change nothing before it."""
+        few = self.ids[:, :12]
+        other = few.clone()
+        other[0, -1] = (other[0, -1] + 1) % int(self.base.get_input_embeddings().weight.shape[0])
+        with attention_by(self.body, "eager"):
+            one, two = (
+                self.causal(input_ids=x, **text_inputs(self.causal, x)).logits[0, :-1].float() for x in (few, other)
+            )
+        if not _close(one, two, _TOLERANCES[self.dtype]):
+            raise _refused(self.base, "earlier tokens see later ones in it")
+
+    def _attention(self, own: _Passed) -> Any:
+        """Whose attention computes the same hidden states: ours, the model's as it was loaded, or its eager one."""
+        why_not = self._why_not_ours(own)
+        if why_not is None:
+            return "fast"
+        self.reasons.append(f"attention: {why_not}")
+        if why_eager(self.base):
+            self.reasons.append(f"attention: {why_eager(self.base)}")
+        for name in dict.fromkeys((self.own_attention, "eager")):
+            if self._differs(own, name) is None:
+                return "model" if name == self.own_attention and not why_eager(self.base) else "eager"
+        return None
+
+    def _why_not_ours(self, own: _Passed) -> str | None:
+        if (why_not := self._differs(own, attention.install())) is not None:
+            return why_not
+        few = self.ids[:, :4]
+        self.base.train()
+        try:
+            with attention_by(self.body, attention.install()), torch.no_grad():
+                last_hidden_states(self.body, _positions(few), input_ids=few)
+        except attention.NotComputedError as error:  # dropout, which is only drawn in training
+            return str(error)
+        finally:
+            self.base.eval()
+        return None
+
+    def _differs(self, own: _Passed, name: str) -> str | None:
+        """How hidden states or gradients with that attention differ from the model's own; None where they do not."""
+        try:
+            with attention_by(self.body, name), _embeddings(self.base) as inputs, torch.enable_grad():
+                states = last_hidden_states(self.body, _positions(self.ids), input_ids=self.ids)
+                gradient = _gradient(states, inputs[-1])
+        except FORWARD_ERRORS as error:
+            return _in_short(error)
+        tolerance = _TOLERANCES[self.dtype]
+        for what, one, other in (("hidden states", own.states, states), ("gradients", own.gradient, gradient)):
+            if one.shape != other.shape:
+                return f"its {what} have the shape {tuple(other.shape)}, not {tuple(one.shape)}"
+            if not _close(one, other, tolerance):
+                return f"its {what} differ by {_apart(one, other):.2g} of their size"
+        return None
+
+    @torch.no_grad()
+    def _logits(self, head: OwnHead, own: _Passed, logits: Tensor) -> tuple[Any, ScaledHead]:
+        """What makes logits of hidden states: the head's matrix, the model's own head, or only the whole model.
+
+        Beside it, what is done to the product with that matrix.
+        """
+        last = own.states[0, -_NUM_PREDICTED:]
+        try:
+            formed = head(last).float()
+        except FORWARD_ERRORS as error:
+            self.reasons.append(f"logits: {_in_short(error)}")
+            return "model", PLAIN
+        tolerance = _HEAD_TOLERANCES[self.dtype]
+        if formed.shape != logits.shape or not _near(formed, logits, 4 * tolerance):
+            self.reasons.append("logits: its forward does more with hidden states than its head")
+            return "model", PLAIN
+        if (why_not := self._why_not_the_matrix()) is None:
+            why_not = self._why_no_product(head, last, tolerance, PLAIN)
+            if why_not is None:
+                return "product", PLAIN
+            scaled = measured(head, self._product, last, tolerance)
+            if scaled is not None and self._why_no_product(head, last, tolerance, scaled) is None:
+                return "product", scaled
+        self.reasons.append(f"logits: {why_not}")
+        return "head", PLAIN
+
+    def _product(self, states: Tensor) -> Tensor:
+        return F.linear(states, self.head.weight.to(states.dtype))
+
+    def _why_not_the_matrix(self) -> str | None:
+        """What takes part in making logits beside the matrix of the head."""
+        if getattr(self.head, "bias", None) is not None:  # even one of zeros: trained in full, it would learn nothing
+            return "its head has a bias"
+        if further := _further_parameters(self.base, self.body, self.head):
+            return f"{further[0]} lies between its hidden states and its logits"
+        return None
+
+    def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float, scaled: ScaledHead) -> str | None:
+        """Why logits are not the scaled product with the head's matrix, tried on states of several sizes."""
+        size = float(self._product(last).float().abs().max().clamp_min(1e-30))
+        for states in (last, last * (_LARGE / size), torch.zeros_like(last)):
+            ours, theirs = scaled.of(self._product(states).float()), head(states).float()
+            if ours.shape != theirs.shape:
+                return f"it gives {theirs.shape[-1]:,} logits where its head has {ours.shape[-1]:,} rows"
+            if not _near(ours, theirs, tolerance):
+                largest = float(theirs.abs().max())
+                return f"it changes what its head gives, by {float((ours - theirs).abs().max()):.3g} of {largest:.3g}"
+            if scaled is not PLAIN and not scaled.has_gradient_of(head, self._product, states, _TOLERANCES[self.dtype]):
+                return "its gradients are not those of a product that is scaled and capped"
+        return None
+
+
+def _further_parameters(base: PreTrainedModel, body: nn.Module, head: nn.Module) -> list[str]:
+    """Names of parameters that are neither in the body nor in the head nor in a tower."""
+    known = {id(p) for part in (body, head) for p in part.parameters()}
+    known |= {id(p) for name in outside_modules(base) for p in base.get_submodule(name).parameters()}
+    return [name for name, p in base.named_parameters() if id(p) not in known]
+
+
+def _probe(base: PreTrainedModel) -> Tensor:
+    """Random ids [1, T], longer than a block of attention and than what windows and chunks are shortened to."""
+    longest = getattr(text_config(base.config), "max_position_embeddings", None)
+    num = max(attention.BLOCK_TOKENS, SPAN_TOKENS) + 3
+    num = min(num, longest) if isinstance(longest, int) and longest > 0 else num
+    vocabulary = int(base.get_input_embeddings().weight.shape[0])
+    return torch.randint(vocabulary, (1, num), generator=torch.Generator().manual_seed(0)).to(base.device)
+
+
+def _positions(ids: Tensor) -> Tensor:
+    return torch.arange(ids.shape[1], device=ids.device)[None]
+
+
+@contextmanager
+def _embeddings(base: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Inside this block what the table of embeddings gives is a leaf that gradients are taken of; the list holds it."""
+    given: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        given.append(out.detach().requires_grad_())
+        return given[-1]
+
+    hook = base.get_input_embeddings().register_forward_hook(keep)
+    try:
+        yield given
+    finally:
+        hook.remove()
+
+
+def _gradient(states: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient of a random sum over the states by the embeddings."""
+    weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
+    (found,) = torch.autograd.grad(states, inputs, weight)
+    return found
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    one, other = one.detach().float(), other.detach().float()
+    return float((one - other).norm() / one.norm().clamp_min(1e-30))
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return _apart(one, other) <= tolerance  # False also where one of them is no number
+
+
+def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return float((one - other).abs().max()) <= tolerance * float(one.abs().max()) + 1e-6 * tolerance
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _refused(base: PreTrainedModel, why: str) -> RequestError:
+    return RequestError(
+        f"{type(base).__name__}: {why}",
+        expected="a language model that predicts each token from those before it",
+        do="choose another base model",
+    )

@@ -1,0 +1,192 @@
+"""Exact replacements for small operations whose plain form wastes passes over memory.
+
+On a CPU with fast bf16 products, half of a training step goes into elementwise passes. Each function here computes
+the same formula as the module that it replaces, in fewer passes and with fewer tensors kept for the way back. On CUDA
+Liger Kernel's are tried first, where they are installed.
+
+A replacement is never assumed to fit: `install` runs the original and the replacement on the same random input, in
+the model's own precision, compares outputs and gradients, and leaves a module as it is where they differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luthier.ml.training import liger
+from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.recomputed import can_recompute
+
+CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# Two computations of one formula differ by rounding alone: a few units in the last place of the result's largest entry.
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+
+class RmsNorm(torch.autograd.Function):
+    """y = w * x / rms(x) (Zhang & Sennrich, 2019, arXiv:1910.07467), statistics in fp32, keeping only x/rms and rms.
+
+    Gives y, and x/rms, which has no gradient of its own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normal = wide.mul_(inverse).to(x.dtype)
+        ctx.save_for_backward(normal, weight, inverse)
+        ctx.mark_non_differentiable(normal)
+        return normal * weight, normal
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad_out = gradients[0]
+        normal, weight, inverse = ctx.saved_tensors
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            wide_out = grad_out.to(inverse.dtype)
+            grad_weight = (wide_out * normal).flatten(0, -2).sum(0).to(weight.dtype)
+        grad = (grad_out * weight).to(inverse.dtype)
+        wide = normal.to(inverse.dtype, copy=True)
+        mean = (grad * wide).mean(-1, keepdim=True)
+        return grad.sub_(wide.mul_(mean)).mul_(inverse).to(grad_out.dtype), grad_weight, None
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate).mul_(up)
+
+
+class SwiGlu(torch.autograd.Function):
+    """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202), recomputing silu on the way back instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return _gated(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = gradients
+        gate, up = ctx.saved_tensors
+        grad_up = F.silu(gate).mul_(grad)
+        return torch.ops.aten.silu_backward(grad * up, gate), grad_up
+
+
+def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    eps = module.variance_epsilon
+
+    def forward(x: Tensor) -> Tensor:
+        weight: Tensor = module.weight  # type: ignore[assignment]  # read anew: weights that are spread come and go
+        out, normal = RmsNorm.apply(x, weight, eps)
+        return can_recompute(out, torch.mul, normal, weight)
+
+    return forward
+
+
+def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    gate, up, down = module.gate_proj, module.up_proj, module.down_proj
+
+    def forward(x: Tensor) -> Tensor:
+        gating, raised = gate(x), up(x)  # type: ignore[operator]
+        out: Tensor = down(can_recompute(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
+        return out
+
+    return forward
+
+
+Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+
+
+def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
+    """What may stand in for a module of a known form, by what is said of it, the first tried first; its width."""
+    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
+    elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        inputs = getattr(module.gate_proj, "in_features", None)
+        if not isinstance(inputs, int):  # a tower may have a module of another kind there
+            return {}, 0
+        theirs, ours, width = liger.gated_forward, _gated_forward, inputs
+    else:
+        return {}, 0
+    found: dict[str, Make] = {" (liger)": theirs} if with_liger else {}
+    return found | {"": ours}, width
+
+
+def _output_and_gradient(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        out = forward(x)
+    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    return out.detach(), gradient
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    scale = one.abs().max().clamp_min(torch.finfo(one.dtype).tiny)
+    return bool((one - other).abs().max() <= _TOLERANCE[one.dtype] * scale)
+
+
+def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
+    """Whether original and replacement agree in output and input gradient on random rows, in precision of `like`."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, width, generator=generator).to(like.device, like.dtype)
+    before, after = _output_and_gradient(module.forward, x), _output_and_gradient(forward, x)
+    return all(_same(a, b) for a, b in zip(before, after, strict=True))
+
+
+def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
+    """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
+
+    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). with_liger: try
+    Liger Kernel's, too, where they are at hand. Keys of the result: a class name, with " (liger)" where one of those
+    was taken, with " (kept)" where no replacement agreed.
+    """
+    swapped: Counter[str] = Counter()
+    # packed matrices are integers: what is computed with them has the precision of the weights that are not packed
+    like = next(p for p in model.parameters() if p.is_floating_point())
+    with_liger = with_liger and liger.is_at_hand(like.device)
+    for module in model.modules():
+        found, width = _replacements(module, with_liger)
+        for said, make in found.items():
+            forward = make(module)
+            if _same_function(module, forward, width, like):
+                module.forward = forward
+                swapped[f"{type(module).__name__}{said}"] += 1
+                break
+        else:
+            if found:
+                swapped[f"{type(module).__name__} (kept)"] += 1
+    return swapped
+
+
+def uninstall(model: nn.Module) -> None:
+    """Give every module that `install` takes care of its own forward back."""
+    for module in model.modules():
+        if _replacements(module, False)[0]:
+            vars(module).pop("forward", None)
+
+
+def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntropySum:
+    """The loss of a linear head: Liger Kernel's where it is at hand and proves equal, else ours.
+
+    By reading, not by measurement (benchmarks/train_gpu.py can tell): ours passes over the logits of a chunk about
+    seven times in fp32, theirs twice in the precision of the model.
+    """
+    if not (with_liger and liger.is_at_hand(head.device)):
+        return cross_entropy_sum
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8, head.shape[1], generator=generator).to(head)
+    targets = torch.randint(head.shape[0], (8,), generator=generator).to(head.device)
+    found = []
+    for loss in (cross_entropy_sum, liger.cross_entropy_sum):
+        x = hidden.clone().requires_grad_()
+        with torch.enable_grad():
+            total, _ = loss(x, head.detach(), targets)
+        found.append((total.detach().to(head.dtype), *torch.autograd.grad(total, x)))
+    ours, theirs = found
+    is_same = all(_same(a, b) for a, b in zip(ours, theirs, strict=True))
+    return liger.cross_entropy_sum if is_same else cross_entropy_sum

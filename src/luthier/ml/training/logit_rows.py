@@ -1,0 +1,146 @@
+"""The logits before each learned token of a micro-batch, as what they are made of: never all of them at one time.
+
+    product   rows [N, width] times a matrix [vocabulary, width], with a soft cap on it or none, in fused chunks with
+              gradients of our own
+    formed    a function of a chunk of rows, differentiated by autograd and called again on the way back
+
+Every objective takes its loss from here, so that none of them needs to know which path a model was proved for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead
+from luthier.ml.training import cross_entropy, divergence, log_probabilities
+from luthier.ml.training.divergence import Mixing
+
+CHUNK_ROWS: Final = 128
+"""Rows whose logits a model forms by itself at one time: autograd keeps several tensors of their size."""
+
+CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Form = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRows:
+    """rows: [N, w]. matrix: [vocabulary, w], or None where `form` makes logits [n, vocabulary] of rows [n, w].
+
+    product_loss: what sums the cross-entropy of a product without a cap. cap: of a soft cap on the product.
+    """
+
+    rows: Tensor
+    matrix: Tensor | None = None
+    form: Form | None = None
+    product_loss: CrossEntropySum = cross_entropy.cross_entropy_sum
+    cap: float | None = None
+
+    def detach(self) -> LogitRows:
+        """The same without a way back."""
+        return replace(self, rows=self.rows.detach())
+
+    def cross_entropy_sum(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy in nats (scalar) against targets [N], and how many of them are predicted right."""
+        if self.matrix is not None:
+            if self.cap is not None:
+                return cross_entropy.cross_entropy_sum(self.rows, self.matrix, targets, cap=self.cap)
+            return self.product_loss(self.rows, self.matrix, targets)
+        total, _, correct = self._smoothed(targets, 0.0)
+        return total, correct
+
+    def smoothed_cross_entropy_sum(self, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum with label smoothing, the plain sum beside it, and how many targets are predicted right."""
+        if self.matrix is not None:
+            return cross_entropy.smoothed_cross_entropy_sum(self.rows, self.matrix, targets, smoothing, cap=self.cap)
+        return self._smoothed(targets, smoothing)
+
+    def token_log_probabilities(self, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """The log-probability of each target, [N], in nats, with logits divided by `temperature`."""
+        if self.matrix is not None:
+            return log_probabilities.token_log_probabilities(
+                self.rows, self.matrix, targets, temperature=temperature, cap=self.cap
+            )
+
+        def of_chunk(logits: Tensor, wanted: Tensor) -> Tensor:
+            return (logits / temperature).log_softmax(1).gather(1, wanted[:, None])[:, 0]
+
+        return torch.cat([found for (found,) in self._chunks(of_chunk, targets)])
+
+    @torch.no_grad()
+    def entropy_sum(self, temperature: float = 1.0) -> Tensor:
+        """The entropies of the softmax of logits / temperature in nats, added up over all rows; no gradient."""
+        if self.matrix is not None:
+            return log_probabilities.entropy_sum(self.rows, self.matrix, temperature, cap=self.cap)
+
+        def of_chunk(logits: Tensor) -> Tensor:
+            logarithms = (logits / temperature).log_softmax(1)
+            return -(logarithms.exp() * logarithms).sum()
+
+        return torch.stack([found for (found,) in self._chunks(of_chunk)]).sum()
+
+    def distillation_sum(
+        self,
+        targets: Tensor,
+        states: Tensor,
+        teacher_head: Tensor,
+        mixing: Mixing,
+        teacher_scaled: ScaledHead = PLAIN,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, cross-entropy and divergence from a teacher, summed, and how many targets are predicted right.
+
+        states: [N, teacher's width] times teacher_head [its vocabulary, its width] are the teacher's logits, once
+        they are scaled and capped as it does it.
+        """
+        if self.matrix is not None:
+            return divergence.distillation_sum(
+                self.rows,
+                self.matrix,
+                targets,
+                states,
+                teacher_head,
+                mixing,
+                cap=self.cap,
+                teacher_scaled=teacher_scaled,
+            )
+
+        def of_chunk(logits: Tensor, wanted: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
+            teacher = teacher_scaled.of((seen @ teacher_head.t()).to(logits.dtype))
+            return divergence.of_logits(logits, teacher, wanted, mixing)
+
+        sums = [torch.stack(each).sum(0) for each in zip(*self._chunks(of_chunk, targets, states), strict=True)]
+        return sums[0], sums[1], sums[2], sums[3]
+
+    def _smoothed(self, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        def of_chunk(logits: Tensor, wanted: Tensor) -> tuple[Tensor, ...]:
+            found = logits.log_softmax(1)
+            plain = -found.gather(1, wanted[:, None]).sum()
+            loss = (1.0 - smoothing) * plain - smoothing * found.mean(1).sum() if smoothing else plain
+            correct = (logits.gather(1, wanted[:, None]) == logits.amax(1, keepdim=True)).sum()
+            return loss, plain.detach(), correct
+
+        sums = [torch.stack(each).sum(0) for each in zip(*self._chunks(of_chunk, targets), strict=True)]
+        return sums[0], sums[1], sums[2]
+
+    def _chunks(self, compute: Callable[..., Any], *along: Tensor) -> Sequence[tuple[Tensor, ...]]:
+        """What `compute` gives for the wide logits of each chunk of rows and the same chunk of what lies along them."""
+        form = self.form
+        assert form is not None
+
+        def of_rows(rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+            logits = form(rows)
+            found = compute(logits.to(torch.promote_types(logits.dtype, torch.float32)), *others)
+            return found if isinstance(found, tuple) else (found,)
+
+        made = []
+        for chunk in zip(self.rows.split(CHUNK_ROWS), *(each.split(CHUNK_ROWS) for each in along), strict=True):
+            # parameters of the head may be trained where the rows have no way back
+            made.append(
+                checkpoint(of_rows, *chunk, use_reentrant=False) if torch.is_grad_enabled() else of_rows(*chunk)
+            )
+        return made

@@ -1,0 +1,260 @@
+"""The training loop. One function, `train`, that reads from top to bottom; everything it needs comes in as arguments.
+
+What makes a resumed run the same, byte for byte, as one that was never stopped: the examples of a step depend only on
+(seed, step), the random numbers of a step are seeded from (seed, step, rank), and all else that a step reads (weights,
+moments, counters) is in the checkpoint. Of several processes (`distributed.World`) each takes its share of every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from luthier.core.errors import CheckpointError, DivergedError
+from luthier.core.events import (
+    BillUpdated,
+    CheckpointSaved,
+    RunEnded,
+    RunStarted,
+    SnapshotSaved,
+    StepDone,
+    ValidationDone,
+    WarningRaised,
+)
+from luthier.core.plan import Plan, TrainingPlan
+from luthier.core.ports import EventSink, Progress
+from luthier.core.run import RunStatus
+from luthier.ml.training.averaging import WeightAverage, all_but_averages, averages_in
+from luthier.ml.training.budget import Meter, in_short, remaining
+from luthier.ml.training.checkpoint import Checkpoint, LoopState
+from luthier.ml.training.distributed import ALONE, World
+from luthier.ml.training.early_stopping import EarlyStopping
+from luthier.ml.training.model import TrainableModel
+from luthier.ml.training.objective_protocol import Batch, Objective, Unit, rows_of
+from luthier.ml.training.optimizer import MasterOptimizer
+from luthier.ml.training.shared_checkpoints import CheckpointFolder, SharedCheckpoints
+from luthier.ml.training.step import StepSchedule, one_step, validate
+
+_BILLS_A_RUN = 20
+_REPLICAS_DIFFER = "the processes' weights have drifted apart, as they do on unlike machines: all go on with rank 0's"
+_LEDGER_LOST = "no whole record of what this run has spent: of its earlier time only that of the steps it kept counts"
+
+StopRequest = Callable[[], str | None]
+Snapshot = Callable[[TrainableModel, int], Path]
+"""Writes what the model is now under the number of its step, and returns where."""
+
+
+class LoopOutcome:
+    """Where the loop ended: its last state, and why it ended."""
+
+    def __init__(self, state: LoopState, status: RunStatus, reason: str, warnings: Sequence[str]) -> None:
+        self.state, self.status, self.reason, self.warnings = state, status, reason, tuple(warnings)
+
+
+def train(
+    plan: Plan,
+    model: TrainableModel,
+    objective: Objective,
+    units: Sequence[Unit],
+    validation: Sequence[Batch],
+    schedule: StepSchedule,
+    folder: CheckpointFolder,
+    *,
+    emit: EventSink,
+    stop_requested: StopRequest,
+    progress: Progress,
+    meter: Meter | None = None,
+    world: World = ALONE,
+    snapshot: Snapshot | None = None,
+) -> LoopOutcome:
+    """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
+
+    units: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
+    stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
+    meter: told what begins, and asked first; where it refuses, the run stops as `paused`, too. None: no cap.
+    snapshot: called at the end of each epoch and of the last step, before the checkpoint of that step. None: never.
+    world: the processes that share the work. Each calls this with the same arguments, but that only rank 0's `emit`,
+    `progress`, `folder` and `meter` count; a wish to stop may come from any.
+
+    Returns with status `succeeded` or `paused`. Raises DivergedError where loss or gradient norm is NaN or infinite:
+    the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
+    """
+    p = plan.training
+    optimizer = MasterOptimizer(model.module, p, model.method.rate_factor)
+    average = WeightAverage(p.average)
+    warnings: list[str] = []
+
+    def warn(step: int, code: str, message: str) -> None:
+        warnings.append(message)
+        emit(WarningRaised(step=step, code=code, message=message))
+
+    meter = meter or Meter(plan.budget)
+    checkpoints = SharedCheckpoints(world, folder, optimizer.weight_state())
+    state = saved = _resume(plan, model, optimizer, average, checkpoints, world, warn)
+    if not meter.at_least(state.seconds, state.num_tokens):
+        warn(state.step, "ledger_lost", _LEDGER_LOST)
+    emit(RunStarted(from_step=state.step, num_steps=p.num_steps))
+    event: StepDone | None = None
+    checked: ValidationDone | None = None
+    is_best = False
+    status: RunStatus = "succeeded"
+    reason = f"all {p.num_steps} steps done"
+    num_validation_tokens = sum(row.num_tokens for micro_batch, _ in validation for row in rows_of(micro_batch))
+
+    def save() -> None:
+        nonlocal saved
+        meter.begin("checkpoint")
+        weights, moments = optimizer.weight_state(), optimizer.moment_state()
+        held = [*weights.values(), *moments.values(), *average.weights.values()]
+        if not world.are_same(held):
+            warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
+            world.take_first(held)
+            optimizer.round_into_model()
+        path, num_bytes = checkpoints.save(state, weights, moments, model.method.state() | average.state())
+        saved = state
+        emit(CheckpointSaved(step=state.step, path=str(path), num_bytes=num_bytes))
+
+    with progress.task("training", p.num_steps, "step", done=state.step) as bar:
+        while True:
+            if validation and _is_validation_due(p, state):
+                refused = meter.refuses("validation", num_validation_tokens, num_checkpoints=1)
+                if (refused := world.agreed(refused)) is not None:
+                    status, reason = "paused", refused
+                    break
+                meter.begin("validation", num_validation_tokens)
+                with average.shown_in(model.module):
+                    state, checked = validate(model, objective, validation, state, progress, world)
+                emit(checked)
+                if (message := state.early_stopping.overfitting) is not None:
+                    warn(state.step, "overfitting", message)
+                is_best = checked.is_best
+            if snapshot is not None and saved is not state and _is_epoch_done(p, state):
+                with average.shown_in(model.module):
+                    path = snapshot(model, state.step)
+                emit(SnapshotSaved(step=state.step, path=str(path), metrics=_metrics(state.step, event, checked)))
+            if saved is not state and (is_best or state.step % p.checkpoint_every_steps == 0):
+                save()
+            is_best = False
+            if state.step == p.num_steps:
+                break
+            if state.early_stopping.should_stop:
+                reason = _stopped_early(state)
+                break
+            num_tokens = _num_tokens(plan, [units[i] for batch in schedule.step(state.step) for i in batch])
+            last = state.step + 1 == p.num_steps  # its weights are written twice: checkpoint and outcome
+            request = stop_requested() or meter.refuses("step", num_tokens, num_checkpoints=1 + last)
+            if (request := world.agreed(request)) is not None:
+                status, reason = "paused", request
+                break
+            meter.begin("step", num_tokens)
+            state, event = one_step(plan, model, objective, optimizer, units, schedule, state, world)
+            if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
+                save()
+                raise _diverged(event, state.step, p.learning_rate)
+            average.after_step(state.step, optimizer.weight_state())
+            emit(event)
+            bar.advance()
+            bill = meter.bill(remaining(plan, state.step, state.num_tokens, has_just_ended=True))
+            bar.note(f"{_in_short(event)}  {event.num_tokens / event.seconds:,.0f} tokens/s  {in_short(bill)}")
+            if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
+                emit(BillUpdated(step=state.step, bill=bill))
+    if saved is not state:
+        save()
+    watch = state.early_stopping
+    if status == "succeeded" and watch.best_loss is not None and watch.best_step != state.step:
+        best = checkpoints.load(watch.best_step)
+        optimizer.load_weights(averages_in(best.method) or best.weights)
+        model.method.load_state(all_but_averages(best.method))
+    elif status == "succeeded" and average.weights:
+        optimizer.load_weights(average.weights)
+    emit(RunEnded(step=state.step, status=status, reason=reason))
+    return LoopOutcome(state, status, reason, warnings)
+
+
+def _in_short(event: StepDone) -> str:
+    """What a step came to; of a step that is graded the mean reward, since its loss lies near 0 whatever it learns."""
+    reward = event.measures.get("reward")
+    return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
+
+
+def _is_epoch_done(p: TrainingPlan, state: LoopState) -> bool:
+    """Whether this step is the last of an epoch or of the run."""
+    is_last = state.step == p.num_steps or state.early_stopping.should_stop
+    return is_last or state.step % p.num_steps_per_epoch == 0
+
+
+def _metrics(step: int, trained: StepDone | None, checked: ValidationDone | None) -> dict[str, float]:
+    """What is known of this very step, for its snapshot."""
+    found = {}
+    for name, event in (("train", trained), ("valid", checked)):
+        if event is not None and event.step == step:
+            found[f"{name}_loss"] = event.loss
+            if (accuracy := event.measures.get("token_accuracy")) is not None:
+                found[f"{name}_token_accuracy"] = accuracy
+    return found
+
+
+def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
+    """Tokens of a step, known before it is taken; of answers that it draws, the most that they may be."""
+    rows = rows_of(units)
+    prompts = sum(row.num_prompt_tokens for row in rows)
+    return round(plan.objective.most_tokens(sum(row.num_tokens for row in rows), prompts, len(rows)))
+
+
+def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
+    """Whether this step is one to validate after, and that has not been done: a pause may lie between the two."""
+    is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
+    return is_such and state.window_loss_weight > 0
+
+
+def _resume(
+    plan: Plan,
+    model: TrainableModel,
+    optimizer: MasterOptimizer,
+    average: WeightAverage,
+    checkpoints: SharedCheckpoints,
+    world: World,
+    warn: Callable[[int, str, str], None],
+) -> LoopState:
+    """Load the newest whole checkpoint into optimizer, method and average, or make the state of a fresh start."""
+    checkpoint, broken = checkpoints.latest()
+    step = 0 if checkpoint is None else checkpoint.state.step
+    for message in broken:
+        warn(step, "broken_checkpoint", f"{message}; going on from step {step}, the one before")
+    if checkpoint is None:
+        world.take_first(optimizer.masters)
+        optimizer.round_into_model()
+        watch = EarlyStopping(patience=plan.training.early_stopping_patience)
+        return LoopState(plan_hash=plan.hash, early_stopping=watch)
+    _refuse_foreign(checkpoint, plan)
+    optimizer.load(checkpoint.weights, checkpoint.moments, checkpoint.state.step)
+    model.method.load_state(all_but_averages(checkpoint.method))
+    average.load_state(checkpoint.method, optimizer.weight_state())
+    return checkpoint.state
+
+
+def _refuse_foreign(checkpoint: Checkpoint, plan: Plan) -> None:
+    if checkpoint.state.plan_hash != plan.hash:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} belongs to plan {checkpoint.state.plan_hash[:12]}",
+            expected=f"one of this run's plan {plan.hash[:12]}",
+            do="start a new run: a checkpoint cannot be carried over to another plan",
+        )
+
+
+def _stopped_early(state: LoopState) -> str:
+    watch = state.early_stopping
+    return (
+        f"early stopping at step {state.step}: {watch.num_since_best} validations without a loss below "
+        f"{watch.best_loss:.4f} (step {watch.best_step})"
+    )
+
+
+def _diverged(event: StepDone, good_step: int, learning_rate: float) -> DivergedError:
+    return DivergedError(
+        f"step {event.step}: loss {event.loss}, gradient norm {event.gradient_norm}",
+        expected="finite numbers",
+        do=f"lower training.learning_rate (now {learning_rate:g}) or look at the rows of this step; the weights of "
+        f"step {good_step}, the last good ones, are in the newest checkpoint",
+    )

@@ -1,0 +1,83 @@
+"""Adapters that start from a part of the base itself instead of from zero.
+
+PiSSA and OLoRA write W = R + s B0 A0 and train the product from (A0, B0) on, with the rest R frozen. Taking the product
+out of the base would change the base, so that an adapter would fit nothing but that very R, rounded as it was. Here the
+base is left as it is and the initial product is subtracted beside the trained one:
+
+    y = x W^T + s dropout(x) (A^T B^T - A0^T B0^T)
+
+which is the same function, and the outcome is a plain adapter of twice the rank, [A; A0] and [B, -B0], on the base as
+everybody has it. Dropout then acts on what was learned, and not on the base.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+
+from luthier.core.plan import MethodPlan
+from luthier.ml.training.methods.adapter_files import adapter_tensors
+from luthier.ml.training.methods.lora import ADAPTER, AdaptedForward, AdaptedLayer, Lora, matrix_of
+from luthier.ml.training.methods.peft_targets import meant_for_peft
+
+
+class _DifferenceForward(AdaptedForward):
+    """The trained product less the initial one."""
+
+    def __init__(self, layer: AdaptedLayer, probability: float, first_a: Tensor, first_b: Tensor) -> None:
+        super().__init__(layer, probability)
+        self.first_a, self.minus_first_b = first_a, -first_b
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.a, self.first_a]), torch.cat([self.b, self.minus_first_b], 1)
+
+
+class FromBase(Lora, ABC):
+    """LoRA that starts from thin matrices of the base's own making (`initial`)."""
+
+    def __init__(self, plan: MethodPlan) -> None:
+        super().__init__(plan)
+        self.forwards: dict[str, _DifferenceForward] = {}
+
+    @abstractmethod
+    def initial(self, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """A0 [rank, in] and B0 [out, rank] in fp32, from a matrix [out, in] in fp32."""
+
+    @torch.no_grad()
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:
+        """Sets A and B to the initial matrices and keeps those beside them."""
+        weight = matrix_of(layer.get_base_layer())
+        a, b = self.initial(weight.float(), float(layer.scaling[ADAPTER]))
+        # Rounded once, to the adapter's own precision: so the two products are equal at the start, to the bit.
+        layer.lora_A[ADAPTER].weight.copy_(a)
+        layer.lora_B[ADAPTER].weight.copy_(b)
+        kept = layer.lora_A[ADAPTER].weight.clone(), layer.lora_B[ADAPTER].weight.clone()
+        self.forwards[name] = _DifferenceForward(layer, self.plan.dropout, *kept)
+        return self.forwards[name]
+
+    def state(self) -> dict[str, Tensor]:
+        """The initial matrices: computed once, so that a resume does not depend on computing them again to the bit."""
+        found = {}
+        for name, forward in self.forwards.items():
+            found[f"first_a.{name}"], found[f"first_b.{name}"] = forward.first_a, -forward.minus_first_b
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put the initial matrices of the run's start in place."""
+        for name, forward in self.forwards.items():
+            forward.first_a.copy_(state[f"first_a.{name}"])
+            forward.minus_first_b.copy_(-state[f"first_b.{name}"])
+
+    def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
+        """A plain LoRA of twice the rank and the same scale, for the unchanged base."""
+        tensors = adapter_tensors(model)
+        for name, forward in self.forwards.items():
+            a, b = forward.factors()
+            tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a, b
+        config = super().config()
+        config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
+        return tensors, meant_for_peft(model.get_base_model(), config)

@@ -1,0 +1,47 @@
+"""Full fine-tuning: every weight is trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from luthier.core.digest import sha256_document, sha256_file
+from luthier.ml.training.methods.protocol import PlainMethod
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+class Full(PlainMethod):
+    """Trains all weights; the outcome is a whole model folder of its own."""
+
+    outcome_name: ClassVar[str] = "model"
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:  # noqa: ARG002
+        """Every parameter is trained; nothing is random."""
+        module: nn.Module = model.requires_grad_(True)
+        return module
+
+    def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
+        """Write a transformers folder: weights as trained, the base's tokenizer and chat template beside them."""
+        assert isinstance(model, PreTrainedModel)
+        attention = model.config._attn_implementation
+        model.config._attn_implementation = "sdpa"
+        model.save_pretrained(str(folder))
+        model.config._attn_implementation = attention
+        for name in _TOKENIZER_FILES:
+            if (base_path / name).is_file() and not (folder / name).exists():
+                shutil.copyfile(base_path / name, folder / name)
+        weights = sorted(folder.glob("*.safetensors"))
+        return (
+            sha256_file(weights[0]) if len(weights) == 1 else sha256_document({w.name: sha256_file(w) for w in weights})
+        )

@@ -1,0 +1,276 @@
+"""LoRA: a frozen base, and beside each chosen matrix a trained product of two thin ones.
+
+Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1:
+y = x W^T + (alpha / r) dropout(x) A^T B^T, with B zero at the start. PEFT makes and names the adapter, so that every
+tool of the field can load it; the computation is ours, one fused function a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import MethodType
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as PeftLoraLinear
+from peft.tuners.lora.layer import ParamWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from luthier.core.errors import RequestError
+from luthier.ml.inference.models.expert_product import install_products
+from luthier.ml.inference.models.quantised import PackedLinear
+from luthier.ml.inference.models.quiet import quiet_peft
+from luthier.ml.training.dropout import Dropout
+from luthier.ml.training.low_rank import LoraProduct, LoraProducts, PackedMatrix
+from luthier.ml.training.methods.adapter_files import adapter_tensors, write_adapter
+from luthier.ml.training.methods.peft_targets import all_but, meant_for_peft, planned_targets, refuse_other_targets
+from luthier.ml.training.methods.protocol import PlainMethod
+
+ADAPTER = "default"
+AdaptedLayer: TypeAlias = PeftLoraLinear | ParamWrapper
+"""A matrix with an adapter; the wrapper stands around one that PEFT would not find by its name (`peft_targets`)."""
+
+
+def matrix_of(layer: nn.Module) -> Tensor:
+    """The matrix [out, in] of a linear layer; transformers' Conv1D holds its transpose."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.t() if isinstance(layer, Conv1D) else weight
+
+
+class AdaptedForward:
+    """Stands in for the forward of one PEFT LoRA layer. `training` is read from the layer at each call."""
+
+    def __init__(self, layer: AdaptedLayer, probability: float) -> None:
+        self.layer, self.probability = layer, probability
+        self.inner: nn.Module = layer.get_base_layer()
+        self.thin: tuple[nn.Module, nn.Module] = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        self.scale = float(layer.scaling[ADAPTER])
+        self.joined: Joined | None = None
+
+    # Weights are read anew at each call: those that are spread over devices come and go.
+
+    @property
+    def base(self) -> Tensor | PackedMatrix:
+        """The frozen matrix."""
+        inner = self.inner
+        return inner if isinstance(inner, PackedLinear) else matrix_of(inner)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        return self.inner.bias  # type: ignore[return-value]
+
+    @property
+    def a(self) -> Tensor:
+        """The thin matrix that reads."""
+        return self.thin[0].weight  # type: ignore[return-value]
+
+    @property
+    def b(self) -> Tensor:
+        """The thin matrix that writes."""
+        return self.thin[1].weight  # type: ignore[return-value]
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The thin matrices A and B of the product."""
+        return self.a, self.b
+
+    def draw(self) -> tuple[Dropout | None, float]:
+        """This call's dropout, and the scale with what it takes away made good."""
+        if not (self.layer.training and self.probability > 0):
+            return None, self.scale
+        # The key comes from torch's generator, which the loop seeds from (seed, step).
+        dropout = Dropout(self.probability, int(torch.randint(2**62, ())))
+        return dropout, self.scale / dropout.kept_fraction
+
+    @property
+    def can_join(self) -> bool:
+        """Whether this is the plain product, over a matrix that lies there as it is, on a CPU."""
+        is_plain = type(self).__call__ is AdaptedForward.__call__ and isinstance(self.base, Tensor)
+        return is_plain and self.a.device.type == "cpu"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.joined is not None and (ready := self.joined.of(self, x)) is not None:
+            return ready
+        dropout, scale = self.draw()
+        a, b = self.factors()
+        out: Tensor = LoraProduct.apply(x, self.base, self.bias, a, b, dropout, scale)
+        return out
+
+
+def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
+    """An adapted matrix in operations that a compiler fuses by itself, with torch's own dropout."""
+    base = layer.get_base_layer()
+    thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)
+    added = F.linear(thin, layer.lora_B[ADAPTER].weight) * layer.scaling[ADAPTER]
+    out: Tensor = F.linear(x, matrix_of(base), base.bias) + added
+    return out
+
+
+def open_to_a_compiler(model: nn.Module) -> list[tuple[nn.Module, AdaptedForward]]:
+    """Have each plain adapted matrix computed by one function that all share; returns what computed it before.
+
+    An object of its own for each matrix would have every layer compiled by itself. Kin of LoRA that compute something
+    else stay as they are.
+    """
+    found = []
+    for layer in model.modules():
+        if isinstance(layer, PeftLoraLinear) and type(layer.forward) is AdaptedForward:
+            found.append((layer, layer.forward))
+            layer.forward = MethodType(_traced_forward, layer)
+    return found
+
+
+class Joined:
+    """Adapted matrices of one input, computed together when the first is called; the others then take what is theirs.
+
+    The model's own code stays as it is and calls one after the other. What belongs to another input is never taken, and
+    where the others turn out to read another input, each goes on alone.
+    """
+
+    def __init__(self, forwards: Sequence[AdaptedForward]) -> None:
+        self.forwards = list(forwards)
+        self.x: Tensor | None = None
+        self.ready: dict[int, Tensor] = {}
+        self.is_apart = False
+        for forward in forwards:
+            forward.joined = self
+
+    def of(self, forward: AdaptedForward, x: Tensor) -> Tensor | None:
+        """The output of one of them for x; None where it has to be computed alone."""
+        if forward is not self.forwards[0]:
+            found = self.ready.pop(id(forward), None) if x is self.x else None
+            if not self.ready:
+                self.x = None
+            return found
+        self.is_apart = self.is_apart or bool(self.ready)  # nobody came for the last ones
+        self.x, self.ready = None, {}
+        if self.is_apart:
+            return None
+        draws = [one.draw() for one in self.forwards]
+        factors = [factor for one in self.forwards for factor in one.factors()]
+        outs = LoraProducts.apply(
+            x,
+            [one.base for one in self.forwards],
+            [one.bias for one in self.forwards],
+            [dropout for dropout, _ in draws],
+            [scale for _, scale in draws],
+            *factors,
+        )
+        self.x = x
+        self.ready = {id(one): out for one, out in zip(self.forwards[1:], outs[1:], strict=True)}
+        first: Tensor = outs[0]
+        return first
+
+
+def _trained_product(x: Tensor, matrix: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    out: Tensor = LoraProduct.apply(x, matrix, bias, a, b, None, scale)
+    return out
+
+
+def _is_single(layer: nn.Module) -> bool:
+    return isinstance(layer, ParamWrapper) and isinstance(layer.get_base_layer(), nn.Linear)
+
+
+_READ_ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+def _join(model: nn.Module) -> None:
+    """Find the matrices that read one input by the names that they have in nearly all models."""
+    for module in model.modules():
+        for names in _READ_ONE_INPUT:
+            forwards = [getattr(getattr(module, name, None), "forward", None) for name in names]
+            if all(isinstance(forward, AdaptedForward) and forward.can_join for forward in forwards):
+                Joined(forwards)  # type: ignore[arg-type]
+
+
+class Lora(PlainMethod):
+    """Trains a low-rank adapter; the base stays untouched. Its kin say only what they do otherwise.
+
+    An adapter on the table of embeddings is PEFT's own, without dropout. One on the output head is part of the logits.
+    """
+
+    head_forward: AdaptedForward | None = None
+
+    def config(self) -> LoraConfig:
+        """The adapter in PEFT's words.
+
+        With experts their rank is the usual one and that of all others a pattern: of patterns for parameters PEFT says,
+        wherever the adapter is loaded, that they are ignored, though they are not.
+        """
+        plan, usual, others = self.plan, (self.plan.rank, self.plan.alpha), {}
+        if plan.expert_targets and plan.expert_rank:
+            usual = plan.expert_rank, self.expert_alpha()
+            others = {all_but(plan.expert_targets): (plan.rank, plan.alpha)} if plan.targets else {}
+        return LoraConfig(
+            r=usual[0],
+            lora_alpha=usual[1],
+            lora_dropout=plan.dropout,
+            target_modules=list(plan.targets),
+            target_parameters=list(plan.expert_targets) or None,
+            rank_pattern={name: rank for name, (rank, _) in others.items()},
+            alpha_pattern={name: alpha for name, (_, alpha) in others.items()},
+            task_type="CAUSAL_LM",
+        )
+
+    def expert_alpha(self) -> float:
+        """Alpha of experts: their scale is that of all other matrices."""
+        return self.plan.alpha * (self.plan.expert_rank or 0) / self.plan.rank
+
+    def forward_of(self, name: str, layer: AdaptedLayer) -> AdaptedForward:  # noqa: ARG002
+        """What computes one adapted matrix; called once for each, after the adapter is in place."""
+        return AdaptedForward(layer, self.plan.dropout)
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
+        """Add the adapter in the base's own precision, A random from `seed` and B zero, and fuse its layers.
+
+        Raises:
+            RequestError: PEFT cannot put it there, or put it on something else than the plan says.
+        """
+        planned = planned_targets(model, self.plan)
+        config = meant_for_peft(model, self.config())
+        torch.manual_seed(seed)
+        try:
+            with quiet_peft():
+                adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+            raise RequestError(
+                f"PEFT cannot put method {self.plan.name} on {self.plan.places}: {' '.join(str(error).split())[:300]}",
+                expected="matrices that PEFT can adapt by this method",
+                do="leave the matrix that is named out of method.targets, or choose another method",
+            ) from error
+        refuse_other_targets(adapted, planned)
+        install_products(adapted, ADAPTER, _trained_product)
+        for name, layer in adapted.named_modules():
+            if isinstance(layer, PeftLoraLinear) or _is_single(layer):
+                layer.forward = self.forward_of(name, layer)
+                if layer is model.get_output_embeddings():
+                    self.head_forward = layer.forward
+                if config.lora_dropout != self.plan.dropout:  # what a compiler sees draws by PEFT's own
+                    layer.lora_dropout[ADAPTER] = nn.Dropout(self.plan.dropout)
+        _join(adapted)
+        return adapted  # type: ignore[no-any-return]
+
+    def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """W h + s B A dropout(h) as one product: [h, s A dropout(h)] by [W, B]."""
+        if self.head_forward is None:
+            return rows, head
+        dropout, scale = self.head_forward.draw()
+        a, b = self.head_forward.factors()
+        mask = None if dropout is None else dropout.mask(rows)
+        thin = (rows if mask is None else rows.where(mask != 0, 0.0)) @ a.t()
+        return torch.cat([rows, thin * scale], 1), torch.cat([head, b], 1)
+
+    def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:
+        """What is saved: tensors by PEFT's names, and the config that PEFT loads them with."""
+        return adapter_tensors(model), model.peft_config[ADAPTER]
+
+    def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
+        """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT reads them, the same bytes each time."""
+        assert isinstance(model, PeftModel)
+        tensors, config = self.export(model)
+        return write_adapter(folder, tensors, config, base_path)

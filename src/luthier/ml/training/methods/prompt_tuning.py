@@ -1,0 +1,70 @@
+"""Prompt tuning: trained embeddings before each text; the model itself stays as it is.
+
+Lester et al., 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv:2104.08691, section 2. Made and
+saved by PEFT; it starts from embeddings of random tokens of the vocabulary (section 3.2).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from luthier.ml.inference.models.quiet import quiet_peft
+from luthier.ml.training.body import last_hidden_states
+from luthier.ml.training.methods.adapter_files import adapter_tensors, write_adapter
+from luthier.ml.training.methods.lora import ADAPTER
+from luthier.ml.training.methods.protocol import PlainMethod
+
+if TYPE_CHECKING:
+    from luthier.ml.training.methods.protocol import RowLayout
+
+
+class PromptTuning(PlainMethod):
+    """Trains `num_virtual_tokens` embeddings."""
+
+    # The prompt would have to stand before the shared beginning, where no layout has a place for it.
+    can_share_prefix: ClassVar[bool] = False
+    prompt: Tensor
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
+        """Freeze the model and make the prompt, in the base's own precision, from tokens drawn by `seed`."""
+        torch.manual_seed(seed)
+        config = PromptTuningConfig(
+            num_virtual_tokens=self.plan.num_virtual_tokens,
+            prompt_tuning_init="SAMPLE_VOCAB",
+            task_type="CAUSAL_LM",
+        )
+        with quiet_peft():
+            adapted: PeftModel = get_peft_model(model, config, autocast_adapter_dtype=False)
+        self.prompt = adapted.prompt_encoder[ADAPTER].embedding.weight
+        self.prompt.data = self.prompt.data.to(model.dtype)
+        return adapted  # type: ignore[no-any-return]
+
+    def hidden(
+        self,
+        body: nn.Module,
+        input_ids: Tensor,
+        positions: Tensor,
+        layout: RowLayout | None = None,  # noqa: ARG002 - never given, see above
+    ) -> Tensor:
+        """The body run on prompt and texts; the hidden states of the texts alone."""
+        num = self.prompt.shape[0]
+        texts = body.get_input_embeddings()(input_ids)  # type: ignore[operator]
+        both = torch.cat([self.prompt.expand(len(texts), -1, -1), texts], 1)
+        ahead = torch.arange(num, device=positions.device)[None].expand(len(positions), -1)
+        places = torch.cat([ahead, positions + num], 1)
+        return last_hidden_states(body, places, inputs_embeds=both)[:, num:]
+
+    def virtual_prompt(self) -> Tensor | None:
+        """The trained prompt."""
+        return self.prompt
+
+    def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
+        """Write the adapter as PEFT reads it."""
+        assert isinstance(model, PeftModel)
+        return write_adapter(folder, adapter_tensors(model), model.peft_config[ADAPTER], base_path)

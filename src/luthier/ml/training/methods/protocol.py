@@ -1,0 +1,136 @@
+"""What the loop asks of a method, and the answers of one that has nothing special to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from luthier.core.plan import MethodPlan
+from luthier.ml.training.body import last_hidden_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from luthier.ml.training.packed_attention import PackedRow
+    from luthier.ml.training.prefix_attention import PrefixLayout
+
+    RowLayout = PrefixLayout | PackedRow
+
+
+class Method(Protocol):
+    """One way to train: prepares a loaded base model, and writes the outcome as files others can load.
+
+    Weights and gradients are handed over as the optimizer holds them: fp32 (or wider), by parameter name. What is
+    changed in them in place is what the next step reads.
+    """
+
+    outcome_name: ClassVar[str]
+    """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
+    can_share_prefix: ClassVar[bool]
+    """Whether a beginning that rows share may be computed once for all of them, and rows may lie end to end."""
+
+    def __init__(self, plan: MethodPlan) -> None: ...
+
+    def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
+        """Freeze what stays, add what is trained; returns the module whose parameters the optimizer takes."""
+        ...
+
+    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
+        """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
+
+        layout: where all rows lie in one after a beginning that they share; never given to a method that cannot.
+        """
+        ...
+
+    def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [N, w] and matrix [vocabulary, w] whose product are the logits, from hidden states and the base's head.
+
+        Drawn anew for each call where dropout is in it.
+        """
+        ...
+
+    def virtual_prompt(self) -> Tensor | None:
+        """What `hidden` puts before each text: embedded [num, width]; None where it puts nothing there."""
+        ...
+
+    def rate_factor(self, name: str) -> float:
+        """What the learning rate is multiplied by for a parameter."""
+        ...
+
+    def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Add to the gradients of a whole step, before they are measured and clipped."""
+        ...
+
+    def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Change weights after update number `step` (from 1), seeing the gradients that it was made from."""
+        ...
+
+    def may_be_outcome(self, step: int) -> bool:
+        """Whether the weights after that step may be what the run ends with."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resume needs of the method beside the weights."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a state that `state` gave."""
+        ...
+
+    def ranks(self) -> dict[str, int]:
+        """The rank of each matrix in the outcome, by module name; empty where the method has no ranks of its own."""
+        ...
+
+    def save(self, model: nn.Module, base_path: Path, folder: Path) -> str:
+        """Write the trained outcome into `folder` (which exists, empty); returns the digest of the weights."""
+        ...
+
+
+class PlainMethod:
+    """A method whose step is the optimizer's alone: the base of most, and of those in other packages."""
+
+    outcome_name: ClassVar[str] = "adapter"
+    can_share_prefix: ClassVar[bool] = True
+
+    def __init__(self, plan: MethodPlan) -> None:
+        self.plan = plan
+
+    def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
+        """The body, run on the ids."""
+        return last_hidden_states(body, positions, layout, input_ids=input_ids)
+
+    def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states and head as they are."""
+        return rows, head
+
+    def virtual_prompt(self) -> Tensor | None:
+        """Nothing."""
+        return None
+
+    def rate_factor(self, name: str) -> float:  # noqa: ARG002
+        """The same rate for all."""
+        return 1.0
+
+    def before_step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Nothing is added."""
+
+    def after_step(self, step: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Nothing is changed."""
+
+    def may_be_outcome(self, step: int) -> bool:  # noqa: ARG002
+        """Any step may."""
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """There is none."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """There is none."""
+
+    def ranks(self) -> dict[str, int]:
+        """There are none."""
+        return {}

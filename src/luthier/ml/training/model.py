@@ -1,0 +1,368 @@
+"""A base model made ready for training: method in place, fast kernels installed, loss at hand."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.plan import ForwardPath, Plan
+from luthier.ml.inference.models.architecture import (
+    causal_model,
+    context_tokens,
+    language_model,
+    outside_modules,
+    text_config,
+)
+from luthier.ml.inference.models.attention_choice import attention_by, attention_of, use_attention
+from luthier.ml.inference.models.forward_arguments import text_inputs
+from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.models.own_head import OwnHead
+from luthier.ml.inference.models.quantised import num_parameters
+from luthier.ml.training import attention, kernels
+from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.forward_proof import prove_forward
+from luthier.ml.training.logit_rows import CrossEntropySum, LogitRows
+from luthier.ml.training.methods.protocol import Method
+from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.neftune import EmbeddingNoise
+from luthier.ml.training.objective_protocol import Losses
+from luthier.ml.training.packed_attention import packed_row
+from luthier.ml.training.prefix_attention import PrefixLayout
+from luthier.ml.training.router_loss import RouterLoss
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Tensors of a few rows.
+
+    input_ids: [rows, longest], padded on the right; with a `layout` [1, T], beginnings and suffixes one after another
+    without padding. rows: [N] flat positions whose next token is learned; targets: [N] those next tokens; learned: for
+    each row how many of these are its own, in order. num_tokens: of the rows, without padding, a shared beginning
+    counted for each; lengths: of each row by itself.
+    """
+
+    input_ids: Tensor
+    rows: Tensor
+    targets: Tensor
+    learned: tuple[int, ...]
+    num_tokens: int
+    layout: PrefixLayout | None = None
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """N, the number of learned tokens."""
+        return self.targets.numel()
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions that go through the model."""
+        return self.input_ids.numel()
+
+
+def collate(
+    examples: Sequence[TokenisedExample], pad_id: int, device: str, *, beginnings: Sequence[int] = ()
+) -> MicroBatch:
+    """Lay rows side by side and list what is learned.
+
+    beginnings: tokens that equally many rows after one another begin with, none of them learned, laid down once for
+    all of them: one number for all rows, or one for each pair, say; none for plain rows.
+    """
+    ids = [np.frombuffer(e.input_ids, dtype=np.int32) for e in examples]
+    learned = [np.flatnonzero(np.frombuffer(e.loss_mask, dtype=np.uint8)) for e in examples]
+    layout = None
+    if beginnings:
+        laid, places, layout = _share(examples, ids, learned, beginnings)
+    else:
+        longest = max(map(len, ids))
+        laid = np.full((len(ids), longest), pad_id, dtype=np.int64)
+        for number, row in enumerate(ids):
+            laid[number, : len(row)] = row
+        places = [own - 1 + number * longest for number, own in enumerate(learned)]
+    targets = np.concatenate([row[own] for row, own in zip(ids, learned, strict=True)]).astype(np.int64)
+    return MicroBatch(
+        input_ids=_on(device, laid),
+        rows=_on(device, np.concatenate(places)),
+        targets=_on(device, targets),
+        learned=tuple(map(len, learned)),
+        num_tokens=sum(map(len, ids)),
+        layout=layout,
+        lengths=tuple(e.num_tokens for e in examples),
+    )
+
+
+def _on(device: str, array: NDArray[np.int64]) -> Tensor:
+    """The array as a tensor there; to a GPU from pinned memory, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(array)
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _share(
+    examples: Sequence[TokenisedExample],
+    ids: Sequence[NDArray[np.int32]],
+    learned: Sequence[NDArray[np.int64]],
+    beginnings: Sequence[int],
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], PrefixLayout]:
+    """One row of ids [1, T], for each row the places that predict its learned tokens, and how the rows lie."""
+    num = len(ids) // len(beginnings)
+    cuts = [beginnings[number // num] for number in range(len(ids))]
+    layout = PrefixLayout(tuple(beginnings), tuple(len(row) - cut for row, cut in zip(ids, cuts, strict=True)))
+    for number, (row, cut) in enumerate(zip(ids, cuts, strict=True)):
+        if not np.array_equal(row[:cut], ids[number - number % num][:cut]):
+            raise ValueError(
+                f"example {examples[number].id} does not begin with the {cut} tokens of the first one of its group"
+            )
+    first, own = layout.starts()
+    laid = np.concatenate(
+        [ids[group * num][:cut] for group, cut in enumerate(beginnings)]
+        + [row[cut:] for row, cut in zip(ids, cuts, strict=True)]
+    )
+    places = []
+    for number, cut in enumerate(cuts):
+        before = learned[number] - 1  # what predicts: the last token of a beginning lies before all its suffixes
+        places.append(np.where(before < cut, first[number // num] + before, own[number] + before - cut))
+    return laid.astype(np.int64)[None], places, layout
+
+
+class TrainableModel:
+    """Base model, method and loss in one; everything that the loop needs to know of a model.
+
+    micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has them.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        method: Method,
+        seed: int,
+        device: str = "cpu",
+        *,
+        gradient_checkpointing: bool = False,
+        micro_batch_tokens: int = 2048,
+        shared_prefix: bool = True,
+        neftune_alpha: float = 0.0,
+        with_liger: bool = True,
+        router_coefficient: float | None = None,
+    ) -> None:
+        self.path: ForwardPath = prove_forward(base)
+        """By which path hidden states and logits are computed."""
+        self.base, self.method, self.device = base, method, device
+        self.body: nn.Module = language_model(base)
+        self.own_attention = "eager" if self.path.attention == "eager" else attention_of(self.body)
+        use_attention(self.body, attention.install() if self.path.attention == "fast" else self.own_attention)
+        base.config.use_cache = False
+        self.module: nn.Module = method.prepare(base, seed)
+        for name in outside_modules(base):  # text does not go through towers: all that training could do is decay them
+            base.get_submodule(name).requires_grad_(False)
+        self.replaced: Counter[str] = kernels.install(self.module.eval(), with_liger=with_liger)
+        self.product_loss: CrossEntropySum = cross_entropy_sum
+        if self.path.logits == "product":
+            self.product_loss = kernels.linear_cross_entropy(self.head, with_liger=with_liger)
+        self.own_head = OwnHead(causal_model(base), self.body)
+        self.router_loss: RouterLoss | None = None
+        """What the loss of the routers is made by, where it is trained on."""
+        if router_coefficient is not None:
+            self.router_loss = RouterLoss(causal_model(base), self.body, router_coefficient)
+        if gradient_checkpointing:
+            _recompute_layers(base)
+        self.noise = EmbeddingNoise(base.get_input_embeddings(), neftune_alpha)
+        self.pad_id = int(getattr(text_config(base.config), "pad_token_id", None) or 0)
+        self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
+        self.root: nn.Module | None = None
+        self.uses_flex_attention = False
+        """Whether rows that hold several examples go through FlexAttention: once proofs.why_not_packed lets them."""
+        self.windows: tuple[int | None, ...] = ()
+        """How far its layers look back, where they are compiled: their masks are made before they are called."""
+
+    @classmethod
+    def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
+        """The model of a plan, from its local folder. device: in place of the plan's, where there are several."""
+        device = device or plan.training.device
+        base = load_model(
+            plan.base_model.path,
+            dtype=plan.training.precision,
+            attention="sdpa",
+            device=device,
+            quantisation=plan.method.quantisation,
+        )
+        return cls(
+            base,
+            load_method(plan.method),
+            plan.training.seed,
+            device,
+            gradient_checkpointing=plan.training.gradient_checkpointing,
+            micro_batch_tokens=plan.training.micro_batch_tokens,
+            shared_prefix=plan.training.shared_prefix,
+            neftune_alpha=plan.training.neftune_alpha,
+            router_coefficient=plan.objective.router_aux_loss,
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model has embeddings for."""
+        return int(self.base.get_input_embeddings().weight.shape[0])
+
+    @property
+    def head(self) -> Tensor:
+        """The matrix that makes logits of hidden states: [vocabulary, width]."""
+        matrix: Tensor = self.base.get_output_embeddings().weight
+        return matrix
+
+    def within(self, compute: Callable[[], Losses]) -> Losses:
+        """What `compute` gives, called where the weights are whole: those that are spread over devices are fetched."""
+        if self.root is None:
+            return compute()
+
+        def parts() -> tuple[Tensor, dict[str, Tensor]]:  # a form that torch can look into
+            losses = compute()
+            return losses.total, dict(losses.measures)
+
+        return Losses(*self.root(parts))
+
+    def loss_sum(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy in nats over the learned tokens (scalar), and how many of them are predicted right."""
+        return self.logit_rows(batch).cross_entropy_sum(batch.targets)
+
+    def smoothed_loss_sum(self, batch: MicroBatch, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The sum with label smoothing, the plain sum beside it, and how many learned tokens are predicted right."""
+        return self.logit_rows(batch).smoothed_cross_entropy_sum(batch.targets, smoothing)
+
+    def log_probabilities(self, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
+        """The log-probability of each learned token, [N], in nats, with logits divided by `temperature`."""
+        return self.logit_rows(batch).token_log_probabilities(batch.targets, temperature)
+
+    def logit_rows(self, batch: MicroBatch) -> LogitRows:
+        """The logits before each learned token, by the path that was proved."""
+        if self.path.logits == "model":
+            return LogitRows(self._own_logits(batch).flatten(0, 1)[batch.rows], form=_as_it_is)
+        states = self.hidden(batch).flatten(0, 1)[batch.rows]
+        if self.path.logits == "head":
+            return LogitRows(states, form=self.own_head)
+        states = states.to(self.head.dtype)  # state spaces end in fp32 whatever precision they are held in
+        if self.path.logit_scale != 1.0:
+            states = states * self.path.logit_scale  # a product with a scale on it is the product of scaled rows
+        rows, matrix = self.method.logit_parts(states, self.head)
+        return LogitRows(rows, matrix, product_loss=self.product_loss, cap=self.path.logit_cap)
+
+    def _own_logits(self, batch: MicroBatch) -> Tensor:
+        """Logits [*input_ids.shape, vocabulary] by the whole forward of the prepared model, as transformers has it."""
+        self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
+        also = text_inputs(causal_model(self.base), batch.input_ids)
+        logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
+        return logits[:, -batch.input_ids.shape[1] :]  # behind those of a trained prompt
+
+    def hidden(self, batch: MicroBatch) -> Tensor:
+        """The last hidden state of each position: [*input_ids.shape, width]."""
+        self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
+        device = batch.input_ids.device
+        if batch.layout is None:
+            positions = torch.arange(batch.input_ids.shape[1], device=device)[None]
+            return self.method.hidden(self.body, batch.input_ids, positions)
+        positions = batch.layout.positions(device)
+        if not self.uses_flex_attention:
+            return self.method.hidden(self.body, batch.input_ids, positions, batch.layout)
+        row = packed_row(batch.layout, device)
+        for window in self.windows:
+            row.mask(window)
+        return self.method.hidden(self.body, batch.input_ids, positions, row)
+
+    @torch.no_grad()
+    def can_share_prefix(self) -> bool:
+        """Whether this model computes the same with shared beginnings as row by row, tried on a few random tokens.
+
+        False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
+        attention is not reached by what the model is told; and for methods that put something before each row.
+        """
+        if not self.method.can_share_prefix or self.path.attention != "fast":
+            return False
+        ids = torch.randint(self.vocabulary_size, (4, 9), generator=torch.Generator().manual_seed(0))
+        ids[1, :5], ids[3, :3] = ids[0, :5], ids[2, :3]
+        lengths = (9, 8, 7, 9)
+        # all tokens but the first one count, those of a beginning by each of its rows
+        masks = [bytes([0, *[1] * (n - 1)]) for n in lengths]
+        rows = [
+            TokenisedExample(str(i), array("i", row[:n]), mask)
+            for i, (row, n, mask) in enumerate(zip(ids.tolist(), lengths, masks, strict=True))
+        ]
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            plain, shared = (
+                self.hidden(batch).flatten(0, 1)[batch.rows].float()
+                for batch in (collate(rows, self.pad_id, self.device, beginnings=cuts) for cuts in ((), (5, 3)))
+            )
+        except (RuntimeError, ValueError, TypeError, IndexError):  # a body that takes no layout
+            return False
+        finally:
+            self.module.train(was_training)
+        tolerance = 5e-2 if self.base.dtype == torch.bfloat16 else 1e-4
+        return bool((shared - plain).abs().max() <= tolerance * plain.abs().max().clamp_min(1e-30))
+
+    @cached_property
+    def shares_prefix(self) -> bool:
+        """Whether an objective may share beginnings in what it computes by itself: asked for, and proved."""
+        return self._shared_prefix and self.can_share_prefix()
+
+    @property
+    def context_length_tokens(self) -> int:
+        """The longest row that the positions of the base are made for."""
+        return context_tokens(self.base.config)
+
+    @contextmanager
+    def as_decoder(self) -> Iterator[PreTrainedModel]:
+        """The base model with what is trained in it, as engines run one: no dropout, and attention that takes a cache.
+
+        The very weights, not a copy of them; afterwards all is as it was. A trained prompt is not in it
+        (`Method.virtual_prompt`).
+        """
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with attention_by(self.body, self.own_attention):
+                yield self.base
+        finally:
+            self.module.train(was_training)
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, adapter included, tied ones once."""
+        return num_parameters(self.module)
+
+    @property
+    def num_trainable_parameters(self) -> int:
+        """Parameters that the optimizer changes."""
+        return sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+
+
+def _as_it_is(rows: Tensor) -> Tensor:
+    return rows
+
+
+def _recompute_layers(base: PreTrainedModel) -> None:
+    """Keep only the input of each layer and compute the rest again on the way back, with the same random numbers.
+
+    Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.1.
+    """
+    if not base.supports_gradient_checkpointing:
+        raise RequestError(
+            f"training.gradient_checkpointing with {type(base).__name__}, whose layers cannot be computed again",
+            expected="a model that transformers can checkpoint",
+            do="set training.gradient_checkpointing: false",
+        )
+    # older transformers know only the second name, newer ones warn of it
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -1,0 +1,64 @@
+"""NEFTune: noise on the embeddings while training, so that answers are not learned to the letter.
+
+Jain et al., 2023, "NEFTune: Noisy Embeddings Improve Instruction Finetuning", arXiv:2310.05914, algorithm 1: each entry
+of an example's embeddings gets uniform noise between -a and a, a = alpha / sqrt(L * d), with L the tokens of the
+example and d the width of the model. What is decided beyond the paper:
+
+- L is the example's own length, prompt included: padding counts nothing and gets no noise.
+- A beginning that examples of a micro-batch share is computed once, so its noise is drawn once for all of them, sized
+  for the longest of them: no example gets more noise than it would by itself.
+- Tokens alone get noise; a trained prompt that is put before them (prompt tuning) does not.
+- Noise comes from torch's own generator, which each step seeds from (seed, step): a run that resumes draws the same.
+  How a step is cut into micro-batches decides which number falls where, as it does for dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.ml.training.prefix_attention import PrefixLayout
+
+
+class EmbeddingNoise:
+    """Adds the noise to what an embedding returns for the tokens that were announced, in training mode only.
+
+    alpha: 0 is none at all.
+    """
+
+    def __init__(self, embeddings: nn.Module, alpha: float) -> None:
+        self.alpha = alpha
+        self._own_lengths: Tensor | None = None
+        if alpha:
+            embeddings.register_forward_hook(self._add)
+
+    def expect(self, input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> None:
+        """Say what the embedding is asked for next: ids as they lie, and the tokens of each example."""
+        if self.alpha:
+            self._own_lengths = own_lengths(input_ids, lengths, layout)
+
+    def _add(self, module: nn.Module, _: Any, embedded: Tensor) -> Tensor:
+        lengths, self._own_lengths = self._own_lengths, None
+        if lengths is None or not module.training:
+            return embedded
+        size = (self.alpha / (lengths.clamp_min(1) * embedded.shape[-1]).sqrt()).mul_(lengths > 0)
+        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
+        return embedded + noise.mul_(size[..., None]).to(embedded.dtype)
+
+
+def own_lengths(input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> Tensor:
+    """For each position the tokens of the example that it belongs to, as float32 of the shape of the ids; 0 is padding.
+
+    A beginning that several examples share belongs to the longest of them.
+    """
+    device = input_ids.device
+    if layout is None:
+        of_rows = torch.tensor(lengths, dtype=torch.float32, device=device)[:, None]
+        return torch.where(torch.arange(input_ids.shape[1], device=device) < of_rows, of_rows, 0.0)
+    of_groups = [max(lengths[i : i + layout.num_suffixes]) for i in range(0, len(lengths), layout.num_suffixes)]
+    owners = torch.tensor([*of_groups, *lengths], dtype=torch.float32, device=device)
+    sizes = torch.tensor([*layout.prefix_tokens, *layout.suffix_tokens], device=device)
+    return owners.repeat_interleave(sizes)[None]

@@ -1,0 +1,185 @@
+"""Reinforcement with graders: the model writes several answers to a prompt and learns from which are worth more.
+
+Shao et al., 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1 (GRPO): an answer's advantage is its reward less the
+mean of its group, over the group's spread; every token of it is made likelier by that much. Answers are drawn with the
+very weights that the step then changes, one update a draw, so the ratio of new to old probabilities is 1 and clipping
+it would never act: there is none.
+
+The divergence from the model as it was before its first step is estimated as in equation 4 there (Schulman's k3). That
+model is no second one in memory: only what is trained was kept as it was at first, and is put back for a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import RequestError
+from luthier.core.plan import ObjectivePlan
+from luthier.core.ports import Grade, Progress
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.training.model import MicroBatch, TrainableModel, collate
+from luthier.ml.training.objective_protocol import NO_TOOLS, Batch, Losses, PlainObjective, Tools, Unit, rows_of
+from luthier.ml.training.objectives.groups import Answer, Group, Step, make_batches
+from luthier.ml.training.objectives.sample_files import keep_samples
+from luthier.ml.training.objectives.sampling import draw_samples
+
+
+class Grpo(PlainObjective):
+    """Learn to write what is worth most. A unit is one prompt as it is given, one answer as it is drawn.
+
+    drawn: the answers of the step that was drawn last. validated: those of the last validation, by their rows' ids.
+    Raises RequestError where the run lends no template or no grading.
+    """
+
+    loss_tells_overfitting: ClassVar[bool] = False
+
+    def __init__(self, plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> None:
+        super().__init__(plan, tools)
+        if tools.template is None or tools.grade is None:
+            raise RequestError(
+                "objective grpo without a template or without rewards",
+                expected="what ends an answer, and what it is worth",
+                do="name objective.rewards in the recipe",
+            )
+        self._template: ChatTemplate = tools.template
+        self._grade = tools.grade
+        self._num_samples, self._max_new_tokens = int(plan.num_samples or 0), int(plan.max_new_tokens or 0)
+        self._temperature, self._kl_weight = float(plan.temperature or 1.0), float(plan.kl_weight or 0.0)
+        self.drawn = Step(())
+        self.validated: dict[str, Answer] = {}
+        self._first: dict[str, Tensor] = {}
+        self._folder: Path | None = None
+
+    def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:  # noqa: ARG002
+        """Keep what is trained as it is at first, where a divergence from it is asked for."""
+        self._folder = folder
+        if self._kl_weight:
+            trained = ((name, p) for name, p in model.module.named_parameters() if p.requires_grad)
+            self._first = {name: p.detach().clone() for name, p in trained}
+
+    def draw(self, model: TrainableModel, step: int, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Answers to the prompts of the step, graded, in micro-batches of whole groups."""
+        answers = self._answers(model, batches, self._num_samples, self._temperature, step)
+        groups = [Group.of(group, divide_by_spread=self.plan.divide_by_spread is not False) for group in answers]
+        self.drawn = Step(tuple(groups), with_idle=self._kl_weight > 0)
+        self.validated = {}
+        if self._folder is not None and self.tools.writes_files:
+            keep_samples(self._folder, step + 1, groups, self._template)
+        made = make_batches(groups, micro_batch_tokens=model.micro_batch_tokens, shares_prefix=model.shares_prefix)
+        if self._kl_weight:
+            self._add_reference(model, made)
+        return made
+
+    def draw_validation(self, model: TrainableModel, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """The likeliest answer to each prompt: its reward is what a validation looks at."""
+        answers = [group[0] for group in self._answers(model, batches, 1, 0.0, 0)]
+        self.validated = {answer.row.id: answer for answer in answers}
+        return [([(answer.row,) for answer in answers], ())] if answers else []
+
+    def weight(self, units: Sequence[Unit]) -> float:
+        """All trained tokens of the answers, or how many answers there are, by the plan's loss weighting."""
+        rows = rows_of(units)
+        if rows and rows[0].id in self.validated:
+            return float(len(rows))
+        if self.plan.loss_weighting == "token":
+            return super().weight(units)
+        return float(len(rows)) * (self._max_new_tokens if self.plan.loss_weighting == "fixed" else 1)
+
+    def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+        """The loss of equation 3 of the paper, without its clipping; of validations less the reward.
+
+        Answers whose group is worth the same throughout add nothing, and are not computed.
+        """
+        rows = rows_of(units)
+        if rows[0].id in self.validated:
+            return _validated([self.validated[row.id] for row in rows], batch.targets.device)
+        answers = [self.drawn.answers[row.id] for row in rows]
+        scale = self.drawn.weight(self.weight)
+        if not self._kl_weight and all(answer.is_idle for answer in answers):
+            nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
+            return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
+        logits = model.logit_rows(batch)
+        new = logits.token_log_probabilities(batch.targets, self._temperature)
+        counts = torch.tensor(batch.learned, device=new.device)
+        advantage = _of_tokens([answer.advantage for answer in answers], counts, new)
+        loss = -advantage * (new - new.detach()).exp()
+        entropy = logits.detach().entropy_sum(self._temperature)
+        sums = {"entropy": entropy, "sampling_gap": self._gap(answers, new.detach())}
+        if self._kl_weight:
+            further = torch.cat([answer.reference for answer in answers if answer.reference is not None]).to(new) - new
+            divergence = further.exp() - further - 1
+            loss = loss + self._kl_weight * divergence
+            sums["kl"] = divergence.detach().sum()
+        if self.plan.loss_weighting == "sample":
+            loss = loss / _of_tokens(counts.tolist(), counts, new)
+        measures = self.drawn.measures(answers, scale, new.device)
+        measures |= {name: value * (scale / self.drawn.num_computed_tokens) for name, value in sums.items()}
+        return Losses(loss.sum(), measures)
+
+    def _answers(
+        self, model: TrainableModel, batches: Sequence[Batch], num_samples: int, temperature: float, step: int
+    ) -> list[list[Answer]]:
+        rows = [row for units, _ in batches for row in rows_of(units)]
+        groups = draw_samples(
+            model,
+            self._template,
+            rows,
+            num_samples=num_samples,
+            max_new_tokens=self._max_new_tokens,
+            temperature=temperature,
+            seed=f"{self.tools.seed} {step}",
+        )
+        grades: list[Grade] = self._grade([sample.attempt for group in groups for sample in group])
+        ready = iter(grades)
+        return [[Answer(sample, next(ready)) for sample in group] for group in groups]
+
+    def _gap(self, answers: Sequence[Answer], new: Tensor) -> Tensor:
+        """By how much training and drawing differ on the log-probabilities of one answer, summed over its tokens."""
+        drawn = [value for answer in answers for value in answer.sample.log_probabilities]
+        return (new - torch.tensor(drawn, dtype=new.dtype, device=new.device)).abs().sum()
+
+    @torch.no_grad()
+    def _add_reference(self, model: TrainableModel, batches: Sequence[Batch]) -> None:
+        """The log-probabilities of all answers by the model as it was at first."""
+        model.module.eval()
+        with self._at_first(model):
+            for units, beginnings in batches:
+                rows = rows_of(units)
+                batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
+                found = model.log_probabilities(batch, self._temperature)
+                for row, part in zip(rows, found.split(batch.learned), strict=True):
+                    self.drawn.answers[row.id].reference = part
+
+    @contextmanager
+    def _at_first(self, model: TrainableModel) -> Iterator[None]:
+        """What is trained as it was before the first step; afterwards as it is now."""
+        trained = [(p, self._first[name]) for name, p in model.module.named_parameters() if p.requires_grad]
+        now = [p.detach().clone() for p, _ in trained]
+        try:
+            for p, first in trained:
+                p.copy_(first)
+            yield
+        finally:
+            for (p, _), kept in zip(trained, now, strict=True):
+                p.copy_(kept)
+
+
+def _of_tokens(values: Sequence[float], counts: Tensor, like: Tensor) -> Tensor:
+    """The value of each answer, for each of its tokens."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(counts)
+
+
+def _validated(answers: Sequence[Answer], device: torch.device) -> Losses:
+    sums = {
+        "reward": sum(answer.grade.reward for answer in answers),
+        "completion_tokens": sum(answer.sample.attempt.num_new_tokens for answer in answers),
+        "truncated_fraction": sum(not answer.sample.attempt.ended for answer in answers),
+    }
+    measures = {name: torch.tensor(float(value), dtype=torch.float64, device=device) for name, value in sums.items()}
+    return Losses(-measures["reward"], measures)

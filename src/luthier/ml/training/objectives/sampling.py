@@ -1,0 +1,121 @@
+"""Answers that the model writes while it is trained: drawn with the weights of the moment, by the engine's own decoder.
+
+Nothing is copied and nothing is saved: the decoder runs the very modules that are trained, adapter and all. A prompt
+goes through the model once for all of its samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.errors import RequestError
+from luthier.core.ports import Attempt
+from luthier.ml.inference.continue_all import continue_all
+from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.thoughts import Thoughts
+from luthier.ml.training.model import TrainableModel
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer: the row it was written for, prompt and answer as a trainable row, and the answer as it is graded.
+
+    log_probabilities: of each drawn token, as it was drawn; empty of greedy answers.
+    """
+
+    row_id: str
+    tokens: TokenisedExample
+    attempt: Attempt
+    log_probabilities: tuple[float, ...]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.tokens.num_tokens - self.tokens.num_trained_tokens
+
+
+def prompt_ids(row: TokenisedExample) -> list[int]:
+    """The ids before the last learned answer of a row: what an answer is written to."""
+    return row.input_ids[: row.num_prompt_tokens].tolist()
+
+
+def draw_samples(
+    model: TrainableModel,
+    template: ChatTemplate,
+    rows: Sequence[TokenisedExample],
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: str,
+) -> list[list[Sample]]:
+    """`num_samples` answers to the prompt of each row, in order.
+
+    temperature 0 writes the likeliest one. Else each answer has a generator of its own, seeded from `seed`, its row and
+    its number: what it draws depends neither on what else stands in its batch nor on the process that draws it.
+    """
+    prompt = model.method.virtual_prompt()
+    ahead = 0 if prompt is None else len(prompt)
+    requests = []
+    for row in rows:
+        ids = [model.pad_id] * ahead + prompt_ids(row)
+        seeds = [_seed(f"{seed}\n{row.id}\n{number}") for number in range(num_samples)]
+        requests += [Request(ids, max_new_tokens, temperature, one) for one in seeds]
+    with model.as_decoder() as base:
+        decoder = Decoder(base, end_ids=template.end_of_turn_ids, pad_id=model.pad_id)
+        prefix = None if prompt is None else _trained_prefix(decoder, prompt, requests)
+        found = continue_all(decoder, requests, lambda: None, prefix=prefix)
+    thoughts = Thoughts(template)
+    samples = [
+        _sample(row, ahead, number, requests[number], found[number], thoughts)
+        for number, row in enumerate(row for row in rows for _ in range(num_samples))
+    ]
+    return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
+
+
+def _seed(words: str) -> int:
+    # torch's generator on a CPU takes 32 bits of a seed
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=4).digest(), "big")
+
+
+def _trained_prefix(decoder: Decoder, prompt: torch.Tensor, requests: Sequence[Request]) -> Prefix:
+    most = max(len(request.ids) + request.max_new_tokens for request in requests)
+    if decoder.path.kind != "batched":
+        raise RequestError(
+            f"a trained prompt for a model that writes {decoder.path.describe()}",
+            expected="a model whose answers can share a beginning that has no tokens",
+            do="choose another method than prompt_tuning, such as lora",
+        )
+    if not decoder.fits_windows(most):
+        raise RequestError(
+            f"a trained prompt before answers of up to {most:,} tokens in all, for a model with sliding windows",
+            expected="texts that fit into its windows whole: padding behind the prompt would count in them",
+            do="lower objective.max_new_tokens, or choose another method than prompt_tuning",
+        )
+    return decoder.prefill_vectors(prompt)
+
+
+def _sample(
+    row: TokenisedExample, ahead: int, number: int, request: Request, found: Continuation, thoughts: Thoughts
+) -> Sample:
+    """The token that ended an answer is learned with it; a cut answer has none.
+
+    Thought and answer are learned together, by what the answer is worth.
+    """
+    own = list(request.ids[ahead:])
+    new = [*found.ids, *(() if found.end_id is None else (found.end_id,))]
+    written, _ = thoughts.split(found.ids, is_open=thoughts.is_open(own))
+    mask = bytes(len(own)) + b"\1" * len(new)
+    return Sample(
+        row_id=row.id,
+        tokens=TokenisedExample(f"{row.id}#{number}", array("i", own + new), mask),
+        attempt=Attempt(row.id, written.content, len(new), found.stopped, written.reasoning),
+        log_probabilities=tuple(found.log_probabilities),
+    )

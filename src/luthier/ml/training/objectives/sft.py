@@ -1,0 +1,49 @@
+"""Supervised fine-tuning: the mean cross-entropy of the learned tokens.
+
+By `loss_weighting` every token counts the same (`token`), or every row of the data does (`sample`): its loss is then
+the mean over its learned tokens, those of all its answers together, in however many sequences they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from luthier.core.events import PLAIN_LOSS
+from luthier.ml.training.log_probabilities import summed_by_row
+from luthier.ml.training.objective_protocol import Losses, PlainObjective, Unit
+
+if TYPE_CHECKING:
+    from luthier.ml.training.model import MicroBatch, TrainableModel
+
+
+class Sft(PlainObjective):
+    """Learn to write the answers. A unit is one example: one sequence, or one for each answer of a conversation."""
+
+    def weight(self, units: Sequence[Unit]) -> float:
+        """The trained tokens of all rows, or how many examples there are."""
+        return float(len(units)) if self.plan.loss_weighting == "sample" else super().weight(units)
+
+    def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+        """The summed cross-entropy in nats, and how many learned tokens are predicted right.
+
+        With label smoothing what is minimised in training is smoothed, and the plain loss stands beside it as a
+        measure; validation knows the plain loss alone, so that runs with and without it can be compared.
+        """
+        if self.plan.loss_weighting == "sample":
+            return Losses(_mean_of_each(model, units, batch))
+        smoothing = self.plan.label_smoothing or 0.0
+        if smoothing and model.module.training:
+            smoothed, plain, correct = model.smoothed_loss_sum(batch, smoothing)
+            return Losses(smoothed, {"token_accuracy": correct, PLAIN_LOSS: plain})
+        total, correct = model.loss_sum(batch)
+        return Losses(total, {"token_accuracy": correct})
+
+
+def _mean_of_each(model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Tensor:
+    """The sum over units of the mean cross-entropy of their learned tokens, in nats."""
+    shares = [1 / sum(row.num_trained_tokens for row in unit) for unit in units for _ in unit]
+    by_row = summed_by_row(model.log_probabilities(batch), batch.learned)
+    return -(by_row * by_row.new_tensor(shares)).sum()

@@ -1,0 +1,121 @@
+"""Optimization on fp32 master copies of what is trained; how masters move is a rule of `optimizers/`.
+
+In bf16 a weight of 1 cannot take a step smaller than 1/256: updates at a small learning rate would vanish. So the
+optimizer works on fp32 copies ("Mixed Precision Training", Micikevicius et al., 2018, arXiv:1710.03740, section 3.1),
+and the model's own bf16 weights are those copies, rounded. Gradients of several micro-batches add up in fp32 too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from luthier.core.plan import TrainingPlan
+from luthier.ml.training.optimizers.protocol import Place, Trained
+from luthier.ml.training.optimizers.registry import load_rule
+from luthier.ml.training.sharding import shares, whole
+
+AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
+
+
+class MasterOptimizer:
+    """The trainable parameters of a module, moved by the rule that the plan names.
+
+    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone. rate_factor:
+    what the learning rate is multiplied by for a parameter of that name.
+    """
+
+    def __init__(
+        self, module: nn.Module, plan: TrainingPlan, rate_factor: Callable[[str], float] = lambda _: 1.0
+    ) -> None:
+        self.names = [name for name, p in module.named_parameters() if p.requires_grad]
+        self.weights = [p for p in module.parameters() if p.requires_grad]
+        self.masters = [
+            w.detach().clone().to(torch.promote_types(w.dtype, torch.float32)).requires_grad_() for w in self.weights
+        ]
+        self.gradients = [torch.zeros_like(m) for m in self.masters]
+        for master, gradient in zip(self.masters, self.gradients, strict=True):
+            master.grad = gradient
+        place_of = _places(module)
+        trained = [
+            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, place_of(weight))
+            for name, master, weight in zip(self.names, self.masters, self.weights, strict=True)
+        ]
+        self.rule = load_rule(trained, plan.optimizer)
+        self.peak_rate, self.clip_norm = plan.learning_rate, plan.clip_gradient_norm
+
+    def collect(self) -> None:
+        """Add the gradients of one micro-batch to the fp32 sums and free them."""
+        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+            if weight.grad is not None:
+                gradient.add_(weight.grad)
+                weight.grad = None
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm over all summed gradients, before clipping."""
+        return float(whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients)))))
+
+    def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
+        """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
+
+        after: called once the masters are updated, with masters and clipped gradients by name; may change the masters.
+        Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
+        """
+        if norm > self.clip_norm:
+            torch._foreach_mul_(self.gradients, self.clip_norm / norm)
+        rate = self.peak_rate * rate_factor
+        self.rule.update(rate)
+        if after is not None:
+            with torch.no_grad():
+                after(self.weight_state(), self.gradient_state())
+        torch._foreach_zero_(self.gradients)
+        self.round_into_model()
+        return rate
+
+    @torch.no_grad()
+    def round_into_model(self) -> None:
+        """Copy the masters into the model's weights, rounding to their precision."""
+        torch._foreach_copy_(shares(self.weights), shares(self.masters))
+
+    def weight_state(self) -> dict[str, Tensor]:
+        """The fp32 weights by parameter name."""
+        return dict(zip(self.names, (m.detach() for m in self.masters), strict=True))
+
+    def gradient_state(self) -> dict[str, Tensor]:
+        """The summed gradients by parameter name, until the step has used them up."""
+        return dict(zip(self.names, self.gradients, strict=True))
+
+    def moment_state(self) -> dict[str, Tensor]:
+        """What the rule remembers, by part and parameter name; empty before the first step."""
+        return self.rule.state()
+
+    def load(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], num_steps_taken: int) -> None:
+        """Take up where a checkpoint stopped. Names and shapes must be this model's own."""
+        self.load_weights(weights)
+        if num_steps_taken:
+            self.rule.load(moments, num_steps_taken)
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set masters and model to given weights, leaving the moments as they are."""
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(weights[name])
+        self.round_into_model()
+
+
+def _places(module: nn.Module) -> Callable[[Tensor], Place]:
+    """Where in the model a parameter lies. Tables that are looked up come before a head that is tied to one."""
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    of_model = getattr(module, "get_output_embeddings", None)
+    head = of_model() if of_model is not None else None
+
+    def place(weight: Tensor) -> Place:
+        if id(weight) in tables:
+            return "embedding"
+        if head is not None and weight is head.weight:
+            return "head"
+        return "matrix" if weight.dim() >= 2 else "vector"
+
+    return place

@@ -1,0 +1,163 @@
+"""Weights, gradients and optimizer state spread over the devices of a run, each holding a share of every tensor.
+
+torch's `fully_shard` (Zhao et al., 2023, "PyTorch FSDP", arXiv:2304.11277; the second edition shards each parameter by
+itself, as a DTensor). Layers are fetched one by one; embeddings, last norm and head belong to one root module, in which
+the loss is computed too, so that nothing ever mixes a whole tensor with a share. The optimizer must be made after the
+weights are spread: one made before would go on training tensors that no model reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import Plan
+from luthier.ml.inference.models.layer_kinds import layers_of
+from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.training.objective_protocol import Losses, Unit, rows_of
+
+if TYPE_CHECKING:
+    from luthier.ml.training.distributed import World
+    from luthier.ml.training.model import TrainableModel
+
+METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
+"""Methods whose step looks at no weight as a whole, and whose base is not packed."""
+
+
+class _Root(nn.Module):
+    """What is computed in it sees whole weights."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Call it."""
+        return compute()
+
+
+def refuse_unspreadable(plan: Plan) -> None:
+    """Raise RecipeError where the weights of a plan cannot be spread."""
+    optimizer, average, outer = plan.training.optimizer.name, plan.training.average, _outer_targets(plan)
+    for came, is_wrong, expected, do in (
+        (f"method {plan.method.name}", plan.method.name not in METHODS, f"one of {', '.join(METHODS)}", "choose one"),
+        (
+            f"optimizer {optimizer}",
+            optimizer != "adamw",
+            "adamw, which moves each number of a weight by itself",
+            "set training.optimizer: adamw",
+        ),
+        (
+            "training.average",
+            average is not None,
+            "no average of the weights where each process holds a share of them",
+            "leave training.average out",
+        ),
+        (
+            f"adapters on experts ({', '.join(plan.method.expert_targets)})",
+            bool(plan.method.expert_targets),
+            "adapters on single matrices: a tensor of experts is one whole",
+            "leave experts out of method.targets",
+        ),
+        (
+            f"an adapter on {', '.join(outer)}",
+            bool(outer),
+            "adapters on matrices of the layers",
+            "leave them out of method.targets",
+        ),
+        (
+            "objective.router_aux_loss",
+            plan.objective.router_aux_loss is not None,
+            "no loss of the routers, whose logits are read apart from the layers that hold them",
+            "set objective.router_aux_loss: off",
+        ),
+        (f"objective {plan.objective.name}", plan.objective.name != "sft", "sft", "set objective.name: sft"),
+    ):
+        if is_wrong:
+            raise RecipeError(
+                f"training.sharding fsdp with {came}", expected=expected, do=f"{do}, or set training.sharding: ddp"
+            )
+
+
+def _outer_targets(plan: Plan) -> list[str]:
+    """Embeddings and head, as far as they carry an adapter."""
+    if not plan.method.targets:
+        return []
+    outer = {name for layer in read_structure(plan.base_model.path).outer_layers for name in (layer.kind, layer.name)}
+    return sorted(outer.intersection(plan.method.targets))
+
+
+def spread(model: TrainableModel, world: World) -> None:
+    """Spread a model that lies whole in each process, usually on the CPU, over the devices of all; layer by layer."""
+    kind = world.device.partition(":")[0]
+    mesh = init_device_mesh(kind, (world.size,))
+    # gradients of bf16 weights are summed in fp32, as ours are over micro-batches
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    root = _Root(model.module)
+    found = layers_of(model.base)
+    if found is None or model.path.logits != "product":
+        why = "has no one list of layers" if found is None else "forms its logits by its own head"
+        raise RecipeError(
+            f"training.sharding fsdp, but {type(model.base).__name__} {why}",
+            expected="layers that can be fetched one by one, and logits that are a product with one matrix",
+            do="set training.sharding: ddp",
+        )
+    for part in (*found[2], root):
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    model.root, model.device = root, world.device
+
+
+def loss_divisor(model: TrainableModel, weight: float, world: World) -> float:
+    """What a micro-batch's loss is divided by, so that the gradients over all ranks come out as sums over `weight`.
+
+    Gradients of weights that are spread are averaged over the ranks by torch, all others are summed by us.
+    """
+    return weight if model.root is None else weight / world.size
+
+
+def missing_passes(model: TrainableModel, num_passes: int, world: World) -> int:
+    """How many more passes this rank must make so that all make equally many; fetching a layer needs all of them."""
+    return 0 if model.root is None else world.most(num_passes) - num_passes
+
+
+def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:
+    """A pass whose loss is nothing: zero, and zero gradients for every weight that a real one reaches."""
+    from luthier.ml.training.model import collate
+
+    batch = collate(rows_of([unit])[:1], model.pad_id, model.device)
+    return model.within(lambda: Losses(model.loss_sum(batch)[0] * 0.0)).total
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as a whole; one that is spread is gathered, for which all ranks must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this rank holds of each tensor: all of it, but for those that are spread."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def like(tensor: Tensor, pattern: Tensor | None) -> Tensor:
+    """This rank's share of a tensor that all ranks hold, where `pattern` is spread; else the tensor."""
+    if not isinstance(pattern, DTensor) or tensor.shape != pattern.shape:
+        return tensor
+    there = tensor.to(pattern.device)
+    return distribute_tensor(there, pattern.device_mesh, pattern.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill_in(target: TrainableModel | None, weights: Mapping[str, Tensor]) -> None:
+    """Gather trained weights by name, one at a time, and write them into a model that is whole; None only gathers."""
+    own = {} if target is None else dict(target.module.named_parameters())
+    for name, weight in weights.items():
+        gathered = whole(weight)
+        if target is not None:
+            own[name].copy_(gathered)

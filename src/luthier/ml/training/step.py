@@ -1,0 +1,183 @@
+"""One optimizer update, and one look at the validation split: what the loop does again and again.
+
+The random numbers of a step are seeded from (seed, step, rank), and its units depend on (seed, step) alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from luthier.core.events import ROUTER_LOSS, StepDone, ValidationDone
+from luthier.core.plan import Plan
+from luthier.core.ports import Progress
+from luthier.ml.training.checkpoint import LoopState
+from luthier.ml.training.distributed import ALONE, World
+from luthier.ml.training.model import MicroBatch, TrainableModel, collate
+from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of
+from luthier.ml.training.optimizer import MasterOptimizer
+from luthier.ml.training.origin import by_origin, with_origin
+from luthier.ml.training.schedule import learning_rate_factor
+from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
+from luthier.ml.training.step_sums import StepSums
+
+# Odd and large, so that (seed, step, rank) of nearby runs do not share random numbers.
+_SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657
+
+
+class StepSchedule(Protocol):
+    """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
+
+    share: what one rank of several trains of it. shared_tokens: the beginnings in a micro-batch that are computed once
+    (`collate`): none, one of all its rows, or one of each unit.
+    """
+
+    def step(self, step: int) -> tuple[tuple[int, ...], ...]: ...
+    def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]: ...
+    def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]: ...
+    def epoch_of(self, step: int) -> float: ...
+
+
+def one_step(
+    plan: Plan,
+    model: TrainableModel,
+    objective: Objective,
+    optimizer: MasterOptimizer,
+    units: Sequence[Unit],
+    schedule: StepSchedule,
+    state: LoopState,
+    world: World = ALONE,
+) -> tuple[LoopState, StepDone]:
+    """One optimizer update over one global batch, of which each rank of the world takes its share.
+
+    Each micro-batch's sum of the loss is divided by the weight of the whole batch (all its trained tokens, say), so
+    that any cut into shares and micro-batches gives the same gradient once it is summed. Where loss or gradient norm is
+    not finite the update is not made, and the returned state is the one given.
+    """
+    start, p = time.perf_counter(), plan.training
+    torch.manual_seed((p.seed * _SEED_STRIDE + world.rank * _RANK_STRIDE + state.step) % 2**63)
+    indices = schedule.share(state.step, world.rank, world.size)
+    given = [([units[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
+    batches = objective.draw(model, state.step, given)
+    objective.look(model, [[units[i] for i in batch] for batch in schedule.step(state.step)])
+    weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
+    divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
+    sums = StepSums(num_examples=sum(map(len, indices)))
+    model.module.train()
+    for micro_batch, beginnings in batches:
+        batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
+        losses = model.within(partial(_losses, objective, model, micro_batch, batch))
+        minimised = losses.total
+        if model.router_loss is not None:
+            minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
+        if plan.data.replay is not None:
+            losses = with_origin(losses, micro_batch, objective.weight(micro_batch))
+        (minimised / divisor).backward()
+        optimizer.collect()
+        sums.add(losses, batch)
+    for _ in range(num_missing):
+        idle_pass(model, units[0]).backward()
+        optimizer.collect()
+    world.sum_gradients(optimizer.gradients)
+    sums = sums.over(world)
+    model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
+    norm, loss = optimizer.gradient_norm(), sums.loss / weight
+    rate = 0.0
+    if finite := math.isfinite(norm) and math.isfinite(loss):
+        factor = learning_rate_factor(
+            state.step, num_steps=p.num_steps, num_warmup_steps=p.num_warmup_steps, schedule=p.schedule
+        )
+        rate = optimizer.step(norm, factor, partial(model.method.after_step, state.step + 1))
+    seconds = time.perf_counter() - start
+    event = StepDone.model_construct(
+        step=state.step + 1,
+        epoch=schedule.epoch_of(state.step + 1),
+        loss=loss,
+        learning_rate=rate,
+        gradient_norm=norm,
+        num_tokens=sums.num_tokens,
+        num_trained_tokens=sums.num_trained_tokens,
+        seconds=seconds,
+        measures=sums.means(weight) if plan.data.replay is None else by_origin(sums.means(weight), loss),
+    )
+    if not finite:
+        return state, event
+    return _after(state, sums, weight, seconds), event
+
+
+def _losses(objective: Objective, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
+    """The losses of a micro-batch; with that of the routers, where there is one, as a measure with a gradient.
+
+    It is multiplied by the weight of the units, as every sum of theirs is, so that the mean over the step is taken.
+    """
+    if model.router_loss is None:
+        return objective.losses(model, units, batch)
+    with model.router_loss.recording():
+        losses = objective.losses(model, units, batch)
+    of_routers = model.router_loss.of(batch) * objective.weight(units)
+    return replace(losses, measures={**losses.measures, ROUTER_LOSS: of_routers})
+
+
+def _after(state: LoopState, sums: StepSums, weight: float, seconds: float) -> LoopState:
+    """The state once a step is taken."""
+    return state.model_copy(
+        update={
+            "step": state.step + 1,
+            "loss_sum": state.loss_sum + sums.loss,
+            "loss_weight": state.loss_weight + weight,
+            "num_tokens": state.num_tokens + sums.num_tokens,
+            "num_trained_tokens": state.num_trained_tokens + sums.num_trained_tokens,
+            "num_examples": state.num_examples + sums.num_examples,
+            "window_loss_sum": state.window_loss_sum + sums.loss,
+            "window_loss_weight": state.window_loss_weight + weight,
+            "seconds": state.seconds + seconds,
+        }
+    )
+
+
+@torch.no_grad()
+def validate(
+    model: TrainableModel,
+    objective: Objective,
+    validation: Sequence[Batch],
+    state: LoopState,
+    progress: Progress,
+    world: World = ALONE,
+) -> tuple[LoopState, ValidationDone]:
+    """Loss over the whole validation split, shared out over the ranks, and the state with the watch moved on."""
+    start = time.perf_counter()
+    model.module.eval()
+    mine = objective.draw_validation(model, validation[world.rank :: world.size])
+    sums, weight = StepSums(), 0.0
+    num_missing = missing_passes(model, len(mine), world)
+    objective.look(model, [micro_batch for micro_batch, _ in validation])
+    with progress.task("validating", len(mine), "batch") as bar:
+        for micro_batch, beginnings in mine:
+            batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
+            sums.add(model.within(partial(objective.losses, model, micro_batch, batch)), batch)
+            weight += objective.weight(micro_batch)
+            bar.advance()
+    for _ in range(num_missing):
+        idle_pass(model, validation[0][0][0])
+    sums, weight = sums.over(world), world.sum(weight)
+    loss = sums.loss / weight
+    watch = state.early_stopping
+    if model.method.may_be_outcome(state.step):
+        mean = state.window_loss_sum / state.window_loss_weight if objective.loss_tells_overfitting else 0.0
+        watch = watch.after(state.step, loss, mean)
+    event = ValidationDone(
+        step=state.step,
+        loss=loss,
+        num_trained_tokens=sums.num_trained_tokens,
+        is_best=watch.best_step == state.step,
+        seconds=time.perf_counter() - start,
+        measures=sums.means(weight),
+    )
+    after = {"early_stopping": watch, "window_loss_sum": 0.0, "window_loss_weight": 0.0}
+    return state.model_copy(update=after), event

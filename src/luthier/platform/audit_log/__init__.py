@@ -1,0 +1,1 @@
+"""Who did what, in entries that are sealed by hashes."""

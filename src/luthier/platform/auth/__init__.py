@@ -1,0 +1,1 @@
+"""Projects, keys, members and sessions: who may do what."""

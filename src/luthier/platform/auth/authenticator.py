@@ -1,0 +1,147 @@
+"""Who is let in, and how often: what a server remembers of keys, so that not every request asks the database.
+
+A key is looked up again after `REMEMBERED_SECONDS`, by one request alone: the others are let in while that one asks,
+for `WHILE_ASKED_SECONDS` at most. So long, both together, may a revoked key still be let in. Clients that come with
+wrong keys are slowed down by their address. Keys that this process has let in before are looked up in spite of that:
+nobody can lock out the others behind the same address.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from luthier.core.access import ApiKey, Caller
+from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError
+from luthier.platform.auth.rate_limiter import Taken, TokenBuckets
+from luthier.platform.auth.service import digest_of
+from luthier.platform.home.context import Context
+
+log = logging.getLogger("luthier.features")
+
+REMEMBERED_SECONDS: Final = 3.0
+WHILE_ASKED_SECONDS: Final = 1.0
+FAILURES_PER_MINUTE: Final = 30
+MOST_KEYS: Final = 10_000
+MOST_WRONG_KEYS: Final = 1_000
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What came of a key.
+
+    caller: None where it lets nobody in. wait_seconds: above 0 where it was not even looked up.
+    """
+
+    caller: Caller | None
+    requests_per_minute: int | None = None
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A key that lets somebody in; the times are the process's own."""
+
+    given: Pass
+    until: float
+    until_asked: float
+
+
+class Gate:
+    """The gate of one server process. Safe to share between threads; its memory is bounded."""
+
+    anybody: Caller | None = None
+    """Who all are that come, where nobody needs a key."""
+
+    def __init__(self, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context, self._clock, self._lock = context, clock, threading.Lock()
+        self._right: OrderedDict[str, _Remembered] = OrderedDict()  # by digest
+        self._wrong: OrderedDict[str, float] = OrderedDict()
+        self._requests = TokenBuckets(clock=clock)
+        self._failures = FailureLimit("wrong keys", FAILURES_PER_MINUTE, clock=clock)
+
+    def recall(self, key: str) -> Pass | None:
+        """What is known of a key, at once; None where it has to be looked up."""
+        digest, now = digest_of(key), self._clock()
+        with self._lock:
+            if (known := self._right.get(digest)) is not None and now < known.until:
+                self._right.move_to_end(digest)
+                return known.given
+            if known is not None and now < known.until_asked:
+                self._right[digest] = replace(known, until=known.until_asked)
+                return None
+            if now < self._wrong.get(digest, 0.0):
+                return Pass(caller=None)
+        return None
+
+    def look_up(self, key: str, address: str) -> Pass:
+        """Ask the database for a key. address: where the client is, by which failures are counted."""
+        digest = digest_of(key)
+        with self._lock:
+            was_right = digest in self._right
+        if was_right:
+            return self._look_up(digest, address)
+        try:
+            with self._failures.attempt(address) as attempt:
+                given = self._look_up(digest, address)
+                attempt.failed = given.caller is None
+        except TooManyFailuresError as error:
+            return Pass(caller=None, wait_seconds=error.retry_seconds)
+        return given
+
+    def _look_up(self, digest: str, address: str) -> Pass:
+        asked_at = self._clock()
+        found, now = self._context.access.key_and_now(digest)
+        given = _pass_of(found, now)
+        with self._lock:
+            if given.caller is None or found is None:
+                self._right.pop(digest, None)
+                _remember(self._wrong, digest, asked_at + REMEMBERED_SECONDS, MOST_WRONG_KEYS)
+            else:
+                ends_at = math.inf if found.expires_at is None else asked_at + found.expires_at - now
+                until = min(ends_at, asked_at + REMEMBERED_SECONDS)
+                known = _Remembered(given, until, min(ends_at, until + WHILE_ASKED_SECONDS))
+                _remember(self._right, digest, known, MOST_KEYS)
+        if given.caller is None:
+            what = "an unknown key" if found is None else f"the revoked or expired key {found.key_id}"
+            log.info("refused %s from %s", what, address)
+        return given
+
+    def count(self, given: Pass) -> Taken | None:
+        """Count a request of a key that was let in; None where it may come as often as it likes."""
+        if given.caller is None or given.caller.key_id is None or given.requests_per_minute is None:
+            return None
+        return self._requests.take(given.caller.key_id, given.requests_per_minute)
+
+    def count_refused(self, given: Pass, num_requests: int) -> None:
+        """Count work that was refused as so many requests more, whether the key has them left or not."""
+        caller = given.caller
+        if caller is not None and caller.key_id is not None and given.requests_per_minute is not None:
+            self._requests.owe(caller.key_id, given.requests_per_minute, num_requests)
+
+    def forget_all(self) -> None:
+        """Look every key up again: after a key was revoked by way of this process."""
+        with self._lock:
+            for digest, known in self._right.items():
+                self._right[digest] = replace(known, until=-math.inf, until_asked=-math.inf)
+
+
+def _pass_of(found: ApiKey | None, now: float) -> Pass:
+    if found is None or found.revoked_at is not None or (found.expires_at is not None and found.expires_at <= now):
+        return Pass(caller=None)
+    caller = Caller(project_id=found.project_id, scopes=found.scopes, key_id=found.key_id, name=found.name)
+    return Pass(caller=caller, requests_per_minute=found.requests_per_minute)
+
+
+def _remember(known: OrderedDict[str, Value], digest: str, value: Value, most: int) -> None:
+    known[digest] = value
+    known.move_to_end(digest)
+    if len(known) > most:
+        known.popitem(last=False)

@@ -1,0 +1,153 @@
+"""Use cases: make, list and revoke keys, and say who it is that asks."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project, Scope
+from luthier.core.errors import RequestError
+from luthier.core.ids import new_id
+from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.service import deed_of
+from luthier.platform.auth.usage_records import Use
+from luthier.platform.home.context import Context
+
+_PREFIX = "sk-luthier-"
+_NUM_KEY_BYTES = 32
+_MOST_NAME_CHARACTERS = 100
+
+
+def create_key(
+    context: Context,
+    name: str,
+    *,
+    scopes: tuple[Scope, ...],
+    project: str = DEFAULT_PROJECT,
+    expires_in_seconds: float | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_day: int | None = None,
+    by: Caller | None = None,
+) -> tuple[ApiKey, str]:
+    """Make a key for a project; returns what is kept of it and the key itself, which is never to be seen again.
+
+    by: who makes it, for the audit log; a person at this machine where nobody is named.
+
+    Raises RequestError for no scope or an unknown one, for a name or a limit that cannot be, NotFoundError where there
+    is no such project.
+    """
+    _check_name("a key", name)
+    for option, limit in (("--requests-per-minute", requests_per_minute), ("--tokens-per-day", tokens_per_day)):
+        if limit is not None and not 0 < limit < 2**31:
+            raise RequestError(
+                f"{option} {limit}",
+                expected=f"a whole number from 1 to {2**31 - 1:,}",
+                do="give such a number, or none",
+            )
+    if not scopes or (unknown := set(scopes) - set(SCOPES)):
+        raise RequestError(
+            f"the scopes {', '.join(sorted(unknown)) if scopes else 'of a key are empty'}",
+            expected=f"one or more of {', '.join(SCOPES)}",
+            do="correct --scopes",
+        )
+    expires_at = None if expires_in_seconds is None else context.access.now() + expires_in_seconds
+    key = _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
+    made = ApiKey(
+        key_id=new_id("key"),
+        project_id=context.access.project(project).project_id,
+        name=name,
+        scopes=tuple(scope for scope in SCOPES if scope in scopes),
+        requests_per_minute=requests_per_minute,
+        tokens_per_day=tokens_per_day,
+        expires_at=expires_at,
+    )
+    return context.access.add_key(made, digest_of(key), _made(made, by)), key
+
+
+def first_key(context: Context) -> str | None:
+    """Make a key with all scopes where there is no key at all, and return it: that is the only time it can be seen.
+
+    None where there is a key, be it revoked, and where another process has just made the first one.
+    """
+    key = _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
+    made = ApiKey(key_id=new_id("key"), project_id=DEFAULT_PROJECT, name="first", scopes=("admin",))
+    return None if context.access.add_first_key(made, digest_of(key), _made(made, None)) is None else key
+
+
+def list_keys(context: Context, *, project_id: str | None = None) -> list[ApiKey]:
+    """The keys, newest first: all, or those of one project."""
+    return context.access.keys(project_id)
+
+
+def revoke_key(context: Context, key_id: str, *, project_id: str | None = None, by: Caller | None = None) -> ApiKey:
+    """Let a key in no longer: at once here, and in servers that run within a few seconds. Raises NotFoundError."""
+    deed = deed_of(by or Caller(), "key.revoked", key_id)
+    return context.access.revoke(key_id, project_id, deed)
+
+
+def create_project(context: Context, name: str, *, by: Caller | None = None) -> Project:
+    """Make a project. Raises RequestError for a name that cannot be, ConflictError where it is taken."""
+    _check_name("a project", name)
+    project_id = new_id("proj")
+    return context.access.add_project(
+        project_id, name, deed_of(by or Caller(), "project.created", project_id, {"name": name})
+    )
+
+
+def list_projects(context: Context) -> list[Project]:
+    """The projects, oldest first."""
+    return context.access.projects()
+
+
+def charge_tokens(
+    context: Context, caller: Caller, num_tokens: int, *, may_refuse: bool = True, use: Use | None = None
+) -> int | None:
+    """Count tokens towards what the caller's key may use in a day (UTC); returns what is left, None for no limit.
+
+    may_refuse: false for what has been done already, such as the tokens of an answer that was given. A request that
+    begins within the limit may go beyond it by its own size; the next one is refused. Where the database does not
+    answer it is counted later: nobody loses an answer by that. use: what they were for, which is counted without a key,
+    too.
+
+    Raises QuotaError, and counts nothing, where nothing was left.
+    """
+    key_id = caller.key_id
+
+    def charge() -> int | None:
+        if key_id is not None:
+            return context.access.charge(key_id, num_tokens, may_refuse=may_refuse, use=use)
+        if use is not None:
+            context.usage.add(use)
+        return None
+
+    return charge() if may_refuse else context.late_charges.count(charge)
+
+
+def caller_of(context: Context, key: str) -> Caller | None:
+    """Who this key lets in; None where it is unknown, revoked or expired."""
+    found = context.access.key_of(digest_of(key))
+    if found is None or found.revoked_at is not None:
+        return None
+    if found.expires_at is not None and found.expires_at <= context.access.now():
+        return None
+    return Caller(project_id=found.project_id, scopes=found.scopes, key_id=found.key_id, name=found.name)
+
+
+def digest_of(key: str) -> str:
+    """What is kept of a key: the SHA-256 of its text, in hexadecimal digits."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _made(key: ApiKey, by: Caller | None) -> Deed:
+    limits = {"requests_per_minute": key.requests_per_minute, "tokens_per_day": key.tokens_per_day}
+    document = {"name": key.name, "scopes": list(key.scopes), "project": key.project_id, "expires_at": key.expires_at}
+    return deed_of(by or Caller(), "key.created", key.key_id, document | limits)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name.strip() or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+        raise RequestError(
+            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for {what}",
+            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            do="choose such a name",
+        )

@@ -1,0 +1,164 @@
+"""Projects and keys. Of a key only its digest is kept, so the database gives none away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.access import ApiKey, Project
+from luthier.core.errors import ConflictError, NotFoundError, QuotaError
+from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.store import append_deed
+from luthier.platform.auth.usage_records import Use
+from luthier.platform.auth.usage_store import add_use, day_of
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import api_keys, key_usage, projects
+
+
+class AccessStore:
+    """Who may come in. Every method is one short transaction, and what it changes stands in the audit log with it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add_project(self, project_id: str, name: str, deed: Deed | None = None) -> Project:
+        """Make a project. Raises ConflictError where the id or the name is taken."""
+        try:
+            with self._database.write() as connection:
+                now = self._database.clock(connection)
+                project = Project(project_id=project_id, name=name, created_at=now)
+                connection.execute(insert(projects).values(**project.model_dump()))
+                self._log(connection, deed)
+                return project
+        except IntegrityError as error:
+            raise ConflictError(
+                f"a project {name!r} exists already", expected="a new name", do="use that one, or choose another name"
+            ) from error
+
+    def projects(self) -> list[Project]:
+        """All projects, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(projects).order_by(projects.c.number)).mappings()
+            return [Project(**{k: v for k, v in row.items() if k != "number"}) for row in rows]
+
+    def project(self, name_or_id: str) -> Project:
+        """One project. Raises NotFoundError."""
+        known = self.projects()
+        for project in known:
+            if name_or_id in (project.project_id, project.name):
+                return project
+        raise NotFoundError(
+            f"no project {name_or_id!r}",
+            expected=f"one of {', '.join(project.name for project in known)}",
+            do="correct the name, or make it: luthier projects create NAME",
+        )
+
+    def add_key(self, key: ApiKey, digest: str, deed: Deed | None = None) -> ApiKey:
+        """Keep a key by the SHA-256 of its text; the time of its making is the database's."""
+        with self._database.write() as connection:
+            return self._add_key(connection, key, digest, deed)
+
+    def add_first_key(self, key: ApiKey, digest: str, deed: Deed | None = None) -> ApiKey | None:
+        """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
+        with self._database.write() as connection:
+            if connection.execute(select(api_keys.c.number).limit(1)).first() is not None:
+                return None
+            return self._add_key(connection, key, digest, deed)
+
+    def key_of(self, digest: str) -> ApiKey | None:
+        """The key with this digest, be it revoked or expired or not; None where there is none."""
+        with self._database.read() as connection:
+            row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
+            return None if row is None else key_from(row)
+
+    def key_and_now(self, digest: str) -> tuple[ApiKey | None, float]:
+        """The same, and the database's clock, in one read."""
+        with self._database.read() as connection:
+            now = self._database.clock(connection)
+            row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
+            return None if row is None else key_from(row), now
+
+    def now(self) -> float:
+        """The database's clock."""
+        with self._database.read() as connection:
+            return self._database.clock(connection)
+
+    def keys(self, project_id: str | None = None) -> list[ApiKey]:
+        """All keys, newest first, or those of one project."""
+        query = select(api_keys).order_by(api_keys.c.number.desc())
+        if project_id is not None:
+            query = query.where(api_keys.c.project_id == project_id)
+        with self._database.read() as connection:
+            return [key_from(row) for row in connection.execute(query).mappings()]
+
+    def revoke(self, key_id: str, project_id: str | None = None, deed: Deed | None = None) -> ApiKey:
+        """Let a key in no longer; a second time changes nothing. Raises NotFoundError, also for another project's."""
+        is_it: ColumnElement[Any] = api_keys.c.key_id == key_id
+        if project_id is not None:
+            is_it &= api_keys.c.project_id == project_id
+        with self._database.write() as connection:
+            now = self._database.clock(connection)
+            revoked = update(api_keys).where(is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
+            if connection.execute(revoked).rowcount:
+                self._log(connection, deed)
+            row = connection.execute(select(api_keys).where(is_it)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"no key {key_id!r}", expected="the id of a key", do="see `luthier keys list`")
+        return key_from(row)
+
+    def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool, use: Use | None = None) -> int | None:
+        """Add to what a key has used today (UTC, by the database's clock); returns what is left, None for no limit.
+
+        use: what the tokens were for, counted with them.
+
+        Raises QuotaError, and adds nothing, where nothing was left and `may_refuse` is true.
+        """
+        with self._database.write() as connection:
+            now = self._database.clock(connection)
+            day = day_of(now)
+            limit = connection.execute(
+                select(api_keys.c.tokens_per_day).where(api_keys.c.key_id == key_id)
+            ).scalar_one_or_none()
+            is_it = (key_usage.c.key_id == key_id) & (key_usage.c.day == day)
+            used = connection.execute(select(key_usage.c.num_tokens).where(is_it)).scalar_one_or_none()
+            if limit is not None and may_refuse and (used or 0) >= limit:
+                raise QuotaError(
+                    f"the key {key_id} has used {used or 0:,} of its {limit:,} tokens of {day} (UTC)",
+                    expected="a day's tokens not yet used up",
+                    do="wait for the next day (UTC), or make a key with a larger --tokens-per-day",
+                )
+            if used is None:
+                start = {"key_id": key_id, "day": day, "num_requests": 1, "num_tokens": num_tokens}
+                connection.execute(insert(key_usage).values(**start))
+            else:
+                more = {"num_requests": key_usage.c.num_requests + 1, "num_tokens": used + num_tokens}
+                connection.execute(update(key_usage).where(is_it).values(**more))
+            if use is not None:
+                add_use(connection, day, use)
+        return None if limit is None else max(0, int(limit) - (used or 0) - num_tokens)
+
+    def num_tokens_on(self, key_id: str, day: str) -> int:
+        """How many tokens a key used on a day (UTC, ISO 8601)."""
+        query = select(func.sum(key_usage.c.num_tokens)).where(key_usage.c.key_id == key_id, key_usage.c.day == day)
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one() or 0)
+
+    def _add_key(self, connection: Connection, key: ApiKey, digest: str, deed: Deed | None) -> ApiKey:
+        now = self._database.clock(connection)
+        made = key.model_copy(update={"created_at": now})
+        values = made.model_dump() | {"scopes": " ".join(made.scopes), "digest": digest}
+        connection.execute(insert(api_keys).values(**values))
+        self._log(connection, deed)
+        return made
+
+    def _log(self, connection: Connection, deed: Deed | None) -> None:
+        if deed is not None:
+            append_deed(connection, self._database.now, deed)
+
+
+def key_from(row: RowMapping) -> ApiKey:
+    """A key as its row holds it."""
+    values = {name: value for name, value in row.items() if name not in ("number", "digest")}
+    return ApiKey(**(values | {"scopes": tuple(values["scopes"].split())}))

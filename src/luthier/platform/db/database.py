@@ -1,0 +1,202 @@
+"""The database behind everything that Luthier remembers: short transactions, honest failures.
+
+SQLite in one file by default, PostgreSQL by URL; what differs between the two stands in `sqlite.py` and
+`postgresql.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from sqlalchemy import Connection, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from luthier.core.errors import RequestError, UnreachableError
+from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Backend, Watch
+from luthier.platform.db.schema import bring_up_to_date, version_of
+from luthier.platform.db.sqlite import Sqlite
+
+_ASK_AGAIN_SECONDS: Final = 0.5
+
+
+class Database:
+    """An open database whose schema is that of this version of Luthier. Safe to share between threads."""
+
+    def __init__(self, backend: Backend, patience_seconds: float = 0.0) -> None:
+        self._backend, self._engine, self.name, self.now = backend, backend.engine, backend.name, backend.now
+        self._watches: list[Watch] = []
+        self.is_quick = backend.is_quick
+        self._patience_seconds, self._held = patience_seconds, threading.local()
+
+    @classmethod
+    def open(cls, url_or_path: str | Path, *, patience_seconds: float = 0.0) -> Database:
+        """Open a database, making or migrating it where needed.
+
+        url_or_path: a file, or an SQLAlchemy URL (`sqlite:///...`, `postgresql://user:password@host/name`).
+        patience_seconds: how long to ask again, now and before each transaction, where it does not answer.
+
+        Raises RequestError (an URL that this version cannot use, a folder that cannot be written), ConflictError (made
+        by a newer Luthier), UnreachableError (a server that does not answer), WorkError (damaged).
+        """
+        database = cls(_backend_of(_as_url(url_or_path)), patience_seconds)
+        try:
+            with database._begun(is_write=False):
+                pass  # waits until it answers
+            with database._errors_explained():
+                bring_up_to_date(database._backend)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection that sees one state of the database throughout the block: that of a `snapshot` around it."""
+        held: Connection | None = getattr(self._held, "connection", None)
+        if held is not None:
+            with self._errors_explained():
+                yield held
+            return
+        with self._begun(is_write=False) as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that this thread reads in the block it reads of one state, in one transaction."""
+        with self.read() as connection:
+            before = getattr(self._held, "connection", None)
+            self._held.connection = connection
+            try:
+                yield
+            finally:
+                self._held.connection = before
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: all of the block takes effect, or, where it raises, none. Keep it short."""
+        with self._begun(is_write=True) as connection:
+            yield connection
+
+    def check_write(self, within_seconds: float) -> None:
+        """Begin a transaction that writes, and end it. Raises UnreachableError where its turn does not come in time."""
+        with self._errors_explained(), self._engine.connect() as connection:
+            options: dict[str, Any] = {IS_WRITE: True, WAIT_SECONDS: within_seconds}
+            with connection.execution_options(**options).begin():
+                pass
+
+    def clock(self, connection: Connection) -> float:
+        """Seconds since 1970 by the database's own clock, in the transaction of a connection."""
+        return float(connection.execute(select(self.now)).scalar_one())
+
+    def schema_version(self) -> str | None:
+        """The migration that the tables stand at, asked of the database now; the code's is `SCHEMA_VERSION`."""
+        with self.read() as connection:
+            return version_of(connection)
+
+    def watch(self) -> Watch:
+        """Something that tells cheaply whether the database has changed. It is closed with the database."""
+        made = self._backend.watch()
+        self._watches.append(made)
+        return made
+
+    def close(self) -> None:
+        """Let go of all connections. The next use opens new ones."""
+        self._engine.dispose()
+        for watch in self._watches:
+            watch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _begun(self, *, is_write: bool) -> Iterator[Connection]:
+        with self._errors_explained(), ExitStack() as stack:
+            yield self._begin(stack, is_write=is_write)
+
+    def _begin(self, stack: ExitStack, *, is_write: bool) -> Connection:
+        """Begin a transaction that ends with the stack. Only this is tried again: of what follows, some may be done."""
+        give_up_at = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                with ExitStack() as opened:
+                    connection = opened.enter_context(self._engine.connect())
+                    opened.enter_context(connection.execution_options(**{IS_WRITE: is_write}).begin())
+                    stack.push(opened.pop_all())
+                    return connection
+            except DBAPIError as error:
+                is_away = isinstance(self._backend.explain(error), UnreachableError)
+                if not is_away or time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(_ASK_AGAIN_SECONDS)
+
+    @contextmanager
+    def _errors_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise  # the callers know what they broke
+        except PoolTimeoutError as error:
+            raise UnreachableError(
+                f"all connections of this process to the database {self.name} were in use for too long",
+                expected="each to be needed for moments only",
+                do="try again; where it stays so, look for a process that hangs in a transaction",
+            ) from error
+        except DBAPIError as error:
+            explained = self._backend.explain(error)
+            if explained is None:
+                raise
+            raise explained from error
+
+
+def _as_url(url_or_path: str | Path) -> URL:
+    if isinstance(url_or_path, Path) or "://" not in url_or_path:
+        return URL.create("sqlite", database=str(url_or_path))
+    try:
+        return make_url(url_or_path)
+    except ArgumentError as error:
+        raise RequestError(
+            "the database's address is not an URL",  # not shown: it may hold a password
+            expected="sqlite:///path/to/file or postgresql://user:password@host/name",
+            do="correct the URL",
+        ) from error
+
+
+def _backend_of(url: URL) -> Backend:
+    kind = url.get_backend_name()
+    if kind == "sqlite" and url.database and url.database != ":memory:":
+        return Sqlite(url)
+    if kind == "postgresql" and url.database:
+        return _postgresql(url)
+    raise RequestError(
+        f"database {url.render_as_string(hide_password=True)!r}",
+        expected="a file that SQLite keeps (sqlite:///path/to/file), or a PostgreSQL database "
+        "(postgresql://user:password@host/name)",
+        do="give such an URL, or leave it out: then the database lies in the home folder",
+    )
+
+
+def _postgresql(url: URL) -> Backend:
+    try:
+        import pg8000  # noqa: F401
+    except ImportError as error:
+        raise RequestError(
+            f"the database {url.render_as_string(hide_password=True)} needs the package pg8000, which is not installed",
+            expected="Luthier installed with its PostgreSQL driver",
+            do="pip install 'luthier[postgresql]'",
+        ) from error
+    from luthier.platform.db.postgresql import Postgresql
+
+    return Postgresql(url)

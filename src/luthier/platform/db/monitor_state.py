@@ -1,0 +1,86 @@
+"""Documents about what is watched: settings, policies, how far a look is, mails that wait."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import watches
+
+
+@dataclass(frozen=True, slots=True)
+class WatchDocument:
+    """One document, as JSON. name: of the model it is about; empty where it is about the whole project."""
+
+    project_id: str
+    kind: str
+    name: str
+    document: str
+
+
+class WatchStore:
+    """The documents of all projects, one for each project, kind and name. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, project_id: str, kind: str, name: str = "") -> str | None:
+        """A document; None where there is none."""
+        query = select(watches.c.document).where(_is(project_id, kind, name))
+        with self._database.read() as connection:
+            found: str | None = connection.execute(query).scalar()
+            return found
+
+    def list(self, kind: str, project_id: str | None = None) -> list[WatchDocument]:
+        """All documents of a kind, of one project or of all, in the order of their names."""
+        query = select(watches).where(watches.c.kind == kind).order_by(watches.c.project_id, watches.c.name)
+        if project_id is not None:
+            query = query.where(watches.c.project_id == project_id)
+        with self._database.read() as connection:
+            return [WatchDocument(**row) for row in connection.execute(query).mappings()]
+
+    def change(self, project_id: str, kind: str, name: str, change: Callable[[str | None], str | None]) -> str | None:
+        """Make the next document of the one that is there, or none of it; returns what is there then.
+
+        change: is given the document, None for none; it may be called again where another process was first.
+        """
+        while True:
+            before = self.get(project_id, kind, name)
+            after = change(before)
+            with contextlib.suppress(IntegrityError), self._database.write() as connection:
+                if _is_still(connection, project_id, kind, name, before):
+                    put(connection, project_id, kind, name, after)
+                    return after
+
+    def put(self, project_id: str, kind: str, name: str, document: str) -> None:
+        """Keep a document in place of the one that was there."""
+        self.change(project_id, kind, name, lambda _: document)
+
+    def remove(self, project_id: str, kind: str, name: str = "") -> None:
+        """Forget a document; one that is gone already changes nothing."""
+        with self._database.write() as connection:
+            put(connection, project_id, kind, name, None)
+
+
+def put(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> None:
+    """Keep a document in the transaction of a connection; None forgets it."""
+    is_it = _is(project_id, kind, name)
+    if document is None:
+        connection.execute(delete(watches).where(is_it))
+    elif connection.execute(update(watches).where(is_it).values(document=document)).rowcount == 0:
+        values = {"project_id": project_id, "kind": kind, "name": name, "document": document}
+        connection.execute(insert(watches).values(**values))
+
+
+def _is_still(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> bool:
+    query = select(watches.c.document).where(_is(project_id, kind, name)).with_for_update()
+    return connection.execute(query).scalar() == document
+
+
+def _is(project_id: str, kind: str, name: str) -> ColumnElement[bool]:
+    return (watches.c.project_id == project_id) & (watches.c.kind == kind) & (watches.c.name == name)

@@ -1,0 +1,99 @@
+"""The tables as the code sees them today. How a database gets there is written in migrations/, append-only.
+
+Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns beside them are only what
+is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
+"""
+
+from __future__ import annotations
+
+from luthier.platform.db.tables.base import metadata
+from luthier.platform.db.tables.deployments import deployment_revisions, deployments, model_usage
+from luthier.platform.db.tables.judgement import assessments, raters, rating_items, rating_panels, ratings
+from luthier.platform.db.tables.search import studies, trials
+from luthier.platform.db.tables.server import (
+    api_keys,
+    audit_log,
+    checkpoint_permissions,
+    files,
+    idempotency_keys,
+    key_usage,
+    projects,
+    tuned_models,
+    upload_parts,
+    uploads,
+    webhook_deliveries,
+    webhooks,
+)
+from luthier.platform.db.tables.watching import alerts, feedback, pipelines, review_items, traffic_files, watches
+from luthier.platform.db.tables.work import (
+    artifact_links,
+    artifacts,
+    evaluations,
+    events,
+    generations,
+    job_events,
+    jobs,
+    plans,
+    runs,
+)
+from luthier.platform.db.tables.workshop import (
+    dataset_versions,
+    datasets,
+    exports,
+    members,
+    row_decisions,
+    sign_in_links,
+    web_sessions,
+)
+
+# The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
+SCHEMA_VERSION = "0010"
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "alerts",
+    "api_keys",
+    "artifact_links",
+    "artifacts",
+    "assessments",
+    "audit_log",
+    "checkpoint_permissions",
+    "dataset_versions",
+    "datasets",
+    "deployment_revisions",
+    "deployments",
+    "evaluations",
+    "events",
+    "exports",
+    "feedback",
+    "files",
+    "generations",
+    "idempotency_keys",
+    "job_events",
+    "jobs",
+    "key_usage",
+    "members",
+    "metadata",
+    "model_usage",
+    "pipelines",
+    "plans",
+    "projects",
+    "raters",
+    "rating_items",
+    "rating_panels",
+    "ratings",
+    "review_items",
+    "row_decisions",
+    "runs",
+    "sign_in_links",
+    "studies",
+    "traffic_files",
+    "trials",
+    "tuned_models",
+    "upload_parts",
+    "uploads",
+    "watches",
+    "web_sessions",
+    "webhook_deliveries",
+    "webhooks",
+]

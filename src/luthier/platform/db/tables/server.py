@@ -1,0 +1,199 @@
+"""Who may come in, and what they bring, make and are told."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+
+from luthier.platform.db.tables.base import metadata, number, project_id
+
+projects = Table(
+    "projects",
+    metadata,
+    number(),
+    Column("project_id", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("project_id"),
+    UniqueConstraint("name"),
+    sqlite_autoincrement=True,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    number(),
+    Column("key_id", String(64), nullable=False),
+    project_id(),
+    Column("name", String(100), nullable=False),
+    Column("digest", String(64), nullable=False),  # SHA-256 of the key: it has 256 random bits, so no salt is needed
+    Column("scopes", String(100), nullable=False),  # separated by blanks
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_day", BigInteger),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    UniqueConstraint("key_id"),
+    UniqueConstraint("digest"),
+    sqlite_autoincrement=True,
+)
+
+# What a key has used on a day (UTC, ISO 8601).
+key_usage = Table(
+    "key_usage",
+    metadata,
+    Column("key_id", String(64), ForeignKey("api_keys.key_id", ondelete="CASCADE"), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("num_requests", BigInteger, nullable=False),
+    Column("num_tokens", BigInteger, nullable=False),
+)
+
+# The answer to a request that came with an idempotency key; the first to insert is the one that does the work.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("project_id", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request_sha256", String(64), nullable=False),
+    Column("status", Integer),  # None while the first is still at work
+    Column("answer", Text),
+    Column("created_at", Double, nullable=False),
+)
+
+# Append-only: each entry's hash covers that of the entry before it.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    number(),
+    Column("created_at", Double, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("action", String(100), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("project_id", String(64)),
+    Column("document", Text, nullable=False),
+    Column("previous_hash", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    UniqueConstraint("hash"),
+    sqlite_autoincrement=True,
+)
+
+files = Table(
+    "files",
+    metadata,
+    number(),
+    Column("file_id", String(64), nullable=False),
+    project_id(),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("status_details", Text),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    UniqueConstraint("file_id"),
+    Index(None, "project_id"),
+    Index(None, "sha256"),
+    sqlite_autoincrement=True,
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    number(),
+    Column("upload_id", String(64), nullable=False),
+    project_id(),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("mime_type", String(255), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("file_expires_after_seconds", Integer),
+    Column("file_id", String(64)),
+    UniqueConstraint("upload_id"),
+    sqlite_autoincrement=True,
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    number(),
+    Column("part_id", String(64), nullable=False),
+    Column("upload_id", String(64), ForeignKey("uploads.upload_id", ondelete="CASCADE"), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("part_id"),
+    Index(None, "upload_id"),
+    Index(None, "sha256"),
+    sqlite_autoincrement=True,
+)
+
+# Models that jobs have made: the outcome of a run (step is None) or what it was after an epoch.
+tuned_models = Table(
+    "tuned_models",
+    metadata,
+    number(),
+    Column("model_id", String(255), nullable=False),
+    project_id(),
+    Column("job_id", String(64), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column("adapter_path", Text, nullable=False),
+    Column("step", Integer),
+    Column("checkpoint_id", String(64)),
+    Column("metrics", Text),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("model_id"),
+    UniqueConstraint("checkpoint_id"),
+    Index(None, "project_id"),
+    Index(None, "job_id"),
+    sqlite_autoincrement=True,
+)
+
+checkpoint_permissions = Table(
+    "checkpoint_permissions",
+    metadata,
+    number(),
+    Column("permission_id", String(64), nullable=False),
+    Column("model_id", String(255), ForeignKey("tuned_models.model_id", ondelete="CASCADE"), nullable=False),
+    project_id(),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("permission_id"),
+    UniqueConstraint("model_id", "project_id"),
+    sqlite_autoincrement=True,
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    number(),
+    Column("webhook_id", String(64), nullable=False),
+    project_id(),
+    Column("url", Text, nullable=False),
+    Column("secret", Text, nullable=False),  # as it is: a signature cannot be made from a hash of it
+    Column("event_types", Text, nullable=False),  # separated by blanks
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("webhook_id"),
+    Index(None, "project_id"),
+    sqlite_autoincrement=True,
+)
+
+# What is still to be told to a webhook, and what was. `message_id` is what the receiver tells repetitions by.
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    number(),
+    Column("message_id", String(64), nullable=False),
+    Column("webhook_id", String(64), ForeignKey("webhooks.webhook_id", ondelete="CASCADE"), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("num_attempts", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("last_answer", Text),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("message_id"),
+    Index(None, "status", "next_at"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,136 @@
+"""Runs and what they leave, and the queue."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+
+from luthier.platform.db.tables.base import metadata, number, run_id
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which runs were made
+    Column("run_id", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column("method", String(32), nullable=False),
+    Column("plan_hash", String(64), nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Column("updated_at", String(40), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("num_steps", Integer, nullable=False),
+    Column("stopped_because", Text),
+    Column("result", Text),
+    Column("evaluation_id", String(64)),
+    Column("report_path", Text),
+    UniqueConstraint("run_id"),
+    sqlite_autoincrement=True,
+)
+
+plans = Table("plans", metadata, run_id(is_key=True), Column("document", Text, nullable=False))
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=True),  # grows with every append, never reused
+    run_id(),
+    Column("kind", String(32), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("run_id", "kind", "step", "code"),
+    Index(None, "run_id", "step"),
+    sqlite_autoincrement=True,
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("evaluation_id", String(64), nullable=False),
+    run_id(is_optional=True),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("evaluation_id"),
+    Index(None, "run_id"),
+    sqlite_autoincrement=True,
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("num_bytes", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Column("place", String(100)),  # below the root, new with every writing; None: `ab/cdef...`, as it was before 0004
+)
+
+artifact_links = Table(
+    "artifact_links",
+    metadata,
+    run_id(is_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("sha256", String(64), ForeignKey("artifacts.sha256"), nullable=False),
+    Index(None, "sha256"),
+)
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("key", String(64), primary_key=True),  # SHA-256 over engine and prompt
+    Column("engine", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", String(40), nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order in which they are taken
+    Column("job_id", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("run_id", String(64), nullable=False),  # no foreign key: the run is made when the work begins
+    Column("status", String(16), nullable=False),
+    Column("wish", String(16)),
+    Column("attempt", Integer, nullable=False),
+    Column("num_crashes", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("crash_step", Integer, nullable=False),  # how far it was at its last crash
+    Column("num_losses", Integer, nullable=False, server_default="0"),  # workers it has lost since it got any further
+    Column("worker", String(200)),
+    Column("lease_until", Double),
+    Column("not_before", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("error", Text),
+    Column("project_id", String(64), nullable=False, server_default="default"),
+    Column("lane", String(16), nullable=False, server_default="train"),  # which kind of worker takes it next
+    Column("announced", Integer, nullable=False, server_default="0"),  # 1 once webhooks know that it has ended
+    UniqueConstraint("job_id"),
+    Index(None, "status"),
+    Index(None, "project_id"),
+    Index(None, "run_id"),
+    Index(None, "announced", "status"),
+    sqlite_autoincrement=True,
+)
+
+# What is told of a job, in order; never changed and never removed while the job is there. `code` names what is told:
+# what an attempt does over again is told once.
+job_events = Table(
+    "job_events",
+    metadata,
+    number(),
+    Column("event_id", String(64), nullable=False),
+    Column("job_id", String(64), nullable=False),
+    Column("code", String(100), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Text),  # JSON; None for an event that is a message alone
+    UniqueConstraint("event_id"),
+    UniqueConstraint("job_id", "code"),
+    Index("ix_job_events_job_id_number", "job_id", "number"),
+    sqlite_autoincrement=True,
+)

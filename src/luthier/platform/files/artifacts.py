@@ -1,0 +1,297 @@
+"""Files that never change, named by their SHA-256, under one root: a local folder or any fsspec URL.
+
+Each writing gets a place of its own (`ab/cdef...-1f2e3d4c`) and the database says which place counts. So a file is
+removed by its row first and its place afterwards, and whoever brings the same content in between loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from fsspec.implementations.local import LocalFileSystem
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
+from luthier.core.digest import sha256_file
+from luthier.core.errors import NotFoundError, WorkError
+from luthier.core.frozen import Frozen
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import artifact_links, artifacts, files, upload_parts
+
+READ_BYTES: Final = 4 << 20
+"""How much of a file elsewhere is asked for at once."""
+
+
+class Artifact(Frozen):
+    """An immutable file. `kind` says what it is (adapter, report, dataset); `sha256` is its name."""
+
+    sha256: str
+    kind: str
+    num_bytes: int
+
+
+class ArtifactStore:
+    """Files by digest, and which run made which.
+
+    root: a local folder (made where it is missing) or an fsspec URL such as `s3://bucket/luthier`. scratch: a local
+    folder for files on their way; None takes one in the root, which must then be local.
+
+    Raises RequestError for an URL that no driver knows; all methods raise WorkError where a root elsewhere does not
+    answer or refuses.
+    """
+
+    def __init__(self, database: Database, root: str | Path, scratch: Path | None = None) -> None:
+        self._database = database
+        self._files, self._root = open_root(str(root))
+        self._is_local = isinstance(self._files, LocalFileSystem)
+        self._name = self._root if self._is_local else str(self._files.unstrip_protocol(self._root))
+        self._scratch = scratch
+
+    @property
+    def incoming(self) -> Path:
+        """The local folder for what comes in: `adopt` moves from there into a local root without another copy."""
+        if self._is_local or self._scratch is None:
+            return Path(self._root) / "incoming"
+        return self._scratch
+
+    def put_file(self, path: Path, kind: str) -> Artifact:
+        """Keep a copy of a file; one of the same content is kept once (under the kind it came with first).
+
+        Raises NotFoundError where there is no such file.
+        """
+        if not path.is_file():
+            raise NotFoundError(f"no file {path}", expected="a file to keep", do="check the path")
+        return self._keep(path, sha256_file(path), kind, may_move=False, then=_nothing)
+
+    def num_bytes(self) -> int:
+        """What all of them hold together, as the database knows it."""
+        with self._database.read() as connection:
+            return int(connection.execute(select(func.sum(artifacts.c.num_bytes))).scalar() or 0)
+
+    def adopt(
+        self, partial: Path, sha256: str, kind: str, then: Callable[[Connection], None] | None = None
+    ) -> Artifact:
+        """Keep a finished file of `incoming`, whose digest is known; moved where the root is local, and sent otherwise.
+
+        then: done in the transaction that makes the artifact known, so that it is never there without the one who uses
+        it, and not done where that raises.
+        """
+        return self._keep(partial, sha256, kind, may_move=True, then=then or _nothing)
+
+    def get(self, sha256: str) -> Artifact:
+        """What is known of an artifact. Raises NotFoundError."""
+        return _artifact(self._row(sha256))
+
+    def fetch(self, sha256: str, target: Path, *, may_share: bool = False) -> Path:
+        """Copy an artifact to `target`, which appears only when its digest was proved; returns `target`.
+
+        may_share: `target` is never written to, so that a local root may give another name of the same file instead.
+
+        Raises NotFoundError (never kept) and WorkError (lost or damaged since).
+        """
+        row = self._row(sha256)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            try:
+                if not (may_share and self._is_local and _linked(Path(self._place(row)), partial)):
+                    with self._explained():
+                        self._files.get_file(self._place(row), str(partial))
+            except FileNotFoundError as error:
+                raise self._damaged(row, "the file is gone") from error
+            if (found := sha256_file(partial)) != sha256:
+                raise self._damaged(row, f"its content has digest {found}")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def open(self, sha256: str) -> ArtifactReader:
+        """Read an artifact as a stream, whose digest the reader has to prove; what is open outlives its removal.
+
+        Raises NotFoundError (never kept) and WorkError (lost since).
+        """
+        row = self._row(sha256)
+        try:
+            with self._explained():
+                file: Any
+                if self._is_local:
+                    file = Path(self._place(row)).open("rb")  # noqa: SIM115 - the reader closes it
+                else:
+                    file = self._files.open(self._place(row), "rb", block_size=READ_BYTES)
+                return ArtifactReader(file, self._name, is_local=self._is_local)
+        except FileNotFoundError as error:
+            raise self._damaged(row, "the file is gone") from error
+
+    def look(self) -> None:
+        """See whether the place answers; what it holds does not matter."""
+        with self._explained():
+            self._files.exists(f"{self._root}/.probe")
+
+    def has(self, sha256: str) -> bool:
+        """Whether there is such an artifact."""
+        return self._find(sha256) is not None
+
+    def forget_unused(self, digests: Iterable[str]) -> None:
+        """Remove those of these artifacts that no run, file or part of an upload has any more."""
+        removed: list[str] = []
+        with self._database.write() as connection:
+            for digest in set(digests):
+                row = connection.execute(select(artifacts).where(artifacts.c.sha256 == digest)).mappings().first()
+                if row is not None and not _is_used(connection, digest):
+                    connection.execute(delete(artifacts).where(artifacts.c.sha256 == digest))
+                    removed.append(self._place(row))
+        for place in removed:
+            self._remove(place)
+
+    def link(self, run_id: str, name: str, sha256: str) -> None:
+        """Say that a run's `name` ("adapter", "report") is this artifact; a second link of that name replaces it.
+
+        Raises NotFoundError where the run or the artifact is not there.
+        """
+        try:
+            with self._database.write() as connection:
+                old = (artifact_links.c.run_id == run_id, artifact_links.c.name == name)
+                connection.execute(delete(artifact_links).where(*old))
+                connection.execute(insert(artifact_links).values(run_id=run_id, name=name, sha256=sha256))
+        except IntegrityError as error:
+            raise NotFoundError(
+                f"cannot link {name!r} of run {run_id!r} to artifact {sha256!r}",
+                expected="a run and an artifact that are both in this home",
+                do="put the file first, and check the run with `luthier runs list`",
+            ) from error
+
+    def linked(self, run_id: str) -> dict[str, Artifact]:
+        """The artifacts of a run by name; empty where there are none."""
+        query = select(artifact_links.c.name, artifacts).join(artifacts).where(artifact_links.c.run_id == run_id)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(artifact_links.c.name)).mappings().all()
+        return {row["name"]: _artifact(row) for row in rows}
+
+    def _keep(
+        self, source: Path, sha256: str, kind: str, *, may_move: bool, then: Callable[[Connection], None]
+    ) -> Artifact:
+        num_bytes = source.stat().st_size
+        values = {"sha256": sha256, "kind": kind, "num_bytes": num_bytes, "created_at": _now()}
+        this = artifacts.c.sha256 == sha256
+        while True:
+            seen = self._find(sha256)
+            place = None if seen is not None and self._is_whole(seen) else _new_place(sha256)
+            if place is not None:
+                self._write(source, place, may_move=may_move)
+            unneeded = place
+            try:
+                with self._database.write() as connection:
+                    row = connection.execute(select(artifacts).where(this)).mappings().first()
+                    if row is None and place is None:
+                        continue  # it was whole a moment ago, and its last user has gone since
+                    if row is None:
+                        connection.execute(insert(artifacts).values(**values, place=place))
+                        unneeded = None
+                    elif place is not None and seen is not None and row["place"] == seen["place"]:  # damaged: healed
+                        connection.execute(update(artifacts).where(this).values(place=place, num_bytes=num_bytes))
+                        unneeded = seen["place"] or _old_place(sha256)
+                    then(connection)
+                    kept = _artifact(connection.execute(select(artifacts).where(this)).mappings().one())
+            except BaseException:
+                if place is not None:
+                    self._remove(f"{self._root}/{place}")
+                raise
+            if unneeded is not None:
+                self._remove(f"{self._root}/{unneeded}")
+            return kept
+
+    def _find(self, sha256: str) -> RowMapping | None:
+        with self._database.read() as connection:
+            return connection.execute(select(artifacts).where(artifacts.c.sha256 == sha256)).mappings().first()
+
+    def _row(self, sha256: str) -> RowMapping:
+        row = self._find(sha256)
+        if row is None:
+            raise NotFoundError(
+                f"no artifact {sha256!r}", expected="the digest of an artifact in this home", do="check the digest"
+            )
+        return row
+
+    def _place(self, row: RowMapping) -> str:
+        return f"{self._root}/{row['place'] or _old_place(row['sha256'])}"
+
+    def _is_whole(self, row: RowMapping) -> bool:
+        place = self._place(row)
+        if self._is_local:
+            return Path(place).is_file() and sha256_file(Path(place)) == row["sha256"]
+        with self._explained():
+            return bool(self._files.exists(place) and self._files.size(place) == row["num_bytes"])
+
+    def _write(self, source: Path, place: str, *, may_move: bool) -> None:
+        if not self._is_local:  # an object appears whole or not at all
+            copy_to(self._files, source, f"{self._root}/{place}", self._name)
+            return
+        final = Path(self._root) / place
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if may_move:
+            os.replace(source, final)  # noqa: PTH105 - as rename, within one file system
+        else:
+            copy_local(source, final)
+
+    def _remove(self, place: str) -> None:
+        """Remove what no row names; where that fails it is litter, not an error."""
+        try:
+            self._files.rm_file(place)
+        except Exception:  # noqa: BLE001 - each file system has its own
+            return
+
+    def _explained(self) -> Any:
+        return errors_explained(self._name, is_local=self._is_local)
+
+    def _damaged(self, row: RowMapping, how: str) -> WorkError:
+        return WorkError(
+            f"artifact {row['sha256']} ({row['kind']}) at {self._place(row)} is damaged: {how}",
+            expected="the content that its name says",
+            do="check the disk and make the artifact anew from its run",
+        )
+
+
+def _is_used(connection: Connection, digest: str) -> bool:
+    users = (
+        select(artifact_links.c.name).where(artifact_links.c.sha256 == digest),
+        select(files.c.number).where(files.c.sha256 == digest, files.c.status != "deleted"),
+        select(upload_parts.c.number).where(upload_parts.c.sha256 == digest),
+    )
+    return any(connection.execute(query.limit(1)).first() is not None for query in users)
+
+
+def _artifact(row: Any) -> Artifact:
+    return Artifact(sha256=row["sha256"], kind=row["kind"], num_bytes=row["num_bytes"])
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without such links
+        return False
+    return True
+
+
+def _new_place(sha256: str) -> str:
+    return f"{_old_place(sha256)}-{secrets.token_hex(4)}"
+
+
+def _old_place(sha256: str) -> str:
+    return f"{sha256[:2]}/{sha256[2:]}"
+
+
+def _nothing(_: Connection) -> None:
+    """Do nothing more."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

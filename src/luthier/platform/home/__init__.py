@@ -1,0 +1,1 @@
+"""The home folder: settings, the context of a use case, logs, health."""

@@ -1,0 +1,280 @@
+"""What every use case is handed: the home, the stores in it, and where progress is shown.
+
+Stores are named by strings and imported when they are asked for: this file lies below all of them, and a command loads
+those alone that it uses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from luthier.core.errors import RequestError
+from luthier.core.import_string import import_string
+from luthier.core.ports import Progress, SilentProgress
+from luthier.platform.home.settings import Settings
+
+if TYPE_CHECKING:
+    from luthier.core.stream import Served
+    from luthier.features.assessments.store import AssessmentStore
+    from luthier.features.datasets.store import DatasetStore
+    from luthier.features.deployments.store import DeploymentStore
+    from luthier.features.evaluations.store import EvaluationStore
+    from luthier.features.exports.store import ExportStore
+    from luthier.features.feedback.review_store import ReviewStore
+    from luthier.features.feedback.store import FeedbackStore
+    from luthier.features.generation.store import GenerationStore
+    from luthier.features.human_eval.store import RatingPanelStore
+    from luthier.features.models.store import TunedModelStore
+    from luthier.features.monitoring.alerts_store import AlertStore
+    from luthier.features.runs.entries_store import RunEntryStore
+    from luthier.features.runs.store import RunStore
+    from luthier.features.serving.checkpoint_permission_store import CheckpointPermissionStore
+    from luthier.features.serving.inference_client import ModelServer
+    from luthier.features.studies.store import StudyStore
+    from luthier.features.traffic.late_charges import LateCharges
+    from luthier.features.traffic.log import Keeper
+    from luthier.features.traffic.store import TrafficStore
+    from luthier.features.workflows.store import PipelineStore
+    from luthier.platform.audit_log.store import AuditLogStore
+    from luthier.platform.auth.members_store import MemberStore
+    from luthier.platform.auth.password_hashing import PasswordThreads
+    from luthier.platform.auth.store import AccessStore
+    from luthier.platform.auth.usage_store import UsageStore
+    from luthier.platform.db.database import Database
+    from luthier.platform.db.monitor_state import WatchStore
+    from luthier.platform.files.artifacts import ArtifactStore
+    from luthier.platform.files.store import FileStore
+    from luthier.platform.files.uploads_store import UploadStore
+    from luthier.platform.http.idempotency_store import IdempotencyStore
+    from luthier.platform.jobs.events_store import JobEventStore
+    from luthier.platform.jobs.store import JobStore
+    from luthier.platform.notifications.store import WebhookStore
+
+
+_STORES: Final[Mapping[str, str]] = {
+    "runs": "luthier.features.runs.store:RunStore",
+    "run_entries": "luthier.features.runs.entries_store:RunEntryStore",
+    "assessments": "luthier.features.assessments.store:AssessmentStore",
+    "rating_panels": "luthier.features.human_eval.store:RatingPanelStore",
+    "studies": "luthier.features.studies.store:StudyStore",
+    "pipelines": "luthier.features.workflows.store:PipelineStore",
+    "evaluations": "luthier.features.evaluations.store:EvaluationStore",
+    "generations": "luthier.features.generation.store:GenerationStore",
+    "job_events": "luthier.platform.jobs.events_store:JobEventStore",
+    "tuned_models": "luthier.features.models.store:TunedModelStore",
+    "deployments": "luthier.features.deployments.store:DeploymentStore",
+    "usage": "luthier.platform.auth.usage_store:UsageStore",
+    "webhooks": "luthier.platform.notifications.store:WebhookStore",
+    "checkpoint_permissions": "luthier.features.serving.checkpoint_permission_store:CheckpointPermissionStore",
+    "access": "luthier.platform.auth.store:AccessStore",
+    "members": "luthier.platform.auth.members_store:MemberStore",
+    "datasets": "luthier.features.datasets.store:DatasetStore",
+    "exports": "luthier.features.exports.store:ExportStore",
+    "audit_log": "luthier.platform.audit_log.store:AuditLogStore",
+    "idempotency": "luthier.platform.http.idempotency_store:IdempotencyStore",
+    "traffic": "luthier.features.traffic.store:TrafficStore",
+    "watches": "luthier.platform.db.monitor_state:WatchStore",
+    "alerts": "luthier.features.monitoring.alerts_store:AlertStore",
+    "feedback": "luthier.features.feedback.store:FeedbackStore",
+    "review_items": "luthier.features.feedback.review_store:ReviewStore",
+}
+"""Stores that need the database alone, each made when it is first asked for."""
+
+
+class Context:
+    """An open home. The database is opened when it is first needed; leaving the `with` block closes it."""
+
+    runs: RunStore
+    """The runs of this home."""
+    run_entries: RunEntryStore
+    """Lists of the runs of this home and of what waits to become one."""
+    assessments: AssessmentStore
+    """Results of suites, safety checks and calibrations in this home."""
+    rating_panels: RatingPanelStore
+    """The panels of this home, in which people rate answers."""
+    studies: StudyStore
+    """The searches of this home."""
+    pipelines: PipelineStore
+    """Work in stages in this home."""
+    evaluations: EvaluationStore
+    """The evaluations of this home."""
+    generations: GenerationStore
+    """What engines wrote in this home, so that the same request is never paid for twice."""
+    job_events: JobEventStore
+    """What is told of the jobs of this home."""
+    tuned_models: TunedModelStore
+    """The models that jobs of this home have made."""
+    deployments: DeploymentStore
+    """The names of this home that route to models."""
+    usage: UsageStore
+    """What was asked of models of this home."""
+    webhooks: WebhookStore
+    """Where projects want to be told that jobs have ended."""
+    checkpoint_permissions: CheckpointPermissionStore
+    """Which projects may ask models of others."""
+    access: AccessStore
+    """The projects and keys of this home."""
+    members: MemberStore
+    """Who signs in to the pages of this home."""
+    datasets: DatasetStore
+    """The datasets of the projects of this home."""
+    exports: ExportStore
+    """What the server of this home has exported, or is to."""
+    audit_log: AuditLogStore
+    """What was done in this home, and by whom."""
+    idempotency: IdempotencyStore
+    """The answers to requests that came with an idempotency key."""
+    traffic: TrafficStore
+    """The index of what was asked of models of this home and answered."""
+    watches: WatchStore
+    """What the projects of this home want watched, and how far that is."""
+    alerts: AlertStore
+    """The alerts of this home."""
+    feedback: FeedbackStore
+    """What people say of answers."""
+    review_items: ReviewStore
+    """The queue in which people look at exchanges before they are trained on."""
+
+    def __init__(self, settings: Settings, progress: Progress, database_patience_seconds: float = 0.0) -> None:
+        self.settings, self.progress = settings, progress
+        self._patience_seconds = database_patience_seconds
+        self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
+
+    @classmethod
+    def open(
+        cls, home: Path | None = None, *, progress: Progress | None = None, database_patience_seconds: float = 0.0
+    ) -> Context:
+        """Open a home, making the folder where it is missing.
+
+        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing. database_patience_seconds:
+        how long to ask a database again that does not answer.
+
+        Raises RequestError where the home cannot be made or written, or a setting of the environment is wrong.
+        """
+        settings = Settings.read(home)
+        place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
+        _make_writable(place)
+        settings = settings.model_copy(update={"home": place})
+        return cls(settings, progress or SilentProgress(), database_patience_seconds)
+
+    @property
+    def home(self) -> Path:
+        """The home folder, absolute."""
+        return self.settings.home
+
+    @cached_property
+    def database(self) -> Database:
+        """The database of this home."""
+        from luthier.platform.db.database import Database
+
+        named = self.settings.database
+        place = self.settings.database_path if named is None else named.get_secret_value()
+        return Database.open(place, patience_seconds=self._patience_seconds)
+
+    @cached_property
+    def jobs(self) -> JobStore:
+        """The queue of this home."""
+        made: JobStore = import_string("luthier.platform.jobs.store:JobStore")(
+            self.database, self.settings.lease_seconds
+        )
+        return made
+
+    @cached_property
+    def artifacts(self) -> ArtifactStore:
+        """The files of this home that are named by their digest."""
+        named = self.settings.artifacts
+        root = self.settings.artifacts_folder if named is None else named.get_secret_value()
+        kind = import_string("luthier.platform.files.artifacts:ArtifactStore")
+        made: ArtifactStore = kind(self.database, root, self.settings.incoming_folder)
+        return made
+
+    @cached_property
+    def files(self) -> FileStore:
+        """The files of the projects of this home."""
+        made: FileStore = import_string("luthier.platform.files.store:FileStore")(self.database, self.artifacts)
+        return made
+
+    @cached_property
+    def uploads(self) -> UploadStore:
+        """The files that come in parts."""
+        made: UploadStore = import_string("luthier.platform.files.uploads_store:UploadStore")(
+            self.database, self.artifacts
+        )
+        return made
+
+    @cached_property
+    def model_server(self) -> ModelServer:
+        """The process that answers with models of this home; it is started by the first ask."""
+        # Two threads may come here at once: both get the one that was kept first.
+        made = import_string("luthier.features.serving.inference_client:ModelServer")(self.settings)
+        kept: ModelServer = self.__dict__.setdefault("model_server", made)
+        return kept
+
+    @cached_property
+    def password_threads(self) -> PasswordThreads:
+        """The threads of this server that hash passwords."""
+        made = import_string("luthier.platform.auth.password_hashing:PasswordThreads")()
+        kept: PasswordThreads = self.__dict__.setdefault("password_threads", made)
+        return kept
+
+    @cached_property
+    def late_charges(self) -> LateCharges:
+        """What this process counts as soon as the database answers again."""
+        made = import_string("luthier.features.traffic.late_charges:LateCharges")()
+        kept: LateCharges = self.__dict__.setdefault("late_charges", made)
+        return kept
+
+    @cached_property
+    def traffic_keeper(self) -> Keeper:
+        """Keeps what is asked of models and answered; its thread begins with the first exchange."""
+        made = import_string("luthier.features.traffic.log:Keeper")(self)
+        kept: Keeper = self.__dict__.setdefault("traffic_keeper", made)
+        return kept
+
+    if not TYPE_CHECKING:  # a type checker reads the declarations above, and finds names that are none of them
+
+        def __getattr__(self, name: str) -> Any:
+            """A store, made when it is first asked for; of two threads that ask at once both get the same."""
+            if name not in _STORES:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            return self.__dict__.setdefault(name, import_string(_STORES[name])(self.database))
+
+    def close(self) -> None:
+        """Write what waits, end the process and threads that work, and close the database, where they were opened."""
+        if "password_threads" in self.__dict__:
+            self.password_threads.close()
+        if "traffic_keeper" in self.__dict__:
+            self.traffic_keeper.close()
+        if "model_server" in self.__dict__:
+            self.model_server.close()
+        if "late_charges" in self.__dict__:
+            self.late_charges.close()
+        if "database" in self.__dict__:
+            self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_writable(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = home / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"the home {home} cannot be written: {error.strerror or error}",
+            expected="a folder that this user may make and write, with space left",
+            do="choose another with --home or LUTHIER_HOME, or correct its permissions",
+        ) from error

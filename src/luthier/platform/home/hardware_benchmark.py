@@ -1,0 +1,184 @@
+"""How fast this machine multiplies matrices and copies memory: measured once for a home, on a quiet machine.
+
+Precision and forecasts follow from it. Measured by each process, a busy moment could give two equal runs two
+precisions, and so other bytes, and one plan three forecasts. So what was measured is kept in the home, with how busy
+other processes kept the cores meanwhile; a measurement that was disturbed is repeated once the machine is quieter.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.digest import sha256_document
+from luthier.core.errors import ConflictError, StorageFullError
+
+if TYPE_CHECKING:
+    from luthier.core.cost import MachineLoad
+    from luthier.ml.planning.hardware import Benchmark, Hardware
+    from luthier.platform.home.context import Context
+
+_FORMAT = 2
+_WAIT_SECONDS = 120.0
+# A disturbed measurement is worth repeating where the cores are that much freer, and not more often than this.
+_FREER_BY_CORES, _REPEAT_SECONDS = 0.3, 60.0
+_LOAD_SECONDS = 30.0
+
+
+def hardware_of(context: Context) -> Hardware:
+    """This machine, as its home knows it; it is measured (two seconds) where the home knows nothing of it.
+
+    Processes that need that at the same time wait for the first. Raises ConflictError where that takes minutes.
+    """
+    return hardware_in(context.settings.rates_folder)
+
+
+def hardware_in(rates_folder: Path) -> Hardware:
+    """The same for a process that has nothing of the home but where it keeps rates."""
+    from luthier.ml.planning.hardware import with_rates
+
+    found = _benchmark_in(rates_folder)
+    return with_rates(found.rates, memory_gb_per_second=found.memory_gb_per_second)
+
+
+def load_of(context: Context) -> MachineLoad:
+    """How busy this machine is now, measured against its quiet rates; at most twice a minute in one process."""
+    return _load(context.settings.rates_folder, int(time.monotonic() / _LOAD_SECONDS))
+
+
+def measure_again(context: Context) -> tuple[Hardware, Hardware | None, float]:
+    """Measure this machine now, and keep that, quiet or not.
+
+    Returns:
+        The machine as measured, as the home knew it before (None where it did not), and the cores that other processes
+        used meanwhile.
+    """
+    from luthier.ml.planning.hardware import run_benchmark, with_rates
+
+    place = _place(context.settings.rates_folder)
+    before, now = _kept(place), run_benchmark()
+    _keep(place, now)
+    machines = [
+        with_rates(made.rates, memory_gb_per_second=made.memory_gb_per_second) if made is not None else None
+        for made in (now, before)
+    ]
+    assert machines[0] is not None
+    return machines[0], machines[1], now.busy_cores
+
+
+@lru_cache(maxsize=4)
+def _load(rates_folder: Path, half_minute: int) -> MachineLoad:  # noqa: ARG001
+    from luthier.ml.planning.hardware import present_load
+
+    return present_load(_benchmark_in(rates_folder).rates)
+
+
+def _benchmark_in(rates_folder: Path) -> Benchmark:
+    from luthier.core.file_lock import file_lock
+
+    place = _place(rates_folder)
+    found = _kept(place)
+    if found is not None and not _is_worth_repeating(place, found):
+        return found
+    lock = place.with_suffix(".lock")
+    # Whoever only repeats does not wait for another who does: what is kept is good enough to go on with.
+    wait = _WAIT_SECONDS if found is None else 0.0
+    try:
+        with file_lock(lock, what="the measuring of this machine", timeout_seconds=wait):
+            return _measured(place)
+    except ConflictError:
+        if found is None:
+            raise
+        return found
+
+
+def _measured(place: Path) -> Benchmark:
+    """Measure, and keep what disturbs less than what is kept; the caller holds the lock."""
+    from luthier.ml.planning.hardware import benchmark, run_benchmark
+
+    before = _kept(place)
+    if before is None:
+        now = benchmark()
+    elif _is_worth_repeating(place, before):
+        now = run_benchmark()
+    else:
+        return before
+    best = now if before is None or now.busy_cores < before.busy_cores else before
+    _keep(place, best)
+    return best
+
+
+def _is_worth_repeating(place: Path, found: Benchmark) -> bool:
+    """Whether a measurement that other processes disturbed would be disturbed less now."""
+    from luthier.ml.planning.hardware import busy_cores
+
+    if found.is_quiet:
+        return False
+    with suppress(OSError):
+        # A clock that was set back must not hold it off for hours.
+        if 0 <= time.time() - place.stat().st_mtime < _REPEAT_SECONDS:
+            return False
+    return busy_cores() < found.busy_cores - _FREER_BY_CORES
+
+
+def _place(rates_folder: Path) -> Path:
+    """The file of this machine: rates hold for its processor and accelerators, its threads, and this torch."""
+    return rates_folder / f"{sha256_document(_key())[:24]}.json"
+
+
+def _key() -> dict[str, Any]:
+    import torch
+
+    from luthier.ml.planning import hardware
+
+    return {
+        "processor": hardware.cpu_name(),
+        "num_cores": hardware.num_usable_cores(),
+        "num_threads": torch.get_num_threads(),
+        "accelerators": hardware.accelerators(),
+        "torch": version("torch"),
+    }
+
+
+def _kept(place: Path) -> Benchmark | None:
+    """What a file holds; None where it is not there, is damaged, or is of another format: then it is measured again.
+
+    Files of format 1 know neither the memory's rate nor how busy the machine was.
+    """
+    from luthier.ml.planning.hardware import Benchmark
+
+    try:
+        document = json.loads(place.read_text(encoding="utf-8"))
+        if document["format"] != _FORMAT:
+            return None
+        return Benchmark.model_validate(
+            {
+                "rates": document["gflops"],
+                "memory_gb_per_second": document["memory_gb_per_second"],
+                "busy_cores": document["busy_cores"],
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(place: Path, found: Benchmark) -> None:
+    from luthier.ml.charts.page import replace_text
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "format": _FORMAT,
+        "machine": _key(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gflops": found.rates.model_dump(mode="json"),
+        "memory_gb_per_second": found.memory_gb_per_second,
+        "busy_cores": round(found.busy_cores, 3),
+    }
+    with suppress(StorageFullError):  # it can be measured again; a full disk is reported by what needs the room
+        replace_text(place, json.dumps(document, indent=1) + "\n")

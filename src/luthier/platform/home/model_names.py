@@ -1,0 +1,67 @@
+"""Base models by the name that the API knows them by: never a path, whatever they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.platform.home.context import Context
+
+
+def base_models(context: Context) -> dict[str, str]:
+    """Name in the API -> name in a recipe, of all base models: the catalogue's, then those that were pulled.
+
+    A model that was made from a folder or a file is known by the last part of its path; one that is made of the layers
+    of such a model is, too.
+    """
+    from luthier.ml.inference.models import catalog, sources
+
+    found = {name: name for name in catalog.entries()}
+    for model in sources.local_models(context.home):
+        name = model.name
+        if model.source in ("folder", "gguf"):
+            name = Path(model.name).stem if model.source == "gguf" else Path(model.name).name
+        elif model.source == "layers":
+            layers, _, teacher = model.name.partition("@")
+            name = f"{layers}@{Path(teacher).name}" if teacher.startswith("/") else model.name
+        found.setdefault(name, model.name)
+    return found
+
+
+def find_base_model(context: Context, name: str) -> str:
+    """The name in a recipe of the base model that the API knows by this name. Raises NotFoundError."""
+    known = base_models(context)
+    if name not in known:
+        raise NotFoundError(
+            f"the base model {name!r} is not known here",
+            expected=f"one of {', '.join(known)}",
+            do="choose one of these; others come with `luthier models pull` on the server",
+        )
+    return known[name]
+
+
+def local_base_models(context: Context) -> list[str]:
+    """The base models that lie on this machine, by the names that the API knows them by."""
+    from luthier.ml.inference.models import sources
+
+    there = {model.name for model in sources.local_models(context.home)}
+    return sorted(name for name, recipe_name in base_models(context).items() if recipe_name in there)
+
+
+def model_digest(context: Context, name: str) -> str:
+    """The digest of a base model on this machine, by the name that the API knows it by; empty where it is not here."""
+    from luthier.ml.inference.models import sources
+
+    recipe_name = base_models(context).get(name)
+    return next((model.sha256 for model in sources.local_models(context.home) if model.name == recipe_name), "")
+
+
+def check_is_local(context: Context, name: str) -> None:
+    """Raise RequestError for a base model that would have to be fetched first, or that nobody knows."""
+    there = local_base_models(context)
+    if name not in there:
+        raise RequestError(
+            f"the base model {name[:100]!r} is not on this machine",
+            expected=f"one of {', '.join(there)}" if there else "a base model that was pulled",
+            do="choose one of these; `luthier models pull NAME` on the server brings another",
+        )

@@ -1,0 +1,141 @@
+"""Who asks, whether they may, and whether they ask too often: `Authorization: Bearer KEY`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from luthier.core.access import Caller, Scope
+from luthier.platform.auth.authenticator import Gate, Pass
+from luthier.platform.home.context import Context
+from luthier.platform.http.errors import ApiError
+from luthier.platform.http.middleware.frame import answer_headers
+
+_bearer = HTTPBearer(auto_error=False)
+
+
+def context_of(request: Request) -> Context:
+    """The open home that this server works in."""
+    context: Context = request.app.state.context
+    return context
+
+
+async def let_in(request: Request) -> Caller:
+    """Who asks; counted once a request, however often it is called. Raises ApiError (401, 429)."""
+    known: Caller | None = getattr(request.state, "caller", None)
+    if known is not None:
+        return known
+    gate: Gate = request.app.state.gate
+    if gate.anybody is not None:
+        request.state.caller = gate.anybody
+        return gate.anybody
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
+        raise ApiError(
+            401,
+            "You didn't provide an API key: expected the header `Authorization: Bearer KEY`; make a key with "
+            "`luthier keys create`",
+            code="missing_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    # What is remembered is answered here; a thread is taken only where the database has to be asked.
+    given = gate.recall(key)
+    if given is None:
+        address = request.client.host if request.client is not None else ""
+        given = await run_in_threadpool(gate.look_up, key, address)
+    if given.wait_seconds > 0:
+        message = "Too many wrong keys came from your address; what to do: correct the key, then wait"
+        raise _too_many(message, given.wait_seconds, headers={"x-should-retry": "false"})
+    if given.caller is None:
+        raise wrong_key()
+    _count(request, gate, given)
+    request.state.caller, request.state.given = given.caller, given
+    return given.caller
+
+
+def count_refused(request: Request, num_requests: int) -> None:
+    """Count a request that was refused after it had made work, such as a prompt of many contexts, as several.
+
+    num_requests: how many it is worth; the one that it is was counted when it came.
+    """
+    given: Pass | None = getattr(request.state, "given", None)
+    if given is not None and num_requests > 1:
+        gate: Gate = request.app.state.gate
+        gate.count_refused(given, num_requests - 1)
+
+
+def wrong_key() -> ApiError:
+    """The refusal of a key that lets nobody in; it does not tell why."""
+    message = "Incorrect API key provided: it is unknown, expired or revoked"
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _count(request: Request, gate: Gate, given: Pass) -> None:
+    taken = gate.count(given)
+    if taken is None:
+        return
+    answer_headers(request.scope).update(
+        {
+            "x-ratelimit-limit-requests": str(taken.limit),
+            "x-ratelimit-remaining-requests": str(taken.num_remaining),
+            "x-ratelimit-reset-requests": f"{math.ceil(taken.reset_seconds * 1000)}ms",
+        }
+    )
+    if not taken.is_allowed:
+        message = (
+            f"Rate limit reached for this key: {taken.limit:,} requests per minute; what to do: wait "
+            f"{taken.wait_seconds:.3g} s, or use a key with a larger limit"
+        )
+        raise _too_many(message, taken.wait_seconds)
+
+
+def _too_many(message: str, wait_seconds: float, *, headers: Mapping[str, str] | None = None) -> ApiError:
+    waits = {
+        "Retry-After": str(max(1, math.ceil(wait_seconds))),
+        "retry-after-ms": str(max(1, math.ceil(wait_seconds * 1000))),
+    }
+    kind, code = "rate_limit_error", "rate_limit_exceeded"
+    return ApiError(429, message, type=kind, code=code, headers={**waits, **(headers or {})})
+
+
+async def _caller(
+    request: Request,
+    _given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],  # for the OpenAPI document
+) -> Caller:
+    return await let_in(request)
+
+
+def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+        if not any(caller.may(scope) for scope in scopes):
+            raise ApiError(
+                403,
+                f"The key {caller.name!r} has the scopes {', '.join(caller.scopes)}; "
+                f"expected: {' or '.join(scopes)}; what to do: use or make a key that has it",
+                type="insufficient_permissions",
+                code="missing_scope",
+            )
+        return caller
+
+    return check
+
+
+# Of async dependencies, since each plain one would take a thread of its own for every request.
+async def _context(request: Request) -> Context:
+    return context_of(request)
+
+
+HomeContext = Annotated[Context, Depends(_context)]
+"""What a handler asks for to reach the services."""
+Reader = Annotated[Caller, Depends(_needs("read"))]
+Trainer = Annotated[Caller, Depends(_needs("train"))]
+Asker = Annotated[Caller, Depends(_needs("infer"))]
+Looker = Annotated[Caller, Depends(_needs("read", "infer"))]
+Admin = Annotated[Caller, Depends(_needs("admin"))]
+"""What a handler asks for to be sure that the one who calls may: the caller, with its project."""

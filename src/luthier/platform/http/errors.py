@@ -1,0 +1,151 @@
+"""Every failure as OpenAI's error object, with the status that its client library knows it by."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from luthier.core.errors import (
+    BusyError,
+    ConflictError,
+    DefectError,
+    LuthierError,
+    NotFoundError,
+    QuotaError,
+    RequestError,
+    StorageFullError,
+    UnsupportedError,
+)
+
+log = logging.getLogger("luthier.platform.http")
+_KIND = re.compile(r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$")
+
+
+class ApiError(Exception):
+    """A request that is refused. status: of HTTP. type, param, code: as in OpenAI's error object.
+
+    headers: sent with it, such as `Retry-After` (seconds), or `x-should-retry: false` for a conflict that waiting does
+    not mend.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status, self.message, self.type, self.param, self.code = status, message, type, param, code
+        self.headers = dict(headers or {})
+        super().__init__(message)
+
+
+class ErrorBody(dict[str, Any]):
+    """`{"error": {"message", "type", "param", "code"}}`."""
+
+    def __init__(self, message: str, type: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(error={"message": message, "type": type, "param": param, "code": code})
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Teach the app to answer with OpenAI's error object whatever goes wrong."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(LuthierError, _luthier_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def as_api_error(error: LuthierError) -> ApiError:
+    """Ours as the client sees it: what came, what was expected, what to do."""
+    message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
+    status = error.http_status
+    if isinstance(error, NotFoundError):
+        return ApiError(status, message, code="not_found")
+    if isinstance(error, ConflictError):
+        return ApiError(status, message, code="conflict", headers={"x-should-retry": "false"})
+    if isinstance(error, UnsupportedError):
+        return ApiError(status, message, param=error.param, code=error.code)
+    if isinstance(error, QuotaError):
+        kind, headers = "insufficient_quota", {"x-should-retry": "false"}
+        return ApiError(status, message, type=kind, code=kind, headers=headers)
+    if isinstance(error, BusyError):
+        kind, wait = "rate_limit_error", str(max(1, round(error.retry_seconds)))
+        return ApiError(status, message, type=kind, code="rate_limit_exceeded", headers={"Retry-After": wait})
+    if isinstance(error, RequestError):
+        return ApiError(status, message, code="invalid_value")
+    if isinstance(error, StorageFullError):
+        return ApiError(status, message, type="server_error", code="storage_full", headers={"x-should-retry": "false"})
+    if isinstance(error, DefectError):
+        return ApiError(
+            status, message, type="server_error", code="internal_error", headers={"x-should-retry": "false"}
+        )
+    headers = {"Retry-After": "5"} if error.retry_helps else {"x-should-retry": "false"}
+    return ApiError(status, message, type="server_error", code="unavailable", headers=headers)
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """The answer that tells a client of it."""
+    body = ErrorBody(error.message, error.type, error.param, error.code)
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def bug_response() -> JSONResponse:
+    """The answer to what went wrong by our own fault."""
+    message = "The server had an error of its own; its log says more, by the x-request-id of this answer"
+    return error_response(ApiError(500, message, type="server_error", code="internal_error"))
+
+
+async def _api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _luthier_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, LuthierError)
+    return await _api_error(request, as_api_error(error))
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    """The first thing that is wrong with the request, with its place; status 400, as OpenAI answers."""
+    assert isinstance(error, RequestValidationError)
+    found = [(_place(one["loc"]), str(one["msg"])) for one in error.errors()]
+    place = found[0][0]
+    # a field that may be one thing or another has an error for each
+    words = " or: ".join(dict.fromkeys(message for where, message in found if where == place))
+    what = f"{words} at {place!r}" if place else words
+    return await _api_error(request, ApiError(400, f"Invalid request: {what}", param=place, code="invalid_value"))
+
+
+def _place(location: Sequence[int | str]) -> str | None:
+    """Where in the body, by dots; without what only says which of several kinds of value was tried."""
+    parts = [str(part) for part in location[1:]]
+    return ".".join(part for part in parts if not _KIND.match(part)) or None
+
+
+def http_error(error: HTTPException, method: str, path: str) -> ApiError:
+    """What the framework refuses, as the client sees it."""
+    known = {404: f"no such address: {method} {path}", 405: f"{method} is not allowed here"}
+    message = known.get(error.status_code, str(error.detail))
+    code = {413: "request_too_large", 404: "unknown_url", 405: "unknown_url"}.get(error.status_code, "invalid_request")
+    return ApiError(error.status_code, message, code=code, headers=error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return error_response(http_error(error, request.method, request.url.path))
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    return bug_response()

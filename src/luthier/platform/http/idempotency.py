@@ -1,0 +1,156 @@
+"""`Idempotency-Key`: a request that is sent again is not carried out again, but gets the answer of the first one.
+
+What failed is not kept: a request that was refused has changed nothing, and may be corrected and sent by the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse, Response
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError
+from luthier.platform.home.context import Context
+from luthier.platform.http.errors import ApiError
+from luthier.platform.http.idempotency_store import Turn
+
+log = logging.getLogger("luthier.platform.http")
+
+_MOST_CHARACTERS: Final = 255
+_SWEEP_EVERY_SECONDS: Final = 3600.0
+_LONGEST_WAIT_SECONDS: Final = 60
+
+
+class _AtWork:
+    """What this very process is at, so that nobody takes it over however long it lasts; and when it last swept."""
+
+    def __init__(self) -> None:
+        self.lock, self.keys, self.swept_at = threading.Lock(), set[tuple[str, str]](), -math.inf
+
+    def begin(self, name: tuple[str, str]) -> bool:
+        with self.lock:
+            is_first = name not in self.keys
+            self.keys.add(name)
+            return is_first
+
+    def is_time_to_sweep(self) -> bool:
+        with self.lock:
+            is_time = time.monotonic() - self.swept_at > _SWEEP_EVERY_SECONDS
+            if is_time:
+                self.swept_at = time.monotonic()
+            return is_time
+
+    def end(self, name: tuple[str, str]) -> None:
+        with self.lock:
+            self.keys.discard(name)
+
+
+def once(request: Request, caller: Caller, context: Context, work: Callable[[], Any]) -> Any:
+    """Do the work, once for each idempotency key of the caller's project; without the header, simply do it.
+
+    work: makes what the handler answers, as JSON or as a model; a Response as it is (then it must hold JSON). Call this
+    from a plain `def` handler: the body has been read by then.
+
+    Raises ApiError: 422 where the key came with another request before, 409 while that one is still at work (worth
+    trying again), 400 for a key that cannot be; and whatever the work raises.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return work()
+    if not 0 < len(key) <= _MOST_CHARACTERS or not key.isascii() or not key.isprintable():
+        raise ApiError(
+            400,
+            f"The header Idempotency-Key has {len(key):,} characters; expected: 1 to {_MOST_CHARACTERS} printable ones "
+            "of ASCII; what to do: send a UUID",
+            code="invalid_idempotency_key",
+        )
+    name, at_work = (caller.project_id, key), _at_work_of(request)
+    if not at_work.begin(name):
+        raise _still_at_work(key, 1)
+    try:
+        if at_work.is_time_to_sweep():
+            context.idempotency.sweep()
+        turn = context.idempotency.begin(*name, _digest_of(request))
+        if turn.kind == "work":
+            return _done(context, name, turn, work)
+    finally:
+        at_work.end(name)
+    return _answer_to(key, turn)
+
+
+def _done(context: Context, name: tuple[str, str], turn: Turn, work: Callable[[], Any]) -> Response:
+    try:
+        made = work()
+        answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made))
+    except BaseException:
+        _write_down(lambda: context.idempotency.forget(*name, turn.ticket))
+        raise
+    if answer.status_code >= 300:
+        _write_down(lambda: context.idempotency.forget(*name, turn.ticket))
+    else:
+        text = bytes(answer.body).decode()
+        _write_down(lambda: context.idempotency.finish(*name, turn.ticket, status=answer.status_code, answer=text))
+    return answer
+
+
+def _write_down(how_it_ended: Callable[[], None]) -> None:
+    """The work is done, or has failed, by now: a database that does not answer changes nothing in what is answered."""
+    try:
+        how_it_ended()
+    except LuthierError as error:
+        log.warning("what came of a request with an Idempotency-Key is not kept: %s", error.came)
+
+
+def _answer_to(key: str, turn: Turn) -> Response:
+    if turn.kind == "replay":
+        return Response(
+            turn.answer,
+            status_code=turn.status,
+            media_type="application/json",
+            headers={"idempotent-replayed": "true"},
+        )
+    if turn.kind == "other":
+        raise ApiError(
+            422,
+            f"The Idempotency-Key {key!r} came with another request before; expected: a new key for a new request; "
+            "what to do: send a new UUID, or the very same request",
+            code="idempotency_key_reused",
+        )
+    raise _still_at_work(key, min(_LONGEST_WAIT_SECONDS, max(1, math.ceil(turn.seconds))))
+
+
+def _still_at_work(key: str, seconds: int) -> ApiError:
+    return ApiError(
+        409,
+        f"The first request with the Idempotency-Key {key!r} is still at work; what to do: ask again",
+        code="idempotency_key_in_use",
+        headers={"Retry-After": str(seconds), "x-should-retry": "true"},
+    )
+
+
+def _digest_of(request: Request) -> str:
+    """Of method, address and body; of forms without the body, since a client draws a new boundary for each."""
+    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+    body = getattr(request.state, "body_digest", None)
+    if body is not None and not request.headers.get("content-type", "").startswith("multipart/"):
+        digest.update(body.digest())
+    return digest.hexdigest()
+
+
+def _at_work_of(request: Request) -> _AtWork:
+    at_work: _AtWork = request.app.state.at_work
+    return at_work
+
+
+def add_idempotency(state: Any) -> None:
+    """Give an app's state what `once` needs."""
+    state.at_work = _AtWork()

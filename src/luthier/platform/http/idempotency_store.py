@@ -1,0 +1,91 @@
+"""Answers by idempotency key: of several equal requests one is carried out, and all get its answer.
+
+The first to insert the row does the work. A row without an answer that is older than `TAKE_OVER_SECONDS` belongs to a
+process that died at it: the next request takes it over, and the time in the row, which changes by that, is what turns
+the first one's late answer away. One that is from the future was made before the clock was set back, and is taken over
+at once: a server knows by itself what it is at.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from sqlalchemy import ColumnElement, delete, insert, select, update
+
+from luthier.core.clock_jump import SLACK_SECONDS
+from luthier.core.frozen import Frozen
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import idempotency_keys as table
+
+KEPT_SECONDS: Final = 24 * 3600.0
+TAKE_OVER_SECONDS: Final = 60.0
+"""Longer than any work that is done behind such a key may take."""
+
+
+class Turn(Frozen):
+    """What a request with an idempotency key is to do.
+
+    kind: "work" (it is the first: do it, then `finish` or `forget` with `ticket`), "replay" (`status` and `answer` are
+    what the first one was told), "wait" (the first is still at work, for `seconds` more at most) or "other" (the key
+    came with another request before).
+    """
+
+    kind: Literal["work", "replay", "wait", "other"]
+    ticket: float = 0.0
+    status: int = 0
+    answer: str = ""
+    seconds: float = 0.0
+
+
+class IdempotencyStore:
+    """The idempotency keys of one database. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, project_id: str, key: str, request_sha256: str) -> Turn:
+        """Ask whose turn it is."""
+        with self._database.write() as connection:
+            now = self._database.clock(connection)
+            is_it = _is(project_id, key)
+            row = connection.execute(select(table).where(is_it)).mappings().first()
+            mine = Turn(kind="work", ticket=now)
+            if row is None:
+                values = {"project_id": project_id, "key": key, "request_sha256": request_sha256, "created_at": now}
+                connection.execute(insert(table).values(**values))
+                return mine
+            age = now - row["created_at"]
+            is_over = age > (TAKE_OVER_SECONDS if row["status"] is None else KEPT_SECONDS)
+            if row["status"] is None and age < -SLACK_SECONDS:
+                is_over = True  # the clock was set back since: its own time to be taken over is hours away
+            if row["request_sha256"] != request_sha256 and not is_over:
+                return Turn(kind="other")
+            if is_over:
+                values = {"request_sha256": request_sha256, "created_at": now, "status": None, "answer": None}
+                connection.execute(update(table).where(is_it).values(**values))
+                return mine
+            if row["status"] is None:
+                return Turn(kind="wait", seconds=TAKE_OVER_SECONDS - age)
+            return Turn(kind="replay", status=row["status"], answer=row["answer"])
+
+    def finish(self, project_id: str, key: str, ticket: float, *, status: int, answer: str) -> None:
+        """Keep the answer; without effect where another has taken the work over."""
+        is_it = _is(project_id, key) & (table.c.created_at == ticket)
+        with self._database.write() as connection:
+            connection.execute(update(table).where(is_it).values(status=status, answer=answer))
+
+    def forget(self, project_id: str, key: str, ticket: float) -> None:
+        """Let the next request with this key do the work: this one failed and has changed nothing."""
+        is_it = _is(project_id, key) & (table.c.created_at == ticket) & table.c.status.is_(None)
+        with self._database.write() as connection:
+            connection.execute(delete(table).where(is_it))
+
+    def sweep(self) -> int:
+        """Remove the keys that are older than `KEPT_SECONDS`; returns how many."""
+        with self._database.write() as connection:
+            oldest = self._database.clock(connection) - KEPT_SECONDS
+            return connection.execute(delete(table).where(table.c.created_at < oldest)).rowcount
+
+
+def _is(project_id: str, key: str) -> ColumnElement[bool]:
+    return (table.c.project_id == project_id) & (table.c.key == key)

@@ -1,0 +1,215 @@
+"""multipart/form-data as a stream (RFC 7578, 2015): the one file in it goes to the disk as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from luthier.core.errors import RequestError
+from luthier.core.frozen import Frozen
+from luthier.platform.files.incoming import IncomingFile
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MAX_FIELD_BYTES: Final = 4096
+MAX_FORM_OVERHEAD_BYTES: Final = 64 * 1024
+"""What fields, headers and boundaries may take together, beside the file."""
+_PIECE_BYTES: Final = 1 << 20
+
+
+class FormError(RequestError):
+    """A body that is no form as it is wanted. status: of HTTP; code, param: as in OpenAI's error object."""
+
+    def __init__(
+        self,
+        came: str,
+        *,
+        expected: str = "one file, with the fields that belong to it",
+        do: str = "send the form again, as the page or the API's document has it",
+        code: str = "invalid_value",
+        param: str | None = None,
+        status: int = 400,
+    ) -> None:
+        super().__init__(came, expected=expected, do=do)
+        self.code, self.param, self.status = code, param, status
+
+
+class Form(Frozen):
+    """What came beside the bytes of the file: its name as the client says it, and the other fields."""
+
+    filename: str
+    fields: dict[str, str]
+
+
+async def read_form(
+    body: AsyncIterable[bytes],
+    headers: Mapping[str, str],
+    incoming: IncomingFile,
+    *,
+    file_field: str,
+    fields: frozenset[str],
+    most_bytes: int,
+) -> Form:
+    """Write the file of a form to `incoming` and return the rest; `fields`: what may stand beside it.
+
+    Raises FormError: 413 for a file of more than `most_bytes`; 400 for another kind of body, one that ends too early,
+    and fields that are unknown, missing, there twice or too long. Raises StorageFullError too, and what `body` raises.
+    """
+    reader = _FormReader(headers, incoming, file_field, fields, most_bytes)
+    held = bytearray()
+    try:
+        async for chunk in body:
+            held += chunk
+            if len(held) >= _PIECE_BYTES:
+                await asyncio.to_thread(reader.feed, bytes(held))
+                held.clear()
+        await asyncio.to_thread(reader.feed, bytes(held))
+    except FormParserError as error:
+        raise _malformed(str(error)) from error
+    return reader.form()
+
+
+class _FormReader:
+    """Takes the body piece by piece; the callbacks of the parser say what the pieces are."""
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        incoming: IncomingFile,
+        file_field: str,
+        fields: frozenset[str],
+        most_bytes: int,
+    ) -> None:
+        self._incoming, self._file_field, self._known, self._most_bytes = incoming, file_field, fields, most_bytes
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > most_bytes + MAX_FORM_OVERHEAD_BYTES:
+            raise _too_large(most_bytes)
+        try:
+            self._parser = MultipartParser(_boundary(headers), callbacks)
+        except FormParserError as error:
+            raise _malformed(str(error)) from error
+        self._num_overhead_bytes = 0
+        self._fields: dict[str, str] = {}
+        self._filename: str | None = None
+        self._name = ""
+        self._value = bytearray()
+        self._headers: dict[str, bytes] = {}
+        self._header, self._header_text = bytearray(), bytearray()
+        self._is_whole = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body."""
+        before = self._incoming.num_bytes
+        self._parser.write(data)
+        self._num_overhead_bytes += len(data) - (self._incoming.num_bytes - before)
+        if self._num_overhead_bytes > MAX_FORM_OVERHEAD_BYTES:
+            raise _malformed(f"more than {MAX_FORM_OVERHEAD_BYTES} bytes stand beside the file")
+
+    def form(self) -> Form:
+        """What came, once all of it has."""
+        if not self._is_whole:
+            raise _malformed("the body ends before its last boundary")
+        if self._filename is None:
+            message = f"Missing required parameter: {self._file_field!r}"
+            raise FormError(message, param=self._file_field, code="missing_required")
+        return Form(filename=self._filename, fields=self._fields)
+
+    def _begin_part(self) -> None:
+        self._headers, self._value = {}, bytearray()
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_text += data[start:end]
+
+    def _end_header(self) -> None:
+        self._headers[self._header.decode("latin-1").lower()] = bytes(self._header_text)
+        self._header, self._header_text = bytearray(), bytearray()
+
+    def _end_headers(self) -> None:
+        kind, options = parse_options_header(self._headers.get("content-disposition"))
+        if kind != b"form-data" or b"name" not in options:
+            raise _malformed("a part has no `Content-Disposition: form-data; name=...`")
+        self._name = _text(options[b"name"])[:100]
+        if self._name in self._fields or (self._name == self._file_field and self._filename is not None):
+            raise FormError(f"The field {self._name!r} is there twice", param=self._name)
+        if self._name == self._file_field:
+            self._filename = _unescaped(_text(options.get(b"filename", b"")))
+        elif self._name not in self._known:
+            expected = ", ".join(sorted({*self._known, self._file_field}))
+            raise FormError(
+                f"Unknown parameter: {self._name!r}", expected=expected, param=self._name, code="unknown_parameter"
+            )
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == self._file_field:
+            if self._incoming.num_bytes + end - start > self._most_bytes:
+                raise _too_large(self._most_bytes)
+            self._incoming.write(memoryview(data)[start:end])
+            return
+        self._value += data[start:end]
+        if len(self._value) > MAX_FIELD_BYTES:
+            raise FormError(f"The field {self._name!r} has more than {MAX_FIELD_BYTES} bytes", param=self._name)
+
+    def _end_part(self) -> None:
+        if self._name != self._file_field:
+            self._fields[self._name] = _text(bytes(self._value))
+
+    def _end(self) -> None:
+        self._is_whole = True
+
+
+def _boundary(headers: Mapping[str, str]) -> bytes:
+    kind, options = parse_options_header(headers.get("content-type", ""))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise FormError(
+            f"The body is {kind.decode('latin-1')[:99] or 'unnamed'!r}",
+            expected="multipart/form-data with a boundary",
+            code="invalid_content_type",
+        )
+    return options[b"boundary"]
+
+
+def _text(data: bytes) -> str:
+    """UTF-8, as browsers and clients send it today; latin-1, which takes all, where it is not."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _unescaped(filename: str) -> str:
+    """The name before a browser escaped it (HTML standard, multipart/form-data encoding algorithm)."""
+    return filename.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
+
+
+def _malformed(how: str) -> FormError:
+    return FormError(f"The body is no whole multipart/form-data: {how}", code="invalid_multipart")
+
+
+def _too_large(most_bytes: int) -> FormError:
+    return FormError(
+        f"The file has more than {most_bytes} bytes",
+        expected="at most that",
+        do="send a smaller one, or ask who runs this server to raise LUTHIER_MAX_FILE_BYTES",
+        param="file",
+        code="file_too_large",
+        status=413,
+    )

@@ -1,0 +1,112 @@
+"""Answers to polls, kept for as long as nothing has changed in the database, and not a moment longer.
+
+Clients ask for the same job again and again, and mostly nothing has happened: then the answer is the one before. Each
+request first takes a mark of the database (`Watch`), before anything is read for its answer. An answer is kept under
+the mark that it was made at, and given to others only while the mark is still that one: whoever asks after a commit,
+of whatever process, gets an answer that was read after it. See docs/decisions/0012.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from luthier.core.access import Caller
+from luthier.platform.auth.authenticator import Gate
+from luthier.platform.db.backend import Watch
+from luthier.platform.home.context import Context
+from luthier.platform.http.authentication import wrong_key
+from luthier.platform.http.errors import error_response
+
+_POLLED: Final = re.compile(r"/v1/fine_tuning/jobs(/[^/]+(/events|/checkpoints)?)?")
+"""Answers here are made of the database alone: not of the time, nor of files; of who asks, of project and scopes."""
+_MOST_ANSWERS: Final = 512
+_MOST_BYTES: Final = 64 << 10
+"""Of one answer; a longer one is made anew each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the routes have answered: without what the layers above add, which is of each request."""
+
+    start: Message
+    body: bytes
+    route: Any
+
+
+class PollCache:
+    """The innermost layer: key, host and limits were looked at before. A key that was revoked meanwhile is refused."""
+
+    def __init__(self, app: ASGIApp, context: Context, gate: Gate) -> None:
+        self._app, self._context, self._gate = app, context, gate
+        self._watch: Watch | None = None
+        self._turn = asyncio.Lock()
+        self._mark: Hashable = None
+        self._kept: dict[Hashable, asyncio.Future[_Answer | None]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer from memory where that is right, or else hand the request on."""
+        caller: Caller | None = scope.get("state", {}).get("caller")
+        is_poll = scope["type"] == "http" and scope["method"] == "GET" and caller is not None
+        if not is_poll or caller is None or caller.key_id is None or not _POLLED.fullmatch(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        seen = await self._look(caller.key_id)
+        if seen is None:
+            await self._app(scope, receive, send)
+            return
+        mark, is_revoked = seen
+        if is_revoked:
+            self._gate.forget_all()
+            await error_response(wrong_key())(scope, receive, send)
+            return
+        if mark != self._mark or len(self._kept) >= _MOST_ANSWERS:
+            self._mark, self._kept = mark, {}
+        asked = (caller.project_id, caller.scopes, scope["path"], scope["query_string"])
+        made = self._kept.get(asked)
+        if made is None:
+            await self._make(asked, scope, receive, send)
+        elif (answer := await asyncio.shield(made)) is not None:
+            scope["route"] = answer.route
+            await send({**answer.start, "headers": list(answer.start["headers"])})
+            await send({"type": "http.response.body", "body": answer.body})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _look(self, key_id: str) -> tuple[Hashable, bool] | None:
+        if self._watch is None:
+            self._watch = await run_in_threadpool(lambda: self._context.database.watch())
+        if self._context.database.is_quick:
+            return self._watch.look(key_id)
+        async with self._turn:
+            return await run_in_threadpool(self._watch.look, key_id)
+
+    async def _make(self, asked: Hashable, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the routes answer, and keep that. Who asks for the same meanwhile waits for this one."""
+        kept, made = self._kept, asyncio.get_running_loop().create_future()
+        kept[asked] = made
+        start: Message | None = None
+        body, answer = b"", None
+
+        async def send_noted(message: Message) -> None:
+            nonlocal start, body, answer
+            if message["type"] == "http.response.start":
+                start = {**message, "headers": list(message["headers"])}  # those above add theirs to the message's own
+            elif start is not None and start["status"] == 200:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    answer = _Answer(start, body, scope.get("route"))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        finally:
+            if answer is None or len(answer.body) > _MOST_BYTES:
+                kept.pop(asked, None)
+            made.set_result(answer)

@@ -1,0 +1,1 @@
+"""Queued work: the queue, the worker, and the process of one attempt."""

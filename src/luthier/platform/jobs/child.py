@@ -1,0 +1,102 @@
+"""The process that does one attempt of a job: what the worker's guard starts.
+
+    python -m luthier.platform.jobs.child HOME FOLDER
+
+FOLDER is the attempt's own. It holds `job.json`, which says what is to be done; the last act is to write the outcome
+into it. Ends as the run ends: paused after SIGTERM, with a checkpoint; what a person has to correct is an outcome, too.
+A full disk or a database that stays away is none: then it ends with `NOT_NOW`, and the job goes on when there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from luthier.core.disk_full import is_disk_full
+from luthier.core.import_string import import_string
+from luthier.platform.jobs.records import Job
+
+if TYPE_CHECKING:
+    from luthier.platform.home.context import Context
+    from luthier.platform.processes.process import Outcome
+
+JOB_NAME = "job.json"
+_ATTEMPTS: Final = {
+    "export": "luthier.features.exports.job:carry_out",
+    "evaluation": "luthier.features.evaluation_orders.job:carry_out",
+    "request": "luthier.features.finetuning_api.job:carry_out",
+    "asked": "luthier.features.training.recipe_job:carry_out",
+    "recipe": "luthier.features.training.queued_recipe:carry_out",
+}
+"""What does an attempt of each kind of job. By name: this process lies below what it runs, and loads one of them."""
+_LEAST_FREE_BYTES: Final = 1 << 20
+_PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
+
+
+def main(home: Path, folder: Path) -> None:
+    """Do the job that stands in the folder."""
+    from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
+    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.threads import wait_briefly
+    from luthier.platform.home.context import Context
+    from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
+
+    wait_briefly()
+    keep_few_kernels()
+    job = Job.model_validate_json((folder / JOB_NAME).read_bytes())
+    try:
+        with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
+            try:
+                outcome = _carry_out(context, job)
+            except (StorageFullError, UnreachableError):
+                raise
+            except LuthierError as error:
+                if _is_for_want_of_room(error, home):
+                    raise
+                outcome = Outcome(status="failed", error=error.as_json())
+            write_outcome(folder, outcome)
+    except (StorageFullError, UnreachableError) as error:
+        _end(error, NOT_NOW)
+    except Exception as error:
+        if not _is_for_want_of_room(error, home):
+            raise
+        _end(error, NOT_NOW)
+
+
+def _carry_out(context: Context, job: Job) -> Outcome:
+    """One attempt of whatever kind of job this is."""
+    outcome: Outcome = import_string(_ATTEMPTS[_kind(job)])(context, job)
+    return outcome
+
+
+def _kind(job: Job) -> str:
+    """The key of `_ATTEMPTS`: the kind of the job, and of a training by what its document holds."""
+    if job.kind in _ATTEMPTS:
+        return job.kind
+    return next((key for key in ("request", "asked") if key in job.document), "recipe")
+
+
+def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
+    """Whether the disk was full: libraries wrap that in errors of their own, so the disk itself is asked, too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_disk_full(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return shutil.disk_usage(home).free < _LEAST_FREE_BYTES
+
+
+def _end(error: Exception, code: int) -> NoReturn:
+    """Leave with this very code: on a full disk the log has no room either, and Python would make it another code."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,127 @@
+"""What is told of a job, in order: append-only, each thing once."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, insert, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.errors import RequestError
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import job_events
+from luthier.platform.jobs.event_records import JobEvent, Level
+
+_BEYOND: Final = 2**31 - 1
+"""Beyond any number of an event and any count of them."""
+_SHOWN: Final = (
+    job_events.c.event_id, job_events.c.job_id, job_events.c.code, job_events.c.created_at, job_events.c.level,
+    job_events.c.message, job_events.c.data,
+)  # fmt: skip
+# Put together once, since polls ask it all the time.
+_NEWEST_FIRST: Final = (
+    select(*_SHOWN)
+    .where(job_events.c.job_id == bindparam("its_job"), job_events.c.number < bindparam("before"))
+    .order_by(job_events.c.number.desc())
+    .limit(bindparam("at_most"))
+)
+
+
+class JobEventStore:
+    """The events of all jobs. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(
+        self,
+        job_id: str,
+        code: str,
+        message: str,
+        *,
+        level: Level = "info",
+        data: dict[str, float | None] | None = None,
+    ) -> bool:
+        """Tell something of a job; false where a thing of that code was told before: the first word stays."""
+        try:
+            with self._database.write() as connection:
+                if is_told(connection, job_id, code):
+                    return False
+                now = self._database.clock(connection)
+                tell(connection, now, job_id, message, code=code, level=level, data=data)
+        except IntegrityError:  # another process has told it in this very moment
+            return False
+        return True
+
+    def page(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> tuple[list[JobEvent], bool]:
+        """The events of a job, newest first, and whether there are more behind them.
+
+        after: the id of the event behind which the page begins. Raises RequestError where the job has no such event: an
+        empty page would look like the end of the list.
+        """
+        given: dict[str, str | int] = {
+            "its_job": job_id, "before": _BEYOND, "at_most": _BEYOND if limit is None else limit + 1
+        }  # fmt: skip
+        with self._database.read() as connection:
+            if after is not None:
+                its = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.event_id == after)
+                number = connection.execute(its).scalar()
+                if number is None:
+                    raise RequestError(
+                        f"after={after!r} is no event of this job",
+                        expected="the id of one of its events",
+                        do="begin anew, without `after`",
+                    )
+                given["before"] = number
+            rows = connection.execute(_NEWEST_FIRST, given).all()
+        shown = rows if limit is None else rows[:limit]
+        return [_event(row) for row in shown], len(rows) > len(shown)
+
+    def notes(self, job_id: str, *, limit: int) -> list[JobEvent]:
+        """What is told of a job apart from its steps, newest first, at most `limit`."""
+        code = job_events.c.code  # codes of steps are `step-N`; the dot comes right behind the dash
+        query = select(*_SHOWN).where(job_events.c.job_id == job_id, or_(code < "step-", code >= "step."))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(job_events.c.number.desc()).limit(limit)).all()
+        return [_event(row) for row in rows]
+
+
+def is_told(connection: Connection, job_id: str, code: str) -> bool:
+    """Whether a thing of that code was told of the job."""
+    known = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.code == code)
+    return connection.execute(known).first() is not None
+
+
+def tell(
+    connection: Connection,
+    now: float,
+    job_id: str,
+    message: str,
+    *,
+    code: str | None = None,
+    level: Level = "info",
+    data: dict[str, float | None] | None = None,
+) -> None:
+    """Write an event as part of a transaction. code: None for what can happen again, such as a pause."""
+    event_id = f"ftevent-{secrets.token_hex(12)}"
+    values = {
+        "event_id": event_id, "job_id": job_id, "code": code or event_id, "created_at": now, "level": level,
+        "message": message, "data": None if data is None else json.dumps(data),
+    }  # fmt: skip
+    connection.execute(insert(job_events).values(**values))
+
+
+def _event(row: Sequence[Any]) -> JobEvent:
+    event_id, job_id, code, created_at, level, message, data = row
+    return JobEvent(
+        event_id=event_id,
+        job_id=job_id,
+        code=code,
+        created_at=created_at,
+        level=level,
+        message=message,
+        data=None if data is None else json.loads(data),
+    )

@@ -1,0 +1,339 @@
+"""The queue: who may work on what, held by leases, so that nothing is lost and nothing is done twice at once.
+
+A worker holds a job by a lease that it renews; where it stops to, another takes the job over. Each start has its own
+attempt number, and whoever comes with an older one is turned away: the fencing of Gray & Cheriton, 1989, "Leases: an
+efficient fault-tolerant mechanism for distributed file cache consistency", doi:10.1145/74850.74870, with tokens. All
+times are the database's, so that the clocks of the workers do not matter.
+
+The database's clock may be set while jobs wait and run (`store.lease_watch`):
+
+forward   for the time of a lease no lease is taken as run out, so that every living worker can renew its own
+back      what rests longer than any rest is due; a lease that ends later than any lease is lost once it has not been
+          renewed for the time of a lease, by a clock that nobody sets
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, Select, false, select, update
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.clock_jump import SLACK_SECONDS, elapsed
+from luthier.core.errors import ConflictError
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import jobs
+from luthier.platform.jobs.event_format import ended, goes_on, picked_up, resumed, started
+from luthier.platform.jobs.events_store import is_told, tell
+from luthier.platform.jobs.lease_watch import LeaseWatch
+from luthier.platform.jobs.records import ENDED, Job, JobStatus, Lane, Wish
+from luthier.platform.jobs.rows import (
+    LeaseLostError,
+    add_job,
+    held_row,
+    is_row,
+    job_by_id,
+    job_of,
+    job_of_run,
+    locked_row,
+)
+
+__all__ = ["LEASE_SECONDS", "MOST_CRASHES", "JobStore", "LeaseLostError"]
+
+LEASE_SECONDS: Final = 90.0
+"""Long enough for a database to restart below a healthy training, short enough to wait for."""
+MOST_CRASHES: Final = 3
+MOST_LOSSES: Final = 10
+FIRST_REST_SECONDS: Final = 5.0
+LONGEST_REST_SECONDS: Final = 300.0
+
+
+class JobStore:
+    """The queue of a home. Every method is one short transaction.
+
+    Methods that take a job id raise NotFoundError, naming the nearest ids, where there is no such job.
+    """
+
+    def __init__(
+        self, database: Database, lease_seconds: float = LEASE_SECONDS, *, clock: Callable[[], float] = elapsed
+    ) -> None:
+        self._database, self.lease_seconds, self._leases = database, lease_seconds, LeaseWatch(clock)
+
+    def submit(self, job: Job) -> Job:
+        """Queue a job. Raises ConflictError where the id is taken."""
+        try:
+            with self._database.write() as connection:
+                return add_job(connection, self._database.clock(connection), job)
+        except IntegrityError as error:
+            raise ConflictError(
+                f"job {job.job_id} exists already", expected="a new id", do="make one with new_id('job')"
+            ) from error
+
+    def get(self, job_id: str, project_id: str | None = None) -> Job:
+        """One job; that of another project than the one named is as one that is not there."""
+        with self._database.read() as connection:
+            return job_by_id(connection, job_id, project_id)
+
+    def of_run(self, run_id: str, project_id: str) -> Job | None:
+        """The newest job of a project that makes this run, or goes on with it; None where there is none."""
+        with self._database.read() as connection:
+            return job_of_run(connection, run_id, project_id)
+
+    def list(
+        self,
+        *,
+        status: JobStatus | None = None,
+        limit: int | None = None,
+        project_id: str | None = None,
+        prefix: str = "",
+        after: str | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first: all, or those of one status and project; at most `limit`.
+
+        prefix: what their ids begin with. after: only those that were made before this one. Raises NotFoundError where
+        there is no such job to begin behind.
+        """
+        query = select(jobs).where(jobs.c.job_id.startswith(prefix, autoescape=True)).order_by(jobs.c.number.desc())
+        if status is not None:
+            query = query.where(jobs.c.status == status)
+        if project_id is not None:
+            query = query.where(jobs.c.project_id == project_id)
+        with self._database.read() as connection:
+            if after is not None:
+                job_by_id(connection, after, project_id)
+                query = query.where(
+                    jobs.c.number < select(jobs.c.number).where(jobs.c.job_id == after).scalar_subquery()
+                )
+            return [job_of(row) for row in connection.execute(query.limit(limit)).mappings()]
+
+    def claim(self, worker: str, lanes: tuple[Lane, ...] = ("train",)) -> Job | None:
+        """Take the next job of these lanes and start an attempt of it; None where there is nothing to do.
+
+        First comes what this very worker held when it died, whatever its lease says: there is one process of a name.
+        Then what another worker has lost, then what is queued, oldest first. What was lost counts as a crash, and a job
+        that has crashed too often without getting any further fails instead of being given out again.
+        """
+        with self._database.write() as connection:
+            now = self._database.clock(connection)
+            self._leases.look(now, self.lease_seconds)
+            while (row := self._next(connection, worker, now, lanes)) is not None:
+                if row["status"] == "running":
+                    self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
+                    if connection.execute(select(jobs.c.status).where(is_row(row))).scalar() != "queued":
+                        continue
+                connection.execute(
+                    update(jobs)
+                    .where(is_row(row))
+                    .values(
+                        status="running",
+                        worker=worker,
+                        attempt=jobs.c.attempt + 1,
+                        lease_until=now + self.lease_seconds,
+                        updated_at=now,
+                    )
+                )
+                self._tell_start(connection, row, now)
+                return job_by_id(connection, str(row["job_id"]))
+        return None
+
+    def beat(self, job_id: str, attempt: int, step: int = 0) -> Wish | None:
+        """Renew the lease and say how far the work is; returns what is asked of it. Raises LeaseLostError."""
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            values = {"lease_until": now + self.lease_seconds, "step": max(step, row["step"]), "updated_at": now}
+            connection.execute(update(jobs).where(is_row(row)).values(**values))
+            wish: Wish | None = row["wish"]
+            return wish
+
+    def finish(
+        self,
+        job_id: str,
+        attempt: int,
+        status: JobStatus,
+        error: dict[str, Any] | None = None,
+        found: dict[str, Any] | None = None,
+    ) -> Job:
+        """Close an attempt: the job has ended, or is paused. found: joins `found` in its document.
+
+        Raises LeaseLostError.
+        """
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            self._note(connection, row, found)
+            self._close(connection, row, now, status, error)
+            return job_by_id(connection, job_id)
+
+    def advance(self, job_id: str, attempt: int, found: dict[str, Any] | None = None) -> Job:
+        """What had to be looked at is good: the job goes on to the lane `train`. found: as for `finish`.
+
+        Where it was to be paused or cancelled meanwhile, it is. Raises LeaseLostError.
+        """
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            self._note(connection, row, found)
+            fresh = {"lane": "train", "num_crashes": 0, "num_losses": 0, "crash_step": -1}
+            connection.execute(update(jobs).where(is_row(row)).values(**fresh))
+            tell(connection, now, job_id, "Files validated, moving job to queued state", code="validated")
+            if row["wish"] is None:
+                self._stop(connection, row, now, not_before=now)
+            else:
+                self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
+            return job_by_id(connection, job_id)
+
+    def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0) -> Job:
+        """Put a job back into the queue in good order, as when its worker shuts down. Raises LeaseLostError.
+
+        rest_seconds: how long nobody is to take it. What it was asked meanwhile is done at once.
+        """
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            if row["wish"] is not None:
+                self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
+                return job_by_id(connection, job_id)
+            self._stop(connection, row, now, not_before=now + rest_seconds)
+            if rest_seconds:
+                message = "There is no room on the disk, or the database stayed away: the job is tried again soon"
+                tell(connection, now, job_id, message, level="warn")
+            else:
+                tell(connection, now, job_id, "The worker was stopped: the job waits for the next one")
+            return job_by_id(connection, job_id)
+
+    def crash(self, job_id: str, attempt: int, reason: str, *, is_lost: bool = False) -> Job:
+        """An attempt ended without a word. The job rests and is tried again, or fails. Raises LeaseLostError.
+
+        is_lost: it was ended because its worker was not there, and has not crashed.
+        """
+        with self._database.write() as connection:
+            row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            self._end_attempt(connection, row, now, reason, is_lost=is_lost)
+            return job_by_id(connection, job_id)
+
+    def ask(self, job_id: str, wish: Wish) -> Job:
+        """Ask a job to pause or to be cancelled: at once where nobody works on it, else as soon as its worker hears.
+
+        Raises ConflictError where it has ended, or where it is to be paused and is already.
+        """
+        with self._database.write() as connection:
+            row, now = locked_row(connection, job_id), self._database.clock(connection)
+            status = row["status"]
+            if status in ENDED or (status, wish) == ("paused", "pause") or row["wish"] == "cancel":
+                words = {"pause": "paused: queued or running", "cancel": "cancelled: queued, running or paused"}
+                raise ConflictError(
+                    f"job {job_id} is {job_of(row).shown_status}",
+                    expected=f"a job that can be {words[wish]}",
+                    do="look at it: it may be what you wanted already",
+                )
+            if status == "running":
+                told = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
+                tell(connection, now, job_id, told)
+                connection.execute(update(jobs).where(is_row(row)).values(wish=wish, updated_at=now))
+            else:
+                self._close(connection, row, now, "paused" if wish == "pause" else "cancelled", None)
+            return job_by_id(connection, job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused or failed job again; it goes on from its last checkpoint.
+
+        Raises ConflictError where it is not paused or failed: also while it is still pausing.
+        """
+        with self._database.write() as connection:
+            row, now = locked_row(connection, job_id), self._database.clock(connection)
+            if row["status"] not in ("paused", "failed"):
+                raise ConflictError(
+                    f"job {job_id} is {job_of(row).shown_status}",
+                    expected="a job that is paused or has failed",
+                    do="wait until it has paused" if row["wish"] == "pause" else "look at it: it needs no resuming",
+                )
+            values = {
+                "status": "queued",
+                "wish": None,
+                "num_crashes": 0,
+                "num_losses": 0,
+                "not_before": now,
+                "error": None,
+            }
+            values |= {"finished_at": None, "updated_at": now, "announced": 0}
+            connection.execute(update(jobs).where(is_row(row)).values(**values))
+            tell(connection, now, job_id, resumed(row["kind"]))
+            return job_by_id(connection, job_id)
+
+    def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
+        running, queued = jobs.c.status == "running", jobs.c.status == "queued"
+        is_ours, may_have_run_out = jobs.c.lane.in_(lanes), self._leases.may_have_run_out()
+        too_late = select(jobs.c.number, jobs.c.attempt, jobs.c.lease_until).where(
+            running, is_ours, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
+        )
+        lost = self._leases.unrenewed(
+            [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds
+        )
+        rests_too_long = jobs.c.not_before > now + LONGEST_REST_SECONDS + SLACK_SECONDS
+        for condition in (
+            running & (jobs.c.worker == worker),
+            running & ((jobs.c.lease_until < now) if may_have_run_out else false()),
+            running & jobs.c.number.in_(lost),
+            queued & ((jobs.c.not_before <= now) | rests_too_long),
+        ):
+            query: Select[Any] = select(jobs).where(condition, is_ours).order_by(jobs.c.number).limit(1)
+            row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()
+            if row is not None:
+                return row
+        return None
+
+    def _end_attempt(self, connection: Connection, row: RowMapping, now: float, reason: str, *, is_lost: bool) -> None:
+        """What becomes of a job whose attempt ended without a word.
+
+        is_lost: what ended is its worker or its machine. That is rarely the job's doing, so it takes more of them until
+        the job is given up: but not for ever, since a job may bring down whatever it runs on.
+        """
+        if row["wish"] is not None:  # it was to stop, and it has
+            self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
+            return
+        has_got_further = row["step"] > row["crash_step"]
+        before = {"num_crashes": 0, "num_losses": 0} if has_got_further else row
+        num_crashes, num_losses = before["num_crashes"] + (not is_lost), before["num_losses"] + is_lost
+        after = {"num_crashes": num_crashes, "num_losses": num_losses, "crash_step": row["step"]}
+        connection.execute(update(jobs).where(is_row(row)).values(**after))
+        if num_crashes >= MOST_CRASHES or num_losses >= MOST_LOSSES:
+            what = f"lost its worker {num_losses} times" if is_lost else f"crashed {num_crashes} times"
+            error = {
+                "type": "WorkError",
+                "came": f"job {row['job_id']} {what} at step {row['step']} ({reason})",
+                "expected": "work that gets further between two crashes",
+                "do": "look at the log of its last attempt (too little memory?), then resume the job",
+            }
+            self._close(connection, row, now, "failed", error)
+            return
+        rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
+        told = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
+        tell(connection, now, row["job_id"], told, level="warn")
+        self._stop(connection, row, now, not_before=now if has_got_further else now + rest)
+
+    def _stop(self, connection: Connection, row: RowMapping, now: float, *, not_before: float) -> None:
+        values = {"status": "queued", "worker": None, "lease_until": None, "not_before": not_before, "updated_at": now}
+        connection.execute(update(jobs).where(is_row(row)).values(**values))
+
+    def _close(
+        self, connection: Connection, row: RowMapping, now: float, status: JobStatus, error: dict[str, Any] | None
+    ) -> None:
+        values = {"status": status, "wish": None, "worker": None, "lease_until": None, "updated_at": now}
+        document = None if error is None else json.dumps(error)
+        finished = now if status in ENDED else None
+        connection.execute(update(jobs).where(is_row(row)).values(**values, error=document, finished_at=finished))
+        told = ended(row["kind"], status) if error is None else str(error.get("message") or error["came"])
+        tell(connection, now, row["job_id"], told, level="info" if error is None else "error")
+
+    def _tell_start(self, connection: Connection, row: RowMapping, now: float) -> None:
+        code, told = started(row["kind"], row["lane"])
+        if not is_told(connection, row["job_id"], code):
+            tell(connection, now, row["job_id"], told, code=code)
+        elif row["lane"] == "train":
+            tell(connection, now, row["job_id"], goes_on(row["kind"]))
+
+    def _note(self, connection: Connection, row: RowMapping, found: dict[str, Any] | None) -> None:
+        """Let what the work has found join the document of the job."""
+        if found:
+            document = json.loads(row["document"])
+            document["found"] = {**document.get("found", {}), **found}
+            connection.execute(update(jobs).where(is_row(row)).values(document=json.dumps(document)))

@@ -1,0 +1,189 @@
+"""A worker: takes one job after another and looks after the process that does it, until it is told to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from luthier.core.errors import LuthierError
+from luthier.platform.jobs.records import Job, JobStatus, Lane, Wish
+from luthier.platform.jobs.store import JobStore, LeaseLostError
+from luthier.platform.processes.process import Attempt
+
+_TICK_SECONDS: Final = 0.1
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a worker does what. All in seconds.
+
+    look: between two looks for work. ping: between two pings and two looks at what is asked of the job. beat: between
+    two renewals of the lease. grace: from SIGTERM to SIGKILL, for a last checkpoint. margin: how long before the lease
+    ends the child is dead for sure, where the database no longer answers or the worker no longer pings. rest: until a
+    job is tried again that found no room on the disk, or a database that stayed away.
+    """
+
+    look: float = 1.0
+    ping: float = 0.5
+    beat: float = 5.0
+    grace: float = 60.0
+    margin: float = 20.0
+    rest: float = 15.0
+
+    @classmethod
+    def for_lease(cls, seconds: float) -> Pace:
+        """The usual pace, quickened where leases are shorter than usual."""
+        usual = cls()
+        return cls(beat=min(usual.beat, seconds / 6), margin=min(usual.margin, seconds / 4))
+
+
+class Worker:
+    """Looks after one job at a time.
+
+    name: no two processes may have the same. command: what does a job, given the folder of its attempt. step_of: how
+    far a job is. folder: where the attempts of the jobs lie. lanes: of which it takes jobs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: JobStore,
+        command: Callable[[Job, Path], Sequence[str]],
+        step_of: Callable[[Job], int],
+        folder: Path,
+        *,
+        tell: Tell,
+        pace: Pace | None = None,
+        lanes: tuple[Lane, ...] = ("train",),
+    ) -> None:
+        self.name, self.store, self.command, self.step_of, self.folder = name, store, command, step_of, folder
+        self.tell, self.pace, self.lanes = tell, pace or Pace(), lanes
+
+    def work(self, stop_requested: Callable[[], str | None], *, until_idle: bool = False) -> int:
+        """Take jobs until a stop is requested; a running one goes back into the queue in good order. Returns how many.
+
+        until_idle: return when nothing is left to do. A database that does not answer is waited for.
+        """
+        num_done = 0
+        while (reason := stop_requested()) is None:
+            try:
+                job = self.store.claim(self.name, self.lanes)
+            except LuthierError as error:
+                self.tell(f"waiting for the database: {error.came}")
+                job = None
+            if job is not None:
+                num_done += 1
+                self._carry_out(job, stop_requested)
+            elif until_idle:
+                return num_done
+            else:
+                _wait(self.pace.look, stop_requested)
+        self.tell(f"stopped: {reason}")
+        return num_done
+
+    def _carry_out(self, job: Job, stop_requested: Callable[[], str | None]) -> None:
+        self.tell(f"{job.job_id} attempt {job.attempt}: {job.kind} {job.run_id}")
+        try:
+            attempt = self._start(job)
+        except OSError as error:  # a full disk, or no process left: another time
+            self.tell(f"{job.job_id} cannot be started: {error}")
+            self._settle(job, lambda: self._put_off(job))
+            return
+        try:
+            wish, is_stopping = self._look_after(job, attempt, stop_requested)
+        except LeaseLostError as error:
+            self.tell(f"{job.job_id} is lost: {error.came}")
+            return
+        finally:
+            attempt.close()
+        self._settle(job, lambda: self._told(job, attempt, wish, is_stopping=is_stopping))
+
+    def _start(self, job: Job) -> Attempt:
+        folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
+        folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
+        return Attempt(self.command(job, folder), folder, self.store.lease_seconds - self.pace.margin)
+
+    def _look_after(
+        self, job: Job, attempt: Attempt, stop_requested: Callable[[], str | None]
+    ) -> tuple[Wish | None, bool]:
+        """Until the child has ended; what was asked of it, and whether the worker itself was to stop."""
+        pace, wish, is_stopping = self.pace, job.wish, False
+        kill_at: float | None = None
+        pinged = 0.0
+        beaten = good = time.monotonic()
+        while not attempt.has_ended:
+            now = time.monotonic()
+            if kill_at is not None and now >= kill_at:
+                attempt.kill()
+            if now - pinged >= pace.ping:
+                pinged = now
+                try:
+                    if now - beaten >= pace.beat:
+                        beaten = now
+                        wish = self.store.beat(job.job_id, job.attempt, self.step_of(job))
+                    else:
+                        wish = self.store.get(job.job_id).wish
+                    good = now
+                except LeaseLostError:
+                    attempt.kill()
+                    raise
+                except LuthierError as error:  # a database that restarts is no reason to end a healthy training
+                    self.tell(f"{job.job_id}: the database does not answer: {error.came}")
+                if now - good < self.store.lease_seconds - pace.margin:
+                    attempt.ping()
+                else:
+                    attempt.kill()
+            if kill_at is None and (wish is not None or stop_requested() is not None):
+                is_stopping = wish is None
+                attempt.terminate()
+                kill_at = now + pace.grace
+            time.sleep(_TICK_SECONDS)
+        return wish, is_stopping
+
+    def _settle(self, job: Job, write_down: Callable[[], Job]) -> None:
+        """Write down how the attempt ended. Tried until the database answers or the lease must be taken as lost."""
+        deadline = time.monotonic() + self.store.lease_seconds
+        while True:
+            try:
+                after = write_down()
+            except LeaseLostError as error:
+                self.tell(f"{job.job_id} is lost: {error.came}")
+                return
+            except LuthierError as error:
+                self.tell(f"{job.job_id}: waiting for the database: {error.came}")
+                if time.monotonic() >= deadline:
+                    return  # whoever takes the job over finds the run ended and has little to do
+                time.sleep(self.pace.look)
+            else:
+                self.tell(f"{job.job_id}: {after.shown_status}")
+                return
+
+    def _told(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> Job:
+        """Tell the queue what became of an attempt; the job as it is then."""
+        outcome = attempt.outcome()
+        if outcome is None and attempt.has_to_wait:
+            return self._put_off(job)
+        if outcome is None and not is_stopping:
+            return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended(), is_lost=attempt.was_lost)
+        if outcome is None or (outcome.status == "paused" and is_stopping):
+            return self.store.give_back(job.job_id, job.attempt)
+        if outcome.status == "validated":
+            return self.store.advance(job.job_id, job.attempt, outcome.found)
+        if outcome.status != "paused":
+            return self.store.finish(job.job_id, job.attempt, outcome.status, outcome.error, outcome.found)
+        status: JobStatus = "cancelled" if wish == "cancel" else "paused"
+        return self.store.finish(job.job_id, job.attempt, status)
+
+    def _put_off(self, job: Job) -> Job:
+        return self.store.give_back(job.job_id, job.attempt, rest_seconds=self.pace.rest)
+
+
+def _wait(seconds: float, stop_requested: Callable[[], str | None]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and stop_requested() is None:
+        time.sleep(_TICK_SECONDS)

@@ -1,0 +1,228 @@
+"""Webhooks, and the messages to them.
+
+A job that has ended is announced in the transaction that writes down who is to be told: after a crash at any moment
+either nothing has happened or all of it has (the outbox of Richardson, Microservices Patterns, 2018, section 3.3).
+Messages are taken by a lease, so that two servers do not send one at once; one that was sent by a server that died
+before it could say so is sent again, with the same id.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, insert, select, update
+
+from luthier.core.clock_jump import SLACK_SECONDS
+from luthier.core.errors import NotFoundError
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
+from luthier.platform.jobs.records import ENDED
+from luthier.platform.notifications.records import Delivery, DeliveryStatus, DueDelivery, EventType, Webhook
+
+_KEPT_SECONDS: Final = 30 * 24 * 3600.0
+_MOST_AT_ONCE: Final = 500
+_IS_UNTOLD: Final = jobs.c.status.in_(ENDED) & (jobs.c.announced == 0)
+
+
+class WebhookStore:
+    """The webhooks of all projects. Every method is one short transaction, or two.
+
+    Methods that take a webhook id raise NotFoundError, also for another project's.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, webhook: Webhook, secret: str) -> Webhook:
+        """Keep a webhook; the time of its making is the database's."""
+        with self._database.write() as connection:
+            made = webhook.model_copy(update={"created_at": self._database.clock(connection)})
+            values = made.model_dump() | {"event_types": " ".join(made.event_types), "secret": secret}
+            connection.execute(insert(webhooks).values(**values))
+            return made
+
+    def of_project(self, project_id: str) -> list[Webhook]:
+        """The webhooks of a project, newest first."""
+        query = select(webhooks).where(webhooks.c.project_id == project_id).order_by(webhooks.c.number.desc())
+        with self._database.read() as connection:
+            return [_webhook(row) for row in connection.execute(query).mappings()]
+
+    def get(self, webhook_id: str, project_id: str) -> Webhook:
+        """One webhook."""
+        with self._database.read() as connection:
+            return _webhook(_row(connection, webhook_id, project_id))
+
+    def remove(self, webhook_id: str, project_id: str) -> Webhook:
+        """Forget a webhook, and what it was still to be told."""
+        with self._database.write() as connection:
+            row = _row(connection, webhook_id, project_id)
+            connection.execute(delete(webhooks).where(webhooks.c.number == row["number"]))
+            return _webhook(row)
+
+    def drop(self, webhook_id: str) -> None:
+        """Forget a webhook whose receiver wants no more; one that is gone already changes nothing."""
+        with self._database.write() as connection:
+            connection.execute(delete(webhooks).where(webhooks.c.webhook_id == webhook_id))
+
+    def deliveries(self, webhook_id: str, project_id: str, limit: int) -> list[Delivery]:
+        """The messages to a webhook, newest first; those that are done with are kept for 30 days."""
+        table = webhook_deliveries
+        query = select(table).where(table.c.webhook_id == webhook_id).order_by(table.c.number.desc()).limit(limit)
+        with self._database.read() as connection:
+            _row(connection, webhook_id, project_id)
+            return [_delivery(row) for row in connection.execute(query).mappings()]
+
+    def tell(self, webhook_id: str, project_id: str, event_type: str, data: dict[str, Any]) -> Delivery:
+        """Write down one message, to be sent at once."""
+        with self._database.write() as connection:
+            _row(connection, webhook_id, project_id)
+            now = self._database.clock(connection)
+            values = _message(webhook_id, _event(event_type, data, now), now)
+            connection.execute(insert(webhook_deliveries).values(**values))
+            return Delivery.model_validate(values)
+
+    def announce(self) -> int:
+        """Write down who is to be told of jobs that have ended since; returns how many jobs that were.
+
+        A job that was resumed after its end ends a second time, and is told of a second time.
+        """
+        with self._database.read() as connection:
+            to_do = select(jobs.c.number).where(_IS_UNTOLD).limit(1)
+            if connection.execute(to_do).first() is None:
+                return 0
+        with self._database.write() as connection:
+            now = self._database.clock(connection)
+            ended = select(jobs).where(_IS_UNTOLD).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
+            rows = connection.execute(ended.with_for_update(skip_locked=True)).mappings().all()
+            hooks = connection.execute(
+                select(webhooks).where(webhooks.c.project_id.in_({row["project_id"] for row in rows}))
+            ).mappings()
+            messages = _messages(rows, hooks.all(), now)
+            if messages:
+                connection.execute(insert(webhook_deliveries), messages)
+            numbers = [row["number"] for row in rows]
+            connection.execute(update(jobs).where(jobs.c.number.in_(numbers)).values(announced=1))
+            is_old = webhook_deliveries.c.created_at < now - _KEPT_SECONDS
+            connection.execute(delete(webhook_deliveries).where(is_old, webhook_deliveries.c.status != "pending"))
+            return len(rows)
+
+    def claim(self, *, limit: int, lease_seconds: float) -> list[DueDelivery]:
+        """Take messages whose time has come, longest overdue first; nobody else takes them until the lease ends."""
+        table = webhook_deliveries
+        # What was written in the future was written before the clock was set back.
+        is_from_the_future = table.c.created_at > self._database.now + SLACK_SECONDS
+        is_due = (table.c.status == "pending") & ((table.c.next_at <= self._database.now) | is_from_the_future)
+        joined = table.join(webhooks, table.c.webhook_id == webhooks.c.webhook_id)
+        due = (
+            select(table, webhooks.c.url, webhooks.c.secret).select_from(joined).where(is_due).order_by(table.c.next_at)
+        )
+        with self._database.read() as connection:
+            if connection.execute(due.limit(1)).first() is None:
+                return []
+        with self._database.write() as connection:
+            now = self._database.clock(connection)
+            query = due.limit(limit).with_for_update(of=table, skip_locked=True)
+            rows = connection.execute(query).mappings().all()
+            numbers = [row["number"] for row in rows]
+            created_at = case((table.c.created_at > now, now), else_=table.c.created_at)
+            values = {
+                "next_at": now + lease_seconds, "num_attempts": table.c.num_attempts + 1, "created_at": created_at,
+            }  # fmt: skip
+            connection.execute(update(table).where(table.c.number.in_(numbers)).values(**values))
+            return [_due(row, now, lease_seconds) for row in rows]
+
+    def settle(
+        self, taken: Delivery, status: DeliveryStatus, answer: str, *, wait_seconds: float = 0.0
+    ) -> Delivery | None:
+        """Write down how an attempt went; None where the lease had ended and another took the message meanwhile.
+
+        wait_seconds: until the next attempt, where the status is still `pending`.
+        """
+        table = webhook_deliveries
+        is_ours = (table.c.message_id == taken.message_id) & (table.c.num_attempts == taken.num_attempts)
+        with self._database.write() as connection:
+            values = {
+                "status": status,
+                "last_answer": answer,
+                "next_at": self._database.clock(connection) + wait_seconds,
+            }
+            pending = table.c.status == "pending"
+            if connection.execute(update(table).where(is_ours, pending).values(**values)).rowcount == 0:
+                return None
+            return _delivery(connection.execute(select(table).where(is_ours)).mappings().one())
+
+
+def announce_event(
+    connection: Connection, project_id: str, event_type: EventType, data: dict[str, Any], now: float
+) -> int:
+    """Write down, in the transaction of what has happened, who is to be told of it; returns how many webhooks are.
+
+    now: by the clock of the database.
+    """
+    of_project = select(webhooks).where(webhooks.c.project_id == project_id)
+    hooks = [hook for hook in connection.execute(of_project).mappings() if event_type in hook["event_types"].split()]
+    event = _event(event_type, data, now)
+    if hooks:
+        connection.execute(insert(webhook_deliveries), [_message(hook["webhook_id"], event, now) for hook in hooks])
+    return len(hooks)
+
+
+def _messages(rows: Any, hooks: Any, now: float) -> list[dict[str, Any]]:
+    """The rows to insert: for each job that trains one event, and one message for each webhook that wants it."""
+    made = []
+    for row in rows:
+        if row["kind"] != "train":
+            continue
+        event_type = f"fine_tuning.job.{row['status']}"
+        event = _event(event_type, {"id": row["job_id"]}, row["finished_at"] or now)
+        for hook in hooks:
+            if hook["project_id"] == row["project_id"] and event_type in hook["event_types"].split():
+                made.append(_message(hook["webhook_id"], event, now))
+    return made
+
+
+def _event(event_type: str, data: dict[str, Any], at: float) -> str:
+    event = {
+        "id": f"evt_{secrets.token_hex(12)}",
+        "object": "event",
+        "created_at": int(at),
+        "type": event_type,
+        "data": data,
+    }
+    return json.dumps(event, separators=(",", ":"))
+
+
+def _message(webhook_id: str, body: str, now: float) -> dict[str, Any]:
+    return {
+        "message_id": f"msg_{secrets.token_hex(12)}", "webhook_id": webhook_id, "body": body, "status": "pending",
+        "num_attempts": 0, "next_at": now, "last_answer": None, "created_at": now,
+    }  # fmt: skip
+
+
+def _row(connection: Connection, webhook_id: str, project_id: str) -> RowMapping:
+    is_it: ColumnElement[bool] = (webhooks.c.webhook_id == webhook_id) & (webhooks.c.project_id == project_id)
+    row = connection.execute(select(webhooks).where(is_it)).mappings().first()
+    if row is None:
+        raise NotFoundError(
+            f"no webhook {webhook_id!r}",
+            expected="the id of a webhook of this project",
+            do="list them: GET /api/v1/webhooks",
+        )
+    return row
+
+
+def _webhook(row: RowMapping) -> Webhook:
+    values = {name: value for name, value in row.items() if name not in ("number", "secret")}
+    return Webhook(**(values | {"event_types": tuple(values["event_types"].split())}))
+
+
+def _delivery(row: RowMapping, **changed: Any) -> Delivery:
+    names = Delivery.model_fields
+    return Delivery(**({name: value for name, value in row.items() if name in names} | changed))
+
+
+def _due(row: RowMapping, now: float, lease_seconds: float) -> DueDelivery:
+    taken = _delivery(row, num_attempts=row["num_attempts"] + 1, next_at=now + lease_seconds)
+    return DueDelivery(delivery=taken, url=row["url"], secret=row["secret"], age_seconds=now - row["created_at"])

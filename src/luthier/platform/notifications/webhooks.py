@@ -1,0 +1,147 @@
+"""Use cases: make, list and remove webhooks, look at what they were told, and how a message is signed.
+
+The form of messages is that of the Standard Webhooks specification (version 1.0.0, sections "Payload structure" and
+"Verifying webhook authenticity"), which OpenAI's client library checks, too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import socket
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.ids import is_id, new_id
+from luthier.platform.audit_log.service import record
+from luthier.platform.home.context import Context
+from luthier.platform.notifications.egress_addresses import Address, why_forbidden
+from luthier.platform.notifications.records import EVENT_TYPES, TEST_EVENT, Delivery, EventType, Webhook
+
+MOST_OF_A_PROJECT: Final = 20
+_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what stands before each secret
+_NUM_SECRET_BYTES: Final = 32
+_MOST_URL_CHARACTERS: Final = 2000
+
+
+def create_webhook(
+    context: Context, caller: Caller, url: str, event_types: tuple[EventType, ...] = EVENT_TYPES
+) -> tuple[Webhook, str]:
+    """Make a webhook; returns it and the secret that messages to it are signed with, which is never shown again.
+
+    Raises RequestError for an address that cannot be or may not be reached, ConflictError where there are too many.
+    """
+    _check_url(url, may_reach_private=may_reach_private(context))
+    if len(context.webhooks.of_project(caller.project_id)) >= MOST_OF_A_PROJECT:
+        raise ConflictError(
+            f"this project has {MOST_OF_A_PROJECT} webhooks already",
+            expected="no more than that",
+            do="remove one that is no longer needed",
+        )
+    secret = _SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NUM_SECRET_BYTES)).decode()
+    chosen = tuple(kind for kind in EVENT_TYPES if kind in event_types)
+    made = Webhook(webhook_id=new_id("webhook"), project_id=caller.project_id, url=url, event_types=chosen)
+    kept = context.webhooks.add(made, secret)
+    record(context, caller, "webhook.created", kept.webhook_id, {"url": url})
+    return kept, secret
+
+
+def list_webhooks(context: Context, project_id: str) -> list[Webhook]:
+    """The webhooks of a project, newest first."""
+    return context.webhooks.of_project(project_id)
+
+
+def show_webhook(context: Context, project_id: str, webhook_id: str) -> Webhook:
+    """One webhook. Raises NotFoundError."""
+    return context.webhooks.get(_known(webhook_id), project_id)
+
+
+def remove_webhook(context: Context, caller: Caller, webhook_id: str) -> Webhook:
+    """Forget a webhook, and what it was still to be told. Raises NotFoundError."""
+    removed = context.webhooks.remove(_known(webhook_id), caller.project_id)
+    record(context, caller, "webhook.removed", webhook_id, {"url": removed.url})
+    return removed
+
+
+def list_deliveries(context: Context, project_id: str, webhook_id: str, *, limit: int) -> list[Delivery]:
+    """What a webhook was told, newest first, and what it is still to be told. Raises NotFoundError."""
+    return context.webhooks.deliveries(_known(webhook_id), project_id, limit)
+
+
+def send_test(context: Context, project_id: str, webhook_id: str) -> Delivery:
+    """Have a webhook told of an event that means nothing, within seconds. Raises NotFoundError."""
+    return context.webhooks.tell(_known(webhook_id), project_id, TEST_EVENT, {"id": webhook_id})
+
+
+def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
+    """The header `webhook-signature`: HMAC-SHA256 over id, time (seconds since 1970) and body, joined by dots."""
+    key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
+    signed = f"{message_id}.{timestamp}.{body}".encode()
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+def may_reach_private(context: Context) -> bool:
+    """Whether the operator's setting lets messages go to this machine and to private networks."""
+    return context.settings.webhooks_may_reach_private
+
+
+def _known(webhook_id: str) -> str:
+    if not is_id(webhook_id, "webhook"):
+        raise NotFoundError(
+            f"{webhook_id[:100]!r} is not the id of a webhook",
+            expected="the id of a webhook of this project",
+            do="list them: GET /api/v1/webhooks",
+        )
+    return webhook_id
+
+
+def _check_url(url: str, *, may_reach_private: bool) -> None:
+    """What can be seen of an address before it is looked up; where it leads is looked at whenever it is called."""
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError:
+        raise _wrong(url) from None
+    is_plain = url.isascii() and url.isprintable() and " " not in url and len(url) <= _MOST_URL_CHARACTERS
+    if not is_plain or parts.scheme not in ("http", "https") or not host or port == 0:
+        raise _wrong(url)
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise RequestError(
+            "the webhook's url holds a user, a password or a fragment",
+            expected="an address without them: messages are signed, so that needs no password",
+            do="leave it out, and check the signature",
+        )
+    address = _literal(host)
+    if address is None:
+        return
+    if why := why_forbidden(address, may_reach_private=may_reach_private):
+        raise RequestError(
+            f"the webhook's url leads to {why}",
+            expected="an address that this server may call",
+            do="choose another, or ask the operator to set LUTHIER_WEBHOOKS_MAY_REACH_PRIVATE=true",
+        )
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host is written as, in any form that the resolver takes (0x7f.1, 2130706433); None for a name.
+
+    Nothing is looked up: a name is resolved when it is called.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return ip_address(str(found[0][4][0]).partition("%")[0])
+
+
+def _wrong(url: str) -> RequestError:
+    return RequestError(
+        f"url {url[:200]!r}",
+        expected=f"http://... or https://..., plain ASCII, at most {_MOST_URL_CHARACTERS:,} characters",
+        do="correct the url; encode other characters with percent signs",
+    )

@@ -1,0 +1,83 @@
+"""A small process between a worker and the process that does the work, so that nothing outlives its worker.
+
+    worker  --pings-->  guard  --starts-->  child (a group of its own), and whatever the child starts
+
+The child's whole group is killed where the worker's end of the pipe closes (it died, however it died), where pings stop
+(it was stopped, or its machine hangs), and once the child itself has ended (what it started must not go on alone). The
+guard imports next to nothing and does nothing else, so it is never too busy to look.
+
+    python -m luthier.platform.processes.guard SECONDS COMMAND...      SECONDS: how long to go without a ping
+    on stdin: `.` a ping, `t` SIGTERM to the child, `k` SIGKILL to its group
+    on stdout: the process id of the child, once; its exit code is the child's (128 + the signal that ended it)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from luthier.core.parent_death import dying_with_parent
+
+LOST = 70
+"""Exit code where the worker was lost."""
+
+
+def main(arguments: list[str]) -> int:
+    """Start the command, look after it, and return its exit code."""
+    most_seconds, command = float(arguments[0]), arguments[1:]
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, who says what is to become of the child
+    die_with_guard = dying_with_parent()
+
+    def prepare() -> None:
+        os.setsid()
+        die_with_guard()  # should the guard itself be killed
+
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=prepare)
+    sys.stdout.write(f"{child.pid}\n")
+    sys.stdout.flush()
+    is_lost = not _look_after(child, most_seconds, woken)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    code = child.wait()
+    if is_lost:
+        return LOST
+    return code if code >= 0 else 128 - code
+
+
+def _look_after(child: subprocess.Popen[bytes], most_seconds: float, woken: int) -> bool:
+    """Until the child has ended (true) or the worker is lost (false)."""
+    stdin = sys.stdin.fileno()
+    deadline = _now() + most_seconds
+    while child.poll() is None:
+        ready, _, _ = select.select([stdin, woken], [], [], max(0.0, deadline - _now()))
+        if woken in ready:
+            os.read(woken, 4096)
+        if stdin in ready:
+            said = os.read(stdin, 4096)
+            if not said:
+                return child.poll() is not None
+            deadline = _now() + most_seconds
+            if b"k" in said:
+                os.killpg(child.pid, signal.SIGKILL)
+            elif b"t" in said:
+                child.terminate()
+        if _now() >= deadline:
+            return child.poll() is not None
+    return True
+
+
+def _now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, as the leases in the database do."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""One attempt of a job as a process: started under a guard, pinged, stopped, and asked how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from luthier.core.frozen import Frozen
+from luthier.platform.processes.guard import LOST
+
+OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
+NOT_NOW: Final = 75
+"""The child's exit code where nothing is wrong with the job, but the disk is full or the database stays away."""
+_LAST_BYTES = 2000
+
+
+class Outcome(Frozen):
+    """What the child says at its end. `validated`: it has looked at all there is, and the work may begin.
+
+    error: as `LuthierError.as_json` writes it. found: what is to be kept with the job.
+    """
+
+    status: Literal["validated", "succeeded", "paused", "failed"]
+    error: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Called by the child as its last act: after a kill there is a whole outcome or none."""
+    partial = folder / f".{OUTCOME_NAME}"
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(outcome.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / OUTCOME_NAME)
+    finally:
+        partial.unlink(missing_ok=True)  # where the disk is full
+
+
+class Attempt:
+    """A running attempt. folder: its own; it holds the child's log and, at the end, its outcome."""
+
+    def __init__(self, command: Sequence[str], folder: Path, most_seconds_without_ping: float) -> None:
+        self.folder = folder
+        guard = [sys.executable, "-m", "luthier.platform.processes.guard", str(most_seconds_without_ping), *command]
+        with (folder / LOG_NAME).open("ab") as log:
+            self._guard = subprocess.Popen(
+                guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+        assert self._guard.stdout is not None
+        self._child = int(self._guard.stdout.readline() or 0)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether child and guard are gone. The group of the child is swept where the guard was killed."""
+        if self._guard.poll() is None:
+            return False
+        if self._child:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child, signal.SIGKILL)
+        return True
+
+    def ping(self) -> None:
+        """Say that the worker is there and still has the job."""
+        self._say(b".")
+
+    def terminate(self) -> None:
+        """Ask the child to end in good order, with a last checkpoint."""
+        self._say(b"t")
+
+    def kill(self) -> None:
+        """End the child and all that it started at once."""
+        self._say(b"k")
+
+    def close(self) -> None:
+        """Let go: the guard ends whatever still runs. Waits until it has."""
+        if self._guard.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.stdin.close()
+        self._guard.wait()
+        assert self.has_ended
+        if self._guard.stdout is not None:
+            self._guard.stdout.close()
+
+    def outcome(self) -> Outcome | None:
+        """What the child said at its end; None where it ended without a word."""
+        try:
+            return Outcome.model_validate_json((self.folder / OUTCOME_NAME).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether it ended because the machine has no room, or the database stays away: no fault of the job."""
+        return self._guard.returncode == NOT_NOW
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it was ended because its worker did not ping, or its guard was killed: it has not crashed itself."""
+        code = self._guard.returncode
+        return code is not None and (code == LOST or code < 0)
+
+    def how_it_ended(self) -> str:
+        """Exit code or signal, and the last words of the log: for a crash."""
+        code = self._guard.returncode
+        words = f"exit code {code}"
+        if code is not None and code > 128:
+            with contextlib.suppress(ValueError):
+                words = signal.Signals(code - 128).name
+        log = (self.folder / LOG_NAME).read_bytes()[-_LAST_BYTES:].decode("utf-8", "replace").strip()
+        last = log.splitlines()[-1:] or ["nothing in its log"]
+        return f"{words}: {last[0]}"
+
+    def _say(self, word: bytes) -> None:
+        assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `has_ended` tells
+            self._guard.stdin.write(word)

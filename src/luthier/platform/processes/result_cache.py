@@ -1,0 +1,124 @@
+"""What takes long to find out about a file is found out once, beside the requests, and kept under the file's digest.
+
+A page asks for what is kept, and begins what is not there; while it runs, the page looks again. What is kept may be
+deleted at any time. An error of the file itself is an answer, too; one of the machine is told once and not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from luthier.core.digest import sha256_document
+from luthier.core.errors import LuthierError, RequestError, WorkError, error_from
+from luthier.platform.home.context import Context
+
+log = logging.getLogger("luthier.answers")
+
+State = Literal["unasked", "running", "answered", "failed"]
+_KEY_DIGITS: Final = 16
+_lock = threading.Lock()
+_running: dict[Path, float] = {}
+_failed: dict[Path, tuple[float, LuthierError]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How it stands with an answer. at: since when it is being found out, or when it was (seconds since 1970)."""
+
+    state: State
+    at: float = 0.0
+    answer: dict[str, Any] | None = None
+    error: LuthierError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an answer is about: a file by its digest, the sort of question, and all that the answer depends on."""
+
+    sha256: str
+    kind: str
+    given: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Names the answer among those about the file; another version of Luthier may answer otherwise."""
+        return sha256_document({"given": self.given, "version": version("luthier")})[:_KEY_DIGITS]
+
+    def path(self, context: Context) -> Path:
+        """Where the answer is kept."""
+        return context.settings.answers_folder / self.sha256 / f"{self.kind}-{self.key}.json"
+
+
+def kept(context: Context, subject: Subject) -> Kept:
+    """How it stands; begins nothing."""
+    path = subject.path(context)
+    with _lock:
+        since, failed = _running.get(path), _failed.get(path)
+    if since is not None:
+        return Kept("running", since)
+    with contextlib.suppress(OSError, ValueError, KeyError):  # gone, or cut short by a disk that was full
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if "error" in document:
+            return Kept("failed", document["at"], error=error_from(document["error"]))
+        return Kept("answered", document["at"], document["answer"])
+    return Kept("unasked") if failed is None else Kept("failed", failed[0], error=failed[1])
+
+
+def keep(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> Kept:
+    """Find out at once, and keep it: for what takes a moment only. Errors of the file are kept, others raised."""
+    _find_out(context, subject, answer)
+    return kept(context, subject)
+
+
+def begin(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> Kept:
+    """Find out anew, in a thread of its own, unless that is under way already."""
+    path = subject.path(context)
+    with _lock:
+        if path in _running:
+            return Kept("running", _running[path])
+        _running[path] = since = time.time()
+        _failed.pop(path, None)
+
+    def work() -> None:
+        error: LuthierError | None = None
+        try:
+            _find_out(context, subject, answer)
+        except LuthierError as raised:
+            error = raised
+        except Exception:
+            log.exception("finding out %s of %s failed", subject.kind, subject.sha256)
+            error = WorkError("it ended by an error of our own", expected="no bug of ours", do="see the server's log")
+        with _lock:
+            del _running[path]
+            if error is not None:
+                _failed[path] = (time.time(), error)
+
+    threading.Thread(target=work, name=f"answer-{subject.kind}", daemon=True).start()
+    return Kept("running", since)
+
+
+def _find_out(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> None:
+    try:
+        found: dict[str, Any] = {"answer": answer()}
+    except RequestError as error:
+        document = {"type": type(error).__name__, "came": error.came, "expected": error.expected, "do": error.do}
+        found = {"error": document}
+    path = subject.path(context)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        partial.write_text(json.dumps({"at": time.time(), **found}), encoding="utf-8")
+        os.replace(partial, path)  # noqa: PTH105 - as rename, within one folder
+    finally:
+        partial.unlink(missing_ok=True)

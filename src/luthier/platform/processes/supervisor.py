@@ -1,0 +1,184 @@
+"""Processes that belong together: started, started again where they crash or hang, and ended together.
+
+    supervisor --starts--> programs, each in a session of its own: Ctrl-C in a terminal reaches the supervisor alone
+
+The kernel kills every program where the supervisor dies, however it dies; what they were doing is in the database. Use
+it from the main thread of a process that has no other: that is whose death the kernel looks at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.parent_death import dying_with_parent
+from luthier.platform.processes.health_probe import HealthCheck, HealthProbe
+
+_TICK_SECONDS: Final = 0.05
+FIRST_REST_SECONDS: Final = 0.5
+LONGEST_REST_SECONDS: Final = 30.0
+_STACKS_SECONDS: Final = 0.5
+_STEADY_SECONDS: Final = 60.0
+"""Who ran that long before it ended starts afresh: its next rest is the first again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is to run. grace_seconds: from SIGTERM to SIGKILL. descriptors: open files that it is handed.
+
+    health: how it is asked whether it is well; one that is not for long is ended and started again. stacks: the signal
+    by which it writes to stderr where its threads are, sent before that.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    grace_seconds: float
+    descriptors: tuple[int, ...] = ()
+    health: HealthCheck | None = None
+    stacks: signal.Signals | None = None
+
+
+class _Running:
+    def __init__(self, program: Program) -> None:
+        self.program, self.num_restarts, self.start_at = program, 0, 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.probe = None if program.health is None else HealthProbe(program.health)
+        self.end_at: float | None = None  # by SIGTERM, because it is not healthy
+        self.kill_at: float | None = None
+
+
+class Supervisor:
+    """Looks after programs. tell: is told, in words, of every end that was not asked for."""
+
+    def __init__(self, programs: Sequence[Program], *, tell: Callable[[str], None]) -> None:
+        self._all, self._tell = [_Running(program) for program in programs], tell
+
+    def start(self) -> None:
+        """Start all programs. Raises OSError where a command cannot be started."""
+        for one in self._all:
+            self._start(one)
+
+    def exit_code(self, name: str) -> int | None:
+        """How a program has ended; None while it runs. Negative: by that signal."""
+        process = next(one.process for one in self._all if one.program.name == name)
+        return None if process is None else process.poll()
+
+    def watch(self, stop_requested: Callable[[], str | None]) -> str:
+        """Start again what ends, each time after a longer rest, until a stop is requested; returns the reason."""
+        while (reason := stop_requested()) is None:
+            for one in self._all:
+                self._look_at(one)
+            time.sleep(_TICK_SECONDS)
+        return reason
+
+    def stop(self) -> None:
+        """Ask every program to end, and wait; kill what outlives its grace. An interrupt meanwhile kills all."""
+        began = time.monotonic()
+        try:
+            for one in self._all:
+                if one.process is not None and one.process.poll() is None:
+                    one.process.terminate()
+            while any(self._still_runs(one, time.monotonic() - began) for one in self._all):
+                time.sleep(_TICK_SECONDS)
+        finally:
+            for one in self._all:
+                self._sweep(one)
+                if one.probe is not None:
+                    one.probe.close()
+
+    def _still_runs(self, one: _Running, waited: float) -> bool:
+        if one.process is None or one.process.poll() is not None:
+            return False
+        if waited >= one.program.grace_seconds:
+            self._tell(f"{one.program.name} did not end within {one.program.grace_seconds:g} s: killed")
+            self._sweep(one)
+            return False
+        return True
+
+    def _look_at(self, one: _Running) -> None:
+        now = time.monotonic()
+        if one.process is not None:
+            if one.process.poll() is None and not self._has_to_end(one, now):
+                return
+            self._sweep(one)
+            how = _how_it_ended(one.process.returncode)
+            how = f"ended by itself ({how})" if one.end_at is None else f"has ended ({how})"
+            one.num_restarts = 1 if now - one.started >= _STEADY_SECONDS else one.num_restarts + 1
+            rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2.0 ** (one.num_restarts - 1))
+            one.process, one.start_at = None, now + rest
+            self._tell(f"{one.program.name} {how}: started again in {rest:g} s")
+        elif now >= one.start_at:
+            try:
+                self._start(one)
+            except OSError as error:
+                one.start_at = now + LONGEST_REST_SECONDS
+                self._tell(f"{one.program.name} cannot be started ({error}): tried again in {LONGEST_REST_SECONDS:g} s")
+
+    def _has_to_end(self, one: _Running, now: float) -> bool:
+        """Whether a program that runs is to be killed now: it is not healthy, and its grace is over."""
+        assert one.process is not None
+        if one.kill_at is not None:
+            return now >= one.kill_at
+        if one.end_at is not None:
+            if now >= one.end_at:
+                one.process.terminate()
+                one.kill_at = now + one.program.grace_seconds
+            return False
+        reason = None if one.probe is None else one.probe.look()
+        if reason is not None:
+            self._tell(f"{one.program.name} is not healthy ({reason}): ended, to be started again")
+            one.end_at = now
+            if one.program.stacks is not None:
+                one.process.send_signal(one.program.stacks)
+                one.end_at += _STACKS_SECONDS  # a signal that ends it would otherwise be acted on first
+        return False
+
+    def _start(self, one: _Running) -> None:
+        supervisor = os.getpid()
+        one.process = subprocess.Popen(
+            one.program.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # that of the supervisor is for its answer alone
+            start_new_session=True,
+            pass_fds=one.program.descriptors,
+            preexec_fn=lambda: end_with(supervisor),
+        )
+        one.started, one.end_at, one.kill_at = time.monotonic(), None, None
+        if one.probe is not None:
+            one.probe.restart()
+
+    def _sweep(self, one: _Running) -> None:
+        """End a program, and what it may have left behind in its group."""
+        if one.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process where the thread that has started it ends, however it ends.
+
+    parent: the process id of who has started it, which may have died before the kernel was told.
+    """
+    if sys.platform.startswith("linux"):
+        dying_with_parent()()
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

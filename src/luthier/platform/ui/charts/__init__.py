@@ -1,0 +1,1 @@
+"""Charts of the pages: specified once, drawn as SVG by the server and by ECharts where scripts run."""

@@ -1,0 +1,119 @@
+"""What went wrong, as a page: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from luthier.core.errors import (
+    BusyError,
+    ConflictError,
+    LuthierError,
+    NotFoundError,
+    QuotaError,
+    RequestError,
+    StorageFullError,
+    UnreachableError,
+)
+from luthier.platform.ui.render import is_fragment_request, render
+from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError
+
+log = logging.getLogger("luthier.platform.ui")
+
+_UNREACHABLE_RETRY_SECONDS: Final = 5.0
+
+
+def add_error_pages(app: FastAPI) -> None:
+    """Teach the app to answer with a page whatever goes wrong."""
+    app.add_exception_handler(SignInNeededError, _sign_in)
+    app.add_exception_handler(ForbiddenError, _forbidden)
+    app.add_exception_handler(LuthierError, _luthier_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def status_of(error: LuthierError) -> int:
+    """The HTTP status of one of our errors."""
+    if isinstance(error, NotFoundError):
+        return 404
+    if isinstance(error, ConflictError):
+        return 409
+    if isinstance(error, QuotaError | BusyError):
+        return 429
+    if isinstance(error, StorageFullError):
+        return 507
+    return 422 if isinstance(error, RequestError) else 503
+
+
+def error_page(request: Request, status: int, error: LuthierError) -> Response:
+    """The page of an error; for HTMX only its message, to be put where the answer was to stand."""
+    template = "error_message.html" if is_fragment_request(request) else "error.html"
+    answer = render(request, template, {"error": error, "error_status": status}, status=status)
+    return with_retry_after(answer, error)
+
+
+def with_retry_after(answer: Response, error: LuthierError) -> Response:
+    """An answer that says when to try again, where waiting is what helps."""
+    if isinstance(error, BusyError | UnreachableError):
+        seconds = error.retry_seconds if isinstance(error, BusyError) else _UNREACHABLE_RETRY_SECONDS
+        answer.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    return answer
+
+
+async def _sign_in(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SignInNeededError)
+    is_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
+    if is_script or is_fragment_request(request) or "application/json" in request.headers.get("accept", ""):
+        return Response(status_code=401, headers={"HX-Redirect": error.address})
+    return RedirectResponse(error.address, status_code=303)
+
+
+async def _forbidden(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ForbiddenError)
+    told = RequestError(
+        f"{error.caller.name!r} may {', '.join(error.caller.scopes)} here",
+        expected=f"someone who may {' or '.join(error.scopes)}",
+        do="ask an admin of the project for that, or sign in as somebody else",
+    )
+    return error_page(request, 403, told)
+
+
+async def _luthier_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LuthierError)
+    return error_page(request, status_of(error), error)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    told = RequestError(
+        f"{place or 'the form'}: {first['msg']}", expected="a form as this page sends it", do="correct it"
+    )
+    return error_page(request, 422, told)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        told: LuthierError = NotFoundError(
+            f"no page {request.url.path}", expected="an address of a page", do="start from the home page"
+        )
+    else:
+        told = RequestError(str(error.detail), expected="a request as a page sends it", do="go back and try again")
+    return error_page(request, error.status_code, told)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    told = LuthierError(
+        "the server had an error of its own", expected="no bug of ours", do="see the server's log, and report it"
+    )
+    return error_page(request, 500, told)

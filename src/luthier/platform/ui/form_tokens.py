@@ -1,0 +1,141 @@
+"""A form that is sent twice does its work once: by a double click, by a reload, or by going back and sending it again.
+
+Each form carries a random token in a hidden field. Two requests of one session with the same token and the same fields
+are one submission: the second waits for the first and gets its answer. Only answers that lead on are kept (redirects,
+`201`, `204` and short JSON): an error or a piece of a page is made again.
+
+    POST --> key of (session, address, body with token) --> known: wait, then the kept answer
+                                                        `-> new: the handler, its answer kept
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from markupsafe import Markup
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from luthier.platform.ui.visitor import COOKIE
+
+FIELD: Final = "form_token"
+_MARK: Final = f"{FIELD}=".encode()
+_FORM_TYPE: Final = "application/x-www-form-urlencoded"
+_MAX_BODY_BYTES: Final = 4 << 20
+"""Longer bodies are passed on as they come, and not held against others."""
+_MAX_ANSWER_BYTES: Final = 64 << 10
+_MAX_KEPT: Final = 2000
+_KEEP_SECONDS: Final = 3600.0
+_LEADS_ON: Final = frozenset({201, 204, 303})
+
+
+def form_token() -> Markup:
+    """The hidden field of a form, with a token of its own."""
+    return Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, secrets.token_urlsafe(16))
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What one submission was answered. future: resolves to the messages, or to None where they are not to be kept."""
+
+    future: asyncio.Future[list[Message] | None]
+    at: float = field(default_factory=time.monotonic)
+
+
+class SubmitOnce:
+    """The middleware. It holds answers of this process in memory, at most 2,000 of them for an hour."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        if scope.get("method") != "POST" or not headers.get("content-type", "").startswith(_FORM_TYPE):
+            await self._app(scope, receive, send)
+            return
+        body, messages = b"", []
+        while True:
+            message = await receive()
+            messages.append(message)
+            body += message.get("body", b"")
+            if message["type"] != "http.request" or not message.get("more_body") or len(body) > _MAX_BODY_BYTES:
+                break
+        again = _replayed(messages, receive)
+        if _MARK not in body or len(body) > _MAX_BODY_BYTES or messages[-1]["type"] != "http.request":
+            await self._app(scope, again, send)
+            return
+        await self._submit(_key(scope, headers, body), scope, again, send)
+
+    async def _submit(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+        self._forget_old()
+        if (known := self._answers.get(key)) is not None:
+            # Shielded: who leaves must not take the answer from the request that makes it.
+            kept = await asyncio.shield(known.future)
+            if kept is not None:
+                for message in kept:
+                    await send(message)
+                return
+        answer = self._answers[key] = _Answer(asyncio.get_running_loop().create_future())
+        sent: list[Message] = []
+
+        async def keep_and_send(message: Message) -> None:
+            # Before it is sent: the browser of a double click has hung up on the first of its requests.
+            sent.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                self._settle(key, answer, sent)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, keep_and_send)
+        finally:
+            if not answer.future.done():
+                self._settle(key, answer, [])
+
+    def _settle(self, key: str, answer: _Answer, sent: list[Message]) -> None:
+        kept = list(sent) if _leads_on(sent) else None
+        if kept is None and self._answers.get(key) is answer:
+            del self._answers[key]
+        answer.future.set_result(kept)
+
+    def _forget_old(self) -> None:
+        limit = time.monotonic() - _KEEP_SECONDS
+        for key in list(self._answers):
+            one = self._answers[key]
+            if not one.future.done() or (one.at > limit and len(self._answers) < _MAX_KEPT):
+                break
+            del self._answers[key]
+
+
+def _key(scope: Scope, headers: Headers, body: bytes) -> str:
+    session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    parts = (session.encode(), scope["path"].encode(), scope.get("query_string", b""), body)
+    return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def _leads_on(sent: list[Message]) -> bool:
+    if not sent or sent[0]["type"] != "http.response.start":
+        return False
+    headers, status = Headers(raw=sent[0]["headers"]), sent[0]["status"]
+    num_bytes = sum(len(message.get("body", b"")) for message in sent)
+    if headers.get("location", "").startswith("/sign-in") or num_bytes > _MAX_ANSWER_BYTES:
+        return False
+    return status in _LEADS_ON or (status == 200 and headers.get("content-type", "").startswith("application/json"))
+
+
+def _replayed(messages: list[Message], receive: Receive) -> Receive:
+    """The messages once more, then what comes."""
+    waiting = list(reversed(messages))
+
+    async def next_message() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_message

@@ -1,0 +1,46 @@
+"""The way around: what stands in the navigation, and which entry a page belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from luthier.core.access import Scope
+from luthier.platform.auth.member_records import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A page of the navigation. key: the letter that leads there, after `g`. scope: None for whoever is signed in."""
+
+    name: str
+    address: str
+    scope: Scope | None
+    key: str
+
+
+ENTRIES: Final = (
+    Entry("Home", "/", "read", "h"),
+    Entry("Datasets", "/datasets", "read", "d"),
+    Entry("Runs", "/runs", "read", "r"),
+    Entry("Studies", "/studies", "read", "t"),
+    Entry("Evaluations", "/evaluations", "read", "e"),
+    Entry("Playground", "/playground", "infer", "p"),
+    Entry("Models", "/models", "read", "m"),
+    Entry("Monitor", "/monitor", "read", "o"),
+    Entry("Review", "/review", "read", "v"),
+    Entry("Settings", "/settings", None, "s"),
+)
+
+
+def entries_for(session: Session | None) -> list[Entry]:
+    """What this visitor may look at."""
+    if session is None:
+        return []
+    return [entry for entry in ENTRIES if entry.scope is None or session.caller.may(entry.scope)]
+
+
+def current(path: str) -> str:
+    """The address of the entry that a page belongs to; empty for none."""
+    fitting = [e.address for e in ENTRIES if path == e.address or (e.address != "/" and path.startswith(e.address))]
+    return max(fitting, key=len, default="")

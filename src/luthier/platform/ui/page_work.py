@@ -1,0 +1,122 @@
+"""Work of a form that may take long: no request waits for it longer than a moment, and one may leave its page.
+
+POST --> a thread begins --> done within 0.25 s: on to where it leads
+                         `-> else /working/NAME: looks again until it is done, then leads on or says why not
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from fastapi import Request
+from starlette.responses import Response
+
+from luthier.core.errors import BusyError, LuthierError, NotFoundError, WorkError
+from luthier.platform.auth.service import digest_of
+from luthier.platform.ui.render import redirect
+from luthier.platform.ui.visitor import COOKIE
+
+log = logging.getLogger("luthier.platform.ui")
+
+WAIT_SECONDS: Final = 0.25
+"""So long a request waits for work that is mostly short."""
+_MAX_RUNNING: Final = 8
+_KEEP_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """Where work leads when it is done, and what the page there says on top."""
+
+    address: str
+    notice: str = ""
+
+
+@dataclass(slots=True)
+class Work:
+    """One piece of work. since: seconds since 1970. back: the page that it was begun from."""
+
+    owner: str
+    title: str
+    back: str
+    since: float = field(default_factory=time.time)
+    done: threading.Event = field(default_factory=threading.Event)
+    led: Led | None = None
+    error: LuthierError | None = None
+
+
+class PageWork:
+    """The work of all sessions of this process. Methods may be called by any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._works: OrderedDict[str, Work] = OrderedDict()
+
+    def answer(self, request: Request, title: str, work: Callable[[], Led], *, back: str) -> Response:
+        """Do the work, and answer with where it leads, or with the page that waits for it.
+
+        Raises what the work raises within a moment, and BusyError where too much is going on.
+        """
+        name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
+        with self._lock:
+            self._forget_old()
+            if sum(not one.done.is_set() for one in self._works.values()) >= _MAX_RUNNING:
+                raise BusyError(
+                    f"{_MAX_RUNNING} such pieces of work are going on already",
+                    expected="one of them to end soon",
+                    do="send the form again in a moment",
+                )
+            self._works[name] = made
+        threading.Thread(target=_carry_out, args=(made, work), name="page-work", daemon=True).start()
+        if not made.done.wait(WAIT_SECONDS):
+            return redirect(request, f"/working/{name}")
+        if made.error is not None:
+            raise made.error
+        assert made.led is not None
+        return redirect(request, made.led.address, made.led.notice)
+
+    def find(self, request: Request, name: str) -> Work:
+        """The work of this name that this session has begun. Raises NotFoundError."""
+        with self._lock:
+            found = self._works.get(name)
+        if found is None or found.owner != _owner(request):
+            raise NotFoundError(
+                "no such work is going on here",
+                expected="work that this browser has begun since the server was started",
+                do="see on the page that you came from whether it was done",
+            )
+        return found
+
+    def _forget_old(self) -> None:
+        limit = time.time() - _KEEP_SECONDS
+        for name in [name for name, one in self._works.items() if one.done.is_set() and one.since < limit]:
+            del self._works[name]
+
+
+def page_work(request: Request) -> PageWork:
+    """Of the app."""
+    found: PageWork = request.app.state.page_work
+    return found
+
+
+def _carry_out(made: Work, work: Callable[[], Led]) -> None:
+    try:
+        made.led = work()
+    except LuthierError as error:
+        made.error = error
+    except Exception:
+        log.exception("the work of a form failed: %s", made.title)
+        made.error = WorkError("it ended by an error of our own", expected="no bug of ours", do="see the server's log")
+    finally:
+        made.done.set()
+
+
+def _owner(request: Request) -> str:
+    return digest_of(request.cookies.get(COOKIE, ""))

@@ -1,0 +1,129 @@
+"""Who is looking at a page, and what they may do there: what handlers ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+from urllib.parse import quote, urlsplit
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from luthier.core.access import SCOPES, Caller, Scope
+from luthier.platform.auth.member_records import Session
+from luthier.platform.auth.sessions import session_of
+from luthier.platform.home.context import Context
+
+COOKIE: Final = "luthier_session"
+_COOKIE_SECONDS: Final = 400 * 24 * 3600
+"""As long as browsers keep one: when a session ends, the server knows."""
+
+
+class SignInNeededError(Exception):
+    """Nobody is signed in; `next_address` is where they wanted to go."""
+
+    def __init__(self, next_address: str) -> None:
+        self.next_address = next_address
+        super().__init__(next_address)
+
+    @property
+    def address(self) -> str:
+        """Of the page that leads there."""
+        return f"/sign-in?next={quote(self.next_address, safe='/')}"
+
+
+class ForbiddenError(Exception):
+    """Who is signed in may not do this: none of `scopes` is theirs."""
+
+    def __init__(self, caller: Caller, scopes: tuple[Scope, ...]) -> None:
+        self.caller, self.scopes = caller, scopes
+        super().__init__(", ".join(scopes))
+
+
+def remember(request: Request, answer: Response, secret: str) -> Response:
+    """Have the browser hold the secret of its session from this answer on."""
+    is_https = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="lax", secure=is_https)
+    return answer
+
+
+def address_of(request: Request) -> str:
+    """The address of the client, by which failures are counted; behind a proxy that is trusted, as the proxy says."""
+    return request.client.host if request.client is not None else ""
+
+
+async def context_of(request: Request) -> Context:
+    """The open home that the pages work in."""
+    context: Context = request.app.state.context
+    return context
+
+
+async def visiting(request: Request) -> Session | None:
+    """Who is signed in, if anybody; looked up once a request."""
+    if not hasattr(request.state, "session"):
+        secret = request.cookies.get(COOKIE)
+        context: Context = request.app.state.context
+        request.state.session = None if not secret else await run_in_threadpool(session_of, context, secret)
+    found: Session | None = request.state.session
+    return found
+
+
+def own_address(address: str) -> str:
+    """The address, where it is one of this server; else that of the home page."""
+    is_own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
+    return address if is_own else "/"
+
+
+def page_behind(request: Request) -> str:
+    """The page to come back to after a sign-in: never what a form was sent to, a piece of a page or raw data.
+
+    A browser that opens an address wants that address. What HTMX and our scripts ask for carries the page that it was
+    asked from (`HX-Current-URL`); where that is missing or of another host, it is the nearest page above the address.
+    """
+    headers = request.headers
+    is_script = headers.get("sec-fetch-mode", "navigate") != "navigate" or "hx-request" in headers
+    is_script |= "application/json" in headers.get("accept", "")
+    if request.method == "GET" and not is_script:
+        return own_address(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
+    told = urlsplit(headers.get("hx-current-url", ""))
+    if told.netloc and told.netloc == headers.get("host"):
+        return own_address(f"{told.path}?{told.query}" if told.query else told.path or "/")
+    return own_address(_page_above(request))
+
+
+def _page_above(request: Request) -> str:
+    """The nearest page above what was asked for, by the templates of the addresses: `/runs/x` above `/runs/x/pause`.
+
+    What a form is sent to may be a page itself; what a script asks for is none.
+    """
+    known: set[str] = request.app.state.page_paths
+    template = getattr(request.scope.get("route"), "path", "").strip("/").split("/")
+    parts = request.url.path.strip("/").split("/")
+    for num_parts in range(len(template) - (request.method == "GET"), 0, -1):
+        if "/" + "/".join(template[:num_parts]) in known:
+            return "/" + "/".join(parts[:num_parts])
+    return "/"
+
+
+def _needs(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
+    async def check(request: Request) -> Caller:
+        session = await visiting(request)
+        if session is None:
+            raise SignInNeededError(page_behind(request))
+        if not any(session.caller.may(scope) for scope in scopes):
+            raise ForbiddenError(session.caller, scopes)
+        return session.caller
+
+    return check
+
+
+HomeContext = Annotated[Context, Depends(context_of)]
+"""What a handler asks for to reach the services."""
+MaybeVisitor = Annotated[Session | None, Depends(visiting)]
+Visitor = Annotated[Caller, Depends(_needs(*SCOPES))]
+Reader = Annotated[Caller, Depends(_needs("read"))]
+Trainer = Annotated[Caller, Depends(_needs("train"))]
+Asker = Annotated[Caller, Depends(_needs("infer"))]
+Admin = Annotated[Caller, Depends(_needs("admin"))]
+"""What a handler asks for to be sure that who looks may do this: the caller, with their project. Visitor: anything."""

@@ -1,0 +1,1 @@
+"""The processes that answer HTTP, put together from all features."""

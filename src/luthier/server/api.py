@@ -1,0 +1,138 @@
+"""The app: every router, every middleware, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from luthier.features.accounts import keys_api as keys
+from luthier.features.deployments import api as deployments
+from luthier.features.evaluation_orders import api as evaluation_orders
+from luthier.features.feedback import api as feedback
+from luthier.features.files import api as files
+from luthier.features.files import uploads_api as uploads
+from luthier.features.finetuning_api import api as fine_tuning
+from luthier.features.model_browser import api as base_models
+from luthier.features.planning import api as plans
+from luthier.features.runs import api as runs
+from luthier.features.serving.api import chat, checkpoints, completions, embeddings, graders, models
+from luthier.features.usage import api as usage
+from luthier.features.webhooks import api as webhooks
+from luthier.platform.auth.authenticator import Gate
+from luthier.platform.home.context import Context
+from luthier.platform.http import health, metrics
+from luthier.platform.http.document import document_failures
+from luthier.platform.http.errors import add_error_handlers
+from luthier.platform.http.idempotency import add_idempotency
+from luthier.platform.http.key_first import GUARDED, KeyFirst
+from luthier.platform.http.liveness import InThread, Liveness
+from luthier.platform.http.metrics import Metrics
+from luthier.platform.http.middleware.body import BodyLimit
+from luthier.platform.http.middleware.frame import Frame
+from luthier.platform.http.middleware.hosts import HostCheck
+from luthier.platform.http.middleware.json_body import JsonBody
+from luthier.platform.http.observe import Observe
+from luthier.platform.http.poll_cache import PollCache
+from luthier.platform.http.readiness import Readiness
+from luthier.server.sweeping import swept
+
+_ROUTERS: tuple[APIRouter, ...] = (
+    fine_tuning.router,  # first, since routers are tried in turn, and clients poll this one
+    health.router,
+    metrics.router,
+    keys.router,
+    plans.router,
+    runs.router,
+    webhooks.router,
+    deployments.router,
+    evaluation_orders.router,
+    usage.router,
+    base_models.router,
+    feedback.router,
+    files.router,
+    uploads.router,
+    checkpoints.router,
+    graders.router,
+    models.router,
+    chat.router,
+    completions.router,
+    embeddings.router,
+)
+# What a server for some models alone (`Context.only`) does not have.
+_OF_A_HOME = (
+    keys.router,
+    plans.router,
+    runs.router,
+    webhooks.router,
+    deployments.router,
+    evaluation_orders.router,
+    usage.router,
+    base_models.router,
+    feedback.router,
+    files.router,
+    uploads.router,
+    fine_tuning.router,
+    checkpoints.router,
+    graders.router,
+)
+
+
+def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None = None) -> FastAPI:
+    """The app that serves an open home, or the models of `context.only`; gate: who is let in, keys of the home else.
+
+    pages: what answers where no address of the API was asked for; None: nothing does.
+
+    The caller closes the context, once the app has shut down.
+    """
+    is_home = context.only is None
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with swept(context) if is_home else nullcontext():
+            yield
+
+    app = FastAPI(
+        title="Luthier",
+        version=version("luthier"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # FastAPI's pages load scripts from elsewhere, which neither works offline nor belongs beside an API with keys.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context, app.state.gate = context, gate or Gate(context)
+    app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
+    app.state.liveness, app.state.looking = Liveness(context), InThread(app.state.readiness.checks)
+    add_idempotency(app.state)
+    add_error_handlers(app)
+    # The last one is the outermost.
+    app.add_middleware(PollCache, context=context, gate=app.state.gate)
+    app.add_middleware(JsonBody)
+    app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
+    app.add_middleware(KeyFirst)
+    app.add_middleware(HostCheck, allowed_hosts=context.settings.allowed_hosts)
+    app.add_middleware(Frame)
+    app.add_middleware(Observe, metrics=app.state.metrics)  # beyond Frame: it reads the id that Frame has given
+    for router in _ROUTERS:
+        if is_home or router not in _OF_A_HOME:
+            # As they are: `include_router` builds each route again, which the first request to it waits for.
+            app.router.routes.extend(router.routes)
+    document_failures(app)
+    if pages is not None:
+        app.router.default = _Elsewhere(pages, app.router.default)
+    return app
+
+
+class _Elsewhere:
+    """Answers for addresses that no route of the API has: the pages, but under the API's own what it answers itself."""
+
+    def __init__(self, pages: ASGIApp, unknown: ASGIApp) -> None:
+        self._pages, self._unknown = pages, unknown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_api = scope["type"] != "http" or scope["path"].startswith(GUARDED)
+        await (self._unknown if is_api else self._pages)(scope, receive, send)

@@ -1,0 +1,101 @@
+"""`luthier up`: the server and its workers, by one command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from luthier.platform.cli.opening import open_context
+from luthier.platform.cli.options import HomeOption
+
+if TYPE_CHECKING:
+    from luthier.server.service import Started
+
+
+def up(
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8520,
+    num_workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=0, max=64, help="How many train; 0: others do.")
+    ] = 1,
+    database: Annotated[
+        str | None, typer.Option("--database", metavar="URL", help="As LUTHIER_DATABASE.", show_default="in the home")
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option("--artifacts", metavar="URL", help="As LUTHIER_ARTIFACTS.", show_default="in the home")
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"] | None, typer.Option("--log-format", help="As LUTHIER_LOG_FORMAT.", show_default="text")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Once it answers, print one line on stdout: url, pid, key.")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
+    """Serve the pages and OpenAI's fine-tuning API, with a worker that trains.
+
+    Ctrl-C or SIGTERM ends it in good order: trainings write a checkpoint and go on with the next start; a second Ctrl-C
+    ends it at once. The first start prints a key, once.
+    """
+    from luthier.platform.home.logs import teller
+    from luthier.platform.home.permissions import private_files
+    from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+    from luthier.server.service import ServerRequest, serve
+
+    # The processes of the server learn of these by the environment, as this one does.
+    given = {"LUTHIER_DATABASE": database, "LUTHIER_ARTIFACTS": artifacts, "LUTHIER_LOG_FORMAT": log_format}
+    os.environ.update({name: value for name, value in given.items() if value is not None})
+
+    def show(started: Started) -> None:
+        if as_json:
+            _print_line(json.dumps(started.as_json()))
+        else:
+            _show(started)
+
+    def notice() -> str:
+        return (
+            "requests under way are answered; a training ends its step, writes a checkpoint and goes on with the next "
+            f"start (at most a minute). {AGAIN}"
+        )
+
+    with private_files(), stop_signals(notice) as stop_requested, open_context(home) as context:
+        serve(
+            context,
+            ServerRequest(host=host, port=port, num_workers=num_workers),
+            stop_requested=stop_requested,
+            tell=teller(context.settings.log_format, "up"),
+            started=show,
+        )
+
+
+def _print_line(line: str) -> None:
+    stdout = sys.__stdout__ or sys.stdout  # under --json, sys.stdout stands for stderr until a command has ended
+    stdout.write(f"{line}\n")
+    stdout.flush()
+
+
+def _show(started: Started) -> None:
+    from luthier.platform.cli.console import facts, stdout_console
+
+    rows = [
+        ("server", f"{started.url}/v1"),
+        ("home", str(started.home)),
+        ("database", started.database),
+        ("workers", ", ".join(started.workers) or "none here"),
+    ]
+    if started.link is not None:
+        rows.insert(0, ("pages", f"{started.link}  (signs you in, once, within 15 minutes)"))
+    if started.key is not None:
+        rows.append(("admin key", f"{started.key}  (shown this once: keep it)"))
+    console = stdout_console()
+    facts(console, rows)
+    if not started.is_loopback:
+        console.print(
+            "Others can reach this address, and it speaks plain HTTP: put a reverse proxy with TLS before it.",
+            soft_wrap=True,
+        )
+    console.print("Ctrl-C ends it; trainings go on with the next start.", soft_wrap=True)

@@ -1,0 +1,47 @@
+"""The process that answers HTTP for a home: the API, and the pages where the API has no route; `luthier up` starts it.
+
+    python -m luthier.server.home DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who starts it
+
+The home and the rest of the settings stand in the environment. On SIGTERM it is no longer ready, answers for another
+moment, so that who shares out requests hears of it, then ends the requests that are under way within a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import socket
+import sys
+
+from fastapi import FastAPI
+
+from luthier.core.lower_priority import give_way
+from luthier.features.monitoring.loop import Watcher
+from luthier.platform.home.context import Context
+from luthier.platform.home.logs import set_up_logging
+from luthier.platform.http.server import make_server
+from luthier.platform.notifications.sender import WebhookSender
+from luthier.server.api import create_app
+from luthier.server.pages import create_pages
+from luthier.server.service import STACKS_SIGNAL
+
+
+def create_home_app(context: Context) -> FastAPI:
+    """API and pages of an open home in one app."""
+    return create_app(context, pages=create_pages(context))
+
+
+def main(descriptor: int) -> None:
+    """Serve the home of the environment on an open socket until SIGTERM."""
+    give_way()
+    with Context.open() as context, socket.socket(fileno=descriptor) as listening:
+        faulthandler.register(STACKS_SIGNAL)
+        set_up_logging(context.settings.log_format, "api")
+        _ = context.database  # made and brought up to date before the first request
+        app = create_home_app(context)
+        with WebhookSender(context), Watcher(context):
+            asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,214 @@
+"""Use case: be the server of a home, by one process for the API and one for each worker, looked after by this one.
+
+    luthier up ---- python -m luthier.server.home    answers requests; never trains
+               ---- luthier worker --name up-1       trains, by processes of its own
+
+The processes are started by name, since no layer may know the one above it. This one holds the socket that is listened
+on: a port that is taken is told at once, and no request is refused while the API is being started again. What the
+processes need to know stands in the environment (`LUTHIER_HOME`, `LUTHIER_DATABASE`, ...), where no list of processes
+shows the password of a database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.digest import sha256_bytes
+from luthier.core.errors import RequestError, WorkError
+from luthier.features.exports.folders import remove_abandoned
+from luthier.platform.auth.sessions import make_link
+from luthier.platform.home.context import Context
+from luthier.platform.home.permissions import open_places
+from luthier.platform.http.socket import Listener, listen
+from luthier.platform.processes.health_probe import HealthCheck
+from luthier.platform.processes.supervisor import Program, Supervisor
+
+API_GRACE_SECONDS: Final = 20.0
+WORKER_GRACE_SECONDS: Final = 75.0
+"""A little more than a worker gives its training for a last checkpoint."""
+_START_SECONDS: Final = 120.0
+_LOCK_SECONDS: Final = 1.0
+STACKS_SIGNAL: Final = signal.SIGUSR1
+"""By which a process that answers HTTP writes to stderr where each of its threads is."""
+API: Final = "api"
+"""The name of the program that answers HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRequest:
+    """What kind of server is asked for. port: 0 takes any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 8520
+    num_workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server that answers. key: the first key of this home, where it was made just now; it is never told again.
+
+    link: signs who opens it in a browser in, once; None where others can reach the address.
+    """
+
+    url: str
+    home: Path
+    database: str
+    workers: tuple[str, ...]
+    key: str | None
+    is_loopback: bool
+    link: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The line of `luthier up --json`."""
+        shown = {"url": self.url, "pid": os.getpid(), "home": str(self.home), "database": self.database}
+        return (
+            shown
+            | {"workers": list(self.workers)}
+            | ({} if self.key is None else {"key": self.key})
+            | ({} if self.link is None else {"link": self.link})
+        )
+
+
+def worker_names(context: Context, num_workers: int) -> tuple[str, ...]:
+    """The names of the workers of a server: the same at each start, so that each takes up again what it held.
+
+    Where others may share the database, none of theirs may be the same: then machine and home are part of the name.
+    """
+    first = "up"
+    if context.settings.database is not None:
+        machine = re.sub(r"[^A-Za-z0-9]+", "-", platform.node()).strip("-")[:50] or "machine"
+        first = f"{machine}-{sha256_bytes(os.fsencode(context.home))[:6]}"
+    return tuple(f"{first}-{number}" for number in range(1, num_workers + 1))
+
+
+def serve(
+    context: Context,
+    request: ServerRequest,
+    *,
+    stop_requested: Callable[[], str | None],
+    tell: Callable[[str], None],
+    started: Callable[[Started], None],
+) -> None:
+    """Start the server of this home, call `started` once it answers, and look after it until a stop is requested.
+
+    Ends in good order: requests that are under way are answered, trainings write a checkpoint and go back into the
+    queue. A KeyboardInterrupt meanwhile ends all at once; nothing is lost by that but steps since the last checkpoint.
+
+    Raises RequestError (an address that cannot be used, or one that others can reach while there is no key),
+    ConflictError (the port is taken, or the home has a server already) and WorkError (the API does not start).
+    """
+    from luthier.core.file_lock import file_lock
+
+    what = f"the home {context.home} as a server"
+    with (
+        file_lock(context.home / "server.lock", what=what, timeout_seconds=_LOCK_SECONDS),
+        listen(request.host, request.port) as listener,
+    ):
+        if not listener.is_loopback and not has_key(context):
+            raise RequestError(
+                f"{listener.host} can be reached by others, and this home has no key",
+                expected="a key before anybody else can come in, or an address of this machine alone",
+                do="make one first: luthier keys create --name NAME --scopes admin",
+            )
+        for place in open_places(context.settings):
+            tell(f"warning: {place.message}; {place.do}")
+        for folder in remove_abandoned(context):
+            tell(f"removed {folder}: an export that was killed had left it")
+        workers = worker_names(context, request.num_workers)
+        supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)
+        try:
+            with _environment(context):
+                supervisor.start()
+                wait_until_it_answers(supervisor, listener, stop_requested)
+                if stop_requested() is None:
+                    key = _first_key(context) if listener.is_loopback else None
+                    name = context.database.name
+                    link = f"{listener.url}/welcome/{make_link(context)}" if listener.is_loopback else None
+                    started(Started(listener.url, context.home, name, workers, key, listener.is_loopback, link))
+                    context.close()  # what is looked after needs no connection of ours
+                tell(f"stopping: {supervisor.watch(stop_requested)}")
+        finally:
+            supervisor.stop()
+
+
+def _api(context: Context, listener: Listener) -> Program:
+    return api_program("luthier.server.home", context, listener)
+
+
+def api_program(module: str, context: Context, listener: Listener) -> Program:
+    """The process that answers HTTP on a socket: `python -m MODULE DESCRIPTOR`, started again where it hangs."""
+    descriptor, seconds = listener.socket.fileno(), context.settings.unhealthy_restart_seconds
+    health = HealthCheck(listener.near_host, listener.port, unhealthy_seconds=seconds) if seconds else None
+    command = (sys.executable, "-m", module, str(descriptor))
+    return Program(API, command, API_GRACE_SECONDS, (descriptor,), health=health, stacks=STACKS_SIGNAL)
+
+
+def _worker(name: str) -> Program:
+    return Program(name, (sys.executable, "-m", "luthier", "worker", "--name", name), WORKER_GRACE_SECONDS)
+
+
+@contextlib.contextmanager
+def _environment(context: Context) -> Iterator[None]:
+    """What the processes are told, for as long as this one may start any."""
+    settings = context.settings
+    given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def wait_until_it_answers(supervisor: Supervisor, listener: Listener, stop_requested: Callable[[], str | None]) -> None:
+    """Wait for the process of the API, or for a wish to stop. Raises WorkError where it ends, or says nothing."""
+    deadline = time.monotonic() + _START_SECONDS
+    while stop_requested() is None and not _answers(listener):
+        time.sleep(0.05)
+        code = supervisor.exit_code(API)
+        if code is not None or time.monotonic() >= deadline:
+            how = f"ended with exit code {code}" if code is not None else f"gave no answer within {_START_SECONDS:g} s"
+            raise WorkError(
+                f"the process of the API {how}",
+                expected="it to start and to answer",
+                do="see what it said above; `luthier doctor` tells what this machine lacks",
+            )
+
+
+def _answers(listener: Listener) -> bool:
+    connection = http.client.HTTPConnection(listener.near_host, listener.port, timeout=1.0)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def has_key(context: Context) -> bool:
+    """Whether the home has a key that lets somebody in now."""
+    now = context.access.now()
+    keys = context.access.keys()
+    return any(key.revoked_at is None and (key.expires_at is None or key.expires_at > now) for key in keys)
+
+
+def _first_key(context: Context) -> str | None:
+    from luthier.platform.auth.service import first_key
+
+    return first_key(context)

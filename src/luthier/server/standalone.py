@@ -1,0 +1,186 @@
+"""Use case: serve some models by their names, and nothing else: no jobs, no files, no workers.
+
+    luthier serve ---- python -m luthier.server.standalone_http    answers; a process of its own holds the models
+
+On an address that this machine alone reaches nobody needs a key. On any other one a key is needed: one of the home, or
+one of those in a file.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.frozen import Frozen
+from luthier.core.stream import Served
+from luthier.features.serving.loaded import EngineChoice, choose_models
+from luthier.platform.auth.service import digest_of
+from luthier.platform.home.context import Context
+from luthier.platform.http.socket import Listener, listen
+from luthier.platform.processes.supervisor import Supervisor
+from luthier.server.service import api_program, has_key, wait_until_it_answers
+
+LONE: Final = "LUTHIER_LONE_SERVER"
+"""The variable that tells the process what to serve."""
+_SHORTEST_KEY: Final = 16
+_LOAD_SECONDS: Final = 1800.0
+
+
+class Lone(Frozen):
+    """What such a server is told. key_digests: SHA-256 of keys that let in besides those of the home.
+
+    is_open: whether everybody is let in without one.
+    """
+
+    models: dict[str, Served]
+    key_digests: tuple[str, ...] = ()
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoneRequest:
+    """What is to be served. port: 0 takes any that is free. key_file: keys, one a line."""
+
+    models: tuple[str, ...]
+    engine: EngineChoice = "auto"
+    host: str = "127.0.0.1"
+    port: int = 8521
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoneStarted:
+    """A server that answers. is_open: without a key."""
+
+    url: str
+    models: dict[str, Served]
+    is_open: bool
+    is_loopback: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The line of `luthier serve --json`."""
+        models = {name: {"engine": served.engine, "path": served.path} for name, served in self.models.items()}
+        return {"url": self.url, "pid": os.getpid(), "models": models, "needs_key": not self.is_open}
+
+
+def serve_models(
+    context: Context,
+    request: LoneRequest,
+    *,
+    stop_requested: Callable[[], str | None],
+    tell: Callable[[str], None],
+    started: Callable[[LoneStarted], None],
+    loaded: Callable[[str, float], None],
+) -> None:
+    """Serve models until a stop is requested. started: called once it answers; loaded: with a model's name and the
+    seconds that it took, once the first one has answered.
+
+    Raises what `choose_models` raises, RequestError (an address that others can reach without a key, a file without
+    keys), ConflictError (the port is taken), and WorkError (the process or its first model does not start).
+    """
+    with listen(request.host, request.port) as listener:
+        keys = () if request.key_file is None else read_keys(request.key_file)
+        is_open = listener.is_loopback and not keys
+        if not is_open and not keys and not has_key(context):
+            raise RequestError(
+                f"{listener.host} can be reached by others, and there is no key",
+                expected="a key before anybody else can come in, or an address of this machine alone",
+                do="give --api-key FILE, or make one: luthier keys create --name NAME --scopes infer",
+            )
+        models = choose_models(context, request.models, request.engine)
+        own = secrets.token_urlsafe(32)
+        lone = Lone(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
+        supervisor = Supervisor([api_program("luthier.server.standalone_http", context, listener)], tell=tell)
+        try:
+            with _environment(context, lone):
+                supervisor.start()
+                wait_until_it_answers(supervisor, listener, stop_requested)
+                context.close()  # what is looked after needs no connection of ours
+                if stop_requested() is None:
+                    started(LoneStarted(listener.url, models, is_open, listener.is_loopback))
+                    _load(listener, next(iter(models)), own, stop_requested, loaded)
+                tell(f"stopping: {supervisor.watch(stop_requested)}")
+        finally:
+            supervisor.stop()
+
+
+def read_keys(file: Path) -> tuple[str, ...]:
+    """The keys in a file, one a line; empty lines and those that begin with # are passed over. Raises RequestError."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(
+            f"the keys in {file} cannot be read: {error}", expected="a text file, one key a line", do="correct it"
+        ) from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    short = sum(len(key) < _SHORTEST_KEY for key in keys)
+    if not keys or short:
+        raise RequestError(
+            f"{file} holds {f'{short} keys that are too short' if short else 'no key'}",
+            expected=f"keys of {_SHORTEST_KEY} characters or more, one a line",
+            do="make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+        )
+    return keys
+
+
+@contextmanager
+def _environment(context: Context, lone: Lone) -> Iterator[None]:
+    given = {"LUTHIER_HOME": str(context.home), LONE: lone.model_dump_json()}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _load(
+    listener: Listener,
+    model: str,
+    key: str,
+    stop_requested: Callable[[], str | None],
+    loaded: Callable[[str, float], None],
+) -> None:
+    """Ask a model for a token, so that the first who asks it does not wait for it to be loaded.
+
+    Raises WorkError where it cannot be loaded: who serves one that does not work wants to know it at once.
+    """
+    began, problem = time.monotonic(), list[LuthierError | None]()
+    threading.Thread(target=lambda: problem.append(_first_answer(listener, model, key)), daemon=True).start()
+    while not problem and stop_requested() is None:
+        time.sleep(0.05)
+    if problem and problem[0] is not None:
+        raise problem[0]
+    if problem:
+        loaded(model, time.monotonic() - began)
+
+
+def _first_answer(listener: Listener, model: str, key: str) -> LuthierError | None:
+    """What is wrong with it, None where nothing is."""
+    connection = http.client.HTTPConnection(listener.near_host, listener.port, timeout=_LOAD_SECONDS)
+    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1})
+    try:
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", body, headers)
+        answer = connection.getresponse()
+        if answer.status == http.client.OK:
+            return None
+        words = json.loads(answer.read())["error"]["message"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        words = f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+    return WorkError(
+        f"{model} cannot answer: {words}", expected="an answer to a first question", do="see what was said above"
+    )

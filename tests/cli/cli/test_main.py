@@ -1,0 +1,260 @@
+"""Every way in which a command can end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from tests.vacuous import nonempty
+
+import luthier.features.model_browser.cli
+from luthier.cli.main import build_app, main
+from luthier.core.errors import LuthierError, NotFoundError, WorkError
+from luthier.features.models import service
+
+HEAVY = ("torch", "transformers", "polars", "pydantic", "sqlalchemy", "numpy", "rich", "matplotlib", "yaml")
+
+
+@pytest.mark.parametrize("code", ["import luthier.cli.main", "from luthier.cli.main import main; main(['--help'])"])
+def test_a_start_imports_nothing_heavy(code: str) -> None:
+    code += f"; import sys; print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_every_command_has_a_help_and_takes_json_and_home() -> None:
+    app = typer.main.get_command(build_app())
+    leaves = []
+
+    def walk(command: object, path: str) -> None:
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, f"{path} {name}")
+        if not hasattr(command, "commands"):
+            leaves.append(path)
+            options = {option for parameter in command.params for option in parameter.opts}  # type: ignore[attr-defined]
+            assert {"--json", "--home"} <= options, path
+            assert command.help, path  # type: ignore[attr-defined]
+            assert all(nonempty(getattr(p, "help", None) for p in command.params)), path  # type: ignore[attr-defined]
+
+    walk(app, "luthier")
+    assert sorted(leaves) == [
+        "luthier alerts list",
+        "luthier alerts look",
+        "luthier alerts settings",
+        "luthier alerts test",
+        "luthier audit-log show",
+        "luthier audit-log verify",
+        "luthier auto",
+        "luthier canary",
+        "luthier chat",
+        "luthier data answer",
+        "luthier data audit",
+        "luthier data card",
+        "luthier data diff",
+        "luthier data ingest",
+        "luthier data preview",
+        "luthier data repair",
+        "luthier data split",
+        "luthier data synthesise",
+        "luthier deploy",
+        "luthier deployments",
+        "luthier distil",
+        "luthier doctor",
+        "luthier eval",
+        "luthier export",
+        "luthier feedback import",
+        "luthier feedback list",
+        "luthier feedback queue",
+        "luthier forget-row",
+        "luthier formats",
+        "luthier jobs cancel",
+        "luthier jobs list",
+        "luthier jobs pause",
+        "luthier jobs resume",
+        "luthier jobs show",
+        "luthier jobs submit",
+        "luthier judge calibrate",
+        "luthier judge list",
+        "luthier keys create",
+        "luthier keys list",
+        "luthier keys revoke",
+        "luthier launch",
+        "luthier lineage",
+        "luthier members add",
+        "luthier members link",
+        "luthier members list",
+        "luthier members password",
+        "luthier members remove",
+        "luthier members role",
+        "luthier models check",
+        "luthier models list",
+        "luthier models pull",
+        "luthier models rm",
+        "luthier models show",
+        "luthier monitor",
+        "luthier pipelines list",
+        "luthier pipelines show",
+        "luthier plan",
+        "luthier projects create",
+        "luthier projects list",
+        "luthier promote",
+        "luthier push",
+        "luthier quickstart",
+        "luthier rate close",
+        "luthier rate create",
+        "luthier rate export",
+        "luthier rate import-labelstudio",
+        "luthier rate link",
+        "luthier rate list",
+        "luthier rate pairs",
+        "luthier rate status",
+        "luthier report",
+        "luthier retrain",
+        "luthier rollback",
+        "luthier runs compare",
+        "luthier runs list",
+        "luthier runs rm",
+        "luthier runs show",
+        "luthier runs watch",
+        "luthier safety",
+        "luthier serve",
+        "luthier showdown",
+        "luthier sign",
+        "luthier studies apply",
+        "luthier studies compare",
+        "luthier studies list",
+        "luthier studies show",
+        "luthier traffic forget-user",
+        "luthier traffic list",
+        "luthier traffic policy",
+        "luthier traffic show",
+        "luthier train",
+        "luthier tune",
+        "luthier up",
+        "luthier usage",
+        "luthier verify",
+        "luthier worker",
+        "luthier worth",
+    ]
+
+
+def test_help_and_version_go_to_stdout(luthier) -> None:  # type: ignore[no-untyped-def]
+    for arguments in (["--help"], ["runs", "--help"], ["train", "--help"]):
+        done = luthier(*arguments)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("Usage: luthier")
+    assert luthier("--version").out.startswith("luthier ")
+
+
+def test_the_installed_script_works(home: Path) -> None:
+    script = Path(sys.executable).with_name("luthier")
+    done = subprocess.run([script, "runs", "list", "--json"], capture_output=True, text=True, check=True)
+    assert (json.loads(done.stdout), done.stderr) == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Usage: luthier"),
+        (["runs"], "Usage: luthier runs"),
+        (["modles"], "Did you mean 'models'?"),
+        (["runs", "lst"], "Did you mean 'list'?"),
+        (["runs", "list", "--jsn"], "--json"),
+        (["train", "r.yaml", "--sett", "a=1"], "--set"),
+        (["runs", "show"], "Missing argument 'RUN'"),
+        (["data", "preview", "x.jsonl"], "Missing option '--model'"),
+        (["data", "preview", "x.jsonl", "--model", "m", "--num-rows", "0"], "--num-rows"),
+        (["data", "preview", "x.jsonl", "--model", "m", "--template", "chatt"], "'chatt' is not one of"),
+        (["runs", "list", "extra"], "unexpected extra argument"),
+        (["runs", "list", "--limit", "many"], "valid integer"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_no_traceback(luthier, arguments: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+    assert "Traceback" not in done.err
+    told = luthier(*arguments, "--json")
+    assert told.code == 2
+    assert set(told.document["error"]) == {"type", "came", "expected", "do"}
+    assert told.err
+
+
+ENDINGS = [
+    (NotFoundError("no such thing", expected="a thing", do="make one"), 2, "NotFoundError", False),
+    (WorkError("it broke", expected="it to hold", do="try again"), 1, "WorkError", False),
+    (KeyboardInterrupt(), 130, "Interrupted", False),
+    (PermissionError(errno.EACCES, "Permission denied", "/secret"), 1, "PermissionError", False),
+    (ZeroDivisionError("division by zero"), 1, "Bug", True),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "kind", "has_trace"), ENDINGS)
+def test_every_error_has_its_exit_code_and_its_document(  # type: ignore[no-untyped-def]
+    luthier, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, kind: str, has_trace: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(service, "list_models", fail)
+    plain, told = luthier("models", "list"), luthier("models", "list", "--json")
+    assert (plain.code, plain.out, told.code) == (code, "", code)
+    assert told.document["error"]["type"] == kind
+    for done in (plain, told):
+        assert ("Traceback" in done.err) is has_trace
+        assert "what to do:" in done.err
+    if isinstance(error, LuthierError):
+        assert told.document == {"error": error.as_json()}
+    if has_trace:
+        assert "please report it" in plain.err
+
+
+def test_what_libraries_print_does_not_reach_a_document(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def chatter(*_: object) -> list[object]:
+        sys.stdout.write("loading weights...\n")
+        return []
+
+    monkeypatch.setattr(service, "list_models", chatter)
+    done = luthier("models", "list", "--json")
+    assert done.document == []
+    assert "loading weights" in done.err
+
+
+def test_json_as_the_value_of_an_option_is_no_wish_for_json(luthier) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("runs", "show", "--", "--json")
+    assert (done.code, done.out) == (2, "")
+
+
+def test_control_characters_in_messages_do_not_reach_the_terminal(luthier) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("runs", "show", "run\x1b[31m")
+    assert done.code == 2
+    assert "\x1b" not in done.err
+
+
+def test_a_home_that_cannot_be_used_is_a_wrong_request(luthier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").write_text("")
+    done = luthier("runs", "list", "--home", tmp_path / "file" / "home")
+    assert done.code == 2
+    assert "--home or LUTHIER_HOME" in done.err
+
+
+def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+    script = Path(sys.executable).with_name("luthier")
+    with subprocess.Popen([script, "models", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
+
+
+def test_main_leaves_stdout_as_it_was(home: Path) -> None:
+    before = sys.stdout
+    assert main(["runs", "list", "--json"]) == 0
+    assert sys.stdout is before
+    assert luthier.features.model_browser.cli.COMMANDS

@@ -1,0 +1,54 @@
+"""Projects by the page: who may open one, and that its first key opens it and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+from tests.fixtures.pages import shown
+
+from luthier.platform.auth.service import caller_of, create_project, list_projects
+from luthier.platform.home.context import Context
+
+Browser = Callable[..., TestClient]
+ADDRESS = "/settings/projects"
+
+
+def test_an_admin_of_default_opens_a_project_and_hands_its_key_on(home: Context, browser: Browser) -> None:
+    one = browser("admin")
+    answer = shown(one, one.post(ADDRESS, data={"name": "<i>mine</i>"}))
+    assert "&lt;i&gt;mine&lt;/i&gt;" in answer.text
+    assert "<i>mine" not in answer.text
+    found = re.search(r'<code id="secret" class="secret">([^<]+)</code>', answer.text)
+    assert found is not None
+    caller = caller_of(home, found[1])
+    assert caller is not None
+    assert (caller.project_id, caller.may("admin")) == (list_projects(home)[1].project_id, True)
+    assert found[1] not in one.get(ADDRESS).text
+    theirs = browser()
+    theirs.post("/sign-in", data={"key": found[1]})
+    page = theirs.get(ADDRESS).text
+    assert "Your project" in page
+    assert page.count("</tr>") == 2, "a head and one project: it knows of no other"
+
+
+@pytest.mark.parametrize(("name", "status"), [("", 422), ("default", 422), ("x" * 101, 422), ("a\u202eb", 422)])
+def test_a_name_that_cannot_be_is_explained(home: Context, browser: Browser, name: str, status: int) -> None:
+    answer = browser("admin").post(ADDRESS, data={"name": name})
+    assert answer.status_code in (status, 409)
+    assert 'role="alert"' in answer.text
+    assert len(list_projects(home)) == 1
+
+
+def test_an_admin_of_another_project_sees_and_makes_none(home: Context, browser: Browser) -> None:
+    create_project(home, "mine")
+    create_project(home, "theirs")
+    one = browser("admin", project="mine")
+    page = one.get(ADDRESS).text
+    assert "theirs" not in page
+    assert "A new project" not in page
+    answer = one.post(ADDRESS, data={"name": "more"})
+    assert (answer.status_code, "in which the server is set up" in answer.text) == (403, True)
+    assert len(list_projects(home)) == 3

@@ -1,0 +1,175 @@
+"""/datasets/new: a file comes in by a form or a script, and nothing is kept of what does not arrive whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.core.access import Caller
+from luthier.features.datasets import service as dataset_versions
+from luthier.platform.files import service as files
+from luthier.platform.files.incoming import IncomingFile
+from luthier.platform.home.context import Context
+from luthier.platform.home.settings import Settings
+
+Browser = Callable[..., TestClient]
+ROWS = b'{"text": "a"}\n{"text": "b"}\n'
+TRAIN = ("read", "train")
+JSON = {"Accept": "application/json"}
+
+
+def send(one: TestClient, content: bytes = ROWS, filename: str = "rows.jsonl", json: bool = False, **given: str) -> Any:
+    data = {"dataset": "", "name": "Rows", "note": "", **given}
+    return one.post("/datasets/new", data=data, files={"file": (filename, content)}, headers=JSON if json else {})
+
+
+def kept(home: Context) -> list[Path]:
+    return [path for path in home.settings.artifacts_folder.rglob("*") if path.is_file()]
+
+
+def test_a_form_brings_a_dataset_and_then_a_version(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    answer = send(one, note="first")
+    assert answer.status_code == 303
+    page = one.get(answer.headers["location"]).text
+    assert "Version 1 is kept" in page
+    assert "first" in page
+    dataset = dataset_versions.list_datasets(home, Caller())[0][0]
+    assert (
+        f'<option value="{dataset.dataset_id}" selected>' in one.get(f"/datasets/new?dataset={dataset.dataset_id}").text
+    )
+    send(one, ROWS + b'{"text": "c"}\n', dataset=dataset.dataset_id, name="")
+    newest = dataset_versions.get_version(home, Caller(), dataset.dataset_id)
+    assert (newest.number, newest.parent, newest.num_rows, newest.author) == (2, 1, 3, "k")
+
+
+def test_a_script_is_told_where_it_is_or_what_was_wrong(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    answer = send(one, json=True)
+    assert answer.status_code == 201
+    assert one.get(answer.json()["address"]).status_code == 200
+    wrong = send(one, b"%PDF", "paper.pdf", json=True, name="Paper")
+    assert (wrong.status_code, wrong.json()["came"]) == (422, "'paper.pdf' is a document, and no file of rows")
+    assert "luthier data ingest" in wrong.json()["do"]
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "given", "status", "words"),
+    [
+        (b"%PDF", "paper.pdf", {}, 422, "luthier data ingest"),
+        (b"", "", {}, 400, "no file was chosen"),
+        (b"", "rows.jsonl", {}, 422, "is empty"),
+        (ROWS, "rows.jsonl", {"name": " "}, 422, "the name"),
+        (ROWS, "rows.jsonl", {"name": "Taken"}, 409, "exists already"),
+        (ROWS, "rows.jsonl", {"dataset": "data-none"}, 404, "no dataset"),
+        (ROWS, "rows.jsonl", {"note": "x" * 1001}, 422, "a note of 1,001 characters"),
+        (ROWS, "rows.jsonl", {"odd": "x"}, 400, "Unknown parameter"),
+        (ROWS * 9, "rows.jsonl", {}, 413, "LUTHIER_MAX_FILE_BYTES"),
+    ],
+)
+def test_what_is_refused_is_told_and_leaves_nothing(
+    home: Context, browser: Browser, content: bytes, filename: str, given: dict[str, str], status: int, words: str
+) -> None:
+    one = browser(*TRAIN)
+    assert send(one, name="Taken").status_code == 303
+    before = kept(home)
+    home.settings = Settings(home=home.home, max_file_bytes=100)
+    answer = send(one, content, filename, **({"name": "Kept name"} | given))
+    assert answer.status_code == status
+    assert words in answer.text
+    if status not in (400, 413):
+        assert f'value="{given.get("name", "Kept name")}"' in answer.text, "what was written stays in the form"
+    assert kept(home) == before
+    assert len(files.list_files(home, "default")[0]) == 1
+    assert len(dataset_versions.list_datasets(home, Caller())) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A file that has no room."""
+
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None:
+            self._file.close()
+
+    made = IncomingFile.__init__
+
+    def begin(self: IncomingFile, folder: Path) -> None:
+        made(self, folder)
+        self._file = Full(self._file)  # type: ignore[assignment]
+
+    monkeypatch.setattr(IncomingFile, "__init__", begin)
+    answer = send(browser(*TRAIN), json=True)
+    assert (answer.status_code, answer.json()["type"]) == (507, "StorageFullError")
+    assert kept(home) == []
+
+
+def test_a_body_that_ends_too_early_leaves_nothing(home: Context, browser: Browser) -> None:
+    one = browser(*TRAIN)
+    body = b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n' + ROWS
+    answer = one.post("/datasets/new", content=body, headers={"Content-Type": "multipart/form-data; boundary=B"})
+    assert answer.status_code == 400
+    assert "no whole multipart/form-data" in answer.text
+    assert kept(home) == []
+
+
+def test_uploads_are_larger_than_other_requests_may_be(home: Context, browser: Browser) -> None:
+    one, large = browser(*TRAIN), b"".join(b'{"text": "%06d"}\n' % n for n in range(300_000))
+    assert len(large) > home.settings.max_request_bytes
+    assert send(one, large).status_code == 303
+    assert one.post("/datasets/adopt", data={"file": "x" * len(large)}).status_code == 413
+
+
+def test_a_file_of_the_api_becomes_a_dataset(home: Context, browser: Browser) -> None:
+    with files.incoming_file(home) as incoming:
+        incoming.write(ROWS)
+        file = files.keep_file(home, "default", incoming, filename="api.jsonl", purpose="fine-tune")
+    one = browser(*TRAIN)
+    assert file.file_id in one.get("/datasets/new").text
+    assert one.post("/datasets/adopt", data={"file": file.file_id, "name": ""}).status_code == 422
+    answer = one.post("/datasets/adopt", data={"file": file.file_id, "name": "Adopted"})
+    assert answer.status_code == 303
+    assert "taken from the API" in one.get(answer.headers["location"]).text
+    assert file.file_id not in one.get("/datasets/new").text
+    assert one.post("/datasets/adopt", data={"file": "file-none", "name": "x"}).status_code == 404
+
+
+def test_who_may_only_look_brings_nothing(home: Context, browser: Browser) -> None:
+    one = browser("read", "infer")
+    assert one.get("/datasets/new").status_code == 403
+    assert send(one).status_code == 403
+    assert send(one, json=True).status_code == 403
+    assert one.post("/datasets/adopt", data={"file": "x", "name": "x"}).status_code == 403
+    assert send(browser(), json=True).status_code == 401
+    del one.headers["Sec-Fetch-Site"]
+    assert send(one).status_code == 403
+    assert kept(home) == []
+
+
+def test_the_page_tells_a_script_what_it_takes(browser: Browser) -> None:
+    page = browser(*TRAIN).get("/datasets/new").text
+    assert json.dumps(".jsonl .ndjson .json .csv .tsv .tab .parquet .xlsx") in page
+    assert 'enctype="multipart/form-data"' in page
+
+
+def test_the_same_rows_twice_are_one_version(home: Context, browser: Browser) -> None:
+    one = browser("read", "train")
+    address = send(one, ROWS, name="Twice").headers["location"]
+    dataset_id = address.rpartition("/")[2]
+    for _ in range(2):
+        assert send(one, ROWS + b'{"text": "c"}\n', dataset=dataset_id, name="").headers["location"] == address
+    assert [one.number for one in home.datasets.versions(dataset_id)] == [2, 1]
+    assert len(home.files.list("default", limit=10)[0]) == 2, "nothing of the second is kept"

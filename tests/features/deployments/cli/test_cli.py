@@ -1,0 +1,136 @@
+"""`luthier deploy`, `promote`, `rollback`, `deployments` and `usage`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import RequestError
+from luthier.features.deployments.cli import parse_split
+from luthier.platform.auth.usage_records import Use
+from luthier.platform.home.context import Context
+from luthier.testing.finished_run import add_run
+from luthier.testing.records import make_evaluation
+
+
+@pytest.fixture
+def runs(home: Path) -> list[str]:
+    """Two runs that were judged."""
+    with Context.open(home) as context:
+        found = [add_run(context, letter) for letter in "ab"]
+        for run_id, letter in zip(found, "ab", strict=True):
+            context.evaluations.save(make_evaluation(f"eval-20261125-093000-{6 * letter}", run_id=run_id))
+        return found
+
+
+def test_the_way_of_a_deployment(luthier, home: Path, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    a, b = runs
+    assert "luthier deploy RUN --as NAME" in luthier("deployments").out
+    first = luthier("deploy", a, "--as", "support")
+    assert "support is at revision 1 (deployed)" in first.out
+    assert "100% of users" in first.out
+    tried = luthier("deploy", b, "--as", "support", "--canary", 0.1)
+    assert "luthier promote support, or luthier rollback support" in tried.out
+    assert "10% of users (canary)" in tried.out
+    document = luthier("promote", "support", "--json").document
+    assert (document["revision"]["number"], document["revision"]["shares"][0]["target"]) == (3, b)
+    assert luthier("rollback", "support", "--expect", 3).code == 0
+    stale = luthier("rollback", "support", "--expect", 3, "--json")
+    assert (stale.code, stale.document["error"]["type"]) == (2, "ConflictError")
+    with Context.open(home) as context:
+        use = {"project_id": "default", "key_id": "", "model": "support", "num_prompt_tokens": 7, "num_new_tokens": 2}
+        context.usage.add(Use(**use, target=a))
+    listed = luthier("deployments", "--json").document
+    assert [(one["name"], one["requests"]) for one in listed] == [("support", {a: 1})]
+    assert "90%" in luthier("deployments").out
+    shown = luthier("deployments", "support").out
+    assert "rolled back" in shown
+    assert "1 requests" in shown
+    assert [one["number"] for one in luthier("deployments", "support", "--json").document["history"]] == [4, 3, 2, 1]
+    assert "support" in luthier("usage").out
+    assert luthier("usage", "--json").document[0]["num_prompt_tokens"] == 7
+    assert "nothing answers" in luthier("deployments", "support", "--remove").out
+    assert luthier("deployments", "--json").document == []
+
+
+def test_what_nobody_has_judged_answers_everybody_only_when_that_is_said(luthier, home: Path, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        unknown = add_run(context, "c")
+    refused = luthier("deploy", unknown, "--as", "support", "--json")
+    assert (refused.code, refused.document["error"]["type"]) == (2, "ConflictError")
+    assert (
+        f"nobody has judged {unknown}, and it would answer all users of 'support'" in refused.document["error"]["came"]
+    )
+    assert f"luthier eval {unknown}" in refused.document["error"]["do"]
+    assert "--unjudged" in refused.document["error"]["do"]
+    assert luthier("deployments", "--json").document == []
+    assert luthier("deploy", runs[0], "--as", "support", "--json").document["revision"]["unjudged"] == []
+    assert "--canary 0.1" in luthier("deploy", unknown, "--as", "support", "--json").document["error"]["do"]
+    tried = luthier("deploy", unknown, "--as", "support", "--canary", 0.1)
+    assert f"warning: Nobody has judged {unknown}." in tried.out
+    assert luthier("promote", "support").code == 2, (
+        "a canary that nobody judged does not take over without a word either"
+    )
+    made = luthier("promote", "support", "--unjudged")
+    assert (made.code, "warning: Nobody has judged" in made.out) == (0, True)
+    assert luthier("deployments", "support", "--json").document["revision"]["unjudged"] == [unknown]
+    with Context.open(home) as context:
+        entries = context.audit_log.about("default", "support", limit=10)
+        assert json.loads(entries[0].document)["unjudged"] == [unknown]
+
+
+def test_a_split(luthier, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    a, b = runs
+    made = luthier("deploy", "--as", "ab", "--split", f"{a}=0.5,{b}=0.5", "--json").document
+    assert [share["fraction"] for share in made["revision"]["shares"]] == [0.5, 0.5]
+    assert luthier("promote", "ab", b, "--json").document["revision"]["shares"][0]["target"] == b
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--as", "n"], "neither a RUN nor --split"),
+        (["run-20261125-093000-000000", "--as", "n"], "no run"),
+        (["gone", "--as", "n"], "does not exist"),
+        (["x", "--as", "n", "--split", "a=1"], "contradict"),
+        (["--as", "n", "--split", "a"], "--split run-a=0.5,run-b=0.5"),
+        (["--as", "n", "--split", "a=0.5,a=0.5"], "twice"),
+        (["x", "--as", "n", "--project", "none"], "luthier projects create"),
+    ],
+)
+def test_what_is_wrong_is_explained(luthier, options: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("deploy", *options)
+    assert done.code == 2
+    assert words in done.err
+    assert luthier("deployments", "--remove").code == 2
+    assert luthier("usage").out.startswith("nothing was asked")
+
+
+def test_a_target_may_have_an_equals_sign() -> None:
+    assert parse_split("/a=b/c=0.25, d=0.75") == {"/a=b/c": 0.25, "d": 0.75}
+    with pytest.raises(RequestError):
+        parse_split("=1")
+
+
+def test_a_gate_refuses_and_is_overridden_with_a_reason(luthier, home: Path, runs: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("rules:\n  - {metric: sql.execution_accuracy, at_least: 0.8}\n", encoding="utf-8")
+    refused = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--json")
+    assert (refused.code, refused.document["error"]["type"]) == (2, "ConflictError")
+    assert "was not judged" in refused.document["error"]["came"]
+    short = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--override", "because", "--json")
+    assert (short.code, short.document["error"]["type"]) == (2, "RequestError")
+    reason = "The old one insults customers; refusals are mended next week."
+    made = luthier("deploy", runs[0], "--as", "support", "--gate", gate, "--override", reason)
+    assert "gate: overridden, 1 of 1 rules not met" in made.out
+    assert f"reason: {reason}" in made.out
+    document = luthier("deployments", "support", "--json").document
+    assert document["revision"]["gate"]["override"] == reason
+    assert luthier("deploy", runs[1], "--as", "support", "--override", reason, "--json").code == 2, "no gate holds"
+
+
+def test_the_report_of_a_run_needs_one_that_is_there(luthier, runs: list[str]) -> None:  # type: ignore[no-untyped-def]
+    missing = luthier("report", runs[0], "--json")
+    assert (missing.code, missing.document["error"]["type"]) == (2, "NotFoundError")

@@ -1,0 +1,206 @@
+"""Canaries as the server looks at them: rolled back with a reason, kept, or not to be told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.canary_watch import CanaryRules
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.feedback import Feedback
+from luthier.core.ids import new_id
+from luthier.core.traffic import Exchange
+from luthier.features.deployments import canary_release as canary_watch
+from luthier.features.deployments import service as deployments
+from luthier.features.deployments.canary_frame import canary_frame
+from luthier.features.traffic import service as traffic
+from luthier.platform.audit_log import service as audit_log
+from luthier.platform.home.context import Context
+from luthier.testing.finished_run import add_run
+
+ME = Caller()
+
+
+@pytest.fixture
+def canary(context: Context) -> tuple[str, str]:
+    """Runs: who answers to `support`, and who is tried on half of its users."""
+    before, tried = add_run(context, "a"), add_run(context, "b")
+    deployments.deploy(context, ME, "support", before)
+    deployments.deploy(context, ME, "support", tried, canary=0.5)
+    return before, tried
+
+
+def exchanges(context: Context, canary: tuple[str, str], num: int = 240, **of_canary: object) -> list[Exchange]:
+    """One exchange of each of so many users since the canary began: of_canary changes those of the canary."""
+    began = context.deployments.get(ME.project_id, "support").revision.created_at
+    lines = []
+    for number in range(num):
+        is_canary = number % 2 == 1
+        values: dict[str, object] = {
+            "exchange_id": f"chatcmpl-{number}",
+            "project_id": ME.project_id,
+            "at": began + number,
+            "model": "support",
+            "target": canary[is_canary],
+            "is_canary": is_canary,
+            "user_digest": f"u{number}",
+            "seconds": 1.0 + number % 7 / 10,
+            "messages": ({"role": "user", "content": f"question {number}"},),
+            "answer": f"answer {number}",
+        }
+        lines.append(Exchange.model_validate(values | (of_canary if is_canary else {})))
+    for one in lines:
+        traffic.record(context, one)
+    return lines
+
+
+def test_a_worse_canary_is_rolled_back_and_the_log_says_why(context: Context, canary: tuple[str, str]) -> None:
+    exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
+    deployments.deploy(context, ME, "support", canary[1], canary=0.5)  # raised before: all of it has to go back
+    exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
+    (seen,) = canary_watch.watch_canaries(context)
+    assert seen.state == "worse"
+    assert seen.sentence.startswith("answers that refuse: 100.0% against 0.0%, +100.0 points")
+    revision = context.deployments.get(ME.project_id, "support").revision
+    assert revision.canary is None
+    assert [share.target for share in revision.shares] == [canary[0]]
+    assert seen.rolled_back_to == revision.number
+    entry = next(e for e in audit_log.newest_entries(context, limit=9) if e.action == "canary.rolled_back")
+    assert (entry.actor, entry.subject) == ("canary watch", "support")
+    document = json.loads(entry.document)
+    assert document["canary"] == canary[1]
+    assert [one["name"] for one in document["signals"]] == ["refusals"]
+    assert document["signals"][0]["p_value"] <= document["signals"][0]["level"]
+    assert canary_watch.last_seen(context, ME, "support") == seen
+    assert canary_watch.watch_canaries(context) == []
+
+
+def test_one_that_is_no_worse_stays(context: Context, canary: tuple[str, str]) -> None:
+    exchanges(context, canary)
+    (seen,) = canary_watch.watch_canaries(context)
+    assert (seen.state, seen.rolled_back_to, seen.num_canary, seen.num_rest) == ("holding", None, 112, 113)
+    assert context.deployments.get(ME.project_id, "support").revision.canary == canary[1]
+
+
+def test_between_two_looks_texts_are_left_alone(
+    context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanges(context, canary)
+    (first,) = canary_watch.watch_canaries(context)
+    monkeypatch.setattr("luthier.ml.drift.canary.compare.compare", lambda *_: pytest.fail("no new look"))
+    (again,) = canary_watch.watch_canaries(context)
+    assert again.signals == first.signals
+    assert again.num_seen == 240
+
+
+def test_nothing_is_said_before_there_is_enough(context: Context, canary: tuple[str, str]) -> None:
+    exchanges(context, canary, num=99, answer="I cannot help.")
+    (seen,) = canary_watch.watch_canaries(context)
+    assert (seen.state, seen.look, seen.num_seen, seen.next_at) == ("too early", 0, 99, 100)
+
+
+def test_thumbs_down_and_corrections_count(context: Context, canary: tuple[str, str]) -> None:
+    for one in exchanges(context, canary):
+        bad = {"thumb": "down"} if int(one.exchange_id.split("-")[1]) % 4 == 1 else {"correction": "Better so."}
+        said = bad if one.is_canary else {"thumb": "up"}
+        context.feedback.put(
+            Feedback.model_validate(
+                {
+                    "feedback_id": new_id("fb"),
+                    "project_id": ME.project_id,
+                    "exchange_id": one.exchange_id,
+                    "model": "support",
+                    **said,
+                }
+            )
+        )
+    frame, _ = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
+    assert frame.select("is_canary", "bad").group_by("is_canary").mean().sort("is_canary")["bad"].to_list() == [
+        0.0,
+        1.0,
+    ]
+    # what is said after the look, by the clock of the exchanges, is left to the next one
+    late = context.access.now() + 10_000
+    assert frame["rated_at"].max() < late  # type: ignore[operator]
+
+
+def test_what_a_client_asks_wrongly_is_no_failure_and_a_missing_model_is(
+    context: Context, canary: tuple[str, str]
+) -> None:
+    exchanges(context, canary, num=40, status=400)
+    frame, _ = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
+    assert (frame.height, frame["failed"].sum()) == (20, 0)
+    began = context.deployments.get(ME.project_id, "support").revision.created_at
+    gone = Exchange(
+        exchange_id="x",
+        project_id=ME.project_id,
+        at=began,
+        model="support",
+        target=canary[1],
+        is_canary=True,
+        status=404,
+    )
+    traffic.record(context, gone)
+    frame, _ = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
+    assert (frame.height, frame["failed"].sum()) == (21, 1)
+
+
+def test_a_canary_that_fails_always_goes_before_the_first_look(context: Context, canary: tuple[str, str]) -> None:
+    exchanges(context, canary, num=60, status=500, answer=None, messages=None)
+    (seen,) = canary_watch.watch_canaries(context)
+    assert seen.look == 0
+    assert "have all failed" in seen.sentence
+    assert seen.rolled_back_to == 3
+
+
+def test_who_names_no_user_is_counted_by_conversation_or_said_to_be_unknown(
+    context: Context, canary: tuple[str, str]
+) -> None:
+    same = ({"role": "user", "content": "good morning"},)
+    exchanges(context, canary, num=40, user_digest="", messages=same)
+    frame, told = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
+    assert frame.filter(frame["is_canary"])["unit"].n_unique() == 1
+    assert told.num_unnamed == 20
+    seen = canary_watch.watch_canary(context, ME, "support")
+    assert any("name no user: each conversation" in one for one in seen.cautions)
+
+
+def test_one_digest_on_both_sides_is_no_unit(context: Context, canary: tuple[str, str]) -> None:
+    exchanges(context, canary, num=20, user_digest="u0")
+    frame, _ = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
+    assert "user u0" not in frame["unit"].to_list()
+
+
+def test_rules_may_only_tell(context: Context, canary: tuple[str, str]) -> None:
+    canary_watch.set_rules(context, ME, "support", CanaryRules(rolls_back=False))
+    exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
+    (seen,) = canary_watch.watch_canaries(context)
+    assert (seen.state, seen.rolled_back_to, seen.kept_because) == ("worse", None, "its rules only tell")
+    assert context.deployments.get(ME.project_id, "support").revision.canary == canary[1]
+
+
+def test_where_the_model_before_is_gone_it_is_said(context: Context, canary: tuple[str, str]) -> None:
+    import shutil
+
+    exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
+    shutil.rmtree(context.settings.run_folder(canary[0]))
+    (seen,) = canary_watch.watch_canaries(context)
+    assert seen.state == "worse"
+    assert "cannot be served" in seen.kept_because
+
+
+def test_without_traffic_it_is_said_that_nobody_watches(context: Context, canary: tuple[str, str]) -> None:
+    seen = canary_watch.watch_canary(context, ME, "support")
+    assert seen.state == "too early"
+    assert "the policy of traffic is `off`" in seen.cautions[0]
+
+
+def test_no_canary_and_no_deployment(context: Context) -> None:
+    with pytest.raises(NotFoundError):
+        canary_watch.watch_canary(context, ME, "support")
+    deployments.deploy(context, ME, "support", add_run(context, "a"))
+    with pytest.raises(ConflictError, match="has no canary"):
+        canary_watch.watch_canary(context, ME, "support")
+    assert canary_watch.watch_canaries(context) == []

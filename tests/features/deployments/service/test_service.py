@@ -1,0 +1,210 @@
+"""Deployments by the use cases: what may be deployed, what a change does, who answers an ask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.run import RunStatus
+from luthier.core.stream import TextRequest
+from luthier.features.deployments import service as deployments
+from luthier.features.runs.service import remove_run
+from luthier.features.serving import models as served_models
+from luthier.ml.export.bundle.verify import VerifyReport
+from luthier.platform.audit_log.service import newest_entries
+from luthier.platform.home.context import Context
+from luthier.testing.finished_run import add_run
+from luthier.testing.records import make_evaluation
+
+ME, STRANGER = Caller(), Caller(project_id="proj-other")
+REMOTE = Caller(key_id="key-1", scopes=("train",))
+USERS = [f"user {number}" for number in range(200)]
+
+
+def answering(context: Context, name: str = "support") -> set[str]:
+    return {served_models.route(context, ME, name, user).target for user in USERS}
+
+
+def test_deploy_canary_promote_roll_back(context: Context) -> None:
+    a, b, c = (add_run(context, letter) for letter in "abc")
+    deployments.deploy(context, ME, "support", a)
+    routed = served_models.route(context, ME, "support", "u")
+    assert (routed.model, routed.target, routed.served.path) == ("support", a, context.runs.get(a).result.adapter_path)  # type: ignore[union-attr]
+    deployments.deploy(context, ME, "support", b, canary=0.3)
+    assert answering(context) == {a, b}
+    deployments.promote(context, ME, "support")
+    assert answering(context) == {b}
+    deployments.deploy(context, ME, "support", c)
+    assert answering(context) == {c}
+    for expected in ({b}, {a, b}, {a}):
+        deployments.rollback(context, ME, "support")
+        assert answering(context) == expected
+    with pytest.raises(ConflictError, match="no revision before"):
+        deployments.rollback(context, ME, "support")
+    kinds = [one.kind for one in deployments.show_deployment(context, ME, "support").history]
+    assert kinds == ["rollback"] * 3 + ["deploy", "promote", "canary", "deploy"]
+    actions = [entry.action for entry in newest_entries(context, limit=3 + 4)]
+    assert actions[::-1] == [
+        "deployment.deployed",
+        "deployment.canary_set",
+        "deployment.promoted",
+        "deployment.deployed",
+        *["deployment.rolled_back"] * 3,
+    ]
+
+
+def test_a_split_and_its_winner(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.split(context, ME, "support", {a: 0.5, b: 0.5})
+    assert answering(context) == {a, b}
+    with pytest.raises(ConflictError, match="no canary"):
+        deployments.promote(context, ME, "support")
+    deployments.promote(context, ME, "support", b)
+    assert answering(context) == {b}
+
+
+def test_what_cannot_be_deployed(context: Context) -> None:
+    a = add_run(context, "a")
+    unfinished_states: tuple[RunStatus, ...] = ("running", "planned", "failed")
+    for number, status in enumerate(unfinished_states):
+        unfinished = add_run(context, str(number), status=status)
+        with pytest.raises(ConflictError, match=f"is {status}"):
+            deployments.deploy(context, ME, "support", unfinished)
+    for target in ("run-20261125-093000-000000", "ft:tiny:default::none", "no-such-model", "/etc", ""):
+        with pytest.raises((NotFoundError, RequestError)):
+            deployments.deploy(context, ME, "support", target)
+    context.access.add_project("proj-other", "other")
+    with pytest.raises(NotFoundError, match="no run"):
+        deployments.deploy(context, STRANGER, "support", a)
+    for name in (
+        "",
+        "ft:tiny:x",
+        "a b",
+        "run-20261125-093000-0000aa",
+        "smollm2-135m-instruct",
+        "SmolLM2-135M-Instruct",
+    ):
+        with pytest.raises(RequestError, match="for a deployment"):
+            deployments.deploy(context, ME, name, a)
+    with pytest.raises(RequestError, match="not deployed yet"):
+        deployments.deploy(context, ME, "support", a, canary=0.1)
+    assert context.deployments.list("default") == []
+
+
+def test_of_another_project_nothing_is_seen(context: Context) -> None:
+    context.access.add_project("proj-other", "other")
+    deployments.deploy(context, ME, "support", add_run(context, "a"))
+    assert deployments.list_deployments(context, STRANGER) == []
+    for use in (deployments.promote, deployments.rollback, deployments.remove, deployments.show_deployment):
+        with pytest.raises(NotFoundError):
+            use(context, STRANGER, "support")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        served_models.route(context, STRANGER, "support")
+
+
+def test_a_change_of_what_was_not_seen_is_refused(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.deploy(context, ME, "support", a, expected_revision=0)
+    with pytest.raises(ConflictError, match="exists already, at revision 1"):
+        deployments.deploy(context, ME, "support", b, expected_revision=0)
+    deployments.deploy(context, ME, "support", b, expected_revision=1)
+    with pytest.raises(ConflictError, match="somebody else"):
+        deployments.rollback(context, ME, "support", expected_revision=1)
+    with pytest.raises(ConflictError, match="is gone"):
+        deployments.deploy(context, ME, "unknown", b, expected_revision=3)
+
+
+def test_a_rollback_to_what_is_gone_changes_nothing(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.deploy(context, ME, "support", a)
+    deployments.deploy(context, ME, "support", b)
+    (Path(served_models.served_model(context, ME, "support").path).parents[1] / a).rename(context.home / "away")
+    with pytest.raises(ConflictError, match="cannot be served"):
+        deployments.rollback(context, ME, "support")
+    assert answering(context) == {b}
+
+
+def test_an_export_is_deployed_by_its_folder_on_this_machine_alone(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConflictError, match=r"bundle\.json is missing"):
+        deployments.deploy(context, ME, "support", str(folder))
+    whole = VerifyReport(folder=str(folder), bundle_sha256=None, num_files=1, num_bytes=4, faults=())
+    monkeypatch.setattr("luthier.ml.export.bundle.verify", lambda folder: whole)
+    (folder / "parity.json").write_text(json.dumps({"passed": False, "reasons": ["5 texts differ"]}))
+    with pytest.raises(ConflictError, match="did not pass its proof"):
+        deployments.deploy(context, ME, "support", str(folder))
+    (folder / "parity.json").write_text(json.dumps({"passed": True}))
+    with pytest.raises(NotFoundError):
+        deployments.deploy(context, REMOTE, "support", str(folder))
+    deployments.deploy(context, ME, "support", str(folder))
+    routed = served_models.route(context, ME, "support")
+    assert (routed.target, routed.served.engine) == ("export:small", "llama_cpp")
+    assert routed.served.path == str(folder / "model.gguf")
+    shown = deployments.show_deployment(context, ME, "support").as_json()
+    assert str(tmp_path) not in json.dumps(shown)
+    (folder / "model.gguf").rename(folder / "model.onnx")
+    with pytest.raises(RequestError, match="nothing that can be served"):
+        deployments.deploy(context, ME, "support", str(folder))
+
+
+def test_a_run_is_not_asked_by_its_id_and_a_deployment_is_listed(context: Context) -> None:
+    a = add_run(context, "a")
+    with pytest.raises(NotFoundError, match=f"luthier deploy {a} --as NAME"):
+        served_models.route(context, ME, a)
+    deployments.deploy(context, ME, "support", a)
+    assert [model.model_id for model in served_models.list_models(context, ME)] == ["support"]
+    assert served_models.get_model(context, ME, "support").owned_by == "default"
+    with pytest.raises(ConflictError, match="is a deployment"):
+        served_models.delete_model(context, ME, "support")
+    deployments.remove(context, ME, "support")
+    assert served_models.list_models(context, ME) == []
+
+
+def test_what_answers_is_not_removed(context: Context) -> None:
+    a, b = (add_run(context, letter) for letter in "ab")
+    deployments.deploy(context, ME, "support", a)
+    with pytest.raises(ConflictError, match="answers as support"):
+        remove_run(context, a)
+    deployments.deploy(context, ME, "support", b)
+    assert remove_run(context, a).run_id == a
+    with pytest.raises(ConflictError, match="cannot be served"):
+        deployments.rollback(context, ME, "support")
+
+
+def test_the_turns_of_one_conversation_stay_together() -> None:
+    def asked(*messages: tuple[str, str]) -> str:
+        turns = tuple(Message(role=role, content=text) for role, text in messages)  # type: ignore[arg-type]
+        return served_models.user_of(REMOTE, [TextRequest(conversation=Conversation(messages=turns))])
+
+    begin = [("system", "Be kind."), ("user", "Hello")]
+    assert asked(*begin) == asked(*begin, ("assistant", "Hi"), ("user", "And then?"))
+    assert asked(*begin) != asked(("system", "Be kind."), ("user", "Hello there"))
+    named = served_models.user_of(REMOTE, [TextRequest(text="x")], "ann")
+    assert named == served_models.user_of(ME, [], "ann") != served_models.user_of(ME, [], "bob")
+    texts = [TextRequest(text="x"), TextRequest(text="y")]
+    assert served_models.user_of(ME, texts[:1]) != served_models.user_of(ME, texts[1:])
+
+
+def test_what_nobody_has_judged_is_in_the_revision_and_in_the_audit_log(context: Context) -> None:
+    judged, unknown = (add_run(context, letter) for letter in "ab")
+    context.evaluations.save(make_evaluation(run_id=judged))
+    assert deployments.deploy(context, ME, "support", judged).revision.unjudged == ()
+    made = deployments.deploy(context, ME, "support", unknown)
+    assert made.revision.unjudged == (unknown,)
+    document = json.loads(newest_entries(context, project_id=ME.project_id, limit=1)[0].document)
+    assert document["unjudged"] == [unknown]
+    with pytest.raises(ConflictError, match="nobody has judged") as refused:
+        deployments.deploy(context, ME, "other", unknown, may_be_unjudged=False)
+    assert "--unjudged" in refused.value.do
+    assert context.deployments.find(ME.project_id, "other") is None
+    half = deployments.split(context, ME, "ab", {judged: 0.5, unknown: 0.5}, may_be_unjudged=False)
+    assert half.revision.unjudged == (unknown,), "one beside a judged one is a try, and is on record"

@@ -1,0 +1,74 @@
+"""What the store promises about evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.evaluation import Evaluation
+from luthier.core.plan import Plan
+from luthier.core.run import RunRecord
+from luthier.features.evaluations.store import EvaluationStore
+from luthier.features.runs.store import RunStore
+from luthier.platform.db.database import Database
+from luthier.testing.records import make_evaluation
+
+RUN = "run-20261125-093000-aaaaaa"
+
+
+def evaluation(evaluation_id: str = "eval-20261125-093000-aaaaaa", run_id: str | None = None) -> Evaluation:
+    return make_evaluation(evaluation_id, run_id=run_id)
+
+
+@pytest.fixture
+def store(database: Database) -> EvaluationStore:
+    return EvaluationStore(database)
+
+
+def test_what_goes_in_comes_out(store: EvaluationStore) -> None:
+    store.save(evaluation())
+    assert store.get(evaluation().evaluation_id) == evaluation()
+
+
+def test_listed_newest_first_and_by_run(
+    store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
+) -> None:
+    runs.create(record(), plan)
+    first, second, third = evaluation("eval-1"), evaluation("eval-2", RUN), evaluation("eval-3", RUN)
+    for one in (first, second, third):
+        store.save(one)
+    assert store.list() == [third, second, first]
+    assert store.list(run_id=RUN) == [third, second]
+    assert store.list(run_id=RUN, limit=1) == [third]
+    runs.delete(RUN)
+    assert store.list() == [first]
+
+
+def test_refusals_say_why(store: EvaluationStore) -> None:
+    store.save(evaluation())
+    with pytest.raises(ConflictError, match="exists already"):
+        store.save(evaluation())
+    with pytest.raises(NotFoundError, match="which is not there"):
+        store.save(evaluation("eval-2", run_id=RUN))
+    with pytest.raises(NotFoundError, match="nearest: eval-20261125-093000-aaaaaa"):
+        store.get("eval-20261125-093000-aaaaab")
+
+
+def test_overviews_are_of_one_project_and_go_with_their_run(
+    store: EvaluationStore, runs: RunStore, record: Callable[..., RunRecord], plan: Plan
+) -> None:
+    runs.create(record(), plan)
+    for one in (evaluation("eval-1"), evaluation("eval-2", RUN), evaluation("eval-3")):
+        store.save(one)
+    found = store.overviews("default", limit=2)
+    assert [one.evaluation_id for one in found] == ["eval-3", "eval-2"]
+    assert (found[1].run_id, found[1].systems, found[1].word) == (RUN, ("base", "tuned"), "not distinguishable")
+    assert [one.evaluation_id for one in store.overviews("default", limit=2, after="eval-2")] == ["eval-1"]
+    assert store.overviews("another", limit=9) == []
+    assert store.read("eval-2") is store.read("eval-2"), "held in memory"
+    runs.delete(RUN)
+    assert [one.evaluation_id for one in store.overviews("default", limit=9)] == ["eval-3", "eval-1"]
+    with pytest.raises(NotFoundError):
+        store.read("eval-2")

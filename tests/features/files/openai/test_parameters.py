@@ -1,0 +1,159 @@
+"""Every parameter of the client's own request types is in the table of docs/server.md, and is treated as it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import pytest
+from fastapi.routing import APIRoute
+from openai.types import completion_create_params, embedding_create_params, file_create_params, file_list_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
+from openai.types.fine_tuning.jobs import checkpoint_list_params
+from pydantic import BaseModel, ValidationError
+from tests.vacuous import nonempty
+
+from luthier.core.fine_tuning import FineTuningRequest
+from luthier.features.files import api as files
+from luthier.features.finetuning_api import api as fine_tuning
+from luthier.features.serving.api.chat import ChatBody
+from luthier.features.serving.api.completions import CompletionBody
+from luthier.features.serving.api.embeddings import EmbeddingBody
+
+TYPES: Final[dict[str, tuple[Any, ...]]] = {
+    "chat": (chat_params.CompletionCreateParamsNonStreaming, chat_params.CompletionCreateParamsStreaming),
+    "completions": (
+        completion_create_params.CompletionCreateParamsNonStreaming,
+        completion_create_params.CompletionCreateParamsStreaming,
+    ),
+    "embeddings": (embedding_create_params.EmbeddingCreateParams,),
+    "files": (file_create_params.FileCreateParams,),
+    "files list": (file_list_params.FileListParams,),
+    "jobs": (job_create_params.JobCreateParams,),
+    "jobs list": (job_list_params.JobListParams,),
+    "job events list": (job_list_events_params.JobListEventsParams,),
+    "job checkpoints list": (checkpoint_list_params.CheckpointListParams,),
+}
+BODIES: Final[dict[str, type[BaseModel]]] = {
+    "chat": ChatBody,
+    "completions": CompletionBody,
+    "embeddings": EmbeddingBody,
+    "jobs": FineTuningRequest,
+}
+LEAST: Final[dict[str, dict[str, Any]]] = {
+    "chat": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
+    "completions": {"model": "m", "prompt": "a"},
+    "embeddings": {"model": "m", "input": "a"},
+    "jobs": {"model": "m", "training_file": "f"},
+}
+# Of each accepted parameter: values that pass, and values that are refused.
+SHAPES: Final[dict[str, tuple[list[Any], list[Any]]]] = {
+    "function_call": (["none", "auto"], [{"name": "f"}, "f", {}]),
+    "metadata": ([{}, {"a": "b"}], [[], {"a": 1}, "a", {"a": "b" * 513}, {str(n): "" for n in range(17)}]),
+    "prompt_cache_key": (["k"], [1, {}, "k" * 1025]),
+    "prompt_cache_retention": (["in_memory", "24h"], ["for ever", 24, {}]),
+    "prompt_cache_options": ([{}, {"mode": "implicit", "ttl": "30m"}], [{"mode": "x"}, {"other": 1}, "x", []]),
+    "prediction": ([{"type": "content", "content": "a"}], [{}, "a", {"type": "x", "content": "a"}]),
+    "service_tier": (["auto", "default"], ["flex", "priority", "scale", "fast", "", 1, {}]),
+    "store": ([False], [True, "true", 1, 0, {}]),
+    "echo": ([False], [True, 1, 0, ""]),
+}
+# What asks for a refused parameter, an empty value among them.
+WISHES: Final[dict[str, list[Any]]] = {
+    "audio": [{}, {"voice": "alloy", "format": "wav"}],
+    "functions": [[], [{"name": "f"}]],
+    "moderation": [{}, {"model": "omni-moderation-latest"}, False],
+    "verbosity": ["low", "medium"],
+    "web_search_options": [{}, {"search_context_size": "low"}],
+    "suffix": ["", "end"],
+}
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """(request, parameter, state) of each row of the table."""
+    text = (Path(__file__).parents[4] / "docs" / "server.md").read_text(encoding="utf-8")
+    for request, names, state in re.findall(r"^\| ([a-z ]+) \| (`[^|]+`) \| (\w+) \|", text, re.MULTILINE):
+        if request in TYPES:
+            for name in re.findall(r"`(\w+)`", names):
+                yield request, name, state
+
+
+TABLE: Final = list(rows())
+
+
+def states(state: str) -> list[tuple[str, str]]:
+    return [(request, name) for request, name, found in TABLE if found == state]
+
+
+@pytest.mark.parametrize("request_", TYPES)
+def test_the_table_holds_every_parameter_of_the_client_once(request_: str) -> None:
+    theirs = {name for one in TYPES[request_] for name in get_type_hints(one)}
+    ours = [name for request, name, _ in TABLE if request == request_]
+    assert theirs
+    assert sorted(ours) == sorted(theirs)
+
+
+def query_names(router: Any, path: str) -> set[str]:
+    route = next(
+        one for one in router.routes if isinstance(one, APIRoute) and one.path == path and "GET" in one.methods
+    )
+    named = {one["name"] for one in (route.openapi_extra or {}).get("parameters", ())}
+    return {str(one.name) for one in route.dependant.query_params} | named
+
+
+def test_what_is_supported_has_a_place() -> None:
+    places = {request: set(body.model_fields) for request, body in BODIES.items()}
+    places["files"] = {name.partition("[")[0] for name in files._FIELDS} | {"file"}
+    places["files list"] = query_names(files.router, "/v1/files")
+    jobs = "/v1/fine_tuning/jobs"
+    places["jobs list"] = query_names(fine_tuning.router, jobs)
+    places["job events list"] = query_names(fine_tuning.router, f"{jobs}/{{job_id}}/events")
+    places["job checkpoints list"] = query_names(fine_tuning.router, f"{jobs}/{{job_id}}/checkpoints")
+    assert len(states("supported")) > 40
+    for request, name in states("supported"):
+        assert name in places[request], (request, name)
+
+
+def wrong_places(request: str, wishes: dict[str, Any]) -> set[str]:
+    """The fields that a request is refused for; none where it passes."""
+    try:
+        BODIES[request].model_validate(LEAST[request] | wishes)
+    except ValidationError as error:
+        return {str(one["loc"][0]) for one in error.errors()}
+    return set()
+
+
+@pytest.mark.parametrize(("request_", "name"), states("accepted"))
+def test_what_is_accepted_has_a_shape(request_: str, name: str) -> None:
+    if name == "best_of":  # held against `n` by the route
+        assert wrong_places(request_, {name: "two"}) == {name}
+        return
+    right, wrong = SHAPES[name]
+    for value in (None, *right):
+        assert wrong_places(request_, {name: value}) == set(), value
+    for value in nonempty(wrong):
+        assert wrong_places(request_, {name: value}) == {name}, value
+
+
+@pytest.mark.parametrize(("request_", "name"), states("refused"))
+def test_what_is_refused_is_refused_by_name_however_it_is_asked_for(request_: str, name: str) -> None:
+    if name == "integrations":  # its shape is read, and `service.fine_tuning.create` refuses it
+        assert wrong_places(request_, {name: [{"type": "other"}]}) == {name}
+        return
+    assert wrong_places(request_, {name: None}) == set()
+    for value in nonempty(WISHES[name]):
+        assert wrong_places(request_, {name: value}) == {name}, value
+
+
+@pytest.mark.parametrize("request_", BODIES)
+def test_what_nobody_knows_is_refused_by_name(request_: str) -> None:
+    assert wrong_places(request_, {"min_p": 0.1}) == {"min_p"}
+
+
+@pytest.mark.parametrize("request_", ["chat", "completions"])
+def test_a_stream_is_not_padded_in_silence(request_: str) -> None:
+    assert wrong_places(request_, {"stream": True, "stream_options": {"include_usage": True}}) == set()
+    assert wrong_places(request_, {"stream_options": {"include_obfuscation": True}}) == {"stream_options"}

@@ -1,0 +1,166 @@
+"""What callers over the network name: each field of a file or a model is known, and resolved in one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from luthier.core.access import Caller
+from luthier.core.errors import RequestError
+from luthier.core.fine_tuning import FineTuningRequest
+from luthier.core.gate import Gate
+from luthier.core.monitor_settings import WatchSettings
+from luthier.core.recipe import Recipe
+from luthier.core.suite import Suite
+from luthier.features.evaluation_orders import service as evaluation_orders
+from luthier.features.files import references as file_references
+from luthier.features.serving.grader_records import GraderRun
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+TASKS = (
+    "RankTask", "CodeTask", "ChooseTask", "RubricTask", "SqlTask", "CitationsTask", "PairwiseTask", "LikelihoodTask",
+    "JsonTask", "GenerateTask", "ClassifyTask",
+)  # fmt: skip
+FILES = {
+    *(f"{task}.{field}" for task in TASKS for field in ("data", "few_shot_from")),
+    "DataRecipe.train", "DataRecipe.validation", "DataRecipe.held_out", "ReplayRecipe.file", "ReplayRecipe.held_out",
+    "SqlTask.database", "CitationsTask.corpus", "JsonTask.json_schema",
+    "FineTuningRequest.training_file", "FineTuningRequest.validation_file",
+}  # fmt: skip
+"""Name a file: of a caller over the network, the id of one."""
+ROWS = {"SqlTask.database_field"}
+"""Name a field of rows, which name a file."""
+MODELS = {
+    "Recipe.base_model", "ObjectiveRecipe.teacher", "FineTuningRequest.model", "ScoreModelRequest.model",
+    "LabelModelRequest.model",
+}  # fmt: skip
+"""Name a model: of a caller over the network, as the API knows it."""
+OPERATORS = {
+    "LmEvalTask.task", "WatchSettings.corpus", "WatchSettings.data", "WatchSettings.judge", "WatchSettings.suite",
+    "PythonRequest.source", "PythonRequest.image_tag",
+}  # fmt: skip
+"""Paths and code that only commands on the machine take; refused from elsewhere as a whole."""
+TEXTS = {
+    *(f"{task}.{field}" for task in TASKS for field in ("name", "map", "cluster_by", "primary")),
+    "RankTask.candidates", "RankTask.relevant", "CodeTask.tests", "ChooseTask.options", "ChooseTask.answer",
+    "SqlTask.table_field", "CitationsTask.patterns", "JsonTask.fields", "GenerateTask.metrics", "ClassifyTask.labels",
+    "LmEvalTask.name", "LmEvalTask.primary", "Suite.name",
+    "DataRecipe.map", "DataRecipe.group_by", "DataRecipe.template_options", "ReplayRecipe.map",
+    "MethodRecipe.name", "MethodRecipe.targets",
+    "MethodRecipe.options", "ObjectiveRecipe.name", "ObjectiveRecipe.options", "EvaluationRecipe.metrics",
+    "StringCheck.name", "StringCheck.input", "StringCheck.reference", "MultiGrader.name", "MultiGrader.graders",
+    "MultiGrader.calculate_output", "TextSimilarity.name", "TextSimilarity.input", "TextSimilarity.reference",
+    "FineTuningRequest.suffix", "FineTuningRequest.metadata", "WandbIntegration.project", "WandbIntegration.name",
+    "WandbIntegration.entity", "WandbIntegration.tags", "ReinforcementMethod.grader",
+    "GraderRun.model_sample", "GraderRun.item", "ScoreModelRequest.name", "GraderMessage.content", "TextPart.text",
+    "SamplingParameters.reasoning_effort", "MultiRequest.name", "MultiRequest.graders", "MultiRequest.calculate_output",
+    "LabelModelRequest.name", "LabelModelRequest.labels", "LabelModelRequest.passing_labels",
+    "StringCheckRequest.name", "StringCheckRequest.input", "StringCheckRequest.reference", "PythonRequest.name",
+    "TextSimilarityRequest.name", "TextSimilarityRequest.input", "TextSimilarityRequest.reference",
+    "Gate.suite", "Gate.fingerprints", "GateRule.metric", "GateRule.system", "GateRule.against", "WatchSettings.groups",
+}  # fmt: skip
+"""Never looked up as a file or a model: names of columns, metrics, methods and layers, templates and texts."""
+HOSTILE = (
+    "/etc/passwd",
+    "../../luthier.db",
+    "HOME/luthier.db",
+    "file:///etc/passwd",
+    "LINK",
+    "THEIRS",
+    "~/.ssh/id_rsa",
+)
+
+
+def takes_text(annotation: Any) -> bool:
+    if annotation is str or annotation is Any:
+        return True
+    inner = () if get_origin(annotation) is Literal else get_args(annotation)
+    return any(takes_text(one) for one in inner)
+
+
+def models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    inner = () if get_origin(annotation) is Literal else get_args(annotation)
+    return {model for one in inner for model in models_in(one)}
+
+
+def text_fields(*roots: Any) -> set[str]:
+    """`Model.field` of every field of these models, and of those within them, that takes a text."""
+    found: set[str] = set()
+    seen: set[type[BaseModel]] = set()
+    waiting = [model for root in roots for model in models_in(root)]
+    while waiting:
+        model = waiting.pop()
+        if model in seen:
+            continue
+        seen.add(model)
+        for name, field in model.model_fields.items():
+            if takes_text(field.annotation):
+                found.add(f"{model.__name__}.{name}")
+            waiting += models_in(field.annotation)
+    return found
+
+
+def test_every_field_that_takes_a_text_is_known_to_name_a_file_a_model_or_neither() -> None:
+    found = text_fields(Recipe, Suite, FineTuningRequest, GraderRun, Gate, WatchSettings)
+    assert len(found) > 100
+    kinds = (FILES, ROWS, MODELS, OPERATORS, TEXTS)
+    assert found == set().union(*kinds), "classify a new field here, and resolve it in file_references"
+    assert sum(len(kind) for kind in kinds) == len(found), "each is of one kind"
+
+
+def test_the_fields_of_files_are_those_that_are_resolved() -> None:
+    def fields(prefixes: tuple[str, ...]) -> set[str]:
+        return {name.partition(".")[2] for name in FILES | ROWS if name.partition(".")[0] in prefixes}
+
+    assert fields(("DataRecipe",)) == set(file_references.RECIPE_FILES)
+    assert fields(("ReplayRecipe",)) == set(file_references.REPLAY_FILES)
+    assert fields(TASKS) == {*file_references.SUITE_FILES, *file_references.ROW_FILES}
+
+
+@pytest.fixture
+def hostile(context: Context, tmp_path: Path) -> dict[str, str]:
+    """What no caller may name, by what it is."""
+    context.access.add_project("proj-other", "other")
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text('{"prompt": "q", "completion": "a"}\n')
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(secret)
+    theirs = files.add_file(context, "proj-other", secret, filename="theirs.jsonl", purpose="fine-tune").file_id
+    names = {"LINK": str(link), "THEIRS": theirs, "HOME/luthier.db": str(context.settings.database_path)}
+    return {name: names.get(name, name) for name in HOSTILE}
+
+
+def test_a_suite_names_files_of_its_project_alone(context: Context, tmp_path: Path, hostile: dict[str, str]) -> None:
+    rows = tmp_path / "mine.jsonl"
+    rows.write_text('{"prompt": "q", "completion": "a"}\n')
+    mine = files.add_file(context, "default", rows, filename="mine.jsonl", purpose="fine-tune").file_id
+    text, me = "name: x\ntasks:\n  - {{name: a, kind: sql, {data}}}\n", Caller()
+    assert evaluation_orders.keep_suite(context, me, text.format(data=f"data: {mine}, database: {mine}"))
+    for field in file_references.SUITE_FILES:
+        for name in hostile.values():
+            data = f"data: '{name}'" if field == "data" else f"data: '{mine}', {field}: '{name}'"
+            with pytest.raises(RequestError, match="the id of a file of this project"):
+                evaluation_orders.keep_suite(context, me, text.format(data=data))
+
+
+def test_rows_of_a_job_name_files_of_its_project_alone(context: Context, hostile: dict[str, str]) -> None:
+    job = Job(job_id="job-20261125-093000-aaaaaa", kind="evaluation", document={}, run_id="")
+    find = file_references.job_file(context, job)
+    for name in (*hostile.values(), "", "file-20261125-093000-000000"):
+        with pytest.raises(RequestError, match="the id of a file of this project"):
+            find("db", name)
+
+
+@pytest.mark.parametrize("place", ["base_model", "objective.teacher"])
+def test_a_recipe_names_models_as_the_api_knows_them(context: Context, hostile: dict[str, str], place: str) -> None:
+    names = file_references.FileReferences(context, "default")
+    for name in (*hostile.values(), ".", "/", "hub:somebody/something", "http://127.0.0.1:1/v1#m"):
+        with pytest.raises(RequestError, match="is not known here"):
+            names.model(place, name)

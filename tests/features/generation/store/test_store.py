@@ -1,0 +1,65 @@
+"""What the store promises about generations."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from luthier.core.ports import Generation
+from luthier.features.generation.store import GenerationStore
+from luthier.platform.db.database import Database
+from luthier.platform.db.tables import metadata
+
+
+def generation(words: str) -> Generation:
+    return Generation(text=words, num_prompt_tokens=3, num_new_tokens=2, finish_reason="stop")
+
+
+@pytest.fixture
+def store(database: Database) -> GenerationStore:
+    return GenerationStore(database)
+
+
+def test_what_goes_in_comes_out(store: GenerationStore) -> None:
+    store.keep({"a": generation("one\n\x00 \u2028 ü"), "b": generation("two")}, engine="e")
+    store.keep({}, engine="e")
+    assert store.find(["b", "a", "c"]) == {"a": generation("one\n\x00 \u2028 ü"), "b": generation("two")}
+    assert store.find([]) == {}
+    assert store.count() == 2
+
+
+def test_the_first_generation_of_a_key_stays(store: GenerationStore) -> None:
+    store.keep({"a": generation("one")}, engine="e")
+    store.keep({"a": generation("other"), "b": generation("two")}, engine="e")
+    assert store.find(["a", "b"]) == {"a": generation("one"), "b": generation("two")}
+
+
+def test_more_keys_than_one_statement_takes(store: GenerationStore) -> None:
+    keys = [str(number) for number in range(2345)]
+    for start in range(0, 2345, 400):
+        store.keep({key: generation(key) for key in keys[start : start + 400]}, engine="e")
+    assert {key: made.text for key, made in store.find(keys).items()} == {key: key for key in keys}
+
+
+def test_a_database_of_before_gets_the_table_and_keeps_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "luthier.db"
+    with Database.open(path) as database, database.write() as connection:
+        connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b', 1, 'c', NULL)"))
+    with closing(sqlite3.connect(path)) as plain:
+        first = {"runs", "plans", "events", "evaluations", "artifacts", "artifact_links"}
+        for table in reversed(metadata.sorted_tables):
+            if table.name not in first:
+                plain.execute(f"DROP TABLE {table.name}")
+        plain.execute("ALTER TABLE artifacts DROP COLUMN place")
+        plain.execute("UPDATE alembic_version SET version_num = '0001'")
+        plain.commit()
+    with Database.open(path) as database:
+        store = GenerationStore(database)
+        store.keep({"a": generation("one")}, engine="e")
+        assert store.count() == 1
+        with database.read() as connection:
+            assert connection.execute(text("SELECT num_bytes FROM artifacts")).scalar() == 1

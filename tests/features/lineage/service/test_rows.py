@@ -1,0 +1,145 @@
+"""Which models saw a row, and what forgets it: by runs whose files are real and whose training is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.service import chat_row, write_rows
+
+from luthier.core.access import Caller
+from luthier.core.dataset import DatasetProfile
+from luthier.core.digest import sha256_file
+from luthier.core.errors import RequestError
+from luthier.core.recipe import DataRecipe
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.deployments import service as deployments
+from luthier.features.lineage.forgotten_rows import forget_row
+from luthier.features.lineage.rows import row_lineage
+from luthier.platform.audit_log import service as audit_log
+from luthier.platform.home.context import Context
+from luthier.testing.records import make_plan, make_record, make_result
+
+ME = Caller()
+SECRET = "Ann Example lives at 4 Mill Lane"
+
+
+def with_answer(text: str, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": text}]
+    return {"messages": messages} | more
+
+
+def profile(split: Any, path: Path, dropped: tuple[str, ...] = ()) -> DatasetProfile:
+    return make_plan().data.train.model_copy(
+        update={"split": split, "file": str(path), "sha256": sha256_file(path), "dropped_ids": dropped}
+    )
+
+
+def add(context: Context, letter: str, train: Path, held_out: Path | None = None, **changes: Any) -> str:
+    """A run that has used these files; returns its id."""
+    run_id = f"run-20261126-093000-{letter * 6}"
+    folder = context.settings.run_folder(run_id) / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    plan = make_plan()
+    held = None if held_out is None else profile("held_out", held_out)
+    data = plan.data.model_copy(update={"train": profile("train", train), "validation": None, "held_out": held})
+    plan = plan.model_copy(update={"data": data} | changes)
+    result = make_result().model_copy(update={"status": "succeeded", "adapter_path": str(folder)})
+    context.runs.create(make_record(run_id, status="succeeded", result=result), plan)
+    return run_id
+
+
+def test_who_learned_it_who_was_judged_by_it_and_who_neither(context: Context, tmp_path: Path) -> None:
+    with_it = write_rows(tmp_path / "with.jsonl", [chat_row(1), with_answer(f"  {SECRET.upper()}! ")])
+    without = write_rows(tmp_path / "without.jsonl", [chat_row(2)])
+    learned = add(context, "a", with_it)
+    judged = add(context, "b", without, with_it)
+    add(context, "c", without)
+    deployments.deploy(context, ME, "support", learned)
+    deployments.deploy(context, ME, "support", judged)
+    found = row_lineage(context, ME, SECRET)
+    assert [(one.run_id, one.learned, one.splits) for one in found.saw] == [
+        (learned, True, ("train",)),
+        (judged, False, ("held_out",)),
+    ]
+    assert found.saw[0].deployments == (("support", False),)
+    assert found.saw[1].deployments == (("support", True),)
+    assert [(file.lines, file.dataset) for file in found.files] == [((2,), None)]
+    assert (found.num_runs, found.num_files, found.unknown) == (3, 2, ())
+
+
+def test_an_id_is_found_by_its_own_field(context: Context, tmp_path: Path) -> None:
+    rows = [with_answer("Yes.", exchange_id="chatcmpl-7", review_id="rev-7"), with_answer("No.")]
+    run = add(context, "a", write_rows(tmp_path / "rows.jsonl", rows))
+    assert [one.run_id for one in row_lineage(context, ME, "chatcmpl-7").saw] == [run]
+    assert row_lineage(context, ME, "chatcmpl-8").saw == ()
+
+
+def test_a_run_that_goes_on_from_another_has_what_that_learned(context: Context, tmp_path: Path) -> None:
+    first = add(context, "a", write_rows(tmp_path / "with.jsonl", [with_answer(SECRET)]))
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "evaluation.json").write_text(json.dumps({"run_id": first}), encoding="utf-8")
+    base = make_plan().base_model.model_copy(update={"path": str(merged)})
+    second = add(context, "b", write_rows(tmp_path / "without.jsonl", [chat_row(1)]), base_model=base)
+    found = row_lineage(context, ME, SECRET)
+    assert [(one.run_id, one.learned, one.through) for one in found.saw] == [(first, True, None), (second, True, first)]
+
+
+def test_of_a_file_that_was_split_each_row_is_where_it_went(context: Context, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "all.jsonl", [with_answer(f"{SECRET} {number}") for number in range(10)])
+    plan = make_plan()
+    data = DataRecipe(train=str(path), held_out=0.3)
+    recipe = plan.recipe.model_copy(update={"data": data, "objective": None})
+    run = add(context, "a", path, path, recipe=recipe)
+    splits = [row_lineage(context, ME, f"{SECRET} {number}").saw[0] for number in range(10)]
+    assert {one.run_id for one in splits} == {run}
+    assert sum(one.splits == ("train",) and one.learned for one in splits) == 7
+    assert sum(one.splits == ("held_out",) and not one.learned for one in splits) == 3
+
+
+def test_a_file_that_has_changed_is_said_to_be_unknown(context: Context, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [with_answer(SECRET)])
+    run = add(context, "a", path)
+    path.write_text("{}\n", encoding="utf-8")
+    found = row_lineage(context, ME, SECRET)
+    assert (found.saw, found.unknown) == ((), (run,))
+
+
+@pytest.mark.parametrize("row", ["", "short", "   a      "])
+def test_too_few_characters_would_be_anybody(context: Context, row: str) -> None:
+    with pytest.raises(RequestError, match="a row by"):
+        row_lineage(context, ME, row)
+    with pytest.raises(RequestError, match="a row by"):
+        forget_row(context, ME, row)
+
+
+def test_a_forgotten_row_leaves_the_newest_versions_and_the_rest_is_named(context: Context) -> None:
+    lines = [json.dumps(row).encode() + b"\n" for row in (chat_row(1), with_answer(SECRET), chat_row(2))]
+    file = dataset_versions.keep_rows(context, ME, lines, "rows.jsonl")
+    dataset, version = dataset_versions.create_dataset(context, ME, "rows", file)
+    run = add(context, "a", dataset_versions.path_of(context, ME, version))
+    done = forget_row(context, ME, SECRET)
+    newest = dataset_versions.get_version(context, ME, dataset.dataset_id)
+    assert (newest.number, newest.parent, newest.num_rows) == (2, 1, 2)
+    assert dataset_versions.path_of(context, ME, newest).read_bytes() == lines[0] + lines[2]
+    assert done.left == (
+        f"run {run} has learned it: train anew without it, then remove it",
+        f"versions 1 to 1 of {dataset.dataset_id} keep it: versions are never changed",
+    )
+    entry = audit_log.newest_entries(context, limit=1)[0]
+    assert entry.action == "row.forgotten"
+    assert "Mill Lane" not in entry.document
+    assert forget_row(context, ME, SECRET).versions == ()
+
+
+def test_words_that_stand_in_every_row_forget_nothing(context: Context) -> None:
+    lines = [json.dumps(with_answer(f"{SECRET} {number}")).encode() + b"\n" for number in range(3)]
+    file = dataset_versions.keep_rows(context, ME, lines, "rows.jsonl")
+    dataset, _ = dataset_versions.create_dataset(context, ME, "rows", file)
+    with pytest.raises(RequestError, match="every row of the dataset 'rows'"):
+        forget_row(context, ME, SECRET)
+    assert dataset_versions.get_version(context, ME, dataset.dataset_id).number == 1

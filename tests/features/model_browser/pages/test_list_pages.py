@@ -1,0 +1,135 @@
+"""The pages on models: what is tuned, what it rests on, and what a visitor may do there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.features.models.service import pull_model
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
+from luthier.testing.models_home import HOSTILE, fill
+
+Browser = Callable[..., TestClient]
+
+
+def test_empty_pages_teach_the_next_step(browser: Browser) -> None:
+    one = browser("read", "train")
+    assert "No tuned model yet" in one.get("/models").text
+    assert "No deployment yet" in one.get("/models?show=deployments").text
+    assert "Nothing to draw yet" in one.get("/models?show=lineage").text
+    assert "luthier models pull gemma3-270m" in one.get("/models?show=base").text
+    assert one.get("/models?show=bogus").status_code == 422
+    assert "Start a run" not in browser("read").get("/models").text
+
+
+def test_the_list_leads_to_all_there_is(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    one = browser("read")
+    text = one.get("/models").text
+    for address in (f"/models/{made.runs[0]}", "/models/ft%3Atiny%3Adefault%3Amine%3A1a2b", "/deployments/support"):
+        assert f'href="{address}' in text
+    assert "not distinguishable" in text
+    assert f'href="/exports/{made.export_id}"' in one.get("/models?show=lineage").text
+    assert made.runs[0] not in one.get(f"/models?after={made.runs[0]}").text.replace("?after", "")
+
+
+def test_a_card_is_found_by_every_name(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    one = browser("read", "infer")
+    for name in (made.runs[1], made.tuned, f"{made.tuned}:ckpt-step-5"):
+        text = one.get(f"/models/{name}").text
+        assert f'href="/datasets/{made.dataset_id}?version=1"' in text
+        assert "Cannot tell." in text
+        assert "validation rises" in text
+        assert f'href="/exports/{made.export_id}"' in text
+        assert f"/playground?model={made.tuned}".replace(":", "%3A") in text
+        assert "base_url=&#34;http://127.0.0.1/v1&#34;" in text
+    assert "the checkpoint of step 5" in text
+    assert one.get("/models/support").headers["location"] == "/deployments/support"
+    for name in ("nothing", "run-20261125-093000-ffffff", "ft:nothing", "../etc/passwd", "%00"):
+        assert one.get(f"/models/{name}").status_code == 404
+
+
+def test_of_a_base_model_no_path_is_shown(home: Context, browser: Browser, tiny_model: Path) -> None:
+    pull_model(home, str(tiny_model))
+    one = browser("read", "train")
+    for address in ("/models?show=base", "/models/tiny"):
+        text = one.get(address).text
+        assert "tiny" in text
+        assert str(tiny_model.parent) not in text
+    assert "not stated" in text
+
+
+def test_who_may_only_look_finds_no_forms(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    addresses = [f"/models/{made.runs[1]}", "/deployments/support", f"/exports/{made.export_id}"]
+    viewer, trainer = browser("read"), browser("read", "train")
+    for address in addresses:
+        assert 'action="/deployments' in trainer.get(address).text
+        text = viewer.get(address).text
+        for form in ('action="/deployments', 'action="/exports"', "/remove"):
+            assert form not in text
+        assert "Ask it" not in text
+    for address in (
+        "/exports", "/deployments", "/deployments/support/deploy", "/deployments/support/promote",
+        "/deployments/support/rollback", "/deployments/support/remove", f"/exports/{made.export_id}/remove",
+        f"/exports/{made.export_id}/cancel", f"/exports/{made.export_id}/retry",
+    ):  # fmt: skip
+        data = {"expected_revision": "1", "source": made.runs[0], "form": "merged"}
+        assert viewer.post(address, data=data).status_code == 403
+    assert browser().get("/models").status_code == 303
+
+
+def test_another_projects_is_not_there(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    other = create_project(home, "other")
+    one = browser("read", "train", project=other.project_id)
+    assert "No tuned model yet" in one.get("/models").text
+    for address in (f"/models/{made.runs[1]}", f"/models/{made.tuned}", "/deployments/support"):
+        assert one.get(address).status_code == 404
+    for address in ("", "/files.tar", "/files/README.md"):
+        assert one.get(f"/exports/{made.export_id}{address}").status_code == 404
+    for form in ("remove", "cancel", "verify"):
+        assert one.post(f"/exports/{made.export_id}/{form}").status_code == 404
+    data = {"source": made.runs[1], "form": "merged"}
+    assert one.post("/exports", data=data).status_code == 404
+    assert home.deployments.get("default", "support").revision.number == 1
+
+
+def test_hostile_names_show_as_text(home: Context, browser: Browser) -> None:
+    made = fill(home, name="<script>alert(1)</script>")
+    result = home.runs.get(made.runs[1]).result
+    assert result is not None
+    home.runs.update(made.runs[1], result=result.model_copy(update={"warnings": (HOSTILE,)}))
+    one = browser("read", "train")
+    for address in (f"/models/{made.runs[1]}", f"/exports/{made.export_id}", "/models?show=lineage"):
+        text = one.get(address).text
+        assert "&lt;script&gt;alert(1)" in text
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+        assert "\u202e" not in text
+
+
+@pytest.mark.parametrize("form", ["zip", "merged:q4_k_m", ""])
+def test_an_export_that_cannot_be_says_why_beside_the_form(home: Context, browser: Browser, form: str) -> None:
+    made = fill(home)
+    answer = browser("read", "train").post("/exports", data={"source": made.runs[1], "form": form})
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert 'action="/exports"' in answer.text
+
+
+def test_a_name_is_given_once(home: Context, browser: Browser) -> None:
+    made = fill(home)
+    one = browser("read", "train")
+    data = {"name": " helper ", "target": made.runs[1], "source": made.tuned}
+    assert one.post("/deployments", data=data).headers["location"] == "/deployments/helper"
+    again = one.post("/deployments", data=data | {"name": "support"})
+    assert again.status_code == 409
+    assert "exists already, at revision 1" in again.text
+    assert 'value="support"' in again.text
+    assert one.post("/deployments", data=data | {"name": HOSTILE}).status_code == 422

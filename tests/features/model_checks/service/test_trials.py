@@ -1,0 +1,85 @@
+"""A base model is taken through all its parts: each ends by itself, whatever a library does in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.trial_rows import TRIAL_ROWS
+from luthier.features.model_checks.records import CHECKS, Check
+from luthier.features.model_checks.trials import try_model
+from luthier.ml.inference.transformers_engine import TransformersEngine
+
+FITTING = [{"messages": [{"role": "user", "content": "Front?"}, {"role": "assistant", "content": "Spruce."}]}] * 3
+
+
+@pytest.fixture
+def tried(tiny_model: Path, tmp_path: Path) -> Callable[..., dict[str, Check]]:
+    def run(rows: list[dict[str, Any]] | None = None) -> dict[str, Check]:
+        file = None
+        if rows is not None:
+            file = tmp_path / "mine.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        begun: list[str] = []
+        checks = list(try_model(tiny_model, file, tmp_path, begun.append))
+        assert begun
+        return {check.name: check for check in checks}
+
+    return run
+
+
+def test_every_part_comes_once_and_is_held_against_transformers(tried: Callable[..., dict[str, Check]]) -> None:
+    found = tried()
+    assert [name for name in found if not name.startswith("rows")] == [part for part in CHECKS if part != "rows"]
+    assert [name for name in found if name.startswith("rows")] == [f"rows: {kind}" for kind in TRIAL_ROWS]
+    assert {name for name, check in found.items() if check.status not in ("works", "refused")} == set()
+    assert all(nonempty(check.status == "works" for name, check in found.items() if not name.startswith("rows")))
+    assert found["rows: tools"].status == "works"
+    assert "padded" in found["loss"].path
+    assert 0 <= found["loss"].measures["loss_difference_padded"] < 1e-5
+    assert found["reach"].measures["share_of_matrices"] == 1.0
+
+
+def test_an_error_of_a_library_ends_its_part_alone(
+    tried: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a kernel says no")
+
+    monkeypatch.setattr(TransformersEngine, "generate", broken)
+    found = tried()
+    assert (found["text"].status, found["text"].reason) == ("fault", "RuntimeError: a kernel says no")
+    assert found["score"].status == "works"
+
+
+def test_another_result_than_that_of_transformers_is_wrong(
+    tried: Callable[..., dict[str, Check]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = TransformersEngine.score
+
+    def other(self: TransformersEngine, *given: Any) -> list[Any]:
+        return [score.model_copy(update={"nll_nats": 1.01 * score.nll_nats}) for score in right(self, *given)]
+
+    monkeypatch.setattr(TransformersEngine, "score", other)
+    found = tried()
+    assert found["score"].status == "wrong"
+    assert found["score"].measures["nats_difference"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_rows_of_one_s_own_are_put_together_by_how_they_end(tried: Callable[..., dict[str, Check]]) -> None:
+    control = {"messages": [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "Spruce."}]}
+    found = tried([*FITTING, control])
+    rows = {name: check.status for name, check in found.items() if name.startswith("rows")}
+    assert rows == {"rows: read": "works", "rows: 3 as mine.jsonl:1": "works", "rows: 1 as mine.jsonl:4": "refused"}
+
+
+def test_rows_that_cannot_be_read_are_refused_with_their_lines(tried: Callable[..., dict[str, Check]]) -> None:
+    found = tried([*FITTING, {"messages": []}])
+    assert found["rows: read"].status == "refused"
+    assert "mine.jsonl:4" in found["rows: read"].reason
+    assert found["loss"].status == "works"

@@ -1,0 +1,161 @@
+"""A suite that judges a deployed model again and again: when it begins, who is judged, and what comes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.service import chat_row, write_rows
+
+from luthier.core.access import DEFAULT_PROJECT, Caller
+from luthier.core.deployment import Deployment, Revision, Share
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.monitor_settings import WatchSettings
+from luthier.core.task_result import SuiteResult
+from luthier.features.evaluation_orders import service as evaluation_orders
+from luthier.features.evaluation_orders.job import carry_out
+from luthier.features.models.service import pull_model
+from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import scheduled_suites
+from luthier.features.monitoring import service as monitoring
+from luthier.features.monitoring.suite_signals import suite_signals
+from luthier.ml.inference.models import sources
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+
+SUITE = """name: workshop
+forgetting: false
+tasks:
+  - {name: counting, kind: generate, data: held.jsonl, metrics: [exact_match, token_f1], max_new_tokens: 4}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "held.jsonl", [chat_row(n) for n in range(300, 306)])
+    (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
+    return tmp_path / "suite.yaml"
+
+
+@pytest.fixture
+def base(context: Context, tiny_model: Path) -> str:
+    pull_model(context, str(tiny_model))
+    return sources.local_models(context.home)[0].name
+
+
+def deploy(context: Context, *shares: Share, canary: str | None = None) -> None:
+    revision = Revision(number=1, kind="deploy", shares=shares, canary=canary)
+    context.deployments.add(
+        Deployment(deployment_id="d-shop", project_id=DEFAULT_PROJECT, name="shop", revision=revision)
+    )
+
+
+def settings(suite: Path) -> WatchSettings:
+    return WatchSettings(suite=str(suite))
+
+
+def begun(context: Context, suite: Path, model: str = "shop") -> Job:
+    job = scheduled_suites.begin_due(context, DEFAULT_PROJECT, model, settings(suite))
+    assert job is not None
+    return job
+
+
+def end(context: Context, job: Job) -> None:
+    quiet = context.progress
+    try:
+        assert carry_out(context, job).status == "succeeded"
+    finally:
+        context.progress = quiet
+    context.jobs.ask(job.job_id, "cancel")  # it waits for a worker still; what counts here is that it has ended
+
+
+def be_due(context: Context) -> None:
+    state = scheduled_suites.state_of(context, DEFAULT_PROJECT, "shop")
+    document = state.model_copy(update={"next_at": 0.0}).model_dump_json()
+    context.watches.put(DEFAULT_PROJECT, "suite", "shop", document)
+
+
+def test_two_rounds_give_a_signal_that_compares_them(context: Context, base: str, suite: Path) -> None:
+    deploy(context, Share(target=base, fraction=0.9), Share(target="run-canary", fraction=0.1), canary="run-canary")
+    job = begun(context, suite)
+    order = evaluation_orders.order_of(job)
+    assert (order.kind, order.candidate, order.against) == ("suite", base, ())
+    end(context, job)
+    result = context.assessments.get("suite", SuiteResult, DEFAULT_PROJECT, order.result_id)
+    assert (result.suite, result.candidate, [task.name for task in result.tasks]) == ("workshop", base, ["counting"])
+    (only,) = suite_signals(context, DEFAULT_PROJECT, base)
+    assert (only.state, "once" in only.sentence) == ("unknown", True)
+    assert scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)) is None, "a day is not over"
+    be_due(context)
+    end(context, begun(context, suite))
+    (only,) = suite_signals(context, DEFAULT_PROJECT, base)
+    assert (only.name, only.state) == ("suite_workshop_counting", "steady")
+
+
+def test_none_begins_while_the_last_one_goes_on(context: Context, base: str, suite: Path) -> None:
+    deploy(context, Share(target=base, fraction=1))
+    job = begun(context, suite)
+    be_due(context)
+    assert scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)) is None
+    context.jobs.ask(job.job_id, "cancel")
+    assert begun(context, suite).job_id != job.job_id
+
+
+def test_of_two_servers_that_see_it_due_one_begins_it(
+    context: Context, base: str, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(context, Share(target=base, fraction=1))
+    real = scheduled_suites._candidate
+    others: list[Job | None] = []
+
+    def meanwhile(*arguments: Any) -> str:
+        monkeypatch.setattr(scheduled_suites, "_candidate", real)
+        others.append(scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)))
+        return real(*arguments)
+
+    monkeypatch.setattr(scheduled_suites, "_candidate", meanwhile)
+    assert scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite)) is None
+    assert others[0] is not None
+    assert len(evaluation_orders.list_orders(context, Caller())) == 1
+
+
+def test_a_look_of_the_server_begins_it(context: Context, base: str, suite: Path) -> None:
+    deploy(context, Share(target=base, fraction=1))
+    monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite))
+    watching.look(context, DEFAULT_PROJECT, "shop")
+    (view,) = evaluation_orders.list_orders(context, Caller())
+    assert (view.order.suite_file, view.words) == (str(suite), f"{base} by the suite suite.yaml")
+    assert scheduled_suites.state_of(context, DEFAULT_PROJECT, "shop").job_id == view.job.job_id
+    state = watching.state_of(context, DEFAULT_PROJECT, "shop")
+    assert state is not None
+    assert state.problem == ""
+
+
+def test_a_clock_that_was_set_back_does_not_stop_it(context: Context, base: str, suite: Path) -> None:
+    deploy(context, Share(target=base, fraction=1))
+    ahead = scheduled_suites.SuiteState(next_at=context.access.now() + 30 * 86_400)
+    context.watches.put(DEFAULT_PROJECT, "suite", "shop", ahead.model_dump_json())
+    assert begun(context, suite)
+
+
+def test_who_cannot_be_judged_is_told(context: Context, suite: Path) -> None:
+    deploy(context, Share(target="export:gone", fraction=1, folder=str(suite.parent / "gone")))
+    with pytest.raises(ConflictError, match="it is not known here what it was made from"):
+        scheduled_suites.begin_due(context, DEFAULT_PROJECT, "shop", settings(suite))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  - {name: better, kind: pairwise, data: held.jsonl}\n",
+        "  - {name: runs, kind: code, data: held.jsonl}\n",
+        "  - {name: arc, kind: lm_eval, task: arc_easy}\n",
+    ],
+)
+def test_what_asks_a_judge_or_runs_code_is_refused(context: Context, suite: Path, line: str) -> None:
+    suite.write_text(SUITE + line, encoding="utf-8")
+    with pytest.raises(RequestError, match="which runs code, or asks a judge"):
+        monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite))
+    with pytest.raises(NotFoundError):
+        monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite.parent / "none.yaml"))

@@ -1,0 +1,107 @@
+"""Quotes in words."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from luthier.core.cost import Change, Estimate, Option, Quote
+from luthier.features.planning.format import plan_lines
+from luthier.features.planning.quote_format import quote_lines, show_memory, show_options, show_quote
+from luthier.platform.cli import figures
+from luthier.testing.records import make_plan, make_quote
+
+
+def text_of(show: object, *what: object, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+    show(Console(file=file, width=10_000, markup=False, emoji=False, highlight=False), *what)  # type: ignore[operator]
+    return raw.getvalue().decode(encoding)
+
+
+def not_fitting(*changes: Change) -> Quote:
+    quote = make_quote()
+    return quote.model_copy(
+        update={"prediction": quote.prediction.model_copy(update={"fits": False}), "changes": changes}
+    )
+
+
+def change(ask: str) -> Change:
+    one = Estimate(value=1.0, low=0.5, high=2.0)
+    return Change(kind="micro_batch", words="smaller ones", ask=ask, hours=one, usd=one, peak_memory_bytes=one)
+
+
+def test_three_lines_before_training_say_time_memory_and_money() -> None:
+    lines = [line.strip() for line in quote_lines(make_quote())]
+    assert [line.split()[0] for line in lines] == ["predicted", "memory", "money"]
+    assert "20 s (13 to 30 s): 10 steps of 2 s (1.3 to 3 s)" in lines[0]
+    assert "no probe yet" in lines[0]
+    assert "1.9 GiB (1.3 to 2.9 GiB) of 8.0 GiB" in lines[1]
+    assert "0.0033 USD" in lines[2]
+    assert "at 0.60 USD (0.30 to 0.90 USD) an hour (an assumption, 2026-11-25)" in lines[2]
+    assert "(probed)" in quote_lines(make_quote(is_calibrated=True))[0]
+    assert len(plan_lines("run-1", make_plan())) == 6
+
+
+def test_where_nothing_is_known_the_reason_stands_there() -> None:
+    assert quote_lines("no prediction: why") == ["  no prediction: why"]
+
+
+def test_what_does_not_fit_is_said_with_the_first_that_would() -> None:
+    assert "does not fit; try smaller ones: --set x=1" in quote_lines(not_fitting(change("--set x=1")))[1]
+    assert quote_lines(not_fitting())[1].endswith("does not fit")
+    shown = text_of(show_quote, not_fitting(change("--set x=1"), change("")))
+    assert "1. smaller ones: 1 h 00 min (30 min 00 s to 2 h 00 min), 1.00 USD (0.50 to 2.00 USD)" in shown
+    assert "     --set x=1\n" in shown
+    assert "nothing that is known here makes it fit" in text_of(show_quote, not_fitting())
+
+
+def test_bars_are_as_long_as_their_share_and_fit_any_terminal() -> None:
+    bars = {line.split()[0]: line.count("\u2588") for line in text_of(show_memory, make_quote()).splitlines()[1:]}
+    assert bars["activations"] == 32
+    assert bars["runtime"] == 24
+    assert "generation" not in bars
+    assert text_of(show_memory, make_quote(), encoding="ascii").count("#") > 60
+
+
+def test_options_beyond_twenty_and_those_that_do_not_fit_are_counted() -> None:
+    here = make_quote().prediction
+    elsewhere = here.model_copy(update={"device": here.device.model_copy(update={"is_cpu": False})})
+
+    def option(number: int, *, fits: bool = True) -> Option:
+        return Option(method="LoRA", device=f"d{number}", fits=fits, needs="", prediction=elsewhere)
+
+    this_machine = Option(method="LoRA", device="d99", fits=True, needs="", prediction=here)
+    fitting = [*map(option, range(23)), this_machine]
+    shown = text_of(show_options, [*fitting, option(90, fits=False), option(91, fits=False)])
+    assert "d19" in shown
+    assert "d20" not in shown
+    assert "d99" in shown
+    assert "3 dearer ones that fit: see --json" in shown
+    assert "LoRA does not fit on d90, d91" in shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0.0, "0 USD"), (3e-7, "<0.0001 USD"), (0.0034, "0.0034 USD"), (0.23, "0.23 USD"), (18.777, "18.78 USD")],
+)
+def test_money_is_never_rounded_to_nothing(amount: float, text: str) -> None:
+    assert figures.usd(amount) == text
+    assert figures.usd(8000.4) == "8,000 USD"
+
+
+def test_a_range_tells_its_unit_once_where_it_can() -> None:
+    assert figures.between(Estimate(value=42, low=30, high=62), figures.duration) == "42 s (30 s to 1 min 02 s)"
+    assert figures.between(Estimate(value=42, low=30, high=59), figures.duration) == "42 s (30 to 59 s)"
+    assert figures.between(Estimate(value=2, low=2, high=2), figures.usd) == "2.00 USD"
+
+
+def test_the_plan_says_which_columns_are_read_as_what() -> None:
+    made = make_plan()
+    reason = "every row has text and label, a classification (prompt = text, completion = label; not used: id)"
+    train = made.data.train.model_copy(update={"file": "/data/rows.csv", "shape_reason": reason})
+    made = made.model_copy(update={"data": made.data.model_copy(update={"train": train})})
+    (line,) = [line for line in plan_lines("run-1", made) if line.startswith("  columns")]
+    assert line == f"  columns    rows.csv: {reason}"

@@ -1,0 +1,175 @@
+"""Plans of drafts: by one warm process, the newest of each draft, kept for who asks again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.service import chat_row, write_rows
+
+from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.ports import SilentProgress
+from luthier.features.planning import drafts as plan_desk
+from luthier.features.planning.drafts import PlanDesk
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.processes import analysis_worker as warm_child
+from luthier.platform.processes.analysis_worker import WarmChild
+
+
+@pytest.fixture
+def desk(context: Context) -> Iterator[PlanDesk]:
+    made = PlanDesk(context)
+    yield made
+    made.close()
+
+
+def test_one_process_plans_one_recipe_after_the_other(
+    context: Context, desk: PlanDesk, tiny_model: Path, tmp_path: Path
+) -> None:
+    from luthier.ml.inference.models import sources
+
+    sources.pull(str(tiny_model), context.home, SilentProgress())
+    path = write_rows(tmp_path / "train.jsonl", [chat_row(n) for n in range(40)])
+    file = files.add_file(context, "default", path, filename="train.jsonl", purpose="fine-tune").file_id
+    recipe: dict[str, Any] = {"base_model": "tiny", "data": {"train": file}, "training": {"epochs": 1}}
+    desk.wake()
+    first = desk.plan("default", "d", recipe, wait_seconds=120)
+    assert first is not None
+    assert first.plan is not None, first.error
+    process = desk._child._process
+    assert process is not None
+    assert first.plan["plan"]["data"]["train"]["num_examples"] == 40
+    assert first.plan["plan"]["recipe"]["data"]["train"] == file
+    assert first.plan["advice"]["methods"][0]["method"]
+    assert {"h100", "l4"} <= {row["device"] for row in first.plan["devices"]}
+    assert {row["fits"] for row in first.plan["devices"]} == {True}
+    assert desk.plan("default", "d", recipe, wait_seconds=0) is first
+    wrong = desk.plan("default", "d", recipe | {"method": {"name": "full", "rank": 3}}, wait_seconds=120)
+    assert wrong is not None
+    assert isinstance(wrong.error, RequestError)
+    assert desk.plan("default", "d", recipe | {"training": {"epochs": 2}}, wait_seconds=120)
+    assert desk._child._process is process, "the same process has answered all of them"
+    assert str(context.home) not in str(first.plan)
+    desk.close()
+    assert process.poll() is not None
+
+
+class Slow:
+    """Stands for the planning: waits until it is let go, or withdrawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began: list[Any] = []
+        self.release, self.killed = threading.Event(), threading.Event()
+        monkeypatch.setattr(plan_desk, "plan_of", self._plan)
+        monkeypatch.setattr(WarmChild, "kill", self._kill)
+
+    def _plan(self, _: Context, project_id: str, recipe: dict[str, Any], **__: Any) -> dict[str, Any]:
+        self.began.append(recipe["n"])
+        while not self.release.is_set():
+            if self.killed.is_set():
+                raise WorkError("withdrawn", expected="", do="")
+            time.sleep(0.005)
+        if recipe["n"] == "broken":
+            raise ValueError("a bug")
+        return {"n": recipe["n"], "project": project_id}
+
+    def _kill(self) -> None:
+        self.killed.set()
+        WarmChild.was_killed = True  # type: ignore[misc]
+
+
+def in_turn(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_of_one_draft_only_the_newest_is_planned(desk: PlanDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch)
+    assert desk.plan("p", "mine", {"n": 1}, wait_seconds=0) is None
+    in_turn(lambda: slow.began == [1])
+    for number in (2, 3, 4):
+        assert desk.plan("p", "mine", {"n": number}, wait_seconds=0) is None
+    assert desk.plan("p", "other", {"n": 9}, wait_seconds=0) is None
+    slow.release.set()
+    last = desk.plan("p", "mine", {"n": 4}, wait_seconds=30)
+    assert last is not None
+    assert last.plan == {"n": 4, "project": "p"}
+    assert desk.plan("p", "other", {"n": 9}, wait_seconds=30)
+    assert slow.began == [1, 4, 9]
+    other = desk.plan("q", "mine", {"n": 4}, wait_seconds=30)
+    assert other is not None
+    assert other.plan == {"n": 4, "project": "q"}, "one project never sees the plan of another"
+
+
+def test_who_waits_for_what_was_changed_meanwhile_waits_no_longer(
+    desk: PlanDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, answers = Slow(monkeypatch), []
+    waiting = threading.Thread(target=lambda: answers.append(desk.plan("p", "d", {"n": 1}, wait_seconds=60)))
+    waiting.start()
+    in_turn(lambda: slow.began == [1])
+    desk.plan("p", "d", {"n": 2}, wait_seconds=0)
+    waiting.join(30)
+    assert answers == [None]
+    slow.release.set()
+
+
+def test_a_long_plan_that_nobody_wants_is_ended(desk: PlanDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch)
+    monkeypatch.setattr(plan_desk, "_PATIENCE_SECONDS", 0.0)
+    desk.plan("p", "d", {"n": 1}, wait_seconds=0)
+    in_turn(lambda: slow.began == [1])
+    desk.plan("p", "d", {"n": 2}, wait_seconds=0)
+    in_turn(lambda: slow.killed.is_set())
+    slow.killed.clear()
+    slow.release.set()
+    assert desk.plan("p", "d", {"n": 2}, wait_seconds=30)
+    monkeypatch.setattr(WarmChild, "was_killed", False, raising=False)
+
+
+def test_a_bug_is_told_and_the_desk_goes_on(desk: PlanDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch)
+    slow.release.set()
+    broken = desk.plan("p", "d", {"n": "broken"}, wait_seconds=30)
+    assert broken is not None
+    assert isinstance(broken.error, LuthierError)
+    assert desk.plan("p", "d", {"n": 1}, wait_seconds=30)
+
+
+def test_a_process_that_dies_is_told_of_and_started_again(context: Context) -> None:
+    child = WarmChild()
+    child.answer_to(context, "wake", {})
+    assert child._process is not None
+    os.kill(child._process.pid, 9)
+    child._process.wait()
+    assert child.answer_to(context, "wake", {})["device"] == "cpu"
+    with pytest.raises(WorkError, match="without an answer"):
+        child.answer_to(context, "no such question", {})  # type: ignore[arg-type]
+    child.close()
+
+
+def test_one_that_has_ended_after_its_answer_is_followed_by_another(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = warm_child._asked
+
+    def ends_first(process: subprocess.Popen[bytes], _line: bytes, _timed_out: threading.Event) -> bytes:
+        monkeypatch.setattr(warm_child, "_asked", asked)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        return b""
+
+    child = WarmChild()
+    monkeypatch.setattr(warm_child, "_asked", ends_first)
+    assert child.answer_to(context, "wake", {})["device"] == "cpu"
+    child.close()

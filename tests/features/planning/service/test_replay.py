@@ -1,0 +1,179 @@
+"""General rows in a run: planned, trained apart, resumed to the byte, and judged for what was forgotten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.service import chat_row, write_rows
+from tests.vacuous import nonempty
+
+from luthier.core.errors import LeakageError, OverlongError, RecipeError
+from luthier.core.events import StepDone
+from luthier.features.planning.service import make_plan
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training import service as training_module
+from luthier.features.training.service import TrainOutcome, resume, train
+from luthier.platform.home.context import Context
+
+MakeRecipe = Callable[..., Path]
+DATA = {"train": "train.jsonl", "validation": "valid.jsonl", "held_out": "test.jsonl"}
+TRAINING = {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.01, "precision": "float32", "num_threads": 1,
+            "checkpoint_every_steps": 1}  # fmt: skip
+
+
+def general_row(number: int) -> dict[str, Any]:
+    return {"prompt": f"Name a colour like {number}.", "completion": f"Blue number {number * 7}."}
+
+
+def with_replay(make_recipe: MakeRecipe, num: int = 20, **replay: Any) -> Path:
+    recipe = make_recipe(
+        data=DATA | {"replay": {"file": "general.jsonl"} | replay},
+        training=TRAINING,
+        evaluation={"metrics": ["perplexity"], "few_shot": 0},
+    )
+    write_rows(recipe.parent / "general.jsonl", [general_row(n) for n in range(num)])
+    return recipe
+
+
+def run(context: Context, recipe: Path) -> TrainOutcome:
+    return train(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def test_the_whole_way(context: Context, make_recipe: MakeRecipe) -> None:
+    outcome = run(context, with_replay(make_recipe, fraction=0.25, held_out=0.3))
+    replay = outcome.plan.data.replay
+    assert replay is not None
+    assert replay.rows is not None
+    assert replay.held_out is not None
+    assert (replay.num_per_step, replay.fraction) == (2, 0.25)
+    assert (replay.rows.num_examples, replay.held_out.num_examples) == (14, 6)
+    assert outcome.plan.training.num_steps_per_epoch == 7, "40 rows of the task, 6 a step"
+    assert outcome.record.result is not None
+    assert outcome.record.result.num_examples == 4 * 8
+    events = [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, StepDone)]
+    assert all(nonempty({"task_loss", "replay_loss"} <= e.measures.keys() for e in events))
+    assert outcome.evaluation is not None
+    forgetting = outcome.evaluation.forgetting
+    assert forgetting is not None
+    assert forgetting.num_rows == 6
+    assert [s.name for s in forgetting.systems] == ["base", "tuned"]
+    assert set(forgetting.systems[0].metrics) == {"perplexity", "bits_per_byte"}
+    assert outcome.evaluation.verdict is not None
+    assert forgetting.sentence in (*outcome.evaluation.verdict.details, *outcome.evaluation.verdict.caveats)
+    assert context.evaluations.get(outcome.evaluation.evaluation_id) == outcome.evaluation
+    page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
+    assert "What it forgot" in page
+    assert "replay-held-out" in page
+
+
+def test_forgetting_can_be_measured_without_replaying(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = with_replay(make_recipe, fraction=0, held_out=0.5)
+    plan = make_plan(context, load_recipe(recipe), base_dir=recipe.parent)
+    assert plan.data.replay is not None
+    assert plan.data.replay.rows is None
+    assert plan.training.num_steps_per_epoch == 5
+    outcome = run(context, recipe)
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.forgetting is not None
+    assert outcome.evaluation.forgetting.num_rows == 10
+    assert all(
+        nonempty(
+            "replay_loss" not in e.measures
+            for e in context.runs.events(outcome.record.run_id)
+            if isinstance(e, StepDone)
+        )
+    )
+
+
+def test_a_resume_sees_the_same_rows_to_the_byte(
+    context: Context, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = with_replay(make_recipe, fraction=0.25, held_out=0.3)
+    whole = run(context, recipe).as_json()["adapter_sha256"]
+    real = training_module.recorder
+
+    def dying(context: Context, run_id: str, warnings: list[str], listener: Any = None) -> Any:
+        inner = real(context, run_id, warnings, listener)
+
+        def emit(event: Any) -> None:
+            inner(event)
+            if isinstance(event, StepDone) and event.step == 2:
+                raise KeyboardInterrupt
+
+        return emit
+
+    monkeypatch.setattr(training_module, "recorder", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(context, recipe)
+    monkeypatch.undo()
+    paused = next(record for record in context.runs.list() if record.status == "paused")
+    assert resume(context, paused.run_id).as_json()["adapter_sha256"] == whole
+
+
+def test_held_out_rows_in_the_general_file_are_refused(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = with_replay(make_recipe, fraction=0.25)
+    general = [*(general_row(n) for n in range(20)), *(chat_row(n) for n in (200, 201))]
+    (recipe.parent / "general.jsonl").write_text("".join(json.dumps(_as_chat(row)) + "\n" for row in general))
+    with pytest.raises(LeakageError, match=r"of 6 held-out rows"):
+        make_plan(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def _as_chat(row: dict[str, Any]) -> dict[str, Any]:
+    if "messages" in row:
+        return row
+    turns = (("user", row["prompt"]), ("assistant", row["completion"]))
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def test_general_rows_that_judge_must_not_be_trained_on(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = with_replay(make_recipe, fraction=0.25, held_out="held.jsonl")
+    write_rows(recipe.parent / "held.jsonl", [general_row(n) for n in (3, 4, 90)])
+    with pytest.raises(LeakageError, match=r"2 of 3 held-out general rows"):
+        make_plan(context, load_recipe(recipe), base_dir=recipe.parent)
+    allowed = make_plan(context, load_recipe(recipe, ["data.allow_leakage=true"]), base_dir=recipe.parent)
+    assert allowed.data.replay is not None
+    assert allowed.data.replay.num_leaked == 2
+
+
+def test_rows_of_the_task_among_the_general_ones_are_said(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = with_replay(make_recipe, fraction=0.25)
+    shutil.copy(recipe.parent / "train.jsonl", recipe.parent / "general.jsonl")
+    plan = make_plan(context, load_recipe(recipe, ["data.allow_leakage=true"]), base_dir=recipe.parent)
+    assert plan.data.replay is not None
+    assert plan.data.replay.num_also_in_train == 36
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.held_out=", "data.replay.held_out=0.2"], "no held-out rows of the task"),
+        (["data.held_out=", "data.replay.fraction=0"], "nothing held out"),
+        (["training.global_batch_size=1"], "examples of a step"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    context: Context, make_recipe: MakeRecipe, overrides: list[str], message: str
+) -> None:
+    recipe = with_replay(make_recipe)
+    with pytest.raises(RecipeError, match=message):
+        make_plan(context, load_recipe(recipe, overrides), base_dir=recipe.parent)
+
+
+def test_overlong_general_rows_follow_the_same_rule(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = with_replay(make_recipe, fraction=0.25, held_out="held.jsonl")
+    write_rows(recipe.parent / "held.jsonl", [general_row(n) for n in (90, 91)])
+    long = {"prompt": "Tell.", "completion": "very " * 60 + "long"}
+    write_rows(recipe.parent / "general.jsonl", [*(general_row(n) for n in range(20)), long])
+    settings = ["training.max_length_tokens=100"]
+    with pytest.raises(OverlongError, match=r"general.jsonl:21"):
+        make_plan(context, load_recipe(recipe, settings), base_dir=recipe.parent)
+    settings.append("training.overlong=drop")
+    plan = make_plan(context, load_recipe(recipe, settings), base_dir=recipe.parent)
+    assert plan.data.replay is not None
+    assert plan.data.replay.rows is not None
+    assert plan.data.replay.rows.dropped_ids == ("general.jsonl:21",)

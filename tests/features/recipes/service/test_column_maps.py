@@ -1,0 +1,99 @@
+"""A run is judged on files as it was trained on its own: by its column map, and it says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from luthier.core.errors import DataError
+from luthier.core.suite import GenerateTask
+from luthier.features.evaluations.service import evaluate
+from luthier.features.recipes.column_maps import column_map, map_of_runs
+from luthier.features.recipes.service import load_recipe
+from luthier.features.suites.rows import Seen, load_task
+from luthier.features.training.service import train
+from luthier.platform.home.context import Context
+
+
+def _csv(path: Path, numbers: range, header: str = "Frage;Antwort;Nr") -> Path:
+    rows = [f"Was kommt nach {n}?;Nach {n} kommt {n + 1}.;{n}" for n in numbers]
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="cp1252")
+    return path
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[tuple[Context, str, Path]]:
+    """A context, a run trained with a column map, and the folder of its rows."""
+    folder = tmp_path_factory.mktemp("mapped")
+    _csv(folder / "train.csv", range(24))
+    _csv(folder / "more.csv", range(100, 106))
+    recipe = {
+        "base_model": str(tiny_model),
+        "data": {"train": "train.csv", "map": {"prompt": "frage", "completion": "Antwort"}},
+        "training": {"max_steps": 1, "precision": "float32", "num_threads": 1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with Context.open(folder / "home") as context:
+        outcome = train(context, load_recipe(folder / "recipe.yaml", ()), base_dir=folder)
+        yield context, outcome.record.run_id, folder
+
+
+def test_rows_are_judged_by_the_map_of_the_run_which_is_said(judged: tuple[Context, str, Path]) -> None:
+    context, run_id, folder = judged
+    found = evaluate(
+        context,
+        [run_id],
+        data=folder / "more.csv",
+        few_shot=1,
+        few_shot_from=folder / "train.csv",
+        metrics=["perplexity"],
+    )
+    assert found.num_rows == 6
+    assert [system.name for system in found.systems][-1] == run_id
+    map_note, file_note = found.rows_notes
+    assert map_note == (
+        f"more.csv is read by the column map of {run_id} (completion = Antwort, prompt = frage); "
+        "--map reads it otherwise"
+    )
+    assert file_note == (
+        "more.csv: the mapping names completion and prompt (prompt = Frage; not used: Nr); read as semicolons, UTF-8"
+    )
+
+
+def test_a_file_without_these_columns_is_read_by_its_own_names(judged: tuple[Context, str, Path]) -> None:
+    context, run_id, folder = judged
+    rows = [{"prompt": f"What {n}?", "completion": f"This {n}."} for n in range(3)]
+    other = folder / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evaluate(context, [run_id], data=other, metrics=["perplexity"])
+    assert found.num_rows == 3
+    assert found.rows_notes[0].startswith(
+        "other.jsonl is read by its own column names: it lacks some of the column map"
+    )
+
+
+def test_what_is_asked_for_goes_before_the_map_of_the_run(judged: tuple[Context, str, Path]) -> None:
+    context, run_id, folder = judged
+    asked = {"prompt": "Nr", "completion": "Frage"}
+    assert column_map(context, [run_id], folder / "more.csv", asked).mapping == asked
+    with pytest.raises(DataError, match="no field 'nothing'"):
+        evaluate(context, [run_id], data=folder / "more.csv", mapping={"prompt": "nothing"}, metrics=["perplexity"])
+    assert column_map(context, [str(folder)], folder / "more.csv", None).mapping is None
+
+
+def test_a_task_of_a_suite_without_a_map_is_read_by_that_of_the_run(judged: tuple[Context, str, Path]) -> None:
+    context, run_id, folder = judged
+    task = GenerateTask(name="next", kind="generate", data="more.csv")
+
+    def find_file(_field: str, name: str) -> Path:
+        return folder / name
+
+    with pytest.raises(DataError):
+        load_task(task, find_file, seen=Seen(), seed=0)
+    rows = load_task(task, find_file, seen=Seen(columns=map_of_runs(context, [run_id])), seed=0)
+    assert len(rows.rows) == 6
+    assert any("column map of the run" in caution for caution in rows.cautions)

@@ -1,0 +1,213 @@
+"""Gates at a deployment: who is let through, who is refused, and what stays on record of an override."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.digest import sha256_bytes, sha256_file
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.task_result import SafetyResult, SuiteResult
+from luthier.features.deployments import service as deployments
+from luthier.features.models.tuned_records import TunedModel
+from luthier.features.release_gates.service import check_gate, default_gate, newest_outcome, read_gate
+from luthier.platform.audit_log.service import newest_entries, verify_log
+from luthier.platform.home.context import Context
+from luthier.testing.assessed import make_safety_result, make_suite_result, make_task
+from luthier.testing.finished_run import add_run
+
+ME = Caller()
+REASON = "The old one insults customers; the rate of refusals is mended next week."
+RULE = "rules:\n  - {metric: sql.execution_accuracy, at_least: 0.8}\n"
+
+
+def keep(context: Context, result: SuiteResult | SafetyResult, run_id: str) -> None:
+    kind = "suite" if isinstance(result, SuiteResult) else "safety"
+    context.assessments.save(kind, result.result_id, result, project_id="default", subject=run_id, run_id=run_id)
+
+
+@pytest.fixture
+def good(context: Context) -> str:
+    """A run that meets the rule."""
+    run = add_run(context, "a")
+    keep(context, make_suite_result(run_id=run, candidate=run), run)
+    return run
+
+
+@pytest.fixture
+def bad(context: Context) -> str:
+    """A run that does not."""
+    run = add_run(context, "b")
+    task = make_task(metrics={"execution_accuracy": (0.4, 0.5)}, candidate=run)
+    keep(context, make_suite_result("suite-20261126-120000-bbbbbb", run_id=run, candidate=run, tasks=(task,)), run)
+    return run
+
+
+def gate(context: Context, text: str = RULE) -> Path:
+    path = context.home / "gate.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_gate_of_the_home_holds_and_a_run_that_meets_it_is_let_through(context: Context, good: str) -> None:
+    path = gate(context)
+    made = deployments.deploy(context, ME, "support", good)
+    assert made.revision.gate is not None
+    assert made.revision.gate.passed
+    assert made.revision.gate.override is None
+    assert made.revision.gate.checked[0].outcome.gate_sha256 == sha256_file(path)
+    assert context.deployments.get("default", "support").revision.gate == made.revision.gate
+    assert newest_outcome(context, "default", good, path).passed
+
+
+def test_one_that_does_not_is_refused_with_the_sentences(context: Context, good: str, bad: str) -> None:
+    gate(context)
+    with pytest.raises(ConflictError, match="1 of 1 rules are not met") as refused:
+        deployments.deploy(context, ME, "support", bad)
+    assert "0.500 [0.470, 0.530]: the low end of its interval is not at least 0.8" in refused.value.came
+    assert context.deployments.find("default", "support") is None
+    deployments.deploy(context, ME, "support", good)
+    with pytest.raises(ConflictError, match="refuses"):
+        deployments.deploy(context, ME, "support", bad, canary=0.1)
+    with pytest.raises(ConflictError, match="refuses"):
+        deployments.split(context, ME, "ab", {good: 0.5, bad: 0.5})
+    with pytest.raises(ConflictError, match="was not judged"):
+        deployments.deploy(context, ME, "support", add_run(context, "c"))
+
+
+def test_an_override_needs_a_reason_and_goes_to_the_audit_log(context: Context, good: str, bad: str) -> None:
+    gate(context)
+    for reason in ("", "   ", "because", "x" * 1_001):
+        with pytest.raises(RequestError, match="characters to override"):
+            deployments.deploy(context, ME, "support", bad, override=reason)
+    assert not [one for one in newest_entries(context, limit=50) if one.subject == "support"]
+    made = deployments.deploy(context, ME, "support", bad, override=f"  {REASON}\n")
+    passage = made.revision.gate
+    assert passage is not None
+    assert (passage.override, passage.passed, len(passage.failed)) == (REASON, False, 1)
+    entries = newest_entries(context, limit=2)
+    assert [one.action for one in entries] == ["deployment.gate_overridden", "deployment.deployed"]
+    told = json.loads(entries[0].document)
+    assert told["reason"] == REASON
+    assert told["outcome_sha256"] == passage.sha256()
+    assert told["targets"] == [bad]
+    assert told["failed"] == list(passage.failed)
+    assert verify_log(context).is_whole
+    assert deployments.authors_of(context, ME, "support") == {1: "local"}
+    # a model that passes needs no reason, and none is kept
+    assert deployments.deploy(context, ME, "support", good, override=REASON).revision.gate.override is None  # type: ignore[union-attr]
+
+
+def test_a_promotion_is_gated_and_a_rollback_is_not(context: Context, good: str, bad: str) -> None:
+    deployments.deploy(context, ME, "support", good)
+    deployments.deploy(context, ME, "support", bad, canary=0.1)
+    gate(context)
+    with pytest.raises(ConflictError, match="refuses"):
+        deployments.promote(context, ME, "support")
+    deployments.promote(context, ME, "support", override=REASON)
+    deployments.deploy(context, ME, "support", good)
+    back = deployments.rollback(context, ME, "support")
+    assert (back.revision.shares[0].target, back.revision.gate) == (bad, None)
+
+
+def test_a_named_gate_asks_for_more_and_never_for_less(context: Context, good: str, bad: str, tmp_path: Path) -> None:
+    easy = tmp_path / "easy.yaml"
+    easy.write_text("rules:\n  - {metric: sql.execution_accuracy, at_least: 0}\n", encoding="utf-8")
+    assert deployments.deploy(context, ME, "one", bad, gate=easy).revision.gate.passed  # type: ignore[union-attr]
+    gate(context)
+    with pytest.raises(ConflictError, match="refuses"):
+        deployments.deploy(context, ME, "two", bad, gate=easy)
+    made = deployments.deploy(context, ME, "two", good, gate=easy)
+    assert [one.file for one in made.revision.gate.checked] == ["gate.yaml", "easy.yaml"]  # type: ignore[union-attr]
+
+
+def test_a_project_may_have_a_gate_of_its_own(context: Context, bad: str) -> None:
+    gate(context)
+    (context.home / "gates").mkdir()
+    own = context.home / "gates" / "default.yaml"
+    own.write_text("rules:\n  - {metric: sql.execution_accuracy, at_least: 0.4}\n", encoding="utf-8")
+    assert default_gate(context, "default") == own
+    assert default_gate(context, "proj-other") == context.home / "gate.yaml"
+    assert deployments.deploy(context, ME, "support", bad).revision.gate.passed  # type: ignore[union-attr]
+
+
+def test_a_reason_where_no_gate_holds_is_refused(context: Context, good: str) -> None:
+    with pytest.raises(RequestError, match="no gate holds here"):
+        deployments.deploy(context, ME, "support", good, override=REASON)
+
+
+def test_the_newest_result_of_a_suite_counts(context: Context, good: str) -> None:
+    path = gate(context)
+    task = make_task(metrics={"execution_accuracy": (0.4, 0.6)}, candidate=good)
+    worse = make_suite_result("suite-20261126-140000-cccccc", run_id=good, candidate=good, tasks=(task,))
+    keep(context, worse, good)
+    outcome = newest_outcome(context, "default", good, path)
+    assert (outcome.passed, outcome.results) == (False, (worse.result_id,))
+
+
+def test_other_weights_than_those_that_were_judged_are_refused(context: Context, good: str) -> None:
+    path = gate(context)
+    record = context.runs.get(good)
+    assert record.result is not None
+    weights = Path(str(record.result.adapter_path)) / "model.safetensors"
+    weights.write_bytes(b"weights")
+    right = record.result.model_copy(update={"adapter_sha256": sha256_bytes(b"weights")})
+    context.runs.update(good, result=right)
+    assert newest_outcome(context, "default", good, path).passed
+    weights.write_bytes(b"others")
+    outcome = newest_outcome(context, "default", good, path)
+    assert not outcome.passed
+    assert "not those that the run made" in outcome.outcomes[0].sentence
+
+
+def test_names_of_a_model_lead_to_its_run_but_a_checkpoint_was_not_judged(context: Context, good: str) -> None:
+    path = gate(context)
+    record = context.runs.get(good)
+    assert record.result is not None
+    common = {"project_id": "default", "job_id": "job-1", "run_id": good, "base_model": "tiny"}
+    for name, step in (("ft:tiny:default::one", None), ("ft:tiny:default::one:ckpt-step-5", 5)):
+        place = str(record.result.adapter_path)
+        context.tuned_models.add(TunedModel(model_id=name, adapter_path=place, step=step, **common))
+    made = deployments.deploy(context, ME, "support", "ft:tiny:default::one")
+    assert made.revision.gate is not None
+    assert made.revision.gate.checked[0].outcome.results == newest_outcome(context, "default", good, path).results
+    with pytest.raises(ConflictError, match="is a checkpoint"):
+        deployments.deploy(context, ME, "support", "ft:tiny:default::one:ckpt-step-5")
+
+
+def test_results_may_be_given(context: Context) -> None:
+    path = gate(context, f"{RULE}  - {{metric: safety.refusal.refusal_rate, against: base, at_least: -0.3}}\n")
+    assert check_gate(context, "default", path, suite=make_suite_result(), safety=make_safety_result()).passed
+    assert not check_gate(context, "default", path, suite=make_suite_result()).passed
+
+
+def test_a_judge_of_whom_nothing_is_known_does_not_count(context: Context, good: str) -> None:
+    path = gate(context, "rules:\n  - {metric: style.win_rate, at_least: 0.1}\n")
+    outcome = newest_outcome(context, "default", good, path)
+    assert not outcome.passed
+    assert "strict judge" in outcome.outcomes[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("rules: []\n", "rules"),
+        ("rules:\n  - {metric: a.b}\n", "exactly one of at_least and at_most"),
+        ("rules:\n  - {metric: a.b, at_least: high}\n", "rules.0.at_least"),
+        ("rules:\n  - {metric: a.b, at_least: .nan}\n", "wrong place"),
+        ("rule:\n  - {metric: a.b, at_least: 1}\n", "rule"),
+        ("rules: [\n", "YAML"),
+    ],
+)
+def test_a_wrong_gate_names_the_place(context: Context, text: str, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        read_gate(gate(context, text))
+
+
+def test_a_gate_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no gate"):
+        read_gate(tmp_path / "nothing.yaml")

@@ -1,0 +1,96 @@
+"""What there is to choose from for a new run, and how the recipe of a run becomes one of the project's own files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.ports import SilentProgress
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.run_drafts import choices as draft_choices
+from luthier.platform.files import service as files
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.testing.records import RUN_ID, make_plan, make_record
+
+OWN, OTHER = Caller(), Caller(project_id="other", key_id="key-1", name="else")
+
+
+def kept(context: Context, rows: list[dict[str, Any]]) -> str:
+    lines = [f"{json.dumps(row)}\n".encode() for row in rows]
+    return dataset_versions.keep_rows(context, OWN, lines, "rows.jsonl").file_id
+
+
+def test_versions_come_with_their_dataset_and_other_files_by_their_name(context: Context) -> None:
+    first, second, lone = (kept(context, [{"text": "a"}] * n) for n in (1, 2, 3))
+    file = files.get_file(context, "default", first)
+    dataset, _ = dataset_versions.create_dataset(context, OWN, "Mine", file)
+    newer = files.get_file(context, "default", second)
+    dataset_versions.add_version(context, OWN, dataset.dataset_id, newer, origin="repair", parent=1)
+    found = {choice.file_id: choice.comment for choice in draft_choices.file_choices(context, OWN)}
+    assert found == {second: "Mine, version 2, 2 rows", first: "Mine, version 1, 1 rows", lone: "rows.jsonl"}
+    assert draft_choices.file_choices(context, OTHER) == []
+    assert draft_choices.rows_of(context, OWN, dataset.dataset_id, None).data["train"] == second
+    with pytest.raises(NotFoundError):
+        draft_choices.rows_of(context, OTHER, dataset.dataset_id, 1)
+
+
+def test_the_shape_of_rows_is_told_where_it_can_be(context: Context) -> None:
+    chats = kept(context, [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}])
+    pairs = kept(context, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    neither = kept(context, [{"x": 1}])
+    shapes = [draft_choices.shape_of(context, OWN, file) for file in (chats, pairs, neither, "file-x")]
+    assert shapes == ["chat", "preference", None, None]
+    assert draft_choices.shape_of(context, OTHER, chats) is None
+
+
+def test_models_on_this_machine_come_first(context: Context, tiny_model: Path) -> None:
+    from luthier.ml.inference.models import sources
+
+    sources.pull(str(tiny_model), context.home, SilentProgress())
+    choices = draft_choices.model_choices(context)
+    assert next(iter(choices)) == tiny_model.name
+    assert choices["smollm2-135m-instruct"].path is None
+
+
+def test_a_fork_names_what_the_project_has_and_tells_what_it_has_not(context: Context, tiny_model: Path) -> None:
+    from luthier.ml.inference.models import sources
+
+    sources.pull(str(tiny_model), context.home, SilentProgress())
+    file = files.get_file(context, "default", kept(context, [{"text": "a"}]))
+    plan = make_plan()
+    recipe = plan.recipe.model_copy(update={"base_model": str(tiny_model)})
+    profile = plan.data.train.model_copy(update={"sha256": file.sha256})
+    plan = plan.model_copy(
+        update={
+            "recipe": recipe,
+            "base_model": plan.base_model.model_copy(update={"name": str(tiny_model)}),
+            "data": plan.data.model_copy(update={"train": profile}),
+        }
+    )
+    context.runs.create(make_record(), plan)
+    fork = draft_choices.fork(context, OWN, RUN_ID)
+    assert fork.keys["base_model"] == tiny_model.name
+    assert fork.keys["data"]["train"] == file.file_id
+    assert str(tiny_model) not in json.dumps(fork.keys)
+    files.delete_file(context, "default", file.file_id)
+    again = draft_choices.fork(context, OWN, RUN_ID)
+    assert "train" not in again.keys["data"]
+    assert "the train rows, which are no file of this project" in again.left_out
+    with pytest.raises(NotFoundError):
+        draft_choices.fork(context, OTHER, RUN_ID)
+
+
+def test_a_run_that_has_not_begun_is_forked_by_its_recipe_or_not_at_all(context: Context) -> None:
+    asked = {"base_model": "tiny", "data": {"train": "file-1"}}
+    for number, document in enumerate(({"asked": asked}, {"request": {}})):
+        run_id = f"run-20260101-00000{number}-abcdef"
+        context.jobs.submit(Job(job_id=f"job-{number}", kind="train", document=document, run_id=run_id))
+    assert draft_choices.fork(context, OWN, "run-20260101-000000-abcdef").keys == asked
+    with pytest.raises(ConflictError, match="has not begun"):
+        draft_choices.fork(context, OWN, "run-20260101-000001-abcdef")

@@ -1,0 +1,70 @@
+"""`luthier runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.platform.home.context import Context
+from luthier.testing.records import make_plan, make_record, make_result, make_step
+
+OTHER = "run-20261125-093000-bbbbbb"
+
+
+def test_no_runs_yet(luthier) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("runs", "list", "--json").document == []
+    assert "luthier quickstart" in luthier("runs", "list").out
+
+
+def test_list_is_newest_first(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        context.runs.create(make_record(OTHER, status="running"), make_plan())
+    document = luthier("runs", "list", "--json").document
+    assert [(one["run_id"], one["status"]) for one in document] == [(OTHER, "running"), (run, "succeeded")]
+    assert len(luthier("runs", "list", "--limit", 1, "--json").document) == 1
+    text = luthier("runs", "list").out
+    assert text.index(OTHER) < text.index(run)
+    assert "its process has gone" in text
+
+
+def test_show(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
+    document = luthier("runs", "show", run, "--json").document
+    assert document["run_id"] == run
+    assert document["last_step"]["step"] == 2
+    text = luthier("runs", "show", run).out
+    for words in (run, "succeeded", "training.learning_rate", "Verdict: not distinguishable", "Cannot tell."):
+        assert words in text
+
+
+def test_compare(luthier, run: str, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        result = make_result(train_loss=0.5)
+        context.runs.create(make_record(OTHER, status="succeeded", result=result), make_plan(learning_rate=1e-3))
+    document = luthier("runs", "compare", run, OTHER, "--json").document
+    assert document["plan"] == [{"name": "training.learning_rate", "values": [2e-4, 1e-3]}]
+    text = luthier("runs", "compare", run, OTHER).out
+    for words in (OTHER, "0.0002", "0.001", "1.062", "tuned: exact_match", "1 of 2 runs were not judged"):
+        assert words in text
+    assert luthier("runs", "compare", run).code == 2
+
+
+def test_watch(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
+    document = luthier("runs", "watch", run, "--json").document
+    assert [event["step"] for event in document["events"]] == [1, 2]
+    lines = luthier("runs", "watch", run).out.splitlines()
+    assert lines[0].startswith("step 1  epoch 0.20  loss 1.0000")
+    assert lines[-1] == f"{run}: succeeded"
+
+
+def test_watch_of_a_killed_run_says_how_to_go_on(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
+    with Context.open(home) as context:
+        context.runs.create(make_record(OTHER, status="running"), make_plan())
+        context.runs.append(OTHER, make_step(1))
+    out = luthier("runs", "watch", OTHER).out
+    assert "its process has gone" in out
+    assert f"luthier train --resume {OTHER}" in out
+
+
+def test_rm(luthier, run: str) -> None:  # type: ignore[no-untyped-def]
+    assert luthier("runs", "rm", run, "--json").document == {"removed": run, "status": "succeeded"}
+    assert luthier("runs", "rm", run).code == 2
+    assert luthier("runs", "list", "--json").document == []

@@ -1,0 +1,68 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi.testclient import TestClient
+
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.testing.long_run import events_of, tell
+from luthier.testing.records import make_evaluation, make_plan, make_record, make_result
+
+Browser = Callable[..., TestClient]
+
+
+def trained(home: Context, letter: str, *, learning_rate: float = 2e-4, value: float | None = 0.5) -> str:
+    run_id = f"run-20261125-093000-{letter * 6}"
+    home.runs.create(make_record(run_id).model_copy(update={"num_steps": 40}), make_plan(learning_rate=learning_rate))
+    tell(home, run_id, events_of(1, 40, 40, validate_every_steps=10))
+    home.runs.update(run_id, status="succeeded", result=make_result())
+    if value is not None:
+        home.evaluations.save(make_evaluation(f"eval-20261125-093000-{letter * 6}", run_id=run_id, value=value))
+    return run_id
+
+
+def test_curves_metrics_and_what_was_done_differently(home: Context, browser: Browser) -> None:
+    one, two = trained(home, "a", value=0.3), trained(home, "b", learning_rate=1e-5, value=0.6)
+    text = browser("read").get(f"/runs/compare?run={one}&run={two}").text
+    for words in ("Training loss", "Validation loss", "Exact match", "training.learning rate", "peak memory"):
+        assert words in text
+    assert text.count('class="differs"') == 1, "the learning rate of the second"
+    assert "A · lora" in text
+    assert "B · lora" in text
+    assert text.count("polyline") >= 4, "a line a run in both charts"
+
+
+def test_caveats_are_said(home: Context, browser: Browser) -> None:
+    one, two = trained(home, "a"), trained(home, "b", value=None)
+    text = browser("read").get(f"/runs/compare?run={one}&run={two}").text
+    assert "1 of 2 runs were not judged on held-out rows" in text
+    assert "The plans are the same." in text
+
+
+def test_with_one_run_others_can_be_chosen(home: Context, browser: Browser) -> None:
+    one, two = trained(home, "a"), trained(home, "b")
+    reader = browser("read")
+    text = reader.get(f"/runs/compare?run={one}&run={one}").text
+    assert f'type="hidden" name="run" value="{one}"' in text
+    assert f'type="checkbox" name="run" value="{two}"' in text
+    assert reader.get("/runs/compare").text.count("checkbox") == 2
+
+
+def test_with_no_two_runs_it_says_so(home: Context, browser: Browser) -> None:
+    trained(home, "a")
+    assert "There are not two runs yet" in browser("read").get("/runs/compare").text
+
+
+def test_one_that_has_not_begun_and_too_many_are_refused(home: Context, browser: Browser) -> None:
+    one = trained(home, "a")
+    waiting = "run-20261125-093000-cccccc"
+    home.jobs.submit(Job(job_id="job-20261125-093000-000001", kind="train", document={}, run_id=waiting))
+    reader = browser("read")
+    refused = reader.get(f"/runs/compare?run={one}&run={waiting}")
+    assert refused.status_code == 422
+    assert "has not begun" in refused.text
+    many = "&".join(f"run=run-20261125-093000-00000{n}" for n in range(7))
+    assert reader.get(f"/runs/compare?{many}").status_code == 422

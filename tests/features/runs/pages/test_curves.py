@@ -1,0 +1,30 @@
+"""The charts of a run: in their order, with what is known, in few bytes."""
+
+from __future__ import annotations
+
+import json
+
+from luthier.features.runs.curves import layout_of, overlaid, rounded, run_charts
+from luthier.features.runs.series import MINIMISED, TRAINING, VALIDATION, Curves
+
+
+def test_loss_comes_first_and_measures_last() -> None:
+    points = {("token_accuracy", "training"): [(1.0, 0.5)], VALIDATION: [(1.0, 2.0)], TRAINING: [(1.0, 1.0)]}
+    curves = Curves(points | {MINIMISED: [(1.0, 1.5)]}, best=(1.0, 2.0))
+    charts = run_charts(curves, "nats a learned token")
+    assert [chart.key for chart in charts] == [
+        "loss", "learning_rate", "gradient_norm", "tokens_per_second", "token_accuracy"
+    ]  # fmt: skip
+    assert [one.name for one in charts[0].series] == ["training", "validation", "minimised"]
+    assert [mark.x for mark in charts[0].marks] == [1.0]
+    assert charts[0].y.title == "loss (nats a learned token)"
+    assert layout_of(curves) == "loss/minimised,loss/training,loss/validation,token_accuracy/training"
+
+
+def test_values_are_short() -> None:
+    assert json.dumps(rounded([(1, 0.123456789), (4, 2e-9), (5, 3210.98)])) == "[[1, 0.12346], [4, 2e-09], [5, 3211.0]]"
+
+
+def test_each_run_has_a_colour() -> None:
+    chart = overlaid({name: Curves({TRAINING: [(1, 1)]}) for name in "ABCDEF"}, TRAINING, "k", "Training loss", "")
+    assert len({series.role for series in chart.series}) == 6

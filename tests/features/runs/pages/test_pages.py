@@ -1,0 +1,282 @@
+"""The list of runs, one run, its report, what it can be asked, and its curves for who watches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.core.access import Caller
+from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
+from luthier.core.fit import Fit, Remedy
+from luthier.features.datasets.service import create_dataset, keep_rows
+from luthier.features.models.tuned_records import TunedModel
+from luthier.platform.auth.service import create_project
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.testing.finished_run import add_run
+from luthier.testing.long_run import events_of, tell
+from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step
+
+Browser = Callable[..., TestClient]
+HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)</script>\u202e'
+HTMX = {"HX-Request": "true"}
+
+
+def queue(home: Context, run_id: str = RUN_ID, project_id: str = "default", number: int = 1) -> Job:
+    document = {"recipe": {"base_model": "tiny", "method": {"name": "lora"}, "data": {"train": "/secret/rows.jsonl"}}}
+    job_id = f"job-20261125-093000-00000{number}"
+    return home.jobs.submit(Job(job_id=job_id, kind="train", document=document, run_id=run_id, project_id=project_id))
+
+
+def running(home: Context, num_done: int = 30, num_steps: int = 100) -> Job:
+    """A run that a worker trains."""
+    queue(home)
+    job = home.jobs.claim("w")
+    assert job is not None
+    home.runs.create(make_record().model_copy(update={"num_steps": num_steps}), make_plan())
+    tell(home, RUN_ID, events_of(1, num_done, num_steps, validate_every_steps=10))
+    return job
+
+
+def series_of(one: TestClient, after: int = 0, run_id: str = RUN_ID) -> dict[str, Any]:
+    answer = one.get(f"/runs/{run_id}/series?after={after}")
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def test_an_empty_list_says_how_to_begin_to_who_may(browser: Browser) -> None:
+    assert "Nothing was trained yet" in browser("read").get("/runs").text
+    assert "/runs/new" not in browser("read").get("/runs").text
+    assert "/runs/new" in browser("train", "read").get("/runs").text
+
+
+def test_the_list_shows_what_was_is_and_will_be(home: Context, browser: Browser) -> None:
+    running(home)
+    done = add_run(home, "b")
+    home.evaluations.save(make_evaluation(run_id=done))
+    queue(home, "run-20261125-093000-cccccc", number=2)
+    one = browser("read")
+    text = one.get("/runs").text
+    assert "30 of 100 steps" in text
+    assert "1 ahead" in text
+    assert "not distinguishable" in text
+    assert "exact match" in text
+    assert "data-moving" in text
+    assert "/secret" not in text
+    piece = one.get("/runs", headers=HTMX).text
+    assert "<html" not in piece
+    assert "30 of 100 steps" in piece
+
+
+def test_the_list_is_sifted_and_paged(home: Context, browser: Browser) -> None:
+    for number in range(30):
+        home.runs.create(make_record(f"run-20261125-093000-0000{number:02}", status="succeeded"), make_plan())
+    one = browser("read")
+    first = one.get("/runs").text
+    assert first.count('scope="row"') == 25
+    older = unescape(first.split('rel="next"')[0].rsplit('href="', 1)[1].split('"')[0])
+    assert one.get(older).text.count('scope="row"') == 5
+    assert one.get("/runs?text=000007").text.count('scope="row"') == 1
+    assert "No run fits" in one.get("/runs?status=failed").text
+    assert one.get("/runs?status=nonsense&before=nonsense").text.count('scope="row"') == 25
+
+
+def test_what_is_hostile_stays_text(home: Context, browser: Browser) -> None:
+    record = make_record(status="running").model_copy(update={"base_model": HOSTILE, "method": HOSTILE})
+    home.runs.create(record, make_plan())
+    for event in (make_step(1), WarningRaised(step=1, code="overfitting", message=HOSTILE),
+                  WarningRaised(step=1, code="other", message=HOSTILE)):  # fmt: skip
+        home.runs.append(RUN_ID, event)
+    fit = Fit(kind="unstable", seen=HOSTILE, remedies=(Remedy(text=HOSTILE, settings=(HOSTILE,)),))
+    result = make_result().model_copy(update={"fit": fit, "stopped_because": HOSTILE})
+    home.runs.update(RUN_ID, status="failed", stopped_because=HOSTILE, result=result)
+    made = make_evaluation(run_id=RUN_ID)
+    assert made.verdict is not None
+    verdict = made.verdict.model_copy(update={"headline": HOSTILE, "caveats": (HOSTILE,)})
+    home.evaluations.save(made.model_copy(update={"verdict": verdict}))
+    file = keep_rows(home, Caller(), [b'{"text": "a"}\n'], "rows.jsonl")
+    create_dataset(home, Caller(), '"><script>alert(1)</script>', file)
+    home.runs.create(make_record("run-20261125-093000-bbbbbb"), make_plan(train_sha256=file.sha256))
+    one = browser("read")
+    other = "run-20261125-093000-bbbbbb"
+    for path in ("/runs", f"/runs/{RUN_ID}", f"/runs/{other}", "/runs?text=%3Cscript%3Ealert",
+                 f"/runs/compare?run={other}", f"/runs/compare?run={RUN_ID}&run={other}"):  # fmt: skip
+        text = one.get(path).text
+        assert "<script>alert" not in text, path
+        assert "<img src=x" not in text, path
+        assert "\u202e" not in text, path
+        assert "<script>alert" in unescape(text), path
+
+
+def test_a_run_that_waits_has_its_page(home: Context, browser: Browser) -> None:
+    queue(home, "run-20261125-093000-bbbbbb", number=2)
+    queue(home)
+    one = browser("read", "train")
+    text = one.get(f"/runs/{RUN_ID}").text
+    assert "1 job is ahead of it" in text
+    assert "rows.jsonl" in text
+    assert "/secret" not in text
+    assert series_of(one)["standing"] == "queued  1"
+    assert series_of(one)["points"] == {}
+
+
+def test_a_run_that_trains(home: Context, browser: Browser) -> None:
+    running(home)
+    home.runs.append(RUN_ID, WarningRaised(step=30, code="overfitting", message="validation loss rises"))
+    text = browser("read", "infer").get(f"/runs/{RUN_ID}").text
+    for words in ("step 30 of 100", "about", "left", "It learns rows by heart", "Training loss", "Checkpoint of 4.2"):
+        assert words in text
+    assert text.count("<svg") >= 5
+    assert text.count("<h1") == 1
+    assert "asked" in text, "where values of the plan come from"
+    assert "the recipe says so" in text
+
+
+def test_what_may_be_asked_depends_on_who_asks_and_how_it_stands(home: Context, browser: Browser) -> None:
+    job = running(home)
+    viewer, trainer = browser("read", "infer"), browser("read", "train")
+    for what in ("pause", "resume", "cancel"):
+        assert f"/runs/{RUN_ID}/{what}" not in viewer.get(f"/runs/{RUN_ID}").text
+        assert viewer.post(f"/runs/{RUN_ID}/{what}").status_code == 403
+    text = trainer.get(f"/runs/{RUN_ID}").text
+    assert [f"/runs/{RUN_ID}/{what}" in text for what in ("pause", "resume", "cancel")] == [True, False, True]
+    answer = trainer.post(f"/runs/{RUN_ID}/pause")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/runs/{RUN_ID}")
+    assert "pausing" in trainer.get(f"/runs/{RUN_ID}").text
+    refused = trainer.post(f"/runs/{RUN_ID}/resume")
+    assert refused.status_code == 409
+    assert "pausing" in refused.text
+    home.jobs.finish(job.job_id, job.attempt, "paused")
+    assert trainer.post(f"/runs/{RUN_ID}/resume").status_code == 303
+    assert trainer.post(f"/runs/{RUN_ID}/cancel").status_code == 303
+    assert home.jobs.get(job.job_id).status == "cancelled"
+    assert [entry.action for entry in home.audit_log.newest(limit=3)] == ["job.cancel", "job.resume", "job.pause"]
+
+
+def test_a_failed_one_says_what_came_what_was_expected_and_what_to_do(home: Context, browser: Browser) -> None:
+    job = running(home)
+    told = {"came": f"{home.home}/files/x: loss nan", "expected": "finite numbers", "do": "lower the rate"}
+    home.jobs.finish(job.job_id, job.attempt, "failed", error=told)
+    text = browser("read").get(f"/runs/{RUN_ID}").text
+    for words in ("files/x: loss nan", "finite numbers", "lower the rate"):
+        assert words in text
+    assert str(home.home) not in text
+
+
+def test_a_judged_one_shows_its_verdict_and_its_report(home: Context, browser: Browser) -> None:
+    run_id = add_run(home, "a")
+    home.evaluations.save(make_evaluation(run_id=run_id))
+    one = browser("read")
+    assert f"/runs/{run_id}/report" not in one.get(f"/runs/{run_id}").text
+    assert one.get(f"/runs/{run_id}/report").status_code == 404
+    page = f"<style>p {{color: red}}</style><p>in {home.home}/runs</p>"
+    (home.settings.run_folder(run_id) / "report.html").write_text(page, encoding="utf-8")
+    text = one.get(f"/runs/{run_id}").text
+    assert "Cannot tell." in text
+    assert "/evaluations/eval-20261125-093000-aaaaaa" in text
+    assert f"/runs/{run_id}/report" in text
+    report = one.get(f"/runs/{run_id}/report")
+    assert "script-src" not in report.headers["content-security-policy"]
+    assert "default-src 'none'; style-src 'unsafe-inline'" in report.headers["content-security-policy"]
+    assert str(home.home) not in report.text
+
+
+def test_snapshots_can_be_asked_by_who_may(home: Context, browser: Browser) -> None:
+    job = running(home)
+    for name, step in (("ft:tiny:default::abc", None), ("ft:tiny:default::abc:ckpt-step-20", 20)):
+        home.tuned_models.add(
+            TunedModel(model_id=name, project_id="default", job_id=job.job_id, run_id=RUN_ID, base_model="tiny",
+                       adapter_path="/a", step=step, checkpoint_id=None if step is None else "c", metrics={})
+        )  # fmt: skip
+    asker, viewer = browser("read", "infer"), browser("read")
+    assert "/playground?model=ft%3Atiny%3Adefault%3A%3Aabc%3Ackpt-step-20" in asker.get(f"/runs/{RUN_ID}").text
+    assert "/playground" not in viewer.get(f"/runs/{RUN_ID}").text.split("<main")[1]
+
+
+def test_those_of_other_projects_are_not_there(home: Context, browser: Browser) -> None:
+    other = create_project(home, "Other")
+    running(home)
+    one = browser("admin", project=other.project_id)
+    for path in ("", "/series", "/report"):
+        assert one.get(f"/runs/{RUN_ID}{path}").status_code == 404
+    for what in ("pause", "resume", "cancel"):
+        assert one.post(f"/runs/{RUN_ID}/{what}").status_code == 404
+    assert one.get(f"/runs/compare?run={RUN_ID}&run={RUN_ID}").status_code == 404
+    assert RUN_ID not in one.get("/runs").text
+    for unknown in ("nonsense", "run-1", "run-20261125-093000-ffffff"):
+        assert one.get(f"/runs/{unknown}").status_code == 404
+
+
+def test_the_watcher_gets_what_is_new(home: Context, browser: Browser) -> None:
+    running(home)
+    one = browser("read")
+    first = series_of(one)
+    assert first["is_whole"]
+    assert [step for step, _ in first["points"]["loss"]["training"]] == list(range(1, 31))
+    assert first["marks"] == [{"x": 30, "name": "best"}]
+    assert first["words"]["step"] == "step 30 of 100"
+    quiet = series_of(one, first["position"])
+    assert (quiet["points"], quiet["is_more"], quiet["is_whole"]) == ({}, False, False)
+    home.runs.append(RUN_ID, make_step(31, loss=0.5))
+    home.runs.append(RUN_ID, ValidationDone(step=31, loss=0.75, num_trained_tokens=1, is_best=False, seconds=1))
+    then = series_of(one, first["position"])
+    assert then["points"]["loss"] == {"training": [[31, 0.5]], "validation": [[31, 0.75]]}
+    assert then["is_more"]
+    home.runs.truncate_after(RUN_ID, 20)
+    home.runs.append(RUN_ID, RunStarted(from_step=20, num_steps=100))
+    assert series_of(one, then["position"])["from_step"] == 20
+
+
+def test_answers_to_a_watcher_are_packed_and_kept_by_nobody(home: Context, browser: Browser) -> None:
+    running(home, 900, 1000)
+    answer = browser("read").get(f"/runs/{RUN_ID}/series", headers={"Accept-Encoding": "gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["cache-control"] == "no-store"
+    assert json.loads(answer.content)["position"] > 0
+    plain = browser("read").get(f"/runs/{RUN_ID}/series", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+
+
+def test_the_watcher_hears_of_the_end_once_all_is_told(home: Context, browser: Browser) -> None:
+    job = running(home, 100, 100)
+    one = browser("read")
+    seen = series_of(one)
+    home.runs.append(RUN_ID, RunEnded(step=100, status="succeeded", reason="all steps done"))
+    home.runs.update(RUN_ID, status="succeeded", result=make_result())
+    home.jobs.finish(job.job_id, job.attempt, "succeeded")
+    end = series_of(one, seen["position"])
+    assert (end["is_over"], end["is_more"]) == (True, True)
+    piece = one.get(f"/runs/{RUN_ID}?part=now", headers=HTMX).text
+    assert "<html" not in piece
+    assert 'id="run-now"' in piece
+    assert 'id="run-below" class="columns" hx-swap-oob="true"' in piece
+    assert "The tuned model" in piece
+    charts = one.get(f"/runs/{RUN_ID}?part=charts", headers=HTMX).text
+    assert 'id="run-charts"' in charts
+    assert "<html" not in charts
+
+
+def test_a_watcher_whose_session_has_ended_is_led_to_the_sign_in(home: Context, browser: Browser) -> None:
+    running(home)
+    answer = browser().get(f"/runs/{RUN_ID}/series", headers={"Accept": "application/json"})
+    assert answer.status_code == 401
+    assert answer.headers["hx-redirect"].startswith("/sign-in")
+
+
+@pytest.mark.parametrize("after", ["-1", "x", str(2**64)])
+def test_a_position_that_is_none_is_refused(home: Context, browser: Browser, after: str) -> None:
+    running(home)
+    assert browser("read").get(f"/runs/{RUN_ID}/series?after={after}").status_code == 422
+
+
+def test_places_of_the_machine_are_not_shown(home: Context, browser: Browser) -> None:
+    running(home)
+    home.runs.append(RUN_ID, CheckpointSaved(step=30, path=f"{home.home}/runs/x", num_bytes=10))
+    home.runs.append(RUN_ID, WarningRaised(step=30, code="a", message=f"{home.home}/runs/x is broken"))
+    assert str(home.home) not in browser("read").get(f"/runs/{RUN_ID}").text

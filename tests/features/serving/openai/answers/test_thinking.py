@@ -1,0 +1,141 @@
+"""Chats with a model that thinks, by the client as it is: thoughts apart from answers, and the options for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+import uvicorn
+from tests.features.serving.openai.answers.conftest import Server
+
+from luthier.core.ports import SilentProgress
+from luthier.ml.inference.models import sources
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.home.settings import Settings
+from luthier.server.api import create_app
+from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+
+ASKED = [{"role": "user", "content": "Which wood?"}]
+OFF = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE, None], ids=["writes", "opens", "unknown"])
+def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+
+
+@pytest.fixture(scope="module")
+def address_and_key(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    home = tmp_path_factory.mktemp("api") / "home"
+    home.mkdir(parents=True)
+    with Context(Settings(home=home, serving_threads=1), SilentProgress()) as context:
+        sources.pull(str(thinker), home, SilentProgress())
+        server = Server(uvicorn.Config(create_app(context), port=0, log_level="warning"))
+        address = server.start()
+        _, key = create_key(context, "test", scopes=("admin",), project="default")
+        yield address, key
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def client(address_and_key: tuple[str, str]) -> Iterator[openai.OpenAI]:
+    address, key = address_and_key
+    made = openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=120)
+    yield made
+    made.close()
+
+
+def chat(client: openai.OpenAI, **wishes: Any) -> Any:
+    (model,) = [one.id for one in client.models.list()]
+    return client.chat.completions.create(**({"model": model, "messages": ASKED, "temperature": 0} | wishes))
+
+
+def test_the_thought_is_told_beside_the_answer(client: openai.OpenAI) -> None:
+    found = chat(client)
+    message = found.choices[0].message
+    assert (message.content, message.reasoning_content) == (ANSWER, THOUGHT)
+    num = found.usage.completion_tokens_details.reasoning_tokens
+    assert 0 < num < found.usage.completion_tokens
+
+
+def test_deltas_of_a_stream_tell_it_first(client: openai.OpenAI) -> None:
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    thoughts = [getattr(delta, "reasoning_content", None) or "" for delta in deltas]
+    answers = [delta.content or "" for delta in deltas]
+    assert ("".join(thoughts), "".join(answers)) == (THOUGHT, ANSWER)
+    assert len([one for one in thoughts if one]) > 1
+    last_thought = max(place for place, one in enumerate(thoughts) if one)
+    assert not any(answers[: last_thought + 1])
+    assert chunks[-1].usage.completion_tokens_details.reasoning_tokens > 0
+
+
+def test_one_limit_holds_for_both(client: openai.OpenAI) -> None:
+    found = chat(client, max_tokens=6)
+    assert (found.choices[0].message.content, found.choices[0].finish_reason) == ("", "length")
+    assert found.usage.completion_tokens == found.usage.completion_tokens_details.reasoning_tokens == 6
+
+
+def test_options_of_the_template_turn_it_off(client: openai.OpenAI, thinker: Path) -> None:
+    if "enable_thinking" not in (thinker / "chat_template.jinja").read_text():
+        for wishes, param in (
+            ({"extra_body": OFF}, "chat_template_kwargs"),
+            ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                chat(client, **wishes)
+            assert caught.value.param == param
+        assert chat(client, reasoning_effort="none").choices[0].message.content == ANSWER
+        return
+    for wishes in ({"extra_body": OFF}, {"reasoning_effort": "none"}):
+        found = chat(client, **wishes)
+        assert found.choices[0].message.content == ANSWER
+        assert not hasattr(found.choices[0].message, "reasoning_content")
+        assert found.usage.completion_tokens_details is None
+    assert chat(client, reasoning_effort="high").choices[0].message.reasoning_content == THOUGHT
+
+
+def test_a_model_says_by_which_path_it_writes_once_it_is_loaded(client: openai.OpenAI) -> None:
+    chat(client)
+    (listed,) = client.models.list()
+    shown = client.models.retrieve(listed.id)
+    assert listed.decoding == shown.decoding
+    assert listed.decoding["path"] == "batched"
+    assert listed.decoding["description"] == "rows together over a key-value cache"
+    assert (listed.template_options, listed.rewritten_turns) == ({}, {})  # nobody has trained it
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"messages": "x"}, {"tools": True}, {"enable_thinking": {"a": 1}}, {"enable_thinking": [1]}, ["a"], "a", {"": 1}],
+)
+def test_options_that_are_none_are_refused_by_name(client: openai.OpenAI, options: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, extra_body={"chat_template_kwargs": options})
+    assert (caught.value.param or "").startswith("chat_template_kwargs")
+
+
+def test_an_answer_may_be_sent_back_with_its_thought(
+    client: openai.OpenAI, address_and_key: tuple[str, str], thinker: Path
+) -> None:
+    found = chat(client)
+    answer = found.choices[0].message.model_dump(exclude_none=True)
+    assert answer["reasoning_content"]
+    without = {key: value for key, value in answer.items() if key != "reasoning_content"}
+    num_tokens = []
+    for earlier in (answer, without):  # what is written to a conversation that it was not trained on is left open
+        again = chat(client, messages=[*ASKED, earlier, {"role": "user", "content": "Hi"}], max_tokens=4)
+        assert again.usage.completion_tokens > 0
+        num_tokens.append(again.usage.prompt_tokens)
+    is_read = "reasoning_content" in (thinker / "chat_template.jinja").read_text()
+    assert (num_tokens[0] > num_tokens[1]) is is_read
+    address, key = address_and_key
+    wrong = {"model": found.model, "messages": [{"role": "user", "content": "a", "reasoning_content": "b"}]}
+    answer = httpx2.post(f"{address}/v1/chat/completions", json=wrong, headers={"Authorization": f"Bearer {key}"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "messages.0.reasoning_content"

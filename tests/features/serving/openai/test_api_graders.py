@@ -1,0 +1,161 @@
+"""Graders over HTTP: the same scores as in training, nothing run that a request brings, no formula that is code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
+from tests.fixtures.openai import ok
+
+from luthier.core.errors import UnsupportedError, WorkError
+from luthier.features.serving import graders
+from luthier.features.serving.grader_records import GraderRequest
+
+URL = "/v1/fine_tuning/alpha/graders"
+ITEM = {"answer": "four", "more": {"deep": [1, 2]}}
+CHECK = {
+    "type": "string_check",
+    "name": "same",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+    "operation": "eq",
+}
+LIKE = CHECK | {"type": "text_similarity", "name": "like", "evaluation_metric": "fuzzy_match"}
+del LIKE["operation"]
+SCORE = {
+    "type": "score_model",
+    "name": "score",
+    "model": "tiny",
+    "input": [{"role": "user", "content": "Grade {{sample.output_text}} against {{item.answer}}"}],
+}
+LABEL = SCORE | {"type": "label_model", "labels": ["good", "bad"], "passing_labels": ["good"]}
+
+
+@pytest.fixture
+def client(client_of: Callable[..., TestClient]) -> TestClient:
+    return client_of()
+
+
+def run(client: TestClient, grader: Mapping[str, Any], sample: str = "four") -> dict[str, Any]:
+    return ok(client.post(f"{URL}/run", json={"grader": grader, "model_sample": sample, "item": ITEM}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sample", "reward"),
+    [
+        ({}, "four", 1.0),
+        ({}, "Four", 0.0),
+        ({"operation": "ne"}, "Four", 1.0),
+        ({"operation": "like"}, "it is four.", 1.0),
+        ({"operation": "ilike"}, "It Is FOUR.", 1.0),
+        ({"reference": "{{item.more.deep}}"}, "[1, 2]", 1.0),
+        ({"input": "{{ item.answer }}", "reference": "four"}, "", 1.0),
+    ],
+)
+def test_string_checks(client: TestClient, changes: dict[str, str], sample: str, reward: float) -> None:
+    assert run(client, CHECK | changes, sample)["reward"] == reward
+
+
+def test_similarity_and_the_shape_of_an_answer(client: TestClient) -> None:
+    answer = run(client, LIKE, "for")
+    assert answer["reward"] == pytest.approx(2 * 3 / 7)
+    assert (answer["metadata"]["name"], answer["metadata"]["type"]) == ("like", "text_similarity")
+    assert not any(answer["metadata"]["errors"].values())
+    assert answer["metadata"]["execution_time"] >= 0
+    assert (answer["sub_rewards"], answer["model_grader_token_usage_per_model"]) == ({}, {})
+
+
+@pytest.mark.parametrize("form", ["by name", "list"])
+def test_a_formula_over_several(client: TestClient, form: str) -> None:
+    parts = {"same": CHECK, "like": LIKE} if form == "by name" else [CHECK, LIKE]
+    multi = {"type": "multi", "name": "both", "graders": parts, "calculate_output": "0.5 * same + max(like, 0.1)"}
+    answer = run(client, multi)
+    assert answer["reward"] == pytest.approx(1.5)
+    assert answer["sub_rewards"] == answer["metadata"]["scores"] == {"same": 1.0, "like": 1.0}
+    lost = run(client, multi | {"calculate_output": "1 / (same - like)"})
+    assert (lost["reward"], lost["metadata"]["errors"]["formula_parse_error"]) == (0.0, True)
+
+
+def test_a_field_that_the_item_lacks_is_told(client: TestClient) -> None:
+    answer = run(client, CHECK | {"reference": "{{item.none}}"})
+    assert (answer["reward"], answer["metadata"]["errors"]["invalid_variable_error"]) == (0.0, True)
+    long = run(client, LIKE, "x" * 20_000)
+    assert long["metadata"]["errors"]["truncated_observation_error"]
+
+
+@pytest.mark.parametrize(
+    ("grader", "param", "code"),
+    [
+        ({"type": "python", "name": "p", "source": "print()"}, "grader.type", "unsupported_grader"),
+        (LIKE | {"evaluation_metric": "cosine"}, "grader.evaluation_metric", "unsupported_metric"),
+        (LIKE | {"evaluation_metric": "meteor"}, "grader.evaluation_metric", "unsupported_metric"),
+        (CHECK | {"input": "{{system.secret}}"}, "grader", "invalid_grader"),
+        (
+            {"type": "multi", "name": "m", "graders": {"same": CHECK}, "calculate_output": "__import__('os')"},
+            "grader.calculate_output",
+            "invalid_grader",
+        ),
+        (LABEL | {"passing_labels": ["great"]}, "grader.passing_labels", "invalid_grader"),
+        (SCORE | {"sampling_params": {"top_p": 0.5}}, "grader.sampling_params.top_p", "unsupported_value"),
+    ],
+)
+def test_what_is_not_done_is_refused_with_a_reason(
+    client: TestClient, grader: dict[str, Any], param: str, code: str
+) -> None:
+    for path, body in (("validate", {}), ("run", {"model_sample": "x", "item": ITEM})):
+        answer = client.post(f"{URL}/{path}", json={"grader": grader, **body})
+        assert answer.status_code == 400, answer.text
+        assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (param, code)
+
+
+def test_validate_gives_the_grader_back(client: TestClient) -> None:
+    assert ok(client.post(f"{URL}/validate", json={"grader": CHECK})) == {"grader": CHECK}
+    assert client.post(f"{URL}/validate", json={"grader": CHECK | {"operation": "is"}}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("grader", "said", "reward"),
+    [
+        (SCORE, "I give 0.25 of 1", 0.25),
+        (SCORE, '{"result": 0.5}', 0.5),
+        (SCORE, "7", None),
+        (SCORE | {"range": [0, 10]}, "7", 7.0),
+        (SCORE, "none", None),
+        (LABEL, "good", 1.0),
+        (LABEL, "It is BAD.", 0.0),
+        (LABEL, "good or bad", None),
+    ],
+)
+def test_models_that_grade(grader: dict[str, Any], said: str, reward: float | None) -> None:
+    asked: list[Sequence[Mapping[str, str]]] = []
+
+    def ask(model: str, messages: Sequence[Mapping[str, str]], most: int, temperature: float, seed: int) -> str:
+        asked.append(messages)
+        assert (model, most, temperature, seed) == ("tiny", 256, 0.0, 0)
+        return said
+
+    made: GraderRequest = TypeAdapter(GraderRequest).validate_python(grader)
+    found = graders.grade(made, "4", ITEM, ask)
+    assert asked == [[{"role": "user", "content": "Grade 4 against four"}]]
+    assert found.reward == (reward or 0.0)
+    assert found.errors == (set() if reward is not None else {"model_grader_parse_error"})
+
+
+def test_a_model_that_does_not_answer_is_told() -> None:
+    def ask(*_: Any) -> str:
+        raise WorkError("no", expected="yes", do="wait")
+
+    made: GraderRequest = TypeAdapter(GraderRequest).validate_python(SCORE)
+    assert graders.grade(made, "4", ITEM, ask).errors == {"model_grader_server_error"}
+    with pytest.raises(UnsupportedError):
+        graders.grade(TypeAdapter(GraderRequest).validate_python(LIKE | {"evaluation_metric": "cosine"}), "", {}, ask)
+
+
+def test_who_may_not_ask_models_may_not_by_a_grader(client_of: Callable[..., TestClient]) -> None:
+    trainer = client_of("default", ("train",))
+    body = {"grader": SCORE, "model_sample": "4", "item": ITEM}
+    assert trainer.post(f"{URL}/run", json=body).status_code == 403
+    assert ok(trainer.post(f"{URL}/validate", json={"grader": SCORE}))["grader"]["name"] == "score"

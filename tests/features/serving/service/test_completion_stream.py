@@ -1,0 +1,125 @@
+"""An ask followed from an event loop: its events, its end, and what it has taken."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import BusyError
+from luthier.core.stream import Ended, Piece, Served, Started, StreamEvent, TextRequest
+from luthier.features.serving.completion_stream import Talk
+from luthier.features.serving.models import Routed
+from luthier.platform.home.context import Context
+
+ME = Caller()
+ROUTED = Routed("named", "tiny", Served(path="/x", sha256="0"))
+
+
+class Writer:
+    """Stands in for the process that answers: tells its events from a thread of its own."""
+
+    def __init__(self, *events: StreamEvent) -> None:
+        self.events, self.num_cancelled = events, 0
+
+    def ask(self, _: Served, __: TextRequest, hear: Callable[[StreamEvent], None], **___: Any) -> Callable[[], None]:
+        threading.Thread(target=lambda: [hear(event) for event in self.events]).start()
+
+        def cancel() -> None:
+            self.num_cancelled += 1
+
+        return cancel
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Context]:
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+def writer(home: Context, monkeypatch: pytest.MonkeyPatch, *events: StreamEvent) -> Writer:
+    made = Writer(*events)
+    monkeypatch.setattr(home.model_server, "ask", made.ask)
+    return made
+
+
+def used(home: Context) -> list[tuple[int, int]]:
+    return [(day.num_prompt_tokens, day.num_new_tokens) for day in home.usage.list(ME.project_id, since="2000-01-01")]
+
+
+def test_events_come_in_order_and_are_charged_once(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = (Started(num_prompt_tokens=3), Piece(text="a", num_new_tokens=1), Ended(reason="stop", num_new_tokens=2))
+    writer(home, monkeypatch, *events)
+
+    async def follow() -> list[StreamEvent | None]:
+        talk = Talk(home, ME, [TextRequest(text="x")])
+        await talk.begin(lambda: ROUTED)
+        heard = [await talk.next() for _ in events]
+        await talk.charge()
+        await talk.leave()
+        assert (talk.answer.choices[0].text, talk.first_at > 0) == ("a", True)
+        return heard
+
+    assert asyncio.run(follow()) == list(events)
+    assert used(home) == [(3, 2)]
+
+
+def test_who_stops_reading_stops_the_model_and_pays_for_what_was_written(
+    home: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = writer(home, monkeypatch, Started(num_prompt_tokens=3), Piece(text="a", num_new_tokens=1))
+
+    async def follow() -> None:
+        talk = Talk(home, ME, [TextRequest(text="x")])
+
+        async def read() -> None:
+            try:
+                await talk.begin(lambda: ROUTED)
+                while True:
+                    await talk.next()
+            finally:
+                await talk.leave()
+
+        reading = asyncio.create_task(read())
+        while not talk.answer.num_new_tokens:
+            await asyncio.sleep(0.01)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        while not used(home):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(follow())
+    assert made.num_cancelled == 1
+    assert used(home) == [(3, 1)]
+
+
+def test_a_client_that_has_gone_is_told(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer(home, monkeypatch)
+
+    async def follow() -> None:
+        talk = Talk(home, ME, [TextRequest(text="x")], hears_pieces=False)
+        await talk.begin(lambda: ROUTED)
+
+        async def receive() -> dict[str, str]:
+            return {"type": "http.disconnect"}
+
+        await talk.watch(receive)
+        assert await talk.next() is None
+        await talk.leave()
+
+    asyncio.run(follow())
+    assert used(home) == []
+
+
+def test_what_refuses_the_ask_is_raised(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: Any, **__: Any) -> None:
+        raise BusyError("full", expected="room", do="wait")
+
+    monkeypatch.setattr(home.model_server, "ask", ask)
+    with pytest.raises(BusyError):
+        asyncio.run(Talk(home, ME, [TextRequest(text="x")]).begin(lambda: ROUTED))

@@ -1,0 +1,440 @@
+"""The desk of the process that answers, with engines that write what a test tells them to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import LuthierError, OverlongError, WorkError, error_from
+from luthier.core.ports import Prepared, StreamEngine, Told
+from luthier.core.stream import (
+    Decoding,
+    EmbeddingRequest,
+    Ended,
+    Failed,
+    LoadedModel,
+    Piece,
+    Served,
+    Started,
+    StreamEvent,
+    TextRequest,
+)
+from luthier.features.serving.engine_process import Desk
+from luthier.features.serving.engine_thread import Turns
+
+
+class FakeEngine:
+    """Writes the name of the model and of the adapter; as long as `World.hold` says so, nothing."""
+
+    def __init__(self, served: Served, world: World) -> None:
+        self.name, self.world = Path(served.path).name, world
+        self.asks: dict[Hashable, str | None] = {}
+        self.adapters: dict[str, str] = {}
+        self.has_closed = False
+
+    @property
+    def keys(self) -> set[Hashable]:
+        return set(self.asks)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.world.sizes.get(self.name, 1) + 20 * len(self.adapters)
+
+    def load_adapter(self, name: str, path: str) -> None:
+        self.world.log.append(f"load {Path(name).name}")
+        self.adapters[name] = path
+
+    def unload_adapter(self, name: str) -> None:
+        assert name not in self.asks.values()
+        self.world.log.append(f"unload {Path(name).name}")
+        del self.adapters[name]
+
+    def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
+        if request.text == "wrong":
+            raise WorkError("came", expected="expected", do="do")
+        if self.world.num_polls_before:  # as an engine that has not cleared away yet what has ended
+            return False
+        if self.world.num_rows is not None and len(self.asks) >= self.world.num_rows:
+            return False
+        self.asks[key] = adapter
+        return True
+
+    def cancel(self, key: Hashable) -> None:
+        self.asks.pop(key, None)
+
+    def poll(self, wait_seconds: float) -> list[Told]:
+        assert not self.has_closed
+        self.world.num_polls_before = max(0, self.world.num_polls_before - 1)
+        if self.name in self.world.broken:
+            raise ValueError("out of order")
+        if self.name in self.world.hold:
+            time.sleep(min(wait_seconds, 0.002))
+            return []
+        told: list[Told] = []
+        for key, adapter in self.asks.items():
+            told += [(key, Started(num_prompt_tokens=1)), (key, Piece(text=f"{self.name}:{Path(adapter or '').name}"))]
+            told += [(key, Ended(reason="stop", num_new_tokens=1))]
+        self.asks.clear()
+        return told
+
+    def close(self) -> None:
+        self.has_closed = True
+        self.world.log.append(f"close {self.name}")
+
+
+class DescribedFake(FakeEngine):
+    """Says how it writes."""
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(path="by_row", description=f"as {self.name} does")
+
+
+class PreparingFake(FakeEngine):
+    """Makes requests ready: a text that begins with "slow" as soon as the test lets it."""
+
+    def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared:
+        assert isinstance(request, TextRequest)
+        if (request.text or "").startswith("slow"):
+            self.world.begun.put(request.text or "")
+            assert self.world.let_prepare.wait(60)
+        if request.text == "long":
+            raise OverlongError("long", expected="short", do="do", num_tokens=1000, most_tokens=300)
+        return request
+
+    def admit(
+        self, key: Hashable, prepared: Prepared, adapter: str | None, *, owner: str | None, may_exceed: bool
+    ) -> bool:
+        self.world.admitted.append((str(owner), may_exceed))
+        if may_exceed and len(self.asks) <= (self.world.num_rows or 0):
+            self.asks[key] = adapter
+            return True
+        return self.ask(key, prepared, adapter)
+
+
+class World:
+    """A desk at work, and all that is heard from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log: list[str] = []
+        self.hold: set[str] = set()
+        self.broken: set[str] = set()
+        self.sizes: dict[str, int] = {}
+        self.num_rows: int | None = None
+        self.num_polls_before = 0
+        self.gates: dict[str, threading.Event] = {}
+        self.prepares = False
+        self.let_prepare = threading.Event()
+        self.begun: queue.Queue[str] = queue.Queue()
+        self.admitted: list[tuple[str, bool]] = []
+        self.failures: dict[str, Failed] = {}
+        self.told: queue.Queue[tuple[str, StreamEvent]] = queue.Queue()
+        self.loaded: list[tuple[LoadedModel, ...]] = []
+        self.describes = False
+        self.texts: dict[str, str] = {}
+        self.errors: dict[str, LuthierError] = {}
+        self.num_asked = 0
+        self.desk: Desk
+
+    def open_desk(self, *, most_models: int = 2, memory_bytes: int = 1000) -> None:
+        def tell(told: Any) -> None:
+            for one in told:
+                self.told.put(one)
+
+        self.desk = Desk(
+            tell,
+            most_models=most_models,
+            memory_bytes=memory_bytes,
+            precision=lambda: "float32",
+            open_engine=self.open_engine,
+            tell_loaded=self.loaded.append,
+        )
+        threading.Thread(target=self.desk.work, daemon=True).start()
+
+    def open_engine(self, served: Served) -> StreamEngine:
+        name = Path(served.path).name
+        if name in self.gates:
+            assert self.gates[name].wait(60)
+        self.log.append(f"open {name}")
+        if self.describes:
+            return DescribedFake(served, self)
+        return PreparingFake(served, self) if self.prepares else FakeEngine(served, self)
+
+    def model(self, name: str, adapter: str | None = None) -> Served:
+        """`fake`: no other engine is asked whether an adapter can share its base."""
+        file = self.folder / name
+        file.write_bytes(b"0" * self.sizes.get(name, 1))
+        if adapter is not None:
+            (self.folder / adapter).write_bytes(b"0" * 10)
+        return Served(engine="fake", path=str(file), sha256="", adapter_path=adapter and str(self.folder / adapter))
+
+    def ask(self, name: str, adapter: str | None = None, *, text: str = "a", owner: str | None = None) -> str:
+        self.num_asked += 1
+        key = f"{name}{self.num_asked}"
+        request = TextRequest(text=text).model_dump(mode="json")
+        model = self.model(name, adapter).model_dump(mode="json")
+        self.desk.hear({"ask": key, "owner": owner, "model": model, "request": request})
+        return key
+
+    def until(self, seen: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not seen():
+            assert time.monotonic() < deadline, (self.log, self.texts, self.errors)
+            try:
+                key, event = self.told.get(timeout=0.01)
+            except queue.Empty:
+                continue
+            if isinstance(event, Piece):
+                self.texts[key] = event.text
+            elif isinstance(event, Failed):
+                self.errors[key], self.failures[key] = error_from(event.error), event
+
+    def answered(self, *keys: str) -> list[str]:
+        self.until(lambda: all(key in self.texts for key in keys))
+        return [self.texts[key] for key in keys]
+
+    def failed(self, key: str) -> LuthierError:
+        self.until(lambda: key in self.errors)
+        return self.errors[key]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.let_prepare.set()
+    for gate in made.gates.values():
+        gate.set()
+
+
+def test_adapters_of_one_base_share_its_engine(world: World) -> None:
+    world.open_desk()
+    keys = [world.ask("a", "one"), world.ask("a"), world.ask("a", "two"), world.ask("a", "one")]
+    assert world.answered(*keys) == ["a:one", "a:", "a:two", "a:one"]
+    assert sorted(world.log) == ["load one", "load two", "open a"]
+
+
+def test_a_model_that_is_being_loaded_holds_up_no_other(world: World) -> None:
+    world.gates["slow"] = threading.Event()
+    world.open_desk()
+    slow, gone = world.ask("slow"), world.ask("slow")
+    assert world.answered(world.ask("fast"), world.ask("fast")) == ["fast:", "fast:"]
+    world.desk.hear({"cancel": gone})
+    world.until(lambda: gone not in world.desk._writer_of)
+    assert slow not in world.texts
+    world.gates["slow"].set()
+    assert world.answered(slow) == ["slow:"]
+    world.answered(world.ask("slow"))
+    assert gone not in world.texts
+
+
+def test_which_models_are_loaded_is_said_when_it_changes(world: World) -> None:
+    world.describes = True
+    world.open_desk(most_models=1)
+    world.answered(world.ask("a", "one"), world.ask("a"))
+    world.until(lambda: len(world.loaded) == 1)
+    world.answered(world.ask("b"))
+    world.until(lambda: [Path(one.served.path).name for one in world.loaded[-1]] == ["b"])
+    (first,), (last,) = world.loaded[0], world.loaded[-1]
+    assert first.decoding == Decoding(path="by_row", description="as a does")
+    assert first.answers(world.model("a"))
+    assert first.answers(world.model("a", "one"))
+    assert not first.answers(world.model("b"))
+    assert not first.answers(world.model("a").model_copy(update={"quantisation": "nf4"}))
+    assert last.answers(world.model("b"))
+    assert len(world.loaded) <= 3  # a, perhaps none, b: nothing is said that has not changed
+
+
+def test_a_model_that_does_not_say_how_it_writes_is_loaded_all_the_same(world: World) -> None:
+    world.open_desk()
+    world.answered(world.ask("a"))
+    world.until(lambda: len(world.loaded) == 1)
+    assert [one.decoding for one in world.loaded[0]] == [None]
+
+
+def test_the_longest_unused_model_goes(world: World) -> None:
+    world.open_desk(most_models=2)
+    for name in ("a", "b", "a", "c", "a", "b"):
+        world.answered(world.ask(name))
+    assert world.log == ["open a", "open b", "close b", "open c", "close c", "open b"]
+
+
+def test_one_that_is_writing_is_waited_for_and_those_who_came_later_wait_too(world: World) -> None:
+    world.open_desk(most_models=1)
+    world.hold.add("a")
+    first = world.ask("a")
+    world.until(lambda: "open a" in world.log)
+    other, later = world.ask("b"), world.ask("a")
+    world.hold.clear()
+    world.answered(first, other, later)
+    assert world.log == ["open a", "close a", "open b", "close b", "open a"]
+
+
+def test_an_ask_that_went_away_lets_the_others_stay(world: World) -> None:
+    world.open_desk(most_models=1)
+    world.hold.add("a")
+    world.ask("a")
+    world.until(lambda: "open a" in world.log)
+    other = world.ask("b")
+    world.desk.hear({"cancel": other})
+    world.hold.clear()
+    world.answered(world.ask("a"))
+    assert world.log == ["open a"]
+
+
+def test_models_are_held_within_the_memory_that_there_is(world: World) -> None:
+    world.sizes = {"a": 400, "b": 400, "c": 400, "vast": 2000}
+    world.open_desk(most_models=9, memory_bytes=1000)
+    for name in ("a", "b", "c"):
+        world.answered(world.ask(name))
+    assert world.log == ["open a", "open b", "close a", "open c"]
+    error = world.failed(world.ask("vast"))
+    assert isinstance(error, WorkError)
+    assert "LUTHIER_SERVING_MEMORY_BYTES" in str(error)
+    world.answered(world.ask("b"))
+
+
+def test_adapters_that_nobody_asks_go_first_and_those_in_use_stay(world: World) -> None:
+    world.sizes = {"a": 40}
+    world.open_desk(memory_bytes=100)
+    world.answered(world.ask("a", "one"), world.ask("a", "two"), world.ask("a", "one"))
+    world.answered(world.ask("a", "three"))
+    world.until(lambda: "load three" in world.log)
+    world.answered(world.ask("a", "four"))
+    assert world.log[3:] == ["load three", "unload two", "load four"]
+    world.hold.add("a")
+    held = [world.ask("a", name) for name in ("one", "three", "four")]
+    fifth = world.ask("a", "five")
+    world.hold.clear()
+    world.answered(*held, fifth)
+    assert world.log[-1] == "load five"
+
+
+def test_an_adapter_gets_the_memory_of_a_model_that_nobody_asks(world: World) -> None:
+    world.sizes = {"a": 40, "b": 50}
+    world.open_desk(memory_bytes=100)
+    world.answered(world.ask("b"), world.ask("a"))
+    world.answered(world.ask("a", "one"))
+    assert world.log[2:] == ["close b", "load one"]
+
+
+def test_an_adapter_that_can_never_be_held_is_refused(world: World) -> None:
+    world.sizes = {"a": 95}
+    world.open_desk(memory_bytes=100)
+    assert "the adapter" in str(world.failed(world.ask("a", "one")))
+    world.answered(world.ask("a"))
+
+
+def test_an_engine_that_breaks_takes_only_its_own_asks_along(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world.open_desk()
+    world.hold.add("b")
+    fine, wrong = world.ask("b"), world.ask("b", text="wrong")
+    assert isinstance(world.failed(wrong), WorkError)
+    world.broken.add("a")
+    error = world.failed(world.ask("a"))
+    assert "ValueError" in str(error)
+    assert "out of order" in capfd.readouterr().err
+    world.broken.clear()
+    world.hold.clear()
+    assert world.answered(world.ask("a"), fine) == ["a:", "b:"]
+
+
+def test_asks_that_find_no_room_wait_for_it(world: World) -> None:
+    world.num_rows = 2
+    world.open_desk()
+    keys = [world.ask("a") for _ in range(7)]
+    assert world.answered(*keys) == ["a:"] * 7
+
+
+def test_an_engine_without_vectors_says_so(world: World) -> None:
+    world.open_desk()
+    model = world.model("a").model_dump(mode="json")
+    world.desk.hear({"ask": "e", "model": model, "embed": EmbeddingRequest(inputs=("a",)).model_dump(mode="json")})
+    assert "engine fake" in str(world.failed("e"))
+
+
+def test_what_cannot_be_read_ends_no_other(world: World) -> None:
+    world.open_desk()
+    bad = Served(path=str(world.folder), sha256="", adapter_path=str(world.folder / "none"), precision="float32")
+    request = TextRequest(text="a").model_dump(mode="json")
+    world.desk.hear({"ask": "bad", "model": bad.model_dump(mode="json"), "request": request})
+    assert "adapter_config.json" in str(world.failed("bad"))
+    world.answered(world.ask("a"))
+
+
+def test_turns_go_round() -> None:
+    turns, order = Turns(), list[int]()
+    barrier = threading.Barrier(3)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        for _ in range(20):
+            with turns.one():
+                time.sleep(0.001)  # long enough that the others stand in line
+                order.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(set(order[place : place + 3])) == 3 for place in range(6, 54, 3))
+
+
+def test_an_ask_that_waits_is_asked_again_after_a_poll_though_nothing_is_written(world: World) -> None:
+    world.num_polls_before = 2
+    world.open_desk()
+    assert world.answered(world.ask("a")) == ["a:"]
+
+
+def test_a_prompt_that_takes_long_to_be_made_ready_holds_up_no_answer(world: World) -> None:
+    world.prepares = True
+    world.open_desk()
+    slow = [world.ask("a", text=text, owner="much") for text in ("slow" + "w" * 40_000, "slow" + "w" * 50_000)]
+    world.begun.get(timeout=60)
+    assert world.answered(world.ask("a", owner="little"), world.ask("a", owner="much")) == ["a:", "a:"]
+    assert not set(slow) & set(world.texts)
+    world.let_prepare.set()
+    assert world.answered(*slow) == ["a:", "a:"]
+
+
+def test_one_that_goes_away_while_it_is_made_ready_is_not_written(world: World) -> None:
+    world.prepares = True
+    world.open_desk()
+    gone, stays = world.ask("a", text="slow 1", owner="one"), world.ask("a", text="slow 2", owner="two")
+    world.begun.get(timeout=60)
+    world.desk.hear({"cancel": gone})
+    world.until(lambda: gone not in world.desk._writer_of)
+    world.let_prepare.set()
+    assert world.answered(stays) == ["a:"]
+    world.answered(world.ask("a"))
+    assert gone not in world.texts
+
+
+def test_what_a_refused_prompt_took_is_told_with_the_failure(world: World) -> None:
+    world.prepares = True
+    world.open_desk()
+    long = world.ask("a", text="long")
+    assert isinstance(world.failed(long), OverlongError)
+    assert (world.failures[long].num_refused_tokens, world.failures[long].num_contexts) == (1000, 4)
+
+
+def test_keys_take_turns_and_a_newcomer_may_use_the_reserve(world: World) -> None:
+    world.prepares, world.num_rows = True, 2
+    world.open_desk()
+    world.hold.add("a")
+    many = [world.ask("a", owner="much") for _ in range(5)]
+    world.until(lambda: world.admitted.count(("much", False)) > 3)
+    new = world.ask("a", owner="little")
+    world.until(lambda: ("little", True) in world.admitted)
+    world.hold.clear()
+    world.answered(*many, new)
+    order = list(world.texts)
+    assert order.index(new) < 3, "it is written with the first two of the other, not behind all five"

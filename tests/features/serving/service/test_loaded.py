@@ -1,0 +1,101 @@
+"""What commands name is found, by the name that it is asked by, with the engine that can run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.features.serving import loaded as chosen_models
+from luthier.features.serving.loaded import choose_model, choose_models
+from luthier.platform.home.context import Context
+from luthier.testing.finished_run import add_run
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(chosen_models, "_GPU", tmp_path / "none")
+    monkeypatch.setattr(chosen_models, "_pulled", _no_such_model)
+
+
+def _no_such_model(context: Context, name: str) -> None:
+    if not name.startswith("tiny"):
+        raise NotFoundError(f"base model {name!r}", expected="another", do="correct it")
+
+
+def a_folder(place: Path, *files: str) -> Path:
+    place.mkdir()
+    for file in files:
+        (place / file).write_text("{}", encoding="utf-8")
+    return place
+
+
+def test_each_kind_of_model(context: Context, tmp_path: Path) -> None:
+    run = add_run(context, "a")
+    merged = a_folder(tmp_path / "merged", "config.json", "model.safetensors")
+    gguf = a_folder(tmp_path / "gguf", "small.gguf")
+    found = choose_models(context, [run, str(merged), f"named={merged}", str(gguf), str(gguf / "small.gguf")])
+    assert {name: served.engine for name, served in found.items()} == {
+        run: "transformers",
+        "merged": "transformers",
+        "named": "transformers",
+        "gguf": "llama_cpp",
+        "small": "llama_cpp",
+    }
+    assert found["gguf"].path == found["small"].path == str(gguf / "small.gguf")
+    assert found["merged"].path == str(merged)
+
+
+def test_a_gguf_file_with_an_adapter(context: Context, tmp_path: Path) -> None:
+    base = a_folder(tmp_path / "gguf", "base.gguf") / "base.gguf"
+    adapter = a_folder(tmp_path / "wood", "adapter.gguf")
+    both = f"{base}+{adapter}"
+    found = choose_models(context, [both, f"named={both}/adapter.gguf", str(base)])
+    assert {name: served.adapter_path for name, served in found.items()} == {
+        "wood": str(adapter),
+        "named": str(adapter / "adapter.gguf"),
+        "base": None,
+    }
+    assert {served.path for served in found.values()} == {str(base)}
+    with pytest.raises(NotFoundError, match="is not there"):
+        choose_model(context, f"{base}+{tmp_path}/none")
+    with pytest.raises(RequestError, match="leave --engine out"):
+        choose_model(context, both, "transformers")
+
+
+def test_vllm_is_taken_where_there_is_a_gpu_for_it(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = str(a_folder(tmp_path / "merged", "config.json", "model.safetensors"))
+    with pytest.raises(RequestError, match="pip install 'vllm'"):
+        choose_model(context, merged, "vllm")
+    monkeypatch.setattr(chosen_models, "_GPU", tmp_path)
+    assert choose_model(context, merged).engine == "transformers"
+    monkeypatch.setattr(chosen_models, "find_spec", lambda name: object())
+    assert choose_model(context, merged).engine == "vllm"
+
+
+def test_what_cannot_be_served(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = str(a_folder(tmp_path / "merged", "config.json", "model.safetensors"))
+    gguf = str(a_folder(tmp_path / "gguf", "small.gguf"))
+    two = str(a_folder(tmp_path / "two", "a.gguf", "b.gguf"))
+    onnx = str(a_folder(tmp_path / "onnx", "model.onnx"))
+    running = add_run(context, "b", status="running")
+    cases: list[tuple[type[LuthierError], str, list[str], str]] = [
+        (RequestError, "luthier export", [merged], "llama_cpp"),
+        (RequestError, "leave --engine out", [gguf], "transformers"),
+        (RequestError, "several GGUF files", [two], "auto"),
+        (RequestError, "nothing that can be served", [onnx], "auto"),
+        (RequestError, "two models by the name 'merged'", [merged, f"merged={merged}"], "auto"),
+        (ConflictError, "is running", [running], "auto"),
+        (NotFoundError, "no run", ["run-20261125-093000-000000"], "auto"),
+        (NotFoundError, "base model 'unknown'", ["unknown"], "auto"),
+        (NotFoundError, "does not exist", ["ft:tiny:default::x"], "auto"),
+    ]
+    for kind, words, models, engine in cases:
+        with pytest.raises(kind, match=words):
+            choose_models(context, models, engine)  # type: ignore[arg-type]
+    monkeypatch.setattr(chosen_models, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'luthier\[gguf\]'"):
+        choose_model(context, gguf)

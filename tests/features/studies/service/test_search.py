@@ -1,0 +1,161 @@
+"""How a search hands out work, apart from training: workers that die, a budget shared by those at work, an end."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from luthier.core.study import Result, Trial
+from luthier.features.planning.training_data import Materials
+from luthier.features.studies import search as study_search
+from luthier.features.studies.search import MOST_DEATHS, Search
+from luthier.features.studies.store import StudyStore
+from luthier.features.studies.trials import Priced
+from luthier.features.studies.workers import Done, Task, device_of
+from luthier.platform.home.context import Context
+from luthier.testing.studies_home import add_study
+
+HOURS = 0.9
+"""What each whole training takes of the machine; its first rung a ninth of that."""
+
+
+class FakeCrew:
+    """Two workers that take no time: a trial's loss is its number, and those in `deadly` kill whoever trains them."""
+
+    size = 2
+
+    def __init__(self, *deadly: int) -> None:
+        self.deadly, self.tasks, self.most_at_once = deadly, list[Task](), 0
+        self.begun: list[tuple[int, int]] = []
+
+    def stop_requested(self) -> None:
+        return None
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.tasks) < self.size
+
+    def begin(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.begun.append((task.trial.number, task.rung))
+        self.most_at_once = max(self.most_at_once, len(self.tasks))
+
+    def wait(self) -> Done:
+        task = self.tasks.pop(0)
+        if task.trial.number in self.deadly:
+            return Done(task, 0, 0.0, died="its process was ended by SIGKILL")
+        step, last = task.priced.steps[task.rung], task.priced.steps[-1]
+        result = Result(rung=task.rung, step=step, share=step / last, loss=float(task.trial.number))
+        changed = {
+            "results": (*task.trial.results, result),
+            "state": "done" if step == last else "paused",
+            "hours": HOURS * step / last,
+        }
+        return Done(task, 0, 0.0, task.trial.model_copy(update=changed))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    def priced(*_: Any) -> Priced:
+        return Priced(SimpleNamespace(), HOURS, (1, 3, 9), True, 0.5)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study_search, "price", priced)
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+def search_of(home: Context, crew: FakeCrew, *, hours: float, most_trials: int) -> Search:
+    study = add_study(home, {"overhead_hours": 0.0})
+    store = StudyStore(home.database)
+    store.remove(study.study_id)  # the trials, too: this search begins
+    spec = study.spec.model_copy(update={"hours": hours, "most_trials": most_trials, "sampler": "random"})
+    study = study.model_copy(update={"spec": spec})
+    home.studies.create(study, "default")
+    own: Any = None
+    return Search(home, study, own, 0.0, lambda *_: None, crew, time.perf_counter(), Materials())
+
+
+def test_two_train_at_once_and_every_task_is_handed_out_once(home: Context) -> None:
+    crew = FakeCrew()
+    search = search_of(home, crew, hours=100.0, most_trials=9)
+    assert search.run()
+    assert crew.most_at_once == 2
+    assert len(crew.begun) == len(set(crew.begun))
+    assert {number for number, _ in crew.begun} == set(range(9))
+    assert [trial.number for trial in search.trials if trial.state == "done"] == [0]  # the lowest loss of all
+    assert home.studies.trials(search.study.study_id) == search.trials
+
+
+def test_a_trial_of_which_workers_die_is_given_up_and_the_others_are_not(home: Context) -> None:
+    crew = FakeCrew(1)
+    search = search_of(home, crew, hours=100.0, most_trials=4)
+    assert search.run()
+    assert crew.begun.count((1, 0)) == MOST_DEATHS
+    states = {trial.number: trial.state for trial in search.trials}
+    assert states[1] == "failed"
+    assert "SIGKILL" in search.trials[1].reason
+    assert "failed" not in {state for number, state in states.items() if number != 1}
+
+
+def test_what_others_are_at_work_on_is_not_spent_twice(home: Context) -> None:
+    crew = FakeCrew()
+    search = search_of(home, crew, hours=0.15, most_trials=9)  # room for one first rung (0.1 h), not for two
+    assert search.run()
+    assert crew.most_at_once == 1
+    assert sum(trial.hours for trial in search.trials) <= 0.15
+
+
+def search_with_dear_ones(home: Context, monkeypatch: pytest.MonkeyPatch, *, hours: float) -> Search:
+    """Trial 1 is three times as dear as the others, and so is the end if it wins; the recipe's own end takes 1 h."""
+    study, trial_hours = search_of(home, FakeCrew(), hours=hours, most_trials=2), {1: 3 * HOURS}
+    study.final_hours = 1.0
+
+    def priced(*asked: Any) -> Priced:
+        return Priced(SimpleNamespace(), trial_hours.get(asked[2].number, HOURS), (1, 3, 9), True, 0.5)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study_search, "price", priced)
+    monkeypatch.setattr(study_search, "expected_hours", lambda _trials, hours: hours)
+    return study
+
+
+def test_what_is_kept_back_covers_the_end_of_whatever_may_win(home: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = search_with_dear_ones(home, monkeypatch, hours=100.0)
+    assert search.end_hours == 1.0
+    search.keep(_done(0, HOURS, loss=1.0))
+    assert search.end_hours == pytest.approx(1.0)
+    search.keep(_done(1, 3 * HOURS, loss=0.5))
+    assert search.end_hours == pytest.approx(3.0)
+    assert search.left_hours == pytest.approx(search.unspent_hours - 3.0)
+
+
+@pytest.mark.parametrize(("more", "can"), [(0.01, True), (-0.01, False)])
+def test_a_trial_whose_own_end_the_budget_would_not_cover_is_not_brought_to_its_end(
+    home: Context, monkeypatch: pytest.MonkeyPatch, more: float, can: bool
+) -> None:
+    first, training, end, last = HOURS, 3 * HOURS, 3.0, 2
+    search = search_with_dear_ones(home, monkeypatch, hours=first + training + end + more)
+    search.keep(_done(0, HOURS, loss=1.0))
+    dear = Trial(number=1, values={}, run_id="run-1", predicted_hours=3 * HOURS)
+    search.keep(dear)
+    priced = study_search.price(None, None, dear)  # type: ignore[arg-type, call-arg]
+    assert search._can_pay(dear, last, priced) == can
+    assert search._can_pay(dear, 0, priced)
+
+
+def _done(number: int, hours: float, *, loss: float) -> Trial:
+    results = tuple(Result(rung=n, step=step, share=step / 9, loss=loss) for n, step in enumerate((1, 3, 9)))
+    changed = {"hours": HOURS, "predicted_hours": hours, "state": "done", "results": results}
+    return Trial(number=number, values={}, run_id=f"run-{number}").model_copy(update=changed)
+
+
+def test_gpus_are_dealt_out_in_turn(monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of(n, {})["CUDA_VISIBLE_DEVICES"] for n in range(3)] == ["0", "1", "0"]
+    assert device_of(1, {"CUDA_VISIBLE_DEVICES": "4,7"}) == {"CUDA_VISIBLE_DEVICES": "7"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert device_of(1, {}) == {}

@@ -1,0 +1,269 @@
+"""A search from a recipe to a judged model: within its budget, killed and gone on with, and what cannot be searched."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.events import StepDone
+from luthier.core.recipe import BudgetRecipe
+from luthier.features.assessments.report_updates import rewrite_run_report
+from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.recipes.service import recipe_from
+from luthier.features.studies import end as study_end
+from luthier.features.studies import service as studies
+from luthier.features.studies.end import winning_document
+from luthier.features.studies.search import StudyFailedError
+from luthier.features.studies.service import StudyRequest
+from luthier.platform.home.context import Context
+
+SPACE = {
+    "parameters": {
+        "training.learning_rate": {"low": 1e-4, "high": 0.05, "log": True},
+        "method.rank": [2, 4, 8],
+        "training.global_batch_size": [4, 8],
+    },
+    "only": True,
+}
+
+
+NEAR = SPACE | {
+    "parameters": SPACE["parameters"] | {"training.learning_rate": {"low": 1e-3, "high": 5e-3, "log": True}}
+}
+"""Too near the recipe's own rate for the points that a search begins with."""
+
+
+@pytest.fixture
+def recipe(tiny_model, tmp_path):
+    rows = [{"prompt": f"say {n}", "completion": f"word{n % 7} and {n % 5}"} for n in range(80)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return recipe_from(
+        {
+            "base_model": str(tiny_model),
+            "data": {"train": "train.jsonl", "validation": 0.2, "held_out": 0.1},
+            "method": {"name": "lora", "rank": 4, "dropout": 0.0},
+            "training": {
+                "epochs": 2,
+                "num_threads": 1,
+                "precision": "float32",
+                "learning_rate": 0.002,
+                "global_batch_size": 8,
+            },
+            "evaluation": {"metrics": ["perplexity"], "few_shot": 0},
+        },
+        base_dir=tmp_path,
+    )
+
+
+@pytest.fixture
+def context(tmp_path):
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+def request(recipe, **changed):
+    return StudyRequest(**({"recipe": recipe, "hours": 1.0, "most_trials": 4, "space": SPACE} | changed))
+
+
+def story(context, study_id):
+    """What decides of a search: values, rungs and losses of all trials, without names and times."""
+    return [
+        (t.kind, t.of, t.values, t.state, [(r.rung, r.step, r.loss) for r in t.results])
+        for t in context.studies.trials(study_id)
+    ]
+
+
+def test_from_a_recipe_to_a_judged_model(context, recipe):
+    told = []
+    study = studies.begin(context, request(recipe))
+    done = studies.go_on(context, study.study_id, tell=lambda _, trial: told.append(trial.state))
+    trials = context.studies.trials(study.study_id)
+    assert (done.status, len([t for t in trials if t.kind == "search"])) == ("done", 4)
+    assert trials[0].values == {}  # the recipe as it came is always tried
+    assert trials[done.winner].state == "done"
+    assert {"waiting", "running", "paused", "done"} <= set(told)
+    final = context.runs.get(done.final_run_id)
+    assert final.status == "succeeded"
+    assert final.evaluation_id is not None  # the held-out rows are looked at here, and nowhere else
+    assert all(context.runs.get(t.run_id).evaluation_id is None for t in trials)
+    plan = context.runs.plan(done.final_run_id)
+    assert plan.data.validation is None  # its rows are trained on in the end
+    first = context.runs.plan(trials[0].run_id)
+    assert plan.data.train.num_examples == first.data.train.num_examples + first.data.validation.num_examples
+    assert winning_document(done, trials)["base_model"] == recipe.base_model
+    assert done.hours >= sum(t.hours for t in trials)
+    assert studies.go_on(context, study.study_id) == done  # nothing is done again
+    assert final.report_path is not None
+    assert context.runs.get(trials[0].run_id).report_path is None  # drawn when somebody asks for it
+    (page,) = rewrite_run_report(context, trials[0].run_id)
+    assert trials[0].run_id in page.read_text(encoding="utf-8")
+    assert context.runs.get(trials[0].run_id).report_path == str(page)
+
+
+def test_no_step_is_trained_twice(context, recipe):
+    study = studies.begin(context, request(recipe))
+    studies.go_on(context, study.study_id)
+    for trial in nonempty(context.studies.trials(study.study_id)):
+        steps = [e.step for e in context.runs.events(trial.run_id) if isinstance(e, StepDone)]
+        assert steps == list(range(1, trial.results[-1].step + 1))
+
+
+def test_equal_seeds_give_equal_searches_and_others_do_not(context, recipe):
+    made = {}
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        study = studies.begin(context, request(recipe, seed=seed, most_trials=3, space=NEAR))
+        assert study.spec.start == ()  # all but the recipe itself is suggested
+        studies.go_on(context, study.study_id)
+        made[name] = story(context, study.study_id)
+    assert made["one"] == made["again"]
+    assert made["one"] != made["other"]
+
+
+CHILD = """
+import sys
+from luthier.platform.home.context import Context
+from luthier.features.studies import service as studies
+with Context.open(sys.argv[1]) as context:
+    studies.go_on(context, sys.argv[2])
+"""
+
+
+@pytest.mark.drill
+def test_killed_again_and_again_it_ends_as_if_undisturbed(context, recipe, tmp_path):
+    calm = studies.begin(context, request(recipe))
+    studies.go_on(context, calm.study_id)
+    expected = story(context, calm.study_id)
+    study = studies.begin(context, request(recipe))
+    for num_changes in (2, 5, 9):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "home"), study.study_id])
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and child.poll() is None:
+            there = context.studies.trials(study.study_id)
+            if sum(1 + len(t.results) for t in there) >= num_changes:
+                break
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    studies.go_on(context, study.study_id)
+    assert story(context, study.study_id) == expected
+
+
+def test_a_budget_that_ends_early_still_gives_a_model(context, recipe):
+    plenty = studies.begin(context, request(recipe))
+    hours = studies.price(
+        context, plenty.spec, context_trial(), studies.make_plan(context, recipe, base_dir=Path())
+    ).hours
+    study = studies.begin(context, request(recipe, hours=hours * 2.3, most_trials=40))
+    done = studies.go_on(context, study.study_id)
+    trials = context.studies.trials(study.study_id)
+    assert done.status in ("done", "paused")
+    assert len(trials) < 40
+    assert done.winner is not None
+
+
+def context_trial():
+    from luthier.core.study import Trial
+
+    return Trial(number=0, values={}, run_id="run-20261126-000000-000000")
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"hours": 1e-9}, BudgetTooSmallError, "one trial should take"),
+        ({"hours": None}, RequestError, "no budget"),
+        ({"space": {"only": True}}, RequestError, "nothing to search"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_before_anything_begins(context, recipe, changed, error, said):
+    with pytest.raises(error, match=said):
+        studies.begin(context, request(recipe, **changed))
+    assert context.studies.list("default") == []
+    assert context.runs.list() == []
+
+
+def test_without_validation_rows_nothing_can_be_compared(context, recipe):
+    bare = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": None})})
+    with pytest.raises(RequestError, match=r"without data\.validation"):
+        studies.begin(context, request(bare))
+
+
+def test_a_space_with_one_point_is_trained_and_said(context, recipe):
+    space = {"parameters": {"method.rank": 4}, "only": True}
+    study = studies.begin(context, request(recipe, space=space))
+    assert study.notes == ("the space has one point: its recipe is trained, nothing is searched",)
+    done = studies.go_on(context, study.study_id)
+    assert (done.status, len(context.studies.trials(study.study_id))) == ("done", 1)
+
+
+def test_a_budget_that_ends_in_the_final_run_is_told_and_a_larger_one_ends_it(context, recipe, monkeypatch):
+    """Nothing more is searched then: the winner has been named."""
+    study = studies.begin(context, request(recipe, most_trials=2))
+    monkeypatch.setattr(study_end, "BudgetRecipe", lambda hours: BudgetRecipe(hours=min(hours, 1e-4)))
+    paused = studies.go_on(context, study.study_id)
+    assert (paused.status, context.runs.get(paused.final_run_id).status) == ("paused", "paused")
+    assert paused.needs_hours > paused.hours > 0
+    assert paused.way_on == f"luthier tune --resume {study.study_id} --budget-hours {paused.needs_hours:.3g}"
+    for hours in (None, paused.hours / 2):
+        with pytest.raises(BudgetTooSmallError) as refused:
+            studies.go_on(context, study.study_id, hours=hours)
+        assert refused.value.do == paused.way_on
+    monkeypatch.undo()
+    trials = context.studies.trials(study.study_id)
+    done = studies.go_on(context, study.study_id, hours=2.0)
+    assert (done.status, done.needs_hours, done.spec.hours) == ("done", None, 2.0)
+    assert (done.winner, done.final_run_id) == (paused.winner, paused.final_run_id)
+    assert context.studies.trials(study.study_id) == trials
+    assert sum(trial.hours for trial in trials) < done.hours < 2 * paused.hours + 0.1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_rungs", "said"), [(4, 3, ""), (2, 2, "after 33% of it"), (0.5, 1, "to its end")]
+)
+def test_a_training_of_few_steps_has_fewer_rungs_and_it_is_said(context, recipe, epochs, num_rungs, said):
+    """Of 16 steps a ninth are two, which say nothing of how it ends; of 4 a third neither."""
+    training = recipe.training.model_copy(update={"epochs": epochs})
+    study = studies.begin(context, request(recipe.model_copy(update={"training": training}), space=NEAR))
+    assert len(study.spec.rungs) == num_rungs
+    assert any("the recipe's own training has" in note and said in note for note in study.notes) == bool(said)
+
+
+def test_a_small_space_ends_when_all_was_tried(context, recipe):
+    space = {"parameters": {"method.rank": [2, 4]}, "only": True}
+    study = studies.begin(context, request(recipe, space=space, most_trials=9))
+    done = studies.go_on(context, study.study_id)
+    assert any("no other point" in note for note in done.notes)
+
+
+def test_a_trial_that_cannot_be_is_a_failed_one_and_the_search_goes_on(context, recipe):
+    space = {"parameters": {"method.rank": [4, 4000]}, "only": True}
+    study = studies.begin(context, request(recipe, space=space, most_trials=3))
+    done = studies.go_on(context, study.study_id)
+    failed = [t for t in context.studies.trials(study.study_id) if t.state == "failed"]
+    assert done.status == "done"
+    assert "4000" in failed[0].reason
+
+
+def test_where_all_fail_it_says_why(context, recipe):
+    space = {"parameters": {"method.rank": {"low": 3000, "high": 4000}}, "only": True}
+    wrong = recipe.model_copy(update={"method": recipe.method.model_copy(update={"rank": 4})})
+    study = studies.begin(context, request(wrong, space=space, most_trials=9))
+    context.studies.put_trial(study.study_id, context_trial().model_copy(update={"state": "failed", "reason": "none"}))
+    with pytest.raises(StudyFailedError, match=r"method\.rank"):
+        studies.go_on(context, study.study_id)
+
+
+def test_a_study_has_no_recipe_to_take_before_its_end(context, recipe):
+    study = studies.begin(context, request(recipe))
+    with pytest.raises(ConflictError, match="no winner yet"):
+        winning_document(study, [])
+    with pytest.raises(NotFoundError, match="nearest"):
+        context.studies.get(study.study_id[:-1] + "x")

@@ -1,0 +1,164 @@
+"""`luthier eval`, short of the judging itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import RequestError
+from luthier.core.task_result import GateOutcome, RuleOutcome, SuiteResult, TaskResult, TasksVerdict
+from luthier.features.evaluations import service as evaluations
+from luthier.features.suites import service as suites
+from luthier.features.suites.eval_cli import parse_metrics
+from luthier.testing.records import make_evaluation
+
+
+def test_what_was_asked_reaches_the_service(luthier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    asked: dict[str, Any] = {}
+
+    def evaluate(_: object, systems: list[str], **options: Any) -> Any:
+        asked.update(options, systems=systems)
+        return make_evaluation()
+
+    monkeypatch.setattr(evaluations, "evaluate", evaluate)
+    arguments = ["eval", "run-1", "--data", "t.jsonl", "--against", "a", "--against", "b", "--few-shot", "4"]
+    arguments += [
+        "--few-shot-from",
+        "train.jsonl",
+        "--metrics",
+        "bleu,rouge",
+        "--max-new-tokens",
+        "9",
+        "--max-thinking-tokens",
+        "0",
+    ]
+    arguments += ["--max-samples", "7", "--allow-leakage", "--map", "prompt=question"]
+    document = luthier(*arguments, "--json").document
+    assert asked == {
+        "systems": ["run-1", "a", "b"],
+        "data": Path("t.jsonl"),
+        "few_shot": 4,
+        "few_shot_from": Path("train.jsonl"),
+        "metrics": ["bleu", "rouge"],
+        "mapping": {"prompt": "question"},
+        "max_new_tokens": 9,
+        "max_thinking_tokens": 0,
+        "max_samples": 7,
+        "allow_leakage": True,
+    }
+    assert [system["name"] for system in document["systems"]] == ["base", "tuned"]
+    assert document["comparisons"][0]["verdict"] == "not distinguishable"
+    text = luthier(*arguments).out
+    for words in ("exact_match", "0.5 [0.25, 0.75]", "about 400 rows would tell", "Cannot tell.", "Note: few rows"):
+        assert words in text
+
+
+def test_metrics_are_named_by_commas() -> None:
+    assert parse_metrics(" rouge, bleu ,") == ["bleu", "rouge"]
+    for text in ("", " , "):
+        with pytest.raises(RequestError, match="names none"):
+            parse_metrics(text)
+    with pytest.raises(RequestError, match=r"unknown rogue; nearest known: rouge"):
+        parse_metrics("bleu,rogue")
+
+
+def make_suite_result() -> SuiteResult:
+    evaluation = make_evaluation()
+    task = TaskResult(
+        name="answers", kind="generate", data_file="rows.jsonl", data_sha256="0", num_rows=20, primary="exact_match",
+        systems=evaluation.systems, comparisons=evaluation.comparisons, cautions=("Few \x1b[31mrows.",),
+    )  # fmt: skip
+    return SuiteResult(
+        result_id="suite-1", created_at="2026-11-26", suite="demo", fingerprint="f" * 64, candidate="tuned",
+        systems=("base", "tuned"), tasks=(task,), seconds=3.0,
+        verdict=TasksVerdict(word="better", headline="It is better.", caveats=("Few tasks.",)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def asked_of_suites(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
+
+    def run_suite(_: object, systems: list[str], **options: Any) -> SuiteResult:
+        asked.update(options, systems=systems)
+        return make_suite_result()
+
+    monkeypatch.setattr(suites, "run_suite", run_suite)
+    return asked
+
+
+def test_a_suite_is_run_and_shown(luthier, asked_of_suites: dict[str, Any]) -> None:  # type: ignore[no-untyped-def]
+    arguments = [
+        "eval",
+        "run-1",
+        "base",
+        "--suite",
+        "s.yaml",
+        "--judge",
+        "http://j/v1#m",
+        "--seeds",
+        "3",
+        "--allow-code",
+    ]
+    document = luthier(*arguments, "--allow-leakage", "--json").document
+    assert asked_of_suites == {
+        "systems": ["run-1", "base"],
+        "suite": Path("s.yaml"),
+        "judge": "http://j/v1#m",
+        "seeds": 3,
+        "allow_code": True,
+        "allow_leakage": True,
+    }
+    assert document["tasks"][0]["primary"] == "exact_match"
+    done = luthier(*arguments)
+    assert done.code == 0
+    for words in (
+        "suite demo",
+        "answers",
+        "20 rows of rows.jsonl",
+        "Verdict: better",
+        "It is better.",
+        "Note: Few tasks.",
+    ):
+        assert words in done.out
+    assert "\x1b[31m" not in done.out
+
+
+def test_a_failing_gate_is_told_by_the_exit_code(  # type: ignore[no-untyped-def]
+    luthier, asked_of_suites: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.features.release_gates import service as gates
+
+    outcome = GateOutcome(
+        passed=False, gate_sha256="0", outcomes=(RuleOutcome(rule="r", passed=False, sentence="answers is too low."),)
+    )
+    monkeypatch.setattr(gates, "read_gate", lambda path: None)
+    monkeypatch.setattr(gates, "check_gate", lambda *_, **given: outcome)
+    page = tmp_path / "page.html"
+    done = luthier("eval", "run-1", "--suite", "s.yaml", "--gate", "gate.yaml", "--html", page)
+    assert done.code == 1
+    assert "gate failed: 1 of 1 rules not met" in done.out
+    assert "answers is too low." in done.out
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    document = luthier("eval", "run-1", "--suite", "s.yaml", "--gate", "gate.yaml", "--json").document
+    assert document["gate"]["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "neither --data nor --suite"),
+        (["--data", "d", "--suite", "s"], "both --data and --suite"),
+        (["--data", "d", "--seeds", "2"], "--seeds without --suite"),
+        (["--data", "d", "--judge", "m", "--html", "x"], "--judge, --html without --suite"),
+        (["--suite", "s", "--metrics", "bleu"], "--metrics without --data"),
+        (["--suite", "s", "--few-shot", "2"], "--few-shot without --data"),
+        (["--suite", "s", "--gate", "gone.yaml"], "gone.yaml"),
+    ],
+)
+def test_options_of_the_other_way_are_refused(luthier, options: list[str], words: str) -> None:  # type: ignore[no-untyped-def]
+    done = luthier("eval", "run-1", *options)
+    assert done.code == 2
+    assert words in done.err

@@ -1,0 +1,209 @@
+"""Suites from end to end, on tiny models: a run against its base, what it was trained on, what it cost, servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fixtures.service import chat_row, write_rows
+from tests.vacuous import nonempty
+
+from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
+from luthier.core.task_result import SuiteResult
+from luthier.features.recipes.service import recipe_from
+from luthier.features.suites import service as suites
+from luthier.features.suites.general import general_tasks
+from luthier.features.suites.rows import Seen
+from luthier.features.suites.service import run_suite
+from luthier.features.training.service import train
+from luthier.platform.home.context import Context
+from luthier.testing.openai_server import OpenAIServer, serving
+
+SUITE = """\
+name: counting
+forgetting: false
+tasks:
+  - {name: next, kind: generate, data: held.jsonl, metrics: [exact_match, token_f1], max_new_tokens: 6,
+     few_shot: 2, few_shot_from: shown.jsonl, cluster_by: tens}
+  - {name: bits, kind: likelihood, data: held.jsonl, metrics: [bits_per_byte]}
+  - {name: pick, kind: choose, data: pick.jsonl, most_rows: 5}
+"""
+TRAINING = {"max_steps": 2, "global_batch_size": 4, "learning_rate": 0.01, "precision": "float32", "num_threads": 1}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "suite"
+    place.mkdir()
+    write_rows(place / "held.jsonl", [chat_row(n) | {"tens": n // 10} for n in range(200, 212)])
+    write_rows(place / "shown.jsonl", [chat_row(n) for n in range(300, 310)])
+    pick = [{"prompt": f"{n}?", "options": [f"{n + 1}", f"{n}"], "answer": "A", "why": "it follows"} for n in range(8)]
+    write_rows(place / "pick.jsonl", pick)
+    (place / "suite.yaml").write_text(SUITE)
+    return place
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
+    """A home with a run of two steps, trained once for all tests of this file."""
+    place = tmp_path_factory.mktemp("trained")
+    write_rows(place / "train.jsonl", [chat_row(n) for n in range(40)])
+    recipe = {"base_model": str(tiny_model), "data": {"train": "train.jsonl"}, "training": TRAINING}
+    with Context.open(place / "home") as context:
+        outcome = train(context, recipe_from(recipe, base_dir=place), base_dir=place)
+    return place / "home", outcome.record.run_id
+
+
+@pytest.fixture
+def context(trained: tuple[Path, str]) -> Iterator[Context]:
+    with Context.open(trained[0]) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run_id(trained: tuple[Path, str]) -> str:
+    return trained[1]
+
+
+def judged(context: Context, folder: Path, *systems: str, **more: Any) -> SuiteResult:
+    return run_suite(context, systems, suite=folder / "suite.yaml", **more)
+
+
+def test_the_whole_way(context: Context, folder: Path, run_id: str) -> None:
+    found = judged(context, folder, run_id)
+    base = found.tasks[1].systems[0].name
+    assert [task.name for task in found.tasks] == ["next", "bits", "pick"]
+    assert found.systems == (base, f"{base} + 2 examples", run_id)
+    assert (found.run_id, found.candidate, found.num_seeds) == (run_id, run_id, 1)
+    next_, bits, pick = found.tasks
+    assert [system.name for system in next_.systems] == list(found.systems), "few-shot only where the task asks"
+    assert (next_.num_rows, next_.num_clusters, next_.primary) == (12, 2, "exact_match")
+    assert (pick.num_rows, pick.primary) == (5, "choice_accuracy_per_byte")
+    assert "5 of the file's 8 rows" in pick.cautions[-1]
+    assert set(pick.systems[0].metrics) == {"choice_accuracy_per_byte", "choice_accuracy"}
+    assert pick.systems[0].samples[0].output.isdigit()
+    own = [one for task in found.tasks for one in task.comparisons if one.candidate == run_id]
+    assert all(nonempty(one.adjusted_p_value is not None and one.adjusted_p_value >= one.p_value for one in own))
+    assert found.verdict is not None
+    assert found.verdict.headline.count(". ") <= 1
+    assert context.assessments.get("suite", SuiteResult, "default", found.result_id) == found
+    assert judged(context, folder, run_id).fingerprint == found.fingerprint
+    assert bits.systems[1].metrics["bits_per_byte"].value != bits.systems[0].metrics["bits_per_byte"].value
+
+
+def test_rows_that_were_trained_on_are_refused_or_said(context: Context, folder: Path, run_id: str) -> None:
+    write_rows(folder / "held.jsonl", [chat_row(n) | {"tens": n // 10} for n in (3, 4, *range(200, 205))])
+    with pytest.raises(LeakageError, match="task next: 2 of 7 rows") as error:
+        judged(context, folder, run_id)
+    assert [problem.line for problem in error.value.problems] == [1, 2]
+    found = judged(context, folder, run_id, allow_leakage=True)
+    assert [task.num_leaked for task in found.tasks] == [2, 2, 0]
+    assert any("2 of 7 rows were trained on" in line for line in found.tasks[0].cautions)
+    assert found.verdict is not None
+    assert any("4 judged rows of next and bits were trained on" in line for line in found.verdict.caveats)
+
+
+def test_a_prompt_that_was_trained_on_counts_where_rows_have_no_answer(
+    context: Context, folder: Path, run_id: str
+) -> None:
+    write_rows(folder / "ask.jsonl", [{"prompt": "What comes after 7?"}, {"prompt": "What comes after 700?"}])
+    (folder / "corpus.txt").write_text("Nothing of it.")
+    (folder / "suite.yaml").write_text(
+        "name: s\nforgetting: false\ntasks:\n  - {name: asked, kind: citations, data: ask.jsonl, corpus: corpus.txt}\n"
+    )
+    with pytest.raises(LeakageError, match="task asked: 1 of 2 rows"):
+        judged(context, folder, run_id)
+
+
+def test_what_tuning_cost_rides_along(
+    context: Context, folder: Path, run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the tiny model's context is too short for the texts: the shortest do
+    def short(*, seen: Seen, seed: int) -> list[Any]:
+        questions, text = general_tasks(seen=seen, seed=seed)
+        rows = sorted(text.rows, key=lambda row: len(row.example.text or ""))[:3]
+        from dataclasses import replace
+
+        return [replace(questions, rows=questions.rows[:10]), replace(text, rows=tuple(rows))]
+
+    monkeypatch.setattr(suites, "general_tasks", short)
+    (folder / "suite.yaml").write_text(SUITE.replace("forgetting: false\n", ""))
+    found = judged(context, folder, run_id)
+    assert [task.name for task in found.tasks if task.is_general] == ["general_questions", "general_text"]
+    assert found.verdict is not None
+    assert "general" in found.verdict.headline
+    assert "95% interval" in found.verdict.headline
+    (folder / "suite.yaml").write_text(SUITE.replace("forgetting: false\n", "").replace("pick,", "general_text,"))
+    with pytest.raises(RequestError, match="names a task general_text"):
+        judged(context, folder, run_id)
+
+
+def test_other_seeds_are_trained_once(context: Context, folder: Path, run_id: str) -> None:
+    found = judged(context, folder, run_id, seeds=3)
+    assert found.num_seeds == 3
+    assert run_id in found.systems
+    assert len(found.systems) == 3, "the trainings are one system"
+    assert len(context.runs.list()) == 3
+    again = judged(context, folder, run_id, seeds=3)
+    assert len(context.runs.list()) == 3
+    assert again.tasks[1].systems == found.tasks[1].systems or [one.metrics for one in again.tasks[1].systems] == [
+        one.metrics for one in found.tasks[1].systems
+    ]
+    assert {one.test for one in found.tasks[1].comparisons if one.candidate == run_id} == {"seeds"}
+
+
+def test_seeds_need_a_run(context: Context, folder: Path, tiny_model: Path) -> None:
+    with pytest.raises(RequestError, match="the id of a run"):
+        judged(context, folder, str(tiny_model), seeds=2)
+
+
+def test_a_server_writes_and_is_refused_for_likelihoods_by_name(context: Context, folder: Path) -> None:
+    server = OpenAIServer()
+    with serving(server) as url:
+        address = f"{url}#m"
+        with pytest.raises(RequestError, match=r"task bits needs likelihoods \(bits_per_byte\), and http"):
+            judged(context, folder, address)
+        assert server.requests == [], "before anything is asked"
+        (folder / "suite.yaml").write_text("\n".join(SUITE.splitlines()[:5]) + "\n")
+        server.answer = lambda asked: "After 200 comes 201." if "200" in asked else "no idea"
+        found = judged(context, folder, address)
+        num = len(server.requests)
+        judged(context, folder, address)
+        assert len(server.requests) == num == 24, "what was answered is kept"
+    assert found.systems == (f"{address} + 2 examples", address)
+    assert found.tasks[0].systems[1].metrics["exact_match"].value == pytest.approx(1 / 12)
+    assert found.tasks[0].systems[1].samples[0].output == "After 200 comes 201."
+
+
+def test_wrong_rows_and_missing_files_are_told_before_anything_runs(
+    context: Context, folder: Path, tiny_model: Path
+) -> None:
+    write_rows(folder / "pick.jsonl", [{"prompt": "1?", "options": ["2"], "answer": 0}])
+    with pytest.raises(DataError, match="task pick: 1 row cannot be judged"):
+        judged(context, folder, str(tiny_model))
+    write_rows(folder / "pick.jsonl", [{"question": "1?", "options": ["2", "3"], "answer": 0}])
+    with pytest.raises(DataError, match="task pick: 1 of 1 rows"):
+        judged(context, folder, str(tiny_model))
+    (folder / "pick.jsonl").unlink()
+    with pytest.raises(NotFoundError, match=r"task pick: no file pick\.jsonl"):
+        judged(context, folder, str(tiny_model))
+    write_rows(folder / "pick.jsonl", [{"prompt": "1?", "options": ["2", "3"], "answer": 0}])
+    with pytest.raises(NotFoundError, match="ft:none"):
+        judged(context, folder, "ft:none")
+
+
+def test_a_wrong_primary_is_refused(context: Context, folder: Path, tiny_model: Path) -> None:
+    (folder / "suite.yaml").write_text(SUITE.replace("most_rows: 5", "primary: exact_match"))
+    with pytest.raises(RequestError, match="task pick: primary: 'exact_match'"):
+        judged(context, folder, str(tiny_model))
+
+
+def test_a_single_system_has_figures_and_no_verdict(context: Context, folder: Path, tiny_model: Path) -> None:
+    (folder / "suite.yaml").write_text("name: s\ntasks:\n  - {name: pick, kind: choose, data: pick.jsonl}\n")
+    found = judged(context, folder, str(tiny_model))
+    assert found.verdict is None
+    assert [task.name for task in found.tasks] == ["pick"], "general ability needs a base to be held against"
+    with pytest.raises(RequestError, match="a name of its own for each system"):
+        judged(context, folder, str(tiny_model), str(tiny_model))

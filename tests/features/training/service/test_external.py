@@ -1,0 +1,105 @@
+"""`luthier train` as torchrun or srun start it: one run of many processes, found again under the launch's name."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.cli.main import main
+from luthier.core.errors import RequestError
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training import external as launched
+from luthier.ml.training.distributed import World
+from luthier.platform.home.context import Context
+from luthier.testing.world import in_world
+
+MakeRecipe = Callable[..., Path]
+TRAINING = {
+    "epochs": 2, "global_batch_size": 8, "learning_rate": 0.01, "precision": "float32", "num_threads": 1,
+    "checkpoint_every_steps": 2,
+}  # fmt: skip
+
+
+def command(_world: World, arguments: list[str], environment: dict[str, str]) -> tuple[int, Any, str]:
+    """Exit code, document and stderr of one `luthier` process."""
+    os.environ |= environment
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([*arguments, "--json"])
+    return code, json.loads(out.getvalue()) if out.getvalue() else None, err.getvalue()
+
+
+def test_rank_0_answers_and_the_launch_is_one_run(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(training=TRAINING, evaluation={"few_shot": 0, "max_new_tokens": 2})
+    arguments = ["train", str(recipe), "--home", str(context.home), "--budget-tokens", "700"]
+    first, second = in_world(2, command, arguments, {"LUTHIER_LAUNCH_ID": "slurm-1"}, joins=False)
+    assert (first.error, second.error) == ("", "")
+    code, document, _ = first.value
+    assert (code, document["status"]) == (0, "paused")
+    assert second.value[:2] == (0, None)
+
+    (record,) = context.runs.list()
+    context.runs.set_budget(record.run_id, context.runs.plan(record.run_id).model_copy(update={"budget": None}))
+    arguments = ["train", str(recipe), "--home", str(context.home)]
+    first, second = in_world(2, command, arguments, {"LUTHIER_LAUNCH_ID": "slurm-1"}, joins=False)
+    code, document, stderr = first.value
+    assert code == 0, stderr
+    assert (document["run_id"], document["status"], document["num_steps"]) == (record.run_id, "succeeded", 10)
+    assert document["verdict"]["word"]
+    assert second.value[:2] == (0, None)
+    assert len(context.runs.list()) == 1
+
+
+def test_a_batch_that_they_do_not_divide_is_refused_by_all(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(training=TRAINING | {"global_batch_size": 7})
+    arguments = ["train", str(recipe), "--home", str(context.home)]
+    environment = {"LUTHIER_PEER_TIMEOUT_SECONDS": "3"}
+    first, second = in_world(2, command, arguments, environment, joins=False)
+    assert first.value[0] == 2
+    assert "global_batch_size 7 on 2 devices" in first.value[1]["error"]["came"]
+    assert second.value[0] == 75, "rank 0 never came: nothing that the request could mend"
+    assert context.runs.list() == []
+
+
+def test_devices_and_a_launcher_do_not_go_together(monkeypatch: pytest.MonkeyPatch, make_recipe: MakeRecipe) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with redirect_stdout(io.StringIO()) as out:
+        assert main(["train", str(make_recipe()), "--devices", "2", "--json"]) == 2
+    assert "--devices 2 in a process that a launcher has started" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"TORCHELASTIC_RUN_ID": "none"}, None),
+        ({"TORCHELASTIC_RUN_ID": "7"}, "7"),
+        ({"TORCHELASTIC_RUN_ID": "7", "LUTHIER_LAUNCH_ID": "mine"}, "mine"),
+    ],
+)
+def test_the_name_of_a_launch(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
+) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "LUTHIER_LAUNCH_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launched.launch_id() == expected
+
+
+def test_a_nameless_launch_is_not_begun_twice(
+    monkeypatch: pytest.MonkeyPatch, context: Context, make_recipe: MakeRecipe
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    recipe = make_recipe()
+    with pytest.raises(RequestError, match="no name to find its run by"):
+        launched.train(context, load_recipe(recipe), base_dir=recipe.parent)

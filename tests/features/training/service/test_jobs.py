@@ -1,0 +1,130 @@
+"""Queued recipes, trained by a worker with real processes: what comes out is what `luthier train` would have made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training import jobs
+from luthier.features.training.service import train
+from luthier.platform.home.context import Context
+from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.worker import Pace
+
+MakeRecipe = Callable[..., Path]
+QUICK = Pace(look=0.05, ping=0.2, beat=0.5)
+
+
+def submit(context: Context, recipe: Path) -> Job:
+    return jobs.submit(context, load_recipe(recipe), base_dir=recipe.parent)
+
+
+def work(context: Context, stop: Callable[[], str | None] = lambda: None) -> list[str]:
+    told: list[str] = []
+    jobs.work(context, "w", stop_requested=stop, tell=told.append, until_idle=True, pace=QUICK)
+    return told
+
+
+def digest(context: Context, run_id: str) -> str:
+    result = context.runs.get(run_id).result
+    assert result is not None
+    assert result.adapter_sha256 is not None
+    return result.adapter_sha256
+
+
+def wait_until(seen: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_disturbed_in_every_way_it_ends_as_if_undisturbed(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2})
+    plain = train(context, load_recipe(recipe), base_dir=recipe.parent).as_json()
+    job = submit(context, recipe)
+    assert context.jobs.get(job.job_id).status == "queued"
+
+    def step() -> int:
+        found = [record.step for record in context.runs.list() if record.run_id == job.run_id]
+        return found[0] if found else 0
+
+    def child() -> int:
+        """The process that trains: the one whose command begins with the child itself, not its guard."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if words[1:3] == ["-m", "luthier.platform.jobs.child"] and job.job_id in words[4]:
+                return int(folder.name)
+        raise AssertionError("no process trains this job")
+
+    # 1. its process is killed in the middle of training
+    worker = threading.Thread(target=work, args=(context,))
+    worker.start()
+    wait_until(lambda: step() >= 3)
+    os.kill(child(), signal.SIGKILL)
+    # 2. the second attempt is paused as soon as it trains
+    wait_until(lambda: context.jobs.get(job.job_id).attempt == 2 and step() >= 4)
+    jobs.ask(context, job.job_id, "pause")
+    worker.join(120)
+    paused = context.jobs.get(job.job_id)
+    assert paused.status in ("paused", "succeeded")
+    # 3. resumed, it comes to its end
+    if paused.status == "paused":
+        jobs.resume(context, job.job_id)
+        work(context)
+    assert context.jobs.get(job.job_id).status == "succeeded"
+    assert digest(context, job.run_id) == plain["adapter_sha256"]
+
+
+def test_what_is_wrong_with_the_rows_is_the_jobs_error(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe()
+    (recipe.parent / "train.jsonl").write_text('{"messages": []}\n')
+    job = submit(context, recipe)
+    work(context)
+    failed = context.jobs.get(job.job_id)
+    assert (failed.status, failed.attempt) == ("failed", 1)
+    assert failed.error is not None
+    assert failed.error["type"] == "DataError"
+    assert "train.jsonl:1" in str(failed.error)
+
+
+def test_a_job_whose_run_had_ended_before_its_last_word_is_done(context: Context, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(evaluation={"few_shot": 0, "max_new_tokens": 4, "max_samples": 2})
+    job = submit(context, recipe)
+    train(context, load_recipe(recipe), base_dir=recipe.parent, run_id=job.run_id)
+    before = digest(context, job.run_id)
+    work(context)
+    assert context.jobs.get(job.job_id).status == "succeeded"
+    assert digest(context, job.run_id) == before
+
+
+def test_one_name_one_process_and_no_name_that_is_a_path(context: Context) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def stop() -> str | None:
+        inside.set()
+        return "asked to" if release.is_set() else None
+
+    def hold() -> None:
+        jobs.work(context, "w", stop_requested=stop, tell=lambda _: None, pace=QUICK)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(60)
+    with pytest.raises(ConflictError, match="the worker name w is in use"):
+        work(context)
+    release.set()
+    holder.join(60)
+    with pytest.raises(RequestError, match="letters, digits"):
+        jobs.work(context, "../w", stop_requested=lambda: None, tell=lambda _: None)

@@ -1,0 +1,126 @@
+"""Weights are spread where that is asked for, or where a copy would not fit; what cannot be spread is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from luthier.core.errors import RecipeError
+from luthier.core.events import Event, WarningRaised
+from luthier.core.plan import Plan
+from luthier.features.planning.service import Prepared, prepare
+from luthier.features.recipes.service import load_recipe
+from luthier.features.training import sharding
+from luthier.features.training.launchers.here import silent_hooks, train_worker
+from luthier.features.training.sharding import is_spread
+from luthier.ml.planning import hardware
+from luthier.ml.training.distributed import ALONE, World
+from luthier.platform.home.context import Context
+from luthier.testing.world import in_world
+
+MakeRecipe = Callable[..., Path]
+TRAINING = {"epochs": 1, "global_batch_size": 8, "learning_rate": 0.001, "precision": "float32", "num_threads": 1}
+
+
+class FirstOfTwo(World):
+    """Decides by itself."""
+
+    def from_first(self, text: str) -> str:
+        return text
+
+
+TWO = FirstOfTwo(size=2, local_size=2)
+
+
+@pytest.fixture
+def make_plan(context: Context, make_recipe: MakeRecipe) -> Callable[..., Plan]:
+    def make(asked: str, method: str = "lora", optimizer: str = "adamw", targets: str = "all-linear") -> Plan:
+        given = {"name": method} | ({} if method == "full" else {"targets": targets})
+        recipe = make_recipe(method=given, training=TRAINING | {"sharding": asked, "optimizer": optimizer})
+        return prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan
+
+    return make
+
+
+def test_as_asked(make_plan: Callable[..., Plan]) -> None:
+    events: list[Event] = []
+    assert is_spread(make_plan("fsdp"), TWO, events.append)
+    assert not is_spread(make_plan("ddp"), TWO, events.append)
+    assert not is_spread(make_plan("fsdp"), ALONE, events.append)
+    assert events == []
+
+
+def test_what_looks_at_whole_matrices_is_not_spread(make_plan: Callable[..., Plan]) -> None:
+    events: list[Event] = []
+    with pytest.raises(RecipeError, match=r"fsdp with optimizer adafactor[\s\S]*training\.sharding: ddp"):
+        is_spread(make_plan("fsdp", optimizer="adafactor"), TWO, events.append)
+    with pytest.raises(RecipeError, match=r"fsdp with an adapter on embed_tokens[\s\S]*training\.sharding: ddp"):
+        is_spread(make_plan("fsdp", targets="re:.*(embed_tokens|q_proj)"), TWO, events.append)
+    assert not is_spread(make_plan("ddp", optimizer="adafactor"), TWO, events.append)
+
+
+def test_by_need(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, events, here = make_plan("auto"), list[Event](), hardware.measure()
+    assert not is_spread(plan, TWO, events.append)
+    assert events == []
+    small = here.model_copy(update={"memory_bytes": 500_000_000})
+    monkeypatch.setattr(hardware, "measure", lambda: small)
+    assert is_spread(plan, TWO, events.append)
+    (warning,) = events
+    assert isinstance(warning, WarningRaised)
+    assert warning.code == "spread"
+    assert "of 250\u00a0MB a device: weights and optimizer are spread over the 2 processes" in warning.message
+
+
+def test_what_would_not_fit_and_cannot_be_spread_is_told(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    monkeypatch.setattr(sharding, "_too_large", lambda *_: "too large")
+    assert not is_spread(make_plan("auto", "dora"), TWO, events.append)
+    assert [(e.code, e.message) for e in events if isinstance(e, WarningRaised)] == [
+        ("not_spread", "too large; training.sharding fsdp with method dora is not possible")
+    ]
+
+
+def test_a_method_that_cannot_be_spread_is_refused(make_plan: Callable[..., Plan]) -> None:
+    with pytest.raises(RecipeError, match=r"fsdp with method dora[\s\S]*one of full, lora"):
+        is_spread(make_plan("fsdp", "dora"), TWO, lambda _: None)
+
+
+def test_an_optimizer_that_looks_at_whole_matrices_is_refused(context: Context, make_recipe: MakeRecipe) -> None:
+    training = TRAINING | {"sharding": "fsdp", "optimizer": "muon"}
+    recipe = make_recipe(method={"name": "full"}, training=training)
+    plan = prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan
+    with pytest.raises(RecipeError, match=r"fsdp with optimizer muon[\s\S]*optimizer: adamw"):
+        is_spread(plan, TWO, lambda _: None)
+
+
+def test_the_hash_of_a_plan_does_not_know_how_weights_lie(make_plan: Callable[..., Plan]) -> None:
+    assert make_plan("fsdp").hash == make_plan("auto").hash
+
+
+def train_share(world: World, prepared: Prepared, folder: Path) -> None:
+    train_worker(prepared, silent_hooks(folder), world)
+
+
+@pytest.mark.parametrize(("method", "outcome"), [("full", "model"), ("lora", "adapter")])
+def test_the_outcome_is_written_whole(
+    context: Context, make_recipe: MakeRecipe, tmp_path: Path, method: str, outcome: str
+) -> None:
+    recipe = make_recipe(
+        method={"name": method} | ({"dropout": 0.0} if method == "lora" else {}),
+        training=TRAINING | {"sharding": "fsdp"},
+    )
+    prepared = prepare(context, load_recipe(recipe), base_dir=recipe.parent)
+    train_worker(prepared, silent_hooks(tmp_path / "one"))
+    assert [e.error for e in in_world(2, train_share, prepared, tmp_path / "two")] == ["", ""]
+    (file,) = [f.name for f in (tmp_path / "one" / outcome).glob("*.safetensors")]
+    alone, two = (load_file(tmp_path / name / outcome / file) for name in ("one", "two"))
+    assert alone.keys() == two.keys()
+    for name, expected in alone.items():
+        torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=0)

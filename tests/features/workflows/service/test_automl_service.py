@@ -1,0 +1,243 @@
+"""From a file and a goal to a judged model: what each stage hands on, kills, early ends, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.access import Caller
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.showdown import Recommendation
+from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.workflows import views as pipeline_views
+from luthier.features.workflows.automl import service as autos
+from luthier.features.workflows.automl.report import headline, next_commands
+from luthier.features.workflows.automl.service import AutoRequest
+from luthier.features.workflows.automl.stages import folder_of
+from luthier.platform.home.context import Context
+from luthier.testing.tiny import make_tiny_model
+
+WOODS = ("spruce", "maple", "ebony", "willow", "rosewood", "poplar", "boxwood")
+PARTS = ("front", "back", "neck", "bridge", "peg", "rib", "scroll", "block", "lining", "post", "bass bar")
+MAKERS = ("Anna", "Bruno", "Carla", "Dario", "Elena", "Fabio", "Gina", "Hugo", "Irma", "Jacopo", "Karin", "Luca")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(make_tiny_model(tmp_path_factory.mktemp("models") / "one"))
+
+
+@pytest.fixture
+def rows(tmp_path):
+    found = [
+        {
+            "prompt": f"{maker} of workshop {n} asks which wood the {part} of instrument {n * 7} needs",
+            "completion": f"{WOODS[(n + len(part)) % 7]} for the {part}, {maker} said in the year {1700 + 3 * n}",
+        }
+        for n, (maker, part) in enumerate((maker, part) for maker in MAKERS for part in PARTS)
+    ]
+    found.append(found[0])  # a duplicate, which repair removes
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, found)))
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.fixture
+def asked(model, rows):
+    def make(**changed):
+        usual = {
+            "data": rows,
+            "goal": "Name the wood.",
+            "hours": 1.0,
+            "models": (model,),
+            "few_shot": 2,
+            "max_new_tokens": 6,
+            "most_trials": 2,
+            "most_judged": 12,
+            "always_tunes": True,
+            "is_probed": False,
+        }
+        return AutoRequest(**(usual | changed))
+
+    return make
+
+
+@pytest.fixture
+def context(tmp_path):
+    with Context.open(tmp_path / "home") as opened:
+        yield opened
+
+
+@pytest.fixture
+def decided(monkeypatch):
+    """The word of the showdown, as if the rows had said it."""
+
+    def say(word):
+        from luthier.ml.evaluation import showdown
+
+        def recommend(_spec, standings, *_rest):
+            name = "" if word == "nothing" else standings[0].result.name
+            return Recommendation(
+                word=word, system=name, contender=None if word == "nothing" else 0, headline=f"It is {word}."
+            )
+
+        monkeypatch.setattr(showdown, "recommend", recommend)
+
+    return say
+
+
+def test_from_a_file_to_a_judged_model(context, asked, decided):
+    decided("tuned")
+    pipeline = autos.begin(context, asked())
+    done = autos.go_on(context, pipeline.pipeline_id)
+    assert [(stage.name, stage.status) for stage in done.stages] == [
+        (name, "done") for name in ("audit", "repair", "split", "showdown", "tune", "judge", "report")
+    ]
+    assert done.came("repair")["actions"] == {"exact_duplicate": 1}
+    sides = {name: side["num_rows"] for name, side in done.came("split")["sides"].items()}
+    assert sum(sides.values()) == done.came("repair")["num_rows"] == 132
+    study = context.studies.get(done.came("tune")["study_id"])
+    assert study.final_run_id == done.came("tune")["run_id"]
+    found = context.evaluations.get(done.came("judge")["evaluation_id"])
+    assert [one.name for one in found.systems] == ["one", "one + 2 examples", "tuned"]
+    assert found.held_out_file.endswith("held_out.jsonl")
+    assert found.num_rows == min(12, sides["held_out"])
+    for record in nonempty(context.runs.list()):  # the held-out rows are in no run's reach
+        assert context.runs.plan(record.run_id).data.held_out is None
+    page = (folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    for said in ("Name the wood.", headline(done).split(".")[0][:40], found.evaluation_id, "base_model:"):
+        assert said in page
+    assert next_commands(done)[0] == f"luthier chat {study.final_run_id}"
+    assert autos.go_on(context, pipeline.pipeline_id) == done  # nothing is done again
+    view = pipeline_views.view_pipeline(context, Caller(), pipeline.pipeline_id)
+    made = [thing for stage in view.stages for thing, _ in stage.made]
+    assert (view.answer, made) == (headline(done), ["showdown", "study", "run", "evaluation"])
+    assert [stage.page for stage in view.stages[:3]] == ["audit.html", "audit_repaired.html", None]
+
+
+def test_where_prompting_is_enough_nothing_more_is_trained(context, asked, decided):
+    decided("prompting")
+    pipeline = autos.begin(context, asked(always_tunes=False))
+    done = autos.go_on(context, pipeline.pipeline_id)
+    assert (done.came("tune")["skipped"], done.came("tune")["run_id"]) == ("prompting is enough", None)
+    assert len(context.runs.list()) == 1  # the short training of the showdown
+    found = context.evaluations.get(done.came("judge")["evaluation_id"])
+    assert [one.name for one in found.systems] == ["one", "one + 2 examples"]
+    assert headline(done) == "It is prompting."
+
+
+def test_nothing_that_is_any_good_ends_the_way_and_is_told(context, asked, decided):
+    decided("nothing")
+    pipeline = autos.begin(context, asked())
+    done = autos.go_on(context, pipeline.pipeline_id)
+    assert [stage.status for stage in done.stages][3:] == ["refused", "waiting", "waiting", "waiting"]
+    page = (folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    assert "It is nothing." in page
+    assert next_commands(done) == []
+
+
+def test_rows_that_fail_the_audit_end_the_way_before_anything_is_trained(context, asked, tmp_path):
+    bad = [{"prompt": f"question {n}", "completion": "yes" if n % 2 else "no"} for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, bad)))
+    pipeline = autos.begin(context, asked())
+    done = autos.go_on(context, pipeline.pipeline_id)
+    ended = next(stage for stage in done.stages if stage.name == "repair")
+    assert (ended.status, context.runs.list()) == ("refused", [])
+    assert "grade F even after repair" in ended.reason
+
+
+def test_a_budget_that_holds_no_search_judges_the_short_training(context, asked, decided, monkeypatch):
+    from luthier.features.studies import service as studies
+
+    def too_small(*_given, **_named):
+        raise BudgetTooSmallError("0.1 h for a search", expected="more", do="give more")
+
+    decided("tuned")
+    monkeypatch.setattr(studies, "begin", too_small)
+    pipeline = autos.begin(context, asked())
+    done = autos.go_on(context, pipeline.pipeline_id)
+    assert "0.1 h for a search" in done.came("tune")["skipped"]
+    assert done.came("tune")["run_id"] == context.runs.list()[0].run_id
+    found = context.evaluations.get(done.came("judge")["evaluation_id"])
+    assert found.verdict is not None
+
+
+def test_documents_are_read_into_rows_first(context, asked, tmp_path, decided):
+    decided("prompting")
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for n, part in enumerate(PARTS * 12):
+        wood, maker = WOODS[n % 7], MAKERS[n % 12]
+        text = f"Note {n}. {maker} made the {part} of {wood} in {1600 + n}, and sold instrument {n * 13} the next year."
+        (folder / f"note{n}.txt").write_text(text)
+    pipeline = autos.begin(context, asked(data=folder, always_tunes=False))
+    done = autos.go_on(context, pipeline.pipeline_id)
+    assert [stage.status for stage in done.stages] == ["done"] * 8
+    found = context.evaluations.get(done.came("judge")["evaluation_id"])
+    assert set(found.systems[0].metrics) == {"bits_per_byte"}
+
+
+CHILD = """
+import sys
+from luthier.platform.home.context import Context
+from luthier.features.workflows.automl import service as autos
+with Context.open(sys.argv[1]) as context:
+    autos.go_on(context, sys.argv[2])
+"""
+
+
+@pytest.mark.drill
+def test_killed_in_the_search_it_goes_on_and_begins_nothing_twice(context, asked, tmp_path):
+    pipeline = autos.begin(context, asked())
+    home = str(tmp_path / "home")
+    for name in ("showdown", "tune"):
+        child = subprocess.Popen([sys.executable, "-c", CHILD, home, pipeline.pipeline_id], env=dict(os.environ))
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and child.poll() is None:
+            stages = {stage.name: stage for stage in context.pipelines.get(pipeline.pipeline_id).stages}
+            if stages[name].status == "running" and (name == "showdown" or context.studies.list("default")):
+                break
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    done = autos.go_on(context, pipeline.pipeline_id)
+    assert {stage.status for stage in done.stages} == {"done"}
+    assert len(context.studies.list("default")) == 1
+    assert len(context.pipelines.list("default", "showdown")) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"hours": -1.0}, RequestError, "--budget-hours -1"),
+        ({"goal": "  "}, RequestError, "no goal"),
+        ({"models": ("no-such-model",)}, NotFoundError, "no-such-model"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(context, asked, changed, error, said):
+    with pytest.raises(error, match=said):
+        autos.begin(context, asked(**changed))
+    assert context.pipelines.list("default", "auto") == []
+
+
+def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, asked, tmp_path):
+    with pytest.raises(NotFoundError, match=r"nothing\.jsonl"):
+        autos.begin(context, asked(data=tmp_path / "nothing.jsonl"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="holds no file"):
+        autos.begin(context, asked(data=tmp_path / "empty"))
+    with pytest.raises(BudgetTooSmallError, match="at least"):
+        autos.begin(context, asked(hours=1e-7))  # no file is read for that
+    assert context.pipelines.list("default", "auto") == []
+    # above the lower bound of the forecast, and still less than the probes of the showdown take
+    pipeline = autos.begin(context, asked(hours=2e-4))
+    with pytest.raises(BudgetTooSmallError, match="in all"):
+        autos.go_on(context, pipeline.pipeline_id)
+    assert context.runs.list() == []
+    assert "It ended at showdown" in (folder_of(context, pipeline.pipeline_id) / "report.html").read_text()

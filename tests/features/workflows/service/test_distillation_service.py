@@ -1,0 +1,288 @@
+"""A student is taught, trained without its teacher, and all three are judged; stopped anywhere, it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.fixtures.service import chat_row, write_rows
+from tests.vacuous import nonempty
+
+from luthier.core.errors import DataError, LeakageError, LuthierError, NotFoundError, RecipeError, RequestError
+from luthier.core.student import ALONE, TAUGHT, TEACHER, Student
+from luthier.features.recipes.service import recipe_from
+from luthier.features.training.service import train
+from luthier.features.workflows.distillation import judging as student_judging
+from luthier.features.workflows.distillation import service as students
+from luthier.features.workflows.distillation.service import DistilRequest, distil, read_student
+from luthier.ml.evaluation.report import distilled
+from luthier.ml.inference.cached import CachedEngine
+from luthier.ml.inference.models import cache
+from luthier.ml.training import loop
+from luthier.platform.home.context import Context
+from luthier.testing.openai_server import OpenAIServer, serving
+from luthier.testing.tiny import make_tiny_model
+
+TRAINING = {
+    "max_steps": 3,
+    "global_batch_size": 8,
+    "learning_rate": 0.01,
+    "precision": "float32",
+    "num_threads": 1,
+    "checkpoint_every_steps": 1,
+}
+EVALUATION = {"metrics": ["exact_match", "token_f1", "perplexity"], "max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("deep") / "four", layers=4)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", [chat_row(n) for n in range(40)])
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., Path]:
+    def write(**sections: Any) -> Path:
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump({"training": TRAINING, "evaluation": EVALUATION, **sections}))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def teach(context: Context, deep: Path, rows: Path) -> Callable[[], str]:
+    """A run that has learned something."""
+
+    def run() -> str:
+        document = {
+            "base_model": str(deep),
+            "data": {"train": str(rows)},
+            "method": {"name": "lora", "rank": 4, "dropout": 0.0},
+            "training": TRAINING | {"max_steps": 2},
+        }
+        return train(context, recipe_from(document, base_dir=Path()), base_dir=Path()).record.run_id
+
+    return run
+
+
+def figures(student: Student) -> list[dict[str, Any]]:
+    assert student.evaluation is not None
+    return [system.model_dump(exclude={"seconds", "adapter"}) for system in student.evaluation.systems]
+
+
+def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
+    context: Context, teach: Callable[[], str], rows: Path, recipe: Callable[..., Path]
+) -> None:
+    teacher = teach()
+    request = DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=recipe(objective={"name": "distillation"}))
+    student = distil(context, request)
+    assert student.status == "done"
+    assert (student.student_model, student.layers) == (f"layers:2@{teacher}", "2")
+    assert (student.num_rows, student.num_refused, student.num_held_out) == (32, 0, 8)
+    assert student.taught is not None
+    assert student.alone is not None
+    assert (student.taught.num_steps, student.taught.num_examples) == (3, student.alone.num_examples)
+    assert student.taught.weights_sha256 != student.alone.weights_sha256
+    plans = [context.runs.plan(run.run_id) for run in (student.taught, student.alone)]
+    assert [plan.objective.name for plan in plans] == ["distillation", "sft"]
+    assert [plan.method.name for plan in plans] == ["full", "full"]
+    assert plans[0].data.train.sha256 == plans[1].data.train.sha256
+    assert student.evaluation is not None
+    assert [system.name for system in student.evaluation.systems] == [TEACHER, ALONE, TAUGHT]
+    assert student.verdict is not None
+    assert student.verdict.word in ("worth it", "not worth it", "not settled")
+    assert any("of the teacher's" in reason for reason in student.verdict.reasons)
+    page = Path(str(student.report_path)).read_text()
+    assert student.verdict.headline in page.replace("&#39;", "'")
+    assert page.count("<svg") >= 1
+    kept = cache.read(context.settings.models_folder / cache_name(context, student.student_model))
+    assert kept is not None
+    assert kept[1].origin["adapter_sha256"] == context.runs.get(teacher).result.adapter_sha256  # type: ignore[union-attr]
+    assert distil(context, request) == student
+    assert read_student(context, student.student_id) == student
+    with pytest.raises(NotFoundError, match=student.student_id):
+        read_student(context, "student-x")
+
+
+def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whole(
+    context: Context, teach: Callable[[], str], rows: Path, recipe: Callable[..., Path]
+) -> None:
+    teacher = teach()
+
+    def distilled(temperature: float) -> Student:
+        file = recipe(objective={"name": "distillation", "temperature": temperature})
+        return distil(context, DistilRequest(teacher, "layers:2", rows, kind="logit", recipe=file))
+
+    first, second = distilled(1.0), distilled(2.0)
+    assert first.student_id != second.student_id
+    assert first.alone is not None
+    assert second.alone == first.alone
+    assert second.taught != first.taught
+    result = context.runs.get(first.alone.run_id).result
+    assert result is not None
+    (weights,) = Path(str(result.adapter_path)).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    third = distilled(3.0)
+    assert third.alone is not None
+    assert third.alone.run_id != first.alone.run_id
+    assert third.alone.weights_sha256 == first.alone.weights_sha256
+
+
+def cache_name(context: Context, name: str) -> str:
+    from luthier.ml.inference.models import names
+
+    return names.parse(name).safe
+
+
+def test_a_server_teaches_by_its_answers_and_what_it_leaves_empty_is_learned_by_neither(
+    context: Context, tiny_model: Path, rows: Path, recipe: Callable[..., Path]
+) -> None:
+    server = OpenAIServer(answer=lambda asked: "" if asked.endswith("7?") else f"You asked: {asked}")
+    with serving(server) as url:
+        request = DistilRequest(f"{url}#m", str(tiny_model), rows, recipe=recipe(evaluation={"max_new_tokens": 8}))
+        student = distil(context, request)
+        before = len(server.requests)
+        assert distil(context, request) == student
+        assert len(server.requests) == before
+    assert student.num_refused > 0
+    assert student.num_rows + student.num_refused == 32
+    folder = context.settings.students_folder / student.student_id
+    taught, gold = (
+        [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for name in ("answers.jsonl", "gold.jsonl")
+    )
+    assert [row["messages"][:-1] for row in taught] == [row["messages"][:-1] for row in gold]
+    assert all(row["messages"][-1]["content"].startswith("You asked") for row in taught)
+    assert all(row["messages"][-1]["content"].startswith("After") for row in gold)
+    assert student.evaluation is not None
+    assert {name for system in student.evaluation.systems for name in system.metrics} == {
+        *("rouge_1", "rouge_2", "rouge_l", "bleu", "exact_match", "exact_match_ignoring_case")
+    }
+    assert student.teacher_parameters is None
+    assert student.verdict is not None
+    assert any("left out of both" in caveat for caveat in student.verdict.caveats)
+
+
+@pytest.mark.parametrize("kind", ["sequence", "logit"])
+def test_stopped_at_many_moments_it_ends_with_the_same_bytes(
+    kind: Any,
+    tiny_model: Path,
+    rows: Path,
+    recipe: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = OpenAIServer(answer=lambda asked: f"You asked: {asked}")
+    file = recipe(evaluation={"metrics": ["exact_match"], "max_new_tokens": 4})
+    with serving(server) as url:
+        teacher = f"{url}#m" if kind == "sequence" else str(tiny_model)
+        request = DistilRequest(teacher, str(tiny_model), rows, kind=kind, recipe=file)
+        with Context.open(tmp_path / "whole") as context:
+            whole = distil(context, request)
+        stops: list[tuple[Any, str, int]] = [
+            (students, "write_taught", 0) if kind == "logit" else (CachedEngine, "generate_each", 0),
+            (loop, "one_step", 0),
+            (loop, "one_step", 2),  # in the middle of the first training
+            (loop, "one_step", 2),  # after its last step and one of the second
+            (student_judging, "open_engine", 0),
+            (student_judging, "open_engine", 1),
+            (distilled, "write_student_report", 0),
+        ]
+        with Context.open(tmp_path / "stopped") as context:
+            for owner, name, after in stops:
+                with monkeypatch.context() as patch:
+                    patch.setattr(owner, name, stopping(getattr(owner, name), after))
+                    with pytest.raises(KeyboardInterrupt):
+                        distil(context, request)
+            stopped = distil(context, request)
+            assert len(context.runs.list()) == 2
+    for one, other in ((whole.taught, stopped.taught), (whole.alone, stopped.alone)):
+        assert one is not None
+        assert other is not None
+        assert one.weights_sha256 == other.weights_sha256
+    assert figures(whole) == figures(stopped)
+    folders = [tmp_path / home / "students" / whole.student_id for home in ("whole", "stopped")]
+    for file in nonempty(sorted(folders[0].glob("*.jsonl"))):
+        assert file.read_bytes() == (folders[1] / file.name).read_bytes()
+
+
+def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
+    """The function, stopped at its call number `after`."""
+    calls = [0]
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > after:
+            raise KeyboardInterrupt
+        return function(*arguments, **keywords)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"teacher": "http://127.0.0.1:1/v1#m", "kind": "logit"}, "does not give the probability"),
+        ({"teacher": "http://127.0.0.1:1/v1#m", "student": "layers:2"}, "weights are on this machine"),
+        ({"teacher": "http://127.0.0.1:1/v1", "student": "TINY"}, "names no model"),
+        ({"student": "layers:4"}, "has 4"),
+        ({"student": "layers:0,9"}, "has 4"),
+        ({"student": "layers:some"}, "layers:0,2,4-29@TEACHER"),
+        ({"student": "nobody"}, "nobody"),
+        ({"held_out": 1.5}, "less than 1"),
+        ({"held_out": 0.0}, "more than 0"),
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"data": Path("none.jsonl")}, "no such file"),
+        ({"overrides": ("budget.hours=1",)}, "budget"),
+        ({"overrides": ("data.validation=0.1",)}, "both must see the same rows"),
+        ({"overrides": ("data.part=[0, 0.5]",)}, "data.part"),
+        ({"overrides": ("objective.name=dpo",)}, "objective dpo"),
+        ({"overrides": ("evaluation.metrics=[label]",)}, "metrics"),
+        ({"overrides": ("training.epoch=1",)}, "epoch"),
+        ({"overrides": ("training",)}, "dotted key"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    change: dict[str, Any], match: str, context: Context, deep: Path, rows: Path, tiny_model: Path
+) -> None:
+    asked = {name: str(tiny_model) if value == "TINY" else value for name, value in change.items()}
+    with pytest.raises(LuthierError, match=match):
+        distil(context, replace(DistilRequest(str(deep), "layers:2", rows), **asked))
+    assert context.runs.list() == []
+
+
+def test_metrics_that_a_server_cannot_be_judged_by_are_refused(
+    context: Context, rows: Path, tiny_model: Path, recipe: Callable[..., Path]
+) -> None:
+    file = recipe(evaluation={"metrics": ["exact_match", "perplexity"]})
+    with pytest.raises(RequestError, match="gives no likelihoods"):
+        distil(context, DistilRequest("http://127.0.0.1:1/v1#m", str(tiny_model), rows, recipe=file))
+
+
+def test_rows_without_gold_answers_and_rows_that_leak_are_refused(
+    context: Context, deep: Path, rows: Path, tmp_path: Path
+) -> None:
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": f"a text of {n} words"} for n in range(20)])
+    with pytest.raises(DataError, match="16 rows have no prompt with an answer"):
+        distil(context, DistilRequest(str(deep), "layers:2", texts))
+    held_out = write_rows(tmp_path / "held_out.jsonl", [chat_row(n) for n in range(38, 45)])
+    with pytest.raises(LeakageError, match="2 of 7"):
+        distil(context, DistilRequest(str(deep), "layers:2", rows, held_out=held_out))
+
+
+def test_another_vocabulary_is_refused_by_logits(context: Context, deep: Path, rows: Path, tmp_path: Path) -> None:
+    other = make_tiny_model(tmp_path / "other", vocabulary=400)
+    with pytest.raises(RequestError, match="another vocabulary"):
+        distil(context, DistilRequest(str(deep), str(other), rows, kind="logit"))
+    with pytest.raises(RecipeError):
+        distil(context, DistilRequest(str(deep), "layers:2", rows, overrides=("method.name=none",)))

@@ -1,0 +1,264 @@
+"""Retraining: reviewed rows become a version, a run, a judgement and a canary; what is worse or wrong is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.feedback import ReviewItem
+from luthier.core.pipeline import Pipeline
+from luthier.features.datasets.service import get_version
+from luthier.features.deployments import service as deployments
+from luthier.features.training import service as training
+from luthier.features.workflows import views as pipeline_views
+from luthier.features.workflows.retraining import service as retrains
+from luthier.features.workflows.retraining import stages as retrain_stages
+from luthier.features.workflows.retraining.rows import Reviewed, example_of, reviewed_rows
+from luthier.features.workflows.retraining.service import RetrainRequest
+from luthier.features.workflows.retraining.stages import RetrainStages
+from luthier.features.workflows.service import PausedError
+from luthier.platform.home.context import Context
+
+ME = Caller()
+WORDS = ("river", "castle", "violin", "garden", "rocket", "window", "pepper", "market", "silver", "harbour")
+
+
+def item(number: int, **changes: Any) -> ReviewItem:
+    """A correction that was accepted, about something that no other asks."""
+    first, second = WORDS[number % 10], WORDS[number // 10 % 10]
+    question = f"{first} {second} {number * 7919}: which colour has the {second} beside a {first}?"
+    values = {
+        "review_id": f"rev-20261126-0930{number // 60:02d}-{number:06x}",
+        "project_id": ME.project_id,
+        "model": "support",
+        "source": "correction",
+        "exchange_id": f"chatcmpl-{number}",
+        "messages": ({"role": "user", "content": question},),
+        "answer": "I do not know.",
+        "correction": f"The {second} number {number} beside a {first} is {WORDS[(number * 3) % 10]} coloured.",
+        "status": "accepted",
+        "decided_by": "ann",
+        "decided_at": float(number),
+    }
+    return ReviewItem.model_validate(values | changes)
+
+
+@pytest.fixture
+def untrained(deployed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is trained or judged: the deployed run stands for the new one."""
+    monkeypatch.setattr(RetrainStages, "_train", lambda *_: {"run_id": deployed})
+    monkeypatch.setattr(RetrainStages, "_evaluated", lambda *_: None)
+    monkeypatch.setattr(retrain_stages, "_against", lambda *_: ("better", "+0.1 (0.05 to 0.15, 95%)"))
+
+
+def retrain(context: Context, **asked: Any) -> Pipeline:
+    begun = retrains.begin(context, ME, RetrainRequest(model="support", **asked))
+    return retrains.go_on(context, ME, begun.pipeline_id)
+
+
+def test_the_whole_way_though_it_is_killed_in_between(
+    deployed: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.review_items.add([item(number) for number in range(30)])
+    begun = retrains.begin(context, ME, RetrainRequest(model="support", canary=0.2))
+    real = training.train_prepared
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        real(*arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_prepared", killed)
+    with pytest.raises(KeyboardInterrupt):
+        retrains.go_on(context, ME, begun.pipeline_id)
+    monkeypatch.setattr(training, "train_prepared", real)
+    stopped = context.pipelines.get(begun.pipeline_id)
+    assert stopped.next_stage is not None
+    assert stopped.next_stage.name == "train"
+    done = retrains.go_on(context, ME, begun.pipeline_id)
+    assert [stage.status for stage in done.stages] == ["done"] * 7, [stage.reason for stage in done.stages]
+    assert done.came("version") == stopped.came("version")
+    assert len(list(context.runs.of_project(ME.project_id, limit=10))) == 2, "nothing is trained twice"
+    rows = done.came("rows")
+    assert rows["by_source"] == {"correction": 30}
+    assert rows["num_old"] == 24
+    assert rows["num_new"] + rows["num_new_held_out"] + sum(rows["left_out"].values()) == 30
+    assert rows["num_new_held_out"] == 6
+    assert rows["num_old_held_out"] == 4
+    version = get_version(context, ME, done.came("version")["train"]["dataset_id"])
+    assert (version.number, version.origin, version.num_rows) == (1, "review", 24 + rows["num_new"])
+    assert version.details["from_run"] == deployed
+    run_id = done.came("train")["run_id"]
+    plan = context.runs.plan(run_id)
+    assert plan.data.train.sha256 == version.sha256
+    assert plan.data.held_out is not None
+    assert plan.data.held_out.num_rows == 10
+    assert plan.data.validation is not None
+    assert plan.base_model.sha256 == context.runs.plan(deployed).base_model.sha256
+    judged = context.evaluations.get(done.came("judge")["new"])
+    assert [system.name for system in judged.systems] == [deployed, run_id]
+    assert done.came("judge")["old_word"] in ("better", "not distinguishable")
+    assert done.came("gate") == {"said": "no gate holds for this project"}
+    revision = context.deployments.get(ME.project_id, "support").revision
+    assert (revision.canary, revision.share_of(run_id).fraction) == (run_id, 0.2)  # type: ignore[union-attr]
+    view = pipeline_views.view_pipeline(context, ME, begun.pipeline_id)
+    made = [thing for stage in view.stages for thing, _ in stage.made]
+    assert made == ["dataset", "dataset", "run", "evaluation", "evaluation"]
+    assert f"{run_id} beside {deployed}: old rows: " in view.answer
+    assert "gives it 20% of the users" in view.answer
+
+    # and once more, from there on: what was learned is old now, and what was held out still is
+    deployments.promote(context, ME, "support")
+    context.review_items.add([item(number) for number in range(30, 55)])
+    second = retrain(context, start="last")
+    assert second.asked["run_id"] == run_id
+    assert second.came("version")["train"]["dataset_id"] == version.dataset_id
+    assert second.came("version")["train"]["version"] == 2
+    assert second.came("rows")["num_old_held_out"] == 10
+    assert second.came("rows")["num_old"] == version.num_rows
+    assert second.came("rows")["left_out"]["was learned by the last run already"] == rows["num_new"]
+    plan = context.runs.plan(second.came("train")["run_id"])
+    assert plan.base_model.path == str(context.home / "pipelines" / second.pipeline_id / "merged")
+    assert second.came("canary")["command"].startswith(f"luthier deploy {second.came('train')['run_id']} --as support")
+    assert context.deployments.get(ME.project_id, "support").revision.canary is None
+
+
+def test_a_training_that_is_asked_to_stop_is_a_paused_stage(
+    deployed: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.review_items.add([item(number) for number in range(30)])
+    begun = retrains.begin(context, ME, RetrainRequest(model="support"))
+    record = SimpleNamespace(status="paused", stopped_because="SIGTERM received")
+    monkeypatch.setattr(training, "train", lambda *_, **__: SimpleNamespace(record=record))
+    with pytest.raises(PausedError, match="SIGTERM received"):
+        retrains.go_on(context, ME, begun.pipeline_id)
+    stage = context.pipelines.get(begun.pipeline_id).next_stage
+    assert stage is not None
+    assert (stage.name, stage.status) == ("train", "paused")
+
+
+def test_a_worse_model_goes_no_further(untrained: None, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrain_stages, "_against", lambda *_: ("worse", "-0.4 (-0.5 to -0.3, 95%)"))
+    context.review_items.add([item(number) for number in range(20)])
+    done = retrain(context, canary=0.2)
+    assert [stage.status for stage in done.stages[4:]] == ["refused", "waiting", "waiting"]
+    assert "is worse than" in done.stages[4].reason
+    assert context.deployments.get(ME.project_id, "support").revision.canary is None
+
+
+def test_a_gate_that_refuses_ends_it(untrained: None, context: Context, tmp_path: Path) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("rules:\n  - {metric: exact_match, at_least: 1.1}\n", encoding="utf-8")
+    context.review_items.add([item(number) for number in range(20)])
+    done = retrain(context, canary=0.2, gate=gate)
+    assert done.stages[5].status == "refused"
+    assert "the gate refuses" in done.stages[5].reason
+    assert context.deployments.get(ME.project_id, "support").revision.canary is None
+
+
+def test_a_reviewed_row_with_a_secret_is_refused_by_the_audit(deployed: str, context: Context) -> None:
+    secret = "The key is AKIAIOSFODNN7EXAMQLE and wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMQLEKEY."
+    context.review_items.add([item(number, correction=f"{secret} {number}") for number in range(20)])
+    done = retrain(context)
+    assert done.stages[1].status == "refused"
+    assert "the audit refuses reviewed rows" in done.stages[1].reason
+    assert Path(context.home / "pipelines" / done.pipeline_id / "audit.html").is_file()
+
+
+def test_only_what_was_accepted_is_learned(context: Context) -> None:
+    context.review_items.add(
+        [
+            item(1),
+            item(2, status="waiting"),
+            item(3, status="rejected"),
+            item(4, model="other"),
+            item(5, source="traffic", correction=None, answer="Seen in traffic."),
+            item(6, source="rating", correction=None, answer="Liked."),
+        ]
+    )
+    found = reviewed_rows(context, ME, "support", from_traffic=False)
+    assert found.by_source == {"correction": 1, "rating": 1}
+    assert sum(found.left_out.values()) == 1
+    assert reviewed_rows(context, ME, "support", from_traffic=True).by_source["traffic"] == 1
+
+
+def test_of_two_words_on_one_prompt_the_newest_counts(context: Context) -> None:
+    first = item(1)
+    again = item(2, messages=first.messages, correction="Blue.")
+    context.review_items.add([again, first])
+    found = reviewed_rows(context, ME, "support", from_traffic=False)
+    assert [row["messages"][-1]["content"] for row in found.rows] == ["Blue."]
+    assert found.left_out == {"the same prompt was decided again later": 1}
+
+
+def test_earlier_answers_are_not_learned_and_what_cannot_be_read_is_counted(context: Context) -> None:
+    talk = (
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "What?"},
+        {"role": "user", "content": "Hello again"},
+    )
+    context.review_items.add([item(1, messages=talk), item(2, messages=({"role": "robot", "content": "x"},))])
+    found: Reviewed = reviewed_rows(context, ME, "support", from_traffic=False)
+    assert len(found.rows) == 1
+    learned = [message.is_learned for message in example_of(found.rows[0]).conversation.messages]  # type: ignore[union-attr]
+    assert learned == [False, False, False, True]
+    assert [reason for reason in found.left_out if reason.startswith("cannot be read")]
+
+
+def test_a_corrected_row_takes_the_place_of_the_old_one(untrained: None, context: Context) -> None:
+    old = {"role": "user", "content": "What comes after 7?"}
+    held_out = {"role": "user", "content": "What comes after 202?"}
+    more = [item(50, messages=(old,), correction="Eight."), item(51, messages=(held_out,), correction="Two hundred.")]
+    context.review_items.add([item(number) for number in range(22)] + more)
+    done = retrain(context)
+    rows = done.came("rows")
+    assert rows["num_replaced"] == 1
+    assert rows["left_out"]["has the prompt of a held-out row"] == 1
+    text = (context.home / "pipelines" / done.pipeline_id / "train.jsonl").read_text(encoding="utf-8")
+    asked = [json.loads(line)["messages"][0]["content"] for line in text.splitlines()]
+    assert asked.count("What comes after 7?") <= 1
+    assert "What comes after 202?" not in asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "words"),
+    [
+        ({"canary": 1.5}, RequestError, "a canary of 1.5"),
+        ({"min_rows": 0}, RequestError, "--min-rows 0"),
+        ({"gate": Path("/nowhere.yaml")}, NotFoundError, "no file /nowhere.yaml"),
+        ({"panels": ["panel-x"]}, NotFoundError, "panel-x"),
+        ({"review": True}, ConflictError, "1 answers of support wait"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_begun(
+    context: Context, asked: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    from luthier.testing.finished_run import add_run
+
+    deployments.deploy(context, ME, "support", add_run(context, "a"))
+    context.review_items.add([item(1, status="waiting")])
+    with pytest.raises(error, match=words):
+        retrains.begin(context, ME, RetrainRequest(model="support", **asked))
+    assert list(context.pipelines.list(ME.project_id, "retrain")) == []
+
+
+def test_too_few_rows_are_said_and_it_goes_on_when_there_are_more(untrained: None, context: Context) -> None:
+    begun = retrains.begin(context, ME, RetrainRequest(model="support", min_rows=5))
+    with pytest.raises(ConflictError, match="0 reviewed rows"):
+        retrains.go_on(context, ME, begun.pipeline_id)
+    context.review_items.add([item(number) for number in range(8)])
+    assert retrains.go_on(context, ME, begun.pipeline_id).next_stage is None
+
+
+def test_a_base_model_has_no_run_to_go_on_from(context: Context, tiny_model: Path) -> None:
+    from luthier.features.models.service import pull_model
+
+    pull_model(context, str(tiny_model))
+    deployments.deploy(context, ME, "support", tiny_model.name)
+    with pytest.raises(ConflictError, match="no run stands behind"):
+        retrains.begin(context, ME, RetrainRequest(model="support"))

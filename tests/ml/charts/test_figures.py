@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.core.evaluation import Metric
+from luthier.ml.charts import figures
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (42.4, "42 s"),
+        (59.7, "1 min 00 s"),
+        (372, "6 min 12 s"),
+        (3599.6, "1 h 00 min"),
+        (11100, "3 h 05 min"),
+    ],
+)
+def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+    assert figures.duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_no_duration_shows_sixty_of_anything(seconds: float) -> None:
+    assert "60" not in figures.duration(seconds).split("h")[-1]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_600, "1 MB"), (2_640_000_000, "2.64 GB")]
+)
+def test_sizes_take_the_unit_that_fits(num_bytes: int, text: str) -> None:
+    assert figures.size(num_bytes).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decimals"),
+    [(0.271, 0.352, 3), (16.7, 20.1, 1), (1.0, 1.0, 2), (0, 900, 0), (0.1, 0.1000001, 5)],
+)
+def test_an_interval_gets_two_digits_of_its_width(low: float, high: float, decimals: int) -> None:
+    assert figures.decimals_for(low, high) == decimals
+
+
+def test_differences_carry_their_sign_and_a_true_minus() -> None:
+    assert figures.signed(0.2291, 3) == "+0.229"
+    assert figures.signed(-12.24, 1) == "−12.2"
+    assert figures.signed(-0.0001, 2) == "0.00"
+    assert figures.number(-1234.5, 0) == "−1,234"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0001, "<\N{NO-BREAK SPACE}0.001"), (0.0123, "0.012"), (0.3112, "0.31"), (1.0, "1.00")]
+)
+def test_p_values(value: float, text: str) -> None:
+    assert figures.p_value(value) == text
+
+
+def test_systems_of_one_metric_share_their_decimals() -> None:
+    def metric(low: float, high: float) -> Metric:
+        return Metric(value=low, low=low, high=high, unit="", higher_is_better=True)
+
+    assert figures.common_decimals([metric(16.7, 20.1), metric(5.61, 5.93), metric(0, 0)]) == 2
+    assert figures.common_decimals([metric(0, 0)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "none"),
+        (True, "yes"),
+        (12345, "12,345"),
+        (5e-4, "0.0005"),
+        (3.0, "3"),
+        (("q", "k"), "q, k"),
+        ([], "none"),
+        ({"kind": "ema", "decay": 0.9, "from_step": None}, "kind ema, decay 0.9"),
+    ],
+)
+def test_values_of_the_plan(value: object, text: str) -> None:
+    assert figures.plain(value) == text
+
+
+def test_names_and_times() -> None:
+    assert figures.when("2026-11-25T09:30:00+00:00") == "25 November 2026, 09:30 UTC"
+    assert figures.when("2026-11-25T09:30:00") == "25 November 2026, 09:30 UTC"
+    assert figures.rough(1056.2) == "1,056"
+    assert figures.rough(-0.00333) == "−0.00333"

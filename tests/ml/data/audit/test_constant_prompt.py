@@ -1,0 +1,59 @@
+"""The prefix that prompts share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.ml.data.audit.constant_prompt import check, shared_prefix
+from luthier.ml.data.audit.request import AuditRequest, Skipped
+
+PREFIX = "Classify the following review as good or bad. Review: "
+
+
+def rows(*prompts: str) -> list[dict[str, str]]:
+    return [{"prompt": prompt, "completion": f"answer {at}"} for at, prompt in enumerate(prompts)]
+
+
+def test_a_shared_prefix_is_a_note_with_its_share(audited: Callable[..., AuditRequest]) -> None:
+    found = check(audited(*rows(*(f"{PREFIX}{chr(97 + at) * 10}" for at in range(18)), "something else", "zzz")))
+    assert not isinstance(found, Skipped)
+    (finding,) = found
+    assert (finding.severity, finding.count) == ("info", 0)
+    assert finding.details["prefix"] == PREFIX
+    assert finding.details["num_characters"] == len(PREFIX)
+    assert finding.details["fraction_of_rows"] == 0.9
+    assert 0.8 < finding.details["fraction_of_prompt_characters"] < 0.9
+
+
+@pytest.mark.parametrize("prompts", [["the same prompt"] * 20, ["one"] * 30 + ["two"] * 30])
+def test_prompts_that_hardly_differ_are_a_warning(audited: Callable[..., AuditRequest], prompts: list[str]) -> None:
+    found = check(audited(*rows(*prompts)))
+    assert not isinstance(found, Skipped)
+    assert [finding.severity for finding in found] == ["warning"]
+
+
+def test_prompts_of_their_own_have_no_finding(audited: Callable[..., AuditRequest]) -> None:
+    assert check(audited(*rows(*(f"{at} is a number" for at in range(20))))) == []
+
+
+def test_plain_text_has_no_prompts(audited: Callable[..., AuditRequest]) -> None:
+    assert isinstance(check(audited({"text": "a"})), Skipped)
+
+
+@given(st.lists(st.text(alphabet="ab", max_size=6), min_size=1, max_size=20), st.data())
+def test_no_longer_prefix_is_shared_by_as_many(texts: list[str], data: st.DataObject) -> None:
+    num = data.draw(st.integers(1, len(texts)))
+    prefix = shared_prefix(sorted(texts), num)
+    assert sum(text.startswith(prefix) for text in texts) >= num
+    counts = Counter(text[: len(prefix) + 1] for text in texts if len(text) > len(prefix))
+    assert max(counts.values(), default=0) < num
+
+
+def test_prompts_of_ten_million_characters_do_not_hang() -> None:
+    long = "a" * 10_000_000
+    assert shared_prefix([long + "a", long + "b"], 2) == long

@@ -1,0 +1,69 @@
+"""The check of personal data: a finding a kind, half-hidden values, and the word on names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from luthier.ml.data.audit.personal_data import check
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.table import build_table
+
+
+def test_each_kind_is_a_finding_of_its_own(jsonl: Callable[..., Path]) -> None:
+    path = jsonl(
+        {"prompt": "Who?", "completion": "Write to ann.miller@firm.de or bob@firm.de, or to ann.miller@firm.de."},
+        {"prompt": "Where?", "completion": "12 Baker Street, call 030 901820 55"},
+        {"prompt": "What?", "completion": "Nothing."},
+        {"prompt": "Mail?", "completion": "zoe@firm.de"},
+    )
+    email, phone, street = check(AuditRequest(build_table(path)))
+    assert [f.details["kind"] for f in (email, phone, street)] == ["email", "phone", "street"]
+    assert (email.check, email.severity, email.count, email.fraction, email.lines) == (
+        "personal_data",
+        "warning",
+        2,
+        0.5,
+        (1, 4),
+    )
+    assert (email.details["num_values"], email.details["num_distinct_values"]) == (4, 3)
+    assert email.message == "2 rows hold 4 e-mail addresses (3 distinct)"
+    assert "--only personal_data" in email.fix
+    assert email.details["names"].startswith("names not searched: presidio")
+    assert email.examples[0].row == "rows.jsonl:1"
+    assert "an…@firm.de" in email.examples[0].excerpt
+    everything = "".join(f.model_dump_json() for f in (email, phone, street))
+    for value in ("ann.miller", "bob@", "901820", "Baker"):
+        assert value not in everything
+
+
+def test_many_accounts_are_an_error(jsonl: Callable[..., Path]) -> None:
+    rows = [{"text": f"row {n}"} for n in range(150)]
+    iban = {"text": "IBAN DE89370400440532013000"}
+    assert [f.severity for f in check(AuditRequest(build_table(jsonl(*rows, iban))))] == ["warning"]
+    assert [f.severity for f in check(AuditRequest(build_table(jsonl(*rows[:80], iban))))] == ["error"]
+
+
+def test_a_clean_file_has_no_finding(jsonl: Callable[..., Path]) -> None:
+    assert check(AuditRequest(build_table(jsonl({"text": "person1@example.com, 5 of 5 stars"})))) == []
+
+
+def test_the_excerpt_shows_the_place_in_a_long_row(jsonl: Callable[..., Path]) -> None:
+    path = jsonl({"text": "word " * 4000 + "me@firm.de " + "word " * 4000})
+    (finding,) = check(AuditRequest(build_table(path)))
+    assert "m…@firm.de" in finding.examples[0].excerpt
+    assert len(finding.examples[0].excerpt) < 300
+
+
+def test_what_may_be_a_value_is_told_apart_from_what_is(jsonl: Callable[..., Path]) -> None:
+    path = jsonl(
+        {"prompt": "Where?", "completion": "At 12 Baker Street."},
+        {"prompt": "Where to?", "completion": "Send it to 14 Baker Street, Springfield, IL 62704."},
+        {"prompt": "Rule?", "completion": "See 18.3.95.120 of the contract."},
+    )
+    ip, certain, perhaps = check(AuditRequest(build_table(path)))
+    assert (ip.severity, ip.details["is_certain"], ip.lines) == ("info", False, (3,))
+    assert (certain.severity, certain.details["is_certain"], certain.lines) == ("warning", True, (2,))
+    assert (perhaps.severity, perhaps.details["is_certain"], perhaps.lines) == ("info", False, (1,))
+    assert perhaps.message == "1 row may hold 1 street address (1 distinct); nothing beside them says so"
+    assert certain.fix.endswith("--only personal_data --mask street")

@@ -1,0 +1,34 @@
+"""The check of secrets: always an error, and no secret in what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from luthier.ml.data.audit.request import AuditRequest
+from luthier.ml.data.audit.secret import check
+from luthier.ml.data.audit.table import build_table
+
+TOKEN = "gh" + "p_" + "a1B2c3D4e5F6g7H8i9J0" + "k1L2m3N4o5P6q7R8"
+PASSWORD = "k3y!" + "W0rd#x9"
+
+
+def test_secrets_are_an_error_and_stay_hidden(jsonl: Callable[..., Path]) -> None:
+    rows = [{"text": f"row {n}"} for n in range(300)]
+    path = jsonl(
+        *rows, {"text": f"use {TOKEN} and password='{PASSWORD}' and {TOKEN}"}, {"text": "x" * 500 + f" {TOKEN}"}
+    )
+    (finding,) = check(AuditRequest(build_table(path)))
+    assert (finding.check, finding.severity, finding.count, finding.lines) == ("secret", "error", 2, (301, 302))
+    assert finding.details == {"kinds": {"GitHub token": 3, "password in an assignment": 1}, "num_secrets": 4}
+    assert finding.message == "2 rows with 4 secrets: 3 GitHub token, 1 password in an assignment"
+    written = finding.model_dump_json()
+    assert TOKEN not in written
+    assert PASSWORD not in written
+    assert TOKEN[:12] not in written
+    assert "gh" + "p_… (40 characters)" in finding.examples[0].excerpt
+    assert "gh" + "p_… (40 characters)" in finding.examples[1].excerpt
+
+
+def test_a_clean_file_has_no_finding(jsonl: Callable[..., Path]) -> None:
+    assert check(AuditRequest(build_table(jsonl({"text": "the secret is token effort"})))) == []

@@ -1,0 +1,134 @@
+"""Markdown, HTML, text and mail."""
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.core.errors import DataError
+from luthier.ml.data.readers import email, html, markdown, text
+from luthier.ml.data.readers.decode import decode
+from luthier.ml.data.readers.document import Document, Section, well_formed
+from luthier.ml.data.readers.markdown import sections_of
+
+PROSE = "Some sentence about things that are. " * 12
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def test_markdown_headings_make_a_path(tmp_path: Path) -> None:
+    source = "---\ntitle: x\n---\nIntro\n\n# A\none\n## B ##\ntwo\n\n```\n# no heading\n```\n"
+    source += "# C\n\nUnder\n-----\nthree\n\n# Empty\n"
+    found = markdown.read(write(tmp_path / "a.md", source))
+    assert found.sections == (
+        Section("Intro"),
+        Section("one", None, ("A",)),
+        Section("two\n\n```\n# no heading\n```", None, ("A", "B")),
+        Section("three", None, ("C", "Under")),
+        Section("Empty"),
+    )
+    assert found.warnings == ("a front matter of 3 lines was left out",)
+
+
+@given(st.text(alphabet="#=-` a1.\n~", max_size=120))
+def test_markdown_loses_no_word(source: str) -> None:
+    found = sections_of(source)
+    kept = " ".join(word for section in found for word in (*section.headings, section.text))
+    assert set("a1") & set(source) <= set(kept)
+
+
+def test_html_without_its_menus(tmp_path: Path) -> None:
+    article = f"<article><h1>Head</h1><p>{PROSE}</p><h2>Sub</h2><p>{PROSE}</p></article>"
+    page = f"<html><body><nav>menu one two</nav>{article}</body></html>"
+    found = html.read(write(tmp_path / "a.html", page))
+    assert [section.headings for section in found.sections] == [("Head",), ("Head", "Sub")]
+    assert "menu" not in "".join(section.text for section in found.sections)
+
+
+def test_html_says_how_much_it_left_out(tmp_path: Path) -> None:
+    menu = "".join(f"<li><a href='/{n}'>menu entry number {n}</a></li>" for n in range(300))
+    page = f"<html><body><nav><ul>{menu}</ul></nav><article><p>{PROSE}</p></article></body></html>"
+    (warning,) = html.read(write(tmp_path / "a.html", page)).warnings
+    assert "of the page's text was left out" in warning
+
+
+@pytest.mark.parametrize("page", ["<html><body></body></html>", "<div>" * 20000 + "</div>" * 20000])
+def test_html_without_text(tmp_path: Path, page: str) -> None:
+    with pytest.raises(DataError, match="no text in the page"):
+        html.read(write(tmp_path / "a.html", page))
+
+
+def test_html_nested_without_end_is_read_or_named(tmp_path: Path) -> None:
+    page = "<div>" * 20000 + "deep down there is text" + "</div>" * 20000
+    try:
+        found = html.read(write(tmp_path / "a.html", page))
+    except (DataError, RecursionError):
+        return
+    assert "deep down" in found.sections[0].text
+
+
+def test_text_in_utf_8(tmp_path: Path) -> None:
+    assert text.read(write(tmp_path / "a.txt", "\ufeffdéjà\r\nvu")) == Document((Section("déjà\nvu"),))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_byte_order_marks(encoding: str) -> None:
+    assert decode("déjà vu 😀".encode(encoding)) == ("déjà vu 😀", ())
+
+
+def test_mixed_encodings_come_out_right_and_are_told() -> None:
+    data = "first é\n".encode() + "second é “x”\n".encode("cp1252") + "third ü\n".encode()
+    assert decode(data) == (
+        "first é\nsecond é “x”\nthird ü\n",
+        ("1 of 3 lines are no UTF-8, read as Windows-1252 (first: line 2)",),
+    )
+    assert "1 bytes that are no character there" in decode(b"a\x81\xff")[1][0]
+
+
+@pytest.mark.parametrize("data", [b"a\0b", bytes(range(1, 9)) * 20, b"\xff\xfea"])
+def test_binary_is_no_text(data: bytes) -> None:
+    with pytest.raises(DataError):
+        decode(data)
+
+
+def test_mail(tmp_path: Path) -> None:
+    mail = EmailMessage()
+    mail["Subject"], mail["From"], mail["To"] = "Grüße aus\tBerlin", "Ann <ann@example.org>", "bob@example.org"
+    mail.set_content("Dear Bob,\n\nall is well.\n")
+    mail.add_alternative("<p>other</p>", subtype="html")
+    mail.add_attachment(b"123", maintype="application", subtype="pdf", filename="bill.pdf")
+    found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
+    assert found.sections == (
+        Section("From: Ann <ann@example.org>\nTo: bob@example.org", None, ("Grüße aus Berlin",)),
+        Section("Dear Bob,\n\nall is well.\n", None, ("Grüße aus Berlin",)),
+    )
+    assert found.warnings == ("1 attachments were not read: bill.pdf",)
+
+
+def test_mail_in_html_only(tmp_path: Path) -> None:
+    mail = EmailMessage()
+    mail["Subject"] = "Hi"
+    mail.set_content(f"<html><body><h1>News</h1><p>{PROSE}</p></body></html>", subtype="html")
+    found = email.read(write(tmp_path / "a.eml", mail.as_bytes()))
+    assert found.sections[0].headings == ("Hi", "News")
+
+
+@pytest.mark.parametrize(
+    "data", [b"just some text\n", b"Subject: x\n\n", b"Subject: x\nContent-Type: text/plain; charset=nope\n\ny"]
+)
+def test_what_is_no_mail_or_has_no_text(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(DataError):
+        email.read(write(tmp_path / "a.eml", data))
+
+
+def test_what_is_no_character_is_replaced_and_counted() -> None:
+    found = well_formed(Document((Section("a\ud800b\0", None, ("two\nlines",)),)))
+    assert found.sections == (Section("a\ufffdb\ufffd", None, ("two lines",)),)
+    assert found.warnings == ("2 characters that are none were replaced by U+FFFD",)

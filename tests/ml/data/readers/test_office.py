@@ -1,0 +1,75 @@
+"""DOCX, PPTX, XLSX and EPUB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from luthier.ml.data.readers import docx, epub, pptx, xlsx
+from luthier.ml.data.readers.document import Section
+from luthier.ml.data.readers.office import tidy
+
+Make = Callable[..., Path]
+
+
+def test_docx_in_sections_by_heading(make_docx: Make) -> None:
+    path = make_docx(
+        [("Heading1", "Title"), ("", "First text with under_score."), ("Heading2", "Part"), ("", "Second.")]
+    )
+    assert docx.read(path).sections == (
+        Section("First text with under_score.", None, ("Title",)),
+        Section("Second.", None, ("Title", "Part")),
+    )
+
+
+def test_pptx_knows_its_slides(make_pptx: Make) -> None:
+    found = pptx.read(make_pptx([("One", "First body", "a note"), ("Two", "Second body", "")]))
+    assert found.sections == (
+        Section("First body", 1, ("One",)),
+        Section("a note", 1, ("One", "Notes:")),
+        Section("Second body", 2, ("Two",)),
+    )
+
+
+def test_xlsx_keeps_whole_numbers_whole_and_empty_cells_empty(make_xlsx: Make) -> None:
+    rows = [["name", "n", "day"], ["a|b", 3, datetime(2024, 5, 1)], [], [None, 2.5], ["long " * 40]]
+    found = xlsx.read(make_xlsx({"Prices": rows, "Empty": []}))
+    assert found.sections == (
+        Section(
+            "| name | n | day |\n| --- | --- | --- |\n| a\\|b | 3 | 2024-05-01 |\n|  | 2.5 |\n| "
+            + ("long " * 40)
+            + "|",
+            None,
+            ("Prices",),
+        ),
+    )
+
+
+def test_xlsx_names_hidden_sheets(make_xlsx: Make, tmp_path: Path) -> None:
+    import openpyxl
+
+    path = make_xlsx({"Shown": [["a"]], "Secret": [["b"]]})
+    book = openpyxl.load_workbook(path)
+    book["Secret"].sheet_state = "hidden"
+    book.save(path)
+    found = xlsx.read(path)
+    assert [section.headings for section in found.sections] == [("Shown",), ("Secret",)]
+    assert found.warnings == ("the sheet 'Secret' is hidden, and was read",)
+
+
+def test_epub_in_reading_order(make_epub: Make) -> None:
+    found = epub.read(
+        make_epub(["<h1>One</h1><p>First <a href='c1.xhtml'>chapter</a>.</p>", "<h1>Two</h1><p>Second.</p>"])
+    )
+    assert found.sections == (
+        Section("**Title:** The Book"),
+        Section("First chapter.", None, ("One",)),
+        Section("Second.", None, ("Two",)),
+    )
+
+
+def test_pictures_are_counted_and_their_texts_kept() -> None:
+    text, warnings = tidy("a ![A cat](cat.png) b [x](#y) [web](https://e.org/)\n\n\n\nc")
+    assert text == "a A cat b x [web](https://e.org/)\n\nc"
+    assert warnings == ("1 pictures: only their names or alternative texts were read",)

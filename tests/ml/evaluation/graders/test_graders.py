@@ -1,0 +1,132 @@
+"""Graders by OpenAI's names: strings, similarities and formulas."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from luthier.core.errors import RequestError
+from luthier.core.graders import Grader
+from luthier.ml.evaluation.graders.fill import filled, item_fields
+from luthier.ml.evaluation.graders.formula import Formula
+from luthier.ml.evaluation.graders.grade import fields_of, make_grader
+from luthier.ml.evaluation.graders.similarity import fuzzy_match, gleu, similarity
+
+ITEM = {"reference": "Spruce", "answer": {"wood": "spruce", "age": 12}}
+
+
+def grade(output: str, **grader: Any) -> float:
+    return make_grader(TypeAdapter(Grader).validate_python(grader))(output, ITEM)
+
+
+@pytest.mark.parametrize(
+    ("operation", "output", "wanted"),
+    [
+        ("eq", "Spruce", 1.0),
+        ("eq", "spruce", 0.0),
+        ("ne", "spruce", 1.0),
+        ("like", "The Spruce.", 1.0),
+        ("like", "the spruce", 0.0),
+        ("ilike", "the SPRUCE", 1.0),
+        ("ilike", "maple", 0.0),
+    ],
+)
+def test_strings_are_checked(operation: str, output: str, wanted: float) -> None:
+    found = grade(
+        output,
+        type="string_check",
+        input="{{sample.output_text}}",
+        reference="{{ item.reference }}",
+        operation=operation,
+    )
+    assert found == wanted
+
+
+def test_places_are_filled_from_the_row_and_the_answer() -> None:
+    template = "{{item.answer.wood}}/{{item.answer}}/{{sample.output_text}}"
+    assert filled(template, "{{item.reference}}", ITEM) == 'spruce/{"wood": "spruce", "age": 12}/{{item.reference}}'
+    assert item_fields(template) == ("answer",)
+    with pytest.raises(RequestError, match="no 'colour'"):
+        filled("{{item.colour}}", "", ITEM)
+    with pytest.raises(RequestError, match=r"sample\.tools"):
+        item_fields("{{sample.tools}}")
+
+
+def test_several_graders_and_a_formula() -> None:
+    part = {"type": "string_check", "input": "{{sample.output_text}}", "operation": "ilike"}
+    graders = {"right": part | {"reference": "{{item.reference}}"}, "polite": part | {"reference": "please"}}
+    grader = {"type": "multi", "graders": graders, "calculate_output": "0.75 * right + max(polite, 0) / 4"}
+    assert grade("spruce", **grader) == 0.75
+    assert grade("spruce, please", **grader) == 1.0
+    assert fields_of(TypeAdapter(Grader).validate_python(grader)) == ("reference",)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("a + 2 * b", 8.0), ("-(a - b) ** 2 / 2", -0.5), ("min(a, b, 1)", 1.0), ("sqrt(exp(log(4)) + abs(-5))", 3.0)],
+)
+def test_a_formula_is_arithmetic(text: str, wanted: float) -> None:
+    assert Formula(text, ["a", "b"])({"a": 2.0, "b": 3.0}) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("c", "__import__('os')", "a.real", "[a]", "a if b else 1", "a @ b", "min()", "min(a, key=b)", "'a'", "True"),
+        *("a,b", "", "a +", "(" * 300 + "a" + ")" * 300, "(lambda: a)()"),
+    ],
+)
+def test_a_formula_is_nothing_but_arithmetic(text: str) -> None:
+    with pytest.raises(RequestError, match="calculate_output"):
+        Formula(text, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "text", ["1 / a", "log(a)", "(a - 1) ** 0.5", "9.0 ** 9 ** 9", "exp(9 ** 9)", "floor(exp(700)) ** floor(exp(700))"]
+)
+def test_a_formula_without_a_finite_result_says_so(text: str) -> None:
+    with pytest.raises(RequestError, match="calculate_output"):
+        Formula(text, ["a"])({"a": 0.0})
+
+
+def test_graders_that_run_code_are_not_known() -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Grader).validate_python({"type": "python", "source": "def grade(sample, item): return 1.0"})
+
+
+def longest_common(one: str, other: str) -> int:
+    @cache
+    def at(i: int, j: int) -> int:
+        if i == len(one) or j == len(other):
+            return 0
+        return 1 + at(i + 1, j + 1) if one[i] == other[j] else max(at(i + 1, j), at(i, j + 1))
+
+    return at(0, 0)
+
+
+@given(st.text("abcß", max_size=12), st.text("abcß", max_size=12))
+def test_fuzzy_match_rests_on_the_longest_common_subsequence(one: str, other: str) -> None:
+    wanted = 2 * longest_common(one, other) / (len(one) + len(other)) if one or other else 1.0
+    assert fuzzy_match(one, other) == pytest.approx(wanted)
+
+
+def test_gleu_is_the_smaller_of_precision_and_recall() -> None:
+    # n-grams of "a b c": 3 + 2 + 1; of "a b": 2 + 1, all of them in the other
+    assert gleu("a b", "a b c") == gleu("a b c", "a b") == pytest.approx(3 / 6)
+    assert gleu("a b c d e", "a b c d e") == 1.0
+    assert gleu("x", "a") == 0.0
+
+
+@pytest.mark.parametrize(
+    "kind", ["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
+)
+def test_similarities_lie_between_unlike_and_equal(kind: Any) -> None:
+    measure, text = similarity(kind), "the front of a violin is spruce"
+    assert measure(text, text) == pytest.approx(1.0)
+    assert measure("", text) == pytest.approx(0.0)
+    assert 0.0 <= measure("the back of a violin is maple", text) < 1.0

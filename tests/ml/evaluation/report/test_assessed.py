@@ -1,0 +1,36 @@
+"""The report of a run with what it was judged by beside its held-out rows."""
+
+from __future__ import annotations
+
+from luthier.core.task_result import GateOutcome, RuleOutcome
+from luthier.ml.evaluation.report import render_report
+from luthier.ml.evaluation.report.assessed import assessed_of
+from luthier.testing.assessed import make_safety_result, make_suite_result
+from luthier.testing.records import make_plan, make_record, make_result
+
+
+def test_suites_safety_and_gate_stand_in_the_report_with_their_pages() -> None:
+    gate = GateOutcome(
+        passed=False, gate_sha256="0" * 64, outcomes=(RuleOutcome(rule="a.b", passed=False, sentence="No <i>."),)
+    )
+    found = assessed_of([make_suite_result()], make_safety_result(), gate)
+    page, document = render_report(
+        record=make_record(status="succeeded", result=make_result()),
+        plan=make_plan(),
+        events=(),
+        evaluation=None,
+        versions={},
+        assessed=found,
+    )
+    assert '<a href="suite-workshop.html">Suite workshop</a>' in page
+    assert '<a href="safety.html">Safety</a>' in page
+    assert "1 of 1 rules are not met" in page
+    assert "No &lt;i&gt;." in page
+    assert document["assessed"]["results"] == [make_suite_result().result_id, make_safety_result().result_id]
+
+
+def test_without_results_there_is_no_section() -> None:
+    assert assessed_of([], None, None) is None
+    page, document = render_report(record=make_record(), plan=make_plan(), events=(), evaluation=None, versions={})
+    assert "Suites and safety" not in page
+    assert document["assessed"] is None

@@ -1,0 +1,96 @@
+"""What all probes say together: two sentences, and a sentence for each finding."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.evaluation import Comparison, Metric, SystemResult
+from luthier.core.task_result import TaskResult
+from luthier.ml.evaluation.safety.summary import summarise, with_what_is_ruled_out
+
+TITLES = {"stereotypes": "Stereotypes", "refusal": "Refusal", "canaries": "Planted canaries", "toxicity": "Toxicity"}
+
+
+def metric(value: float, low: float, high: float, unit: str = "fraction", higher: bool = False) -> Metric:
+    return Metric(value=value, low=low, high=high, unit=unit, higher_is_better=higher)
+
+
+def probe(name: str, figures: dict[str, Metric], compared: dict[str, tuple[float, str]] | None = None) -> TaskResult:
+    systems = tuple(
+        SystemResult(name=one, model="m", num_samples=50, metrics=figures, seconds=1.0) for one in ("base", "tuned")
+    )
+    comparisons = tuple(
+        Comparison(baseline="base", candidate="tuned", metric=key, difference=difference, low=difference - 0.1,
+                   high=difference + 0.1, p_value=0.01, verdict=word)  # type: ignore[arg-type]
+        for key, (difference, word) in (compared or {}).items()
+    )  # fmt: skip
+    primary = next(iter(figures))
+    return TaskResult(name=name, kind="safety", data_file="own", data_sha256="0", num_rows=50, primary=primary,
+                      systems=systems, comparisons=comparisons)  # fmt: skip
+
+
+def said(*probes: TaskResult, base: str | None = "base") -> tuple[str, tuple[str, ...]]:
+    found = summarise(probes, TITLES, candidate="tuned", base=base)
+    assert found.headline.count(". ") <= 1, "at most two sentences"
+    return found.headline, found.concerns
+
+
+def test_nothing_found_is_no_proof() -> None:
+    calm = probe("toxicity", {"toxic_answers": metric(0, 0, 0)}, {"toxic_answers": (0.0, "not distinguishable")})
+    headline, concerns = said(calm)
+    assert headline.startswith("None of 1 probe shows")
+    assert "no proof" in headline
+    assert concerns == ()
+
+
+def test_what_tuning_made_worse_is_named_with_its_interval() -> None:
+    worse = probe(
+        "refusal",
+        {"refusal_of_harmful": metric(0.7, 0.6, 0.8, higher=True)},
+        {"refusal_of_harmful": (-0.2, "worse"), "over_refusal": (0.0, "not distinguishable")},
+    )
+    headline, concerns = said(worse)
+    assert headline.startswith("Tuning made 1 of 1 probe worse: refusal.")
+    assert concerns == (
+        "Refusal: tuning made it worse: the share of harmful prompts that are refused changed by -20 points, 95% "
+        "interval -30 points to -10 points.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "difference", "word", "is_worse"),
+    [
+        (0.65, 0.1, "worse", True),
+        (0.55, -0.1, "better", False),
+        (0.3, -0.15, "better", True),
+        (0.5, 0.2, "worse", False),
+    ],
+)
+def test_a_preference_is_worse_where_it_moves_away_from_neutral(
+    value: float, difference: float, word: str, is_worse: bool
+) -> None:
+    figures = {"stereotype_preference": metric(value, 0.2, 0.8)}
+    _, concerns = said(probe("stereotypes", figures, {"stereotype_preference": (difference, word)}))
+    assert bool(concerns) == is_worse
+
+
+def test_what_is_bad_in_itself_is_said_without_a_base_too() -> None:
+    leaning = probe("stereotypes", {"stereotype_preference": metric(0.62, 0.55, 0.69)})
+    leaked = probe("canaries", {"canary_exposure": metric(6, 6, 6, "bits"), "canaries_extracted": metric(0.5, 0, 1)})
+    headline, concerns = said(leaning, leaked, base=None)
+    assert headline == (
+        "The model was not compared with a base. "
+        "In itself the model gives concern in 2: stereotypes and planted canaries."
+    )
+    assert concerns == (
+        "Stereotypes: the stereotyping sentence is the likelier one in 62% of pairs (95% interval 55% to 69%), where "
+        "half would be neutral.",
+        "Planted canaries: 50% of planted secrets are written when asked for.",
+    )
+
+
+def test_a_share_of_none_does_not_rule_out_some() -> None:
+    found = with_what_is_ruled_out(probe("toxicity", {"toxic_answers": metric(0, 0, 0)}))
+    assert "(6% for 50 rows)" in found.cautions[-1]
+    wide = probe("toxicity", {"toxic_answers": metric(0.5, 0.3, 0.7)})
+    assert with_what_is_ruled_out(wide) == wide

@@ -1,0 +1,66 @@
+"""A GGUF file holds the merged weights and all that llama.cpp needs to know of tokens and turns."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from safetensors.torch import load_file
+
+from luthier.core.errors import RequestError, WorkError
+from luthier.core.ports import SilentProgress
+from luthier.ml.export.exporters import gguf as module
+from luthier.ml.export.exporters.child import run_child
+from luthier.ml.export.exporters.gguf import write
+
+
+def read(folder):
+    return GGUFReader(folder / "model.gguf")
+
+
+def value(reader, key):
+    return reader.fields[key].contents()
+
+
+def test_weights_tokens_and_turns_are_in_one_file(merged_gguf, merged, tiny_model):
+    reader = read(merged_gguf)
+    assert value(reader, "general.name") == "run-1"
+    assert value(reader, "tokenizer.ggml.pre") == "gpt-2"
+    assert value(reader, "tokenizer.chat_template") == (tiny_model / "chat_template.jinja").read_text()
+    assert (value(reader, "tokenizer.ggml.eos_token_id"), value(reader, "tokenizer.ggml.eot_token_id")) == (2, 2)
+    assert value(reader, "tokenizer.ggml.add_bos_token") is False
+    ours = {tensor.name: tensor.data for tensor in reader.tensors}
+    down = load_file(merged / "model.safetensors")["model.layers.1.mlp.down_proj.weight"].numpy()
+    np.testing.assert_allclose(ours["blk.1.ffn_down.weight"], down, atol=1e-6)
+    files = ["Modelfile", "chat_template.jinja", "generation_config.json", "model.gguf"]
+    assert sorted(path.name for path in merged_gguf.iterdir()) == files
+
+
+def test_mixtures_of_kinds_are_made_by_llama_cpp(tools, make_source, tmp_path):
+    pytest.importorskip("llama_cpp_py_sync")
+    target = tmp_path / "export"
+    target.mkdir()
+    write(make_source(), target, "q4_k_m", SilentProgress(), tools)
+    reader = read(target)
+    assert value(reader, "general.file_type") == 15
+    assert {tensor.tensor_type.name for tensor in reader.tensors} > {"F32"}
+    assert value(reader, "tokenizer.ggml.eot_token_id") == 2
+
+
+def test_without_llama_cpp_mixtures_are_refused_before_any_work(make_source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match="needs the package llama-cpp-py-sync") as caught:
+        write(make_source(), tmp_path, "q6_k", SilentProgress(), tmp_path)
+    assert "luthier[gguf]" in caught.value.do
+
+
+def test_an_architecture_that_the_converter_does_not_know_is_an_error(tools, tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    config = (folder / "config.json").read_text().replace("LlamaForCausalLM", "LutherieForCausalLM")
+    (folder / "config.json").write_text(config)
+    program = str(next(path for path in tools.iterdir() if path.is_dir()))
+    arguments = [program, str(folder), str(tmp_path / "m.gguf"), "f16", "m", "2", "bare"]
+    with pytest.raises(WorkError, match="LutherieForCausalLM is not supported"):
+        run_child("luthier.ml.export.exporters.convert_worker", arguments, "Writing GGUF", SilentProgress())

@@ -1,0 +1,77 @@
+"""Ollama's Modelfile says what the template says, or says nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from transformers import AutoTokenizer
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
+from luthier.ml.export.exporters.companions import Turns
+from luthier.ml.export.exporters.modelfile import modelfile
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.testing.tiny import make_tiny_model
+
+
+def written_by_ollama(text: str, *turns: tuple[str, str]) -> str:
+    """What the Go template in a Modelfile makes of turns; only what ours use of that language."""
+    go = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
+    if (system := re.search(r'SYSTEM """(.*?)"""', text, re.DOTALL)) and turns[0][0] != "system":
+        turns = (("system", system[1]), *turns)
+    loop, _, opening = go.removeprefix("{{ range .Messages }}").rpartition("{{ end }}")
+    frames = dict(re.findall(r'{{ if eq \.Role "(\w+)" }}(.*?){{ end }}', loop, re.DOTALL))
+    return "".join(frames[role].replace("{{ .Content }}", content) for role, content in turns) + opening
+
+
+def turns_of(template: ChatTemplate, opted: OptedTurns = AS_THEY_ARE, **settings: object) -> Turns:
+    return Turns(template, template.end_of_turn_ids, (template.end_of_turn,), "", settings, opted, ())
+
+
+def templated(folder, jinja: str) -> ChatTemplate:
+    tokenizer = AutoTokenizer.from_pretrained(make_tiny_model(folder))
+    tokenizer.chat_template = jinja
+    return ChatTemplate(tokenizer, "chat")
+
+
+@pytest.mark.parametrize(
+    "turns", [[("user", "a")], [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")]]
+)
+def test_turns_are_written_as_the_template_writes_them(tiny_model, turns):
+    template = ChatTemplate.load(tiny_model)
+    text = modelfile("model.gguf", turns_of(template, temperature=0.2, do_sample=True))
+    talk = Conversation(messages=tuple(Message(role=role, content=content) for role, content in turns))
+    assert written_by_ollama(text, *turns) == template.render(talk, add_generation_prompt=True)
+    assert text.startswith("FROM ./model.gguf\n")
+    assert 'PARAMETER stop "<|im_end|>"\n' in text
+    assert text.endswith("PARAMETER temperature 0.2\n")
+
+
+def test_the_plain_layout_can_be_said(tmp_path):
+    template = ChatTemplate.load(make_tiny_model(tmp_path / "base", chat=False))
+    text = modelfile("model.gguf", turns_of(template))
+    assert written_by_ollama(text, ("user", "a"), ("assistant", "b"), ("user", "c")) == "a\nb<|endoftext|>c\n"
+
+
+def test_a_system_text_of_the_template_s_own_is_kept(tmp_path):
+    jinja = (
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nBe a luthier.<|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = templated(tmp_path / "m", jinja)
+    text = modelfile("model.gguf", turns_of(template))
+    assert 'SYSTEM """Be a luthier."""' in text
+    talk = Conversation(messages=(Message(role="user", content="a"),))
+    assert written_by_ollama(text, ("user", "a")) == template.render(talk, add_generation_prompt=True)
+
+
+def test_turns_that_depend_on_each_other_are_left_to_the_file(tmp_path):
+    jinja = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ loop.index }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    text = modelfile("model.gguf", turns_of(templated(tmp_path / "m", jinja)))
+    assert "TEMPLATE" not in text
+    assert "# The chat template in the file" in text

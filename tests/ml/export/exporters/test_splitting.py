@@ -1,0 +1,45 @@
+"""A splitter has a name in llama.cpp, or the export is refused."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Regex, pre_tokenizers
+from transformers import AutoTokenizer
+
+from luthier.core.errors import RequestError
+from luthier.ml.export.exporters.splitting import _LLAMA_3, _QWEN_2, splitting_name
+
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def split(pattern: str):
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), BYTES])
+
+
+@pytest.mark.parametrize(
+    ("splitter", "name"),
+    [
+        (pre_tokenizers.ByteLevel(add_prefix_space=False), "gpt-2"),
+        (
+            pre_tokenizers.Sequence(
+                [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            ),
+            "smollm",
+        ),
+        (split(_LLAMA_3), "llama-bpe"),
+        (split(_QWEN_2), "qwen2"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_known_splitters_have_a_name(tiny_model, splitter, name):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.backend_tokenizer.pre_tokenizer = splitter
+    assert splitting_name(tokenizer) == name
+
+
+def test_an_unknown_splitter_is_refused(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(RequestError, match='"Whitespace"') as caught:
+        splitting_name(tokenizer)
+    assert "smollm" in caught.value.expected

@@ -1,0 +1,58 @@
+"""Merging: the same function, and nothing lost to rounding on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from tests.vacuous import nonempty
+from transformers import AutoModelForCausalLM
+
+from luthier.core.errors import RequestError
+from luthier.ml.inference.models.loading import attach_adapter, load_model
+from luthier.ml.inference.models.merging import merged_model
+
+IDS = torch.arange(30).reshape(2, 15)
+
+
+@pytest.fixture
+def adapter(tiny_model: Path, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=1e-3)  # an update of a few thousandths of the weights, as short runs make
+    model.save_pretrained(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
+
+
+@torch.no_grad()
+def test_merged_it_is_the_same_function(tiny_model: Path, adapter: Path) -> None:
+    apart = attach_adapter(load_model(tiny_model, dtype="float32", attention="sdpa"), adapter)(IDS).logits
+    torch.testing.assert_close(
+        merged_model(tiny_model, adapter, dtype="float32")(IDS).logits, apart, atol=1e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_the_update_is_rounded_once(tiny_model: Path, adapter: Path) -> None:
+    exact = merged_model(tiny_model, adapter, dtype="float32").state_dict()
+    ours = merged_model(tiny_model, adapter, dtype="bfloat16").state_dict()
+    assert all(nonempty(torch.equal(ours[name], weight.bfloat16()) for name, weight in exact.items()))
+    # Merged in bfloat16 the base is rounded, then the update, then their sum.
+    theirs = attach_adapter(load_model(tiny_model, dtype="bfloat16", attention="sdpa"), adapter)
+    rough = theirs.merge_and_unload().state_dict()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    error = {k: float((s[name].float() - exact[name]).square().mean()) for k, s in (("ours", ours), ("rough", rough))}
+    assert error["ours"] < error["rough"]
+
+
+def test_a_trained_prompt_cannot_be_merged(tiny_model: Path, tmp_path: Path) -> None:
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(str(tmp_path / "prompt"))
+    with pytest.raises(RequestError, match="holds a trained prompt"):
+        merged_model(tiny_model, tmp_path / "prompt", dtype="float32")

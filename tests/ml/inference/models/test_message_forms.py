@@ -1,0 +1,83 @@
+"""Which form of a message a template takes is measured, and nothing else of the message changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jinja2
+import pytest
+
+from luthier.ml.inference.models.message_forms import AS_USUAL, MessageForms, measure_forms
+
+_PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+_PARTS = "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+_CALLS = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for call in m.tool_calls %}{{ call.function.name }} "
+    "{{ ARGUMENTS }}{% endfor %}{% endfor %}"
+)
+_NAMED = (
+    "{% for m in messages %}{% if m.role == 'tool' and not m.name %}{{ 1 / 0 }}{% endif %}[{{ m.name or m.role }}]"
+    "{{ m.content }}{% endfor %}"
+)
+
+
+def _measured(template: str) -> MessageForms | None:
+    compiled = jinja2.Environment().from_string(template)
+
+    def render(messages: list[dict[str, Any]], _: bool) -> str | None:
+        try:
+            return compiled.render(messages=json.loads(json.dumps(messages)))
+        except (jinja2.TemplateError, TypeError, ZeroDivisionError):
+            return None
+
+    return measure_forms(render)
+
+
+@pytest.mark.parametrize(
+    ("template", "forms"),
+    [
+        (_PLAIN, AS_USUAL),
+        (_PARTS, MessageForms(content_as_parts=True)),
+        (_CALLS.replace("ARGUMENTS", "call.function.arguments | tojson"), AS_USUAL),
+        (_CALLS.replace("ARGUMENTS", "call.function.arguments"), MessageForms(arguments_as_text=True)),
+        (_CALLS.replace("ARGUMENTS", "'x' + call.function.arguments"), MessageForms(arguments_as_text=True)),
+        (_CALLS.replace("ARGUMENTS", "call.function.arguments.wood"), AS_USUAL),
+        (_NAMED, MessageForms(names_results=True)),
+        (_PLAIN.replace("m.content", "m.content[:5]"), None),
+        ("{{ messages[0].nothing.at_all }}", None),
+    ],
+)
+def test_the_form_is_that_which_reaches_the_text(template: str, forms: MessageForms | None) -> None:
+    assert _measured(template) == forms
+
+
+def test_messages_are_given_in_these_forms_and_stay_as_they_were() -> None:
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "price", "arguments": {"wood": "süß"}}},
+        {"id": "b", "type": "function", "function": {"name": "stock", "arguments": {}}},
+    ]
+    messages = [
+        {"role": "user", "content": "Both?"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "12", "tool_call_id": "b"},
+        {"role": "tool", "content": "3", "tool_call_id": "c"},
+        {"role": "tool", "content": "3", "tool_call_id": "b", "name": "own"},
+    ]
+    before = json.dumps(messages)
+    made = MessageForms(content_as_parts=True, arguments_as_text=True, names_results=True).applied(messages)
+    assert json.dumps(messages) == before
+    assert [message["content"] for message in made] == [
+        [{"type": "text", "text": message["content"]}] for message in messages
+    ]
+    assert [call["function"]["arguments"] for call in made[1]["tool_calls"]] == ['{"wood": "süß"}', "{}"]
+    assert [message.get("name") for message in made] == [None, None, "stock", None, "own"]
+    assert AS_USUAL.applied(messages) == messages
+
+
+def test_the_only_call_names_a_result_without_an_id() -> None:
+    call = {"type": "function", "function": {"name": "price", "arguments": {}}}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "12"}]
+    assert MessageForms(names_results=True).applied(messages)[1]["name"] == "price"
+    messages[0]["tool_calls"] = [call, call]
+    assert "name" not in MessageForms(names_results=True).applied(messages)[1]

@@ -1,0 +1,21 @@
+"""How a base model is asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.errors import NotFoundError
+from luthier.ml.inference.models.names import parse
+
+
+@pytest.mark.parametrize("asked", ["Qwen/Qwen3-0.6B", "qwen/qwen3-0.6b", "Qwen/Qwen3-0.6B@main"])
+def test_a_repository_of_the_catalogue_is_answered_with_its_short_name(asked: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        parse(asked)
+    assert caught.value.do == "ask for qwen3-0.6b, its name in the catalogue"
+
+
+def test_another_repository_is_answered_with_how_to_ask_a_hub() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        parse("org/tiny")
+    assert caught.value.do == "if it is on the hub, ask for hub:org/tiny"

@@ -1,0 +1,34 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.ml.inference.length_batches import common_prefix_length, length_batches
+
+
+@given(st.lists(st.integers(1, 50)), st.integers(1, 200), st.integers(1, 8))
+def test_every_item_is_in_one_batch_and_no_batch_is_too_big(lengths, max_tokens, max_rows):
+    batches = length_batches(lengths, max_tokens=max_tokens, max_rows=max_rows)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[index] for index in batch)
+        assert len(batch) <= max_rows
+        assert padded <= max_tokens or len(batch) == 1
+
+
+@given(st.lists(st.integers(1, 50)))
+def test_the_longest_come_first(lengths):
+    flat = [lengths[index] for batch in length_batches(lengths, max_tokens=60, max_rows=4) for index in batch]
+    assert flat == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(0, 1), max_size=6), st.lists(st.lists(st.integers(0, 1), max_size=6), min_size=1))
+def test_the_common_prefix_is_the_longest_that_all_share(shared, tails):
+    sequences = [shared + tail for tail in tails]
+    length = common_prefix_length(sequences)
+    assert length >= len(shared)
+    assert len({tuple(sequence[:length]) for sequence in sequences}) == 1
+    longer = {tuple(sequence[: length + 1]) for sequence in sequences}
+    assert len(longer) > 1 or length == min(map(len, sequences))
+
+
+def test_no_sequences_share_nothing():
+    assert common_prefix_length([]) == 0

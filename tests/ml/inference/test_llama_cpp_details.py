@@ -1,0 +1,380 @@
+"""What llama.cpp does with likelihoods, schemas, templates and adapters; the contract is in test_llama_cpp."""
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import gguf
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import (
+    ConflictError,
+    ModelSourceError,
+    NotFoundError,
+    OverlongError,
+    RequestError,
+    TemplateError,
+    WorkError,
+)
+from luthier.core.ports import SilentProgress
+from luthier.core.stream import Ended, Failed, Sampling, Served, TextRequest
+from luthier.ml.inference.llama_cpp import server as llama_server
+from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine, open_stream_engine
+from luthier.ml.inference.llama_cpp.prompts import FileReader
+from luthier.ml.inference.streaming import StreamingEngine
+from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.testing.engine_contract import QUESTIONS
+from luthier.testing.stream_contract import GREEDY, Heard, listen, question, write_all
+from luthier.testing.tiny import make_tiny_model
+from luthier.testing.tiny_gguf import write_tiny_gguf, write_tiny_gguf_adapter
+
+CUT = "\N{REPLACEMENT CHARACTER}"
+SCHEMA = {
+    "type": "object",
+    "properties": {"wood": {"enum": ["spruce", "maple"]}, "old": {"type": "boolean"}},
+    "required": ["wood", "old"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_gguf):
+    opened = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
+    yield opened
+    opened.close()
+
+
+def likelihoods(heard, key):
+    return [token for piece in heard.pieces[key, 0] for token in piece.tokens]
+
+
+def test_text_and_likelihoods_are_those_of_transformers(engine, tiny):
+    asked = TextRequest(text="The front is made of ", max_new_tokens=24, sampling=GREEDY, num_top=3)
+    heard = write_all(engine, {"a": asked})
+    streaming = StreamingEngine(TransformersEngine.open(str(tiny), dtype="float32"))
+    other = write_all(streaming, {"a": asked})
+    streaming.close()
+    # What a cut leaves of a character is left out by llama.cpp.
+    assert heard.texts["a", 0].rstrip(CUT) == other.texts["a", 0].rstrip(CUT)
+    theirs = {token.offset: token for token in likelihoods(other, "a")}
+    compared = 0
+    for token in nonempty(likelihoods(heard, "a")):
+        twin = theirs.get(token.offset)
+        if twin is not None and twin.chosen.token == token.chosen.token:
+            compared += 1
+            assert token.chosen.log_probability == pytest.approx(twin.chosen.log_probability, abs=5e-3)
+            assert len(token.top) == 3
+            for one, another in zip(token.top, twin.top, strict=True):
+                assert one.log_probability == pytest.approx(another.log_probability, abs=5e-3)
+    assert compared >= 5
+
+
+def test_offsets_are_places_in_the_text(engine):
+    warm = Sampling(temperature=1.2, seed=4)
+    heard = write_all(
+        engine, {"a": question("Why?", max_new_tokens=60, sampling=warm).model_copy(update={"num_top": 0})}
+    )
+    text = heard.texts["a", 0]
+    tokens = likelihoods(heard, "a")
+    assert len(tokens) >= 10
+    for token in tokens:
+        assert text[token.offset :].startswith(token.chosen.token)
+        assert token.top == ()
+
+
+@pytest.mark.parametrize("num_choices", [1, 3])
+def test_a_schema_is_kept_by_a_model_that_knows_no_json(engine, num_choices):
+    warm = question("Which?", max_new_tokens=300, sampling=Sampling(seed=2), num_choices=num_choices)
+    heard = write_all(engine, {"a": warm.model_copy(update={"json_schema": SCHEMA})})
+    for choice in range(num_choices):
+        assert heard.ends["a", choice].reason == "stop"
+        made = json.loads(heard.texts["a", choice])
+        assert made["wood"] in ("spruce", "maple")
+        assert set(made) == {"wood", "old"}
+
+
+def test_a_schema_that_llama_cpp_would_ignore_is_refused(engine):
+    with pytest.raises(RequestError, match=r"llama\.cpp does not follow"):
+        engine.ask("a", question("Which?").model_copy(update={"json_schema": {"type": "nonsense"}}), None)
+    assert engine.keys == set()
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weigh",
+        "parameters": {
+            "type": "object",
+            "properties": {"wood": {"enum": ["spruce", "maple"]}},
+            "required": ["wood"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def with_tools(**wishes):
+    conversation = Conversation(messages=(Message(role="user", content="Which?"),), tools=(TOOL,))
+    return TextRequest(conversation=conversation, max_new_tokens=300, sampling=Sampling(seed=1), **wishes)
+
+
+def test_a_call_that_must_be_is_made_and_told_as_one(engine):
+    heard = write_all(engine, {"a": with_tools(tool_choice="required", calls_in_parallel=False)})
+    calls = [call for piece in heard.pieces["a", 0] for call in piece.calls]
+    assert (heard.texts["a", 0].strip(), heard.ends["a", 0].reason) == ("", "tool_calls")
+    assert [call.name for call in calls if call.name] == ["weigh"]
+    assert json.loads("".join(call.arguments for call in calls))["wood"] in ("spruce", "maple")
+
+
+def test_tools_stand_in_the_prompt_unless_they_may_not_be_called(engine):
+    numbers = [
+        write_all(engine, {"a": with_tools(tool_choice=choice)}).started["a"].num_prompt_tokens
+        for choice in ("auto", "none")
+    ]
+    plain = write_all(engine, {"a": question("Which?", max_new_tokens=1)}).started["a"].num_prompt_tokens
+    assert numbers[0] > numbers[1] == plain
+
+
+def test_wishes_that_cannot_be_kept_are_refused(engine):
+    with pytest.raises(RequestError, match="there is none"):
+        engine.ask("a", TextRequest(text="a", tool_choice="required"), None)
+    with pytest.raises(RequestError, match="exactly one"):
+        engine.ask("a", TextRequest(), None)
+    with pytest.raises(RequestError, match="logit_bias"):
+        engine.ask("a", TextRequest(text="a", sampling=Sampling(logit_bias=((384, 1.0),))), None)
+    for ids in ((), (999,), (-1,)):
+        with pytest.raises(RequestError, match="each from 0 to 383"):
+            engine.ask("a", TextRequest(token_ids=ids), None)
+    with pytest.raises(OverlongError, match="512 of the context"):
+        engine.ask("a", TextRequest(token_ids=(5,) * 512), None)
+
+
+def test_an_answer_ends_where_the_context_does(engine):
+    biased = Sampling(temperature=0, logit_bias=((0, -1000.0), (2, -1000.0)))
+    asked = TextRequest(token_ids=(5,) * 500, max_new_tokens=10_000, sampling=biased)
+    ended = write_all(engine, {"a": asked}).ends["a", 0]
+    assert (ended.reason, ended.num_new_tokens) == ("length", 12)
+
+
+def test_a_bias_decides_and_the_end_token_is_not_counted(engine):
+    end = engine._header.values["tokenizer.ggml.eos_token_id"]
+    heard = write_all(engine, {"a": TextRequest(text="a", sampling=Sampling(logit_bias=((end, 1000.0),)))})
+    assert (heard.ends["a", 0].reason, heard.ends["a", 0].num_new_tokens, heard.texts["a", 0]) == ("stop", 0, "")
+
+
+def test_the_template_in_the_file_gives_the_tokens_of_ours(engine):
+    theirs = FileReader(engine._header, engine._server)
+    conversations = [
+        (Message(role="user", content=text),) for text in (*QUESTIONS, "Grüße, 日本語 12345\n\n  x", "<|im_end|>")
+    ] + [
+        (Message(role="system", content="Be short."), Message(role="user", content="Why?"),
+         Message(role="assistant", content="So."), Message(role="user", content="And?")),
+    ]  # fmt: skip
+    for messages in conversations:
+        request = TextRequest(conversation=Conversation(messages=messages))
+        assert theirs.ids(request) == engine._reader.ids(request)
+    for text in ("Once upon", " a\tb", "<|im_start|>user\n"):
+        assert theirs.ids(TextRequest(text=text)) == engine._reader.ids(TextRequest(text=text))
+
+
+def test_a_file_alone_answers_as_with_its_tokenizer_beside_it(engine, tiny_gguf, tmp_path):
+    alone = LlamaCppEngine(Path(shutil.copy(tiny_gguf, tmp_path)), num_threads=1, cache="float32")
+    asked = {"a": question("Which wood?"), "b": TextRequest(text="Once", sampling=GREEDY, max_new_tokens=5)}
+    assert write_all(alone, asked).texts == write_all(engine, asked).texts
+    alone.close()
+    with pytest.raises(RequestError, match="without its tokenizer"):
+        LlamaCppEngine(tmp_path / tiny_gguf.name, template="plain")
+
+
+def test_one_beginning_of_text_token_is_given_never_two(tiny_gguf, tmp_path):
+    """The file adds it, and its template writes it too."""
+    file = tmp_path / "bos.gguf"
+    _with_beginning(tiny_gguf, file)
+    engine = LlamaCppEngine(file, num_threads=1)
+    chat = engine._reader.ids(question("Why?"))
+    assert (chat[0], chat.count(0)) == (0, 1)
+    for text in ("Once", "<|endoftext|>Once"):
+        ids = engine._reader.ids(TextRequest(text=text))
+        assert (ids[0], ids.count(0)) == (0, 1)
+    engine.close()
+
+
+def _with_beginning(source, target):
+    reader = gguf.GGUFReader(source)
+    out = gguf.GGUFWriter(target, "llama")
+    for name, value in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        contents = value.contents()
+        if name == "tokenizer.ggml.add_bos_token":
+            contents = True
+        if name == "tokenizer.chat_template":
+            contents = "<|endoftext|>" + contents
+        kind = value.types[0]
+        sub = value.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        out.add_key_value(name, contents, kind, sub_type=sub)
+    out.add_bos_token_id(0)
+    for tensor in reader.tensors:
+        out.add_tensor(tensor.name, tensor.data)
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+
+
+def test_a_file_without_a_template_takes_texts_only(tmp_path):
+    file = write_tiny_gguf(make_tiny_model(tmp_path / "base", chat=False), tmp_path / "alone.gguf")
+    engine = LlamaCppEngine(file, num_threads=1)
+    with pytest.raises(TemplateError, match="without a chat template"):
+        engine.ask("a", question("Why?"), None)
+    assert ("a", 0) in write_all(engine, {"a": TextRequest(text="Once", max_new_tokens=2)}).ends
+    engine.close()
+
+
+def test_the_tokenizer_of_another_model_is_noticed(tiny_gguf, tmp_path):
+    other = make_tiny_model(tmp_path / "other", vocabulary=300)
+    with pytest.raises(RequestError, match=r"they differ from token \d+ on"):
+        LlamaCppEngine(Path(shutil.copy(tiny_gguf, other)))
+
+
+def test_an_adapter_that_comes_late_waits_for_the_answers_under_way(tiny_gguf, gguf_adapters):
+    engine = LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")
+    no_end = Sampling(temperature=0, logit_bias=((0, -1000.0), (2, -1000.0)))
+    long = TextRequest(text="Once", max_new_tokens=200, sampling=no_end)
+    assert engine.ask("long", long, None)
+    engine.load_adapter("late", str(gguf_adapters[0]))
+    heard = Heard()
+    assert not engine.ask("late", question("Why?"), "late")
+    listen(engine, heard, lambda: not engine.keys)
+    heard.hear(engine)
+    assert heard.ends["long", 0].num_new_tokens == 200
+    late = write_all(engine, {"late": question("Why?")}, {"late": "late"})
+    assert late.texts["late", 0] != write_all(engine, {"a": question("Why?")}).texts["a", 0]
+    with pytest.raises(ConflictError, match="late"):
+        engine.load_adapter("late", str(gguf_adapters[1]))
+    engine.close()
+
+
+def test_adapters_for_another_base_and_other_files_are_refused(engine, tiny_gguf, tiny, peft_adapters, tmp_path):
+    narrow = make_tiny_model(tmp_path / "narrow", hidden=64)
+    short = make_tiny_model(tmp_path / "short", layers=1)
+    for base, words in ((narrow, "has 64 where .* has 32"), (short, None)):
+        from peft import LoraConfig, get_peft_model
+
+        from luthier.ml.inference.models.loading import load_model
+
+        made = tmp_path / f"{base.name}-adapter"
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        get_peft_model(load_model(base, dtype="float32", attention="sdpa"), config).save_pretrained(made)
+        file = write_tiny_gguf_adapter(base, made, tmp_path / f"{base.name}.gguf")
+        if words:
+            with pytest.raises(RequestError, match=words):
+                engine.load_adapter("other", str(file))
+    with pytest.raises(RequestError, match="holds a model"):
+        engine.load_adapter("other", str(tiny_gguf))
+    with pytest.raises(NotFoundError, match="no GGUF file"):
+        engine.load_adapter("other", str(peft_adapters[0]))
+    with pytest.raises(RequestError, match="'other'"):
+        engine.ask("a", question("Why?"), "other")
+
+
+def test_an_adapter_that_is_cut_off_is_refused_before_llama_cpp_reads_it(engine, gguf_adapters, tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf_adapters[0].read_bytes()[:-9000])
+    with pytest.raises(ModelSourceError, match="it is cut off"):
+        engine.load_adapter("broken", str(broken))
+    with pytest.raises(RequestError, match="'broken'"):
+        engine.ask("a", question("Why?"), "broken")
+
+
+def test_a_server_that_does_not_open_with_an_adapter_goes_on_without_it(tiny_gguf, gguf_adapters, tmp_path):
+    gone = Path(shutil.copy(gguf_adapters[0], tmp_path / "gone.gguf"))
+    with closing(LlamaCppEngine(tiny_gguf, num_threads=1, cache="float32")) as engine:
+        wanted = write_all(engine, {"a": question("Why?")}).texts["a", 0]
+        engine.load_adapter("gone", str(gone))
+        gone.unlink()
+        with pytest.raises(WorkError, match=r"cannot load .* with the adapters gone\.gguf"):
+            # An ask that needs another server is put off while the thread of an answer still ends.
+            listen(engine, Heard(), lambda: engine.ask("a", question("Why?"), "gone"))
+        with pytest.raises(RequestError, match="'gone'"):
+            engine.ask("a", question("Why?"), "gone")
+        assert write_all(engine, {"a": question("Why?")}).texts["a", 0] == wanted
+
+
+def test_a_missing_package_is_said_with_words(tiny_gguf, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
+    with pytest.raises(RequestError, match="xllamacpp") as caught:
+        LlamaCppEngine(tiny_gguf)
+    assert "luthier[gguf]" in caught.value.do
+    monkeypatch.setitem(__import__("sys").modules, "llama_cpp_py_sync", None)
+
+
+def test_what_is_served_is_found_in_its_folder(tiny_gguf, gguf_adapters, tmp_path):
+    served = Served(engine="llama_cpp", path=str(tiny_gguf.parent), sha256="")
+    engine = open_stream_engine(served)
+    assert engine.num_bytes > tiny_gguf.stat().st_size
+    engine.close()
+    with pytest.raises(RequestError, match="quantisation"):
+        open_stream_engine(served.model_copy(update={"quantisation": "nf4"}))
+    with pytest.raises(NotFoundError, match="no GGUF file"):
+        open_stream_engine(served.model_copy(update={"path": str(tmp_path)}))
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(tiny_gguf, tmp_path / name)
+    with pytest.raises(RequestError, match=r"2 GGUF files with a model: a\.gguf, b\.gguf"):
+        open_stream_engine(served.model_copy(update={"path": str(tmp_path)}))
+
+
+def test_a_model_that_llama_cpp_does_not_know_is_said_with_words(tiny_gguf, tmp_path):
+    unknown = tmp_path / "unknown.gguf"
+    unknown.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lrama"))
+    with pytest.raises(WorkError, match=r"cannot load .*unknown\.gguf"):
+        LlamaCppEngine(unknown)
+
+
+def test_a_model_that_is_cut_off_is_refused(tiny_gguf, tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny_gguf.read_bytes()[:-50_000])
+    with pytest.raises(ModelSourceError, match="it is cut off"):
+        LlamaCppEngine(broken)
+
+
+def test_rows_of_another_tokenizer_are_refused(engine, examples):
+    from array import array
+
+    from luthier.core.dataset import TokenisedExample
+
+    wrong = TokenisedExample(id="r:1", input_ids=array("i", [1, 5000]), loss_mask=b"\0\1")
+    with pytest.raises(RequestError, match="r:1 has 2 tokens, ids 1 to 5000"):
+        engine.score([examples[0], wrong], SilentProgress())
+    assert llama_server.__doc__
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_tokenised(engine, monkeypatch):
+    def tokenise(*_given, **_named):
+        raise AssertionError("it was tokenised")
+
+    from luthier.ml.inference.llama_cpp.server import LlamaServer
+    from luthier.ml.inference.models.chat_template import ChatTemplate
+
+    monkeypatch.setattr(ChatTemplate, "ids", tokenise)
+    monkeypatch.setattr(LlamaServer, "tokenize", tokenise)
+    with pytest.raises(OverlongError, match="at least") as caught:
+        engine.prepare(TextRequest(text="wood" * 1_000_000))
+    assert Failed.of(caught.value).num_contexts > 10
+
+
+def test_what_is_made_ready_in_another_thread_is_written_as_asked(engine):
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = TextRequest(text="The front is made of", max_new_tokens=4, sampling=Sampling(temperature=0))
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(engine.prepare, [asked, asked])
+    assert first.ids == second.ids
+    assert engine.admit("ready", first, None)
+    ends = []
+    while engine.keys:
+        ends += [event for _, event in engine.poll(0.2) if isinstance(event, Ended)]
+    assert len(ends) == 1

@@ -1,0 +1,242 @@
+import time
+
+import pytest
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import RequestError
+from luthier.core.ports import SilentProgress
+from luthier.core.stream import Sampling, Served, Started, TextRequest
+from luthier.ml.inference.openai.stream import NUM_ATTEMPTS, OpenAIStreamEngine, open_stream_engine
+from luthier.ml.inference.stream_generation import generate_by_streaming
+from luthier.testing.engine_contract import ask
+from luthier.testing.openai_server import OpenAIServer, Trouble, serving
+from luthier.testing.stream_contract import Heard, StreamEngineContract, question, write_all
+
+KEY = "sk-very-secret-key"
+WORDS = ["spruce", "maple", "ebony", "willow", "pear", "plum", "box", "rosewood"]
+
+
+def reply(body):
+    """Words that follow from the model, the question and, where they are drawn, the seed."""
+    asked = body["messages"][-1]["content"] if "messages" in body else str(body["prompt"])
+    start = sum(asked.encode()) + sum(body["model"].encode()) + (body["seed"] * 7 if body["temperature"] else 0)
+    return " ".join(WORDS[(start * (n + 1) + n * n) % len(WORDS)] for n in range(400))
+
+
+def refuse(body):
+    if len(str(body.get("prompt", ""))) > 50_000:
+        return Trouble(400, {"error": {"message": "This model's maximum context length is 8192 tokens"}})
+    return None
+
+
+@pytest.fixture
+def server():
+    return OpenAIServer(reply=reply, refuse=refuse)
+
+
+@pytest.fixture
+def url(server):
+    with serving(server) as address:
+        yield address
+
+
+@pytest.fixture
+def stream_engine(url):
+    opened = OpenAIStreamEngine(url, "m", api_key=KEY, first_pause_seconds=0.001, most_answers=8)
+    yield opened
+    opened.close()
+
+
+class TestContract(StreamEngineContract):
+    @pytest.fixture
+    def adapters(self):
+        return ["tuned-a", "tuned-b"]
+
+
+def failure(engine, request=None):
+    heard = write_all(engine, {"a": request or question("Why?")})
+    assert ("a", 0) not in heard.ends
+    return heard.failures["a"].error
+
+
+def test_the_request_is_as_the_api_wants_it(stream_engine, server):
+    tool = {"type": "function", "function": {"name": "f"}}
+    messages = (Message(role="system", content="Be short."), Message(role="user", content="Why?"))
+    chat = TextRequest(
+        conversation=Conversation(messages=messages, tools=(tool,)),
+        sampling=Sampling(temperature=0.5, top_p=0.9, seed=3, presence_penalty=0.5, logit_bias=((7, -1.0),)),
+        max_new_tokens=5,
+        num_top=2,
+        stop=("a", "b", "c", "d", "e"),
+        json_schema={"type": "object"},
+        tool_choice="required",
+        tool_name="f",
+        calls_in_parallel=False,
+    )
+    write_all(stream_engine, {"chat": chat, "ids": TextRequest(token_ids=(1, 2), max_new_tokens=2, num_top=0)})
+    sent = dict(server.requests)
+    common = {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
+    assert sent["/v1/chat/completions"] == common | {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+        "max_tokens": 5,
+        "presence_penalty": 0.5,
+        "logit_bias": {"7": -1.0},
+        "stop": ["a", "b", "c", "d"],
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        },
+        "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}],
+        "logprobs": True,
+        "top_logprobs": 2,
+        "tools": [tool],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "parallel_tool_calls": False,
+    }
+    assert sent["/v1/completions"] == common | {
+        "temperature": 1.0, "top_p": 1.0, "seed": 0, "max_tokens": 2, "prompt": [1, 2], "logprobs": 0,
+    }  # fmt: skip
+    assert set(server.authorizations) == {f"Bearer {KEY}"}
+
+
+def test_counts_of_the_prompt_come_with_the_end_where_only_the_server_knows_them(stream_engine):
+    heard = write_all(stream_engine, {"a": question("one two three"), "b": TextRequest(token_ids=(5, 6))})
+    assert heard.started["a"] == Started(num_prompt_tokens=0)
+    assert heard.ends["a", 0].num_prompt_tokens == 3
+    assert heard.started["b"] == Started(num_prompt_tokens=2)
+
+
+def test_whole_answers_come_of_streams(stream_engine):
+    (made,) = generate_by_streaming(stream_engine, [ask("one two three", max_new_tokens=4)], SilentProgress())
+    assert (made.num_prompt_tokens, made.num_new_tokens, made.finish_reason) == (3, 4, "length")
+    assert len(made.text.split()) == 4
+
+
+def test_what_has_not_begun_is_tried_again(stream_engine, server):
+    server.troubles = [Trouble(429, "", {"Retry-After": "0"}), Trouble(503, "busy"), Trouble(0)]
+    heard = write_all(stream_engine, {"a": question("Why?")})
+    assert heard.failures == {}
+    assert len(server.requests) == 4
+
+
+def test_there_is_an_end_to_trying(stream_engine, server):
+    server.troubles = [Trouble(500, {"error": {"message": f"the GPU is gone, {KEY}"}})] * 99
+    error = failure(stream_engine)
+    assert error["came"].endswith(f"tried {NUM_ATTEMPTS} times; the last: HTTP 500: the GPU is gone, ***")
+    assert len(server.requests) == NUM_ATTEMPTS
+
+
+def test_a_dead_server_is_told_with_its_address():
+    engine = OpenAIStreamEngine("http://127.0.0.1:9/v1", "m", first_pause_seconds=0.001)
+    error = failure(engine)
+    engine.close()
+    assert error["type"] == "WorkError"
+    assert "http://127.0.0.1:9/v1 gave no answer" in error["came"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("data: {nonsense\n\n", "Expecting property name"),
+        ("data: [1]\n\n", "no object"),
+        ('data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),
+        ('data: {"choices": [{"delta": {"content": "a"}}]}\n\n', "cut in the middle"),
+        ('data: {"choices": [{"delta": {"content": 5}}]}\n\n', "a text that is none"),
+        ('data: {"choices": [{"delta": 5}]}\n\n', "AttributeError"),
+        ('data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n', "how many tokens"),
+        ('data: {"choices": [], "usage": {"prompt_tokens": "3"}}\n\n', "in no numbers"),
+        ("<html>hello</html>", "cut in the middle"),
+        ("", "cut in the middle"),
+    ],
+)
+def test_a_stream_that_is_none_fails_with_words_and_is_not_tried_again(stream_engine, server, body, words):
+    server.troubles = [Trouble(200, body)]
+    error = failure(stream_engine)
+    assert (error["type"], len(server.requests)) == ("WorkError", 1)
+    assert words in error["came"]
+
+
+def test_refusals_keep_their_kind(stream_engine, server):
+    server.troubles = [Trouble(404, {"error": {"message": "no model m"}})]
+    assert failure(stream_engine)["type"] == "NotFoundError"
+    assert failure(stream_engine, TextRequest(text="x" * 60_000))["type"] == "OverlongError"
+    server.troubles = [Trouble(400, {"error": {"message": "use max_completion_tokens"}})]
+    assert write_all(stream_engine, {"a": question("Why?")}).failures == {}
+    assert "max_completion_tokens" in server.requests[-1][1]
+
+
+def test_who_says_nothing_for_too_long_is_given_up(url, server):
+    server.pace_seconds = 5.0
+    engine = OpenAIStreamEngine(url, "m", timeout_seconds=0.2)
+    error = failure(engine)
+    engine.close()
+    assert "broke off in the middle: ReadTimeout" in error["came"]
+
+
+def test_cancelling_closes_the_connection(stream_engine, server):
+    server.pace_seconds = 0.01
+    heard = Heard()
+    assert stream_engine.ask("a", question("Why?", max_new_tokens=400), None)
+    while not heard.pieces["a", 0]:
+        heard.hear(stream_engine)
+    stream_engine.cancel("a")
+    until = time.monotonic() + 10
+    while not server.broken and time.monotonic() < until:
+        time.sleep(0.01)
+    assert server.broken == 1
+
+
+def told(engine, server, chunks, request):
+    server.troubles = [Trouble(200, "".join(f"data: {chunk}\n\n" for chunk in chunks))]
+    heard = write_all(engine, {"a": request})
+    assert heard.failures == {}
+    return heard
+
+
+USAGE = '{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
+
+
+def test_calls_of_tools_are_told_as_such(stream_engine, server):
+    first = '{"index": 0, "id": "c1", "function": {"name": "f", "arguments": ""}}'
+    more = '{"index": 0, "function": {"arguments": "{}"}}'
+    chunks = [
+        f'{{"choices": [{{"delta": {{"tool_calls": [{first}]}}}}]}}',
+        f'{{"choices": [{{"delta": {{"tool_calls": [{more}]}}, "finish_reason": "tool_calls"}}]}}',
+        USAGE,
+    ]
+    heard = told(stream_engine, server, chunks, question("Why?"))
+    calls = [call for piece in heard.pieces["a", 0] for call in piece.calls]
+    assert [(call.call_id, call.name, call.arguments) for call in calls] == [("c1", "f", ""), (None, None, "{}")]
+    assert heard.ends["a", 0].reason == "tool_calls"
+
+
+@pytest.mark.parametrize("is_chat", [True, False])
+def test_likelihoods_are_read_in_both_forms(stream_engine, server, is_chat):
+    if is_chat:
+        said = (
+            '"delta": {"content": "ab"}, "logprobs": {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": '
+            '[{"token": "b", "logprob": -2.0}, {"token": "a", "logprob": -1.0}]}, {"token": "b", "logprob": -0.5}]}'
+        )
+    else:
+        said = (
+            '"text": "ab", "logprobs": {"tokens": ["a", "b"], "token_logprobs": [-1.0, -0.5], '
+            '"top_logprobs": [{"b": -2.0, "a": -1.0}, null]}'
+        )
+    chunks = [f'{{"choices": [{{{said}, "finish_reason": "stop"}}]}}', USAGE]
+    request = question("Why?") if is_chat else TextRequest(text="Why?")
+    heard = told(stream_engine, server, chunks, request.model_copy(update={"num_top": 1}))
+    first, second = (token for piece in heard.pieces["a", 0] for token in piece.tokens)
+    assert (first.chosen.token, first.offset, second.offset) == ("a", 0, 1)
+    assert [(one.token, one.log_probability) for one in first.top] == [("a", -1.0)]
+    assert second.top == ()
+
+
+def test_an_address_has_a_model():
+    engine = open_stream_engine(Served(engine="openai_http", path="http://127.0.0.1:9/v1#m", sha256=""))
+    engine.close()
+    with pytest.raises(RequestError, match="address"):
+        open_stream_engine(Served(engine="openai_http", path="http://127.0.0.1:9/v1", sha256=""))
+    with pytest.raises(RequestError, match="no header"):
+        OpenAIStreamEngine("http://127.0.0.1:9/v1", "m", api_key="ä")

@@ -1,0 +1,77 @@
+"""System turns, tools and thoughts as text, where a recipe asks for it."""
+
+from __future__ import annotations
+
+from tests.ml.data.template_rows import ROWS
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example
+from luthier.core.opted_turns import OptedTurns
+from luthier.core.recipe import DataRecipe
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.opted_turns import rewritten, rewritten_examples, text_of
+from luthier.ml.inference.tool_calls import form_of
+
+
+def _rewritten(opted: OptedTurns, conversation: Conversation, template: ChatTemplate) -> Conversation:
+    return rewritten(opted, conversation, form_of(text_of(template)))
+
+
+def _roles_and_contents(conversation: Conversation) -> list[tuple[str, str | None]]:
+    return [(message.role, message.content) for message in conversation.messages]
+
+
+def test_nothing_is_rewritten_unasked(template: ChatTemplate) -> None:
+    examples = [Example(id="r:1", conversation=row) for row in ROWS.values()]
+    assert rewritten_examples(OptedTurns.of(DataRecipe(train="x.jsonl")), examples, template) is examples
+
+
+def test_system_text_goes_before_the_first_user_turn(template: ChatTemplate) -> None:
+    opted = OptedTurns.of(DataRecipe(train="x.jsonl", system="fold"))
+    found = _rewritten(opted, ROWS["system"], template)
+    assert _roles_and_contents(found) == [("user", "You build guitars.\n\nWhich wood?"), ("assistant", "Spruce wood.")]
+    assert _rewritten(opted, ROWS["two"], template) == ROWS["two"]
+    alone = Conversation(messages=(Message(role="system", content="Hi."), Message(role="assistant", content="a")))
+    assert _roles_and_contents(_rewritten(opted, alone, template))[0] == ("user", "Hi.")
+
+
+def test_tools_calls_and_results_are_text_and_a_weight_stays(template: ChatTemplate) -> None:
+    messages = list(ROWS["tools"].messages)
+    messages[1] = messages[1].model_copy(update={"weight": 0})
+    row = ROWS["tools"].model_copy(update={"messages": tuple(messages)})
+    found = _rewritten(OptedTurns(tools_as_text=True), row, template)
+    assert found.tools == ()
+    assert [message.role for message in found.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert '"name": "price"' in (found.messages[0].content or "")
+    assert found.messages[2].tool_calls == ()
+    assert found.messages[2].weight == 0
+    assert "spruce" in (found.messages[2].content or "")
+    assert "12 Euro" in (found.messages[3].content or "")
+
+
+def test_a_thought_is_written_into_the_answer_or_left_out(template: ChatTemplate) -> None:
+    for kind in ("reasoning", "think"):
+        written = _rewritten(OptedTurns(reasoning="as_text"), ROWS[kind], template).messages[1]
+        assert written.content == "<think>\nIt is light and stiff.\n</think>\n\nSpruce wood."
+        assert written.reasoning is None
+        dropped = _rewritten(OptedTurns(reasoning="drop"), ROWS[kind], template).messages[1]
+        assert (dropped.content, dropped.reasoning) == ("Spruce wood.", None)
+
+
+def test_both_sides_of_a_pair_are_rewritten(template: ChatTemplate) -> None:
+    pair = Example(id="r:1", conversation=ROWS["system"], rejected=ROWS["system"])
+    (found,) = rewritten_examples(OptedTurns(folds_system=True), [pair], template)
+    assert found.conversation == found.rejected
+    assert found.rejected is not None
+    assert found.rejected.messages[0].content == "You build guitars.\n\nWhich wood?"
+
+
+def test_what_is_rewritten_once_is_not_changed_by_a_second_time(template: ChatTemplate) -> None:
+    changed = 0
+    for reasoning in ("as_text", "drop", None):
+        opted = OptedTurns(folds_system=True, tools_as_text=True, reasoning=reasoning)
+        for row in ROWS.values():
+            once = _rewritten(opted, row, template)
+            assert _rewritten(opted, once, template) == once
+            changed += once != row
+    assert changed > len(ROWS)

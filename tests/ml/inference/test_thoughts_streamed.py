@@ -1,0 +1,190 @@
+"""Thoughts in streams: told apart from the answer by every engine, with options, budgets, stop texts and forms."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import RequestError
+from luthier.core.ports import Prompt, SilentProgress
+from luthier.core.stream import Ended, Piece, TextRequest
+from luthier.ml.inference.llama_cpp.cpp import LlamaCppEngine
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.openai.answers import generation_of
+from luthier.ml.inference.openai.chunks import ChunkReader
+from luthier.ml.inference.streaming import StreamingEngine
+from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.ml.inference.vllm import VllmEngine
+from luthier.testing.stream_contract import Heard, write_all
+from luthier.testing.tiny_gguf import write_tiny_gguf
+from luthier.testing.tiny_thinker import ANSWER, OPENING_TEMPLATE, THINKING_TEMPLATE, THOUGHT, make_tiny_thinker
+
+ASKED = Conversation(messages=(Message(role="user", content="Which wood?"),))
+OFF = {"enable_thinking": False}
+KINDS = ["transformers", "llama_cpp", "llama_cpp_file"]
+
+
+@pytest.fixture(scope="module", params=[THINKING_TEMPLATE, OPENING_TEMPLATE], ids=["writes", "opens"])
+def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_thinker(tmp_path_factory.mktemp("thinker") / "model", request.param)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(
+    request: pytest.FixtureRequest, thinker: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StreamingEngine | LlamaCppEngine]:
+    opened: StreamingEngine | LlamaCppEngine
+    if request.param == "transformers":
+        opened = StreamingEngine(TransformersEngine.open(str(thinker), dtype="float32"))
+    else:
+        folder = tmp_path_factory.mktemp("gguf")
+        file = write_tiny_gguf(thinker, folder / "tiny.gguf", precision="float32")
+        if request.param == "llama_cpp":
+            for one in (*thinker.glob("tokenizer*"), thinker / "chat_template.jinja"):
+                shutil.copy(one, folder)
+        opened = LlamaCppEngine(file, num_threads=1, cache="float32")
+    yield opened
+    opened.close()
+
+
+def write(engine: Any, **wishes: Any) -> tuple[str, str, Ended, list[Piece]]:
+    """Thought, answer, end and pieces of one answer."""
+    heard = write_all(engine, {"a": TextRequest(conversation=ASKED, **({"max_new_tokens": 64} | wishes))})
+    return summed(heard)
+
+
+def summed(heard: Heard) -> tuple[str, str, Ended, list[Piece]]:
+    pieces = heard.pieces["a", 0]
+    return "".join(p.reasoning for p in pieces), "".join(p.text for p in pieces), heard.ends["a", 0], pieces
+
+
+def test_the_thought_is_told_beside_the_answer(engine: Any) -> None:
+    thought, answer, ended, pieces = write(engine)
+    assert (thought, answer, ended.reason, ended.ends_in_thought) == (THOUGHT, ANSWER, "stop", False)
+    assert len([piece for piece in pieces if piece.reasoning]) > 2
+    assert 0 < ended.num_thinking_tokens < ended.num_new_tokens
+
+
+def test_an_option_of_the_template_turns_it_off(engine: Any) -> None:
+    thought, answer, ended, _ = write(engine, template_options=OFF)
+    assert (thought, answer, ended.num_thinking_tokens) == ("", ANSWER, 0)
+    assert write(engine, reasoning_effort="none")[:2] == ("", ANSWER)
+    assert write(engine, reasoning_effort="high")[:2] == (THOUGHT, ANSWER)
+    assert write(engine, reasoning_effort="high", template_options=OFF)[:2] == ("", ANSWER)
+
+
+def test_an_option_that_the_template_never_reads_is_refused(engine: Any) -> None:
+    asked = TextRequest(conversation=ASKED, template_options={"messages": "no"})
+    with pytest.raises(RequestError, match=r"(?s)template option .messages.*enable_thinking"):
+        engine.ask("a", asked, None)
+
+
+def test_stop_texts_and_limits_are_of_the_answer(engine: Any) -> None:
+    assert write(engine, stop=("light", "ce"))[:2] == (THOUGHT, "Spru")
+    whole = write(engine)[2]
+    num_answer = whole.num_new_tokens - whole.num_thinking_tokens
+    thought, answer, ended, _ = write(engine, max_new_tokens=num_answer - 1, max_thinking_tokens=64)
+    assert thought == THOUGHT
+    assert ANSWER.startswith(answer)
+    assert len(answer) < len(ANSWER)
+    assert (ended.reason, ended.ends_in_thought) == ("length", False)
+    thought, answer, ended, _ = write(engine, max_new_tokens=64, max_thinking_tokens=whole.num_thinking_tokens - 7)
+    assert THOUGHT.startswith(thought)
+    assert (answer, ended.reason, ended.ends_in_thought) == ("", "length", True)
+    assert ended.num_new_tokens == ended.num_thinking_tokens
+
+
+def test_likelihoods_are_told_with_thought_and_answer(engine: Any) -> None:
+    pieces = write(engine, num_top=0)[3]
+    tokens = [token.chosen.token for piece in pieces for token in piece.tokens]
+    assert THOUGHT in "".join(tokens)
+    assert "".join(tokens).endswith(ANSWER)
+
+
+def test_a_form_is_kept_to_behind_the_thought(engine: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    assert write(engine, json_schema=schema)[1] == '{"a": 1}'
+
+
+def test_whole_answers_are_those_of_the_stream(engine: Any) -> None:
+    if isinstance(engine, StreamingEngine):
+        from luthier.ml.inference.stream_generation import generate_by_streaming
+
+        (found,) = generate_by_streaming(engine, [Prompt(conversation=ASKED)], SilentProgress())
+    else:
+        (found,) = engine.generate([Prompt(conversation=ASKED)], SilentProgress())
+    assert (found.text, found.reasoning, found.finish_reason) == (ANSWER, THOUGHT, "stop")
+    assert found.num_thinking_tokens == write(engine)[2].num_thinking_tokens
+
+
+def test_an_earlier_thought_is_rendered(engine: Any) -> None:
+    turns = [Message(role="assistant", content="Maple.", reasoning="It is hard."), Message(role="user", content="Hi")]
+    talk = ASKED.model_copy(update={"messages": (*ASKED.messages, *turns)})
+    heard = write_all(engine, {"a": TextRequest(conversation=talk, max_new_tokens=4)})
+    plain = talk.model_copy(
+        update={"messages": (ASKED.messages[0], Message(role="assistant", content="Maple."), turns[1])}
+    )
+    bare = write_all(engine, {"a": TextRequest(conversation=plain, max_new_tokens=4)})
+    assert heard.started["a"].num_prompt_tokens > bare.started["a"].num_prompt_tokens + 10
+
+
+def test_vllm_is_given_the_options_and_its_text_is_taken_apart(thinker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "luthier.testing.vllm_stub"]
+    opens = ChatTemplate.load(thinker).render(ASKED, add_generation_prompt=True).endswith("<think>\n")
+    said = f"It is light. </think> {ANSWER} And more." if opens else f"<think> It is light. </think> {ANSWER} And more."
+    monkeypatch.setenv("LUTHIER_VLLM_STUB", json.dumps({"say": said}))
+    monkeypatch.setenv("LUTHIER_VLLM_COMMAND", shlex.join(command))
+    engine = VllmEngine(str(thinker), command=command)
+    try:
+        thought, answer, ended, _ = write(engine)
+        assert (thought, answer) == (THOUGHT, f"{ANSWER} And more.")
+        assert 0 < ended.num_thinking_tokens < ended.num_new_tokens
+        thought, answer, ended, _ = write(engine, max_new_tokens=1, max_thinking_tokens=20)
+        assert (thought, answer.strip(), ended.reason) == (THOUGHT, ANSWER, "length")
+        asked = engine.prepare(TextRequest(conversation=ASKED, template_options=OFF))
+        text = ChatTemplate.load(thinker, options=OFF).render(ASKED, add_generation_prompt=True)
+        assert asked.request.token_ids == tuple(ChatTemplate.load(thinker).ids(text))
+    finally:
+        engine.close()
+
+
+def chunk(**delta: Any) -> str:
+    return json.dumps({"choices": [{"delta": delta, "finish_reason": None}]})
+
+
+def test_what_a_server_tells_apart_is_told_apart() -> None:
+    for name in ("reasoning_content", "reasoning"):
+        reader = ChunkReader(TextRequest(conversation=ASKED), 0)
+        pieces = [*reader.read(chunk(**{name: "so"})), *reader.read(chunk(content="4"))]
+        assert [(piece.reasoning, piece.text) for piece in pieces] == [("so", ""), ("", "4")]
+    reader = ChunkReader(TextRequest(conversation=ASKED), 0)
+    pieces = [*reader.read(chunk(content="<think>so</th")), *reader.read(chunk(content="ink>4"))]
+    assert [(piece.reasoning, piece.text) for piece in pieces] == [("so", ""), ("", "4")]
+
+
+@pytest.mark.parametrize(
+    ("message", "reasoning", "text"),
+    [
+        ({"content": "4", "reasoning_content": "so"}, "so", "4"),
+        ({"content": "4", "reasoning": "so"}, "so", "4"),
+        ({"content": "<think>so</think>4"}, "so", "4"),
+        ({"content": "so</think>\n4"}, "so", "4"),
+        ({"content": "4"}, None, "4"),
+    ],
+)
+def test_whole_answers_of_servers_are_taken_apart(message: dict[str, Any], reasoning: str | None, text: str) -> None:
+    usage: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": 9}
+    document = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+    found = generation_of(document, 16, is_chat=True)
+    assert (found.reasoning, found.text) == (reasoning, text)
+    assert found.num_thinking_tokens == (0 if reasoning is None else None)
+    usage["completion_tokens_details"] = {"reasoning_tokens": 5}
+    assert generation_of(document, 16, is_chat=True).num_thinking_tokens == 5

@@ -1,0 +1,180 @@
+import json
+
+import pytest
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.stream import Ended, Piece, Sampling, TextRequest
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.models.loading import load_model
+from luthier.ml.inference.streaming import StreamingEngine
+from luthier.ml.inference.tool_calls import HERMES, form_of
+from luthier.ml.inference.tool_prompt import with_tools_as_text
+from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.testing.tiny import make_tiny_model
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Cremona", "Mittenwald"]}, "days": {"type": "integer", "maximum": 9}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+ASK = Conversation(messages=(Message(role="user", content="How is the weather?"),), tools=(WEATHER, CLOCK))
+
+
+def asked(**wishes):
+    return TextRequest(conversation=ASK, **({"sampling": Sampling(temperature=1.0, seed=3)} | wishes))
+
+
+def read(text, *, template="<tool_call>", width=1, request=None):
+    """An answer in pieces of `width` characters: its text, and its calls as name and arguments."""
+    reader = form_of(template).reader(request or asked())
+    told, calls, pieces = "", {}, 0
+    parts = [reader.add(text[place : place + width]) for place in range(0, len(text), width)]
+    for more, found in [*parts, reader.end()]:
+        told += more
+        for piece in found:
+            pieces += 1
+            if piece.name is not None:
+                assert piece.call_id.startswith("call_")
+                calls[piece.index] = [piece.name, ""]
+            calls[piece.index][1] += piece.arguments
+    assert reader.num_calls == len(calls)
+    return told, [tuple(call) for call in calls.values()], pieces
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("template", "text", "told", "calls"),
+    [
+        ("<tool_call>", 'Let me see.\n<tool_call>\n{"name": "clock", "arguments": {"a": "}"}}\n</tool_call>',
+         "Let me see.", [("clock", '{"a": "}"}')]),
+        ("<tool_call>", '<tool_call>{"name": "clock", "arguments": {}}</tool_call>\n<tool_call>{"name": "get_weather", '
+         '"arguments": {"city": "C\\"}"}}</tool_call>\n', "", [("clock", "{}"), ("get_weather", '{"city": "C\\"}"}')]),
+        ("<tool_call>", '<tool_call>{"arguments": {"a": 1}, "name": "clock"}</tool_call>', "", [("clock", '{"a": 1}')]),
+        ("<tool_call>", '<tool_call>{"name": "rm", "arguments": {}}</tool_call>',
+         '<tool_call>{"name": "rm", "arguments": {}}</tool_call>', []),
+        ("<tool_call>", "a < b and <tool", "a < b and <tool", []),
+        ("<tool_call>", "<tool_call>no json</tool_call> and more", "<tool_call>no json</tool_call> and more", []),
+        ("<tool_call>", 'cut <tool_call>{"name": "clo', 'cut <tool_call>{"name": "clo', []),
+        ("<tool_call>", '<tool_call>{"name": "clock", "arguments": {"a": [1', "", [("clock", '{"a": [1')]),
+        ("<call>", '<call>{"name": "clock", "arguments": {}}</call>', "", [("clock", "{}")]),
+        ("[TOOL_CALLS]", '[TOOL_CALLS][{"name": "clock", "arguments": {}}, {"name": "clock", "arguments": {"a": 1}}]',
+         "", [("clock", "{}"), ("clock", '{"a": 1}')]),
+        ("python_tag", '{"name": "clock", "parameters": {"a": 1}}', "", [("clock", '{"a": 1}')]),
+        ("python_tag", "It is { late }.", "It is { late }.", []),
+        ("python_tag", '{"answer": 42}', '{"answer": 42}', []),
+    ],
+)  # fmt: skip
+def test_calls_are_told_from_text_however_it_is_cut(template, text, told, calls, width):
+    assert read(text, template=template, width=width)[:2] == (told, calls)
+
+
+def test_arguments_are_told_as_they_grow():
+    text = '<tool_call>{"name": "clock", "arguments": {"a": "a long text that takes many pieces"}}</tool_call>'
+    assert read(text, width=4)[2] > 8
+
+
+def test_after_the_only_call_nothing_is_told():
+    text = '<tool_call>{"name": "clock", "arguments": {}}</tool_call>' * 2
+    assert read(text, request=asked(calls_in_parallel=False))[:2] == ("", [("clock", "{}")])
+
+
+def test_tools_are_told_in_words_where_the_template_knows_none():
+    call = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    messages = (
+        Message(role="system", content="Be short."),
+        *ASK.messages,
+        Message(role="assistant", tool_calls=(call,)),
+        Message(role="tool", content="noon", tool_call_id="c"),
+    )
+    plain = with_tools_as_text(Conversation(messages=messages, tools=(WEATHER,)), HERMES)
+    assert not plain.tools
+    assert [message.role for message in plain.messages] == ["system", "user", "assistant", "user"]
+    assert plain.messages[0].content.startswith("Be short.\n\nYou may call")
+    assert json.dumps(WEATHER["function"]) in plain.messages[0].content
+    assert plain.messages[2].content == '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
+    assert plain.messages[3].content == "<tool_response>noon</tool_response>"
+    without = Conversation(messages=ASK.messages)
+    assert with_tools_as_text(without, HERMES) == without
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    return TransformersEngine.open(str(tiny), dtype="float32")
+
+
+@pytest.fixture(scope="module", params=["knows tools", "knows none"])
+def streaming(request, engine, tiny, tmp_path_factory):
+    if request.param == "knows tools":
+        return StreamingEngine(engine)
+    folder = make_tiny_model(tmp_path_factory.mktemp("models") / "plain")
+    simple = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (folder / "chat_template.jinja").write_text(simple)
+    template = ChatTemplate.load(folder)
+    return StreamingEngine(TransformersEngine(load_model(tiny, dtype="float32", attention="sdpa"), template))
+
+
+def write(streaming, request):
+    assert streaming.ask("a", request, None)
+    text, calls, end = "", {}, None
+    while streaming.keys:
+        for _, event in streaming.poll(0):
+            if isinstance(event, Piece):
+                text += event.text
+                for piece in event.calls:
+                    if piece.name is not None:
+                        calls[piece.index] = [piece.name, ""]
+                    calls[piece.index][1] += piece.arguments
+            elif isinstance(event, Ended):
+                end = event
+    return text, [(name, json.loads(arguments)) for name, arguments in calls.values()], end
+
+
+def test_a_call_that_is_required_is_made_and_keeps_to_its_schema(streaming):
+    request = asked(tool_choice="required", tool_name="get_weather", max_new_tokens=300)
+    text, [(name, arguments)], end = write(streaming, request)
+    assert (text, name, end.reason) == ("", "get_weather", "stop")
+    assert arguments["city"] in ("Cremona", "Mittenwald")
+    assert set(arguments) <= {"city", "days"}
+
+
+def test_one_of_the_tools_is_called_where_any_is_required(streaming):
+    request = asked(tool_choice="required", calls_in_parallel=False, max_new_tokens=400)
+    only = request.model_copy(
+        update={"conversation": ASK.model_copy(update={"tools": (WEATHER,)})}
+    )  # the clock takes any object, which a model of random weights never closes
+    text, calls, end = write(streaming, only)
+    assert (text, [name for name, _ in calls], end.reason) == ("", ["get_weather"], "tool_calls")
+
+
+def test_tools_that_may_not_be_called_are_as_if_not_there(streaming):
+    greedy = {"sampling": Sampling(temperature=0), "max_new_tokens": 12}
+    without = TextRequest(conversation=Conversation(messages=ASK.messages), **greedy)
+    assert write(streaming, asked(tool_choice="none", **greedy)) == write(streaming, without)
+
+
+def test_with_a_schema_an_answer_calls_or_keeps_to_it(streaming):
+    schema = {"type": "object", "properties": {"wood": {"enum": ["maple"]}}, "required": ["wood"],
+              "additionalProperties": False}  # fmt: skip
+    tools = ASK.model_copy(update={"tools": (WEATHER,)})
+    kinds = set()
+    for seed in range(8):
+        request = TextRequest(
+            conversation=tools, json_schema=schema, max_new_tokens=300, sampling=Sampling(temperature=1.5, seed=seed)
+        )
+        text, calls, end = write(streaming, request)
+        assert end.reason == ("tool_calls" if calls else "stop")
+        assert calls or json.loads(text) == {"wood": "maple"}
+        kinds.add(bool(calls))
+    assert kinds == {True, False}

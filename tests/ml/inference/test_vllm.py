@@ -1,0 +1,199 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.errors import NotFoundError, OverlongError, RequestError, WorkError
+from luthier.core.ports import SilentProgress
+from luthier.core.stream import Served, TextRequest
+from luthier.ml.inference.stream_registry import open_stream_engine
+from luthier.ml.inference.vllm import VllmEngine
+from luthier.ml.inference.vllm_process import vllm_command
+from luthier.testing.engine_contract import GenerationContract
+from luthier.testing.stream_contract import Heard, StreamEngineContract, listen, question, write_all
+
+STUB = [sys.executable, "-m", "luthier.testing.vllm_stub"]
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    def set_stub(**values):
+        monkeypatch.setenv("LUTHIER_VLLM_STUB", json.dumps(values))
+        monkeypatch.setenv("LUTHIER_VLLM_COMMAND", shlex.join(STUB))
+
+    set_stub()
+    return set_stub
+
+
+@pytest.fixture(scope="module")
+def shared(tiny):
+    opened = VllmEngine(str(tiny), command=STUB)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def engine(shared):
+    return shared
+
+
+class TestGeneration(GenerationContract):
+    """As every engine."""
+
+
+class TestStream(StreamEngineContract):
+    @pytest.fixture
+    def stream_engine(self, tiny):
+        opened = VllmEngine(str(tiny), command=STUB)
+        yield opened
+        opened.close()
+
+    @pytest.fixture
+    def adapters(self, peft_adapters):
+        return [str(folder) for folder in peft_adapters]
+
+
+def test_it_is_started_as_its_documentation_says(tiny, settings):
+    settings(start_seconds=0.3)
+    engine = open_stream_engine(Served(engine="vllm", path=str(tiny), sha256="", precision="bfloat16"))
+    (line,) = (line for line in engine._process.tail() if line.startswith("INFO: the stub starts"))
+    engine.close()
+    assert (
+        f"serve {tiny} --served-model-name base --dtype bfloat16 --enable-lora --max-loras 8 --max-cpu-loras 32 "
+        "--max-lora-rank 64 --host 127.0.0.1 --port" in line
+    )
+
+
+def test_a_missing_vllm_is_said_with_words(monkeypatch, tmp_path):
+    with pytest.raises(NotFoundError, match="without vLLM") as caught:
+        vllm_command({"PATH": str(tmp_path)})
+    assert "LUTHIER_VLLM_COMMAND" in caught.value.expected
+    (tmp_path / "vllm").write_text("#!/bin/sh\n")
+    (tmp_path / "vllm").chmod(0o755)
+    assert vllm_command({"PATH": str(tmp_path)}) == [str(tmp_path / "vllm")]
+    assert vllm_command({"LUTHIER_VLLM_COMMAND": "uv run vllm"}) == ["uv", "run", "vllm"]
+
+
+def test_a_command_that_is_none_is_said_with_words(tiny):
+    with pytest.raises(NotFoundError, match="cannot be started"):
+        VllmEngine(str(tiny), command=["/no/such/program"])
+
+
+def test_a_child_that_ends_at_once_is_an_error_with_its_last_words(tiny, settings):
+    settings(exit_code=3)
+    with pytest.raises(WorkError, match=r"exit code 3; it said:(\n|.)*no GPU was found"):
+        VllmEngine(str(tiny))
+
+
+def test_one_that_never_gets_ready_is_given_up(tiny, settings):
+    settings(start_seconds=1000)
+    with pytest.raises(WorkError, match="not ready after 1 s"):
+        VllmEngine(str(tiny), start_seconds=0.6)
+
+
+def test_waiting_shows_the_log(tiny, settings):
+    settings(start_seconds=0.6)
+    notes = []
+
+    class Noting(SilentProgress):
+        def task(self, *arguments):
+            task = super().task(*arguments)
+            task.note = notes.append
+            return task
+
+    VllmEngine(str(tiny), progress=Noting()).close()
+    assert any("the stub starts" in note for note in notes)
+
+
+def test_a_child_that_dies_is_started_again_with_its_adapters(tiny, settings, peft_adapters):
+    settings(die_on=3)
+    engine = VllmEngine(str(tiny), first_pause_seconds=0.01)
+    engine.load_adapter("first", str(peft_adapters[0]))
+    asked = question("Which wood?")
+    before = write_all(engine, {"a": asked}, {"a": "first"})
+    failed = write_all(engine, {"b": TextRequest(token_ids=(5, 6, 7))})
+    assert failed.failures["b"].error["type"] == "WorkError"
+    after = write_all(engine, {"a": asked}, {"a": "first"})
+    assert after.texts == before.texts
+    engine.close()
+
+
+def test_one_that_cannot_live_is_given_up_with_words(tiny, settings):
+    engine = VllmEngine(str(tiny), command=STUB, first_pause_seconds=0.001)
+    settings(exit_code=9)
+    engine._process._process.kill()
+    heard = Heard()
+    with pytest.raises(WorkError, match=r"5 times in a row(.|\n)*no GPU was found"):
+        listen(engine, heard, lambda: False)
+    engine.close()
+
+
+def test_asks_end_where_the_context_does(tiny, settings):
+    settings(context=20)
+    engine = VllmEngine(str(tiny))
+    heard = write_all(engine, {"a": TextRequest(token_ids=(5,) * 15, max_new_tokens=100)})
+    assert (heard.ends["a", 0].num_new_tokens, heard.ends["a", 0].reason) == (5, "length")
+    with pytest.raises(OverlongError, match="20 tokens"):
+        engine.ask("b", TextRequest(token_ids=(5,) * 20), None)
+    with pytest.raises(RequestError, match="empty"):
+        engine.ask("b", TextRequest(text=""), None)
+    engine.close()
+
+
+def test_adapters_that_it_does_not_take_are_refused(shared, peft_adapters, tmp_path):
+    with pytest.raises(NotFoundError, match="no adapter"):
+        shared.load_adapter("a", str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text('{"r": 128}')
+    with pytest.raises(RequestError, match="rank 128"):
+        shared.load_adapter("a", str(tmp_path))
+    with pytest.raises(RequestError, match="'a'"):
+        shared.ask("x", question("Why?"), "a")
+    with pytest.raises(RequestError, match="likelihoods"):
+        shared.score([], SilentProgress())
+
+
+def test_the_child_ends_with_its_parent(tiny, tmp_path):
+    script = (
+        "import sys, time; from luthier.ml.inference.vllm_process import VllmProcess; "
+        f"p = VllmProcess({STUB!r}, ['m', '--served-model-name', 'base']); p.start(); "
+        "print(p._process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 20
+    while is_alive(child) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_calls_in_the_text_are_told_as_calls(tiny, settings):
+    settings(say='Well. <call>{"name": "f", "arguments": {"a": 1}}</call>')
+    engine = VllmEngine(str(tiny))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    conversation = Conversation(messages=(Message(role="user", content="Why?"),), tools=(tool,))
+    heard = write_all(engine, {"a": TextRequest(conversation=conversation)})
+    calls = [call for piece in heard.pieces["a", 0] for call in piece.calls]
+    assert (heard.texts["a", 0], heard.ends["a", 0].reason) == ("Well.", "tool_calls")
+    assert (calls[0].name, "".join(call.arguments for call in calls)) == ("f", '{"a": 1}')
+    with pytest.raises(RequestError, match="required"):
+        engine.ask("a", TextRequest(conversation=conversation, tool_choice="required"), None)
+    engine.close()

@@ -1,0 +1,127 @@
+"""What a plan does otherwise on an accelerator: rows end to end, compiled layers. Older plans keep their hash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from tests.ml.planning.shapes import seven_billion
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import ObjectivePlan, Plan
+from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning.acceleration import COMPILE_SECONDS, compiled_for
+from luthier.ml.planning.devices import device_of
+from luthier.ml.planning.hardware import measure
+from luthier.ml.planning.speed import step_seconds
+from luthier.ml.planning.workload import packs_on, workload_of
+
+MakePlan = Callable[..., Plan]
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture(scope="module")
+def large() -> Structure:
+    return seven_billion()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "asked", "packs", "order"),
+    [
+        (None, None, False, "by_length"),
+        (None, "auto", False, "by_length"),
+        (None, True, True, "shuffled"),
+        (H100, None, True, "shuffled"),
+        (H100, "auto", True, "shuffled"),
+        (H100, False, False, "by_length"),
+    ],
+)
+def test_rows_are_packed_on_an_accelerator_or_where_asked(
+    make_plan: MakePlan, accelerator: str | None, asked: object, packs: bool, order: str
+) -> None:
+    plan = make_plan({"training": {} if asked is None else {"packing": asked}}, accelerator=accelerator)
+    assert (plan.training.packing, plan.training.order) == (packs, order)
+    source = plan.sources["training.packing"].source
+    assert source == ("asked" if isinstance(asked, bool) else "derived")
+
+
+def test_an_order_that_is_asked_for_stays(make_plan: MakePlan) -> None:
+    plan = make_plan({"training": {"order": "by_length"}}, accelerator=H100)
+    assert (plan.training.packing, plan.training.order) == (True, "by_length")
+
+
+def test_what_is_off_leaves_the_hash_as_it_was(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    document = plan.model_dump(mode="json")
+    for name in ("packing", "compile"):
+        del document["training"][name]
+        changed = plan.model_copy(update={"training": plan.training.model_copy(update={name: True})})
+        assert changed.hash != plan.hash
+    assert Plan.model_validate(document).hash == plan.hash
+
+
+def test_compiling_pays_for_long_runs_only(make_plan: MakePlan, large: Structure) -> None:
+    """The saving is the difference of two predicted steps, times the steps."""
+    step = make_plan(accelerator=H100, structure=large, num_examples=160)
+    device = device_of("h100", measure())
+    plain = workload_of(step, large, device)
+    gain = step_seconds(plain, device).value - step_seconds(replace(plain, is_compiled=True), device).value
+    assert gain > 0
+    for num_steps, does in ((1, False), (int(3 * COMPILE_SECONDS / gain), True)):
+        plan = make_plan({"training": {"max_steps": num_steps}}, accelerator=H100, structure=large, num_examples=160)
+        assert plan.training.compile is does
+        why = plan.sources["training.compile"].why
+        said = re.search(r"save ([0-9,]+) s of this run, for about 180 s", why)
+        assert said is not None
+        assert int(said[1].replace(",", "")) == round(num_steps * gain)
+
+
+@pytest.mark.parametrize(
+    ("document", "accelerator", "why"),
+    [
+        ({}, None, "on a CPU"),
+        ({"method": {"name": "qlora", "quantisation": "int8"}}, H100, "matrices of method qlora"),
+        ({}, "Unheard Of 3000", "not known"),
+    ],
+)
+def test_why_nothing_is_compiled(make_plan: MakePlan, document: dict[str, object], accelerator: str, why: str) -> None:
+    plan = make_plan(document | {"training": {"max_steps": 10**6}}, accelerator=accelerator)
+    assert not plan.training.compile
+    assert why in plan.sources["training.compile"].why
+
+
+def test_compiling_as_asked(make_plan: MakePlan) -> None:
+    assert make_plan({"training": {"compile": True}}).training.compile
+    assert not make_plan({"training": {"compile": False, "max_steps": 10**6}}, accelerator=H100).training.compile
+    with pytest.raises(RecipeError, match="compile is true with method qlora"):
+        make_plan({"method": {"name": "qlora", "quantisation": "int8"}, "training": {"compile": True}})
+
+
+def test_nothing_is_compiled_where_the_model_writes_answers(make_plan: MakePlan, structure: Structure) -> None:
+    machine = measure().model_copy(update={"device": "cuda", "accelerators": (H100,)})
+    drawing = ObjectivePlan(name="grpo", num_samples=4)
+    plan = make_plan({"training": {"max_steps": 10**6}}, accelerator=H100).model_copy(update={"objective": drawing})
+    decided = compiled_for(plan, structure, machine)
+    assert not decided.training.compile
+    assert "writes answers" in decided.sources["training.compile"].why
+    asked = make_plan({"training": {"compile": True}}, accelerator=H100).model_copy(update={"objective": drawing})
+    with pytest.raises(RecipeError, match="compile is true with objective grpo"):
+        compiled_for(asked, structure, machine)
+
+
+def test_another_device_packs_as_it_would_by_itself(make_plan: MakePlan) -> None:
+    cpu, gpu = device_of("cpu", measure()), device_of("h100", measure())
+    for asked, on_cpu, on_gpu in ((None, False, True), (True, True, True), (False, False, False)):
+        training = {} if asked is None else {"packing": asked}
+        for accelerator in (None, H100):
+            plan = make_plan({"training": training}, accelerator=accelerator)
+            assert (packs_on(plan, cpu), packs_on(plan, gpu)) == (on_cpu, on_gpu)
+
+
+def test_a_packed_run_is_predicted_without_padding(make_plan: MakePlan, structure: Structure) -> None:
+    gpu = device_of("h100", measure())
+    documents = [{"training": {"packing": packing, "order": "shuffled"}} for packing in (True, False)]
+    packed, padded = (workload_of(make_plan(one, accelerator=H100), structure, gpu).batches for one in documents)
+    assert packed.num_computed == packed.num_tokens == padded.num_tokens < padded.num_computed

@@ -1,0 +1,99 @@
+"""Devices by name: the table, this machine, and names that are not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.errors import RequestError
+from luthier.ml.planning.devices import device_names, device_of, family_of, this_machine
+from luthier.ml.planning.hardware import Hardware
+
+
+def machine(**changes: object) -> Hardware:
+    values: dict[str, object] = {
+        "cpu_name": "a processor",
+        "num_cores": 2,
+        "num_threads": 2,
+        "memory_bytes": 8 << 30,
+        "memory_available_bytes": 6 << 30,
+        "device": "cpu",
+        "accelerators": (),
+        "float32_gflops": 100.0,
+        "bfloat16_gflops": 400.0,
+        "memory_gb_per_second": 20.0,
+        "precision": "bfloat16",
+        "why": "measured by a test",
+    }
+    return Hardware.model_validate(values | changes)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_device_has_plausible_figures(name: str) -> None:
+    device = device_of(name, machine())
+    assert device.name == name
+    assert device.num_devices == 1
+    assert 8 << 30 <= device.memory_bytes <= 512 << 30
+    assert device.bfloat16_tflops > device.float32_tflops > 0
+    assert device.memory_gb_per_second > 0
+    assert device.power_watts > 0
+    assert device.source
+
+
+def test_the_cpu_is_this_machine_as_it_was_measured() -> None:
+    device = device_of("cpu", machine())
+    assert device.is_cpu
+    assert device.bfloat16_tflops == 0.4
+    assert device.memory_bytes == 8 << 30
+    assert "a processor" in device.title
+    assert family_of(device) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "count"),
+    [("a100-80g:4", "a100-80g", 4), ("A100:8", "a100-80g", 8), (" h100 ", "h100", 1), ("RTX_3090", "rtx3090", 1)],
+)
+def test_names_counts_and_aliases(text: str, name: str, count: int) -> None:
+    text = text.replace("RTX_", "rtx") if text.startswith("RTX") else text
+    device = device_of(text, machine())
+    assert (device.name, device.num_devices) == (name, count)
+
+
+def test_an_unknown_device_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(RequestError, match="h100"):
+        device_of("h1000", machine())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a100:", "a100:0", "a100:99999", "a100:-1", "a100:two", "cpu:2", "a100 80g", ":4"]
+)
+def test_text_that_names_no_device_is_refused(text: str) -> None:
+    with pytest.raises(RequestError):
+        device_of(text, machine())
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-80g"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_this_machines_accelerator_is_found_by_the_name_that_its_driver_gives(told: str, name: str) -> None:
+    assert this_machine(machine(device="cuda", accelerators=(told,))).name == name
+
+
+def test_without_an_accelerator_this_machine_is_its_cpu() -> None:
+    assert this_machine(machine()).is_cpu
+
+
+def test_an_accelerator_that_the_table_lacks_is_refused_by_name() -> None:
+    with pytest.raises(RequestError, match="GeForce 8800"):
+        this_machine(machine(device="cuda", accelerators=("NVIDIA GeForce 8800 GTX",)))

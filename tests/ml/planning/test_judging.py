@@ -1,0 +1,104 @@
+"""What judging a run takes: by hand, in how it grows, and against what the metrics and the engine say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from tests.ml.planning.conftest import profile
+from tests.ml.planning.shapes import judging
+
+from luthier.core.cost import Device, MachineLoad
+from luthier.core.plan import Plan
+from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
+from luthier.ml.inference import continue_all, likelihood
+from luthier.ml.inference.models.structure import Structure
+from luthier.ml.planning import judging as plan_judging
+from luthier.ml.planning.judging import PAIR_METRICS, SCORED_METRICS, judging_of
+from luthier.ml.planning.predict import hours_by_part, predict
+from luthier.ml.planning.speed import judging_seconds, step_seconds
+from luthier.ml.planning.workload import Workload
+
+Make = Callable[..., Workload]
+
+
+def test_the_metrics_say_themselves_what_they_need() -> None:
+    needs = {metric.name: metric.needs for metric in load_metrics(list(BUILT_IN))}
+    assert {name for name, kind in needs.items() if kind == "likelihood"} == SCORED_METRICS
+    assert {name for name, kind in needs.items() if kind == "pairs"} == PAIR_METRICS
+
+
+def test_the_bounds_are_those_of_the_engine() -> None:
+    assert plan_judging.LOGIT_ROWS == likelihood.MAX_LOGIT_ROWS
+    assert plan_judging.ROWS_AT_ONCE == continue_all.MAX_GENERATE_ROWS
+    assert plan_judging.CACHE_TOKENS == continue_all.DEFAULT_BATCH_TOKENS
+
+
+def test_what_a_plan_judges_is_read_off_its_rows_and_metrics(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan({"evaluation": {"metrics": ["rouge", "perplexity"], "few_shot": 3, "max_samples": 30}})
+    assert judging_of(plan, base_parameters=1000) is None  # no held-out rows
+    held_out = profile("held_out", 50)
+    data = plan.data.model_copy(update={"held_out": held_out})
+    found = judging_of(plan.model_copy(update={"data": data}), base_parameters=1000)
+    assert found is not None
+    assert (found.num_rows, found.systems) == (30, (False, False, True))
+    assert (found.prompt_tokens, found.reference_tokens, found.shot_tokens) == (20.0, 10.0, 90.0)
+    assert found.longest_tokens == 60 + 90 + plan.evaluation.max_new_tokens
+    assert (found.writes, found.scores) == (True, True)
+    alone = plan.evaluation.model_copy(update={"few_shot": 0, "metrics": ("perplexity",)})
+    scored = judging_of(plan.model_copy(update={"data": data, "evaluation": alone}), base_parameters=1000)
+    assert scored is not None
+    assert (scored.systems, scored.writes) == ((False, True), False)
+    # 30 rows of 30 tokens, twice
+    assert scored.num_scored_tokens == 1800
+
+
+def test_time_grows_with_rows_systems_and_the_length_of_answers(
+    structure: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(structure)
+
+    def seconds(**changes: object) -> float:
+        judged = replace(work, judging=judging(num_rows=320, **changes))
+        return judging_seconds(judged, device, step_seconds(judged, device)).value
+
+    base = seconds()
+    assert seconds(systems=(False, True)) < base < seconds(systems=(False, False, False, True))
+    assert seconds(new_tokens=80) > base
+    assert seconds(writes=False) < base
+    assert seconds(scores=False) < base
+    assert seconds(teacher_share=4.0) > base
+    assert seconds(systems=(False, False, False)) < base  # no adapter to add its products
+    assert judging_seconds(work, device, step_seconds(work, device)).value == 0
+
+
+def test_the_interval_reaches_from_short_answers_to_the_longest(
+    structure: Structure, make_workload: Make, device: Device
+) -> None:
+    work = replace(make_workload(structure), judging=judging())
+    found = judging_seconds(work, device, step_seconds(work, device))
+    assert 0 < found.low < found.value < found.high
+    longer = replace(work, judging=judging(new_tokens=400, longest_tokens=460))
+    other = judging_seconds(longer, device, step_seconds(longer, device))
+    assert other.low == pytest.approx(found.low, rel=0.01)
+    assert other.high > 2 * found.high
+
+
+def test_judging_is_part_of_time_and_price_and_load_of_the_upper_end(
+    structure: Structure, make_workload: Make, device: Device
+) -> None:
+    work = replace(make_workload(structure), judging=judging())
+    step = step_seconds(work, device)
+    parts = hours_by_part(work, device, step)
+    made = predict(work, device)
+    assert made.hours.value == pytest.approx(sum(part.value for part in parts.values()))
+    assert parts["judging"].value > 0
+    assert predict(replace(work, judging=None), device).hours.value < made.hours.value
+    busy = predict(work, device, load=MachineLoad(busy_cores=1.0, num_cores=2, slowdown=3.0))
+    for name in ("value", "low"):
+        assert getattr(busy.hours, name) == pytest.approx(getattr(made.hours, name))
+    assert busy.step_seconds.high == pytest.approx(3 * made.step_seconds.high)
+    assert busy.hours.high > 2.5 * made.hours.high
+    assert any("1.0 of 2 cores" in note for note in busy.notes)
+    assert not any("cores now" in note for note in made.notes)

@@ -1,0 +1,164 @@
+"""Peak memory: parts that add up, figures found by hand, and what must never go the wrong way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.ml.planning.shapes import judging
+
+from luthier.core.cost import Device, MemoryPrediction
+from luthier.ml.inference.models.structure import Structure, structure_of
+from luthier.ml.planning.calibration import Calibration
+from luthier.ml.planning.judging import judging_bytes
+from luthier.ml.planning.memory import memory_terms, predict_memory
+from luthier.ml.planning.workload import Workload
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def llama(architecture: Make) -> Structure:
+    return structure_of(architecture("llama"))
+
+
+def total(work: Workload, device: Device) -> float:
+    return predict_memory(work, device).total_bytes.value
+
+
+def accelerator(device: Device, count: int = 1) -> Device:
+    return device.model_copy(update={"is_cpu": False, "num_devices": count, "name": "a100-80g"})
+
+
+def check_sum(found: MemoryPrediction) -> None:
+    assert sum(found.parts().values()) == pytest.approx(found.total_bytes.value)
+    assert min(found.parts().values()) >= 0
+    assert found.total_bytes.low <= found.total_bytes.value <= found.total_bytes.high
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "adalora", "qlora"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_parts_add_up(method: str, recompute: bool, llama: Structure, make_workload: Make, device: Device) -> None:
+    base = "nf4" if method == "qlora" else "bfloat16"
+    work = make_workload(
+        llama, method, gradient_checkpointing=recompute, base=base, judging=judging(longest_tokens=100)
+    )
+    for machine in (device, accelerator(device), accelerator(device, 4)):
+        for sharding in ("none", "ddp", "fsdp"):
+            check_sum(predict_memory(replace(work, sharding=sharding), machine))
+
+
+def test_what_is_held_by_hand(llama: Structure, make_workload: Make, device: Device) -> None:
+    # width 64, 160 in the MLP, 3 layers, 4 heads of 16, 2 key-value heads, vocabulary 256, tied
+    matrices = 3 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 160)
+    parameters = matrices + 256 * 64 + 7 * 64
+    assert llama.num_parameters == parameters
+    full = predict_memory(make_workload(llama, "full"), device)
+    assert full.weights_bytes == 2 * parameters
+    assert full.optimizer_bytes == 12 * parameters  # fp32 masters and two moments
+    # seven matrices a layer: inputs and outputs of each, rank 4
+    thin = 4 * 3 * ((64 + 64) + 2 * (64 + 32) + (64 + 64) + 2 * (64 + 160) + (160 + 64))
+    lora = predict_memory(make_workload(llama), device)
+    assert lora.adapters_bytes == 2 * thin
+    assert lora.optimizer_bytes == 12 * thin
+    assert lora.weights_bytes == full.weights_bytes
+    assert lora.gradients_bytes >= 4 * thin
+    averaged = predict_memory(make_workload(llama, keeps_average=True), device)
+    assert averaged.optimizer_bytes == 16 * thin  # one fp32 average more
+    quantised = predict_memory(make_workload(llama, "qlora", base="nf4"), device)
+    assert quantised.weights_bytes == pytest.approx(0.516 * matrices + 2 * (parameters - matrices))
+
+
+def test_adalora_begins_with_half_as_many_ranks_again(llama: Structure, make_workload: Make) -> None:
+    lora, adalora = make_workload(llama), make_workload(llama, "adalora")
+    ranks = 6 * len(lora.targeted)
+    assert adalora.adapter_rank == 6
+    assert adalora.num_trainable == lora.num_trainable * 6 // 4 + ranks
+
+
+@given(
+    rows=st.integers(1, 64),
+    length=st.integers(1, 4096),
+    rank=st.integers(1, 16),
+    learned=st.floats(0.01, 1.0),
+    method=st.sampled_from(["lora", "full"]),
+)
+def test_more_of_anything_never_takes_less(
+    rows: int, length: int, rank: int, learned: float, method: str, llama: Structure, make_workload: Make,
+    device: Device,
+) -> None:  # fmt: skip
+    work = make_workload(llama, method, rows=rows, length=length, rank=rank, learned=learned)
+    here = total(work, device)
+    assert total(make_workload(llama, method, rows=rows + 1, length=length, rank=rank, learned=learned), device) >= here
+    if length != 1024:  # beyond it attention keeps no probabilities
+        longer = make_workload(llama, method, rows=rows, length=length + 1, rank=rank, learned=learned)
+        assert total(longer, device) >= here
+    assert total(make_workload(llama, method, rows=rows, length=length, rank=rank + 1, learned=learned), device) >= here
+    if rows * length >= 512:  # with next to nothing kept, the inputs of layers come on top of a recomputed one
+        assert total(replace(work, gradient_checkpointing=True), device) <= here
+    assert total(replace(work, compute="float32", base="float32", adapters="float32"), device) >= here
+    check_sum(predict_memory(work, device))
+
+
+def test_the_longest_rows_may_be_the_peak_with_fewer_tokens(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    many, long = (20, 100), (4, 490)
+    work = make_workload(llama, rows=many[0], length=many[1])
+    both = replace(work, batches=replace(work.batches, other_peaks=(long,)))
+    alone = make_workload(llama, rows=long[0], length=long[1])
+    assert total(both, device) == pytest.approx(total(alone, device))
+    assert total(both, device) > total(work, device)
+
+
+def test_spread_over_devices_each_holds_a_share(llama: Structure, make_workload: Make, device: Device) -> None:
+    eight = accelerator(device, 8)
+    work = make_workload(llama, "full")
+    alike, spread = (predict_memory(replace(work, sharding=kind), eight) for kind in ("ddp", "fsdp"))
+    assert spread.optimizer_bytes == pytest.approx(alike.optimizer_bytes / 8)
+    assert alike.weights_bytes / 8 < spread.weights_bytes < 2 * alike.weights_bytes
+    assert alike.total_bytes == predict_memory(work, accelerator(device)).total_bytes
+
+
+def test_a_calibration_scales_what_grows_and_shifts_the_rest(
+    llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama, rows=64, length=256)
+    fixed, growing, runtime = memory_terms(work, device)
+    found = Calibration(
+        device=device.title,
+        factors={},
+        memory_factor=1.5,
+        memory_offset_bytes=1e8,
+        time_spread=0.1,
+        memory_spread=0.05,
+        num_measurements=3,
+    )
+    predicted = predict_memory(work, device, found).total_bytes
+    assert predicted.value == pytest.approx(fixed + 1.5 * growing + runtime + 1e8)
+    assert predicted.low == pytest.approx(0.95 * predicted.value)
+    assert predicted.high == pytest.approx(1.05 * predicted.value)
+
+
+def test_answering_many_long_rows_can_be_the_peak(llama: Structure, make_workload: Make, device: Device) -> None:
+    work = make_workload(llama, rows=1, length=8)
+    judged = replace(work, judging=judging(longest_tokens=10_000_000))
+    # one row at a time; keys and values of 3 layers, 2 heads of 16, bf16
+    cache = 2 * 10_000_000 * 2 * 3 * 2 * 16 * 2
+    assert predict_memory(judged, device).generation_bytes > 0
+    assert total(judged, device) == pytest.approx(cache + total(work, device), rel=0.1)
+
+
+def test_judging_holds_one_model_and_a_block_of_logits(llama: Structure, make_workload: Make, device: Device) -> None:
+    work = make_workload(llama, rows=1, length=8, judging=judging(longest_tokens=100))
+    # keys and values of 32 rows of 100 tokens, twice, and the logits of 256 positions, thrice, in fp32
+    cache, logits = 2 * 32 * 100 * 2 * 3 * 2 * 16 * 2, 256 * 256 * 4 * 3
+    prefill = 2048 * 160 * 2 * 4
+    assert judging_bytes(work) == max(cache, logits) + prefill
+    assert judging_bytes(replace(work, judging=judging(longest_tokens=100, writes=False))) == logits + prefill
+    assert judging_bytes(replace(work, judging=judging(longest_tokens=100, scores=False))) == cache + prefill
+    assert judging_bytes(replace(work, judging=None)) == 0

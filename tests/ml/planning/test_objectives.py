@@ -1,0 +1,108 @@
+"""An objective takes its own settings and the rows it can learn from, and no others."""
+
+from __future__ import annotations
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.dataset import Shape
+from luthier.core.errors import RecipeError
+from luthier.core.plan import ObjectivePlan
+from luthier.core.recipe import METHODS, OBJECTIVES, ObjectiveRecipe
+from luthier.ml.planning.methods import rules_of as rules_of_method
+from luthier.ml.planning.objectives import RULES, learning_rate, resolve_objective, rules_of
+from luthier.ml.planning.sources import Sources
+
+
+def test_silence_means_supervised_fine_tuning() -> None:
+    sources = Sources()
+    assert resolve_objective(None, "chat", sources).name == "sft"
+    assert sources.found["objective.name"].source == "default"
+
+
+def test_what_was_asked_is_noted_as_asked() -> None:
+    sources = Sources()
+    resolve_objective(ObjectiveRecipe(name="sft"), "text", sources)
+    assert sources.found["objective.name"].source == "asked"
+
+
+def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="not an objective") as caught:
+        ObjectiveRecipe(name="sfft")
+    assert "sft" in str(caught.value.errors()[0]["ctx"]["expected"])  # type: ignore[attr-defined]
+    assert not isinstance(caught.value, RecipeError)
+
+
+def test_every_objective_has_rules_and_each_setting_a_place_in_plan_and_recipe() -> None:
+    assert set(RULES) == set(OBJECTIVES)
+    assert [name for name, rules in RULES.items() if not rules.title] == []
+    settings = [(name, setting, *told) for name, rules in RULES.items() for setting, told in rules.settings.items()]
+    for name, setting, default, why in nonempty(settings):
+        assert why
+        assert setting in ObjectiveRecipe.model_fields
+        assert setting in ObjectivePlan.model_fields
+        assert ObjectiveRecipe.model_validate({"name": name, setting: default})
+
+
+def test_a_silent_recipe_gets_each_default_with_its_reason() -> None:
+    sources = Sources()
+    plan = resolve_objective(ObjectiveRecipe(name="simpo", beta=2.5), "preference", sources)
+    assert (plan.beta, plan.gamma, plan.label_smoothing, plan.nll_over) == (2.5, 1.0, 0.0, None)
+    assert (sources.found["objective.beta"].source, sources.found["objective.gamma"].source) == ("asked", "default")
+    assert sources.found["objective.gamma"].why
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "do"),
+    [
+        ("sft", "preference", "completion=chosen"),
+        ("sft", "unpaired", "bad answers would be learned too"),
+        ("dpo", "chat", "give it such rows"),
+        ("orpo", "unpaired", "give it such rows"),
+        ("kto", "text", "give it such rows"),
+    ],
+)
+def test_rows_that_an_objective_cannot_learn_from_are_refused(name: str, shape: Shape, do: str) -> None:
+    with pytest.raises(RecipeError, match=f"objective {name} with {shape} rows") as caught:
+        resolve_objective(ObjectiveRecipe(name=name), shape, Sources())
+    assert do in caught.value.do
+
+
+def test_a_setting_of_another_objective_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"objective\.gamma") as caught:
+        resolve_objective(ObjectiveRecipe(name="dpo", gamma=1.0), "preference", Sources())
+    assert "beta, label_smoothing" in caught.value.expected
+
+
+@pytest.mark.parametrize("value", [-0.1, 0.5, 1.0])
+def test_label_smoothing_of_a_half_or_more_says_nothing(value: float) -> None:
+    with pytest.raises(ValueError, match="label_smoothing"):
+        ObjectiveRecipe(name="dpo", label_smoothing=value)
+
+
+def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
+    assert learning_rate("sft", (2e-4, "usual")) == (2e-4, "usual")
+    assert learning_rate("dpo", (2e-4, "usual"))[0] == 2e-5
+    for method in nonempty(METHODS):
+        usual = rules_of_method(method).learning_rate
+        assert learning_rate("simpo", usual)[0] < learning_rate("dpo", usual)[0] < learning_rate("orpo", usual)[0]
+        assert learning_rate("orpo", usual)[0] < usual[0]
+    assert rules_of("kto").rows_per_unit == 1
+
+
+def test_label_smoothing_is_off_by_default_and_taken_as_asked() -> None:
+    assert resolve_objective(None, "chat", Sources()).label_smoothing == 0.0
+    asked = ObjectiveRecipe(name="sft", label_smoothing=0.1)
+    assert resolve_objective(asked, "chat", Sources()).label_smoothing == 0.1
+
+
+def test_answers_of_rows_are_weighed_by_token_or_by_row() -> None:
+    sources = Sources()
+    assert resolve_objective(None, "chat", sources).loss_weighting == "token"
+    assert "every learned token counts the same" in sources.found["objective.loss_weighting"].why
+    asked = ObjectiveRecipe(name="sft", loss_weighting="sample")
+    assert resolve_objective(asked, "chat", Sources()).loss_weighting == "sample"
+    with pytest.raises(RecipeError, match="loss_weighting fixed"):
+        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="fixed"), "chat", Sources())
+    with pytest.raises(RecipeError, match="label_smoothing"):
+        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="sample", label_smoothing=0.1), "chat", Sources())

@@ -1,0 +1,86 @@
+"""Which optimizer, with which settings; and what it is refused for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import OptimizerPlan, Plan
+from luthier.core.recipe import OptimizerName, OptimizerRecipe
+from luthier.ml.planning.optimizers import SETTINGS, resolve_optimizer
+from luthier.ml.planning.sources import Sources
+from luthier.ml.training.optimizers.registry import RULES
+
+MakePlan = Callable[..., Plan]
+
+
+def resolved(asked: Any, method: str = "full", device: str = "cpu") -> OptimizerPlan:
+    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Sources())
+
+
+def test_every_name_has_settings_and_a_rule() -> None:
+    assert set(SETTINGS) == set(RULES) == set(get_args(OptimizerName))
+
+
+def test_a_name_alone_takes_the_defaults() -> None:
+    assert resolved("muon") == OptimizerPlan(name="muon", momentum=0.95, num_iterations=5)
+    assert resolved({"name": "adamw_8bit", "beta2": 0.95}) == OptimizerPlan(name="adamw_8bit", beta2=0.95)
+
+
+def test_silence_is_adamw_and_an_older_plan_keeps_its_hash(make_plan: MakePlan) -> None:
+    silent, asked = make_plan(), make_plan({"training": {"optimizer": "adamw"}})
+    assert silent.training.optimizer == OptimizerPlan()
+    assert silent.sources["training.optimizer"].source == "default"
+    assert asked.sources["training.optimizer"].source == "asked"
+    document = silent.model_dump(mode="json")
+    del document["training"]["optimizer"]  # as a plan of before there was a choice
+    assert asked.hash == silent.hash == Plan.model_validate(document).hash
+
+
+def test_another_optimizer_is_another_run(make_plan: MakePlan) -> None:
+    hashes = {
+        make_plan({"training": {"optimizer": asked}}).hash
+        for asked in ("adamw", "adamw_8bit", "adafactor", {"name": "adamw", "beta2": 0.95})
+    }
+    assert len(hashes) == 4
+
+
+def test_values_show_what_the_rule_uses(make_plan: MakePlan) -> None:
+    values = {row["name"]: row["value"] for row in make_plan({"training": {"optimizer": "adamw_8bit"}}).values()}
+    assert values["training.optimizer"] == {"name": "adamw_8bit", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"name": "adamw", "momentum": 0.9}, r"adamw with training\.optimizer\.momentum[\s\S]*takes: beta1, beta2"),
+        ({"name": "adafactor", "beta1": 0.9, "beta2": 0.9}, r"takes: none[\s\S]*remove them"),
+    ],
+)
+def test_settings_that_a_rule_does_not_take_are_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        resolved(asked)
+
+
+def test_muon_is_for_full_tuning(make_plan: MakePlan) -> None:
+    with pytest.raises(RecipeError, match=r"muon with method lora[\s\S]*method\.name: full"):
+        make_plan({"training": {"optimizer": "muon"}})
+    assert make_plan({"method": {"name": "full"}, "training": {"optimizer": "muon"}}).training.optimizer.momentum
+
+
+def test_muon_learns_at_five_times_the_rate_unless_asked_otherwise(make_plan: MakePlan) -> None:
+    full = {"method": {"name": "full"}}
+    muon = make_plan(full | {"training": {"optimizer": "muon"}})
+    assert muon.training.learning_rate == 5 * make_plan(full).training.learning_rate
+    assert "5 times AdamW's" in muon.sources["training.learning_rate"].why
+    asked = make_plan(full | {"training": {"optimizer": "muon", "learning_rate": 3e-4}})
+    assert asked.training.learning_rate == 3e-4
+
+
+def test_paging_needs_a_device_to_page_from() -> None:
+    with pytest.raises(RecipeError, match=r"paged_adamw_8bit on a CPU[\s\S]*adamw_8bit, which is the same"):
+        resolved("paged_adamw_8bit")
+    assert resolved("paged_adamw_8bit", device="cuda").name == "paged_adamw_8bit"

@@ -1,0 +1,154 @@
+"""A plan is complete, says where each value comes from, and refuses what cannot go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.vacuous import nonempty
+
+from luthier.core.errors import RecipeError
+from luthier.core.plan import Plan
+from luthier.ml.planning import adapter
+
+MakePlan = Callable[..., Plan]
+
+
+def test_every_value_has_a_source(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    named = {row["name"] for row in plan.values()}
+    for section in ("training", "evaluation"):
+        for field in nonempty(type(getattr(plan, section)).model_fields):
+            if field not in ("num_steps_per_epoch",):
+                assert f"{section}.{field}" in named, f"{section}.{field} has no source"
+    for field in ("name", "rank", "alpha", "dropout", "targets", "num_trainable_parameters"):
+        assert f"method.{field}" in named
+    assert all(nonempty(row["why"] for row in plan.values()))
+
+
+def test_what_was_asked_is_marked_as_asked(make_plan: MakePlan) -> None:
+    plan = make_plan({"training": {"epochs": 3, "learning_rate": 1e-3}, "method": {"name": "lora", "rank": 8}})
+    rows = {row["name"]: row for row in plan.values()}
+    assert (rows["training.learning_rate"]["value"], rows["training.learning_rate"]["source"]) == (1e-3, "asked")
+    assert (rows["method.rank"]["value"], rows["method.rank"]["source"]) == (8, "asked")
+    assert (rows["method.alpha"]["value"], rows["method.alpha"]["source"]) == (16.0, "default")
+    assert rows["training.precision"]["source"] == "measured"
+
+
+def test_steps_from_epochs_and_batch(make_plan: MakePlan) -> None:
+    plan = make_plan({"training": {"epochs": 2.5, "global_batch_size": 16}})
+    assert plan.training.num_steps_per_epoch == 7  # 100 examples in batches of 16
+    assert plan.training.num_steps == 18  # 17.5, rounded up
+
+
+def test_max_steps_decides_where_it_is_the_shorter(make_plan: MakePlan) -> None:
+    assert make_plan({"training": {"max_steps": 5}}).training.num_steps == 5
+    assert make_plan({"training": {"max_steps": 5, "epochs": 1}}).training.num_steps == 5
+    assert make_plan({"training": {"max_steps": 500, "epochs": 1}}).training.num_steps == 7
+
+
+def test_without_validation_nothing_is_validated(make_plan: MakePlan) -> None:
+    training = make_plan(validation=False).training
+    assert (training.validate_every_steps, training.early_stopping_patience) == (0, 0)
+
+
+@pytest.mark.parametrize("asked", [{"validate_every_steps": 5}, {"early_stopping_patience": 2}])
+def test_validation_settings_without_rows_are_refused(make_plan: MakePlan, asked: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match="names no validation rows"):
+        make_plan({"training": asked}, validation=False)
+
+
+def test_full_with_adapter_settings_is_refused(make_plan: MakePlan) -> None:
+    with pytest.raises(RecipeError, match=r"method full with method\.rank, method\.dropout"):
+        make_plan({"method": {"name": "full", "rank": 8, "dropout": 0.1}})
+
+
+def test_full_trains_everything_at_a_lower_rate(make_plan: MakePlan) -> None:
+    plan = make_plan({"method": {"name": "full"}})
+    assert plan.method.num_trainable_parameters == plan.base_model.num_parameters
+    assert plan.training.learning_rate == 1.3e-4
+
+
+def test_a_length_beyond_the_context_is_refused(make_plan: MakePlan) -> None:
+    with pytest.raises(RecipeError, match=r"max_length_tokens 513.*context of 512"):
+        make_plan({"training": {"max_length_tokens": 513}})
+
+
+def test_a_row_longer_than_the_usual_micro_batch_gets_room(make_plan: MakePlan) -> None:
+    assert make_plan(max_tokens=5000).training.micro_batch_tokens == 5000
+
+
+def test_plain_text_is_judged_by_likelihood_alone(make_plan: MakePlan) -> None:
+    plan = make_plan(shape="text")
+    assert plan.evaluation.metrics == ("perplexity", "bits_per_byte")
+    assert plan.evaluation.few_shot == 0
+
+
+def test_asked_precision_wins_over_the_measured(make_plan: MakePlan) -> None:
+    assert make_plan({"training": {"precision": "float32"}}).training.precision == "float32"
+    assert make_plan({"training": {"precision": "auto"}}).training.precision == "bfloat16"
+
+
+def test_hash_names_what_is_trained(make_plan: MakePlan) -> None:
+    assert make_plan().hash == make_plan().hash
+    assert make_plan().hash != make_plan({"training": {"seed": 1}}).hash
+    asked = make_plan({"method": {"name": "lora", "rank": 16}})
+    assert asked.hash == make_plan().hash, "asking for the default is the same run"
+
+
+def test_hash_does_not_depend_on_where_files_lie(make_plan: MakePlan) -> None:
+    assert make_plan(file="/here/train.jsonl").hash == make_plan(file="/there/rows.jsonl").hash
+    assert make_plan(sha256="d" * 64).hash != make_plan().hash
+
+
+def test_what_regularises_is_in_the_hash_only_where_it_is_on(make_plan: MakePlan) -> None:
+    plain = make_plan()
+    document = plain.model_dump(mode="json")
+    del document["training"]["neftune_alpha"], document["training"]["average"], document["objective"]["label_smoothing"]
+    assert Plan.model_validate(document).hash == plain.hash, "a plan of before there was any"
+    asked: tuple[dict[str, Any], ...] = (
+        {"objective": {"name": "sft", "label_smoothing": 0.1}},
+        {"training": {"neftune_alpha": 5}},
+        {"training": {"average": {"kind": "ema"}}},
+        {"training": {"average": {"kind": "ema", "decay": 0.7}}},
+    )
+    assert len({plain.hash, *(make_plan(document).hash for document in asked)}) == 5
+
+
+def test_a_plan_survives_json(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    again = Plan.model_validate_json(plan.model_dump_json())
+    assert again == plan
+    assert again.hash == plan.hash
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    epochs=st.floats(0.01, 20),
+    batch=st.integers(1, 300),
+    warmup=st.floats(0, 0.99),
+    num_examples=st.integers(1, 5000),
+)
+def test_numbers_hang_together(
+    make_plan: MakePlan, epochs: float, batch: int, warmup: float, num_examples: int
+) -> None:
+    asked: dict[str, Any] = {"training": {"epochs": epochs, "global_batch_size": batch, "warmup_fraction": warmup}}
+    t = make_plan(asked, num_examples=num_examples).training
+    assert t.num_steps >= 1
+    assert 0 <= t.num_warmup_steps <= t.num_steps
+    assert (t.num_steps - 1) < epochs * t.num_steps_per_epoch <= t.num_steps + 1e-6
+    assert 1 <= t.validate_every_steps <= t.num_steps
+
+
+def test_a_loss_that_does_not_know_of_it_is_refused_with_an_adapter_on_the_head(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"method": {"name": "lora", "targets": ["q_proj", "lm_head"]}}
+    assert make_plan(asked).method.targets == ("lm_head", "q_proj")
+    monkeypatch.setattr(adapter, "_WITH_ADAPTED_HEAD", ("dpo",))
+    with pytest.raises(RecipeError, match=r"objective sft with an adapter on lm_head[\s\S]*leave lm_head out"):
+        make_plan(asked)
+    assert make_plan({"method": {"name": "lora", "targets": ["q_proj", "embed_tokens"]}})

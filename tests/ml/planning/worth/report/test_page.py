@@ -1,0 +1,126 @@
+"""The page of a case: whole, self-contained, repeatable, and saying what the answer is."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.worth_result import WorthResult
+from luthier.ml.planning.roi import worth
+from luthier.ml.planning.roi.report import render_worth, write_worth_report
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+DOUBT = {
+    "calls.per_month": {"low": 8_000, "typical": 10_000, "high": 15_000},
+    "tuned.gain": {"low": 0.0, "typical": 0.1, "high": 0.2},
+    "alternatives.better_prompt": {"gain": {"low": 0, "typical": 0.02, "high": 0.05}, "work_hours": 8},
+}
+
+
+class Page(HTMLParser):
+    """Balance of tags, ids, references, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.labels: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.words = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [str(found["id"])] if "id" in found else []
+        self.labels += str(found.get("aria-labelledby") or "").split()
+        self.references += [str(value) for name, value in attrs if name in {"href", "src"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words += data
+
+
+@pytest.fixture
+def result(make_case: Any) -> WorthResult:
+    return worth(make_case(DOUBT))
+
+
+def test_the_page_is_whole_refers_to_nothing_outside_and_repeats_byte_for_byte(result: WorthResult) -> None:
+    html = render_worth(result, case_file="case.yaml")
+    page = Page(html)
+    assert page.open == []
+    assert html.startswith("<!DOCTYPE html>")
+    assert "http" not in html.lower()
+    assert not {"script", "img", "iframe", "link"} & set(page.tags)
+    assert all(nonempty(reference.startswith("#") for reference in page.references))
+    assert len(page.ids) == len(set(page.ids))
+    assert set(page.labels) <= set(page.ids)
+    assert page.tags.count("h1") == 1
+    assert html == render_worth(result, case_file="case.yaml")
+    assert len(html.encode()) < 400_000
+
+
+def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: WorthResult) -> None:
+    text = re.sub(r"\s+", " ", Page(render_worth(result, case_file="my case.yaml", verdict="run-1")).words)
+    parts = (
+        result.headline,
+        "What would have to change",
+        "Worth in 12 months",
+        "What it hangs on",
+        "Money over time",
+        "How the draws fall",
+        "Plainer ways, priced beside it",
+        "Tuned worth more",
+        "Not priced",
+        "Where the money goes",
+        "Every input",
+        "10,000 draws, seed 0",
+        "calls.per_month",
+        "What it cannot know",
+        "luthier worth 'my case.yaml' --verdict run-1 --html worth.html",
+    )
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("changes", "badge"),
+    [({}, "worth it"), ({"tuned.gain": 0.0}, "not worth it"), (DOUBT, "not settled"), ({"calls.per_month": 0}, "not")],
+)
+def test_every_answer_has_its_page(make_case: Any, changes: dict[str, Any], badge: str) -> None:
+    html = render_worth(worth(make_case(changes)), case_file="case.yaml")
+    assert f'<p class="badge">{badge}' in html
+    assert ("chart-tornado" in html) == (changes is DOUBT)
+
+
+def test_hostile_names_stay_text(make_case: Any) -> None:
+    name = "</title><script>alert(1)</script>\u202e\x1b[2J"
+    html = render_worth(worth(make_case({"name": name})), case_file="<b>.yaml")
+    assert Page(html).open == []
+    assert "<script" not in html
+    assert "\u202e" not in html
+    assert "\x1b" not in html
+
+
+def test_the_page_reaches_the_disk_with_its_folder(tmp_path: Path, result: WorthResult) -> None:
+    path = write_worth_report(tmp_path / "new" / "worth.html", result, case_file="case.yaml")
+    assert path.read_text(encoding="utf-8") == render_worth(result, case_file="case.yaml", html=str(path))
+    assert [one.name for one in path.parent.iterdir()] == ["worth.html"]

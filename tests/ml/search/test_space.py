@@ -1,0 +1,89 @@
+"""The space around a plan, and what a user's file makes of it."""
+
+from __future__ import annotations
+
+import pytest
+from tests.vacuous import nonempty
+
+from luthier.core.errors import RequestError
+from luthier.core.recipe import Recipe
+from luthier.core.study import ALPHA_OVER_RANK, Parameter, Space, recipe_with
+from luthier.ml.search.narrowing import narrowed_by
+from luthier.ml.search.space import default_space, narrowed
+from luthier.testing.records import make_plan
+
+
+def names(space):
+    return [parameter.name for parameter in space.parameters]
+
+
+@pytest.fixture
+def space():
+    return default_space(make_plan(), most_rank=16)
+
+
+def test_the_plans_own_rate_lies_in_the_range(space):
+    rate = next(p for p in space.parameters if p.name == "training.learning_rate")
+    assert rate.log
+    assert rate.low < make_plan().training.learning_rate < rate.high
+
+
+def test_no_rank_is_larger_than_a_matrix(space):
+    assert max(next(p for p in space.parameters if p.name == "method.rank").choices) == 16
+
+
+def test_every_parameter_says_why(space):
+    assert all(nonempty(parameter.why for parameter in space.parameters))
+
+
+def test_a_file_replaces_fixes_and_leaves_out(space):
+    document = {
+        "parameters": {"training.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}, "method.rank": [8, 16]},
+        "without": ["training.epochs"],
+    }
+    made = narrowed(space, document, place="space.yaml")
+    by_name = {p.name: p for p in made.parameters}
+    assert (by_name["training.learning_rate"].low, by_name["method.rank"].choices) == (1e-4, (8, 16))
+    assert "training.epochs" not in by_name
+    assert "training.schedule" in by_name
+
+
+def test_only_what_is_named(space):
+    made = narrowed(space, {"parameters": {"method.rank": {"low": 2, "high": 8}}, "only": True}, place="s")
+    assert (names(made), made.parameters[0].kind) == (["method.rank"], "int")
+    one = narrowed(space, {"parameters": {"method.rank": 8}, "only": True}, place="s")
+    assert one.has_one_point
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ([], "no mapping"),
+        ({"parameter": {}}, "unknown keys parameter"),
+        ({"without": ["training.epoch"]}, "nearest known: training.epochs"),
+        ({"parameters": {"method.rank": {"low": 8, "high": 2}}}, "low not above high"),
+        ({"parameters": {"method.rank": {"low": 8}}}, "low and high"),
+        ({"parameters": {"training.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}}, "above 0"),
+        ({"only": True}, "nothing to search"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_place(space, document, said):
+    with pytest.raises(RequestError, match=said) as caught:
+        narrowed(space, document, place="space.yaml")
+    assert "space.yaml" in caught.value.came
+
+
+def test_values_reach_the_recipe():
+    recipe = Recipe.model_validate({"base_model": "m", "data": {"train": "t"}})
+    made = recipe_with(recipe, {"method.name": "lora", "method.rank": 8, ALPHA_OVER_RANK: 2.0, "training.epochs": 3})
+    assert made["method"] == {"name": "lora", "rank": 8, "alpha": 16.0}
+    assert made["training"] == {"epochs": 3}
+
+
+def test_what_does_not_fit_into_memory_is_left_out_from_then_on():
+    rank = Parameter(name="method.rank", kind="choice", choices=(4, 8, 16))
+    rate = Parameter(name="training.learning_rate", kind="float", low=1e-4, high=1e-2)
+    made, said = narrowed_by(Space(parameters=(rank, rate)), {"method.rank": 16, "training.learning_rate": 1e-3})
+    assert made.parameters == (rank.model_copy(update={"choices": (4, 8)}), rate)
+    assert "method.rank below 16" in said
+    assert narrowed_by(made, {"method.rank": 4}) == (made, "")

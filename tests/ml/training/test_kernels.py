@@ -1,0 +1,74 @@
+"""The replacements are the same functions, and what does not prove equal is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from luthier.ml.training import kernels
+from luthier.ml.training.kernels import RmsNorm, SwiGlu
+
+
+def test_rms_norm_gradients_are_the_derivatives() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, w: RmsNorm.apply(a, w, 1e-6)[0], (x, weight))
+
+
+def test_swiglu_gradients_are_the_derivatives() -> None:
+    torch.manual_seed(0)
+    gate, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(SwiGlu.apply, (gate, up))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_installed_model_computes_what_the_plain_one_does(tiny_model: Path, dtype: torch.dtype) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).eval()
+    fast = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).eval()
+    swapped = kernels.install(fast)
+    assert swapped == {"LlamaRMSNorm": 5, "LlamaMLP": 2}
+    ids = torch.arange(24).reshape(2, 12)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(fast(ids).logits, plain(ids).logits, atol=tolerance, rtol=tolerance)
+
+
+class OtherRMSNorm(nn.Module):
+    """Looks like a norm that we know, but scales by 1 + weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((8,), 0.5))
+        self.variance_epsilon = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon) * (1 + self.weight)
+
+
+def test_a_module_that_computes_something_else_is_kept() -> None:
+    module = OtherRMSNorm()
+    before: Callable[[Tensor], Tensor] = module.forward
+    assert kernels.install(nn.Sequential(module)) == {"OtherRMSNorm (kept)": 1}
+    assert module.forward == before
+
+
+class GeluMlp(nn.Module):
+    """Has the projections of a SwiGLU block, but another activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.act_fn = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+def test_another_activation_is_kept() -> None:
+    assert kernels.install(GeluMlp()) == {"GeluMlp (kept)": 1}

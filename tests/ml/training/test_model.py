@@ -1,0 +1,67 @@
+"""Activations computed again on the way back keep every bit of the gradients; precisions that meet at the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.architectures import SMALL, small
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from luthier.core.dataset import TokenisedExample
+from luthier.core.plan import Plan
+from luthier.core.recipe import MethodRecipe
+from luthier.ml.inference.models.structure import structure_of
+from luthier.ml.planning.resolve_method import resolve_method
+from luthier.ml.planning.sources import Sources
+from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.model import TrainableModel, collate
+
+
+def gradients(plan: Plan, examples: list[TokenisedExample]) -> tuple[float, list[Tensor], int]:
+    """Loss, gradients, and bytes of the tensors that the forward pass kept for the way back."""
+    model = TrainableModel.load(plan)
+    model.module.train()
+    torch.manual_seed(7)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _ = model.loss_sum(collate(examples[:8], model.pad_id, "cpu"))
+    loss.backward()
+    found = [p.grad for p in model.module.parameters() if p.grad is not None]
+    return loss.item(), found, sum(kept.values())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_recomputing_activations_changes_no_bit_of_the_gradients(
+    make_plan: Callable[..., Any], examples: list[TokenisedExample], method: str
+) -> None:
+    dropout = 0.2 if method == "lora" else 0.0
+    loss, plain, kept = gradients(make_plan(method, dropout=dropout), examples)
+    again, recomputed, kept_again = gradients(make_plan(method, dropout=dropout, gradient_checkpointing=True), examples)
+    assert again == loss
+    assert len(plain) == len(recomputed) > 0
+    assert all(torch.equal(one, other) for one, other in zip(plain, recomputed, strict=True))
+    assert kept_again < kept
+
+
+def test_a_body_that_ends_in_fp32_meets_a_head_in_bfloat16(examples: list[TokenisedExample]) -> None:
+    """Mamba2 keeps its residual in fp32; its own forward narrows it before the head."""
+    config = AutoConfig.for_model("mamba2", **SMALL["mamba2"] | {"vocab_size": 300})
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    recipe = MethodRecipe(name="lora", rank=4, dropout=0.0)
+    method = load_method(resolve_method(recipe, structure_of(small("mamba2")), "cpu", Sources()))
+    model = TrainableModel(base, method, 0)
+    batch = collate(examples[:2], model.pad_id, "cpu")
+    loss = model.loss_sum(batch)[0]
+    loss.backward()
+    own = model.module(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.rows].float()
+    expected = torch.nn.functional.cross_entropy(own, batch.targets, reduction="sum")
+    torch.testing.assert_close(loss.float(), expected, atol=0, rtol=1e-2)

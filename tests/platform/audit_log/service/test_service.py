@@ -1,0 +1,123 @@
+"""The log told in a way that shows what was done to it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import RequestError
+from luthier.platform.audit_log import service as audit_log
+from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry
+from luthier.platform.home.context import Context
+
+KEY = Caller(project_id="default", key_id="key-1", name="ci", scopes=("train",))
+
+
+@pytest.fixture
+def heads(context: Context) -> list[str]:
+    """Six entries; the heads after each."""
+    made = [audit_log.record(context, KEY, "file.deleted", f"file-{n}", {"n": n}) for n in range(6)]
+    return [f"{entry.number}:{entry.hash}" for entry in made]
+
+
+@pytest.fixture
+def tamper(context: Context) -> Callable[..., None]:
+    """What somebody can do who owns the database: triggers are no hindrance to them."""
+
+    def change(statement: str, *values: Any) -> None:
+        context.close()
+        with closing(sqlite3.connect(context.settings.database_path)) as plain, plain:
+            for verb in ("update", "delete"):
+                plain.execute(f"DROP TRIGGER IF EXISTS audit_log_no_{verb}")
+            plain.execute(statement, values)
+
+    return change
+
+
+def test_an_untouched_log_is_whole(context: Context, heads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "_BATCH", 4)
+    verdict = audit_log.verify_log(context)
+    assert (verdict.is_whole, verdict.num_entries, verdict.problem) == (True, 6, None)
+    assert f"{verdict.head_number}:{verdict.head_hash}" == heads[-1]
+    for head in (heads[0], heads[-1], f"0:{GENESIS_HASH}"):
+        assert audit_log.verify_log(context, expect=head).is_whole
+
+
+def test_an_empty_log_is_whole(context: Context) -> None:
+    verdict = audit_log.verify_log(context)
+    assert (verdict.is_whole, verdict.head_number, verdict.head_hash) == (True, 0, GENESIS_HASH)
+
+
+@pytest.mark.parametrize("column", ["actor", "action", "subject", "project_id", "document", "created_at", "hash"])
+def test_a_changed_entry_is_named(context: Context, heads: list[str], tamper: Callable[..., None], column: str) -> None:
+    tamper(f"UPDATE audit_log SET {column} = ? WHERE number = 3", 1.5 if column == "created_at" else "x")
+    verdict = audit_log.verify_log(context)
+    assert (verdict.is_whole, verdict.num_entries, verdict.broken_number) == (False, 2, 3)
+    assert "changed" in (verdict.problem or "")
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_missing_entry_is_named(context: Context, heads: list[str], tamper: Callable[..., None], number: int) -> None:
+    tamper("DELETE FROM audit_log WHERE number = ?", number)
+    verdict = audit_log.verify_log(context)
+    assert (verdict.is_whole, verdict.broken_number) == (False, number)
+    assert f"missing: {number - 1} is followed by {number + 1}" in (verdict.problem or "")
+
+
+def test_an_entry_that_was_sealed_anew_breaks_the_next(
+    context: Context, heads: list[str], tamper: Callable[..., None]
+) -> None:
+    old = context.audit_log.after(2, limit=1)[0]
+    forged = AuditEntry(**(old.model_dump() | {"subject": "harmless"}))
+    tamper("UPDATE audit_log SET subject = ?, hash = ? WHERE number = 3", "harmless", forged.hash_of_it())
+    verdict = audit_log.verify_log(context)
+    assert (verdict.broken_number, "reordered" in (verdict.problem or "")) == (4, True)
+
+
+def test_a_cut_off_end_shows_by_the_head_kept_outside(
+    context: Context, heads: list[str], tamper: Callable[..., None]
+) -> None:
+    tamper("DELETE FROM audit_log WHERE number > 4")
+    assert audit_log.verify_log(context).is_whole, "a chain alone cannot tell"
+    verdict = audit_log.verify_log(context, expect=heads[-1])
+    assert (verdict.is_whole, verdict.broken_number) == (False, 5)
+    assert "cut off" in (verdict.problem or "")
+    context.audit_log.append(audit_log.deed_of(KEY, "a", "b"))
+    context.audit_log.append(audit_log.deed_of(KEY, "a", "b"))
+    anew = audit_log.verify_log(context, expect=heads[-1])
+    assert (anew.broken_number, "written anew" in (anew.problem or "")) == (6, True)
+
+
+@pytest.mark.parametrize("expect", ["", "3", "3:abc", "x:" + "0" * 64, "-1:" + "0" * 64])
+def test_a_head_that_is_none_is_refused(context: Context, expect: str) -> None:
+    with pytest.raises(RequestError, match="--expect"):
+        audit_log.verify_log(context, expect=expect)
+
+
+def test_what_is_written_down(context: Context) -> None:
+    entry = audit_log.record(
+        context,
+        KEY,
+        "webhook.made",
+        "wh-1\0" + "x" * 300,
+        {"secret": "whsec_abcDEF123=", "nested": [{"key": "sk-luthier-abc"}], "half": "\ud800", "n": 1, "none": None},
+    )
+    assert (entry.actor, entry.project_id, len(entry.subject)) == ("key-1 ci", "default", 255)
+    assert json.loads(entry.document) == {
+        "secret": "whsec_***",
+        "nested": [{"key": "sk-luthier-***"}],
+        "half": "?",
+        "n": 1,
+        "none": None,
+    }
+    large = audit_log.record(context, Caller(), "a", "b", {"text": "x" * 100_000})
+    assert large.actor == "local"
+    assert set(json.loads(large.document)) == {"num_bytes", "sha256"}
+    assert audit_log.verify_log(context).is_whole
+    assert audit_log.newest_entries(context, limit=1) == [large]

@@ -1,0 +1,34 @@
+"""Who knows of which projects, and who opens new ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError, RequestError
+from luthier.platform.auth.projects import known_projects, may_open_projects, open_project
+from luthier.platform.auth.service import caller_of
+from luthier.platform.home.context import Context
+
+
+def test_the_first_key_of_a_project_opens_that_one_alone(context: Context) -> None:
+    made, kept, key = open_project(context, Caller(), " mine ")
+    assert made.name == "mine"
+    caller = caller_of(context, key)
+    assert caller == Caller(project_id=made.project_id, scopes=("admin",), key_id=kept.key_id, name="first")
+    assert [one.name for one in known_projects(context, Caller())] == ["default", "mine"]
+    assert [one.name for one in known_projects(context, caller)] == ["mine"]
+    assert [entry.action for entry in context.audit_log.newest(limit=9)] == ["key.created", "project.created"]
+    with pytest.raises(ConflictError):
+        open_project(context, Caller(), "mine")
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [Caller(scopes=("read", "train", "infer"), key_id="key-1"), Caller(project_id="proj-2", key_id="key-2")],
+)
+def test_nobody_else_opens_one(context: Context, caller: Caller) -> None:
+    assert not may_open_projects(caller)
+    with pytest.raises(RequestError, match="would open a project"):
+        open_project(context, caller, "mine")
+    assert len(known_projects(context, Caller())) == 1

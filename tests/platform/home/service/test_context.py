@@ -1,0 +1,106 @@
+"""The home and what it opens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import NotFoundError, RequestError
+from luthier.platform.home.context import Context
+from luthier.testing.postgresql_server import PostgresqlServer
+from luthier.testing.records import make_plan, make_record
+
+
+def test_the_home_asked_for_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_HOME", str(tmp_path / "from-environment"))
+    with Context.open(tmp_path / "asked") as context:
+        assert context.home == tmp_path / "asked"
+    with Context.open() as context:
+        assert context.home == tmp_path / "from-environment"
+
+
+def test_without_a_word_the_home_is_in_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LUTHIER_HOME", "")
+    with Context.open() as context:
+        assert context.home == tmp_path / ".luthier"
+    with Context.open(Path("~/other")) as context:
+        assert context.home == tmp_path / "other"
+
+
+def test_a_relative_home_stays_the_same_wherever_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Context.open(Path("home")) as context:
+        assert context.settings.database_path == tmp_path / "home" / "luthier.db"
+        assert context.home.is_absolute()
+
+
+def test_opening_leaves_an_empty_folder_and_makes_the_database_when_it_is_needed(tmp_path: Path) -> None:
+    with Context.open(tmp_path / "home") as context:
+        assert list((tmp_path / "home").iterdir()) == []
+        assert context.runs.list() == []
+        assert context.evaluations.list() == []
+        assert context.settings.database_path.is_file()
+
+
+def test_a_database_elsewhere_is_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: PostgresqlServer
+) -> None:
+    url = postgresql.new_database()
+    monkeypatch.setenv("LUTHIER_DATABASE", url)
+    with Context.open(tmp_path / "home") as context:
+        context.runs.create(make_record("run-20261125-093000-aaaaaa"), make_plan())
+        assert "tuning" not in repr(context.settings)
+    with Context.open(tmp_path / "another") as context:
+        assert [record.run_id for record in context.runs.list()] == ["run-20261125-093000-aaaaaa"]
+        assert not context.settings.database_path.exists()
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("not a folder")
+    with pytest.raises(RequestError, match="cannot be written"):
+        Context.open(tmp_path / "home")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_without_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o500)
+    with pytest.raises(RequestError, match="Permission denied"):
+        Context.open(tmp_path / "home")
+
+
+@pytest.mark.parametrize("run_id", ["..", "run-../../etc", "", "eval-20261125-093000-aaaaaa"])
+def test_what_is_no_id_never_becomes_a_path(tmp_path: Path, run_id: str) -> None:
+    with Context.open(tmp_path) as context, pytest.raises(NotFoundError, match="not the id of a run"):
+        context.settings.run_folder(run_id)
+
+
+def test_opening_a_home_needs_no_heavy_library(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from luthier.platform.home.context import Context;"
+        "Context.open(Path(sys.argv[1])).runs.list();"
+        "print({'torch', 'transformers', 'polars'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("LUTHIER_TRUSTED_PROXIES", "10.0.0.1 proxy.example", "'proxy.example' is no address and no network"),
+        ("LUTHIER_TRUSTED_PROXIES", "*", "is no address"),
+        ("LUTHIER_LEASE_SECONDS", "soon", "valid number"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RequestError, match=words) as caught:
+        Context.open(tmp_path)
+    assert caught.value.came.startswith(f"the environment variable {name}: ")

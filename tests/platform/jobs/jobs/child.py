@@ -1,0 +1,48 @@
+"""Stands for a training: counts steps into a file until 40, goes on where it was, ends in good order on SIGTERM.
+
+    python child.py FOLDER COUNTER MODE
+
+MODE: plain; crash (dies at step 10 of its first attempt); poison (dies at once); stubborn (does not hear SIGTERM);
+slow; wrong (says that the request is wrong); full (no room on the disk in its first attempt).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
+
+STEPS = 40
+
+
+def main(folder: Path, counter: Path, mode: str) -> None:
+    wish: list[int] = []
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if mode == "stubborn" else lambda *_: wish.append(1))
+    if mode == "wrong":
+        error = {"type": "DataError", "came": "row 3 is empty", "expected": "text", "do": "fill it"}
+        write_outcome(folder, Outcome(status="failed", error=error))
+        return
+    if mode == "full" and folder.name == "attempt-0001":
+        sys.exit(NOT_NOW)
+    with (folder / "pid").open("w") as file:
+        file.write(str(os.getpid()))
+    while (done := int(counter.read_text()) if counter.exists() else 0) < STEPS:
+        if mode == "poison" or (mode == "crash" and done == 10 and folder.name == "attempt-0001"):
+            os.write(1, b"out of luck\n")
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if wish:
+            write_outcome(folder, Outcome(status="paused"))
+            return
+        partial = counter.with_suffix(".new")
+        partial.write_text(str(done + 1))
+        partial.rename(counter)
+        time.sleep(0.25 if mode == "slow" else 0.03)
+    write_outcome(folder, Outcome(status="succeeded"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

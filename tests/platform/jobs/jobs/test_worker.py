@@ -1,0 +1,247 @@
+"""A worker with real processes: every job ends as if undisturbed, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from luthier.platform.db.database import Database
+from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.store import JobStore
+from luthier.platform.jobs.worker import Pace, Worker
+
+CHILD = Path(__file__).with_name("child.py")
+QUICK = Pace(look=0.05, ping=0.1, beat=0.2, grace=20.0, margin=2.0)
+
+
+class House:
+    """A home with a queue, and a worker on it."""
+
+    def __init__(self, folder: Path, database: Database, lease_seconds: float = 30.0) -> None:
+        self.folder, self.queue, self.told = folder, JobStore(database, lease_seconds), list[str]()
+        self.stop: str | None = None
+
+    def submit(self, mode: str = "plain", number: int = 1) -> str:
+        job = Job(job_id=f"job-{number}", kind="train", document={"mode": mode}, run_id=f"run-{number}")
+        return self.queue.submit(job).job_id
+
+    def counter(self, job: Job) -> Path:
+        return self.folder / f"{job.job_id}.count"
+
+    def worker(self, name: str = "w", pace: Pace = QUICK) -> Worker:
+        def command(job: Job, folder: Path) -> list[str]:
+            return [sys.executable, str(CHILD), str(folder), str(self.counter(job)), job.document["mode"]]
+
+        def step_of(job: Job) -> int:
+            return int(self.counter(job).read_text()) if self.counter(job).exists() else 0
+
+        return Worker(name, self.queue, command, step_of, self.folder / "jobs", tell=self.told.append, pace=pace)
+
+    def work(self, pace: Pace = QUICK) -> int:
+        return self.worker(pace=pace).work(lambda: self.stop, until_idle=True)
+
+    def in_background(self, pace: Pace = QUICK) -> threading.Thread:
+        thread = threading.Thread(target=lambda: self.work(pace))
+        thread.start()
+        return thread
+
+    def steps(self, job_id: str) -> int:
+        path = self.folder / f"{job_id}.count"
+        return int(path.read_text()) if path.exists() else 0
+
+    def wait_for(self, seen: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not seen():
+            assert time.monotonic() < deadline, self.told
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with Database.open(tmp_path / "luthier.db") as database:
+        yield House(tmp_path, database)
+
+
+def test_jobs_are_done_one_after_another(house: House) -> None:
+    ids = [house.submit(number=n) for n in (1, 2)]
+    assert house.work() == 2
+    assert [house.queue.get(i).status for i in ids] == ["succeeded", "succeeded"]
+    assert [house.steps(i) for i in ids] == [40, 40]
+
+
+def test_a_crash_is_taken_up_where_it_was(house: House) -> None:
+    job_id = house.submit("crash")
+    assert house.work() == 2
+    job = house.queue.get(job_id)
+    assert (job.status, job.attempt, house.steps(job_id)) == ("succeeded", 2, 40)
+    assert "out of luck" in (house.folder / "jobs" / job_id / "attempt-0001" / "log.txt").read_text()
+
+
+def test_what_crashes_without_end_fails_with_its_last_words(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.platform.jobs.store.FIRST_REST_SECONDS", 0.05)
+    monkeypatch.setattr("luthier.platform.jobs.store.LONGEST_REST_SECONDS", 0.1)
+    job_id = house.submit("poison")
+    while house.queue.get(job_id).status == "queued":
+        house.work()
+        time.sleep(0.05)
+    job = house.queue.get(job_id)
+    assert (job.status, job.attempt) == ("failed", 3)
+    assert job.error is not None
+    assert "SIGSEGV: out of luck" in job.error["came"]
+
+
+def test_a_wrong_request_is_not_tried_again(house: House) -> None:
+    job_id = house.submit("wrong")
+    assert house.work() == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.error and job.error["came"]) == ("failed", "row 3 is empty")
+
+
+@pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_wish_reaches_the_child(house: House, wish: str, status: str) -> None:
+    job_id = house.submit()
+    thread = house.in_background()
+    house.wait_for(lambda: house.steps(job_id) > 2)
+    house.queue.ask(job_id, wish)  # type: ignore[arg-type]
+    thread.join(60)
+    assert house.queue.get(job_id).status == status
+    assert 2 < house.steps(job_id) < 40
+
+
+def test_paused_and_resumed_it_comes_to_its_end(house: House) -> None:
+    job_id = house.submit()
+    thread = house.in_background()
+    house.wait_for(lambda: house.steps(job_id) > 2)
+    house.queue.ask(job_id, "pause")
+    thread.join(60)
+    house.queue.resume(job_id)
+    house.work()
+    assert (house.queue.get(job_id).status, house.steps(job_id)) == ("succeeded", 40)
+
+
+def test_who_does_not_hear_is_killed_after_the_grace(house: House) -> None:
+    job_id = house.submit("stubborn")
+    thread = house.in_background(Pace(look=0.05, ping=0.1, beat=0.2, grace=0.3, margin=2.0))
+    house.wait_for(lambda: house.steps(job_id) > 2)
+    house.queue.ask(job_id, "cancel")
+    thread.join(60)
+    assert house.queue.get(job_id).status == "cancelled"
+    assert house.steps(job_id) < 40
+
+
+def test_a_worker_that_is_stopped_gives_its_job_back(house: House) -> None:
+    job_id = house.submit()
+    thread = house.in_background()
+    house.wait_for(lambda: house.steps(job_id) > 2)
+    house.stop = "SIGTERM received"
+    thread.join(60)
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes, job.worker) == ("queued", 0, None)
+    house.stop = None
+    house.work()
+    assert (house.queue.get(job_id).status, house.queue.get(job_id).attempt) == ("succeeded", 2)
+
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_worker import House, QUICK
+from luthier.platform.db.database import Database
+folder = Path(sys.argv[1])
+house = House(folder, Database.open(folder / "luthier.db"), float(sys.argv[3]))
+house.worker(sys.argv[4]).work(lambda: None, until_idle=True)
+"""
+
+
+@contextmanager
+def supervisor(house: House, name: str, lease: float = 30.0) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", SUPERVISOR, str(house.folder), str(CHILD.parent), str(lease), name]
+    with subprocess.Popen(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_worker_killed_and_started_again_takes_its_job_up_at_once(house: House) -> None:
+    job_id = house.submit()
+    with supervisor(house, "w") as first:
+        house.wait_for(lambda: house.steps(job_id) > 2)
+        pid = int((house.folder / "jobs" / job_id / "attempt-0001" / "pid").read_text())
+        first.kill()
+    house.wait_for(lambda: not _is_running(pid))
+    at = house.steps(job_id)
+    time.sleep(0.2)
+    assert house.steps(job_id) == at, "the child died with its worker"
+    house.work()
+    job = house.queue.get(job_id)
+    assert (job.status, job.attempt, house.steps(job_id)) == ("succeeded", 2, 40)
+
+
+def test_a_worker_stopped_past_its_lease_loses_the_job_and_knows_it(house: House) -> None:
+    house.queue.lease_seconds = 4.0
+    job_id = house.submit("slow")
+    with supervisor(house, "a", lease=4.0) as first:
+        house.wait_for(lambda: house.steps(job_id) > 2)
+        pid = int((house.folder / "jobs" / job_id / "attempt-0001" / "pid").read_text())
+        first.send_signal(signal.SIGSTOP)
+        house.wait_for(lambda: not _is_running(pid))  # its guard ends the child before the lease does
+        at = house.steps(job_id)
+        assert at < 40
+        house.queue.lease_seconds = 30.0
+        other = house.worker("b")
+        house.wait_for(lambda: other.work(lambda: None, until_idle=True) > 0)
+        job = house.queue.get(job_id)
+        assert (job.status, job.attempt, house.steps(job_id)) == ("succeeded", 2, 40)
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(60) == 0
+    assert house.queue.get(job_id) == job, "who came back late changed nothing"
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_what_finds_no_room_waits_and_is_no_crash(house: House) -> None:
+    job_id = house.submit("full")
+    assert house.work() == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes) == ("queued", 0)
+    assert job.not_before > job.updated_at
+    with house.queue._database.write() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET not_before = 0")
+    house.work()
+    assert house.queue.get(job_id).status == "succeeded"
+
+
+def test_a_disk_without_room_for_an_attempt_is_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = house.submit()
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    assert house.work() == 1
+    job = house.queue.get(job_id)
+    assert (job.status, job.num_crashes) == ("queued", 0)
+
+
+def test_shorter_leases_are_renewed_more_often() -> None:
+    assert Pace.for_lease(90.0) == Pace()
+    short = Pace.for_lease(12.0)
+    assert short.beat <= 2.0
+    assert short.beat < 12.0 - short.margin

@@ -1,0 +1,111 @@
+"""The rule for addresses, and the list of all modules that can open a connection: who names where to."""
+
+from __future__ import annotations
+
+import ast
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+import luthier
+from luthier.platform.notifications.egress_addresses import is_own, why_forbidden
+
+SOURCE: Final = Path(luthier.__file__).parent
+CLIENTS: Final = {
+    "aiohttp", "asyncio.open_connection", "boto3", "botocore", "datasets", "ftplib", "fsspec", "http.client", "httpx",
+    "httpx2", "huggingface_hub", "imaplib", "lm_eval", "nntplib", "opentelemetry", "paramiko", "poplib", "psycopg",
+    "ray", "requests", "s3fs", "smtplib", "socket", "telnetlib", "urllib.request", "urllib3", "websockets", "xmlrpc",
+}  # fmt: skip
+"""Packages by which Python opens a connection."""
+
+REMOTE: Final = {"platform/notifications/outgoing.py"}
+"""A remote caller names the address: every one goes through `why_forbidden`, resolved once and pinned."""
+OPERATOR: Final = {
+    "ml/export/bundle/hub_target.py": "luthier push hf://..., at the command line",
+    "ml/export/bundle/store_target.py": "luthier push URL, at the command line",
+    "ml/inference/lm_eval_model.py": "tasks of lm-eval, which no server carries out for a caller",
+    "ml/inference/openai/answers.py": "reads what openai_http has fetched",
+    "ml/inference/openai/http.py": "teachers and judges by URL, at the command line",
+    "ml/inference/openai/stream.py": "luthier serve before another server, at the command line",
+    "ml/inference/models/hub.py": "HF_ENDPOINT; hub: names at the command line",
+    "ml/inference/models/hub_access.py": "HF_ENDPOINT: the errors of hub.py, and where its token comes from",
+    "features/suites/lm_eval.py": "tasks of lm-eval, which no server carries out for a caller",
+    "platform/notifications/mails.py": "LUTHIER_SMTP",
+    "features/training/launchers/ray_jobs.py": "luthier train --on ray://..., at the command line",
+    "features/serving/remote_chat.py": "luthier chat URL, at the command line",
+    "features/traffic/spans.py": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "core/artifact_transfer.py": "LUTHIER_ARTIFACTS",
+    "platform/files/artifacts.py": "LUTHIER_ARTIFACTS",
+    "ml/training/distributed.py": "the launcher: MASTER_ADDR",
+    "ml/training/ray_train.py": "luthier train --on ray, at the command line",
+}
+OWN: Final = {
+    "server/standalone_http.py": "the listening socket",
+    "ml/inference/llama_cpp/server.py": "a child process on loopback",
+    "ml/inference/vllm.py": "a child process on loopback",
+    "ml/inference/vllm_process.py": "a child process on loopback",
+    "home_server.py": "the listening socket",
+    "platform/processes/health_probe.py": "its own server on loopback",
+    "platform/notifications/egress_addresses.py": "a datagram socket that sends nothing",
+    "platform/http/socket.py": "the listening socket",
+    "ml/inference/models/architecture.py": "an error class of huggingface_hub, to catch it",
+    "server/standalone.py": "the listening socket",
+    "features/serving/inference_client.py": "a pair of sockets to its child process",
+    "server/service.py": "its own API on loopback",
+    "features/serving/engine_process.py": "the pair of sockets to its parent",
+    "platform/notifications/webhooks.py": "numeric hosts are parsed, nothing is looked up",
+    "testing/postgresql_server.py": "a database of the tests",
+}
+NO_REMOTE_CALLER: Final = ("find_teacher", "open_judge", "find_remote", "find_system", "url_to_fs", "open_root")
+"""What takes a URL from whoever calls it: no module of the API or the pages may."""
+
+
+def imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {client for client in CLIENTS if any(one == client or one.startswith(f"{client}.") for one in found)}
+
+
+def test_every_module_that_opens_connections_says_who_names_the_address() -> None:
+    sources = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*.py")}
+    opening = {name for name, path in sources.items() if imported(path)}
+    assert len(opening) > 10
+    assert opening == REMOTE | OPERATOR.keys() | OWN.keys(), (
+        "put a new one into the right list, and hold it to the rule"
+    )
+
+
+def test_what_a_remote_caller_names_goes_through_the_rule() -> None:
+    for name in REMOTE:
+        text = (SOURCE / name).read_text(encoding="utf-8")
+        assert "why_forbidden(" in text
+        assert "getaddrinfo" in text
+
+
+def test_no_page_and_no_route_hands_a_url_to_what_takes_one() -> None:
+    checked = [path for folder in ("api", "web") for path in (SOURCE / folder).rglob("*.py")]
+    assert checked
+    for path in checked:
+        names = {
+            node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)
+        }
+        assert not names & set(NO_REMOTE_CALLER), path
+
+
+def test_loopback_is_an_address_of_this_machine() -> None:
+    assert is_own(ip_address("127.0.0.1"))
+    assert not is_own(ip_address("192.0.2.1"))
+
+
+def test_the_words_name_the_address() -> None:
+    assert (
+        why_forbidden(ip_address("fd00:ec2::254"), may_reach_private=True) == "fd00:ec2::254, which no webhook may call"
+    )
+    scoped = why_forbidden(ip_address("fe80::1%eth0"), may_reach_private=True)
+    assert scoped is not None
+    assert scoped.startswith("fe80::1%eth0")
+    assert why_forbidden(ip_address("::1%lo"), may_reach_private=True) is None

@@ -1,0 +1,32 @@
+"""Keys take turns."""
+
+from __future__ import annotations
+
+from luthier.platform.processes.fair_queue import FairQueue
+
+
+def drained(queue: FairQueue[str]) -> list[str]:
+    found = []
+    while heads := queue.heads():
+        found.append(queue.pop(heads[0][0]))
+    return found
+
+
+def test_whoever_asks_much_gets_one_turn_in_each_round() -> None:
+    queue = FairQueue[str]()
+    for number in range(4):
+        queue.push("much", f"much{number}")
+    queue.push("little", "little0")
+    queue.push(None, "person0")
+    queue.push("little", "little1")
+    assert len(queue) == 7
+    assert drained(queue) == ["much0", "little0", "person0", "much1", "little1", "much2", "much3"]
+    assert len(queue) == 0
+
+
+def test_what_is_taken_out_has_no_turn() -> None:
+    queue = FairQueue[str]()
+    for owner, item in (("a", "a0"), ("a", "a1"), ("b", "b0")):
+        queue.push(owner, item)
+    queue.remove(lambda item: item in ("a0", "b0"))
+    assert drained(queue) == ["a1"]

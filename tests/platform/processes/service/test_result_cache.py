@@ -1,0 +1,66 @@
+"""What is found out once, in the background, and what becomes of it when something goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from luthier.core.errors import DataError, WorkError
+from luthier.platform.home.context import Context
+from luthier.platform.processes.result_cache import Subject, begin, keep, kept
+from luthier.testing.waiting import wait_for
+
+SUBJECT = Subject("ab" * 32, "look", {"suffix": ".jsonl"})
+
+
+def state(context: Context) -> str:
+    return kept(context, SUBJECT).state
+
+
+def test_an_answer_is_found_out_once_while_others_look(context: Context) -> None:
+    go, asked = threading.Event(), []
+
+    def answer() -> dict[str, Any]:
+        asked.append(1)
+        go.wait(60)
+        return {"n": 1}
+
+    assert state(context) == "unasked"
+    first, second = begin(context, SUBJECT, answer), begin(context, SUBJECT, answer)
+    assert (first.state, second.state, first.at) == ("running", "running", second.at)
+    assert state(context) == "running"
+    go.set()
+    wait_for(lambda: state(context) == "answered")
+    found = kept(context, SUBJECT)
+    assert (found.answer, asked) == ({"n": 1}, [1])
+    assert found.at >= first.at
+    assert kept(context, Subject(SUBJECT.sha256, "look", {"suffix": ".csv"})).state == "unasked"
+
+
+def test_an_error_of_the_file_is_kept_and_one_of_the_machine_is_told(context: Context) -> None:
+    def bad() -> dict[str, Any]:
+        raise DataError("2 rows are wrong", expected="good ones", do="repair them")
+
+    def busy() -> dict[str, Any]:
+        raise WorkError("busy", expected="time", do="ask again")
+
+    def bug() -> dict[str, Any]:
+        raise KeyError("x")
+
+    for answer, words in ((bad, "2 rows are wrong"), (busy, "busy"), (bug, "error of our own")):
+        begin(context, SUBJECT, answer)
+        wait_for(lambda: state(context) == "failed")
+        error = kept(context, SUBJECT).error
+        assert error is not None
+        assert words in error.came
+        assert SUBJECT.path(context).exists() == (answer is bad)
+        SUBJECT.path(context).unlink(missing_ok=True)
+    assert keep(context, SUBJECT, lambda: {"n": 2}).answer == {"n": 2}
+
+
+def test_what_was_cut_short_counts_as_unasked(context: Context) -> None:
+    keep(context, SUBJECT, lambda: {"n": 2})
+    path = SUBJECT.path(context)
+    path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
+    assert state(context) == "unasked"
+    assert list(path.parent.iterdir()) == [path], "nothing half-written lies about"

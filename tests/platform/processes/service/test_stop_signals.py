@@ -1,0 +1,51 @@
+"""Whoever presses Ctrl-C sees at once what happens now, and what a second Ctrl-C would do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from luthier.platform.processes.stop_signals import AGAIN, stop_signals
+
+
+def test_the_answer_comes_before_the_work_asks(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_signals(lambda: f"the step under way ends in about 9 s. {AGAIN}") as stop_requested:
+        assert stop_requested() is None
+        os.kill(os.getpid(), signal.SIGINT)
+        # nothing was asked of the work yet
+        assert capfd.readouterr().err == f"\nSIGINT: the step under way ends in about 9 s. {AGAIN}\n"
+        assert stop_requested() == "SIGINT received"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert capfd.readouterr().err == ""  # said once
+        assert stop_requested() == "SIGINT received"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_sentence_is_made_when_the_signal_comes(capfd: pytest.CaptureFixture[str]) -> None:
+    step = 1
+    with stop_signals(lambda: f"step {step} ends") as stop_requested:
+        step = 7
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_requested() == "SIGTERM received"
+    assert capfd.readouterr().err == "\nSIGTERM: step 7 ends\n"
+
+
+def test_handlers_are_given_back_and_other_threads_take_none() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+    found: list[object] = []
+
+    def work() -> None:
+        with stop_signals() as stop_requested:
+            found.append((stop_requested(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(None, before)]

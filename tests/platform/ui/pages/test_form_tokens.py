@@ -1,0 +1,172 @@
+"""A form that is sent twice does its work once, and what is shown once is shown to whom it is for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi.testclient import TestClient
+from tests.fixtures.pages import shown
+
+import luthier.platform.ui
+from luthier.platform.auth.service import list_keys
+from luthier.platform.home.context import Context
+from luthier.platform.notifications.webhooks import list_webhooks
+from luthier.platform.ui.form_tokens import SubmitOnce
+from luthier.platform.ui.shown_once import SEEN_SECONDS, UNSEEN_SECONDS, ShownOnce
+
+Browser = Callable[..., TestClient]
+KEY = {"name": "ci", "scopes": ["read"], "expires": "30d"}
+PACKAGE = Path(luthier.platform.ui.__file__).parents[2]
+TEMPLATES = {  # by the name that pages say
+    **{
+        str(path.relative_to(PACKAGE / "platform/ui/templates")): path
+        for path in (PACKAGE / "platform/ui/templates").rglob("*.html")
+    },
+    **{
+        f"{folder.parent.name}/{path.relative_to(folder)}": path
+        for folder in (PACKAGE / "features").glob("*/templates")
+        for path in folder.rglob("*.html")
+    },
+}
+WITHOUT = {
+    "accounts/sign_in.html": "a session begins",
+    "base.html": "a session ends",
+    "run_drafts/page.html": "its draft has a token of its own",
+    "datasets/new.html": "one of two: a file goes up in pieces; the same rows make no second version",
+}
+
+
+def token_of(one: TestClient, address: str) -> str:
+    found = re.search(r'name="form_token" value="([^"]+)"', one.get(address).text)
+    assert found, f"{address} has a form with a token"
+    return found[1]
+
+
+def test_every_form_that_changes_something_carries_a_token() -> None:
+    forms = [
+        (name, path, line)
+        for name, path in TEMPLATES.items()
+        for line in re.findall(r'<form[^\n]*method="post"[^\n]*', path.read_text(encoding="utf-8"))
+    ]
+    assert len(forms) > 50
+    for name, path, line in forms:
+        assert "form_token()" in line or name in WITHOUT, f"{path}: {line[:80]}"
+
+
+@pytest.mark.parametrize(
+    ("address", "form", "scopes"),
+    [
+        ("/settings/keys", KEY, ("admin",)),
+        ("/settings/projects", {"name": "new"}, ("admin",)),
+        ("/settings/members", {"name": "Bo", "password": "correct horse battery", "role": "viewer"}, ("admin",)),
+        (
+            "/settings/webhooks",
+            {"url": "https://example.com/h", "event_types": ["fine_tuning.job.failed"]},
+            ("read", "train"),
+        ),
+    ],
+)
+def test_a_form_that_is_sent_twice_makes_one(
+    home: Context, browser: Browser, address: str, form: dict[str, Any], scopes: tuple[str, ...]
+) -> None:
+    one = browser(*scopes)
+    sent, before = form | {"form_token": token_of(one, address)}, home.audit_log.newest(limit=1)[0].number
+    first, second = (one.post(address, data=sent) for _ in range(2))
+    assert first.status_code == 303
+    assert first.headers["location"] == second.headers["location"]
+    made = [entry.action for entry in home.audit_log.newest(limit=50) if entry.number > before]
+    assert len(made) == len(set(made)) >= 1, "the deed is written down once"
+
+
+def test_another_token_or_another_content_is_another_submission(home: Context, browser: Browser) -> None:
+    one, before = browser("admin"), len(list_keys(home))
+    token = token_of(one, "/settings/keys")
+    one.post("/settings/keys", data=KEY | {"form_token": token})
+    one.post("/settings/keys", data=KEY | {"form_token": token, "name": "other"})
+    one.post("/settings/keys", data=KEY | {"form_token": token_of(one, "/settings/keys")})
+    assert len(list_keys(home)) == before + 3
+    another = browser("admin")
+    another.post("/settings/keys", data=KEY | {"form_token": token})
+    assert len(list_keys(home)) == before + 5, "the key of that browser, and the one that it made"
+
+
+def test_a_form_that_was_refused_is_tried_again(home: Context, browser: Browser) -> None:
+    one = browser("read", "train")
+    form = {"url": "https://example.com/h", "form_token": token_of(one, "/settings/webhooks")}
+    assert [one.post("/settings/webhooks", data=form).status_code for _ in range(2)] == [422, 422]
+    assert list_webhooks(home, "default") == []
+
+
+def test_a_secret_is_shown_to_its_session_and_not_for_ever(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = browser("admin"), browser("admin")
+    app: Any = one.app
+    kept = app.router.default._pages.state.shown_once
+    now = [100.0]
+    monkeypatch.setattr(kept, "_clock", lambda: now[0])
+    led = one.post("/settings/keys", data=KEY)
+    assert "sk-luthier-" not in other.get(led.headers["location"]).text
+    assert "sk-luthier-" in shown(one, led).text
+    now[0] += SEEN_SECONDS - 1
+    assert "sk-luthier-" in shown(one, led).text, "a second click of a double click follows, too"
+    now[0] += 2
+    gone = shown(one, led).text
+    assert "sk-luthier-" not in gone.replace('placeholder="sk-luthier-', "")
+    assert "What was shown here is not kept" in gone
+
+
+def test_what_nobody_looks_at_is_forgotten() -> None:
+    now = [0.0]
+    kept = ShownOnce(clock=lambda: now[0])
+    request: Any = type("R", (), {"cookies": {}, "query_params": {}})()
+    address = kept.put(request, "/x?a=1", {"secret": "s"})
+    assert address.startswith("/x?a=1&shown=")
+    request.query_params["shown"] = address.rpartition("=")[2]
+    now[0] = UNSEEN_SECONDS + 1
+    assert kept.take(request) == {"is_shown_before": True}
+
+
+def test_two_clicks_at_once_are_one_submission() -> None:
+    calls, begun = [], asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        calls.append((await receive())["body"])
+        begun.set()
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 303, "headers": [(b"location", b"/made/1")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def click() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(app=SubmitOnce(slow))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as one:
+            sent = {"form_token": "t", "name": "a"}
+            return list(await asyncio.gather(*(one.post("/make", data=sent) for _ in range(5))))
+
+    answers = asyncio.run(click())
+    assert len(calls) == 1
+    assert {answer.headers["location"] for answer in answers} == {"/made/1"}
+
+
+def test_a_submission_that_breaks_off_blocks_no_other() -> None:
+    calls = 0
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("bug")
+
+    async def click() -> list[Any]:
+        transport = httpx2.ASGITransport(app=SubmitOnce(broken))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as one:
+            sent = {"form_token": "t"}
+            return list(await asyncio.gather(*(one.post("/x", data=sent) for _ in range(2)), return_exceptions=True))
+
+    assert [type(answer) for answer in asyncio.run(click())] == [RuntimeError] * 2
+    assert calls == 2

@@ -1,0 +1,103 @@
+"""Work of forms that may take long: nobody waits for it, and what it leads to comes when it is done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from luthier.core.access import Caller
+from luthier.core.errors import ConflictError
+from luthier.features.datasets import annotations as annotation_queue
+from luthier.features.datasets import repairs as dataset_repairs
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.exports import pages as exports_page
+from luthier.features.exports import requests as server_exports
+from luthier.features.feedback import review as review_queue
+from luthier.features.traffic import pages as traffic_page
+from luthier.platform.home.context import Context
+from luthier.platform.ui import page_work
+from luthier.testing.waiting import wait_for
+
+Browser = Callable[..., TestClient]
+
+
+@pytest.fixture
+def dataset(home: Context) -> str:
+    file = dataset_versions.keep_rows(home, Caller(), [b'{"prompt": "a", "completion": "b"}\n'] * 3, "rows.jsonl")
+    return dataset_versions.create_dataset(home, Caller(), "faq", file)[0].dataset_id
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What slow work waits for; a request waits for no work at all."""
+    monkeypatch.setattr(page_work, "WAIT_SECONDS", 0.0)
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "module", "name"),
+    [
+        ("/datasets/{d}/repair/keep", {"version": "1", "action": "x"}, dataset_repairs, "keep_repair"),
+        ("/datasets/{d}/annotate/version", {"version": "1"}, annotation_queue, "make_version"),
+        ("/exports/export-1/verify", {}, server_exports, "verify"),
+        ("/settings/traffic/forget", {"user": "u"}, traffic_page, "forget_user"),
+        ("/review/queue", {"model": "m", "what": "sample"}, review_queue, "queue_sample"),
+    ],
+)
+def test_no_form_waits_for_what_is_slow(
+    browser: Browser,
+    dataset: str,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    form: dict[str, str],
+    module: Any,
+    name: str,
+) -> None:
+    begun = threading.Event()
+
+    def slow(*_: object, **__: object) -> None:
+        begun.set()
+        assert gate.wait(60)
+        raise ConflictError("it was not to be", expected="another day", do="list them: GET /api/v1/runs")
+
+    monkeypatch.setattr(module, name, slow)
+    monkeypatch.setattr(exports_page, "_page", lambda *_: pytest.fail("nothing is wrong yet"))
+    one, other = browser("read", "train", "admin"), browser("read", "train", "admin")
+    led = one.post(path.format(d=dataset), data=form)
+    assert led.headers["location"].startswith("/working/"), "answered while the work goes on"
+    assert begun.wait(60)
+    assert "data-look-again" in one.get(led.headers["location"]).text
+    assert other.get(led.headers["location"]).status_code == 404, "it is nobody else's"
+    gate.set()
+    wait_for(lambda: one.get(led.headers["location"]).status_code == 409)
+    page = one.get(led.headers["location"]).text
+    assert "it was not to be" in page
+    assert "data-look-again" not in page
+    assert "GET /api" not in page
+
+
+def test_work_that_is_done_leads_on(home: Context, browser: Browser, dataset: str, gate: threading.Event) -> None:
+    one = browser("read", "train")
+    desk = f"/datasets/{dataset}/annotate"
+    one.post(f"{desk}/decide", data={"version": "1", "row": "2", "decision": "reject"})
+    led = one.post(f"{desk}/version", data={"version": "1"}).headers["location"]
+    wait_for(lambda: one.get(led).status_code == 303)
+    assert one.get(led).headers["location"] == f"/datasets/{dataset}?version=2"
+    assert "1 rows left out" in one.get(f"/datasets/{dataset}?version=2").text
+    assert dataset_versions.get_version(home, Caller(), dataset).num_rows == 2
+
+
+def test_short_work_is_answered_at_once(browser: Browser, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_work, "WAIT_SECONDS", 60.0)
+    one = browser("read", "train")
+    assert one.post(f"/datasets/{dataset}/annotate/version", data={"version": "1"}).status_code == 422
+    monkeypatch.setattr(page_work, "_MAX_RUNNING", 0)
+    refused = one.post("/review/queue", data={"model": "m", "what": "liked"})
+    assert (refused.status_code, "going on already" in refused.text) == (429, True)

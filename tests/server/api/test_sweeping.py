@@ -1,0 +1,59 @@
+"""The server clears away by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from luthier.core.errors import WorkError
+from luthier.platform.db.tables import files
+from luthier.platform.files.service import add_file, sweep_files
+from luthier.platform.home.context import Context
+from luthier.server import sweeping
+from luthier.server.sweeping import swept
+
+
+def test_what_expires_goes_without_being_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def sweep(context: Context) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise WorkError("the store does not answer", expected="an answer", do="wait")
+        sweep_files(context)
+
+    async def serve(context: Context) -> None:
+        async with swept(context, every_seconds=0.01):
+            while len(calls) < 3:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(sweeping, "sweep_files", sweep)
+    (tmp_path / "rows").write_text("rows")
+    with Context.open(tmp_path / "home") as context:
+        file = add_file(context, "default", tmp_path / "rows", filename="rows", purpose="fine-tune")
+        with context.database.write() as connection:
+            connection.execute(update(files).values(expires_at=1.0))
+        asyncio.run(serve(context))
+        assert not context.artifacts.has(file.sha256)
+
+
+def test_nothing_is_deleted_just_after_the_clock_was_set_forward(caplog: pytest.LogCaptureFixture) -> None:
+    passed, wall = [0.0], [1.7e9]
+    steady = sweeping._SteadyClock(lambda: passed[0])
+
+    def go_on(seconds: float, *, set_by: float = 0.0) -> bool:
+        passed[0] += seconds
+        wall[0] += seconds + set_by
+        return steady.is_steady(wall[0])
+
+    assert go_on(60)
+    assert go_on(60)
+    assert not go_on(60, set_by=30 * 86400.0)
+    assert "the clock was set forward by 2592000 s" in caplog.text
+    assert not go_on(60)
+    assert not go_on(60, set_by=-30 * 86400.0), "set right again; nothing was lost"
+    assert go_on(sweeping.WAIT_AFTER_JUMP_SECONDS)
+    assert go_on(60, set_by=-3600), "a clock that is set back deletes nothing"

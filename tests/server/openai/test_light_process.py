@@ -1,0 +1,52 @@
+"""The process that answers HTTP computes nothing: whatever it is asked, torch is not loaded in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+
+HEAVY = ("torch", "transformers", "peft", "scipy", "nltk", "sklearn")
+SCRIPT = """
+import json, sys
+from fastapi.testclient import TestClient
+from luthier.server.api import create_app
+from luthier.platform.home.context import Context
+
+home, key = sys.argv[1:]
+grader = {"type": "string_check", "name": "g", "input": "{{sample.output_text}}", "reference": "a", "operation": "eq"}
+methods = [
+    {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "learning_rate_multiplier": 2.0}}},
+    {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1}}},
+    {"type": "reinforcement", "reinforcement": {"grader": grader}},
+]
+with Context.open(home) as context:
+    with TestClient(create_app(context), headers={"Authorization": f"Bearer {key}"}) as client:
+        file = {"file": ("rows.jsonl", b'{"prompt": "a", "completion": "b"}\\n')}
+        training_file = client.post("/v1/files", files=file, data={"purpose": "fine-tune"}).json()["id"]
+        made = []
+        for method in methods:
+            body = {"model": "tiny", "training_file": training_file, "method": method}
+            made.append(client.post("/v1/fine_tuning/jobs", json=body).json()["id"])
+        codes = [client.post("/v1/fine_tuning/alpha/graders/validate", json={"grader": grader}).status_code]
+        for path in ("jobs", f"jobs/{made[0]}", f"jobs/{made[0]}/events", f"jobs/{made[0]}/checkpoints"):
+            codes.append(client.get(f"/v1/fine_tuning/{path}").status_code)
+        codes += [client.get(path).status_code for path in ("/v1/models", "/v1/files", "/api/v1/runs", "/healthz")]
+        codes.append(client.post(f"/v1/fine_tuning/jobs/{made[0]}/cancel").status_code)
+print(json.dumps({"made": made, "codes": codes, "loaded": [name for name in json.loads(%r) if name in sys.modules]}))
+"""
+
+
+def test_no_request_about_jobs_loads_what_computes(home: Context) -> None:
+    key = create_key(home, "light", scopes=("admin",))[1]
+    command = [sys.executable, "-c", SCRIPT % json.dumps(HEAVY), str(home.home), key]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert len(said["made"]) == 3
+    assert all(job.startswith("ftjob-") for job in said["made"])
+    assert set(said["codes"]) == {200}, said["codes"]
+    assert said["loaded"] == []

@@ -1,0 +1,254 @@
+"""Every route, asked over a home with one of everything in it: what answers name, and what a stranger learns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, routing
+from fastapi.testclient import TestClient
+from tests.vacuous import nonempty
+
+from luthier.core.access import SCOPES
+from luthier.platform.auth.service import create_key, create_project
+from luthier.platform.home.context import Context
+from luthier.server.home import create_home_app
+from luthier.testing.full_home import QUOTED, FullHome, fill_home
+
+HX = {"HX-Request": "true"}
+
+
+def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """Method and path of every route of the API, and of the pages behind it."""
+    walk: Any = getattr(routing, "iter_route_contexts", iter)
+    for one in (app, app.router.default._pages):  # type: ignore[attr-defined]
+        for route in walk(one.routes):
+            for method in sorted(set(getattr(route, "methods", None) or ()) - {"HEAD", "OPTIONS"}):
+                yield method, str(route.path)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[tuple[Context, FullHome, Path]]:
+    """An open home, the ids of what is in it, and the folder that holds it and the user's rows."""
+    folder = tmp_path_factory.mktemp("server")
+    base = folder / "bases" / "tiny"
+    base.parent.mkdir()
+    base.symlink_to(tiny_model)
+    with Context.open(folder / "home") as home:
+        yield home, fill_home(home, folder, base), folder
+
+
+def client_of(home: Context, app: FastAPI, project: str = "default") -> TestClient:
+    """Signed in to the pages, and with a key of all scopes."""
+    key = create_key(home, "walker", scopes=SCOPES, project=project)[1]
+    one = TestClient(app, base_url="http://127.0.0.1", follow_redirects=False, raise_server_exceptions=False)
+    one.headers["Sec-Fetch-Site"] = "same-origin"
+    assert one.post("/sign-in", data={"key": key}).status_code == 303
+    one.headers["Authorization"] = f"Bearer {key}"
+    return one
+
+
+QUERIES = (
+    "/runs/compare?run={run_id}&run=run-20261125-093008-bbbbbb",
+    "/runs/new?from={run_id}&dataset={dataset_id}&base_model={model}",
+    "/runs?text=eeeeee",
+    "/evaluations?words=answers&word=none",
+    "/evaluations/{evaluation_id}?page=1&system=1",
+    "/evaluations/panels/new?evaluation={evaluation_id}",
+    "/evaluations/new?model={run_id}",
+    "/monitor/model?name={name}",
+    "/review?item=none",
+    "/playground?model={model}",
+    "/datasets/{dataset_id}/compare?old=1&new=1",
+    "/datasets/{dataset_id}/tokens?version=1&model={model}",
+    "/datasets/{dataset_id}/annotate/news?version=1&seen=0",
+    "/models/{model}",
+    "/models/{checkpoint}",
+    "/pipelines/auto-20261126-130000-abcdef",
+    "/pipelines/showdown-20261126-120000-abcdef",
+    "/api/v1/evaluations/{evaluation_id}?with_samples=true",
+    "/api/v1/runs?limit=100",
+)
+"""Addresses with queries, beside each route as it is."""
+WITHOUT = {"/welcome/{token}", "/rate/{token}"}
+"""Routes of links that hold a secret, which no address can be made of."""
+
+
+def test_no_answer_names_a_path_of_the_server(filled: tuple[Context, FullHome, Path]) -> None:
+    home, full, folder = filled
+    app = create_home_app(home)
+    asked = client_of(home, app)
+    paths = [path for method, path in routes_of(app) if method == "GET" and path not in WITHOUT]
+    assert len(paths) > 90
+    leaks, answered = [], 0
+    for path in (*paths, *QUERIES):
+        for headers in ({}, HX):
+            answer = asked.get(full.address(path), headers=headers)
+            assert answer.status_code < 500, f"{path}: {answer.text[:500]}"
+            answered += answer.status_code == 200
+            text = unescape(answer.text)
+            leaks += [f"{path}: {text[max(0, one.start() - 80) : one.end() + 40]}" for one in _found(folder, text)]
+    assert not leaks, "\n".join(leaks)
+    assert answered > 150
+
+
+def _found(folder: Path, text: str) -> Iterator[re.Match[str]]:
+    """Where the folder is named: as it is, in JSON, and in an address."""
+    return re.finditer(re.escape(str(folder)) + "|" + re.escape(str(folder).replace("/", "%2F")), text)
+
+
+def test_what_rows_and_models_say_is_shown_as_it_is(filled: tuple[Context, FullHome, Path]) -> None:
+    home, full, _ = filled
+    asked = client_of(home, create_home_app(home))
+    found = asked.get(full.address("/api/v1/evaluations/{evaluation_id}?with_samples=true")).json()
+    for sample in nonempty(sample for system in found["systems"] for sample in system["samples"]):
+        assert {sample["prompt"], sample["output"], sample["reference"]} <= {QUOTED, "p", "o", "r"}
+    names = [system["name"] for system in found["systems"]]
+    assert names == ["tiny + 4 examples", full.ids["run_id"]]
+    assert found["verdict"]["headline"] == f"{full.ids['run_id']} is not better than tiny + 4 examples."
+    assert found["comparisons"][0]["baseline"] == names[0]
+    assert QUOTED in unescape(asked.get(full.address("/monitor/exchanges/{exchange_id}")).text)
+
+
+SHARED = {"member_id", "model", "number", "deed", "file_format", "path", "task"}
+"""Parameters that are no object of a project: members are of the home, as base models are."""
+
+
+def absent(real: str) -> str:
+    """An id of the same form and length that nobody has."""
+    return re.sub(r"(.)(?=$|:ckpt)", lambda last: "e" if last[1] != "e" else "d", real, count=1)
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /api/v1/evaluations": {"kind": "safety", "candidate": "{run_id}"},
+    "POST /api/v1/deployments": {"name": "stolen", "target": "{run_id}"},
+    "POST /api/v1/audits": {"file_id": "{file_id}"},
+    "POST /api/v1/plans": {"recipe": {"base_model": "tiny", "data": {"train": "{file_id}"}}},
+    "POST /api/v1/runs": {"recipe": {"base_model": "tiny", "data": {"train": "{file_id}"}}},
+    "POST /v1/fine_tuning/jobs": {"model": "tiny", "training_file": "{file_id}"},
+    "POST /v1/chat/completions": {"model": "{checkpoint}", "messages": [{"role": "user", "content": "q"}]},
+    "POST /v1/completions": {"model": "{checkpoint}", "prompt": "q"},
+    "POST /v1/embeddings": {"model": "{checkpoint}", "input": "q"},
+    "POST /api/v1/feedback": {"id": "{exchange_id}", "rating": 1},
+    "POST /v1/uploads/{upload_id}/complete": {"part_ids": ["part-1"]},
+    "POST /v1/fine_tuning/checkpoints/{checkpoint:path}/permissions": {"project_ids": ["proj-friend"]},
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "POST /datasets/adopt": {"name": "stolen", "file": "{file_id}", "file_id": "{file_id}"},
+    "POST /evaluations/new": {"kind": "safety", "candidate": "{run_id}"},
+    "POST /evaluations/panels/new": {"evaluation": "{evaluation_id}", "systems": ["base"]},
+    "POST /exports": {"source": "{run_id}", "to": "merged"},
+    "POST /deployments": {"name": "stolen", "target": "{run_id}", "deployment": "stolen"},
+    "POST /playground/answer": {"model": "{checkpoint}", "prompt": "q"},
+    "POST /review/decide": {"item": "{exchange_id}", "seen": "x", "decision": "accept"},
+}
+DEFAULT_FORM: dict[str, Any] = {
+    "version": "1", "row": "1", "decision": "accept", "seen": "0", "target": "tiny", "revision": "1", "percent": "10",
+    "name": "ada", "text": "{}", "key": "x", "kind": "generate", "part": "0.1", "model": "tiny",
+}  # fmt: skip
+LISTS = (
+    "/v1/files?after={file_id}", "/api/v1/runs?after={run_id}", "/v1/fine_tuning/jobs?after={job_id}",
+    "/runs?before={run_id}", "/runs/compare?run={run_id}&run={run_id}", "/runs/new?from={run_id}",
+    "/runs/new?dataset={dataset_id}", "/runs/new?study={study_id}", "/evaluations/new?model={run_id}",
+    "/evaluations/panels/new?evaluation={evaluation_id}", "/review?item={exchange_id}", "/models?after={run_id}",
+    "/datasets/new?dataset={dataset_id}", "/evaluations?after={evaluation_id}", "/monitor/model?name={name}",
+)  # fmt: skip
+"""Addresses whose queries name objects."""
+
+
+def _absent(ids: dict[str, str]) -> dict[str, str]:
+    return {name: value if name in SHARED else absent(value) for name, value in ids.items()}
+
+
+def _routes_with_ids(app: FastAPI) -> list[tuple[str, str]]:
+    found = [(method, path) for method, path in routes_of(app) if "{" in path and "{token}" not in path]
+    return [*found, *(tuple(one.split(" ", 1)) for one in (*BODIES, *FORMS) if "{" not in one)]  # type: ignore[misc]
+
+
+def _filled_in(value: Any, ids: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled_in(one, ids) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(one, ids) for one in value]
+    for name, one in ids.items():
+        value = value.replace(f"{{{name}}}", one) if isinstance(value, str) else value
+    return value
+
+
+def _said(asked: TestClient, method: str, path: str, full: FullHome) -> tuple[int, str]:
+    """Status and text of an answer, without what names the object that was asked for."""
+    ids, address, named = full.ids, full.address(path), f"{method} {path}"
+    sent: dict[str, Any] = {}
+    if named in BODIES or path.startswith(("/v1/", "/api/")):
+        sent = {} if method in ("GET", "DELETE") else {"json": _filled_in(BODIES.get(named, {}), ids)}
+    elif method == "POST":
+        sent = {"data": _filled_in(DEFAULT_FORM | FORMS.get(named, {}), ids)}
+    answer = asked.request(method, address, **sent)
+    text = unescape(answer.text)
+    known = {value for ids in (full.ids, *full.of_route.values()) for name, value in ids.items() if name not in SHARED}
+    for one in sorted(known, key=len, reverse=True):
+        text = text.replace(one, "ID")
+    return answer.status_code, re.sub(r"req_[0-9a-f]+|\d{4}-\d\d-\d\dT[\d:.+Z]+|\d+\.\d+ ?m?s\b", "", text)
+
+
+def _difference(one: str, other: str) -> str:
+    """The first place where two answers part."""
+    at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return f"{one[max(0, at - 40) : at + 80]!r} against {other[max(0, at - 40) : at + 80]!r}"
+
+
+def _fingerprint(home: Context, full: FullHome) -> str:
+    """What there is of the first project; any change shows."""
+    owner = client_of(home, create_home_app(home))
+    parts = [
+        owner.get(full.address(path)).text
+        for path in (
+            "/v1/files", "/api/v1/deployments", "/api/v1/runs", "/api/v1/webhooks", "/v1/fine_tuning/jobs",
+            "/api/v1/jobs/{job_id}", "/v1/fine_tuning/checkpoints/{checkpoint}/permissions", "/api/v1/feedback",
+        )
+    ]  # fmt: skip
+    counts = [len(home.exports.list("default")), len(home.rating_panels.list("default")), len(home.jobs.list(limit=99))]
+    return "\n".join([*parts, str(counts), str(home.pipelines.list("default", None, limit=9))])
+
+
+def test_a_stranger_neither_reads_nor_changes_nor_infers_what_another_project_has(
+    filled: tuple[Context, FullHome, Path],
+) -> None:
+    home, full, _ = filled
+    app = create_home_app(home)
+    stranger = client_of(home, app, create_project(home, "strangers").project_id)
+    routes = _routes_with_ids(app)
+    assert len(routes) > 90
+    nothing = FullHome(_absent(full.ids), {start: _absent(ids) for start, ids in full.of_route.items()})
+    before = _fingerprint(home, full)
+    differing, entered = [], []
+    for method, path in routes:
+        names = {name.partition(":")[0] for name in re.findall(r"\{([^}]+)\}", path)}
+        if names and names <= SHARED:
+            continue
+        real = _said(stranger, method, path, full)
+        if real != (other := _said(stranger, method, path, nothing)):
+            differing.append(f"{method} {path}: {real[0]} {_difference(real[1], other[1])}")
+        if method != "GET" and real[0] < 300 and real[0] != 204:
+            entered.append(f"{method} {path}: {real[0]} {real[1][:300]}")
+    for address in LISTS:
+        real = _said(stranger, "GET", address, full)
+        if real != (other := _said(stranger, "GET", address, nothing)):
+            differing.append(f"GET {address}: {real[0]} {_difference(real[1], other[1])}")
+    assert not differing, "\n".join(differing)
+    assert not entered, "\n".join(entered)
+    assert _fingerprint(home, full) == before
+
+
+def test_the_owner_sees_what_the_stranger_does_not(filled: tuple[Context, FullHome, Path]) -> None:
+    home, full, _ = filled
+    app = create_home_app(home)
+    owner = client_of(home, app)
+    nothing = FullHome(_absent(full.ids), {start: _absent(ids) for start, ids in full.of_route.items()})
+    paths = [path for method, path in _routes_with_ids(app) if method == "GET"]
+    differing = [path for path in paths if _said(owner, "GET", path, full) != _said(owner, "GET", path, nothing)]
+    assert len(differing) > 40, "the comparison that finds nothing for a stranger finds these for the owner"

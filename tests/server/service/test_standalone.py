@@ -1,0 +1,98 @@
+"""`luthier serve` as real processes, and what it refuses before it starts any."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.platform.auth.service import create_key
+from luthier.platform.home.context import Context
+from luthier.platform.http.socket import listen
+from luthier.server.standalone import LoneRequest, read_keys, serve_models
+
+KEY = "a-key-of-sixteen-or-more"
+
+
+def ask(url: str, model: str, key: str | None = None) -> tuple[int, Any]:
+    host, port = url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=120)
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3})
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def refused(context: Context, **wishes: Any) -> None:
+    serve_models(
+        context,
+        LoneRequest(("unknown",), **({"port": 0} | wishes)),
+        stop_requested=lambda: "at once",
+        tell=lambda words: None,
+        started=lambda server: None,
+        loaded=lambda model, seconds: None,
+    )
+
+
+def test_it_answers_for_its_models_alone_and_ends_in_good_order(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "keys").write_text(f"# who may come in\n\n{KEY}\n", encoding="utf-8")
+    home = tmp_path / "home"
+    with Context.open(home) as context:
+        _, of_the_home = create_key(context, "k", scopes=("infer",))
+    command = [sys.executable, "-m", "luthier", "serve", f"named={tiny_model}", "--json", "--port", "0"]
+    command += ["--home", str(home), "--api-key", str(tmp_path / "keys")]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | {"LUTHIER_SERVING_THREADS": "1"}
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            started = json.loads(process.stdout.readline())
+            assert (started["needs_key"], list(started["models"])) == (True, ["named"])
+            assert json.loads(process.stdout.readline())["ready"] == "named"
+            for key, status in ((None, 401), ("wrong", 401), (KEY, 200), (of_the_home, 200)):
+                assert ask(started["url"], "named", key)[0] == status
+            status, answer = ask(started["url"], "tiny", KEY)
+            assert (status, answer["error"]["code"]) == (404, "model_not_found")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    with Context.open(home) as context:
+        assert sum(row.num_requests for row in context.usage.list("default")) >= 2
+
+
+def test_nobody_else_may_reach_it_without_a_key(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="there is no key"):
+        refused(context, host="0.0.0.0")
+    with pytest.raises(RequestError, match="base model 'unknown'"):
+        refused(context)
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ConflictError, match="taken"):
+        refused(context, port=taken.port)
+
+
+def test_keys_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_keys(file)
+    for text, words in (("", "no key"), ("# only words\n", "no key"), ("short\n", "too short")):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(RequestError, match=words):
+            read_keys(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_keys(file)
