@@ -8,7 +8,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ASSETS = ("echarts.js", "htmx.js", "LICENCES.txt")
-FOLDER = Path(__file__).resolve().parent / "src" / "luthier" / "web" / "vendor"
+FOLDER = Path(__file__).resolve().parent / "src" / "luthier" / "platform" / "ui" / "vendor"
 
 
 class BuildWithAssets(build_py):

@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "train", "service")
+_LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "ml", "features")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,7 +38,7 @@ def wheel_of(source: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 def source(tmp_path: Path) -> Path:
     """A checkout in which only what builds a wheel is left."""
     made = tmp_path / "source"
-    (made / "src" / "luthier" / "web" / "vendor").mkdir(parents=True)
+    (made / "src" / "luthier" / "platform" / "ui" / "vendor").mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         (made / name).write_bytes((ROOT / name).read_bytes())
     (made / "src" / "luthier" / "__init__.py").write_text("")
@@ -58,7 +58,7 @@ def test_a_wheel_without_built_assets_is_not_made(source: Path, tmp_path: Path) 
 def test_a_wheel_carries_built_assets(source: Path, tmp_path: Path) -> None:
     pytest.importorskip("setuptools", reason="setuptools builds the wheel")
     for name in ("echarts.js", "htmx.js", "LICENCES.txt"):
-        (source / "src" / "luthier" / "web" / "vendor" / name).write_text("built")
+        (source / "src" / "luthier" / "platform" / "ui" / "vendor" / name).write_text("built")
     done = wheel_of(source, tmp_path)
     assert done.returncode == 0, done.stderr
     (made,) = tmp_path.glob("*.whl")

@@ -131,7 +131,14 @@ def _load_what_a_run_loads(model_path: str) -> None:
     """A run's process has read rows with the tokenizer and opened its database before: that is part of its memory."""
     from importlib import import_module
 
-    for name in ("data.formats", "data.loss_mask", "data.split", "evaluate.few_shot", "models.sources", "store.runs"):
+    for name in (
+        "ml.data.formats",
+        "ml.data.loss_mask",
+        "ml.data.split",
+        "ml.evaluation.few_shot",
+        "ml.inference.models.sources",
+        "features.runs.store",
+    ):
         import_module(f"luthier.{name}")
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
