@@ -42,7 +42,8 @@ def source(tmp_path: Path) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         (made / name).write_bytes((ROOT / name).read_bytes())
     (made / "src" / "luthier" / "__init__.py").write_text("")
-    (made / "src" / "luthier" / "web" / "__init__.py").write_text("")
+    for package in ("platform", "platform/ui"):
+        (made / "src" / "luthier" / package / "__init__.py").write_text("")
     return made
 
 
@@ -62,4 +63,6 @@ def test_a_wheel_carries_built_assets(source: Path, tmp_path: Path) -> None:
     done = wheel_of(source, tmp_path)
     assert done.returncode == 0, done.stderr
     (made,) = tmp_path.glob("*.whl")
-    assert {"luthier/web/vendor/echarts.js", "luthier/web/vendor/htmx.js"} <= set(zipfile.ZipFile(made).namelist())
+    assert {"luthier/platform/ui/vendor/echarts.js", "luthier/platform/ui/vendor/htmx.js"} <= set(
+        zipfile.ZipFile(made).namelist()
+    )
