@@ -131,7 +131,7 @@ def documents(run: Callable[..., Any], full: FullHome, rows: Path, base: Path) -
         "jobs list": (),
         "jobs show": (known["job_id"],),
         "keys list": (),
-        "members list": (),
+        "users list": (),
         "models list": (),
         "models show": (str(base),),
         "pipelines list": (),

@@ -65,7 +65,7 @@ def next_commands(pipeline: Pipeline) -> list[str]:
     stopped = any(stage.status == "refused" for stage in pipeline.stages)
     tuned = pipeline.came("tune")
     if not pipeline.came("judge"):
-        return [] if stopped else [f"luthier auto --resume {pipeline.pipeline_id}"]
+        return [] if stopped else [f"luthier automl --resume {pipeline.pipeline_id}"]
     if run_id := tuned.get("run_id"):
         study = tuned.get("study_id")
         apply = [f"luthier studies apply {study} -o recipe.yaml"] if study else []
