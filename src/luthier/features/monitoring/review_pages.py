@@ -46,7 +46,7 @@ class Desk:
     previous: str | None = None
     following: str | None = None
     is_edited: bool = False
-    told: str = ""
+    notice: str = ""
     error: LuthierError | None = None
     typed: str | None = None
 
@@ -133,7 +133,7 @@ def decide(
     if following is None:
         _, following = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
     words = {"accept": "accepted", "reject": "rejected", "edit": "accepted as you wrote it"}[decision]
-    return _lead(request, context, caller, _desk(context, caller, following, model, status, told=f"it is {words}"))
+    return _lead(request, context, caller, _desk(context, caller, following, model, status, notice=f"it is {words}"))
 
 
 @router.post("/undo")
@@ -150,11 +150,11 @@ def undo(
         last = review_queue.last_of(context, caller)
         if last is None:
             _, first = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
-            told = "there is no decision of yours to take back"
-            return _lead(request, context, caller, _desk(context, caller, first, model, status, told=told))
+            notice = "there is no decision of yours to take back"
+            return _lead(request, context, caller, _desk(context, caller, first, model, status, notice=notice))
         item = last.review_id
     again = review_queue.undo(context, caller, item)
-    desk = _desk(context, caller, again.review_id, model, "waiting", told="it waits again")
+    desk = _desk(context, caller, again.review_id, model, "waiting", notice="it waits again")
     return _lead(request, context, caller, desk)
 
 
@@ -191,7 +191,7 @@ def _desk(
     status: ReviewStatus,
     *,
     is_edited: bool = False,
-    told: str = "",
+    notice: str = "",
     error: LuthierError | None = None,
     typed: str | None = None,
 ) -> Desk:
@@ -203,14 +203,14 @@ def _desk(
         )
     counts = review_queue.counts(context, caller.project_id)
     is_edited = is_edited and caller.may("train")
-    return Desk(found, model, status, counts, previous, following, is_edited, told, error, typed)
+    return Desk(found, model, status, counts, previous, following, is_edited, notice, error, typed)
 
 
 def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
     if is_fragment_request(request):
         return _page(request, context, caller, desk)
     address = desk.at(item=None if desk.item is None else desk.item.review_id)
-    return redirect(request, address, f"{desk.told[:1].upper()}{desk.told[1:]}.")
+    return redirect(request, address, f"{desk.notice[:1].upper()}{desk.notice[1:]}.")
 
 
 def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:

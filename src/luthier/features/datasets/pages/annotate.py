@@ -115,9 +115,9 @@ def undo(
     found = annotation_queue.take_back(context, caller, queue, row)
     if found is None:
         line = row if row is not None else queue.first()
-        return _lead(request, context, caller, Desk(queue, line, told="there is no decision of yours to take back"))
+        return _lead(request, context, caller, Desk(queue, line, notice="there is no decision of yours to take back"))
     words = f"row {found.row} is undecided again; it was {_WORDS[found.decision]}"
-    return _lead(request, context, caller, Desk(queue.having(found.row, None), found.row, told=words))
+    return _lead(request, context, caller, Desk(queue.having(found.row, None), found.row, notice=words))
 
 
 @router.post("/version")
@@ -174,13 +174,13 @@ def _onward(request: Request, context: Context, caller: Caller, queue: Queue, li
     following = queue.after(line)
     if following is None:
         following = queue.first() if queue.show == "undecided" else line
-    return _lead(request, context, caller, Desk(queue, following, told=words))
+    return _lead(request, context, caller, Desk(queue, following, notice=words))
 
 
 def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
     if is_fragment_request(request):
         return _page(request, context, caller, desk)
-    return redirect(request, desk.at(row=desk.line), desk.told)
+    return redirect(request, desk.at(row=desk.line), desk.notice)
 
 
 def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
