@@ -39,7 +39,7 @@ class ShownText:
 
 
 @dataclass(frozen=True)
-class Desk:
+class AnnotationView:
     """A row of a queue to be looked at or edited. line: None where no row is shown.
 
     typed: what somebody had typed into a form that was refused, by place, or under `json`.
