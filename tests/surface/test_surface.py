@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from luthier.cli.main import main
-from luthier.core.aliases import COMMANDS
+from luthier.core.aliases import COMMANDS, VARIABLES
 
 from .gather import fields, gather, keys_of
 
@@ -24,6 +24,8 @@ HELD = Path(__file__).with_name("surface.json")
 
 def renamed(name: str) -> str:
     """The name that took the place of this one by the table of aliases; itself where it was not renamed."""
+    if name in VARIABLES:
+        return VARIABLES[name]
     if name.startswith("luthier "):
         words = name.split()[1:]
         for num_words in (2, 1):

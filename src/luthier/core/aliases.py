@@ -7,7 +7,10 @@ environment variable), one line on stderr names the new one; what an earlier ver
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from typing import Final
+
+from luthier.core.errors import RequestError
 
 COMMANDS: Final = {
     "alerts look": "monitor check",
@@ -20,6 +23,13 @@ COMMANDS: Final = {
     "showdown": "compare-models",
 }
 """Old command -> new command, without `luthier`. What follows a command (its verbs and options) is the same."""
+
+VARIABLES: Final = {
+    "LUTHIER_PEER_TIMEOUT_SECONDS": "LUTHIER_COLLECTIVE_TIMEOUT_SECONDS",
+    "LUTHIER_SERVING_MODELS": "LUTHIER_MAX_LOADED_MODELS",
+    "LUTHIER_SERVING_NEW_TOKENS": "LUTHIER_DEFAULT_MAX_TOKENS",
+}
+"""Old environment variable -> new one."""
 
 _warned: set[tuple[str, str]] = set()
 
@@ -35,3 +45,27 @@ def warn_renamed(kind: str, old: str, new: str) -> None:
     if (kind, old) not in _warned:
         _warned.add((kind, old))
         sys.stderr.write(f"warning: the {kind} {old!r} is now called {new!r}; the old name still works\n")
+
+
+def rename_variables(environment: MutableMapping[str, str]) -> None:
+    """Give variables with an old name their new one, in place, with one line of warning for each.
+
+    In place, because child processes inherit the environment: they find new names alone, and warn of nothing again.
+
+    Args:
+        environment: Such as `os.environ`. A variable set to nothing counts as unset.
+
+    Raises:
+        RequestError: Both the old and the new name of a variable are set.
+    """
+    for old, new in VARIABLES.items():
+        if not environment.get(old):
+            continue
+        if environment.get(new):
+            raise RequestError(
+                f"the environment variables {old} and {new} are both set, and they are one setting",
+                expected=f"{new} alone: {old} is its name of an earlier version",
+                do=f"unset {old}",
+            )
+        warn_renamed("environment variable", old, new)
+        environment[new] = environment.pop(old)
