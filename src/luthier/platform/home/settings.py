@@ -34,12 +34,13 @@ class Settings(BaseSettings):
     `X-Forwarded-Proto` are believed; of nobody without it. unhealthy_restart_seconds: how long the process that answers
     may be unhealthy in one piece before it is started again; 0 leaves it alone.
     max_loaded_models: how many models may be held in memory to answer at once, adapters not counted;
-    serving_memory_bytes: what they and their adapters may take, 0 takes half of the memory; serving_queue: how many asks may be under way or
-    wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are let go when nobody has asked for so
-    long; serving_threads: of the process that answers, 0 takes half of the cores; default_max_tokens: where an answer
-    ends for which the ask sets no limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens:
-    what usage is counted at in money. smtp: who sends mails of alerts, `smtps://user:password@host` (TLS),
-    `smtp+starttls://...`, or `smtp://...` for a server that is reached without; smtp_from: whom they are from.
+    serving_memory_bytes: what they and their adapters may take, 0 takes half of the memory; serving_queue: how many
+    requests may be under way or wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are unloaded
+    after that long without a request; serving_threads: of the process that answers, 0 takes half of the cores;
+    default_max_tokens: where an answer ends for which the request sets no limit.
+    serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens: what usage is counted at in money. smtp:
+    who sends mails of alerts, `smtps://user:password@host` (TLS), `smtp+starttls://...`, or `smtp://...` for a server
+    that is reached without; smtp_from: whom they are from.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
