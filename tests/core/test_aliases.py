@@ -1,4 +1,4 @@
-"""The table of old names, and environment variables by them. Commands are in tests/cli."""
+"""The table of old names, and environment variables by them. Commands: tests/cli; recipes: tests/features/recipes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 
 from luthier.core import aliases
-from luthier.core.aliases import COMMANDS, VARIABLES
+from luthier.core.aliases import COMMANDS, RECIPE_KEYS, VARIABLES, new_key, stored_key
 from luthier.core.errors import RequestError
 from luthier.platform.home.settings import Settings
 
@@ -21,7 +22,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")  # pytest puts it back, whatever is done to it
 
 
-@pytest.mark.parametrize("table", [COMMANDS, VARIABLES])
+@pytest.mark.parametrize("table", [COMMANDS, VARIABLES, RECIPE_KEYS])
 def test_no_name_is_renamed_twice_or_to_itself(table: dict[str, str]) -> None:
     assert table
     assert not set(table) & set(table.values())
@@ -58,3 +59,13 @@ def test_old_and_new_at_once_are_an_error_that_names_both(
         Settings.read(tmp_path)
     monkeypatch.setenv(old, "")
     assert getattr(Settings.read(tmp_path), new.removeprefix("LUTHIER_").lower()) == 8
+
+
+def test_places_in_recipes_have_two_names_and_others_one() -> None:
+    for old, new in nonempty(RECIPE_KEYS.items()):
+        assert (new_key(old), stored_key(new)) == (new, old)
+        assert (new_key(new), stored_key(old)) == (new, old)
+    assert new_key("data.map.prompt") == "data.columns.prompt"
+    assert stored_key("training.lr_schedule") == "training.schedule"
+    for other in ("training.seed", "data.mapping", "map", "evaluation.map", "training"):
+        assert (new_key(other), stored_key(other)) == (other, other)

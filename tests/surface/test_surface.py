@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from luthier.cli.main import main
-from luthier.core.aliases import COMMANDS, VARIABLES
+from luthier.core.aliases import COMMANDS, VARIABLES, new_key
 
 from .gather import fields, gather, keys_of
 
@@ -32,7 +32,7 @@ def renamed(name: str) -> str:
             old = " ".join(words[:num_words])
             if old in COMMANDS:
                 return " ".join(["luthier", COMMANDS[old], *words[num_words:]])
-    return name
+    return new_key(name)
 
 
 def lost(held: Any, now: Any) -> list[str]:
@@ -87,6 +87,8 @@ def test_a_renamed_name_is_there_by_its_new_one_alone() -> None:
     now = {"luthier human-eval list": ["--json"], "luthier monitor check": ["--home"]}
     assert lost(held, now) == ["luthier alerts look: --json"]
     assert lost(held, {}) == ["luthier rate list", "luthier alerts look"]
+    assert lost(["LUTHIER_SERVING_MODELS", "data.map"], ["LUTHIER_MAX_LOADED_MODELS", "data.columns"]) == []
+    assert lost(["data.map", "data.train"], ["data.subset"]) == ["data.map", "data.train"]
 
 
 def test_fields_and_keys_are_paths() -> None:

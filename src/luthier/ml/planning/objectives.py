@@ -197,7 +197,7 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
         usual = "give it such rows, or choose another objective"
         if rules_of(name).packs:
             usual = "choose objective: {name: sft}, which learns the answers of such rows, or give rows with `text`"
-            usual += "; the texts alone of rows with a label: data: {map: {text: text}}"
+            usual += "; the texts alone of rows with a label: data: {columns: {text: text}}"
         raise RecipeError(
             f"objective {name} with {shape} rows",
             expected=f"rows of shape {', '.join(rules_of(name).shapes)}",

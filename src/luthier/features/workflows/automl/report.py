@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from luthier.core.aliases import with_new_keys
 from luthier.core.auto import AutoSpec
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
@@ -139,5 +140,4 @@ def _recipe(context: Context, pipeline: Pipeline) -> str:
         recipe = context.runs.plan(run_id).recipe
     except NotFoundError:  # the run was removed since
         return ""
-    document: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
-    return write_yaml(document)
+    return write_yaml(with_new_keys(recipe.model_dump(mode="json", exclude_none=True)))
