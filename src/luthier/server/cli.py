@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -101,4 +102,4 @@ def _show(started: Started) -> None:
     console.print("Ctrl-C ends it; trainings go on with the next start.", soft_wrap=True)
 
 
-COMMANDS = {"start": start}
+COMMANDS: dict[str, Callable[..., Any]] = {"start": start}

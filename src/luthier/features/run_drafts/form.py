@@ -69,10 +69,10 @@ class Draft:
 
 def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:
     """A draft of these keys. names: what stands behind ids of files."""
-    keys = with_new_keys(keys)  # what an earlier version stored may have old ones
-    text = write_text(keys, names)
+    named = with_new_keys(keys)  # what an earlier version stored may have old ones
+    text = write_text(named, names)
     lines = read_text(text).lines
-    return Draft(text, keys, problems=problems_of(RecipeDocument(keys, lines)), token=token, lines=lines)
+    return Draft(text, named, problems=problems_of(RecipeDocument(named, lines)), token=token, lines=lines)
 
 
 def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:

@@ -115,7 +115,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
     place: names the file in errors. Raises RequestError.
     """
     asked = _document(document, place)
-    given = {}
+    given: dict[str, Parameter] = {}
     for typed, value in asked["parameters"].items():
         name = stored_key(typed_key(typed))
         if name in given:

@@ -120,11 +120,11 @@ def test_both_names_in_one_recipe_are_an_error_that_names_both(old: str, tmp_pat
     for section in sections:
         level = level[section]
     level[key] = VALUES[old]
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(both), encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(json.dumps(both), encoding="utf-8")
     for read in (
         lambda: load_recipe(tmp_path / "r.yaml"),
         lambda: recipe_from(both, base_dir=tmp_path),
-        lambda: draft.read_text(yaml.safe_dump(both)),
+        lambda: draft.read_text(json.dumps(both)),
     ):
         with pytest.raises(RecipeError) as caught:
             read()
