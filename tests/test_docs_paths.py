@@ -35,7 +35,7 @@ OTHER = {
 
 
 def paths_of(text: str) -> set[str]:
-    """Paths of the repository in code spans: they begin with a folder of its root or a tier of the package, or end in `.py`."""
+    """Paths in code spans that begin with a folder of the root or a tier of the package, or that end in `.py`."""
     found = set()
     for span in CODE.findall(text):
         for word in span.split():
@@ -96,14 +96,19 @@ def test_every_path_in_the_docs_exists() -> None:
 def test_every_dotted_name_in_the_docs_exists() -> None:
     found = {(page, name) for page in PAGES for name in DOTTED.findall(page.read_text(encoding="utf-8"))}
     assert len(found) > 20
-    missing = sorted(f"{page.relative_to(ROOT)}: {name}" for page, name in found if name not in OTHER and not is_name(name))
+    missing = sorted(
+        f"{page.relative_to(ROOT)}: {name}" for page, name in found if name not in OTHER and not is_name(name)
+    )
     assert missing == []
 
 
 @pytest.mark.parametrize(
     ("text", "paths"),
     [
-        ("see `src/luthier/core/recipe.py` and `ml/data/formats.py`", {"src/luthier/core/recipe.py", "ml/data/formats.py"}),
+        (
+            "see `src/luthier/core/recipe.py` and `ml/data/formats.py`",
+            {"src/luthier/core/recipe.py", "ml/data/formats.py"},
+        ),
         ("`luthier train recipe.yaml`, `GET /v1/models`, `out/report.html`", set()),
     ],
 )
