@@ -117,7 +117,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
     asked = _document(document, place)
     given: dict[str, Parameter] = {}
     for typed, value in asked["parameters"].items():
-        name = stored_key(typed_key(typed))
+        name = stored_key(typed_key(typed)) if isinstance(typed, str) else typed
         if name in given:
             raise RequestError(
                 f"{place} has both {name} and {new_key(name)}, and they are one parameter",

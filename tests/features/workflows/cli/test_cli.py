@@ -90,6 +90,6 @@ def test_what_is_not_there_is_refused(luthier, filled, words, said):
     assert said in refused.err
 
 
-@pytest.mark.parametrize("verb", ["showdown", "auto", "retrain"])
+@pytest.mark.parametrize("verb", ["compare-models", "automl", "retrain"])
 def test_the_commands_that_begin_them_name_it(luthier, verb):
     assert "luthier pipelines" in luthier(verb, "--help").out.replace("\n", " ").replace("  ", " ")
