@@ -69,7 +69,7 @@ def test_an_old_name_after_the_command_is_a_value(luthier: Any) -> None:
 def test_a_command_with_arguments_and_one_that_begins_with_its_name(luthier: Any) -> None:
     assert "Usage: luthier monitor [OPTIONS]" in luthier("monitor", "--help").out
     assert luthier("monitor", "check", "--json").document["models"] == []
-    assert "a deployment" in luthier("monitor", "--", "check").err or luthier("monitor", "--", "check").code == 0
+    assert "luthier monitor --help" in luthier("monitor", "--", "check", "one-too-many").err
     assert "Missing option '--to'" in luthier("export", "some-run", "-o", "x").err
     assert "Missing option '--data'" in luthier("export", "benchmark", "some-run", "-o", "x").err
     assert "Missing option '--to'" in luthier("export", "--", "benchmark").err
