@@ -12,7 +12,7 @@ _NICE: Final = 10
 """A ninth of the usual weight: beside two threads of a training, a fifth of what one of them has on its processor."""
 
 
-def give_way() -> None:
+def lower_session_priority() -> None:
     """Lower the weight of this process's session, of which it must be the leader; nothing where that cannot be.
 
     Linux shares a processor out among sessions first (sched(7), "The autogroup feature"), and by that the one thread of

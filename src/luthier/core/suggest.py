@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 
-def nearest_ids(asked: str, known: Sequence[str], num_shown: int = 3) -> str:
+def suggest_ids(asked: str, known: Sequence[str], num_shown: int = 3) -> str:
     """The known ids most like the one asked for, in words; the first few where none is like it."""
     if not known:
         return "there are none yet"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 
-def places_in_words(targets: Sequence[str]) -> str:
+def format_target_modules(targets: Sequence[str]) -> str:
     """`q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
     whole = [name for name in targets if "." not in name]
     single: dict[tuple[int, ...], list[str]] = {}
@@ -20,11 +20,11 @@ def places_in_words(targets: Sequence[str]) -> str:
     for kind, layers in sorted(kinds.items()):
         single.setdefault(tuple(sorted(layers)), []).append(kind)
     parts = [", ".join(whole)] if whole else []
-    parts += [f"{', '.join(names)} of {_layers_in_words(layers)}" for layers, names in single.items()]
+    parts += [f"{', '.join(names)} of {_format_layers(layers)}" for layers, names in single.items()]
     return "; ".join(parts)
 
 
-def _layers_in_words(layers: tuple[int, ...]) -> str:
+def _format_layers(layers: tuple[int, ...]) -> str:
     if len(layers) == 1:
         return f"layer {layers[0]}"
     runs: list[list[int]] = []

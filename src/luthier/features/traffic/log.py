@@ -71,7 +71,7 @@ def keep(
     """
     keeper = None
     try:
-        keeper = context.traffic_keeper
+        keeper = context.traffic_recorder
         policy, key = keeper.known(asked.project_id)
         if policy.keep == "off":
             return

@@ -87,7 +87,7 @@ class OpenExchange:
 
     def _tell_span(self, ended: Exchange) -> None:
         try:
-            if (spans := self.context.traffic_keeper.spans) is not None:
+            if (spans := self.context.traffic_recorder.spans) is not None:
                 spans.tell(ended, self.operation, self.trace_parent)
         except Exception:  # as in `keep`
             log.exception("no span was made of an exchange")

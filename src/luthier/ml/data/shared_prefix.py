@@ -46,7 +46,7 @@ class Families:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnBeginnings:
+class UnitPrefixes:
     """What the rows of each unit begin with, and what is computed of a unit where that is computed once.
 
     prefix_tokens, computed_tokens: int64 [n], tokens.
@@ -56,7 +56,7 @@ class OwnBeginnings:
     computed_tokens: I64
 
 
-def own_beginnings(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> OwnBeginnings:
+def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> UnitPrefixes:
     """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
     where a unit is one row. are_cut: the rows of a unit are the answers of one conversation."""
     prefix = np.asarray(
@@ -64,7 +64,7 @@ def own_beginnings(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool
     )
     rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
     whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
-    return OwnBeginnings(prefix, whole - (rows - 1) * prefix)
+    return UnitPrefixes(prefix, whole - (rows - 1) * prefix)
 
 
 def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:

@@ -11,7 +11,7 @@ GENESIS_HASH: Final = "0" * 64
 """What stands in place of a hash before the first entry."""
 
 
-class Deed(Frozen):
+class AuditEvent(Frozen):
     """Something that was done, before it is an entry. document: JSON text, never with a secret in it."""
 
     actor: str

@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class AuthResult:
     """What came of a key.
 
     caller: None where it lets nobody in. wait_seconds: above 0 where it was not even looked up.
@@ -49,12 +49,12 @@ class Pass:
 class _Remembered:
     """A key that lets somebody in; the times are the process's own."""
 
-    given: Pass
+    given: AuthResult
     until: float
     until_asked: float
 
 
-class Gate:
+class Authenticator:
     """The gate of one server process. Safe to share between threads; its memory is bounded."""
 
     anybody: Caller | None = None
@@ -67,7 +67,7 @@ class Gate:
         self._requests = TokenBuckets(clock=clock)
         self._failures = FailureLimit("wrong keys", FAILURES_PER_MINUTE, clock=clock)
 
-    def recall(self, key: str) -> Pass | None:
+    def recall(self, key: str) -> AuthResult | None:
         """What is known of a key, at once; None where it has to be looked up."""
         digest, now = digest_of(key), self._clock()
         with self._lock:
@@ -78,10 +78,10 @@ class Gate:
                 self._right[digest] = replace(known, until=known.until_asked)
                 return None
             if now < self._wrong.get(digest, 0.0):
-                return Pass(caller=None)
+                return AuthResult(caller=None)
         return None
 
-    def look_up(self, key: str, address: str) -> Pass:
+    def look_up(self, key: str, address: str) -> AuthResult:
         """Ask the database for a key. address: where the client is, by which failures are counted."""
         digest = digest_of(key)
         with self._lock:
@@ -93,13 +93,13 @@ class Gate:
                 given = self._look_up(digest, address)
                 attempt.failed = given.caller is None
         except TooManyFailuresError as error:
-            return Pass(caller=None, wait_seconds=error.retry_seconds)
+            return AuthResult(caller=None, wait_seconds=error.retry_seconds)
         return given
 
-    def _look_up(self, digest: str, address: str) -> Pass:
+    def _look_up(self, digest: str, address: str) -> AuthResult:
         asked_at = self._clock()
         found, now = self._context.access.key_and_now(digest)
-        given = _pass_of(found, now)
+        given = _auth_result(found, now)
         with self._lock:
             if given.caller is None or found is None:
                 self._right.pop(digest, None)
@@ -114,13 +114,13 @@ class Gate:
             log.info("refused %s from %s", what, address)
         return given
 
-    def count(self, given: Pass) -> Taken | None:
+    def count(self, given: AuthResult) -> Taken | None:
         """Count a request of a key that was let in; None where it may come as often as it likes."""
         if given.caller is None or given.caller.key_id is None or given.requests_per_minute is None:
             return None
         return self._requests.take(given.caller.key_id, given.requests_per_minute)
 
-    def count_refused(self, given: Pass, num_requests: int) -> None:
+    def count_refused(self, given: AuthResult, num_requests: int) -> None:
         """Count work that was refused as so many requests more, whether the key has them left or not."""
         caller = given.caller
         if caller is not None and caller.key_id is not None and given.requests_per_minute is not None:
@@ -133,11 +133,11 @@ class Gate:
                 self._right[digest] = replace(known, until=-math.inf, until_asked=-math.inf)
 
 
-def _pass_of(found: ApiKey | None, now: float) -> Pass:
+def _auth_result(found: ApiKey | None, now: float) -> AuthResult:
     if found is None or found.revoked_at is not None or (found.expires_at is not None and found.expires_at <= now):
-        return Pass(caller=None)
+        return AuthResult(caller=None)
     caller = Caller(project_id=found.project_id, scopes=found.scopes, key_id=found.key_id, name=found.name)
-    return Pass(caller=caller, requests_per_minute=found.requests_per_minute)
+    return AuthResult(caller=caller, requests_per_minute=found.requests_per_minute)
 
 
 def _remember(known: OrderedDict[str, Value], digest: str, value: Value, most: int) -> None:

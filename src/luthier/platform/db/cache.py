@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class LRUCache(Generic[T]):
     """Values by key, of at most `most` weight together; the longest unused goes first. Safe to share between threads.
 
     A value that alone is heavier is held until the next one comes: whoever reads on in it does not wait for it again.

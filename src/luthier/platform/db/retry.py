@@ -9,16 +9,16 @@ from typing import Final, TypeVar
 from luthier.core.errors import UnreachableError
 
 Found = TypeVar("Found")
-MOST_SECONDS: Final = 120.0
+MAX_SECONDS: Final = 120.0
 _LONGEST_WAIT_SECONDS: Final = 2.0
 
 
-def patiently(do: Callable[[], Found], most_seconds: float = MOST_SECONDS) -> Found:
+def retry_unreachable(do: Callable[[], Found], max_seconds: float = MAX_SECONDS) -> Found:
     """Do something again until the database answers; it must be such that doing it twice changes nothing.
 
-    Raises UnreachableError where it has not answered for `most_seconds`.
+    Raises UnreachableError where it has not answered for `max_seconds`.
     """
-    deadline, wait = time.monotonic() + most_seconds, 0.1
+    deadline, wait = time.monotonic() + max_seconds, 0.1
     while True:
         try:
             return do()

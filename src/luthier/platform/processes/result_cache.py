@@ -33,7 +33,7 @@ _failed: dict[Path, tuple[float, LuthierError]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedResult:
     """How it stands with an answer. at: since when it is being found out, or when it was (seconds since 1970)."""
 
     state: State
@@ -60,40 +60,40 @@ class Subject:
         return context.settings.answers_folder / self.sha256 / f"{self.kind}-{self.key}.json"
 
 
-def kept(context: Context, subject: Subject) -> Kept:
+def cached_result(context: Context, subject: Subject) -> CachedResult:
     """How it stands; begins nothing."""
     path = subject.path(context)
     with _lock:
         since, failed = _running.get(path), _failed.get(path)
     if since is not None:
-        return Kept("running", since)
+        return CachedResult("running", since)
     with contextlib.suppress(OSError, ValueError, KeyError):  # gone, or cut short by a disk that was full
         document = json.loads(path.read_text(encoding="utf-8"))
         if "error" in document:
-            return Kept("failed", document["at"], error=error_from(document["error"]))
-        return Kept("answered", document["at"], document["answer"])
-    return Kept("unasked") if failed is None else Kept("failed", failed[0], error=failed[1])
+            return CachedResult("failed", document["at"], error=error_from(document["error"]))
+        return CachedResult("answered", document["at"], document["answer"])
+    return CachedResult("unasked") if failed is None else CachedResult("failed", failed[0], error=failed[1])
 
 
-def keep(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> Kept:
+def store_result(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
     """Find out at once, and keep it: for what takes a moment only. Errors of the file are kept, others raised."""
-    _find_out(context, subject, answer)
-    return kept(context, subject)
+    _compute_and_store(context, subject, answer)
+    return cached_result(context, subject)
 
 
-def begin(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> Kept:
+def start_computation(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
     """Find out anew, in a thread of its own, unless that is under way already."""
     path = subject.path(context)
     with _lock:
         if path in _running:
-            return Kept("running", _running[path])
+            return CachedResult("running", _running[path])
         _running[path] = since = time.time()
         _failed.pop(path, None)
 
     def work() -> None:
         error: LuthierError | None = None
         try:
-            _find_out(context, subject, answer)
+            _compute_and_store(context, subject, answer)
         except LuthierError as raised:
             error = raised
         except Exception:
@@ -105,10 +105,10 @@ def begin(context: Context, subject: Subject, answer: Callable[[], dict[str, Any
                 _failed[path] = (time.time(), error)
 
     threading.Thread(target=work, name=f"answer-{subject.kind}", daemon=True).start()
-    return Kept("running", since)
+    return CachedResult("running", since)
 
 
-def _find_out(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> None:
+def _compute_and_store(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> None:
     try:
         found: dict[str, Any] = {"answer": answer()}
     except RequestError as error:

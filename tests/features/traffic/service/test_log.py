@@ -41,7 +41,7 @@ class Home:
 
     def __init__(self, context: Context, **limits: int) -> None:
         self.context, self.may_write, self.is_writing = context, threading.Event(), threading.Event()
-        keeper = context.traffic_keeper
+        keeper = context.traffic_recorder
         self.log = TrafficLog(
             Spool(context.settings.traffic_folder / "spool"),
             self.mask,
@@ -202,9 +202,9 @@ def test_closing_writes_what_waits(tmp_path: Path) -> None:
 
 
 def test_an_exchange_after_the_end_is_counted_and_no_error(context: Context) -> None:
-    context.traffic_keeper.log.close()
+    context.traffic_recorder.log.close()
     OpenExchange(context, ME, "m").end(None)
-    context.traffic_keeper.log.flush()
+    context.traffic_recorder.log.flush()
     assert traffic.num_dropped(context, "default", 0.0, 4e9) == 1
 
 
@@ -212,7 +212,7 @@ def test_a_clock_that_jumps_changes_no_duration(context: Context, monkeypatch: p
     exchange = OpenExchange(context, ME, "m")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     exchange.end(None)
-    context.traffic_keeper.log.flush()
+    context.traffic_recorder.log.flush()
     one = traffic.exchange(context, "default", exchange.exchange_id)
     assert 0 <= one.seconds < 60
     assert one.at == exchange.at > 1e9
@@ -236,11 +236,11 @@ def test_the_sample_is_as_large_as_the_policy_says_and_the_same_again() -> None:
 
 
 def test_a_policy_of_another_process_is_heard_of(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert context.traffic_keeper.known("default")[0].keep == "metadata"
+    assert context.traffic_recorder.known("default")[0].keep == "metadata"
     set_traffic_policy(context, ME, TrafficPolicy(keep="full"))
-    assert context.traffic_keeper.known("default")[0].keep == "metadata"
+    assert context.traffic_recorder.known("default")[0].keep == "metadata"
     monkeypatch.setattr(traffic_log, "_KNOWN_SECONDS", 0.0)
-    assert context.traffic_keeper.known("default")[0].keep == "full"
+    assert context.traffic_recorder.known("default")[0].keep == "full"
 
 
 def test_masks_reach_names_arguments_of_calls_and_secrets() -> None:

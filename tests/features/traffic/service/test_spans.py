@@ -122,7 +122,7 @@ def test_what_failed_says_why(tmp_path: Path, collector: Collector) -> None:
 def test_without_a_collector_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENDPOINT, raising=False)
     with Context.open(tmp_path / "home") as context:
-        assert context.traffic_keeper.spans is None
+        assert context.traffic_recorder.spans is None
 
 
 def test_without_the_extra_it_is_said_and_answers_go_on(
@@ -132,7 +132,7 @@ def test_without_the_extra_it_is_said_and_answers_go_on(
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with caplog.at_level(logging.WARNING), Context.open(tmp_path / "home") as context:
         OpenExchange(context, Caller(), "m").end(None)
-        assert context.traffic_keeper.log.flush()
+        assert context.traffic_recorder.log.flush()
         assert traffic.exchanges(context, "default").height == 1
     assert "pip install 'luthier[otel]'" in caplog.text
 
@@ -148,8 +148,8 @@ def test_a_span_that_cannot_be_made_keeps_nothing_from_the_log(
             pass
 
     with Context.open(tmp_path / "home") as context:
-        monkeypatch.setattr(context.traffic_keeper, "spans", Broken())
+        monkeypatch.setattr(context.traffic_recorder, "spans", Broken())
         OpenExchange(context, Caller(), "m").end(None)
-        assert context.traffic_keeper.log.flush()
+        assert context.traffic_recorder.log.flush()
         assert traffic.exchanges(context, "default").height == 1
     assert "no span was made" in caplog.text
