@@ -50,9 +50,7 @@ def pass_gates(
     return found.model_copy(update={"override": reason})
 
 
-def override_audit_events(
-    caller: Caller, name: str, revision: int, passage: GatePassage | None
-) -> tuple[AuditEvent, ...]:
+def override_event(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[AuditEvent, ...]:
     """What the audit log is to hold of a gate that was overridden; nothing where none was."""
     if passage is None or passage.override is None:
         return ()

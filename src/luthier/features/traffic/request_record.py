@@ -29,7 +29,7 @@ log = logging.getLogger("luthier.features")
 
 
 @dataclass(slots=True)
-class OpenExchange:
+class RequestRecord:
     """An exchange from when it is asked until it ends. exchange_id: changed to what the client gets, once known.
 
     at: seconds since 1970, when it was asked. began_at: the same by `time.monotonic`, so that no clock that is put

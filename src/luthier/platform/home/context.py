@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from luthier.features.serving.inference_client import ModelServer
     from luthier.features.studies.store import StudyStore
     from luthier.features.traffic.late_charges import LateCharges
-    from luthier.features.traffic.log import Keeper
+    from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
     from luthier.features.workflows.store import PipelineStore
     from luthier.platform.audit_log.store import AuditLogStore
@@ -230,10 +230,10 @@ class Context:
         return kept
 
     @cached_property
-    def traffic_recorder(self) -> Keeper:
+    def traffic_recorder(self) -> TrafficRecorder:
         """Keeps what is asked of models and answered; its thread begins with the first exchange."""
-        made = import_string("luthier.features.traffic.log:Keeper")(self)
-        kept: Keeper = self.__dict__.setdefault("traffic_recorder", made)
+        made = import_string("luthier.features.traffic.log:TrafficRecorder")(self)
+        kept: TrafficRecorder = self.__dict__.setdefault("traffic_recorder", made)
         return kept
 
     if not TYPE_CHECKING:  # a type checker reads the declarations above, and finds names that are none of them
