@@ -314,6 +314,6 @@ def profile_tokens(
 
 
 def top_differences(rows: Iterable[TokenisedExample]) -> tuple[str, ...]:
-    """How joined answers differ from what inference shows, over all rows: the three that are met most often."""
+    """The three most frequent ways in which joined answers differ from what inference shows, over all rows."""
     counts = Counter(differs for row in rows for differs in row.differs)
     return tuple(differs for differs, _ in counts.most_common(3))

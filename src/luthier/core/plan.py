@@ -145,7 +145,7 @@ class MethodPlan(Frozen):
 
     @property
     def target_summary(self) -> str:
-        """The targets in words: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+        """The target modules as text: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
         parts = [format_target_modules(self.targets)] if self.targets else []
         if self.expert_targets:
             parts.append(f"{format_target_modules(self.expert_targets)} (rank {self.expert_rank} each)")
@@ -224,9 +224,15 @@ class ObjectivePlan(Frozen):
         return self.num_samples is not None
 
     def max_step_tokens(self, num_tokens: float, num_prompt_tokens: float, num_rows: float) -> float:
-        """Tokens that rows come to in a step: their own; of drawn answers at most, each prompt and all that may be new.
+        """The maximum number of tokens that a step processes for some rows.
 
-        num_tokens, num_prompt_tokens: of the rows together.
+        Args:
+            num_tokens: Tokens of all rows together.
+            num_prompt_tokens: Those of them that are in prompts.
+            num_rows: How many rows there are.
+
+        Returns:
+            `num_tokens` for a supervised objective. For one that samples, all prompts and the longest possible answers.
         """
         if self.num_samples is None or self.max_new_tokens is None:
             return num_tokens

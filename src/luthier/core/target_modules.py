@@ -1,4 +1,4 @@
-"""Where a method changes a model, in words."""
+"""Format the names of target modules for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def format_target_modules(targets: Sequence[str]) -> str:
-    """`q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+    """The names as text: `q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
     whole = [name for name in targets if "." not in name]
     single: dict[tuple[int, ...], list[str]] = {}
     kinds: dict[str, list[int]] = {}

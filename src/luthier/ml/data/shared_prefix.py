@@ -47,9 +47,11 @@ class Families:
 
 @dataclass(frozen=True, slots=True)
 class UnitPrefixes:
-    """What the rows of each unit begin with, and what is computed of a unit where that is computed once.
+    """The common prefix of the rows of each unit.
 
-    prefix_tokens, computed_tokens: int64 [n], tokens.
+    Attributes:
+        prefix_tokens: int64 [n], the length of the prefix in tokens.
+        computed_tokens: int64 [n], tokens that are computed for a unit if its prefix is computed once.
     """
 
     prefix_tokens: I64

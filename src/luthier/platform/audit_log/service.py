@@ -1,4 +1,4 @@
-"""Use cases: write down who did what, look at it, and prove that nobody has changed it since."""
+"""Use cases: append to the audit log, search it, and verify that nobody has changed it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def record(
 
 
 def make_audit_event(caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None) -> AuditEvent:
-    """The same before it is written: for stores that write it together with what it tells of."""
+    """An event for stores that append it in the same transaction as the change that it records."""
     identity = caller.key_id or caller.member_id
     actor = caller.name if identity is None else f"{identity} {caller.name}"
     text = canonical_json(_all_masked(document or {}))

@@ -71,9 +71,9 @@ class AuditLogStore:
 
 
 def append_audit_event(connection: Connection, now: ColumnElement[float], audit_event: AuditEvent) -> AuditEntry:
-    """Add an entry within a transaction that writes, so that it takes effect with what it tells of, or neither does.
+    """Append an entry in an open write transaction, so that it is committed together with the change that it records.
 
-    Those that write stand in a queue, so no other entry can come between the last one and this.
+    Write transactions are serialised, so no other entry can be appended between the last one and this.
     """
     last = connection.execute(
         select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc()).limit(1)

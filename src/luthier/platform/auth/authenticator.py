@@ -35,9 +35,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class AuthResult:
-    """What came of a key.
+    """The result of checking a key.
 
-    caller: None where it lets nobody in. wait_seconds: above 0 where it was not even looked up.
+    Attributes:
+        caller: Whose key it is; None if it is not valid.
+        requests_per_minute: The rate limit of the key; None for no limit.
+        wait_seconds: Above 0 if the key was not checked, because of too many failures from that address.
     """
 
     caller: Caller | None
@@ -55,7 +58,7 @@ class _Remembered:
 
 
 class Authenticator:
-    """The gate of one server process. Safe to share between threads; its memory is bounded."""
+    """Checks API keys for one server process. Thread-safe, with bounded memory."""
 
     anybody: Caller | None = None
     """Who all are that come, where nobody needs a key."""

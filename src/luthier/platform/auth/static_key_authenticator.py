@@ -1,4 +1,4 @@
-"""The gate of a server that was started for some models: open to all, or to the keys that it was told besides."""
+"""The authenticator of a standalone server: open to all, or to a fixed list of keys besides those of the home."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from luthier.platform.home.context import Context
 
 
 class StaticKeyAuthenticator(Authenticator):
-    """Lets in what a `Authenticator` does, and those whose key has one of these digests (SHA-256).
+    """Accepts the keys that an `Authenticator` accepts, and a fixed list of others.
 
-    is_open: everybody else, too, with a key or without one.
+    Args:
+        context: The open home.
+        key_digests: SHA-256 digests of the other keys.
+        is_open: Whether requests without a valid key are accepted too.
     """
 
     def __init__(self, context: Context, key_digests: Collection[str], *, is_open: bool) -> None:

@@ -47,7 +47,7 @@ def private_files() -> Iterator[None]:
 
 
 def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
-    """What others can reach of a home, and of a database in a file elsewhere; nothing where all is closed."""
+    """What other users of the machine can reach of a home and of its SQLite database; empty if nothing."""
     found, home = [], settings.home
     if _is_open(home):
         inside = sorted(path.name for path in _inside(home) if _is_open(path))

@@ -1,7 +1,7 @@
-"""What takes long to find out about a file is found out once, beside the requests, and kept under the file's digest.
+"""A cache of slow computations about files, keyed by the file's digest and run in background threads.
 
-A page asks for what is kept, and begins what is not there; while it runs, the page looks again. What is kept may be
-deleted at any time. An error of the file itself is an answer, too; one of the machine is told once and not kept.
+A page asks for the cached result, starts the computation if there is none, and polls while it runs. Cached files may be
+deleted at any time. An error in the file itself is cached too; an error of the machine is shown once and not cached.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _failed: dict[Path, tuple[float, LuthierError]] = {}
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
-    """How it stands with an answer. at: since when it is being found out, or when it was (seconds since 1970)."""
+    """The state of a computation. at: when it started, or when it finished (seconds since 1970)."""
 
     state: State
     at: float = 0.0
@@ -61,7 +61,7 @@ class Subject:
 
 
 def cached_result(context: Context, subject: Subject) -> CachedResult:
-    """How it stands; begins nothing."""
+    """The state of a computation; does not start it."""
     path = subject.path(context)
     with _lock:
         since, failed = _running.get(path), _failed.get(path)
@@ -76,13 +76,13 @@ def cached_result(context: Context, subject: Subject) -> CachedResult:
 
 
 def store_result(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
-    """Find out at once, and keep it: for what takes a moment only. Errors of the file are kept, others raised."""
+    """Compute now and cache the result, for quick computations. Errors in the file are cached, others are raised."""
     _compute_and_store(context, subject, answer)
     return cached_result(context, subject)
 
 
 def start_computation(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
-    """Find out anew, in a thread of its own, unless that is under way already."""
+    """Compute in a background thread, unless the computation is running already."""
     path = subject.path(context)
     with _lock:
         if path in _running:

@@ -108,7 +108,7 @@ def _released(held: Mapping[Sign, str]) -> Iterator[tuple[Sign, str]]:
 
 
 def _leaf_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Each plain value inside a row under its path, as `messages[1].content`; empty objects and lists too."""
+    """Each leaf value of a row with its path, as `messages[1].content`; empty objects and lists too."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _leaf_values(inner, f"{name}.{key}" if name else key)
