@@ -16,9 +16,9 @@ from luthier.core.plan import Plan
 from luthier.ml.inference.models.quantised import Nf4Linear
 from luthier.ml.training import kernels, liger
 from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
 from luthier.ml.training.low_rank import LoraProduct
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.proofs import why_not_compiled, why_not_packed
 
 needs_liger = pytest.mark.skipif(find_spec(liger.PACKAGE) is None, reason="liger-kernel is not installed")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="its kernels need CUDA")

@@ -31,7 +31,7 @@ def compared(stage: Stage, model: TrainableModel, rows: tuple[TokenisedExample, 
 
     other: the same weights in transformers; both models are in float64 afterwards where float32 did not settle it.
     """
-    from luthier.ml.training.proofs import why_not_packed
+    from luthier.ml.training.equivalence import why_not_packed
 
     layouts = {"padded": ()}
     if why_not_packed(model) is None:

@@ -106,14 +106,14 @@ class StreamEngineContract:
         """None, where the engine has none."""
         return []
 
-    def test_it_is_one_and_nobody_asks_it(self, stream_engine: StreamEngine) -> None:
+    def test_it_implements_the_protocol_and_starts_idle(self, stream_engine: StreamEngine) -> None:
         """An open engine is idle and knows what it weighs."""
         assert isinstance(stream_engine, StreamEngine)
         assert stream_engine.keys == set()
         assert stream_engine.num_bytes >= 0
         assert stream_engine.poll(0) == []
 
-    def test_pieces_make_the_answer_and_counts_are_told(self, stream_engine: StreamEngine) -> None:
+    def test_pieces_make_the_answer_and_counts_are_reported(self, stream_engine: StreamEngine) -> None:
         """Counts grow and end at what `Ended` says; `length` means that the limit was reached."""
         heard = write_all(stream_engine, {n: question(q, max_new_tokens=3 + n) for n, q in enumerate(QUESTIONS)})
         assert heard.failures == {}
@@ -176,7 +176,7 @@ class StreamEngineContract:
         stream_engine.cancel("never asked")
         assert write_all(stream_engine, {"a": question(QUESTIONS[1])}).texts["a", 0] == wanted
 
-    def test_more_asks_than_there_is_room_for_are_all_answered(self, stream_engine: StreamEngine) -> None:
+    def test_more_requests_than_slots_are_all_answered(self, stream_engine: StreamEngine) -> None:
         """What has no room now has it later, and nothing is lost."""
         requests: dict[Hashable, TextRequest] = {n: question(QUESTIONS[n % 5], max_new_tokens=3) for n in range(40)}
         heard = write_all(stream_engine, requests)

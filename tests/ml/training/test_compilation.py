@@ -15,9 +15,9 @@ from torch.nn.attention import flex_attention as torch_flex
 
 from luthier.core.plan import Plan
 from luthier.ml.training import packed_attention
+from luthier.ml.training.equivalence import why_not_compiled
 from luthier.ml.training.methods.lora import AdaptedForward
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.proofs import why_not_compiled
 
 
 @pytest.fixture(autouse=True)

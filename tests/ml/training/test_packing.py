@@ -27,11 +27,11 @@ from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.training import attention
 from luthier.ml.training.checkpoint import CheckpointStore
+from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
 from luthier.ml.training.methods.registry import load_method
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.proofs import why_not_packed
 
 PACKED = (0,)
 """The beginnings of rows that lie end to end with nothing in common."""

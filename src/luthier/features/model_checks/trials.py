@@ -222,8 +222,8 @@ def _loss(trial: Trial, context: Context) -> str:
     """The loss of a run's own rows: padded, end to end, with shared beginnings, as far as the model takes these."""
     import torch
 
+    from luthier.ml.training.equivalence import why_not_packed
     from luthier.ml.training.model import TrainableModel, collate
-    from luthier.ml.training.proofs import why_not_packed
 
     del context
     ready = _planned(trial)

@@ -16,7 +16,7 @@ from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 Decode = Callable[[Sequence[int]], str]
 
 
-class Guide(Protocol):
+class Constraint(Protocol):
     """Lets only those tokens be drawn that keep to a form."""
 
     def mask(self, logits: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class AnswerRow:
     sampler: Sampler
     decode: Decode
     end_ids: frozenset[int]
-    guide: Guide | None = None
+    constraint: Constraint | None = None
     calls: CallReader | None = None
     thinking: Thinking = NO_THINKING
     has_ended: bool = False
@@ -80,15 +80,15 @@ class AnswerRow:
     @property
     def takes_likeliest(self) -> bool:
         """Whether its next token is the likeliest, whatever else there is to it."""
-        return self.sampler.takes_likeliest and self.guide is None
+        return self.sampler.takes_likeliest and self.constraint is None
 
     def write(self, logits: Tensor, likeliest: int) -> tuple[int, list[Piece | Ended]]:
         """Draw one token; returns it and what there is to tell. logits: [vocabulary]; likeliest: its largest."""
         token = likeliest
         if not self.takes_likeliest:
-            token = self.sampler.draw(logits if self.guide is None else self.guide.mask(logits))
-            if self.guide is not None:
-                self.guide.take(token)
+            token = self.sampler.draw(logits if self.constraint is None else self.constraint.mask(logits))
+            if self.constraint is not None:
+                self.constraint.take(token)
         if token in self.end_ids:
             return token, self._end("stop")
         self.num_new_tokens += 1

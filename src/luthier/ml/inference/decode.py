@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from luthier.core.errors import DivergedError
+from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
 from luthier.ml.inference.decoding_proof import (
     BATCHED,
     NUM_STEPS,
@@ -41,16 +42,15 @@ from luthier.ml.inference.decoding_proof import (
     short_probe,
     text_part,
 )
-from luthier.ml.inference.kept_state import rope_border, smallest_window, why_not_held
 from luthier.ml.inference.length_batches import length_batches
 from luthier.ml.inference.models.forward_arguments import accepted
-from luthier.ml.inference.roomy_cache import expanded, holds_keys, joined
+from luthier.ml.inference.preallocated_kv_cache import expanded, holds_keys, joined
 from luthier.ml.inference.row_states import RowBatch, RowStepper
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from luthier.ml.inference.answer_row import Guide
+    from luthier.ml.inference.answer_row import Constraint
     from luthier.ml.inference.thoughts import ThoughtLimit
 
 
@@ -61,15 +61,15 @@ PREFILL_TOKENS = 2048
 class Request:
     """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
 
-    guide: makes what keeps its answer to a form. limit: makes what ends it before `max_new_tokens`, where thought and
-    answer have limits of their own.
+    constraint: makes the constraint of its answer. limit: makes what ends the answer before `max_new_tokens`, where
+    thought and answer have limits of their own.
     """
 
     ids: Sequence[int]
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
-    guide: Callable[[], Guide] | None = None
+    constraint: Callable[[], Constraint] | None = None
     limit: Callable[[], ThoughtLimit] | None = None
 
 
@@ -147,7 +147,7 @@ class Decoder:
         takes_cache = self._cache_argument in inspect.signature(model.forward).parameters
         self._long_path: DecodingPath | None = None
         self._border_path: DecodingPath | None = None
-        self._why_not_held = why_not_held(self._config) if takes_cache else "it takes no cache of keys and values"
+        self._why_not_held = why_not_cacheable(self._config) if takes_cache else "it takes no cache of keys and values"
         self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
 
     @property
@@ -223,18 +223,18 @@ class Decoder:
         """
         out = [Continuation() for _ in requests]
         generators = [_generator(request, self._model.device) for request in requests]
-        guides = [None if request.guide is None else request.guide() for request in requests]
+        constraints = [None if request.constraint is None else request.constraint() for request in requests]
         limits = [None if request.limit is None else request.limit() for request in requests]
         batch, logits = self._start(requests, prefix)
         while True:
-            logits = _guided(logits, [guides[row] for row in batch.rows])
+            logits = _constrained(logits, [constraints[row] for row in batch.rows])
             chosen = _choose(logits, [(requests[row].temperature, generators[row]) for row in batch.rows])
             going: list[int] = []
             for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
                 if log_probability is not None:
                     out[row].log_probabilities.append(log_probability)
-                if (guide := guides[row]) is not None:
-                    guide.take(token)
+                if (constraint := constraints[row]) is not None:
+                    constraint.take(token)
                 if token in self._end_ids:
                     out[row].end_id = token
                 else:
@@ -429,12 +429,12 @@ def _generator(request: Request, device: torch.device) -> torch.Generator | None
     return generator
 
 
-def _guided(logits: Tensor, guides: Sequence[Guide | None]) -> Tensor:
+def _constrained(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tensor:
     """The logits with minus infinity at what must not come next: [rows, vocabulary]."""
-    if not any(guides):
+    if not any(constraints):
         return logits
-    rows = zip(logits, guides, strict=True)
-    return torch.stack([row if guide is None else guide.mask(row) for row, guide in rows])
+    rows = zip(logits, constraints, strict=True)
+    return torch.stack([row if constraint is None else constraint.mask(row) for row, constraint in rows])
 
 
 def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[tuple[int, float | None]]:

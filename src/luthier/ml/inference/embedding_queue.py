@@ -9,11 +9,11 @@ from typing import Final
 from luthier.core.errors import DivergedError
 from luthier.core.ports import Told
 from luthier.core.stream import Embedded, Failed
-from luthier.ml.inference.arrivals import PART_TOKENS, PrefillTurns
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.embed import PartialStates, add_states, mean_states, unit
 from luthier.ml.inference.length_batches import length_batches
 from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.prefill_queue import PART_TOKENS, PrefillTurns
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 DIVERGED: Final = DivergedError(

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
+from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
 from luthier.ml.inference.decode import Prefix, cache_argument
 from luthier.ml.inference.decoding_proof import (
     Probe,
@@ -35,12 +36,11 @@ from luthier.ml.inference.decoding_proof import (
     text_part,
     tolerance,
 )
-from luthier.ml.inference.kept_state import rope_border, smallest_window, why_not_held
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.forward_arguments import accepted
 from luthier.ml.inference.models.own_head import OwnHead
 from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
-from luthier.ml.inference.roomy_cache import expanded
+from luthier.ml.inference.preallocated_kv_cache import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,7 +108,7 @@ class Scorer:
     @property
     def longest_shared(self) -> int:
         """How long a row may be that shares its beginning; 0 where the model keeps a state that cannot be shared."""
-        if not self._path.shares or why_not_held(self._config):
+        if not self._path.shares or why_not_cacheable(self._config):
             return 0
         bounds = (context_tokens(self._config), smallest_window(self._config), self.border)
         return min(one for one in bounds if one is not None)
@@ -253,7 +253,7 @@ class Scorer:
             places = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool).nonzero()[:, 0]
             targets = torch.tensor(list(example.input_ids), device=self._device)[places.to(self._device)]
             for part, target in zip(
-                torch.split(places, self._own_places), torch.split(targets, self._own_places), strict=True
+                torch.split(places, self._head_chunk_tokens), torch.split(targets, self._head_chunk_tokens), strict=True
             ):
                 logits = self._own_logits(example.input_ids, part - 1)
                 nll.append(F.cross_entropy(logits, target, reduction="none"))
@@ -264,7 +264,7 @@ class Scorer:
         return torch.cat(rows), torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
 
     @property
-    def _own_places(self) -> int:
+    def _head_chunk_tokens(self) -> int:
         """Of how many places logits are made at once."""
         return max(1, MAX_OWN_LOGITS // int(self._config.vocab_size))
 
@@ -279,7 +279,7 @@ class Scorer:
     @torch.inference_mode()
     def _proved(self) -> ScoringPath:
         """What of the fast ways gives the model's own logits on a few tokens: of the head always, the rest once."""
-        window, why = smallest_window(self._config), why_not_held(self._config)
+        window, why = smallest_window(self._config), why_not_cacheable(self._config)
         probe = short_probe(self._model, window, is_recurrent=bool(why))
         few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
         own = own_logits(self._model, few.rows[0])

@@ -28,13 +28,13 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.ml.inference.answer_row import AnswerRow
-from luthier.ml.inference.arrivals import Arrival, PrefillTurns, next_arrivals
-from luthier.ml.inference.asks import AskReader, Prepared, PreparedTexts
-from luthier.ml.inference.continue_all import DEFAULT_BATCH_TOKENS
+from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
 from luthier.ml.inference.decode import Batch
 from luthier.ml.inference.decoding_proof import DecodingPath
 from luthier.ml.inference.embedding_queue import DIVERGED, EmbeddingQueue
 from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.prefill_queue import PrefillTurns, QueuedPrompt, next_prefill_batch
+from luthier.ml.inference.request import Prepared, PreparedTexts, RequestPreparer
 from luthier.ml.inference.row_states import RowBatch
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -94,10 +94,10 @@ class StreamingEngine:
         self._max_rows, self._batch_tokens = max_rows, batch_tokens
         self._adapters = MixedAdapters(engine.causal)
         device = engine.causal.get_input_embeddings().weight.device
-        self._reader = AskReader(engine, device=device, num_logits=engine.num_logits)
+        self._reader = RequestPreparer(engine, device=device, num_logits=engine.num_logits)
         self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
-        self._arrivals: list[Arrival] = []
+        self._arrivals: list[QueuedPrompt] = []
         self._embeddings = EmbeddingQueue(engine, self._decoder, self._adapters, max_rows)
         self._turns = PrefillTurns()
         self._rows: dict[int, AnswerRow] = {}
@@ -169,7 +169,7 @@ class StreamingEngine:
             return True
         if not self._has_room_for(prepared, _RESERVE if may_exceed else 1.0):
             return False
-        self._arrivals.append(Arrival(key, prepared, adapter, owner))
+        self._arrivals.append(QueuedPrompt(key, prepared, adapter, owner))
         return True
 
     def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
@@ -221,7 +221,7 @@ class StreamingEngine:
             return []
         first = self._turns.first(self._arrivals)
         beside = [one for one in self._arrivals if self._adapters.mixes or one.adapter == first.adapter]
-        begun = next_arrivals(first, beside, self._decoder.fits_windows, self._max_rows)
+        begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._max_rows)
         self._adapters.use([one.adapter for one in begun])
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
             first.prefix = self._decoder.prefill(ids, first.prefix)

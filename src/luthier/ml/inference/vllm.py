@@ -27,7 +27,7 @@ from luthier.ml.inference.opted_turns import text_of
 from luthier.ml.inference.prompt_ids import checked, ids_of
 from luthier.ml.inference.stream_generation import generate_by_streaming
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_talk import CallsInText, ToolTalk
+from luthier.ml.inference.tool_parsing import CallsInText, ToolFormat
 from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
 
 BASE: Final = "base"
@@ -77,7 +77,7 @@ class VllmEngine:
     ) -> None:
         self._folder = Path(model_path)
         self._template = ChatTemplate.load(model_path, template)
-        self._tools = ToolTalk(text_of(self._template))
+        self._tools = ToolFormat(text_of(self._template))
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds

@@ -17,7 +17,7 @@ from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.charts import figures
 from luthier.ml.training.ledger import Entry, Ledger
-from luthier.ml.training.pace import Action
+from luthier.ml.training.throughput import Action
 
 LimitName = Literal["hours", "usd", "tokens", "energy_kwh"]
 
@@ -138,7 +138,7 @@ def remaining(
     )
 
 
-def in_short(bill: Bill) -> str:
+def bill_summary(bill: Bill) -> str:
     """The bill beside a progress bar: time and money so far, and what they are expected to come to."""
     now, end = (figures.duration(hours * 3600) for hours in (bill.hours, bill.final_hours.value))
     text = f"{now} of about {end}".replace(figures.NO_BREAK, " ")
@@ -241,7 +241,7 @@ class Meter:
     def at_least(self, seconds: float, tokens: int) -> bool:
         """Make sure that what the surviving history took is counted; False where the ledger had lost some of it."""
         enough = self._settled.seconds >= 0.999 * seconds and self._settled.tokens >= tokens
-        held = enough or not self._ledger.is_kept
+        held = enough or not self._ledger.is_persistent
         more = {
             "seconds": max(self._settled.seconds, seconds),
             "tokens": max(self._settled.tokens, tokens),

@@ -85,11 +85,11 @@ class World:
             return wish
         return next((text for text in self.gather((wish or "")[:1000]) if text), None)
 
-    def most(self, count: int) -> int:
+    def max(self, count: int) -> int:
         """The largest of all ranks' counts."""
         return max(map(int, self.gather(str(count))))
 
-    def from_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """Rank 0's text, of any length, on all ranks."""
         if self.size == 1:
             return text
@@ -120,7 +120,7 @@ class World:
                 on_its_way = (piece, flat, dist.all_reduce(flat, async_op=True))
 
     @torch.no_grad()
-    def take_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor by rank 0's."""
         for tensor in _whole(tensors) if self.size > 1 else ():
             whole = tensor.contiguous()

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.ml.training import liger
+from luthier.ml.training.activation_recompute import mark_recomputable
 from luthier.ml.training.cross_entropy import cross_entropy_sum
-from luthier.ml.training.recomputed import can_recompute
 
 CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -83,7 +83,7 @@ def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         weight: Tensor = module.weight  # type: ignore[assignment]  # read anew: weights that are spread come and go
         out, normal = RmsNorm.apply(x, weight, eps)
-        return can_recompute(out, torch.mul, normal, weight)
+        return mark_recomputable(out, torch.mul, normal, weight)
 
     return forward
 
@@ -93,7 +93,7 @@ def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         gating, raised = gate(x), up(x)  # type: ignore[operator]
-        out: Tensor = down(can_recompute(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
+        out: Tensor = down(mark_recomputable(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
         return out
 
     return forward

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from luthier.ml.training.activation_recompute import save_input, saved_rows
 from luthier.ml.training.dropout import Dropout, keep
-from luthier.ml.training.recomputed import save_input, saved_rows
 
 
 class PackedMatrix(Protocol):

@@ -38,9 +38,9 @@ class MasterOptimizer:
         self.gradients = [torch.zeros_like(m) for m in self.masters]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
             master.grad = gradient
-        place_of = _places(module)
+        kind_of = _parameter_kinds(module)
         trained = [
-            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, place_of(weight))
+            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, kind_of(weight))
             for name, master, weight in zip(self.names, self.masters, self.weights, strict=True)
         ]
         self.rule = load_rule(trained, plan.optimizer)
@@ -105,7 +105,7 @@ class MasterOptimizer:
         self.round_into_model()
 
 
-def _places(module: nn.Module) -> Callable[[Tensor], Place]:
+def _parameter_kinds(module: nn.Module) -> Callable[[Tensor], Place]:
     """Where in the model a parameter lies. Tables that are looked up come before a head that is tied to one."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     of_model = getattr(module, "get_output_embeddings", None)

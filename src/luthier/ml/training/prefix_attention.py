@@ -84,7 +84,7 @@ class PrefixLayout:
 
 
 @lru_cache(maxsize=16)
-def _places(layout: PrefixLayout, device: str) -> tuple[Tensor, Tensor]:
+def _indices(layout: PrefixLayout, device: str) -> tuple[Tensor, Tensor]:
     """How a row is padded for attention, and back.
 
     [G * P + G * K * S], for each padded place the token of the row that lies there, some token of the row in padding;
@@ -279,7 +279,7 @@ def shared_attention(
     is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`). Returns
     [1, heads, T, head].
     """
-    padded, packed = _places(layout, str(query.device))
+    padded, packed = _indices(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix
     laid = [_Pad.apply(x, padded, packed)[0] for x in (query, key, value)]
     if not cut:  # nothing in common: the suffixes are plain rows, [G * K, heads, S, head]

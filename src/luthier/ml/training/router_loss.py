@@ -78,7 +78,9 @@ class RouterLoss:
         if len(self._recorded) != 1:
             raise RuntimeError(f"{len(self._recorded)} passes over a micro-batch were recorded, and one was expected")
         out = self._recorded.pop()
-        return self._made(out, torch.from_numpy(places_of(batch)).to(batch.input_ids.device), batch.input_ids.numel())
+        return self._made(
+            out, torch.from_numpy(token_indices(batch)).to(batch.input_ids.device), batch.input_ids.numel()
+        )
 
     def _made(self, out: Any, places: Tensor, num_tokens: int) -> Tensor:
         """The model's own loss of the router logits in what its body gave, of the tokens at these places."""
@@ -118,7 +120,7 @@ class RouterLoss:
             raise _refused(causal, f"of the same router logits it makes {wanted:.8g}, and {made:.8g} without padding")
 
 
-def places_of(batch: MicroBatch) -> Any:
+def token_indices(batch: MicroBatch) -> Any:
     """Where the tokens of all rows lie in the flattened ids, row after row; a shared beginning comes for each row."""
     if batch.layout is None:
         longest = batch.input_ids.shape[1]

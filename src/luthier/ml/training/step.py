@@ -19,10 +19,10 @@ from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.distributed import ALONE, World
+from luthier.ml.training.loss_by_source import split_loss_by_source, with_source_loss
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.origin import by_origin, with_origin
 from luthier.ml.training.schedule import learning_rate_factor
 from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
 from luthier.ml.training.step_sums import StepSums
@@ -77,7 +77,7 @@ def one_step(
         if model.router_loss is not None:
             minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
         if plan.data.replay is not None:
-            losses = with_origin(losses, micro_batch, objective.weight(micro_batch))
+            losses = with_source_loss(losses, micro_batch, objective.weight(micro_batch))
         (minimised / divisor).backward()
         optimizer.collect()
         sums.add(losses, batch)
@@ -104,7 +104,7 @@ def one_step(
         num_tokens=sums.num_tokens,
         num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
-        measures=sums.means(weight) if plan.data.replay is None else by_origin(sums.means(weight), loss),
+        measures=sums.means(weight) if plan.data.replay is None else split_loss_by_source(sums.means(weight), loss),
     )
     if not finite:
         return state, event

@@ -79,7 +79,7 @@ def whole_loss(
     objective: Objective, model: TrainableModel, units: list[Unit], size: int, beginnings: bool = False
 ) -> tuple[float, dict[str, float], torch.Tensor]:
     """Loss, measures and gradient of a batch that is cut into micro-batches of `size` units."""
-    from luthier.ml.training.objectives.reference import beginnings_of
+    from luthier.ml.training.objectives.reference import shared_prefix_tokens
 
     model.module.zero_grad()
     model.module.eval()
@@ -88,7 +88,7 @@ def whole_loss(
     weight = objective.weight(units)
     total, measures = 0.0, dict[str, float]()
     for part in parts:
-        cuts = beginnings_of(model, part) if beginnings else ()
+        cuts = shared_prefix_tokens(model, part) if beginnings else ()
         batch = collate(rows_of(part), model.pad_id, "cpu", beginnings=cuts)
         losses = objective.losses(model, part, batch)
         (losses.total / weight).backward()

@@ -9,7 +9,7 @@ from typing import Final
 
 from luthier.ml.evaluation.grounding.citation import Citation
 from luthier.ml.evaluation.grounding.clean import squash, words
-from luthier.ml.evaluation.grounding.parties import PartyIndex, is_telling, joined, names_alone, names_before
+from luthier.ml.evaluation.grounding.parties import PartyIndex, is_distinctive, joined, names_alone, names_before
 
 # Each part of its name ends with a dot or before a blank, so that there is one way alone to read it.
 _REPORTER: Final = (
@@ -46,7 +46,7 @@ def find_cases(text: str, by_eyecite: Sequence[Citation] = ()) -> Iterator[Citat
         if one.names is not None:
             named.add(one.names)
     for start, end, names in names_alone(text):
-        if any(is_cited[start:end]) or not is_telling(names) or named.find(names):
+        if any(is_cited[start:end]) or not is_distinctive(names) or named.find(names):
             continue
         named.add(names)
         yield Citation(

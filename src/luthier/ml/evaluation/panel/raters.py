@@ -55,7 +55,7 @@ def _report(
             f"[{agreement.low:.2f}, {agreement.high:.2f}]"
         )
     drift = _drift(panel, said, mean)
-    word, share = _most_said(own.real.rows)
+    word, share = _majority_answer(own.real.rows)
     seconds = [row.seconds for row in own.rows if row.seconds is not None]
     return RaterReport(
         rater_id=rater.rater_id,
@@ -118,7 +118,7 @@ def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | No
     return Drift(slope=found.slope, p_value=found.p_value)
 
 
-def _most_said(rows: Sequence[RatingRow]) -> tuple[str, float | None]:
+def _majority_answer(rows: Sequence[RatingRow]) -> tuple[str, float | None]:
     """The most frequent answer as it stood on the page: a side, a tie, or all the scores of an item."""
     if not rows:
         return "", None

@@ -107,10 +107,10 @@ def _rows(
     fits: Callable[[Example], bool] | None,
 ) -> list[TaskRow]:
     usable = [example for example in examples if can_begin(example)]
-    is_telling = {example.id: bool(find(beginning_of(example).item["rest"])) for example in usable}
-    first = chosen([e for e in usable if is_telling[e.id]], most_rows, text_of, fits=fits)
+    contains_secret = {example.id: bool(find(beginning_of(example).item["rest"])) for example in usable}
+    first = chosen([e for e in usable if contains_secret[e.id]], most_rows, text_of, fits=fits)
     room = None if most_rows is None else most_rows - len(first)
-    then = chosen([e for e in usable if not is_telling[e.id]], room, text_of, fits=fits)
+    then = chosen([e for e in usable if not contains_secret[e.id]], room, text_of, fits=fits)
     begun = [(example, beginning_of(example)) for example in (*first, *then)]
     return [
         TaskRow(row.example.model_copy(update={"id": f"{side} {example.id}"}), {"side": side, **row.item})
@@ -123,14 +123,14 @@ def _with_values(
 ) -> Callable[[Observations], list[float | None]]:
     """1 where the answer holds a value that the prompt does not; with `known`, only one of these."""
 
-    def is_telling(prompt: str, output: str) -> bool:
+    def contains_secret(prompt: str, output: str) -> bool:
         given = {_key(value) for value in find(prompt)}
         found = {_key(value) for value in find(output)} - given
         return bool(found if known is None else found & known)
 
     def values(observed: Observations) -> list[float | None]:
         return [
-            float(is_telling(prompt, output)) if side in (None, item["side"]) else None
+            float(contains_secret(prompt, output)) if side in (None, item["side"]) else None
             for item, prompt, output in zip(observed.items, observed.prompts, observed.outputs, strict=True)
         ]
 

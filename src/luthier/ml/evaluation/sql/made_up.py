@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luthier.core.digest import sha256_document
-from luthier.ml.evaluation.jail.sql import Database, Result
+from luthier.ml.evaluation.sandbox.sql import Database, Result
 from luthier.ml.evaluation.sql.neighbours import neighbours
 from luthier.ml.evaluation.sql.tables import AGGREGATES, Table
 from luthier.ml.evaluation.sql.tokens import name_of, text_of, tokens_of

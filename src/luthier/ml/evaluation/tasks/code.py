@@ -11,10 +11,10 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.suite import CodeTask
 from luthier.core.task_result import TaskFigures
-from luthier.ml.evaluation.jail.code import Outcome, isolation, require_isolation, run_tests
 from luthier.ml.evaluation.metrics.fenced import first_block
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
+from luthier.ml.evaluation.sandbox.code import Outcome, isolation, require_isolation, run_tests
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 from luthier.ml.evaluation.tasks.row_checks import check_rows, own_answer
 

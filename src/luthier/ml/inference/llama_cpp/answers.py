@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from luthier.core.errors import LuthierError, OverlongError, RequestError, WorkError
 from luthier.core.stream import Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
-from luthier.ml.inference.tool_talk import CallsInText
+from luthier.ml.inference.tool_parsing import CallsInText
 
 _GREEDY_BELOW: Final = 1e-4
 # The largest seed means "any" to llama.cpp.

@@ -27,7 +27,7 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
     if not isinstance(text, str):
         raise ValueError("has a choice without text")
-    thought = _told_thought(choice.get("message")) if is_chat else None
+    thought = _reasoning_of(choice.get("message")) if is_chat else None
     # A server that does not tell thoughts apart may have a template that opens them: the closing tag is there alone.
     is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
     found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)
@@ -50,7 +50,7 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     )
 
 
-def _told_thought(message: Any) -> str | None:
+def _reasoning_of(message: Any) -> str | None:
     """The thought that a server tells apart from the answer."""
     if not isinstance(message, dict):
         return None

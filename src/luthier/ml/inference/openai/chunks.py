@@ -12,7 +12,7 @@ from typing import Any, Final
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
-from luthier.ml.inference.tool_talk import CallsInText
+from luthier.ml.inference.tool_parsing import CallsInText
 
 _REASONS: Final[dict[str, EndReason]] = {
     "stop": "stop",

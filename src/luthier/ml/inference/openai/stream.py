@@ -30,7 +30,7 @@ from luthier.ml.inference.openai.chunks import ChunkReader
 from luthier.ml.inference.openai.requests import auth_headers, stream_body, stream_path
 from luthier.ml.inference.retry import is_passing, pause_seconds
 from luthier.ml.inference.thoughts import Thinking
-from luthier.ml.inference.tool_talk import CallsInText
+from luthier.ml.inference.tool_parsing import CallsInText
 
 DEFAULT_ASKS: Final = 32
 NUM_ATTEMPTS: Final = 4

@@ -85,7 +85,7 @@ class AdaptedForward:
             return None, self.scale
         # The key comes from torch's generator, which the loop seeds from (seed, step).
         dropout = Dropout(self.probability, int(torch.randint(2**62, ())))
-        return dropout, self.scale / dropout.kept_fraction
+        return dropout, self.scale / dropout.keep_probability
 
     @property
     def can_join(self) -> bool:

@@ -27,7 +27,7 @@ class Method(Protocol):
     changed in them in place is what the next step reads.
     """
 
-    outcome_name: ClassVar[str]
+    folder_name: ClassVar[str]
     """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
     can_share_prefix: ClassVar[bool]
     """Whether a beginning that rows share may be computed once for all of them, and rows may lie end to end."""
@@ -92,7 +92,7 @@ class Method(Protocol):
 class PlainMethod:
     """A method whose step is the optimizer's alone: the base of most, and of those in other packages."""
 
-    outcome_name: ClassVar[str] = "adapter"
+    folder_name: ClassVar[str] = "adapter"
     can_share_prefix: ClassVar[bool] = True
 
     def __init__(self, plan: MethodPlan) -> None:
