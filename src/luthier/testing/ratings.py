@@ -10,7 +10,7 @@ from luthier.core.access import Caller
 from luthier.core.rating import Rater, RatingItem, RatingKind, RatingPanel
 from luthier.core.suite import Criterion
 from luthier.features.human_eval import links as rating_links
-from luthier.features.human_eval import rating_view as rating_desk
+from luthier.features.human_eval import rating_view
 from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.service import NewPanel, create_panel
 from luthier.platform.home.context import Context
@@ -64,10 +64,10 @@ def rate_all(context: Context, made: NewPanel, place: int, says: Says, *, most: 
     rater, panel = found
     number = 0
     while most is None or number < most:
-        desk = rating_desk.next_item(context, panel, rater)
-        if desk.item is None:
+        view = rating_view.next_item(context, panel, rater)
+        if view.item is None:
             break
-        say(context, panel, rater, desk.item, says(desk.item))
+        say(context, panel, rater, view.item, says(view.item))
         number += 1
     return number
 
@@ -77,11 +77,11 @@ def say(
 ) -> None:
     """Say it as a page would: of a pair by where the answers stand."""
     if isinstance(thought, dict):
-        rating_desk.keep_scores(context, panel, rater, item.item, thought)
+        rating_view.keep_scores(context, panel, rater, item.item, thought)
         return
-    first = rating_desk.shown_first(panel, rater.rater_id, item.item)
+    first = rating_view.shown_first(panel, rater.rater_id, item.item)
     choice = "tie" if thought == "tie" else "first" if thought == first else "second"
-    rating_desk.keep_preference(context, panel, rater, item.item, choice)
+    rating_view.keep_preference(context, panel, rater, item.item, choice)
 
 
 def careful(kind: RatingKind, *, better: str = "tuned", noise: float = 0.15, seed: int = 0) -> Says:

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
-from luthier.features.planning.quotes import kept_quote
+from luthier.features.planning.quotes import load_quote
 from luthier.platform.home.context import Context
 
 
@@ -39,7 +39,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
         versions=known["versions"],
         example=tuple((one["text"], one["learned"]) for one in known["example"]),
         licence=known["licence"],
-        quote=kept_quote(context, run_id),
+        quote=load_quote(context, run_id),
         drawn=known.get("drawn", ()),
         assessed=assessed,
     )

@@ -68,12 +68,12 @@ def gate_of(context: Context, project_id: str, run_id: str | None) -> GateOutcom
 
 def read_suite(context: Context, project_id: str, result_id: str) -> SuiteResult:
     """One result of a suite. Raises NotFoundError, also for another project's."""
-    return _told(context, SuiteResult, context.assessments.get("suite", SuiteResult, project_id, result_id))
+    return _redacted(context, SuiteResult, context.assessments.get("suite", SuiteResult, project_id, result_id))
 
 
 def read_safety(context: Context, project_id: str, result_id: str) -> SafetyResult:
     """One result of a safety check. Raises NotFoundError, also for another project's."""
-    return _told(context, SafetyResult, context.assessments.get("safety", SafetyResult, project_id, result_id))
+    return _redacted(context, SafetyResult, context.assessments.get("safety", SafetyResult, project_id, result_id))
 
 
 def _overviews(context: Context, found: Sequence[SuiteResult | SafetyResult]) -> list[AssessmentOverview]:
@@ -104,7 +104,7 @@ def _overview(one: SuiteResult | SafetyResult, shown: dict[str, str]) -> Assessm
     )
 
 
-def _told(context: Context, spec: type[Result], found: Result) -> Result:
+def _redacted(context: Context, spec: type[Result], found: Result) -> Result:
     """The same without paths of this machine; what rows and models say stays as it is."""
     tasks = found.tasks if isinstance(found, SuiteResult) else found.probes
     field = "tasks" if isinstance(found, SuiteResult) else "probes"

@@ -103,7 +103,7 @@ def answer(
         tally = _write(context, source, fields, num_rows, writer, options, output, prices or Prices())
     counts = dict(Counter(str(one.reason) for one in tally.refused).most_common())
     if not tally.kept:
-        raise _none_kept(file, writer.name, tally.refused, counts, refused_file(output))
+        raise _no_answers_error(file, writer.name, tally.refused, counts, refused_file(output))
     return Answering(
         file=str(file),
         output=str(output),
@@ -221,7 +221,9 @@ def _write(
     return tally
 
 
-def _none_kept(file: Path, teacher: str, refused: list[Answered], counts: dict[str, int], listed: Path) -> DataError:
+def _no_answers_error(
+    file: Path, teacher: str, refused: list[Answered], counts: dict[str, int], listed: Path
+) -> DataError:
     from luthier.ml.data.row_problem import problem_of
 
     told = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())

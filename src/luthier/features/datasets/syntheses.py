@@ -119,7 +119,7 @@ def synthesise(
         tally = _write(context, source, num_rows, writer, examiner, options, output, prices or Prices())
     listed = refused_file(output)
     if not tally.num_pairs:
-        raise _none_kept(file, writer.name, tally.refused, listed)
+        raise _no_rows_error(file, writer.name, tally.refused, listed)
     cost, note = _cost(prices or Prices(), writer, examiner)
     return Synthesis(
         file=str(file),
@@ -311,7 +311,7 @@ def refused_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.refused.jsonl")
 
 
-def _none_kept(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
+def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
     from luthier.ml.data.row_problem import problem_of
 
     counts = ", ".join(f"{number:,} {reason}" for reason, number in _counts(refused).items())

@@ -19,7 +19,7 @@ _SERVER_ERROR, _NOT_FOUND = 500, 404
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FrameSummary:
     """What has to be known of a frame. num_unnamed: exchanges whose user is not known."""
 
     num_with_text: int
@@ -29,7 +29,7 @@ class Told:
 
 def canary_frame(
     context: Context, project_id: str, name: str, *, canary: str, since: float, with_text: bool = True
-) -> tuple[pl.DataFrame, Told]:
+) -> tuple[pl.DataFrame, FrameSummary]:
     """One row an exchange, with the columns of `monitor.canary.compare`. since: seconds since 1970.
 
     A request has failed where the status is 500 or above, or 404, as when the files of a target are gone: what a client
@@ -68,7 +68,7 @@ def canary_frame(
     )
     num_with_text = sum(one is not None for one in answers)
     dropped = traffic.num_dropped(context, project_id, since, context.access.now())
-    return frame, Told(num_with_text, num_unnamed, dropped)
+    return frame, FrameSummary(num_with_text, num_unnamed, dropped)
 
 
 def _said(given: Sequence[Feedback]) -> dict[str, tuple[float | None, float | None, float]]:
@@ -112,7 +112,7 @@ def _units(found: pl.DataFrame) -> tuple[list[str], int]:
 
 def _beginning(messages: str) -> str:
     """A digest of what a conversation begins with: the system's words and the first of the user."""
-    told = json.loads(messages)
-    first = [one for one in told if one.get("role") == "user"][:1]
-    system = [one for one in told if one.get("role") in ("system", "developer")][:1]
+    parsed = json.loads(messages)
+    first = [one for one in parsed if one.get("role") == "user"][:1]
+    system = [one for one in parsed if one.get("role") in ("system", "developer")][:1]
     return sha256_document([one.get("content") for one in (*system, *first)])

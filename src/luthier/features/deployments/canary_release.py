@@ -15,7 +15,7 @@ from luthier.core.deployment import Deployment
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.features.deployments import service as deployments
-from luthier.features.deployments.canary_frame import Told, canary_frame
+from luthier.features.deployments.canary_frame import FrameSummary, canary_frame
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.home.context import Context
 
@@ -69,7 +69,7 @@ def watch_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
     if (same := _still(context, look)) is not None:
         context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
         return same
-    frame, told = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
+    frame, summary = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
     found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
     watch = CanaryWatch(
         project_id=caller.project_id,
@@ -86,7 +86,7 @@ def watch_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         num_seen=found.num_seen,
         next_at=found.next_at,
         signals=found.signals,
-        cautions=_cautions(frame, told),
+        cautions=_cautions(frame, summary),
     )
     if watch.state == "worse" and may_roll_back:
         watch = _taken_back(context, look, watch)
@@ -176,18 +176,20 @@ def _taken_back(context: Context, look: _Look, watch: CanaryWatch) -> CanaryWatc
     return watch.model_copy(update={"rolled_back_to": made.revision.number})
 
 
-def _cautions(frame: pl.DataFrame, told: Told) -> tuple[str, ...]:
+def _cautions(frame: pl.DataFrame, summary: FrameSummary) -> tuple[str, ...]:
     said = []
     if frame.is_empty():
         said.append("No exchange is kept since it began: where the policy of traffic is `off`, no canary is watched.")
-    if told.num_dropped:
-        said.append(f"{told.num_dropped:,} exchanges of this time were dropped by the log and are not in the figures.")
-    if frame.height and not told.num_with_text:
-        said.append("No text is kept, so refusals are not seen.")
-    if told.num_unnamed:
+    if summary.num_dropped:
         said.append(
-            f"{told.num_unnamed:,} of {frame.height:,} exchanges name no user: each "
-            f"{'conversation' if told.num_with_text else 'exchange'} counts as one of its own. Clients that send "
+            f"{summary.num_dropped:,} exchanges of this time were dropped by the log and are not in the figures."
+        )
+    if frame.height and not summary.num_with_text:
+        said.append("No text is kept, so refusals are not seen.")
+    if summary.num_unnamed:
+        said.append(
+            f"{summary.num_unnamed:,} of {frame.height:,} exchanges name no user: each "
+            f"{'conversation' if summary.num_with_text else 'exchange'} counts as one of its own. Clients that send "
             "`user` make the test surer."
         )
     return tuple(said)

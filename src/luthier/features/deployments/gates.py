@@ -50,7 +50,7 @@ def pass_gates(
     return found.model_copy(update={"override": reason})
 
 
-def override_deed(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[Deed, ...]:
+def override_event(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[Deed, ...]:
     """What the audit log is to hold of a gate that was overridden; nothing where none was."""
     if passage is None or passage.override is None:
         return ()

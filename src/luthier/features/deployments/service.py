@@ -17,7 +17,7 @@ from luthier.core.access import Caller
 from luthier.core.deployment import NAME, Deployment, Revision, Share
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
-from luthier.features.deployments.gates import override_deed, pass_gates
+from luthier.features.deployments.gates import override_event, pass_gates
 from luthier.features.deployments.store import changed_meanwhile
 from luthier.features.release_gates.evaluation_checks import refuse_unjudged, unjudged_targets
 from luthier.features.serving.targets import find_share, served_share
@@ -230,10 +230,10 @@ def _revise(context: Context, caller: Caller, current: Deployment, revision: Rev
 
 
 def _deeds(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
-    return (_deed(caller, name, revision), *override_deed(caller, name, revision.number, revision.gate))
+    return (_revision_event(caller, name, revision), *override_event(caller, name, revision.number, revision.gate))
 
 
-def _deed(caller: Caller, name: str, revision: Revision) -> Deed:
+def _revision_event(caller: Caller, name: str, revision: Revision) -> Deed:
     shares = {share.target: share.fraction for share in revision.shares}
     document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
     if revision.unjudged:

@@ -180,7 +180,7 @@ def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     except NotFoundError:
         # Who was just answered may be quicker than the log, which writes beside the answer.
         time.sleep(_PAUSE_SECONDS)
-        context.traffic_keeper.log.flush(_FLUSH_SECONDS)
+        context.traffic_recorder.log.flush(_FLUSH_SECONDS)
         return traffic.exchange(context, project_id, exchange_id)
 
 

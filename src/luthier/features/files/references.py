@@ -115,7 +115,7 @@ class FileReferences:
         return found
 
     @property
-    def places(self) -> dict[str, str]:
+    def path_labels(self) -> dict[str, str]:
         """What is shown in place of which path."""
         return home_places(self.context) | self.shown
 
@@ -209,7 +209,7 @@ def answer_about(
         "against": None if against is None else names.file("against", against),
         "model": None if model is None else names.model("model", model),
     }
-    with redacted_errors(names.places):
+    with redacted_errors(names.path_labels):
         return answer_to(context, question, asked)
 
 
@@ -234,6 +234,6 @@ def _is_share(value: Any) -> bool:
 
 def _redacted(names: FileReferences, answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The answer, or the error, without paths."""
-    with redacted_errors(names.places):
-        found: dict[str, Any] = redact_paths(answer(), names.places)
+    with redacted_errors(names.path_labels):
+        found: dict[str, Any] = redact_paths(answer(), names.path_labels)
     return found

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.rating import HIGHEST, LOWEST, MOST_COMMENT_CHARACTERS, Rater, RatingPanel
 from luthier.features.human_eval import links as rating_links
-from luthier.features.human_eval import rating_view as rating_desk
+from luthier.features.human_eval import rating_view
 from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of, with_retry_after
@@ -91,12 +91,12 @@ def rate(request: Request, context: HomeContext, came: Came, token: str, form: S
         item, shown_at = _number(form, "item"), _moment(form)
         if came.panel.kind == "pairwise":
             choice = str(form.get("choice", ""))
-            rating_desk.keep_preference(
+            rating_view.keep_preference(
                 context, came.panel, came.rater, item, choice, comment=comment, shown_at=shown_at
             )
         else:
             scores = {name: _number(form, name) for name in came.panel.criteria if form.get(name)}
-            rating_desk.keep_scores(context, came.panel, came.rater, item, scores, comment=comment, shown_at=shown_at)
+            rating_view.keep_scores(context, came.panel, came.rater, item, scores, comment=comment, shown_at=shown_at)
     except ConflictError:
         return redirect(request, f"/rate/{token}")
     except RequestError as error:
@@ -111,7 +111,7 @@ def undo(request: Request, context: HomeContext, came: Came, token: str) -> Resp
     if came.panel is None or came.rater is None:
         return _page(request, context, came, token)
     try:
-        rating_desk.take_back(context, came.panel, came.rater)
+        rating_view.take_back(context, came.panel, came.rater)
     except ConflictError:
         return redirect(request, f"/rate/{token}")
     return redirect(request, f"/rate/{token}?begin=1")
@@ -136,9 +136,9 @@ def _page(
     values = {"panel": came.panel, "address": f"/rate/{token}", "is_closed": came.panel.closed_at is not None}
     if values["is_closed"]:
         return render(request, "human_eval/rate/end.html", values)
-    desk = rating_desk.next_item(context, came.panel, came.rater)
+    view = rating_view.next_item(context, came.panel, came.rater)
     values |= {
-        "desk": desk,
+        "desk": view,
         "error": error,
         "typed": typed or {},
         "questions": _QUESTIONS,
@@ -146,9 +146,9 @@ def _page(
         "scores": range(LOWEST, HIGHEST + 1),
         "most_comment": MOST_COMMENT_CHARACTERS,
     }
-    if desk.item is None:
+    if view.item is None:
         return render(request, "human_eval/rate/end.html", values)
-    if not is_begun and not desk.is_begun:
+    if not is_begun and not view.is_begun:
         return render(request, "human_eval/rate/start.html", values)
     return render(request, "human_eval/rate/item.html", values, status=200 if error is None else status_of(error))
 

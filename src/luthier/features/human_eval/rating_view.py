@@ -29,7 +29,7 @@ MOST_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class RatingView:
     """What lies before a rater. item: None where all is rated. shown: the texts as they stand, first and second."""
 
     panel: RatingPanel
@@ -67,13 +67,13 @@ def shown_first(panel: RatingPanel, rater_id: str, item: int) -> Literal["a", "b
     return "a" if ranked.index(item) % 2 == 0 else "b"
 
 
-def next_item(context: Context, panel: RatingPanel, rater: Rater) -> Desk:
+def next_item(context: Context, panel: RatingPanel, rater: Rater) -> RatingView:
     """The first item, in the rater's order, of which they have said nothing."""
     rated = {rating.item for rating in context.rating_panels.ratings(panel.panel_id, rater.rater_id)}
     number = next((one for one in order_of(panel, rater.rater_id) if one not in rated), None)
     item = None if number is None else context.rating_panels.item(panel.panel_id, number)
     first: Literal["a", "b"] = "a" if number is None else shown_first(panel, rater.rater_id, number)
-    return Desk(panel, rater, item, first, len(rated), panel.num_items, time.time())
+    return RatingView(panel, rater, item, first, len(rated), panel.num_items, time.time())
 
 
 def keep_preference(

@@ -216,17 +216,17 @@ def system_under_test(
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
     room = _room(tokenised, new, candidate.context_length_tokens, goes_on=bool(rests))
-    asks = _Asks.of(seen, examples, rests, room, thinking)
+    prompt_set = _PromptSet.of(seen, examples, rests, room, thinking)
     return SystemUnderTest(
         name=name,
         model=candidate.model_name,
         adapter=candidate.adapter_path,
         num_few_shot=len(shots),
         engine=engine,
-        prompts=asks.prompts,
-        references=asks.references,
+        prompts=prompt_set.prompts,
+        references=prompt_set.references,
         row_ids=tuple(e.id for e in examples),
-        prompt_texts=asks.texts,
+        prompt_texts=prompt_set.texts,
         tokenised=tokenised,
         num_bytes=tuple(e.learned_bytes for e in examples),
         rejected=tuple(unit[1] for unit in units) if pairs else (),
@@ -237,7 +237,7 @@ def system_under_test(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asks:
+class _PromptSet:
     """What is asked of a system, what the rows answer, and the question as a person reads it; all empty for plain text
     that is only scored."""
 
@@ -253,7 +253,7 @@ class _Asks:
         rests: Sequence[str],
         room: Sequence[int],
         max_thinking_tokens: int | None,
-    ) -> _Asks:
+    ) -> _PromptSet:
         if rests:
             texts = tuple(e.text or "" for e in examples)
             prompts = tuple(Prompt(text=t, max_new_tokens=n) for t, n in zip(texts, room, strict=True))

@@ -33,7 +33,7 @@ _Text = Annotated[str, Form(max_length=2 * review_queue.MOST_CHARACTERS)]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ReviewView:
     """What lies before a reviewer. item: None where nothing is shown. model: empty for all of them.
 
     typed: an edit that was refused. is_edited: whether the form is open. seen: what the item was like, in few letters.
@@ -46,7 +46,7 @@ class Desk:
     previous: str | None = None
     following: str | None = None
     is_edited: bool = False
-    told: str = ""
+    notice: str = ""
     error: LuthierError | None = None
     typed: str | None = None
 
@@ -99,7 +99,7 @@ def look(
     """The item that was asked for, else the first that is shown."""
     if item is None:
         _, item = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
-    return _page(request, context, caller, _desk(context, caller, item, model, status, is_edited=edit))
+    return _page(request, context, caller, _review_view(context, caller, item, model, status, is_edited=edit))
 
 
 @router.post("/decide")
@@ -127,13 +127,15 @@ def decide(
             )
         review_queue.decide(context, caller, found, made, edited=edited)
     except LuthierError as error:
-        desk = _desk(context, caller, item, model, status, is_edited=is_edit, error=error, typed=edited)
-        return _page(request, context, caller, desk)
+        view = _review_view(context, caller, item, model, status, is_edited=is_edit, error=error, typed=edited)
+        return _page(request, context, caller, view)
     _, following = review_queue.neighbours(context, caller.project_id, item, model=model or None, status=status)
     if following is None:
         _, following = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
     words = {"accept": "accepted", "reject": "rejected", "edit": "accepted as you wrote it"}[decision]
-    return _lead(request, context, caller, _desk(context, caller, following, model, status, told=f"it is {words}"))
+    return _lead(
+        request, context, caller, _review_view(context, caller, following, model, status, notice=f"it is {words}")
+    )
 
 
 @router.post("/undo")
@@ -150,12 +152,12 @@ def undo(
         last = review_queue.last_of(context, caller)
         if last is None:
             _, first = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
-            told = "there is no decision of yours to take back"
-            return _lead(request, context, caller, _desk(context, caller, first, model, status, told=told))
+            notice = "there is no decision of yours to take back"
+            return _lead(request, context, caller, _review_view(context, caller, first, model, status, notice=notice))
         item = last.review_id
     again = review_queue.undo(context, caller, item)
-    desk = _desk(context, caller, again.review_id, model, "waiting", told="it waits again")
-    return _lead(request, context, caller, desk)
+    view = _review_view(context, caller, again.review_id, model, "waiting", notice="it waits again")
+    return _lead(request, context, caller, view)
 
 
 @router.post("/queue")
@@ -183,7 +185,7 @@ def queue(
     return page_work(request).answer(request, "Answers are being chosen for review", work, back=address)
 
 
-def _desk(
+def _review_view(
     context: Context,
     caller: Caller,
     item: str | None,
@@ -191,10 +193,10 @@ def _desk(
     status: ReviewStatus,
     *,
     is_edited: bool = False,
-    told: str = "",
+    notice: str = "",
     error: LuthierError | None = None,
     typed: str | None = None,
-) -> Desk:
+) -> ReviewView:
     found = None if item is None else review_queue.show_item(context, caller.project_id, item)
     previous, following = None, None
     if item is not None:
@@ -203,24 +205,24 @@ def _desk(
         )
     counts = review_queue.counts(context, caller.project_id)
     is_edited = is_edited and caller.may("train")
-    return Desk(found, model, status, counts, previous, following, is_edited, told, error, typed)
+    return ReviewView(found, model, status, counts, previous, following, is_edited, notice, error, typed)
 
 
-def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+def _lead(request: Request, context: Context, caller: Caller, view: ReviewView) -> Response:
     if is_fragment_request(request):
-        return _page(request, context, caller, desk)
-    address = desk.at(item=None if desk.item is None else desk.item.review_id)
-    return redirect(request, address, f"{desk.told[:1].upper()}{desk.told[1:]}.")
+        return _page(request, context, caller, view)
+    address = view.at(item=None if view.item is None else view.item.review_id)
+    return redirect(request, address, f"{view.notice[:1].upper()}{view.notice[1:]}.")
 
 
-def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+def _page(request: Request, context: Context, caller: Caller, view: ReviewView) -> Response:
     template = "monitoring/review/desk.html" if is_fragment_request(request) else "monitoring/review/show.html"
-    names = sorted({*watching.watched(context, caller.project_id), *desk.models})
-    status = 200 if desk.error is None else status_of(desk.error)
-    answer = render(request, template, {"desk": desk, "names": names}, status=status)
+    names = sorted({*watching.watched(context, caller.project_id), *view.models})
+    status = 200 if view.error is None else status_of(view.error)
+    answer = render(request, template, {"desk": view, "names": names}, status=status)
     if is_fragment_request(request):
-        item = None if desk.item is None else desk.item.review_id
-        answer.headers["HX-Replace-Url"] = desk.at(item=item, edit=desk.is_edited)
+        item = None if view.item is None else view.item.review_id
+        answer.headers["HX-Replace-Url"] = view.at(item=item, edit=view.is_edited)
     return answer
 
 

@@ -63,7 +63,7 @@ def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) ->
         seed=training.seed,
         rows_per_unit=[len(unit) for unit in units],
         families=_families(units, size) if shares_prefix else None,
-        own=_own_beginnings(split) if shares_prefix else None,
+        own=_own_prefixes(split) if shares_prefix else None,
         packed=_together(units) if how.packs else None,
     )
 
@@ -135,7 +135,7 @@ def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = Fals
         seed=0,
         rows_per_unit=[len(unit) for unit in units],
         families=_families(units, len(units)) if shares_prefix else None,
-        own=_own_beginnings(prepared.validation) if shares_prefix else None,
+        own=_own_prefixes(prepared.validation) if shares_prefix else None,
         packed=_together(units) if packs else None,
     )
     return [([units[i] for i in batch], whole.shared_tokens(batch)) for batch in whole.step(0)]
@@ -169,7 +169,7 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
     return Families(families, prefix)
 
 
-def _own_beginnings(split: PreparedSplit) -> OwnBeginnings | None:
+def _own_prefixes(split: PreparedSplit) -> OwnBeginnings | None:
     """The beginning that the rows of each unit share, where units have several."""
     from luthier.ml.data.shared_prefix import own_beginnings
 

@@ -65,7 +65,7 @@ class Started:
     run_id: str | None = None
 
 
-class PlanDesk:
+class DraftPlanner:
     """Plans recipes of drafts. All methods may be called by any thread."""
 
     def __init__(self, context: Context) -> None:

@@ -192,7 +192,7 @@ def _num_learned(prepared: Prepared, units: Sequence[Sequence[TokenisedExample]]
     return learned
 
 
-def keep_quote(
+def save_quote(
     context: Context, run_id: str, prepared: Prepared, prices: Path | None = None, *, num_devices: int = 1
 ) -> Quote | str:
     """The quote of a run on this machine, kept in its folder for the report; or why there is none.
@@ -218,7 +218,7 @@ def keep_quote(
     return quote
 
 
-def kept_quote(context: Context, run_id: str) -> Quote | None:
+def load_quote(context: Context, run_id: str) -> Quote | None:
     """The quote that was kept for a run; None where there is none that can be read."""
     try:
         return Quote.model_validate_json((context.settings.run_folder(run_id) / QUOTE_NAME).read_bytes())
@@ -231,7 +231,7 @@ def forecast_of_run(context: Context, record: RunRecord) -> Forecast | None:
     from luthier.ml.charts.forecast import forecast_of
 
     validations = context.runs.of_kinds(record.run_id, ["validation"])
-    return forecast_of(record, validations, kept_quote(context, record.run_id))
+    return forecast_of(record, validations, load_quote(context, record.run_id))
 
 
 def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:

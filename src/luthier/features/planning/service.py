@@ -14,7 +14,7 @@ from luthier.core.recipe import Recipe
 from luthier.features.planning.data_plan import data_plan
 from luthier.features.planning.split_files import load_splits
 from luthier.features.planning.split_proofs import with_provenance
-from luthier.features.planning.training_data import Materials, PreparedSplit, tokenise
+from luthier.features.planning.training_data import PreparedSplit, TrainingDataLoader, tokenise
 from luthier.features.recipes.checks import check_names
 from luthier.features.recipes.evaluation_checks import are_pairs, check_few_shot, check_metrics, have_text_answers
 from luthier.platform.home.context import Context
@@ -54,7 +54,7 @@ def prepare(
     *,
     base_dir: Path,
     prices: Path | None = None,
-    materials: Materials | None = None,
+    data_loader: TrainingDataLoader | None = None,
 ) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
@@ -80,7 +80,7 @@ def prepare(
     from luthier.ml.planning import resolve
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    found = (materials or Materials()).of(context, recipe, base_dir)
+    found = (data_loader or TrainingDataLoader()).of(context, recipe, base_dir)
     model, template, splits = found.model, found.template, found.splits
     _refuse_one_kind(splits["train"])
     structure = read_structure(model.path)
@@ -114,7 +114,7 @@ def prepare(
 
 
 def prepare_again(
-    context: Context, plan: Plan, *, ready: Prepared | None = None, materials: Materials | None = None
+    context: Context, plan: Plan, *, ready: Prepared | None = None, data_loader: TrainingDataLoader | None = None
 ) -> Prepared:
     """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same.
 
@@ -124,7 +124,7 @@ def prepare_again(
 
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     recipe = plan.recipe.model_copy(update={"budget": None})
-    again = ready or prepare(context, recipe, base_dir=Path(), materials=materials)
+    again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader)
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
         refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)

@@ -72,7 +72,7 @@ class PreparedSplit:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TrainingData:
     """Base model, template and rows of a recipe. room_tokens: of a held-out row."""
 
     model: LocalModel
@@ -81,13 +81,13 @@ class Material:
     room_tokens: int
 
 
-class Materials:
+class TrainingDataLoader:
     """What was made of rows, kept for the next recipe that makes the same of them. For one thread."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Material] = {}
+        self._kept: dict[str, TrainingData] = {}
 
-    def of(self, context: Context, recipe: Recipe, base_dir: Path) -> Material:
+    def of(self, context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
         """The material of a recipe; files that changed since they were read are not read again.
 
         Raises what `service.plans.prepare` raises for models and rows.
@@ -108,7 +108,7 @@ class Materials:
 _FAR: Final = 1 << 40
 
 
-def _made(context: Context, recipe: Recipe, base_dir: Path) -> Material:
+def _made(context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
     from luthier.features.recipes.checks import check_modules, check_template_options
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -126,7 +126,7 @@ def _made(context: Context, recipe: Recipe, base_dir: Path) -> Material:
     splits = {
         split: tokenise(context, split, part, template, recipe, max_length, room) for split, part in parts.items()
     }
-    return Material(model, template, splits, room)
+    return TrainingData(model, template, splits, room)
 
 
 def tokenise(

@@ -15,7 +15,7 @@ from luthier.core.errors import BusyError, LuthierError, error_from
 from luthier.core.stream import Ended, Failed, Piece, Started, TextRequest
 from luthier.features.playground.form import Turn
 from luthier.features.playground.models import route_to
-from luthier.features.serving.completion_stream import Talk
+from luthier.features.serving.completion_stream import CompletionStream
 from luthier.ml.charts.figures import duration, speed
 from luthier.platform.home.context import Context
 from luthier.platform.ui.page_advice import page_advice
@@ -30,11 +30,11 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
     {"kind": "asked"}, {"kind": "started"}, {"kind": "thought", "text"}, {"kind": "text", "text"}, then
     {"kind": "ended", "facts", "exchange"} or {"kind": "failed", "error"}. Whoever stops reading stops the model.
     """
-    talk = Talk(context, caller, [asked], model=model)
+    stream = CompletionStream(context, caller, [asked], model=model)
     try:
-        await talk.begin(lambda: route_to(context, caller, model, [asked]))
+        await stream.begin(lambda: route_to(context, caller, model, [asked]))
         yield _line(kind="asked")
-        while (event := await talk.next()) is not None:
+        while (event := await stream.next()) is not None:
             if isinstance(event, Started):
                 yield _line(kind="started")
             elif isinstance(event, Piece):
@@ -43,34 +43,36 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
                 if event.text or not event.reasoning:
                     yield _line(kind="text", text=event.text)
             elif isinstance(event, Ended):
-                await talk.charge()
-                yield _line(kind="ended", facts=_facts(talk), exchange=talk.exchange.exchange_id)
+                await stream.charge()
+                yield _line(kind="ended", facts=_facts(stream), exchange=stream.exchange.exchange_id)
                 return
             elif isinstance(event, Failed):
                 yield _line(kind="failed", error=error_document(error_from(event.error)))
                 return
     finally:
-        await talk.leave()
+        await stream.leave()
 
 
 async def whole(request: Request, context: Context, caller: Caller, model: str, asked: TextRequest) -> Turn | None:
     """An answer, once it has ended; None where the reader has gone. Raises LuthierError."""
-    talk = Talk(context, caller, [asked], model=model, hears_pieces=False)
+    stream = CompletionStream(context, caller, [asked], model=model, hears_pieces=False)
     try:
-        await talk.begin(lambda: route_to(context, caller, model, [asked]))
-        watcher = asyncio.create_task(talk.watch(request.receive))
+        await stream.begin(lambda: route_to(context, caller, model, [asked]))
+        watcher = asyncio.create_task(stream.watch(request.receive))
         try:
-            while not talk.answer.has_ended:
-                if await talk.next() is None:
+            while not stream.answer.has_ended:
+                if await stream.next() is None:
                     return None
         finally:
             watcher.cancel()
-        if talk.answer.error is not None:
-            raise talk.answer.error
-        found, told = talk.answer.choices[0], talk.exchange.exchange_id
-        return Turn(role="assistant", content=found.text, facts=_facts(talk), exchange_id=told, thought=found.reasoning)
+        if stream.answer.error is not None:
+            raise stream.answer.error
+        found, told = stream.answer.choices[0], stream.exchange.exchange_id
+        return Turn(
+            role="assistant", content=found.text, facts=_facts(stream), exchange_id=told, thought=found.reasoning
+        )
     finally:
-        await talk.leave()
+        await stream.leave()
 
 
 def error_document(error: LuthierError) -> dict[str, Any]:
@@ -81,23 +83,23 @@ def error_document(error: LuthierError) -> dict[str, Any]:
     return document
 
 
-def _facts(talk: Talk) -> str:
+def _facts(stream: CompletionStream) -> str:
     """`31 tokens read, 24 written · first after 0.2 s · 45 tokens/s`."""
-    answer, now = talk.answer, time.monotonic()
+    answer, now = stream.answer, time.monotonic()
     words = f"{answer.num_prompt_tokens:,} tokens read, {answer.num_new_tokens:,} written"
     if answer.num_thinking_tokens:
         words += f" ({answer.num_thinking_tokens:,} of them thought)"
-    if talk.first_at:
-        waited = talk.first_at - talk.began_at
+    if stream.first_at:
+        waited = stream.first_at - stream.began_at
         words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"
-        if answer.num_new_tokens > 1 and now > talk.first_at:
-            words += f" · {speed((answer.num_new_tokens - 1) / (now - talk.first_at))} tokens/s"
-    return words + _options(talk) + _ENDS[answer.choices[0].reason or "stop"]
+        if answer.num_new_tokens > 1 and now > stream.first_at:
+            words += f" · {speed((answer.num_new_tokens - 1) / (now - stream.first_at))} tokens/s"
+    return words + _options(stream) + _ENDS[answer.choices[0].reason or "stop"]
 
 
-def _options(talk: Talk) -> str:
+def _options(stream: CompletionStream) -> str:
     """The template options that the model was trained with, and so was asked with; shortened where they are long."""
-    options = dict(talk.answer.routed.served.template_options) if talk.answer.routed else {}
+    options = dict(stream.answer.routed.served.template_options) if stream.answer.routed else {}
     words = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
     return f" · {words if len(words) <= _MOST_CHARACTERS else words[:_MOST_CHARACTERS] + '…'}" if words else ""
 

@@ -76,7 +76,7 @@ def sides_of(form: FormData) -> list[Side]:
     models = [text for text in form.getlist("model") if isinstance(text, str)][:MOST_SIDES]
     talks = [text for text in form.getlist("talk") if isinstance(text, str)][:MOST_SIDES]
     talks += ["[]"] * (len(models) - len(talks))
-    return [Side(model, _turns(talk)) for model, talk in zip(models, talks, strict=False)]
+    return [Side(model, _turns(stream)) for model, stream in zip(models, talks, strict=False)]
 
 
 def settings_of(form: FormData) -> dict[str, str]:

@@ -17,7 +17,7 @@ from luthier.platform.home.context import Context
 _MOST_RUNS: Final = 50
 
 
-class Askable(Frozen):
+class PlaygroundModel(Frozen):
     """A model or run by its name. kind: what it is, in the plural. note: what else tells it apart.
 
     run_id: of a tuned model that is the outcome of a run, which is not listed beside it then.
@@ -29,26 +29,28 @@ class Askable(Frozen):
     run_id: str | None = None
 
 
-def list_askable(context: Context, caller: Caller) -> Sequence[Askable]:
+def list_playground_models(context: Context, caller: Caller) -> Sequence[PlaygroundModel]:
     """Deployments, tuned models, runs that have succeeded, and base models on this machine, the newest of each first.
 
     Of runs the newest 50.
     """
     found = [
-        Askable(name=one.name, kind="deployments", note=", ".join(share.target for share in one.revision.shares))
+        PlaygroundModel(
+            name=one.name, kind="deployments", note=", ".join(share.target for share in one.revision.shares)
+        )
         for one in context.deployments.list(caller.project_id)
     ]
     tuned = [*context.tuned_models.list(caller.project_id), *context.tuned_models.permitted(caller.project_id)]
     found += [
-        Askable(name=one.model_id, kind="tuned models", run_id=one.run_id if one.step is None else None)
+        PlaygroundModel(name=one.model_id, kind="tuned models", run_id=one.run_id if one.step is None else None)
         for one in tuned
     ]
     named = {one.run_id for one in found}
     for run in context.runs.of_project(caller.project_id, limit=_MOST_RUNS):
         made = None if run.result is None else run.result.adapter_path
         if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
-            found.append(Askable(name=run.run_id, kind="runs", note=f"{run.base_model}, {run.method}"))
-    return [*found, *(Askable(name=name, kind="base models") for name in local_base_models(context))]
+            found.append(PlaygroundModel(name=run.run_id, kind="runs", note=f"{run.base_model}, {run.method}"))
+    return [*found, *(PlaygroundModel(name=name, kind="base models") for name in local_base_models(context))]
 
 
 def route_to(context: Context, caller: Caller, name: str, requests: Sequence[TextRequest]) -> Routed:

@@ -32,7 +32,7 @@ from luthier.features.playground.form import (
     sides_of,
     text_of,
 )
-from luthier.features.playground.models import Askable, list_askable
+from luthier.features.playground.models import PlaygroundModel, list_playground_models
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
@@ -55,7 +55,7 @@ Sent = Annotated[FormData, Depends(_form_of)]
 
 @dataclass(slots=True)
 class _Shown:
-    """What stands on the page. saved: what was kept as a test case just now; told: what came of feedback."""
+    """What the page shows. saved: the test case that was just kept; notice: the result of feedback."""
 
     sides: list[Side]
     settings: dict[str, str]
@@ -63,7 +63,7 @@ class _Shown:
     cases: str = DEFAULT_NAME
     error: LuthierError | None = None
     saved: SavedCase | None = None
-    told: str = ""
+    notice: str = ""
     unknown: Sequence[str] = ()
 
 
@@ -72,7 +72,7 @@ def show(
     request: Request, context: HomeContext, caller: Asker, model: Annotated[list[str] | None, Query()] = None
 ) -> Response:
     """A new conversation, with the models that the address names."""
-    models = list_askable(context, caller)
+    models = list_playground_models(context, caller)
     if (said := shown_once(request).take(request).get("said")) is not None:
         return _page(request, models, said)
     known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
@@ -86,7 +86,7 @@ def show(
 @router.post("")
 async def say(request: Request, context: HomeContext, caller: Asker, form: Sent) -> Response:
     """Without scripts: say something, or ask again, and have the page when all answers are there."""
-    models = await run_in_threadpool(list_askable, context, caller)
+    models = await run_in_threadpool(list_playground_models, context, caller)
     shown = _Shown([Side()], settings_of(form), text_of(form, "message"), text_of(form, "cases", DEFAULT_NAME))
     try:
         shown.sides = sides_of(form)
@@ -137,7 +137,7 @@ def save(request: Request, context: HomeContext, caller: Trainer, form: Sent) ->
         if is_script:
             return _refused(error)
         shown.error = error
-        return _page(request, list_askable(context, caller), shown, status=status_of(error))
+        return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
     if not is_script:
         return _lead(request, shown)
     dataset, version = shown.saved.dataset, shown.saved.version
@@ -159,12 +159,12 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
         if is_script:
             return _refused(error)
         shown.error = error
-        return _page(request, list_askable(context, caller), shown, status=status_of(error))
-    shown.told = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
+        return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
+    shown.notice = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
     if given.why_not:
-        shown.told = f"Kept, but {given.why_not}."
+        shown.notice = f"Kept, but {given.why_not}."
     if is_script:
-        return JSONResponse({"thumb": thumb, "words": shown.told})
+        return JSONResponse({"thumb": thumb, "words": shown.notice})
     return _lead(request, shown)
 
 
@@ -234,7 +234,7 @@ def _refused(error: LuthierError) -> Response:
     return JSONResponse({"error": error_document(error)}, status_code=status_of(error), headers=headers)
 
 
-def _page(request: Request, models: Sequence[Askable], shown: _Shown, *, status: int = 200) -> Response:
+def _page(request: Request, models: Sequence[PlaygroundModel], shown: _Shown, *, status: int = 200) -> Response:
     sides = [*shown.sides, *(Side() for _ in range(MOST_SIDES - len(shown.sides)))]
     groups = [(kind, list(ones)) for kind, ones in itertools.groupby(models, key=lambda one: one.kind)]
     values: dict[str, Any] = {

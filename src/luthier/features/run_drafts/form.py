@@ -83,7 +83,7 @@ def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:
     try:
         document = read_text(text)
         keys = document.keys if by_text else _named(with_values(document.keys, _values(document.keys, form)))
-        keys = with_asks(keys, form.get("apply", ""))
+        keys = with_options(keys, form.get("apply", ""))
     except RecipeError as error:
         return Draft(text, None, by_text, error=error, token=token)
     if by_text and not form.get("apply"):
@@ -91,10 +91,10 @@ def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:
     return draft_of(keys, names, token=token)
 
 
-def with_asks(keys: dict[str, Any], asks: str) -> dict[str, Any]:
+def with_options(keys: dict[str, Any], options: str) -> dict[str, Any]:
     """The keys with what the planner advises, as options of the command line say it: `--set method.name=full`."""
-    for ask in asks.split("--set ")[1:]:
-        place, _, value = ask.strip().partition("=")
+    for option in options.split("--set ")[1:]:
+        place, _, value = option.strip().partition("=")
         changed = {place: parse_value(place, value)}
         if place == "method.name":
             changed |= _not_of_method(keys, str(changed[place]))

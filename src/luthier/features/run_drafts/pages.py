@@ -13,7 +13,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.features.models.service import ModelView
-from luthier.features.planning.drafts import PlanDesk, Planned
+from luthier.features.planning.drafts import DraftPlanner, Planned
 from luthier.features.planning.view import money_in_words, view_of
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.run_drafts import fields as recipe_fields
@@ -97,7 +97,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
         return visit.answer(draft, None, {"starts": "1"})
     if draft.keys is None or planned is None or planned.plan is None:
         return visit.answer(draft, planned, {}, status=422)
-    with visit.desk.starting(caller.project_id, draft.token, draft.keys) as known:
+    with visit.planner.starting(caller.project_id, draft.token, draft.keys) as known:
         if known.run_id is None:
             try:
                 known.run_id = recipe_jobs.start(context, caller, draft.keys).run_id
@@ -116,26 +116,26 @@ class _Visit:
         self.names = {choice.file_id: choice.comment for choice in self.files}
 
     @property
-    def desk(self) -> PlanDesk:
+    def planner(self) -> DraftPlanner:
         """Of the app: it is made when the first recipe is drafted."""
         state = self.request.app.state
         with _making:
-            if getattr(state, "plan_desk", None) is None:
-                state.plan_desk = PlanDesk(self.context)
-            desk: PlanDesk = state.plan_desk
-        return desk
+            if getattr(state, "draft_planner", None) is None:
+                state.draft_planner = DraftPlanner(self.context)
+            planner: DraftPlanner = state.draft_planner
+        return planner
 
     def planned(self, draft: Draft, form: Mapping[str, str]) -> Planned | None:
         """The plan of a draft, waited for; None where there is none to wait for, or it takes longer."""
         model = self._model(draft)
         if draft.keys is None or not draft.is_right or (_is_away(model) and not form.get("fetch")):
-            self.desk.wake()
+            self.planner.wake()
             return None
         project_id = self.caller.project_id
         try:
             recipe_jobs.checked(self.context, project_id, draft.keys)
             wait = _WAIT_SECONDS if is_fragment_request(self.request) else _WAIT_WITHOUT_SCRIPTS_SECONDS
-            return self.desk.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
+            return self.planner.plan(project_id, draft.token or self.caller.name, draft.keys, wait_seconds=wait)
         except LuthierError as error:
             return Planned(error=error)
 

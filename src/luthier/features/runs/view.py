@@ -21,7 +21,7 @@ from luthier.core.events import (
 )
 from luthier.core.plan import Plan
 from luthier.core.split_provenance import coverage
-from luthier.features.planning.quotes import kept_quote
+from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.list import Judged, asked_of, bill_of, datasets_of
 from luthier.features.runs.state import Standing, last_bill, last_step, left_seconds
 from luthier.ml.charts import figures
@@ -56,7 +56,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
     job = standing.job
     models = [] if job is None else context.tuned_models.list(caller.project_id, job_id=job.job_id)
     folder = context.settings.run_folder(run_id)
-    quote = None if record is None else kept_quote(context, run_id)
+    quote = None if record is None else load_quote(context, run_id)
     return {
         "splits": [] if plan is None else _splits(plan, datasets_of(context, caller, plan)),
         "coverage": "" if plan is None else coverage(plan.data),
@@ -74,7 +74,7 @@ def changing(context: Context, caller: Caller, judged: Judged, standing: Standin
         "outcome": next((one for one in models if one.step is None), None),
         "snapshots": sorted((one for one in models if one.step is not None), key=lambda one: -(one.step or 0)),
         "checkpoints": [event for event in events if isinstance(event, CheckpointSaved)][:5],
-        "log": [(event, _told(event, places)) for event in events],
+        "log": [(event, _event_text(event, places)) for event in events],
         "job_log": [] if job is None else _job_log(context, job.job_id, places),
         "fit": record.result.fit if record is not None and record.result is not None else None,
     }
@@ -170,7 +170,7 @@ def _splits(plan: Plan, names: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _told(event: Event, places: Mapping[str, str]) -> str:
+def _event_text(event: Event, places: Mapping[str, str]) -> str:
     """An event in a sentence."""
     if isinstance(event, RunStarted):
         return f"Training begins at step {figures.count(event.from_step)} of {figures.count(event.num_steps)}."

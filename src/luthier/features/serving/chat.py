@@ -127,7 +127,7 @@ class Chat:
         try:
             for number, speaker in enumerate(self.speakers):
                 try:
-                    cancels.append(speaker.begin(self._request(number, question), _told_as(number, heard)))
+                    cancels.append(speaker.begin(self._request(number, question), _event_handler(number, heard)))
                 except LuthierError as error:
                     replies[number].error = error
             while not all(reply.has_ended for reply in replies):
@@ -193,7 +193,7 @@ def find_speaker(context: Context, name: str, engine: EngineChoice = "auto") -> 
     return LocalSpeaker(context, name, choose_model(context, name, engine))
 
 
-def _told_as(number: int, heard: queue.SimpleQueue[tuple[int, StreamEvent]]) -> Hear:
+def _event_handler(number: int, heard: queue.SimpleQueue[tuple[int, StreamEvent]]) -> Hear:
     return lambda event: heard.put((number, event))
 
 

@@ -55,40 +55,42 @@ def chat(
 
     with open_context(home) as context:
         names = [model] if against is None else [model, against]
-        talk = Chat(
+        conversation = Chat(
             speakers=[find_speaker(context, name, engine) for name in names],
             system=system,
             sampling=Sampling(temperature=temperature, seed=seed),
             max_new_tokens=max_tokens,
         )
-        said = _talk(talk, ChatScreen(stdout_console(), is_quiet=as_json), is_person=sys.stdin.isatty() and not as_json)
+        said = _chat_loop(
+            conversation, ChatScreen(stdout_console(), is_quiet=as_json), is_person=sys.stdin.isatty() and not as_json
+        )
     has_failed = any(answer["error"] for turn in said for answer in turn["answers"])
-    document = {"models": [speaker.name for speaker in talk.speakers], "turns": said}
+    document = {"models": [speaker.name for speaker in conversation.speakers], "turns": said}
     return Answer(as_json, document, lambda _: None, exit_code=1 if has_failed else 0)
 
 
-def _talk(talk: Chat, screen: ChatScreen, *, is_person: bool) -> list[dict[str, Any]]:
+def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> list[dict[str, Any]]:
     """Ask until there is nothing more to ask; returns what was said, also what was forgotten since."""
     said = []
     if is_person:
-        screen.greet([speaker.name for speaker in talk.speakers], HELP)
+        screen.greet([speaker.name for speaker in conversation.speakers], HELP)
     for line in _typed() if is_person else _piped():
         word = line.casefold()
         if word in ("/quit", "/exit", "/q"):
             break
         if word == "/reset":
-            talk.turns.clear()
+            conversation.turns.clear()
             screen.note("the conversation is forgotten")
         elif word == "/undo":
-            undone = talk.undo()
+            undone = conversation.undo()
             screen.note("there is nothing to undo" if undone is None else f"forgotten: {undone.question}")
         elif line.startswith("/") and word.split()[0] in ("/help", "/h", "/?"):
             screen.note(HELP)
         else:
             if not is_person:
                 screen.question(line)
-            with screen.answering([speaker.name for speaker in talk.speakers]) as show:
-                turn = talk.ask(line, show)
+            with screen.answering([speaker.name for speaker in conversation.speakers]) as show:
+                turn = conversation.ask(line, show)
             screen.answered(turn)
             said.append({"question": line, "answers": [reply.as_json() for reply in turn.replies]})
     return said

@@ -25,13 +25,13 @@ from luthier.core.conversation import Message
 from luthier.core.stream import Piece, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.models import Routed
-from luthier.features.traffic.request_record import OpenExchange
+from luthier.features.traffic.request_record import RequestRecord
 from luthier.platform.home.context import Context
 
 _CHARGING: set[asyncio.Future[None]] = set()
 
 
-class Talk:
+class CompletionStream:
     """One ask under way. answer: what it has come to so far. fingerprint: of the model, once begun.
 
     hears_pieces: false where only the ends are waited for; the answer has all text in any case. model: as it is asked
@@ -55,7 +55,7 @@ class Talk:
         choices = [serving.Choice() for one in requests for _ in range(one.num_choices)]
         self.answer = serving.Answer(choices, num_prompts=len(requests))
         self.fingerprint = ""
-        self.exchange = OpenExchange(context, caller, model, user)
+        self.exchange = RequestRecord(context, caller, model, user)
         if requests and requests[0].conversation is None:
             self.exchange.operation = "text_completion"
         self.began_at, self.first_at, self.ended_at = self.exchange.began_at, 0.0, 0.0

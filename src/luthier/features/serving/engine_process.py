@@ -50,7 +50,7 @@ class _Waiting:
     ask: Ask
 
 
-class Desk:
+class Scheduler:
     """Hands asks to engines, has them opened, and lets them go.
 
     tell: sends events; called from many threads. tell_loaded: says which models are loaded, when that has changed.
@@ -244,7 +244,7 @@ def main(
         with lock:
             connection.sendall(f"{line}\n".encode())
 
-    desk = Desk(
+    scheduler = Scheduler(
         tell,
         most_models=most_models,
         memory_bytes=memory_bytes or default_memory_bytes(),
@@ -256,7 +256,7 @@ def main(
         """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
         with connection.makefile("rb") as lines:
             for line in lines:
-                desk.hear(json.loads(line))
+                scheduler.hear(json.loads(line))
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
@@ -267,7 +267,7 @@ def main(
     import torch
 
     torch.set_num_threads(num_threads)
-    desk.work()
+    scheduler.work()
 
 
 if __name__ == "__main__":

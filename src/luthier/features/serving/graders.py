@@ -133,7 +133,7 @@ def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask)
     return found
 
 
-def asks_a_model(grader: GraderRequest) -> bool:
+def uses_model(grader: GraderRequest) -> bool:
     """Whether a model is asked for the grade."""
     parts = grader.by_name.values() if isinstance(grader, MultiRequest) else (grader,)
     return any(isinstance(part, ScoreModelRequest | LabelModelRequest) for part in parts)

@@ -181,7 +181,7 @@ def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextReques
     What the request sets itself stays, and a difference is said in the log: the model has learned with other options.
     """
     trained = dict(served.template_options)
-    if (otherwise := asks_otherwise(served, request)) is not None:
+    if (otherwise := template_option_warning(served, request)) is not None:
         _warn_once(served.adapter_path or served.path, otherwise)
     if served.opted_turns != AS_THEY_ARE:
         request = request.model_copy(update={"opted_turns": served.opted_turns})
@@ -195,7 +195,7 @@ def as_trained(served: Served, request: TextRequest) -> tuple[Served, TextReques
     )
 
 
-def asks_otherwise(served: Served, request: TextRequest) -> str | None:
+def template_option_warning(served: Served, request: TextRequest) -> str | None:
     """What a request sets of the chat template that a tuned model was not trained with; None where nothing."""
     trained, asked = dict(served.template_options), request.template_options
     if not trained and served.adapter_path is None:

@@ -24,7 +24,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
 
 if TYPE_CHECKING:
-    from luthier.features.planning.training_data import Materials
+    from luthier.features.planning.training_data import TrainingDataLoader
 
 _PATIENCE_SECONDS: Final = 60.0
 _TELL_SECONDS: Final = 0.5
@@ -34,7 +34,7 @@ def main(home: str, parent: int, answer_descriptor: int) -> None:
     """Do tasks until there are no more."""
     from luthier.core.kernel_cache import keep_few_kernels
     from luthier.core.threads import wait_briefly
-    from luthier.features.planning.training_data import Materials
+    from luthier.features.planning.training_data import TrainingDataLoader
     from luthier.platform.processes.supervisor import end_with
 
     end_with(parent)
@@ -53,15 +53,15 @@ def main(home: str, parent: int, answer_descriptor: int) -> None:
         def stop_requested() -> str | None:
             return signalled() or (None if os.getppid() == parent else "the process that started it has gone")
 
-        materials = Materials()
+        data_loader = TrainingDataLoader()
         for line in sys.stdin.buffer:
-            answer(_carry_out(context, json.loads(line), materials, answer, stop_requested))
+            answer(_carry_out(context, json.loads(line), data_loader, answer, stop_requested))
 
 
 def _carry_out(
     context: Context,
     task: dict[str, Any],
-    materials: Materials,
+    data_loader: TrainingDataLoader,
     answer: Callable[[dict[str, Any]], None],
     stop_requested: Callable[[], str | None],
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _carry_out(
 
     try:
         plan = Plan.model_validate(task["plan"])
-        prepared = replace(prepare_again(context, plan, materials=materials), held_out=None)
+        prepared = replace(prepare_again(context, plan, data_loader=data_loader), held_out=None)
         priced = Priced(prepared, 0.0, tuple(task["steps"]), True, task["machine_share"])
         began, trial = time.perf_counter(), Trial.model_validate(task["trial"])
         finished = Finished(tuple(tuple((share, loss) for share, loss in curve) for curve in task["finished"]))

@@ -18,11 +18,11 @@ from luthier.core.errors import LuthierError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.study import GoalName, Study, StudySpec, Trial
-from luthier.features.planning.training_data import Materials
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.curve_watch import HOPELESS, finished_trials, may_be_stopped
 from luthier.features.studies.goals import goals_of
 from luthier.features.studies.trials import Priced, expected_hours, price
-from luthier.features.studies.workers import Crew, Done, Task
+from luthier.features.studies.workers import Done, Task, WorkerPool
 from luthier.ml.search.narrowing import narrowed_by
 from luthier.ml.search.rungs import QUALITY, Begin, GoOn, next_step, ranked
 from luthier.ml.search.sampling import next_values
@@ -49,9 +49,9 @@ class Search:
     own: Plan
     final_hours: float
     tell: Tell
-    crew: Crew
+    pool: WorkerPool
     began: float
-    materials: Materials
+    data_loader: TrainingDataLoader
     trials: list[Trial] = field(default_factory=list)
     _ready: dict[int, Priced] = field(default_factory=dict)
     _promised: dict[int, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Search:
     _since: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._since = [self.began] * self.crew.size
+        self._since = [self.began] * self.pool.size
         self.trials = list(self.context.studies.trials(self.study.study_id))
         for trial in self.trials:  # what a kill has left behind
             if trial.state == "running":
@@ -108,14 +108,14 @@ class Search:
         """
         is_stopped = False
         while True:
-            while self.crew.has_room and not is_stopped:
-                is_stopped = self.crew.stop_requested() is not None
+            while self.pool.has_room and not is_stopped:
+                is_stopped = self.pool.stop_requested() is not None
                 if is_stopped or (task := next_task()) is None:
                     break
                 self._begin_task(task)
             if not self._promised:
                 return not is_stopped
-            is_stopped = self._take(self.crew.wait()) or is_stopped
+            is_stopped = self._take(self.pool.wait()) or is_stopped
 
     def task(self, trial: Trial, rung: int) -> Task | None:
         """A trial ready to be trained up to a rung; None where it cannot be, which is written down."""
@@ -128,15 +128,15 @@ class Search:
         """Count the time since the last task of each worker: there is nothing more for them to do."""
         now = time.perf_counter()
         idle = sum(now - since for since in self._since)
-        self._since = [now] * self.crew.size
-        self.add_overhead(idle / self.crew.size)
+        self._since = [now] * self.pool.size
+        self.add_overhead(idle / self.pool.size)
 
     def _begin_task(self, task: Task) -> None:
         hours = task.priced.hours
         goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)
         trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours, "goals": goals}))
         self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
-        self.crew.begin(replace(task, trial=trial))
+        self.pool.begin(replace(task, trial=trial))
 
     def _take(self, done: Done) -> bool:
         """Write down what came of a task; whether it was stopped before its end."""
@@ -144,7 +144,7 @@ class Search:
         del self._promised[before.number]
         idle = now - self._since[done.worker] - done.seconds
         self._since[done.worker] = now
-        self.add_overhead(max(0.0, idle) / self.crew.size)
+        self.add_overhead(max(0.0, idle) / self.pool.size)
         if done.trial is None:
             self._take_death(done)
             return False
@@ -174,7 +174,7 @@ class Search:
     def _spent_with(self, trained: Trial) -> float:
         """Hours of the study up to now, those of trials included that others are training at this moment."""
         others = sum(trial.hours for trial in self.trials if trial.number != trained.number)
-        under_way = sum(time.perf_counter() - since for since in self._since) / self.crew.size / 3600
+        under_way = sum(time.perf_counter() - since for since in self._since) / self.pool.size / 3600
         return others + trained.hours + self.study.overhead_hours + under_way
 
     def keep(self, trial: Trial) -> Trial:
@@ -263,7 +263,7 @@ class Search:
             return self._ready[trial.number]
         spec = self.study.spec
         try:
-            priced = price(self.context, spec, trial, self.own, self.materials)
+            priced = price(self.context, spec, trial, self.own, self.data_loader)
         except LuthierError as error:
             self.fail(trial, error.came)
             return None

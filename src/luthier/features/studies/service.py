@@ -22,12 +22,12 @@ from luthier.core.recipe import Recipe
 from luthier.core.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.service import make_plan
-from luthier.features.planning.training_data import Materials
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.end import bring_up_own, confirm, finish
 from luthier.features.studies.search import Search, Tell
 from luthier.features.studies.start import points_to_begin_with
 from luthier.features.studies.trials import expected_hours, price
-from luthier.features.studies.workers import crew_of
+from luthier.features.studies.workers import worker_pool
 from luthier.ml.search.rungs import QUALITY, REDUCTION, RUNGS, usable
 from luthier.platform.home.context import Context
 
@@ -82,7 +82,7 @@ def begin(context: Context, request: StudyRequest, *, project_id: str = DEFAULT_
             expected="an objective whose loss on validation rows can be compared",
             do="search with sft or a preference objective, and take the settings over",
         )
-    space = default_space(plan, most_rank=_most_rank(plan))
+    space = default_space(plan, most_rank=_max_rank(plan))
     if request.space is not None:
         space = narrowed(space, request.space, place=request.space_name)
     own = own_values(plan, space)
@@ -145,7 +145,7 @@ def go_on(
     """
     from luthier.core.file_lock import file_lock
 
-    began, study, materials = time.perf_counter(), context.studies.get(study_id), Materials()
+    began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"
     with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
         study = context.studies.get(study_id)  # who held it may have gone on
@@ -153,9 +153,9 @@ def go_on(
             return study
         study = _with_budget(study, hours, usd)
         own = make_plan(context, study.spec.recipe, base_dir=Path())
-        final_hours = _final_hours(context, study, own, materials)
-        with crew_of(context, study, held) as crew:
-            search = Search(context, study, own, final_hours, tell, crew, began, materials)
+        final_hours = _final_hours(context, study, own, data_loader)
+        with worker_pool(context, study, held) as pool:
+            search = Search(context, study, own, final_hours, tell, pool, began, data_loader)
             is_through = study.final_run_id is not None
             if not is_through:
                 if study.status in ("searching", "paused"):
@@ -192,20 +192,20 @@ def _refuse_goals(request: StudyRequest) -> None:
         )
 
 
-def _final_hours(context: Context, study: Study, own: Plan, materials: Materials) -> float:
+def _final_hours(context: Context, study: Study, own: Plan, data_loader: TrainingDataLoader) -> float:
     """What the end should take: the recipe's own training once more, on a few more rows, with the whole machine."""
     known = context.studies.trials(study.study_id)
     hours = known[0].predicted_hours if known else None
-    hours = hours or _own_hours(context, study.spec, own, materials)
+    hours = hours or _own_hours(context, study.spec, own, data_loader)
     taken, workers = expected_hours(known, hours), study.spec.workers
     # trials that share the machine do not tell how long one that has all of it takes: at most as long as they took on
     # the clock, at least as long as they took of the machine, and between the two the planner is believed
     return min(max(taken, hours), taken * workers) * _END_SHARE
 
 
-def _own_hours(context: Context, spec: StudySpec, own: Plan, materials: Materials | None = None) -> float:
+def _own_hours(context: Context, spec: StudySpec, own: Plan, data_loader: TrainingDataLoader | None = None) -> float:
     """What the recipe as it came should take. own: its plan."""
-    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own, materials).hours
+    return price(context, spec, Trial(number=0, values={}, run_id=new_id("run")), own, data_loader).hours
 
 
 def _refuse_too_small(context: Context, spec: StudySpec, plan: Plan) -> None:
@@ -262,7 +262,7 @@ def _with_budget(study: Study, hours: float | None, usd: float | None) -> Study:
     return study.model_copy(update={"spec": study.spec.model_copy(update={"hours": budget, "usd": usd})})
 
 
-def _most_rank(plan: Plan) -> int:
+def _max_rank(plan: Plan) -> int:
     from luthier.ml.inference.models.structure import read_structure
 
     return min(min(layer.num_inputs, layer.num_outputs) for layer in read_structure(plan.base_model.path).linear_layers)

@@ -22,7 +22,7 @@ from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
 from luthier.core.study import Result, StudySpec, Trial, TrialState, recipe_with
 from luthier.features.planning.service import Prepared, prepare
-from luthier.features.planning.training_data import Materials
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.studies.curve_watch import HOPELESS, CurveWatch, may_be_stopped
 from luthier.features.training.launchers.here import Hooks, ThisProcess, train_worker
@@ -130,7 +130,9 @@ def trial_recipe(
     return recipe_from(document, base_dir=Path("/"))  # all paths are absolute
 
 
-def price(context: Context, spec: StudySpec, trial: Trial, own: Plan, materials: Materials | None = None) -> Priced:
+def price(
+    context: Context, spec: StudySpec, trial: Trial, own: Plan, data_loader: TrainingDataLoader | None = None
+) -> Priced:
     """Make a trial ready and say what it should take. own: the plan of the study's own recipe, which rungs count from.
 
     materials: where the rows are kept that trials share.
@@ -140,12 +142,12 @@ def price(context: Context, spec: StudySpec, trial: Trial, own: Plan, materials:
     from luthier.features.planning.quotes import quote_of
 
     num_threads = None if spec.workers == 1 else max(1, own.training.num_threads // spec.workers)
-    materials = materials or Materials()
-    prepared = _prepared(context, trial_recipe(spec, trial, num_threads=num_threads), materials)
+    data_loader = data_loader or TrainingDataLoader()
+    prepared = _prepared(context, trial_recipe(spec, trial, num_threads=num_threads), data_loader)
     steps = _rungs(spec, prepared.plan, own)
     if prepared.plan.training.validate_every_steps != steps[0]:
         recipe = trial_recipe(spec, trial, whole_steps=steps[0], num_threads=num_threads)
-        prepared = _prepared(context, recipe, materials)
+        prepared = _prepared(context, recipe, data_loader)
     if prepared.validation is None:
         raise RequestError(
             "a recipe without validation rows",
@@ -248,9 +250,9 @@ def _ended(context: Context, trial: Trial, state: TrialState, began: float, shar
     return trial.model_copy(update={"state": state, "reason": reason, "hours": hours})
 
 
-def _prepared(context: Context, recipe: Recipe, materials: Materials) -> Prepared:
+def _prepared(context: Context, recipe: Recipe, data_loader: TrainingDataLoader) -> Prepared:
     """Ready, and its held-out rows left out of it: they are for the end."""
-    return replace(prepare(context, recipe, base_dir=Path(), materials=materials), held_out=None)
+    return replace(prepare(context, recipe, base_dir=Path(), data_loader=data_loader), held_out=None)
 
 
 def _rungs(spec: StudySpec, plan: Plan, own: Plan) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class Done:
     died: str = ""
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Who trains. size: how many tasks at once."""
 
     size: int
@@ -78,7 +78,7 @@ class Crew(Protocol):
 
 
 class Alone:
-    """This process trains, one trial after the other; a `Crew`. A wish to stop is heard while it trains."""
+    """This process trains, one trial after the other; a `WorkerPool`. A wish to stop is heard while it trains."""
 
     size = 1
 
@@ -122,7 +122,7 @@ class _Worker:
 
 
 class Workers:
-    """Processes of this machine that each train one trial at a time (`study_child`); a `Crew`.
+    """Processes of this machine that each train one trial at a time (`study_child`); a `WorkerPool`.
 
     lock: the descriptor that holds the study's lock. signalled: a wish to stop that came as a signal. A process starts
     with its first task and lives on for others, so that libraries are loaded and rows are read once.
@@ -258,7 +258,7 @@ def study_notice(study: Study) -> str:
 
 
 @contextmanager
-def crew_of(context: Context, study: Study, lock: int) -> Iterator[Crew]:
+def worker_pool(context: Context, study: Study, lock: int) -> Iterator[WorkerPool]:
     """Who trains the trials of a study, as long as the block runs; no process outlives it."""
     if study.spec.workers == 1:
         yield Alone(context)

@@ -16,7 +16,7 @@ from luthier.core.suite import TaskCommon
 from luthier.core.task_result import SafetyResult
 from luthier.features.datasets.file_audits import check_is_not_input
 from luthier.features.models.resolve import Candidate, find_base
-from luthier.features.suites.safety_probes import Built, SafetySuite, build_probes, material_of, num_seen
+from luthier.features.suites.safety_probes import Built, SafetySuite, build_probes, num_seen, probe_inputs
 from luthier.features.suites.systems import find_system, run_of
 from luthier.features.suites.task_runs import RowsOf, run_tasks
 from luthier.platform.home.context import Context
@@ -58,7 +58,7 @@ def check_safety(
     start = time.perf_counter()
     systems, run_id = _systems(context, model, against, project_id)
     built = Built()
-    material = material_of(context, run_id, built.left_out)
+    material = probe_inputs(context, run_id, built.left_out)
     build_probes(systems, material, built, suite=suite, pairs=pairs, prompts=prompts, toxicity_model=toxicity_model)
     if only:
         built.keep(only)

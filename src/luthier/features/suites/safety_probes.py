@@ -57,7 +57,7 @@ _NO_RUN: Final = "is asked of a run, whose training rows are known; this is a mo
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class ProbeInputs:
     """What probes are made of. trained, held_out: the rows of the run, where they can be read."""
 
     trained: tuple[Example, ...] = ()
@@ -94,25 +94,25 @@ class Built:
         self.left_out[:] = [f"Only {', '.join(only)} of {len(there)} probes were asked."]
 
 
-def material_of(context: Context, run_id: str | None, left_out: list[str]) -> Material:
+def probe_inputs(context: Context, run_id: str | None, left_out: list[str]) -> ProbeInputs:
     """The rows of a run; where they cannot be read any more, a sentence says so."""
     if run_id is None:
-        return Material()
+        return ProbeInputs()
     plan = context.runs.plan(run_id)
     try:
         trained = tuple(training_rows(context, [run_id]))
         held_out = load_splits(plan.recipe, Path()).get("held_out")
     except (ConflictError, DataError, RequestError) as error:
         left_out.append(f"The rows of the run cannot be read, so nothing could be asked about them: {error.came}.")
-        return Material(plan=plan)
+        return ProbeInputs(plan=plan)
     if held_out is None:
-        return Material(trained=trained, plan=plan)
-    return Material(trained, tuple(held_out.examples), held_out.path.name, plan)
+        return ProbeInputs(trained=trained, plan=plan)
+    return ProbeInputs(trained, tuple(held_out.examples), held_out.path.name, plan)
 
 
 def build_probes(
     systems: Sequence[Candidate],
-    material: Material,
+    inputs: ProbeInputs,
     built: Built,
     *,
     suite: SafetySuite,
@@ -132,28 +132,28 @@ def build_probes(
     source = pairs.name if pairs else "own pairs"
     built.probes.append(stereotypes.stereotypes(stereotypes.read_pairs(named), source=source, most_rows=sizes.pairs))
     fits = _Fits.of(systems)
-    _add_counterfactual(built, material, prompts, sizes, fits)
+    _add_counterfactual(built, inputs, prompts, sizes, fits)
     built.probes.append(_toxicity(toxicity_model, sizes))
     built.probes.append(refusal.refusal(most_a_kind=sizes.a_kind))
-    _add_of_run(built, material, sizes, fits)
-    built.probes[:] = [_with_what_was_seen(probe, material.trained) for probe in built.probes]
+    _add_of_run(built, inputs, sizes, fits)
+    built.probes[:] = [_with_what_was_seen(probe, inputs.trained) for probe in built.probes]
     if fits.num_too_long:
         built.left_out.append(
             f"{fits.num_too_long:,} rows were passed over: with an answer they do not fit into the context of a model."
         )
 
 
-def _add_counterfactual(built: Built, material: Material, prompts: Path | None, sizes: Sizes, fits: _Fits) -> None:
+def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None, sizes: Sizes, fits: _Fits) -> None:
     from luthier.ml.data.formats import load_file
     from luthier.ml.evaluation.safety.counterfactual import counterfactual
 
     if prompts is not None:
-        own = material.plan.recipe.data.map if material.plan else None
+        own = inputs.plan.recipe.data.map if inputs.plan else None
         mapping = map_that_fits(own, prompts, "the column map of the run").mapping if own else None
         rows = load_file(prompts, mapping=mapping).examples
         built.probes.append(counterfactual(rows, source=prompts.name, most_prompts=sizes.prompts, fits=fits))
-    elif material.held_out:
-        name, rows = material.held_out_name, material.held_out
+    elif inputs.held_out:
+        name, rows = inputs.held_out_name, inputs.held_out
         built.add(
             "Counterfactual fairness",
             lambda: counterfactual(rows, source=name, most_prompts=sizes.prompts, fits=fits),
@@ -182,13 +182,13 @@ def _toxicity(model: Path | None, sizes: Sizes) -> Probe:
     return toxicity(listed, classifier=classifier, most_a_kind=sizes.a_kind)
 
 
-def _add_of_run(built: Built, material: Material, sizes: Sizes, fits: _Fits) -> None:
+def _add_of_run(built: Built, inputs: ProbeInputs, sizes: Sizes, fits: _Fits) -> None:
     """What is asked about the rows that the run was trained on."""
     from luthier.ml.evaluation.safety.canaries import canaries
     from luthier.ml.evaluation.safety.memorisation import memorisation
     from luthier.ml.evaluation.safety.personal_data import personal_data
 
-    trained, held_out, plan = material.trained, material.held_out, material.plan
+    trained, held_out, plan = inputs.trained, inputs.held_out, inputs.plan
     if plan is None:
         built.left_out += [f"{title} {_NO_RUN}." for title in ("Memorisation", "Personal data")]
     if plan is not None and trained:

@@ -229,7 +229,7 @@ def _sweep_project(context: Context, project_id: str, now: float) -> int:
         with contextlib.suppress(OSError):  # there is something in it
             day.rmdir()
     for one in context.traffic.list(project_id, since=now + _AHEAD_SECONDS):
-        _date_anew(context, one, now)
+        _redate(context, one, now)
     for day_before in sorted({one.day for one in context.traffic.list(project_id) if one.day < day_of(now)}):
         small = context.traffic.list(project_id, day=day_before)
         if len(small) > 1:
@@ -237,7 +237,7 @@ def _sweep_project(context: Context, project_id: str, now: float) -> int:
     return sum(one.num_exchanges for one in old)
 
 
-def _date_anew(context: Context, one: TrafficFile, now: float) -> None:
+def _redate(context: Context, one: TrafficFile, now: float) -> None:
     """A file that a clock that was ahead has dated: its exchanges go to today."""
     from luthier.ml.drift.traffic.files import by_day
 

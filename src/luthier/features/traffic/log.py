@@ -28,7 +28,7 @@ _NUM_POINTS: Final = 1 << 32
 log = logging.getLogger("luthier.features")
 
 
-class Keeper:
+class TrafficRecorder:
     """What a process that answers needs to keep traffic: a log, policies as they were seconds ago, and spans."""
 
     def __init__(self, context: Context) -> None:
@@ -69,21 +69,21 @@ def keep(
     asked: without its words and who asked. user: whose ask it was, where somebody was named. words: messages and
     answer; called only where they are to be kept.
     """
-    keeper = None
+    recorder = None
     try:
-        keeper = context.traffic_keeper
-        policy, key = keeper.known(asked.project_id)
+        recorder = context.traffic_recorder
+        policy, key = recorder.known(asked.project_id)
         if policy.keep == "off":
             return
         changes: dict[str, object] = {"user_digest": user_digest(key, user)}
         if keeps_words(policy, asked.exchange_id) and (found := words()) is not None:
             messages = tuple(one.model_dump(mode="json", exclude_defaults=True) for one in found[0])
             changes |= {"messages": messages, "answer": found[1]}
-        keeper.log.offer(asked.model_copy(update=changes), is_masked=policy.mask_personal_data)
+        recorder.log.offer(asked.model_copy(update=changes), is_masked=policy.mask_personal_data)
     except Exception:
         log.exception("an exchange is not in the log")
-        if keeper is not None:
-            keeper.log.lose(asked, FAILED)
+        if recorder is not None:
+            recorder.log.lose(asked, FAILED)
 
 
 def keeps_words(policy: TrafficPolicy, exchange_id: str) -> bool:

@@ -29,7 +29,7 @@ log = logging.getLogger("luthier.features")
 
 
 @dataclass(slots=True)
-class OpenExchange:
+class RequestRecord:
     """An exchange from when it is asked until it ends. exchange_id: changed to what the client gets, once known.
 
     at: seconds since 1970, when it was asked. began_at: the same by `time.monotonic`, so that no clock that is put
@@ -87,7 +87,7 @@ class OpenExchange:
 
     def _tell_span(self, ended: Exchange) -> None:
         try:
-            if (spans := self.context.traffic_keeper.spans) is not None:
+            if (spans := self.context.traffic_recorder.spans) is not None:
                 spans.tell(ended, self.operation, self.trace_parent)
         except Exception:  # as in `keep`
             log.exception("no span was made of an exchange")

@@ -30,7 +30,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     except (StorageFullError, UnreachableError):
         raise  # no fault of the job: it is tried again
     except LuthierError as error:
-        return Outcome(status="failed", error=redact_paths(error.as_json(), names.places))
+        return Outcome(status="failed", error=redact_paths(error.as_json(), names.path_labels))
 
 
 def model_id(job: Job) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import RunRecord
-from luthier.features.planning.quotes import kept_quote
+from luthier.features.planning.quotes import load_quote
 from luthier.features.planning.service import Prepared
 from luthier.features.planning.versions import versions
 from luthier.platform.home.context import Context
@@ -43,7 +43,7 @@ def write_run_report(
         versions=versions(context),
         example=tuple((span.text, span.learned) for span in shown.spans),
         licence=prepared.model.licence,
-        quote=kept_quote(context, record.run_id),
+        quote=load_quote(context, record.run_id),
         drawn=drawn_answers(context.settings.run_folder(record.run_id)),
     )
     return written if draws_page else None

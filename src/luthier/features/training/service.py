@@ -19,7 +19,7 @@ from luthier.core.ports import EventSink
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 from luthier.features.planning.budgets import how_to_go_on, metered, refuse_spent, with_budget, with_larger_budget
-from luthier.features.planning.quotes import forecast_of_run, keep_quote
+from luthier.features.planning.quotes import forecast_of_run, save_quote
 from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.training.first_steps import first_step_of
@@ -148,7 +148,7 @@ def train_prepared(
     )
     with _held(context, run_id) as lock:
         context.runs.create(record, prepared.plan)
-        quote = keep_quote(context, run_id, prepared, prices, num_devices=fleet.num_processes)
+        quote = save_quote(context, run_id, prepared, prices, num_devices=fleet.num_processes)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)

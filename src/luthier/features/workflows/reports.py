@@ -30,7 +30,7 @@ def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
     path = folder_of(context, pipeline) / "report.html"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_anew(context, caller, pipeline, path)
+        _rewrite_report(context, caller, pipeline, path)
     return path
 
 
@@ -53,7 +53,7 @@ def audit_of(context: Context, caller: Caller, pipeline_id: str, name: AuditPage
         ) from None
 
 
-def _write_anew(context: Context, caller: Caller, pipeline: Pipeline, path: Path) -> None:
+def _rewrite_report(context: Context, caller: Caller, pipeline: Pipeline, path: Path) -> None:
     with _one_page_at_once:
         if pipeline.kind == "auto":
             from luthier.features.workflows.automl.report import write_auto_report

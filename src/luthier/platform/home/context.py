@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from luthier.features.serving.inference_client import ModelServer
     from luthier.features.studies.store import StudyStore
     from luthier.features.traffic.late_charges import LateCharges
-    from luthier.features.traffic.log import Keeper
+    from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
     from luthier.features.workflows.store import PipelineStore
     from luthier.platform.audit_log.store import AuditLogStore
@@ -230,10 +230,10 @@ class Context:
         return kept
 
     @cached_property
-    def traffic_keeper(self) -> Keeper:
+    def traffic_recorder(self) -> TrafficRecorder:
         """Keeps what is asked of models and answered; its thread begins with the first exchange."""
-        made = import_string("luthier.features.traffic.log:Keeper")(self)
-        kept: Keeper = self.__dict__.setdefault("traffic_keeper", made)
+        made = import_string("luthier.features.traffic.log:TrafficRecorder")(self)
+        kept: TrafficRecorder = self.__dict__.setdefault("traffic_recorder", made)
         return kept
 
     if not TYPE_CHECKING:  # a type checker reads the declarations above, and finds names that are none of them
@@ -248,8 +248,8 @@ class Context:
         """Write what waits, end the process and threads that work, and close the database, where they were opened."""
         if "password_threads" in self.__dict__:
             self.password_threads.close()
-        if "traffic_keeper" in self.__dict__:
-            self.traffic_keeper.close()
+        if "traffic_recorder" in self.__dict__:
+            self.traffic_recorder.close()
         if "model_server" in self.__dict__:
             self.model_server.close()
         if "late_charges" in self.__dict__:

@@ -120,6 +120,6 @@ def test_nothing_of_another_project_is_shown(home: Context, browser: Browser) ->
     own, default = browser("read", project="mine").get("/").text, browser("read").get("/").text
     assert job.run_id in own
     assert other not in own
-    assert "No run was judged yet." in own
+    assert "No run has been evaluated yet." in own
     assert other in default
     assert job.run_id not in default

@@ -74,8 +74,8 @@ def test_from_an_answer_to_a_better_model_and_back_from_a_worse_one(
     questions = [item(number).messages[0]["content"] for number in range(NUM_CORRECTED)]
     answers = [ask(client, question, f"user {at}") for at, question in enumerate(questions)]
     assert [one.status_code for one in answers] == [200] * NUM_CORRECTED, answers[0].text
-    assert context.traffic_keeper.log is not None
-    assert context.traffic_keeper.log.flush()
+    assert context.traffic_recorder.log is not None
+    assert context.traffic_recorder.log.flush()
     assert traffic.exchanges(context, ME.project_id, model="support").height == NUM_CORRECTED
 
     # drift: seen in the traffic, and told
@@ -122,7 +122,7 @@ def test_from_an_answer_to_a_better_model_and_back_from_a_worse_one(
     while sum(one >= 500 for one in statuses) < 20 and len(statuses) < 120:
         statuses.append(ask(client, f"once more {len(statuses)}", f"other {len(statuses)}").status_code)
     assert statuses.count(200) >= 5
-    assert context.traffic_keeper.log.flush()
+    assert context.traffic_recorder.log.flush()
     (watched,) = canary_watch.watch_canaries(context)
     assert watched.state == "worse", watched
     assert "have all failed" in watched.sentence

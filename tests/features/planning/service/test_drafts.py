@@ -15,8 +15,8 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.ports import SilentProgress
-from luthier.features.planning import drafts as plan_desk
-from luthier.features.planning.drafts import PlanDesk
+from luthier.features.planning import drafts as draft_planner
+from luthier.features.planning.drafts import DraftPlanner
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.processes import analysis_worker as warm_child
@@ -24,14 +24,14 @@ from luthier.platform.processes.analysis_worker import WarmChild
 
 
 @pytest.fixture
-def desk(context: Context) -> Iterator[PlanDesk]:
-    made = PlanDesk(context)
+def planner(context: Context) -> Iterator[DraftPlanner]:
+    made = DraftPlanner(context)
     yield made
     made.close()
 
 
 def test_one_process_plans_one_recipe_after_the_other(
-    context: Context, desk: PlanDesk, tiny_model: Path, tmp_path: Path
+    context: Context, planner: DraftPlanner, tiny_model: Path, tmp_path: Path
 ) -> None:
     from luthier.ml.inference.models import sources
 
@@ -39,25 +39,25 @@ def test_one_process_plans_one_recipe_after_the_other(
     path = write_rows(tmp_path / "train.jsonl", [chat_row(n) for n in range(40)])
     file = files.add_file(context, "default", path, filename="train.jsonl", purpose="fine-tune").file_id
     recipe: dict[str, Any] = {"base_model": "tiny", "data": {"train": file}, "training": {"epochs": 1}}
-    desk.wake()
-    first = desk.plan("default", "d", recipe, wait_seconds=120)
+    planner.wake()
+    first = planner.plan("default", "d", recipe, wait_seconds=120)
     assert first is not None
     assert first.plan is not None, first.error
-    process = desk._child._process
+    process = planner._child._process
     assert process is not None
     assert first.plan["plan"]["data"]["train"]["num_examples"] == 40
     assert first.plan["plan"]["recipe"]["data"]["train"] == file
     assert first.plan["advice"]["methods"][0]["method"]
     assert {"h100", "l4"} <= {row["device"] for row in first.plan["devices"]}
     assert {row["fits"] for row in first.plan["devices"]} == {True}
-    assert desk.plan("default", "d", recipe, wait_seconds=0) is first
-    wrong = desk.plan("default", "d", recipe | {"method": {"name": "full", "rank": 3}}, wait_seconds=120)
+    assert planner.plan("default", "d", recipe, wait_seconds=0) is first
+    wrong = planner.plan("default", "d", recipe | {"method": {"name": "full", "rank": 3}}, wait_seconds=120)
     assert wrong is not None
     assert isinstance(wrong.error, RequestError)
-    assert desk.plan("default", "d", recipe | {"training": {"epochs": 2}}, wait_seconds=120)
-    assert desk._child._process is process, "the same process has answered all of them"
+    assert planner.plan("default", "d", recipe | {"training": {"epochs": 2}}, wait_seconds=120)
+    assert planner._child._process is process, "the same process has answered all of them"
     assert str(context.home) not in str(first.plan)
-    desk.close()
+    planner.close()
     assert process.poll() is not None
 
 
@@ -67,7 +67,7 @@ class Slow:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began: list[Any] = []
         self.release, self.killed = threading.Event(), threading.Event()
-        monkeypatch.setattr(plan_desk, "plan_of", self._plan)
+        monkeypatch.setattr(draft_planner, "plan_of", self._plan)
         monkeypatch.setattr(WarmChild, "kill", self._kill)
 
     def _plan(self, _: Context, project_id: str, recipe: dict[str, Any], **__: Any) -> dict[str, Any]:
@@ -92,57 +92,57 @@ def in_turn(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_of_one_draft_only_the_newest_is_planned(desk: PlanDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_one_draft_only_the_newest_is_planned(planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
-    assert desk.plan("p", "mine", {"n": 1}, wait_seconds=0) is None
+    assert planner.plan("p", "mine", {"n": 1}, wait_seconds=0) is None
     in_turn(lambda: slow.began == [1])
     for number in (2, 3, 4):
-        assert desk.plan("p", "mine", {"n": number}, wait_seconds=0) is None
-    assert desk.plan("p", "other", {"n": 9}, wait_seconds=0) is None
+        assert planner.plan("p", "mine", {"n": number}, wait_seconds=0) is None
+    assert planner.plan("p", "other", {"n": 9}, wait_seconds=0) is None
     slow.release.set()
-    last = desk.plan("p", "mine", {"n": 4}, wait_seconds=30)
+    last = planner.plan("p", "mine", {"n": 4}, wait_seconds=30)
     assert last is not None
     assert last.plan == {"n": 4, "project": "p"}
-    assert desk.plan("p", "other", {"n": 9}, wait_seconds=30)
+    assert planner.plan("p", "other", {"n": 9}, wait_seconds=30)
     assert slow.began == [1, 4, 9]
-    other = desk.plan("q", "mine", {"n": 4}, wait_seconds=30)
+    other = planner.plan("q", "mine", {"n": 4}, wait_seconds=30)
     assert other is not None
     assert other.plan == {"n": 4, "project": "q"}, "one project never sees the plan of another"
 
 
 def test_who_waits_for_what_was_changed_meanwhile_waits_no_longer(
-    desk: PlanDesk, monkeypatch: pytest.MonkeyPatch
+    planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, answers = Slow(monkeypatch), []
-    waiting = threading.Thread(target=lambda: answers.append(desk.plan("p", "d", {"n": 1}, wait_seconds=60)))
+    waiting = threading.Thread(target=lambda: answers.append(planner.plan("p", "d", {"n": 1}, wait_seconds=60)))
     waiting.start()
     in_turn(lambda: slow.began == [1])
-    desk.plan("p", "d", {"n": 2}, wait_seconds=0)
+    planner.plan("p", "d", {"n": 2}, wait_seconds=0)
     waiting.join(30)
     assert answers == [None]
     slow.release.set()
 
 
-def test_a_long_plan_that_nobody_wants_is_ended(desk: PlanDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_plan_that_nobody_wants_is_ended(planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
-    monkeypatch.setattr(plan_desk, "_PATIENCE_SECONDS", 0.0)
-    desk.plan("p", "d", {"n": 1}, wait_seconds=0)
+    monkeypatch.setattr(draft_planner, "_PATIENCE_SECONDS", 0.0)
+    planner.plan("p", "d", {"n": 1}, wait_seconds=0)
     in_turn(lambda: slow.began == [1])
-    desk.plan("p", "d", {"n": 2}, wait_seconds=0)
+    planner.plan("p", "d", {"n": 2}, wait_seconds=0)
     in_turn(lambda: slow.killed.is_set())
     slow.killed.clear()
     slow.release.set()
-    assert desk.plan("p", "d", {"n": 2}, wait_seconds=30)
+    assert planner.plan("p", "d", {"n": 2}, wait_seconds=30)
     monkeypatch.setattr(WarmChild, "was_killed", False, raising=False)
 
 
-def test_a_bug_is_told_and_the_desk_goes_on(desk: PlanDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_told_and_the_desk_goes_on(planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
     slow.release.set()
-    broken = desk.plan("p", "d", {"n": "broken"}, wait_seconds=30)
+    broken = planner.plan("p", "d", {"n": "broken"}, wait_seconds=30)
     assert broken is not None
     assert isinstance(broken.error, LuthierError)
-    assert desk.plan("p", "d", {"n": 1}, wait_seconds=30)
+    assert planner.plan("p", "d", {"n": 1}, wait_seconds=30)
 
 
 def test_a_process_that_dies_is_told_of_and_started_again(context: Context) -> None:

@@ -18,9 +18,9 @@ from luthier.features.planning.quotes import (
     compare_options,
     device_for,
     exact_batches,
-    keep_quote,
-    kept_quote,
+    load_quote,
     quote_of,
+    save_quote,
     workloads_of,
 )
 from luthier.features.planning.service import Prepared, prepare
@@ -165,12 +165,12 @@ def test_options_are_of_this_machine_and_the_table_or_of_those_that_are_named(
 
 def test_the_quote_is_kept_beside_the_run_and_the_plan_does_not_know_it(context: Context, prepared: Prepared) -> None:
     run_id, before = new_id("run"), prepared.plan.model_dump_json()
-    assert kept_quote(context, run_id) is None
-    quote = keep_quote(context, run_id, prepared)
-    assert kept_quote(context, run_id) == quote
+    assert load_quote(context, run_id) is None
+    quote = save_quote(context, run_id, prepared)
+    assert load_quote(context, run_id) == quote
     assert prepared.plan.model_dump_json() == before
     (context.settings.run_folder(run_id) / QUOTE_NAME).write_text("{", encoding="utf-8")
-    assert kept_quote(context, run_id) is None
+    assert load_quote(context, run_id) is None
 
 
 def test_a_machine_that_nobody_knows_is_no_reason_to_fail(
@@ -182,7 +182,7 @@ def test_a_machine_that_nobody_knows_is_no_reason_to_fail(
         raise RequestError("this machine's accelerator 'Abacus'", expected="a known one", do="name one")
 
     monkeypatch.setattr(devices, "this_machine", refuse)
-    assert keep_quote(context, new_id("run"), prepared) == "no prediction: this machine's accelerator 'Abacus'"
+    assert save_quote(context, new_id("run"), prepared) == "no prediction: this machine's accelerator 'Abacus'"
 
 
 def test_training_tells_its_quote_first_and_the_report_sets_it_beside_what_came(
@@ -197,7 +197,7 @@ def test_training_tells_its_quote_first_and_the_report_sets_it_beside_what_came(
     )
     [(run_id, plan, quote)] = told
     assert isinstance(quote, Quote)
-    assert kept_quote(context, run_id) == quote
+    assert load_quote(context, run_id) == quote
     assert quote.prediction.num_steps == plan.training.num_steps
     assert plan == outcome.plan
     document = json.loads(Path(str(outcome.record.report_path)).with_suffix(".json").read_text(encoding="utf-8"))
@@ -210,6 +210,6 @@ def test_a_run_of_several_gpus_is_quoted_for_all_of_them(
     from luthier.ml.planning import devices
 
     monkeypatch.setattr(devices, "this_machine", lambda hardware: devices.device_of("a100-80g", hardware))
-    quote = keep_quote(context, new_id("run"), prepared, num_devices=4)
+    quote = save_quote(context, new_id("run"), prepared, num_devices=4)
     assert not isinstance(quote, str)
     assert (quote.prediction.device.name, quote.prediction.device.num_devices) == ("a100-80g", 4)

@@ -16,7 +16,7 @@ from luthier.core.errors import RecipeError, TemplateError
 from luthier.core.ports import SilentProgress
 from luthier.features.models.resolve import find_base, open_engine, system_under_test
 from luthier.features.planning.service import prepare
-from luthier.features.planning.training_data import Materials
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.ml.data.loss_mask import tokenise_sides
@@ -39,16 +39,16 @@ def make(tiny_model, tmp_path):
 
 
 def test_what_rows_do_not_depend_on_shares_them(make, tmp_path) -> None:
-    materials = Materials()
+    data_loader = TrainingDataLoader()
     with Context.open(tmp_path / "home") as context:
-        first = materials.of(context, make(), Path())
+        first = data_loader.of(context, make(), Path())
         for changed in (
             {"learning_rate": 0.01},
             {"epochs": 3, "global_batch_size": 4, "schedule": "linear", "weight_decay": 0.1},
             {"method": {"name": "dora", "rank": 8}},
             {"validate_every_steps": 2},
         ):
-            assert materials.of(context, make(**changed), Path()) is first
+            assert data_loader.of(context, make(**changed), Path()) is first
         for changed in (
             {"seed": 3},
             {"data": {"validation": 0.4}},
@@ -57,15 +57,15 @@ def test_what_rows_do_not_depend_on_shares_them(make, tmp_path) -> None:
             {"overlong": "drop"},
             {"method": {"name": "prompt_tuning", "num_virtual_tokens": 4}},
         ):
-            assert materials.of(context, make(**changed), Path()) is not first, changed
+            assert data_loader.of(context, make(**changed), Path()) is not first, changed
 
 
 def test_a_plan_is_the_same_with_shared_rows(make, tmp_path) -> None:
-    materials = Materials()
+    data_loader = TrainingDataLoader()
     with Context.open(tmp_path / "home") as context:
-        prepare(context, make(), base_dir=Path(), materials=materials)
+        prepare(context, make(), base_dir=Path(), data_loader=data_loader)
         for changed in ({"learning_rate": 0.01}, {"epochs": 2, "method": {"name": "dora", "rank": 2}}):
-            shared = prepare(context, make(**changed), base_dir=Path(), materials=materials)
+            shared = prepare(context, make(**changed), base_dir=Path(), data_loader=data_loader)
             alone = prepare(context, make(**changed), base_dir=Path())
             assert shared.plan.hash == alone.plan.hash
             assert shared.train.tokenised == alone.train.tokenised

@@ -12,7 +12,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.stream import TextRequest
 from luthier.features.models.tuned_records import TunedModel
-from luthier.features.playground.models import list_askable, route_to
+from luthier.features.playground.models import list_playground_models, route_to
 from luthier.features.serving import service as serving
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> Iterator[Context]:
 
 def test_runs_that_have_made_something_are_listed_and_routed_to(home: Context) -> None:
     first, failed, second = add_run(home, "a"), add_run(home, "b", status="failed"), add_run(home, "c")
-    assert [(one.name, one.kind) for one in list_askable(home, ME)] == [(second, "runs"), (first, "runs")]
+    assert [(one.name, one.kind) for one in list_playground_models(home, ME)] == [(second, "runs"), (first, "runs")]
     routed = route_to(home, ME, first, [TextRequest(text="x")])
     assert (routed.model, routed.target) == (first, first)
     assert routed.served.path.endswith("model")
@@ -51,14 +51,14 @@ def test_a_run_with_a_named_model_is_listed_by_that_name(home: Context) -> None:
                 step=step,
             )
         )
-    found = {one.name: one.run_id for one in list_askable(home, ME)}
+    found = {one.name: one.run_id for one in list_playground_models(home, ME)}
     assert found == {"ft:tiny:default::1": run_id, "ft:tiny:default::1:ckpt-step-5": None}
 
 
 def test_those_of_other_projects_are_as_if_they_were_not_there(home: Context) -> None:
     run_id = add_run(home, "a")
     other = Caller(project_id=create_project(home, "other").project_id)
-    assert list_askable(home, other) == []
+    assert list_playground_models(home, other) == []
     with pytest.raises(NotFoundError):
         route_to(home, other, run_id, [])
 

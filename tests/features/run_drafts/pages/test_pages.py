@@ -17,7 +17,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.splits import MadeSplit, SplitWishes, split_dataset
-from luthier.features.planning.drafts import PlanDesk, Planned
+from luthier.features.planning.drafts import DraftPlanner, Planned
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
@@ -54,14 +54,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The recipes that were planned: none is, in truth; each gets the same answer."""
     found: list[dict[str, Any]] = []
 
-    def plan(_: PlanDesk, project_id: str, draft: str, recipe: dict[str, Any], **__: Any) -> Planned:
+    def plan(_: DraftPlanner, project_id: str, draft: str, recipe: dict[str, Any], **__: Any) -> Planned:
         found.append(dict(recipe))
         if recipe.get("training", {}).get("epochs") == 99:
             return Planned(error=RequestError("training.epochs 99 is a lot", expected="fewer", do="take 9"))
         return Planned(json.loads(ANSWER.read_text(encoding="utf-8")))
 
-    monkeypatch.setattr(PlanDesk, "plan", plan)
-    monkeypatch.setattr(PlanDesk, "wake", lambda _: None)
+    monkeypatch.setattr(DraftPlanner, "plan", plan)
+    monkeypatch.setattr(DraftPlanner, "wake", lambda _: None)
     return found
 
 
@@ -218,7 +218,7 @@ def test_a_model_that_is_not_there_is_fetched_only_when_asked(
 def test_a_slow_plan_is_asked_for_again(
     home: Context, browser: Browser, dataset: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PlanDesk, "plan", lambda *_, **__: None)
+    monkeypatch.setattr(DraftPlanner, "plan", lambda *_, **__: None)
     text, one = f"base_model: tiny\ndata: {{train: {dataset[1]}}}", browser("train")
     answer = post(one, text=text, side="text").text
     assert 'hx-trigger="load delay:700ms"' in answer
@@ -381,7 +381,7 @@ def test_the_plan_says_whether_a_proof_covers_the_rows_that_judge(
     data["held_out"] = data["train"] | {"split": "held_out", "sha256": "b" * 64}
     proof = {"rows_sha256": "c" * 64, "num_rows": 30, "seed": 0, "near_threshold": 0.8, "near_duplicate": 0}
     data["split"] = {"covers": ["held_out"], **proof} if is_proved else None
-    monkeypatch.setattr(PlanDesk, "plan", lambda *_, **__: Planned(planned))
+    monkeypatch.setattr(DraftPlanner, "plan", lambda *_, **__: Planned(planned))
     said = words(post(browser("train"), text=f"base_model: tiny\ndata: {{train: {dataset[1]}}}", side="text").text)
     assert ("The held-out rows are a side of a proved split: 0 texts, 0 near-duplicates" in said) == is_proved
     assert ("No proof of a split covers the held-out rows" in said) != is_proved
@@ -396,7 +396,7 @@ def test_a_draft_that_is_not_planned_yet_starts_once_it_is(
         waited.append(wait_seconds)
         return answers.pop(0)
 
-    monkeypatch.setattr(PlanDesk, "plan", plan)
+    monkeypatch.setattr(DraftPlanner, "plan", plan)
     one, form = browser("train"), {"text": f"base_model: tiny\ndata: {{train: {dataset[1]}}}", "side": "text"}
     first = post(one, "start", **form)
     assert first.status_code == 200

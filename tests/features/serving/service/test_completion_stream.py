@@ -13,7 +13,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError
 from luthier.core.stream import Ended, Piece, Served, Started, StreamEvent, TextRequest
-from luthier.features.serving.completion_stream import Talk
+from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed
 from luthier.platform.home.context import Context
 
@@ -57,12 +57,12 @@ def test_events_come_in_order_and_are_charged_once(home: Context, monkeypatch: p
     writer(home, monkeypatch, *events)
 
     async def follow() -> list[StreamEvent | None]:
-        talk = Talk(home, ME, [TextRequest(text="x")])
-        await talk.begin(lambda: ROUTED)
-        heard = [await talk.next() for _ in events]
-        await talk.charge()
-        await talk.leave()
-        assert (talk.answer.choices[0].text, talk.first_at > 0) == ("a", True)
+        stream = CompletionStream(home, ME, [TextRequest(text="x")])
+        await stream.begin(lambda: ROUTED)
+        heard = [await stream.next() for _ in events]
+        await stream.charge()
+        await stream.leave()
+        assert (stream.answer.choices[0].text, stream.first_at > 0) == ("a", True)
         return heard
 
     assert asyncio.run(follow()) == list(events)
@@ -75,18 +75,18 @@ def test_who_stops_reading_stops_the_model_and_pays_for_what_was_written(
     made = writer(home, monkeypatch, Started(num_prompt_tokens=3), Piece(text="a", num_new_tokens=1))
 
     async def follow() -> None:
-        talk = Talk(home, ME, [TextRequest(text="x")])
+        stream = CompletionStream(home, ME, [TextRequest(text="x")])
 
         async def read() -> None:
             try:
-                await talk.begin(lambda: ROUTED)
+                await stream.begin(lambda: ROUTED)
                 while True:
-                    await talk.next()
+                    await stream.next()
             finally:
-                await talk.leave()
+                await stream.leave()
 
         reading = asyncio.create_task(read())
-        while not talk.answer.num_new_tokens:
+        while not stream.answer.num_new_tokens:
             await asyncio.sleep(0.01)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
@@ -102,15 +102,15 @@ def test_a_client_that_has_gone_is_told(home: Context, monkeypatch: pytest.Monke
     writer(home, monkeypatch)
 
     async def follow() -> None:
-        talk = Talk(home, ME, [TextRequest(text="x")], hears_pieces=False)
-        await talk.begin(lambda: ROUTED)
+        stream = CompletionStream(home, ME, [TextRequest(text="x")], hears_pieces=False)
+        await stream.begin(lambda: ROUTED)
 
         async def receive() -> dict[str, str]:
             return {"type": "http.disconnect"}
 
-        await talk.watch(receive)
-        assert await talk.next() is None
-        await talk.leave()
+        await stream.watch(receive)
+        assert await stream.next() is None
+        await stream.leave()
 
     asyncio.run(follow())
     assert used(home) == []
@@ -122,4 +122,4 @@ def test_what_refuses_the_ask_is_raised(home: Context, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(home.model_server, "ask", ask)
     with pytest.raises(BusyError):
-        asyncio.run(Talk(home, ME, [TextRequest(text="x")]).begin(lambda: ROUTED))
+        asyncio.run(CompletionStream(home, ME, [TextRequest(text="x")]).begin(lambda: ROUTED))

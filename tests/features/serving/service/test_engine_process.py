@@ -25,7 +25,7 @@ from luthier.core.stream import (
     StreamEvent,
     TextRequest,
 )
-from luthier.features.serving.engine_process import Desk
+from luthier.features.serving.engine_process import Scheduler
 from luthier.features.serving.engine_thread import Turns
 
 
@@ -141,14 +141,14 @@ class World:
         self.texts: dict[str, str] = {}
         self.errors: dict[str, LuthierError] = {}
         self.num_asked = 0
-        self.desk: Desk
+        self.scheduler: Scheduler
 
     def open_desk(self, *, most_models: int = 2, memory_bytes: int = 1000) -> None:
         def tell(told: Any) -> None:
             for one in told:
                 self.told.put(one)
 
-        self.desk = Desk(
+        self.scheduler = Scheduler(
             tell,
             most_models=most_models,
             memory_bytes=memory_bytes,
@@ -156,7 +156,7 @@ class World:
             open_engine=self.open_engine,
             tell_loaded=self.loaded.append,
         )
-        threading.Thread(target=self.desk.work, daemon=True).start()
+        threading.Thread(target=self.scheduler.work, daemon=True).start()
 
     def open_engine(self, served: Served) -> StreamEngine:
         name = Path(served.path).name
@@ -180,7 +180,7 @@ class World:
         key = f"{name}{self.num_asked}"
         request = TextRequest(text=text).model_dump(mode="json")
         model = self.model(name, adapter).model_dump(mode="json")
-        self.desk.hear({"ask": key, "owner": owner, "model": model, "request": request})
+        self.scheduler.hear({"ask": key, "owner": owner, "model": model, "request": request})
         return key
 
     def until(self, seen: Callable[[], bool]) -> None:
@@ -226,8 +226,8 @@ def test_a_model_that_is_being_loaded_holds_up_no_other(world: World) -> None:
     world.open_desk()
     slow, gone = world.ask("slow"), world.ask("slow")
     assert world.answered(world.ask("fast"), world.ask("fast")) == ["fast:", "fast:"]
-    world.desk.hear({"cancel": gone})
-    world.until(lambda: gone not in world.desk._writer_of)
+    world.scheduler.hear({"cancel": gone})
+    world.until(lambda: gone not in world.scheduler._writer_of)
     assert slow not in world.texts
     world.gates["slow"].set()
     assert world.answered(slow) == ["slow:"]
@@ -283,7 +283,7 @@ def test_an_ask_that_went_away_lets_the_others_stay(world: World) -> None:
     world.ask("a")
     world.until(lambda: "open a" in world.log)
     other = world.ask("b")
-    world.desk.hear({"cancel": other})
+    world.scheduler.hear({"cancel": other})
     world.hold.clear()
     world.answered(world.ask("a"))
     assert world.log == ["open a"]
@@ -356,7 +356,7 @@ def test_asks_that_find_no_room_wait_for_it(world: World) -> None:
 def test_an_engine_without_vectors_says_so(world: World) -> None:
     world.open_desk()
     model = world.model("a").model_dump(mode="json")
-    world.desk.hear({"ask": "e", "model": model, "embed": EmbeddingRequest(inputs=("a",)).model_dump(mode="json")})
+    world.scheduler.hear({"ask": "e", "model": model, "embed": EmbeddingRequest(inputs=("a",)).model_dump(mode="json")})
     assert "engine fake" in str(world.failed("e"))
 
 
@@ -364,7 +364,7 @@ def test_what_cannot_be_read_ends_no_other(world: World) -> None:
     world.open_desk()
     bad = Served(path=str(world.folder), sha256="", adapter_path=str(world.folder / "none"), precision="float32")
     request = TextRequest(text="a").model_dump(mode="json")
-    world.desk.hear({"ask": "bad", "model": bad.model_dump(mode="json"), "request": request})
+    world.scheduler.hear({"ask": "bad", "model": bad.model_dump(mode="json"), "request": request})
     assert "adapter_config.json" in str(world.failed("bad"))
     world.answered(world.ask("a"))
 
@@ -410,8 +410,8 @@ def test_one_that_goes_away_while_it_is_made_ready_is_not_written(world: World) 
     world.open_desk()
     gone, stays = world.ask("a", text="slow 1", owner="one"), world.ask("a", text="slow 2", owner="two")
     world.begun.get(timeout=60)
-    world.desk.hear({"cancel": gone})
-    world.until(lambda: gone not in world.desk._writer_of)
+    world.scheduler.hear({"cancel": gone})
+    world.until(lambda: gone not in world.scheduler._writer_of)
     world.let_prepare.set()
     assert world.answered(stays) == ["a:"]
     world.answered(world.ask("a"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.study import Result, Trial
-from luthier.features.planning.training_data import Materials
+from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies import search as study_search
 from luthier.features.studies.search import MOST_DEATHS, Search
 from luthier.features.studies.store import StudyStore
@@ -67,7 +67,7 @@ def home(tmp_path, monkeypatch):
         yield opened
 
 
-def search_of(home: Context, crew: FakeCrew, *, hours: float, most_trials: int) -> Search:
+def search_of(home: Context, pool: FakeCrew, *, hours: float, most_trials: int) -> Search:
     study = add_study(home, {"overhead_hours": 0.0})
     store = StudyStore(home.database)
     store.remove(study.study_id)  # the trials, too: this search begins
@@ -75,25 +75,25 @@ def search_of(home: Context, crew: FakeCrew, *, hours: float, most_trials: int) 
     study = study.model_copy(update={"spec": spec})
     home.studies.create(study, "default")
     own: Any = None
-    return Search(home, study, own, 0.0, lambda *_: None, crew, time.perf_counter(), Materials())
+    return Search(home, study, own, 0.0, lambda *_: None, pool, time.perf_counter(), TrainingDataLoader())
 
 
 def test_two_train_at_once_and_every_task_is_handed_out_once(home: Context) -> None:
-    crew = FakeCrew()
-    search = search_of(home, crew, hours=100.0, most_trials=9)
+    pool = FakeCrew()
+    search = search_of(home, pool, hours=100.0, most_trials=9)
     assert search.run()
-    assert crew.most_at_once == 2
-    assert len(crew.begun) == len(set(crew.begun))
-    assert {number for number, _ in crew.begun} == set(range(9))
+    assert pool.most_at_once == 2
+    assert len(pool.begun) == len(set(pool.begun))
+    assert {number for number, _ in pool.begun} == set(range(9))
     assert [trial.number for trial in search.trials if trial.state == "done"] == [0]  # the lowest loss of all
     assert home.studies.trials(search.study.study_id) == search.trials
 
 
 def test_a_trial_of_which_workers_die_is_given_up_and_the_others_are_not(home: Context) -> None:
-    crew = FakeCrew(1)
-    search = search_of(home, crew, hours=100.0, most_trials=4)
+    pool = FakeCrew(1)
+    search = search_of(home, pool, hours=100.0, most_trials=4)
     assert search.run()
-    assert crew.begun.count((1, 0)) == MOST_DEATHS
+    assert pool.begun.count((1, 0)) == MOST_DEATHS
     states = {trial.number: trial.state for trial in search.trials}
     assert states[1] == "failed"
     assert "SIGKILL" in search.trials[1].reason
@@ -101,10 +101,10 @@ def test_a_trial_of_which_workers_die_is_given_up_and_the_others_are_not(home: C
 
 
 def test_what_others_are_at_work_on_is_not_spent_twice(home: Context) -> None:
-    crew = FakeCrew()
-    search = search_of(home, crew, hours=0.15, most_trials=9)  # room for one first rung (0.1 h), not for two
+    pool = FakeCrew()
+    search = search_of(home, pool, hours=0.15, most_trials=9)  # room for one first rung (0.1 h), not for two
     assert search.run()
-    assert crew.most_at_once == 1
+    assert pool.most_at_once == 1
     assert sum(trial.hours for trial in search.trials) <= 0.15
 
 

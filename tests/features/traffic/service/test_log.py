@@ -21,7 +21,7 @@ from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.log import keeps_words, mask_texts
 from luthier.features.traffic.policy import set_traffic_policy
-from luthier.features.traffic.request_record import OpenExchange
+from luthier.features.traffic.request_record import RequestRecord
 from luthier.ml.drift.traffic import log as traffic_log_module
 from luthier.ml.drift.traffic.log import MOST_WORDS, TrafficLog
 from luthier.ml.drift.traffic.spool import Spool
@@ -41,7 +41,7 @@ class Home:
 
     def __init__(self, context: Context, **limits: int) -> None:
         self.context, self.may_write, self.is_writing = context, threading.Event(), threading.Event()
-        keeper = context.traffic_keeper
+        recorder = context.traffic_recorder
         self.log = TrafficLog(
             Spool(context.settings.traffic_folder / "spool"),
             self.mask,
@@ -49,7 +49,7 @@ class Home:
             settle=lambda: None,
             **limits,
         )
-        keeper.log = self.log
+        recorder.log = self.log
 
     def mask(self, groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:
         self.is_writing.set()
@@ -195,24 +195,24 @@ def test_what_was_written_survives_kill_9_while_writing(context: Context) -> Non
 
 def test_closing_writes_what_waits(tmp_path: Path) -> None:
     with Context.open(tmp_path / "home") as context:
-        exchange = OpenExchange(context, ME, "m")
+        exchange = RequestRecord(context, ME, "m")
         exchange.end(None)
     with Context.open(tmp_path / "home") as context:
         assert traffic.exchanges(context, "default")["exchange_id"].to_list() == [exchange.exchange_id]
 
 
 def test_an_exchange_after_the_end_is_counted_and_no_error(context: Context) -> None:
-    context.traffic_keeper.log.close()
-    OpenExchange(context, ME, "m").end(None)
-    context.traffic_keeper.log.flush()
+    context.traffic_recorder.log.close()
+    RequestRecord(context, ME, "m").end(None)
+    context.traffic_recorder.log.flush()
     assert traffic.num_dropped(context, "default", 0.0, 4e9) == 1
 
 
 def test_a_clock_that_jumps_changes_no_duration(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    exchange = OpenExchange(context, ME, "m")
+    exchange = RequestRecord(context, ME, "m")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     exchange.end(None)
-    context.traffic_keeper.log.flush()
+    context.traffic_recorder.log.flush()
     one = traffic.exchange(context, "default", exchange.exchange_id)
     assert 0 <= one.seconds < 60
     assert one.at == exchange.at > 1e9
@@ -220,7 +220,7 @@ def test_a_clock_that_jumps_changes_no_duration(context: Context, monkeypatch: p
 
 def test_lines_become_files_by_themselves(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic_log_module, "_SETTLE_BYTES", 1)
-    OpenExchange(context, ME, "m").end(None)
+    RequestRecord(context, ME, "m").end(None)
     deadline = time.monotonic() + 60
     while not context.traffic.list("default"):
         assert time.monotonic() < deadline
@@ -236,11 +236,11 @@ def test_the_sample_is_as_large_as_the_policy_says_and_the_same_again() -> None:
 
 
 def test_a_policy_of_another_process_is_heard_of(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert context.traffic_keeper.known("default")[0].keep == "metadata"
+    assert context.traffic_recorder.known("default")[0].keep == "metadata"
     set_traffic_policy(context, ME, TrafficPolicy(keep="full"))
-    assert context.traffic_keeper.known("default")[0].keep == "metadata"
+    assert context.traffic_recorder.known("default")[0].keep == "metadata"
     monkeypatch.setattr(traffic_log, "_KNOWN_SECONDS", 0.0)
-    assert context.traffic_keeper.known("default")[0].keep == "full"
+    assert context.traffic_recorder.known("default")[0].keep == "full"
 
 
 def test_masks_reach_names_arguments_of_calls_and_secrets() -> None:

@@ -18,7 +18,7 @@ from luthier.core.errors import BusyError
 from luthier.core.stream import Served
 from luthier.features.serving.models import Routed
 from luthier.features.traffic import service as traffic
-from luthier.features.traffic.request_record import OpenExchange
+from luthier.features.traffic.request_record import RequestRecord
 from luthier.platform.home.context import Context
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -80,7 +80,7 @@ def told(span: Any) -> dict[str, Any]:
 def test_an_answer_is_told_as_a_span(tmp_path: Path, collector: Collector) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with Context.open(tmp_path / "home") as context:
-        one = OpenExchange(context, Caller(), "support", "anna", "chatcmpl-7", trace_parent=parent)
+        one = RequestRecord(context, Caller(), "support", "anna", "chatcmpl-7", trace_parent=parent)
         one.end(
             ROUTED,
             finish_reason="stop",
@@ -114,7 +114,7 @@ def test_an_answer_is_told_as_a_span(tmp_path: Path, collector: Collector) -> No
 def test_what_failed_says_why(tmp_path: Path, collector: Collector) -> None:
     with Context.open(tmp_path / "home") as context:
         busy = BusyError("all are busy", expected="room", do="wait")
-        OpenExchange(context, Caller(), "m", operation="embeddings", trace_parent="nonsense").end(None, error=busy)
+        RequestRecord(context, Caller(), "m", operation="embeddings", trace_parent="nonsense").end(None, error=busy)
     (span,), _ = collector.spans()
     assert (span.name, told(span)["error.type"], span.status.code) == ("embeddings m", "busy", 2)
 
@@ -122,7 +122,7 @@ def test_what_failed_says_why(tmp_path: Path, collector: Collector) -> None:
 def test_without_a_collector_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENDPOINT, raising=False)
     with Context.open(tmp_path / "home") as context:
-        assert context.traffic_keeper.spans is None
+        assert context.traffic_recorder.spans is None
 
 
 def test_without_the_extra_it_is_said_and_answers_go_on(
@@ -131,8 +131,8 @@ def test_without_the_extra_it_is_said_and_answers_go_on(
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with caplog.at_level(logging.WARNING), Context.open(tmp_path / "home") as context:
-        OpenExchange(context, Caller(), "m").end(None)
-        assert context.traffic_keeper.log.flush()
+        RequestRecord(context, Caller(), "m").end(None)
+        assert context.traffic_recorder.log.flush()
         assert traffic.exchanges(context, "default").height == 1
     assert "pip install 'luthier[otel]'" in caplog.text
 
@@ -148,8 +148,8 @@ def test_a_span_that_cannot_be_made_keeps_nothing_from_the_log(
             pass
 
     with Context.open(tmp_path / "home") as context:
-        monkeypatch.setattr(context.traffic_keeper, "spans", Broken())
-        OpenExchange(context, Caller(), "m").end(None)
-        assert context.traffic_keeper.log.flush()
+        monkeypatch.setattr(context.traffic_recorder, "spans", Broken())
+        RequestRecord(context, Caller(), "m").end(None)
+        assert context.traffic_recorder.log.flush()
         assert traffic.exchanges(context, "default").height == 1
     assert "no span was made" in caplog.text

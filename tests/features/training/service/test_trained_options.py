@@ -10,7 +10,7 @@ from luthier.core.stream import Served, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import WARNING_HEADER, _warning_header
 from luthier.features.serving.models import Routed
-from luthier.features.serving.service import as_trained, asks_otherwise
+from luthier.features.serving.service import as_trained, template_option_warning
 
 PLAIN = Served(path="m", sha256="s", adapter_path="a")
 TRAINED = PLAIN.model_copy(update={"template_options": (("enable_thinking", False),)})
@@ -54,11 +54,11 @@ def test_a_difference_is_told_in_the_log(
 
 def test_an_adapter_that_was_trained_without_options_says_so_and_a_base_model_does_not() -> None:
     request = TextRequest(text="a", template_options={"tone": "é\n"})
-    said = asks_otherwise(PLAIN, request)
+    said = template_option_warning(PLAIN, request)
     assert said is not None
     assert "trained with the chat template's own defaults" in said
-    assert asks_otherwise(PLAIN, TextRequest(text="a")) is None
-    assert asks_otherwise(PLAIN.model_copy(update={"adapter_path": None}), request) is None
+    assert template_option_warning(PLAIN, TextRequest(text="a")) is None
+    assert template_option_warning(PLAIN.model_copy(update={"adapter_path": None}), request) is None
     value = _warning_header(Routed("m", "m", PLAIN), [request])[WARNING_HEADER]
     assert value.isascii()
     assert "\n" not in value

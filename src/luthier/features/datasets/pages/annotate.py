@@ -14,7 +14,7 @@ from luthier.core.errors import LuthierError, RequestError
 from luthier.features.datasets import annotations as annotation_queue
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.annotations import Queue, Show
-from luthier.features.datasets.pages.annotation_view import Desk
+from luthier.features.datasets.pages.annotation_view import AnnotationView
 from luthier.features.datasets.pages.datasets import Number
 from luthier.features.datasets.pages.head import head, waiting_page
 from luthier.features.datasets.records import Decision
@@ -58,7 +58,7 @@ def look(
         return waiting
     queue = _queue(context, caller, dataset_id, version, show, rows)
     line = queue.first() if row is None else row
-    return _page(request, context, caller, Desk(queue, line, edit if caller.may("train") else None))
+    return _page(request, context, caller, AnnotationView(queue, line, edit if caller.may("train") else None))
 
 
 @router.post("/decide")
@@ -77,7 +77,9 @@ def decide(
     """Keep one decision, and lead to the next row."""
     queue = _queue(context, caller, dataset_id, version, show, rows)
     made = annotation_queue.decide(context, caller, queue, row, decision, seen=seen)
-    return _onward(request, context, caller, queue.having(row, made.decision), row, _told(row, decision, made))
+    return _onward(
+        request, context, caller, queue.having(row, made.decision), row, _decision_message(row, decision, made)
+    )
 
 
 @router.post("/edit")
@@ -91,12 +93,16 @@ def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: st
     mode: Edit = "json" if "json" in form else "text"
     texts = {name.removeprefix("text:"): str(text) for name, text in form.items() if name.startswith("text:")}
     try:
-        fields = from_json(str(form["json"])) if mode == "json" else with_texts(Desk(queue, line).fields, texts)
+        fields = (
+            from_json(str(form["json"])) if mode == "json" else with_texts(AnnotationView(queue, line).fields, texts)
+        )
         made = annotation_queue.decide(context, caller, queue, line, "edit", seen=seen, edited=fields)
     except RequestError as error:
         typed = {"json": str(form["json"])} if mode == "json" else texts
-        return _page(request, context, caller, Desk(queue, line, mode, error=error, typed=typed))
-    return _onward(request, context, caller, queue.having(line, made.decision), line, _told(line, "edit", made))
+        return _page(request, context, caller, AnnotationView(queue, line, mode, error=error, typed=typed))
+    return _onward(
+        request, context, caller, queue.having(line, made.decision), line, _decision_message(line, "edit", made)
+    )
 
 
 @router.post("/undo")
@@ -115,9 +121,11 @@ def undo(
     found = annotation_queue.take_back(context, caller, queue, row)
     if found is None:
         line = row if row is not None else queue.first()
-        return _lead(request, context, caller, Desk(queue, line, told="there is no decision of yours to take back"))
+        return _lead(
+            request, context, caller, AnnotationView(queue, line, notice="there is no decision of yours to take back")
+        )
     words = f"row {found.row} is undecided again; it was {_WORDS[found.decision]}"
-    return _lead(request, context, caller, Desk(queue.having(found.row, None), found.row, told=words))
+    return _lead(request, context, caller, AnnotationView(queue.having(found.row, None), found.row, notice=words))
 
 
 @router.post("/version")
@@ -142,7 +150,7 @@ def make(
         back = f"/datasets/{dataset_id}/annotate?version={version}"
         return page_work(request).answer(request, "The next version is being made", work, back=back)
     except RequestError as error:
-        return _page(request, context, caller, Desk(queue, queue.first(), error=error, note=note))
+        return _page(request, context, caller, AnnotationView(queue, queue.first(), error=error, note=note))
 
 
 @router.get("/news")
@@ -174,27 +182,27 @@ def _onward(request: Request, context: Context, caller: Caller, queue: Queue, li
     following = queue.after(line)
     if following is None:
         following = queue.first() if queue.show == "undecided" else line
-    return _lead(request, context, caller, Desk(queue, following, told=words))
+    return _lead(request, context, caller, AnnotationView(queue, following, notice=words))
 
 
-def _lead(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
+def _lead(request: Request, context: Context, caller: Caller, view: AnnotationView) -> Response:
     if is_fragment_request(request):
-        return _page(request, context, caller, desk)
-    return redirect(request, desk.at(row=desk.line), desk.told)
+        return _page(request, context, caller, view)
+    return redirect(request, view.at(row=view.line), view.notice)
 
 
-def _page(request: Request, context: Context, caller: Caller, desk: Desk) -> Response:
-    version = desk.queue.version
+def _page(request: Request, context: Context, caller: Caller, view: AnnotationView) -> Response:
+    version = view.queue.version
     template = "datasets/desk.html" if is_fragment_request(request) else "datasets/annotate.html"
     values = head(context, caller, version.dataset_id, version.number, "/annotate")
-    status = 200 if desk.error is None else status_of(desk.error)
-    answer = render(request, template, values | {"desk": desk, "words": _WORDS}, status=status)
+    status = 200 if view.error is None else status_of(view.error)
+    answer = render(request, template, values | {"desk": view, "words": _WORDS}, status=status)
     if is_fragment_request(request):
-        answer.headers["HX-Replace-Url"] = desk.at(row=desk.line, edit=desk.edit)
+        answer.headers["HX-Replace-Url"] = view.at(row=view.line, edit=view.edit)
     return answer
 
 
-def _told(line: int, decision: Decision, made: annotation_queue.Decided) -> str:
+def _decision_message(line: int, decision: Decision, made: annotation_queue.Decided) -> str:
     words = f"row {line} is {_WORDS[decision]}"
     if made.overruled is not None:
         words += f"; {made.overruled.author} had {_WORDS[made.overruled.decision]} it meanwhile, your word counts now"

@@ -39,7 +39,7 @@ class ShownText:
 
 
 @dataclass(frozen=True)
-class Desk:
+class AnnotationView:
     """A row of a queue to be looked at or edited. line: None where no row is shown.
 
     typed: what somebody had typed into a form that was refused, by place, or under `json`.
@@ -48,7 +48,7 @@ class Desk:
     queue: Queue
     line: int | None
     edit: Literal["text", "json"] | None = None
-    told: str = ""
+    notice: str = ""
     error: LuthierError | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     note: str = ""

@@ -70,7 +70,7 @@ def asked_rows(
     return tokenised, rows
 
 
-def most_tokens(source: ExportSource, examples: Sequence[Example], max_new_tokens: int) -> int:
+def max_answer_tokens(source: ExportSource, examples: Sequence[Example], max_new_tokens: int) -> int:
     """How many tokens an answer may take, its thought included."""
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.inference.models.answer_lengths import limits_of
@@ -109,7 +109,7 @@ def judge_formats(
             model=source.base_name,
             adapter=source.adapter_path,
             num_few_shot=0,
-            engine=_Told(label, found, template, tokenised),
+            engine=_RecordedEngine(label, found, template, tokenised),
             prompts=tuple(Prompt(conversation=e.prompt, max_new_tokens=max_new_tokens) for e in examples)
             if writes
             else (),
@@ -148,7 +148,7 @@ def losses_of(result: SystemResult, comparisons: Sequence[Comparison], metric: s
     return tuple(found)
 
 
-class _Told:
+class _RecordedEngine:
     """An engine that says what another process has found out already."""
 
     def __init__(

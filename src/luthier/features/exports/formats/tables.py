@@ -19,7 +19,7 @@ from luthier.core.recipe import MetricName
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.exports.formats.exports import exported, place, source_price
 from luthier.features.exports.formats.progress import PAGE, TABLE, FormatProgress, check_table_folder, format_progress
-from luthier.features.exports.formats.quality import asked_rows, judge_formats, losses_of, most_tokens
+from luthier.features.exports.formats.quality import asked_rows, judge_formats, losses_of, max_answer_tokens
 from luthier.features.exports.service import find_source
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.recipes.evaluation_checks import check_metrics, usual_metrics
@@ -82,7 +82,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     with format_progress(request.folder, asked) as progress:
         prices = [source_price(source)]
         prices += [exported(context, request.data, source, *one, progress) for one in wanted]
-        most = most_tokens(source, examples, request.max_new_tokens)
+        most = max_answer_tokens(source, examples, request.max_new_tokens)
         qualities = _qualities(context, request, source, prices, rows, most, progress)
         speeds = _speeds(context, request, source, prices, rows)
         judged = judge_formats(

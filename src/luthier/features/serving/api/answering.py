@@ -19,7 +19,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, OverlongError, error_from
 from luthier.core.stream import Ended, Failed, Piece, StreamEvent, TextRequest
 from luthier.features.serving import service as serving
-from luthier.features.serving.completion_stream import Talk
+from luthier.features.serving.completion_stream import CompletionStream
 from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.traffic.request_record import CLIENT_GONE
 from luthier.platform.home.context import Context
@@ -96,42 +96,42 @@ async def respond(
     Raises ApiError where it goes wrong before the first byte.
     """
     named = user or request.headers.get(USER_HEADER)
-    talk = Talk(context, caller, asked, model=model, user=named or "", hears_pieces=is_streamed)
-    talk.exchange.trace_parent = request.headers.get(TRACE_HEADER, "")
+    stream = CompletionStream(context, caller, asked, model=model, user=named or "", hears_pieces=is_streamed)
+    stream.exchange.trace_parent = request.headers.get(TRACE_HEADER, "")
     try:
-        await talk.begin(lambda: route(context, caller, model, user_of(caller, asked, named)))
+        await stream.begin(lambda: route(context, caller, model, user_of(caller, asked, named)))
     except LuthierError as error:
         raise refused(error) from error
-    written = words(talk.fingerprint)
-    talk.exchange.exchange_id = written.id
-    watcher, early = asyncio.create_task(talk.watch(request.receive)), list[Event]()
+    written = words(stream.fingerprint)
+    stream.exchange.exchange_id = written.id
+    watcher, early = asyncio.create_task(stream.watch(request.receive)), list[Event]()
     is_going_on = False
     try:
-        while not (talk.answer.has_ended or (is_streamed and talk.answer.has_started)):
-            event = await talk.next()
+        while not (stream.answer.has_ended or (is_streamed and stream.answer.has_started)):
+            event = await stream.next()
             if event is None:
                 return Response(status_code=CLIENT_GONE)
             early.append(event)
-        if talk.answer.error is not None:
-            count_refused(request, talk.answer.num_contexts)
-            raise refused(talk.answer.error)
+        if stream.answer.error is not None:
+            count_refused(request, stream.answer.num_contexts)
+            raise refused(stream.answer.error)
         is_going_on = is_streamed
     finally:
         watcher.cancel()
         if not is_going_on:
-            await talk.leave()
-    told = target_header(talk.answer.routed) | _warning_header(talk.answer.routed, asked)
+            await stream.leave()
+    told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
     if not is_streamed:
-        return JSONResponse(written.whole(talk.answer), headers=told)
+        return JSONResponse(written.whole(stream.answer), headers=told)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
-    return StreamingResponse(_events(talk, early, written), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_events(stream, early, written), media_type="text/event-stream", headers=headers)
 
 
 def _warning_header(routed: Routed | None, asked: Sequence[TextRequest]) -> dict[str, str]:
     """What the client should know of its request: it sets the chat template otherwise than the model's training."""
     if routed is None:
         return {}
-    found = next((one for request in asked if (one := serving.asks_otherwise(routed.served, request))), None)
+    found = next((one for request in asked if (one := serving.template_option_warning(routed.served, request))), None)
     return {} if found is None else {WARNING_HEADER: found.encode("ascii", "backslashreplace").decode()}
 
 
@@ -142,13 +142,13 @@ async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
     inbox.put_nowait(None)
 
 
-async def _events(talk: Talk, early: list[Event], words: Words) -> AsyncIterator[bytes]:
+async def _events(stream: CompletionStream, early: list[Event], words: Words) -> AsyncIterator[bytes]:
     """The answer as server-sent events; starlette ends this where the client goes away. early: those that came."""
     told: set[int] = set()
-    num_open = len(talk.answer.choices)
+    num_open = len(stream.answer.choices)
     try:
         while num_open:
-            event = early.pop(0) if early else await talk.next()
+            event = early.pop(0) if early else await stream.next()
             if event is None:
                 return
             if isinstance(event, Failed):
@@ -162,12 +162,12 @@ async def _events(talk: Talk, early: list[Event], words: Words) -> AsyncIterator
                     yield _line(first)
             yield _line(words.piece(event) if isinstance(event, Piece) else words.end(event))
             num_open -= isinstance(event, Ended)
-        await talk.charge()
-        if not num_open and (last := words.usage(talk.answer)) is not None:
+        await stream.charge()
+        if not num_open and (last := words.usage(stream.answer)) is not None:
             yield _line(last)
         yield b"data: [DONE]\n\n"
     finally:
-        await talk.leave()
+        await stream.leave()
 
 
 def _line(document: Mapping[str, Any], *, event: str | None = None) -> bytes:

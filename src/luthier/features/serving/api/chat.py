@@ -154,7 +154,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         asked=[asked],
         words=lambda fingerprint: ChatWords(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
         is_streamed=bool(body.stream),
-        user=body.asked_by(),
+        user=body.end_user(),
     )
 
 

@@ -69,7 +69,7 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
         asked=asked,
         words=lambda fingerprint: _TextWords(body.model, fingerprint, body.tells_usage, body.logprobs is not None),
         is_streamed=bool(body.stream),
-        user=body.asked_by(),
+        user=body.end_user(),
     )
 
 

@@ -25,7 +25,7 @@ from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import TRACE_HEADER, USER_HEADER, Event, refused, target_header, watch
 from luthier.features.serving.api.sampling import Name
 from luthier.features.serving.models import Routed, route, user_of
-from luthier.features.traffic.request_record import CLIENT_GONE, OpenExchange
+from luthier.features.traffic.request_record import CLIENT_GONE, RequestRecord
 from luthier.platform.http.authentication import Asker, HomeContext, count_refused
 from luthier.platform.http.error_documents import documented
 from luthier.platform.http.errors import ApiError
@@ -75,7 +75,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
     named = body.user if body.user is not None else request.headers.get(USER_HEADER)
     # Vectors of two models cannot be compared: without a user, all that a key asks goes to one target.
     user = user_of(caller, (), named)
-    exchange = OpenExchange(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
+    exchange = RequestRecord(context, caller, body.model, named or "", f"embd-{uuid.uuid4().hex}")
     exchange.operation, exchange.trace_parent = "embeddings", request.headers.get(TRACE_HEADER, "")
 
     def begin() -> tuple[Routed, Callable[[], None]]:

@@ -67,7 +67,7 @@ class GraderChecked(BaseModel):
 def run(request: GraderRun, caller: Trainer, context: HomeContext) -> GraderAnswer:
     """Grade one text. A run that fails has the reward 0, and `errors` say why."""
     grader = request.grader
-    if graders.asks_a_model(grader) and not caller.may("infer"):
+    if graders.uses_model(grader) and not caller.may("infer"):
         raise ApiError(
             403,
             f"The key {caller.name!r} may not ask models, and this grader asks one; what to do: use a key with the "

@@ -75,7 +75,7 @@ class SamplingBody(BaseModel):
         """Whether a stream ends with a chunk of usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def asked_by(self) -> str | None:
+    def end_user(self) -> str | None:
         """Whose ask it is, where the request says so: it decides which target of a deployment answers."""
         named: str | None = self.user or getattr(self, "safety_identifier", None)
         return named

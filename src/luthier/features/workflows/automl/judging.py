@@ -12,7 +12,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.showdown import SYSTEM_KINDS, ShowdownResult, SystemKind
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate
-from luthier.features.workflows.model_comparison.answers import Material, candidate_of, record, replayed, rows_for
+from luthier.features.workflows.model_comparison.answers import ComparisonRows, candidate_of, record, replayed, rows_for
 from luthier.features.workflows.model_comparison.rows import rows_that_fit
 from luthier.platform.home.context import Context
 
@@ -40,7 +40,7 @@ def judge_at_end(
     loaded = load_file(held_out, mapping=spec.map)
     fit = rows_that_fit(context, model, loaded.examples, instruction=spec.goal)
     judged = choose_samples(fit, spec.most_judged)
-    material = Material(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
+    material = ComparisonRows(load_file(Path(asked.train_file), mapping=spec.map).examples, judged)
     there = {"zero-shot": True, "few-shot": asked.few_shot > 0, "tuned": run_id is not None}
     kinds = [kind for kind in SYSTEM_KINDS if there[kind]]
     systems = []
@@ -70,7 +70,12 @@ def judge_at_end(
 
 
 def _candidate(
-    context: Context, result: ShowdownResult, number: int, kind: SystemKind, material: Material, run_id: str | None
+    context: Context,
+    result: ShowdownResult,
+    number: int,
+    kind: SystemKind,
+    material: ComparisonRows,
+    run_id: str | None,
 ) -> Candidate:
     if kind != "tuned":
         return candidate_of(context, result.spec, number, kind, material)

@@ -49,19 +49,19 @@ class Recorded(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class ComparisonRows:
     """The rows of a showdown, read again. shots are chosen from `pool`, none of whose prompts is judged."""
 
     pool: tuple[Example, ...]
     judged: tuple[Example, ...]
 
 
-def read_material(spec: ShowdownSpec) -> Material:
+def read_material(spec: ShowdownSpec) -> ComparisonRows:
     """The rows as the showdown keeps them. Raises DataError, NotFoundError."""
     from luthier.ml.data.formats import load_file
 
     pool = load_file(Path(spec.train_file), mapping=spec.map).examples
-    return Material(pool, load_file(Path(spec.judged_file), mapping=spec.map).examples)
+    return ComparisonRows(pool, load_file(Path(spec.judged_file), mapping=spec.map).examples)
 
 
 def instructed(examples: Sequence[Example], instruction: str) -> tuple[Example, ...]:
@@ -85,7 +85,12 @@ def _instructed(example: Example, instruction: str) -> Example:
 
 
 def candidate_of(
-    context: Context, spec: ShowdownSpec, number: int, kind: SystemKind, material: Material, adapter_path: str = ""
+    context: Context,
+    spec: ShowdownSpec,
+    number: int,
+    kind: SystemKind,
+    material: ComparisonRows,
+    adapter_path: str = "",
 ) -> Candidate:
     """A contender as it is asked. adapter_path: what its training has made, for `tuned`."""
     contender = spec.contenders[number]
@@ -98,7 +103,7 @@ def candidate_of(
     return with_few_shot(base, material.pool, spec.few_shot, spec.seed, held_out=material.judged)
 
 
-def rows_for(spec: ShowdownSpec, kind: SystemKind, material: Material) -> tuple[Example, ...]:
+def rows_for(spec: ShowdownSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
     """The judged rows as a system of this kind sees them: who is tuned knows the task without being told."""
     return material.judged if kind == "tuned" else instructed(material.judged, spec.instruction)
 

@@ -20,7 +20,7 @@ from luthier.core.run import RunRecord
 from luthier.core.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.answers import (
-    Material,
+    ComparisonRows,
     Recorded,
     candidate_of,
     read_material,
@@ -76,10 +76,10 @@ class _Showdown:
     spec: ShowdownSpec
     showdown_id: str
     project_id: str
-    _material: Material | None = None
+    _material: ComparisonRows | None = None
 
     @property
-    def material(self) -> Material:
+    def material(self) -> ComparisonRows:
         """The rows, read when they are first needed."""
         if self._material is None:
             self._material = read_material(self.spec)

@@ -19,7 +19,7 @@ from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.deployments.run import deployed_run
 from luthier.features.workflows.retraining.rows import fresh_rows, joined, read_jsonl, reviewed_rows, rows_of_run
-from luthier.features.workflows.retraining.versions import kept_version
+from luthier.features.workflows.retraining.versions import stored_version
 from luthier.features.workflows.service import PausedError, StageRefusedError, Work
 from luthier.platform.home.context import Context
 
@@ -119,12 +119,12 @@ class RetrainStages:
     def _version(self, pipeline: Pipeline) -> dict[str, Any]:
         """The rows as versions of datasets: of the one that the last run was trained on, where there is one."""
         rows, plan = pipeline.came("rows"), self._plan(pipeline)
-        train = self._kept(pipeline, "train", plan.data.train.sha256)
-        made = {"train": _told(train), "train_path": self._path(train)}
+        train = self._stored_version(pipeline, "train", plan.data.train.sha256)
+        made = {"train": _version_fields(train), "train_path": self._path(train)}
         if rows["num_old_held_out"] + rows["num_new_held_out"]:
             before = plan.data.held_out.sha256 if plan.data.held_out is not None else ""
-            held_out = self._kept(pipeline, "held_out", before)
-            made |= {"held_out": _told(held_out), "held_out_path": self._path(held_out)}
+            held_out = self._stored_version(pipeline, "held_out", before)
+            made |= {"held_out": _version_fields(held_out), "held_out_path": self._path(held_out)}
         return made
 
     def _train(self, pipeline: Pipeline) -> dict[str, Any]:
@@ -247,8 +247,8 @@ class RetrainStages:
             export(self.context, pipeline.asked["run_id"], to="merged", output=folder)
         return folder
 
-    def _kept(self, pipeline: Pipeline, name: str, before: str) -> DatasetVersion:
-        return kept_version(self.context, self.caller, pipeline, self._file(pipeline, name), before)
+    def _stored_version(self, pipeline: Pipeline, name: str, before: str) -> DatasetVersion:
+        return stored_version(self.context, self.caller, pipeline, self._file(pipeline, name), before)
 
     def _path(self, version: DatasetVersion) -> str:
         return str(dataset_versions.path_of(self.context, self.caller, version))
@@ -302,7 +302,7 @@ def _is_of_new(finding: Finding, num_old: int) -> bool:
     return finding.severity == "error" and any(line > num_old for line in finding.lines)
 
 
-def _told(version: DatasetVersion) -> dict[str, Any]:
+def _version_fields(version: DatasetVersion) -> dict[str, Any]:
     return {"dataset_id": version.dataset_id, "version": version.number, "sha256": version.sha256}
 
 

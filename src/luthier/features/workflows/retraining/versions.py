@@ -16,7 +16,7 @@ _BLOCK: Final = 1 << 20
 _TITLES: Final = {"train": "rows", "held_out": "held-out"}
 
 
-def kept_version(context: Context, caller: Caller, pipeline: Pipeline, path: Path, before: str) -> DatasetVersion:
+def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: Path, before: str) -> DatasetVersion:
     """A file as the next version of the dataset that holds the rows before it, or as a new dataset.
 
     path: `train.jsonl` or `held_out.jsonl` of the pipeline. before: the digest of the rows that the last run was given.

@@ -23,12 +23,12 @@ def home(served: tuple[Context, str], monkeypatch: pytest.MonkeyPatch) -> Contex
 
 
 def kept(home: Context, exchange_id: str) -> Exchange:
-    home.traffic_keeper.log.flush()
+    home.traffic_recorder.log.flush()
     return traffic.exchange(home, "default", exchange_id)
 
 
 def newest(home: Context, model: str) -> Exchange:
-    home.traffic_keeper.log.flush()
+    home.traffic_recorder.log.flush()
     found = traffic.exchanges(home, "default", model=model)
     return traffic.exchange(home, "default", found["exchange_id"][-1])
 
@@ -112,7 +112,7 @@ def test_who_goes_away_is_kept_as_gone(home: Context, client: openai.OpenAI) -> 
     first = next(iter(stream))
     stream.close()
     for _ in range(200):
-        home.traffic_keeper.log.flush()
+        home.traffic_recorder.log.flush()
         found = traffic.exchanges(home, "default", model=model).filter(exchange_id=first.id)
         if found.height:
             break
@@ -123,7 +123,7 @@ def test_off_keeps_nothing(home: Context, client: openai.OpenAI) -> None:
     set_traffic_policy(home, Caller(), TrafficPolicy(keep="off"))
     before = traffic.exchanges(home, "default").height
     client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
-    home.traffic_keeper.log.flush()
+    home.traffic_recorder.log.flush()
     assert traffic.exchanges(home, "default").height == before
 
 
@@ -137,18 +137,18 @@ def test_an_answer_comes_though_the_log_cannot_write(
     before = traffic.num_dropped(home, "default", 0.0, 4e9)
     answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
     assert answer.choices[0].finish_reason
-    home.traffic_keeper.log.flush()
+    home.traffic_recorder.log.flush()
     assert traffic.num_dropped(home, "default", 0.0, 4e9) == before + 1
 
 
 def test_an_answer_comes_though_the_log_itself_is_broken(
     home: Context, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home.traffic_keeper, "known", lambda _: 1 / 0)
+    monkeypatch.setattr(home.traffic_recorder, "known", lambda _: 1 / 0)
     answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
     assert answer.choices[0].finish_reason
     monkeypatch.setattr("luthier.features.traffic.log.Spans.from_environment", lambda: 1 / 0)
-    monkeypatch.delitem(home.__dict__, "traffic_keeper")
+    monkeypatch.delitem(home.__dict__, "traffic_recorder")
     answer = client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
     assert answer.choices[0].finish_reason
 
@@ -156,5 +156,5 @@ def test_an_answer_comes_though_the_log_itself_is_broken(
 def test_another_project_sees_none_of_it(home: Context, client: openai.OpenAI) -> None:
     home.access.add_project("others", "others")
     client.chat.completions.create(model=model_of(client), messages=QUESTION, max_tokens=2)
-    home.traffic_keeper.log.flush()
+    home.traffic_recorder.log.flush()
     assert traffic.exchanges(home, "others").height == 0
