@@ -143,8 +143,8 @@ def _losses(model: Any, objective: Any, units: list[Any]) -> dict[str, float]:
         with torch.no_grad():
             objective.look(model, parts)
             for part in parts:
-                beginnings = shared_prefix_tokens(model, part) if shares else ()
-                batch = collate(rows_of(part), model.pad_id, model.device, beginnings=beginnings)
+                prefix_lengths = shared_prefix_tokens(model, part) if shares else ()
+                batch = collate(rows_of(part), model.pad_id, model.device, prefix_lengths=prefix_lengths)
                 total += float(objective.losses(model, part, batch).total)
         found[way] = total / objective.weight(units)
     return found

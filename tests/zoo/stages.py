@@ -175,7 +175,7 @@ def _trainable(ready: Prepared) -> TrainableModel:
 
 
 def loss(going: Walk, context: Context) -> None:
-    """Loss and gradients of a LoRA whose update is not zero: padded, packed and with shared beginnings."""
+    """Loss and gradients of a LoRA whose update is not zero: padded, packed and with shared prefixes."""
     from luthier.ml.training.save_model import save_model
 
     with going.stage("loss") as stage:

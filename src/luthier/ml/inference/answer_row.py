@@ -1,4 +1,4 @@
-"""One answer that is being written: from logits to tokens, from tokens to text, and to what is told of it."""
+"""One answer that is being written: from logits to tokens, from tokens to text, and to the events that report it."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class AnswerRow:
             num_told = self._answer.num_dropped + self._num_told + len(left)
             self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
         told: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
-        # OpenAI tells the call of a tool that the ask itself has named as an ordinary end.
+        # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         calls_tools = self.calls is not None and self.calls.num_calls > 0 and self.asked.tool_name is None
         if reason == "stop" and calls_tools:
             reason = "tool_calls"

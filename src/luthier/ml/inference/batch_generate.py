@@ -1,4 +1,4 @@
-"""Many prompts continued: in batches of like length, and what they all begin with computed once."""
+"""Many prompts continued: in batches of similar length, with a common prefix computed once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch_generate(
 ) -> list[Continuation]:
     """One continuation a request, in order; `done` is called as each one ends.
 
-    prefix: what stands before every prompt already (`Decoder.run`); with none, what all begin with is found here where
+    prefix: what precedes every prompt already (`Decoder.run`); with none, what all begin with is found here where
     it is at least 32 tokens long. batch_tokens: how many tokens' keys and values a batch may hold.
     """
     if not requests:

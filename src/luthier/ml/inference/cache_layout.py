@@ -1,4 +1,4 @@
-"""What a model keeps from token to token, by its config: keys, windows, recurrent states, stretched positions.
+"""What a model's cache holds, by its config: keys and values, windows, recurrent states, stretched positions.
 
 What is read here decides where a path is proved, never that it holds (`decoding_proof`).
 """
@@ -18,7 +18,7 @@ _HELD_LAYERS: Final = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 def smallest_window(config: Any) -> int | None:
     """The tokens that the narrowest window or chunk of the model holds; None where all of its layers see everything.
 
-    Some models have windows that their cache knows nothing of; the config names them.
+    Some models have windows that their cache does not know; the config names them.
     """
     windows = [value for name in vars(config) if name.endswith(_WINDOWS) and _is_size(value := getattr(config, name))]
     with suppress(Exception):  # a config of a kind that this cache does not know: `why_not_cacheable` says so

@@ -1,4 +1,4 @@
-"""An engine that asks another only what nobody asked before, and counts what was asked and what it took.
+"""An engine that forwards only requests it has no cached answer for, and counts requests, tokens and seconds.
 
 The key of a request is a digest over who answers (weights or address) and the whole prompt with its limit, temperature
 and seed. Behind an address the weights may change under one name without the key changing: that is for the name to say.

@@ -2,16 +2,16 @@
 
 What makes it cheaper than a general one:
 
-- rows that have finished leave the batch at once;
+- finished rows leave the batch at once;
 - logits are computed for the last position only;
 - what all prompts begin with (few-shot examples, a system prompt) goes through the model once, and so does a prompt
   that is to be continued several times;
 - prompts go in by parts of like length that suit the processor's caches, and then write together in a larger batch,
   because one step costs nearly the same for 8 rows and for 32;
-- the keys and values of new tokens are written into room made for them (`roomy_cache`).
+- the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
 
-All of that is taken only where the model proves that it gives its own logits so (`decoding_proof`). Rows of another
-model go through it each by itself (`row_states`), slower and as right.
+All of that is used only where a probe shows that it gives the model's own logits (`decoding_proof`). With other models
+each row is computed by itself (`row_states`): slower, with the same results.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Batch:
     positions: Tensor
 
     def trim(self) -> None:
-        """Drop what is padding in all rows on the left, so that rows that come and go do not make it ever wider."""
+        """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow."""
         num_padding = int(self.mask.any(0).int().argmax())
         if num_padding:
             self.mask = self.mask[:, num_padding:]
@@ -120,7 +120,7 @@ class Batch:
         """Keep the rows at `places`, in that order, and drop all others, from the cache too; a place may come twice."""
         index = torch.tensor(places, device=self.mask.device)
         self.rows = [self.rows[place] for place in places]
-        self.mask, self.positions = self.mask[index], self.positions[index]
+        self.mask, self.positions = self.mask[index], self.positions[index]  # [rows, width], [rows]
         self.cache.batch_select_indices(index)
 
 
@@ -176,11 +176,11 @@ class Decoder:
     def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
         """Send tokens that several prompts share, or the next part of a long one, through the model, once.
 
-        before: what stands before them already; it is used up.
+        before: what precedes them already; it is used up.
         """
         cache = self.new_cache() if before is None else before.cache
         first = 0 if before is None else before.num_tokens
-        tokens = torch.tensor([list(ids)], device=self._model.device)
+        tokens = torch.tensor([list(ids)], device=self._model.device)  # [1, tokens]
         positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
         self._forward(tokens, cache, None, positions)
         return Prefix(num_tokens=first + len(ids), cache=cache)
@@ -246,7 +246,7 @@ class Decoder:
                 done(row)
             if not going:
                 return out
-            tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)
+            tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)  # [rows, 1]
             if len(going) < len(batch.rows):
                 batch.keep(going)
             logits = self.step(batch, tokens)
@@ -326,6 +326,7 @@ class Decoder:
             own = list(requests[row].ids[skip:])
             tokens[place, width - len(own) :] = torch.tensor(own)
             mask[place, skip + width - len(own) :] = 1
+        # Positions count real tokens only, so a padded row is numbered like the same row alone: [rows, width]
         positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, skip:].to(device)
         mask = mask.to(device)
         cache = expanded(prefix.cache, len(rows)) if prefix else self.new_cache()
@@ -350,12 +351,12 @@ class Decoder:
             "logits_to_keep": 1,
         }
         output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model, arguments))
-        return self._sound(output.logits[:, -1])
+        return self._sound(output.logits[:, -1])  # [rows, 1, vocabulary] -> [rows, vocabulary]
 
     def _sound(self, logits: Tensor) -> Tensor:
         """The logits, if they may be used: NaN only for callers who look after it."""
         if not self._may_diverge and logits.isnan().any():
-            # argmax would take one of them for the likeliest token, and write on as if nothing were wrong.
+            # argmax returns the index of a NaN without complaint, and decoding would go on with a meaningless token.
             raise DivergedError(
                 f"{type(self._model).__name__} gives logits that are not numbers",
                 expected="finite logits",
@@ -382,7 +383,7 @@ class Decoder:
         return replace(found, reason="; ".join(one for one in (why, found.reason) if one))
 
     def _batched(self, probe: Probe) -> list[Tensor]:
-        """A `Trial` of all that is done to batches: a shared beginning, joined parts, rows in another order."""
+        """A `Trial` of all that is done to batches: a shared prefix, joined parts, rows in another order."""
         num, requests = NUM_STEPS, [Request(ids, NUM_STEPS) for ids in probe.prompts]
         rows = range(len(requests))
         prefix = self.prefill(requests[0].ids[: probe.num_shared]) if probe.num_shared else None
@@ -445,6 +446,7 @@ def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]
     chosen: list[tuple[int, float | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
     for place, (temperature, generator) in enumerate(rules):
         if generator is not None:
+            # in fp32: a bf16 softmax does not sum to one over a large vocabulary
             probabilities = torch.softmax(logits[place].float() / temperature, -1)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
             chosen[place] = (token, math.log(float(probabilities[token])))

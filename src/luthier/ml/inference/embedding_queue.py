@@ -1,4 +1,4 @@
-"""Texts that wait to be made into vectors, and go through the model a part at a time between the steps of answers."""
+"""Queue of texts to embed, which go through the model in parts between the decoding steps of answers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class EmbeddingQueue:
         self._waiting = []
 
     def step(self) -> list[Told]:
-        """Send one part through the model; tells the vectors of an ask with its last one."""
+        """Send one part through the model; returns the vectors of a request with its last part."""
         if not self._waiting:
             return []
         one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens

@@ -1,4 +1,4 @@
-"""A `StreamEngine` that says what it is told to, a word a step: for tests of everything that stands on such engines."""
+"""A `StreamEngine` that writes scripted answers, a word a step: for tests of everything built on such engines."""
 
 from __future__ import annotations
 

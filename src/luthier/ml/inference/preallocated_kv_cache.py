@@ -1,6 +1,6 @@
-"""A key-value cache with room for what is still to come, so that a new token costs one write and not a copy of all.
+"""A key-value cache preallocated for the new tokens, so that a token costs one write and not a copy of the cache.
 
-transformers' DynamicCache joins old and new keys at every step: the whole cache is copied for every token. Here the
+transformers' DynamicCache concatenates old and new keys at every step, which copies the whole cache. Here the
 prompts of a batch go through the model in parts, each part with an ordinary cache, and then all parts are laid into
 one buffer, padded on the left, with places for all new tokens.
 """

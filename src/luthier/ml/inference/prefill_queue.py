@@ -1,4 +1,4 @@
-"""Asks that have come and whose prompts have still to go through the model, and which of them are next."""
+"""Queue of requests whose prompts still have to be prefilled, and the choice of the next batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from luthier.ml.inference.decode import PREFILL_TOKENS, Prefix
 from luthier.ml.inference.length_batches import length_batches
 from luthier.ml.inference.request import Prepared
 
-# A longer prompt goes through the model in parts of so many tokens, between the steps of the others.
+# A longer prompt is prefilled in parts of this many tokens, between the decoding steps of other requests.
 PART_TOKENS: Final = 512
 
 
@@ -39,7 +39,7 @@ class QueuedPrompt:
 
 
 class Owned(Protocol):
-    """What somebody waits for."""
+    """A request that belongs to an owner."""
 
     owner: str | None
 
@@ -72,7 +72,7 @@ def next_prefill_batch(
 ) -> list[QueuedPrompt]:
     """The one whose turn it is, and those of like length whose prompts go through the model with it.
 
-    fits: whether rows of so many tokens can be padded.
+    fits: whether rows of that many tokens can be padded.
     """
     if first.prefix is not None or first.next_part():
         return [first]

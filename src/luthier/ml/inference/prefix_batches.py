@@ -1,4 +1,4 @@
-"""Batches of rows to be scored: rows that begin alike stand together, and their beginning goes through a model once.
+"""Batches of rows to be scored: rows with a common prefix are grouped, and the prefix goes through the model once.
 
 A question with 24 candidates is 24 rows that differ in a few tokens; rows behind the same few-shot examples differ in
 their last part only.

@@ -1,4 +1,4 @@
-"""A request of the gateway as a transformers model takes it: tokens in, and how what comes out is read."""
+"""A request of the gateway made ready for a transformers model: token ids, constraint, and how the output is read."""
 
 from __future__ import annotations
 

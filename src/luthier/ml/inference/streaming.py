@@ -1,4 +1,4 @@
-"""Many answers written at once by one model, each with its own adapter, each told as it comes.
+"""Many answers written at once by one model, each with its own adapter, each streamed as it comes.
 
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
 (`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
@@ -133,7 +133,7 @@ class StreamingEngine:
         self._adapters.load(name, path)
 
     def unload_adapter(self, name: str) -> None:
-        """Let go of an adapter that nobody is asking."""
+        """Unload an adapter without open requests."""
         self._adapters.unload(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
@@ -186,7 +186,7 @@ class StreamingEngine:
             del self._rows[number]
         self._drop_ended()
 
-    def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002 - it computes, and waits for nobody
+    def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002 - it computes and never blocks
         """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
         return self._embeddings.step() + self._begin() + self._step()
 

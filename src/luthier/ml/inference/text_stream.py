@@ -1,4 +1,4 @@
-"""Tokens as text that is sent as it comes: whole characters only, and nothing of a stop text."""
+"""Tokens as text that is sent as it comes: whole characters only, without any part of a stop text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells calls of tools from text while both are being written: the arguments of a call are told as they grow."""
+"""Separates tool calls from text while both are being written: the arguments of a call are streamed as they grow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ToolCallReader:
         self._is_inside = only_whole
         self._arguments: _Arguments | None = None
         self._is_behind = False  # behind the arguments of a call, before its end
-        self._opening = begin  # what is told if the call turns out to be none
+        self._opening = begin  # emitted as text if it turns out to be no call
         self._only_whole = only_whole
         self.num_calls = 0
 

@@ -11,7 +11,11 @@ from luthier.ml.inference.tool_calls import ToolForm, form_of
 
 
 class ToolFormat:
-    """How one model is told of tools. template: the text of its chat template, empty for none."""
+    """How tools enter one model's prompt, and how its calls are parsed.
+
+    Args:
+        template: Text of the model's chat template; empty for none.
+    """
 
     def __init__(self, template: str) -> None:
         self._knows_tools, self._form = "tools" in template, form_of(template)
@@ -23,7 +27,8 @@ class ToolFormat:
         return self._form if asked.tools else None
 
     def conversation(self, asked: TextRequest) -> Conversation:
-        """What is rendered: without tools that may not be called, and in words where the template knows none.
+        """What is rendered: without tools that may not be called, and described in the system message where the
+        template has no tools.
 
         Turns that were written in another way in the model's training are written so here.
         """
@@ -38,7 +43,7 @@ class CallsInText:
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: ToolCallReader | None = None if form is None else form.reader(asked)
-        # OpenAI tells the call of a tool that the ask itself has named as an ordinary end.
+        # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         self._is_told = asked.tool_name is None
 
     def split(self, text: str, *, is_last: bool) -> tuple[str, tuple[CallPiece, ...]]:

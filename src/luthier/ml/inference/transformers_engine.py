@@ -236,12 +236,12 @@ class TransformersEngine:
         whole = [self._behind_prompt(example) for example in examples]
         batches = self._score_batches(whole, scorer)
         found: dict[int, _Found] = {}
-        beginning: Prefix | None = None
+        prefix: Prefix | None = None
         for batch in batches:
             if not batch.is_same:
                 ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
-                beginning = scorer.begin(ids) if batch.num_shared else None
-            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
+                prefix = scorer.begin(ids) if batch.num_shared else None
+            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], prefix), strict=True))
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
 

@@ -138,7 +138,7 @@ class VllmEngine:
         self._adapters[name] = path
 
     def unload_adapter(self, name: str) -> None:
-        """Have vLLM let go of an adapter."""
+        """Have vLLM unload an adapter."""
         if self._adapters.pop(name, None) is not None and self._stream is not None:
             self._stream.unload_adapter(name)
             if self._process.is_running:

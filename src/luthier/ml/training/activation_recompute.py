@@ -1,9 +1,9 @@
-"""Tensors that are computed again on the way back, from what is kept anyway, instead of being kept beside it.
+"""Tensors that are recomputed in the backward pass from tensors that are saved anyway, instead of being saved too.
 
 Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.2, drops what is cheap
-to compute. Here that is the input of an adapted matrix: a normalisation keeps x / rms, which times its weight is what
-the matrix reads; a gated MLP keeps gate and up, of which the input of its last matrix is made. One elementwise pass
-more; the same operations on the same numbers, so the same bits.
+to compute. Here that is the input of an adapted matrix: a normalisation saves x / rms, and the input of the matrix is
+that times the norm's weight; a gated MLP saves gate and up, and the input of its last matrix follows from these. The
+price is one elementwise pass; the operations and numbers are the same, and so are the bits.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _NAME = "_luthier_recomputation"
 
 
 class Recomputation(NamedTuple):
-    """make(*parts) is the tensor, to the last bit."""
+    """How to recompute a tensor: make(*parts) equals it bit for bit."""
 
     make: Callable[..., Tensor]
     parts: tuple[Tensor, ...]
 
 
 def mark_recomputable(tensor: Tensor, make: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """The same tensor, which now tells what reads it that make(*parts) is its equal.
+    """Mark a tensor as recomputable: make(*parts) gives the same bits. Returns the tensor.
 
-    The parts must be kept for the way back by somebody else, and never be changed in place.
+    The parts must be saved for the backward pass elsewhere, and never be changed in place.
     """
     setattr(tensor, _NAME, Recomputation(make, tuple(part.detach() for part in parts)))
     return tensor
@@ -38,7 +38,7 @@ def recomputed(tensor: Tensor) -> Recomputation | None:
 
 
 def save_input(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
-    """Keep x [..., width] for the way back, or what it can be made of again, and the others."""
+    """Save x [..., width] for the backward pass, or the parts it can be recomputed from, and the other tensors."""
     how = recomputed(x) or Recomputation(_itself, (x,))
     ctx.make, ctx.num_parts = how.make, len(how.parts)
     ctx.save_for_backward(*how.parts, *others)

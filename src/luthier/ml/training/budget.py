@@ -122,7 +122,7 @@ def remaining(
     rows = plan.data.train
     whole = plan.objective.most_tokens(rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples)
     mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
-    # of drawn answers the most is foreseen, and fewer tokens are done: they tell nothing of what is left
+    # of drawn answers the most is foreseen, and fewer tokens are done: they say nothing about what remains
     done = mean * step if plan.objective.draws else num_tokens
     every, after = p.validate_every_steps, step - 1 if has_just_ended else step
     validations = p.num_steps // every - after // every if every else 0
@@ -235,7 +235,7 @@ class Meter:
         return self._ask(action, seconds, tokens)
 
     def overrun(self) -> str | None:
-        """Which cap is used up by now, in words; None where all have something left."""
+        """Which cap is used up by now, as a sentence; None where all have something left."""
         return self._ask("judging", 0.0, 0)
 
     def at_least(self, seconds: float, tokens: int) -> bool:
@@ -268,7 +268,7 @@ class Meter:
         )
 
     def close(self) -> None:
-        """Settle; nothing is under way any more. What was cut short is paid, but tells nothing of the next one."""
+        """Settle; nothing is under way any more. What was cut short is paid, but says nothing about the next one."""
         action, tokens, _ = self._doing or (None, 0, 0.0)
         self._doing = None
         self._settle()

@@ -1,4 +1,4 @@
-"""Dropout whose mask is drawn again from a key on the way back, instead of being kept."""
+"""Dropout whose mask is drawn again from a key in the backward pass, instead of being kept."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a model must prove before it is computed in another way than row by row and operation by operation.
+"""Checks that a faster way to compute a model (packed rows, compiled layers) gives the same results as the plain one.
 
-Each proof runs a few short random rows both ways and compares the last hidden states and the gradients of what went
-into the first layer: by these, whatever lies between has been computed, there and back.
+Each check runs a few short random rows both ways and compares the last hidden states and the gradients by the input
+embeddings: these depend on every layer, in the forward and in the backward pass.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from luthier.ml.training import compilation, kernels
 from luthier.ml.training.methods.lora import open_to_a_compiler
 from luthier.ml.training.model import TrainableModel, collate
 
-# Shares of the norm. Rounding in bfloat16 adds up over a deep model; what is wrong is wrong by far more.
+# Relative to the norm. Rounding in bfloat16 adds up over a deep model, but a real error is far larger.
 _TOLERANCES = (("outputs", 5e-2), ("gradients", 1e-1))
 _TOLERANCE_WIDE = 1e-4
-_LENGTHS, _BEGINNINGS = (9, 8, 7, 9), (5, 3)
+_LENGTHS, _PREFIX_LENGTHS = (9, 8, 7, 9), (5, 3)
 
 
 def why_not_packed(model: TrainableModel) -> str | None:
     """Why a model must not be given rows end to end, or None where it computes the same so as row by row.
 
-    Tried with nothing in common and with beginnings that two rows each share. Where None, on a GPU, such rows go
+    Tried with nothing in common and with prefixes that two rows each share. Where None, on a GPU, such rows go
     through FlexAttention from now on. Refused are methods that put something before each row; layers that look at a
     row in another way than by attention (convolutions, state spaces) or that count positions by themselves; attention
-    that is not reached by what the model is told, or that this device cannot compute so.
+    that does not receive the model's arguments, or that this device cannot compute so.
     """
     if not model.method.can_share_prefix:
         return f"{type(model.method).__name__} puts a prompt of its own before each row"
@@ -40,8 +40,8 @@ def why_not_packed(model: TrainableModel) -> str | None:
     plain = states_and_gradients(model, rows)
     model.uses_flex_attention = model.device.startswith("cuda")
     try:
-        for beginnings in ((0,), _BEGINNINGS):
-            why_not = why_not or _difference(plain, states_and_gradients(model, rows, beginnings), "of packed rows")
+        for prefix_lengths in ((0,), _PREFIX_LENGTHS):
+            why_not = why_not or _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of packed rows")
     except (RuntimeError, ValueError, TypeError) as error:  # of a compiler, a kernel, or a body that takes no layout
         why_not = _error_summary(error)
     model.uses_flex_attention = model.uses_flex_attention and why_not is None
@@ -57,15 +57,15 @@ def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "in
     if not layers:
         return f"{type(model.body).__name__} has no layers of a kind that is known"
     rows = _short_rows(model)
-    beginnings = (0,) if model.uses_flex_attention else ()
-    plain = states_and_gradients(model, rows, beginnings)
+    prefix_lengths = (0,) if model.uses_flex_attention else ()
+    plain = states_and_gradients(model, rows, prefix_lengths)
     kernels.uninstall(model.module)
     closed = open_to_a_compiler(model.module)
     window = getattr(text_config(model.base.config), "sliding_window", None)
     model.windows = (None,) if window is None else (None, window)
     compilation.compile_layers(layers, compiler)
     try:
-        why_not = _difference(plain, states_and_gradients(model, rows, beginnings), "of compiled layers")
+        why_not = _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of compiled layers")
     except (RuntimeError, ValueError) as error:
         why_not = _error_summary(error)
     if why_not is not None:
@@ -77,14 +77,15 @@ def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "in
 
 
 def states_and_gradients(
-    model: TrainableModel, rows: Sequence[TokenisedExample], beginnings: Sequence[int] = ()
+    model: TrainableModel, rows: Sequence[TokenisedExample], prefix_lengths: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
     """Of the model as it judges, without dropout: the last hidden state at the places that predict the learned tokens,
     [learned tokens, width], and the gradient of the embedding of each token that occurs, [tokens, width].
 
-    beginnings: as `collate` takes them. The gradients are those of a random sum over the states. Leaves none behind.
+    prefix_lengths: as `collate` takes them. The gradients are those of a random sum over the states. Leaves no
+    gradients behind.
     """
-    batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
+    batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
     inputs: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, out: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ def _short_rows(model: TrainableModel) -> list[TokenisedExample]:
     """Four rows, of which the first two and the last two begin alike; all tokens but the first are learned."""
     draw, vocabulary = torch.Generator().manual_seed(0), model.vocabulary_size
     ids = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=draw)
-    for group, cut in enumerate(_BEGINNINGS):
+    for group, cut in enumerate(_PREFIX_LENGTHS):
         ids[2 * group + 1, :cut] = ids[2 * group, :cut]
     return [
         TokenisedExample(str(number), array("i", row[:length]), b"\0" + b"\1" * (length - 1))

@@ -100,7 +100,7 @@ class Ledger:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Sync, and let go of the file."""
+        """Sync and close the file."""
         if self._descriptor is not None:
             self.sync()
             os.close(self._descriptor)

@@ -27,14 +27,14 @@ def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tupl
 class Snapshots:
     """What a run was after its last few epochs: `snapshots/step-NNNNNNNN/`, each as `save_model` would write it.
 
-    base_path: of the base model. num_kept: the newest so many stay.
+    base_path: of the base model. num_kept: how many of the newest are kept.
     """
 
     def __init__(self, base_path: Path, run_folder: Path, num_kept: int) -> None:
         self.base_path, self.folder, self.num_kept = base_path, run_folder / SNAPSHOTS, num_kept
 
     def save(self, model: TrainableModel, step: int) -> Path:
-        """Write what the model is now, and let go of the oldest; returns the folder.
+        """Write what the model is now, and delete the oldest; returns the folder.
 
         One that is there stays untouched: a run that does a step over again makes the same bytes, and somebody may be
         reading them. One that is older than all that are kept is not written again.

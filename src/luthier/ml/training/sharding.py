@@ -87,7 +87,7 @@ def refuse_unspreadable(plan: Plan) -> None:
 
 
 def _outer_targets(plan: Plan) -> list[str]:
-    """Embeddings and head, as far as they carry an adapter."""
+    """Embeddings and head, where they carry an adapter."""
     if not plan.method.targets:
         return []
     outer = {name for layer in read_structure(plan.base_model.path).outer_layers for name in (layer.kind, layer.name)}

@@ -78,7 +78,7 @@ class Throughput(Frozen):
         value = tokens * self.seconds / self.tokens
         if self.num_steps < 3 or num_steps < 1:
             return Estimate(value=value, low=value / 1.5, high=value * 1.5)
-        measured = self.weight**2 / self.weight_squared  # so many equal steps would tell as much (Kish, 1965)
+        measured = self.weight**2 / self.weight_squared  # effective number of equally weighted steps (Kish, 1965)
         half = _student(measured - 1.0) * self.spread * math.sqrt(1.0 / measured + 1.0 / num_steps)
         half = max(half, _LEAST_SPREAD)
         return Estimate(value=value, low=value / (1.0 + half), high=value * (1.0 + half))

@@ -48,7 +48,7 @@ class Choice:
 
     @property
     def is_going(self) -> bool:
-        """Whether somebody still listens."""
+        """Whether the client is still connected."""
         return not self.stop.is_set() and not self.reader.ended
 
 

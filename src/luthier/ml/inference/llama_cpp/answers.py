@@ -75,7 +75,7 @@ class AnswerReader:
         self.ended = False
 
     def read(self, chunk: str) -> list[Piece | Ended]:
-        """What a chunk tells. Raises LuthierError where it tells of a failure."""
+        """The events of a chunk. Raises LuthierError where it reports a failure."""
         document = json.loads(chunk)
         if "choices" not in document:
             raise _failure(document)

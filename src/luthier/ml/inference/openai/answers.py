@@ -51,7 +51,7 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
 
 
 def _reasoning_of(message: Any) -> str | None:
-    """The thought that a server tells apart from the answer."""
+    """The reasoning that a server returns in a field of its own."""
     if not isinstance(message, dict):
         return None
     told = message.get("reasoning_content") or message.get("reasoning")

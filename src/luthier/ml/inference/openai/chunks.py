@@ -63,7 +63,7 @@ class ChunkReader:
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
-        """What the data of one server-sent event tells."""
+        """The events in the data of one server-sent event."""
         document = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("has a chunk that is no object")

@@ -52,7 +52,7 @@ class AdaptedForward:
         self.scale = float(layer.scaling[ADAPTER])
         self.joined: Joined | None = None
 
-    # Weights are read anew at each call: those that are spread over devices come and go.
+    # Weights are read at each call, since sharding replaces them.
 
     @property
     def base(self) -> Tensor | PackedMatrix:
@@ -147,7 +147,7 @@ class Joined:
             if not self.ready:
                 self.x = None
             return found
-        self.is_apart = self.is_apart or bool(self.ready)  # nobody came for the last ones
+        self.is_apart = self.is_apart or bool(self.ready)  # the last ones were never used
         self.x, self.ready = None, {}
         if self.is_apart:
             return None

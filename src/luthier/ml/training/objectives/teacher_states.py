@@ -89,7 +89,7 @@ def ask_teacher(
 ) -> list[str]:
     """Make sure that the states of all rows lie in `folder`, and say what of earlier work could not be used.
 
-    The teacher is opened only where something is missing, and let go of at the end. part_bytes: states in one file;
+    The teacher is opened only where something is missing, and closed at the end. part_bytes: states in one file;
     None is 32 MiB, what a kill costs at most.
 
     Raises StorageFullError where the disk has no room (what is there stays), and what the engine raises.
