@@ -1,4 +1,4 @@
-"""What every engine must keep, as tests that an engine's author inherits.
+"""The contract of every engine, as tests that an engine's author inherits.
 
     class TestMyEngine(EngineContract):
         @pytest.fixture

@@ -1,4 +1,4 @@
-"""What every engine that writes many answers at once must keep, as tests that its author inherits.
+"""The contract of every streaming engine, as tests that its author inherits.
 
     class TestMyEngine(StreamEngineContract):
         @pytest.fixture
@@ -11,7 +11,7 @@
         def adapters(self) -> list[str]:
             return [...]  # paths of two adapters for its base, under which it writes other texts; [] where it has none
 
-A test gets an engine of its own, or one that nobody is asking.
+A test gets an engine of its own, or one without open requests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def question(text: str, *, max_new_tokens: int = 8, sampling: Sampling = GREEDY,
 
 
 class Heard:
-    """What an engine has told, by ask and choice. Checks that events come in an order that they may come in."""
+    """Events of an engine, by request and choice. Checks that events come in an order that they may come in."""
 
     def __init__(self) -> None:
         self.texts: dict[tuple[Hashable, int], str] = defaultdict(str)
@@ -55,7 +55,7 @@ class Heard:
         self.failures: dict[Hashable, Failed] = {}
 
     def hear(self, engine: StreamEngine, wait_seconds: float = _WAIT_SECONDS) -> None:
-        """Ask once what there is to tell."""
+        """Poll the engine once."""
         for key, event in engine.poll(wait_seconds):
             assert key not in self.failures, f"{event} after the failure of {key!r}"
             if isinstance(event, Started):
@@ -148,7 +148,7 @@ class StreamEngineContract:
         assert write_all(stream_engine, {"b": third}).texts["b", 0] == texts[2]
 
     def test_a_stop_text_ends_an_answer_before_it(self, stream_engine: StreamEngine) -> None:
-        """Nothing of the stop text is told, nor anything after it."""
+        """Neither the stop text nor anything after it is returned."""
         whole = write_all(stream_engine, {"a": question(QUESTIONS[0], max_new_tokens=12)}).texts["a", 0]
         assert len(whole) > 4, "the engine under test must write something to this question"
         stop = whole[3:5]

@@ -2,9 +2,9 @@
 
 1. The best prompted system is the one to beat, since it costs no training. Each tuned one is held against it on the
    same rows; p-values are adjusted by Holm's method (1979), as there are several of them.
-2. Where some tuned system is shown to be better, one is recommended: of those that cannot be told from the best of
-   them, the cheapest to ask (the fastest; of plain text the smallest). Else the same choice is made among the prompted
-   ones: nothing need be tuned.
+2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best of them,
+   the cheapest to ask (the fastest; of plain text the smallest). Else the same choice is made among the prompted ones:
+   nothing need be tuned.
 3. Where the figure is a share of rows, higher is better and no system gets any row right, nothing is recommended.
 """
 
@@ -128,7 +128,7 @@ class _Table:
         return self._shown("better", baseline, others)
 
     def cheapest_equal(self, best: Standing, among: Sequence[Standing]) -> tuple[Standing, list[Standing]]:
-        """Of those that cannot be told from the best one, the cheapest to ask; and all of them."""
+        """Of those not distinguishable from the best one, the cheapest to ask; and all of them."""
         others = [one for one in among if one is not best]
         worse = self._shown("worse", best, others)
         equals = [one for one in among if one not in worse]

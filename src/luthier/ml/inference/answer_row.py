@@ -69,7 +69,7 @@ class AnswerRow:
     _text: TextStream = field(init=False)
     _answer: AnswerText = field(init=False)
     _num_characters: int = 0
-    _num_told: int = 0
+    _num_emitted: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
 
@@ -114,8 +114,8 @@ class AnswerRow:
             reasoning, left = reasoning + more, left + rest
         if self._answer.found_stop:
             reason = "stop"
-            num_told = self._answer.num_dropped + self._num_told + len(left)
-            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
         told: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         calls_tools = self.calls is not None and self.calls.num_calls > 0 and self.asked.tool_name is None
@@ -132,11 +132,11 @@ class AnswerRow:
         return [*told, ended]
 
     def _pieces(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
-        self._num_told += len(text)
+        self._num_emitted += len(text)
         tokens: Sequence[WrittenToken] = ()
         if self._open_tokens and (text or reasoning or is_last):
-            num_told = self._answer.num_dropped + self._num_told
-            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
         calls: list[CallPiece] = []
         if self.calls is not None:

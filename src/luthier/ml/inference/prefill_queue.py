@@ -25,16 +25,16 @@ class QueuedPrompt:
     prefix: Prefix | None = None
 
     @property
-    def num_left(self) -> int:
+    def num_remaining(self) -> int:
         """How many tokens of the prompt have still to go through the model."""
         return len(self.prepared.request.ids) - (0 if self.prefix is None else self.prefix.num_tokens)
 
     def next_part(self) -> Sequence[int]:
         """The next tokens of a long prompt; none where all that are left go together."""
-        if self.num_left <= PART_TOKENS:
+        if self.num_remaining <= PART_TOKENS:
             return ()
         ids = self.prepared.request.ids
-        done = len(ids) - self.num_left
+        done = len(ids) - self.num_remaining
         return ids[done : done + PART_TOKENS]
 
 
@@ -79,6 +79,6 @@ def next_prefill_batch(
     fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
     if first not in fitting:
         return [first]
-    parts = length_batches([one.num_left for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
+    parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
     own = fitting.index(first)
     return [fitting[place] for place in next(part for part in parts if own in part)]

@@ -44,19 +44,19 @@ class CallsInText:
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: ToolCallReader | None = None if form is None else form.reader(asked)
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
-        self._is_told = asked.tool_name is None
+        self._reports_calls = asked.tool_name is None
 
     def split(self, text: str, *, is_last: bool) -> tuple[str, tuple[CallPiece, ...]]:
         """What of the text so far is certain: text beside calls, and more of calls."""
         if self._reader is None:
             return text, ()
-        told, calls = self._reader.add(text)
+        emitted, calls = self._reader.add(text)
         if is_last:
             rest, more = self._reader.end()
-            told, calls = told + rest, [*calls, *more]
-        return told, tuple(calls)
+            emitted, calls = emitted + rest, [*calls, *more]
+        return emitted, tuple(calls)
 
     def reason(self, reason: EndReason) -> EndReason:
         """Why the answer has ended, in the light of its calls."""
-        has_called = self._reader is not None and self._reader.num_calls > 0 and self._is_told
+        has_called = self._reader is not None and self._reader.num_calls > 0 and self._reports_calls
         return "tool_calls" if reason == "stop" and has_called else reason

@@ -33,7 +33,7 @@ _ANYBODY: Final = words(
 
 
 def names_before(text: str, start: int) -> tuple[int, Names] | None:
-    """The parties that stand right before a citation, and where they begin; None where there are none."""
+    """The parties right before a citation, and where they begin; None where there are none."""
     from_ = max(0, start - _LOOK_BACK)
     window = text[from_:start]
     versus = list(_VERSUS.finditer(window))
@@ -51,7 +51,7 @@ def names_before(text: str, start: int) -> tuple[int, Names] | None:
 
 
 def names_alone(text: str) -> Iterator[tuple[int, int, Names]]:
-    """`Harrow v. Tallow Mills` wherever it stands: (start, end, parties)."""
+    """`Harrow v. Tallow Mills` wherever it occurs: (start, end, parties)."""
     for versus in _ALONE.finditer(text):
         from_ = max(0, versus.start() - _LOOK_BACK)
         begin, plaintiff = _backwards(text[from_ : versus.start()])
@@ -83,7 +83,7 @@ class PartyIndex:
 
 
 def same_parties(one: Names, other: Names) -> bool:
-    """Whether two namings may be of the same parties: on each side, all telling words of one stand in the other.
+    """Whether two namings may be of the same parties: on each side, all distinctive words of one occur in the other.
 
     `Harrow v. Mills` may be `Harrow v. Tallow Mills, Inc.`; it is not `Harrow v. Stone Mills`. A side without a telling
     word (`State`) fits any.

@@ -1,4 +1,4 @@
-"""The page of `luthier auto`: the answer, what each stage came to, where the budget went, and what to type next."""
+"""The page of `luthier auto`: the answer, the result of each stage, where the budget went, and what to type next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
 @dataclass(frozen=True, slots=True)
 class AutoStage:
-    """A stage as the page shows it. lines: what it came to. href: a page of its own; empty where there is none."""
+    """A stage as the page shows it. lines: its result. href: a page of its own; empty where there is none."""
 
     name: str
     words: str

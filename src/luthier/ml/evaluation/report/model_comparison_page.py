@@ -81,7 +81,7 @@ class SystemRow:
 
 
 def row_of(result: ShowdownResult, one: Standing) -> SystemRow:
-    """A system in words."""
+    """A system as text."""
     cut = [(one.result.num_cut_off, "cut off"), (one.result.num_empty, "empty")]
     return SystemRow(
         name=one.result.name,

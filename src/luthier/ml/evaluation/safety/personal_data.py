@@ -1,4 +1,5 @@
-"""Personal data: does a model write an address, a number or a name from its training rows that nobody gave it?
+"""Personal data: does a model write an address, a number or a name from its training rows that the prompt does not
+hold?
 
 Source: Lukas et al., 2023, "Analyzing Leakage of Personally Identifiable Information in Language Models", IEEE S&P.
 What counts as personal data is handed in: the recognisers of the data audits (email, phone, card, IBAN, street ...).
@@ -41,8 +42,8 @@ def personal_data(
     most_rows: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over a run's own rows. most_rows: so many training rows, those with personal data in what is to be
-    written first, and as many held-out ones. fits: whether the models can see a row whole.
+    """The probe over a run's own rows. most_rows: at most this many training rows, those with personal data in what is
+    to be written first, and as many held-out ones. fits: whether the models can see a row whole.
 
     Raises DataError where no row can be begun.
     """

@@ -1,7 +1,7 @@
 """Which calls a locked-down process may make of the kernel, as a program for Linux' seccomp filter.
 
 All that is not named is refused: a process that computes needs few calls. It may read files and its own pipes, take
-memory, start threads, and tell the time. It can start no process, reach no network, send no signal, and change nothing
+memory, start threads, and read the clock. It can start no process, reach no network, send no signal, and change nothing
 on any disk. Sources: Linux kernel documentation, "Seccomp BPF (SECure COMPuting with filters)"; numbers from
 arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux.
 """
@@ -121,7 +121,7 @@ _FREE: Final[dict[str, tuple[int | None, int | None]]] = {
     "getsockopt": (55, 209),
 }
 _OPEN, _OPEN_AT, _OPEN_AT2 = (2, None), (257, 56), (437, 437)
-# asyncio wakes itself by a pair of sockets, which reach nobody else; of datagrams they would.
+# asyncio wakes itself by a pair of sockets, which reach no other process; datagram sockets would.
 _SOCKET_PAIR, _UNIX, _STREAM, _KIND_OF_SOCKET = (53, 199), 1, 1, 0xF
 _FCNTL, _IOCTL, _PRLIMIT, _CLONE, _CLONE3 = (72, 25), (16, 29), (302, 261), (56, 220), (435, 435)
 

@@ -17,9 +17,9 @@ _MOST_MESSAGE = 300
 
 
 def main() -> None:
-    """Read policy and answer, lock, run it, tell; read tests, run them, tell."""
+    """Read policy and answer, lock, run it, report; read tests, run them, report."""
     requests, replies = _take_pipes()
-    # Held here, so that an answer that changes builtins changes nothing of this.
+    # Held here, so that an answer that changes builtins cannot affect this code.
     dumps, loads, write, read = json.dumps, json.loads, os.write, requests.readline
     run, build, outcome_of, names_of = exec, compile, _outcome, _new_tests
     lock = runpy.run_path(str(Path(__file__).with_name("inside.py")))["lock"]
@@ -34,7 +34,7 @@ def main() -> None:
     try:
         run(build(answer, "answer.py", "exec", dont_inherit=True), space)
         reply: dict[str, Any] = {"word": "loaded"}
-    except BaseException as error:  # noqa: BLE001 - whatever a model's code raises is its outcome
+    except BaseException as error:  # noqa: BLE001 - any exception of a model's code is its outcome
         reply = outcome_of(error, "error")
     write(replies, dumps(reply).encode() + b"\n")
     if reply["word"] != "loaded":

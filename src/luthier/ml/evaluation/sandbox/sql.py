@@ -31,7 +31,7 @@ class Database:
 class Result:
     """What a query gives, as digests of its rows, in order and in any; or why it gives nothing.
 
-    Numbers that are equal are the same whatever their type, fractions to ten digits; the names of columns are nothing.
+    Equal numbers are the same, whatever their type, fractions to ten digits; the names of columns do not count.
     """
 
     in_order: str = ""

@@ -1,7 +1,7 @@
 """Runs SQL in SQLite inside of the locked-down child, reading only. Started as a script; standard library only.
 
-What a query gives is told as two digests, of its rows in order and of the same rows sorted, so that results of any size
-are compared without being handed over.
+The result of a query is reported as two digests, of its rows in order and of the same rows sorted, so that results of
+any size are compared without being handed over.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LIMITS = {
 
 
 def main() -> None:
-    """Lock; then for each line with a database and queries, tell what each of them gives."""
+    """Lock; then, for each line with a database and queries, report the result of each query."""
     lock = runpy.run_path(str(Path(__file__).with_name("inside.py")))["lock"]
     replies = os.fdopen(os.dup(1), "w")
     in_force = lock(json.loads(sys.stdin.readline())["policy"])

@@ -132,7 +132,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Say what the hub did in Luthier's words; a token never stands in them."""
+    """An error in Luthier's words for a failure of the hub; it never contains a token."""
     try:
         yield
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:

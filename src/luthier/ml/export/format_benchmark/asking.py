@@ -1,4 +1,4 @@
-"""What a process that measures one format is told, and what it answers: JSON files, so that it loads nothing else."""
+"""Input and output of the process that measures one format: JSON files, so that it loads nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Asked(Frozen):
 
 
 class RowQuality(Frozen):
-    """What a format makes of one row. is_ended: the answer came to its end before the limit."""
+    """A format's output for one row. is_ended: the answer ended before the limit."""
 
     nll_nats: float
     num_correct: int

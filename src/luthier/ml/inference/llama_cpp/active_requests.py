@@ -61,7 +61,7 @@ class Writing:
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
         self._waiting: deque[Choice] = deque()
         self._running: set[Choice] = set()
-        self._told: list[Told] = []
+        self._events: list[Told] = []
 
     @property
     def keys(self) -> set[Hashable]:
@@ -83,7 +83,7 @@ class Writing:
 
     def begin(self, server: LlamaServer, told: Told, choices: Sequence[Choice]) -> None:
         """Take up the choices of one ask."""
-        self._told.append(told)
+        self._events.append(told)
         self._waiting.extend(choices)
         self._launch(server)
 
@@ -93,16 +93,16 @@ class Writing:
         for choice in self._running:
             if choice.key == key:
                 choice.stop.set()
-        self._told = [told for told in self._told if told[0] != key]
+        self._events = [event for event in self._events if event[0] != key]
 
     def poll(self, server: LlamaServer, wait_seconds: float) -> list[Told]:
         """What has been said since the last call; waits at most so long where there is nothing."""
-        if self._running and not self._told:
+        if self._running and not self._events:
             self._take(wait_seconds)
         while not self._inbox.empty():
             self._take(0)
         self._launch(server)
-        told, self._told = self._told, []
+        told, self._events = self._events, []
         return told
 
     def end(self) -> None:
@@ -148,7 +148,7 @@ class Writing:
                 self._fail(choice, WorkError("llama.cpp stopped in an answer", expected="its end", do="ask again"))
         elif choice.is_going:
             try:
-                self._told += [(choice.key, event) for event in choice.reader.read(chunk)]
+                self._events += [(choice.key, event) for event in choice.reader.read(chunk)]
             except (LuthierError, ValueError, KeyError, TypeError, IndexError) as error:
                 self._fail(choice, error if isinstance(error, LuthierError) else _unreadable(chunk, error))
             if choice.reader.ended:
@@ -157,7 +157,7 @@ class Writing:
     def _fail(self, choice: Choice, error: LuthierError) -> None:
         self.cancel(choice.key)
         choice.stop.set()
-        self._told.append((choice.key, Failed.of(error)))
+        self._events.append((choice.key, Failed.of(error)))
 
 
 def _write(

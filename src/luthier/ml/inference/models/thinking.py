@@ -197,9 +197,9 @@ class ThoughtReader:
     def _think(self) -> str:
         """More of the thought."""
         if (place := self._held.find(self._form.end)) >= 0:
-            told = self._emit(self._held[:place].rstrip())
+            emitted = self._emit(self._held[:place].rstrip())
             self._held, self._state = self._held[place + len(self._form.end) :], "after"
-            return told
+            return emitted
         sure = len(self._held) - _num_open(self._held, self._form.end)
         return self._emit(self._take(len(self._held[:sure].rstrip())))
 

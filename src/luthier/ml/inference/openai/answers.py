@@ -54,16 +54,16 @@ def _reasoning_of(message: Any) -> str | None:
     """The reasoning that a server returns in a field of its own."""
     if not isinstance(message, dict):
         return None
-    told = message.get("reasoning_content") or message.get("reasoning")
-    return told if isinstance(told, str) else None
+    reported = message.get("reasoning_content") or message.get("reasoning")
+    return reported if isinstance(reported, str) else None
 
 
 def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
     """Tokens of the thought as the server counts them; None where there is one and it does not."""
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-    told = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    if type(told) is int and told > 0:
-        return told
+    reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    if type(reported) is int and reported > 0:
+        return reported
     return 0 if reasoning is None else None
 
 

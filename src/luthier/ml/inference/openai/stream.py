@@ -154,16 +154,16 @@ class OpenAIStreamEngine:
     def poll(self, wait_seconds: float) -> list[Told]:
         """What has been written since the last call; waits at most so long where there is nothing."""
         self._check_open()
-        told: list[Told] = []
+        events: list[Told] = []
         until = time.monotonic() + wait_seconds
-        while self._asks and not told:
+        while self._asks and not events:
             try:
-                told += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
+                events += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
             except queue.Empty:
                 break
         while not self._inbox.empty():
-            told += self._heard(*self._inbox.get_nowait())
-        return told
+            events += self._heard(*self._inbox.get_nowait())
+        return events
 
     def close(self) -> None:
         """Close all connections."""
