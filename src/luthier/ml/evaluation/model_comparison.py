@@ -2,7 +2,7 @@
 
 1. The best prompted system is the one to beat, since it costs no training. Each tuned one is held against it on the
    same rows; p-values are adjusted by Holm's method (1979), as there are several of them.
-2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best of them,
+2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best,
    the cheapest to ask (the fastest; of plain text the smallest). Else the same choice is made among the prompted ones:
    nothing need be tuned.
 3. Where the figure is a share of rows, higher is better and no system gets any row right, nothing is recommended.

@@ -39,7 +39,7 @@ def test_a_fresh_home_teaches_the_way(browser: Browser) -> None:
     links = ("/datasets/new", "/datasets", "/runs/new", "/evaluations", "/playground")
     places = [page.index(f'href="{link}">', page.index("first-steps")) for link in links]
     assert places == sorted(places), "in the order of the steps"
-    for scopes, words in ((("read",), "Somebody who may train does this step."), (("read", "train"), "may infer does")):
+    for scopes, words in ((("read",), "This step needs the scope train."), (("read", "train"), "the scope infer")):
         assert words in browser(*scopes).get("/").text
     assert "/runs/new" not in browser("read").get("/").text
 
