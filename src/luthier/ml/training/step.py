@@ -81,8 +81,7 @@ def one_step(
         (minimised / divisor).backward()
         optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
         sums.add(losses, batch)
-    # Sharded weights are gathered by collectives in every pass, so all ranks must make equally many passes.
-    for _ in range(num_missing):
+    for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
         idle_pass(model, units[0]).backward()
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)
