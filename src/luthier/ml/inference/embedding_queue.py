@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from luthier.core.errors import DivergedError
-from luthier.core.ports import Told
+from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Embedded, Failed
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.embed import PartialStates, add_states, mean_states, unit
@@ -66,7 +66,7 @@ class EmbeddingQueue:
         """Forget all."""
         self._waiting = []
 
-    def step(self) -> list[Told]:
+    def step(self) -> list[KeyedEvent]:
         """Send one part through the model; returns the vectors of a request with its last part."""
         if not self._waiting:
             return []
