@@ -74,7 +74,7 @@ def tuned_teacher(context: Context, args: argparse.Namespace, train: Path) -> st
 def one_kind(
     context: Context, args: argparse.Namespace, teacher: str, train: Path, held_out: Path, kind: str
 ) -> Student:
-    """One distillation, as `luthier distil` does it."""
+    """One distillation, as `luthier distill` does it."""
     from luthier.features.workflows.distillation.service import DistilRequest, distil
 
     recipe = {

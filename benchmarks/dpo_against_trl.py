@@ -85,8 +85,9 @@ def _run(
     recipe.write_text(
         f"base_model: {MODEL}\ndata: {{train: {file}}}\n"
         "method: {name: lora, rank: 16, alpha: 32, dropout: 0.0}\nobjective: {name: dpo, beta: 0.1}\n"
-        "training: {epochs: 1, global_batch_size: 8, learning_rate: 5.0e-5, schedule: linear, warmup_fraction: 0.0,\n"
-        f"  order: as_given, max_length_tokens: 1024, checkpoint_every_steps: 1000, precision: {precision},\n"
+        "training: {epochs: 1, global_batch_size: 8, learning_rate: 5.0e-5, lr_schedule: linear,\n"
+        "  warmup_fraction: 0.0, batch_order: as_given, max_length_tokens: 1024, checkpoint_every_steps: 1000,\n"
+        f"  precision: {precision},\n"
         f"  shared_prefix: {str(side == 'shared').lower()}}}\n",
         encoding="utf-8",
     )

@@ -4,7 +4,7 @@
     python benchmarks/formats.py [--run RUN] [--formats merged:bfloat16,gguf:q8_0] [--rows 100] [--rounds 5]
 
 Without --run the model is tuned first (1,000 rows, 3 epochs, rank 16), once: its id is kept under .bench/. Everything
-else is `luthier formats`. Prints one JSON document; table, page and pictures lie under .bench/formats/.
+else is `luthier export benchmark`. Prints one JSON document; table, page and pictures lie under .bench/formats/.
 """
 
 from __future__ import annotations

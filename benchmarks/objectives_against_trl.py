@@ -87,7 +87,7 @@ def _ours(args: argparse.Namespace, file: Path, names: list[str]) -> tuple[dict[
             "data": {"train": str(file)},
             "method": {"name": "lora", "rank": 8, "alpha": 16, "dropout": 0.0},
             "objective": {"name": "dpo"},
-            "training": {"precision": "float32", "overlong": "drop"},
+            "training": {"precision": "float32", "on_overlong": "drop"},
         }
     )
     with Context.open(args.home or args.work / "home") as context:

@@ -231,7 +231,7 @@ def _recipe(c: Configuration) -> str:
         method = f"{{name: lora, rank: {c.rank}, dropout: {c.dropout}, targets: {c.targets}}}"
     micro = "" if c.micro_batch_tokens is None else f", micro_batch_tokens: {c.micro_batch_tokens}"
     training = (
-        f"max_steps: {NUM_STEPS}, global_batch_size: {c.batch}, max_length_tokens: {c.length}, overlong: truncate, "
+        f"max_steps: {NUM_STEPS}, global_batch_size: {c.batch}, max_length_tokens: {c.length}, on_overlong: truncate, "
         f"gradient_checkpointing: {str(c.checkpointing).lower()}, shared_prefix: {str(c.shared_prefix).lower()}{micro}"
     )
     return (

@@ -110,8 +110,9 @@ def _run(side: str, args: argparse.Namespace, home: Path, model: Path, file: Pat
     recipe.write_text(
         f"base_model: {MODEL}\ndata: {{train: {file}}}\n"
         "method: {name: lora, rank: 16, alpha: 32, dropout: 0.0}\n"
-        "training: {epochs: 1, global_batch_size: 16, learning_rate: 2.0e-4, schedule: linear, warmup_fraction: 0.0,\n"
-        f"  max_length_tokens: 1024, checkpoint_every_steps: 1000, shared_prefix: {str(side == 'shared').lower()}}}\n",
+        "training: {epochs: 1, global_batch_size: 16, learning_rate: 2.0e-4, lr_schedule: linear,\n"
+        "  warmup_fraction: 0.0, max_length_tokens: 1024, checkpoint_every_steps: 1000,\n"
+        f"  shared_prefix: {str(side == 'shared').lower()}}}\n",
         encoding="utf-8",
     )
     return run_json([*luthier_command(), "train", str(recipe), "--home", str(home), "--json"], cwd=args.work)

@@ -76,7 +76,7 @@ def _trl(python: Path, args: argparse.Namespace, model: Path, rows: Path) -> Fin
 
 def _luthier(work: Path, home: Path, rows: Path) -> Finished:
     recipe = work / "speed.yaml"
-    training = "epochs: 1, global_batch_size: 8, learning_rate: 2.0e-4, schedule: linear, warmup_fraction: 0.0"
+    training = "epochs: 1, global_batch_size: 8, learning_rate: 2.0e-4, lr_schedule: linear, warmup_fraction: 0.0"
     recipe.write_text(
         f"base_model: {MODEL}\ndata: {{train: {rows}}}\n"
         "method: {name: lora, rank: 16, alpha: 32, dropout: 0.0}\n"

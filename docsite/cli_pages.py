@@ -23,9 +23,14 @@ def pages() -> dict[str, str]:
 
     app = typer.main.get_command(build_app())
     verbs = dict(app.commands)  # type: ignore[attr-defined]
-    lines = [f"| [`luthier {name}`]({name}.md) | {_cell(_short(verb))} |" for name, verb in verbs.items()]
+    lines = [f"| [`luthier {name}`]({_file(name)}) | {_cell(_short(verb))} |" for name, verb in verbs.items()]
     index = HEAD + "| command | what it does |\n|---|---|\n" + "\n".join(lines) + "\n"
-    return {"index.md": index} | {f"{name}.md": _page(f"luthier {name}", verb) for name, verb in verbs.items()}
+    return {"index.md": index} | {_file(name): _page(f"luthier {name}", verb) for name, verb in verbs.items()}
+
+
+def _file(name: str) -> str:
+    """The page of a verb: `export benchmark` has a blank in its name, its address has none."""
+    return f"{name.replace(' ', '-')}.md"
 
 
 def _page(title: str, command: click.Command) -> str:

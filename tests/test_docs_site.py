@@ -43,7 +43,7 @@ def test_every_command_has_its_page_with_its_options(site: Path) -> None:
     verbs = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
     assert len(verbs) > 25
     for name, verb in verbs.items():
-        text = words(site / "reference" / "cli" / f"{name}.html")
+        text = words(site / "reference" / "cli" / f"{name.replace(' ', '-')}.html")
         for one in nonempty(getattr(verb, "commands", {}).values() or [verb]):
             for option in nonempty(one.params):
                 assert any(

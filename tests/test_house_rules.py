@@ -105,12 +105,16 @@ def test_every_source_folder_is_in_the_architecture() -> None:
 
 def test_recipe_fields_are_all_documented_in_the_readme_or_reference() -> None:
     from luthier.core import recipe
+    from luthier.core.aliases import new_key
 
     page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     for name, kind in nonempty(inspect.getmembers(recipe, inspect.isclass)):
         if name.endswith("Recipe") and kind.__module__ == recipe.__name__:
+            section = name.removesuffix("Recipe").lower()
+            prefix = "data.replay." if section == "replay" else f"{section}."
             for field in nonempty(kind.model_fields):
-                assert f"`{field}`" in page, f"docs/recipe.md does not name {name}.{field}"
+                shown = new_key(f"{prefix}{field}").removeprefix(prefix)
+                assert f"`{shown}`" in page, f"docs/recipe.md does not name {name}.{field}"
 
 
 def test_no_loop_of_assertions_passes_over_nothing() -> None:

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from luthier.core.aliases import typed_keys
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
 from luthier.core.exact_products import keep_products_exact
@@ -169,6 +170,6 @@ def _read(recipe: AnyRecipe) -> tuple[Recipe, Path]:
     if isinstance(recipe, Recipe):
         return recipe, Path.cwd()
     if isinstance(recipe, Mapping):
-        return recipe_from(recipe, base_dir=Path.cwd()), Path.cwd()
+        return recipe_from(typed_keys(recipe), base_dir=Path.cwd()), Path.cwd()
     path = Path(recipe)
     return load_recipe(path, ()), path.resolve().parent

@@ -69,7 +69,7 @@ def test_views_of_a_table() -> None:
 @pytest.mark.parametrize("name", ["ratings.txt", "missing.csv"])
 def test_files_that_are_none_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / "ratings.txt").write_text("x")
-    with pytest.raises(RequestError, match="luthier rate export"):
+    with pytest.raises(RequestError, match="luthier human-eval export"):
         RatingsTable.read(tmp_path / name)
 
 

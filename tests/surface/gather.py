@@ -13,6 +13,7 @@ from fastapi import FastAPI, routing
 from fastapi.testclient import TestClient
 
 from luthier.cli.main import build_app
+from luthier.core.aliases import new_key
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.platform.auth.service import create_key
@@ -131,7 +132,7 @@ def documents(run: Callable[..., Any], full: FullHome, rows: Path, base: Path) -
         "jobs list": (),
         "jobs show": (known["job_id"],),
         "keys list": (),
-        "members list": (),
+        "users list": (),
         "models list": (),
         "models show": (str(base),),
         "pipelines list": (),
@@ -157,7 +158,7 @@ def gather(folder: Path, base: Path, run: Callable[..., Any]) -> Iterator[tuple[
         run: Carries out a command line over the home `folder / "home"` and returns its document.
     """
     yield "commands", commands()
-    yield "recipe", keys_of(Recipe.model_json_schema())
+    yield "recipe", sorted(map(new_key, keys_of(Recipe.model_json_schema())))
     yield "plan", keys_of(Plan.model_json_schema(mode="serialization"))
     yield "environment", sorted(f"LUTHIER_{name.upper()}" for name in Settings.model_fields)
     with Context.open(folder / "home") as home:

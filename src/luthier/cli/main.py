@@ -12,15 +12,17 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
+from luthier.core.aliases import COMMANDS, warn_renamed
 from luthier.core.exact_products import keep_products_exact
 from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.threads import wait_briefly
 from luthier.features.accounts import keys_cli as keys
-from luthier.features.accounts import members_cli as members
+from luthier.features.accounts import members_cli as users
 from luthier.features.accounts import projects_cli as projects
 from luthier.features.assessments import report_cli as report
 from luthier.features.audit_log import cli as audit_log
@@ -31,9 +33,9 @@ from luthier.features.doctor import cli as doctor
 from luthier.features.exports import cli as export
 from luthier.features.exports import push_cli as push
 from luthier.features.exports import verify_cli as verify
-from luthier.features.exports.formats import cli as formats
+from luthier.features.exports.formats import cli as format_prices
 from luthier.features.feedback import cli as feedback
-from luthier.features.human_eval import cli as rate
+from luthier.features.human_eval import cli as human_eval
 from luthier.features.judges import cli as judge
 from luthier.features.lineage import cli as lineage
 from luthier.features.model_browser import cli as models
@@ -52,21 +54,42 @@ from luthier.features.training import launch_cli as launch
 from luthier.features.training import plan_cli as plan
 from luthier.features.usage import cli as usage
 from luthier.features.workflows import cli as pipelines
-from luthier.features.workflows.automl import cli as auto
-from luthier.features.workflows.distillation import cli as distil
-from luthier.features.workflows.model_comparison import cli as showdown
+from luthier.features.workflows.automl import cli as automl
+from luthier.features.workflows.distillation import cli as distill
+from luthier.features.workflows.model_comparison import cli as compare_models
 from luthier.features.workflows.quickstart import cli as quickstart
 from luthier.features.workflows.retraining import cli as retrain
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.endings import Ending, end_of
-from luthier.server import cli as up
+from luthier.server import cli as server
 from luthier.server import serve_cli as serve
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands by their names of one or two words, and by the names that they had in an earlier version.
+
+    `export` and `monitor` are commands with arguments, `export benchmark` and `monitor check` are others: the longest
+    name that fits is taken. After `--` nothing is a name: `luthier monitor -- check` is about a model called check.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for num_words in (2, 1):
+            given = " ".join(args[:num_words])
+            if given in COMMANDS:
+                warn_renamed("command", f"luthier {given}", f"luthier {COMMANDS[given]}")
+                args = [*COMMANDS[given].split(), *args[num_words:]]
+                break
+        two_words = " ".join(args[:2])
+        if two_words in self.commands:
+            args = [two_words, *args[2:]]
+        return super().resolve_command(ctx, args)
 
 
 def build_app() -> typer.Typer:
     """The commands. Help is plain text: rich's would cost half of the time that a start may take."""
     app = typer.Typer(
         name="luthier",
+        cls=_Commands,
         help="Fine-tune language models on your own machine, and get an honest answer to: was it worth it?",
         epilog="Start with `luthier quickstart`: no account, no GPU, under 6 minutes.",
         rich_markup_mode=None,
@@ -78,16 +101,22 @@ def build_app() -> typer.Typer:
     app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
     app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
     app.command("tune", short_help="Search for the best recipe within one budget.")(tune.tune)
-    app.command("auto", short_help="From a file and a goal to a judged model, by itself.")(auto.auto)
-    app.command("showdown", short_help="Which base model, and must it be tuned at all?")(showdown.showdown)
+    app.command("automl", short_help="From a file and a goal to a judged model, by itself.")(automl.automl)
+    app.command("compare-models", short_help="Which base model, and must it be tuned at all?")(
+        compare_models.compare_models
+    )
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
     app.command("report", short_help="Write a run's report anew.")(report.report)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
     app.command("safety", short_help="What did tuning do to safety?")(safety.safety)
-    app.command("distil", short_help="Teach a smaller model, and measure whether it was worth it.")(distil.distil)
-    app.command("export", short_help="Write a model for another runtime, proved equal.")(export.export)
-    app.command("formats", short_help="What each format of a model costs and loses.")(formats.formats)
+    app.command("distill", short_help="Teach a smaller model, and measure whether it was worth it.")(distill.distill)
+    app.command(
+        "export",
+        short_help="Write a model for another runtime, proved equal.",
+        epilog="`luthier export benchmark` measures what each format costs and loses.",
+    )(export.export)
+    app.command("export benchmark", short_help="What each format of a model costs and loses.")(format_prices.benchmark)
     _add_groups(app)
     _add_serving(app)
     return app
@@ -99,15 +128,24 @@ def _add_groups(app: typer.Typer) -> None:
         ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
         ("studies", tune.COMMANDS, "List, look at and compare searches; take over the recipe that one has found."),
-        ("pipelines", pipelines.COMMANDS, "List and look at showdowns, autos and retrainings: how far each stage is."),
+        (
+            "pipelines",
+            pipelines.COMMANDS,
+            "List and look at model comparisons, automl and retrainings: how far each stage is.",
+        ),
         ("models", models.COMMANDS, "List, fetch, look at and remove base models."),
-        ("data", data.COMMANDS, "Documents in; rows looked at, checked, repaired, split and described."),
+        ("data", data.COMMANDS | lineage.DATA_COMMANDS, "Documents in; rows checked, repaired, split, forgotten."),
         ("judge", judge.COMMANDS, "Hold a judge against people: may its figures enter a gate?"),
-        ("rate", rate.COMMANDS, "People rate answers, blind: panels, links, how far they agree, preference pairs."),
+        (
+            "human-eval",
+            human_eval.COMMANDS,
+            "People rate answers, blind: panels, links, how far they agree, preference pairs.",
+        ),
         ("alerts", alerts.COMMANDS, "What has changed with deployed models, and who is told."),
         ("feedback", feedback.COMMANDS, "What people say of answers: take it in, list it, have answers reviewed."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
-        ("members", members.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
+        ("users", users.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
+        ("server", server.COMMANDS, "The server of pages and APIs, with its workers."),
         ("projects", projects.COMMANDS, "Make and list projects: what keys, files, jobs and models belong to."),
         (
             "traffic",
@@ -130,15 +168,17 @@ def _add_serving(app: typer.Typer) -> None:
     app.command("canary", short_help="How a canary does beside the rest.")(canary.canary)
     app.command("retrain", short_help="Train a deployed model anew on reviewed answers.")(retrain.retrain)
     app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
-    app.command("forget-row", short_help="Take a row out of all datasets, and name what has learned it.")(
-        lineage.forget_row
-    )
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
     app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
-    app.command("monitor", short_help="Has a deployed model's traffic changed?")(monitor.monitor)
-    app.command("up", short_help="Serve OpenAI's fine-tuning API, with workers.")(up.up)
+    app.command(
+        "monitor",
+        short_help="Has a deployed model's traffic changed?",
+        epilog="`luthier monitor check` looks at all watched models once; a model of that name is given after `--`.",
+    )(monitor.monitor)
+    app.command("monitor check", short_help="Look at watched models once, now.")(alerts.check)
+    app.command("up", short_help="Short for `luthier server start`.")(server.start)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)
     app.command("verify", short_help="Is an exported bundle whole, and whose is it?")(verify.verify)

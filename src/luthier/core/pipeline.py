@@ -1,4 +1,4 @@
-"""Work in stages that goes on where it was stopped: `luthier showdown`, `luthier auto` and `luthier retrain`."""
+"""Work in stages that resumes where it stopped: `luthier compare-models`, `luthier automl` and `luthier retrain`."""
 
 from __future__ import annotations
 

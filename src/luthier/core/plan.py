@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from luthier.core.aliases import new_key
 from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
@@ -424,6 +425,10 @@ class Plan(Frozen):
             value = _without_nothing(value)
             rows.append({"name": name, "value": value, "source": source.source, "why": source.why})
         return rows
+
+    def shown_values(self) -> list[dict[str, Any]]:
+        """`values` for people: by the names that a recipe has for them today."""
+        return [row | {"name": new_key(row["name"])} for row in self.values()]
 
 
 def _without_nothing(value: Any) -> Any:

@@ -217,15 +217,15 @@ class RatingsTable:
 
     @classmethod
     def read(cls, path: Path) -> RatingsTable:
-        """A table as `luthier rate export` writes it, .csv or .parquet.
+        """A table as `luthier human-eval export` writes it, .csv or .parquet.
 
         Raises RequestError for a file that is not there or of another kind, DataError for rows that are no ratings.
         """
         if path.suffix not in (".csv", ".parquet") or not path.is_file():
             raise RequestError(
                 f"{path} is no file of ratings" if path.is_file() else f"there is no file {path}",
-                expected="a .csv or .parquet file that `luthier rate export` has written",
-                do="export the panel: luthier rate export PANEL -o ratings.csv",
+                expected="a .csv or .parquet file that `luthier human-eval export` has written",
+                do="export the panel: luthier human-eval export PANEL -o ratings.csv",
             )
         raw = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
         rows, problems = [], []
@@ -239,7 +239,7 @@ class RatingsTable:
         if problems or len({row.kind for row in rows}) > 1:
             raise DataError(
                 f"{len(problems)} of {len(raw)} rows of {path} are no ratings of one kind",
-                expected="the columns that `luthier rate export` writes",
+                expected="the columns that `luthier human-eval export` writes",
                 do="export the panel again, or correct the rows",
                 problems=problems,
             )

@@ -39,7 +39,7 @@ class StudentRun(Frozen):
 
 
 class Student(Frozen):
-    """What `luthier distil` has made. status "paused": a training was stopped, and the same command goes on with it.
+    """What `luthier distill` has made. status "paused": a training was stopped, and the same command goes on with it.
 
     student_model: the base that both trainings began with, as recipes name it; layers: those of the teacher that it
     keeps, None where it is a model of its own. num_rows: trained on by both; num_refused: rows that the teacher's

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.aliases import new_key, with_new_keys
 from luthier.core.frozen import Frozen
 from luthier.core.recipe import Recipe
 
@@ -23,7 +24,7 @@ StudyStatus = Literal["searching", "confirming", "final", "done", "paused", "fai
 ALPHA_OVER_RANK: Final = "method.alpha_over_rank"
 """A parameter that is no key of a recipe: alpha as a multiple of the rank, since the two are only good together."""
 DATA_FRACTION: Final = "data.fraction"
-"""Another: the share of the training rows that is used, the first ones in the order of a stable hash (`data.part`)."""
+"""Another: the share of the training rows that is used, the first in the order of a stable hash (`data.subset`)."""
 
 
 class Parameter(Frozen):
@@ -212,14 +213,14 @@ class Study(Frozen):
 
 def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
     """The recipe as a document, with these values in it; the inner mappings that it lacks are made."""
-    document = recipe.model_dump(mode="json", exclude_none=True)
+    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
     for name, value in values.items():
         if name == ALPHA_OVER_RANK:
             continue
         if name == DATA_FRACTION:
-            document["data"]["part"] = [0.0, value]
+            document["data"]["subset"] = [0.0, value]
             continue
-        section, _, key = name.partition(".")
+        section, _, key = new_key(name).partition(".")
         if key:
             document.setdefault(section, {})[key] = value
         else:

@@ -1,11 +1,12 @@
-"""`luthier up`: the server and its workers, by one command."""
+"""`luthier server start`, or `luthier up`: the server and its workers, by one command."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.server.service import Started
 
 
-def up(
+def start(
     host: Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8520,
     num_workers: Annotated[
@@ -99,3 +100,6 @@ def _show(started: Started) -> None:
             soft_wrap=True,
         )
     console.print("Ctrl-C ends it; trainings go on with the next start.", soft_wrap=True)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"start": start}

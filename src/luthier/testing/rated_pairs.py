@@ -18,7 +18,7 @@ def pair_ratings(*, num: int = 60, raters: Sequence[str] = ("ann", "bob")) -> li
 
 
 def write_ratings(rows: Sequence[RatingRow], file: Path) -> Path:
-    """As `luthier rate export` writes them, as CSV."""
+    """As `luthier human-eval export` writes them, as CSV."""
     columns = columns_of(rows)
     with file.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out)

@@ -45,5 +45,5 @@ def test_rows_of_one_group_stand_together_but_at_the_ends() -> None:
 
 
 def test_a_share_without_a_row_is_refused() -> None:
-    with pytest.raises(DataError, match=r"\[0.0, 0.1\] of 4 training rows holds none[\s\S]*widen data.part"):
+    with pytest.raises(DataError, match=r"\[0.0, 0.1\] of 4 training rows holds none[\s\S]*widen data.subset"):
         part_of(rows(4), (0.0, 0.1))

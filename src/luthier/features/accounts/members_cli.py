@@ -1,4 +1,4 @@
-"""`luthier members`: who signs in to the pages of the server by a name and a password."""
+"""`luthier users`: who signs in to the pages of the server by a name and a password."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _show_all(console: Console, found: Sequence[Member], projects: dict[str, str
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no members yet: make one with `luthier members add NAME --role trainer`")
+        console.print("no members yet: make one with `luthier users add NAME --role trainer`")
         return
     table = make_table(["name", "role", "project", "since (UTC)", "member"], num_text_columns=5)
     for member in found:

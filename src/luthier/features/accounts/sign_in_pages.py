@@ -76,7 +76,7 @@ def welcome(request: Request, context: HomeContext, token: str) -> Response:
         refused = RequestError(
             "this link was used already, or is older than a quarter of an hour",
             expected="a link that was printed just now",
-            do="sign in with a key, or make a new link: luthier members link",
+            do="sign in with a key, or make a new link: luthier users link",
         )
         return _form(request, "/", refused)
     return _let_in(request, secret, "/")

@@ -159,10 +159,10 @@ def evaluate(
     systems: the candidate first, then what it is held against, each a base model's name or a run id. With `few_shot`,
     the first base model among the others (or the base of the first run) is also judged with that many examples from
     `few_shot_from` in its prompt. metrics: None takes those that the rows can be judged by.
-    mapping: as data.map in a recipe; None takes that of the first run where the file has its columns (`column_maps`),
-    and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None
-    takes them from the lengths of the rows' own, for each system with its own tokenizer. evaluation_id: by default a
-    new one. called: the name of the file in the result; by default its path.
+    mapping: as data.columns in a recipe; None takes that of the first run where the file has its columns
+    (`column_maps`), and the evaluation says so. max_new_tokens, max_thinking_tokens: of an answer, and of a thought
+    before it; None takes them from the lengths of the rows' own, for each system with its own tokenizer.
+    evaluation_id: by default a new one. called: the name of the file in the result; by default its path.
 
     Raises RequestError for metrics or few-shot examples that the rows have no place for, DataError for wrong rows,
     OverlongError for rows over a context, NotFoundError for an unknown model or run, LeakageError where held-out rows

@@ -109,7 +109,7 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
         raise DataError(
             f"{len(problems)} annotations of {name} are no ratings of this panel, {len(said)} are",
             expected="an export (JSON) of a project that was made of this panel's tasks",
-            do=f"make the tasks with: luthier rate export {panel_id} -o tasks.json, and annotate those",
+            do=f"make the tasks with: luthier human-eval export {panel_id} -o tasks.json, and annotate those",
             problems=problems,
         )
     raters = tuple(sorted({one.name for one in people.values() if any(who == one.rater_id for who, _ in said)}))

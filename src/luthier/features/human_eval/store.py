@@ -72,7 +72,7 @@ class RatingPanelStore:
                 raise NotFoundError(
                     f"no panel {panel_id!r}; {suggest_ids(panel_id, known)}",
                     expected="the id of a panel of this project",
-                    do="take the id that `luthier rate create` gave, or see the list of panels",
+                    do="take the id that `luthier human-eval create` gave, or see the list of panels",
                 )
         return _panel(row)
 

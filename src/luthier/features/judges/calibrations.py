@@ -24,7 +24,8 @@ def calibrate(
 ) -> tuple[Calibration, ...]:
     """Have a judge rate what people rated, say how far they agree, and keep that; one calibration for each target.
 
-    ratings: a file as `luthier rate export` writes it; panel: the id of a panel of the project. Exactly one of the two.
+    ratings: a file as `luthier human-eval export` writes it; panel: the id of a panel of the project. Exactly one of
+    the two.
     Raters who fail their attention checks are left out, and named.
 
     Raises RequestError (not exactly one source, a wrong file), NotFoundError (no such panel, judge or file), DataError
@@ -83,7 +84,7 @@ def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str
         raise RequestError(
             "both --ratings and --panel" if ratings is not None else "neither --ratings nor --panel",
             expected="exactly one of the two",
-            do="name a file of ratings, or a panel: luthier rate status lists them",
+            do="name a file of ratings, or a panel: luthier human-eval status lists them",
         )
     if ratings is not None:
         return RatingsTable.read(ratings), str(ratings)

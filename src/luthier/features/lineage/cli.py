@@ -1,7 +1,8 @@
-"""`luthier lineage --row` and `luthier forget-row`: which models saw a row, and what will not see it again."""
+"""`luthier lineage --row` and `luthier data forget`: which models saw a row, and what will not see it again."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,3 +95,7 @@ def _show_forgotten(console: Console, done: Forgotten) -> None:
     console.print(f"{done.num_reviews:,} items less in the review")
     for sentence in done.left:
         console.print(visible(f"left: {sentence}"), soft_wrap=True)
+
+
+DATA_COMMANDS: dict[str, Callable[..., Answer]] = {"forget": forget_row}
+"""Verbs of `luthier data`."""

@@ -32,7 +32,7 @@ class Forgotten:
     left: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `luthier forget-row --json`."""
+        """The document of `luthier data forget --json`."""
         return {
             "versions": [
                 {"dataset_id": one.dataset_id, "version": one.number, "num_removed": num} for one, num in self.versions

@@ -116,7 +116,7 @@ def settings(
     return Answer(as_json, document, lambda console: _show_settings(console, after, models, has_server=has_server))
 
 
-def look(
+def check(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="MODEL...", help="Which models.", show_default="all that are watched")
     ] = None,
@@ -124,7 +124,7 @@ def look(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Look now, as the server does now and then: for a home without a server. Exit code 1 where a look failed."""
+    """Look at watched models once, now: for a home without a server. Exit code 1 where a look failed."""
     from luthier.features.monitoring import loop as watching
     from luthier.platform.notifications import mails
 
@@ -207,5 +207,4 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "list": list_alerts,
     "test": send_test,
     "settings": settings,
-    "look": look,
 }

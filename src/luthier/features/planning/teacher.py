@@ -60,8 +60,8 @@ def find_teacher(
             f"a row of {longest:,} tokens, and a teacher {candidate.model_name} with a context of "
             f"{candidate.context_length_tokens:,}",
             expected="rows that the teacher can read whole",
-            do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.overlong: truncate, "
-            "or choose another teacher",
+            do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.on_overlong: "
+            "truncate, or choose another teacher",
         )
     candidate = candidate if is_id(name, "run") else _as_student(candidate, recipe)
     structure = read_structure(candidate.model_path)

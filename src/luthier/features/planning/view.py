@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.aliases import new_key
 from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.plan import DataPlan
 from luthier.core.split_provenance import coverage, is_proved
@@ -95,7 +96,7 @@ class PlanView:
 def view_of(planned: dict[str, Any]) -> PlanView:
     """The view of what `file_references.plan_of` gives, with comparisons."""
     predicted, plan = planned["predicted"], planned["plan"]
-    rows = planned["values"]
+    rows = [row | {"name": new_key(row["name"])} for row in planned["values"]]
     sections: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         section = _SECTIONS.get(row["name"].partition(".")[0], "Others")

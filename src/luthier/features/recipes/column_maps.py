@@ -1,4 +1,4 @@
-"""The column map that a file is read by when a run is judged: the one asked for, else the run's own (`data.map`)."""
+"""The column map that a file is read by when a run is judged: the given one, else the run's own (`data.columns`)."""
 
 from __future__ import annotations
 

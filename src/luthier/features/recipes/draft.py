@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from luthier.core.aliases import new_key, with_new_keys, with_stored_keys
 from luthier.core.errors import RecipeError
 from luthier.core.library_errors import library_reason
 from luthier.core.plain_yaml import has_alias, parse_yaml, write_yaml
@@ -48,13 +49,13 @@ def read_text(text: str) -> RecipeDocument:
             expected="a mapping with at least the keys base_model and data",
             do="write `base_model: NAME` and `data: {train: FILE}`",
         )
-    return RecipeDocument(keys, lines)
+    return RecipeDocument(with_new_keys(keys), {new_key(place): line for place, line in lines.items()})
 
 
 def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
     """All that is wrong with keys and values, unknown keys with the nearest known; empty where nothing is."""
     try:
-        Recipe.model_validate_json(json.dumps(document.keys), strict=True)
+        Recipe.model_validate_json(json.dumps(with_stored_keys(document.keys)), strict=True)
     except ValidationError as error:
         told = describe_problems(error, document.lines, ())
         return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in told)
@@ -66,7 +67,7 @@ def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
 def value_at(keys: Mapping[str, Any], place: str) -> Any:
     """The value at a dotted key; None where there is none. An optimizer or such by name alone has its `name`."""
     value: Any = keys
-    for part in place.split("."):
+    for part in new_key(place).split("."):
         if not isinstance(value, Mapping):
             return value if part == "name" and isinstance(value, str) else None
         value = value.get(part)
@@ -78,7 +79,7 @@ def with_values(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     changed: dict[str, Any] = deepcopy(dict(keys))
     for place, value in values.items():
         if value is not None or value_at(changed, place) is not None:
-            _set(changed, place.split("."), value)
+            _set(changed, new_key(place).split("."), value)
     return changed
 
 
@@ -107,13 +108,16 @@ def _set(keys: dict[str, Any], parts: list[str], value: Any) -> None:
         keys.pop(name, None)
 
 
-def _in_order(keys: Mapping[str, Any], spec: type[BaseModel]) -> dict[str, Any]:
-    """The keys in the order of the spec, those that it does not know behind them."""
-    order = {name: position for position, name in enumerate(spec.model_fields)}
+def _in_order(keys: Mapping[str, Any], spec: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """The keys in the order of the spec, those that it does not know behind them. prefix: of their dotted names."""
+    fields = {new_key(f"{prefix}{name}").removeprefix(prefix): info for name, info in spec.model_fields.items()}
+    order = {name: position for position, name in enumerate(fields)}
     found = {}
     for name, value in sorted(keys.items(), key=lambda item: order.get(item[0], len(order))):
-        inner = inner_spec(spec.model_fields[name].annotation) if name in order else None
-        found[name] = _in_order(value, inner) if inner is not None and isinstance(value, Mapping) else value
+        inner = inner_spec(fields[name].annotation) if name in order else None
+        found[name] = (
+            _in_order(value, inner, f"{prefix}{name}.") if inner is not None and isinstance(value, Mapping) else value
+        )
     return found
 
 

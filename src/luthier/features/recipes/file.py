@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from luthier.core.aliases import new_key, typed_keys
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.json_limits import JsonLimitError, fault_of_text
 from luthier.core.plain_yaml import parse_yaml
@@ -51,6 +52,8 @@ def read_recipe_file(path: Path, kind: FileKind = RECIPE) -> RecipeDocument:
     if not isinstance(keys, dict):
         came = "is empty" if keys is None else f"holds {type(keys).__name__} {str(keys)[:60]!r}, not keys"
         raise kind.refuse(f"{kind.word} {path} {came}", expected=kind.needs, do=kind.begin)
+    if kind is RECIPE:
+        return RecipeDocument(typed_keys(keys), {new_key(place): line for place, line in lines.items()})
     return RecipeDocument(keys, lines)
 
 

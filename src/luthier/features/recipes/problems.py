@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from luthier.core.aliases import new_key
 from luthier.core.recipe import Recipe
 
 # What other tools call it, where the spelling gives no hint.
@@ -16,7 +17,7 @@ _ELSEWHERE = {
     "r": "method.rank",
     "warmup_ratio": "training.warmup_fraction",
     "max_seq_length": "training.max_length_tokens",
-    "max_grad_norm": "training.clip_gradient_norm",
+    "lr_scheduler_type": "training.lr_schedule",
     "eval_file": "data.held_out",
     "test": "data.held_out",
 }
@@ -42,19 +43,21 @@ def describe_problems(
             came[place] = "is missing"
         else:
             came.setdefault(place, f"has {_show(problem['input'])}")
-        expected = _expectation(problem, annotation, _described(place, model))
+        expected = _expectation(problem, annotation, _described(place, model), f"{place}.")
         if expected not in expectations.setdefault(place, []):
             expectations[place].append(expected)
     described = []
     for place, words in came.items():
         expected = f", expected {' or '.join(expectations[place])}" if place in expectations else ""
-        described.append(f"{_where(place, lines, overridden)}{place}: {words}{expected}")
+        shown = new_key(place) if spec is Recipe else place
+        described.append(f"{_where(shown, lines, overridden)}{shown}: {words}{expected}")
     return described
 
 
 def known_keys(spec: type[BaseModel] = Recipe) -> list[str]:
     """Every key that such a file may have, dotted: `training.epochs`."""
-    return _keys_of(spec, "")
+    keys = _keys_of(spec, "")
+    return [new_key(key) for key in keys] if spec is Recipe else keys
 
 
 def _keys_of(model: type[BaseModel], prefix: str) -> list[str]:
@@ -100,7 +103,7 @@ def _has(annotation: Any, kind: type) -> bool:
 
 def _nearest_key(place: str, model: type[BaseModel] | None, spec: type[BaseModel]) -> str:
     prefix, _, name = place.rpartition(".")
-    siblings = list(model.model_fields) if model is not None else []
+    siblings = _names(model, f"{prefix}.") if model is not None else []
     everywhere = known_keys(spec)
     by_name: dict[str, str] = {}
     for key in everywhere:
@@ -116,12 +119,18 @@ def _nearest_key(place: str, model: type[BaseModel] | None, spec: type[BaseModel
     return f"nearest known: {nearest}"
 
 
+def _names(model: type[BaseModel], prefix: str) -> list[str]:
+    """The keys of a section as people type them. prefix: the section with a full stop behind it."""
+    known = model.__module__ == Recipe.__module__
+    return [new_key(f"{prefix}{name}").removeprefix(prefix) if known else name for name in model.model_fields]
+
+
 def _described(place: str, model: type[BaseModel] | None) -> str | None:
     field = model.model_fields.get(place.rpartition(".")[2]) if model is not None else None
     return field.description if field is not None else None
 
 
-def _expectation(problem: Any, annotation: Any, described: str | None) -> str:
+def _expectation(problem: Any, annotation: Any, described: str | None, prefix: str) -> str:
     context = problem.get("ctx", {})
     if described is not None and problem["type"] in ("missing", "string_type", "string_pattern_mismatch"):
         return described
@@ -154,7 +163,7 @@ def _expectation(problem: Any, annotation: Any, described: str | None) -> str:
             inner = inner_spec(annotation)
             if form := getattr(inner, "form", None):
                 return str(form)
-            return f"a mapping with keys among {', '.join(inner.model_fields)}" if inner else "a value"
+            return f"a mapping with keys among {', '.join(_names(inner, prefix))}" if inner else "a value"
         case _:
             return str(problem["msg"])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from luthier.core.aliases import typed_key, typed_keys, with_stored_keys
 from luthier.core.errors import RecipeError
 from luthier.core.library_errors import library_reason
 from luthier.core.recipe import DataRecipe, Recipe, ReplayRecipe
@@ -33,6 +34,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     document = read_recipe_file(path)
     keys = dict(document.keys)
     overridden = [override_value(keys, override) for override in overrides]
+    keys = typed_keys(keys)  # `--set training={...}` may hold an old key, too
     return with_absolute_paths(_check(str(path), keys, document.lines, overridden), path.absolute().parent)
 
 
@@ -48,7 +50,7 @@ def _check(name: str, keys: Mapping[str, Any], lines: Mapping[str, int], overrid
     recipe = f"recipe {name}" if name else "the recipe"
     try:
         # By way of JSON, since there strict means: a list for a tuple, but no text and no true for a number.
-        return Recipe.model_validate_json(json.dumps(keys), strict=True)
+        return Recipe.model_validate_json(json.dumps(with_stored_keys(keys)), strict=True)
     except ValidationError as error:
         problems = describe_problems(error, lines, overridden)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -79,6 +81,7 @@ def override_value(keys: dict[str, Any], override: str) -> str:
             do="write for example: --set training.epochs=3",
         )
     value = parse_value(f"--set {override}", text)
+    parts = typed_key(".".join(parts)).split(".")
     level = keys
     for index, part in enumerate(parts[:-1]):
         inner = level.get(part)

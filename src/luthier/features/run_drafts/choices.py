@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
+from luthier.core.aliases import with_new_keys, with_stored_keys
 from luthier.core.dataset import Row, Shape
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.plan import Plan
@@ -136,7 +137,7 @@ def fork_study(context: Context, caller: Caller, study_id: str) -> Fork:
     """
     study = context.studies.get(study_id, caller.project_id)
     trials = context.studies.trials(study_id)
-    recipe = Recipe.model_validate(winning_document(study, trials))
+    recipe = Recipe.model_validate(with_stored_keys(winning_document(study, trials)))
     plan = context.runs.plan(trials[study.winner or 0].run_id)
     return _fork_of_plan(context, caller, plan.model_copy(update={"recipe": recipe}), {})
 
@@ -166,7 +167,7 @@ def _split_made_of(context: Context, caller: Caller, version: DatasetVersion) ->
 
 
 def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str, str | None]) -> Fork:
-    keys: dict[str, Any] = plan.recipe.model_dump(mode="json", exclude_none=True)
+    keys = with_new_keys(plan.recipe.model_dump(mode="json", exclude_none=True))
     names = {own: name for name, own in base_models(context).items()}
     left_out = []
     if (name := names.get(plan.base_model.name)) is not None:

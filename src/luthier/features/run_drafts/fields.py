@@ -122,10 +122,10 @@ OBJECTIVE_FIELDS: Final[dict[str, tuple[Field, ...]]] = {
         _SMOOTHING,
     ),
     "grpo": (
-        Field("objective.num_samples", "Answers a prompt", "graded against each other", 2, 64, "log2"),
+        Field("objective.num_generations", "Answers a prompt", "graded against each other", 2, 64, "log2"),
         Field("objective.max_new_tokens", "Longest answer", "longer ones are cut", 8, 2048, "log2", unit="tokens"),
         Field("objective.temperature", "Temperature", "of drawing", 0.1, 2, step=0.1),
-        Field("objective.kl_weight", "Hold", "how firmly it is held near its start", 0, 1, step=0.01),
+        Field("objective.kl_coef", "Hold", "how firmly it is held near its start", 0, 1, step=0.01),
     ),
 }
 OBJECTIVES: Final = (

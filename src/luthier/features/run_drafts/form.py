@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from luthier.core.aliases import with_new_keys
 from luthier.core.errors import RecipeError
 from luthier.features.recipes.draft import Problem, problems_of, read_text, value_at, with_values, write_text
 from luthier.features.recipes.file import RecipeDocument, parse_value
@@ -25,7 +26,7 @@ SHARE: Final = "share"
 _USUAL_SHARE: Final = 10.0
 _SPLITS: Final = ("data.validation", "data.held_out")
 _CHOICES: Final = (
-    "base_model", "data.train", "method.name", "objective.name", "objective.teacher", "training.schedule",
+    "base_model", "data.train", "method.name", "objective.name", "objective.teacher", "training.lr_schedule",
 )  # fmt: skip
 _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
 """What the planner takes where a recipe names none; once one of its numbers is set, the name must be, too."""
@@ -68,9 +69,10 @@ class Draft:
 
 def draft_of(keys: Mapping[str, Any], names: Mapping[str, str], *, token: str = "") -> Draft:
     """A draft of these keys. names: what stands behind ids of files."""
-    text = write_text(keys, names)
+    named = with_new_keys(keys)  # what an earlier version stored may have old ones
+    text = write_text(named, names)
     lines = read_text(text).lines
-    return Draft(text, dict(keys), problems=problems_of(RecipeDocument(dict(keys), lines)), token=token, lines=lines)
+    return Draft(text, named, problems=problems_of(RecipeDocument(named, lines)), token=token, lines=lines)
 
 
 def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:

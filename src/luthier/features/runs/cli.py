@@ -172,7 +172,7 @@ def _show_one(console: Console, details: RunDetails) -> None:
     if result is not None and result.fit is not None:
         show_fit(console, result.fit)
     table = make_table(["plan", "value", "source"], num_text_columns=3)
-    for row in details.plan.values():
+    for row in details.plan.shown_values():
         table.add_row(row["name"], visible(figures.plain(row["value"])), row["source"])
     console.print(table)
     if details.evaluation is not None:

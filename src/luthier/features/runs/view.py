@@ -44,7 +44,7 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
     return changing(context, caller, judged, standing, plan) | {
         "base_model": shown_reference(record.base_model if record else asked.get("base_model") or "a base model"),
         "method": record.method if record else asked.get("method", ""),
-        "plan": None if plan is None else redact_paths(plan.values(), run_paths(context, plan)),
+        "plan": None if plan is None else redact_paths(plan.shown_values(), run_paths(context, plan)),
     }
 
 

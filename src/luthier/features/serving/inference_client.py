@@ -184,7 +184,7 @@ class _Child:
     def _start(self) -> subprocess.Popen[bytes]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = self._settings.serving_threads or max(1, cores // 2)
-        most = (self._settings.serving_models, self._settings.serving_memory_bytes)
+        most = (self._settings.max_loaded_models, self._settings.serving_memory_bytes)
         told = (self._theirs.fileno(), os.getpid(), *most, threads, self._settings.rates_folder)
         return subprocess.Popen(
             [sys.executable, "-m", "luthier.features.serving.engine_process", *map(str, told)],

@@ -74,7 +74,7 @@ class LaunchedFleet:
         from luthier.features.training.launchers.here import Hooks, train_worker
         from luthier.ml.training.distributed import joined
 
-        device, timeout = prepared.plan.training.device, context.settings.peer_timeout_seconds
+        device, timeout = prepared.plan.training.device, context.settings.collective_timeout_seconds
         with joined(device, timeout_seconds=timeout) as world:
             document = {"run_id": run_id, "plan": prepared.plan.model_dump(mode="json")}
             world.broadcast_text(json.dumps(document))
@@ -90,7 +90,7 @@ def follow(context: Context) -> None:
     from luthier.ml.training.distributed import joined
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with joined(device, timeout_seconds=context.settings.peer_timeout_seconds) as world:
+    with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
         document = json.loads(world.broadcast_text(""))
         folder = context.settings.run_folder(document["run_id"])
         prepared = prepare_share(context, Plan.model_validate(document["plan"]))

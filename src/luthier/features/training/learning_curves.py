@@ -92,9 +92,9 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
     notes = []
     if recipe.data.part is not None:
         raise RequestError(
-            f"a learning curve of data.part {list(recipe.data.part)}",
+            f"a learning curve of data.subset {list(recipe.data.part)}",
             expected="a recipe for all of its rows: the curve chooses its own parts",
-            do="remove data.part",
+            do="remove data.subset",
         )
     if recipe.data.validation is None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": _USUAL_VALIDATION})})

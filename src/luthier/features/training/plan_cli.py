@@ -217,7 +217,7 @@ def _show_values(console: Console, made: Plan) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     table = make_table(["name", "value", "source", "why"], num_text_columns=4)
-    for row in made.values():
+    for row in made.shown_values():
         table.add_row(row["name"], visible(figures.plain(row["value"])), row["source"], visible(row["why"]))
     console.print(table)
     for note in data_notes(made.data):

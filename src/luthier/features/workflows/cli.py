@@ -126,7 +126,7 @@ def _show_all(console: Console, found: Sequence[PipelineView]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("None yet; they begin with luthier showdown, luthier auto and luthier retrain.")
+        console.print("None yet; they begin with luthier compare-models, luthier automl and luthier retrain.")
         return
     table = make_table(["id", "kind", "asked", "status", "stage", "began", "took"], num_text_columns=6)
     for view in found:

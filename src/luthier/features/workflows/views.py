@@ -202,7 +202,7 @@ def _seconds(stage: Stage, status: Status, now: float) -> float | None:
 
 def _command(context: Context, caller: Caller, pipeline: Pipeline, part_of: str | None) -> str:
     if part_of is not None:
-        return f"luthier auto --resume {part_of}"
+        return f"luthier automl --resume {part_of}"
     of = "" if caller.project_id == DEFAULT_PROJECT else f" --project {context.access.project(caller.project_id).name}"
     return f"luthier {pipeline.kind} --resume {pipeline.pipeline_id}{of}"
 

@@ -258,7 +258,7 @@ def _refuse_overlong(units: Sequence[Unit], max_length_tokens: int) -> None:
         f"the longest is {longest[0].id} with {_longest(longest):,}",
         expected=f"at most training.max_length_tokens = {max_length_tokens:,} tokens a row",
         do="raise training.max_length_tokens (up to the model's context), or say what to do with such rows: "
-        "training.overlong: drop | truncate",
+        "training.on_overlong: drop | truncate",
         problems=[problem_of(unit[0].id, value=f"{_longest(unit):,} tokens", reason=reason) for unit in too_long],
     )
 

@@ -23,8 +23,8 @@ def part_of(examples: Sequence[Example], part: tuple[float, float]) -> list[Exam
     chosen = sorted(order[first:last])
     if not chosen:
         raise DataError(
-            f"data.part {list(part)} of {len(examples):,} training rows holds none",
+            f"data.subset {list(part)} of {len(examples):,} training rows holds none",
             expected="a share with at least one row",
-            do="widen data.part",
+            do="widen data.subset",
         )
     return [examples[index] for index in chosen]

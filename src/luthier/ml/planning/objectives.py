@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Final
 
+from luthier.core.aliases import new_key
 from luthier.core.dataset import Shape
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import ObjectivePlan, TeacherPlan
@@ -197,7 +198,7 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
         usual = "give it such rows, or choose another objective"
         if rules_of(name).packs:
             usual = "choose objective: {name: sft}, which learns the answers of such rows, or give rows with `text`"
-            usual += "; the texts alone of rows with a label: data: {map: {text: text}}"
+            usual += "; the texts alone of rows with a label: data: {columns: {text: text}}"
         raise RecipeError(
             f"objective {name} with {shape} rows",
             expected=f"rows of shape {', '.join(rules_of(name).shapes)}",
@@ -220,9 +221,10 @@ def resolve_objective(
         named = given.pop("teacher", None)
         sources.note("objective.teacher", "asked", _teacher_in_words(asked.name, named, teacher))
     if unknown := sorted(set(given) - set(rules.settings)):
+        settings = [new_key(f"objective.{name}").removeprefix("objective.") for name in rules.settings]
         raise RecipeError(
-            f"objective {asked.name} with {', '.join(f'objective.{name}' for name in unknown)}",
-            expected=f"settings of {asked.name}: {', '.join(rules.settings) or 'none'}",
+            f"objective {asked.name} with {', '.join(new_key(f'objective.{name}') for name in unknown)}",
+            expected=f"settings of {asked.name}: {', '.join(settings) or 'none'}",
             do="remove them: they would be ignored",
         )
     check_shape(recipe, shape)
@@ -270,10 +272,11 @@ def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) ->
     method = recipe or MethodRecipe(name="lora")
     needed = None if asked is None or rules.needs_adapter_for is None else getattr(asked, rules.needs_adapter_for)
     if method.name == "full" and needed:
+        setting = new_key(f"objective.{rules.needs_adapter_for}")
         raise RecipeError(
-            f"objective.{rules.needs_adapter_for} {needed:g} with method full",
+            f"{setting} {needed:g} with method full",
             expected="an adapter, which can be set back to its start; of a whole model a second one would be needed",
-            do=f"choose another method, or set objective.{rules.needs_adapter_for}: 0",
+            do=f"choose another method, or set {setting}: 0",
         )
     if rules.takes_dropout or "dropout" not in method_rules(method.name).settings:
         return recipe

@@ -299,9 +299,9 @@ def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) 
         return sources.pick("training.overlong", recipe.overlong, defaults.OVERLONG)
     if recipe.overlong is not None:
         raise RecipeError(
-            f"training.overlong {recipe.overlong} with an objective that cuts texts into blocks",
+            f"training.on_overlong {recipe.overlong} with an objective that cuts texts into blocks",
             expected="no such setting: a text longer than a block goes on in the next one, and nothing is lost",
-            do="remove training.overlong; training.max_length_tokens is the size of a block",
+            do="remove training.on_overlong; training.max_length_tokens is the size of a block",
         )
     sources.note("training.overlong", "derived", "a text longer than a block goes on in the next one: nothing is lost")
     return defaults.OVERLONG[0]

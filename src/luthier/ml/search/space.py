@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from luthier.core.aliases import new_key, stored_key, typed_key
 from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
 from luthier.core.study import ALPHA_OVER_RANK, Parameter, Plain, Space
@@ -107,23 +108,34 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
         parameters:
           training.learning_rate: {low: 1e-4, high: 2e-3, log: true}
           method.rank: [8, 16]        # one of these
-          training.schedule: cosine   # this, and no other
+          training.lr_schedule: cosine   # this, and no other
         without: [training.epochs]    # left as the recipe has it
         only: true                    # nothing but these parameters
 
     place: names the file in errors. Raises RequestError.
     """
     asked = _document(document, place)
-    given = {name: _parameter(name, value, place) for name, value in asked["parameters"].items()}
+    given: dict[str, Parameter] = {}
+    for typed, value in asked["parameters"].items():
+        name = stored_key(typed_key(typed)) if isinstance(typed, str) else typed
+        if name in given:
+            raise RequestError(
+                f"{place} has both {name} and {new_key(name)}, and they are one parameter",
+                expected=f"{new_key(name)} alone: the other is its name of an earlier version",
+                do=f"remove {name}",
+            )
+        given[name] = _parameter(name, value, place)
+    without = [stored_key(typed_key(str(name))) for name in asked["without"]]
     known = {parameter.name: parameter for parameter in space.parameters}
-    if unknown := [name for name in asked["without"] if name not in known]:
-        near = get_close_matches(unknown[0], known, n=1)
+    if unknown := [name for name in without if name not in known]:
+        shown = [new_key(name) for name in known]
+        near = get_close_matches(unknown[0], shown, n=1)
         raise RequestError(
             f"{place}: without {', '.join(unknown)}" + (f"; nearest known: {near[0]}" if near else ""),
-            expected=f"names among {', '.join(known)}",
+            expected=f"names among {', '.join(shown)}",
             do="correct the names",
         )
-    kept = {} if asked["only"] else {name: p for name, p in known.items() if name not in asked["without"]}
+    kept = {} if asked["only"] else {name: p for name, p in known.items() if name not in without}
     merged = {**kept, **{n: p.model_copy(update={"when": _when(known, n, kept, given)}) for n, p in given.items()}}
     ordered = sorted(merged.values(), key=lambda p: bool(p.when))
     usable = [p.model_copy(update={"when": {k: v for k, v in p.when.items() if k in merged}}) for p in ordered]

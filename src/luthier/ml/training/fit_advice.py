@@ -42,7 +42,7 @@ def _more_rows(plan: Plan) -> list[Remedy]:
     if data.part is not None:
         share = data.part[1] - data.part[0]
         text = f"Train on all rows: this run used {share:.0%} of them ({data.train.num_examples:,})."
-        return [Remedy(text=text, settings=("data.part=",))]
+        return [Remedy(text=text, settings=("data.subset=",))]
     if data.train.num_examples >= _FEW_ROWS:
         return []
     text = (
@@ -106,7 +106,7 @@ def for_astray(plan: Plan) -> tuple[Remedy, ...]:
     ]
     if training.schedule == "constant":
         text = "Let the learning rate fall towards the end: it was constant."
-        found.append(Remedy(text=text, settings=("training.schedule=cosine",)))
+        found.append(Remedy(text=text, settings=("training.lr_schedule=cosine",)))
     if training.average is None and plan.method.name != "adalora":
         text = "Average the weights over the steps: it evens out steps that go to and fro."
         found.append(Remedy(text=text, settings=("training.average.kind=ema",)))

@@ -45,7 +45,7 @@ def find_member(context: Context, name: str) -> Member:
         raise NotFoundError(
             f"no member {name[:_MOST_NAME_CHARACTERS]!r}",
             expected="the name of a member",
-            do="see them: luthier members list",
+            do="see them: luthier users list",
         )
     return found[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from luthier.core.aliases import rename_variables
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 
@@ -20,7 +22,7 @@ class Settings(BaseSettings):
     database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
     artifacts: the URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; a folder in the home
     without one. max_file_bytes: the most that a file of a project may have.
-    peer_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
+    collective_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
     lease_seconds: how long a worker that says nothing keeps its job; workers of one queue should agree.
     tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
     result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
@@ -31,13 +33,14 @@ class Settings(BaseSettings):
     trusted_proxies: addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
     `X-Forwarded-Proto` are believed; of nobody without it. unhealthy_restart_seconds: how long the process that answers
     may be unhealthy in one piece before it is started again; 0 leaves it alone.
-    serving_models: how many models may be held in memory to answer at once, adapters not counted; serving_memory_bytes:
-    what they and their adapters may take, 0 takes half of the memory; serving_queue: how many asks may be under way or
-    wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are let go when nobody has asked for so
-    long; serving_threads: of the process that answers, 0 takes half of the cores; serving_new_tokens: where an answer
-    ends for which the ask sets no limit. serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens:
-    what usage is counted at in money. smtp: who sends mails of alerts, `smtps://user:password@host` (TLS),
-    `smtp+starttls://...`, or `smtp://...` for a server that is reached without; smtp_from: whom they are from.
+    max_loaded_models: how many models may be held in memory to answer at once, adapters not counted;
+    serving_memory_bytes: what they and their adapters may take, 0 takes half of the memory; serving_queue: how many
+    requests may be under way or wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are unloaded
+    after that long without a request; serving_threads: of the process that answers, 0 takes half of the cores;
+    default_max_tokens: where an answer ends for which the request sets no limit.
+    serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens: what usage is counted at in money. smtp:
+    who sends mails of alerts, `smtps://user:password@host` (TLS), `smtp+starttls://...`, or `smtp://...` for a server
+    that is reached without; smtp_from: whom they are from.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -46,7 +49,7 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     artifacts: SecretStr | None = None
     max_file_bytes: int = Field(default=8 << 30, gt=0)
-    peer_timeout_seconds: float = Field(default=1800.0, gt=0)
+    collective_timeout_seconds: float = Field(default=1800.0, gt=0)
     lease_seconds: float = Field(default=90.0, ge=10.0)
     tokenised_cache_bytes: int = Field(default=1 << 30, ge=0)
     result_files_base64: bool = False
@@ -57,13 +60,13 @@ class Settings(BaseSettings):
     trusted_proxies: str = ""
     unhealthy_restart_seconds: float = Field(default=120.0, ge=0)
 
-    serving_models: int = Field(default=2, ge=1)
+    max_loaded_models: int = Field(default=2, ge=1)
     serving_memory_bytes: int = Field(default=0, ge=0)
     serving_queue: int = Field(default=64, ge=1)
     serving_queue_per_key: int = Field(default=48, ge=1)
     serving_idle_seconds: float = Field(default=600.0, gt=0)
     serving_threads: int = Field(default=0, ge=0)
-    serving_new_tokens: int = Field(default=1024, ge=1)
+    default_max_tokens: int = Field(default=1024, ge=1)
     serving_usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     serving_usd_per_million_new_tokens: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     smtp: SecretStr | None = None
@@ -82,6 +85,7 @@ class Settings(BaseSettings):
     @classmethod
     def read(cls, home: Path | None = None) -> Settings:
         """The settings of the environment. home: another home than its. Raises RequestError for what cannot be."""
+        rename_variables(os.environ)
         try:
             return cls() if home is None else cls(home=home)
         except ValidationError as error:

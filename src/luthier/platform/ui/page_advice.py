@@ -47,7 +47,7 @@ _COMMANDS: Final = {
     "data split": _DATASETS,
     "data diff": _DATASETS,
     "keys": ("/settings/keys", "Keys"),
-    "members": ("/settings/members", "Members"),
+    "users": ("/settings/members", "Members"),
     "studies": ("/studies", "Studies"),
     "pipelines": _HOME,
     "alerts": ("/monitor", "Monitor"),
@@ -56,7 +56,7 @@ _COMMANDS: Final = {
     "usage": ("/settings/usage", "Usage"),
     "audit-log": ("/settings/audit-log", "Audit log"),
     "feedback": ("/review", "Review"),
-    "rate": ("/evaluations/panels", "Panels of raters"),
+    "human-eval": ("/evaluations/panels", "Panels of raters"),
 }
 _CALL: Final = re.compile(r"\b(?:GET|POST|PUT|PATCH|DELETE) /(?:api/)?v1/([A-Za-z0-9_/{}.-]*)")
 _NAMES: Final = "|".join(sorted(map(re.escape, _COMMANDS), key=len, reverse=True))

@@ -1,4 +1,4 @@
-"""`luthier members`: people with a name and a password, and the link that signs in the person at the machine."""
+"""`luthier users`: people with a name and a password, and the link that signs in the person at the machine."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def lets_in(home: Path, name: str, password: str) -> bool:
 
 @pytest.mark.usefixtures("typed")
 def test_a_member_is_made_listed_changed_and_removed(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
-    assert "luthier members add" in luthier("members", "list").out
+    assert "luthier users add" in luthier("users", "list").out
     luthier("projects", "create", "mine")
-    done = luthier("members", "add", "Ada", "--role", "viewer", "--project", "mine", "--password-stdin", "--json")
+    done = luthier("users", "add", "Ada", "--role", "viewer", "--project", "mine", "--password-stdin", "--json")
     made = done.document
     assert (made["name"], made["role"], PASSWORD in done.out) == ("Ada", "viewer", False)
     assert lets_in(home, "Ada", PASSWORD)
-    assert [one["id"] for one in luthier("members", "list", "--json").document] == [made["id"]]
-    assert luthier("members", "list", "--project", "default", "--json").document == []
-    assert "mine" in luthier("members", "list").out
-    assert luthier("members", "role", "Ada", "admin", "--json").document["role"] == "admin"
-    assert luthier("members", "remove", "Ada", "--json").document["id"] == made["id"]
-    assert luthier("members", "list", "--json").document == []
+    assert [one["id"] for one in luthier("users", "list", "--json").document] == [made["id"]]
+    assert luthier("users", "list", "--project", "default", "--json").document == []
+    assert "mine" in luthier("users", "list").out
+    assert luthier("users", "role", "Ada", "admin", "--json").document["role"] == "admin"
+    assert luthier("users", "remove", "Ada", "--json").document["id"] == made["id"]
+    assert luthier("users", "list", "--json").document == []
     assert not lets_in(home, "Ada", PASSWORD)
 
 
@@ -46,15 +46,15 @@ def test_a_password_is_asked_for_twice(luthier, home: Path, monkeypatch: pytest.
     answers = [PASSWORD, PASSWORD, "another long one", "another long two", "another long one", "another long one"]
     monkeypatch.setattr("luthier.features.accounts.members_cli.getpass.getpass", lambda _prompt: answers.pop(0))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    assert luthier("members", "add", "Ada", "--role", "trainer").code == 0
-    differ = luthier("members", "password", "Ada")
+    assert luthier("users", "add", "Ada", "--role", "trainer").code == 0
+    differ = luthier("users", "password", "Ada")
     assert (differ.code, "differ" in differ.err) == (2, True)
-    assert luthier("members", "password", "Ada").code == 0
+    assert luthier("users", "password", "Ada").code == 0
     assert lets_in(home, "Ada", "another long one")
 
 
 def test_without_a_terminal_the_password_comes_from_stdin(luthier) -> None:  # type: ignore[no-untyped-def]
-    refused = luthier("members", "add", "Ada", "--role", "trainer")
+    refused = luthier("users", "add", "Ada", "--role", "trainer")
     assert (refused.code, "--password-stdin" in refused.err) == (2, True)
 
 
@@ -72,13 +72,13 @@ def test_without_a_terminal_the_password_comes_from_stdin(luthier) -> None:  # t
     ],
 )
 def test_wrong_asks_end_with_2(luthier, arguments: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
-    assert luthier("members", *arguments).code == 2
+    assert luthier("users", *arguments).code == 2
 
 
 def test_a_short_password_and_a_taken_name_are_refused(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     def add(password: str):  # type: ignore[no-untyped-def]
         monkeypatch.setattr("sys.stdin", io.StringIO(password + "\n"))
-        return luthier("members", "add", "Ada", "--role", "viewer", "--password-stdin")
+        return luthier("users", "add", "Ada", "--role", "viewer", "--password-stdin")
 
     assert "10 characters" in add("short").err
     assert add(PASSWORD).code == 0
@@ -87,7 +87,7 @@ def test_a_short_password_and_a_taken_name_are_refused(luthier, monkeypatch: pyt
 
 
 def test_a_link_signs_the_person_at_the_machine_in_once(luthier, home: Path) -> None:  # type: ignore[no-untyped-def]
-    made = luthier("members", "link", "--url", "http://127.0.0.1:9000/", "--json").document
+    made = luthier("users", "link", "--url", "http://127.0.0.1:9000/", "--json").document
     assert made["url"] == f"http://127.0.0.1:9000{made['path']}"
     token = made["path"].removeprefix("/welcome/")
     with Context.open(home) as context:
@@ -97,4 +97,4 @@ def test_a_link_signs_the_person_at_the_machine_in_once(luthier, home: Path) -> 
         assert session is not None
         assert (session.caller.project_id, session.caller.may("admin")) == (DEFAULT_PROJECT, True)
         assert sign_in_with_link(context, token) is None
-    assert "works once" in luthier("members", "link").out
+    assert "works once" in luthier("users", "link").out

@@ -1,4 +1,4 @@
-"""`luthier formats`, short of the measuring."""
+"""`luthier export benchmark`, short of the measuring."""
 
 from __future__ import annotations
 
@@ -61,8 +61,20 @@ def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyP
         return make_table()
 
     monkeypatch.setattr(format_tables, "measure_formats", measure)
-    arguments = ["formats", "run-1", "--data", "t.jsonl", "-o", "x", "--rows", "9", "--rounds", "2", "--timed", "3"]
-    arguments += ["--metrics", "exact_match", "--map", "prompt=question", "--max-new-tokens", "8", "--keep"]
+    arguments = ["export", "benchmark", "run-1", "--data", "t.jsonl", "-o", "x", "--rows", "9"]
+    arguments += [
+        "--rounds",
+        "2",
+        "--timed",
+        "3",
+        "--metrics",
+        "exact_match",
+        "--map",
+        "prompt=question",
+        "--max-new-tokens",
+        "8",
+        "--keep",
+    ]
     document = luthier(*arguments, "--formats", "gguf:q8_0, onnx:int4", "--json").document
     assert [price["label"] for price in document["prices"]] == ["source", "gguf:q4_k_m", "onnx:int4"]
     text = luthier(*arguments).out

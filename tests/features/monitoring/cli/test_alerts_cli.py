@@ -35,12 +35,12 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_looks_and_the_list(luthier, sick: None) -> None:  # type: ignore[no-untyped-def]
     assert "no alert is open" in luthier("alerts", "list").out
-    assert "nothing is watched" in luthier("alerts", "look").out
+    assert "nothing is watched" in luthier("monitor", "check").out
     changed = luthier("alerts", "settings", "--watch", "base", "--every", "2h", "--close-after", 4, "--json").document
     assert (changed["watched"], changed["every_minutes"], changed["rule"]) == (
         ["base"], 120, {"open_after": 1, "close_after": 4},
     )  # fmt: skip
-    looked = luthier("alerts", "look")
+    looked = luthier("monitor", "check")
     assert looked.code == 0
     for words in ("base", "9 % (95%: 8 to 10), was 1 %", "2001-09-09", "chatcmpl-1", "look at the server"):
         assert words in looked.out

@@ -143,7 +143,10 @@ def test_rows_with_answers_are_refused_with_a_hint(context: Context, make_texts:
 
 def test_what_blocks_make_meaningless_is_refused(context: Context, make_texts: Callable[..., Path]) -> None:
     path = make_texts()
-    for change, words in (("training.overlong=truncate", "nothing is lost"), ("training.max_length_tokens=8", "8 tok")):
+    for change, words in (
+        ("training.on_overlong=truncate", "nothing is lost"),
+        ("training.max_length_tokens=8", "8 tok"),
+    ):
         with pytest.raises(RecipeError, match=words):
             make_plan(context, load_recipe(path, [change]), base_dir=path.parent)
 

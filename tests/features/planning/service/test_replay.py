@@ -172,7 +172,7 @@ def test_overlong_general_rows_follow_the_same_rule(context: Context, make_recip
     settings = ["training.max_length_tokens=100"]
     with pytest.raises(OverlongError, match=r"general.jsonl:21"):
         make_plan(context, load_recipe(recipe, settings), base_dir=recipe.parent)
-    settings.append("training.overlong=drop")
+    settings.append("training.on_overlong=drop")
     plan = make_plan(context, load_recipe(recipe, settings), base_dir=recipe.parent)
     assert plan.data.replay is not None
     assert plan.data.replay.rows is not None

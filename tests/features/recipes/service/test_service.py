@@ -16,11 +16,11 @@ from luthier.features.recipes.service import load_recipe, recipe_from
 
 WHOLE = """
 base_model: smollm2-135m-instruct
-data: {train: train.jsonl, validation: valid.jsonl, held_out: 0.1, map: {prompt: question}}
+data: {train: train.jsonl, validation: valid.jsonl, held_out: 0.1, columns: {prompt: question}}
 method: {name: lora, rank: 16, alpha: 32, dropout: 0.1, targets: all-linear}
 objective: {name: sft}
-training: {epochs: 2, global_batch_size: 16, learning_rate: 2e-4, schedule: cosine, warmup_fraction: 0.03,
-           weight_decay: 0.0, max_length_tokens: 1024, overlong: error, validate_every_steps: 20,
+training: {epochs: 2, global_batch_size: 16, learning_rate: 2e-4, lr_schedule: cosine, warmup_fraction: 0.03,
+           weight_decay: 0.0, max_length_tokens: 1024, on_overlong: error, validate_every_steps: 20,
            checkpoint_every_steps: 50, early_stopping_patience: 3, seed: 0}
 evaluation: {metrics: [perplexity, rouge, bleu, exact_match], few_shot: 4, max_new_tokens: 128}
 """
@@ -88,7 +88,7 @@ def test_names_of_models_stay_names(tmp_path: Path, name: str) -> None:
         ("evaluation.metrics=[rouge, bleu]", lambda r: r.evaluation.metrics == ("rouge", "bleu")),
         ("method={name: full}", lambda r: r.method.name == "full" and r.method.rank is None),
         ("training.seed=", lambda r: r.training.seed is None),
-        ("data.map.completion=a=b", lambda r: r.data.map == {"prompt": "question", "completion": "a=b"}),
+        ("data.columns.completion=a=b", lambda r: r.data.map == {"prompt": "question", "completion": "a=b"}),
         ("base_model=other", lambda r: r.base_model == "other"),
     ],
 )
@@ -141,8 +141,8 @@ def test_wrong_overrides_say_why(tmp_path: Path, override: str, words: str) -> N
         (SMALL + "training: {epochs: .inf}", "expected a finite number"),
         (SMALL + "training: {max_steps: 2.5}", "training.max_steps: has 2.5, expected a whole number"),
         (SMALL + "training: {seed: 2147483648}", "expected a number less than 2,147,483,648"),
-        (SMALL + "training: {schedule: cosin}", "has 'cosin', expected one of cosine, linear or constant"),
-        (SMALL + "training: {schedule: cosin}", "; nearest: cosine"),
+        (SMALL + "training: {lr_schedule: cosin}", "has 'cosin', expected one of cosine, linear or constant"),
+        (SMALL + "training: {lr_schedule: cosin}", "; nearest: cosine"),
         (SMALL + "training: {optimizer: moun}", "line 3, training.optimizer.name: has 'moun', expected one of adamw,"),
         (SMALL + "training: {optimizer: moun}", "; nearest: muon"),
         (SMALL + "training: {optimizer: {name: adam, beta1: 0.8}}", "; nearest: adamw"),
@@ -153,7 +153,7 @@ def test_wrong_overrides_say_why(tmp_path: Path, override: str, words: str) -> N
         (SMALL + "evaluation: {metrics: rouge}", "evaluation.metrics: has 'rouge', expected a list"),
         ("base_model: x\ndata: {train: t, held_out: 1.5}", "has 1.5, expected text or a number less than 1"),
         ("base_model: x\ndata: {train: t, held_out: [a]}", "has ['a'], expected text or a number"),
-        ("base_model: x\ndata: {train: t, map: {prompt: 3}}", "data.map.prompt: has 3, expected text"),
+        ("base_model: x\ndata: {train: t, columns: {prompt: 3}}", "data.columns.prompt: has 3, expected text"),
         ("base_model: x", "data: is missing, expected a mapping with keys among train"),
         ("data: {train: t}", "base_model: is missing"),
         ("base_model: {a: &x [*x]}\ndata: {train: t}", "no plain value"),

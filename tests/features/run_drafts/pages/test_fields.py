@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.core.aliases import stored_key
 from luthier.core.recipe import METHODS, OBJECTIVES, MethodRecipe, ObjectiveRecipe, TrainingRecipe
 from luthier.features.run_drafts import fields as recipe_fields
 from luthier.ml.planning import methods, objectives
@@ -20,7 +21,7 @@ def test_a_method_takes_each_of_its_fields(name: str) -> None:
 def test_an_objective_takes_each_of_its_fields_and_learns_from_its_shapes(name: str) -> None:
     rules = objectives.rules_of(name)
     fields = recipe_fields.OBJECTIVE_FIELDS[name]
-    assert {field.name.removeprefix("objective.") for field in fields} <= set(rules.settings) & set(
+    assert {stored_key(field.name).removeprefix("objective.") for field in fields} <= set(rules.settings) & set(
         ObjectiveRecipe.model_fields
     )
     assert recipe_fields.SHAPES[name] == rules.shapes

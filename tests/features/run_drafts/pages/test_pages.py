@@ -173,7 +173,7 @@ def test_another_method_or_objective_drops_what_it_would_refuse(
     assert 'id="settings"' in answer
     post(one, text=text, **{"objective.name": "grpo"})
     assert asked[-1]["objective"]["rewards"] == [{"metric": "token_f1", "weight": 1.0}]
-    post(one, text=text + "objective: {name: grpo, rewards: [bleu], num_samples: 4}", **{"objective.name": "dpo"})
+    post(one, text=text + "objective: {name: grpo, rewards: [bleu], num_generations: 4}", **{"objective.name": "dpo"})
     assert asked[-1]["objective"] == {"name": "dpo"}
     post(one, text=text, apply="--set method.name=full --set training.epochs=1")
     assert asked[-1]["method"] == {"name": "full"}

@@ -51,7 +51,7 @@ def shared(home: Path) -> Iterator[Context]:
 @pytest.fixture(scope="module")
 def narrow(home: Path) -> Iterator[Context]:
     """Holds one model and takes three asks."""
-    with open_context(home, serving_models=1, serving_queue=3) as opened:
+    with open_context(home, max_loaded_models=1, serving_queue=3) as opened:
         yield opened
 
 

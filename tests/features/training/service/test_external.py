@@ -60,7 +60,7 @@ def test_rank_0_answers_and_the_launch_is_one_run(context: Context, make_recipe:
 def test_a_batch_that_they_do_not_divide_is_refused_by_all(context: Context, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(training=TRAINING | {"global_batch_size": 7})
     arguments = ["train", str(recipe), "--home", str(context.home)]
-    environment = {"LUTHIER_PEER_TIMEOUT_SECONDS": "3"}
+    environment = {"LUTHIER_COLLECTIVE_TIMEOUT_SECONDS": "3"}
     first, second = in_world(2, command, arguments, environment, joins=False)
     assert first.value[0] == 2
     assert "global_batch_size 7 on 2 devices" in first.value[1]["error"]["came"]

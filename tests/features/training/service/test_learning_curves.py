@@ -115,8 +115,8 @@ def test_without_validation_rows_some_are_taken_and_that_is_said(context: Contex
         "the recipe names no validation rows",
         "the recipe's budget is for the run itself",
     ]
-    with pytest.raises(RequestError, match=r"data.part \[0.0, 0.5\][\s\S]*remove data.part"):
-        curve_of(context, recipe, "data.part=[0, 0.5]")
+    with pytest.raises(RequestError, match=r"data.subset \[0.0, 0.5\][\s\S]*remove data.subset"):
+        curve_of(context, recipe, "data.subset=[0, 0.5]")
 
 
 def test_few_hours_halve_the_largest_share_and_too_few_are_refused() -> None:

@@ -164,7 +164,7 @@ def test_overlong_rows_are_an_error_by_default_and_dropped_only_when_asked(
     write_rows(recipe.parent / "train.jsonl", rows)
     with pytest.raises(OverlongError, match=r"train.jsonl:5"):
         run(context, recipe)
-    outcome = train(context, load_recipe(recipe, ["training.overlong=drop"]), base_dir=recipe.parent)
+    outcome = train(context, load_recipe(recipe, ["training.on_overlong=drop"]), base_dir=recipe.parent)
     assert outcome.plan.data.train.dropped_ids == ("train.jsonl:5",)
     assert any("1 train rows were dropped" in warning for warning in outcome.warnings)
 

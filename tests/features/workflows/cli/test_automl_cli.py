@@ -1,4 +1,4 @@
-"""`luthier auto`: what it asks for, refuses, and shows where it ends early."""
+"""`luthier automl`: what it asks for, refuses, and shows where it ends early."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def test_rows_that_fail_the_audit_end_it_with_a_page_and_exit_code_one(luthier, 
     rows = [{"prompt": f"question {n}", "completion": "yes" if n % 2 else "no"} for n in range(6)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = ["--data", tmp_path / "rows.jsonl", "--goal", "Say yes or no.", "--budget-hours", "1"]
-    done = luthier("auto", *given, "--models", tiny_model, "--json")
+    done = luthier("automl", *given, "--models", tiny_model, "--json")
     assert done.code == 1
     assert "2/7 repair: refused" in done.err
     assert "0.3 h of them to choose among" in done.err
     assert "grade F even after repair" in done.document["headline"]
     assert "Say yes or no." in Path(done.document["report_path"]).read_text()
-    again = luthier("auto", "--resume", done.document["pipeline_id"])
+    again = luthier("automl", "--resume", done.document["pipeline_id"])
     assert again.code == 1
     assert "repair: refused" in again.out
     assert done.document["report_path"] in again.out
@@ -34,6 +34,6 @@ def test_rows_that_fail_the_audit_end_it_with_a_page_and_exit_code_one(luthier, 
     ],
 )
 def test_what_cannot_be_is_refused(luthier, given, said):
-    refused = luthier("auto", *given)
+    refused = luthier("automl", *given)
     assert refused.code == 2
     assert said in refused.err

@@ -30,7 +30,7 @@ def filled(home: Path) -> Path:
 
 
 def test_a_fresh_home_has_none(luthier, home):
-    assert "luthier showdown, luthier auto and luthier retrain" in luthier("pipelines", "list").out
+    assert "luthier compare-models, luthier automl and luthier retrain" in luthier("pipelines", "list").out
     assert luthier("pipelines", "list", "--json").document == []
 
 
@@ -54,7 +54,7 @@ def test_one_is_shown_with_its_stages_its_reason_and_how_it_goes_on(luthier, fil
     assert "  2/7 repair: done, 2.4 s\n      800 rows of grade A\n" in text
     assert "  5/7 tune: failed, 12 s\n      its \u241b[31mrows have changed\n" in text
     assert f"showdown {SHOWDOWN_ID}" in text
-    assert f"go on with it: luthier auto --resume {AUTO_ID}" in text
+    assert f"go on with it: luthier automl --resume {AUTO_ID}" in text
     shown = luthier("pipelines", "show", AUTO_ID, "--json").document
     assert (shown["answer"], shown["stages"][4]["status"], shown["stages"][6]["seconds"]) == (None, "failed", None)
     assert shown["asked"]["goal"] == "Answer with one SQL query."
@@ -90,6 +90,6 @@ def test_what_is_not_there_is_refused(luthier, filled, words, said):
     assert said in refused.err
 
 
-@pytest.mark.parametrize("verb", ["showdown", "auto", "retrain"])
+@pytest.mark.parametrize("verb", ["compare-models", "automl", "retrain"])
 def test_the_commands_that_begin_them_name_it(luthier, verb):
     assert "luthier pipelines" in luthier(verb, "--help").out.replace("\n", " ").replace("  ", " ")

@@ -1,4 +1,4 @@
-"""`luthier distil`, short of the work itself."""
+"""`luthier distill`, short of the work itself."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyP
         return make_student()
 
     monkeypatch.setattr(students, "distil", distil)
-    arguments = ["distil", "run-0", "--student", "layers:2", "--data", "rows.jsonl", "--kind", "logit"]
+    arguments = ["distill", "run-0", "--student", "layers:2", "--data", "rows.jsonl", "--kind", "logit"]
     arguments += ["--recipe", "r.yaml", "--set", "training.epochs=3", "--map", "prompt=question"]
     arguments += ["--max-new-tokens", "9"]
     document = luthier(*arguments, "--held-out", "test.jsonl", "--json").document
@@ -78,6 +78,6 @@ def test_what_was_asked_reaches_the_service(luthier, monkeypatch: pytest.MonkeyP
 def test_one_that_was_stopped_says_how_it_goes_on(luthier, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     stopped = make_student(status="paused", evaluation=None, verdict=None, alone=None, go_on="the same again")
     monkeypatch.setattr(students, "distil", lambda *_: stopped)
-    text = luthier("distil", "run-0", "--student", "tiny", "--data", "rows.jsonl").out
+    text = luthier("distill", "run-0", "--student", "tiny", "--data", "rows.jsonl").out
     assert "Go on with it: the same again" in text
     assert "paused" in text

@@ -1,4 +1,4 @@
-"""`luthier showdown`: what it asks for, refuses, says on the way and shows at the end."""
+"""`luthier compare-models`: what it asks for, refuses, says on the way and shows at the end."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def words(asked):
 def test_from_models_to_a_recommendation_and_again_by_its_id(luthier, asked):
     fields = ["--map", "prompt=question", "--map", "completion=answer", "--metric", "exact_match"]
     options = ["--few-shot", "1", "--max-new-tokens", "4", "--no-probe", *fields]
-    done = luthier("showdown", *words(asked), *options, "--json")
+    done = luthier("compare-models", *words(asked), *options, "--json")
     assert done.code == 0
     showdown_id = done.document["showdown_id"]
     assert done.document["spec"]["primary"] == "exact_match"
     assert f"{showdown_id}: 2 contenders" in done.err
     assert "7/7 comparing: done" in done.err
     assert "<!DOCTYPE html>" in Path(done.document["report_path"]).read_text()
-    again = luthier("showdown", "--resume", showdown_id)
+    again = luthier("compare-models", "--resume", showdown_id)
     assert done.document["recommendation"]["headline"] in again.out
     assert "not the same for all" in again.out or not done.document["not_equal"]
     assert "report: " in again.out
@@ -56,12 +56,12 @@ def test_from_models_to_a_recommendation_and_again_by_its_id(luthier, asked):
 )
 def test_what_cannot_be_is_refused(luthier, asked, changed, said):
     wanted = {name: value for name, value in (asked | changed).items() if value is not None}
-    refused = luthier("showdown", *words(wanted))
+    refused = luthier("compare-models", *words(wanted))
     assert refused.code == 2
     assert said in refused.err
 
 
 def test_an_id_of_something_else_is_refused(luthier):
-    refused = luthier("showdown", "--resume", "showdown-20261126-000000-000000")
+    refused = luthier("compare-models", "--resume", "showdown-20261126-000000-000000")
     assert refused.code == 2
     assert "nothing under way" in refused.err

@@ -50,7 +50,7 @@ def test_a_canary_is_told_and_its_rules_are_changed(home: Path, capsys: pytest.C
         (["retrain", "--resume", "retrain-20261126-093000-aaaaaa"], "nothing under way"),
         (["retrain", "support", "--canary", "0.1"], "is being tried as a canary of support already"),
         (["lineage", "--row", "short"], "a row by 'short'"),
-        (["forget-row", "short", "--yes"], "a row by 'short'"),
+        (["data", "forget", "short", "--yes"], "a row by 'short'"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
@@ -62,9 +62,9 @@ def test_what_cannot_be_asked_is_refused(
 
 
 def test_a_row_that_nobody_saw(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = run(home, capsys, "forget-row", "Ann Example, 4 Mill Lane")
+    code, found = run(home, capsys, "data", "forget", "Ann Example, 4 Mill Lane")
     assert (code, found["saw"], found["num_runs"]) == (0, [], 2)
-    code, done = run(home, capsys, "forget-row", "Ann Example, 4 Mill Lane", "--yes")
+    code, done = run(home, capsys, "data", "forget", "Ann Example, 4 Mill Lane", "--yes")
     assert (code, done["versions"], done["num_reviews"]) == (0, [], 0)
     assert main(["lineage", "--row", "Ann Example, 4 Mill Lane", "--home", str(home)]) == 0
     assert "2 runs and" in capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_a_stage_that_failed_tells_why_and_shows_no_place_of_this_machine(home: 
         assert str(home.home) not in page
     assert "It stopped at tune" in text
     assert "autos/x/rows.jsonl has changed" in text
-    assert f"luthier auto --resume {AUTO_ID}" in text
+    assert f"luthier automl --resume {AUTO_ID}" in text
     assert 'href="/studies" data-key="t" aria-current="page"' in text
     assert "every 3s" not in text
 

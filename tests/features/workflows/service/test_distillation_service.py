@@ -245,7 +245,7 @@ def stopping(function: Callable[..., Any], after: int) -> Callable[..., Any]:
         ({"data": Path("none.jsonl")}, "no such file"),
         ({"overrides": ("budget.hours=1",)}, "budget"),
         ({"overrides": ("data.validation=0.1",)}, "both must see the same rows"),
-        ({"overrides": ("data.part=[0, 0.5]",)}, "data.part"),
+        ({"overrides": ("data.subset=[0, 0.5]",)}, "data.subset"),
         ({"overrides": ("objective.name=dpo",)}, "objective dpo"),
         ({"overrides": ("evaluation.metrics=[label]",)}, "metrics"),
         ({"overrides": ("training.epoch=1",)}, "epoch"),

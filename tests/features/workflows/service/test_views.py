@@ -61,7 +61,7 @@ def test_one_that_goes_on_is_told_from_one_whose_process_died(context: Context) 
     with file_lock(lock_of(context, AUTO_ID), what="it", timeout_seconds=1):
         alive = pipeline_views.view_pipeline(context, ME, AUTO_ID)
     assert (dead.status, dead.stages[4].status, dead.stages[4].seconds) == ("interrupted", "interrupted", None)
-    assert dead.command == f"luthier auto --resume {AUTO_ID}"
+    assert dead.command == f"luthier automl --resume {AUTO_ID}"
     assert (alive.status, alive.stages[4].status, alive.command) == ("running", "running", None)
     assert alive.stages[4].seconds is not None
     assert alive.stages[4].seconds > 60
@@ -79,7 +79,7 @@ def test_a_stage_that_fails_tells_why_and_how_to_go_on(context: Context) -> None
     assert (view.status, view.stage, view.answer, view.ended_at) == ("failed", "tune", "", None)
     assert view.stages[4].reason == f"{context.home}/rows/orders.jsonl has changed"
     assert view.stages[3].made == [("showdown", SHOWDOWN_ID)]
-    assert view.command == f"luthier auto --resume {AUTO_ID}"
+    assert view.command == f"luthier automl --resume {AUTO_ID}"
     assert pipeline_views.without_folders(context, view).stages[4].reason == "orders.jsonl has changed"
 
 

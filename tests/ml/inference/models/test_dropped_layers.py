@@ -199,5 +199,5 @@ def test_a_malformed_name_says_how_it_is_written(name: str) -> None:
 
 
 def test_the_student_of_a_run_is_made_by_distil(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="luthier distil run-20260101-000000-abcdef --student layers:3"):
+    with pytest.raises(NotFoundError, match="luthier distill run-20260101-000000-abcdef --student layers:3"):
         sources.pull("layers:3@run-20260101-000000-abcdef", tmp_path / "home", SilentProgress())

@@ -58,7 +58,7 @@ def test_a_password_has_bounds(password: str) -> None:
 def test_what_is_no_hash_is_no_wrong_password(kept: str) -> None:
     with pytest.raises(WorkError, match="cannot be read") as caught:
         fits(PASSWORD, kept)
-    assert "luthier members password" in caught.value.do
+    assert "luthier users password" in caught.value.do
 
 
 def test_a_machine_without_memory_is_no_wrong_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,15 +51,18 @@ FILES: Final[dict[str, tuple[str, Arguments]]] = {
     "data answer": ("out.jsonl", lambda f, out: ["data", "answer", _rows(f), *TEACHER, "-o", out]),
     "data synthesise": ("out.jsonl", lambda f, out: ["data", "synthesise", _rows(f), *TEACHER, "-o", out]),
     "studies apply": ("out.yaml", lambda f, out: ["studies", "apply", "study-1", "-o", out]),
-    "rate export": ("out.csv", lambda f, out: ["rate", "export", "panel-1", "-o", out]),
-    "rate pairs": ("out.jsonl", lambda f, out: ["rate", "pairs", "panel-1", "-o", out]),
+    "human-eval export": ("out.csv", lambda f, out: ["human-eval", "export", "panel-1", "-o", out]),
+    "human-eval pairs": ("out.jsonl", lambda f, out: ["human-eval", "pairs", "panel-1", "-o", out]),
     "launch": ("job.sbatch", lambda f, out: ["launch", "slurm", _recipe(f), "--out", out]),
 }
 """Command -> the name of a file that is there, and arguments that would have it written."""
 FOLDERS: Final[dict[str, tuple[str, Arguments]]] = {
     "data split": ("train.jsonl", lambda f, out: ["data", "split", _rows(f), "--held-out", "0.2", "-o", out]),
     "export": ("weights.bin", lambda f, out: ["export", "smollm2-135m-instruct", "--to", "merged", "-o", out]),
-    "formats": ("formats.html", lambda f, out: ["formats", "smollm2-135m-instruct", "--data", _rows(f), "-o", out]),
+    "export benchmark": (
+        "formats.html",
+        lambda f, out: ["export", "benchmark", "smollm2-135m-instruct", "--data", _rows(f), "-o", out],
+    ),
 }
 """The same for folders, with the name of a file in it."""
 PAGE_FILES: Final[dict[str, Arguments]] = {

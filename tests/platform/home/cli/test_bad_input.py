@@ -147,7 +147,7 @@ def test_a_row_longer_than_the_context(luthier, job: Job) -> None:  # type: igno
     assert [problem["line"] for problem in error["problems"]] == [25]
     file = job.write("held.jsonl", lines([count(1), long]))
     refused(luthier("eval", job.model, "--data", file, "--json"), "held.jsonl:2", "512", kind="OverlongError")
-    dropped = luthier("train", job.recipe, "--set", "training.overlong=drop", "--json")
+    dropped = luthier("train", job.recipe, "--set", "training.on_overlong=drop", "--json")
     assert dropped.code == 0, dropped.err
     assert any("1 train rows were dropped" in warning for warning in dropped.document["warnings"])
 

@@ -1,4 +1,4 @@
-"""`luthier rate`: from rows to links, from ratings to pairs; every word as text and as one document."""
+"""`luthier human-eval`: from rows to links, from ratings to pairs; every word as text and as one document."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_a_panel_of_an_evaluation_prints_a_link_a_rater(luthier: Luthier, home: 
     with Context.open(home) as context:
         context.evaluations.save(evaluation)
     options = ("--evaluation", evaluation.evaluation_id, "--raters", "Ada,Ben", "--kind", "likert", "--attention", 0)
-    done = luthier("rate", "create", *options, "--url", "https://rate.example.org/")
+    done = luthier("human-eval", "create", *options, "--url", "https://rate.example.org/")
     assert done.code == 0, done.err
     assert done.out.count("https://rate.example.org/rate/") == 2
-    again = luthier("rate", "create", *options, "--json").document
+    again = luthier("human-eval", "create", *options, "--json").document
     assert [one["rater"] for one in again["links"]] == ["Ada", "Ben"]
     assert again["num_checks"] == 0
-    assert len(luthier("rate", "list", "--json").document) == 2
-    assert again["panel_id"] in luthier("rate", "list").out
+    assert len(luthier("human-eval", "list", "--json").document) == 2
+    assert again["panel_id"] in luthier("human-eval", "list").out
 
 
 def test_systems_answer_rows_for_a_panel(luthier: Luthier, tmp_path: Path, tiny_model: Path) -> None:
@@ -48,7 +48,7 @@ def test_systems_answer_rows_for_a_panel(luthier: Luthier, tmp_path: Path, tiny_
     words = tmp_path / "words.txt"
     words.write_text("Look it up.")
     options = ("--systems", tiny_model, "--data", data, "--kind", "likert", "--max-new-tokens", 4)
-    made = luthier("rate", "create", *options, "--instructions", words, "--raters", 1, "--json")
+    made = luthier("human-eval", "create", *options, "--instructions", words, "--raters", 1, "--json")
     assert made.code == 0, made.err
     assert (made.document["num_items"], made.document["instructions"]) == (5, "Look it up.")
 
@@ -67,41 +67,41 @@ def test_systems_answer_rows_for_a_panel(luthier: Luthier, tmp_path: Path, tiny_
     ],
 )
 def test_what_cannot_be_made_says_why(luthier: Luthier, options: tuple[str, ...], words: str) -> None:
-    done = luthier("rate", "create", *options)
+    done = luthier("human-eval", "create", *options)
     assert done.code == 2
     assert words in done.err
 
 
 def test_the_status_names_who_does_not_read(luthier: Luthier, rated: str) -> None:
-    done = luthier("rate", "status", rated)
+    done = luthier("human-eval", "status", rated)
     assert done.code == 0, done.err
     for words in ("Cleo failed", "Everyone", "Without Cleo", "Krippendorff", "win rate", "nothing is dropped"):
         assert words in done.out
-    document = luthier("rate", "status", rated, "--json").document
+    document = luthier("human-eval", "status", rated, "--json").document
     assert document["caught"] == ["Cleo"]
     assert document["without_caught"]["win_rates"][0]["rate"]["low"] > 0
 
 
 def test_files_pairs_links_and_the_end(luthier: Luthier, rated: str, tmp_path: Path) -> None:
     table = tmp_path / "ratings.csv"
-    assert luthier("rate", "export", rated, "-o", table).code == 0
+    assert luthier("human-eval", "export", rated, "-o", table).code == 0
     assert RatingsTable.read(table).raters == ("Ada", "Ben", "Cleo")
     pairs = tmp_path / "pairs.jsonl"
-    told = luthier("rate", "pairs", rated, "-o", pairs)
+    told = luthier("human-eval", "pairs", rated, "-o", pairs)
     assert "without Cleo" in told.out
     assert "left out" in told.out
     assert all(
         nonempty(set(json.loads(line)) == {"prompt", "chosen", "rejected"} for line in pairs.read_text().splitlines())
     )
     tasks = tmp_path / "tasks.json"
-    luthier("rate", "export", rated, "-o", tasks)
-    assert "took in" in luthier("rate", "import-labelstudio", rated, tasks).out
-    assert "/rate/" in luthier("rate", "link", rated, "Ada").out
-    assert luthier("rate", "link", rated, "Ada", "--revoke").out == "revoked\n"
-    assert luthier("rate", "link", rated, "Dora", "--json").document["rater"] == "Dora"
-    assert luthier("rate", "link", rated, "Nobody", "--revoke").code == 2
-    assert "closed" in luthier("rate", "close", rated).out
-    assert luthier("rate", "close", rated).code == 2
+    luthier("human-eval", "export", rated, "-o", tasks)
+    assert "took in" in luthier("human-eval", "import-labelstudio", rated, tasks).out
+    assert "/rate/" in luthier("human-eval", "link", rated, "Ada").out
+    assert luthier("human-eval", "link", rated, "Ada", "--revoke").out == "revoked\n"
+    assert luthier("human-eval", "link", rated, "Dora", "--json").document["rater"] == "Dora"
+    assert luthier("human-eval", "link", rated, "Nobody", "--revoke").code == 2
+    assert "closed" in luthier("human-eval", "close", rated).out
+    assert luthier("human-eval", "close", rated).code == 2
     for wrong in (("export", rated, "-o", "x.xlsx"), ("pairs", rated, "-o", "x.csv"), ("status", "panel-9")):
-        assert luthier("rate", *wrong).code == 2
-    assert luthier("rate", "export", rated, "-o", tmp_path / "no" / "x.csv").code == 2
+        assert luthier("human-eval", *wrong).code == 2
+    assert luthier("human-eval", "export", rated, "-o", tmp_path / "no" / "x.csv").code == 2

@@ -128,7 +128,7 @@ def test_a_grader_sees_the_fields_of_the_row(context: Context, make_recipe: Make
     ("sections", "error", "words"),
     [
         ({"objective": {"name": "grpo"}}, RecipeError, "without objective.rewards"),
-        ({"objective": {"name": "sft", "num_samples": 4}}, RecipeError, "sft with objective.num_samples"),
+        ({"objective": {"name": "sft", "num_samples": 4}}, RecipeError, "sft with objective.num_generations"),
         ({"method": {"name": "lora", "dropout": 0.1}}, RecipeError, "method.dropout 0.1"),
         ({"method": {"name": "full"}, "objective": OBJECTIVE | {"kl_weight": 0.1}}, RecipeError, "method full"),
         ({"objective": OBJECTIVE | {"rewards": [{"grader": FORMULA}]}}, RequestError, "calculate_output"),

@@ -77,7 +77,7 @@ class Cluster:
                 "-m", "luthier", "train", str(self.recipe), "--home", str(home),
             ]  # fmt: skip
             environment = os.environ | {
-                "LUTHIER_LAUNCH_ID": "drill", "LUTHIER_PEER_TIMEOUT_SECONDS": str(PEER_TIMEOUT_SECONDS),
+                "LUTHIER_LAUNCH_ID": "drill", "LUTHIER_COLLECTIVE_TIMEOUT_SECONDS": str(PEER_TIMEOUT_SECONDS),
                 "OMP_NUM_THREADS": "1",
             }  # fmt: skip
             with self.log.open("ab") as log:

@@ -1,4 +1,4 @@
-"""`luthier formats`: what each format of a model costs and what it loses."""
+"""`luthier export benchmark`: what each format of a model costs and what it loses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.core.format_table import FormatPrice, FormatTable, Spread
 
 
-def formats(
+def benchmark(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a base model.")],
     data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Held-out rows.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where table and page go.")],

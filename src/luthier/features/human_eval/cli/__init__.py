@@ -1,4 +1,4 @@
-"""`luthier rate`: people rate answers, blind, by a link for each of them."""
+"""`luthier human-eval`: people rate answers, blind, by a link for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands of `luthier rate` share: options, links, and reading a file."""
+"""What the commands of `luthier human-eval` share: options, links, and reading a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from luthier.features.human_eval.links import RaterLink
 
-PanelArgument = Annotated[str, typer.Argument(metavar="PANEL", help="The id of a panel, from `luthier rate list`.")]
+PanelArgument = Annotated[str, typer.Argument(metavar="PANEL", help="A panel's id, from `luthier human-eval list`.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that the panel belongs to.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes.")]
 

@@ -1,4 +1,4 @@
-"""`luthier rate create`: answers, items, and a link for each rater."""
+"""`luthier human-eval create`: answers, items, and a link for each rater."""
 
 from __future__ import annotations
 
@@ -159,6 +159,6 @@ def _show(console: Console, panel: RatingPanel, links: list[dict[str, str]]) -> 
     for one in links:
         console.print(f"{visible(one['rater'])}: {one['url']}", soft_wrap=True)
     console.print(
-        f"Keep the links, they are not shown again. How it stands: luthier rate status {panel.panel_id}",
+        f"Keep the links, they are not shown again. How it stands: luthier human-eval status {panel.panel_id}",
         soft_wrap=True,
     )

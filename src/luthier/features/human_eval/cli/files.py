@@ -1,4 +1,4 @@
-"""`luthier rate export`, `import-labelstudio` and `pairs`: ratings as files."""
+"""`luthier human-eval export`, `import-labelstudio` and `pairs`: ratings as files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def import_label_studio(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Take in ratings that were given in Label Studio, on tasks that `luthier rate export` wrote."""
+    """Take in ratings that were given in Label Studio, on tasks that `luthier human-eval export` wrote."""
     from luthier.features.human_eval.files import import_label_studio as take_in
 
     content = read_bytes(file)

@@ -1,4 +1,4 @@
-"""`luthier rate list`, `status`, `link` and `close`: how panels stand, and who is let in."""
+"""`luthier human-eval list`, `status`, `link` and `close`: how panels stand, and who is let in."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _show_all(console: Console, found: Sequence[PanelCounts]) -> None:
     from luthier.platform.cli.console import make_table, visible
 
     if not found:
-        console.print("no panels yet: make one with `luthier rate create`")
+        console.print("no panels yet: make one with `luthier human-eval create`")
         return
     table = make_table(["panel", "name", "kind", "state", "raters", "items", "ratings"], num_text_columns=4)
     for one in found:

@@ -135,7 +135,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
     asked = TextRequest(
         conversation=_conversation(body),
         sampling=body.sampling(),
-        max_new_tokens=limit or context.settings.serving_new_tokens,
+        max_new_tokens=limit or context.settings.default_max_tokens,
         max_thinking_tokens=None if limit is None else 0,
         template_options=body.chat_template_kwargs or {},
         reasoning_effort=body.reasoning_effort,

@@ -64,7 +64,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
 
     with (
         Context.open(Path(job["home"])) as context,
-        joined(plan.training.device, timeout_seconds=context.settings.peer_timeout_seconds) as world,
+        joined(plan.training.device, timeout_seconds=context.settings.collective_timeout_seconds) as world,
     ):
         folder = context.settings.run_folder(job["run_id"])
         if not world.is_first:

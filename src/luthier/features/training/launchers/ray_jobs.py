@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.aliases import with_new_keys
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.recipe import Recipe
@@ -111,7 +112,7 @@ def run_job(
 
 def package(recipe: Recipe, base_dir: Path) -> bytes:
     """A zip file with recipe and rows, the same bytes for the same content. Raises RequestError for rows not there."""
-    document = recipe.model_dump(mode="json", exclude_none=True)
+    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
     files: dict[str, bytes] = {}
     for number, split in enumerate(("train", "validation", "held_out")):
         named = document["data"].get(split)

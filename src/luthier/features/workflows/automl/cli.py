@@ -1,4 +1,4 @@
-"""`luthier auto`: from a file and a goal to a judged model, or to the word that prompting is enough."""
+"""`luthier automl`: from a file and a goal to a judged model, or to the word that prompting is enough."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ResumeOption = Annotated[
 ]
 
 
-def auto(
+def automl(
     data: DataOption = None,
     goal: GoalOption = None,
     budget_hours: HoursOption = None,
@@ -104,7 +104,7 @@ def auto(
     return Answer(as_json, document, lambda console: _show(console, document), exit_code)
 
 
-_EXAMPLE = 'luthier auto --data rows.jsonl --goal "Answer with one SQL query." --budget-hours 2'
+_EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query." --budget-hours 2'
 
 
 def _begin(context: Context, request: AutoRequest) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from luthier.core.aliases import with_new_keys
 from luthier.core.auto import AutoSpec
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
@@ -65,7 +66,7 @@ def next_commands(pipeline: Pipeline) -> list[str]:
     stopped = any(stage.status == "refused" for stage in pipeline.stages)
     tuned = pipeline.came("tune")
     if not pipeline.came("judge"):
-        return [] if stopped else [f"luthier auto --resume {pipeline.pipeline_id}"]
+        return [] if stopped else [f"luthier automl --resume {pipeline.pipeline_id}"]
     if run_id := tuned.get("run_id"):
         study = tuned.get("study_id")
         apply = [f"luthier studies apply {study} -o recipe.yaml"] if study else []
@@ -139,5 +140,4 @@ def _recipe(context: Context, pipeline: Pipeline) -> str:
         recipe = context.runs.plan(run_id).recipe
     except NotFoundError:  # the run was removed since
         return ""
-    document: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
-    return write_yaml(document)
+    return write_yaml(with_new_keys(recipe.model_dump(mode="json", exclude_none=True)))

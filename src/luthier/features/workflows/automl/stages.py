@@ -1,4 +1,4 @@
-"""The stages of `luthier auto`, each over a use case that stands by itself. What one has made is in the pipeline."""
+"""The stages of `luthier automl`, each over a use case that stands by itself. What one has made is in the pipeline."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class _Auto:
             raise PausedError(
                 f"paused: the search is {study.status}" + (", its budget used up" if on_its_own else ""),
                 expected="all stages done",
-                do=f"go on with it: {on_its_own}luthier auto --resume {self.auto_id}",
+                do=f"go on with it: {on_its_own}luthier automl --resume {self.auto_id}",
             )
         return {**came, "run_id": study.final_run_id, "page": study.report_path, "hours": study.hours}
 

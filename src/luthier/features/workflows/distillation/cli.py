@@ -1,4 +1,4 @@
-"""`luthier distil`: a teacher teaches a smaller model, and whether that was worth it is measured."""
+"""`luthier distill`: a teacher teaches a smaller model, and whether that was worth it is measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _STYLES = {"worth it": "green", "not worth it": "red", "not settled": "yellow"}
 
 
-def distil(
+def distill(
     teacher: Annotated[
         str,
         typer.Argument(

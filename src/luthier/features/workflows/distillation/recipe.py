@@ -14,7 +14,7 @@ from luthier.features.recipes.service import override_value, recipe_from
 
 # What a recipe may say of the rows here: all else would part the two trainings, or is said by the command.
 _KEPT_OF_DATA = ("template", "replay", "validation")
-_PARTING_DATA = ("part", "group_by")
+_PARTING_DATA = ("subset", "group_by")
 # Above what full fine-tuning takes by default: each layer that is left must learn to follow upon another one.
 _HEALING_RATE = 2e-4
 _OBJECTIVES = {"sequence": ("sft",), "logit": ("distillation",)}

@@ -128,7 +128,7 @@ def read_student(context: Context, student_id: str) -> Student:
         raise NotFoundError(
             f"no distillation {student_id}",
             expected=f"one of {', '.join(known) or 'none: nothing was distilled in this home'}",
-            do="start one: luthier distil RUN --student layers:15 --data FILE",
+            do="start one: luthier distill RUN --student layers:15 --data FILE",
         )
     return Student.model_validate_json((folder / student_id / _DOCUMENT).read_text(encoding="utf-8"))
 

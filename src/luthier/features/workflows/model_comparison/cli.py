@@ -1,4 +1,4 @@
-"""`luthier showdown`: which base model, and does it have to be tuned at all?"""
+"""`luthier compare-models`: which base model, and does it have to be tuned at all?"""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ResumeOption = Annotated[
 ]
 
 
-def showdown(
+def compare_models(
     models: ModelsOption = None,
     data: DataOption = None,
     held_out: HeldOutOption = None,
@@ -106,7 +106,7 @@ def showdown(
 
 
 _EXAMPLE = (
-    "luthier showdown --models smollm2-135m-instruct,gemma3-270m --data train.jsonl --held-out test.jsonl "
+    "luthier compare-models --models smollm2-135m-instruct,gemma3-270m --data train.jsonl --held-out test.jsonl "
     "--budget-hours 1"
 )
 

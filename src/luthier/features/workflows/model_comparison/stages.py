@@ -175,7 +175,8 @@ class _Showdown:
             raise PausedError(
                 f"paused: {reason}",
                 expected="all stages done",
-                do=f"go on with the same command and --resume; of itself: luthier showdown --resume {self.showdown_id}",
+                do=f"go on with the same command and --resume; of itself: "
+                f"luthier compare-models --resume {self.showdown_id}",
             )
         return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.aliases import with_new_keys
 from luthier.core.base_model import DEFAULT_BASE_MODEL
 from luthier.core.evaluation import Verdict
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
@@ -151,7 +152,8 @@ def recipe_text(recipe: Recipe) -> str:
     """A recipe as YAML, only what was asked."""
     import yaml
 
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120)
+    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
+    return yaml.safe_dump(document, sort_keys=False, width=120)
 
 
 def quickstart(

@@ -32,7 +32,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
             message=f"{rows(len(positions))} with more tokens than the {request.context_tokens:,} that "
             f"{request.model} can see; the longest has {lengths[positions[0]]:,} (a chat template adds a few to each)",
             fix="split these rows, remove them (data repair --only over_context), or let the recipe say what to do: "
-            "overlong: drop or truncate",
+            "on_overlong: drop or truncate",
             notes={int(at): f"{int(lengths[at]):,} tokens" for at in positions[:5]},
             details={"context_tokens": request.context_tokens, "longest_tokens": int(lengths[positions[0]])},
         )

@@ -25,7 +25,7 @@ FEWEST: Final = 20
 """Scores of each side; below them nothing is said."""
 _STEP: Final = 1.0
 _SCORES: Final = Bounds(1.0, 5.0)
-_DO: Final = "Read the examples: a judge's opinion is one. Have people rate them: luthier rate create."
+_DO: Final = "Read the examples: a judge's opinion is one. Have people rate them: luthier human-eval create."
 
 
 @dataclass(frozen=True, slots=True)

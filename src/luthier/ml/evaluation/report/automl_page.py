@@ -1,4 +1,4 @@
-"""The page of `luthier auto`: the answer, the result of each stage, where the budget went, and what to type next."""
+"""The page of `luthier automl`: the answer, the result of each stage, where the budget went, and what to type next."""
 
 from __future__ import annotations
 

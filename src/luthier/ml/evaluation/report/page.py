@@ -107,7 +107,7 @@ def render_page(
         ranks=rank_charts(record.result.ranks if record.result else {}),
         forecast=forecast_of(record, events, quote),
         warnings=facts.warnings(record, plan, events),
-        plan_rows=plan.values(),
+        plan_rows=plan.shown_values(),
         recipe=reproduce.recipe_yaml(plan),
         commands=reproduce.commands(record, plan),
         repeatable=_repeatable(plan),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from luthier.core.aliases import with_new_keys
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
 from luthier.ml.evaluation.report.outcome import eval_command
@@ -11,7 +12,7 @@ from luthier.ml.evaluation.report.outcome import eval_command
 
 def recipe_yaml(plan: Plan) -> str:
     """The recipe as YAML, without what was not asked for."""
-    document = plan.recipe.model_dump(mode="json", exclude_none=True)
+    document = with_new_keys(plan.recipe.model_dump(mode="json", exclude_none=True))
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
 
 

@@ -180,7 +180,7 @@ def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: F
         raise NotFoundError(
             f"base model {asked.text} is not on this machine",
             expected="a student that was made of that run's layers",
-            do=f"make it: luthier distil {asked.teacher} --student layers:{asked.layers} --data FILE",
+            do=f"make it: luthier distill {asked.teacher} --student layers:{asked.layers} --data FILE",
         )
     teacher = pull(asked.teacher, home, progress, fetch_wheel=fetch_wheel)
     return LayerTeacher(teacher.path, None, teacher.licence, {"teacher_sha256": teacher.sha256})
