@@ -15,7 +15,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import check_is_local, model_digest
 from luthier.platform.processes.result_cache import Kept, Subject, begin, keep, kept
 
-MOST_LINES: Final = 5000
+MAX_LINES: Final = 5000
 """Of so many rows of each finding the lines are kept."""
 
 
@@ -49,7 +49,7 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
         version.file_id,
         against=None if other is None else other.file_id,
         model=settings.model or None,
-        most_lines=MOST_LINES,
+        most_lines=MAX_LINES,
     )
 
     def answer() -> dict[str, Any]:

@@ -26,8 +26,8 @@ from luthier.platform.audit_log.service import deed_of
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
-_MOST_ENTRIES = 500
-_DEEDS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
+_MAX_ENTRIES = 500
+_ACTIONS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentVi
 def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
     """Who has made which revision of a deployment, as far as the audit log tells; not of an earlier one of the name."""
     found: dict[int, str] = {}
-    for entry in context.audit_log.about(caller.project_id, name, limit=_MOST_ENTRIES):
+    for entry in context.audit_log.about(caller.project_id, name, limit=_MAX_ENTRIES):
         if entry.action == "deployment.deleted":
             break
         number = json.loads(entry.document).get("revision")
@@ -222,14 +222,14 @@ def _past_gates(
 
 def _add(context: Context, caller: Caller, name: str, revision: Revision) -> Deployment:
     made = Deployment(deployment_id=new_id("dep"), project_id=caller.project_id, name=name, revision=revision)
-    return context.deployments.add(made, *_deeds(caller, name, revision))
+    return context.deployments.add(made, *_audit_events(caller, name, revision))
 
 
 def _revise(context: Context, caller: Caller, current: Deployment, revision: Revision) -> Deployment:
-    return context.deployments.revise(current, revision, *_deeds(caller, current.name, revision))
+    return context.deployments.revise(current, revision, *_audit_events(caller, current.name, revision))
 
 
-def _deeds(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
+def _audit_events(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
     return (_revision_event(caller, name, revision), *override_event(caller, name, revision.number, revision.gate))
 
 
@@ -238,7 +238,7 @@ def _revision_event(caller: Caller, name: str, revision: Revision) -> Deed:
     document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
     if revision.unjudged:
         document["unjudged"] = list(revision.unjudged)
-    return deed_of(caller, f"deployment.{_DEEDS.get(revision.kind, revision.kind)}", name, document)
+    return deed_of(caller, f"deployment.{_ACTIONS.get(revision.kind, revision.kind)}", name, document)
 
 
 def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:

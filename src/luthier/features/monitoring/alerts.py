@@ -84,7 +84,7 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     """
     settings = alert_settings(context, project_id)
     document = context.watches.get(project_id, _STANDINGS, report.model)
-    known = _Standings.model_validate_json(document) if document is not None else _Standings()
+    known = _StoredStates.model_validate_json(document) if document is not None else _StoredStates()
     if known.at == report.until:
         return []
     found = review_signals(report.signals, known.standings, at=report.until, rule=settings.rule)
@@ -93,7 +93,7 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     closed = [_closed(is_open.pop(name), report) for name in found.closed if name in is_open]
     still = [_seen_again(alert, report) for alert in is_open.values()]
     told = [*opened, *closed]
-    after = _Standings(at=report.until, standings=dict(found.standings)).model_dump_json()
+    after = _StoredStates(at=report.until, standings=dict(found.standings)).model_dump_json()
     documents = [WatchDocument(project_id, _STANDINGS, report.model, after)]
     if told and settings.emails:
         now = context.access.now()
@@ -134,7 +134,7 @@ def wants_alerts(event_types: Sequence[EventType]) -> bool:
     return "luthier.alert.opened" in event_types or "luthier.alert.closed" in event_types
 
 
-class _Standings(Frozen):
+class _StoredStates(Frozen):
     """How the signals of a model stand. at: the end of the look that said so."""
 
     at: float | None = None

@@ -34,7 +34,7 @@ _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
     },
 }  # fmt: skip
 """What rows do not depend on. All else may change them: what is missing here only costs that they are read again."""
-_MOST_KEPT: Final = 4
+_MAX_KEPT: Final = 4
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class TrainingDataLoader:
         asked = {"recipe": document, "base_dir": str(base_dir), "room": resolve.room_tokens(recipe, _FAR)}
         key = sha256_document(asked)
         if key not in self._kept:
-            for oldest in list(self._kept)[: len(self._kept) + 1 - _MOST_KEPT]:
+            for oldest in list(self._kept)[: len(self._kept) + 1 - _MAX_KEPT]:
                 del self._kept[oldest]
             self._kept[key] = _made(context, recipe, base_dir)
         return self._kept[key]

@@ -110,7 +110,7 @@ def view_of(planned: dict[str, Any]) -> PlanView:
         warnings=(*_budget_warnings(plan, predicted), *_row_warnings(plan["data"])),
         notes=(*_reading_notes(plan["data"]), *predicted["notes"]),
         changes=tuple(predicted["changes"]),
-        devices=tuple(_in_words(device) for device in planned["devices"]),
+        devices=tuple(_device_summary(device) for device in planned["devices"]),
         advice=planned["advice"],
         coverage=coverage(DataPlan.model_validate(plan["data"])),
         is_proved=is_proved(DataPlan.model_validate(plan["data"])),
@@ -147,9 +147,9 @@ def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.
     return (value, "", "") if low == high else (value, low, high)
 
 
-def _in_words(device: dict[str, Any]) -> dict[str, Any]:
+def _device_summary(device: dict[str, Any]) -> dict[str, Any]:
     """A device with its time and its money as figures."""
-    money = range_of(device, "usd", money_in_words)
+    money = range_of(device, "usd", format_money)
     return device | {
         "time": Figure("Time", *range_of(device, "hours", figures.duration, 3600)),
         "money": Figure("Money", money[0] or "not priced", *money[1:]),
@@ -164,7 +164,7 @@ def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def money_in_words(value: float) -> str:
+def format_money(value: float) -> str:
     """US dollars; below a cent nobody counts."""
     return usd(value) if value >= 0.01 else "under 1 cent"
 
@@ -179,7 +179,7 @@ def _headline(planned: dict[str, Any]) -> str:
 
 def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
-    money = range_of(predicted, "usd", money_in_words)
+    money = range_of(predicted, "usd", format_money)
     energy = range_of(predicted, "energy_kwh", _kwh)
     memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
     capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]

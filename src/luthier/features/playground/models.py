@@ -14,7 +14,7 @@ from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.serving.targets import local_base_models, served_target
 from luthier.platform.home.context import Context
 
-_MOST_RUNS: Final = 50
+_MAX_RUNS: Final = 50
 
 
 class PlaygroundModel(Frozen):
@@ -46,7 +46,7 @@ def list_playground_models(context: Context, caller: Caller) -> Sequence[Playgro
         for one in tuned
     ]
     named = {one.run_id for one in found}
-    for run in context.runs.of_project(caller.project_id, limit=_MOST_RUNS):
+    for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS):
         made = None if run.result is None else run.result.adapter_path
         if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
             found.append(PlaygroundModel(name=run.run_id, kind="runs", note=f"{run.base_model}, {run.method}"))

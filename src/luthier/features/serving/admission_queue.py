@@ -13,24 +13,24 @@ from luthier.core.errors import BusyError
 
 _LOOK_BACK_SECONDS: Final = 60.0
 _UNKNOWN_SECONDS: Final = 5
-_MOST_SECONDS: Final = 60
+_MAX_SECONDS: Final = 60
 
 
-class Place:
+class Slot:
     """Of one ask that is under way or waits."""
 
-    def __init__(self, line: Line, key: str | None) -> None:
-        self._line, self._key, self._is_in = line, key, True
+    def __init__(self, queue: AdmissionQueue, key: str | None) -> None:
+        self._queue, self._key, self._is_in = queue, key, True
 
     def leave(self, *, has_ended: bool) -> None:
         """Make room for another, once. has_ended: with an answer, not because somebody has gone."""
-        with self._line.lock:
+        with self._queue.lock:
             if self._is_in:
                 self._is_in = False
-                self._line.left(self._key, has_ended)
+                self._queue.left(self._key, has_ended)
 
 
-class Line:
+class AdmissionQueue:
     """All asks of a server. most: in all; most_per_key: of each key of the API. Safe to share between threads."""
 
     def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +39,7 @@ class Line:
         self._num_of: Counter[str | None] = Counter()
         self._ends: deque[float] = deque(maxlen=256)
 
-    def enter(self, key: str | None) -> Place:
+    def enter(self, key: str | None) -> Slot:
         """A place. key: None for a person at this machine, who may take all there are. Raises BusyError."""
         with self.lock:
             num, num_own = self._num_of.total(), self._num_of[key]
@@ -49,7 +49,7 @@ class Line:
                 most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
                 raise self._busy(num, num_own, " of this key", most)
             self._num_of[key] += 1
-            return Place(self, key)
+            return Slot(self, key)
 
     def left(self, key: str | None, has_ended: bool) -> None:
         """Called by a place, which holds the lock."""
@@ -74,4 +74,4 @@ class Line:
         if len(ends) < 2 or now <= ends[0]:
             return _UNKNOWN_SECONDS
         pace = len(ends) / (now - ends[0])
-        return min(_MOST_SECONDS, max(1, math.ceil(num / 2 / pace)))
+        return min(_MAX_SECONDS, max(1, math.ceil(num / 2 / pace)))

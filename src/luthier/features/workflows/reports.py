@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.pipeline import Pipeline
-from luthier.features.workflows import format as pipeline_words
+from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows.views import AuditPage, folder_of, folders_of, result_of, view_pipeline
 from luthier.platform.home.context import Context
 
@@ -23,7 +23,7 @@ def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
     if not view.has_report:
         its = "the report of the run that it trained" if pipeline.kind == "retrain" else "one that has come to its end"
         raise NotFoundError(
-            f"{pipeline_id} has no report: it is {pipeline_words.NOUNS[pipeline.kind]} that is {view.status}",
+            f"{pipeline_id} has no report: it is {pipeline_format.NOUNS[pipeline.kind]} that is {view.status}",
             expected=its,
             do=f"see its stages: luthier pipelines show {pipeline_id}",
         )

@@ -30,11 +30,11 @@ Edit = Literal["text", "json"]
 _Rows = Annotated[str, Query(max_length=16_000)]
 _RowsOfForm = Annotated[str, Form(max_length=16_000)]
 _WORDS: Final[Mapping[str, str]] = {"accept": "accepted", "reject": "rejected", "edit": "edited"}
-_MOST_FIELDS: Final = 5_000
+_MAX_FIELDS: Final = 5_000
 
 
 async def _form_of(request: Request) -> FormData:
-    return await request.form(max_fields=_MOST_FIELDS, max_files=0)
+    return await request.form(max_fields=_MAX_FIELDS, max_files=0)
 
 
 SentForm = Annotated[FormData, Depends(_form_of)]

@@ -110,9 +110,9 @@ def _tell(as_json: bool, stage: Stage) -> None:
 def _show(console: Console, found: Pipeline) -> None:
     from rich.text import Text
 
-    from luthier.features.workflows.retraining.format import in_words
+    from luthier.features.workflows.retraining.format import format_stage
     from luthier.platform.cli.console import visible
 
     for stage in found.stages:
-        said = stage.reason or in_words(stage.name, stage.came)
+        said = stage.reason or format_stage(stage.name, stage.came)
         console.print(Text.assemble((f"{stage.name:<8}", "bold"), f"{stage.status:<8} ", visible(said)), soft_wrap=True)
