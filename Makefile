@@ -7,10 +7,10 @@
 # make docs         the documentation as a site, build/docs/site: strict, without a network
 # make story-shop   the shop's tutorial, every command of it: from rows to recommendations held against popularity
 # make story-law    the law firm's: from documents to invented citations, before and after, and a file for a laptop
-# make notebooks    the tutorials as notebooks, anew
+# make notebooks    write the tutorials as notebooks again
 # make models       the memory figures and the table of the catalogue of base models, by the planner
 # make wheel        dist/luthier-*.whl, with the built assets of the pages
-# make screenshots  draw docs/screenshots anew: each page in light and dark, at two sizes
+# make screenshots  draw docs/screenshots again: each page in light and dark, at two sizes
 
 PYTHON ?= python3
 VENV   ?= .venv

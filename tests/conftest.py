@@ -102,6 +102,16 @@ def postgresql() -> Iterator[PostgresqlServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def new_postgresql(postgresql: PostgresqlServer) -> Callable[[], str]:
+    """Makes databases with empty tables, copies of one that the migrations made, and returns their URLs."""
+    from luthier.platform.db.database import Database
+
+    migrated = postgresql.new_database()
+    Database.open(migrated).close()
+    return lambda: postgresql.new_database(copy_of=migrated)
+
+
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
     """The address of a server of S3's protocol; tests that ask for it are skipped where it is not installed."""

@@ -11,11 +11,9 @@ In a notebook progress and results draw themselves. Nothing heavy is imported be
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luthier.core.evaluation import Evaluation
@@ -91,22 +89,3 @@ def load_run(run_id: str, *, home: Home = None) -> Run:
     from luthier import python_api
 
     return python_api.load_run(run_id, home=home)
-
-
-_CALLABLE: Final[dict[str, Callable[..., Any]]] = {"train": train, "plan": plan, "evaluate": evaluate}
-
-
-class _Package(ModuleType):
-    """This package's own type, for one reason: `luthier.train` is both a function and a subpackage.
-
-    When Python imports the subpackage it puts the module where the function was. Here that module is made callable as
-    it arrives, so that `luthier.train(recipe)` and `luthier.ml.training.loop` both hold (docs/decisions/0003).
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _CALLABLE and isinstance(value, ModuleType):
-            value.__class__ = type("CallablePackage", (ModuleType,), {"__call__": staticmethod(_CALLABLE[name])})
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

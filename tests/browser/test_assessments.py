@@ -67,6 +67,6 @@ def test_results_gate_override_and_an_evaluation(
         page.check("[name=kind][value=safety]")
         page.click("text=Judge it")
         page.wait_for_url(f"{server.url}/evaluations/orders/*")
-        expect(page.locator("#order-state")).to_contain_text("It waits for a worker")
+        expect(page.locator("#order-state")).to_contain_text("Waiting for a worker")
         assert violations(page) == []
         page.goto("about:blank")  # so that it asks no server that is gone

@@ -38,7 +38,7 @@ def test_home(tmp_path: Path, make_page: Callable[..., Page]) -> None:
             context.runs.create(record.model_copy(update={"step": 5}), make_plan())
             page.wait_for_selector("#now progress[value='5']")
             page.wait_for_selector(f"#rest >> text={job.run_id}")
-            expect(page.locator("#told")).to_have_text("1 running, 0 waiting")
+            expect(page.locator("#changes")).to_have_text("1 running, 0 waiting")
             assert violations(page) == []
             _rests_while_hidden(page)
             page.close()  # before the server ends, which it would ask in vain

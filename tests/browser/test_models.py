@@ -97,7 +97,7 @@ def test_an_export_is_watched_until_it_is_made(make_page: MakePage, served: Serv
         export_id = add_export(context, served.made.runs[0], "c", is_made=False)
         page = come_in(make_page, served)
         page.goto(f"{served.url}/exports/{export_id}")
-        expect(page.get_by_text("It waits for a worker")).to_be_visible()
+        expect(page.get_by_text("Waiting for a worker")).to_be_visible()
         job = context.jobs.claim("w")
         assert job is not None
         context.job_events.append(job.job_id, "progress-1-1", "Running the source: 3 of 32 prompts")

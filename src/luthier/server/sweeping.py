@@ -22,7 +22,7 @@ SWEEP_SECONDS: Final = 60.0
 WAIT_AFTER_JUMP_SECONDS: Final = 3600.0
 """Nothing is deleted by its age for so long after the clock was set forward: it may be set right again."""
 _JUMP_SECONDS: Final = 60.0
-log = logging.getLogger("luthier.platform.http")
+log = logging.getLogger("luthier.api")
 
 
 @contextlib.asynccontextmanager

@@ -201,7 +201,11 @@ def test_a_server_whose_threads_are_gone_is_started_again(context: Context, monk
     def program(_: str, of: Context, listener: Listener) -> Program:
         whole = api_program("unused", of, listener)
         assert whole.health is not None
-        command = (sys.executable, str(Path(__file__).with_name("sticking_server.py")), whole.command[-1])
+        command = (
+            sys.executable,
+            str(Path(__file__).parents[2] / "fixtures" / "sticking_server.py"),
+            whole.command[-1],
+        )
         health = replace(whole.health, every_seconds=0.1)
         return replace(whole, command=command, health=health, stacks=None, grace_seconds=0.5)
 

@@ -22,7 +22,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     import polars as pl
 
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 _SEEN: Final = "canary"
 _RULES: Final = "canary_rules"

@@ -46,7 +46,7 @@ class ReviewView:
     previous: str | None = None
     following: str | None = None
     is_edited: bool = False
-    told: str = ""
+    notice: str = ""
     error: LuthierError | None = None
     typed: str | None = None
 
@@ -134,7 +134,7 @@ def decide(
         _, following = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
     words = {"accept": "accepted", "reject": "rejected", "edit": "accepted as you wrote it"}[decision]
     return _lead(
-        request, context, caller, _review_view(context, caller, following, model, status, told=f"it is {words}")
+        request, context, caller, _review_view(context, caller, following, model, status, notice=f"it is {words}")
     )
 
 
@@ -152,11 +152,11 @@ def undo(
         last = review_queue.last_of(context, caller)
         if last is None:
             _, first = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
-            told = "there is no decision of yours to take back"
-            return _lead(request, context, caller, _review_view(context, caller, first, model, status, told=told))
+            notice = "there is no decision of yours to take back"
+            return _lead(request, context, caller, _review_view(context, caller, first, model, status, notice=notice))
         item = last.review_id
     again = review_queue.undo(context, caller, item)
-    view = _review_view(context, caller, again.review_id, model, "waiting", told="it waits again")
+    view = _review_view(context, caller, again.review_id, model, "waiting", notice="it waits again")
     return _lead(request, context, caller, view)
 
 
@@ -193,7 +193,7 @@ def _review_view(
     status: ReviewStatus,
     *,
     is_edited: bool = False,
-    told: str = "",
+    notice: str = "",
     error: LuthierError | None = None,
     typed: str | None = None,
 ) -> ReviewView:
@@ -205,14 +205,14 @@ def _review_view(
         )
     counts = review_queue.counts(context, caller.project_id)
     is_edited = is_edited and caller.may("train")
-    return ReviewView(found, model, status, counts, previous, following, is_edited, told, error, typed)
+    return ReviewView(found, model, status, counts, previous, following, is_edited, notice, error, typed)
 
 
 def _lead(request: Request, context: Context, caller: Caller, view: ReviewView) -> Response:
     if is_fragment_request(request):
         return _page(request, context, caller, view)
     address = view.at(item=None if view.item is None else view.item.review_id)
-    return redirect(request, address, f"{view.told[:1].upper()}{view.told[1:]}.")
+    return redirect(request, address, f"{view.notice[:1].upper()}{view.notice[1:]}.")
 
 
 def _page(request: Request, context: Context, caller: Caller, view: ReviewView) -> Response:

@@ -55,7 +55,7 @@ Sent = Annotated[FormData, Depends(_form_of)]
 
 @dataclass(slots=True)
 class _Shown:
-    """What stands on the page. saved: what was kept as a test case just now; told: what came of feedback."""
+    """What the page shows. saved: the test case that was just kept; notice: the result of feedback."""
 
     sides: list[Side]
     settings: dict[str, str]
@@ -63,7 +63,7 @@ class _Shown:
     cases: str = DEFAULT_NAME
     error: LuthierError | None = None
     saved: SavedCase | None = None
-    told: str = ""
+    notice: str = ""
     unknown: Sequence[str] = ()
 
 
@@ -160,11 +160,11 @@ def give(request: Request, context: HomeContext, caller: Asker, form: Sent) -> R
             return _refused(error)
         shown.error = error
         return _page(request, list_playground_models(context, caller), shown, status=status_of(error))
-    shown.told = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
+    shown.notice = "Thanks: it is kept." if not given.feedback.correction else "Kept; it waits for review."
     if given.why_not:
-        shown.told = f"Kept, but {given.why_not}."
+        shown.notice = f"Kept, but {given.why_not}."
     if is_script:
-        return JSONResponse({"thumb": thumb, "words": shown.told})
+        return JSONResponse({"thumb": thumb, "words": shown.notice})
     return _lead(request, shown)
 
 

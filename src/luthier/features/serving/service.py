@@ -36,7 +36,7 @@ from luthier.features.usage.service import use_of
 from luthier.platform.auth.service import charge_tokens
 from luthier.platform.home.context import Context
 
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 
 @dataclass(slots=True)

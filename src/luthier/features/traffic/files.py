@@ -34,7 +34,7 @@ _DAY_SECONDS: Final = 86_400
 _JOINED: Final = 8
 _MAX_JOINED_BYTES: Final = 64 << 20
 _LOCK_SECONDS: Final = 30.0
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 
 class Forgotten(Frozen):

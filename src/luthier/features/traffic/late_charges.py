@@ -14,7 +14,7 @@ from typing import Final
 
 from luthier.core.errors import LuthierError, UnreachableError
 
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 MAX_KEPT: Final = 10_000
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _KNOWN_SECONDS: Final = 5.0
 _NUM_POINTS: Final = 1 << 32
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 
 class TrafficRecorder:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CLIENT_GONE: Final = 499
 """The status of what nobody waited for to the end."""
 _MAX_NAME_CHARACTERS: Final = 255
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ Operation = Literal["chat", "text_completion", "embeddings"]
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NAME: Final = "luthier"
 _NANOSECONDS: Final = 1e9
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 
 class Spans:

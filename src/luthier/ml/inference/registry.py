@@ -1,6 +1,6 @@
 """Which engines there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
 
-Entry points in the group `luthier.ml.inference` add to it.
+Entry points in the group `luthier.engines` add to it.
 """
 
 from __future__ import annotations
@@ -44,4 +44,4 @@ def load_engine_class(name: str) -> type[Engine]:
 
 
 def _table() -> dict[str, str]:
-    return {entry.name: entry.value for entry in entry_points(group="luthier.ml.inference")} | BUILT_IN
+    return {entry.name: entry.value for entry in entry_points(group="luthier.engines")} | BUILT_IN

@@ -38,7 +38,7 @@ from luthier.ml.inference.mixed_adapters import MixedAdapters
 from luthier.ml.inference.row_states import RowBatch
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
-log = logging.getLogger("luthier.ml.inference")
+log = logging.getLogger("luthier.engines")
 
 MAX_STREAM_ROWS: Final = 2 * MAX_CHOICES
 # Room is made for this many tokens at a time: making it costs a copy of the cache, and not all answers get long.

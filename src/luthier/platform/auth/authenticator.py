@@ -23,7 +23,7 @@ from luthier.platform.auth.rate_limiter import Taken, TokenBuckets
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
-log = logging.getLogger("luthier.features")
+log = logging.getLogger("luthier.service")
 
 REMEMBERED_SECONDS: Final = 3.0
 WHILE_ASKED_SECONDS: Final = 1.0

@@ -24,7 +24,7 @@ from luthier.core.errors import (
     UnsupportedError,
 )
 
-log = logging.getLogger("luthier.platform.http")
+log = logging.getLogger("luthier.api")
 _KIND = re.compile(r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|str|bool)$")
 
 

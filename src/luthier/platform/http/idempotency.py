@@ -23,7 +23,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.idempotency_store import Turn
 
-log = logging.getLogger("luthier.platform.http")
+log = logging.getLogger("luthier.api")
 
 _MOST_CHARACTERS: Final = 255
 _SWEEP_EVERY_SECONDS: Final = 3600.0

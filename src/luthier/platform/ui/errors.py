@@ -24,7 +24,7 @@ from luthier.core.errors import (
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import ForbiddenError, SignInNeededError
 
-log = logging.getLogger("luthier.platform.ui")
+log = logging.getLogger("luthier.web")
 
 _UNREACHABLE_RETRY_SECONDS: Final = 5.0
 

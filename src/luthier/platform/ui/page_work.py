@@ -23,7 +23,7 @@ from luthier.platform.auth.service import digest_of
 from luthier.platform.ui.render import redirect
 from luthier.platform.ui.visitor import COOKIE
 
-log = logging.getLogger("luthier.platform.ui")
+log = logging.getLogger("luthier.web")
 
 WAIT_SECONDS: Final = 0.25
 """So long a request waits for work that is mostly short."""

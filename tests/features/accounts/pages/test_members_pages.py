@@ -19,7 +19,7 @@ PASSWORD, OTHER = "correct horse battery", "another long password"
 
 def test_a_member_is_added_changed_and_removed(home: Context, browser: Browser) -> None:
     one = browser("admin")
-    assert "Nobody yet" in one.get(ADDRESS).text
+    assert "None yet" in one.get(ADDRESS).text
     name = '<b>Ada</b>"><img src=x>'
     assert one.post(ADDRESS, data={"name": name, "password": PASSWORD, "role": "viewer"}).status_code == 303
     (ada,) = list_members(home, Caller())

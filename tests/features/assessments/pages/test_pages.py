@@ -142,7 +142,7 @@ def test_an_evaluation_is_asked_for_watched_and_given_up(home: Context, browser:
     place = asked.headers["location"]
     assert place.startswith("/evaluations/orders/job-")
     page = reader.get(place).text
-    assert "It waits for a worker" in page
+    assert "Waiting for a worker" in page
     assert "Cancel" not in page
     assert place in reader.get("/evaluations").text
     mark = page.split("?after=")[1].split('"')[0]

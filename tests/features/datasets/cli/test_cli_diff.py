@@ -24,7 +24,7 @@ def versions(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_pipe_gets_lines_with_minus_and_plus(luthier: Any, versions: tuple[Path, Path]) -> None:
     done = luthier("data", "diff", *versions)
     assert done.code == 0, done.err
-    assert "rows told apart by the prompt of the row" in done.out
+    assert "rows matched by the prompt of the row" in done.out
     assert "10 same, 1 changed, 0 added, 1 removed" in done.out
     assert "  - completion: It is 3.\n  + completion: It is ␛[31mthree.\n" in done.out
     assert "\n- old.jsonl:12\n  - prompt: What is 11 plus one?" in done.out

@@ -61,7 +61,7 @@ def test_htmx_gets_the_desk_alone_and_the_address_of_the_row(browser: Browser, d
     answer = one.post(f"{desk}/decide", data=sent, headers=HX)
     assert (answer.status_code, answer.headers["hx-replace-url"]) == (200, f"{desk}?version=1&show=undecided&row=3")
     assert answer.text.lstrip().startswith('<div id="desk"')
-    assert 'data-told="row 2 is accepted"' in answer.text
+    assert 'data-notice="row 2 is accepted"' in answer.text
     answer = one.post(f"{desk}/decide", data=sent | {"row": 3}, headers=HX)
     assert "What is 1?" in words(answer), "after the last row come those that were skipped"
     answer = one.post(f"{desk}/decide", data=sent | {"row": 1}, headers=HX)
@@ -88,7 +88,7 @@ def test_an_edit_by_its_texts_and_as_json(browser: Browser, desk: str) -> None:
     texts = {"text:/messages/0/content": "What is 1?", "text:/messages/1/content": "One.\r\nYes."}
     sent = {"version": "1", "row": "1"} | texts
     answer = one.post(f"{desk}/edit", data=sent, headers=HX)
-    assert 'data-told="row 1 is edited"' in answer.text
+    assert 'data-notice="row 1 is edited"' in answer.text
     shown = one.get(f"{desk}?row=1&show=edited").text
     assert "<del>It is 1</del><ins>One.\nYes</ins>." in shown
     as_json = json.dumps(chat(2, "Two"))

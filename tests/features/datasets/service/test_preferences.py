@@ -33,7 +33,7 @@ from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
 
-CHILD = Path(__file__).with_name("training_child.py")
+CHILD = Path(__file__).parents[3] / "fixtures" / "training_child.py"
 MakeRecipe = Callable[..., Path]
 
 

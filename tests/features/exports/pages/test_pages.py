@@ -21,7 +21,7 @@ def test_an_export_is_queued_watched_and_cancelled(home: Context, browser: Brows
     one = browser("read", "train")
     address = one.post("/exports", data={"source": made.tuned, "form": "merged:float32"}).headers["location"]
     text = one.get(address).text
-    assert "waits for a worker" in text
+    assert "Waiting for a worker" in text
     assert f'hx-get="{address}?after=queued-' in text
     asked = text.partition("hx-get=&#34;")[2] or text.partition('hx-get="')[2]
     look = asked.partition('"')[0]

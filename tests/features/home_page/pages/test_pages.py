@@ -39,7 +39,7 @@ def test_a_fresh_home_teaches_the_way(browser: Browser) -> None:
     links = ("/datasets/new", "/datasets", "/runs/new", "/evaluations", "/playground")
     places = [page.index(f'href="{link}">', page.index("first-steps")) for link in links]
     assert places == sorted(places), "in the order of the steps"
-    for scopes, words in ((("read",), "Somebody who may train does this step."), (("read", "train"), "may infer does")):
+    for scopes, words in ((("read",), "This step needs the scope train."), (("read", "train"), "the scope infer")):
         assert words in browser(*scopes).get("/").text
     assert "/runs/new" not in browser("read").get("/").text
 
@@ -120,6 +120,6 @@ def test_nothing_of_another_project_is_shown(home: Context, browser: Browser) ->
     own, default = browser("read", project="mine").get("/").text, browser("read").get("/").text
     assert job.run_id in own
     assert other not in own
-    assert "No run was judged yet." in own
+    assert "No run has been evaluated yet." in own
     assert other in default
     assert job.run_id not in default

@@ -96,7 +96,7 @@ def test_panels_of_another_project_are_not_there(home: Context, browser: Browser
     home.access.add_project("proj-other", "other")
     other = browser("train", "read", project="other")
     here = f"{PANELS}/{made.panel.panel_id}"
-    assert "Nobody was asked yet" in other.get(PANELS).text
+    assert "No panels yet" in other.get(PANELS).text
     rater_id = made.links[0].rater.rater_id
     for path in (here, f"{here}/ratings.csv", f"{here}/pairs.jsonl"):
         assert other.get(path).status_code == 404

@@ -70,13 +70,13 @@ def is_harmless(text: str) -> bool:
 def test_a_fresh_home_says_what_to_do(browser) -> None:  # type: ignore[no-untyped-def]
     page = browser("read").get("/monitor")
     assert page.status_code == 200
-    assert "Nothing is watched yet" in page.text
+    assert "Nothing is monitored yet" in page.text
     assert "Deploy a model" not in page.text, "who may only read cannot"
 
 
 def test_what_is_watched_and_what_has_changed(browser, home, sick: None) -> None:  # type: ignore[no-untyped-def]
     client = browser("read", "train")
-    assert "too little to tell" in client.get("/monitor").text
+    assert "not enough data" in client.get("/monitor").text
     for _ in range(2):
         assert client.post("/monitor/look", data={"name": "shop-bot"}).status_code == 303
         wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")

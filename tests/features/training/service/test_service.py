@@ -35,7 +35,7 @@ from luthier.platform.home.context import Context
 from luthier.testing.records import make_plan, make_record
 
 MakeRecipe = Callable[..., Path]
-CHILD = Path(__file__).with_name("training_child.py")
+CHILD = Path(__file__).parents[3] / "fixtures" / "training_child.py"
 PROMISED = {
     "run_id", "status", "base_model", "method", "num_steps", "num_trained_tokens", "num_trainable_parameters",
     "trainable_fraction", "tokens_per_second", "examples_per_second", "seconds_per_step", "train_loss",

@@ -42,7 +42,7 @@ def test_a_difference_is_told_in_the_log(
 ) -> None:
     serving._warn_once.cache_clear()
     request = TextRequest.model_validate({"text": "a", **wishes})
-    with caplog.at_level(logging.WARNING, logger="luthier.features"):
+    with caplog.at_level(logging.WARNING, logger="luthier.service"):
         for _ in range(2):
             as_trained(TRAINED, request)
     told = [record.getMessage() for record in caplog.records]

@@ -79,7 +79,7 @@ def test_what_goes_on_is_asked_for_again_and_sent_when_it_has_changed(home: Cont
     assert "prompting is enough" in piece.text
     assert "<html" not in piece.text
     dead = one.get(f"/pipelines/{AUTO_ID}").text
-    assert "Its process ended without a word" in dead
+    assert "Its process ended without an error message" in dead
     assert "hx-get" not in dead
 
 

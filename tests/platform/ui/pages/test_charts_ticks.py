@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,13 @@ def test_no_two_ticks_read_the_same(low: float, width: float) -> None:
     ticks = linear_ticks(low, low + width)
     if width > abs(low) * 1e-2:
         assert len(set(words(ticks))) == len(ticks)
+
+
+@pytest.mark.parametrize(("low", "width"), [(12_140_000.0, 130_000.0), (1e-4, 2e-6), (0.0, 3e-9), (-5e8, 6e6)])
+def test_neighbours_far_from_zero_differ_in_a_digit(low: float, width: float) -> None:
+    ticks = linear_ticks(low, low + width)
+    assert len(ticks) > 2
+    assert len(set(words(ticks))) == len(ticks)
 
 
 def test_numbers_read_as_people_write_them() -> None:

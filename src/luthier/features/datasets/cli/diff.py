@@ -55,7 +55,7 @@ def _show(console: Console, found: DatasetDiff) -> None:
     def line(text: str | Text) -> None:
         console.print(text if isinstance(text, Text) else visible(text), soft_wrap=True)
 
-    line(f"{found.old} -> {found.new}, rows told apart by {found.key}")
+    line(f"{found.old} -> {found.new}, rows matched by {found.key}")
     counts = f"{found.num_same:,} same, {len(found.changed):,} changed, "
     line(counts + f"{len(found.added):,} added, {len(found.removed):,} removed")
     for note in found.notes:

@@ -122,10 +122,10 @@ def undo(
     if found is None:
         line = row if row is not None else queue.first()
         return _lead(
-            request, context, caller, AnnotationView(queue, line, told="there is no decision of yours to take back")
+            request, context, caller, AnnotationView(queue, line, notice="there is no decision of yours to take back")
         )
     words = f"row {found.row} is undecided again; it was {_WORDS[found.decision]}"
-    return _lead(request, context, caller, AnnotationView(queue.having(found.row, None), found.row, told=words))
+    return _lead(request, context, caller, AnnotationView(queue.having(found.row, None), found.row, notice=words))
 
 
 @router.post("/version")
@@ -182,13 +182,13 @@ def _onward(request: Request, context: Context, caller: Caller, queue: Queue, li
     following = queue.after(line)
     if following is None:
         following = queue.first() if queue.show == "undecided" else line
-    return _lead(request, context, caller, AnnotationView(queue, following, told=words))
+    return _lead(request, context, caller, AnnotationView(queue, following, notice=words))
 
 
 def _lead(request: Request, context: Context, caller: Caller, view: AnnotationView) -> Response:
     if is_fragment_request(request):
         return _page(request, context, caller, view)
-    return redirect(request, view.at(row=view.line), view.told)
+    return redirect(request, view.at(row=view.line), view.notice)
 
 
 def _page(request: Request, context: Context, caller: Caller, view: AnnotationView) -> Response:

@@ -48,7 +48,7 @@ class AnnotationView:
     queue: Queue
     line: int | None
     edit: Literal["text", "json"] | None = None
-    told: str = ""
+    notice: str = ""
     error: LuthierError | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     note: str = ""

@@ -40,7 +40,7 @@ _TELL_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 10.0
 _SETTLE_SECONDS: Final = 60.0
 _SETTLE_BYTES: Final = 8 << 20
-log = logging.getLogger("luthier.ml.drift")
+log = logging.getLogger("luthier.monitor")
 
 Lost = Mapping[tuple[str, float, str], int]
 """How many were lost: by project, time of the ask and reason."""

@@ -20,7 +20,7 @@ from luthier.ml.drift.traffic.spool import Segment, Spool
 
 _TRIES: Final = 6
 _PAUSE_SECONDS: Final = 0.05
-log = logging.getLogger("luthier.ml.drift")
+log = logging.getLogger("luthier.monitor")
 
 
 def read(

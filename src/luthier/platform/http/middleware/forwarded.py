@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-log = logging.getLogger("luthier.platform.http")
+log = logging.getLogger("luthier.api")
 
 
 class TrustedProxies:

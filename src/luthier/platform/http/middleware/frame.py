@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from luthier.core.library_errors import library_words_hidden
 from luthier.platform.http.errors import bug_response
 
-log = logging.getLogger("luthier.platform.http")
+log = logging.getLogger("luthier.api")
 
 _MOST_CLIENT_ID_CHARACTERS: Final = 512
 _API_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"

@@ -34,10 +34,12 @@ def words(ticks: Sequence[float]) -> list[str]:
         return []
     largest = max(abs(tick) for tick in ticks)
     smallest = min((abs(tick) for tick in ticks if tick), default=1.0)
+    gap = min((abs(b - a) for a, b in itertools.pairwise(ticks) if a != b), default=smallest)
+    last = math.floor(math.log10(gap) + 1e-9)  # the decimal place in which neighbours differ
     if largest >= 1e6 or smallest < 1e-4:
-        return [_plain(f"{tick:.3g}") for tick in ticks]
-    gap = min((abs(b - a) for a, b in itertools.pairwise(ticks)), default=smallest)
-    decimals = 0 if gap >= 1 else min(5, -math.floor(math.log10(gap) + 1e-9))
+        digits = max(3, math.floor(math.log10(largest)) - last + 1) if largest else 3
+        return [_plain(f"{tick:.{digits}g}") for tick in ticks]
+    decimals = max(0, -last)
     return [_plain(f"{tick:,.{decimals}f}") for tick in ticks]
 
 

@@ -65,7 +65,7 @@ def test_a_revoked_key_is_out_within_seconds(
     revoke_key(home, list_keys(home)[0].key_id)
     assert REMEMBERED_SECONDS + WHILE_ASKED_SECONDS <= 5
     clock.now += REMEMBERED_SECONDS
-    caplog.set_level("INFO", "luthier.features")
+    caplog.set_level("INFO", "luthier.service")
     assert asker.get("/v1/things").status_code == 401
     assert list_keys(home)[0].key_id in caplog.text
 

@@ -1,5 +1,5 @@
-// Keys of the annotation desk: each presses the button that bears it. A decision is never taken on a row that was not on
-// the screen yet: keys pressed while the next row is under way do nothing.
+// Keyboard shortcuts for annotation: each key presses the button that shows it. Keys pressed while the next row is still
+// loading do nothing, so nobody decides on a row that was not on the screen yet.
 const NEWS_MS = 10000;
 let isUnderWay = false;
 let isGoing = 0;
@@ -23,7 +23,7 @@ document.addEventListener("keydown", (event) => {
   button.click();
 });
 
-// An edit that was begun is not left by a slip of the hand.
+// Ask before leaving a page with an unsaved edit.
 function hasBegun() {
   return document.querySelector('#desk [data-edit="begun"]') !== null || [...document.querySelectorAll("#desk [data-edit] textarea")].some((one) => one.value !== one.defaultValue);
 }
@@ -35,16 +35,16 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", () => { if (!window.htmx) isUnderWay = true; });
 addEventListener("beforeunload", (event) => { if (hasBegun() && !isUnderWay) event.preventDefault(); });
 
-// Only what swaps the desk holds keys back, not the asking for news.
+// Only requests that replace the row block the keys, not the polling for news.
 document.addEventListener("htmx:beforeRequest", (event) => { if (event.detail.target?.id === "desk") isUnderWay = true; });
 document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.target?.id === "desk") isUnderWay = false; });
 document.addEventListener("htmx:afterSettle", () => {
-  const desk = document.querySelector("#desk"), told = document.querySelector("#said");
+  const desk = document.querySelector("#desk"), status = document.querySelector("#said");
   const title = desk?.querySelector("#row-title")?.textContent.trim() ?? "";
-  if (desk && told && desk.dataset.told) told.textContent = `${desk.dataset.told}. ${title}`;
+  if (desk && status && desk.dataset.notice) status.textContent = `${desk.dataset.notice}. ${title}`;
 });
 
-// What others say of this row meanwhile.
+// Poll for what other people decided on this row in the meantime.
 setInterval(() => {
   const desk = document.querySelector("#desk");
   if (document.hidden || isUnderWay || !desk || !desk.dataset.news || !window.htmx || desk.querySelector("[data-edit]")) return;

@@ -1,4 +1,4 @@
-// What every page has: the theme, times that stay right, keys that lead somewhere, forms that ask first.
+// Shared by all pages: the theme, relative times, keyboard navigation, confirmation of forms.
 const root = document.documentElement;
 
 for (const button of document.querySelectorAll("[data-theme-switch]")) {
@@ -32,7 +32,7 @@ function refreshTimes() {
 }
 setInterval(refreshTimes, 20000);
 
-// `g` and a letter lead to a page; `?` shows what keys there are. Not while somebody writes.
+// `g` and a letter go to a page; `?` lists the keys. Ignored while the user types in a field.
 let isGoing = false;
 document.addEventListener("keydown", (event) => {
   const at = event.target;
@@ -52,7 +52,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// What our scripts ask for carries the page that they ask from: after a sign-in one comes back to it.
+// Requests of our scripts carry the address of the current page, so that a sign-in can return to it.
 window.Luthier = Object.assign(window.Luthier ?? {}, {
   async ask(address, options = {}) {
     const answer = await fetch(address, { ...options, headers: { ...options.headers, "HX-Current-URL": location.href } });
@@ -62,7 +62,7 @@ window.Luthier = Object.assign(window.Luthier ?? {}, {
   },
 });
 
-// A form or button with `data-confirm` asks before it does what cannot be undone.
+// A form or button with `data-confirm` asks before an action that cannot be undone.
 document.addEventListener("submit", (event) => {
   const words = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;
   if (words && !confirm(words)) { event.preventDefault(); event.stopImmediatePropagation(); }
@@ -83,14 +83,14 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = words; }, 1500);
 });
 
-// An error whose words came as a piece of a page is shown where the answer was to stand.
+// An error that came as a fragment of HTML is shown in place of the expected answer.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { status } = event.detail.xhr;
   if (status >= 400 && status !== 401) { event.detail.shouldSwap = true; event.detail.isError = false; }
 });
 
-// HTMX writes into the console that it has given a request up, where a newer one took its place or the page was left.
-// That is no error; what a server or a network does wrong is told by other words of its, which stay.
+// HTMX logs an aborted request to the console when a newer one replaced it or the page was left. That is no error;
+// faults of the server or the network have other messages, which stay.
 const tell = console.error;
 console.error = (...words) => {
   if (!/^htmx:(afterRequest|sendAbort)\b/.test(String(words[0]))) tell.apply(console, words);

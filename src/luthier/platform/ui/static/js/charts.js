@@ -1,7 +1,7 @@
 // Draws `figure.chart[data-chart]` with ECharts over the server's own drawing, in the colours of the page.
-// For who watches a plot: `window.Luthier.charts.append(key, name, points)` adds to a series, `replace` puts others in the
-// place of all, `forgetAfter(key, x)` drops what lies behind x, `mark(key, marks)` sets the marks, and `refresh()` draws
-// what has changed: only the lines, only of charts that can be seen. `ready` is a promise of the first drawing.
+// For live plots: `window.Luthier.charts.append(key, name, points)` adds points to a series, `replace` replaces all its
+// points, `forgetAfter(key, x)` drops those after x, `mark(key, marks)` sets the marks, and `refresh()` draws
+// what has changed: only the lines, only of visible charts. `ready` is a promise of the first drawing.
 const charts = new Map(); // by key: { figure, spec, chart, isStale, isSeen, smoothing, isLog }
 const MOST_POINTS = 2000, FEWEST_SMOOTHED = 30;
 
@@ -140,12 +140,12 @@ function plot(entry) {
         const all = Array.isArray(found) ? found : [found];
         const x = all[0].value[0], named = new Map(all.map((one) => [one.seriesName, one.value])); // of a smoothed line, the smooth
         if (all[0].value[2]) return `${spec.x.name} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
-        const told = spec.series.flatMap((series) => {
+        const lines = spec.series.flatMap((series) => {
           const point = named.get(series.name) ?? pointAt(series, x);
           const where = point && point[0] !== x ? ` (${spec.x.name} ${number(point[0])})` : "";
           return point ? [`${series.name}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
         });
-        return [`${spec.x.name} ${number(x)}`, ...told].join("\n");
+        return [`${spec.x.name} ${number(x)}`, ...lines].join("\n");
       },
     },
     series: lines(entry),

@@ -1,4 +1,4 @@
-// Datasets: a file goes up with progress, a time to go and a way to cancel; answers that are being found out are looked for again.
+// Datasets: upload a file with progress, remaining time and a cancel button; poll for answers that are still being computed.
 
 for (const choice of document.querySelectorAll("[data-send-on-change]")) {
   choice.addEventListener("change", () => choice.form.requestSubmit());
@@ -21,7 +21,7 @@ function lookAgain() {
       document.querySelector("aside form button[disabled]")?.removeAttribute("disabled");
       window.Luthier?.charts?.startAll(document);
       document.getElementById("said").textContent = "It is done.";
-    } catch { lookAgain(); /* the server may be starting anew */ }
+    } catch { lookAgain(); /* the server may be restarting */ }
   }, 1000);
 }
 lookAgain();
@@ -131,10 +131,10 @@ class Upload {
     this.request = null;
     const away = request.getResponseHeader("HX-Redirect");
     if (away) { location.href = away; return; }
-    let told = null;
-    try { told = JSON.parse(request.responseText); } catch { /* a page, of something before the handler */ }
-    if (request.status === 201 && told?.address) { location.href = told.address; return; }
-    this.failed(told?.came ?? `the server answered ${request.status}`, told?.expected ?? "a file that is taken", told?.do ?? "see the server's log");
+    let answer = null;
+    try { answer = JSON.parse(request.responseText); } catch { /* an HTML page, from middleware before the handler */ }
+    if (request.status === 201 && answer?.address) { location.href = answer.address; return; }
+    this.failed(answer?.came ?? `the server answered ${request.status}`, answer?.expected ?? "a file that is accepted", answer?.do ?? "see the server's log");
   }
 
   failed(came, expected, what) {

@@ -1,5 +1,6 @@
-// What goes on is asked every few seconds, not while nobody looks; what has changed is said aloud, and looked at anew.
-const told = document.querySelector("#told");
+// Polls the list of running work every few seconds, but not in a hidden tab; announces a change to screen readers and
+// refreshes the rest of the page.
+const changes = document.querySelector("#changes");
 
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.id === "now") event.preventDefault();
@@ -14,6 +15,6 @@ document.addEventListener("htmx:afterSettle", () => {
   const now = document.querySelector("#now");
   if (!now || now.dataset.atWork === atWork) return;
   atWork = now.dataset.atWork;
-  if (told) told.textContent = now.querySelector("[data-words]")?.dataset.words ?? "";
+  if (changes) changes.textContent = now.querySelector("[data-words]")?.dataset.words ?? "";
   window.htmx?.trigger(document.querySelector("#rest"), "luthier:changed");
 });

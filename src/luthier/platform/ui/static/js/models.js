@@ -1,4 +1,4 @@
-// The pages on models: a slider beside each number that has one, and a look now and then at what is under way.
+// The pages on models: a slider next to each number that has one, and polling of work in progress.
 const LOOK_MILLISECONDS = 1500;
 
 for (const slider of document.querySelectorAll("[data-slides]")) {
@@ -8,7 +8,7 @@ for (const slider of document.querySelectorAll("[data-slides]")) {
   number.addEventListener("input", () => { slider.value = number.value; });
 }
 
-// The place is asked for anew as long as it says so; not in a hidden tab, and not while the answer before is awaited.
+// The element is fetched again as long as it asks for that; not in a hidden tab, and not while a request is pending.
 setInterval(() => {
   const place = document.querySelector("[data-look]");
   if (!place || document.hidden || !window.htmx || place.classList.contains("htmx-request")) return;

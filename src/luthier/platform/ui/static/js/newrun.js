@@ -1,4 +1,4 @@
-// A slider beside each number of a new run; which side of the form was changed last; what was planned told in words.
+// A slider next to each number of a new run; which side of the form was changed last; the plan as text for screen readers.
 const form = document.querySelector("form#draft");
 const SPAN = 1000;
 
@@ -35,7 +35,7 @@ function place(value, knob) {
   return Math.round((SPAN * (to(within) - to(knob.low))) / (to(knob.high) - to(knob.low)));
 }
 
-// The slider stands where the number says; where that is open, where the plan has it.
+// The slider shows the number; if the field is empty, the value from the plan.
 function refresh(element) {
   const knob = parts(element), planned = Number(knob.why?.dataset.planned ?? NaN);
   const isOpen = knob.number.value === "";
@@ -58,8 +58,8 @@ function refreshAll() {
 }
 
 function tell() {
-  const told = form.querySelector("[data-told]")?.textContent.trim() ?? "", status = form.querySelector("[data-status]");
-  if (status && status.textContent !== told) status.textContent = told;
+  const notice = form.querySelector("[data-notice]")?.textContent.trim() ?? "", status = form.querySelector("[data-status]");
+  if (status && status.textContent !== notice) status.textContent = notice;
 }
 
 if (form) {

@@ -8,7 +8,7 @@ function clone(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
 }
 
-// What a browser would hide or turn around shows as what it is, as on pages from the server.
+// Control and direction characters that a browser would hide are shown by their code, as on pages from the server.
 function visible(text) {
   return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffe\uffff]/g, (sign) => {
     const code = sign.charCodeAt(0);
@@ -42,10 +42,10 @@ function showError(bubble, error) {
   came.textContent = visible(error.came);
   for (const [name, words] of [["expected", error.expected], ["what to do", error.do]]) {
     if (!words) continue;
-    const term = document.createElement("dt"), told = document.createElement("dd");
+    const term = document.createElement("dt"), text = document.createElement("dd");
     term.textContent = name;
-    told.textContent = visible(words);
-    list.append(term, told);
+    text.textContent = visible(words);
+    list.append(term, text);
   }
   box.append(came, list);
   bubble.replaceChildren(box);
@@ -85,7 +85,7 @@ class Side {
     this.keep();
   }
 
-  // Takes back the last question, and what was told instead of an answer to it.
+  // Takes back the last question, and the error shown in place of its answer.
   takeBack() {
     this.turns.pop();
     while (this.list.lastElementChild && !this.list.lastElementChild.classList.contains("user")) this.list.lastElementChild.remove();
@@ -104,7 +104,7 @@ class Side {
     bubble.classList.add("waiting");
     this.list.append(bubble);
     const words = bubble.querySelector(".words"), written = { text: "", thought: "", node: document.createTextNode("") };
-    const thought = bubble.querySelector(".thought"), told = thought.querySelector(".thinking");
+    const thought = bubble.querySelector(".thought"), thinking = thought.querySelector(".thinking");
     this.controller = new AbortController();
     this.state = "waiting";
     let facts = "", exchange = "", error = null;
@@ -112,11 +112,11 @@ class Side {
       ({ facts, exchange } = await this.read(written, () => { if (!written.node.isConnected) words.append(written.node); }, (more) => {
         thought.hidden = false;
         written.thought += more;
-        told.append(visible(more));
+        thinking.append(visible(more));
       }));
     } catch (wrong) {
       if (wrong.name === "AbortError") facts = "stopped by you";
-      else error = wrong.told ?? { came: "the connection to the server broke off", do: "try again" };
+      else error = wrong.shown ?? { came: "the connection to the server broke off", do: "try again" };
     }
     this.controller = undefined;
     if (error) { this.fail(bubble, error, written.text); return; }
@@ -124,7 +124,7 @@ class Side {
     this.finish(bubble, written, facts, exchange);
   }
 
-  // Reads lines of JSON until the end; returns what is told of the answer then.
+  // Reads lines of JSON until the end; returns the facts about the answer (tokens, seconds).
   async read(written, begin, think) {
     const body = new URLSearchParams(new FormData(form));
     for (const name of [...new Set(body.keys())]) if (name === "model" || name === "talk" || name === "message" || name.startsWith("reference-")) body.delete(name);
@@ -136,7 +136,7 @@ class Side {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ;) {
       const { value, done } = await reader.read();
-      if (done) throw { told: { came: "the answer broke off", do: "try again" } };
+      if (done) throw { shown: { came: "the answer broke off", do: "try again" } };
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
@@ -151,7 +151,7 @@ class Side {
           think(said.text);
         } else if (said.kind === "started") this.state = "reading";
         else if (said.kind === "ended") return said;
-        else if (said.kind === "failed") throw { told: said.error };
+        else if (said.kind === "failed") throw { shown: said.error };
       }
       followEnd();
     }
@@ -187,9 +187,9 @@ class Side {
 async function refusal(response) {
   if (response.status === 401) { location.href = response.headers.get("HX-Redirect") ?? "/sign-in"; }
   try {
-    return { told: (await response.json()).error };
+    return { shown: (await response.json()).error };
   } catch {
-    return { told: { came: `the server answered ${response.status}`, do: "open the page anew and try again" } };
+    return { shown: { came: `the server answered ${response.status}`, do: "reload the page and try again" } };
   }
 }
 
@@ -237,7 +237,7 @@ function sayAgain(asked) {
 function stopAll() { for (const side of sides) side.controller?.abort(); }
 
 async function save(button) {
-  const told = button.parentElement.querySelector("[data-saved]");
+  const status = button.parentElement.querySelector("[data-saved]");
   const body = new URLSearchParams(new FormData(form, button));
   button.disabled = true;
   try {
@@ -246,17 +246,17 @@ async function save(button) {
     const saved = await response.json(), link = document.createElement("a");
     link.href = saved.address;
     link.textContent = saved.words;
-    told.replaceChildren("Saved as ", link);
+    status.replaceChildren("Saved as ", link);
   } catch (wrong) {
-    const error = wrong.told ?? { came: "the server cannot be reached", do: "try again" };
-    told.textContent = `Not saved: ${error.came}; ${error.do}`;
+    const error = wrong.shown ?? { came: "the server cannot be reached", do: "try again" };
+    status.textContent = `Not saved: ${error.came}; ${error.do}`;
   }
   button.disabled = false;
 }
 
 // A thumb, or what the answer should have been.
 async function give(button, side, bubble) {
-  const isThumb = !button.value.startsWith("correct"), told = bubble.querySelector(isThumb ? "[data-told]" : "[data-saved]");
+  const isThumb = !button.value.startsWith("correct"), status = bubble.querySelector(isThumb ? "[data-notice]" : "[data-saved]");
   const body = new URLSearchParams(new FormData(form, button));
   button.disabled = true;
   try {
@@ -266,10 +266,10 @@ async function give(button, side, bubble) {
     if (turn) turn.thumb = given.thumb;
     side.keep();
     for (const one of bubble.querySelectorAll(".thumbs button")) one.setAttribute("aria-pressed", String(one.value.startsWith(`${given.thumb}:`)));
-    told.textContent = given.words;
+    status.textContent = given.words;
   } catch (wrong) {
-    const error = wrong.told ?? { came: "the server cannot be reached", do: "try again" };
-    told.textContent = visible(`Not kept: ${error.came}; ${error.do}`);
+    const error = wrong.shown ?? { came: "the server cannot be reached", do: "try again" };
+    status.textContent = visible(`Not kept: ${error.came}; ${error.do}`);
   }
   button.disabled = false;
 }

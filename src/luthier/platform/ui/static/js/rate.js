@@ -1,5 +1,5 @@
-// Keys of a rater: each takes the choice that bears it; Enter goes on. A key that is held down, or pressed while the next
-// item is under way, does nothing: nothing is said of what was not on the screen yet.
+// Keyboard shortcuts for raters: each key takes the choice that shows it; Enter continues. A key that is held down, or
+// pressed while the next item is loading, does nothing, so nobody rates an item that was not on the screen yet.
 const form = document.querySelector(".rating-form");
 const scales = [...document.querySelectorAll("[data-scale]")];
 let isUnderWay = false;

@@ -1,6 +1,6 @@
-// A run that is watched: new points are added to its curves, figures change where they stand, and parts of the page are
-// asked for anew when something has happened. Asks less often while nothing happens, not at all in a hidden tab or after
-// the end, and goes on where it was when the server comes back.
+// Live page of a run: adds new points to its curves, updates figures in place, and fetches parts of the page again when
+// something has happened. Polls less often while nothing happens, not at all in a hidden tab or after the end, and
+// continues from the last position when the server comes back.
 const OFTEN_MS = 2000, SELDOM_MS = 20000, MOST_WAIT_MS = 30000;
 const page = document.querySelector("[data-run]");
 const contact = document.querySelector("[data-contact]");
@@ -41,7 +41,7 @@ function show(answer) {
   if (bar) bar.value = answer.num_done;
 }
 
-// Series that the page does not have yet: its charts are made anew, once for each such change.
+// Series that the page does not have yet: its charts are made again, once for each such change.
 function needsOtherCharts(answer) {
   const layout = new Set((document.querySelector("#run-charts")?.dataset.layout ?? "").split(","));
   if (!answer.layout || answer.layout.split(",").every((one) => layout.has(one)) || seenLayouts.has(answer.layout)) return false;
@@ -54,7 +54,7 @@ async function ask() {
   isAsking = true;
   try {
     const answer = await Luthier.ask(`${page.dataset.run}/series?after=${position}`, { headers: { Accept: "application/json" } });
-    if (answer.status === 404) { isOver = true; say("This run is not here any more."); return; }
+    if (answer.status === 404) { isOver = true; say("This run was removed."); return; }
     if (!answer.ok) throw new Error(String(answer.status));
     take(await answer.json());
   } catch {
@@ -87,7 +87,7 @@ function take(answer) {
   later(wait);
 }
 
-// Charts that were just made know only what was painted first: they are told all.
+// Charts that were just made have only the points of the first drawing: send them all.
 document.addEventListener("htmx:afterSettle", (event) => {
   if (event.target.id !== "run-charts" && !event.target.querySelector?.("#run-charts")) return;
   if (isAsking) isToBegin = true;

@@ -1,4 +1,4 @@
-// The list of runs: what moves is asked for anew while somebody looks; two runs or more must be chosen to be compared.
+// The list of runs: rows of active runs are polled while the tab is visible; a comparison needs two runs or more.
 const EVERY_MS = 4000;
 
 setInterval(() => {

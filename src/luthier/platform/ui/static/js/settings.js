@@ -1,4 +1,4 @@
-// What is polled rests while nobody looks, and is asked at once when somebody looks again.
+// Polling pauses in a hidden tab, and resumes at once when the tab is visible again.
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.id === "deliveries") event.preventDefault();
 });

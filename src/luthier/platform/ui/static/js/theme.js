@@ -1,4 +1,4 @@
-// Before anything is painted: the theme that was chosen, and that scripts run.
+// Runs before the first paint: sets the chosen theme and marks that scripts run.
 document.documentElement.classList.add("js");
 try {
   const chosen = localStorage.getItem("luthier-theme");
