@@ -53,7 +53,9 @@ def fill(home: Path) -> None:
                 answer=f"The walnut board. {HOSTILE}", **words,
             )  # fmt: skip
             traffic.record(context, exchange)
-        said = FeedbackInput(exchange_id="chatcmpl-1", thumb="down", correction="The maple board: it is harder.", author="ann")
+        said = FeedbackInput(
+            exchange_id="chatcmpl-1", thumb="down", correction="The maple board: it is harder.", author="ann"
+        )
         feedback.give(context, Caller(), said)
         feedback.give(context, Caller(), FeedbackInput(exchange_id="chatcmpl-2", thumb="up", author="bob"))
         review_queue.queue_sample(context, Caller(), MODEL, 4, seed=1)

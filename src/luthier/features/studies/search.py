@@ -38,7 +38,7 @@ Tell = Callable[[Study, Trial], None]
 
 @dataclass
 class Search:
-    """A study while it is searched. tell: told of every trial that has changed. crew: who trains.
+    """A study while it is searched. tell: told of every trial that has changed. pool: who trains.
 
     began: when the work on it began, by `time.perf_counter`: from then on its hours count. final_hours: what the end
     should take if the recipe as it came wins.

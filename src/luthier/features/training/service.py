@@ -92,7 +92,7 @@ def train(
 
     Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
     show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
-    not known). run_id: the run's own, where it was named before; else a new one. fleet: the processes that train it;
+    not known). run_id: the run's own, where it was named before; else a new one. launcher: the processes that train it;
     None is this one. listener: told each event of the training once it is in the store, and before the checkpoint
     that makes it final.
 
@@ -171,7 +171,7 @@ def resume(
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
-    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. launcher: as for `train`; it need not
     be the one that began. listener: as for `train`. ready: its material, where this process has it already. draws_page:
     as for `train_prepared`.
 

@@ -147,7 +147,7 @@ def test_bills_of_this_month_are_added_up_and_those_of_others_are_not(context: C
 
 
 def test_a_sum_that_leaves_runs_out_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "MOST_SUMMED", 2)
+    monkeypatch.setattr(overview, "MAX_SUMMED", 2)
     for number in range(3):
         add_ended(context, number, bill(1.0))
     spent = overview.spent_this_month(context, "default")

@@ -11,9 +11,9 @@ from luthier.core.events import Event, RunStarted, StepDone, ValidationDone
 from luthier.features.runs import series as run_series
 from luthier.features.runs.series import (
     GRADIENT_NORM,
-    MINIMISED,
     MAX_NEW_POINTS,
     MAX_POINTS,
+    MINIMISED,
     REPLAYED,
     TRAINING,
     VALIDATION,
