@@ -74,7 +74,7 @@ def finding_of(audited: Kept, number: int) -> dict[str, Any]:
         raise NotFoundError(
             f"no finding {number}",
             expected=f"one of the {len(findings)} findings of this audit" if findings else "an audit that was made",
-            do="see the audit of the version, or make it anew",
+            do="see the audit of the version, or run it again",
         )
     found: dict[str, Any] = findings[number - 1]
     return found

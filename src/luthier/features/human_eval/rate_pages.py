@@ -156,7 +156,7 @@ def _page(
 def _number(form: FormData, name: str) -> int:
     text = str(form.get(name, ""))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="open the link anew")
+        raise RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="reload the page")
     return int(text)
 
 

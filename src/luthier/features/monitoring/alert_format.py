@@ -1,4 +1,4 @@
-"""What is told of an alert, in words and as a document: what has changed, since when, what shows it, what to do."""
+"""An alert as text and as a document: what has changed, since when, what shows it, what to do."""
 
 from __future__ import annotations
 

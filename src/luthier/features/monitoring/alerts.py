@@ -1,7 +1,7 @@
-"""Use cases: what a project wants watched and who is told; alerts opened and closed by a look, and told of.
+"""Use cases: a project's monitored models and alert receivers; checks open and close alerts and notify.
 
 Each alert goes to the log of the server, to webhooks that want `luthier.alert.opened` and `luthier.alert.closed`, and
-by mail, one mail a look. What is told is written down in the transaction that writes the alert, and sent later: a
+by mail, one mail a check. What is told is written down in the transaction that writes the alert, and sent later: a
 receiver that hangs or refuses holds up no look, and loses none.
 """
 
@@ -35,7 +35,7 @@ _STANDINGS: Final = "standings"
 
 
 def alert_settings(context: Context, project_id: str) -> AlertSettings:
-    """What a project wants watched, and who is told."""
+    """A project's monitored models, and who is notified."""
     document = context.watches.get(project_id, _SETTINGS)
     return AlertSettings() if document is None else AlertSettings.model_validate_json(document)
 
@@ -105,9 +105,9 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
 
 
 def send_test(context: Context, caller: Caller) -> dict[str, str]:
-    """Tell everybody who would be told of an alert, now, that this is a test; what came of it, by receiver.
+    """Send a test message to all receivers of alerts now; returns the outcome by receiver.
 
-    A mail is sent at once; a webhook is told by the server within seconds.
+    A mail is sent at once; the server calls webhooks within seconds.
     """
     came = {"log": "written"}
     log.warning("a test of alerts was asked for by %s", caller.name)
@@ -130,7 +130,7 @@ def send_test(context: Context, caller: Caller) -> dict[str, str]:
 
 
 def wants_alerts(event_types: Sequence[EventType]) -> bool:
-    """Whether a webhook is told of alerts."""
+    """Whether a webhook receives alerts."""
     return "luthier.alert.opened" in event_types or "luthier.alert.closed" in event_types
 
 

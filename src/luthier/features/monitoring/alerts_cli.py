@@ -1,4 +1,4 @@
-"""`luthier alerts`: what has changed with deployed models, and who is told."""
+"""`luthier alerts`: what has changed with deployed models, and who is notified."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def list_alerts(
 
 
 def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Tell everybody who would be told of an alert that this is a test; exit code 1 where somebody cannot be."""
+    """Send a test message to all receivers of alerts; exit code 1 where one cannot be reached."""
     from luthier.features.monitoring import alerts
 
     with open_context(home) as context:
@@ -90,7 +90,7 @@ def settings(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show what is looked at and who is told; with options, change it."""
+    """Show which models are monitored and who is notified; with options, change it."""
     from luthier.features.monitoring import alerts
     from luthier.features.monitoring import loop as monitor_loop
 

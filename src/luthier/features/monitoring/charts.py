@@ -1,4 +1,4 @@
-"""The charts of a watched model: each signal over the looks at it."""
+"""The charts of a monitored model: each signal over its checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use cases: look now and then at the models of all projects, and keep what was seen, for charts.
+"""Use cases: check the models of all projects from time to time, and store the results for charts.
 
 MonitorThreads (of the server) -> run_due_checks -> check_model -> monitoring.watch -> alerts.review -> messages
                                  -> canaries                                                 -> mails, webhooks
@@ -58,42 +58,42 @@ class SignalSnapshot(Frozen):
 
 
 class PastCheck(Frozen):
-    """One look. at: its end, in seconds since 1970. signals: by name."""
+    """One check. at: its end, in seconds since 1970. signals: by name."""
 
     at: float
     signals: dict[str, SignalSnapshot]
 
 
 class CheckHistory(Frozen):
-    """What looks at a model have seen. report: the last one, None before any. past: oldest first, that one too."""
+    """Results of a model's checks. report: the last one; None before any. past: oldest first, the last one included."""
 
     report: WatchReport | None = None
     past: tuple[PastCheck, ...] = Field(default=())
 
 
 def monitored_models(context: Context, project_id: str, settings: AlertSettings | None = None) -> list[str]:
-    """The models of a project that are looked at: its deployments and what its settings name besides."""
+    """The monitored models of a project: its deployments, and the models that its settings add."""
     chosen = settings or alerts.alert_settings(context, project_id)
     deployed = {one.name for one in context.deployments.list(project_id)}
     return sorted((deployed - set(chosen.left_out)) | set(chosen.models))
 
 
 def state_of(context: Context, project_id: str, model: str) -> CheckState | None:
-    """How far looking at a model is; None where it never began."""
+    """The state of a model's checks; None before the first."""
     document = context.watches.get(project_id, _CHECK, model)
     return None if document is None else CheckState.model_validate_json(document)
 
 
 def check_history(context: Context, project_id: str, model: str) -> CheckHistory:
-    """What looks at a model have seen."""
+    """Results of a model's checks."""
     document = context.watches.get(project_id, _SEEN, model)
     return CheckHistory() if document is None else CheckHistory.model_validate_json(document)
 
 
 def run_due_checks(context: Context) -> int:
-    """Have each model looked at whose time has come, and all canaries; returns how many models that were.
+    """Check each model that is due, and all canaries; returns the number of models.
 
-    It waits for it. What fails with one model is kept from the others.
+    It waits for the checks. A failure of one model does not affect the others.
     """
     due = []
     for project in context.access.projects():
@@ -115,7 +115,7 @@ def run_due_checks(context: Context) -> int:
 
 
 def run_checks(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Look at models, and at canaries where that is asked for; what there is to tell, in lines for the log."""
+    """Check models, and canaries where requested; returns lines for the log."""
     lines = []
     for project_id, model in asked["models"]:
         lines += [line_of(alert) for alert in check_model(context, project_id, model)]
@@ -130,9 +130,9 @@ def run_checks(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
-    """Look at a model now; returns the alerts that this has opened and closed.
+    """Check a model now; returns the alerts that were opened or closed.
 
-    A look that fails is kept as that, and told in the log; it raises nothing.
+    A failed check is stored as failed and logged; it raises nothing.
     """
     settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
     try:
@@ -157,13 +157,13 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
 
 
 def start_check(context: Context, project_id: str, model: str) -> Kept:
-    """Look at a model now, in a process of its own beside the request, unless that is under way already."""
+    """Check a model now, in a process of its own, unless such a check is running already."""
     asked = {"models": [[project_id, model]], "canaries": False}
     return begin(context, _manual_check(project_id, model), lambda: answer_to(context, "watch", asked))
 
 
 def check_progress(context: Context, project_id: str, model: str) -> Kept:
-    """How it stands with the look that was begun last by hand; its answer has `lines`, one for each alert."""
+    """The progress of the last manual check; its answer has `lines`, one for each alert."""
     return kept(context, _manual_check(project_id, model))
 
 
@@ -172,7 +172,7 @@ def _manual_check(project_id: str, model: str) -> Subject:
 
 
 class MonitorThreads:
-    """Threads that look at what is due, and that send mails; leaving the `with` block ends them."""
+    """Threads that run due checks and send mails; leaving the `with` block ends them."""
 
     def __init__(self, context: Context) -> None:
         checks = _RepeatingThread("looks", CHECK_EVERY_SECONDS, lambda: run_due_checks(context))
@@ -190,7 +190,7 @@ class MonitorThreads:
 
 
 class _RepeatingThread:
-    """One thread that does the same again and again. A failure is told, and it rests before it goes on."""
+    """A thread that repeats one task. It logs a failure, and waits before the next attempt."""
 
     def __init__(self, name: str, every_seconds: float, work: Callable[[], object]) -> None:
         self.stop = threading.Event()
@@ -217,7 +217,7 @@ class _RepeatingThread:
 
 
 def _claim(context: Context, project_id: str, model: str, settings: AlertSettings, kind: str = _CHECK) -> bool:
-    """Whether it is time to look at a model, and nobody else does: two servers may share a database."""
+    """Whether a model's check is due and this server has claimed it: two servers may share a database."""
     now, every, is_ours = context.access.now(), 60.0 * settings.every_minutes, False
 
     def change(before: str | None) -> str | None:
@@ -235,7 +235,7 @@ def _claim(context: Context, project_id: str, model: str, settings: AlertSetting
 
 
 def _claim_canaries(context: Context) -> bool:
-    """Whether it is time to look at canaries, in any project that has one."""
+    """Whether a check of canaries is due, in any project that has one."""
     every, is_time = AlertSettings(every_minutes=CANARIES_EVERY_MINUTES), False
     for project in context.access.projects():
         found = context.deployments.list(project.project_id)
@@ -245,7 +245,7 @@ def _claim_canaries(context: Context) -> bool:
 
 
 def _end(context: Context, project_id: str, model: str, at: float, problem: str) -> None:
-    """Write down how a look has ended."""
+    """Store the outcome of a check."""
 
     def change(before: str | None) -> str:
         every = 60.0 * alerts.alert_settings(context, project_id).every_minutes

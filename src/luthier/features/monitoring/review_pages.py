@@ -34,7 +34,7 @@ _Text = Annotated[str, Form(max_length=2 * review_queue.MOST_CHARACTERS)]
 
 @dataclass(frozen=True, slots=True)
 class ReviewView:
-    """What lies before a reviewer. item: None where nothing is shown. model: empty for all of them.
+    """The state of the review page. item: None where nothing is shown. model: empty for all of them.
 
     typed: an edit that was refused. is_edited: whether the form is open. seen: what the item was like, in few letters.
     """

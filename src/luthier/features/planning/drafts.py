@@ -1,6 +1,6 @@
 """Plans for whoever is still drafting a recipe: one at a time, the newest of each draft, answers kept for a while.
 
-    asks (newest of each draft) --> one thread --> one warm process (`warm_child`)
+    asks (newest of each draft) --> one thread --> one warm process (`analysis_worker`)
 
 A recipe that nobody waits for any more is dropped from the queue, and where it is being planned for long the process is
 ended. Thread and process end when nobody has asked for some minutes.
@@ -32,12 +32,12 @@ _KEEP_SECONDS: Final = 600.0
 _KEEP_ERROR_SECONDS: Final = 15.0
 """What was wrong may be repaired elsewhere: a model that was fetched, a process that found memory."""
 _ABANDONED_SECONDS: Final = 8.0
-"""So long a plan that nobody wants may go on: to start the process anew takes as long."""
+"""How long a plan that nobody waits for may run on: restarting the process takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How the planning of a recipe has ended: with the plan as `file_references.plan_of` gives it, or with an error."""
+    """The result of planning a recipe: the plan as `files.references.plan_of` gives it, or an error."""
 
     plan: dict[str, Any] | None = None
     error: LuthierError | None = None

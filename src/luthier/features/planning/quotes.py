@@ -35,7 +35,7 @@ def quote_of(
     market: Market = "on_demand",
     is_probed: bool = False,
 ) -> Quote:
-    """What a prepared recipe comes to.
+    """The price, time and memory of a prepared recipe.
 
     on: `cpu` or NAME[:COUNT]; None is this machine. prices: None takes the table that is shipped. is_probed: run a few
     real steps first, which only this machine can. Earlier probes of this machine are used where there are some.

@@ -1,4 +1,4 @@
-"""What the rows of a recipe come to: read, split, checked and tokenised, whatever is then made of them.
+"""The rows of a recipe: read, split, checked and tokenised.
 
 Recipes that differ in nothing that rows depend on, as the trials of a study do, share what was made of them.
 """
@@ -82,7 +82,7 @@ class TrainingData:
 
 
 class TrainingDataLoader:
-    """What was made of rows, kept for the next recipe that makes the same of them. For one thread."""
+    """Prepared rows, cached for the next recipe that needs the same. Not thread-safe."""
 
     def __init__(self) -> None:
         self._kept: dict[str, TrainingData] = {}

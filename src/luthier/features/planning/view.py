@@ -93,7 +93,7 @@ class PlanView:
 
 
 def view_of(planned: dict[str, Any]) -> PlanView:
-    """The view of what `file_references.plan_of` gives, with comparisons."""
+    """The view of what `files.references.plan_of` gives, with comparisons."""
     predicted, plan = planned["predicted"], planned["plan"]
     rows = planned["values"]
     sections: dict[str, list[dict[str, Any]]] = {}

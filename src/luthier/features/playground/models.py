@@ -1,4 +1,4 @@
-"""Use cases: what somebody may chat with in the pages: models by name, and what the project's runs have made."""
+"""Use cases: the models of the playground: deployments, tuned models, runs and base models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_RUNS: Final = 50
 
 
 class PlaygroundModel(Frozen):
-    """A model or run by its name. kind: what it is, in the plural. note: what else tells it apart.
+    """A model or run by its name. kind: its group, in the plural. note: a hint beside the name.
 
     run_id: of a tuned model that is the outcome of a run, which is not listed beside it then.
     """

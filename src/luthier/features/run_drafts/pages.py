@@ -81,7 +81,7 @@ def new_run(
 
 @router.post("/runs/new/plan")
 def plan(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
-    """What the draft comes to; for HTMX the plan, and the side of the form that was not changed."""
+    """The plan of the draft; for HTMX the plan, and the side of the form that was not changed."""
     visit = _Visit(request, context, caller)
     draft = read_form(form, visit.names)
     return visit.answer(draft, visit.planned(draft, form), form)

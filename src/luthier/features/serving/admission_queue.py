@@ -1,4 +1,4 @@
-"""Who may wait for an answer: so many in all, so many of one key; and when one who may not should come again."""
+"""Admission control: a limit on all requests and on each key's, and the Retry-After of a refused one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MAX_SECONDS: Final = 60
 
 
 class Slot:
-    """Of one ask that is under way or waits."""
+    """The slot of one request that is running or waiting."""
 
     def __init__(self, queue: AdmissionQueue, key: str | None) -> None:
         self._queue, self._key, self._is_in = queue, key, True
 
     def leave(self, *, has_ended: bool) -> None:
-        """Make room for another, once. has_ended: with an answer, not because somebody has gone."""
+        """Release the slot, once. has_ended: with an answer, not because the client has gone."""
         with self._queue.lock:
             if self._is_in:
                 self._is_in = False
@@ -31,7 +31,7 @@ class Slot:
 
 
 class AdmissionQueue:
-    """All asks of a server. most: in all; most_per_key: of each key of the API. Safe to share between threads."""
+    """All requests of a server. most: in total; most_per_key: of each API key. Thread-safe."""
 
     def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._most_per_key, self._clock = most, most_per_key, clock
@@ -40,7 +40,7 @@ class AdmissionQueue:
         self._ends: deque[float] = deque(maxlen=256)
 
     def enter(self, key: str | None) -> Slot:
-        """A place. key: None for a person at this machine, who may take all there are. Raises BusyError."""
+        """Take a slot. key: None for a local user, who may take all. Raises BusyError where none is free."""
         with self.lock:
             num, num_own = self._num_of.total(), self._num_of[key]
             if num >= self._most:
@@ -52,7 +52,7 @@ class AdmissionQueue:
             return Slot(self, key)
 
     def left(self, key: str | None, has_ended: bool) -> None:
-        """Called by a place, which holds the lock."""
+        """Called by a slot, which holds the lock."""
         self._num_of[key] -= 1
         if not self._num_of[key]:
             del self._num_of[key]

@@ -24,7 +24,7 @@ _ADDRESS = ("http://", "https://")
 
 
 class ChatClient(Protocol):
-    """Somebody who answers."""
+    """A model to chat with."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The process that holds models and writes answers; `inference_client` starts it and listens.
+"""The process that holds models and generates text; `inference_client` starts it and reads its events.
 
     python -m luthier.features.serving.engine_process SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS
     RATES_FOLDER
@@ -9,7 +9,7 @@ Over the socket come lines of JSON: {"ask": ID, "owner": KEY, "model": Served, "
 "embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks
 of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
 order in which they come, and written together whatever adapters they have; several models write in turn, one step each
-(`serving_writer`). A model is let go, the longest unused first, when another is asked for and there is no place or no
+(`engine_thread`). A model is let go, the longest unused first, when another is asked for and there is no place or no
 memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
 closes the socket. When models come and go, a line says which are loaded now: {"loaded": [LoadedModel, ...]}.
 """
@@ -51,10 +51,10 @@ class _Waiting:
 
 
 class Scheduler:
-    """Hands asks to engines, has them opened, and lets them go.
+    """Hands requests to engine threads, opens engines, and closes idle ones.
 
     tell: sends events; called from many threads. tell_loaded: says which models are loaded, when that has changed.
-    precision: as `serving_bases.split` has it.
+    precision: as `shared_bases.split` has it.
     """
 
     def __init__(

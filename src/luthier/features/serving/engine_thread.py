@@ -39,7 +39,7 @@ class _Ready:
 
 
 class TurnLock:
-    """Lets one thread at a time compute, in the order in which they ask for it."""
+    """A fair lock: one thread at a time computes, in the order of arrival."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -61,9 +61,9 @@ class TurnLock:
 
 @dataclass(frozen=True, slots=True)
 class EngineContext:
-    """What the desk gives a writer. tell: sends events. wake: has the desk look again at who may begin.
+    """What the scheduler gives an engine thread. tell: sends events. wake: has the scheduler look for work again.
 
-    adapter_bytes: what an adapter will take. has_room: whether a writer may take so many bytes more within the budget;
+    adapter_bytes: what an adapter will take. has_room: whether this many more bytes fit the budget;
     where not, other models are let go for it. is_alone: whether there are no others.
     """
 
@@ -77,7 +77,7 @@ class EngineContext:
 
 
 class EngineThread:
-    """Has one engine opened, asked, and closed. For the desk alone, from its thread.
+    """Opens one engine, runs its requests, and closes it. Only the scheduler calls it, from its own thread.
 
     num_bytes: what the engine takes, as estimated until it is open. is_open: it can be asked. decoding: how it writes;
     None until it is open, and of one that does not say it. has_closed: it is gone.

@@ -1,6 +1,6 @@
-"""The server's door to the process that holds models: asks go in, events come out, from whatever thread.
+"""The client of the engine process: requests go in, events come out, from any thread.
 
-One child (`serving_child`), started by the first ask. It ends with this process, however that ends; when nobody has
+One child (`engine_process`), started by the first ask. It ends with this process, however that ends; when nobody has
 asked for a while; and when it crashes: then what was under way fails (503, to be tried again), and the next ask starts
 another. Nothing here computes: torch is never loaded in this process.
 """
@@ -44,7 +44,7 @@ _CLOSE_SECONDS: Final = 10.0
 
 
 class InferenceClient:
-    """Asks a child process for text. All methods may be called from any thread; none waits for a model."""
+    """Sends requests to the engine process. All methods may be called from any thread; none waits for a model."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

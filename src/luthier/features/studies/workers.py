@@ -122,7 +122,7 @@ class _Worker:
 
 
 class ProcessPool:
-    """Processes of this machine that each train one trial at a time (`study_child`); a `WorkerPool`.
+    """Processes of this machine that each train one trial at a time (`studies/child.py`); a `WorkerPool`.
 
     lock: the descriptor that holds the study's lock. signalled: a wish to stop that came as a signal. A process starts
     with its first task and lives on for others, so that libraries are loaded and rows are read once.
@@ -261,7 +261,7 @@ def study_notice(study: Study) -> str:
 
 @contextmanager
 def worker_pool(context: Context, study: Study, lock: int) -> Iterator[WorkerPool]:
-    """Who trains the trials of a study, as long as the block runs; no process outlives it."""
+    """The worker pool of a study, for the duration of the block; no process outlives it."""
     if study.spec.workers == 1:
         yield InProcessPool(context)
         return

@@ -245,7 +245,7 @@ def _redate(context: Context, one: TrafficFile, now: float) -> None:
         name = new_id("traffic")
         parts = [_write(context, one.project_id, day, name, part) for _, day, part in by_day(_dated(frame, now))]
         _replace(context, [one], parts)
-        log.warning("%d exchanges were dated in the future, and are dated anew", one.num_exchanges)
+        log.warning("%d exchanges were dated in the future, and are dated again", one.num_exchanges)
 
 
 def _forget(context: Context, project_id: str, digest: str) -> Forgotten:

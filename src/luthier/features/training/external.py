@@ -48,7 +48,7 @@ def launch_id() -> str | None:
 
 
 class ExternalLauncher:
-    """Trains a run by the processes that the launcher has started; a `launcher.Launcher` for rank 0."""
+    """Trains a run by the processes that the launcher has started; a `launchers.here.Launcher` for rank 0."""
 
     flags = ""
 
@@ -106,7 +106,7 @@ def train(
     show_plan: ShowPlan | None = None,
     launcher: Launcher | None = None,
 ) -> TrainOutcome:
-    """`service.training.train`, with its arguments; goes on with the run that this launch has begun before.
+    """`training.service.train`, with its arguments; goes on with the run that this launch has begun before.
 
     Raises what `train` and `resume` of that module raise, and RequestError where a launch without a name starts again.
     """
@@ -130,7 +130,7 @@ def train(
 
 
 def _refuse_nameless_restart() -> None:
-    """A launch without a name that starts again would begin its run anew."""
+    """A launch without a name that starts again would start its run again."""
     if launch_id() is None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         raise RequestError(
             "torchrun has started this launch again, and the launch has no name to find its run by",

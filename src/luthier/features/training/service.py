@@ -171,9 +171,9 @@ def resume(
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
-    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. launcher: as for `train`; it need not
-    be the one that began. listener: as for `train`. ready: its material, where this process has it already. draws_page:
-    as for `train_prepared`.
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. launcher: as for `train`, not
+    necessarily the one that began. listener: as for `train`. ready: its prepared data, where this process has it
+    already. draws_page: as for `train_prepared`.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.

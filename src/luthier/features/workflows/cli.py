@@ -47,7 +47,7 @@ def show(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one: each stage, why it was ended, what came of it, and its report, which is written anew if it is gone."""
+    """Show one: each stage, why it ended, its result, and its report, which is rewritten if the file is missing."""
     from luthier.features.workflows import views as pipeline_views
 
     with open_context(home) as context:

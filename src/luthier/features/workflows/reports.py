@@ -1,4 +1,4 @@
-"""Use cases: the pages that showdowns, autos and retrainings have written, made anew where they are gone."""
+"""Use cases: the pages that showdowns, autos and retrainings have written, rewritten where the files are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _one_page_at_once = threading.Lock()  # matplotlib's settings are those of the w
 
 
 def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
-    """The page that it has written, written anew where that is gone. Raises NotFoundError, also where it has none."""
+    """The report, rewritten where the file is missing. Raises NotFoundError, also where there is none."""
     view = view_pipeline(context, caller, pipeline_id)
     pipeline = view.pipeline
     if not view.has_report:

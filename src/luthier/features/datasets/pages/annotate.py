@@ -229,4 +229,4 @@ def _float(form: FormData, name: str) -> float:
 
 
 def _bad(name: str, text: str) -> LuthierError:
-    return RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="open the page anew")
+    return RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="reload the page")

@@ -1,4 +1,4 @@
-"""What lies before somebody who annotates: a row, what was said of it, and the ways on."""
+"""The annotation page: a row, its decision, and the links to other rows."""
 
 from __future__ import annotations
 

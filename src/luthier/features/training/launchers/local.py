@@ -42,7 +42,7 @@ _TAIL_LINES: Final = 15
 
 @dataclass(slots=True)
 class _Attempt:
-    """What one start of all processes has come to."""
+    """The outcome of one start of all processes."""
 
     answers: Answers
     died: str = ""
@@ -50,7 +50,7 @@ class _Attempt:
 
 
 class LocalLauncher:
-    """Trains a run by `num_processes` processes of this machine; a `launcher.Launcher`.
+    """Trains a run by `num_processes` processes of this machine; a `launchers.here.Launcher`.
 
     Each process holds the run's lock, too, so that no other may take up the run as long as one of them lives.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RayLauncher:
-    """Trains a run by `num_processes` workers of a Ray cluster; a `launcher.Launcher`.
+    """Trains a run by `num_processes` workers of a Ray cluster; a `launchers.here.Launcher`.
 
     The run's folder, the rows and a local base model must lie where all nodes see them, under the same paths: a lost
     worker may come back on another node.

@@ -1,4 +1,4 @@
-"""`luthier retrain`: a deployed model trained anew on what people have said of its answers."""
+"""`luthier retrain`: retrain a deployed model on reviewed answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def retrain(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Train a deployed model anew on reviewed answers, judge it against the deployed one, and offer a canary.
+    """Retrain a deployed model on reviewed answers, judge it against the deployed one, and offer a canary.
 
     Only what a person has accepted is learned. The rows become the next version of the dataset, audited and checked
     against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
