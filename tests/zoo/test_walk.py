@@ -103,6 +103,7 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared_data
+@pytest.mark.usefixtures("shared_data")
 @pytest.mark.parametrize(("maker", "closes"), [("qwq", True), ("gemma4", True), ("qwen3", False), ("glm46", False)])
 def test_a_prompt_that_closes_a_thought_is_told_from_one_that_leaves_it_to_the_model(maker: str, closes: bool) -> None:
     assert closes_thought(ROWS["think_text"], {"enable_thinking": True}, make_tokenizer(maker)) is closes
