@@ -21,7 +21,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.ml.data.batches import StepSchedule
 from luthier.ml.data.loss_mask import Learning, tokenise_sides
-from luthier.ml.data.shared_prefix import own_beginnings
+from luthier.ml.data.shared_prefix import unit_prefixes
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.testing.tiny import make_tiny_model
@@ -76,7 +76,7 @@ def as_text(example: Example) -> Example:
 
 def computed(units: Sequence[Sequence[TokenisedExample]], *, shares: bool) -> int:
     """Tokens that an epoch computes."""
-    own = own_beginnings(units, are_cut=True)
+    own = unit_prefixes(units, are_cut=True)
     whole = [sum(row.num_tokens for row in unit) for unit in units]
     schedule = StepSchedule(
         [max(row.num_tokens for row in unit) for unit in units],

@@ -21,7 +21,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from luthier.core.lower_priority import give_way
+from luthier.core.lower_priority import lower_session_priority
 
 _END_OF_HEAD = b"\r\n\r\n"
 _LAST_ANSWER_SECONDS = 5.0
@@ -134,7 +134,7 @@ class Load:
 
 def main(host: str, port: int, job_id: str, seconds: float, num_clients: int, pace: float) -> None:
     """All clients at once; then what they saw."""
-    give_way()
+    lower_session_priority()
     key = sys.stdin.read().strip()
     random.seed(0)
     job = f"/v1/fine_tuning/jobs/{job_id}"

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "luthier"
+# Not imported here: setuptools replaces distutils, which another test may have loaded.
+needs_setuptools = pytest.mark.skipif(find_spec("setuptools") is None, reason="setuptools builds the wheel")
 
 
 def test_every_file_of_the_package_that_is_no_module_is_packaged() -> None:
@@ -47,8 +50,8 @@ def source(tmp_path: Path) -> Path:
     return made
 
 
+@needs_setuptools
 def test_a_wheel_without_built_assets_is_not_made(source: Path, tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", reason="setuptools builds the wheel")
     done = wheel_of(source, tmp_path)
     assert done.returncode != 0
     assert "echarts.js" in done.stdout + done.stderr
@@ -56,8 +59,8 @@ def test_a_wheel_without_built_assets_is_not_made(source: Path, tmp_path: Path) 
     assert list(tmp_path.glob("*.whl")) == []
 
 
+@needs_setuptools
 def test_a_wheel_carries_built_assets(source: Path, tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", reason="setuptools builds the wheel")
     for name in ("echarts.js", "htmx.js", "LICENCES.txt"):
         (source / "src" / "luthier" / "platform" / "ui" / "vendor" / name).write_text("built")
     done = wheel_of(source, tmp_path)

@@ -309,11 +309,11 @@ def profile_tokens(
         "num_with_thought": sum(row.has_thought for row in rows),
         "num_skipping_thought": sum(row.skips_thought for row in rows),
         "num_joined": sum(row.is_joined for row in rows),
-        "joined_differs": most_frequent_differences(rows),
+        "joined_differs": top_differences(rows),
     }
 
 
-def most_frequent_differences(rows: Iterable[TokenisedExample]) -> tuple[str, ...]:
-    """How joined answers differ from what inference shows, over all rows: the three that are met most often."""
+def top_differences(rows: Iterable[TokenisedExample]) -> tuple[str, ...]:
+    """The three most frequent ways in which joined answers differ from what inference shows, over all rows."""
     counts = Counter(differs for row in rows for differs in row.differs)
     return tuple(differs for differs, _ in counts.most_common(3))

@@ -1,4 +1,4 @@
-"""A process that works for moments gives way to those that work all the time, where the kernel has a way for it."""
+"""Lower the CPU weight of a server process, so that it does not slow down a training on the same machine."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final
 
 _GROUP: Final = Path("/proc/self/autogroup")
 _NICE: Final = 10
-"""A ninth of the usual weight: beside two threads of a training, a fifth of what one of them has on its processor."""
+"""A ninth of the default weight: beside two training threads, a fifth of what one of them gets of its CPU."""
 
 
-def give_way() -> None:
-    """Lower the weight of this process's session, of which it must be the leader; nothing where that cannot be.
+def lower_session_priority() -> None:
+    """Lower the scheduling weight of this process's session. Does nothing unless the process is the session leader.
 
-    Linux shares a processor out among sessions first (sched(7), "The autogroup feature"), and by that the one thread of
-    a server counts as much as all threads of a training together, so that a training waits wherever a request comes.
-    What this process starts in sessions of its own has the usual weight again, which `os.nice` could not give back.
-    Where there are no autogroups, or a container's control group takes their place, threads count alike anyway.
+    Linux divides CPU time among sessions first (sched(7), "The autogroup feature"). The single thread of a server would
+    therefore weigh as much as all threads of a training together, and each request would delay the training. Children
+    that start sessions of their own get the default weight, which `os.nice` could not restore for them. Without
+    autogroups, or in a container's control group, all threads have equal weight anyway.
     """
     if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ from luthier.core.recipe import (
     TemplateOption,
 )
 from luthier.core.split_provenance import SplitProvenance
-from luthier.core.target_modules import places_in_words
+from luthier.core.target_modules import format_target_modules
 
 Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
@@ -144,11 +144,11 @@ class MethodPlan(Frozen):
         return bool(self.targets or self.expert_targets)
 
     @property
-    def places(self) -> str:
-        """The targets in words: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
-        parts = [places_in_words(self.targets)] if self.targets else []
+    def target_summary(self) -> str:
+        """The target modules as text: `q_proj, v_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+        parts = [format_target_modules(self.targets)] if self.targets else []
         if self.expert_targets:
-            parts.append(f"{places_in_words(self.expert_targets)} (rank {self.expert_rank} each)")
+            parts.append(f"{format_target_modules(self.expert_targets)} (rank {self.expert_rank} each)")
         return "; ".join(parts)
 
 
@@ -223,10 +223,16 @@ class ObjectivePlan(Frozen):
         """Whether a step learns from answers that the model writes, and not from those of the rows."""
         return self.num_samples is not None
 
-    def most_tokens(self, num_tokens: float, num_prompt_tokens: float, num_rows: float) -> float:
-        """Tokens that rows come to in a step: their own; of drawn answers at most, each prompt and all that may be new.
+    def max_step_tokens(self, num_tokens: float, num_prompt_tokens: float, num_rows: float) -> float:
+        """The maximum number of tokens that a step processes for some rows.
 
-        num_tokens, num_prompt_tokens: of the rows together.
+        Args:
+            num_tokens: Tokens of all rows together.
+            num_prompt_tokens: Those of them that are in prompts.
+            num_rows: How many rows there are.
+
+        Returns:
+            `num_tokens` for a supervised objective. For one that samples, all prompts and the longest possible answers.
         """
         if self.num_samples is None or self.max_new_tokens is None:
             return num_tokens

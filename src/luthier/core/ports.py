@@ -153,7 +153,7 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-Told = tuple[Hashable, StreamEvent]
+KeyedEvent = tuple[Hashable, StreamEvent]
 """An event of the ask with this key."""
 
 
@@ -191,7 +191,7 @@ class StreamEngine(Protocol):
         """Write no more of this ask; nothing happens where it has ended."""
         ...
 
-    def poll(self, wait_seconds: float) -> list[Told]:
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; computes, or waits at most so long for another to compute."""
         ...
 

@@ -1,4 +1,4 @@
-"""Name what a person may have meant."""
+"""Suggest known ids for one that does not exist."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 
-def nearest_ids(asked: str, known: Sequence[str], num_shown: int = 3) -> str:
-    """The known ids most like the one asked for, in words; the first few where none is like it."""
+def suggest_ids(asked: str, known: Sequence[str], num_shown: int = 3) -> str:
+    """A phrase with the known ids most similar to `asked`, or with the first `num_shown` if none is similar."""
     if not known:
         return "there are none yet"
     close = get_close_matches(asked, known, n=num_shown, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""Where a method changes a model, in words."""
+"""Format the names of target modules for people."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 
-def places_in_words(targets: Sequence[str]) -> str:
-    """`q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
+def format_target_modules(targets: Sequence[str]) -> str:
+    """The names as text: `q_proj, v_proj`, `experts.down_proj`, or `q_proj, v_proj of layers 0 to 3`."""
     whole = [name for name in targets if "." not in name]
     single: dict[tuple[int, ...], list[str]] = {}
     kinds: dict[str, list[int]] = {}
@@ -20,11 +20,11 @@ def places_in_words(targets: Sequence[str]) -> str:
     for kind, layers in sorted(kinds.items()):
         single.setdefault(tuple(sorted(layers)), []).append(kind)
     parts = [", ".join(whole)] if whole else []
-    parts += [f"{', '.join(names)} of {_layers_in_words(layers)}" for layers, names in single.items()]
+    parts += [f"{', '.join(names)} of {_format_layers(layers)}" for layers, names in single.items()]
     return "; ".join(parts)
 
 
-def _layers_in_words(layers: tuple[int, ...]) -> str:
+def _format_layers(layers: tuple[int, ...]) -> str:
     if len(layers) == 1:
         return f"layer {layers[0]}"
     runs: list[list[int]] = []

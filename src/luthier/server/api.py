@@ -22,7 +22,7 @@ from luthier.features.runs import api as runs
 from luthier.features.serving.api import chat, checkpoints, completions, embeddings, graders, models
 from luthier.features.usage import api as usage
 from luthier.features.webhooks import api as webhooks
-from luthier.platform.auth.authenticator import Gate
+from luthier.platform.auth.authenticator import Authenticator
 from luthier.platform.home.context import Context
 from luthier.platform.http import health, metrics
 from luthier.platform.http.document import document_failures
@@ -81,12 +81,13 @@ _OF_A_HOME = (
 )
 
 
-def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None = None) -> FastAPI:
-    """The app that serves an open home, or the models of `context.only`; gate: who is let in, keys of the home else.
+def create_app(context: Context, authenticator: Authenticator | None = None, pages: ASGIApp | None = None) -> FastAPI:
+    """The app that serves an open home, or only the models of `context.only`.
 
-    pages: what answers where no address of the API was asked for; None: nothing does.
-
-    The caller closes the context, once the app has shut down.
+    Args:
+        context: The open home. The caller closes it after the app has shut down.
+        authenticator: Checks API keys. By default, the keys of the home.
+        pages: Answers all addresses outside the API; None for a server without pages.
     """
     is_home = context.only is None
 
@@ -104,13 +105,13 @@ def create_app(context: Context, gate: Gate | None = None, pages: ASGIApp | None
         docs_url=None,
         redoc_url=None,
     )
-    app.state.context, app.state.gate = context, gate or Gate(context)
+    app.state.context, app.state.authenticator = context, authenticator or Authenticator(context)
     app.state.readiness, app.state.metrics = Readiness(context), Metrics(context)
     app.state.liveness, app.state.looking = Liveness(context), InThread(app.state.readiness.checks)
     add_idempotency(app.state)
     add_error_handlers(app)
     # The last one is the outermost.
-    app.add_middleware(PollCache, context=context, gate=app.state.gate)
+    app.add_middleware(PollCache, context=context, authenticator=app.state.authenticator)
     app.add_middleware(JsonBody)
     app.add_middleware(BodyLimit, most_bytes=context.settings.max_request_bytes)
     app.add_middleware(KeyFirst)

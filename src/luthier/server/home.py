@@ -15,7 +15,7 @@ import sys
 
 from fastapi import FastAPI
 
-from luthier.core.lower_priority import give_way
+from luthier.core.lower_priority import lower_session_priority
 from luthier.features.monitoring.loop import MonitorThreads
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
@@ -33,7 +33,7 @@ def create_home_app(context: Context) -> FastAPI:
 
 def main(descriptor: int) -> None:
     """Serve the home of the environment on an open socket until SIGTERM."""
-    give_way()
+    lower_session_priority()
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
         faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "api")

@@ -13,7 +13,7 @@ from luthier.platform.cli.opening import open_context
 from luthier.platform.cli.options import EngineOption, HomeOption
 
 if TYPE_CHECKING:
-    from luthier.server.standalone import LoneStarted
+    from luthier.server.standalone import StandaloneServer
 
 
 def serve(
@@ -43,9 +43,9 @@ def serve(
     """
     from luthier.platform.home.logs import teller
     from luthier.platform.processes.stop_signals import AGAIN, stop_signals
-    from luthier.server.standalone import LoneRequest, serve_models
+    from luthier.server.standalone import StandaloneRequest, serve_models
 
-    def started(server: LoneStarted) -> None:
+    def started(server: StandaloneServer) -> None:
         if as_json:
             _print_line(json.dumps(server.as_json()))
         else:
@@ -62,7 +62,7 @@ def serve(
     with stop_signals(notice) as stop_requested, open_context(home) as context:
         serve_models(
             context,
-            LoneRequest(tuple(models), engine=engine, host=host, port=port, key_file=key_file),
+            StandaloneRequest(tuple(models), engine=engine, host=host, port=port, key_file=key_file),
             stop_requested=stop_requested,
             tell=teller(context.settings.log_format, "serve"),
             started=started,
@@ -76,7 +76,7 @@ def _print_line(line: str) -> None:
     stdout.flush()
 
 
-def _show(server: LoneStarted) -> None:
+def _show(server: StandaloneServer) -> None:
     from luthier.platform.cli.console import facts, make_table, stdout_console, visible
 
     console = stdout_console()

@@ -29,7 +29,7 @@ from luthier.core.errors import RequestError, WorkError
 from luthier.features.exports.folders import remove_abandoned
 from luthier.platform.auth.sessions import make_link
 from luthier.platform.home.context import Context
-from luthier.platform.home.permissions import open_places
+from luthier.platform.home.permissions import exposed_paths
 from luthier.platform.http.socket import Listener, listen
 from luthier.platform.processes.health_probe import HealthCheck
 from luthier.platform.processes.supervisor import Program, Supervisor
@@ -121,7 +121,7 @@ def serve(
                 expected="a key before anybody else can come in, or an address of this machine alone",
                 do="make one first: luthier keys create --name NAME --scopes admin",
             )
-        for place in open_places(context.settings):
+        for place in exposed_paths(context.settings):
             tell(f"warning: {place.message}; {place.do}")
         for folder in remove_abandoned(context):
             tell(f"removed {folder}: an export that was killed had left it")

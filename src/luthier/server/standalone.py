@@ -30,13 +30,13 @@ from luthier.platform.http.socket import Listener, listen
 from luthier.platform.processes.supervisor import Supervisor
 from luthier.server.service import api_program, has_key, wait_until_it_answers
 
-LONE: Final = "LUTHIER_LONE_SERVER"
+STANDALONE_CONFIG: Final = "LUTHIER_LONE_SERVER"
 """The variable that tells the process what to serve."""
 _SHORTEST_KEY: Final = 16
 _LOAD_SECONDS: Final = 1800.0
 
 
-class Lone(Frozen):
+class StandaloneConfig(Frozen):
     """What such a server is told. key_digests: SHA-256 of keys that let in besides those of the home.
 
     is_open: whether everybody is let in without one.
@@ -48,7 +48,7 @@ class Lone(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class LoneRequest:
+class StandaloneRequest:
     """What is to be served. port: 0 takes any that is free. key_file: keys, one a line."""
 
     models: tuple[str, ...]
@@ -59,7 +59,7 @@ class LoneRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class LoneStarted:
+class StandaloneServer:
     """A server that answers. is_open: without a key."""
 
     url: str
@@ -75,11 +75,11 @@ class LoneStarted:
 
 def serve_models(
     context: Context,
-    request: LoneRequest,
+    request: StandaloneRequest,
     *,
     stop_requested: Callable[[], str | None],
     tell: Callable[[str], None],
-    started: Callable[[LoneStarted], None],
+    started: Callable[[StandaloneServer], None],
     loaded: Callable[[str, float], None],
 ) -> None:
     """Serve models until a stop is requested. started: called once it answers; loaded: with a model's name and the
@@ -99,15 +99,15 @@ def serve_models(
             )
         models = choose_models(context, request.models, request.engine)
         own = secrets.token_urlsafe(32)
-        lone = Lone(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
+        config = StandaloneConfig(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
         supervisor = Supervisor([api_program("luthier.server.standalone_http", context, listener)], tell=tell)
         try:
-            with _environment(context, lone):
+            with _environment(context, config):
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 context.close()  # what is looked after needs no connection of ours
                 if stop_requested() is None:
-                    started(LoneStarted(listener.url, models, is_open, listener.is_loopback))
+                    started(StandaloneServer(listener.url, models, is_open, listener.is_loopback))
                     _load(listener, next(iter(models)), own, stop_requested, loaded)
                 tell(f"stopping: {supervisor.watch(stop_requested)}")
         finally:
@@ -134,8 +134,8 @@ def read_keys(file: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _environment(context: Context, lone: Lone) -> Iterator[None]:
-    given = {"LUTHIER_HOME": str(context.home), LONE: lone.model_dump_json()}
+def _environment(context: Context, config: StandaloneConfig) -> Iterator[None]:
+    given = {"LUTHIER_HOME": str(context.home), STANDALONE_CONFIG: config.model_dump_json()}
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:

@@ -3,7 +3,7 @@
     python -m luthier.server.standalone_http DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who
     starts it
 
-What is served stands in the environment (`luthier.server.standalone.LONE`).
+What is served stands in the environment (`luthier.server.standalone.STANDALONE_CONFIG`).
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ import os
 import socket
 import sys
 
-from luthier.platform.auth.static_key_authenticator import LoneGate
+from luthier.platform.auth.static_key_authenticator import StaticKeyAuthenticator
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
 from luthier.server.api import create_app
 from luthier.server.service import STACKS_SIGNAL
-from luthier.server.standalone import LONE, Lone
+from luthier.server.standalone import STANDALONE_CONFIG, StandaloneConfig
 
 
 def main(descriptor: int) -> None:
     """Serve the models of the environment on an open socket until SIGTERM."""
-    lone = Lone.model_validate_json(os.environ[LONE])
+    config = StandaloneConfig.model_validate_json(os.environ[STANDALONE_CONFIG])
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
         faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "serve")
         _ = context.database  # made and brought up to date before the first request
-        context.only = lone.models
-        app = create_app(context, gate=LoneGate(context, lone.key_digests, is_open=lone.is_open))
+        context.only = config.models
+        app = create_app(
+            context, authenticator=StaticKeyAuthenticator(context, config.key_digests, is_open=config.is_open)
+        )
         asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 
 

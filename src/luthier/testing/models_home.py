@@ -9,7 +9,7 @@ from luthier.core.export import ServerExport
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.deployments import service as deployments
 from luthier.features.models.tuned_records import TunedModel
-from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.testing.records import make_evaluation, make_export, make_plan, make_record, make_result
@@ -73,9 +73,9 @@ def add_export(home: Context, source: str, letter: str = "a", *, is_made: bool =
     export_id = f"exp-20261125-093000-{letter * 6}"
     asked = {"export_id": export_id, "source": source, "to": "merged", "quantise": None}
     job = Job(job_id=f"job-{letter}", kind="export", document={"export": asked}, run_id="")
-    deed = Deed(actor="local", action="export.started", subject=export_id, project_id="default")
+    audit_event = AuditEvent(actor="local", action="export.started", subject=export_id, project_id="default")
     home.exports.add(
-        ServerExport(export_id=export_id, project_id="default", job_id=job.job_id, source=source), job, deed
+        ServerExport(export_id=export_id, project_id="default", job_id=job.job_id, source=source), job, audit_event
     )
     if is_made:
         folder = home.settings.exports_folder / export_id

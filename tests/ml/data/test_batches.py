@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
 from luthier.ml.data.batches import StepSchedule
-from luthier.ml.data.shared_prefix import Families, OwnBeginnings
+from luthier.ml.data.shared_prefix import Families, UnitPrefixes
 
 _ORDERS: list[OrderName] = ["by_length", "shuffled", "as_given"]
 
@@ -167,7 +167,7 @@ def test_a_shared_beginning_makes_room_for_more_rows() -> None:
 
 def test_the_beginning_of_each_unit_makes_room_for_more_units() -> None:
     """Pairs of a prompt of 100 tokens and completions of 40 and 10: 150 are computed, plain rows would be 280."""
-    own = OwnBeginnings(np.full(8, 100), np.full(8, 150))
+    own = UnitPrefixes(np.full(8, 100), np.full(8, 150))
     shared, plain = (
         StepSchedule(
             [140] * 8, global_batch_size=8, micro_batch_tokens=600, order="as_given", seed=0, rows_per_unit=2, own=given
@@ -182,7 +182,7 @@ def test_the_beginning_of_each_unit_makes_room_for_more_units() -> None:
 
 
 def test_units_that_begin_with_nothing_in_common_are_plain_rows() -> None:
-    own = OwnBeginnings(np.array([0, 0]), np.array([60, 60]))
+    own = UnitPrefixes(np.array([0, 0]), np.array([60, 60]))
     schedule = StepSchedule(
         [40, 30], global_batch_size=2, micro_batch_tokens=160, order="as_given", seed=0, rows_per_unit=2, own=own
     )
@@ -267,7 +267,7 @@ def test_packing_takes_fewer_micro_batches_than_padding() -> None:
 
 def test_packed_pairs_count_both_rows_and_what_they_share_once() -> None:
     """Two rows a unit: 30 + 20 own tokens of one behind 40 that they share, 10 + 10 of the other behind none."""
-    own = OwnBeginnings(np.array([40, 0]), np.array([90, 20]))
+    own = UnitPrefixes(np.array([40, 0]), np.array([90, 20]))
 
     def schedule(tokens: int) -> StepSchedule:
         return StepSchedule(
@@ -292,7 +292,7 @@ def test_packed_pairs_count_both_rows_and_what_they_share_once() -> None:
 def test_units_of_equally_many_rows_stand_together(packed: list[int] | None) -> None:
     """A micro-batch shares the beginning of each unit, or that of its family where units are one row."""
     families = Families(np.array([-1, 0, -1, 0, -1]), np.array([0, 6, 0, 6, 0]))
-    own = OwnBeginnings(np.array([40, 0, 30, 0, 0]), np.array([90, 20, 100, 20, 60]))
+    own = UnitPrefixes(np.array([40, 0, 30, 0, 0]), np.array([90, 20, 100, 20, 60]))
     schedule = StepSchedule(
         [70, 20, 70, 20, 60],
         global_batch_size=5,

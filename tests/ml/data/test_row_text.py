@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import RequestError
-from luthier.ml.data.row_text import as_json, from_json, places_of, with_texts
+from luthier.ml.data.row_text import as_json, from_json, text_fields, with_texts
 
 CALL = [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
 CHAT: dict[str, Any] = {
@@ -23,7 +23,7 @@ CHAT: dict[str, Any] = {
 
 
 def test_turns_come_one_by_one_and_other_fields_whole() -> None:
-    shown = [(p.pointer, p.speaker, p.part, p.text, p.is_text) for p in places_of(CHAT)]
+    shown = [(p.pointer, p.speaker, p.part, p.text, p.is_text) for p in text_fields(CHAT)]
     assert shown == [
         ("/messages/0/content", "user", "", "Hi", True),
         ("/messages/1/tool_calls", "assistant", "tool_calls", json.dumps(CALL, indent=1), False),
@@ -32,7 +32,7 @@ def test_turns_come_one_by_one_and_other_fields_whole() -> None:
         ("/weight", "", "", "2", False),
     ]
     sharegpt = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": None}]}
-    assert [(p.speaker, p.text) for p in places_of(sharegpt)] == [("human", "Hi"), ("gpt", "null")]
+    assert [(p.speaker, p.text) for p in text_fields(sharegpt)] == [("human", "Hi"), ("gpt", "null")]
 
 
 def test_texts_change_and_the_row_given_stays_as_it_is() -> None:
@@ -52,7 +52,7 @@ def test_the_line_ends_of_a_form_are_no_change() -> None:
 
 def test_names_with_slashes_and_tildes_are_found_again() -> None:
     row = {"a/b~c": "old", "~1": "other"}
-    changed = {place.pointer: "new" for place in places_of(row)}
+    changed = {place.pointer: "new" for place in text_fields(row)}
     assert with_texts(row, changed) == {"a/b~c": "new", "~1": "new"}
 
 
@@ -64,8 +64,8 @@ def test_only_texts_that_are_there_can_be_changed(pointer: str) -> None:
 
 def test_what_a_form_cannot_carry_is_changed_as_json_only() -> None:
     for text in ("bell\x07", "half \ud800", "nul\0"):
-        assert not places_of({"text": text})[0].is_text
-    assert places_of({"text": "tab\t line\n \u202e mark"})[0].is_text
+        assert not text_fields({"text": text})[0].is_text
+    assert text_fields({"text": "tab\t line\n \u202e mark"})[0].is_text
 
 
 def test_what_cannot_be_seen_stands_as_an_escape() -> None:

@@ -15,7 +15,7 @@ from luthier.ml.data.shared_prefix import (
     LEAST_TOKENS,
     MICRO_BATCH_TOKENS,
     find_families,
-    own_beginnings,
+    unit_prefixes,
 )
 
 
@@ -141,7 +141,7 @@ def test_the_rows_of_a_unit_share_their_prompt_and_nothing_learned() -> None:
     prompt = drawn(30, 0)
     pair = [example([*prompt, 1, 2, 3, *own], 30) for own in ([4, 5], [6, 7, 8, 9])]
     strangers = [example(drawn(20, 1)), example(drawn(25, 2))]
-    found = own_beginnings([pair, strangers])
+    found = unit_prefixes([pair, strangers])
     assert found.prefix_tokens.tolist() == [30, 0]
     assert found.computed_tokens.tolist() == [30 + 5 + 7, 45]
 
@@ -150,6 +150,6 @@ def test_the_answers_of_one_conversation_share_what_one_learns_and_another_has_a
     first = TokenisedExample("r:1", array("i", [1, 2, 3, 4, 9]), bytes([0, 0, 1, 1, 1]))
     second = TokenisedExample("r:1", array("i", [1, 2, 3, 4, 5, 6]), bytes([0, 0, 0, 0, 0, 1]))
     alone = TokenisedExample("r:2", array("i", [1, 2, 3]), bytes([0, 0, 1]))
-    own = own_beginnings([(first, second), (alone,)], are_cut=True)
+    own = unit_prefixes([(first, second), (alone,)], are_cut=True)
     assert own.prefix_tokens.tolist() == [4, 0]
     assert own.computed_tokens.tolist() == [7, 3]

@@ -63,7 +63,7 @@ def test_kept_bytes_are_what_autograd_saves(
 ) -> None:
     config = architecture(name)
     work = make_workload(structure_of(config), method, rows=rows, length=length)
-    counted = activations.kept_bytes(work)
+    counted = activations.saved_activation_bytes(work)
     # rotary tables of 64 bytes a position and masks are shared by all layers, and these layers are very small
     assert counted == pytest.approx(saved_bytes(make_model(config, work), rows, length), rel=0.025)
 
@@ -75,9 +75,9 @@ def test_with_checkpoints_only_the_inputs_of_layers_are_kept(
 ) -> None:
     config = architecture(name)
     work = make_workload(structure_of(config), method, gradient_checkpointing=True)
-    counted = activations.kept_bytes(work)
+    counted = activations.saved_activation_bytes(work)
     assert counted == pytest.approx(saved_bytes(make_model(config, work), 4, 48), rel=0.02)
-    assert counted < 0.2 * activations.kept_bytes(replace(work, gradient_checkpointing=False))
+    assert counted < 0.2 * activations.saved_activation_bytes(replace(work, gradient_checkpointing=False))
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("gate_proj", "o_proj")])
@@ -87,10 +87,10 @@ def test_matrices_without_an_adapter_keep_nothing(
     # of the first layer nothing is kept below its first adapter; the count lets that go by
     config = architecture("llama", num_hidden_layers=12)
     work = make_workload(structure_of(config), targets=targets)
-    counted = activations.kept_bytes(work)
+    counted = activations.saved_activation_bytes(work)
     saved = saved_bytes(make_model(config, work), 4, 48)
     assert saved <= 1.01 * counted < (1 + 1.2 / 12) * saved
-    assert counted < activations.kept_bytes(make_workload(work.structure))
+    assert counted < activations.saved_activation_bytes(make_workload(work.structure))
 
 
 class _Living(TorchDispatchMode):
@@ -259,4 +259,4 @@ def test_kept_bytes_of_a_shared_beginning(
     work = replace(make_workload(structure_of(config)), batches=batches)
     layout = prefix_attention.PrefixLayout((num_prefix,), (own,) * num)
     saved = saved_bytes(make_model(config, work), 1, size, layout)
-    assert activations.kept_bytes(work) == pytest.approx(saved, rel=0.06)
+    assert activations.saved_activation_bytes(work) == pytest.approx(saved, rel=0.06)

@@ -12,7 +12,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.cost import Device
 from luthier.ml.planning.batch_shapes import KEPT_MAX_TOKENS
-from luthier.ml.planning.fit import longest_row, made_to_fit, most_rows, room, ways_to_fit
+from luthier.ml.planning.fit import longest_row, made_to_fit, max_rows, room, ways_to_fit
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import fits
 from luthier.ml.planning.speed import step_seconds
@@ -28,7 +28,7 @@ def holds(workload: Workload, device: Device, rows: int, length: int) -> bool:
 def test_one_row_more_than_the_most_does_not_fit(memory_gib: float, length: int) -> None:
     device = accelerator(memory_gib)
     workload = run_of(device, method="qlora")
-    rows = most_rows(workload, device, length=length)
+    rows = max_rows(workload, device, length=length)
     assert rows == 0 or holds(workload, device, rows, length)
     assert not holds(workload, device, rows + 1, length)
 
@@ -62,7 +62,7 @@ def test_nothing_fits_where_the_weights_do_not() -> None:
 
 def test_the_most_that_is_asked_for_is_never_exceeded() -> None:
     device = accelerator(10_000)
-    assert most_rows(run_of(device), device, length=100, most=7) == 7
+    assert max_rows(run_of(device), device, length=100, most=7) == 7
 
 
 def test_a_run_that_fits_is_left_alone() -> None:

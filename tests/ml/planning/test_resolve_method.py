@@ -105,8 +105,8 @@ def test_the_initial_rank_is_at_most_that_of_the_smallest_matrix(make_plan: Make
 
 def test_where_layers_are_asked_for_the_places_say_so(make_plan: MakePlan) -> None:
     plan = make_plan(asked(name="lora", targets=["q_proj", "v_proj"], layers={"last": 1}))
-    assert plan.method.places == "q_proj, v_proj of layer 1"
-    assert make_plan(asked(name="lora", **SMALL)).method.places == "down_proj, q_proj"
+    assert plan.method.target_summary == "q_proj, v_proj of layer 1"
+    assert make_plan(asked(name="lora", **SMALL)).method.target_summary == "down_proj, q_proj"
     rows = {row["name"]: row for row in plan.values()}
     assert rows["method.targets"]["why"] == "within the last 1 layers"
 
@@ -114,7 +114,7 @@ def test_where_layers_are_asked_for_the_places_say_so(make_plan: MakePlan) -> No
 def test_places_name_runs_of_layers(make_plan: MakePlan) -> None:
     base = make_plan(asked(name="lora", **SMALL)).method
     names = tuple(f"model.layers.{i}.self_attn.q_proj" for i in (0, 1, 2, 7, 9, 10))
-    assert base.model_copy(update={"targets": names}).places == "q_proj of layers 0 to 2, 7, 9 to 10"
+    assert base.model_copy(update={"targets": names}).target_summary == "q_proj of layers 0 to 2, 7, 9 to 10"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from luthier.core.errors import ConflictError, RequestError
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.http.socket import listen
-from luthier.server.standalone import LoneRequest, read_keys, serve_models
+from luthier.server.standalone import StandaloneRequest, read_keys, serve_models
 
 KEY = "a-key-of-sixteen-or-more"
 
@@ -38,7 +38,7 @@ def ask(url: str, model: str, key: str | None = None) -> tuple[int, Any]:
 def refused(context: Context, **wishes: Any) -> None:
     serve_models(
         context,
-        LoneRequest(("unknown",), **({"port": 0} | wishes)),
+        StandaloneRequest(("unknown",), **({"port": 0} | wishes)),
         stop_requested=lambda: "at once",
         tell=lambda words: None,
         started=lambda server: None,

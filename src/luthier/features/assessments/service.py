@@ -11,7 +11,7 @@ from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult, Tas
 from luthier.features.release_gates.service import default_gate, newest_outcome, newest_safety, newest_suites
 from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_places, redact_paths, redact_text, shown_reference
+from luthier.platform.http.path_redaction import home_paths, redact_paths, redact_text, shown_reference
 
 NUM_LISTED: Final = 10
 Result = TypeVar("Result", SuiteResult, SafetyResult)
@@ -77,7 +77,7 @@ def read_safety(context: Context, project_id: str, result_id: str) -> SafetyResu
 
 
 def _overviews(context: Context, found: Sequence[SuiteResult | SafetyResult]) -> list[AssessmentOverview]:
-    made = [_overview(one, home_places(context)) for one in found]
+    made = [_overview(one, home_paths(context)) for one in found]
     return sorted(made, key=lambda one: one.created_at, reverse=True)
 
 
@@ -109,7 +109,7 @@ def _redacted(context: Context, spec: type[Result], found: Result) -> Result:
     tasks = found.tasks if isinstance(found, SuiteResult) else found.probes
     field = "tasks" if isinstance(found, SuiteResult) else "probes"
     bare = found.model_copy(update={field: tuple(_with_samples(task, None) for task in tasks)})
-    plain = spec.model_validate(redact_paths(bare.model_dump(mode="json"), home_places(context)))
+    plain = spec.model_validate(redact_paths(bare.model_dump(mode="json"), home_paths(context)))
     shown = plain.tasks if isinstance(plain, SuiteResult) else plain.probes
     whole = tuple(_with_samples(task, own.systems) for task, own in zip(shown, tasks, strict=True))
     return plain.model_copy(update={field: whole})

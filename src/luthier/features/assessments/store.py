@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import assessments
 
@@ -63,7 +63,7 @@ class AssessmentStore:
                 newest = select(assessments.c.assessment_id).where(of_kind).order_by(assessments.c.number.desc())
                 known = connection.execute(newest).scalars().all()
                 raise NotFoundError(
-                    f"no {kind} result {assessment_id!r}; {nearest_ids(assessment_id, known)}",
+                    f"no {kind} result {assessment_id!r}; {suggest_ids(assessment_id, known)}",
                     expected="the id of one in this project",
                     do="take the id that the command gave, or see the list of evaluations",
                 )

@@ -73,7 +73,7 @@ def _values(context: Context, caller: Caller, actor: str, action: str, before: i
 
 
 def _details(entry: AuditEntry) -> dict[str, str]:
-    """What else is known of a deed, each value on a line; times as the pages show them."""
+    """The details of an audit event, each value on a line; times as the pages show them."""
     document = json.loads(entry.document)
     return {name: ago(value) if _is_time(name, value) else plain(value) for name, value in document.items()}
 

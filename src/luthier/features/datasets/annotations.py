@@ -1,7 +1,8 @@
 """Use cases: go through the rows of a dataset's version one by one, say of each what becomes of it, and make the next.
 
 A decision is kept at once and belongs to who made it. Where two people say something of one row the newest word
-counts, and who overrules somebody is told so. Decisions are no deeds of the audit log: the version made of them is one.
+counts, and who overrules somebody is told so. The audit log
+has no entry for a decision, but one for the version made of them.
 """
 
 from __future__ import annotations

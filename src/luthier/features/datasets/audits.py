@@ -13,7 +13,13 @@ from luthier.features.files.references import AuditRequest, audit_of
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import check_is_local, model_digest
-from luthier.platform.processes.result_cache import Kept, Subject, begin, keep, kept
+from luthier.platform.processes.result_cache import (
+    CachedResult,
+    Subject,
+    cached_result,
+    start_computation,
+    store_result,
+)
 
 MAX_LINES: Final = 5000
 """Of so many rows of each finding the lines are kept."""
@@ -32,12 +38,12 @@ class AuditSettings:
 
 def audit_state(
     context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings | None = None
-) -> Kept:
+) -> CachedResult:
     """How it stands with an audit. Raises NotFoundError for the dataset to hold it against."""
-    return kept(context, _subject(context, caller, version, settings or AuditSettings())[0])
+    return cached_result(context, _subject(context, caller, version, settings or AuditSettings())[0])
 
 
-def begin_audit(context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings) -> Kept:
+def begin_audit(context: Context, caller: Caller, version: DatasetVersion, settings: AuditSettings) -> CachedResult:
     """Audit a version in the background.
 
     Raises NotFoundError for the dataset to hold it against, RequestError for a model that is not on this machine.
@@ -55,19 +61,19 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
     def answer() -> dict[str, Any]:
         found = audit_of(context, caller.project_id, request)
         if settings == AuditSettings():
-            keep(context, _grade(version), lambda: {"grade": found["grade"]})
+            store_result(context, _grade(version), lambda: {"grade": found["grade"]})
         return found
 
-    return begin(context, subject, answer)
+    return start_computation(context, subject, answer)
 
 
 def known_grade(context: Context, version: DatasetVersion) -> str | None:
     """The grade of a version by an audit without further settings, where there was one."""
-    found = kept(context, _grade(version)).answer
+    found = cached_result(context, _grade(version)).answer
     return None if found is None else found["grade"]
 
 
-def finding_of(audited: Kept, number: int) -> dict[str, Any]:
+def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
     """A finding of a kept audit by its place, from 1 on. Raises NotFoundError."""
     findings = [] if audited.answer is None else audited.answer["findings"]
     if not 1 <= number <= len(findings):
@@ -81,7 +87,7 @@ def finding_of(audited: Kept, number: int) -> dict[str, Any]:
 
 
 def _grade(version: DatasetVersion) -> Subject:
-    """Kept beside the audit itself, which may be large, for lists of many datasets."""
+    """CachedResult beside the audit itself, which may be large, for lists of many datasets."""
     return Subject(version.sha256, "grade", {"suffix": files.suffix_of(version.filename)})
 
 

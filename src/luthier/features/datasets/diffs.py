@@ -8,7 +8,7 @@ from luthier.features.datasets.records import DatasetVersion
 from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 
 def difference(
@@ -19,7 +19,7 @@ def difference(
     *,
     key: str | None = None,
     again: bool = False,
-) -> Kept:
+) -> CachedResult:
     """What changed from one version to another, as `dataset_questions.diff_answer` says it; begun where nobody asked.
 
     key: the field that names a row; None takes its id, else its prompt, else its place. again: start it again where it
@@ -32,10 +32,10 @@ def difference(
     before, after = (files.get_file(context, caller.project_id, one.file_id) for one in (old, new))
     suffixes = [files.suffix_of(file.filename) for file in (before, after)]
     subject = Subject(after.sha256, "diff", {"old": before.sha256, "suffixes": suffixes, "key": key})
-    found = kept(context, subject)
+    found = cached_result(context, subject)
     if found.state != "unasked" and not (again and found.state == "failed"):
         return found
-    return begin(
+    return start_computation(
         context,
         subject,
         lambda: answer_about(context, caller.project_id, "diff", after.file_id, {"key": key}, against=before.file_id),

@@ -16,7 +16,7 @@ from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import check_is_local, model_digest
-from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 _BLOCK_BYTES: Final = 1 << 20
 _NEEDS_OTHER: Final = "contamination"
@@ -91,15 +91,15 @@ def mask_kinds() -> list[MaskKind]:
     return [MaskKind(kind, kind in DEFAULT_KINDS, (why_not() or "") if kind == "name" else "") for kind in KINDS]
 
 
-def repair_state(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> Kept:
+def repair_state(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> CachedResult:
     """How it stands with the preview of a repair. Raises NotFoundError for the dataset to hold it against."""
-    found = kept(context, _subject(context, caller, version, choice)[0])
+    found = cached_result(context, _subject(context, caller, version, choice)[0])
     if found.answer is not None and not _prepared(context, caller, version, choice).is_file():
-        return Kept("unasked")
+        return CachedResult("unasked")
     return found
 
 
-def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> Kept:
+def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> CachedResult:
     """Prepare a repair in the background: what is previewed then is what will be kept.
 
     Raises NotFoundError for the dataset to hold it against, RequestError for a choice that cannot be made.
@@ -119,7 +119,7 @@ def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choi
             model=choice.model or None,
         )
 
-    return begin(context, subject, answer)
+    return start_computation(context, subject, answer)
 
 
 def keep_repair(

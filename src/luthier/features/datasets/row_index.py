@@ -15,7 +15,7 @@ from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redacted_errors
-from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 if TYPE_CHECKING:
     from luthier.ml.data.row_index import RowIndex
@@ -49,7 +49,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
         return open_index(path, folder) or build_index(path, folder)
 
 
-def index_state(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
+def index_state(context: Context, caller: Caller, version: DatasetVersion) -> CachedResult:
     """Whether the rows of a version can be read by their place; of a large file that begins with the first request.
 
     Small files are indexed at once. Raises NotFoundError, DataError (a small file that cannot be read), WorkError.
@@ -60,12 +60,12 @@ def index_state(context: Context, caller: Caller, version: DatasetVersion) -> Ke
     place = files.place_of(context, file)
     folder = place.with_name(f"rows-{place.name}")
     if open_index(place, folder) is not None:
-        return Kept("answered")
+        return CachedResult("answered")
     if is_small(version.filename, version.num_bytes):
         open_rows(context, caller, version)
-        return Kept("answered")
+        return CachedResult("answered")
     subject = Subject(file.sha256, "index", {"suffix": files.suffix_of(file.filename)})
-    found = kept(context, subject)
+    found = cached_result(context, subject)
     # Also where it was found in the future: the clock was set back since.
     is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= RETRY_SECONDS
     if found.state == "running" or (found.state == "failed" and not is_over):
@@ -74,7 +74,7 @@ def index_state(context: Context, caller: Caller, version: DatasetVersion) -> Ke
     def make() -> dict[str, Any]:
         return answer_about(context, caller.project_id, "index", version.file_id, {"folder": str(folder)})
 
-    return begin(context, subject, make)
+    return start_computation(context, subject, make)
 
 
 def is_small(filename: str, num_bytes: int) -> bool:

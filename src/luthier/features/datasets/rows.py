@@ -19,7 +19,13 @@ from luthier.platform.files import service as files
 from luthier.platform.files.records import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redacted_errors
-from luthier.platform.processes.result_cache import Kept, Subject, begin, keep, kept
+from luthier.platform.processes.result_cache import (
+    CachedResult,
+    Subject,
+    cached_result,
+    start_computation,
+    store_result,
+)
 
 if TYPE_CHECKING:
     from luthier.ml.data.row_index import RowIndex
@@ -31,37 +37,37 @@ _MAX_COLUMNS: Final = 40
 _MAX_PROBLEMS: Final = 20
 
 
-def look(context: Context, project_id: str, file: StoredFile) -> Kept:
+def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
     """What `look_at` finds, once it is found; a small file is looked at now, for others that is begun."""
     subject = _subject(file.sha256, file.filename)
-    found = kept(context, subject)
+    found = cached_result(context, subject)
     # Also where it was found in the future: the clock was set back since.
     is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= RETRY_SECONDS
     if found.state != "unasked" and not is_over:
         return found
     if is_small(file.filename, file.num_bytes):
-        return keep(context, subject, lambda: _of_small(context, file, look_at))
+        return store_result(context, subject, lambda: _of_small(context, file, look_at))
 
     def answer() -> dict[str, Any]:
         told = answer_about(context, project_id, "look", file.file_id, {})
         context.datasets.learn_num_rows(file.file_id, told["num_rows"])
         return told
 
-    return begin(context, subject, answer)
+    return start_computation(context, subject, answer)
 
 
 def _subject(sha256: str, filename: str) -> Subject:
     return Subject(sha256, "look", {"suffix": files.suffix_of(filename), "reading": _READING})
 
 
-def look_of(context: Context, caller: Caller, version: DatasetVersion) -> Kept:
+def look_of(context: Context, caller: Caller, version: DatasetVersion) -> CachedResult:
     """`look` for the file of a version. Raises NotFoundError."""
     return look(context, caller.project_id, files.get_file(context, caller.project_id, version.file_id))
 
 
 def known_shape(context: Context, version: DatasetVersion) -> str | None:
     """The shape of a version where it was found out already."""
-    found = kept(context, _subject(version.sha256, version.filename))
+    found = cached_result(context, _subject(version.sha256, version.filename))
     return None if found.answer is None else found.answer["shape"]
 
 

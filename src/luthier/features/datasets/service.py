@@ -12,7 +12,7 @@ from luthier.core.errors import ConflictError, LuthierError, NotFoundError, Requ
 from luthier.core.ids import new_id
 from luthier.features.datasets.records import Dataset, DatasetVersion, Origin
 from luthier.features.datasets.rows import look
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.files import service as files
 from luthier.platform.files.incoming import IncomingFile
 from luthier.platform.files.records import StoredFile
@@ -47,8 +47,8 @@ def create_dataset(
         )
     dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
     first = _version(context, caller, dataset.dataset_id, file, origin, None, note, details)
-    deed = deed_of(caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
-    return context.datasets.add(dataset, first, deed)
+    audit_event = make_audit_event(caller, "dataset.created", dataset.dataset_id, {"name": name, "file": file.file_id})
+    return context.datasets.add(dataset, first, audit_event)
 
 
 def add_version(
@@ -67,8 +67,10 @@ def add_version(
     if parent is not None:
         get_version(context, caller, dataset_id, parent)
     version = _version(context, caller, dataset_id, file, origin, parent, note, details)
-    deed = deed_of(caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin})
-    return context.datasets.add_version(version, deed)
+    audit_event = make_audit_event(
+        caller, "dataset.version_added", dataset_id, {"file": file.file_id, "origin": origin}
+    )
+    return context.datasets.add_version(version, audit_event)
 
 
 def check_filename(filename: str) -> None:
@@ -163,8 +165,8 @@ def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
     Raises NotFoundError.
     """
     dataset, versions = show_dataset(context, caller, dataset_id)
-    deed = deed_of(caller, "dataset.removed", dataset_id, {"name": dataset.name})
-    context.datasets.remove(caller.project_id, dataset_id, deed)
+    audit_event = make_audit_event(caller, "dataset.removed", dataset_id, {"name": dataset.name})
+    context.datasets.remove(caller.project_id, dataset_id, audit_event)
     for version in versions:
         if version.details.get("adopted"):
             continue

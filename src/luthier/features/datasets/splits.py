@@ -14,7 +14,7 @@ from luthier.features.datasets.records import Dataset, DatasetVersion
 from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 SIDES: Final = {"train": "train", "validation": "validation", "held_out": "held-out"}
 """The sides of a split, and what is put behind the name of the dataset for each."""
@@ -70,7 +70,7 @@ class SplitOrigin:
         return proof
 
 
-def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> Kept:
+def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> CachedResult:
     """Begin `split_dataset` beside the request, unless that version is being split already.
 
     Raises NotFoundError, and RequestError for wishes that cannot be met whatever the rows are.
@@ -82,12 +82,12 @@ def begin_split(context: Context, caller: Caller, version: DatasetVersion, wishe
         made = split_dataset(context, caller, version, wishes)
         return {side: one.number for side, (_, one) in made.sides.items()}
 
-    return begin(context, _subject(version), work)
+    return start_computation(context, _subject(version), work)
 
 
-def split_state(context: Context, version: DatasetVersion) -> Kept:
+def split_state(context: Context, version: DatasetVersion) -> CachedResult:
     """How it stands with the split of a version that was begun last."""
-    return kept(context, _subject(version))
+    return cached_result(context, _subject(version))
 
 
 def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> MadeSplit:

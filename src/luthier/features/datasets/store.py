@@ -10,20 +10,22 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.datasets.records import Dataset, DatasetVersion, RowDecision
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.store import append_deed
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import dataset_versions, datasets, files, row_decisions
 from luthier.platform.files.store import hold_file
 
 
 class DatasetStore:
-    """The datasets of all projects. Every method is one short transaction; deeds are written with what they tell."""
+    """The datasets of all projects. Every method is one short transaction, which writes the audit events too."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, dataset: Dataset, first: DatasetVersion, deed: Deed | None = None) -> tuple[Dataset, DatasetVersion]:
+    def add(
+        self, dataset: Dataset, first: DatasetVersion, audit_event: AuditEvent | None = None
+    ) -> tuple[Dataset, DatasetVersion]:
         """Keep a new dataset with its first version, whose file will not expire any more.
 
         Raises ConflictError where the project has one of the name, NotFoundError where the file is gone.
@@ -34,7 +36,7 @@ class DatasetStore:
                 made = dataset.model_copy(update={"created_at": self._database.clock(connection)})
                 connection.execute(insert(datasets).values(**made.model_dump()))
                 version = self._add_version(connection, first.model_copy(update={"number": 1}), made.created_at)
-                self._log(connection, deed)
+                self._log(connection, audit_event)
         except IntegrityError as error:
             raise ConflictError(
                 f"a dataset {dataset.name!r} exists already",
@@ -43,7 +45,7 @@ class DatasetStore:
             ) from error
         return made, version
 
-    def add_version(self, version: DatasetVersion, deed: Deed | None = None) -> DatasetVersion:
+    def add_version(self, version: DatasetVersion, audit_event: AuditEvent | None = None) -> DatasetVersion:
         """Keep a version under the next number, whatever number it has; its file will not expire any more.
 
         Raises NotFoundError, for the dataset or the file.
@@ -58,7 +60,7 @@ class DatasetStore:
             hold_file(connection, self._database, project_id, version.file_id)
             numbered = version.model_copy(update={"number": newest + 1})
             made = self._add_version(connection, numbered, self._database.clock(connection))
-            self._log(connection, deed)
+            self._log(connection, audit_event)
         return made
 
     def list(self, project_id: str) -> list[tuple[Dataset, DatasetVersion]]:
@@ -172,13 +174,13 @@ class DatasetStore:
         with self._database.read() as connection:
             return [(name, number) for name, number in connection.execute(query)]
 
-    def remove(self, project_id: str, dataset_id: str, deed: Deed | None = None) -> None:
+    def remove(self, project_id: str, dataset_id: str, audit_event: AuditEvent | None = None) -> None:
         """Forget a dataset, its versions and what was said of their rows; files stay. Raises NotFoundError."""
         is_it = (datasets.c.project_id == project_id) & (datasets.c.dataset_id == dataset_id)
         with self._database.write() as connection:
             if connection.execute(delete(datasets).where(is_it)).rowcount == 0:
                 raise no_such_dataset(dataset_id)
-            self._log(connection, deed)
+            self._log(connection, audit_event)
 
     def decide(self, dataset_id: str, version: int, decision: RowDecision) -> RowDecision:
         """Keep what was said of a row; what was said of it before is forgotten."""
@@ -217,9 +219,9 @@ class DatasetStore:
         connection.execute(insert(dataset_versions).values(**values, document=made.model_dump_json()))
         return made
 
-    def _log(self, connection: Connection, deed: Deed | None) -> None:
-        if deed is not None:
-            append_deed(connection, self._database.now, deed)
+    def _log(self, connection: Connection, audit_event: AuditEvent | None) -> None:
+        if audit_event is not None:
+            append_audit_event(connection, self._database.now, audit_event)
 
 
 def no_such_dataset(dataset_id: str) -> NotFoundError:

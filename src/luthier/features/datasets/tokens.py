@@ -11,17 +11,17 @@ from luthier.features.files.references import answer_about
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import check_is_local, model_digest
-from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 TEMPLATES: Final = ("auto", "chat", "plain")
 
 
-def tokens_state(context: Context, version: DatasetVersion, model: str, template: str) -> Kept:
+def tokens_state(context: Context, version: DatasetVersion, model: str, template: str) -> CachedResult:
     """How it stands with the tokens of a version."""
-    return kept(context, _subject(context, version, model, template))
+    return cached_result(context, _subject(context, version, model, template))
 
 
-def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, model: str, template: str) -> Kept:
+def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, model: str, template: str) -> CachedResult:
     """Find out the tokens of a version. Raises RequestError for a model that is not on this machine, or a template."""
     check_is_local(context, model)
     if template not in TEMPLATES:
@@ -33,7 +33,7 @@ def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, mode
         given = {"template": template}
         return answer_about(context, caller.project_id, "tokens", version.file_id, given, model=model)
 
-    return begin(context, _subject(context, version, model, template), answer)
+    return start_computation(context, _subject(context, version, model, template), answer)
 
 
 def _subject(context: Context, version: DatasetVersion, model: str, template: str) -> Subject:

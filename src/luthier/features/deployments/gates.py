@@ -10,8 +10,8 @@ from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.release_gates.service import gates_of, outcome_of_target
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 
 _MAX_TOLD = 20
@@ -50,7 +50,7 @@ def pass_gates(
     return found.model_copy(update={"override": reason})
 
 
-def override_event(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[Deed, ...]:
+def override_event(caller: Caller, name: str, revision: int, passage: GatePassage | None) -> tuple[AuditEvent, ...]:
     """What the audit log is to hold of a gate that was overridden; nothing where none was."""
     if passage is None or passage.override is None:
         return ()
@@ -62,7 +62,7 @@ def override_event(caller: Caller, name: str, revision: int, passage: GatePassag
         "num_failed": len(passage.failed),
         "failed": list(passage.failed[:_MAX_TOLD]),
     }
-    return (deed_of(caller, "deployment.gate_overridden", name, document),)
+    return (make_audit_event(caller, "deployment.gate_overridden", name, document),)
 
 
 def _reason(text: str) -> str:

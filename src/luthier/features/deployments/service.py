@@ -21,13 +21,13 @@ from luthier.features.deployments.gates import override_event, pass_gates
 from luthier.features.deployments.store import changed_meanwhile
 from luthier.features.release_gates.evaluation_checks import refuse_unjudged, unjudged_targets
 from luthier.features.serving.targets import find_share, served_share
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
 _MAX_ENTRIES = 500
-_ACTIONS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
+_AUDIT_ACTIONS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +170,8 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
 def remove(context: Context, caller: Caller, name: str) -> Deployment:
     """Forget a deployment; its targets stay. Returns it as it was. Raises NotFoundError."""
     found = context.deployments.get(caller.project_id, name)
-    deed = deed_of(caller, "deployment.deleted", name, {"revision": found.revision.number})
-    context.deployments.delete(caller.project_id, name, deed)
+    audit_event = make_audit_event(caller, "deployment.deleted", name, {"revision": found.revision.number})
+    context.deployments.delete(caller.project_id, name, audit_event)
     return found
 
 
@@ -229,16 +229,16 @@ def _revise(context: Context, caller: Caller, current: Deployment, revision: Rev
     return context.deployments.revise(current, revision, *_audit_events(caller, current.name, revision))
 
 
-def _audit_events(caller: Caller, name: str, revision: Revision) -> tuple[Deed, ...]:
+def _audit_events(caller: Caller, name: str, revision: Revision) -> tuple[AuditEvent, ...]:
     return (_revision_event(caller, name, revision), *override_event(caller, name, revision.number, revision.gate))
 
 
-def _revision_event(caller: Caller, name: str, revision: Revision) -> Deed:
+def _revision_event(caller: Caller, name: str, revision: Revision) -> AuditEvent:
     shares = {share.target: share.fraction for share in revision.shares}
     document: dict[str, Any] = {"revision": revision.number, "canary": revision.canary, "shares": shares}
     if revision.unjudged:
         document["unjudged"] = list(revision.unjudged)
-    return deed_of(caller, f"deployment.{_ACTIONS.get(revision.kind, revision.kind)}", name, document)
+    return make_audit_event(caller, f"deployment.{_AUDIT_ACTIONS.get(revision.kind, revision.kind)}", name, document)
 
 
 def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:

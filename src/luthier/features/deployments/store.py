@@ -9,8 +9,8 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.deployment import Deployment, Revision
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.store import append_deed
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import deployment_revisions, deployments
 
@@ -21,12 +21,12 @@ _WITH_NEWEST = select(deployments, deployment_revisions.c.document).join(deploym
 
 
 class DeploymentStore:
-    """The deployments of all projects. Every method is one short transaction; deeds are written with what they tell."""
+    """The deployments of all projects. Every method is one short transaction, which writes the audit events too."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, deployment: Deployment, *deeds: Deed) -> Deployment:
+    def add(self, deployment: Deployment, *audit_events: AuditEvent) -> Deployment:
         """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
         try:
             with self._database.write() as connection:
@@ -35,7 +35,7 @@ class DeploymentStore:
                 values |= {"revision": deployment.revision.number, "created_at": now}
                 connection.execute(insert(deployments).values(**values))
                 revision = self._add_revision(connection, deployment.deployment_id, deployment.revision, now)
-                self._log(connection, deeds)
+                self._log(connection, audit_events)
         except IntegrityError as error:
             raise ConflictError(
                 f"a deployment {deployment.name!r} exists already",
@@ -44,7 +44,7 @@ class DeploymentStore:
             ) from error
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
-    def revise(self, known: Deployment, revision: Revision, *deeds: Deed) -> Deployment:
+    def revise(self, known: Deployment, revision: Revision, *audit_events: AuditEvent) -> Deployment:
         """Make a revision the newest. known: the deployment as it was when the revision was made from it.
 
         Raises ConflictError where it has another revision by now, or is gone.
@@ -58,7 +58,7 @@ class DeploymentStore:
                 raise changed_meanwhile(known.name, known.revision.number, newest)
             now = self._database.clock(connection)
             made = self._add_revision(connection, known.deployment_id, revision, now)
-            self._log(connection, deeds)
+            self._log(connection, audit_events)
         return known.model_copy(update={"revision": made})
 
     def find(self, project_id: str, name: str) -> Deployment | None:
@@ -93,13 +93,13 @@ class DeploymentStore:
             found = connection.execute(query.order_by(deployment_revisions.c.number.desc())).scalars()
             return tuple(Revision.model_validate_json(document) for document in found)
 
-    def delete(self, project_id: str, name: str, *deeds: Deed) -> None:
+    def delete(self, project_id: str, name: str, *audit_events: AuditEvent) -> None:
         """Forget a deployment and its revisions. Raises NotFoundError."""
         is_it = (deployments.c.project_id == project_id) & (deployments.c.name == name)
         with self._database.write() as connection:
             if connection.execute(delete(deployments).where(is_it)).rowcount == 0:
                 raise _no_such_deployment(name)
-            self._log(connection, deeds)
+            self._log(connection, audit_events)
 
     def _add_revision(self, connection: Connection, deployment_id: str, revision: Revision, now: float) -> Revision:
         made = revision.model_copy(update={"created_at": now})
@@ -107,9 +107,9 @@ class DeploymentStore:
         connection.execute(insert(deployment_revisions).values(**values))
         return made
 
-    def _log(self, connection: Connection, deeds: Sequence[Deed]) -> None:
-        for deed in deeds:
-            append_deed(connection, self._database.now, deed)
+    def _log(self, connection: Connection, audit_events: Sequence[AuditEvent]) -> None:
+        for audit_event in audit_events:
+            append_audit_event(connection, self._database.now, audit_event)
 
 
 def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictError:

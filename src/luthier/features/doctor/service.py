@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from luthier.platform.home.context import Context
-from luthier.platform.home.permissions import open_places
+from luthier.platform.home.permissions import exposed_paths
 
 if TYPE_CHECKING:
     from luthier.ml.planning.hardware import Hardware
@@ -75,7 +75,7 @@ def examine(context: Context) -> Examination:
 
 
 def _open(context: Context) -> list[Finding]:
-    return [Finding(place.message, place.do) for place in open_places(context.settings)]
+    return [Finding(place.message, place.do) for place in exposed_paths(context.settings)]
 
 
 def _changed(measured: Hardware, before: Hardware | None) -> list[Finding]:

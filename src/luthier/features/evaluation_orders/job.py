@@ -13,9 +13,9 @@ from luthier.features.evaluation_orders.service import check_suite, order_of
 from luthier.features.files.references import job_file
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_places, redact_paths
+from luthier.platform.http.path_redaction import home_paths, redact_paths
 from luthier.platform.jobs.files import own_copy
-from luthier.platform.jobs.progress import Told, ending_when_told
+from luthier.platform.jobs.progress import JobProgress, exit_on_sigterm
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.process import Outcome
 
@@ -26,14 +26,14 @@ def carry_out(context: Context, job: Job) -> Outcome:
     """Judge, and keep the result under the id that the order names. What has to be corrected is an outcome, too."""
     order = order_of(job)
     if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
-        context.progress = Told(context, job)
+        context.progress = JobProgress(context, job)
         try:
-            with ending_when_told(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
+            with exit_on_sigterm(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
                 _judge(context, job, order)
         except (StorageFullError, UnreachableError):
             raise  # no fault of the job: it is tried again
         except LuthierError as error:
-            return Outcome(status="failed", error=redact_paths(error.as_json(), home_places(context)))
+            return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
     return Outcome(status="succeeded", found={"result_id": order.result_id})
 
 

@@ -16,7 +16,7 @@ from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_paths, reference_places
+from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import is_fragment_request, redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
@@ -137,7 +137,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
     failure = None
     if view.job.error is not None:
-        told = redact_paths(view.job.error, reference_places(context, view.job.document))
+        told = redact_paths(view.job.error, reference_paths(context, view.job.document))
         failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
     values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}
     template = "evaluation_orders/order_state.html" if is_fragment_request(request) else "evaluation_orders/order.html"

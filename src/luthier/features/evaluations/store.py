@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
-from luthier.core.suggest import nearest_ids
-from luthier.platform.db.cache import Kept
+from luthier.core.suggest import suggest_ids
+from luthier.platform.db.cache import LRUCache
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import evaluations, jobs, runs
 
@@ -25,8 +25,8 @@ class EvaluationStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: Kept[Evaluation] = Kept(_MAX_CHARACTERS)
-        self._overviews: Kept[EvaluationOverview] = Kept(_MAX_OVERVIEWS)
+        self._kept: LRUCache[Evaluation] = LRUCache(_MAX_CHARACTERS)
+        self._overviews: LRUCache[EvaluationOverview] = LRUCache(_MAX_OVERVIEWS)
 
     def save(self, evaluation: Evaluation) -> None:
         """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""
@@ -50,7 +50,7 @@ class EvaluationStore:
             if document is None:
                 known = connection.execute(newest_first).scalars().all()
                 raise NotFoundError(
-                    f"no evaluation {evaluation_id!r}; {nearest_ids(evaluation_id, known)}",
+                    f"no evaluation {evaluation_id!r}; {suggest_ids(evaluation_id, known)}",
                     expected="the id of an evaluation in this home",
                     do="take the evaluation_id that `luthier runs show RUN --json` or `luthier eval --json` gave",
                 )
@@ -120,7 +120,7 @@ class EvaluationStore:
         if evaluation.run_id is not None and evaluation.run_id not in known:
             return NotFoundError(
                 f"evaluation {evaluation.evaluation_id} judges run {evaluation.run_id!r}, which is not there; "
-                f"{nearest_ids(evaluation.run_id, known)}",
+                f"{suggest_ids(evaluation.run_id, known)}",
                 expected="the id of a run in this home, or none",
                 do="check whether the run was removed in the meantime",
             )

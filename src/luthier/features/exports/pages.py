@@ -14,7 +14,7 @@ from luthier.features.exports import files as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import SERVED, ExportView
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_places, redact_paths, reference_places
+from luthier.platform.http.path_redaction import home_paths, redact_paths, reference_paths
 from luthier.platform.ui.charts.spec import Axis, Estimate, Intervals
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
@@ -109,7 +109,7 @@ def _page(
     values |= {"is_served": made is not None and made.format in SERVED, "error": None, "report": None}
     if made is not None:
         values |= {"chart_spec": None if made.parity is None else _quality(made.parity), "card": None, "warnings": ()}
-        values["warnings"] = redact_paths(list(made.warnings), home_places(context))
+        values["warnings"] = redact_paths(list(made.warnings), home_paths(context))
         try:
             values["card"] = export_files.card_of(context, caller, export_id)
         except LuthierError as error:
@@ -129,7 +129,7 @@ def _failure(context: Context, view: ExportView) -> LuthierError | None:
     """Why the job has failed, without the places of this machine."""
     if view.job.error is None:
         return None
-    told = redact_paths(view.job.error, reference_places(context, view.job.document))
+    told = redact_paths(view.job.error, reference_paths(context, view.job.document))
     return WorkError(told["came"], expected=told["expected"], do=told["do"])
 
 

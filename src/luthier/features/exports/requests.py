@@ -15,7 +15,7 @@ from luthier.core.ids import is_id, new_id
 from luthier.features.exports import bundles
 from luthier.features.serving.made_exports import export_folder, made_export
 from luthier.features.serving.targets import EXPORT, base_model, is_tuned_name
-from luthier.platform.audit_log.service import deed_of, record
+from luthier.platform.audit_log.service import make_audit_event, record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.event_records import JobEvent
 from luthier.platform.jobs.records import ENDED, Job
@@ -87,8 +87,10 @@ def start(context: Context, caller: Caller, source: str, to: str, quantise: str 
         project_id=caller.project_id,
     )
     made = ServerExport(export_id=export_id, project_id=caller.project_id, job_id=job.job_id, source=shown)
-    deed = deed_of(caller, "export.started", export_id, {"source": shown, "format": format, "precision": quantise})
-    return context.exports.add(made, job, deed)
+    audit_event = make_audit_event(
+        caller, "export.started", export_id, {"source": shown, "format": format, "precision": quantise}
+    )
+    return context.exports.add(made, job, audit_event)
 
 
 def list_exports(context: Context, caller: Caller, *, sources: Sequence[str] | None = None) -> list[ExportView]:
@@ -135,7 +137,7 @@ def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
             expected="an export that no deployment routes to",
             do="deploy another model under that name first, or remove the deployment",
         )
-    context.exports.remove(caller.project_id, export_id, deed_of(caller, "export.removed", export_id))
+    context.exports.remove(caller.project_id, export_id, make_audit_event(caller, "export.removed", export_id))
     remove_files(context, export_id)
     return view.export
 

@@ -8,8 +8,8 @@ from sqlalchemy import RowMapping, delete, insert, select, update
 
 from luthier.core.errors import NotFoundError
 from luthier.core.export import Export, ServerExport
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.store import append_deed
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import exports
 from luthier.platform.jobs.records import Job
@@ -17,19 +17,19 @@ from luthier.platform.jobs.rows import add_job
 
 
 class ExportStore:
-    """The exports of all projects. Every method is one short transaction; deeds are written with what they tell."""
+    """The exports of all projects. Every method is one short transaction, which writes the audit events too."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, export: ServerExport, job: Job, deed: Deed) -> ServerExport:
+    def add(self, export: ServerExport, job: Job, audit_event: AuditEvent) -> ServerExport:
         """Keep an export that is to be made, and queue its job: both or neither."""
         with self._database.write() as connection:
             now = self._database.clock(connection)
             add_job(connection, now, job)
             values = export.model_dump(exclude={"document"}) | {"document": None, "created_at": now}
             connection.execute(insert(exports).values(**values))
-            append_deed(connection, self._database.now, deed)
+            append_audit_event(connection, self._database.now, audit_event)
         return export.model_copy(update={"created_at": now})
 
     def finish(self, export_id: str, made: Export) -> None:
@@ -57,13 +57,13 @@ class ExportStore:
         with self._database.read() as connection:
             return [_export(row) for row in connection.execute(query.order_by(exports.c.number.desc())).mappings()]
 
-    def remove(self, project_id: str, export_id: str, deed: Deed) -> None:
+    def remove(self, project_id: str, export_id: str, audit_event: AuditEvent) -> None:
         """Forget an export; files stay. Raises NotFoundError."""
         is_it = (exports.c.project_id == project_id) & (exports.c.export_id == export_id)
         with self._database.write() as connection:
             if connection.execute(delete(exports).where(is_it)).rowcount == 0:
                 raise _no_such_export(export_id)
-            append_deed(connection, self._database.now, deed)
+            append_audit_event(connection, self._database.now, audit_event)
 
 
 def _export(row: RowMapping) -> ServerExport:

@@ -17,7 +17,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.platform.files.records import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_places, redact_paths, redacted_errors
+from luthier.platform.http.path_redaction import home_paths, redact_paths, redacted_errors
 from luthier.platform.jobs.records import Job
 from luthier.platform.processes.analysis import Question, answer_to
 
@@ -117,7 +117,7 @@ class FileReferences:
     @property
     def path_labels(self) -> dict[str, str]:
         """What is shown in place of which path."""
-        return home_places(self.context) | self.shown
+        return home_paths(self.context) | self.shown
 
 
 def job_file(context: Context, job: Job) -> Callable[[str, str], Path]:

@@ -36,7 +36,7 @@ from luthier.core.rating import (
 from luthier.core.suite import Criterion
 from luthier.features.human_eval.rating_view import shown_first
 from luthier.features.human_eval.service import ratings_table
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 
 FileFormat = Literal["csv", "parquet", "json"]
@@ -113,9 +113,11 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
             problems=problems,
         )
     raters = tuple(sorted({one.name for one in people.values() if any(who == one.rater_id for who, _ in said)}))
-    deed = deed_of(caller, "panel.imported", panel_id, {"num_ratings": len(said), "raters": list(raters)})
+    audit_event = make_audit_event(
+        caller, "panel.imported", panel_id, {"num_ratings": len(said), "raters": list(raters)}
+    )
     new = [rater for rater_name, rater in people.items() if rater_name not in known]
-    context.rating_panels.keep_all(panel_id, new, list(said.values()), deed)
+    context.rating_panels.keep_all(panel_id, new, list(said.values()), audit_event)
     return Imported(len(said), raters, num_skipped)
 
 

@@ -10,7 +10,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.rating import Rater, RatingPanel
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
@@ -48,8 +48,10 @@ def add_rater(context: Context, caller: Caller, panel_id: str, name: str) -> Rat
     """Have one more person rate. Raises NotFoundError, ConflictError (name taken, panel closed), RequestError."""
     panel = context.rating_panels.get(caller.project_id, panel_id)
     made = new_link(panel.panel_id, name)
-    deed = deed_of(caller, "rater.created", made.rater.rater_id, {"panel": panel_id, "name": made.rater.name})
-    return RaterLink(context.rating_panels.add_rater(made.rater, digest_of(made.token), deed), made.token)
+    audit_event = make_audit_event(
+        caller, "rater.created", made.rater.rater_id, {"panel": panel_id, "name": made.rater.name}
+    )
+    return RaterLink(context.rating_panels.add_rater(made.rater, digest_of(made.token), audit_event), made.token)
 
 
 def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> RaterLink:
@@ -59,15 +61,15 @@ def renew_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     token = secrets.token_urlsafe(_NUM_TOKEN_BYTES)
-    deed = deed_of(caller, "rater.link_renewed", rater_id, {"panel": panel_id})
-    return RaterLink(context.rating_panels.change_link(panel.panel_id, rater_id, digest_of(token), deed), token)
+    audit_event = make_audit_event(caller, "rater.link_renewed", rater_id, {"panel": panel_id})
+    return RaterLink(context.rating_panels.change_link(panel.panel_id, rater_id, digest_of(token), audit_event), token)
 
 
 def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) -> Rater:
     """Let a rater in no longer; what they said stays. Raises NotFoundError."""
     panel = context.rating_panels.get(caller.project_id, panel_id)
-    deed = deed_of(caller, "rater.link_revoked", rater_id, {"panel": panel_id})
-    return context.rating_panels.change_link(panel.panel_id, rater_id, None, deed)
+    audit_event = make_audit_event(caller, "rater.link_revoked", rater_id, {"panel": panel_id})
+    return context.rating_panels.change_link(panel.panel_id, rater_id, None, audit_event)
 
 
 def rater_of_token(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:

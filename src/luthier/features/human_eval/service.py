@@ -16,7 +16,7 @@ from luthier.features.human_eval.answers import AnsweredRows
 from luthier.features.human_eval.items import make_items
 from luthier.features.human_eval.links import RaterLink, new_link
 from luthier.features.human_eval.store import PanelCounts
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
@@ -78,9 +78,9 @@ def create_panel(
     )
     links = [new_link(panel.panel_id, one) for one in names]
     facts = {"name": panel.name, "kind": kind, "systems": list(panel.systems), "num_raters": len(links)}
-    deed = deed_of(caller, "panel.created", panel.panel_id, facts)
+    audit_event = make_audit_event(caller, "panel.created", panel.panel_id, facts)
     people = [(link.rater, digest_of(link.token)) for link in links]
-    return NewPanel(context.rating_panels.add(caller.project_id, panel, items, people, deed), tuple(links))
+    return NewPanel(context.rating_panels.add(caller.project_id, panel, items, people, audit_event), tuple(links))
 
 
 def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
@@ -90,7 +90,7 @@ def list_panels(context: Context, caller: Caller) -> Sequence[PanelCounts]:
 
 def close_panel(context: Context, caller: Caller, panel_id: str) -> RatingPanel:
     """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
-    return context.rating_panels.close(caller.project_id, panel_id, deed_of(caller, "panel.closed", panel_id))
+    return context.rating_panels.close(caller.project_id, panel_id, make_audit_event(caller, "panel.closed", panel_id))
 
 
 def panel_report(context: Context, caller: Caller, panel_id: str) -> PanelReport:

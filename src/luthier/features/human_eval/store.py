@@ -10,9 +10,9 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.rating import Rater, Rating, RatingItem, RatingPanel
-from luthier.core.suggest import nearest_ids
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.store import append_deed
+from luthier.core.suggest import suggest_ids
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import raters, rating_items, rating_panels, ratings
 
@@ -30,7 +30,7 @@ class PanelCounts:
 
 
 class RatingPanelStore:
-    """The panels of all projects. Every method is one short transaction; deeds are written with what they tell."""
+    """The panels of all projects. Every method is one short transaction, which writes the audit events too."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -41,7 +41,7 @@ class RatingPanelStore:
         panel: RatingPanel,
         items: Sequence[RatingItem],
         people: Sequence[tuple[Rater, str]],
-        deed: Deed | None = None,
+        audit_event: AuditEvent | None = None,
     ) -> RatingPanel:
         """Keep a new panel with all that is shown, and its raters, each with the digest of their link."""
         with self._database.write() as connection:
@@ -57,7 +57,7 @@ class RatingPanelStore:
             connection.execute(insert(rating_items), rows)
             for rater, digest in people:
                 self._add_rater(connection, rater, digest, made.created_at)
-            self._log(connection, deed)
+            self._log(connection, audit_event)
         return made
 
     def get(self, project_id: str, panel_id: str) -> RatingPanel:
@@ -70,7 +70,7 @@ class RatingPanelStore:
                 newest = select(rating_panels.c.panel_id).where(of_project).order_by(rating_panels.c.number.desc())
                 known = connection.execute(newest).scalars().all()
                 raise NotFoundError(
-                    f"no panel {panel_id!r}; {nearest_ids(panel_id, known)}",
+                    f"no panel {panel_id!r}; {suggest_ids(panel_id, known)}",
                     expected="the id of a panel of this project",
                     do="take the id that `luthier rate create` gave, or see the list of panels",
                 )
@@ -130,20 +130,22 @@ class RatingPanelStore:
             panel = connection.execute(select(rating_panels).where(is_it)).mappings().one()
         return _rater(row), _panel(panel)
 
-    def add_rater(self, rater: Rater, digest: str, deed: Deed | None = None) -> Rater:
+    def add_rater(self, rater: Rater, digest: str, audit_event: AuditEvent | None = None) -> Rater:
         """Have one more rate. Raises ConflictError where the panel has one of this name, or is closed."""
         try:
             with self._database.write() as connection:
                 self._check_open(connection, rater.panel_id)
                 made = self._add_rater(connection, rater, digest, self._database.clock(connection))
-                self._log(connection, deed)
+                self._log(connection, audit_event)
         except IntegrityError as error:
             raise ConflictError(
                 f"the panel has a rater {rater.name!r} already", expected="a name that is free", do="choose another"
             ) from error
         return made
 
-    def change_link(self, panel_id: str, rater_id: str, digest: str | None, deed: Deed | None = None) -> Rater:
+    def change_link(
+        self, panel_id: str, rater_id: str, digest: str | None, audit_event: AuditEvent | None = None
+    ) -> Rater:
         """Let a rater in by another link, or, with None, by none; what they said stays. Raises NotFoundError."""
         is_it = (raters.c.panel_id == panel_id) & (raters.c.rater_id == rater_id)
         kept = f"{_NO_LINK}{rater_id}"[:64] if digest is None else digest
@@ -154,7 +156,7 @@ class RatingPanelStore:
             row = connection.execute(select(raters).where(is_it)).mappings().first()
             if row is None:
                 raise _no_such_rater(rater_id)
-            self._log(connection, deed)
+            self._log(connection, audit_event)
         return _rater(row)
 
     def ratings(self, panel_id: str, rater_id: str | None = None) -> Sequence[Rating]:
@@ -178,7 +180,7 @@ class RatingPanelStore:
         panel_id: str,
         people: Sequence[Rater],
         said: Sequence[Rating],
-        deed: Deed | None = None,
+        audit_event: AuditEvent | None = None,
     ) -> None:
         """Keep ratings that come from elsewhere, all or none; `people` are new raters, who have no link.
 
@@ -191,7 +193,7 @@ class RatingPanelStore:
                 self._add_rater(connection, rater, f"{_NO_LINK}{rater.rater_id}"[:64], now)
             for rating in said:
                 self._keep(connection, panel_id, rating, rating.rated_at or now)
-            self._log(connection, deed)
+            self._log(connection, audit_event)
 
     def take_back(self, panel_id: str, rater_id: str) -> int | None:
         """Forget the newest thing that a rater said; returns the item, None where they said nothing yet.
@@ -208,7 +210,7 @@ class RatingPanelStore:
             connection.execute(delete(ratings).where(theirs, ratings.c.item == item))
         return int(item)
 
-    def close(self, project_id: str, panel_id: str, deed: Deed | None = None) -> RatingPanel:
+    def close(self, project_id: str, panel_id: str, audit_event: AuditEvent | None = None) -> RatingPanel:
         """Take no more ratings. Raises NotFoundError, and ConflictError where it is closed already."""
         self.get(project_id, panel_id)
         is_it = rating_panels.c.panel_id == panel_id
@@ -216,7 +218,7 @@ class RatingPanelStore:
             self._check_open(connection, panel_id)
             connection.execute(update(rating_panels).where(is_it).values(closed_at=self._database.clock(connection)))
             row = connection.execute(select(rating_panels).where(is_it)).mappings().one()
-            self._log(connection, deed)
+            self._log(connection, audit_event)
         return _panel(row)
 
     def _keep_one(self, panel_id: str, rating: Rating) -> Rating:
@@ -246,9 +248,9 @@ class RatingPanelStore:
         connection.execute(insert(raters).values(**made.model_dump(exclude={"has_link"}), digest=digest))
         return made
 
-    def _log(self, connection: Connection, deed: Deed | None) -> None:
-        if deed is not None:
-            append_deed(connection, self._database.now, deed)
+    def _log(self, connection: Connection, audit_event: AuditEvent | None) -> None:
+        if audit_event is not None:
+            append_audit_event(connection, self._database.now, audit_event)
 
 
 def _panel(row: RowMapping) -> RatingPanel:

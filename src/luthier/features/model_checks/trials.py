@@ -203,7 +203,7 @@ def _plan(trial: Trial, context: Context) -> str:
     trial.ready = prepare(context, recipe_from(document, base_dir=trial.work), base_dir=trial.work)
     plan = trial.ready.plan
     trial.measures["trainable_parameters"] = plan.method.num_trainable_parameters
-    return f"LoRA of rank {plan.method.rank} on {plan.method.places}"
+    return f"LoRA of rank {plan.method.rank} on {plan.method.target_summary}"
 
 
 def _reach(trial: Trial, context: Context) -> str:

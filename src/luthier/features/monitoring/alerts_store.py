@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, update
 
 from luthier.core.alert import Alert, AlertStatus
 from luthier.core.errors import NotFoundError
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.monitor_state import WatchDocument, put
 from luthier.platform.db.tables import alerts
@@ -74,7 +74,7 @@ class AlertStore:
                 return Alert.model_validate_json(document)
             ids = connection.execute(known.limit(1000)).scalars().all()
         raise NotFoundError(
-            f"no alert {alert_id!r}; {nearest_ids(alert_id, ids)}",
+            f"no alert {alert_id!r}; {suggest_ids(alert_id, ids)}",
             expected="the id of an alert of this project",
             do="see `luthier alerts list`",
         )

@@ -25,7 +25,7 @@ from luthier.features.monitoring.alert_format import line_of
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.processes.analysis import answer_to
-from luthier.platform.processes.result_cache import Kept, Subject, begin, kept
+from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 log = logging.getLogger("luthier.alerts")
 
@@ -156,15 +156,15 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
     return told
 
 
-def start_check(context: Context, project_id: str, model: str) -> Kept:
+def start_check(context: Context, project_id: str, model: str) -> CachedResult:
     """Check a model now, in a process of its own, unless such a check is running already."""
     asked = {"models": [[project_id, model]], "canaries": False}
-    return begin(context, _manual_check(project_id, model), lambda: answer_to(context, "watch", asked))
+    return start_computation(context, _manual_check(project_id, model), lambda: answer_to(context, "watch", asked))
 
 
-def check_progress(context: Context, project_id: str, model: str) -> Kept:
+def check_progress(context: Context, project_id: str, model: str) -> CachedResult:
     """The progress of the last manual check; its answer has `lines`, one for each alert."""
-    return kept(context, _manual_check(project_id, model))
+    return cached_result(context, _manual_check(project_id, model))
 
 
 def _manual_check(project_id: str, model: str) -> Subject:
@@ -202,7 +202,7 @@ class _RepeatingThread:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        self._thread.join(mails.MOST_SECONDS + 5)
+        self._thread.join(mails.MAX_SECONDS + 5)
 
     def _repeat(self) -> None:
         while not self.stop.wait(self._every_seconds):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.ml.data.batches import StepSchedule
     from luthier.ml.data.replay import ReplaySchedule
-    from luthier.ml.data.shared_prefix import Families, OwnBeginnings
+    from luthier.ml.data.shared_prefix import Families, UnitPrefixes
     from luthier.ml.training.objective_protocol import Batch
 
 
@@ -169,12 +169,12 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
     return Families(families, prefix)
 
 
-def _own_prefixes(split: PreparedSplit) -> OwnBeginnings | None:
+def _own_prefixes(split: PreparedSplit) -> UnitPrefixes | None:
     """The beginning that the rows of each unit share, where units have several."""
-    from luthier.ml.data.shared_prefix import own_beginnings
+    from luthier.ml.data.shared_prefix import unit_prefixes
 
     units = split.units
-    return None if _are_single(units) else own_beginnings(units, are_cut=bool(split.row_counts))
+    return None if _are_single(units) else unit_prefixes(units, are_cut=bool(split.row_counts))
 
 
 def _are_single(units: Sequence[Sequence[TokenisedExample]]) -> bool:

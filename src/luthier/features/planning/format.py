@@ -93,4 +93,4 @@ def _what_is_trained(method: MethodPlan) -> str:
     if method.target_rank:
         rank = f"rank {method.rank} falling to {method.target_rank} on average "
     held = f" over a base in {method.quantisation}" if method.quantisation else ""
-    return f"{rank}on {method.places}{held}"
+    return f"{rank}on {method.target_summary}{held}"

@@ -10,7 +10,7 @@ from typing import Any
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.json_limits import JsonLimitError, fault_of_text
 from luthier.core.plain_yaml import parse_yaml
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -64,7 +64,7 @@ def _read(path: Path, kind: FileKind) -> str:
         folder = path.parent
         others = sorted(p.name for p in folder.iterdir() if p.suffix in _SUFFIXES) if folder.is_dir() else []
         raise NotFoundError(
-            f"no {kind.word} {path}" + (f"; {nearest_ids(path.name, others)}" if others else ""),
+            f"no {kind.word} {path}" + (f"; {suggest_ids(path.name, others)}" if others else ""),
             expected="an existing YAML or JSON file",
             do="check the path",
         )

@@ -13,7 +13,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
 from luthier.platform.http.error_documents import documented
 from luthier.platform.http.ids import Id
-from luthier.platform.http.path_redaction import redact_paths, reference_places
+from luthier.platform.http.path_redaction import redact_paths, reference_paths
 from luthier.platform.jobs.records import Job, JobStatus
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
@@ -134,5 +134,5 @@ def _view(context: Context, job: Job) -> JobView:
         created_at=int(job.created_at),
         updated_at=int(job.updated_at),
         finished_at=None if job.finished_at is None else int(job.finished_at),
-        error=redact_paths(job.error, reference_places(context, job.document)),
+        error=redact_paths(job.error, reference_paths(context, job.document)),
     )

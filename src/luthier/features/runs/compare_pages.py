@@ -19,7 +19,7 @@ from luthier.features.runs.series import TRAINING, VALIDATION, RunSeries
 from luthier.features.runs.state import Standing, standing
 from luthier.ml.charts import figures
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_text, run_places
+from luthier.platform.http.path_redaction import redact_text, run_paths
 from luthier.platform.ui.charts.spec import Axis, Chart, Estimate, Intervals
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader
@@ -96,7 +96,7 @@ def _values(
 
 def _results(context: Context, records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """What came out of each run, without paths of this machine."""
-    places = [run_places(context, context.runs.plan(one.run_id)) for one in records]
+    places = [run_paths(context, context.runs.plan(one.run_id)) for one in records]
     rows = []
     for name, say in _RESULTS:
         values = [say(one) for one in records]

@@ -11,7 +11,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
 from luthier.features.runs import service as runs
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_places, redact_paths
+from luthier.platform.http.path_redaction import home_paths, redact_paths
 
 _MAX_LOOKED_THROUGH: Final = 2000
 
@@ -33,7 +33,7 @@ def list_evaluations(
     or `none` for those without one. Where one of both is asked for, the newest 2,000 are looked through.
     """
     most = _MAX_LOOKED_THROUGH if words or word else limit + 1
-    found, places = [], home_places(context)
+    found, places = [], home_paths(context)
     for one in context.evaluations.overviews(project_id, limit=most, after=after):
         shown = EvaluationOverview.model_validate(redact_paths(one.model_dump(mode="json"), places))
         if (not word or word == (one.word or "none")) and _has(shown, words.casefold().split()):
@@ -60,7 +60,7 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
 
 def without_paths(context: Context, evaluation: Evaluation) -> Evaluation:
     """The same without paths of this machine; samples, which say what rows and models say, stay as they are."""
-    plain = Evaluation.model_validate(redact_paths(runs.without_samples(evaluation), home_places(context)))
+    plain = Evaluation.model_validate(redact_paths(runs.without_samples(evaluation), home_paths(context)))
     systems = tuple(
         shown.model_copy(update={"samples": own.samples})
         for shown, own in zip(plain.systems, evaluation.systems, strict=True)

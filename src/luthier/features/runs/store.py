@@ -14,7 +14,7 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import events, jobs, plans, runs
 
@@ -257,7 +257,7 @@ def _check_exists(connection: Connection, run_id: str) -> None:
 def _no_such_run(connection: Connection, run_id: str) -> NotFoundError:
     known: Sequence[str] = connection.execute(select(runs.c.run_id).order_by(runs.c.number.desc())).scalars().all()
     return NotFoundError(
-        f"no run {run_id!r}; {nearest_ids(run_id, known)}",
+        f"no run {run_id!r}; {suggest_ids(run_id, known)}",
         expected="the id of a run in this home",
         do="see `luthier runs list`",
     )

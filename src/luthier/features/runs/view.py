@@ -26,7 +26,7 @@ from luthier.features.runs.list import Judged, asked_of, bill_of, datasets_of
 from luthier.features.runs.state import Standing, last_bill, last_step, left_seconds
 from luthier.ml.charts import figures
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_paths, redact_text, run_places, shown_reference
+from luthier.platform.http.path_redaction import redact_paths, redact_text, run_paths, shown_reference
 from luthier.platform.jobs.event_records import JobEvent
 from luthier.platform.ui.render import usd
 
@@ -44,13 +44,13 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
     return changing(context, caller, judged, standing, plan) | {
         "base_model": shown_reference(record.base_model if record else asked.get("base_model") or "a base model"),
         "method": record.method if record else asked.get("method", ""),
-        "plan": None if plan is None else redact_paths(plan.values(), run_places(context, plan)),
+        "plan": None if plan is None else redact_paths(plan.values(), run_paths(context, plan)),
     }
 
 
 def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
     """What is read anew when something has happened."""
-    run_id, record, places = standing.run_id, standing.record, run_places(context, plan)
+    run_id, record, places = standing.run_id, standing.record, run_paths(context, plan)
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)
     warnings = [event for event in events if isinstance(event, WarningRaised)]
     job = standing.job

@@ -17,7 +17,7 @@ from luthier.core.plan import Plan
 from luthier.features.runs import service as runs
 from luthier.features.runs.evaluations import read_evaluation
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_page, redact_paths, reference_places, run_places
+from luthier.platform.http.path_redaction import redact_page, redact_paths, reference_paths, run_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def list_runs(context: Context, project_id: str, *, after: str | None, limit: in
     plans = context.run_entries.plan_documents(ids)
     shown = []
     for run_id in ids:
-        places = reference_places(context, json.loads(plans[run_id]))
+        places = reference_paths(context, json.loads(plans[run_id]))
         shown.append(redact_paths(runs.view_run(context, run_id).as_json(), places))
     return RunPage(tuple(shown), len(found) > limit)
 
@@ -69,14 +69,14 @@ def report_of(context: Context, project_id: str, run_id: str) -> str:
             expected="a run that has come to its end, or to a pause",
             do="wait until it has, then open the report again",
         ) from None
-    return redact_page(text, run_places(context, context.runs.plan(run_id)))
+    return redact_page(text, run_paths(context, context.runs.plan(run_id)))
 
 
 def run_events(context: Context, project_id: str, run_id: str, *, after: int) -> tuple[list[dict[str, Any]], int]:
     """The events after the position `after`, and the position to ask from next. Raises NotFoundError."""
     _check(context, project_id, run_id)
     found, position = context.runs.tail(run_id, after)
-    places = run_places(context, context.runs.plan(run_id))
+    places = run_paths(context, context.runs.plan(run_id))
     return [redact_paths(event.model_dump(mode="json"), places) for event in found], position
 
 
@@ -112,5 +112,5 @@ def _check(context: Context, project_id: str, run_id: str) -> None:
 
 
 def _shown(context: Context, document: dict[str, Any], plan: Plan | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = redact_paths(document, run_places(context, plan))
+    found: dict[str, Any] = redact_paths(document, run_paths(context, plan))
     return found

@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select, update
 
 from luthier.core.errors import NotFoundError
 from luthier.core.study import Study, Trial
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import studies, trials
 
@@ -78,7 +78,7 @@ class StudyStore:
         with self._database.read() as connection:
             known = connection.execute(newest_first).scalars().all()
         return NotFoundError(
-            f"no study {study_id!r}; {nearest_ids(study_id, known)}",
+            f"no study {study_id!r}; {suggest_ids(study_id, known)}",
             expected="the id of a study in this home",
             do="see `luthier studies list`",
         )

@@ -10,7 +10,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.study import Study, Trial
 from luthier.ml.search.rungs import ranked
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import redact_page, reference_places
+from luthier.platform.http.path_redaction import redact_page, reference_paths
 
 _MAX_LISTED = 100
 
@@ -56,7 +56,7 @@ def report_of(context: Context, caller: Caller, study_id: str) -> str:
             f"study {study_id} has no report", expected="a study that is done", do="wait until it is, then look again"
         ) from None
     recipe = study.spec.recipe.model_dump(mode="json")
-    return redact_page(text, reference_places(context, recipe))
+    return redact_page(text, reference_paths(context, recipe))
 
 
 def _view(context: Context, study: Study) -> StudyView:

@@ -292,7 +292,7 @@ def recorder(
 
     listener: told each event after it is in the store. A database that restarts is waited for.
     """
-    from luthier.platform.db.retry import patiently
+    from luthier.platform.db.retry import retry_unreachable
 
     def record(event: Event) -> None:
         if isinstance(event, RunStarted):
@@ -308,7 +308,7 @@ def recorder(
             listener(event)
 
     def emit(event: Event) -> None:
-        patiently(lambda: record(event))
+        retry_unreachable(lambda: record(event))
         if isinstance(event, WarningRaised):
             warnings.append(event.message)
 

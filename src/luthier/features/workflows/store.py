@@ -8,7 +8,7 @@ from sqlalchemy import insert, select, update
 
 from luthier.core.errors import NotFoundError
 from luthier.core.pipeline import Pipeline, PipelineKind
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import pipelines
 
@@ -64,7 +64,7 @@ class PipelineStore:
         with self._database.read() as connection:
             known = connection.execute(newest_first).scalars().all()
         return NotFoundError(
-            f"nothing under way {pipeline_id!r}; {nearest_ids(pipeline_id, known)}",
+            f"nothing under way {pipeline_id!r}; {suggest_ids(pipeline_id, known)}",
             expected="the id that it was given when it began",
             do="list them: luthier pipelines list",
         )

@@ -14,7 +14,7 @@ from luthier.features.studies.charts import study_charts
 from luthier.features.studies.views import StudyView
 from luthier.features.workflows import views as pipeline_views
 from luthier.platform.home.context import Context
-from luthier.platform.http.path_redaction import home_places, redact_paths, shown_reference
+from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
@@ -57,7 +57,7 @@ def _values(context: Context, view: StudyView, mark: str) -> dict[str, Any]:
     from luthier.features.studies.end import mean_losses
     from luthier.ml.search.report.page import headline
 
-    study, shown = view.study, home_places(context) | {study_recipe_folder(view): ""}
+    study, shown = view.study, home_paths(context) | {study_recipe_folder(view): ""}
     done = [trial.loss for trial in view.best if trial.state == "done" and trial.loss is not None]
     others = [trial for trial in view.trials if trial not in view.best]
     return {

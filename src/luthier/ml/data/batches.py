@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.recipe import OrderName
-from luthier.ml.data.shared_prefix import Families, OwnBeginnings
+from luthier.ml.data.shared_prefix import Families, UnitPrefixes
 
 _WINDOW_BATCHES = 16
 _EXAMPLES, _BATCHES = 0, 1
@@ -36,7 +36,7 @@ class StepSchedule:
             number for each example where they differ.
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
-        own: what the rows of each unit begin with (`shared_prefix.own_beginnings`), which then counts once a unit; in
+        own: what the rows of each unit begin with (`shared_prefix.unit_prefixes`), which then counts once a unit; in
             place of families, but for units of one row. The units of a micro-batch are of equally many rows then.
         packed: tokens of each example, all of its rows together, where the rows of a micro-batch lie end to end so that
             none is padded; any examples of a family may then stand together. None where rows lie side by side.
@@ -55,7 +55,7 @@ class StepSchedule:
         seed: int,
         rows_per_unit: int | Sequence[int] = 1,
         families: Families | None = None,
-        own: OwnBeginnings | None = None,
+        own: UnitPrefixes | None = None,
         packed: Sequence[int] | None = None,
     ) -> None:
         if not lengths:

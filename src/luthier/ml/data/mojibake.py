@@ -42,7 +42,7 @@ def undo_mojibake(text: str) -> str:
     try:
         return _read_again(text)
     except UnicodeError:  # parts of the text were always right
-        return _turned_back_in_places(text)
+        return _repair_each_sequence(text)
 
 
 def has_mojibake(text: str) -> bool:
@@ -52,7 +52,7 @@ def has_mojibake(text: str) -> bool:
 
 def mojibake_at(text: str) -> int:
     """Where the first plausible sequence begins, in characters; -1 where there is none."""
-    return next((each.start() for each in _sequences(text) if _turned_back(each) != each.group()), -1)
+    return next((each.start() for each in _sequences(text) if _repaired(each) != each.group()), -1)
 
 
 def _sequences(text: str) -> Iterator[re.Match[str]]:
@@ -62,10 +62,10 @@ def _sequences(text: str) -> Iterator[re.Match[str]]:
             yield from _SEQUENCE.finditer(text, run.start(), run.end())
 
 
-def _turned_back_in_places(text: str) -> str:
+def _repair_each_sequence(text: str) -> str:
     parts, done = [], 0
     for found in _sequences(text):
-        parts += [text[done : found.start()], _turned_back(found)]
+        parts += [text[done : found.start()], _repaired(found)]
         done = found.end()
     return "".join([*parts, text[done:]])
 
@@ -75,7 +75,7 @@ def _read_again(text: str) -> str:
     return text.translate(_BYTE_OF).encode("latin-1").decode()
 
 
-def _turned_back(found: re.Match[str]) -> str:
+def _repaired(found: re.Match[str]) -> str:
     sequence = found.group()
     try:
         meant = _read_again(sequence)

@@ -194,7 +194,7 @@ def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[tup
         scores = {
             word: (count / len(inside)) * math.log((count / len(inside) + 0.01) / (rest / outside + 0.01))
             for word, count in here.items()
-            if (rest := everywhere[word] - count) >= 0 and _is_telling(word) and count / len(inside) >= 0.1
+            if (rest := everywhere[word] - count) >= 0 and _is_distinctive(word) and count / len(inside) >= 0.1
         }
         best = sorted((word for word in scores if scores[word] > 0.05), key=lambda word: (-scores[word], word))[:2]
         if best:
@@ -204,7 +204,7 @@ def _regions(xy: Floats, words: Sequence[Sequence[str]], seed: int) -> tuple[tup
     return tuple(found), members
 
 
-def _is_telling(word: str) -> bool:
+def _is_distinctive(word: str) -> bool:
     return not word.isdigit() and (len(word) > 2 or not word.isascii())
 
 

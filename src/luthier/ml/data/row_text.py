@@ -27,7 +27,7 @@ _UNSEEN: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TextField:
     """One text of a row.
 
     name: of the field. speaker: of the turn that it belongs to, empty elsewhere. part: of the turn, where it is not
@@ -43,25 +43,25 @@ class Place:
     is_text: bool
 
 
-def places_of(fields: Mapping[str, Any]) -> list[Place]:
+def text_fields(fields: Mapping[str, Any]) -> list[TextField]:
     """What a row holds, in its order: turns one by one, other fields whole."""
-    found: list[Place] = []
+    found: list[TextField] = []
     for name, value in fields.items():
         if name in TURN_LISTS and _are_turns(value):
             for number, turn in enumerate(value):
                 found.extend(_of_turn(name, number, turn))
         else:
-            found.append(_place(f"/{_escaped(name)}", name, "", "", value))
+            found.append(_text_field(f"/{_escaped(name)}", name, "", "", value))
     return found
 
 
 def with_texts(fields: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of the row with other texts at places of `places_of`. Line ends alone, which forms change, are no change.
+    """A copy of the row with other texts in fields of `text_fields`. A change of line ends alone is ignored.
 
     Raises RequestError for a place that holds no text.
     """
     made = copy.deepcopy(dict(fields))
-    known = {place.pointer: place for place in places_of(fields) if place.is_text}
+    known = {place.pointer: place for place in text_fields(fields) if place.is_text}
     for pointer, text in texts.items():
         if pointer not in known:
             raise RequestError(
@@ -104,7 +104,7 @@ def _are_turns(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
 
 
-def _of_turn(name: str, number: int, turn: Mapping[str, Any]) -> Iterator[Place]:
+def _of_turn(name: str, number: int, turn: Mapping[str, Any]) -> Iterator[TextField]:
     speaker = next((str(turn[key]) for key in _SPEAKERS if isinstance(turn.get(key), str)), "turn")
     said = {key: value for key, value in turn.items() if key not in _SPEAKERS}
     is_mute = all(value is None for value in said.values())
@@ -113,13 +113,13 @@ def _of_turn(name: str, number: int, turn: Mapping[str, Any]) -> Iterator[Place]
         where = f"{name}[{number}]" if is_said else f"{name}[{number}].{key}"
         if is_mute or value is not None:
             part = "" if is_said else key
-            yield _place(f"/{_escaped(name)}/{number}/{_escaped(key)}", where, speaker, part, value)
+            yield _text_field(f"/{_escaped(name)}/{number}/{_escaped(key)}", where, speaker, part, value)
 
 
-def _place(pointer: str, name: str, speaker: str, part: str, value: Any) -> Place:
+def _text_field(pointer: str, name: str, speaker: str, part: str, value: Any) -> TextField:
     if isinstance(value, str) and not _NOT_IN_FORMS.search(value):
-        return Place(pointer, name, speaker, part, value, is_text=True)
-    return Place(pointer, name, speaker, part, _in_words(value), is_text=False)
+        return TextField(pointer, name, speaker, part, value, is_text=True)
+    return TextField(pointer, name, speaker, part, _in_words(value), is_text=False)
 
 
 def _in_words(value: Any) -> str:

@@ -46,17 +46,19 @@ class Families:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnBeginnings:
-    """What the rows of each unit begin with, and what is computed of a unit where that is computed once.
+class UnitPrefixes:
+    """The common prefix of the rows of each unit.
 
-    prefix_tokens, computed_tokens: int64 [n], tokens.
+    Attributes:
+        prefix_tokens: int64 [n], the length of the prefix in tokens.
+        computed_tokens: int64 [n], tokens that are computed for a unit if its prefix is computed once.
     """
 
     prefix_tokens: I64
     computed_tokens: I64
 
 
-def own_beginnings(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> OwnBeginnings:
+def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> UnitPrefixes:
     """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
     where a unit is one row. are_cut: the rows of a unit are the answers of one conversation."""
     prefix = np.asarray(
@@ -64,7 +66,7 @@ def own_beginnings(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool
     )
     rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
     whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
-    return OwnBeginnings(prefix, whole - (rows - 1) * prefix)
+    return UnitPrefixes(prefix, whole - (rows - 1) * prefix)
 
 
 def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:

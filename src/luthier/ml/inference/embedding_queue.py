@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from luthier.core.errors import DivergedError
-from luthier.core.ports import Told
+from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Embedded, Failed
 from luthier.ml.inference.arrivals import PART_TOKENS, PrefillTurns
 from luthier.ml.inference.decode import Decoder, Request
@@ -66,7 +66,7 @@ class EmbeddingQueue:
         """Forget all."""
         self._waiting = []
 
-    def step(self) -> list[Told]:
+    def step(self) -> list[KeyedEvent]:
         """Send one part through the model; tells the vectors of an ask with its last one."""
         if not self._waiting:
             return []

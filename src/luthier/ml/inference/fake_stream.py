@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from luthier.core.errors import OverlongError, RequestError
-from luthier.core.ports import Told
+from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Piece, Started, TextRequest
 from luthier.ml.inference.text_stream import StopTexts
 
@@ -37,7 +37,7 @@ class FakeStreamEngine:
         self._answer, self._most_answers, self._context_words = answer, most_answers, context_words
         self._adapters: dict[str, str] = {}
         self._answers: list[_Answer] = []
-        self._told: list[Told] = []
+        self._told: list[KeyedEvent] = []
         self._is_open = True
 
     @property
@@ -81,7 +81,7 @@ class FakeStreamEngine:
         self._answers = [answer for answer in self._answers if answer.key != key]
         self._told = [told for told in self._told if told[0] != key]
 
-    def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002
         """One word of every answer."""
         self._check_open()
         told, self._told = self._told, []

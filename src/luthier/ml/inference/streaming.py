@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.ports import Told
+from luthier.core.ports import KeyedEvent
 from luthier.core.stream import (
     MAX_CHOICES,
     Decoding,
@@ -186,7 +186,7 @@ class StreamingEngine:
             del self._rows[number]
         self._drop_ended()
 
-    def poll(self, wait_seconds: float) -> list[Told]:  # noqa: ARG002 - it computes, and waits for nobody
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002 - it computes, and waits for nobody
         """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
         return self._embeddings.step() + self._begin() + self._step()
 
@@ -215,7 +215,7 @@ class StreamingEngine:
         num_tokens = num_rows * max(prepared.num_tokens, *known)
         return num_rows <= share * self._max_rows and num_tokens <= share * self._batch_tokens
 
-    def _begin(self) -> list[Told]:
+    def _begin(self) -> list[KeyedEvent]:
         """Send prompts that have come through the model; their first tokens come with the next step."""
         if not self._arrivals:
             return []
@@ -245,16 +245,16 @@ class StreamingEngine:
         num_hidden = self._engine.num_virtual_tokens
         return [(one.key, Started(num_prompt_tokens=len(one.prepared.request.ids) - num_hidden)) for one in begun]
 
-    def _step(self) -> list[Told]:
+    def _step(self) -> list[KeyedEvent]:
         """Write one token of every answer."""
         self._join()
-        told: list[Told] = []
+        told: list[KeyedEvent] = []
         for group in self._groups:
             tokens = []
             likeliest = group.logits.argmax(-1).tolist()
             sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
-                token, news = likeliest[place], list[Told]()
+                token, news = likeliest[place], list[KeyedEvent]()
                 if number in self._rows:  # else it failed with another choice of the same ask
                     token, news = self._write(number, group.logits[place], token, is_sound=sound[place])
                 tokens.append(token)
@@ -272,7 +272,7 @@ class StreamingEngine:
         self._drop_ended()
         return told
 
-    def _write(self, number: int, logits: Tensor, likeliest: int, *, is_sound: bool) -> tuple[int, list[Told]]:
+    def _write(self, number: int, logits: Tensor, likeliest: int, *, is_sound: bool) -> tuple[int, list[KeyedEvent]]:
         """One token of one answer; what goes wrong with it ends its ask alone."""
         row = self._rows[number]
         if not is_sound:

@@ -19,7 +19,7 @@ import httpx2
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import NotFoundError, RequestError, WorkError
 from luthier.core.opted_turns import AS_THEY_ARE
-from luthier.core.ports import Generation, Progress, Prompt, Score, SilentProgress, Told
+from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
 from luthier.core.stream import Decoding, EmbeddingRequest, Failed, Served, TextRequest
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.openai.stream import OpenAIStreamEngine
@@ -91,7 +91,7 @@ class VllmEngine:
             headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
         )
         self._stream: OpenAIStreamEngine | None = None
-        self._told: list[Told] = []
+        self._told: list[KeyedEvent] = []
         self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
         self._context_tokens = 0
         self._is_open = True
@@ -195,7 +195,7 @@ class VllmEngine:
         if self._stream is not None:
             self._stream.cancel(key)
 
-    def poll(self, wait_seconds: float) -> list[Told]:
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
         self._check_open()
         self._look_after()

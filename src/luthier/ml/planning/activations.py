@@ -81,7 +81,7 @@ def layer_count(workload: Workload, length: int) -> LayerCount:
     return LayerCount(kept=kept, recomputed=read_again + product_again, transient=transient)
 
 
-def kept_bytes(workload: Workload) -> float:
+def saved_activation_bytes(workload: Workload) -> float:
     """Bytes kept at the end of the forward pass of the largest micro-batch, logits aside."""
     s, e = workload.structure, workload.element_bytes
     tokens, length = workload.batches.peak_tokens, workload.batches.peak_length
@@ -91,7 +91,7 @@ def kept_bytes(workload: Workload) -> float:
     body = s.num_layers * layer_count(workload, length).kept
     body += _mask(workload, length) / tokens
     if workload.method != "full":  # nothing below the first adapter needs a gradient: its norm keeps nothing
-        body -= _FP32 if _norms_recompute(workload) else _norm_kept(workload, s.hidden_size)
+        body -= _FP32 if _norms_recompute(workload) else _norm_saved_bytes(workload, s.hidden_size)
     return tokens * (body + _last_norm(workload))
 
 
@@ -175,7 +175,7 @@ def _keeps_input(workload: Workload, *kinds: str) -> bool:
     return any(kind in targeted for kind in kinds) or not known
 
 
-def _norm_kept(workload: Workload, width: float) -> float:
+def _norm_saved_bytes(workload: Workload, width: float) -> float:
     """Of one normalisation: x / rms in the activations' own precision, or x in fp32 where the plain module runs.
 
     A compiler computes elementwise work again, as our kernels do, rather than keep it.
@@ -189,10 +189,10 @@ def _norm_kept(workload: Workload, width: float) -> float:
 
 def _norms(workload: Workload) -> float:
     s = workload.structure
-    kept = max(2, s.num_norms) * _norm_kept(workload, s.hidden_size)
+    kept = max(2, s.num_norms) * _norm_saved_bytes(workload, s.hidden_size)
     if s.has_head_norms:
         heads = s.num_heads + s.num_kv_heads
-        kept += heads * _norm_kept(workload, s.head_size)
+        kept += heads * _norm_saved_bytes(workload, s.head_size)
     return kept
 
 
@@ -214,7 +214,7 @@ def _mlp_recomputes(workload: Workload) -> bool:
 
 
 def _last_norm(workload: Workload) -> float:
-    return _norm_kept(workload, workload.structure.hidden_size)
+    return _norm_saved_bytes(workload, workload.structure.hidden_size)
 
 
 def _attention(workload: Workload, length: int) -> float:

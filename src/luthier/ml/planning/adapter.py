@@ -16,7 +16,7 @@ from typing import Final
 from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.recipe import LayersRecipe
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.ml.inference.models.structure import LinearLayer, Role, Structure
 
 GROUPS: Final = ("all-linear", "attention", "mlp", "experts")
@@ -293,7 +293,7 @@ def _matches(layer: LinearLayer, target: str) -> bool:
 def _matches_nothing(what: str, structure: Structure, entry: str = "") -> RecipeError:
     inner: Iterable[LinearLayer] = (*structure.linear_layers, *structure.experts)
     kinds = [*sorted({layer.kind for layer in inner}), *(x.kind for x in structure.outer_layers)]
-    near = f"; {nearest_ids(entry, [*kinds, *GROUPS])}" if entry and not entry.startswith(_PATTERN) else ""
+    near = f"; {suggest_ids(entry, [*kinds, *GROUPS])}" if entry and not entry.startswith(_PATTERN) else ""
     return RecipeError(
         f"method.targets: {what} matches no linear layer of this model{near}",
         expected=f"{', '.join(GROUPS)}, `{_PATTERN}PATTERN`, or some of {', '.join(kinds)}",

@@ -34,13 +34,13 @@ class Fitted:
 def room(workload: Workload, device: Device, *, longest_tokens: int, calibration: Calibration | None = None) -> Room:
     """The largest micro-batch of the run's longest rows, and the longest row that fits alone."""
     return Room(
-        micro_batch_rows=most_rows(workload, device, length=longest_tokens, calibration=calibration),
+        micro_batch_rows=max_rows(workload, device, length=longest_tokens, calibration=calibration),
         length_tokens=longest_tokens,
         longest_row_tokens=longest_row(workload, device, calibration=calibration),
     )
 
 
-def most_rows(
+def max_rows(
     workload: Workload,
     device: Device,
     *,
@@ -108,7 +108,7 @@ def _smaller(
 ) -> Workload | None:
     """The run in the largest micro-batches that fit, each of rows as long as the longest; None where no row fits."""
     most = max(1, workload.batches.peak_tokens // longest_tokens)
-    rows = most_rows(workload, device, length=longest_tokens, most=most, calibration=calibration)
+    rows = max_rows(workload, device, length=longest_tokens, most=most, calibration=calibration)
     return with_micro_batch(workload, rows, longest_tokens) if rows else None
 
 

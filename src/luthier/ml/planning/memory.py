@@ -82,7 +82,7 @@ def _peaks(workload: Workload) -> list[Workload]:
 
 def _passing(workload: Workload, narrow: float) -> tuple[float, float, float]:
     """What comes and goes in one micro-batch, at its peak: activations, logits, gradients as they come (`narrow`)."""
-    kept, logits = activations.kept_bytes(workload), activations.logits_bytes(workload)
+    kept, logits = activations.saved_activation_bytes(workload), activations.logits_bytes(workload)
     backward = activations.backward_bytes(workload)
     # Four moments compete: the loss on top of all that was kept, the start of the way back, its end, where activations
     # are gone but every gradient is there, and the optimizer's step.

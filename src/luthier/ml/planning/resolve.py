@@ -263,7 +263,7 @@ def _training(
             "training.checkpoint_every_steps", r.checkpoint_every_steps, defaults.CHECKPOINT_EVERY_STEPS
         ),
         keep_checkpoints=pick("training.keep_checkpoints", r.keep_checkpoints, defaults.KEEP_CHECKPOINTS),
-        early_stopping_patience=_patience(r, data.validation, sources),
+        early_stopping_patience=_early_stopping(r, data.validation, sources),
         num_threads=pick("training.num_threads", r.num_threads, (hardware.num_threads, "the cores of this machine")),
         seed=pick("training.seed", r.seed, defaults.SEED),
     )
@@ -318,7 +318,7 @@ def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfi
     )
 
 
-def _patience(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: _Sources) -> int:
+def _early_stopping(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: _Sources) -> int:
     if validation is None:
         _refuse_without_validation("early_stopping_patience", recipe.early_stopping_patience)
         sources.note("training.early_stopping_patience", "derived", "off: the recipe names no validation rows")

@@ -120,7 +120,9 @@ def remaining(
     """
     p = plan.training
     rows = plan.data.train
-    whole = plan.objective.most_tokens(rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples)
+    whole = plan.objective.max_step_tokens(
+        rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples
+    )
     mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
     # of drawn answers the most is foreseen, and fewer tokens are done: they tell nothing of what is left
     done = mean * step if plan.objective.draws else num_tokens

@@ -199,7 +199,7 @@ def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
     """Tokens of a step, known before it is taken; of answers that it draws, the most that they may be."""
     rows = rows_of(units)
     prompts = sum(row.num_prompt_tokens for row in rows)
-    return round(plan.objective.most_tokens(sum(row.num_tokens for row in rows), prompts, len(rows)))
+    return round(plan.objective.max_step_tokens(sum(row.num_tokens for row in rows), prompts, len(rows)))
 
 
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:

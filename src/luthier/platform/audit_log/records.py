@@ -1,4 +1,4 @@
-"""What the audit log holds: who did what to what, each entry sealed by the hash of it and of all before it."""
+"""Records of the audit log: who did what to what, in a chain of hashes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 
 GENESIS_HASH: Final = "0" * 64
-"""What stands in place of a hash before the first entry."""
+"""The previous hash of the first entry."""
 
 
-class Deed(Frozen):
-    """Something that was done, before it is an entry. document: JSON text, never with a secret in it."""
+class AuditEvent(Frozen):
+    """An action to be logged.
+
+    Attributes:
+        actor: Who did it.
+        action: What was done, such as `file.deleted`.
+        subject: The id of the object.
+        project_id: The project it belongs to; None for the whole home.
+        document: Details as JSON text, without secrets.
+    """
 
     actor: str
     action: str

@@ -1,4 +1,4 @@
-"""Use cases: write down who did what, look at it, and prove that nobody has changed it since."""
+"""Use cases: append to the audit log, search it, and verify that nobody has changed it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.digest import canonical_json, sha256_bytes
 from luthier.core.errors import RequestError
-from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry, AuditVerdict, Deed
+from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry, AuditEvent, AuditVerdict
 from luthier.platform.home.context import Context
 from luthier.platform.home.log_secrets import masked
 
@@ -26,17 +26,17 @@ def record(
     action: as `file.deleted` or `job.created`. subject: the id of what it was done to. document: what else is worth
     knowing, as JSON; a secret in it is masked, and of more than 16 KiB only size and digest are kept.
     """
-    return context.audit_log.append(deed_of(caller, action, subject, document))
+    return context.audit_log.append(make_audit_event(caller, action, subject, document))
 
 
-def deed_of(caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None) -> Deed:
-    """The same before it is written: for stores that write it together with what it tells of."""
+def make_audit_event(caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None) -> AuditEvent:
+    """An event for stores that append it in the same transaction as the change that it records."""
     identity = caller.key_id or caller.member_id
     actor = caller.name if identity is None else f"{identity} {caller.name}"
     text = canonical_json(_all_masked(document or {}))
     if len(data := text.encode("utf-8", "backslashreplace")) > _MOST_DOCUMENT_BYTES:
         text = canonical_json({"num_bytes": len(data), "sha256": sha256_bytes(data)})
-    return Deed(
+    return AuditEvent(
         actor=_fit(actor, 200),
         action=_fit(action, 100),
         subject=_fit(subject, 255),

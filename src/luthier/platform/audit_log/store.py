@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, insert, select
 
-from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry, Deed
+from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry, AuditEvent
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import audit_log
 
@@ -20,10 +20,10 @@ class AuditLogStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def append(self, deed: Deed) -> AuditEntry:
+    def append(self, audit_event: AuditEvent) -> AuditEntry:
         """Add an entry."""
         with self._database.write() as connection:
-            return append_deed(connection, self._database.now, deed)
+            return append_audit_event(connection, self._database.now, audit_event)
 
     def after(self, number: int, *, limit: int) -> list[AuditEntry]:
         """At most `limit` entries behind this number, oldest first."""
@@ -70,10 +70,10 @@ class AuditLogStore:
             return [AuditEntry(**row) for row in connection.execute(query).mappings()]
 
 
-def append_deed(connection: Connection, now: ColumnElement[float], deed: Deed) -> AuditEntry:
-    """Add an entry within a transaction that writes, so that it takes effect with what it tells of, or neither does.
+def append_audit_event(connection: Connection, now: ColumnElement[float], audit_event: AuditEvent) -> AuditEntry:
+    """Append an entry in an open write transaction, so that it is committed together with the change that it records.
 
-    Those that write stand in a queue, so no other entry can come between the last one and this.
+    Write transactions are serialised, so no other entry can be appended between the last one and this.
     """
     last = connection.execute(
         select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc()).limit(1)
@@ -84,7 +84,7 @@ def append_deed(connection: Connection, now: ColumnElement[float], deed: Deed) -
         # To the millisecond: what is hashed must come back from the database as it went in.
         created_at=round(float(connection.execute(select(now)).scalar_one()), 3),
         previous_hash=previous_hash,
-        **deed.model_dump(),
+        **audit_event.model_dump(),
     )
     sealed = entry.model_copy(update={"hash": entry.hash_of_it()})
     connection.execute(insert(audit_log).values(**sealed.model_dump()))

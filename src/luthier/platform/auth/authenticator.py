@@ -34,10 +34,13 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """What came of a key.
+class AuthResult:
+    """The result of checking a key.
 
-    caller: None where it lets nobody in. wait_seconds: above 0 where it was not even looked up.
+    Attributes:
+        caller: Whose key it is; None if it is not valid.
+        requests_per_minute: The rate limit of the key; None for no limit.
+        wait_seconds: Above 0 if the key was not checked, because of too many failures from that address.
     """
 
     caller: Caller | None
@@ -49,13 +52,13 @@ class Pass:
 class _Remembered:
     """A key that lets somebody in; the times are the process's own."""
 
-    given: Pass
+    given: AuthResult
     until: float
     until_asked: float
 
 
-class Gate:
-    """The gate of one server process. Safe to share between threads; its memory is bounded."""
+class Authenticator:
+    """Checks API keys for one server process. Thread-safe, with bounded memory."""
 
     anybody: Caller | None = None
     """Who all are that come, where nobody needs a key."""
@@ -67,7 +70,7 @@ class Gate:
         self._requests = TokenBuckets(clock=clock)
         self._failures = FailureLimit("wrong keys", FAILURES_PER_MINUTE, clock=clock)
 
-    def recall(self, key: str) -> Pass | None:
+    def recall(self, key: str) -> AuthResult | None:
         """What is known of a key, at once; None where it has to be looked up."""
         digest, now = digest_of(key), self._clock()
         with self._lock:
@@ -78,10 +81,10 @@ class Gate:
                 self._right[digest] = replace(known, until=known.until_asked)
                 return None
             if now < self._wrong.get(digest, 0.0):
-                return Pass(caller=None)
+                return AuthResult(caller=None)
         return None
 
-    def look_up(self, key: str, address: str) -> Pass:
+    def look_up(self, key: str, address: str) -> AuthResult:
         """Ask the database for a key. address: where the client is, by which failures are counted."""
         digest = digest_of(key)
         with self._lock:
@@ -93,13 +96,13 @@ class Gate:
                 given = self._look_up(digest, address)
                 attempt.failed = given.caller is None
         except TooManyFailuresError as error:
-            return Pass(caller=None, wait_seconds=error.retry_seconds)
+            return AuthResult(caller=None, wait_seconds=error.retry_seconds)
         return given
 
-    def _look_up(self, digest: str, address: str) -> Pass:
+    def _look_up(self, digest: str, address: str) -> AuthResult:
         asked_at = self._clock()
         found, now = self._context.access.key_and_now(digest)
-        given = _pass_of(found, now)
+        given = _auth_result(found, now)
         with self._lock:
             if given.caller is None or found is None:
                 self._right.pop(digest, None)
@@ -114,13 +117,13 @@ class Gate:
             log.info("refused %s from %s", what, address)
         return given
 
-    def count(self, given: Pass) -> Taken | None:
+    def count(self, given: AuthResult) -> Taken | None:
         """Count a request of a key that was let in; None where it may come as often as it likes."""
         if given.caller is None or given.caller.key_id is None or given.requests_per_minute is None:
             return None
         return self._requests.take(given.caller.key_id, given.requests_per_minute)
 
-    def count_refused(self, given: Pass, num_requests: int) -> None:
+    def count_refused(self, given: AuthResult, num_requests: int) -> None:
         """Count work that was refused as so many requests more, whether the key has them left or not."""
         caller = given.caller
         if caller is not None and caller.key_id is not None and given.requests_per_minute is not None:
@@ -133,11 +136,11 @@ class Gate:
                 self._right[digest] = replace(known, until=-math.inf, until_asked=-math.inf)
 
 
-def _pass_of(found: ApiKey | None, now: float) -> Pass:
+def _auth_result(found: ApiKey | None, now: float) -> AuthResult:
     if found is None or found.revoked_at is not None or (found.expires_at is not None and found.expires_at <= now):
-        return Pass(caller=None)
+        return AuthResult(caller=None)
     caller = Caller(project_id=found.project_id, scopes=found.scopes, key_id=found.key_id, name=found.name)
-    return Pass(caller=caller, requests_per_minute=found.requests_per_minute)
+    return AuthResult(caller=caller, requests_per_minute=found.requests_per_minute)
 
 
 def _remember(known: OrderedDict[str, Value], digest: str, value: Value, most: int) -> None:

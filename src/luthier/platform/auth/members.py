@@ -10,7 +10,7 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.member_records import ROLES, Member, Role
 from luthier.platform.auth.password_hashing import fits, hashed, normal
 from luthier.platform.home.context import Context
@@ -29,8 +29,8 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
         )
     _check_role(role)
     member = Member(member_id=new_id("member"), project_id=caller.project_id, name=name, role=role)
-    deed = deed_of(caller, "member.created", member.member_id, {"name": name, "role": role})
-    return context.members.add(member, hashed(password), deed)
+    audit_event = make_audit_event(caller, "member.created", member.member_id, {"name": name, "role": role})
+    return context.members.add(member, hashed(password), audit_event)
 
 
 def list_members(context: Context, caller: Caller) -> Sequence[Member]:
@@ -54,14 +54,14 @@ def change_role(context: Context, caller: Caller, member_id: str, role: Role) ->
     """Give a member another role, from their next request on. Raises NotFoundError, RequestError, ConflictError."""
     _check_role(role)
     _refuse_oneself(caller, member_id, "another role")
-    deed = deed_of(caller, "member.role_changed", member_id, {"role": role})
-    return context.members.change(caller.project_id, member_id, role=role, deed=deed)
+    audit_event = make_audit_event(caller, "member.role_changed", member_id, {"role": role})
+    return context.members.change(caller.project_id, member_id, role=role, audit_event=audit_event)
 
 
 def change_password(context: Context, caller: Caller, member_id: str, password: str) -> Member:
     """Give a member another password, and end their sessions. Raises NotFoundError, RequestError."""
-    deed = deed_of(caller, "member.password_changed", member_id)
-    return context.members.change(caller.project_id, member_id, password=hashed(password), deed=deed)
+    audit_event = make_audit_event(caller, "member.password_changed", member_id)
+    return context.members.change(caller.project_id, member_id, password=hashed(password), audit_event=audit_event)
 
 
 def change_own_password(context: Context, caller: Caller, current: str, password: str) -> Member:
@@ -90,8 +90,8 @@ def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
     """
     _refuse_oneself(caller, member_id, "an end")
     member = context.members.get(caller.project_id, member_id)
-    deed = deed_of(caller, "member.removed", member_id, {"name": member.name})
-    context.members.remove(caller.project_id, member_id, deed)
+    audit_event = make_audit_event(caller, "member.removed", member_id, {"name": member.name})
+    context.members.remove(caller.project_id, member_id, audit_event)
     return member
 
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.access import ApiKey
 from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.store import append_deed
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.auth.member_records import Member, Role
 from luthier.platform.auth.store import key_from
 from luthier.platform.db.database import Database
@@ -45,18 +45,18 @@ class KnownSession:
 
 
 class MemberStore:
-    """Who signs in to the pages. Every method is one short transaction; deeds are written with what they tell."""
+    """Who signs in to the pages. Every method is one short transaction, which writes the audit events too."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, member: Member, password: str, deed: Deed | None = None) -> Member:
+    def add(self, member: Member, password: str, audit_event: AuditEvent | None = None) -> Member:
         """Keep a member with the hash of a password. Raises ConflictError where the name is taken."""
         try:
             with self._database.write() as connection:
                 made = member.model_copy(update={"created_at": self._database.clock(connection)})
                 connection.execute(insert(members).values(**made.model_dump(), password=password))
-                self._log(connection, deed)
+                self._log(connection, audit_event)
                 return made
         except IntegrityError as error:
             raise ConflictError(
@@ -91,7 +91,7 @@ class MemberStore:
         *,
         role: Role | None = None,
         password: str | None = None,
-        deed: Deed | None = None,
+        audit_event: AuditEvent | None = None,
     ) -> Member:
         """Change the role, or the hash of the password, which also ends the member's sessions. Raises NotFoundError."""
         is_it = (members.c.project_id == project_id) & (members.c.member_id == member_id)
@@ -105,16 +105,16 @@ class MemberStore:
                 raise _no_such_member(member_id)
             if password is not None:
                 connection.execute(delete(web_sessions).where(web_sessions.c.member_id == member_id))
-            self._log(connection, deed)
+            self._log(connection, audit_event)
         return _member(row)
 
-    def remove(self, project_id: str, member_id: str, deed: Deed | None = None) -> None:
+    def remove(self, project_id: str, member_id: str, audit_event: AuditEvent | None = None) -> None:
         """Forget a member; the sessions end with that. Raises NotFoundError."""
         is_it = (members.c.project_id == project_id) & (members.c.member_id == member_id)
         with self._database.write() as connection:
             if connection.execute(delete(members).where(is_it)).rowcount == 0:
                 raise _no_such_member(member_id)
-            self._log(connection, deed)
+            self._log(connection, audit_event)
 
     def add_session(
         self,
@@ -124,7 +124,7 @@ class MemberStore:
         seconds: float,
         member_id: str | None = None,
         key_id: str | None = None,
-        deed: Deed | None = None,
+        audit_event: AuditEvent | None = None,
     ) -> None:
         """Keep a session by the digest of its secret, for so many seconds."""
         with self._database.write() as connection:
@@ -141,7 +141,7 @@ class MemberStore:
                 )
             )
             connection.execute(delete(web_sessions).where(web_sessions.c.expires_at <= now))
-            self._log(connection, deed)
+            self._log(connection, audit_event)
 
     def session(self, digest: str) -> KnownSession | None:
         """A session that has not expired; None where there is none."""
@@ -187,14 +187,20 @@ class MemberStore:
             return [OpenSession(**row) for row in connection.execute(query).mappings()]
 
     def end_others(
-        self, digest: str, project_id: str, *, member_id: str | None, key_id: str | None, deed: Deed | None = None
+        self,
+        digest: str,
+        project_id: str,
+        *,
+        member_id: str | None,
+        key_id: str | None,
+        audit_event: AuditEvent | None = None,
     ) -> int:
         """Forget all of those sessions but this one; returns how many."""
         others = _is_of(project_id, member_id, key_id) & (web_sessions.c.digest != digest)
         with self._database.write() as connection:
             num_ended = connection.execute(delete(web_sessions).where(others)).rowcount
             if num_ended:
-                self._log(connection, deed)
+                self._log(connection, audit_event)
             return num_ended
 
     def extend(self, digest: str, seconds: float) -> None:
@@ -227,9 +233,9 @@ class MemberStore:
             used = delete(sign_in_links).where((columns.digest == digest) & is_good)
             return connection.execute(used).rowcount > 0
 
-    def _log(self, connection: Connection, deed: Deed | None) -> None:
-        if deed is not None:
-            append_deed(connection, self._database.now, deed)
+    def _log(self, connection: Connection, audit_event: AuditEvent | None) -> None:
+        if audit_event is not None:
+            append_audit_event(connection, self._database.now, audit_event)
 
 
 def _is_of(project_id: str, member_id: str | None, key_id: str | None) -> ColumnElement[bool]:

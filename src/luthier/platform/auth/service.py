@@ -8,8 +8,8 @@ import secrets
 from luthier.core.access import DEFAULT_PROJECT, SCOPES, ApiKey, Caller, Project, Scope
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.usage_records import Use
 from luthier.platform.home.context import Context
 
@@ -81,8 +81,8 @@ def list_keys(context: Context, *, project_id: str | None = None) -> list[ApiKey
 
 def revoke_key(context: Context, key_id: str, *, project_id: str | None = None, by: Caller | None = None) -> ApiKey:
     """Let a key in no longer: at once here, and in servers that run within a few seconds. Raises NotFoundError."""
-    deed = deed_of(by or Caller(), "key.revoked", key_id)
-    return context.access.revoke(key_id, project_id, deed)
+    audit_event = make_audit_event(by or Caller(), "key.revoked", key_id)
+    return context.access.revoke(key_id, project_id, audit_event)
 
 
 def create_project(context: Context, name: str, *, by: Caller | None = None) -> Project:
@@ -90,7 +90,7 @@ def create_project(context: Context, name: str, *, by: Caller | None = None) -> 
     _check_name("a project", name)
     project_id = new_id("proj")
     return context.access.add_project(
-        project_id, name, deed_of(by or Caller(), "project.created", project_id, {"name": name})
+        project_id, name, make_audit_event(by or Caller(), "project.created", project_id, {"name": name})
     )
 
 
@@ -138,10 +138,10 @@ def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _made(key: ApiKey, by: Caller | None) -> Deed:
+def _made(key: ApiKey, by: Caller | None) -> AuditEvent:
     limits = {"requests_per_minute": key.requests_per_minute, "tokens_per_day": key.tokens_per_day}
     document = {"name": key.name, "scopes": list(key.scopes), "project": key.project_id, "expires_at": key.expires_at}
-    return deed_of(by or Caller(), "key.created", key.key_id, document | limits)
+    return make_audit_event(by or Caller(), "key.created", key.key_id, document | limits)
 
 
 def _check_name(what: str, name: str) -> None:

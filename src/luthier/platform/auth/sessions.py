@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.service import deed_of
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.member_records import SCOPES_OF, Member, Session
 from luthier.platform.auth.members_store import KnownSession, OpenSession
 from luthier.platform.auth.service import caller_of, digest_of
@@ -84,9 +84,9 @@ def sessions_of(context: Context, caller: Caller) -> Sequence[OpenSession]:
 
 def end_others(context: Context, caller: Caller, secret: str) -> int:
     """End all sessions of the caller but the one with this secret; returns how many."""
-    deed = deed_of(caller, "session.others_ended", caller.key_id or caller.member_id or "local")
+    audit_event = make_audit_event(caller, "session.others_ended", caller.key_id or caller.member_id or "local")
     return context.members.end_others(
-        digest_of(secret), caller.project_id, member_id=caller.member_id, key_id=caller.key_id, deed=deed
+        digest_of(secret), caller.project_id, member_id=caller.member_id, key_id=caller.key_id, audit_event=audit_event
     )
 
 
@@ -104,14 +104,16 @@ def caller_for(member: Member) -> Caller:
 
 def _begin(context: Context, caller: Caller, *, how: str) -> str:
     secret = secrets.token_urlsafe(_NUM_SECRET_BYTES)
-    deed: Deed = deed_of(caller, "session.begun", caller.key_id or caller.member_id or "local", {"how": how})
+    audit_event: AuditEvent = make_audit_event(
+        caller, "session.begun", caller.key_id or caller.member_id or "local", {"how": how}
+    )
     context.members.add_session(
         digest_of(secret),
         caller.project_id or DEFAULT_PROJECT,
         seconds=SESSION_SECONDS,
         member_id=caller.member_id,
         key_id=caller.key_id,
-        deed=deed,
+        audit_event=audit_event,
     )
     return secret
 

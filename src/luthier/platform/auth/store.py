@@ -9,8 +9,8 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import ApiKey, Project
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
-from luthier.platform.audit_log.records import Deed
-from luthier.platform.audit_log.store import append_deed
+from luthier.platform.audit_log.records import AuditEvent
+from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.auth.usage_records import Use
 from luthier.platform.auth.usage_store import add_use, day_of
 from luthier.platform.db.database import Database
@@ -23,14 +23,14 @@ class AccessStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add_project(self, project_id: str, name: str, deed: Deed | None = None) -> Project:
+    def add_project(self, project_id: str, name: str, audit_event: AuditEvent | None = None) -> Project:
         """Make a project. Raises ConflictError where the id or the name is taken."""
         try:
             with self._database.write() as connection:
                 now = self._database.clock(connection)
                 project = Project(project_id=project_id, name=name, created_at=now)
                 connection.execute(insert(projects).values(**project.model_dump()))
-                self._log(connection, deed)
+                self._log(connection, audit_event)
                 return project
         except IntegrityError as error:
             raise ConflictError(
@@ -55,17 +55,17 @@ class AccessStore:
             do="correct the name, or make it: luthier projects create NAME",
         )
 
-    def add_key(self, key: ApiKey, digest: str, deed: Deed | None = None) -> ApiKey:
+    def add_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey:
         """Keep a key by the SHA-256 of its text; the time of its making is the database's."""
         with self._database.write() as connection:
-            return self._add_key(connection, key, digest, deed)
+            return self._add_key(connection, key, digest, audit_event)
 
-    def add_first_key(self, key: ApiKey, digest: str, deed: Deed | None = None) -> ApiKey | None:
+    def add_first_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey | None:
         """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
         with self._database.write() as connection:
             if connection.execute(select(api_keys.c.number).limit(1)).first() is not None:
                 return None
-            return self._add_key(connection, key, digest, deed)
+            return self._add_key(connection, key, digest, audit_event)
 
     def key_of(self, digest: str) -> ApiKey | None:
         """The key with this digest, be it revoked or expired or not; None where there is none."""
@@ -93,7 +93,7 @@ class AccessStore:
         with self._database.read() as connection:
             return [key_from(row) for row in connection.execute(query).mappings()]
 
-    def revoke(self, key_id: str, project_id: str | None = None, deed: Deed | None = None) -> ApiKey:
+    def revoke(self, key_id: str, project_id: str | None = None, audit_event: AuditEvent | None = None) -> ApiKey:
         """Let a key in no longer; a second time changes nothing. Raises NotFoundError, also for another project's."""
         is_it: ColumnElement[Any] = api_keys.c.key_id == key_id
         if project_id is not None:
@@ -102,7 +102,7 @@ class AccessStore:
             now = self._database.clock(connection)
             revoked = update(api_keys).where(is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
             if connection.execute(revoked).rowcount:
-                self._log(connection, deed)
+                self._log(connection, audit_event)
             row = connection.execute(select(api_keys).where(is_it)).mappings().first()
         if row is None:
             raise NotFoundError(f"no key {key_id!r}", expected="the id of a key", do="see `luthier keys list`")
@@ -145,17 +145,17 @@ class AccessStore:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
-    def _add_key(self, connection: Connection, key: ApiKey, digest: str, deed: Deed | None) -> ApiKey:
+    def _add_key(self, connection: Connection, key: ApiKey, digest: str, audit_event: AuditEvent | None) -> ApiKey:
         now = self._database.clock(connection)
         made = key.model_copy(update={"created_at": now})
         values = made.model_dump() | {"scopes": " ".join(made.scopes), "digest": digest}
         connection.execute(insert(api_keys).values(**values))
-        self._log(connection, deed)
+        self._log(connection, audit_event)
         return made
 
-    def _log(self, connection: Connection, deed: Deed | None) -> None:
-        if deed is not None:
-            append_deed(connection, self._database.now, deed)
+    def _log(self, connection: Connection, audit_event: AuditEvent | None) -> None:
+        if audit_event is not None:
+            append_audit_event(connection, self._database.now, audit_event)
 
 
 def key_from(row: RowMapping) -> ApiKey:

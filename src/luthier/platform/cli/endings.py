@@ -62,22 +62,22 @@ def end_of(error: BaseException) -> Ending:
     if isinstance(error, _USAGE_ERROR):
         return _usage(error)
     if isinstance(error, KeyboardInterrupt):
-        return _told(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
+        return _failed_command(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
     if is_disk_full(error):
         return end_of(storage_full(error))
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         came = f"{error.filename}: {error.strerror}"
-        return _told(
+        return _failed_command(
             1, type(error).__name__, came, "a place that can be used", "check it, its permissions and its disk"
         )
     trace = "".join(traceback.format_exception(error))
     came = f"{type(error).__name__}: {error}"
     do = "please report it with the lines above, the command, and what `luthier doctor` says"
     sys.stderr.write(trace)
-    return _told(1, "Bug", came, "Luthier to work, or to say what is wrong; this is a bug in Luthier", do)
+    return _failed_command(1, "Bug", came, "Luthier to work, or to say what is wrong; this is a bug in Luthier", do)
 
 
-def _told(exit_code: int, kind: str, came: str, expected: str, do: str) -> Ending:
+def _failed_command(exit_code: int, kind: str, came: str, expected: str, do: str) -> Ending:
     document = {"type": kind, "came": came, "expected": expected, "do": do}
     return Ending(exit_code, error=document, text=f"Error: {came}\n  expected: {expected}\n  what to do: {do}")
 
@@ -90,4 +90,4 @@ def _usage(error: Any) -> Ending:
     if came.startswith("Usage:"):  # a group without a command: its help is what the person needs
         document = {"type": "UsageError", "came": f"{path} without a command", "expected": expected, "do": do}
         return Ending(2, error=document, text=came)
-    return _told(2, "UsageError", came, expected, do)
+    return _failed_command(2, "UsageError", came, expected, do)

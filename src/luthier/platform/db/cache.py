@@ -1,4 +1,4 @@
-"""What was read of things that never change, held in memory as long as there is room for it."""
+"""An in-memory cache for records that never change."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """Values by key, of at most `most` weight together; the longest unused goes first. Safe to share between threads.
+class LRUCache(Generic[T]):
+    """A least-recently-used cache, bounded by the total weight of its values. Thread-safe.
 
-    A value that alone is heavier is held until the next one comes: whoever reads on in it does not wait for it again.
+    A single value heavier than the bound stays until the next one is stored, so that reading on in it stays fast.
     """
 
     def __init__(self, most: int) -> None:
@@ -20,7 +20,7 @@ class Kept(Generic[T]):
         self._values: OrderedDict[str, tuple[T, int]] = OrderedDict()
 
     def find(self, key: str) -> T | None:
-        """The value, where it is still held."""
+        """The value, or None if it is not in the cache."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -28,7 +28,7 @@ class Kept(Generic[T]):
             return self._values[key][0]
 
     def keep(self, key: str, value: T, weight: int = 1) -> T:
-        """Hold a value; returns it."""
+        """Store a value and return it."""
         with self._lock:
             if key in self._values:
                 self._weight -= self._values.pop(key)[1]

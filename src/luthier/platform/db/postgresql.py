@@ -45,7 +45,7 @@ class Postgresql:
             pool_pre_ping=True,
         )
         event.listen(self.engine, "begin", self._begin)
-        self._wait = WriteWait(lambda error: isinstance(error, DBAPIError) and _told(error)[0] == "55P03")
+        self._wait = WriteWait(lambda error: isinstance(error, DBAPIError) and _sqlstate(error)[0] == "55P03")
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -55,7 +55,7 @@ class Postgresql:
 
     def explain(self, error: DBAPIError) -> LuthierError | IntegrityError | None:
         """What PostgreSQL's words mean to a person, or None where they can only mean a bug of ours."""
-        state, words = _told(error)
+        state, words = _sqlstate(error)
         if state.startswith("23") and error.orig is not None:  # pg8000 knows the broken uniqueness alone
             return IntegrityError(error.statement, error.params, error.orig)
         if isinstance(error, InterfaceError) or state[:2] in ("08", "57"):
@@ -147,7 +147,7 @@ class _PostgresqlWatch:
             self._connection = None
 
 
-def _told(error: DBAPIError) -> tuple[str, str]:
+def _sqlstate(error: DBAPIError) -> tuple[str, str]:
     """SQLSTATE and message, as far as the driver gives them."""
     given: Any = error.orig.args[0] if error.orig is not None and error.orig.args else error.orig
     if isinstance(given, dict):

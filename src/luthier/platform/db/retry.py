@@ -1,4 +1,4 @@
-"""Wait for a database that restarts: what was computed meanwhile must not be lost to a few seconds of silence."""
+"""Retry while a database restarts, so that a short outage does not lose computed results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import Final, TypeVar
 from luthier.core.errors import UnreachableError
 
 Found = TypeVar("Found")
-MOST_SECONDS: Final = 120.0
+MAX_SECONDS: Final = 120.0
 _LONGEST_WAIT_SECONDS: Final = 2.0
 
 
-def patiently(do: Callable[[], Found], most_seconds: float = MOST_SECONDS) -> Found:
-    """Do something again until the database answers; it must be such that doing it twice changes nothing.
+def retry_unreachable(do: Callable[[], Found], max_seconds: float = MAX_SECONDS) -> Found:
+    """Call `do` again until the database answers, with exponential backoff of at most two seconds.
 
-    Raises UnreachableError where it has not answered for `most_seconds`.
+    Args:
+        do: What to call. It must be idempotent: a call that failed may have taken effect.
+        max_seconds: How long to retry, in seconds.
+
+    Raises:
+        UnreachableError: The database did not answer within `max_seconds`.
     """
-    deadline, wait = time.monotonic() + most_seconds, 0.1
+    deadline, wait = time.monotonic() + max_seconds, 0.1
     while True:
         try:
             return do()

@@ -62,7 +62,7 @@ def measure_again(context: Context) -> tuple[Hardware, Hardware | None, float]:
     from luthier.ml.planning.hardware import run_benchmark, with_rates
 
     place = _place(context.settings.rates_folder)
-    before, now = _kept(place), run_benchmark()
+    before, now = _read_saved(place), run_benchmark()
     _keep(place, now)
     machines = [
         with_rates(made.rates, memory_gb_per_second=made.memory_gb_per_second) if made is not None else None
@@ -83,7 +83,7 @@ def _benchmark_in(rates_folder: Path) -> Benchmark:
     from luthier.core.file_lock import file_lock
 
     place = _place(rates_folder)
-    found = _kept(place)
+    found = _read_saved(place)
     if found is not None and not _is_worth_repeating(place, found):
         return found
     lock = place.with_suffix(".lock")
@@ -102,7 +102,7 @@ def _measured(place: Path) -> Benchmark:
     """Measure, and keep what disturbs less than what is kept; the caller holds the lock."""
     from luthier.ml.planning.hardware import benchmark, run_benchmark
 
-    before = _kept(place)
+    before = _read_saved(place)
     if before is None:
         now = benchmark()
     elif _is_worth_repeating(place, before):
@@ -146,7 +146,7 @@ def _key() -> dict[str, Any]:
     }
 
 
-def _kept(place: Path) -> Benchmark | None:
+def _read_saved(place: Path) -> Benchmark | None:
     """What a file holds; None where it is not there, is damaged, or is of another format: then it is measured again.
 
     Files of format 1 know neither the memory's rate nor how busy the machine was.

@@ -26,7 +26,7 @@ _MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class OpenPlace:
+class ExposedPath:
     """Something that other users of the machine can reach. do: the command that closes it."""
 
     message: str
@@ -46,8 +46,8 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
-def open_places(settings: Settings) -> tuple[OpenPlace, ...]:
-    """What others can reach of a home, and of a database in a file elsewhere; nothing where all is closed."""
+def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
+    """What other users of the machine can reach of a home and of its SQLite database; empty if nothing."""
     found, home = [], settings.home
     if _is_open(home):
         inside = sorted(path.name for path in _inside(home) if _is_open(path))
@@ -55,7 +55,7 @@ def open_places(settings: Settings) -> tuple[OpenPlace, ...]:
             f" and {len(inside) - _MOST_NAMED} more" * (len(inside) > _MOST_NAMED)
         )
         found.append(
-            OpenPlace(
+            ExposedPath(
                 f"the home {home} is open to other users of this machine ({_mode(home)})"
                 + (f", and with it {named}" if inside else ""),
                 f"close it: chmod -R go-rwx {shlex.quote(str(home))}",
@@ -65,7 +65,7 @@ def open_places(settings: Settings) -> tuple[OpenPlace, ...]:
     if files:
         names = shlex.join(map(str, files))
         found.append(
-            OpenPlace(
+            ExposedPath(
                 f"the database {files[0]} is open to other users of this machine ({_mode(files[0])})",
                 f"close it: chmod go-rwx {names}",
             )

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from luthier.core.access import Caller, Scope
-from luthier.platform.auth.authenticator import Gate, Pass
+from luthier.platform.auth.authenticator import Authenticator, AuthResult
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError
 from luthier.platform.http.middleware.frame import answer_headers
@@ -30,10 +30,10 @@ async def let_in(request: Request) -> Caller:
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
-    gate: Gate = request.app.state.gate
-    if gate.anybody is not None:
-        request.state.caller = gate.anybody
-        return gate.anybody
+    authenticator: Authenticator = request.app.state.authenticator
+    if authenticator.anybody is not None:
+        request.state.caller = authenticator.anybody
+        return authenticator.anybody
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
@@ -45,16 +45,16 @@ async def let_in(request: Request) -> Caller:
             headers={"WWW-Authenticate": "Bearer"},
         )
     # What is remembered is answered here; a thread is taken only where the database has to be asked.
-    given = gate.recall(key)
+    given = authenticator.recall(key)
     if given is None:
         address = request.client.host if request.client is not None else ""
-        given = await run_in_threadpool(gate.look_up, key, address)
+        given = await run_in_threadpool(authenticator.look_up, key, address)
     if given.wait_seconds > 0:
         message = "Too many wrong keys came from your address; what to do: correct the key, then wait"
         raise _too_many(message, given.wait_seconds, headers={"x-should-retry": "false"})
     if given.caller is None:
         raise wrong_key()
-    _count(request, gate, given)
+    _count(request, authenticator, given)
     request.state.caller, request.state.given = given.caller, given
     return given.caller
 
@@ -64,10 +64,10 @@ def count_refused(request: Request, num_requests: int) -> None:
 
     num_requests: how many it is worth; the one that it is was counted when it came.
     """
-    given: Pass | None = getattr(request.state, "given", None)
+    given: AuthResult | None = getattr(request.state, "given", None)
     if given is not None and num_requests > 1:
-        gate: Gate = request.app.state.gate
-        gate.count_refused(given, num_requests - 1)
+        authenticator: Authenticator = request.app.state.authenticator
+        authenticator.count_refused(given, num_requests - 1)
 
 
 def wrong_key() -> ApiError:
@@ -76,8 +76,8 @@ def wrong_key() -> ApiError:
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _count(request: Request, gate: Gate, given: Pass) -> None:
-    taken = gate.count(given)
+def _count(request: Request, authenticator: Authenticator, given: AuthResult) -> None:
+    taken = authenticator.count(given)
     if taken is None:
         return
     answer_headers(request.scope).update(

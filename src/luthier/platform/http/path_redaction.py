@@ -42,7 +42,7 @@ _REFERENCE: Final = re.compile(r"(?P<before>[\w,-]*@)?(?P<path>/[^\n]+?)(?P<afte
 _NAMED_VALUES: Final = frozenset(("value", "values"))
 
 
-def home_places(context: Context) -> dict[str, str]:
+def home_paths(context: Context) -> dict[str, str]:
     """What is shown in prose in place of the home, within which paths count from there, and of base models' folders."""
     from luthier.platform.home.model_names import base_models
 
@@ -50,14 +50,14 @@ def home_places(context: Context) -> dict[str, str]:
     return models | {f"{context.home}/": "", str(context.home): "the home"}
 
 
-def run_places(context: Context, plan: Plan | None) -> dict[str, str]:
-    """`home_places`, and what a run's plan names elsewhere: files of rows, and the folder of its base model."""
-    return home_places(context) if plan is None else reference_places(context, plan.model_dump(mode="json"))
+def run_paths(context: Context, plan: Plan | None) -> dict[str, str]:
+    """`home_paths`, and what a run's plan names elsewhere: files of rows, and the folder of its base model."""
+    return home_paths(context) if plan is None else reference_paths(context, plan.model_dump(mode="json"))
 
 
-def reference_places(context: Context, document: Any) -> dict[str, str]:
-    """`home_places`, and the absolute paths that the references of a document name elsewhere."""
-    places = home_places(context)
+def reference_paths(context: Context, document: Any) -> dict[str, str]:
+    """`home_paths`, and the absolute paths that the references of a document name elsewhere."""
+    places = home_paths(context)
     return _references_in(document, places) | places
 
 

@@ -18,7 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.access import Caller
-from luthier.platform.auth.authenticator import Gate
+from luthier.platform.auth.authenticator import Authenticator
 from luthier.platform.db.backend import Watch
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import wrong_key
@@ -43,8 +43,8 @@ class _Answer:
 class PollCache:
     """The innermost layer: key, host and limits were looked at before. A key that was revoked meanwhile is refused."""
 
-    def __init__(self, app: ASGIApp, context: Context, gate: Gate) -> None:
-        self._app, self._context, self._gate = app, context, gate
+    def __init__(self, app: ASGIApp, context: Context, authenticator: Authenticator) -> None:
+        self._app, self._context, self._authenticator = app, context, authenticator
         self._watch: Watch | None = None
         self._turn = asyncio.Lock()
         self._mark: Hashable = None
@@ -63,7 +63,7 @@ class PollCache:
             return
         mark, is_revoked = seen
         if is_revoked:
-            self._gate.forget_all()
+            self._authenticator.forget_all()
             await error_response(wrong_key())(scope, receive, send)
             return
         if mark != self._mark or len(self._kept) >= _MOST_ANSWERS:

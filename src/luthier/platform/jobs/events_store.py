@@ -48,10 +48,10 @@ class JobEventStore:
         """Tell something of a job; false where a thing of that code was told before: the first word stays."""
         try:
             with self._database.write() as connection:
-                if is_told(connection, job_id, code):
+                if has_event(connection, job_id, code):
                     return False
                 now = self._database.clock(connection)
-                tell(connection, now, job_id, message, code=code, level=level, data=data)
+                insert_event(connection, now, job_id, message, code=code, level=level, data=data)
         except IntegrityError:  # another process has told it in this very moment
             return False
         return True
@@ -89,13 +89,13 @@ class JobEventStore:
         return [_event(row) for row in rows]
 
 
-def is_told(connection: Connection, job_id: str, code: str) -> bool:
+def has_event(connection: Connection, job_id: str, code: str) -> bool:
     """Whether a thing of that code was told of the job."""
     known = select(job_events.c.number).where(job_events.c.job_id == job_id, job_events.c.code == code)
     return connection.execute(known).first() is not None
 
 
-def tell(
+def insert_event(
     connection: Connection,
     now: float,
     job_id: str,

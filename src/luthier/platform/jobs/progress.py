@@ -1,4 +1,4 @@
-"""How the child of a worker tells how far it is, and how it ends in good order when it is told to."""
+"""How a job's process reports its progress as job events, and how it shuts down cleanly on SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from luthier.core.errors import LuthierError
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 
-_TELL_SECONDS: Final = 2.0
+_REPORT_SECONDS: Final = 2.0
 _TERMINATED: Final = 128 + signal.SIGTERM
 
 
 @contextmanager
-def ending_when_told() -> Iterator[None]:
-    """SIGTERM ends the block as an error does, so that nothing half-written stays."""
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit while the block runs, so that `finally` blocks remove half-written files."""
 
     def stop(_number: int, _frame: object) -> None:
         sys.exit(_TERMINATED)
@@ -33,18 +33,25 @@ def ending_when_told() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Told:
-    """Progress that is told as events of the job: each task once, and now and then how far it is."""
+class JobProgress:
+    """Progress written as events of the job: the title of each task once, then its position every few seconds."""
 
     def __init__(self, context: Context, job: Job) -> None:
         self._context, self._job, self._number = context, job, 0
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> _Task:
-        """A task that is told."""
+        """A task whose progress is reported.
+
+        Args:
+            title: What is done, such as "judging".
+            total: How many units there are; None if unknown, in which case only the title is reported.
+            unit: What is counted, such as "rows".
+            done: How many units were done before.
+        """
         return _Task(self, title, total, unit, done)
 
-    def tell(self, message: str) -> None:
-        """Tell it; a database that stays away for a moment does not end the work."""
+    def report(self, message: str) -> None:
+        """Write an event. A database that is unreachable for a moment does not end the work."""
         self._number += 1
         with contextlib.suppress(LuthierError):
             code = f"progress-{self._job.attempt}-{self._number}"
@@ -52,23 +59,23 @@ class Told:
 
 
 class _Task:
-    def __init__(self, told: Told, title: str, total: float | None, unit: str, done: float) -> None:
-        self._told, self._title, self._total, self._unit, self._done = told, title, total, unit, done
-        self._at = 0.0
+    def __init__(self, progress: JobProgress, title: str, total: float | None, unit: str, done: float) -> None:
+        self._progress, self._title, self._total, self._unit, self._done = progress, title, total, unit, done
+        self._reported_at = 0.0
 
     def advance(self, amount: float = 1) -> None:
-        """Count, and tell now and then."""
+        """Count, and report at most every two seconds."""
         self._done += amount
-        if self._total and time.monotonic() - self._at >= _TELL_SECONDS:
-            self._at = time.monotonic()
-            self._told.tell(f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip())
+        if self._total and time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = time.monotonic()
+            self._progress.report(f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}".rstrip())
 
     def note(self, text: str) -> None:
-        """Say nothing: the title is enough."""
+        """Report nothing: the title is enough."""
 
     def __enter__(self) -> Self:
-        self._at = time.monotonic()
-        self._told.tell(self._title)
+        self._reported_at = time.monotonic()
+        self._progress.report(self._title)
         return self
 
     def __exit__(

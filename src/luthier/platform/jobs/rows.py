@@ -8,10 +8,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, bindparam, insert, select
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.suggest import nearest_ids
+from luthier.core.suggest import suggest_ids
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.event_format import created
-from luthier.platform.jobs.events_store import tell
+from luthier.platform.jobs.events_store import insert_event
 from luthier.platform.jobs.records import Job
 
 _OWN = ("number", "crash_step", "num_losses", "announced")
@@ -35,7 +35,7 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
         "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
     }  # fmt: skip
     connection.execute(insert(jobs).values(**values))
-    tell(connection, now, job.job_id, created(job.kind, job.job_id), code="created")
+    insert_event(connection, now, job.job_id, created(job.kind, job.job_id), code="created")
     return job_by_id(connection, job.job_id)
 
 
@@ -98,7 +98,7 @@ def no_such_job(connection: Connection, job_id: str, project_id: str | None = No
         query = query.where(jobs.c.project_id == project_id).limit(_MOST_COMPARED)
     known = connection.execute(query).scalars().all()
     return NotFoundError(
-        f"no job {job_id!r}; {nearest_ids(job_id, known)}",
+        f"no job {job_id!r}; {suggest_ids(job_id, known)}",
         expected="the id of a job in this home" if project_id is None else "the id of a job of this project",
         do="see `luthier jobs list`" if project_id is None else "list them: GET /v1/fine_tuning/jobs",
     )

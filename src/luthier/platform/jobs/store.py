@@ -26,7 +26,7 @@ from luthier.core.errors import ConflictError
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.event_format import ended, goes_on, picked_up, resumed, started
-from luthier.platform.jobs.events_store import is_told, tell
+from luthier.platform.jobs.events_store import has_event, insert_event
 from luthier.platform.jobs.lease_watch import LeaseWatch
 from luthier.platform.jobs.records import ENDED, Job, JobStatus, Lane, Wish
 from luthier.platform.jobs.rows import (
@@ -175,7 +175,7 @@ class JobStore:
             self._note(connection, row, found)
             fresh = {"lane": "train", "num_crashes": 0, "num_losses": 0, "crash_step": -1}
             connection.execute(update(jobs).where(is_row(row)).values(**fresh))
-            tell(connection, now, job_id, "Files validated, moving job to queued state", code="validated")
+            insert_event(connection, now, job_id, "Files validated, moving job to queued state", code="validated")
             if row["wish"] is None:
                 self._stop(connection, row, now, not_before=now)
             else:
@@ -195,9 +195,9 @@ class JobStore:
             self._stop(connection, row, now, not_before=now + rest_seconds)
             if rest_seconds:
                 message = "There is no room on the disk, or the database stayed away: the job is tried again soon"
-                tell(connection, now, job_id, message, level="warn")
+                insert_event(connection, now, job_id, message, level="warn")
             else:
-                tell(connection, now, job_id, "The worker was stopped: the job waits for the next one")
+                insert_event(connection, now, job_id, "The worker was stopped: the job waits for the next one")
             return job_by_id(connection, job_id)
 
     def crash(self, job_id: str, attempt: int, reason: str, *, is_lost: bool = False) -> Job:
@@ -226,8 +226,8 @@ class JobStore:
                     do="look at it: it may be what you wanted already",
                 )
             if status == "running":
-                told = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
-                tell(connection, now, job_id, told)
+                message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
+                insert_event(connection, now, job_id, message)
                 connection.execute(update(jobs).where(is_row(row)).values(wish=wish, updated_at=now))
             else:
                 self._close(connection, row, now, "paused" if wish == "pause" else "cancelled", None)
@@ -256,7 +256,7 @@ class JobStore:
             }
             values |= {"finished_at": None, "updated_at": now, "announced": 0}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
-            tell(connection, now, job_id, resumed(row["kind"]))
+            insert_event(connection, now, job_id, resumed(row["kind"]))
             return job_by_id(connection, job_id)
 
     def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
@@ -306,8 +306,8 @@ class JobStore:
             self._close(connection, row, now, "failed", error)
             return
         rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
-        told = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
-        tell(connection, now, row["job_id"], told, level="warn")
+        message = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
+        insert_event(connection, now, row["job_id"], message, level="warn")
         self._stop(connection, row, now, not_before=now if has_got_further else now + rest)
 
     def _stop(self, connection: Connection, row: RowMapping, now: float, *, not_before: float) -> None:
@@ -321,15 +321,15 @@ class JobStore:
         document = None if error is None else json.dumps(error)
         finished = now if status in ENDED else None
         connection.execute(update(jobs).where(is_row(row)).values(**values, error=document, finished_at=finished))
-        told = ended(row["kind"], status) if error is None else str(error.get("message") or error["came"])
-        tell(connection, now, row["job_id"], told, level="info" if error is None else "error")
+        message = ended(row["kind"], status) if error is None else str(error.get("message") or error["came"])
+        insert_event(connection, now, row["job_id"], message, level="info" if error is None else "error")
 
     def _tell_start(self, connection: Connection, row: RowMapping, now: float) -> None:
-        code, told = started(row["kind"], row["lane"])
-        if not is_told(connection, row["job_id"], code):
-            tell(connection, now, row["job_id"], told, code=code)
+        code, message = started(row["kind"], row["lane"])
+        if not has_event(connection, row["job_id"], code):
+            insert_event(connection, now, row["job_id"], message, code=code)
         elif row["lane"] == "train":
-            tell(connection, now, row["job_id"], goes_on(row["kind"]))
+            insert_event(connection, now, row["job_id"], goes_on(row["kind"]))
 
     def _note(self, connection: Connection, row: RowMapping, found: dict[str, Any] | None) -> None:
         """Let what the work has found join the document of the job."""

@@ -78,7 +78,7 @@ class Worker:
                 job = None
             if job is not None:
                 num_done += 1
-                self._carry_out(job, stop_requested)
+                self._run(job, stop_requested)
             elif until_idle:
                 return num_done
             else:
@@ -86,29 +86,29 @@ class Worker:
         self.tell(f"stopped: {reason}")
         return num_done
 
-    def _carry_out(self, job: Job, stop_requested: Callable[[], str | None]) -> None:
+    def _run(self, job: Job, stop_requested: Callable[[], str | None]) -> None:
         self.tell(f"{job.job_id} attempt {job.attempt}: {job.kind} {job.run_id}")
         try:
             attempt = self._start(job)
         except OSError as error:  # a full disk, or no process left: another time
             self.tell(f"{job.job_id} cannot be started: {error}")
-            self._settle(job, lambda: self._put_off(job))
+            self._settle(job, lambda: self._requeue_later(job))
             return
         try:
-            wish, is_stopping = self._look_after(job, attempt, stop_requested)
+            wish, is_stopping = self._supervise(job, attempt, stop_requested)
         except LeaseLostError as error:
             self.tell(f"{job.job_id} is lost: {error.came}")
             return
         finally:
             attempt.close()
-        self._settle(job, lambda: self._told(job, attempt, wish, is_stopping=is_stopping))
+        self._settle(job, lambda: self._record_outcome(job, attempt, wish, is_stopping=is_stopping))
 
     def _start(self, job: Job) -> Attempt:
         folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
         folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
         return Attempt(self.command(job, folder), folder, self.store.lease_seconds - self.pace.margin)
 
-    def _look_after(
+    def _supervise(
         self, job: Job, attempt: Attempt, stop_requested: Callable[[], str | None]
     ) -> tuple[Wish | None, bool]:
         """Until the child has ended; what was asked of it, and whether the worker itself was to stop."""
@@ -163,11 +163,11 @@ class Worker:
                 self.tell(f"{job.job_id}: {after.shown_status}")
                 return
 
-    def _told(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> Job:
+    def _record_outcome(self, job: Job, attempt: Attempt, wish: Wish | None, *, is_stopping: bool) -> Job:
         """Tell the queue what became of an attempt; the job as it is then."""
         outcome = attempt.outcome()
         if outcome is None and attempt.has_to_wait:
-            return self._put_off(job)
+            return self._requeue_later(job)
         if outcome is None and not is_stopping:
             return self.store.crash(job.job_id, job.attempt, attempt.how_it_ended(), is_lost=attempt.was_lost)
         if outcome is None or (outcome.status == "paused" and is_stopping):
@@ -179,7 +179,7 @@ class Worker:
         status: JobStatus = "cancelled" if wish == "cancel" else "paused"
         return self.store.finish(job.job_id, job.attempt, status)
 
-    def _put_off(self, job: Job) -> Job:
+    def _requeue_later(self, job: Job) -> Job:
         return self.store.give_back(job.job_id, job.attempt, rest_seconds=self.pace.rest)
 
 

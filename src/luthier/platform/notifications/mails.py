@@ -27,8 +27,8 @@ log = logging.getLogger("luthier.alerts")
 
 KIND: Final = "mail"
 _CONNECT_SECONDS: Final = 10.0
-MOST_SECONDS: Final = 30.0
-_LEASE_SECONDS: Final = 4 * MOST_SECONDS
+MAX_SECONDS: Final = 30.0
+_LEASE_SECONDS: Final = 4 * MAX_SECONDS
 _KEPT_SECONDS: Final = 30 * 24 * 3600.0
 _PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
@@ -94,7 +94,7 @@ def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
     try:
         message = _message(settings, mail, host)
         with _connected(scheme, host, port) as smtp:
-            alarm = threading.Timer(MOST_SECONDS, _cut, (smtp,))  # each single wait is bounded by the socket
+            alarm = threading.Timer(MAX_SECONDS, _cut, (smtp,))  # each single wait is bounded by the socket
             alarm.daemon = True
             alarm.start()
             try:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from luthier.platform.notifications.egress_addresses import is_own, why_forbidden
 
 _CONNECT_SECONDS: Final = 5.0
-MOST_SECONDS: Final = 15.0
+MAX_SECONDS: Final = 15.0
 
 
 class UnreachableError(Exception):
@@ -33,7 +33,7 @@ def post(
     body: bytes,
     *,
     may_reach_private: bool,
-    most_seconds: float = MOST_SECONDS,
+    most_seconds: float = MAX_SECONDS,
 ) -> int:
     """Send a body; returns the status of the answer. Raises UnreachableError."""
     parts = urlsplit(url)
@@ -97,7 +97,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock = plain
         plain.settimeout(_CONNECT_SECONDS)
         plain.connect(address)
-        plain.settimeout(MOST_SECONDS)
+        plain.settimeout(MAX_SECONDS)
         if self._tls is not None:
             secure = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = secure

@@ -11,7 +11,7 @@ from typing import Final
 
 from luthier.core.errors import LuthierError
 from luthier.platform.home.context import Context
-from luthier.platform.notifications.outgoing import MOST_SECONDS, UnreachableError, post
+from luthier.platform.notifications.outgoing import MAX_SECONDS, UnreachableError, post
 from luthier.platform.notifications.records import DueDelivery
 from luthier.platform.notifications.webhooks import may_reach_private, sign
 
@@ -21,7 +21,7 @@ _LOOK_SECONDS: Final = 1.0
 _REST_SECONDS: Final = 5.0
 """Where the database does not answer."""
 _NUM_AT_ONCE: Final = 4
-_LEASE_SECONDS: Final = 4 * MOST_SECONDS
+_LEASE_SECONDS: Final = 4 * MAX_SECONDS
 FIRST_WAIT_SECONDS: Final = 5.0
 LONGEST_WAIT_SECONDS: Final = 12 * 3600.0
 GIVE_UP_SECONDS: Final = 3 * 24 * 3600.0
@@ -40,7 +40,7 @@ class WebhookSender:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(MOST_SECONDS + 5)
+        self._thread.join(MAX_SECONDS + 5)
 
     def _work(self) -> None:
         with ThreadPoolExecutor(_NUM_AT_ONCE, thread_name_prefix="webhook") as pool:

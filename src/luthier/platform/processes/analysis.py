@@ -22,7 +22,7 @@ log = logging.getLogger("luthier.questions")
 
 Question = Literal["wake", "plan", "audit", "look", "repair", "tokens", "map", "diff", "split", "index", "watch"]
 
-MOST_SECONDS: Final = 600.0
+MAX_SECONDS: Final = 600.0
 _MOST_AT_ONCE: Final = 2
 _WAIT_SECONDS: Final = 10.0
 _LAST_BYTES: Final = 2000
@@ -65,7 +65,7 @@ def _ask(context: Context, document: dict[str, Any]) -> dict[str, Any]:
             command,
             input=as_line(document),
             capture_output=True,
-            timeout=MOST_SECONDS,
+            timeout=MAX_SECONDS,
             env=environment,
             check=False,
         )
@@ -96,7 +96,7 @@ def as_line(document: dict[str, Any]) -> bytes:
 def too_long() -> WorkError:
     """The error of a question that nobody waits for any longer."""
     return WorkError(
-        f"it took longer than {MOST_SECONDS:.0f} s",
+        f"it took longer than {MAX_SECONDS:.0f} s",
         expected="less to look at",
         do="ask about fewer rows, or use the commands on the server",
     )

@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 from luthier.core.errors import WorkError
 from luthier.platform.home.context import Context
 from luthier.platform.processes.analysis import (
-    MOST_SECONDS,
+    MAX_SECONDS,
     Question,
     answered,
     as_line,
@@ -103,7 +103,7 @@ def _asked(process: subprocess.Popen[bytes], line: bytes, timed_out: threading.E
         timed_out.set()
         process.kill()
 
-    timer = threading.Timer(MOST_SECONDS, give_up)
+    timer = threading.Timer(MAX_SECONDS, give_up)
     timer.daemon = True
     timer.start()
     try:

@@ -1,7 +1,7 @@
-"""What takes long to find out about a file is found out once, beside the requests, and kept under the file's digest.
+"""A cache of slow computations about files, keyed by the file's digest and run in background threads.
 
-A page asks for what is kept, and begins what is not there; while it runs, the page looks again. What is kept may be
-deleted at any time. An error of the file itself is an answer, too; one of the machine is told once and not kept.
+A page asks for the cached result, starts the computation if there is none, and polls while it runs. Cached files may be
+deleted at any time. An error in the file itself is cached too; an error of the machine is shown once and not cached.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _failed: dict[Path, tuple[float, LuthierError]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """How it stands with an answer. at: since when it is being found out, or when it was (seconds since 1970)."""
+class CachedResult:
+    """The state of a computation. at: when it started, or when it finished (seconds since 1970)."""
 
     state: State
     at: float = 0.0
@@ -60,40 +60,40 @@ class Subject:
         return context.settings.answers_folder / self.sha256 / f"{self.kind}-{self.key}.json"
 
 
-def kept(context: Context, subject: Subject) -> Kept:
-    """How it stands; begins nothing."""
+def cached_result(context: Context, subject: Subject) -> CachedResult:
+    """The state of a computation; does not start it."""
     path = subject.path(context)
     with _lock:
         since, failed = _running.get(path), _failed.get(path)
     if since is not None:
-        return Kept("running", since)
+        return CachedResult("running", since)
     with contextlib.suppress(OSError, ValueError, KeyError):  # gone, or cut short by a disk that was full
         document = json.loads(path.read_text(encoding="utf-8"))
         if "error" in document:
-            return Kept("failed", document["at"], error=error_from(document["error"]))
-        return Kept("answered", document["at"], document["answer"])
-    return Kept("unasked") if failed is None else Kept("failed", failed[0], error=failed[1])
+            return CachedResult("failed", document["at"], error=error_from(document["error"]))
+        return CachedResult("answered", document["at"], document["answer"])
+    return CachedResult("unasked") if failed is None else CachedResult("failed", failed[0], error=failed[1])
 
 
-def keep(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> Kept:
-    """Find out at once, and keep it: for what takes a moment only. Errors of the file are kept, others raised."""
-    _find_out(context, subject, answer)
-    return kept(context, subject)
+def store_result(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
+    """Compute now and cache the result, for quick computations. Errors in the file are cached, others are raised."""
+    _compute_and_store(context, subject, answer)
+    return cached_result(context, subject)
 
 
-def begin(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> Kept:
-    """Find out anew, in a thread of its own, unless that is under way already."""
+def start_computation(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> CachedResult:
+    """Compute in a background thread, unless the computation is running already."""
     path = subject.path(context)
     with _lock:
         if path in _running:
-            return Kept("running", _running[path])
+            return CachedResult("running", _running[path])
         _running[path] = since = time.time()
         _failed.pop(path, None)
 
     def work() -> None:
         error: LuthierError | None = None
         try:
-            _find_out(context, subject, answer)
+            _compute_and_store(context, subject, answer)
         except LuthierError as raised:
             error = raised
         except Exception:
@@ -105,10 +105,10 @@ def begin(context: Context, subject: Subject, answer: Callable[[], dict[str, Any
                 _failed[path] = (time.time(), error)
 
     threading.Thread(target=work, name=f"answer-{subject.kind}", daemon=True).start()
-    return Kept("running", since)
+    return CachedResult("running", since)
 
 
-def _find_out(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> None:
+def _compute_and_store(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> None:
     try:
         found: dict[str, Any] = {"answer": answer()}
     except RequestError as error:

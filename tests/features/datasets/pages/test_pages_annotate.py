@@ -161,7 +161,7 @@ def test_rows_of_a_finding_alone(browser: Browser, desk: str) -> None:
 def test_viewers_look_only(browser: Browser, desk: str) -> None:
     viewer = browser("read")
     page = viewer.get(f"{desk}?edit=text").text
-    assert "You may look at decisions here" in page
+    assert "You can see decisions here" in page
     assert not re.search(r'method="post" action="[^"]*annotate', page)
     assert "What is 1?" in page
     for path, sent in (

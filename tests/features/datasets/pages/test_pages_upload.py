@@ -80,11 +80,11 @@ def test_what_is_refused_is_told_and_leaves_nothing(
     assert send(one, name="Taken").status_code == 303
     before = kept(home)
     home.settings = Settings(home=home.home, max_file_bytes=100)
-    answer = send(one, content, filename, **({"name": "Kept name"} | given))
+    answer = send(one, content, filename, **({"name": "CachedResult name"} | given))
     assert answer.status_code == status
     assert words in answer.text
     if status not in (400, 413):
-        assert f'value="{given.get("name", "Kept name")}"' in answer.text, "what was written stays in the form"
+        assert f'value="{given.get("name", "CachedResult name")}"' in answer.text, "what was written stays in the form"
     assert kept(home) == before
     assert len(files.list_files(home, "default")[0]) == 1
     assert len(dataset_versions.list_datasets(home, Caller())) == 1

@@ -17,7 +17,7 @@ from luthier.features.datasets.diffs import difference
 from luthier.features.datasets.maps import map_of, rows_of_group
 from luthier.features.datasets.records import DatasetVersion
 from luthier.platform.home.context import Context
-from luthier.platform.processes.result_cache import Kept
+from luthier.platform.processes.result_cache import CachedResult
 from luthier.testing.waiting import wait_for
 
 CALLER = Caller(name="Ada")
@@ -39,7 +39,7 @@ def bring(context: Context, contents: list[dict[str, str]], dataset_id: str | No
     return dataset_versions.add_version(context, CALLER, dataset_id, file, origin="upload", parent=1)
 
 
-def answered(ask: Callable[[], Kept]) -> dict[str, Any]:
+def answered(ask: Callable[[], CachedResult]) -> dict[str, Any]:
     """What is found in the end; the first look begins it."""
     assert ask().state == "running"
     wait_for(lambda: ask().state != "running")

@@ -38,7 +38,7 @@ def make(context: Context, name: str, rows: list[str]) -> DatasetVersion:
     return dataset_versions.create_dataset(context, ADA, name, file)[1]
 
 
-def audited(context: Context, version: DatasetVersion, settings: AuditSettings) -> dataset_audits.Kept:
+def audited(context: Context, version: DatasetVersion, settings: AuditSettings) -> dataset_audits.CachedResult:
     dataset_audits.begin_audit(context, ADA, version, settings)
     wait_for(lambda: dataset_audits.audit_state(context, ADA, version, settings).state != "running")
     return dataset_audits.audit_state(context, ADA, version, settings)

@@ -62,8 +62,8 @@ def test_a_large_file_is_indexed_beside_the_request(
     context: Context, monkeypatch: pytest.MonkeyPatch, filename: str
 ) -> None:
     monkeypatch.setattr(dataset_index, "SMALL_BYTES", 5)
-    begun, made = [], dataset_index.begin
-    monkeypatch.setattr(dataset_index, "begin", lambda *given: begun.append(given[1].kind) or made(*given))
+    begun, made = [], dataset_index.start_computation
+    monkeypatch.setattr(dataset_index, "start_computation", lambda *given: begun.append(given[1].kind) or made(*given))
     rows = b"a\n1\n2\n3\n" if filename.endswith("csv") else b'{"a": 1}\n{"a": 2}\n{"a": 3}\n'
     version = bring(context, rows, filename)
     assert index_state(context, CALLER, version).state == "running"

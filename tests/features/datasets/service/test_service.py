@@ -22,7 +22,7 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.files.records import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.processes.result_cache import Kept
+from luthier.platform.processes.result_cache import CachedResult
 from luthier.testing.waiting import wait_for
 
 ADA = Caller(name="ada")
@@ -215,7 +215,7 @@ def test_what_is_wrong_with_a_file_is_found_and_kept(context: Context) -> None:
     assert (version.num_rows, looked["num_unreadable"], looked["shape"]) == (3, 2, None)
     assert [problem["line"] for problem in looked["problems"]] == [2, 3]
     csv = dataset_versions.create_dataset(context, ADA, "Twice", bring(context, b"a,a\n1,2\n", "x.csv"))[1]
-    found: Kept = dataset_rows.look_of(context, ADA, csv)
+    found: CachedResult = dataset_rows.look_of(context, ADA, csv)
     assert (csv.num_rows, found.state, type(found.error)) == (None, "failed", DataError)
     with pytest.raises(DataError):
         dataset_rows.rows_page(context, ADA, csv)

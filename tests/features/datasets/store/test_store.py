@@ -11,7 +11,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.datasets.records import Dataset, DatasetVersion, RowDecision
 from luthier.features.datasets.store import DatasetStore
-from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
@@ -148,11 +148,11 @@ def test_the_newest_word_on_a_row_counts(store: DatasetStore, add_file: Callable
     assert [one.row for one in store.decisions("data-1", 1)] == [1]
 
 
-def test_a_deed_is_written_with_what_it_tells_or_not_at_all(
+def test_an_audit_event_is_written_with_its_change_or_not_at_all(
     database: Database, store: DatasetStore, add_file: Callable[..., StoredFile]
 ) -> None:
     caller = Caller()
-    deed = Deed(actor=caller.name, action="dataset.created", subject="data-1", project_id=PROJECT)
+    deed = AuditEvent(actor=caller.name, action="dataset.created", subject="data-1", project_id=PROJECT)
     store.add(dataset_of(), version_of(add_file()), deed)
     with pytest.raises(ConflictError):
         store.add(dataset_of(dataset_id="data-2"), version_of(add_file(), "data-2"), deed)

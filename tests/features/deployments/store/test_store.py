@@ -10,12 +10,12 @@ from luthier.core import deployment as routing
 from luthier.core.deployment import Deployment, Share
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.features.deployments.store import DeploymentStore
-from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
 
-DEED = Deed(actor="me", action="deployment.deployed", subject="n", project_id="default", document="{}")
+AUDIT_EVENT = AuditEvent(actor="me", action="deployment.deployed", subject="n", project_id="default", document="{}")
 
 
 def a_deployment(name: str = "n", project_id: str = "default") -> Deployment:
@@ -25,18 +25,18 @@ def a_deployment(name: str = "n", project_id: str = "default") -> Deployment:
 
 def test_revisions_are_added_and_the_newest_holds(database: Database) -> None:
     store = DeploymentStore(database)
-    made = store.add(a_deployment(), DEED)
+    made = store.add(a_deployment(), AUDIT_EVENT)
     assert made.created_at == made.revision.created_at > 0
     canary = routing.with_canary(Share(target="b", fraction=0.1), made.revision)
-    revised = store.revise(made, canary, DEED)
+    revised = store.revise(made, canary, AUDIT_EVENT)
     assert store.get("default", "n") == revised == store.list("default")[0]
     assert [one.number for one in store.revisions(made.deployment_id)] == [2, 1]
     with pytest.raises(ConflictError, match="stands at revision 2, not at revision 1"):
-        store.revise(made, canary, DEED)
+        store.revise(made, canary, AUDIT_EVENT)
     assert len(AuditLogStore(database).newest(limit=9)) == 2
     with pytest.raises(ConflictError, match="exists already"):
-        store.add(a_deployment(), DEED)
-    store.delete("default", "n", DEED)
+        store.add(a_deployment(), AUDIT_EVENT)
+    store.delete("default", "n", AUDIT_EVENT)
     with pytest.raises(ConflictError, match="is gone"):
         store.revise(revised, routing.promoted(canary))
     assert store.revisions(made.deployment_id) == ()

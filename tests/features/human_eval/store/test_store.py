@@ -7,7 +7,7 @@ import pytest
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.rating import RatedAnswer, Rater, Rating, RatingItem, RatingPanel
 from luthier.features.human_eval.store import RatingPanelStore
-from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
@@ -35,8 +35,8 @@ def panel(store: RatingPanelStore) -> RatingPanel:
     made = RatingPanel(
         panel_id=PANEL, name="n", kind="pairwise", systems=("base", "tuned"), source="s", seed=1, num_items=3
     )
-    deed = Deed(actor="me", action="panel.created", subject=PANEL, project_id=PROJECT)
-    return store.add(PROJECT, made, items(), [(rater(1), "d1"), (rater(2), "d2")], deed)
+    audit_event = AuditEvent(actor="me", action="panel.created", subject=PANEL, project_id=PROJECT)
+    return store.add(PROJECT, made, items(), [(rater(1), "d1"), (rater(2), "d2")], audit_event)
 
 
 def said(item: int, who: int = 1, preference: str = "a") -> Rating:

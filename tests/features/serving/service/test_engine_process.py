@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import LuthierError, OverlongError, WorkError, error_from
-from luthier.core.ports import Prepared, StreamEngine, Told
+from luthier.core.ports import KeyedEvent, Prepared, StreamEngine
 from luthier.core.stream import (
     Decoding,
     EmbeddingRequest,
@@ -68,7 +68,7 @@ class FakeEngine:
     def cancel(self, key: Hashable) -> None:
         self.asks.pop(key, None)
 
-    def poll(self, wait_seconds: float) -> list[Told]:
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         assert not self.has_closed
         self.world.num_polls_before = max(0, self.world.num_polls_before - 1)
         if self.name in self.world.broken:
@@ -76,7 +76,7 @@ class FakeEngine:
         if self.name in self.world.hold:
             time.sleep(min(wait_seconds, 0.002))
             return []
-        told: list[Told] = []
+        told: list[KeyedEvent] = []
         for key, adapter in self.asks.items():
             told += [(key, Started(num_prompt_tokens=1)), (key, Piece(text=f"{self.name}:{Path(adapter or '').name}"))]
             told += [(key, Ended(reason="stop", num_new_tokens=1))]

@@ -30,7 +30,7 @@ def use(model: str, *, project_id: str = "default", cost_usd: float | None = 0.2
 
 def test_usage_by_model_as_chart_and_table(home: Context, browser: Browser) -> None:
     one = browser("read")
-    assert "Nothing was asked in these days" in one.get("/settings/usage").text
+    assert "No requests in this period" in one.get("/settings/usage").text
     mine = create_project(home, "mine")
     for model in ("support", "support", HOSTILE, "a", "b", "c", "d"):
         home.usage.add(use(model))

@@ -61,7 +61,7 @@ def test_trials_stand_from_the_best_on_with_charts_of_all_of_them(home: Context,
     table = text[text.index("trials-title") :]
     order = [table.index(loss) for loss in ("1.1250", "1.2500", "1.7812", "2.6719")]
     assert order == sorted(order), "further ones first, then lower losses"
-    assert "the recipe as it came" in table
+    assert "the original recipe" in table
     for kind in ("plot", "parallel", "bars"):
         assert f"&#34;kind&#34;:&#34;{kind}&#34;" in text.replace(": ", ":")
     assert text.count("<svg") >= 3, "charts are there without scripts"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from luthier.ml.drift.drift.evidence import needed_strength
+from luthier.ml.drift.drift.keyword_drift import hash_buckets, word_evidence
 from luthier.ml.drift.drift.ranks import no_slots
-from luthier.ml.drift.drift.telling_words import places_of, word_evidence
 from luthier.ml.drift.drift.topics import TextWords, find_topics
 
 
@@ -55,7 +55,7 @@ def test_a_new_subject_is_found_by_its_words_and_steady_ones_are_not() -> None:
     assert found is not None
     assert found.log_strength[-1] > needed_strength(25)
     assert 60 <= found.began <= 75
-    assert found.place in set(places_of(np.arange(21_000, 21_030, dtype=np.uint64)).tolist())
+    assert found.place in set(hash_buckets(np.arange(21_000, 21_030, dtype=np.uint64)).tolist())
     early = word_evidence(made(list(subjects), 4).of(np.arange(750)), hours[:750], draws[:750], no_slots)
     assert early is not None
     assert np.allclose(early.log_strength, found.log_strength[:50])

@@ -261,7 +261,7 @@ def test_long_text_is_folded_and_endless_text_says_what_is_left_out(
     tuned = evaluation.systems[2].model_copy(update={"samples": (endless, *evaluation.systems[2].samples[1:])})
     html = render(documents.but(evaluation=evaluation.model_copy(update={"systems": (*evaluation.systems[:2], tuned)})))
     assert "Show all 500,000 characters" in html
-    assert "494,000 more characters stand in report.json" in html
+    assert "494,000 more characters are in report.json" in html
     assert len(html.encode()) < 1_500_000
 
 
@@ -286,7 +286,7 @@ def test_the_page_stays_small_whatever_is_on_it(documents: Any, evaluation_of: C
     example = tuple(("字" * 10, place % 2 == 0) for place in range(10_000))
     html = render(documents.but(evaluation=evaluation.model_copy(update={"systems": systems}), example=example))
     assert len(html.encode()) < 1_500_000
-    assert "80,000 more characters stand in report.json" in html
+    assert "80,000 more characters are in report.json" in html
 
 
 def luminance(colour: str) -> float:

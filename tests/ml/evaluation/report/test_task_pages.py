@@ -114,7 +114,7 @@ def test_a_suite_of_one_system_has_no_differences() -> None:
     page = render_suite_page(result)
     read(page)
     assert "Measured, but not compared" in page
-    assert "Holm" not in page.split("</head>")[1].replace("Below each p-value stands Holm", "")
+    assert "Holm" not in page.split("</head>")[1].replace("Below each p-value is Holm", "")
     assert summary(result).baseline is None
 
 
@@ -143,7 +143,7 @@ def test_a_safety_check_without_a_base_says_what_it_cannot_tell() -> None:
     page = render_safety_page(result.model_copy(update={"base": None, "probes": probes, "concerns": ()}))
     read(page)
     assert "no concern" in page
-    assert "do not tell what tuning has changed" in page
+    assert "do not show what tuning has changed" in page
 
 
 def test_pages_are_written_whole_over_older_ones(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_a_cut_off_end_shows_by_the_head_kept_outside(
     verdict = audit_log.verify_log(context, expect=heads[-1])
     assert (verdict.is_whole, verdict.broken_number) == (False, 5)
     assert "cut off" in (verdict.problem or "")
-    context.audit_log.append(audit_log.deed_of(KEY, "a", "b"))
-    context.audit_log.append(audit_log.deed_of(KEY, "a", "b"))
+    context.audit_log.append(audit_log.make_audit_event(KEY, "a", "b"))
+    context.audit_log.append(audit_log.make_audit_event(KEY, "a", "b"))
     anew = audit_log.verify_log(context, expect=heads[-1])
     assert (anew.broken_number, "written anew" in (anew.problem or "")) == (6, True)
 

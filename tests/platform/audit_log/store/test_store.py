@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
-from luthier.platform.audit_log.records import GENESIS_HASH, Deed
-from luthier.platform.audit_log.store import AuditLogStore, append_deed
+from luthier.platform.audit_log.records import GENESIS_HASH, AuditEvent
+from luthier.platform.audit_log.store import AuditLogStore, append_audit_event
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import audit_log
 
@@ -20,12 +20,14 @@ def log(database: Database) -> AuditLogStore:
     return AuditLogStore(database)
 
 
-def a_deed(number: int = 0, project_id: str | None = None) -> Deed:
-    return Deed(actor="örk ☃", action="file.deleted", subject=f"file-{number}", project_id=project_id, document="{}")
+def an_audit_event(number: int = 0, project_id: str | None = None) -> AuditEvent:
+    return AuditEvent(
+        actor="örk ☃", action="file.deleted", subject=f"file-{number}", project_id=project_id, document="{}"
+    )
 
 
 def test_each_entry_follows_on_the_one_before(log: AuditLogStore) -> None:
-    made = [log.append(a_deed(number)) for number in range(3)]
+    made = [log.append(an_audit_event(number)) for number in range(3)]
     assert [entry.number for entry in made] == [1, 2, 3]
     assert made[0].previous_hash == GENESIS_HASH
     assert made[1].previous_hash == made[0].hash
@@ -38,21 +40,21 @@ def test_each_entry_follows_on_the_one_before(log: AuditLogStore) -> None:
 
 
 def test_one_project_sees_its_own(log: AuditLogStore) -> None:
-    log.append(a_deed(1, "a"))
-    log.append(a_deed(2, "b"))
+    log.append(an_audit_event(1, "a"))
+    log.append(an_audit_event(2, "b"))
     assert [entry.subject for entry in log.newest(limit=5, project_id="a")] == ["file-1"]
 
 
 def test_many_at_once_make_one_chain(log: AuditLogStore) -> None:
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda number: log.append(a_deed(number)), range(24)))
+        list(pool.map(lambda number: log.append(an_audit_event(number)), range(24)))
     found = log.after(0, limit=100)
     assert [entry.number for entry in found] == list(range(1, 25))
     assert all(entry.previous_hash == before.hash for before, entry in pairwise(found))
 
 
 def test_the_database_itself_refuses_changes(database: Database, log: AuditLogStore) -> None:
-    before = [log.append(a_deed(number)) for number in range(2)]
+    before = [log.append(an_audit_event(number)) for number in range(2)]
     for change in (update(audit_log).values(subject="x"), delete(audit_log).where(audit_log.c.number == 1)):
         with pytest.raises(DBAPIError, match="append-only"), database.write() as connection:
             connection.execute(change)
@@ -65,17 +67,17 @@ def test_the_database_itself_refuses_changes(database: Database, log: AuditLogSt
 def test_what_fails_is_not_logged_either(database: Database, log: AuditLogStore) -> None:
     def write_and_fail() -> None:
         with database.write() as connection:
-            append_deed(connection, database.now, a_deed())
+            append_audit_event(connection, database.now, an_audit_event())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         write_and_fail()
     assert log.after(0, limit=5) == []
-    assert log.append(a_deed()).number == 1
+    assert log.append(an_audit_event()).number == 1
 
 
 def test_a_number_is_given_once(database: Database, log: AuditLogStore) -> None:
-    entry = log.append(a_deed())
+    entry = log.append(an_audit_event())
     with pytest.raises(DBAPIError), database.write() as connection:
         connection.execute(insert(audit_log).values(**entry.model_dump()))
 
@@ -84,8 +86,8 @@ def test_entries_are_found_by_actor_action_and_number(database: Database) -> Non
     store = AuditLogStore(database)
     for number in range(1, 7):
         action = "row.decided" if number % 2 else "row.undone"
-        store.append(Deed(actor=f"key-1 Ada_{number}", action=action, subject="s", project_id="default"))
-    store.append(Deed(actor="local", action="other.deed", subject="s", project_id="proj-2"))
+        store.append(AuditEvent(actor=f"key-1 Ada_{number}", action=action, subject="s", project_id="default"))
+    store.append(AuditEvent(actor="local", action="other.audit_event", subject="s", project_id="proj-2"))
 
     def found(**asked: object) -> list[int]:
         return [entry.number for entry in store.newest(limit=9, **asked)]  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 
 from luthier.core.access import DEFAULT_PROJECT, ApiKey
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore
 from luthier.platform.auth.member_records import Member
 from luthier.platform.auth.members_store import MemberStore
@@ -19,7 +19,7 @@ from luthier.platform.db.database import Database
 from luthier.platform.db.tables import projects, web_sessions
 
 ADA = Member(member_id="member-1", project_id=DEFAULT_PROJECT, name="Ada", role="viewer")
-DEED = Deed(actor="a", action="member.tested", subject="s", project_id=DEFAULT_PROJECT)
+AUDIT_EVENT = AuditEvent(actor="a", action="member.tested", subject="s", project_id=DEFAULT_PROJECT)
 
 
 @pytest.fixture
@@ -52,18 +52,18 @@ def test_members_of_other_projects_are_as_if_they_were_not_there(store: MemberSt
     assert store.get(DEFAULT_PROJECT, "member-1").role == "viewer"
 
 
-def test_deeds_are_written_with_what_they_tell_or_not_at_all(store: MemberStore, database: Database) -> None:
+def test_audit_events_are_written_with_their_change_or_not_at_all(store: MemberStore, database: Database) -> None:
     log = AuditLogStore(database)
-    store.add(ADA, "hash", DEED)
+    store.add(ADA, "hash", AUDIT_EVENT)
     with pytest.raises(ConflictError):
-        store.add(ADA, "hash", DEED)
+        store.add(ADA, "hash", AUDIT_EVENT)
     with pytest.raises(NotFoundError):
-        store.change(DEFAULT_PROJECT, "member-none", role="admin", deed=DEED)
+        store.change(DEFAULT_PROJECT, "member-none", role="admin", audit_event=AUDIT_EVENT)
     with pytest.raises(NotFoundError):
-        store.remove(DEFAULT_PROJECT, "member-none", DEED)
+        store.remove(DEFAULT_PROJECT, "member-none", AUDIT_EVENT)
     assert len(log.newest(limit=9)) == 1
-    store.change(DEFAULT_PROJECT, "member-1", role="admin", deed=DEED)
-    store.remove(DEFAULT_PROJECT, "member-1", DEED)
+    store.change(DEFAULT_PROJECT, "member-1", role="admin", audit_event=AUDIT_EVENT)
+    store.remove(DEFAULT_PROJECT, "member-1", AUDIT_EVENT)
     assert [json.loads(entry.document) for entry in log.newest(limit=9)] == [{}, {}, {}]
 
 
@@ -125,8 +125,8 @@ def test_all_other_sessions_of_one_are_ended_and_nobody_elses(store: MemberStore
     for digest in ("a", "b", "c"):
         store.add_session(digest, DEFAULT_PROJECT, seconds=60, member_id="member-1")
     store.add_session("l", DEFAULT_PROJECT, seconds=60)
-    assert store.end_others("a", DEFAULT_PROJECT, member_id="member-1", key_id=None, deed=DEED) == 2
-    assert store.end_others("a", DEFAULT_PROJECT, member_id="member-1", key_id=None, deed=DEED) == 0
+    assert store.end_others("a", DEFAULT_PROJECT, member_id="member-1", key_id=None, audit_event=AUDIT_EVENT) == 2
+    assert store.end_others("a", DEFAULT_PROJECT, member_id="member-1", key_id=None, audit_event=AUDIT_EVENT) == 0
     assert [digest for digest in "abcl" if store.session(digest)] == ["a", "l"]
     assert len(AuditLogStore(database).newest(limit=9)) == 1
 

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from luthier.core.access import ApiKey
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
-from luthier.platform.audit_log.records import Deed
+from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
@@ -33,8 +33,8 @@ def a_key(number: int, tokens_per_day: int | None = None, project_id: str = "def
     )
 
 
-def a_deed(subject: str) -> Deed:
-    return Deed(actor="local", action="did", subject=subject, project_id="default")
+def an_audit_event(subject: str) -> AuditEvent:
+    return AuditEvent(actor="local", action="did", subject=subject, project_id="default")
 
 
 def test_projects(access: AccessStore) -> None:
@@ -79,12 +79,12 @@ def test_the_first_key_is_made_once(access: AccessStore) -> None:
 
 def test_what_changes_stands_in_the_audit_log_with_it(access: AccessStore, database: Database) -> None:
     log = AuditLogStore(database)
-    access.add_project("proj-1", "mine", a_deed("proj-1"))
-    access.add_key(a_key(1), "d1", a_deed("key-1"))
-    access.revoke("key-1", deed=a_deed("gone"))
-    access.revoke("key-1", deed=a_deed("again"))
+    access.add_project("proj-1", "mine", an_audit_event("proj-1"))
+    access.add_key(a_key(1), "d1", an_audit_event("key-1"))
+    access.revoke("key-1", audit_event=an_audit_event("gone"))
+    access.revoke("key-1", audit_event=an_audit_event("again"))
     with pytest.raises(ConflictError):
-        access.add_project("proj-1", "mine", a_deed("not made"))
+        access.add_project("proj-1", "mine", an_audit_event("not made"))
     assert [entry.subject for entry in log.after(0, limit=9)] == ["proj-1", "key-1", "gone"]
 
 

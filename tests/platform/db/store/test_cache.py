@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from luthier.platform.db.cache import Kept
+from luthier.platform.db.cache import LRUCache
 
 
 def test_the_longest_unused_gives_way() -> None:
-    kept: Kept[str] = Kept(3)
+    kept: LRUCache[str] = LRUCache(3)
     for key in "abc":
         assert kept.keep(key, key.upper()) == key.upper()
     assert kept.find("a") == "A"
@@ -15,7 +15,7 @@ def test_the_longest_unused_gives_way() -> None:
 
 
 def test_a_heavy_one_is_held_alone_until_the_next_comes() -> None:
-    kept: Kept[str] = Kept(10)
+    kept: LRUCache[str] = LRUCache(10)
     kept.keep("a", "A", 4)
     kept.keep("heavy", "H", 50)
     assert (kept.find("a"), kept.find("heavy")) == (None, "H")
@@ -24,7 +24,7 @@ def test_a_heavy_one_is_held_alone_until_the_next_comes() -> None:
 
 
 def test_one_that_comes_again_counts_once() -> None:
-    kept: Kept[int] = Kept(10)
+    kept: LRUCache[int] = LRUCache(10)
     for number in range(5):
         kept.keep("a", number, 4)
     kept.keep("b", 9, 6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import RequestError, UnreachableError
-from luthier.platform.db.retry import patiently
+from luthier.platform.db.retry import retry_unreachable
 
 
 def test_it_asks_again_until_there_is_an_answer() -> None:
@@ -17,7 +17,7 @@ def test_it_asks_again_until_there_is_an_answer() -> None:
             raise UnreachableError("gone", expected="an answer", do="wait")
         return len(asked)
 
-    assert patiently(ask) == 3
+    assert retry_unreachable(ask) == 3
 
 
 def test_not_for_ever_and_not_for_what_waiting_does_not_mend() -> None:
@@ -28,6 +28,6 @@ def test_not_for_ever_and_not_for_what_waiting_does_not_mend() -> None:
         raise RequestError("wrong", expected="right", do="correct it")
 
     with pytest.raises(UnreachableError):
-        patiently(gone, most_seconds=0.05)
+        retry_unreachable(gone, max_seconds=0.05)
     with pytest.raises(RequestError):
-        patiently(wrong)
+        retry_unreachable(wrong)

@@ -13,7 +13,7 @@ from luthier.core.access import Caller
 from luthier.features.doctor.service import examine
 from luthier.platform.auth.members import add_member
 from luthier.platform.home.context import Context
-from luthier.platform.home.permissions import open_places, private_files
+from luthier.platform.home.permissions import exposed_paths, private_files
 from luthier.testing.running_server import running_server
 
 
@@ -37,7 +37,7 @@ def test_a_home_and_its_database_are_made_for_one_user(tmp_path: Path) -> None:
         assert set(files.values()) == {0o600}
         assert mode(context.home) == 0o700
         assert mode(context.home.parent) == 0o755, "that is not ours"
-        assert open_places(context.settings) == ()
+        assert exposed_paths(context.settings) == ()
 
 
 def test_a_database_in_a_file_elsewhere_is_made_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,9 +46,9 @@ def test_a_database_in_a_file_elsewhere_is_made_so_too(tmp_path: Path, monkeypat
     with Context.open(tmp_path / "home") as context:
         assert context.access.keys() == []
         assert mode(place) == 0o600
-        assert open_places(context.settings) == ()
+        assert exposed_paths(context.settings) == ()
         place.chmod(0o644)
-        (found,) = open_places(context.settings)
+        (found,) = exposed_paths(context.settings)
         assert found.message == f"the database {place} is open to other users of this machine (mode 0644)"
         assert found.do.startswith(f"close it: chmod go-rwx {place}")
 
@@ -64,7 +64,7 @@ def test_an_open_home_is_told_with_the_command_that_closes_it(
     (home / "traffic").mkdir(mode=0o755)
     (home / "closed").mkdir(mode=0o700)
     with Context.open(home) as context:
-        (found,) = open_places(context.settings)
+        (found,) = exposed_paths(context.settings)
         assert (
             found.message == f"the home {home} is open to other users of this machine (mode 0755), and with it traffic"
         )
@@ -72,7 +72,7 @@ def test_an_open_home_is_told_with_the_command_that_closes_it(
         said = [warning for warning in examine(context).warnings if warning.do == found.do]
         assert [warning.message.partition(" is open to")[0] for warning in said] == [f"the home {home}"]
         os.system(found.do.removeprefix("close it: "))
-        assert open_places(context.settings) == ()
+        assert exposed_paths(context.settings) == ()
 
 
 def test_what_a_process_makes_is_its_own_for_as_long_as_it_says(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from luthier.testing.world import in_world
 
 MakeRecipe = Callable[..., Path]
 NODES, ADDRESSES, LINKS = ("luthier-a", "luthier-b"), ("10.231.77.1", "10.231.77.2"), ("lut-a", "lut-b")
-PEER_TIMEOUT_SECONDS, MOST_SECONDS = 40, 200
+PEER_TIMEOUT_SECONDS, MAX_SECONDS = 40, 200
 
 
 def ip(*arguments: str) -> None:
@@ -96,19 +96,19 @@ class Cluster:
 
     def ended(self) -> list[int]:
         """Exit codes, once both have ended."""
-        codes = [process.wait(timeout=MOST_SECONDS) for process in self.running]
+        codes = [process.wait(timeout=MAX_SECONDS) for process in self.running]
         self.running = []
         return codes
 
     def wait_for_step(self, context: Context, step: int) -> None:
-        deadline = time.monotonic() + MOST_SECONDS
+        deadline = time.monotonic() + MAX_SECONDS
         while time.monotonic() < deadline:
             runs = context.runs.list()
             if runs and runs[0].step >= step:
                 return
             assert all(process.poll() is None for process in self.running), self.log.read_text(encoding="utf-8")[-3000:]
             time.sleep(0.05)
-        pytest.fail(f"step {step} was not reached in {MOST_SECONDS} s")
+        pytest.fail(f"step {step} was not reached in {MAX_SECONDS} s")
 
 
 def undisturbed(world: World, prepared: Prepared, folder: Path) -> None:

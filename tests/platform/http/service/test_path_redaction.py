@@ -7,7 +7,7 @@ import pytest
 from luthier.core.errors import DataError, RowProblem
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import (
-    home_places,
+    home_paths,
     redact_page,
     redact_paths,
     redacted_errors,
@@ -76,6 +76,6 @@ def test_a_page_loses_paths_as_html_and_as_links() -> None:
 
 
 def test_the_home_is_one_of_the_places(context: Context) -> None:
-    assert redact_paths({"came": f"{context.home}/a is not in {context.home}."}, home_places(context)) == {
+    assert redact_paths({"came": f"{context.home}/a is not in {context.home}."}, home_paths(context)) == {
         "came": "a is not in the home."
     }

@@ -7,14 +7,14 @@ from typing import Any
 
 from luthier.core.errors import DataError, WorkError
 from luthier.platform.home.context import Context
-from luthier.platform.processes.result_cache import Subject, begin, keep, kept
+from luthier.platform.processes.result_cache import Subject, cached_result, start_computation, store_result
 from luthier.testing.waiting import wait_for
 
 SUBJECT = Subject("ab" * 32, "look", {"suffix": ".jsonl"})
 
 
 def state(context: Context) -> str:
-    return kept(context, SUBJECT).state
+    return cached_result(context, SUBJECT).state
 
 
 def test_an_answer_is_found_out_once_while_others_look(context: Context) -> None:
@@ -26,15 +26,15 @@ def test_an_answer_is_found_out_once_while_others_look(context: Context) -> None
         return {"n": 1}
 
     assert state(context) == "unasked"
-    first, second = begin(context, SUBJECT, answer), begin(context, SUBJECT, answer)
+    first, second = start_computation(context, SUBJECT, answer), start_computation(context, SUBJECT, answer)
     assert (first.state, second.state, first.at) == ("running", "running", second.at)
     assert state(context) == "running"
     go.set()
     wait_for(lambda: state(context) == "answered")
-    found = kept(context, SUBJECT)
+    found = cached_result(context, SUBJECT)
     assert (found.answer, asked) == ({"n": 1}, [1])
     assert found.at >= first.at
-    assert kept(context, Subject(SUBJECT.sha256, "look", {"suffix": ".csv"})).state == "unasked"
+    assert cached_result(context, Subject(SUBJECT.sha256, "look", {"suffix": ".csv"})).state == "unasked"
 
 
 def test_an_error_of_the_file_is_kept_and_one_of_the_machine_is_told(context: Context) -> None:
@@ -48,18 +48,18 @@ def test_an_error_of_the_file_is_kept_and_one_of_the_machine_is_told(context: Co
         raise KeyError("x")
 
     for answer, words in ((bad, "2 rows are wrong"), (busy, "busy"), (bug, "error of our own")):
-        begin(context, SUBJECT, answer)
+        start_computation(context, SUBJECT, answer)
         wait_for(lambda: state(context) == "failed")
-        error = kept(context, SUBJECT).error
+        error = cached_result(context, SUBJECT).error
         assert error is not None
         assert words in error.came
         assert SUBJECT.path(context).exists() == (answer is bad)
         SUBJECT.path(context).unlink(missing_ok=True)
-    assert keep(context, SUBJECT, lambda: {"n": 2}).answer == {"n": 2}
+    assert store_result(context, SUBJECT, lambda: {"n": 2}).answer == {"n": 2}
 
 
 def test_what_was_cut_short_counts_as_unasked(context: Context) -> None:
-    keep(context, SUBJECT, lambda: {"n": 2})
+    store_result(context, SUBJECT, lambda: {"n": 2})
     path = SUBJECT.path(context)
     path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
     assert state(context) == "unasked"

@@ -81,7 +81,7 @@ def test_a_form_that_is_sent_twice_makes_one(
     assert first.status_code == 303
     assert first.headers["location"] == second.headers["location"]
     made = [entry.action for entry in home.audit_log.newest(limit=50) if entry.number > before]
-    assert len(made) == len(set(made)) >= 1, "the deed is written down once"
+    assert len(made) == len(set(made)) >= 1, "the audit_event is written down once"
 
 
 def test_another_token_or_another_content_is_another_submission(home: Context, browser: Browser) -> None:

@@ -14,7 +14,7 @@ from luthier.features.datasets.annotations import SHOWN, Queue, Show, named_line
 from luthier.features.datasets.records import RowDecision
 
 if TYPE_CHECKING:
-    from luthier.ml.data.row_text import Place
+    from luthier.ml.data.row_text import TextField
 
 _MAX_SHOWN: Final = 20_000
 _MAX_COMPARED: Final = 8_000
@@ -26,7 +26,7 @@ _LEARNED_FIELDS: Final = frozenset({"completion", "output", "chosen", "text"})
 class ShownText:
     """One text of a row. spans: (sign, text) as in `data.diff.words`, where an edit changed it; num_more: not shown."""
 
-    place: Place
+    place: TextField
     spans: tuple[tuple[str, str], ...]
     num_more: int
 
@@ -79,12 +79,12 @@ class AnnotationView:
     def texts(self) -> list[ShownText]:
         """The row's texts to read; what an edit has changed is marked."""
         from luthier.ml.data.diff.words import word_diff
-        from luthier.ml.data.row_text import places_of
+        from luthier.ml.data.row_text import text_fields
 
-        before = places_of(self.row.fields) if isinstance(self.row, Row) else []
+        before = text_fields(self.row.fields) if isinstance(self.row, Row) else []
         known = {place.pointer: place.text for place in before}
         shown = []
-        for place in places_of(self.fields):
+        for place in text_fields(self.fields):
             old, text = known.get(place.pointer, ""), place.text[:_MAX_SHOWN]
             spans: tuple[tuple[str, str], ...] = (("=", text),)
             if text != old and self.decision is not None and max(len(old), len(place.text)) <= _MAX_COMPARED:

@@ -15,7 +15,7 @@ from luthier.features.datasets.pages.datasets import Number
 from luthier.features.datasets.pages.head import head, waiting_page
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.datasets.row_index import columns_of, open_rows
-from luthier.platform.processes.result_cache import Kept
+from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader
@@ -39,7 +39,7 @@ def look(
     values = head(context, caller, dataset_id, b or version, "/compare")
     new: DatasetVersion = values["version"]
     old = dataset_versions.get_version(context, caller, dataset_id, a or _before(new, values["versions"]))
-    values |= {"old": old, "new": new, "key": key, "state": Kept("unasked"), "columns": [], "error": None}
+    values |= {"old": old, "new": new, "key": key, "state": CachedResult("unasked"), "columns": [], "error": None}
     try:
         if (waiting := waiting_page(request, context, caller, values)) is not None:
             return waiting

@@ -15,7 +15,7 @@ from luthier.features.datasets.pages.head import head, how_made
 from luthier.features.datasets.row_index import index_state
 from luthier.features.datasets.rows import known_shape, look_of, rows_page
 from luthier.platform.files import service as files
-from luthier.platform.processes.result_cache import Kept
+from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
@@ -61,8 +61,8 @@ def show(
         "grade": known_grade(context, values["version"]),
         "page": None,
         "rows_error": None,
-        "look": Kept("unasked"),
-        "indexing": Kept("unasked"),
+        "look": CachedResult("unasked"),
+        "indexing": CachedResult("unasked"),
     }
     try:  # a file that is lost or damaged is still one that can be replaced and removed
         values["look"] = look_of(context, caller, values["version"])

@@ -18,7 +18,7 @@ from luthier.features.datasets.repairs import RepairChoice
 from luthier.features.datasets.service import list_datasets
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
-from luthier.platform.processes.result_cache import Kept
+from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import redirect, render
@@ -116,7 +116,7 @@ def _page(
     audited = audit_state(context, caller, values["version"])
     findings = [] if audited.answer is None else audited.answer["findings"]
     settings = AuditSettings(choice.against, choice.model)
-    state = Kept("unasked")
+    state = CachedResult("unasked")
     if error is None and choice.actions:
         state = dataset_repairs.repair_state(context, caller, values["version"], choice)
     values |= {

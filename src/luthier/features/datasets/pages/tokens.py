@@ -15,7 +15,7 @@ from luthier.features.datasets.pages.head import head
 from luthier.features.datasets.tokens import TEMPLATES, begin_tokens, tokens_state
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
-from luthier.platform.processes.result_cache import Kept
+from luthier.platform.processes.result_cache import CachedResult
 from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Series
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
@@ -42,7 +42,7 @@ def show(
 
 
 @router.post("")
-def begin(
+def start_computation(
     request: Request,
     context: HomeContext,
     caller: Trainer,
@@ -89,7 +89,11 @@ def _page(
     error: LuthierError | None = None,
 ) -> Response:
     values: dict[str, Any] = head(context, caller, dataset_id, version, "/tokens")
-    state = tokens_state(context, values["version"], model, template) if model and error is None else Kept("unasked")
+    state = (
+        tokens_state(context, values["version"], model, template)
+        if model and error is None
+        else CachedResult("unasked")
+    )
     values |= {
         "models": local_base_models(context),
         "model": model,

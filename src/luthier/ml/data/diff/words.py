@@ -31,7 +31,7 @@ class FieldChange:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[FieldChange]:
     """The places in which two rows differ, in the order of the old row, then those that only the new one has."""
-    before, after = dict(_places(old)), dict(_places(new))
+    before, after = dict(_leaf_values(old)), dict(_leaf_values(new))
     found = []
     for place in dict.fromkeys([*before, *after]):
         one, two = before.get(place, _ABSENT), after.get(place, _ABSENT)
@@ -107,14 +107,14 @@ def _released(held: Mapping[Sign, str]) -> Iterator[tuple[Sign, str]]:
     yield "+", held["+"]
 
 
-def _places(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Each plain value inside a row under its path, as `messages[1].content`; empty objects and lists too."""
+def _leaf_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf value of a row with its path, as `messages[1].content`; empty objects and lists too."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _places(inner, f"{name}.{key}" if name else key)
+            yield from _leaf_values(inner, f"{name}.{key}" if name else key)
     elif isinstance(value, list) and value:
         for index, inner in enumerate(value):
-            yield from _places(inner, f"{name}[{index}]")
+            yield from _leaf_values(inner, f"{name}[{index}]")
     elif name:
         yield name, value
 

@@ -103,11 +103,13 @@ def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Ro
     at = frame["at"].cast(pl.Float64).to_numpy()
     hours = hours_of(at)
     is_tested = _tested(frame, hours) & (at >= tested_from)
-    texts = [_texts(*row) if tested else (None, None) for tested, row in zip(is_tested, _told(frame), strict=True)]
+    texts = [
+        _texts(*row) if tested else (None, None) for tested, row in zip(is_tested, _last_messages(frame), strict=True)
+    ]
     return Rows(frame, at, hours, is_tested, at >= since, [one for one, _ in texts], [one for _, one in texts])
 
 
-def _told(frame: pl.DataFrame) -> Sequence[tuple[str | None, str | None]]:
+def _last_messages(frame: pl.DataFrame) -> Sequence[tuple[str | None, str | None]]:
     return list(zip(frame["messages"].to_list(), frame["answer"].to_list(), strict=True))
 
 

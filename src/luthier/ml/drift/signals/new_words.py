@@ -10,8 +10,8 @@ import numpy as np
 
 from luthier.core.signal import Signal
 from luthier.ml.drift.drift.evidence import false_alarms_a_month, has_ended
+from luthier.ml.drift.drift.keyword_drift import hash_buckets, word_evidence
 from luthier.ml.drift.drift.ranks import Flags, Ints, lots
-from luthier.ml.drift.drift.telling_words import places_of, word_evidence
 from luthier.ml.drift.drift.topics import TextWords, find_topics
 from luthier.ml.drift.signals.column import Checks, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
@@ -68,7 +68,7 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
 def _with_place(words: TextWords, place: int) -> Flags:
     """Which texts have a word at a hashed place: [texts]."""
     found = np.zeros(len(words.counts), dtype=np.bool_)
-    found[words.texts[places_of(words.hashes) == place]] = True
+    found[words.texts[hash_buckets(words.hashes) == place]] = True
     return found
 
 
@@ -77,7 +77,7 @@ def _name(checks: Checks, texts: Sequence[str], place: int) -> str:
     counted = Counter(word for text in texts for word in set(text.lower().split()))
     parts = list(counted)
     words = checks.words(parts)
-    at = np.unique(words.texts[places_of(words.hashes) == place])
+    at = np.unique(words.texts[hash_buckets(words.hashes) == place])
     return max((parts[one] for one in at), key=lambda one: counted[one], default="?").strip(".,;:!?\"'()[]")[:40]
 
 

@@ -170,7 +170,7 @@ def _method_note(method: MethodPlan) -> str:
     if method.quantisation:
         parts.append(f"over a base held in {method.quantisation}")
     if method.is_adapter:
-        parts.append(f"on {method.places}")
+        parts.append(f"on {method.target_summary}")
     return ", ".join(parts) or ("every weight moves" if method.name == "full" else "")
 
 

@@ -147,7 +147,7 @@ def _method(method: MethodPlan) -> str:
     if method.rank:
         parts.append(f"rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}")
     if method.is_adapter:
-        parts.append(f"on {markdown.text(method.places)}")
+        parts.append(f"on {markdown.text(method.target_summary)}")
     if method.quantisation:
         parts.append(f"over a base held as {method.quantisation}")
     return "; ".join(parts)

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError, WorkError
-from luthier.core.ports import Generation, Progress, Prompt, Score, Told
+from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
 from luthier.core.stream import Decoding, EmbeddingRequest, Served, Started, TextRequest
 from luthier.ml.inference.llama_cpp.adapters import check_adapter, only_gguf
 from luthier.ml.inference.llama_cpp.answers import AnswerReader
@@ -225,7 +225,7 @@ class LlamaCppEngine:
         self._prepared.pop(key, None)
         self._writing.cancel(key)
 
-    def poll(self, wait_seconds: float) -> list[Told]:
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; waits at most so long where there is nothing."""
         return self._writing.poll(self._check_open(), wait_seconds)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import LuthierError, WorkError
-from luthier.core.ports import Told
+from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Failed, TextRequest
 from luthier.ml.inference.llama_cpp.answers import AnswerReader, request_body
 from luthier.ml.inference.llama_cpp.server import LlamaServer
@@ -61,7 +61,7 @@ class Writing:
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
         self._waiting: deque[Choice] = deque()
         self._running: set[Choice] = set()
-        self._told: list[Told] = []
+        self._told: list[KeyedEvent] = []
 
     @property
     def keys(self) -> set[Hashable]:
@@ -81,7 +81,7 @@ class Writing:
         """The server is a new one."""
         self._slots = Slots(self._num_slots, self._pool_tokens)
 
-    def begin(self, server: LlamaServer, told: Told, choices: Sequence[Choice]) -> None:
+    def begin(self, server: LlamaServer, told: KeyedEvent, choices: Sequence[Choice]) -> None:
         """Take up the choices of one ask."""
         self._told.append(told)
         self._waiting.extend(choices)
@@ -95,7 +95,7 @@ class Writing:
                 choice.stop.set()
         self._told = [told for told in self._told if told[0] != key]
 
-    def poll(self, server: LlamaServer, wait_seconds: float) -> list[Told]:
+    def poll(self, server: LlamaServer, wait_seconds: float) -> list[KeyedEvent]:
         """What has been said since the last call; waits at most so long where there is nothing."""
         if self._running and not self._told:
             self._take(wait_seconds)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
-from luthier.core.ports import Told
+from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, TextRequest
 from luthier.ml.inference.openai.answers import bad_answer, error_of, server_words, without_key
 from luthier.ml.inference.openai.chunks import ChunkReader
@@ -151,10 +151,10 @@ class OpenAIStreamEngine:
             for future in ask.futures:
                 future.cancel()
 
-    def poll(self, wait_seconds: float) -> list[Told]:
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; waits at most so long where there is nothing."""
         self._check_open()
-        told: list[Told] = []
+        told: list[KeyedEvent] = []
         until = time.monotonic() + wait_seconds
         while self._asks and not told:
             try:
@@ -182,7 +182,7 @@ class OpenAIStreamEngine:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
         return self._loop
 
-    def _heard(self, ask: _Ask, event: Started | Piece | Ended | Failed) -> list[Told]:
+    def _heard(self, ask: _Ask, event: Started | Piece | Ended | Failed) -> list[KeyedEvent]:
         if self._asks.get(ask.key) is not ask:
             return []  # cancelled, or failed already
         if isinstance(event, Started):

@@ -239,7 +239,8 @@ class Lora(PlainMethod):
                 adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             raise RequestError(
-                f"PEFT cannot put method {self.plan.name} on {self.plan.places}: {' '.join(str(error).split())[:300]}",
+                f"PEFT cannot put method {self.plan.name} on {self.plan.target_summary}: "
+                f"{' '.join(str(error).split())[:300]}",
                 expected="matrices that PEFT can adapt by this method",
                 do="leave the matrix that is named out of method.targets, or choose another method",
             ) from error

@@ -36,7 +36,7 @@ class BodyLimit:
             await error_response(_encoded(coding))(scope, receive, send)
             return
         takes_files = is_upload(scope)
-        if not takes_files and _told_length(headers) > self._most_bytes:
+        if not takes_files and _declared_length(headers) > self._most_bytes:
             await error_response(self._too_large())(scope, receive, send)
             return
         digest, num_bytes = hashlib.sha256(), 0
@@ -82,6 +82,6 @@ def is_upload(scope: Scope) -> bool:
     return scope["method"] == "POST" and _TAKES_FILES.fullmatch(scope["path"]) is not None
 
 
-def _told_length(headers: Headers) -> int:
+def _declared_length(headers: Headers) -> int:
     given = headers.get("content-length", "")
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0

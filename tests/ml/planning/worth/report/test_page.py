@@ -87,7 +87,7 @@ def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: WorthRe
         "What it hangs on",
         "Money over time",
         "How the draws fall",
-        "Plainer ways, priced beside it",
+        "Simpler options, with their prices",
         "Tuned worth more",
         "Not priced",
         "Where the money goes",

@@ -9,7 +9,12 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from luthier.core.errors import WorkError
-from luthier.platform.auth.authenticator import FAILURES_PER_MINUTE, REMEMBERED_SECONDS, WHILE_ASKED_SECONDS, Gate
+from luthier.platform.auth.authenticator import (
+    FAILURES_PER_MINUTE,
+    REMEMBERED_SECONDS,
+    WHILE_ASKED_SECONDS,
+    Authenticator,
+)
 from luthier.platform.auth.service import create_project, list_keys, revoke_key
 from luthier.platform.home.context import Context
 
@@ -29,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(things_app: FastAPI, home: Context) -> Clock:
     clock = Clock()
-    things_app.state.gate = Gate(home, clock=clock)
+    things_app.state.authenticator = Authenticator(home, clock=clock)
     return clock
 
 
@@ -73,28 +78,28 @@ def test_a_revoked_key_is_out_within_seconds(
 def test_while_one_asks_again_the_others_are_let_in(client: MakeClient, home: Context, clock: Clock) -> None:
     asker = client("read")
     assert asker.get("/v1/things").status_code == 200
-    gate: Gate = asker.app.state.gate  # type: ignore[attr-defined]
+    authenticator: Authenticator = asker.app.state.authenticator  # type: ignore[attr-defined]
     key = asker.headers["Authorization"].removeprefix("Bearer ")
     clock.now += REMEMBERED_SECONDS
-    assert gate.recall(key) is None, "this one asks"
-    assert gate.recall(key) is not None
+    assert authenticator.recall(key) is None, "this one asks"
+    assert authenticator.recall(key) is not None
     clock.now += WHILE_ASKED_SECONDS
-    assert gate.recall(key) is None, "it got no answer: now all ask"
-    assert gate.recall(key) is None
-    assert gate.look_up(key, "").caller is not None
-    assert gate.recall(key) is not None
-    gate.forget_all()
-    assert gate.recall(key) is None
+    assert authenticator.recall(key) is None, "it got no answer: now all ask"
+    assert authenticator.recall(key) is None
+    assert authenticator.look_up(key, "").caller is not None
+    assert authenticator.recall(key) is not None
+    authenticator.forget_all()
+    assert authenticator.recall(key) is None
 
 
 def test_a_key_that_expires_is_not_remembered_beyond_that(client: MakeClient, home: Context, clock: Clock) -> None:
     asker = client("read", expires_in_seconds=1.0)
     assert asker.get("/v1/things").status_code == 200
-    gate: Gate = asker.app.state.gate  # type: ignore[attr-defined]
+    authenticator: Authenticator = asker.app.state.authenticator  # type: ignore[attr-defined]
     key = asker.headers["Authorization"].removeprefix("Bearer ")
-    assert gate.recall(key) is not None
+    assert authenticator.recall(key) is not None
     clock.now += 1
-    assert gate.recall(key) is None, "the database is asked again, and its clock decides"
+    assert authenticator.recall(key) is None, "the database is asked again, and its clock decides"
 
 
 def test_so_many_requests_a_minute(client: MakeClient, clock: Clock) -> None:
@@ -165,7 +170,7 @@ def test_a_database_that_does_not_answer_is_told_as_such(client: MakeClient, mon
     def fail(*_: object) -> None:
         raise WorkError("the database does not answer", expected="an answer", do="start it")
 
-    monkeypatch.setattr(Gate, "look_up", fail)
+    monkeypatch.setattr(Authenticator, "look_up", fail)
     answer = client().get("/v1/things")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 

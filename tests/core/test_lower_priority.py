@@ -12,10 +12,10 @@ import pytest
 GROUP = Path("/proc/self/autogroup")
 SHOW = """
 from pathlib import Path
-from luthier.core.lower_priority import give_way
+from luthier.core.lower_priority import lower_session_priority
 group = Path("/proc/self/autogroup")
 before = group.read_text().strip()
-give_way()
+lower_session_priority()
 print(before, group.read_text().strip(), sep=chr(10))
 """
 
@@ -33,8 +33,8 @@ def test_its_own_session_alone_weighs_less(is_leader: bool) -> None:
 
 
 def test_without_autogroups_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from luthier.core import lower_priority as give_way
+    from luthier.core import lower_priority as lower_session_priority
 
-    monkeypatch.setattr(give_way, "_GROUP", tmp_path / "not" / "there")
+    monkeypatch.setattr(lower_session_priority, "_GROUP", tmp_path / "not" / "there")
     monkeypatch.setattr(os, "getsid", lambda _: os.getpid())
-    give_way.give_way()
+    lower_session_priority.lower_session_priority()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from luthier.ml.drift.drift.ranks import Floats, Ints, Slots, slots_of
 from luthier.ml.drift.drift.topics import TextWords
 
-NUM_PLACES: Final = 2_048
+NUM_BUCKETS: Final = 2_048
 _WIDTHS: Final = np.array([2.0**-5, 2.0**-8])
 _MOVED: Final = np.array([0.04, 0.15])
 
@@ -38,9 +38,9 @@ class WordEvidence:
     dropped: float
 
 
-def places_of(hashes: NDArray[np.uint64]) -> Ints:
+def hash_buckets(hashes: NDArray[np.uint64]) -> Ints:
     """The hashed place of each word."""
-    return (hashes % np.uint64(NUM_PLACES)).astype(np.int64)
+    return (hashes % np.uint64(NUM_BUCKETS)).astype(np.int64)
 
 
 def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = slots_of) -> WordEvidence | None:
@@ -50,16 +50,16 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = s
     """
     if not len(hours):
         return None
-    pairs = np.unique(words.texts * NUM_PLACES + places_of(words.hashes))
-    ends = np.searchsorted(pairs, np.arange(len(hours) + 1) * NUM_PLACES)
+    pairs = np.unique(words.texts * NUM_BUCKETS + hash_buckets(words.hashes))
+    ends = np.searchsorted(pairs, np.arange(len(hours) + 1) * NUM_BUCKETS)
     at, starts = np.unique(hours, return_index=True)
     tails = _Tails()
-    strength = np.full((NUM_PLACES, len(_WIDTHS), len(_MOVED)), -np.inf)
+    strength = np.full((NUM_BUCKETS, len(_WIDTHS), len(_MOVED)), -np.inf)
     log_strength, gains = np.empty(len(at)), []
     strongest, peak = 0, -np.inf
     for turn, (start, stop) in enumerate(zip(starts, [*starts[1:], len(hours)], strict=True)):
-        has = np.zeros((stop - start, NUM_PLACES), dtype=bool)
-        has.ravel()[pairs[ends[start] : ends[stop]] - start * NUM_PLACES] = True
+        has = np.zeros((stop - start, NUM_BUCKETS), dtype=bool)
+        has.ravel()[pairs[ends[start] : ends[stop]] - start * NUM_BUCKETS] = True
         inside = tails.inside(has, draws[start:stop], int(slots(at[turn : turn + 1])[0]))
         gains.append(inside.astype(np.int32))
         strength = np.logaddexp(0.0, strength) + _gain(inside, stop - start)
@@ -84,7 +84,7 @@ class _Tails:
 
     def inside(self, has: NDArray[np.bool_], draws: Floats, slot: int) -> Ints:
         """How many ranks of an hour fall into the upper tails: [texts, places] -> [places, widths]."""
-        before = self._with.get(slot, np.zeros(NUM_PLACES, dtype=np.int64))
+        before = self._with.get(slot, np.zeros(NUM_BUCKETS, dtype=np.int64))
         num = self._num.get(slot, 0)
         ones = before + np.cumsum(has, axis=0) - has
         total = (num + np.arange(len(has)))[:, None]
