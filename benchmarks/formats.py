@@ -42,7 +42,7 @@ def main() -> None:
     args = cli.parse_args()
     from luthier.features.exports.formats.tables import DEFAULT_FORMATS, FormatRequest, measure_formats
     from luthier.ml.evaluation.names import metric_heading
-    from luthier.ml.export.format_prices.chart import write_price_charts
+    from luthier.ml.export.format_benchmark.chart import write_price_charts
     from luthier.platform.home.context import Context
 
     args.work.mkdir(parents=True, exist_ok=True)

@@ -113,8 +113,8 @@ def _loss(model: TrainableModel, objective: Any, batches: Sequence[Batch]) -> li
     trained = [p for p in model.module.parameters() if p.requires_grad]
     for p in trained:
         p.grad = None
-    for units, beginnings in batches:
-        batch = collate(rows_of(units), model.pad_id, model.device, beginnings=beginnings)
+    for units, prefix_lengths in batches:
+        batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefix_lengths)
         losses = objective.losses(model, units, batch)
         (losses.total / weight).backward()
         loss += losses.total.item() / weight

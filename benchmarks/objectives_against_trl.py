@@ -134,7 +134,7 @@ def _losses(model: Any, objective: Any, units: list[Any]) -> dict[str, float]:
 
     from luthier.ml.training.model import collate
     from luthier.ml.training.objective_protocol import rows_of
-    from luthier.ml.training.objectives.reference import beginnings_of
+    from luthier.ml.training.objectives.reference import shared_prefix_tokens
 
     found = {}
     for way, size, shares in (("plain", len(units), False), ("in threes", 3, False), ("shared", len(units), True)):
@@ -143,8 +143,8 @@ def _losses(model: Any, objective: Any, units: list[Any]) -> dict[str, float]:
         with torch.no_grad():
             objective.look(model, parts)
             for part in parts:
-                beginnings = beginnings_of(model, part) if shares else ()
-                batch = collate(rows_of(part), model.pad_id, model.device, beginnings=beginnings)
+                prefix_lengths = shared_prefix_tokens(model, part) if shares else ()
+                batch = collate(rows_of(part), model.pad_id, model.device, prefix_lengths=prefix_lengths)
                 total += float(objective.losses(model, part, batch).total)
         found[way] = total / objective.weight(units)
     return found

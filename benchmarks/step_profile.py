@@ -92,7 +92,7 @@ def _batch(args: argparse.Namespace) -> Any:
     draws[:, : args.shared] = draws[0, : args.shared]
     mask = bytes(int(i >= args.length - LEARNED) for i in range(args.length))
     rows = [TokenisedExample(str(i), array("i", row.tolist()), mask) for i, row in enumerate(draws)]
-    return collate(rows, 0, "cpu", beginnings=(args.shared,) if args.shared else ())
+    return collate(rows, 0, "cpu", prefix_lengths=(args.shared,) if args.shared else ())
 
 
 def _step(model: Any, batch: Any) -> float:

@@ -31,9 +31,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     from luthier.ml.planning import hardware
     from luthier.ml.training import memory
     from luthier.ml.training.determinism import compute_exactly
+    from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
     from luthier.ml.training.methods.registry import load_method
     from luthier.ml.training.model import TrainableModel
-    from luthier.ml.training.proofs import why_not_compiled, why_not_packed
 
     if (hardware.measure().device == "cpu") != (request["device"] == "cpu"):
         raise SystemExit("no CUDA device")

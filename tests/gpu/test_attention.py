@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, MistralConfig
 
 from luthier.core.plan import Plan
 from luthier.ml.training.attention import causal_attention
+from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.methods.registry import load_method
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.packed_attention import packed_row
 from luthier.ml.training.prefix_attention import PrefixLayout
-from luthier.ml.training.proofs import why_not_packed
 
 
 @pytest.mark.parametrize("window", [None, 40])

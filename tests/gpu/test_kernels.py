@@ -16,9 +16,9 @@ from luthier.core.plan import Plan
 from luthier.ml.inference.models.quantised import Nf4Linear
 from luthier.ml.training import kernels, liger
 from luthier.ml.training.cross_entropy import cross_entropy_sum
+from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
 from luthier.ml.training.low_rank import LoraProduct
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.proofs import why_not_compiled, why_not_packed
 
 needs_liger = pytest.mark.skipif(find_spec(liger.PACKAGE) is None, reason="liger-kernel is not installed")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="its kernels need CUDA")
@@ -78,12 +78,12 @@ def test_compiled_layers_train_the_same(
     torch._dynamo.reset()
     model = shaken(make_model(make_plan(method, device=device)))
     assert not packs or why_not_packed(model) is None
-    beginnings = (0,) if packs else ()
+    prefix_lengths = (0,) if packs else ()
     batches = [[random_examples(3 + n, seed=n, longest=60)] for n in range(3)]
-    plain = [loss_and_gradients(model, batch, beginnings) for batch in batches]
+    plain = [loss_and_gradients(model, batch, prefix_lengths) for batch in batches]
     assert why_not_compiled(model) is None
     for batch, (loss, gradients) in zip(batches, plain, strict=True):
-        found_loss, found = loss_and_gradients(model, batch, beginnings)
+        found_loss, found = loss_and_gradients(model, batch, prefix_lengths)
         assert found_loss == pytest.approx(loss, rel=1e-4)
         assert float((found - gradients).norm() / gradients.norm()) < 1e-4
 

@@ -18,11 +18,11 @@ from luthier.core.recipe import METHODS
 from luthier.ml.data.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.determinism import compute_exactly
+from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Unit
 from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.proofs import why_not_packed
 
 UNITS: list[Unit] = [(row,) for row in random_examples(24, seed=1)]
 LENGTHS = [row.num_tokens for (row,) in UNITS]

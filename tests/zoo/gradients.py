@@ -31,7 +31,7 @@ def compared(stage: Stage, model: TrainableModel, rows: tuple[TokenisedExample, 
 
     other: the same weights in transformers; both models are in float64 afterwards where float32 did not settle it.
     """
-    from luthier.ml.training.proofs import why_not_packed
+    from luthier.ml.training.equivalence import why_not_packed
 
     layouts = {"padded": ()}
     if why_not_packed(model) is None:
@@ -40,8 +40,8 @@ def compared(stage: Stage, model: TrainableModel, rows: tuple[TokenisedExample, 
         layouts["shared"] = (_num_shared(rows),)
     model.module.eval()
     theirs, unsettled = plain.loss_and_gradients(other, rows), {}
-    for layout, beginnings in layouts.items():
-        value, gradients = _ours(model, rows, beginnings)
+    for layout, prefix_lengths in layouts.items():
+        value, gradients = _ours(model, rows, prefix_lengths)
         stage.measured(f"{layout}_loss", plain.relative(value, theirs[0]), plain.LOSS_SHARE)
         worst, name = plain.worst_gradient(gradients, theirs[1])
         stage.outcome.path = name
@@ -78,8 +78,8 @@ def _settle_in_float64(
     other.zero_grad()
     with all_in_float64():
         truth = plain.loss_and_gradients(other, rows)
-        for layout, beginnings in layouts.items():
-            value, gradients = _ours(model, rows, beginnings)
+        for layout, prefix_lengths in layouts.items():
+            value, gradients = _ours(model, rows, prefix_lengths)
             stage.measured(f"{layout}_loss_float64", plain.relative(value, truth[0]), plain.FLOAT64_SHARE)
             stage.measured(
                 f"{layout}_gradient_float64", plain.worst_gradient(gradients, truth[1])[0], plain.FLOAT64_SHARE
@@ -99,12 +99,12 @@ def _num_shared(rows: tuple[TokenisedExample, ...]) -> int:
 
 
 def _ours(
-    model: TrainableModel, rows: tuple[TokenisedExample, ...], beginnings: tuple[int, ...]
+    model: TrainableModel, rows: tuple[TokenisedExample, ...], prefix_lengths: tuple[int, ...]
 ) -> tuple[float, dict[str, Tensor]]:
     from luthier.ml.training.model import collate
 
     model.module.zero_grad()
-    batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
+    batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
     total = model.loss_sum(batch)[0] / batch.num_trained_tokens
     total.backward()
     found = {name: p.grad.clone() for name, p in model.module.named_parameters() if p.grad is not None}

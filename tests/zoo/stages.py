@@ -175,14 +175,14 @@ def _trainable(ready: Prepared) -> TrainableModel:
 
 
 def loss(going: Walk, context: Context) -> None:
-    """Loss and gradients of a LoRA whose update is not zero: padded, packed and with shared beginnings."""
-    from luthier.ml.training.outcome import save_outcome
+    """Loss and gradients of a LoRA whose update is not zero: padded, packed and with shared prefixes."""
+    from luthier.ml.training.save_model import save_model
 
     with going.stage("loss") as stage:
         ready = _prepared(going, context, stage, _LORA)
         model = _trainable(ready)
         stir(model)
-        adapter, _ = save_outcome(model, Path(ready.plan.base_model.path), going.work / "stirred")
+        adapter, _ = save_model(model, Path(ready.plan.base_model.path), going.work / "stirred")
         stage.outcome.path = compared(stage, model, ready.train.tokenised, plain.with_adapter(going.folder, adapter))
 
 
@@ -309,14 +309,14 @@ def _die_at_checkpoint(going: Walk, run_id: str, ready: Prepared) -> None:
 
 def _adapter_of(going: Walk, context: Context, stage: Stage) -> Path:
     """A folder with a stirred adapter; of the stage `loss` where that has left one."""
-    from luthier.ml.training.outcome import save_outcome
+    from luthier.ml.training.save_model import save_model
 
     ready = _prepared(going, context, stage, _LORA)
     folder = going.work / "stirred" / "adapter"
     if not folder.is_dir():
         model = _trainable(ready)
         stir(model)
-        save_outcome(model, Path(ready.plan.base_model.path), going.work / "stirred")
+        save_model(model, Path(ready.plan.base_model.path), going.work / "stirred")
     return folder
 
 

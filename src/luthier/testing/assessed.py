@@ -1,4 +1,4 @@
-"""Made-up results of suites and safety checks, whole enough for whatever stores, gates or shows them."""
+"""Made-up results of suites and safety checks, complete enough for code that stores, gates or shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine must keep, as tests that an engine's author inherits.
+"""The contract of every engine, as tests that an engine's author inherits.
 
     class TestMyEngine(EngineContract):
         @pytest.fixture
@@ -92,7 +92,7 @@ class GenerationContract:
         alone = [engine.generate([prompt], SILENT)[0] for prompt in prompts]
         assert together == backwards == alone
 
-    def test_max_new_tokens_is_kept_for_each_prompt(self, engine: Engine) -> None:
+    def test_max_new_tokens_limits_each_prompt(self, engine: Engine) -> None:
         """`length` is said exactly where the limit cut the text."""
         limits = [1, 7, 3, 2, 5]
         prompts = [ask(question, max_new_tokens=n) for question, n in zip(QUESTIONS, limits, strict=True)]

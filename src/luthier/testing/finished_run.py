@@ -1,4 +1,4 @@
-"""A run that has succeeded, for tests of whatever is done with its outcome: nothing was trained for it."""
+"""A run that has succeeded, for tests that use its outcome: nothing was trained for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_run(context: Context, letter: str, *, status: RunStatus = "succeeded") -> str:
     """Put a run into a home, with the folder of a whole model in which nothing can be loaded; returns its id.
 
-    letter: a hexadecimal digit that tells it from others.
+    letter: a hexadecimal digit that distinguishes it from others.
     """
     run_id = f"run-20261125-093000-{letter * 6}"
     folder = context.settings.run_folder(run_id) / "model"

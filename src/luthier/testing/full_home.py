@@ -1,4 +1,4 @@
-"""A home with one of everything in it, and paths of the machine wherever a document can hold one: to test routes with.
+"""A home with one of everything, with local paths in every document that can hold one: for tests of routes.
 
 Nothing was trained for it. Its base model lies in a folder of the user's, its rows in another: both outside the home.
 """

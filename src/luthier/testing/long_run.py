@@ -1,4 +1,4 @@
-"""Runs of many steps, with curves as a training has them, for who watches; nothing was trained for them."""
+"""Runs of many steps, with curves as a training has them, for tests of live pages; nothing was trained for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def events_of(first: int, last: int, num_steps: int, *, validate_every_steps: int = 500) -> Iterator[Event]:
-    """What a run tells from step `first` to `last` of `num_steps`; the same each time."""
+    """Events of a run from step `first` to `last` of `num_steps`; the same each time."""
     if first <= 1:
         yield RunStarted(from_step=0, num_steps=num_steps)
     for step in range(first, last + 1):
@@ -62,7 +62,7 @@ def bill_at(step: int, num_steps: int) -> Bill:
 
 
 def tell(context: Context, run_id: str, events: Iterable[Event]) -> None:
-    """Write events of a run all at once, none of which was told before, and how far the run is."""
+    """Write events of a run all at once, none of them written before, and the run's progress."""
     from sqlalchemy import insert, update
 
     from luthier.platform.db.tables import events as event_rows

@@ -129,7 +129,7 @@ class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up early is part of many tests; anything else is told as usual."""
+        """A client that hangs up early is part of many tests; anything else is reported as usual."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

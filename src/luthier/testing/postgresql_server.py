@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own in a temporary folder: for tests of whatever keeps its data in a database.
+"""A private PostgreSQL server in a temporary folder: for tests of code that uses a database.
 
 The server's programs come from the system (Debian: the package `postgresql`); it listens on 127.0.0.1 alone.
 """
@@ -43,7 +43,7 @@ class PostgresqlServer:
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, copy_of: str | None = None) -> str:
-        """Make an empty database, or a copy of another one that nobody has open; takes and returns URLs."""
+        """Make an empty database, or a copy of another one without open connections; takes and returns URLs."""
         name = f"test_{uuid4().hex[:12]}"
         template = "template1" if copy_of is None else copy_of.rpartition("/")[2]
         where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", USER)

@@ -1,4 +1,4 @@
-"""Ratings of pairs with a known better answer, and a judge that sees it: for tests of what stands on both."""
+"""Ratings of pairs with a known better answer, and a judge that finds it: for tests of features built on both."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def make_panel(
     seed: int = 7,
     project_id: str = "default",
 ) -> NewPanel:
-    """A panel of made-up answers, in a project, as who is at the machine makes it."""
+    """A panel of made-up answers, in a project, as the local user makes it."""
     answered = answered_rows(num_rows, systems)
     caller = Caller(project_id=project_id)
     return create_panel(context, caller, answered, kind=kind, raters=raters, attention=attention, seed=seed)
@@ -114,7 +114,7 @@ def careful(kind: RatingKind, *, better: str = "tuned", noise: float = 0.15, see
 
 
 def clicking(kind: RatingKind, *, seed: int = 0) -> Says:
-    """Reads nothing, and says whatever."""
+    """Reads nothing, and rates at random."""
 
     def says(item: RatingItem) -> str | dict[Criterion, int]:
         drawn = _drawn(seed, item)

@@ -1,4 +1,4 @@
-"""Small, whole specs for tests of whatever stores, lists or shows them: nothing was trained for them."""
+"""Small, whole specs for tests that store, list or show them: nothing was trained for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`luthier up` as a process of its own, for tests of what a client sees."""
+"""`luthier up` as a separate process, for tests of what a client sees."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def running_server(
         )
     assert process.stdout is not None
     line = process.stdout.readline()
-    if not line.startswith('{"url"'):  # else it ends with an error, told on several lines
+    if not line.startswith('{"url"'):  # else it ends with an error message of several lines
         process.stdout.close()
         process.wait(_STOP_SECONDS)
         raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8')[-3000:]}")

@@ -21,7 +21,7 @@ class SmallWorld:
 
 @contextmanager
 def small_world(folder: Path) -> Iterator[SmallWorld]:
-    """Make a home in the folder with a base model, a file and jobs that nobody trains, and the app that serves it."""
+    """Make a home in the folder with a base model, a file and jobs without a worker, and the app that serves it."""
     from starlette.testclient import TestClient
 
     from luthier.features.models.service import pull_model

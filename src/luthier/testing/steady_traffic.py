@@ -23,7 +23,7 @@ BEGINS = 20_048 * 86_400.0  # 2024-11-21, a Thursday, on which a stretch of the 
 class Change:
     """What changes from exchange number `at` on, for a share `moved` of the exchanges.
 
-    topic: they ask about a topic that nobody asked about before. refusals: they are refused. slower: all answers take
+    topic: they ask about a new topic. refusals: they are refused. slower: all answers take
     so many times as long.
     """
 

@@ -1,4 +1,4 @@
-"""What every engine that writes many answers at once must keep, as tests that its author inherits.
+"""The contract of every streaming engine, as tests that its author inherits.
 
     class TestMyEngine(StreamEngineContract):
         @pytest.fixture
@@ -11,7 +11,7 @@
         def adapters(self) -> list[str]:
             return [...]  # paths of two adapters for its base, under which it writes other texts; [] where it has none
 
-A test gets an engine of its own, or one that nobody is asking.
+A test gets an engine of its own, or one without open requests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def question(text: str, *, max_new_tokens: int = 8, sampling: Sampling = GREEDY,
 
 
 class Heard:
-    """What an engine has told, by ask and choice. Checks that events come in an order that they may come in."""
+    """Events of an engine, by request and choice. Checks that events come in an order that they may come in."""
 
     def __init__(self) -> None:
         self.texts: dict[tuple[Hashable, int], str] = defaultdict(str)
@@ -55,7 +55,7 @@ class Heard:
         self.failures: dict[Hashable, Failed] = {}
 
     def hear(self, engine: StreamEngine, wait_seconds: float = _WAIT_SECONDS) -> None:
-        """Ask once what there is to tell."""
+        """Poll the engine once."""
         for key, event in engine.poll(wait_seconds):
             assert key not in self.failures, f"{event} after the failure of {key!r}"
             if isinstance(event, Started):
@@ -106,14 +106,14 @@ class StreamEngineContract:
         """None, where the engine has none."""
         return []
 
-    def test_it_is_one_and_nobody_asks_it(self, stream_engine: StreamEngine) -> None:
+    def test_it_implements_the_protocol_and_starts_idle(self, stream_engine: StreamEngine) -> None:
         """An open engine is idle and knows what it weighs."""
         assert isinstance(stream_engine, StreamEngine)
         assert stream_engine.keys == set()
         assert stream_engine.num_bytes >= 0
         assert stream_engine.poll(0) == []
 
-    def test_pieces_make_the_answer_and_counts_are_told(self, stream_engine: StreamEngine) -> None:
+    def test_pieces_make_the_answer_and_counts_are_reported(self, stream_engine: StreamEngine) -> None:
         """Counts grow and end at what `Ended` says; `length` means that the limit was reached."""
         heard = write_all(stream_engine, {n: question(q, max_new_tokens=3 + n) for n, q in enumerate(QUESTIONS)})
         assert heard.failures == {}
@@ -148,7 +148,7 @@ class StreamEngineContract:
         assert write_all(stream_engine, {"b": third}).texts["b", 0] == texts[2]
 
     def test_a_stop_text_ends_an_answer_before_it(self, stream_engine: StreamEngine) -> None:
-        """Nothing of the stop text is told, nor anything after it."""
+        """Neither the stop text nor anything after it is returned."""
         whole = write_all(stream_engine, {"a": question(QUESTIONS[0], max_new_tokens=12)}).texts["a", 0]
         assert len(whole) > 4, "the engine under test must write something to this question"
         stop = whole[3:5]
@@ -176,7 +176,7 @@ class StreamEngineContract:
         stream_engine.cancel("never asked")
         assert write_all(stream_engine, {"a": question(QUESTIONS[1])}).texts["a", 0] == wanted
 
-    def test_more_asks_than_there_is_room_for_are_all_answered(self, stream_engine: StreamEngine) -> None:
+    def test_more_requests_than_slots_are_all_answered(self, stream_engine: StreamEngine) -> None:
         """What has no room now has it later, and nothing is lost."""
         requests: dict[Hashable, TextRequest] = {n: question(QUESTIONS[n % 5], max_new_tokens=3) for n in range(40)}
         heard = write_all(stream_engine, requests)

@@ -1,7 +1,7 @@
 """A tiny random Llama with a real tokenizer: a base model that is made offline in well under a second.
 
 Everything about it is real (byte-level BPE with offsets, a chat template with tools, a safetensors folder); only the
-weights are random. It stands in for a base model wherever a test asks how things flow, not how good the answers are.
+weights are random. It replaces a base model in tests of data flow, where the quality of the answers does not matter.
 """
 
 from __future__ import annotations

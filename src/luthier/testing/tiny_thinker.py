@@ -1,6 +1,6 @@
-"""A tiny model that thinks: whatever it is asked, it writes the same thought and the same answer.
+"""A tiny reasoning model: it answers every prompt with the same thought and the same answer.
 
-It stands in for a model that thinks wherever a test asks what becomes of thoughts. The text is overfitted, which takes
+It replaces a reasoning model in tests of how thoughts are handled. The text is overfitted, which takes
 a few seconds; the template is one of two that behave as those of makers do.
 """
 

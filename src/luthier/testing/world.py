@@ -1,4 +1,4 @@
-"""A function run by several processes that know each other, as torchrun would start them, for tests.
+"""A function run by several processes in one process group, as torchrun would start them, for tests.
 
 The processes are forked from one server that has loaded torch and the loop already, so each costs a fraction of a
 second; they meet on the loopback and compute with one thread.
@@ -87,5 +87,5 @@ def _one(
             return
         with joined("cpu", timeout_seconds=timeout_seconds) as world:
             answer.send((function(world, *arguments), ""))
-    except Exception:  # noqa: BLE001 - whatever it is, the test is to see it
+    except Exception:  # noqa: BLE001 - any failure must reach the test
         answer.send((None, f"rank {rank}: {traceback.format_exc()}"))

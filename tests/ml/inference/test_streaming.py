@@ -179,7 +179,7 @@ def test_the_text_ends_where_the_context_does(engine, streaming):
 
 
 def test_a_long_prompt_is_read_in_parts_between_the_steps_of_others(engine, streaming, monkeypatch):
-    monkeypatch.setattr("luthier.ml.inference.arrivals.PART_TOKENS", 16)
+    monkeypatch.setattr("luthier.ml.inference.prefill_queue.PART_TOKENS", 16)
     long, short = request("The front of a violin " * 12, max_new_tokens=6), request("Maple", max_new_tokens=40)
     assert streaming.ask("short", short, None)
     heard = Heard()
@@ -227,7 +227,7 @@ def test_what_goes_wrong_with_one_answer_leaves_the_others(engine, streaming):
     assert streaming.ask("a", request(num_choices=2), None)
     assert streaming.ask("b", request("Maple"), None)
     heard.hear(streaming.poll(0))
-    next(row for row in streaming._rows.values() if row.key == "a").guide = Broken()
+    next(row for row in streaming._rows.values() if row.key == "a").constraint = Broken()
     told = []
     while streaming.keys:
         told += streaming.poll(0)
@@ -332,7 +332,7 @@ def test_a_prompt_that_fits_is_never_refused_by_its_bytes(engine, streaming):
 
 
 def test_prompts_of_different_owners_take_turns(engine, streaming, monkeypatch):
-    monkeypatch.setattr("luthier.ml.inference.arrivals.PART_TOKENS", 16)
+    monkeypatch.setattr("luthier.ml.inference.prefill_queue.PART_TOKENS", 16)
     long = request("The front of a violin " * 12, max_new_tokens=2)
     for number in range(3):
         assert streaming.admit(f"long {number}", streaming.prepare(long), None, owner="one")

@@ -1,4 +1,4 @@
-"""Generated tokens become answers without thoughts, thoughts have a budget of their own, and guides wait for them."""
+"""Generated tokens become answers without thoughts, thoughts have a budget of their own, constraints wait for them."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from luthier.ml.inference import continue_all
+from luthier.ml.inference import batch_generate
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning import drawing
 from luthier.ml.planning.batch_shapes import Batches
@@ -48,8 +48,8 @@ def device():
 
 def test_the_bounds_are_those_of_the_engine() -> None:
     assert (drawing.ROWS_AT_ONCE, drawing.CACHE_TOKENS) == (
-        continue_all.MAX_GENERATE_ROWS,
-        continue_all.DEFAULT_BATCH_TOKENS,
+        batch_generate.MAX_GENERATE_ROWS,
+        batch_generate.DEFAULT_BATCH_TOKENS,
     )
 
 

@@ -12,7 +12,7 @@ from tests.ml.planning.shapes import judging
 from luthier.core.cost import Device, MachineLoad
 from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
-from luthier.ml.inference import continue_all, likelihood
+from luthier.ml.inference import batch_generate, likelihood
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import judging as plan_judging
 from luthier.ml.planning.judging import PAIR_METRICS, SCORED_METRICS, judging_of
@@ -31,8 +31,8 @@ def test_the_metrics_say_themselves_what_they_need() -> None:
 
 def test_the_bounds_are_those_of_the_engine() -> None:
     assert plan_judging.LOGIT_ROWS == likelihood.MAX_LOGIT_ROWS
-    assert plan_judging.ROWS_AT_ONCE == continue_all.MAX_GENERATE_ROWS
-    assert plan_judging.CACHE_TOKENS == continue_all.DEFAULT_BATCH_TOKENS
+    assert plan_judging.ROWS_AT_ONCE == batch_generate.MAX_GENERATE_ROWS
+    assert plan_judging.CACHE_TOKENS == batch_generate.DEFAULT_BATCH_TOKENS
 
 
 def test_what_a_plan_judges_is_read_off_its_rows_and_metrics(make_plan: Callable[..., Plan]) -> None:

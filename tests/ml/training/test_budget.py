@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from luthier.core.budget import BudgetPlan, FirstActions, Spent
 from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
-from luthier.ml.training.budget import Limit, Meter, Remaining, in_short, limits, refusal, remaining
+from luthier.ml.training.budget import Limit, Meter, Remaining, bill_summary, limits, refusal, remaining
 from luthier.ml.training.ledger import Ledger
 
 PRICE = Estimate(value=2.0, low=1.0, high=3.6)
@@ -172,7 +172,7 @@ def test_the_bill_weighs_what_is_ahead_by_tokens_and_counts_validations_and_chec
     assert bill.usd.value == pytest.approx(spent / 3600 * 2.0)
     assert bill.final_usd.high == pytest.approx(bill.final_hours.high * 3.6)
     assert bill.energy_kwh.low == pytest.approx(spent / 3600 * 0.05)
-    assert in_short(bill) == "38 s of about 2 min 38 s, 0.021 of 0.088 USD"
+    assert bill_summary(bill) == "38 s of about 2 min 38 s, 0.021 of 0.088 USD"
     done = meter.bill(Remaining(num_steps=0, num_tokens=0.0, num_validations=0, num_checkpoints=0))
     assert done.final_hours.low == done.final_hours.high == done.hours
 

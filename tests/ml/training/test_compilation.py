@@ -15,9 +15,9 @@ from torch.nn.attention import flex_attention as torch_flex
 
 from luthier.core.plan import Plan
 from luthier.ml.training import packed_attention
+from luthier.ml.training.equivalence import why_not_compiled
 from luthier.ml.training.methods.lora import AdaptedForward
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.proofs import why_not_compiled
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +25,9 @@ def _forget_what_was_compiled() -> None:
     torch._dynamo.reset()
 
 
-def assert_same(model: TrainableModel, plain: list[tuple[float, Tensor]], beginnings: tuple[int, ...]) -> None:
+def assert_same(model: TrainableModel, plain: list[tuple[float, Tensor]], prefix_lengths: tuple[int, ...]) -> None:
     for seed, (loss, gradients) in enumerate(plain):
-        found_loss, found = loss_and_gradients(model, [random_examples(3 + seed, seed=seed)], beginnings)
+        found_loss, found = loss_and_gradients(model, [random_examples(3 + seed, seed=seed)], prefix_lengths)
         assert found_loss == pytest.approx(loss, rel=1e-5)
         assert float((found - gradients).norm() / gradients.norm()) < 1e-5
 

@@ -24,15 +24,15 @@ def whatever_goes_round(world: World) -> dict[str, Any]:
     before = world.are_same(tensors)
     world.sum_gradients(tensors)
     own = torch.arange(6.0).reshape(2, 3).t() + (0 if first else 7)  # not contiguous
-    world.take_first([own])
+    world.broadcast_tensors([own])
     return {
         "texts": world.gather(f"rank {world.rank} – ü"),
         "sums": world.sums({"both": 0.1 + world.rank} | ({} if first else {"one": math.inf})),
         "nan": world.sums({"x": math.nan if first else 1.0})["x"],
         "wish": world.agreed(None if first else "enough"),
         "no wish": world.agreed(None),
-        "long": len(world.from_first("x" * 100_000 if first else "")),
-        "nothing": world.from_first("" if first else "not asked"),
+        "long": len(world.broadcast_text("x" * 100_000 if first else "")),
+        "nothing": world.broadcast_text("" if first else "not asked"),
         "summed": [tensors[0].tolist(), tensors[1].tolist(), tensors[2].unique().tolist(), float(tensors[3])],
         "same": (before, world.are_same(tensors)),
         "taken": own.tolist(),
@@ -58,11 +58,11 @@ def test_what_goes_round_is_the_same_on_every_rank() -> None:
 def test_alone_every_answer_is_the_question() -> None:
     tensors = [torch.ones(3)]
     ALONE.sum_gradients(tensors)
-    ALONE.take_first(tensors)
+    ALONE.broadcast_tensors(tensors)
     assert torch.equal(tensors[0], torch.ones(3))
     assert ALONE.sums({"a": 0.1}) == {"a": 0.1}
     assert ALONE.agreed("enough") == "enough"
-    assert (ALONE.gather("a"), ALONE.from_first("b"), ALONE.are_same(tensors)) == (["a"], "b", True)
+    assert (ALONE.gather("a"), ALONE.broadcast_text("b"), ALONE.are_same(tensors)) == (["a"], "b", True)
 
 
 def test_a_process_without_variables_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

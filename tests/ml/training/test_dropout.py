@@ -15,9 +15,9 @@ def test_dropout_keeps_the_stated_fraction(probability: float, dtype: torch.dtyp
     x = torch.full((1000, 1001), 1.5, dtype=dtype)
     kept = keep(x, dropout.mask(x))
     assert set(kept.unique().tolist()) == {0.0, 1.5}, "what is kept is kept to the bit"
-    assert dropout.kept_fraction == pytest.approx(1 - probability, abs=2e-5)
-    deviation = (dropout.kept_fraction * (1 - dropout.kept_fraction) / x.numel()) ** 0.5
-    assert abs(float((kept != 0).double().mean()) - dropout.kept_fraction) < 5 * deviation
+    assert dropout.keep_probability == pytest.approx(1 - probability, abs=2e-5)
+    deviation = (dropout.keep_probability * (1 - dropout.keep_probability) / x.numel()) ** 0.5
+    assert abs(float((kept != 0).double().mean()) - dropout.keep_probability) < 5 * deviation
 
 
 def kept_ones(probability: float, key: int, x: torch.Tensor) -> torch.Tensor:
@@ -42,4 +42,4 @@ def test_a_probability_too_small_to_draw_drops_nothing() -> None:
     x = torch.ones(3, 3)
     assert Dropout(1e-9, key=0).mask(x) is None
     assert keep(x, None) is x
-    assert Dropout(1e-9, key=0).kept_fraction == 1.0
+    assert Dropout(1e-9, key=0).keep_probability == 1.0

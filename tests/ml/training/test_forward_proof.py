@@ -24,11 +24,11 @@ from luthier.ml.inference.models.attention_choice import use_attention
 from luthier.ml.inference.models.forward_arguments import text_inputs
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.training import attention
+from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.forward_proof import prove_forward
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.methods.lora import Lora
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
-from luthier.ml.training.proofs import why_not_packed
 
 # What each is computed by. Nothing in src knows these names: the proof finds the path.
 NOT_FAST = {

@@ -12,7 +12,7 @@ from luthier.core.budget import Spent
 from luthier.core.errors import StorageFullError
 from luthier.ml.training import ledger as ledger_module
 from luthier.ml.training.ledger import LEDGER, Entry, Ledger
-from luthier.ml.training.pace import Pace
+from luthier.ml.training.throughput import Throughput
 
 
 def written(folder: Path, *entries: Entry) -> Path:
@@ -24,7 +24,7 @@ def written(folder: Path, *entries: Entry) -> Path:
 
 
 def test_the_last_line_counts_with_its_pace(tmp_path: Path) -> None:
-    pace = Pace().after_step(100, 0.1 + 0.2).after("checkpoint", 1.5)
+    pace = Throughput().after_step(100, 0.1 + 0.2).after("checkpoint", 1.5)
     written(tmp_path, Entry(seconds=1.0), Entry(seconds=2.5, tokens=7, pace=pace))
     assert Ledger(tmp_path).last() == Entry(seconds=2.5, tokens=7, pace=pace)
     assert Ledger(tmp_path).last().settled() == Spent(seconds=2.5, tokens=7)
@@ -89,4 +89,4 @@ def test_without_a_folder_nothing_is_kept() -> None:
     ledger = Ledger(None)
     ledger.append(Entry(seconds=1.0))
     ledger.close()
-    assert (ledger.last(), ledger.is_kept) == (Entry(), False)
+    assert (ledger.last(), ledger.is_persistent) == (Entry(), False)

@@ -24,11 +24,11 @@ def test_dropout_takes_inputs_of_the_adapter_alone_and_makes_good_what_it_took()
     torch.manual_seed(0)
     x, weight, a, b = (torch.randn(*shape, dtype=torch.float64) for shape in ((500, 8), (4, 8), (2, 8), (4, 2)))
     dropout = Dropout(0.25, key=3)
-    scale = 0.7 / dropout.kept_fraction
+    scale = 0.7 / dropout.keep_probability
     mask = dropout.mask(x)
     assert mask is not None
     found = LoraProduct.apply(x, weight, None, a, b, dropout, scale)
-    kept = (keep(torch.ones_like(x), mask) / dropout.kept_fraction) * x
+    kept = (keep(torch.ones_like(x), mask) / dropout.keep_probability) * x
     torch.testing.assert_close(found, x @ weight.t() + 0.7 * kept @ a.t() @ b.t())
     ones = torch.ones(20_000, 8, dtype=torch.float64)
     mean = LoraProduct.apply(ones, weight, None, a, b, Dropout(0.25, key=4), scale).mean(0)

@@ -109,7 +109,7 @@ def test_a_shared_beginning_with_noise_trains_as_one_noisy_beginning(
     model = make_model(make_plan(neftune_alpha=5.0), torch.float64)
     model.module.train()
     torch.manual_seed(0)
-    pair = model.loss_sum(collate([row, replace(row, id="b")], model.pad_id, "cpu", beginnings=(19,)))[0]
+    pair = model.loss_sum(collate([row, replace(row, id="b")], model.pad_id, "cpu", prefix_lengths=(19,)))[0]
     torch.manual_seed(0)
     single = model.loss_sum(collate([row], model.pad_id, "cpu"))[0]
     # the learned token is predicted at the end of the beginning, whose noise is the same first draw for both

@@ -27,25 +27,25 @@ from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.ml.training import attention
 from luthier.ml.training.checkpoint import CheckpointStore
+from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
 from luthier.ml.training.methods.registry import load_method
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.proofs import why_not_packed
 
 PACKED = (0,)
-"""The beginnings of rows that lie end to end with nothing in common."""
+"""The prefixes of rows that lie end to end with nothing in common."""
 
 
 def loss_and_gradients(
-    model: TrainableModel, batches: list[list[TokenisedExample]], beginnings: tuple[int, ...] = ()
+    model: TrainableModel, batches: list[list[TokenisedExample]], prefix_lengths: tuple[int, ...] = ()
 ) -> tuple[float, Tensor]:
     """Of all batches together; without dropout, which draws for other positions where rows lie end to end."""
     model.module.zero_grad()
     model.module.eval()
     total = 0.0
     for rows in batches:
-        loss, _ = model.loss_sum(collate(rows, model.pad_id, model.device, beginnings=beginnings))
+        loss, _ = model.loss_sum(collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths))
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None]).double()
@@ -186,7 +186,7 @@ def test_prompt_tuning_puts_a_prompt_before_each_row(
 
 def test_tensors_lie_on_the_device_that_is_asked_for() -> None:
     rows = random_examples(3, seed=0)
-    batch = collate(rows, 0, "meta", beginnings=PACKED)
+    batch = collate(rows, 0, "meta", prefix_lengths=PACKED)
     assert {batch.input_ids.device.type, batch.rows.device.type, batch.targets.device.type} == {"meta"}
     assert batch.num_computed_tokens == sum(row.num_tokens for row in rows)
 

@@ -39,7 +39,7 @@ def draw(layout: PrefixLayout, num_heads: int = 6, num_kv_heads: int = 2) -> lis
 
 def row_by_row(layout: PrefixLayout, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     """Each suffix behind a copy of its beginning, in a row of its own; then all laid as the layout lays them."""
-    beginnings, suffixes = [], []
+    prefix_lengths, suffixes = [], []
     starts, own = layout.starts()
     for number, (start, size) in enumerate(zip(own, layout.suffix_tokens, strict=True)):
         group = number // layout.num_suffixes
@@ -49,8 +49,8 @@ def row_by_row(layout: PrefixLayout, q: Tensor, k: Tensor, v: Tensor, window: in
         out, _ = causal_attention(nn.Identity(), *row, None, sliding_window=window)
         suffixes.append(out[:, cut:])
         if number % layout.num_suffixes == 0:
-            beginnings.append(out[:, :cut])
-    return torch.cat(beginnings + suffixes, 1)
+            prefix_lengths.append(out[:, :cut])
+    return torch.cat(prefix_lengths + suffixes, 1)
 
 
 @pytest.mark.parametrize("window", [None, 3, 6, 100])
@@ -119,11 +119,11 @@ def family(num: int, num_shared: int, seed: int = 0) -> list[TokenisedExample]:
 
 
 def loss_and_gradients(
-    model: TrainableModel, rows: list[TokenisedExample], beginnings: tuple[int, ...]
+    model: TrainableModel, rows: list[TokenisedExample], prefix_lengths: tuple[int, ...]
 ) -> tuple[float, Tensor]:
     model.module.zero_grad()
     model.module.eval()  # dropout draws for other positions where a beginning is shared
-    loss, _ = model.loss_sum(collate(rows, model.pad_id, "cpu", beginnings=beginnings))
+    loss, _ = model.loss_sum(collate(rows, model.pad_id, "cpu", prefix_lengths=prefix_lengths))
     loss.backward()
     found = [p.grad.flatten() for p in model.module.parameters() if p.grad is not None]
     return loss.item(), torch.cat(found).double()
@@ -145,12 +145,12 @@ def test_loss_and_gradients_of_a_model(
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     if num_groups == 1:
-        rows, beginnings = family(6, num_shared=17), (17,)
+        rows, prefix_lengths = family(6, num_shared=17), (17,)
     else:  # three pairs, each with a beginning of its own length
-        beginnings = (17, 4, 11)
-        rows = [row for seed, num in enumerate(beginnings) for row in family(2, num_shared=num, seed=seed)]
+        prefix_lengths = (17, 4, 11)
+        rows = [row for seed, num in enumerate(prefix_lengths) for row in family(2, num_shared=num, seed=seed)]
     plain_loss, plain = loss_and_gradients(model, rows, ())
-    shared_loss, shared = loss_and_gradients(model, rows, beginnings)
+    shared_loss, shared = loss_and_gradients(model, rows, prefix_lengths)
     assert shared_loss == pytest.approx(plain_loss, rel=1e-6)
     assert float((shared - plain).norm() / plain.norm()) < 5e-6
 
@@ -171,14 +171,14 @@ def test_the_model_proves_that_it_can(
 def test_rows_that_do_not_begin_alike_are_refused() -> None:
     rows = [*family(2, 5), *family(1, 5, seed=1)]
     with pytest.raises(ValueError, match=r"row:0 does not begin with the 5 tokens"):
-        collate(rows, 0, "cpu", beginnings=(5,))
+        collate(rows, 0, "cpu", prefix_lengths=(5,))
 
 
 class SharedSchedule:
     """All rows in every step, in one micro-batch, with or without a shared beginning."""
 
-    def __init__(self, num: int, beginnings: tuple[int, ...]) -> None:
-        self.num, self.beginnings = num, beginnings
+    def __init__(self, num: int, prefix_lengths: tuple[int, ...]) -> None:
+        self.num, self.prefix_lengths = num, prefix_lengths
 
     def step(self, step: int) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(self.num)),)
@@ -187,7 +187,7 @@ class SharedSchedule:
         return self.step(step)[rank::size]
 
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
-        return self.beginnings
+        return self.prefix_lengths
 
     def epoch_of(self, step: int) -> float:
         return float(step)
@@ -201,14 +201,14 @@ def test_a_whole_run_learns_the_same(
     losses: dict[int, list[float]] = {}
     for num_shared in (0, 17):
         events.clear()
-        beginnings = (num_shared,) if num_shared else ()
+        prefix_lengths = (num_shared,) if num_shared else ()
         train(
             plan,
             make_model(plan),
             load_objective(plan.objective),
             units,
-            [(units, beginnings)],
-            SharedSchedule(6, beginnings),
+            [(units, prefix_lengths)],
+            SharedSchedule(6, prefix_lengths),
             CheckpointStore(tmp_path / str(num_shared), 2),
             emit=events.append,
             stop_requested=lambda: None,

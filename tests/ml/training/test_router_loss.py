@@ -37,7 +37,7 @@ GIVES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "qwen3_next", "granitem
 NONE = ("deepseek_v3", "glm4_moe", "llama4_text", "nemotron_h")
 FULL = MethodPlan(name="full", rank=0, alpha=0.0, dropout=0.0, targets=(), num_trainable_parameters=1)
 LENGTHS = (21, 13, 8, 17)
-BEGINNINGS = (6, 5)
+PREFIX_LENGTHS = (6, 5)
 
 
 def base(kind: str) -> PreTrainedModel:
@@ -54,7 +54,7 @@ def base(kind: str) -> PreTrainedModel:
 def rows() -> list[TokenisedExample]:
     """Four rows, of which the first two and the last two begin alike."""
     ids = torch.randint(3, 96, (len(LENGTHS), max(LENGTHS)), generator=torch.Generator().manual_seed(2))
-    ids[1, : BEGINNINGS[0]], ids[3, : BEGINNINGS[1]] = ids[0, : BEGINNINGS[0]], ids[2, : BEGINNINGS[1]]
+    ids[1, : PREFIX_LENGTHS[0]], ids[3, : PREFIX_LENGTHS[1]] = ids[0, : PREFIX_LENGTHS[0]], ids[2, : PREFIX_LENGTHS[1]]
     return [
         TokenisedExample(str(number), array("i", row[:size]), b"\0" * 7 + b"\1" * (size - 7))
         for number, (row, size) in enumerate(zip(ids.tolist(), LENGTHS, strict=True))
@@ -106,11 +106,11 @@ def test_value_and_gradients_are_those_of_transformers_however_rows_lie(kind: st
     model = TrainableModel(base(kind), Full(FULL), 0, router_coefficient=0.5)
     model.module.eval()
     tried = 0
-    for beginnings in ((), (0,), BEGINNINGS):
-        if beginnings and not model.can_share_prefix():
+    for prefix_lengths in ((), (0,), PREFIX_LENGTHS):
+        if prefix_lengths and not model.can_share_prefix():
             continue
         model.module.zero_grad(set_to_none=True)
-        loss = ours(model, collate(examples, 0, "cpu", beginnings=beginnings))
+        loss = ours(model, collate(examples, 0, "cpu", prefix_lengths=prefix_lengths))
         loss.backward()  # type: ignore[no-untyped-call]
         assert float(loss.detach()) == pytest.approx(wanted, rel=1e-6)
         check_gradients(gradients(model), of_transformers)

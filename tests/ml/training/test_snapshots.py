@@ -18,7 +18,7 @@ from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.loop import train
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objectives.registry import load_objective
-from luthier.ml.training.outcome import Snapshots, save_outcome
+from luthier.ml.training.save_model import Snapshots, save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -58,7 +58,7 @@ def run(
         progress=SilentProgress(),
         snapshot=Snapshots(Path(plan.base_model.path), folder, num_kept).save if num_kept else None,
     )
-    save_outcome(model, Path(plan.base_model.path), folder)
+    save_model(model, Path(plan.base_model.path), folder)
     return events
 
 

@@ -19,7 +19,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.ml.data.answer_prompts import Answered, AnswerOptions, Question
     from luthier.ml.data.source import Source
-    from luthier.ml.inference.cached import CachedEngine, Usage
+    from luthier.ml.inference.cached_engine import CachedEngine, Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.ml.data.source import Source
     from luthier.ml.data.synthesise import Attempt, Passage, SynthesisOptions
-    from luthier.ml.inference.cached import CachedEngine, Usage
+    from luthier.ml.inference.cached_engine import CachedEngine, Usage
 
 Kind = Literal["qa", "instruction"]
 _OUTPUT_ENDINGS: Final = (".jsonl", ".ndjson")

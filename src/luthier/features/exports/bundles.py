@@ -149,10 +149,10 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
             expected="a bundle as `luthier export` has made it",
             do=f"see all faults with `luthier verify {shlex.quote(str(folder))}`, and export again",
         )
-    cargo = target.load(folder)
+    payload = target.load(folder)
     if url.startswith(SCHEME):
-        return push_to_hub(cargo, url, context.progress, is_public=is_public)
-    return push_to_store(cargo, url, context.progress)
+        return push_to_hub(payload, url, context.progress, is_public=is_public)
+    return push_to_store(payload, url, context.progress)
 
 
 def sign_bundle(context: Context, folder: Path, key: Path) -> str:

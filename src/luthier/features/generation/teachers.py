@@ -14,7 +14,7 @@ from luthier.features.models.resolve import Candidate, find_candidate, open_engi
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.cached import CachedEngine, Keep
+    from luthier.ml.inference.cached_engine import CachedEngine, Keep
     from luthier.ml.inference.openai.http import OpenAIHttpEngine
 
 OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
@@ -30,7 +30,7 @@ def find_teacher(context: Context, name: str) -> CachedEngine:
     Raises RequestError (an address without a model, or with a key in it), and what finding a base model or a run
     raises.
     """
-    from luthier.ml.inference.cached import CachedEngine
+    from luthier.ml.inference.cached_engine import CachedEngine
 
     if is_address(name):
         url, model = parse_address(name)

@@ -14,7 +14,7 @@ from luthier.features.generation.teachers import find_teacher, is_address, parse
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.inference.cached import CachedEngine
+    from luthier.ml.inference.cached_engine import CachedEngine
 
 
 def open_judge(context: Context, name: str) -> Engine:
@@ -71,7 +71,7 @@ def _is_file(name: str) -> bool:
 
 def _find_file(context: Context, path: Path) -> CachedEngine:
     from luthier.core.digest import sha256_file
-    from luthier.ml.inference.cached import CachedEngine
+    from luthier.ml.inference.cached_engine import CachedEngine
 
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a GGUF file", do="correct the path")

@@ -219,11 +219,11 @@ def _reach(trial: Trial, context: Context) -> str:
 
 
 def _loss(trial: Trial, context: Context) -> str:
-    """The loss of a run's own rows: padded, end to end, with shared beginnings, as far as the model takes these."""
+    """The loss of a run's own rows: padded, end to end, with shared prefixes, as far as the model takes these."""
     import torch
 
+    from luthier.ml.training.equivalence import why_not_packed
     from luthier.ml.training.model import TrainableModel, collate
-    from luthier.ml.training.proofs import why_not_packed
 
     del context
     ready = _planned(trial)
@@ -236,8 +236,8 @@ def _loss(trial: Trial, context: Context) -> str:
     if model.can_share_prefix():
         layouts["shared beginnings"] = (_num_shared(rows),)
     model.module.eval()
-    for name, beginnings in layouts.items():
-        batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
+    for name, prefix_lengths in layouts.items():
+        batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
         with torch.no_grad():
             found = float(model.loss_sum(batch)[0]) / batch.num_trained_tokens
         _held(trial, f"loss_difference_{name.replace(' ', '_')}", found, expected, _LOSS_SHARE)

@@ -118,7 +118,7 @@ def _make_torch_ready() -> None:
 
 def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
     """The first setting of training with which the model computes something else; None where there is none."""
-    from luthier.ml.training.proofs import why_not_compiled, why_not_packed
+    from luthier.ml.training.equivalence import why_not_compiled, why_not_packed
 
     if any(any(beginnings) for step in steps for beginnings, _ in step) and not model.can_share_prefix():
         return "shared_prefix"

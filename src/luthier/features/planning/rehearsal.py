@@ -270,7 +270,7 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
     from luthier.features.planning.rehearsed_objective import take_step
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.optimizer import MasterOptimizer
-    from luthier.ml.training.outcome import save_outcome
+    from luthier.ml.training.save_model import save_model
 
     model = TrainableModel.load(plan)
     optimizer = MasterOptimizer(model.module, plan.training, model.method.rate_factor)
@@ -280,18 +280,18 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
         _write_answer(model)
     run = folder / "run"
     run.mkdir()
-    path, _ = save_outcome(model, Path(plan.base_model.path), run)
+    path, _ = save_model(model, Path(plan.base_model.path), run)
     _load_again(plan, path, torch.arange(3, 12)[None])
     return model.path
 
 
 def _write_answer(model: TrainableModel) -> None:
-    from luthier.ml.inference.continue_all import continue_all
+    from luthier.ml.inference.batch_generate import batch_generate
     from luthier.ml.inference.decode import Decoder, Request
 
     with model.as_decoder() as base:
         decoder = Decoder(base, end_ids=(), pad_id=model.pad_id)
-        continue_all(decoder, [Request([3, 4, 5], 2, 0.0, 0)], lambda: None)
+        batch_generate(decoder, [Request([3, 4, 5], 2, 0.0, 0)], lambda: None)
 
 
 def _load_again(plan: Plan, path: Path, ids: Any) -> None:

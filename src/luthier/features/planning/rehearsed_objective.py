@@ -101,13 +101,13 @@ def take_step(
     from luthier.ml.planning.objectives import rules_of
     from luthier.ml.training.checkpoint import LoopState
     from luthier.ml.training.early_stopping import EarlyStopping
-    from luthier.ml.training.objectives.reference import beginnings_of
+    from luthier.ml.training.objectives.reference import shared_prefix_tokens
     from luthier.ml.training.step import one_step, validate
 
     rows_per_unit = rules_of(plan.objective.name).rows_per_unit
     units = made_up_units(rows_per_unit, model.vocabulary_size, with_replay=plan.data.replay is not None)
     objective = _prepared(plan, model, units, folder, template, teacher)
-    beginnings = beginnings_of(model, units) if rows_per_unit > 1 else ()
+    beginnings = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
     schedule = _OneStep(len(units), beginnings)
     state = LoopState(plan_hash="", early_stopping=EarlyStopping(patience=1))
     state, event = one_step(plan, model, objective, optimizer, units, schedule, state)

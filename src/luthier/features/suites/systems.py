@@ -26,7 +26,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.inference.cached import CachedEngine
+    from luthier.ml.inference.cached_engine import CachedEngine
 
 TUNED = "ft:"
 

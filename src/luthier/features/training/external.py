@@ -77,7 +77,7 @@ class ExternalLauncher:
         device, timeout = prepared.plan.training.device, context.settings.peer_timeout_seconds
         with joined(device, timeout_seconds=timeout) as world:
             document = {"run_id": run_id, "plan": prepared.plan.model_dump(mode="json")}
-            world.from_first(json.dumps(document))
+            world.broadcast_text(json.dumps(document))
             hooks = Hooks(context.settings.run_folder(run_id), emit, context.progress, meter)
             return train_worker(prepared, hooks, world)
 
@@ -91,7 +91,7 @@ def train_as_follower(context: Context) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with joined(device, timeout_seconds=context.settings.peer_timeout_seconds) as world:
-        document = json.loads(world.from_first(""))
+        document = json.loads(world.broadcast_text(""))
         folder = context.settings.run_folder(document["run_id"])
         prepared = prepare_share(context, Plan.model_validate(document["plan"]))
         train_worker(prepared, silent_hooks(folder), world)

@@ -27,7 +27,7 @@ def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
         refuse_unspreadable(plan)
     if world.size == 1 or asked != "auto":
         return asked == "fsdp" and world.size > 1
-    reason = world.from_first(_too_large(plan, world.local_size) or "" if world.is_first else "")
+    reason = world.broadcast_text(_too_large(plan, world.local_size) or "" if world.is_first else "")
     if not reason:
         return False
     try:

@@ -60,7 +60,7 @@ def _rewrite_report(context: Context, caller: Caller, pipeline: Pipeline, path: 
 
             write_auto_report(context, pipeline)
         else:
-            from luthier.ml.evaluation.report.showdown_page import write_showdown_page
+            from luthier.ml.evaluation.report.model_comparison_page import write_model_comparison_page
 
             found = result_of(context, caller, pipeline)
             if found is None:
@@ -69,7 +69,7 @@ def _rewrite_report(context: Context, caller: Caller, pipeline: Pipeline, path: 
                     expected="a showdown whose result is kept",
                     do="read what came of it at its stages, or hold the showdown again",
                 )
-            write_showdown_page(found, path)
+            write_model_comparison_page(found, path)
 
 
 def _plain(context: Context, pipeline: Pipeline, text: str) -> str:

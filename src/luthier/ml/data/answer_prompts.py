@@ -23,7 +23,7 @@ from luthier.ml.data.pair_rows import alpaca_conversation, prompt_completion_con
 from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.shapes import renamed
 from luthier.ml.data.sharegpt_rows import sharegpt_conversation
-from luthier.ml.inference.cached import CachedEngine
+from luthier.ml.inference.cached_engine import CachedEngine
 
 ReasonCode = Literal["too_long", "cut_off", "empty"]
 BATCH_PROMPTS: Final = 32

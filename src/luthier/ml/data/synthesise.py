@@ -19,7 +19,7 @@ from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.self_contained import leans_on_passage
 from luthier.ml.data.synthesis_prompts import Kind, judge_prompt, pair_prompt
 from luthier.ml.data.synthesis_reply import Unparsable, parse_pair, parse_verdict
-from luthier.ml.inference.cached import CachedEngine
+from luthier.ml.inference.cached_engine import CachedEngine
 
 ReasonCode = Literal[
     "blank_passage",

@@ -33,7 +33,7 @@ Weights = Literal["linear", "quadratic"]
 Label = str | float
 
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
-"""What agreement is where it cannot be told from chance: one and the same rating everywhere, or no item rated twice."""
+"""What agreement is where chance explains it as well: one and the same rating everywhere, or no item rated twice."""
 
 _NUM_RESAMPLES = 4_000
 _MIN_FOR_CORRELATION = 3
@@ -124,7 +124,8 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | NDArray[Any], level: L
     """Agreement of any number of raters, of whom each may have left out items, with the interval over items.
 
     ratings: [raters, items], None or NaN where one is missing. level: "nominal" for labels, "ordinal" for ranks,
-    "interval" for numbers whose distances count. Items with fewer than two ratings tell nothing and are left out.
+    "interval" for numbers whose distances count. Items with fewer than two ratings carry no information and are left
+    out.
 
     Raises:
         RequestError: raters with different numbers of items, or ratings that are no numbers where these are needed.
@@ -170,7 +171,7 @@ def spearman(x: Sequence[float] | NDArray[Any], y: Sequence[float] | NDArray[Any
 def deviations(ratings: ArrayLike) -> Array:
     """How far each rating lies above the mean of the others for the same item: [raters, items].
 
-    NaN where the rating is missing (NaN), or nobody else has rated the item.
+    NaN where the rating is missing (NaN), or no other rater has rated the item.
     """
     given = np.asarray(ratings, dtype=np.float64)
     there = ~np.isnan(given)

@@ -1,6 +1,6 @@
 """Several systems on the same held-out rows: every figure with its interval, every pair with its test.
 
-All systems answer and are scored first. Then the statistics of all metrics and systems stand side by side in one
+All systems answer and are scored first. Then the statistics of all metrics and systems are put side by side in one
 matrix, and one set of resamples of its rows (or of the sources that rows share) gives every interval and every paired
 difference.
 """
@@ -41,7 +41,7 @@ class _Outcome(NamedTuple):
 
 
 class _Resamples(NamedTuple):
-    """All statistics side by side. columns: where each (system, metric) stands; sums: [resamples, all columns].
+    """All statistics side by side. columns: the index of each (system, metric); sums: [resamples, all columns].
 
     rows: what was drawn, [rows or sources, all columns].
     """

@@ -23,7 +23,7 @@ def primary_details(
 ) -> tuple[str, ...]:
     """One sentence a baseline: both values, the difference with its interval and p-value, and from how many rows.
 
-    Where the two are not distinguishable it also says how many rows would settle it, or that nobody can say.
+    Where the two are not distinguishable it also says how many rows would settle it, or that this is not known.
     """
     by_name = {result.name: result for result in results}
     return tuple(_primary(judged, comparison, by_name[comparison.baseline], results) for comparison in found)

@@ -62,7 +62,7 @@ class Foreign:
         return [one for one in found if one.get("filter") == first]
 
     def figures(self) -> dict[str, tuple[float, float | None]]:
-        """Each figure with its standard error, where it has one, by name; a filter's name stands behind."""
+        """Each figure with its standard error, where it has one, by name; a filter's name follows."""
         result, found = self.answer["results"][self.task], {}
         for key, value in result.items():
             name, comma, which = key.partition(",")
@@ -200,7 +200,7 @@ def _output(sample: Mapping[str, Any]) -> str:
 
 
 def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed: int) -> Comparison | None:
-    """None where nothing can be told: no standard error, and no values of samples."""
+    """None where nothing can be computed: no standard error, and no values of samples."""
     first, second = earlier.values(metric), later.values(metric)
     if first is not None and second is not None and len(first) == len(second):
         found = statistics.paired_bootstrap(
@@ -239,7 +239,7 @@ def _unpaired(
         return None
     error = math.hypot(first[1], second[1])
     if not error:
-        # Without any spread only rows in which the two differ could tell, and which those are is not known.
+        # Without any spread only rows in which the two differ carry information, and these are not known.
         return statistics.Difference(difference, min(difference, 0.0), max(difference, 0.0), 1.0, 0.0)
     place = bounds.inside(difference, error)
     ratio = abs(bounds.link(place) - bounds.link(0.0)) / (error * bounds.slope(place))

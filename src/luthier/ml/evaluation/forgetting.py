@@ -1,6 +1,6 @@
 """What tuning forgot: base against tuned model on general rows, in a sentence.
 
-Bits per byte decide: the same rows, the same bytes, whatever the tokenizer. Luo et al., 2023, "An Empirical Study of
+Bits per byte decide: the same rows, the same bytes for every tokenizer. Luo et al., 2023, "An Empirical Study of
 Catastrophic Forgetting in Large Language Models During Continual Fine-tuning", arXiv:2308.08747, likewise hold a model
 after tuning against itself before.
 """

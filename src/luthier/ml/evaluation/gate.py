@@ -149,7 +149,7 @@ def _task(rule: GateRule, tasks: Sequence[TaskResult], name: str, where: str) ->
 
 
 def _figure(rule: GateRule, place: _Place) -> tuple[_Figure, str]:
-    """The figure with its interval, and in words."""
+    """The figure with its interval, and as text."""
     system = _named(rule, rule.system, place)
     if rule.against is not None:
         return _difference(rule, place, system.name, _named(rule, rule.against, place).name)

@@ -37,7 +37,7 @@ def relation(comparison: Comparison) -> str:
 
 
 def headline(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]) -> str:
-    """How the judged system stands against every baseline by one metric; none is left unsaid.
+    """How the judged system compares with every baseline by one metric; none is left unsaid.
 
     found: its comparisons by that metric. Of several ways to say it, the first that is short enough is taken: every
     baseline named in full, in short, and counted; long names can make even the last one long.

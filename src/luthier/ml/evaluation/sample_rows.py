@@ -36,7 +36,7 @@ class SampleRow:
 class Choice:
     """Which rows, and in which order. Empty words, kinds and ends ask for nothing.
 
-    words: all of them stand somewhere in the prompt, the reference or an answer, whatever their case. metric: what gain
+    words: all of them occur in the prompt, the reference or an answer, whatever their case. metric: what gain
     and score are meant by. low, high: ends of the candidate's own score. kind: of the candidate's answer; `changed` and
     `same` hold it against the baseline's.
     """

@@ -118,7 +118,7 @@ def _check_rows(system: SystemUnderTest, metrics: Sequence[MetricDefinition]) ->
                 do="check the options of this row",
             )
     if not {metric.needs for metric in metrics} & {"likelihood", "pairs"}:
-        return  # an empty reference is nothing to learn, and nobody asks how likely it is
+        return  # an empty reference has no tokens to score
     for example, num_bytes in zip(system.tokenised, system.num_bytes, strict=True):
         if example.num_trained_tokens == 0 or num_bytes == 0:
             raise RequestError(

@@ -37,7 +37,7 @@ class SummaryRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All metrics of all tasks. baseline: what the candidate is held against; None where it stands alone."""
+    """All metrics of all tasks. baseline: what the candidate is compared with; None where it is alone."""
 
     systems: tuple[str, ...]
     candidate: str
@@ -136,7 +136,7 @@ def task_view(result: Result, task: TaskResult) -> TaskView:
 
 
 def as_evaluation(result: Result, task: TaskResult) -> Evaluation:
-    """A task as an evaluation of its own: for whatever chooses, filters and shows samples."""
+    """A task as an evaluation of its own: for code that chooses, filters and shows samples."""
     who = roles_in(result, task)
     own = _own_comparisons(result, task).get(task.primary)
     word = "not distinguishable" if own is None else own.verdict

@@ -1,4 +1,4 @@
-"""The answer over several tasks in words: one candidate against each baseline, and what tuning cost.
+"""The answer over several tasks as text: one candidate against each baseline, and what tuning cost.
 
 Each task is judged by its primary metric. Many questions give some "significant" answers by chance alone, so p-values
 are adjusted by Holm's step-down method (Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979).

@@ -1,4 +1,4 @@
-"""The answer in words: is the candidate better than what costs less, by how much, how sure, and resting on what."""
+"""The answer as text: is the candidate better than what costs less, by how much, how sure, and resting on what."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
 
     1. Rows without answers (plain text): perplexity if asked for, else bits per byte.
     2. reward_accuracy, preference_accuracy or preference_margin, the first that was asked for: rows are pairs then.
-    3. label_accuracy, if asked for: nobody asks for it unless answers are labels.
+    3. label_accuracy, if asked for: it is only asked for where answers are labels.
     4. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
     5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was asked for.
 
@@ -67,7 +67,7 @@ def verdict(
     training. "worse": distinguishable and worse than at least one. Else "not distinguishable". Where `primary` could
     not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
 
-    num_leaked: held-out rows that stand in the training rows. num_same_prompt: those whose prompt alone does.
+    num_leaked: held-out rows that are also in the training rows. num_same_prompt: those whose prompt alone does.
     num_rows_in_file: rows of the held-out file, where not all were judged.
 
     Raises:

@@ -32,7 +32,7 @@ from luthier.ml.export.runtimes.registry import open_export
 from luthier.ml.export.source_side import NUM_NEW_TOKENS, ObservedSource, SourceAnswer, observe_source, reference_nll
 
 NUM_PROMPTS = 32
-# What stands for a likelihood that is no number, so that reports stay JSON.
+# Replaces a likelihood that is NaN or infinite, so that reports stay valid JSON.
 _IMPOSSIBLE_NATS = -1000.0
 
 

@@ -1,4 +1,5 @@
-"""What the source of an export says to the prompts of a proof: run once, kept small, compared with any export of it.
+"""Outputs of the source model on the prompts of a parity check: computed once, stored compactly, compared with each
+export.
 
 The source is the base in float32 with the adapter unmerged over it: no merge, no rounding and no converter has touched
 it. Of each position only the likeliest tokens are kept, so a source and its export are never in memory together.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 NUM_TOP = 10
 NUM_NEW_TOKENS = 32
-# Likelihoods of a whole vocabulary are held for so many positions at once, the last ones of a prompt with its answer.
+# Likelihoods of a whole vocabulary are held for this many positions at once, the last ones of a prompt with its answer.
 MAX_POSITIONS = 512
 
 
@@ -76,7 +77,7 @@ class ObservedSource:
     """The source's side of a proof.
 
     end_id, end_token: that ends its answers. is_plain: written without a chat template. knows_developer: its template
-    has that role. vocabulary: the width of its logits. template_day: the day that its template was told it
+    has that role. vocabulary: the width of its logits. template_day: the day that its template was given
     it does not ask. filled: names of its template that llama.cpp fills with today's date.
     """
 

@@ -1,4 +1,4 @@
-"""One answer that is being written: from logits to tokens, from tokens to text, and to what is told of it."""
+"""One answer that is being written: from logits to tokens, from tokens to text, and to the events that report it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
 Decode = Callable[[Sequence[int]], str]
 
 
-class Guide(Protocol):
+class Constraint(Protocol):
     """Lets only those tokens be drawn that keep to a form."""
 
     def mask(self, logits: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class AnswerRow:
     sampler: Sampler
     decode: Decode
     end_ids: frozenset[int]
-    guide: Guide | None = None
+    constraint: Constraint | None = None
     calls: CallReader | None = None
     thinking: Thinking = NO_THINKING
     has_ended: bool = False
@@ -69,7 +69,7 @@ class AnswerRow:
     _text: TextStream = field(init=False)
     _answer: AnswerText = field(init=False)
     _num_characters: int = 0
-    _num_told: int = 0
+    _num_emitted: int = 0
     _open_tokens: list[WrittenToken] = field(default_factory=list)
     _ids: list[int] = field(default_factory=list)
 
@@ -80,15 +80,15 @@ class AnswerRow:
     @property
     def takes_likeliest(self) -> bool:
         """Whether its next token is the likeliest, whatever else there is to it."""
-        return self.sampler.takes_likeliest and self.guide is None
+        return self.sampler.takes_likeliest and self.constraint is None
 
     def write(self, logits: Tensor, likeliest: int) -> tuple[int, list[Piece | Ended]]:
         """Draw one token; returns it and what there is to tell. logits: [vocabulary]; likeliest: its largest."""
         token = likeliest
         if not self.takes_likeliest:
-            token = self.sampler.draw(logits if self.guide is None else self.guide.mask(logits))
-            if self.guide is not None:
-                self.guide.take(token)
+            token = self.sampler.draw(logits if self.constraint is None else self.constraint.mask(logits))
+            if self.constraint is not None:
+                self.constraint.take(token)
         if token in self.end_ids:
             return token, self._end("stop")
         self.num_new_tokens += 1
@@ -114,10 +114,10 @@ class AnswerRow:
             reasoning, left = reasoning + more, left + rest
         if self._answer.found_stop:
             reason = "stop"
-            num_told = self._answer.num_dropped + self._num_told + len(left)
-            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
         told: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
-        # OpenAI tells the call of a tool that the ask itself has named as an ordinary end.
+        # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         calls_tools = self.calls is not None and self.calls.num_calls > 0 and self.asked.tool_name is None
         if reason == "stop" and calls_tools:
             reason = "tool_calls"
@@ -132,11 +132,11 @@ class AnswerRow:
         return [*told, ended]
 
     def _pieces(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
-        self._num_told += len(text)
+        self._num_emitted += len(text)
         tokens: Sequence[WrittenToken] = ()
         if self._open_tokens and (text or reasoning or is_last):
-            num_told = self._answer.num_dropped + self._num_told
-            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
         calls: list[CallPiece] = []
         if self.calls is not None:

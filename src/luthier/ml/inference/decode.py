@@ -2,16 +2,16 @@
 
 What makes it cheaper than a general one:
 
-- rows that have finished leave the batch at once;
+- finished rows leave the batch at once;
 - logits are computed for the last position only;
 - what all prompts begin with (few-shot examples, a system prompt) goes through the model once, and so does a prompt
   that is to be continued several times;
 - prompts go in by parts of like length that suit the processor's caches, and then write together in a larger batch,
   because one step costs nearly the same for 8 rows and for 32;
-- the keys and values of new tokens are written into room made for them (`roomy_cache`).
+- the keys and values of new tokens are written into preallocated buffers (`preallocated_kv_cache`).
 
-All of that is taken only where the model proves that it gives its own logits so (`decoding_proof`). Rows of another
-model go through it each by itself (`row_states`), slower and as right.
+All of that is used only where a probe shows that it gives the model's own logits (`decoding_proof`). With other models
+each row is computed by itself (`row_states`): slower, with the same results.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from luthier.core.errors import DivergedError
+from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
 from luthier.ml.inference.decoding_proof import (
     BATCHED,
     NUM_STEPS,
@@ -41,16 +42,15 @@ from luthier.ml.inference.decoding_proof import (
     short_probe,
     text_part,
 )
-from luthier.ml.inference.kept_state import rope_border, smallest_window, why_not_held
 from luthier.ml.inference.length_batches import length_batches
 from luthier.ml.inference.models.forward_arguments import accepted
-from luthier.ml.inference.roomy_cache import expanded, holds_keys, joined
+from luthier.ml.inference.preallocated_kv_cache import expanded, holds_keys, joined
 from luthier.ml.inference.row_states import RowBatch, RowStepper
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from luthier.ml.inference.answer_row import Guide
+    from luthier.ml.inference.answer_row import Constraint
     from luthier.ml.inference.thoughts import ThoughtLimit
 
 
@@ -61,15 +61,15 @@ PREFILL_TOKENS = 2048
 class Request:
     """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
 
-    guide: makes what keeps its answer to a form. limit: makes what ends it before `max_new_tokens`, where thought and
-    answer have limits of their own.
+    constraint: makes the constraint of its answer. limit: makes what ends the answer before `max_new_tokens`, where
+    thought and answer have limits of their own.
     """
 
     ids: Sequence[int]
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
-    guide: Callable[[], Guide] | None = None
+    constraint: Callable[[], Constraint] | None = None
     limit: Callable[[], ThoughtLimit] | None = None
 
 
@@ -109,7 +109,7 @@ class Batch:
     positions: Tensor
 
     def trim(self) -> None:
-        """Drop what is padding in all rows on the left, so that rows that come and go do not make it ever wider."""
+        """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow."""
         num_padding = int(self.mask.any(0).int().argmax())
         if num_padding:
             self.mask = self.mask[:, num_padding:]
@@ -120,7 +120,7 @@ class Batch:
         """Keep the rows at `places`, in that order, and drop all others, from the cache too; a place may come twice."""
         index = torch.tensor(places, device=self.mask.device)
         self.rows = [self.rows[place] for place in places]
-        self.mask, self.positions = self.mask[index], self.positions[index]
+        self.mask, self.positions = self.mask[index], self.positions[index]  # [rows, width], [rows]
         self.cache.batch_select_indices(index)
 
 
@@ -147,7 +147,7 @@ class Decoder:
         takes_cache = self._cache_argument in inspect.signature(model.forward).parameters
         self._long_path: DecodingPath | None = None
         self._border_path: DecodingPath | None = None
-        self._why_not_held = why_not_held(self._config) if takes_cache else "it takes no cache of keys and values"
+        self._why_not_held = why_not_cacheable(self._config) if takes_cache else "it takes no cache of keys and values"
         self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
 
     @property
@@ -176,11 +176,11 @@ class Decoder:
     def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
         """Send tokens that several prompts share, or the next part of a long one, through the model, once.
 
-        before: what stands before them already; it is used up.
+        before: what precedes them already; it is used up.
         """
         cache = self.new_cache() if before is None else before.cache
         first = 0 if before is None else before.num_tokens
-        tokens = torch.tensor([list(ids)], device=self._model.device)
+        tokens = torch.tensor([list(ids)], device=self._model.device)  # [1, tokens]
         positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
         self._forward(tokens, cache, None, positions)
         return Prefix(num_tokens=first + len(ids), cache=cache)
@@ -223,18 +223,18 @@ class Decoder:
         """
         out = [Continuation() for _ in requests]
         generators = [_generator(request, self._model.device) for request in requests]
-        guides = [None if request.guide is None else request.guide() for request in requests]
+        constraints = [None if request.constraint is None else request.constraint() for request in requests]
         limits = [None if request.limit is None else request.limit() for request in requests]
         batch, logits = self._start(requests, prefix)
         while True:
-            logits = _guided(logits, [guides[row] for row in batch.rows])
+            logits = _constrained(logits, [constraints[row] for row in batch.rows])
             chosen = _choose(logits, [(requests[row].temperature, generators[row]) for row in batch.rows])
             going: list[int] = []
             for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
                 if log_probability is not None:
                     out[row].log_probabilities.append(log_probability)
-                if (guide := guides[row]) is not None:
-                    guide.take(token)
+                if (constraint := constraints[row]) is not None:
+                    constraint.take(token)
                 if token in self._end_ids:
                     out[row].end_id = token
                 else:
@@ -246,7 +246,7 @@ class Decoder:
                 done(row)
             if not going:
                 return out
-            tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)
+            tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)  # [rows, 1]
             if len(going) < len(batch.rows):
                 batch.keep(going)
             logits = self.step(batch, tokens)
@@ -326,6 +326,7 @@ class Decoder:
             own = list(requests[row].ids[skip:])
             tokens[place, width - len(own) :] = torch.tensor(own)
             mask[place, skip + width - len(own) :] = 1
+        # Positions count real tokens only, so a padded row is numbered like the same row alone: [rows, width]
         positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, skip:].to(device)
         mask = mask.to(device)
         cache = expanded(prefix.cache, len(rows)) if prefix else self.new_cache()
@@ -350,12 +351,12 @@ class Decoder:
             "logits_to_keep": 1,
         }
         output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model, arguments))
-        return self._sound(output.logits[:, -1])
+        return self._sound(output.logits[:, -1])  # [rows, 1, vocabulary] -> [rows, vocabulary]
 
     def _sound(self, logits: Tensor) -> Tensor:
         """The logits, if they may be used: NaN only for callers who look after it."""
         if not self._may_diverge and logits.isnan().any():
-            # argmax would take one of them for the likeliest token, and write on as if nothing were wrong.
+            # argmax returns the index of a NaN without complaint, and decoding would go on with a meaningless token.
             raise DivergedError(
                 f"{type(self._model).__name__} gives logits that are not numbers",
                 expected="finite logits",
@@ -382,7 +383,7 @@ class Decoder:
         return replace(found, reason="; ".join(one for one in (why, found.reason) if one))
 
     def _batched(self, probe: Probe) -> list[Tensor]:
-        """A `Trial` of all that is done to batches: a shared beginning, joined parts, rows in another order."""
+        """A `Trial` of all that is done to batches: a shared prefix, joined parts, rows in another order."""
         num, requests = NUM_STEPS, [Request(ids, NUM_STEPS) for ids in probe.prompts]
         rows = range(len(requests))
         prefix = self.prefill(requests[0].ids[: probe.num_shared]) if probe.num_shared else None
@@ -429,12 +430,12 @@ def _generator(request: Request, device: torch.device) -> torch.Generator | None
     return generator
 
 
-def _guided(logits: Tensor, guides: Sequence[Guide | None]) -> Tensor:
+def _constrained(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tensor:
     """The logits with minus infinity at what must not come next: [rows, vocabulary]."""
-    if not any(guides):
+    if not any(constraints):
         return logits
-    rows = zip(logits, guides, strict=True)
-    return torch.stack([row if guide is None else guide.mask(row) for row, guide in rows])
+    rows = zip(logits, constraints, strict=True)
+    return torch.stack([row if constraint is None else constraint.mask(row) for row, constraint in rows])
 
 
 def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]]) -> list[tuple[int, float | None]]:
@@ -445,6 +446,7 @@ def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]
     chosen: list[tuple[int, float | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
     for place, (temperature, generator) in enumerate(rules):
         if generator is not None:
+            # in fp32: a bf16 softmax does not sum to one over a large vocabulary
             probabilities = torch.softmax(logits[place].float() / temperature, -1)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
             chosen[place] = (token, math.log(float(probabilities[token])))

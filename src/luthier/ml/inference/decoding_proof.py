@@ -1,7 +1,7 @@
 """Proof of how a model can write: with our batches over a key-value cache, with its own cache a row at a time, or bare.
 
 Models keep more than keys and values: convolutions and recurrent states, compressed or shared keys, windows and chunks.
-Which of them survive padding, joined batches and shared beginnings is no matter of names. So a few tokens go through
+Which of them survive padding, joined batches and shared prefixes is no matter of names. So a few tokens go through
 the model each way, and their logits are held against its own forward pass over the whole text, without any cache. The
 fastest way that gives the same logits is taken.
 
@@ -45,7 +45,7 @@ _proved: dict[tuple[object, ...], DecodingPath] = {}
 class DecodingPath:
     """How a model writes, and why not by a faster way.
 
-    kind: `batched` is our own key-value cache, rows together, beginnings shared; `grouped` is the cache that the model
+    kind: `batched` is our own key-value cache, rows together, prefixes shared; `grouped` is the cache that the model
     makes for itself, rows of one length together; `by_row` the same, each row by itself; `uncached` sends the whole
     text through the model for every token.
     reason: empty where nothing faster was tried in vain.

@@ -1,4 +1,4 @@
-"""Texts that wait to be made into vectors, and go through the model a part at a time between the steps of answers."""
+"""Queue of texts to embed, which go through the model in parts between the decoding steps of answers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from luthier.core.errors import DivergedError
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import Embedded, Failed
-from luthier.ml.inference.arrivals import PART_TOKENS, PrefillTurns
 from luthier.ml.inference.decode import Decoder, Request
 from luthier.ml.inference.embed import PartialStates, add_states, mean_states, unit
 from luthier.ml.inference.length_batches import length_batches
 from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.prefill_queue import PART_TOKENS, PrefillTurns
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
 DIVERGED: Final = DivergedError(
@@ -67,7 +67,7 @@ class EmbeddingQueue:
         self._waiting = []
 
     def step(self) -> list[KeyedEvent]:
-        """Send one part through the model; tells the vectors of an ask with its last one."""
+        """Send one part through the model; returns the vectors of a request with its last part."""
         if not self._waiting:
             return []
         one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens

@@ -1,4 +1,4 @@
-"""An engine that says what it is told to: for tests of everything that stands on engines."""
+"""An engine that gives scripted answers: for tests of everything built on engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `StreamEngine` that says what it is told to, a word a step: for tests of everything that stands on such engines."""
+"""A `StreamEngine` that writes scripted answers, a word a step: for tests of everything built on such engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Answer:
     words: list[str]
     limit: int
     stops: StopTexts
-    num_told: int = 0
+    num_emitted: int = 0
 
 
 class FakeStreamEngine:
@@ -37,7 +37,7 @@ class FakeStreamEngine:
         self._answer, self._most_answers, self._context_words = answer, most_answers, context_words
         self._adapters: dict[str, str] = {}
         self._answers: list[_Answer] = []
-        self._told: list[KeyedEvent] = []
+        self._events: list[KeyedEvent] = []
         self._is_open = True
 
     @property
@@ -69,7 +69,7 @@ class FakeStreamEngine:
             )
         if self._answers and len(self._answers) + request.num_choices > self._most_answers:
             return False
-        self._told.append((key, Started(num_prompt_tokens=num_words)))
+        self._events.append((key, Started(num_prompt_tokens=num_words)))
         path = None if adapter is None else self._adapters[adapter]
         for choice in range(request.num_choices):
             words = self._answer(request, choice, path).split(" ")
@@ -79,35 +79,35 @@ class FakeStreamEngine:
     def cancel(self, key: Hashable) -> None:
         """Write no more of it."""
         self._answers = [answer for answer in self._answers if answer.key != key]
-        self._told = [told for told in self._told if told[0] != key]
+        self._events = [event for event in self._events if event[0] != key]
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002
         """One word of every answer."""
         self._check_open()
-        told, self._told = self._told, []
+        events, self._events = self._events, []
         for answer in list(self._answers):
-            told += [(answer.key, event) for event in self._step(answer)]
-        return told
+            events += [(answer.key, event) for event in self._step(answer)]
+        return events
 
     def close(self) -> None:
         """Refuse further work."""
         self._is_open, self._answers = False, []
 
     def _step(self, answer: _Answer) -> list[Piece | Ended]:
-        word = answer.words[answer.num_told]
-        text = answer.stops.add(word if answer.num_told == 0 else f" {word}")
-        answer.num_told += 1
-        is_complete = answer.num_told == len(answer.words)
-        has_ended = answer.stops.found or is_complete or answer.num_told == answer.limit
+        word = answer.words[answer.num_emitted]
+        text = answer.stops.add(word if answer.num_emitted == 0 else f" {word}")
+        answer.num_emitted += 1
+        is_complete = answer.num_emitted == len(answer.words)
+        has_ended = answer.stops.found or is_complete or answer.num_emitted == answer.limit
         if has_ended:
             text += answer.stops.end()
             self._answers.remove(answer)
         events: list[Piece | Ended] = []
         if text:
-            events.append(Piece(choice=answer.choice, text=text, num_new_tokens=answer.num_told))
+            events.append(Piece(choice=answer.choice, text=text, num_new_tokens=answer.num_emitted))
         if has_ended:
             reason = "stop" if answer.stops.found or is_complete else "length"
-            events.append(Ended(choice=answer.choice, reason=reason, num_new_tokens=answer.num_told))
+            events.append(Ended(choice=answer.choice, reason=reason, num_new_tokens=answer.num_emitted))
         return events
 
     def _check_open(self) -> None:

@@ -1,4 +1,4 @@
-"""Batches of like length: little padding, and a bound on the memory that one batch takes."""
+"""Batches of similar length: little padding, and a bound on the memory that one batch takes."""
 
 from __future__ import annotations
 

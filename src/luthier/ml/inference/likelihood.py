@@ -5,7 +5,7 @@ prompt. So the body runs over whole rows, and logits are made for the positions 
 several rows begin with goes through the body once.
 
 That holds for a model that proves it: on a few tokens head(body(x)) gives its own logits, rows padded together give
-what each gives by itself, and so does what goes on from a shared beginning. Another model is scored by its own forward
+what each gives by itself, and so does what goes on from a shared prefix. Another model is scored by its own forward
 pass, a row at a time.
 """
 
@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.ports import Score
+from luthier.ml.inference.cache_layout import rope_border, smallest_window, why_not_cacheable
 from luthier.ml.inference.decode import Prefix, cache_argument
 from luthier.ml.inference.decoding_proof import (
     Probe,
@@ -35,12 +36,11 @@ from luthier.ml.inference.decoding_proof import (
     text_part,
     tolerance,
 )
-from luthier.ml.inference.kept_state import rope_border, smallest_window, why_not_held
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.forward_arguments import accepted
 from luthier.ml.inference.models.own_head import OwnHead
 from luthier.ml.inference.models.scaled_head import PLAIN, ScaledHead, measured
-from luthier.ml.inference.roomy_cache import expanded
+from luthier.ml.inference.preallocated_kv_cache import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ _EXACT = 1e-5
 class ScoringPath:
     """How a model is scored. by_head: its head over its body, rows together; else by its own forward pass.
 
-    shares: whether a beginning may go through the body once. reason: why not all of that holds.
+    shares: whether a prefix may go through the body once. reason: why not all of that holds.
     """
 
     by_head: bool
@@ -107,8 +107,8 @@ class Scorer:
 
     @property
     def longest_shared(self) -> int:
-        """How long a row may be that shares its beginning; 0 where the model keeps a state that cannot be shared."""
-        if not self._path.shares or why_not_held(self._config):
+        """How long a row may be that shares its prefix; 0 where the model keeps a state that cannot be shared."""
+        if not self._path.shares or why_not_cacheable(self._config):
             return 0
         bounds = (context_tokens(self._config), smallest_window(self._config), self.border)
         return min(one for one in bounds if one is not None)
@@ -130,23 +130,23 @@ class Scorer:
         return Prefix(len(ids), cache)
 
     @torch.inference_mode()
-    def score(self, examples: Sequence[TokenisedExample], beginning: Prefix | None = None) -> list[Score]:
+    def score(self, examples: Sequence[TokenisedExample], prefix: Prefix | None = None) -> list[Score]:
         """One score an example, in order. Rows are padded on the right: a causal model never looks there.
 
-        beginning: what all of them begin with, as `begin` has made it.
+        prefix: what all of them begin with, as `begin` has made it.
 
         Raises:
             DivergedError: a likelihood is NaN or infinite.
         """
         if self._path.by_head:
-            rows, hidden, targets = self._before_learned(examples, beginning)
+            rows, hidden, targets = self._before_learned(examples, prefix)
             nll, correct = self._judge(hidden, targets)
         else:
             rows, nll, correct = self._judge_whole(examples)
         if not nll.isfinite().all():
             place = int(rows[(~nll.isfinite()).nonzero()[0, 0]])
             raise _diverged(f"the likelihood of {examples[place].id}")
-        # In float64 and per row, so that a score does not depend on the batch it was made in.
+        # In float64 and per row, so that a score does not depend on which batch the row was in.
         sums = torch.zeros(len(examples), 2, dtype=torch.float64)
         sums.index_add_(0, rows, torch.stack([nll, correct], 1))
         return [
@@ -155,10 +155,10 @@ class Scorer:
         ]
 
     @torch.inference_mode()
-    def states(self, examples: Sequence[TokenisedExample], beginning: Prefix | None = None) -> list[Tensor]:
+    def states(self, examples: Sequence[TokenisedExample], prefix: Prefix | None = None) -> list[Tensor]:
         """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
 
-        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them. beginning: as
+        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them. prefix: as
         for `score`.
 
         Raises:
@@ -166,7 +166,7 @@ class Scorer:
         """
         if not self._path.by_head:
             raise self._no_head()
-        rows, hidden, _ = self._before_learned(examples, beginning)
+        rows, hidden, _ = self._before_learned(examples, prefix)
         if not hidden.isfinite().all():
             place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
             raise _diverged(f"a hidden state of {examples[place].id}")
@@ -200,10 +200,10 @@ class Scorer:
         )
 
     def _before_learned(
-        self, examples: Sequence[TokenisedExample], beginning: Prefix | None
+        self, examples: Sequence[TokenisedExample], prefix: Prefix | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of each learned token of all rows, in order: its row, the state it is predicted from, and the token."""
-        skip = 0 if beginning is None else beginning.num_tokens
+        skip = 0 if prefix is None else prefix.num_tokens
         width = max(example.num_tokens for example in examples) - skip
         tokens = torch.full((len(examples), width), self._pad_id)
         learned = torch.zeros((len(examples), width), dtype=torch.bool)
@@ -214,16 +214,17 @@ class Scorer:
         rows, places = learned.nonzero(as_tuple=True)
         tokens = tokens.to(self._device)
         arguments: dict[str, Any] = {"use_cache": False}
-        if beginning is not None:
-            arguments = {"use_cache": True, self._cache_argument: expanded(beginning.cache, len(examples))}
-        hidden = self._body(input_ids=tokens, **accepted(self._body, arguments)).last_hidden_state
+        if prefix is not None:
+            arguments = {"use_cache": True, self._cache_argument: expanded(prefix.cache, len(examples))}
+        hidden = self._body(input_ids=tokens, **accepted(self._body, arguments)).last_hidden_state  # [rows, T, width]
+        # The state of token t - 1 predicts token t: [learned, width] and [learned].
         return rows, hidden[rows, places - 1], tokens[rows, places]
 
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and correctness of each target, both float64 [positions] on the CPU."""
         nll, correct = [], []
         for part, target in zip(torch.split(hidden, MAX_LOGIT_ROWS), torch.split(targets, MAX_LOGIT_ROWS), strict=True):
-            logits = self._logits(part)
+            logits = self._logits(part)  # [at most MAX_LOGIT_ROWS, vocabulary] in fp32
             nll.append(F.cross_entropy(logits, target, reduction="none"))
             correct.append(logits.argmax(-1) == target)
         return torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
@@ -253,7 +254,7 @@ class Scorer:
             places = torch.frombuffer(bytearray(example.loss_mask), dtype=torch.bool).nonzero()[:, 0]
             targets = torch.tensor(list(example.input_ids), device=self._device)[places.to(self._device)]
             for part, target in zip(
-                torch.split(places, self._own_places), torch.split(targets, self._own_places), strict=True
+                torch.split(places, self._head_chunk_tokens), torch.split(targets, self._head_chunk_tokens), strict=True
             ):
                 logits = self._own_logits(example.input_ids, part - 1)
                 nll.append(F.cross_entropy(logits, target, reduction="none"))
@@ -264,8 +265,8 @@ class Scorer:
         return torch.cat(rows), torch.cat(nll).double().cpu(), torch.cat(correct).double().cpu()
 
     @property
-    def _own_places(self) -> int:
-        """Of how many places logits are made at once."""
+    def _head_chunk_tokens(self) -> int:
+        """How many positions' logits are computed at once, so that they stay under MAX_OWN_LOGITS numbers."""
         return max(1, MAX_OWN_LOGITS // int(self._config.vocab_size))
 
     def _own_logits(self, ids: Sequence[int], places: Tensor) -> Tensor:
@@ -279,7 +280,7 @@ class Scorer:
     @torch.inference_mode()
     def _proved(self) -> ScoringPath:
         """What of the fast ways gives the model's own logits on a few tokens: of the head always, the rest once."""
-        window, why = smallest_window(self._config), why_not_held(self._config)
+        window, why = smallest_window(self._config), why_not_cacheable(self._config)
         probe = short_probe(self._model, window, is_recurrent=bool(why))
         few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
         own = own_logits(self._model, few.rows[0])
@@ -302,7 +303,7 @@ class Scorer:
         return _proved[key]
 
     def _prove(self, probe: Probe, why: str) -> ScoringPath:
-        """Whether rows may be padded together, and go on from a shared beginning. why: why they cannot, if known."""
+        """Whether rows may be padded together, and go on from a shared prefix. why: why they cannot, if known."""
         expected = [own_logits(self._model, row) for row in probe.rows]
         if not why and probe.num_shared:
             why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
@@ -331,13 +332,13 @@ class Scorer:
 
     def _distance(self, probe: Probe, expected: Sequence[Tensor], num_shared: int) -> float:
         """How far the logits of the rows are from the model's own, when they go through the body together."""
-        beginning = self.begin(probe.rows[0][:num_shared]) if num_shared else None
+        prefix = self.begin(probe.rows[0][:num_shared]) if num_shared else None
         unlearned = num_shared + 1
         examples = [
             TokenisedExample("probe", array("i", row), bytes(unlearned) + b"\1" * (len(row) - unlearned))
             for row in probe.rows
         ]
-        rows, hidden, _ = self._before_learned(examples, beginning)
+        rows, hidden, _ = self._before_learned(examples, prefix)
         ours = self._logits(hidden)
         return max(apart(ours[(rows == row).to(ours.device)], own[num_shared:-1]) for row, own in enumerate(expected))
 

@@ -1,7 +1,7 @@
 """Many low-rank adapters over one base, each row of a batch with its own, in one pass.
 
-The matrices of the base are multiplied once for all rows. Beside them, A of all adapters in use stand below one another
-as one matrix, and B side by side as another: two products for all rows, with what is another adapter's set to zero in
+The matrices of the base are multiplied once for all rows. Beside them, A of all adapters in use are stacked into
+one matrix, and B into another: two products for all rows, with what is another adapter's set to zero in
 between. So every adapter is read once a step however many rows ask for it, and nothing is gathered by row; the zeros
 leave what a row gets as it would be alone, but for the order of floating-point sums.
 
@@ -25,8 +25,8 @@ from luthier.ml.inference.models.forward_arguments import accepted
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# An adapter nobody asks for just now stays among those in use for so many passes: bringing one in copies them all.
-_PATIENCE: Final = 256
+# An idle adapter stays stacked for this many passes: adding one rebuilds the stacks of all adapters in use.
+_IDLE_PASSES: Final = 256
 _PROBE: Final = ((1, 2, 3), (4, 5, 6))
 
 
@@ -68,7 +68,7 @@ class MixedAdapters:
             self._mixes = all(self._sees_rows(new))
 
     def unload(self, name: str) -> None:
-        """Let go of an adapter; nothing happens where it is not loaded."""
+        """Unload an adapter; nothing happens where it is not loaded."""
         self._loaded.pop(name, None)
         if self._in_use.pop(name, None) is not None:
             self._lay()
@@ -90,11 +90,11 @@ class MixedAdapters:
         wanted = {name for name in rows if name is not None}
         for name in self._in_use:
             self._in_use[name] = 0 if name in wanted else self._in_use[name] + 1
-        is_right = wanted <= self._in_use.keys() and max(self._in_use.values(), default=0) < _PATIENCE
+        is_right = wanted <= self._in_use.keys() and max(self._in_use.values(), default=0) < _IDLE_PASSES
         if tuple(rows) == self._rows and is_right:
             return
         if not is_right:
-            kept = {name: since for name, since in self._in_use.items() if since < _PATIENCE}
+            kept = {name: since for name, since in self._in_use.items() if since < _IDLE_PASSES}
             self._in_use = kept | dict.fromkeys(sorted(wanted - kept.keys()), 0)
             self._lay()
         self._rows = tuple(rows)
@@ -169,7 +169,11 @@ class MixedAdapters:
 
 
 class _MixedLinear(nn.Module):
-    """A matrix of the base with what adapters add. scales: None where no row of the pass has one that does."""
+    """A linear layer of the base with the low-rank products of the adapters in use.
+
+    _a: [sum of ranks, in], _b: [sum of ranks, out], stacked over adapters. scales: [rows, 1, sum of ranks]; None where
+    no row of the pass has an adapter of this layer.
+    """
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -202,5 +206,6 @@ class _MixedLinear(nn.Module):
             return y
         # tokens without their rows are all of one adapter
         scales = self.scales if x.ndim == self.scales.ndim else self.scales[0]
+        # [rows, tokens, sum of ranks]; scales are zero in the columns of other adapters, which masks them out
         narrow = nn.functional.linear(x, self._a).mul_(scales)
         return y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), self._b).view(y.shape)

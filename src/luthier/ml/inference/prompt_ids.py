@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.stream import TextRequest
-from luthier.ml.inference.tool_talk import ToolTalk
+from luthier.ml.inference.tool_parsing import ToolFormat
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 
-def ids_of(template: ChatTemplate, tools: ToolTalk, request: TextRequest, context_tokens: int) -> list[int]:
+def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, context_tokens: int) -> list[int]:
     """The ids of a request, written by a template.
 
     Raises RequestError (empty), OverlongError (no room for one token of an answer), TemplateError.

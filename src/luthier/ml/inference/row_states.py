@@ -81,7 +81,7 @@ class RowStepper:
 
     @torch.inference_mode()
     def _forward(self, lane: Lane, *, is_first: bool) -> Tensor:
-        tokens = torch.tensor(lane.ids, device=self._model.device)
+        tokens = torch.tensor(lane.ids, device=self._model.device)  # [rows, tokens so far]
         arguments: dict[str, Any] = {"use_cache": self._keeps_cache, "logits_to_keep": 1}
         if self._keeps_cache:
             if "position_ids" in self._parameters:  # not all models count on from what their cache holds
@@ -102,7 +102,7 @@ class RowStepper:
         if self._keeps_cache:
             handed = {name: output[name] for name in output.keys() & self._parameters}
             lane.carried = {name: value for name, value in handed.items() if value is not None}
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]  # [rows, vocabulary]
         return logits
 
 
@@ -148,6 +148,7 @@ class RowBatch:
             own = [place for place, (one, _) in enumerate(wanted) if one == number]
             parts = [own] if self.stepper.can_group(lane) else [[place] for place in own]
             for part in filter(None, parts):
+                # a lane that is split needs a state of its own for every part but the last, which takes the original
                 mine = lane if part is parts[-1] else copy.deepcopy(lane)
                 mine.select([wanted[place][1] for place in part])
                 for index, place in enumerate(part):

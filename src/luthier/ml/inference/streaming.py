@@ -1,4 +1,4 @@
-"""Many answers written at once by one model, each with its own adapter, each told as it comes.
+"""Many answers written at once by one model, each with its own adapter, each streamed as it comes.
 
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
 (`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
@@ -28,13 +28,13 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.ml.inference.answer_row import AnswerRow
-from luthier.ml.inference.arrivals import Arrival, PrefillTurns, next_arrivals
-from luthier.ml.inference.asks import AskReader, Prepared, PreparedTexts
-from luthier.ml.inference.continue_all import DEFAULT_BATCH_TOKENS
+from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS
 from luthier.ml.inference.decode import Batch
 from luthier.ml.inference.decoding_proof import DecodingPath
 from luthier.ml.inference.embedding_queue import DIVERGED, EmbeddingQueue
 from luthier.ml.inference.mixed_adapters import MixedAdapters
+from luthier.ml.inference.prefill_queue import PrefillTurns, QueuedPrompt, next_prefill_batch
+from luthier.ml.inference.request import Prepared, PreparedTexts, RequestPreparer
 from luthier.ml.inference.row_states import RowBatch
 from luthier.ml.inference.transformers_engine import TransformersEngine
 
@@ -94,10 +94,10 @@ class StreamingEngine:
         self._max_rows, self._batch_tokens = max_rows, batch_tokens
         self._adapters = MixedAdapters(engine.causal)
         device = engine.causal.get_input_embeddings().weight.device
-        self._reader = AskReader(engine, device=device, num_logits=engine.num_logits)
+        self._reader = RequestPreparer(engine, device=device, num_logits=engine.num_logits)
         self._num_base_bytes = sum(int(one.nbytes) for one in [*engine.causal.parameters(), *engine.causal.buffers()])
         self._prepared: dict[Hashable, Prepared] = {}
-        self._arrivals: list[Arrival] = []
+        self._prefill_queue: list[QueuedPrompt] = []
         self._embeddings = EmbeddingQueue(engine, self._decoder, self._adapters, max_rows)
         self._turns = PrefillTurns()
         self._rows: dict[int, AnswerRow] = {}
@@ -117,7 +117,7 @@ class StreamingEngine:
     @property
     def keys(self) -> set[Hashable]:
         """The asks whose answers are being written."""
-        waiting = {one.key for one in self._arrivals} | self._embeddings.keys
+        waiting = {one.key for one in self._prefill_queue} | self._embeddings.keys
         return {row.key for row in self._rows.values()} | waiting
 
     @property
@@ -133,7 +133,7 @@ class StreamingEngine:
         self._adapters.load(name, path)
 
     def unload_adapter(self, name: str) -> None:
-        """Let go of an adapter that nobody is asking."""
+        """Unload an adapter without open requests."""
         self._adapters.unload(name)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
@@ -169,7 +169,7 @@ class StreamingEngine:
             return True
         if not self._has_room_for(prepared, _RESERVE if may_exceed else 1.0):
             return False
-        self._arrivals.append(Arrival(key, prepared, adapter, owner))
+        self._prefill_queue.append(QueuedPrompt(key, prepared, adapter, owner))
         return True
 
     def ask_embeddings(self, key: Hashable, request: EmbeddingRequest, adapter: str | None) -> bool:
@@ -180,19 +180,19 @@ class StreamingEngine:
     def cancel(self, key: Hashable) -> None:
         """Write no more of this ask; nothing happens where it has ended."""
         self._prepared.pop(key, None)
-        self._arrivals = [one for one in self._arrivals if one.key != key]
+        self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
         self._embeddings.cancel(key)
         for number in [number for number, row in self._rows.items() if row.key == key]:
             del self._rows[number]
         self._drop_ended()
 
-    def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002 - it computes, and waits for nobody
+    def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002 - it computes and never blocks
         """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
         return self._embeddings.step() + self._begin() + self._step()
 
     def close(self) -> None:
         """Let go of the weights; nothing can be written afterwards."""
-        self._rows, self._groups, self._arrivals = {}, [], []
+        self._rows, self._groups, self._prefill_queue = {}, [], []
         self._embeddings.clear()
         self._engine.close()
 
@@ -207,7 +207,7 @@ class StreamingEngine:
 
         share: how much of the ordinary room may be taken.
         """
-        waiting = [one.prepared for one in self._arrivals]
+        waiting = [one.prepared for one in self._prefill_queue]
         if not self._rows and not waiting:
             return True
         num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
@@ -217,16 +217,16 @@ class StreamingEngine:
 
     def _begin(self) -> list[KeyedEvent]:
         """Send prompts that have come through the model; their first tokens come with the next step."""
-        if not self._arrivals:
+        if not self._prefill_queue:
             return []
-        first = self._turns.first(self._arrivals)
-        beside = [one for one in self._arrivals if self._adapters.mixes or one.adapter == first.adapter]
-        begun = next_arrivals(first, beside, self._decoder.fits_windows, self._max_rows)
+        first = self._turns.first(self._prefill_queue)
+        beside = [one for one in self._prefill_queue if self._adapters.mixes or one.adapter == first.adapter]
+        begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._max_rows)
         self._adapters.use([one.adapter for one in begun])
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
             first.prefix = self._decoder.prefill(ids, first.prefix)
             return []
-        self._arrivals = [one for one in self._arrivals if one not in begun]
+        self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
         places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
@@ -248,17 +248,17 @@ class StreamingEngine:
     def _step(self) -> list[KeyedEvent]:
         """Write one token of every answer."""
         self._join()
-        told: list[KeyedEvent] = []
+        events: list[KeyedEvent] = []
         for group in self._groups:
             tokens = []
             likeliest = group.logits.argmax(-1).tolist()
             sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
-                token, news = likeliest[place], list[KeyedEvent]()
+                token, new_events = likeliest[place], list[KeyedEvent]()
                 if number in self._rows:  # else it failed with another choice of the same ask
-                    token, news = self._write(number, group.logits[place], token, is_sound=sound[place])
+                    token, new_events = self._write(number, group.logits[place], token, is_sound=sound[place])
                 tokens.append(token)
-                told += news
+                events += new_events
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
             self._drop_from(group)
             if going:
@@ -270,7 +270,7 @@ class StreamingEngine:
                 if group.num_room is not None:
                     group.num_room -= 1
         self._drop_ended()
-        return told
+        return events
 
     def _write(self, number: int, logits: Tensor, likeliest: int, *, is_sound: bool) -> tuple[int, list[KeyedEvent]]:
         """One token of one answer; what goes wrong with it ends its ask alone."""
@@ -279,13 +279,13 @@ class StreamingEngine:
             self._fail(row.key)
             return likeliest, [(row.key, Failed.of(DIVERGED))]
         try:
-            token, news = row.write(logits, likeliest)
+            token, new_events = row.write(logits, likeliest)
         except LuthierError as error:
             self._fail(row.key)
             return likeliest, [(row.key, Failed.of(error))]
         if row.has_ended:
             del self._rows[number]
-        return token, [(row.key, event) for event in news]
+        return token, [(row.key, event) for event in new_events]
 
     def _fail(self, key: Hashable) -> None:
         for number in [number for number, row in self._rows.items() if row.key == key]:

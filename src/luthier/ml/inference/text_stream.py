@@ -1,4 +1,4 @@
-"""Tokens as text that is sent as it comes: whole characters only, and nothing of a stop text."""
+"""Tokens as text that is sent as it comes: whole characters only, without any part of a stop text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TextStream:
         self._ids: list[int] = []
         # Some tokenizers write a token differently at the beginning of a text: the tokens that were told last are
         # decoded again before those that were not.
-        self._context, self._told = 0, 0
+        self._context, self._emitted = 0, 0
 
     def add(self, token: int) -> str:
         """The text that is certain with this token; often empty."""
@@ -27,17 +27,17 @@ class TextStream:
         text = self._open_text()
         if not text or text.endswith(_UNKNOWN):
             return ""
-        self._context, self._told = self._told, len(self._ids)
+        self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
     def end(self) -> str:
         """What was held back: no token comes any more."""
         text = self._open_text()
-        self._context, self._told = self._told, len(self._ids)
+        self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
     def _open_text(self) -> str:
-        before = self._decode(self._ids[self._context : self._told])
+        before = self._decode(self._ids[self._context : self._emitted])
         return self._decode(self._ids[self._context :])[len(before) :]
 
 

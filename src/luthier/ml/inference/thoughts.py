@@ -29,7 +29,7 @@ _TAIL_TOKENS: Final = 32
 _MOST_TEMPLATES: Final = 32
 
 
-class _Guide(Protocol):
+class _GrammarConstraint(Protocol):
     def mask(self, logits: Tensor) -> Tensor: ...
     def take(self, token: int) -> None: ...
 
@@ -130,8 +130,8 @@ class Thoughts:
             ThoughtTokens(self.form, self.decode, is_open=is_open), max_new_tokens, max_thinking_tokens
         )
 
-    def guided(self, make: Callable[[], _Guide], *, is_open: bool) -> Callable[[], _Guide]:
-        """A guide that lets the model end its thought first, where the prompt has opened one."""
+    def constrained(self, make: Callable[[], _GrammarConstraint], *, is_open: bool) -> Callable[[], _GrammarConstraint]:
+        """A constraint that lets the model end its thought first, where the prompt has opened one."""
         if not is_open:
             return make
         return lambda: GuideBehindThought(make(), ThoughtTokens(self.form, self.decode, is_open=True))
@@ -182,21 +182,21 @@ class ThoughtLimit:
 
 
 class GuideBehindThought:
-    """A guide of the answer, which leaves the thought before it alone."""
+    """A constraint of the answer, which leaves the thought before it alone."""
 
-    def __init__(self, guide: _Guide, tokens: ThoughtTokens) -> None:
-        self._guide, self._tokens = guide, tokens
+    def __init__(self, constraint: _GrammarConstraint, tokens: ThoughtTokens) -> None:
+        self._constraint, self._tokens = constraint, tokens
 
     def mask(self, logits: Tensor) -> Tensor:
-        """[vocabulary] as the guide says, once the thought has ended."""
-        return logits if self._tokens.is_thinking else self._guide.mask(logits)
+        """[vocabulary] as the constraint says, once the thought has ended."""
+        return logits if self._tokens.is_thinking else self._constraint.mask(logits)
 
     def take(self, token: int) -> None:
         """This token was drawn."""
         if self._tokens.is_thinking:
             self._tokens.take(token)
         else:
-            self._guide.take(token)
+            self._constraint.take(token)
 
 
 class AnswerText:

@@ -1,4 +1,4 @@
-"""Tells calls of tools from text while both are being written: the arguments of a call are told as they grow."""
+"""Separates tool calls from text while both are being written: the arguments of a call are streamed as they grow."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ToolCallReader:
         self._is_inside = only_whole
         self._arguments: _Arguments | None = None
         self._is_behind = False  # behind the arguments of a call, before its end
-        self._opening = begin  # what is told if the call turns out to be none
+        self._opening = begin  # emitted as text if it turns out to be no call
         self._only_whole = only_whole
         self.num_calls = 0
 
     def add(self, text: str) -> tuple[str, list[CallPiece]]:
         """What of the text so far is certain: text beside calls, and more of calls."""
         self._held += text
-        told, calls = "", list[CallPiece]()
+        emitted, calls = "", list[CallPiece]()
         while True:
             before = (self._held, self._is_inside, self._is_behind)
             if self._arguments is not None:
@@ -45,11 +45,11 @@ class ToolCallReader:
             elif self._is_behind:
                 self._skip_end()
             elif self._is_inside:
-                told += self._head(calls)
+                emitted += self._head(calls)
             else:
-                told += self._text()
+                emitted += self._text()
             if before == (self._held, self._is_inside, self._is_behind):
-                return told, calls
+                return emitted, calls
 
     def end(self) -> tuple[str, list[CallPiece]]:
         """What was held back: no text comes any more."""
@@ -67,10 +67,10 @@ class ToolCallReader:
         place = self._held.find(self._begin)
         if place >= 0:
             before = self._take(place)
-            told = before.rstrip(_BLANKS)
-            self._opening = before[len(told) :] + self._take(len(self._begin))
+            emitted = before.rstrip(_BLANKS)
+            self._opening = before[len(emitted) :] + self._take(len(self._begin))
             self._is_inside = True
-            return told
+            return emitted
         sure = len(self._held) - _num_open(self._held, self._begin)
         sure = len(self._held[:sure].rstrip(_BLANKS))
         if self.num_calls and not self._held[:sure].strip(_BLANKS):

@@ -1,4 +1,4 @@
-"""How models write calls of tools, and how those are told from the rest of an answer.
+"""How models write tool calls, and how those are separated from the rest of an answer.
 
     family                      form of a call                                                          told by
     Hermes, Qwen, SmolLM2/3     <tool_call>{"name": "f", "arguments": {...}}</tool_call>                 <tool_call>
@@ -8,7 +8,7 @@
     all others                  as Hermes
 
 The table is looked up in the text of the model's chat template. What only looks like a call (no JSON, a tool that was
-not offered) is told as text.
+not offered) is returned as text.
 """
 
 from __future__ import annotations

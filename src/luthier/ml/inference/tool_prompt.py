@@ -1,4 +1,4 @@
-"""Tools for models whose chat template does not know them: told in words in the system message.
+"""Tools for models whose chat template does not know them: described in the system message.
 
 What such a model is told, and how its earlier calls and their results stand in the conversation, is always the same:
 

@@ -13,10 +13,9 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
-from luthier.ml.inference.beginnings import Shared, shared_batches
-from luthier.ml.inference.continue_all import DEFAULT_BATCH_TOKENS, continue_all
+from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_generate
+from luthier.ml.inference.constraints import ConstraintFactory
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
-from luthier.ml.inference.guides import Guides
 from luthier.ml.inference.likelihood import Scorer
 from luthier.ml.inference.models.architecture import context_tokens
 from luthier.ml.inference.models.attention_proof import why_eager
@@ -26,6 +25,7 @@ from luthier.ml.inference.models.scaled_head import ScaledHead
 from luthier.ml.inference.models.soft_prompt import virtual_tokens
 from luthier.ml.inference.models.thinking import ThoughtAndAnswer
 from luthier.ml.inference.opted_turns import rewritten, text_of
+from luthier.ml.inference.prefix_batches import Shared, shared_batches
 from luthier.ml.inference.thoughts import Thoughts
 from luthier.ml.inference.tool_calls import form_of
 
@@ -130,7 +130,7 @@ class TransformersEngine:
             return []
         decoder = self.open_decoder()
         with progress.task("Writing answers", len(requests), "answers") as task:
-            found = continue_all(
+            found = batch_generate(
                 decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
         for path in decoder.paths:
@@ -236,12 +236,12 @@ class TransformersEngine:
         whole = [self._behind_prompt(example) for example in examples]
         batches = self._score_batches(whole, scorer)
         found: dict[int, _Found] = {}
-        beginning: Prefix | None = None
+        prefix: Prefix | None = None
         for batch in batches:
             if not batch.is_same:
                 ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
-                beginning = scorer.begin(ids) if batch.num_shared else None
-            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], beginning), strict=True))
+                prefix = scorer.begin(ids) if batch.num_shared else None
+            found.update(zip(batch.rows, look([whole[row] for row in batch.rows], prefix), strict=True))
             task.advance(len(batch.rows))
         return [found[number] for number in range(len(examples))]
 
@@ -327,16 +327,16 @@ class TransformersEngine:
                 num_tokens=len(ids),
                 most_tokens=self._room_tokens,
             )
-        guide = None if prompt.json_schema is None else self._guides.of_schema(prompt.json_schema)
+        constraint = None if prompt.json_schema is None else self._constraints.of_schema(prompt.json_schema)
         limit, most = None, prompt.max_new_tokens
         if prompt.conversation is not None:
             is_open = self._thoughts.is_open(ids)
-            if guide is not None:
-                guide = self._thoughts.guided(guide, is_open=is_open)
+            if constraint is not None:
+                constraint = self._thoughts.constrained(constraint, is_open=is_open)
             if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
                 limit = self._thoughts.limit(most, thinking, is_open=is_open)
                 most += thinking
-        return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, guide, limit)
+        return Request([*self._trained_prompt, *ids], most, prompt.temperature, prompt.seed, constraint, limit)
 
     @cached_property
     def _thoughts(self) -> Thoughts:
@@ -344,9 +344,9 @@ class TransformersEngine:
         return Thoughts(self._template)
 
     @cached_property
-    def _guides(self) -> Guides:
+    def _constraints(self) -> ConstraintFactory:
         """Kept, since making the vocabulary ready takes a second."""
-        return Guides(self._template.tokenizer, self.num_logits, self._template.end_of_turn_ids)
+        return ConstraintFactory(self._template.tokenizer, self.num_logits, self._template.end_of_turn_ids)
 
     @property
     def _room_tokens(self) -> int:

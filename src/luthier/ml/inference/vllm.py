@@ -27,7 +27,7 @@ from luthier.ml.inference.opted_turns import text_of
 from luthier.ml.inference.prompt_ids import checked, ids_of
 from luthier.ml.inference.stream_generation import generate_by_streaming
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_talk import CallsInText, ToolTalk
+from luthier.ml.inference.tool_parsing import CallsInText, ToolFormat
 from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
 
 BASE: Final = "base"
@@ -77,7 +77,7 @@ class VllmEngine:
     ) -> None:
         self._folder = Path(model_path)
         self._template = ChatTemplate.load(model_path, template)
-        self._tools = ToolTalk(text_of(self._template))
+        self._tools = ToolFormat(text_of(self._template))
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
@@ -91,7 +91,7 @@ class VllmEngine:
             headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
         )
         self._stream: OpenAIStreamEngine | None = None
-        self._told: list[KeyedEvent] = []
+        self._events: list[KeyedEvent] = []
         self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
         self._context_tokens = 0
         self._is_open = True
@@ -138,7 +138,7 @@ class VllmEngine:
         self._adapters[name] = path
 
     def unload_adapter(self, name: str) -> None:
-        """Have vLLM let go of an adapter."""
+        """Have vLLM unload an adapter."""
         if self._adapters.pop(name, None) is not None and self._stream is not None:
             self._stream.unload_adapter(name)
             if self._process.is_running:
@@ -199,12 +199,12 @@ class VllmEngine:
         """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
         self._check_open()
         self._look_after()
-        if self._stream is not None and not self._told:
-            self._told += self._stream.poll(min(wait_seconds, _LOOK_SECONDS))
-        elif not self._told:
+        if self._stream is not None and not self._events:
+            self._events += self._stream.poll(min(wait_seconds, _LOOK_SECONDS))
+        elif not self._events:
             time.sleep(min(wait_seconds, _LOOK_SECONDS))
-        told, self._told = self._told, []
-        return told
+        events, self._events = self._events, []
+        return events
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
         """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
@@ -254,8 +254,8 @@ class VllmEngine:
             if self._process.is_running:
                 return
             error = self._process.ended("in the middle")
-            self._told += self._stream.poll(0)
-            self._told += [(key, Failed.of(error)) for key in self._stream.keys]
+            self._events += self._stream.poll(0)
+            self._events += [(key, Failed.of(error)) for key in self._stream.keys]
             self._disconnect()
             self._failed("in the middle")
         elif self._process.is_running:

@@ -3,8 +3,8 @@
 Korthikanti et al., 2022, "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198, section 4,
 counts the tensors that a GPT layer keeps for the way back. The same count is made here for the layers of today (RMS
 norms, gated MLPs, grouped attention, adapters) and for this project's own kernels, which keep less: see
-ml/training/kernels.py, ml/training/attention.py, ml/training/recomputed.py. Tests hold the counts against autograd's
-own.
+ml/training/kernels.py, ml/training/attention.py, ml/training/activation_recompute.py. Tests hold the counts against
+autograd's own.
 """
 
 from __future__ import annotations

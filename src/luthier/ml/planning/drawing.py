@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from luthier.ml.planning.workload import Workload
 
 ROWS_AT_ONCE: Final = 32
-"""Answers that are written together at most (ml/inference/continue_all.py; a test holds them equal)."""
+"""Answers that are written together at most (ml/inference/batch_generate.py; a test holds them equal)."""
 
 CACHE_TOKENS: Final = 16_384
-"""Tokens whose keys and values such a batch holds at most, rows times their longest (ml/inference/continue_all.py)."""
+"""Tokens whose keys and values such a batch holds at most: rows x longest (ml/inference/batch_generate.py)."""
 
 SHORTEST_SHARE: Final = 0.1
 """Of the longest answers that may be: the lower end of what is expected."""

@@ -27,7 +27,8 @@ LOGIT_ROWS: Final = 256
 _LOGIT_COPIES: Final = 3.0
 """Of such a block: as the head gives it, in fp32, and its log-softmax."""
 _CACHE_COPIES: Final = 2.0
-"""Prompts go in by parts, each with a cache of its own, before all are laid into one (ml/inference/roomy_cache.py)."""
+"""Prompts go in by parts, each with a cache of its own, before all are laid into one
+(ml/inference/preallocated_kv_cache.py)."""
 _SCORE_TOKENS: Final = 2048
 _ADAPTER_CALLS: Final = 2.0
 """An adapter that is not merged adds its own small products to each layer's call while answers are written."""

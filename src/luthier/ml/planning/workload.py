@@ -143,7 +143,7 @@ class Workload:
 
     @property
     def recomputes_inputs(self) -> bool:
-        """Whether what adapted matrices read is made again on the way back (ml/training/recomputed.py).
+        """Whether what adapted matrices read is made again on the way back (ml/training/activation_recompute.py).
 
         On a CPU; Liger's kernels, which may stand in on other devices, keep it.
         """

@@ -4,8 +4,8 @@ Rows are padded on the right only, so a causal model needs no padding mask: no r
 what is computed at padding is never read. That lets every micro-batch take the plain causal path.
 
 On a CPU torch's fused kernel takes two to three times as long as the same work in bf16 products of blocks that fit the
-processor's caches (docs/log.md has the figures). Short rows keep their probabilities for the way back, long ones, where
-these would be most of the memory, form them again.
+processor's caches (docs/log.md has the figures). Short rows keep their probabilities for the backward pass, long ones,
+where these would be most of the memory, form them again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _BlockedCausal(torch.autograd.Function):
     shape of q. The query heads that share a key head are stacked along the rows, so that grouped attention is one
     batched product and no key is copied. A block of queries meets only the keys up to its last one, and as many rows
     are computed at a time as the processor's caches hold.
-    keeps: whether probabilities are kept for the way back; they are formed again there where not.
+    keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
     """
 
     @staticmethod
@@ -51,7 +51,7 @@ class _BlockedCausal(torch.autograd.Function):
         out, scaled = torch.empty_like(q), []
         kept = []
         for rows, queries, keys in _blocks(q):
-            block = (q[rows, :, :, queries] * scale).contiguous()
+            block = (q[rows, :, :, queries] * scale).contiguous()  # [rows, kv_heads, groups, queries, head]
             probabilities = _probabilities(block, k[rows, :, keys], _part(mask, queries, is_full))
             out[rows, :, :, queries] = torch.bmm(probabilities, v[rows, :, keys].flatten(0, 1)).view(block.shape)
             scaled.append(block)
@@ -66,6 +66,7 @@ class _BlockedCausal(torch.autograd.Function):
         (grad_out,) = gradients
         k, v, mask, *saved = ctx.saved_tensors
         is_one_block = k.shape[2] <= BLOCK_TOKENS
+        # Several blocks add into the same keys: in bf16 each addition would round, so their sums are held in fp32.
         wide = k.dtype if is_one_block else torch.promote_types(k.dtype, torch.float32)
         grad_q = torch.empty_like(grad_out)
         grad_k, grad_v = (torch.empty_like(k, dtype=wide) for _ in range(2))
@@ -76,11 +77,12 @@ class _BlockedCausal(torch.autograd.Function):
                 probabilities = saved[len(blocks) + index]
             else:
                 probabilities = _probabilities(scaled, k[rows, :, keys], _part(mask, queries, ctx.is_full))
-            # the last queries meet all keys, and come first here: what others give the keys is added to theirs
+            # Blocks go backwards: the last queries, which meet all keys, come first and write. Earlier blocks then add,
+            # so the uninitialised buffers never have to be zeroed.
             put = Tensor.copy_ if keys.stop == k.shape[2] else Tensor.add_
             grad = grad_out[rows, :, :, queries].contiguous().flatten(2, 3).flatten(0, 1)
             put(grad_v[rows, :, keys], torch.bmm(probabilities.transpose(1, 2), grad).view(shape))
-            grad_p = torch.bmm(grad, v[rows, :, keys].flatten(0, 1).transpose(1, 2))
+            grad_p = torch.bmm(grad, v[rows, :, keys].flatten(0, 1).transpose(1, 2))  # as the probabilities
             grad_s = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
             found = torch.bmm(grad_s, k[rows, :, keys].flatten(0, 1))
             grad_q[rows, :, :, queries] = found.mul_(ctx.scale).view(scaled.shape)
@@ -142,7 +144,7 @@ def causal_attention(
     """Attention in the form that transformers calls.
 
     query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
-    prefix_layout: how a micro-batch lies in one row and shares its beginnings (prefix_attention.py), or such a row with
+    prefix_layout: how a micro-batch lies in one row and shares its prefixes (prefix_attention.py), or such a row with
     the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
     """
@@ -164,7 +166,7 @@ def causal_attention(
 def _in_two_parts(
     query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout, scale: float, sliding_window: int | None
 ) -> Tensor:
-    """The beginnings by themselves, then what the suffixes see: [1, heads, tokens of the row, head]."""
+    """The prefixes by themselves, then what the suffixes see: [1, heads, tokens of the row, head]."""
     length = layout.longest_prefix + layout.longest_suffix
     window = sliding_window if sliding_window is not None and length > sliding_window else None
     causal = partial(_causal, scale=scale, sliding_window=sliding_window)
@@ -172,7 +174,7 @@ def _in_two_parts(
     return shared_attention(query, key, value, layout, causal, scale, window, is_blocked=blocked, keeps=keeps)
 
 
-# Its sizes are other ones in every micro-batch, and each would be compiled anew.
+# Its sizes differ in every micro-batch, and each new size would trigger a recompilation.
 _uncompiled: Callable[..., Tensor] = torch.compiler.disable(_in_two_parts)
 
 
@@ -194,7 +196,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_win
         k, v = key.contiguous(), value.contiguous()
         out: Tensor = _BlockedCausal.apply(grouped, k, v, hidden, window is not None, scale, keeps)
         return out.flatten(1, 2)
-    make = _causal_mask if is_compiling else _kept_causal_mask  # a compiler does not see what is kept
+    make = _causal_mask if is_compiling else _kept_causal_mask  # a traced call must not read an lru_cache
     mask = None if window is None else make(num_tokens, window, query.dtype, query.device)
     found: Tensor = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True

@@ -17,7 +17,7 @@ from luthier.core.cost import Estimate
 from luthier.core.plan import Plan
 from luthier.ml.charts import figures
 from luthier.ml.training.ledger import Entry, Ledger
-from luthier.ml.training.pace import Action
+from luthier.ml.training.throughput import Action
 
 LimitName = Literal["hours", "usd", "tokens", "energy_kwh"]
 
@@ -124,7 +124,7 @@ def remaining(
         rows.num_tokens, rows.num_tokens - rows.num_trained_tokens, rows.num_examples
     )
     mean, left = whole / p.num_steps_per_epoch, p.num_steps - step
-    # of drawn answers the most is foreseen, and fewer tokens are done: they tell nothing of what is left
+    # of drawn answers the most is foreseen, and fewer tokens are done: they say nothing about what remains
     done = mean * step if plan.objective.draws else num_tokens
     every, after = p.validate_every_steps, step - 1 if has_just_ended else step
     validations = p.num_steps // every - after // every if every else 0
@@ -140,7 +140,7 @@ def remaining(
     )
 
 
-def in_short(bill: Bill) -> str:
+def bill_summary(bill: Bill) -> str:
     """The bill beside a progress bar: time and money so far, and what they are expected to come to."""
     now, end = (figures.duration(hours * 3600) for hours in (bill.hours, bill.final_hours.value))
     text = f"{now} of about {end}".replace(figures.NO_BREAK, " ")
@@ -237,13 +237,13 @@ class Meter:
         return self._ask(action, seconds, tokens)
 
     def overrun(self) -> str | None:
-        """Which cap is used up by now, in words; None where all have something left."""
+        """Which cap is used up by now, as a sentence; None where all have something left."""
         return self._ask("judging", 0.0, 0)
 
     def at_least(self, seconds: float, tokens: int) -> bool:
         """Make sure that what the surviving history took is counted; False where the ledger had lost some of it."""
         enough = self._settled.seconds >= 0.999 * seconds and self._settled.tokens >= tokens
-        held = enough or not self._ledger.is_kept
+        held = enough or not self._ledger.is_persistent
         more = {
             "seconds": max(self._settled.seconds, seconds),
             "tokens": max(self._settled.tokens, tokens),
@@ -270,7 +270,7 @@ class Meter:
         )
 
     def close(self) -> None:
-        """Settle; nothing is under way any more. What was cut short is paid, but tells nothing of the next one."""
+        """Settle; nothing is under way any more. What was cut short is paid, but says nothing about the next one."""
         action, tokens, _ = self._doing or (None, 0, 0.0)
         self._doing = None
         self._settle()

@@ -210,7 +210,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, in words, or None."""
+    """What is wrong with a checkpoint folder, as text, or None."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         for name in sorted({"weights.safetensors", "moments.safetensors", "state.json"} | set(manifest)):

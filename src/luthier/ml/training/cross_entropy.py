@@ -35,14 +35,18 @@ def _one_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Smoothed and plain loss of a chunk, how many are right, and the gradient of its logits where it is needed.
 
-    A function of its own, so that its logits are gone when the next chunk's come.
+    rows: [n, width]; weight: [vocabulary, width]; wanted: [n, 1]. A function of its own, so that its logits are freed
+    before the next chunk's are allocated.
     """
-    logits = rows @ weight.t()
+    logits = rows @ weight.t()  # [n, vocabulary], in the precision of the model
     loss, plain = (torch.zeros((), dtype=wide, device=rows.device) for _ in range(2))
     correct = torch.zeros((), dtype=torch.int64, device=rows.device)
     for start in range(0, len(logits), WIDE_ROWS):
+        # [WIDE_ROWS, vocabulary] and [WIDE_ROWS, 1]: only these few rows are ever wide
         part, target = logits[start : start + WIDE_ROWS], wanted[start : start + WIDE_ROWS]
+        # Compared by value, not by argmax: a tie for the largest logit counts as right, on every device alike.
         correct += (part.gather(1, target) == part.amax(1, keepdim=True)).sum()
+        # log_softmax in fp32: over 50,000 terms a bf16 sum of exponentials would lose most of its digits.
         capped = part if cap is None else cap_(part.to(wide, copy=True), cap)
         log_probabilities = torch.log_softmax(capped, 1, dtype=wide)
         chosen = log_probabilities.gather(1, target).sum()
@@ -58,7 +62,7 @@ def _one_chunk(
                 gradient.sub_(smoothing / gradient.shape[1])
             part.copy_(through_cap_(gradient, capped, cap))
             del gradient
-        del log_probabilities, capped  # or they would stand beside the next ones
+        del log_probabilities, capped  # otherwise they would live until the next iteration has allocated its own
     return loss, plain, correct, logits if needs_gradient else None
 
 
@@ -98,17 +102,19 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             total += loss
             plain += own
             correct += right
+            # narrow: d(loss)/d(logits) [n, vocabulary], rounded to the precision of the model
             if narrow is not None and grad_hidden is not None:
-                torch.mm(narrow, weight, out=grad_hidden[start : start + chunk])
+                torch.mm(narrow, weight, out=grad_hidden[start : start + chunk])  # [n, width]
             if narrow is not None and grad_weight is not None:
-                grad_weight.add_(narrow.t() @ rows)
-            del narrow  # or it would stand beside the logits of the next chunk
+                grad_weight.add_(narrow.t() @ rows)  # summed in fp32 over chunks: [vocabulary, width]
+            del narrow  # otherwise two chunks of logits would exist at one time
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         ctx.mark_non_differentiable(plain, correct)
         return total, plain, correct
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradients were formed in forward, for an incoming gradient of 1; the loss is a scalar, so they only scale.
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = gradients[0]
         return (

@@ -8,9 +8,9 @@ import torch
 def compute_exactly(device: str) -> None:
     """Have torch take the deterministic form of every operation on an accelerator; on a CPU they are so as they are.
 
-    The way back of attention, of embeddings and of picking rows otherwise adds up in the order in which threads come.
-    An operation without such a form goes on, and torch warns of it by name: a resumed run then differs in last digits.
-    Memory that is taken is not filled first, which this mode does by default and nothing here reads.
+    The backward pass of attention, of embeddings and of picking rows otherwise adds up in the order in which threads
+    come. An operation without such a form goes on, and torch warns of it by name: a resumed run then differs in last
+    digits. Memory that is taken is not filled first, which this mode does by default and nothing here reads.
     """
     if device == "cpu":
         return

@@ -80,16 +80,16 @@ class World:
         return self.sums({"": value})[""]
 
     def agreed(self, wish: str | None) -> str | None:
-        """The wish of the lowest rank that has one, the same on all ranks; None where nobody wishes anything."""
+        """The wish of the lowest rank that has one, the same on all ranks; None where no rank has one."""
         if self.size == 1:
             return wish
         return next((text for text in self.gather((wish or "")[:1000]) if text), None)
 
-    def most(self, count: int) -> int:
+    def max(self, count: int) -> int:
         """The largest of all ranks' counts."""
         return max(map(int, self.gather(str(count))))
 
-    def from_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """Rank 0's text, of any length, on all ranks."""
         if self.size == 1:
             return text
@@ -120,7 +120,7 @@ class World:
                 on_its_way = (piece, flat, dist.all_reduce(flat, async_op=True))
 
     @torch.no_grad()
-    def take_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor by rank 0's."""
         for tensor in _whole(tensors) if self.size > 1 else ():
             whole = tensor.contiguous()
@@ -128,7 +128,7 @@ class World:
             tensor.copy_(whole)
 
     def are_same(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether all ranks hold the same bits (as far as a sum over them tells)."""
+        """Whether all ranks hold the same bits (judged by a sum over them)."""
         if self.size == 1:
             return True
         total = sum(_fingerprint(tensor) for tensor in _whole(tensors))
@@ -143,7 +143,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     """This process's world for as long as the block runs, joined as the environment says.
 
     device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the process
-    group stands already (Ray Train makes it), that one is taken and left standing. Raises RequestError for variables
+    group exists already (Ray Train creates it), that one is used and left open. Raises RequestError for variables
     that are incomplete, PeerLostError where the others have gone or never come.
     """
     if dist.is_initialized():
@@ -229,7 +229,7 @@ def _choose_interface(master: str) -> None:
 
 
 def _is_about_peers(error: RuntimeError) -> bool:
-    """Whether an error of torch tells of another process; gloo's have no class of their own."""
+    """Whether an error of torch reports another process; gloo's have no class of their own."""
     if isinstance(error, dist.DistError):
         return True
     words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Socket Timeout")

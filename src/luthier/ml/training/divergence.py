@@ -40,15 +40,18 @@ def divergence_of(log_p: Tensor, log_q: Tensor, mixing: Mixing) -> tuple[Tensor,
 
     log_p, log_q: [N, vocabulary] log-probabilities of teacher and student.
     """
-    q = log_q.exp()
+    q = log_q.exp()  # [N, vocabulary]
+    # The gradients are those by the student's logits z: with q = softmax(z), d/dz of sum(q f) is q (f - sum(q f)).
     if mixing.divergence == "forward_kl":
         p = log_p.exp()
+        # only the cross-entropy of q under p depends on z; its gradient is q - p
         return (p * (log_p - log_q)).sum(), q.sub_(p)
     if mixing.divergence == "reverse_kl":
         apart = log_q - log_p
         each = (q * apart).sum(1, keepdim=True)
         return each.sum(), q.mul_(apart.sub_(each))
     share = mixing.teacher_share
+    # log(b p + (1 - b) q) without leaving the log domain, where small probabilities would underflow
     log_m = torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
     of_teacher = (log_p.exp() * (log_p - log_m)).sum()
     apart = log_q - log_m
@@ -75,7 +78,7 @@ def _one_chunk(
     if not needs_gradient:
         return cross_entropy, divergence, correct, None
     gradient = hard.exp_().scatter_add_(1, wanted, torch.full_like(chosen, -1.0)).mul_(1 - mixing.alpha)
-    # T^2 of the loss, and 1 / T of the logits' way into the softmax
+    # alpha * T^2 from the loss, times 1 / T from the softened logits: alpha * T
     gradient[:, :common].add_(towards, alpha=mixing.alpha * soft)
     return cross_entropy, divergence, correct, gradient
 
@@ -110,14 +113,14 @@ class ChunkedDistillation(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=wide) if needs_head else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
-            student = cap_((hidden[part] @ head.t()).to(wide), cap)
-            teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))
+            student = cap_((hidden[part] @ head.t()).to(wide), cap)  # [n, vocabulary]
+            teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))  # [n, teacher's vocabulary]
             one, other, right, gradient = _one_chunk(
                 student, teacher, targets[part, None], mixing, needs_hidden or needs_head
             )
             if gradient is not None:
                 gradient = through_cap_(gradient, student, cap)
-            del student, teacher  # or they would stand beside the logits of the next chunk
+            del student, teacher  # otherwise two chunks of logits would exist at one time
             entropy, apart, correct = entropy + one, apart + other, correct + right
             if gradient is None:
                 continue
@@ -140,7 +143,7 @@ class ChunkedDistillation(torch.autograd.Function):
 
 
 class _OfLogits(torch.autograd.Function):
-    """The same sums of logits that are there: student [n, vocabulary] with a way back, teacher [n, its own] without."""
+    """The same sums of logits that are there: student [n, vocabulary] with a gradient, teacher [n, its own] without."""
 
     @staticmethod
     def forward(

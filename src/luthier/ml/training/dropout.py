@@ -1,4 +1,4 @@
-"""Dropout whose mask is drawn again from a key on the way back, instead of being kept."""
+"""Dropout whose mask is drawn again from a key in the backward pass, instead of being kept."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Dropout(NamedTuple):
     key: int
 
     @property
-    def kept_fraction(self) -> float:
+    def keep_probability(self) -> float:
         """The exact share of inputs kept: the probability is rounded to a multiple of 1/32768."""
-        return self._num_kept / _DROPOUT_STEPS
+        return self._keep_steps / _DROPOUT_STEPS
 
     @property
-    def _num_kept(self) -> int:
+    def _keep_steps(self) -> int:
         return _DROPOUT_STEPS - round(self.probability * _DROPOUT_STEPS)
 
     def mask(self, like: Tensor) -> Tensor | None:
@@ -35,12 +35,12 @@ class Dropout(NamedTuple):
 
         Fifteen random bits an element. None where the probability is too small to drop anything.
         """
-        if self._num_kept == _DROPOUT_STEPS:
+        if self._keep_steps == _DROPOUT_STEPS:
             return None
         count = like.numel()
         mask = self._random_words((count + 3) // 4, like.device).view(torch.int16)[:count]
         # 0..32767 less the number kept is negative exactly where kept; shifting spreads the sign over all bits
-        mask.bitwise_and_(_DROPOUT_STEPS - 1).sub_(self._num_kept).bitwise_right_shift_(15)
+        mask.bitwise_and_(_DROPOUT_STEPS - 1).sub_(self._keep_steps).bitwise_right_shift_(15)
         return mask.view(like.shape).to(_INTEGERS[like.element_size()])
 
     def _random_words(self, count: int, device: torch.device) -> Tensor:

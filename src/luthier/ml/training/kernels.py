@@ -1,8 +1,8 @@
 """Exact replacements for small operations whose plain form wastes passes over memory.
 
 On a CPU with fast bf16 products, half of a training step goes into elementwise passes. Each function here computes
-the same formula as the module that it replaces, in fewer passes and with fewer tensors kept for the way back. On CUDA
-Liger Kernel's are tried first, where they are installed.
+the same formula as the module that it replaces, in fewer passes and with fewer tensors saved for the backward pass. On
+CUDA Liger Kernel's are tried first, where they are installed.
 
 A replacement is never assumed to fit: `install` runs the original and the replacement on the same random input, in
 the model's own precision, compares outputs and gradients, and leaves a module as it is where they differ.
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.ml.training import liger
+from luthier.ml.training.activation_recompute import mark_recomputable
 from luthier.ml.training.cross_entropy import cross_entropy_sum
-from luthier.ml.training.recomputed import can_recompute
 
 CrossEntropySum = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -36,8 +36,9 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        # x: [..., width]; the mean of squares is taken in fp32, since bf16 sums over a width of thousands lose digits
         wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()  # 1 / rms, [..., 1]
         normal = wide.mul_(inverse).to(x.dtype)
         ctx.save_for_backward(normal, weight, inverse)
         ctx.mark_non_differentiable(normal)
@@ -53,6 +54,7 @@ class RmsNorm(torch.autograd.Function):
             grad_weight = (wide_out * normal).flatten(0, -2).sum(0).to(weight.dtype)
         grad = (grad_out * weight).to(inverse.dtype)
         wide = normal.to(inverse.dtype, copy=True)
+        # d(x / rms)/dx applied to g is (g - n * mean(g * n)) / rms, with n = x / rms
         mean = (grad * wide).mean(-1, keepdim=True)
         return grad.sub_(wide.mul_(mean)).mul_(inverse).to(grad_out.dtype), grad_weight, None
 
@@ -62,7 +64,7 @@ def _gated(gate: Tensor, up: Tensor) -> Tensor:
 
 
 class SwiGlu(torch.autograd.Function):
-    """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202), recomputing silu on the way back instead of keeping it."""
+    """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202), recomputing silu in the backward pass instead of saving it."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -81,9 +83,9 @@ def _norm_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
     eps = module.variance_epsilon
 
     def forward(x: Tensor) -> Tensor:
-        weight: Tensor = module.weight  # type: ignore[assignment]  # read anew: weights that are spread come and go
+        weight: Tensor = module.weight  # type: ignore[assignment]  # read at each call: sharding replaces it
         out, normal = RmsNorm.apply(x, weight, eps)
-        return can_recompute(out, torch.mul, normal, weight)
+        return mark_recomputable(out, torch.mul, normal, weight)
 
     return forward
 
@@ -93,7 +95,7 @@ def _gated_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         gating, raised = gate(x), up(x)  # type: ignore[operator]
-        out: Tensor = down(can_recompute(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
+        out: Tensor = down(mark_recomputable(SwiGlu.apply(gating, raised), _gated, gating, raised))  # type: ignore[operator]
         return out
 
     return forward
@@ -133,6 +135,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width: int, like: Tensor) -> bool:
     """Whether original and replacement agree in output and input gradient on random rows, in precision of `like`."""
     generator = torch.Generator().manual_seed(0)
+    # drawn on the CPU, so that the probe is the same on every device
     x = torch.randn(4, width, generator=generator).to(like.device, like.dtype)
     before, after = _output_and_gradient(module.forward, x), _output_and_gradient(forward, x)
     return all(_same(a, b) for a, b in zip(before, after, strict=True))
@@ -142,7 +145,7 @@ def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
 
     Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). with_liger: try
-    Liger Kernel's, too, where they are at hand. Keys of the result: a class name, with " (liger)" where one of those
+    Liger Kernel's, too, where they are installed. Keys of the result: a class name, with " (liger)" where one of those
     was taken, with " (kept)" where no replacement agreed.
     """
     swapped: Counter[str] = Counter()
@@ -171,7 +174,7 @@ def uninstall(model: nn.Module) -> None:
 
 
 def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntropySum:
-    """The loss of a linear head: Liger Kernel's where it is at hand and proves equal, else ours.
+    """The loss of a linear head: Liger Kernel's where it is installed and proves equal, else ours.
 
     By reading, not by measurement (benchmarks/train_gpu.py can tell): ours passes over the logits of a chunk about
     seven times in fp32, theirs twice in the precision of the model.

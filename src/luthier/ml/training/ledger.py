@@ -19,7 +19,7 @@ from luthier.core.budget import Spent
 from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import StorageFullError
 from luthier.core.frozen import Frozen
-from luthier.ml.training.pace import Action, Pace
+from luthier.ml.training.throughput import Action, Throughput
 
 LEDGER: Final = "spent.jsonl"
 _MOST_BYTES: Final = 1 << 20
@@ -37,7 +37,7 @@ class Entry(Frozen):
     doing: Action | None = None
     expected_seconds: _Amount = 0.0
     expected_tokens: Annotated[int, Field(ge=0)] = 0
-    pace: Pace = Pace()
+    pace: Throughput = Throughput()
 
     def settled(self) -> Spent:
         """What is spent for one who finds this line as the last: an action that was under way counts as expected."""
@@ -57,7 +57,7 @@ class Ledger:
         self._descriptor: int | None = None
 
     @property
-    def is_kept(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether there is a file."""
         return self._file is not None
 
@@ -100,7 +100,7 @@ class Ledger:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Sync, and let go of the file."""
+        """Sync and close the file."""
         if self._descriptor is not None:
             self.sync()
             os.close(self._descriptor)

@@ -32,10 +32,11 @@ def _one_chunk(
     """
     own = (rows.to(wide) * weight.index_select(0, wanted[:, 0]).to(wide)).sum(1, keepdim=True)
     own = cap_(own, cap) / temperature
-    logits = cap_((rows @ weight.t()).to(wide), cap)
+    logits = cap_((rows @ weight.t()).to(wide), cap)  # [n, vocabulary]
     capped = None if cap is None or not needs_gradient else logits.scatter(1, wanted, own * temperature)
     logits = logits.div_(temperature).scatter_(1, wanted, own)
-    largest = logits.amax(1, keepdim=True)
+    # log p = own - logsumexp, with the largest logit taken off before exp so that nothing overflows
+    largest = logits.amax(1, keepdim=True)  # [n, 1]
     exponents = logits.sub_(largest).exp_()
     sums = exponents.sum(1, keepdim=True)
     found = (own - largest - sums.log()).squeeze(1)
@@ -52,8 +53,8 @@ class TokenLogProbabilities(torch.autograd.Function):
 
     hidden: [N, width]; weight: [vocabulary, width]; targets: [N]; cap: of a soft cap on the logits, or None.
 
-    Returns [N], fp32 or wider. Kept for the way back is
-    the gradient of each row, as wide as the row itself; where the weight is trained its logits are formed again.
+    Returns [N], fp32 or wider. Saved for the backward pass is the gradient of each row, [N, width]; where the weight is
+    trained the logits are computed again.
     """
 
     @staticmethod
@@ -68,6 +69,7 @@ class TokenLogProbabilities(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         found = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
+        # [N, width]: d(log p)/d(hidden) of each row, for an incoming gradient of 1
         unit = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
@@ -76,7 +78,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             )
             if narrow is not None and unit is not None:
                 torch.mm(narrow, weight, out=unit[part])
-            del narrow  # or it would stand beside the logits of the next chunk
+            del narrow  # otherwise two chunks of logits would exist at one time
         again = (hidden, weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(unit, *again)
         ctx.chunk, ctx.temperature, ctx.cap = chunk, temperature, cap
@@ -85,7 +87,7 @@ class TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         unit, hidden, weight, targets = ctx.saved_tensors
-        scale = gradients[0][:, None]
+        scale = gradients[0][:, None]  # [N, 1]: each row's gradient is scaled by a number of its own
         grad_hidden = None if unit is None else unit * scale.to(unit.dtype)
         if weight is None:
             return grad_hidden, *(None,) * 5
@@ -131,5 +133,6 @@ def entropy_sum(
 def summed_by_row(values: Tensor, learned: Sequence[int]) -> Tensor:
     """Sums of values [N] over the learned tokens of each row: [rows]. learned: how many of the N are each row's."""
     counts = torch.tensor(learned, device=values.device)
+    # [N]: the row that each value belongs to
     owner = torch.repeat_interleave(torch.arange(len(learned), device=values.device), counts)
     return values.new_zeros(len(learned)).index_add(0, owner, values)

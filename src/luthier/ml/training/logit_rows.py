@@ -2,7 +2,7 @@
 
     product   rows [N, width] times a matrix [vocabulary, width], with a soft cap on it or none, in fused chunks with
               gradients of our own
-    formed    a function of a chunk of rows, differentiated by autograd and called again on the way back
+    formed    a function of a chunk of rows, differentiated by autograd and called again in the backward pass
 
 Every objective takes its loss from here, so that none of them needs to know which path a model was proved for.
 """
@@ -42,7 +42,7 @@ class LogitRows:
     cap: float | None = None
 
     def detach(self) -> LogitRows:
-        """The same without a way back."""
+        """The same detached from the graph."""
         return replace(self, rows=self.rows.detach())
 
     def cross_entropy_sum(self, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,18 +128,18 @@ class LogitRows:
         return sums[0], sums[1], sums[2]
 
     def _chunks(self, compute: Callable[..., Any], *along: Tensor) -> Sequence[tuple[Tensor, ...]]:
-        """What `compute` gives for the wide logits of each chunk of rows and the same chunk of what lies along them."""
+        """Calls `compute` on each chunk: logits [n, vocabulary] in fp32 or wider, and the rows of `along` [N, ...]."""
         form = self.form
         assert form is not None
 
         def of_rows(rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-            logits = form(rows)
+            logits = form(rows)  # [n, vocabulary]
             found = compute(logits.to(torch.promote_types(logits.dtype, torch.float32)), *others)
             return found if isinstance(found, tuple) else (found,)
 
         made = []
         for chunk in zip(self.rows.split(CHUNK_ROWS), *(each.split(CHUNK_ROWS) for each in along), strict=True):
-            # parameters of the head may be trained where the rows have no way back
+            # Non-reentrant: reentrant checkpointing drops the gradient of a trained head where the rows need none.
             made.append(
                 checkpoint(of_rows, *chunk, use_reentrant=False) if torch.is_grad_enabled() else of_rows(*chunk)
             )

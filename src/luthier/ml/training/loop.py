@@ -26,7 +26,7 @@ from luthier.core.plan import Plan, TrainingPlan
 from luthier.core.ports import EventSink, Progress
 from luthier.core.run import RunStatus
 from luthier.ml.training.averaging import WeightAverage, all_but_averages, averages_in
-from luthier.ml.training.budget import Meter, in_short, remaining
+from luthier.ml.training.budget import Meter, bill_summary, remaining
 from luthier.ml.training.checkpoint import Checkpoint, LoopState
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.early_stopping import EarlyStopping
@@ -109,7 +109,7 @@ def train(
         held = [*weights.values(), *moments.values(), *average.weights.values()]
         if not world.are_same(held):
             warn(state.step, "replicas_differ", _REPLICAS_DIFFER)
-            world.take_first(held)
+            world.broadcast_tensors(held)
             optimizer.round_into_model()
         path, num_bytes = checkpoints.save(state, weights, moments, model.method.state() | average.state())
         saved = state
@@ -156,7 +156,7 @@ def train(
             emit(event)
             bar.advance()
             bill = meter.bill(remaining(plan, state.step, state.num_tokens, has_just_ended=True))
-            bar.note(f"{_in_short(event)}  {event.num_tokens / event.seconds:,.0f} tokens/s  {in_short(bill)}")
+            bar.note(f"{_step_summary(event)}  {event.num_tokens / event.seconds:,.0f} tokens/s  {bill_summary(bill)}")
             if state.step % max(1, p.num_steps // _BILLS_A_RUN) == 0:
                 emit(BillUpdated(step=state.step, bill=bill))
     if saved is not state:
@@ -172,7 +172,7 @@ def train(
     return LoopOutcome(state, status, reason, warnings)
 
 
-def _in_short(event: StepDone) -> str:
+def _step_summary(event: StepDone) -> str:
     """What a step came to; of a step that is graded the mean reward, since its loss lies near 0 whatever it learns."""
     reward = event.measures.get("reward")
     return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
@@ -223,7 +223,7 @@ def _resume(
     for message in broken:
         warn(step, "broken_checkpoint", f"{message}; going on from step {step}, the one before")
     if checkpoint is None:
-        world.take_first(optimizer.masters)
+        world.broadcast_tensors(optimizer.masters)
         optimizer.round_into_model()
         watch = EarlyStopping(patience=plan.training.early_stopping_patience)
         return LoopState(plan_hash=plan.hash, early_stopping=watch)

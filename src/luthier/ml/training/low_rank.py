@@ -8,15 +8,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from luthier.ml.training.activation_recompute import save_input, saved_rows
 from luthier.ml.training.dropout import Dropout, keep
-from luthier.ml.training.recomputed import save_input, saved_rows
 
 
 class PackedMatrix(Protocol):
     """A frozen matrix that is held in fewer bits than it is computed in."""
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The matrix [out, in] in that precision, made anew at each call."""
+        """The matrix [out, in] in that precision, unpacked at each call."""
         ...
 
 
@@ -24,8 +24,8 @@ class LoraProduct(torch.autograd.Function):
     """x W^T (+ bias) + scale * dropout(x) A^T B^T with W frozen.
 
     x: [..., in]; W: [out, in], or a packed matrix that is unpacked where it is needed; A: [rank, in]; B: [out, rank].
-    Keeps the thin product for the way back, and x unless it can be computed again; neither the dropped-out copy of x
-    nor its mask is kept.
+    Saves the thin product for the backward pass, and x unless it can be computed again; neither the dropped-out copy of
+    x nor its mask is kept.
     """
 
     @staticmethod
@@ -39,11 +39,12 @@ class LoraProduct(torch.autograd.Function):
         dropout: Dropout | None,
         scale: float,
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1])  # [N, in]
+        # [N, rank]; the 1 / (1 - p) of dropout is part of `scale`
         thin = keep(rows, None if dropout is None else dropout.mask(rows)) @ a.t()
         weight = base if isinstance(base, Tensor) else base.unpacked(x.dtype)
         out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
-        out.addmm_(thin, b.t(), alpha=scale)
+        out.addmm_(thin, b.t(), alpha=scale)  # [N, out], no second tensor of that size
         save_input(ctx, x, base if isinstance(base, Tensor) else None, a, b, thin)
         ctx.scale, ctx.shape, ctx.dropout = scale, x.shape, dropout
         ctx.packed = None if isinstance(base, Tensor) else base
@@ -55,9 +56,9 @@ class LoraProduct(torch.autograd.Function):
         rows, (weight, a, b, thin) = saved_rows(ctx)
         mask = None if ctx.dropout is None else ctx.dropout.mask(rows)
         grad = grad.reshape(-1, grad.shape[-1])
-        grad_b = (grad.t() @ thin).mul_(ctx.scale)
-        grad_thin = (grad @ b).mul_(ctx.scale)
-        grad_a = grad_thin.t() @ keep(rows, mask)
+        grad_b = (grad.t() @ thin).mul_(ctx.scale)  # [out, rank]
+        grad_thin = (grad @ b).mul_(ctx.scale)  # [N, rank]
+        grad_a = grad_thin.t() @ keep(rows, mask)  # [rank, in]
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ (weight if ctx.packed is None else ctx.packed.unpacked(grad.dtype))
@@ -72,9 +73,9 @@ class LoraProduct(torch.autograd.Function):
 class LoraProducts(torch.autograd.Function):
     """Several such products of one input, each as `LoraProduct` has it: one output for each.
 
-    Without dropout the thin matrices that read the input are laid on top of each other and read it once, there and
-    back; with dropout each has a mask of its own. The gradients of the input add up inside, where autograd would make
-    one for each and add them afterwards: 1.2 times as fast for queries, keys and values (docs/log.md).
+    Without dropout all A are stacked and read the input once, in the forward and in the backward pass; with dropout
+    each has a mask of its own. The gradients of the input are added up inside, where autograd would make one tensor
+    for each and add them afterwards: 1.2 times as fast for queries, keys and values (docs/log.md).
     """
 
     @staticmethod
@@ -108,7 +109,7 @@ class LoraProducts(torch.autograd.Function):
         grad_bs = [(g.t() @ thin).mul_(scale) for g, thin, scale in zip(grads, thins, ctx.scales, strict=True)]
         grad_thins = [(g @ b).mul_(scale) for g, b, scale in zip(grads, factors[1::2], ctx.scales, strict=True)]
         is_stacked = all(mask is None for mask in masks)
-        together = torch.cat(grad_thins, 1) if is_stacked else None
+        together = torch.cat(grad_thins, 1) if is_stacked else None  # [N, sum of ranks]
         if together is not None:
             grad_as = list((together.t() @ rows).split([a.shape[0] for a in factors[::2]]))
         else:
@@ -136,5 +137,6 @@ def _shaped(rows: Tensor, x: Tensor) -> Tensor:
 def _read(rows: Tensor, masks: Sequence[Tensor | None], readers: Sequence[Tensor]) -> Sequence[Tensor]:
     if any(mask is not None for mask in masks):
         return [keep(rows, mask) @ a.t() for mask, a in zip(masks, readers, strict=True)]
+    # one product with all A stacked, [sum of ranks, in], reads the input once
     thins: tuple[Tensor, ...] = (rows @ torch.cat(list(readers)).t()).split([a.shape[0] for a in readers], 1)
     return thins

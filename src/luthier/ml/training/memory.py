@@ -12,7 +12,7 @@ _CLEAR_PEAK = "5"
 
 
 def forget_peak() -> bool:
-    """Start counting the peak anew, and say whether the system allowed it (Linux, `clear_refs`; see man 5 proc).
+    """Reset the peak, and say whether the system allowed it (Linux, `clear_refs`; see man 5 proc).
 
     Where it does not, the peak counts from the start of the process: an over-statement, never an under-statement.
     """
@@ -24,7 +24,7 @@ def forget_peak() -> bool:
 
 
 def forget_peaks(device: str) -> None:
-    """Start counting the peaks of the process's memory and of an accelerator's anew."""
+    """Reset the peaks of the process's memory and of an accelerator's."""
     forget_peak()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)

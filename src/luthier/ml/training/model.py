@@ -45,12 +45,17 @@ from luthier.ml.training.router_loss import RouterLoss
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Tensors of a few rows.
+    """Tensors of a few rows; N is the number of learned tokens.
 
-    input_ids: [rows, longest], padded on the right; with a `layout` [1, T], beginnings and suffixes one after another
-    without padding. rows: [N] flat positions whose next token is learned; targets: [N] those next tokens; learned: for
-    each row how many of these are its own, in order. num_tokens: of the rows, without padding, a shared beginning
-    counted for each; lengths: of each row by itself.
+    Attributes:
+        input_ids: [rows, longest] int64, padded on the right; with a `layout` [1, T], prefixes and suffixes one after
+            another without padding.
+        rows: [N] int64, flat positions in `input_ids` whose next token is learned.
+        targets: [N] int64, those next tokens.
+        learned: How many of the N belong to each row, in order.
+        num_tokens: Tokens of all rows without padding, a shared prefix counted once for each row.
+        layout: How the rows share prefixes; None for plain rows.
+        lengths: Tokens of each row by itself.
     """
 
     input_ids: Tensor
@@ -73,23 +78,32 @@ class MicroBatch:
 
 
 def collate(
-    examples: Sequence[TokenisedExample], pad_id: int, device: str, *, beginnings: Sequence[int] = ()
+    examples: Sequence[TokenisedExample], pad_id: int, device: str, *, prefix_lengths: Sequence[int] = ()
 ) -> MicroBatch:
-    """Lay rows side by side and list what is learned.
+    """Build the tensors of a micro-batch from tokenised rows.
 
-    beginnings: tokens that equally many rows after one another begin with, none of them learned, laid down once for
-    all of them: one number for all rows, or one for each pair, say; none for plain rows.
+    Args:
+        examples: The rows, in order.
+        pad_id: Id that fills rows up to the longest. No loss is taken there, and no real token attends to it.
+        device: Device of the tensors.
+        prefix_lengths: Tokens of the prefix that each group of consecutive rows shares, one number a group. All groups
+            have equally many rows. A shared prefix holds no learned token and is laid down, and computed, once a group.
+            Empty for plain padded rows.
+
+    Raises:
+        ValueError: A row does not begin with the shared prefix of its group.
     """
     ids = [np.frombuffer(e.input_ids, dtype=np.int32) for e in examples]
     learned = [np.flatnonzero(np.frombuffer(e.loss_mask, dtype=np.uint8)) for e in examples]
     layout = None
-    if beginnings:
-        laid, places, layout = _share(examples, ids, learned, beginnings)
+    if prefix_lengths:
+        laid, places, layout = _share(examples, ids, learned, prefix_lengths)
     else:
         longest = max(map(len, ids))
         laid = np.full((len(ids), longest), pad_id, dtype=np.int64)
         for number, row in enumerate(ids):
             laid[number, : len(row)] = row
+        # the hidden state of token t - 1 predicts token t: flat index of the predicting token in [rows * longest]
         places = [own - 1 + number * longest for number, own in enumerate(learned)]
     targets = np.concatenate([row[own] for row, own in zip(ids, learned, strict=True)]).astype(np.int64)
     return MicroBatch(
@@ -115,25 +129,26 @@ def _share(
     examples: Sequence[TokenisedExample],
     ids: Sequence[NDArray[np.int32]],
     learned: Sequence[NDArray[np.int64]],
-    beginnings: Sequence[int],
+    prefix_lengths: Sequence[int],
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]], PrefixLayout]:
     """One row of ids [1, T], for each row the places that predict its learned tokens, and how the rows lie."""
-    num = len(ids) // len(beginnings)
-    cuts = [beginnings[number // num] for number in range(len(ids))]
-    layout = PrefixLayout(tuple(beginnings), tuple(len(row) - cut for row, cut in zip(ids, cuts, strict=True)))
+    num = len(ids) // len(prefix_lengths)
+    cuts = [prefix_lengths[number // num] for number in range(len(ids))]
+    layout = PrefixLayout(tuple(prefix_lengths), tuple(len(row) - cut for row, cut in zip(ids, cuts, strict=True)))
     for number, (row, cut) in enumerate(zip(ids, cuts, strict=True)):
         if not np.array_equal(row[:cut], ids[number - number % num][:cut]):
             raise ValueError(
                 f"example {examples[number].id} does not begin with the {cut} tokens of the first one of its group"
             )
     first, own = layout.starts()
+    # [T]: prefixes first, each once, then every suffix, in the order of `PrefixLayout.starts`
     laid = np.concatenate(
-        [ids[group * num][:cut] for group, cut in enumerate(beginnings)]
+        [ids[group * num][:cut] for group, cut in enumerate(prefix_lengths)]
         + [row[cut:] for row, cut in zip(ids, cuts, strict=True)]
     )
     places = []
     for number, cut in enumerate(cuts):
-        before = learned[number] - 1  # what predicts: the last token of a beginning lies before all its suffixes
+        before = learned[number] - 1  # what predicts: the last token of a prefix lies before all its suffixes
         places.append(np.where(before < cut, first[number // num] + before, own[number] + before - cut))
     return laid.astype(np.int64)[None], places, layout
 
@@ -166,7 +181,7 @@ class TrainableModel:
         use_attention(self.body, attention.install() if self.path.attention == "fast" else self.own_attention)
         base.config.use_cache = False
         self.module: nn.Module = method.prepare(base, seed)
-        for name in outside_modules(base):  # text does not go through towers: all that training could do is decay them
+        for name in outside_modules(base):  # text bypasses vision towers: only weight decay would change them
             base.get_submodule(name).requires_grad_(False)
         self.replaced: Counter[str] = kernels.install(self.module.eval(), with_liger=with_liger)
         self.product_loss: CrossEntropySum = cross_entropy_sum
@@ -184,7 +199,7 @@ class TrainableModel:
         self.micro_batch_tokens, self._shared_prefix = micro_batch_tokens, shared_prefix
         self.root: nn.Module | None = None
         self.uses_flex_attention = False
-        """Whether rows that hold several examples go through FlexAttention: once proofs.why_not_packed lets them."""
+        """Whether packed rows go through FlexAttention: set once equivalence.why_not_packed allows it."""
         self.windows: tuple[int | None, ...] = ()
         """How far its layers look back, where they are compiled: their masks are made before they are called."""
 
@@ -248,13 +263,14 @@ class TrainableModel:
     def logit_rows(self, batch: MicroBatch) -> LogitRows:
         """The logits before each learned token, by the path that was proved."""
         if self.path.logits == "model":
+            # [rows, longest, vocabulary] -> [N, vocabulary]: all logits exist at once on this path
             return LogitRows(self._own_logits(batch).flatten(0, 1)[batch.rows], form=_as_it_is)
-        states = self.hidden(batch).flatten(0, 1)[batch.rows]
+        states = self.hidden(batch).flatten(0, 1)[batch.rows]  # [rows, longest, width] -> [N, width]
         if self.path.logits == "head":
             return LogitRows(states, form=self.own_head)
         states = states.to(self.head.dtype)  # state spaces end in fp32 whatever precision they are held in
         if self.path.logit_scale != 1.0:
-            states = states * self.path.logit_scale  # a product with a scale on it is the product of scaled rows
+            states = states * self.path.logit_scale  # scaling N x width states is cheaper than N x vocabulary logits
         rows, matrix = self.method.logit_parts(states, self.head)
         return LogitRows(rows, matrix, product_loss=self.product_loss, cap=self.path.logit_cap)
 
@@ -263,16 +279,17 @@ class TrainableModel:
         self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
         also = text_inputs(causal_model(self.base), batch.input_ids)
         logits: Tensor = self.module(input_ids=batch.input_ids, **also).logits
-        return logits[:, -batch.input_ids.shape[1] :]  # behind those of a trained prompt
+        return logits[:, -batch.input_ids.shape[1] :]  # without the positions of a trained prompt, which come first
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """The last hidden state of each position: [*input_ids.shape, width]."""
         self.noise.expect(batch.input_ids, batch.lengths, batch.layout)
         device = batch.input_ids.device
+        # No padding mask: rows are padded on the right, and causal attention never looks there.
         if batch.layout is None:
-            positions = torch.arange(batch.input_ids.shape[1], device=device)[None]
+            positions = torch.arange(batch.input_ids.shape[1], device=device)[None]  # [1, longest]
             return self.method.hidden(self.body, batch.input_ids, positions)
-        positions = batch.layout.positions(device)
+        positions = batch.layout.positions(device)  # [1, T]
         if not self.uses_flex_attention:
             return self.method.hidden(self.body, batch.input_ids, positions, batch.layout)
         row = packed_row(batch.layout, device)
@@ -282,17 +299,17 @@ class TrainableModel:
 
     @torch.no_grad()
     def can_share_prefix(self) -> bool:
-        """Whether this model computes the same with shared beginnings as row by row, tried on a few random tokens.
+        """Whether this model computes the same with shared prefixes as row by row, tried on a few random tokens.
 
         False for layers that look at a row in another way than by attention (convolutions, state spaces) or whose
-        attention is not reached by what the model is told; and for methods that put something before each row.
+        attention does not receive the model's arguments; and for methods that put something before each row.
         """
         if not self.method.can_share_prefix or self.path.attention != "fast":
             return False
         ids = torch.randint(self.vocabulary_size, (4, 9), generator=torch.Generator().manual_seed(0))
         ids[1, :5], ids[3, :3] = ids[0, :5], ids[2, :3]
         lengths = (9, 8, 7, 9)
-        # all tokens but the first one count, those of a beginning by each of its rows
+        # all tokens but the first one count, those of a prefix by each of its rows
         masks = [bytes([0, *[1] * (n - 1)]) for n in lengths]
         rows = [
             TokenisedExample(str(i), array("i", row[:n]), mask)
@@ -303,7 +320,7 @@ class TrainableModel:
         try:
             plain, shared = (
                 self.hidden(batch).flatten(0, 1)[batch.rows].float()
-                for batch in (collate(rows, self.pad_id, self.device, beginnings=cuts) for cuts in ((), (5, 3)))
+                for batch in (collate(rows, self.pad_id, self.device, prefix_lengths=cuts) for cuts in ((), (5, 3)))
             )
         except (RuntimeError, ValueError, TypeError, IndexError):  # a body that takes no layout
             return False
@@ -314,7 +331,7 @@ class TrainableModel:
 
     @cached_property
     def shares_prefix(self) -> bool:
-        """Whether an objective may share beginnings in what it computes by itself: asked for, and proved."""
+        """Whether an objective may share prefixes in what it computes by itself: asked for, and proved."""
         return self._shared_prefix and self.can_share_prefix()
 
     @property
@@ -353,7 +370,7 @@ def _as_it_is(rows: Tensor) -> Tensor:
 
 
 def _recompute_layers(base: PreTrainedModel) -> None:
-    """Keep only the input of each layer and compute the rest again on the way back, with the same random numbers.
+    """Keep only the input of each layer and compute the rest again in the backward pass, with the same random numbers.
 
     Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, section 4.1.
     """

@@ -5,7 +5,7 @@ of an example's embeddings gets uniform noise between -a and a, a = alpha / sqrt
 example and d the width of the model. What is decided beyond the paper:
 
 - L is the example's own length, prompt included: padding counts nothing and gets no noise.
-- A beginning that examples of a micro-batch share is computed once, so its noise is drawn once for all of them, sized
+- A prefix that examples of a micro-batch share is computed once, so its noise is drawn once for all of them, sized
   for the longest of them: no example gets more noise than it would by itself.
 - Tokens alone get noise; a trained prompt that is put before them (prompt tuning) does not.
 - Noise comes from torch's own generator, which each step seeds from (seed, step): a run that resumes draws the same.
@@ -44,7 +44,9 @@ class EmbeddingNoise:
         lengths, self._own_lengths = self._own_lengths, None
         if lengths is None or not module.training:
             return embedded
+        # lengths: [rows, T] float32, 0 at padding, where the division is kept finite and then multiplied by 0
         size = (self.alpha / (lengths.clamp_min(1) * embedded.shape[-1]).sqrt()).mul_(lengths > 0)
+        # [rows, T, width], in fp32: uniform draws in bf16 would take few distinct values
         noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1.0, 1.0)
         return embedded + noise.mul_(size[..., None]).to(embedded.dtype)
 
@@ -52,7 +54,7 @@ class EmbeddingNoise:
 def own_lengths(input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> Tensor:
     """For each position the tokens of the example that it belongs to, as float32 of the shape of the ids; 0 is padding.
 
-    A beginning that several examples share belongs to the longest of them.
+    A prefix that several examples share belongs to the longest of them.
     """
     device = input_ids.device
     if layout is None:

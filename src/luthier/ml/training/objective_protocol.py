@@ -21,7 +21,7 @@ Unit = tuple[TokenisedExample, ...]
 """The rows that a loss needs side by side: one example, or the two completions of a preference pair."""
 
 Batch = tuple[Sequence[Unit], tuple[int, ...]]
-"""The units of a micro-batch, and the beginnings that its rows share (`collate`)."""
+"""The units of a micro-batch, and the prefixes that its rows share (`collate`)."""
 
 
 @dataclass(frozen=True, slots=True)

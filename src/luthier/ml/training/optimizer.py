@@ -37,10 +37,10 @@ class MasterOptimizer:
         ]
         self.gradients = [torch.zeros_like(m) for m in self.masters]
         for master, gradient in zip(self.masters, self.gradients, strict=True):
-            master.grad = gradient
-        place_of = _places(module)
+            master.grad = gradient  # update rules read it there; the sums keep their storage from step to step
+        kind_of = _parameter_kinds(module)
         trained = [
-            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, place_of(weight))
+            Trained(name, master, rate_factor(name), plan.weight_decay if master.dim() >= 2 else 0.0, kind_of(weight))
             for name, master, weight in zip(self.names, self.masters, self.weights, strict=True)
         ]
         self.rule = load_rule(trained, plan.optimizer)
@@ -50,7 +50,7 @@ class MasterOptimizer:
         """Add the gradients of one micro-batch to the fp32 sums and free them."""
         for weight, gradient in zip(self.weights, self.gradients, strict=True):
             if weight.grad is not None:
-                gradient.add_(weight.grad)
+                gradient.add_(weight.grad)  # bf16 into fp32
                 weight.grad = None
 
     def gradient_norm(self) -> float:
@@ -105,17 +105,17 @@ class MasterOptimizer:
         self.round_into_model()
 
 
-def _places(module: nn.Module) -> Callable[[Tensor], Place]:
-    """Where in the model a parameter lies. Tables that are looked up come before a head that is tied to one."""
+def _parameter_kinds(module: nn.Module) -> Callable[[Tensor], Place]:
+    """A function that names the kind of a parameter: embedding, head, matrix or vector; a tied head is an embedding."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     of_model = getattr(module, "get_output_embeddings", None)
     head = of_model() if of_model is not None else None
 
-    def place(weight: Tensor) -> Place:
+    def kind(weight: Tensor) -> Place:
         if id(weight) in tables:
             return "embedding"
         if head is not None and weight is head.weight:
             return "head"
         return "matrix" if weight.dim() >= 2 else "vector"
 
-    return place
+    return kind

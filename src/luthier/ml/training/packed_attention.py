@@ -1,9 +1,9 @@
-"""FlexAttention for a micro-batch that lies in one row: its examples end to end, or behind the beginnings they share.
+"""FlexAttention for a micro-batch that lies in one row: its examples end to end, or behind the prefixes they share.
 
     tokens     a0 a1 a2 | b0 b1 | c0 c1 c2 c3
     positions  0  1  2  | 0  1  | 0  1  2  3
 
-The layout is that of prefix_attention.py; rows with nothing in common are suffixes of one beginning of no tokens. On a
+The layout is that of prefix_attention.py; rows with nothing in common are suffixes of one prefix of no tokens. On a
 CPU attention pads them to the longest, there. FlexAttention (Dong et al., 2024, arXiv:2412.05496) pads nothing on a
 GPU: of the blocks of 128 x 128 queries and keys it computes those in which some token may look at another. Which these
 are is counted from the lengths alone (`allowed_blocks`), so that no mask over all pairs of tokens ever exists.
@@ -33,8 +33,8 @@ I64 = NDArray[np.int64]
 
 
 class Tokens(NamedTuple):
-    """Of each token of a row, [tokens]: the segment (a beginning or a suffix) that it lies in, the one that its segment
-    goes on from (its own for a beginning), and its position."""
+    """Of each token of a row, [tokens]: the segment (a prefix or a suffix) that it lies in, the one that its segment
+    goes on from (its own for a prefix), and its position."""
 
     segment: I64
     before: I64
@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(layout: PrefixLayout) -> Tokens:
-    """The tokens of a row, in order. Segments are numbered in order, beginnings first."""
+    """The tokens of a row, in order. Segments are numbered in order, prefixes first."""
     num_groups = layout.num_groups
     sizes = np.array((*layout.prefix_tokens, *layout.suffix_tokens), dtype=np.int64)
     numbers = np.arange(len(sizes))
@@ -63,8 +63,8 @@ class Blocks(NamedTuple):
 def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_TOKENS) -> Blocks:
     """The blocks in which some token may look at another, counted from the two intervals of keys that a token sees.
 
-    A block that a beginning and what follows it cover together counts as partial: the mask is then asked once more than
-    it need be, with the same answer.
+    A block that a prefix and what follows it cover together counts as partial: the mask is then evaluated there
+    although it hides nothing, with the same result.
     """
     segment, before, position = tokens_of(layout)
     tokens = np.arange(len(segment))
@@ -73,10 +73,12 @@ def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_
     first_position = np.zeros_like(position) if window is None else np.maximum(0, position - window + 1)
     own = np.maximum(starts[segment], tokens - (position - first_position))
     ahead = np.where(segment == before, 0, sizes[before])
-    beginning = starts[before] + np.minimum(first_position, ahead)
+    prefix_start = starts[before] + np.minimum(first_position, ahead)
     num = -(-len(tokens) // block)
+    # Difference arrays: +1 where an interval of blocks begins and -1 behind its end; a cumulative sum then counts, for
+    # each block of keys, the queries that see some of it (`seen`) and all of it (`whole`). O(tokens), not O(tokens^2).
     seen, whole = np.zeros((num, num + 1), np.int64), np.zeros((num, num + 1), np.int64)
-    for start, stop in ((own, tokens + 1), (beginning, starts[before] + ahead)):
+    for start, stop in ((own, tokens + 1), (prefix_start, starts[before] + ahead)):
         some = stop > start
         rows, low, high = tokens[some] // block, start[some], stop[some]
         np.add.at(seen, (rows, low // block), 1)
@@ -106,7 +108,7 @@ def block_mask(layout: PrefixLayout, window: int | None, device: torch.device) -
 
 def _in_order(blocks: NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:
     """[1, 1, n] how many blocks a row of blocks has, and [1, 1, n, n] their numbers, then those of the others."""
-    numbers = np.argsort(~blocks, axis=1, kind="stable")
+    numbers = np.argsort(~blocks, axis=1, kind="stable")  # stable: allowed blocks first, in ascending order
     both = (blocks.sum(1, dtype=np.int32)[None, None], numbers.astype(np.int32)[None, None])
     count, order = (torch.from_numpy(np.ascontiguousarray(found)).to(device) for found in both)
     return count, order

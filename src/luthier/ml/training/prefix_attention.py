@@ -1,15 +1,15 @@
-"""Causal attention for a micro-batch whose rows begin alike, in groups: each beginning is computed once.
+"""Causal attention for a micro-batch whose rows begin alike, in groups: each prefix is computed once.
 
-The micro-batch lies in one row without any padding: the beginnings of G groups, then the suffixes of each group, K of
+The micro-batch lies in one row without any padding: the prefixes of G groups, then the suffixes of each group, K of
 each. Examples with one system prompt are one group of many; the two completions of each preference pair, and the
 samples of each prompt, are a group of their own.
 
     tokens     p0 p1 p2 q0 q1 | a0 a1 | b0 b1 b2 | c0 | d0 d1        p with suffixes a, b; q with suffixes c, d
     positions  0  1  2  0  1  | 3  4  | 3  4  5  | 2  | 2  3
 
-A suffix sees all of its group's beginning and itself, and nothing else; a causal model computes the beginning without
+A suffix sees all of its group's prefix and itself, and nothing else; a causal model computes the prefix without
 seeing what follows, so outputs and gradients are those of separate rows (the sum over rows of what they give the
-beginning is what one shared beginning receives). The idea is that of cascade inference and of prefix sharing in
+prefix is what one shared prefix receives). The idea is that of cascade inference and of prefix sharing in
 preference training (Wang & Hegde, 2024, "Accelerating Direct Preference Optimization with Prefix Sharing",
 arXiv:2410.20305, section 3); the two-part attention below needs no mask over the whole row. Only attention pads: the
 matrices of the layers, where nearly all of the work is, see no padding.
@@ -35,7 +35,7 @@ BLOCK_SCORES = 1 << 20
 class PrefixLayout:
     """Sizes of a shared micro-batch.
 
-    prefix_tokens: of the beginning of each group, [G]. suffix_tokens: of each suffix, group after group, [G * K].
+    prefix_tokens: of the prefix of each group, [G]. suffix_tokens: of each suffix, group after group, [G * K].
     """
 
     prefix_tokens: tuple[int, ...]
@@ -51,17 +51,17 @@ class PrefixLayout:
 
     @property
     def num_groups(self) -> int:
-        """G, the number of beginnings."""
+        """G, the number of prefixes."""
         return len(self.prefix_tokens)
 
     @property
     def num_suffixes(self) -> int:
-        """K, the suffixes of each beginning."""
+        """K, the suffixes of each prefix."""
         return len(self.suffix_tokens) // len(self.prefix_tokens)
 
     @property
     def longest_prefix(self) -> int:
-        """P, to which attention pads the beginnings."""
+        """P, to which attention pads the prefixes."""
         return max(self.prefix_tokens)
 
     @property
@@ -70,12 +70,12 @@ class PrefixLayout:
         return max(self.suffix_tokens)
 
     def starts(self) -> tuple[list[int], list[int]]:
-        """Where each beginning and each suffix starts in the row."""
+        """Where each prefix and each suffix starts in the row."""
         ends = [0, *accumulate((*self.prefix_tokens, *self.suffix_tokens))]
         return ends[: self.num_groups], ends[self.num_groups : -1]
 
     def positions(self, device: torch.device) -> Tensor:
-        """[1, tokens of the row] positions, those of each suffix counted on from its beginning."""
+        """[1, tokens of the row] positions, those of each suffix counted on from its prefix."""
         pieces = [torch.arange(n) for n in self.prefix_tokens]
         for number, own in enumerate(self.suffix_tokens):
             before = self.prefix_tokens[number // self.num_suffixes]
@@ -84,7 +84,7 @@ class PrefixLayout:
 
 
 @lru_cache(maxsize=16)
-def _places(layout: PrefixLayout, device: str) -> tuple[Tensor, Tensor]:
+def _indices(layout: PrefixLayout, device: str) -> tuple[Tensor, Tensor]:
     """How a row is padded for attention, and back.
 
     [G * P + G * K * S], for each padded place the token of the row that lies there, some token of the row in padding;
@@ -135,12 +135,12 @@ class _Unpad(torch.autograd.Function):
 
 
 class _BlockedSuffixes(torch.autograd.Function):
-    """softmax over the beginning's and the suffix's own keys, as many at a time as the processor's caches hold.
+    """softmax over the prefix's and the suffix's own keys, as many at a time as the processor's caches hold.
 
     Heads and groups of rows are one dimension, H = kv_heads * G. q: [H, K, queries a key * S, head]; k, v:
-    [H, K, S, head]; prefix_k, prefix_v: [H, P, head]; mask: [G, S, P + S] additive. The keys of a beginning meet all of
-    its suffixes in one product and are never copied. sees_all: whether nothing of the beginnings is hidden. keeps:
-    whether probabilities are kept for the way back; they are formed again there where not.
+    [H, K, S, head]; prefix_k, prefix_v: [H, P, head]; mask: [G, S, P + S] additive. The keys of a prefix meet all of
+    its suffixes in one product and are never copied. sees_all: whether nothing of the prefixes is hidden. keeps:
+    whether probabilities are saved for the backward pass; otherwise they are computed again there.
     """
 
     @staticmethod
@@ -175,6 +175,7 @@ class _BlockedSuffixes(torch.autograd.Function):
         k, v, prefix_k, prefix_v, mask, *saved = ctx.saved_tensors
         grad_out = gradients[0].contiguous()
         grad_q, grad_k, grad_v = torch.empty_like(grad_out), torch.empty_like(k), torch.empty_like(v)
+        # [2, H, P, head]: gradients of the prefix's keys and values add up over all suffixes, so in fp32
         sums = prefix_k.new_zeros((2, *prefix_k.shape), dtype=torch.promote_types(k.dtype, torch.float32))
         blocks = list(_blocks(grad_out, mask.shape[2]))
         for index, (heads, part) in enumerate(blocks):
@@ -216,7 +217,7 @@ def _of(mask: Tensor, heads: slice) -> Tensor:
 
 
 def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, sees_all: bool) -> tuple[Tensor, Tensor]:
-    """Over the beginnings [H, K * queries, P] and over the suffixes' own keys [H * K, queries, S] of a block.
+    """Over the prefixes [H, K * queries, P] and over the suffixes' own keys [H * K, queries, S] of a block.
 
     The two are kept apart, since torch copies a part of a tensor for each product that reads it: that was a third of
     this attention's time (docs/log.md).
@@ -250,9 +251,9 @@ def suffix_mask(layout: PrefixLayout, window: int | None, dtype: torch.dtype, de
     before = torch.tensor(layout.prefix_tokens, device=device)[:, None]
     ahead, own = (torch.arange(n, device=device) for n in (layout.longest_prefix, layout.longest_suffix))
     keys = torch.cat((ahead.expand(len(before), -1), before + own), 1)[:, None]  # positions, [G, 1, P + S]
-    queries = (before + own)[..., None]
+    queries = (before + own)[..., None]  # positions, [G, S, 1]
     allowed = keys <= queries
-    allowed[:, :, : len(ahead)] &= (ahead < before)[:, None]
+    allowed[:, :, : len(ahead)] &= (ahead < before)[:, None]  # hides the padding of shorter prefixes
     if window is not None:
         allowed &= keys > queries - window
     return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
@@ -275,19 +276,20 @@ def shared_attention(
 ) -> Tensor:
     """Attention of a micro-batch in one row. query: [1, heads, T, head]; key, value: [1, kv_heads, T, head].
 
-    causal: attention of plain rows, for the beginnings. window: how far back a token looks, itself counted.
+    causal: attention of plain rows, for the prefixes. window: how far back a token looks, itself counted.
     is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`). Returns
     [1, heads, T, head].
     """
-    padded, packed = _places(layout, str(query.device))
+    padded, packed = _indices(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix
-    laid = [_Pad.apply(x, padded, packed)[0] for x in (query, key, value)]
+    laid = [_Pad.apply(x, padded, packed)[0] for x in (query, key, value)]  # [heads, G * P + G * K * S, head]
     if not cut:  # nothing in common: the suffixes are plain rows, [G * K, heads, S, head]
         rows = [x.unflatten(1, (len(layout.suffix_tokens), -1)).transpose(0, 1) for x in laid]
         alone: Tensor = _Unpad.apply(causal(*rows).transpose(0, 1).flatten(1, 2)[None], packed)
         return alone
-    # beginnings as plain rows: [G, heads, P, head]
+    # prefixes as plain rows: [G, heads, P, head]
     first = [x[:, :cut].unflatten(1, (layout.num_groups, -1)).transpose(0, 1) for x in laid]
+    # [heads, G, K, S, head]
     suffixes = [x[:, cut:].unflatten(1, (layout.num_groups, layout.num_suffixes, -1)) for x in laid]
     mask = suffix_mask(layout, window, query.dtype, str(query.device))
     if is_blocked:
@@ -303,28 +305,30 @@ def shared_attention(
 def _blocked_suffixes(
     suffixes: Sequence[Tensor], first: Sequence[Tensor], mask: Tensor, sees_all: bool, scale: float, keeps: bool
 ) -> Tensor:
-    """suffixes: query [heads, G, K, S, head], key and value of kv_heads; first: key and value of the beginnings.
+    """suffixes: query [heads, G, K, S, head], key and value of kv_heads; first: key and value of the prefixes.
 
     Returns [heads, G * K * S, head].
     """
     q, k, v = suffixes
     num_heads, num_kv_heads = q.shape[0], k.shape[0]
     # the query heads that share a key head are stacked along the rows: [kv_heads * G, K, queries a key * S, head]
+    # Stacking avoids a copy of each key head for every query head that uses it (grouped-query attention).
     stacked = q.unflatten(0, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(0, 1)
+    # [G, kv_heads, P, head] -> [kv_heads * G, P, head]
     at_first = [x.transpose(0, 1).flatten(0, 1).contiguous() for x in first]
-    own = [x.flatten(0, 1).contiguous() for x in (k, v)]
+    own = [x.flatten(0, 1).contiguous() for x in (k, v)]  # [kv_heads * G, K, S, head]
     out: Tensor = _BlockedSuffixes.apply(stacked.contiguous(), *own, *at_first, mask, sees_all, scale, keeps)
     apart = out.view(num_kv_heads, k.shape[1], k.shape[2], -1, k.shape[3], k.shape[4])
     return apart.permute(0, 3, 1, 2, 4, 5).reshape(num_heads, -1, k.shape[4])
 
 
 def _fused_suffixes(suffixes: Sequence[Tensor], first: Sequence[Tensor], mask: Tensor, scale: float) -> Tensor:
-    """The same by torch's own attention, each suffix behind a copy of its beginning's keys."""
+    """The same by torch's own attention, each suffix behind a copy of its prefix's keys."""
     num_suffixes = suffixes[0].shape[2]
     q, k, v = (x.permute(1, 2, 0, 3, 4) for x in suffixes)  # [G, K, heads, S, head]
-    ahead = [x[:, None].expand(-1, num_suffixes, -1, -1, -1) for x in first]
-    k, v = (torch.cat(pair, 3) for pair in zip(ahead, (k, v), strict=True))
-    masks = mask.repeat_interleave(num_suffixes, 0)[:, None]
+    ahead = [x[:, None].expand(-1, num_suffixes, -1, -1, -1) for x in first]  # [G, K, kv_heads, P, head], no copy yet
+    k, v = (torch.cat(pair, 3) for pair in zip(ahead, (k, v), strict=True))  # [G, K, kv_heads, P + S, head]
+    masks = mask.repeat_interleave(num_suffixes, 0)[:, None]  # [G * K, 1, S, P + S]
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     found = F.scaled_dot_product_attention(q, k, v, attn_mask=masks, scale=scale, enable_gqa=True)
     return found.transpose(0, 1).flatten(1, 2)

@@ -140,7 +140,7 @@ def _trainer(
         except PeerLostError:
             raise
         except LuthierError as error:
-            answer({"error": error.as_json()})  # told, not raised: another start would end the same way
+            answer({"error": error.as_json()})  # reported, not raised: a restart would fail in the same way
 
     return TorchTrainer(
         one_worker,

@@ -5,8 +5,8 @@ tokens that an expert gets times the mean probability that the router gives it. 
 formula: the model's own forward makes the loss (`output_router_logits`, `aux_loss`), from the logits of the routers
 that a pass of our own over the micro-batch left behind.
 
-Which tokens count. Each token of each row once: padding does not, and a beginning that rows share, computed once,
-counts once for each of them. So the loss of a micro-batch is the same padded, packed and with shared beginnings.
+Which tokens count. Each token of each row once: padding does not, and a prefix that rows share, computed once,
+counts once for each of them. So the loss of a micro-batch is the same padded, packed and with shared prefixes.
 
 How it is averaged. A balance belongs to tokens that are looked at together: those of one micro-batch. Over the
 micro-batches of a step it is the mean, each counted by its weight in the objective (its learned tokens, say): another
@@ -78,7 +78,9 @@ class RouterLoss:
         if len(self._recorded) != 1:
             raise RuntimeError(f"{len(self._recorded)} passes over a micro-batch were recorded, and one was expected")
         out = self._recorded.pop()
-        return self._made(out, torch.from_numpy(places_of(batch)).to(batch.input_ids.device), batch.input_ids.numel())
+        return self._made(
+            out, torch.from_numpy(token_indices(batch)).to(batch.input_ids.device), batch.input_ids.numel()
+        )
 
     def _made(self, out: Any, places: Tensor, num_tokens: int) -> Tensor:
         """The model's own loss of the router logits in what its body gave, of the tokens at these places."""
@@ -118,8 +120,8 @@ class RouterLoss:
             raise _refused(causal, f"of the same router logits it makes {wanted:.8g}, and {made:.8g} without padding")
 
 
-def places_of(batch: MicroBatch) -> Any:
-    """Where the tokens of all rows lie in the flattened ids, row after row; a shared beginning comes for each row."""
+def token_indices(batch: MicroBatch) -> Any:
+    """Where the tokens of all rows lie in the flattened ids, row after row; a shared prefix comes for each row."""
     if batch.layout is None:
         longest = batch.input_ids.shape[1]
         return np.concatenate([row * longest + np.arange(size) for row, size in enumerate(batch.lengths)])

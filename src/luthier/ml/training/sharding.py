@@ -87,7 +87,7 @@ def refuse_unspreadable(plan: Plan) -> None:
 
 
 def _outer_targets(plan: Plan) -> list[str]:
-    """Embeddings and head, as far as they carry an adapter."""
+    """Embeddings and head, where they carry an adapter."""
     if not plan.method.targets:
         return []
     outer = {name for layer in read_structure(plan.base_model.path).outer_layers for name in (layer.kind, layer.name)}
@@ -124,7 +124,7 @@ def loss_divisor(model: TrainableModel, weight: float, world: World) -> float:
 
 def missing_passes(model: TrainableModel, num_passes: int, world: World) -> int:
     """How many more passes this rank must make so that all make equally many; fetching a layer needs all of them."""
-    return 0 if model.root is None else world.most(num_passes) - num_passes
+    return 0 if model.root is None else world.max(num_passes) - num_passes
 
 
 def idle_pass(model: TrainableModel, unit: Unit) -> Tensor:

@@ -65,7 +65,7 @@ class SharedCheckpoints:
         if self.world.size == 1:
             return self.folder.latest()
         found, broken = self.folder.latest() if self.world.is_first else (None, [])
-        messages: list[str] = json.loads(self.world.from_first(json.dumps(broken)))
+        messages: list[str] = json.loads(self.world.broadcast_text(json.dumps(broken)))
         return self._given_out(found), messages
 
     def load(self, step: int) -> Checkpoint:
@@ -87,7 +87,7 @@ class SharedCheckpoints:
                 "state": found.state.model_dump_json(),
                 "parts": {part: {n: _form(t) for n, t in tensors.items()} for part, tensors in parts.items()},
             }
-        document = json.loads(self.world.from_first(json.dumps(document)))
+        document = json.loads(self.world.broadcast_text(json.dumps(document)))
         if document is None:
             return None
         weights, moments, method = (
@@ -113,7 +113,7 @@ class _FromFirst(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         dtype, shape = self.forms[name]
         tensor = self.own[name] if self.world.is_first else torch.empty(shape, dtype=getattr(torch, dtype))
-        self.world.take_first([tensor])
+        self.world.broadcast_tensors([tensor])
         # a moment bears its weight's name behind its own, first.NAME, and so does an average
         return like(tensor, self.patterns.get(name) if name in self.patterns else self.patterns.get(_behind(name)))
 

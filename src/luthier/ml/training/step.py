@@ -19,10 +19,10 @@ from luthier.core.plan import Plan
 from luthier.core.ports import Progress
 from luthier.ml.training.checkpoint import LoopState
 from luthier.ml.training.distributed import ALONE, World
+from luthier.ml.training.loss_by_source import split_loss_by_source, with_source_loss
 from luthier.ml.training.model import MicroBatch, TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Losses, Objective, Unit, rows_of
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.origin import by_origin, with_origin
 from luthier.ml.training.schedule import learning_rate_factor
 from luthier.ml.training.sharding import idle_pass, loss_divisor, missing_passes
 from luthier.ml.training.step_sums import StepSums
@@ -34,7 +34,7 @@ _SEED_STRIDE, _RANK_STRIDE = 1_000_003, 7_654_321_987_657
 class StepSchedule(Protocol):
     """Which units make up a step: micro-batches of indices, a function of (seed, step) alone.
 
-    share: what one rank of several trains of it. shared_tokens: the beginnings in a micro-batch that are computed once
+    share: what one rank of several trains of it. shared_tokens: the prefixes in a micro-batch that are computed once
     (`collate`): none, one of all its rows, or one of each unit.
     """
 
@@ -70,22 +70,22 @@ def one_step(
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
     sums = StepSums(num_examples=sum(map(len, indices)))
     model.module.train()
-    for micro_batch, beginnings in batches:
-        batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
+    for micro_batch, prefix_lengths in batches:
+        batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
         losses = model.within(partial(_losses, objective, model, micro_batch, batch))
         minimised = losses.total
         if model.router_loss is not None:
             minimised = minimised + model.router_loss.coefficient * losses.measures[ROUTER_LOSS]
         if plan.data.replay is not None:
-            losses = with_origin(losses, micro_batch, objective.weight(micro_batch))
+            losses = with_source_loss(losses, micro_batch, objective.weight(micro_batch))
         (minimised / divisor).backward()
-        optimizer.collect()
+        optimizer.collect()  # into fp32 sums: bf16 would drop small micro-batch gradients next to a large sum
         sums.add(losses, batch)
-    for _ in range(num_missing):
+    for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
         idle_pass(model, units[0]).backward()
         optimizer.collect()
     world.sum_gradients(optimizer.gradients)
-    sums = sums.over(world)
+    sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight
     rate = 0.0
@@ -104,7 +104,7 @@ def one_step(
         num_tokens=sums.num_tokens,
         num_trained_tokens=sums.num_trained_tokens,
         seconds=seconds,
-        measures=sums.means(weight) if plan.data.replay is None else by_origin(sums.means(weight), loss),
+        measures=sums.means(weight) if plan.data.replay is None else split_loss_by_source(sums.means(weight), loss),
     )
     if not finite:
         return state, event
@@ -158,8 +158,8 @@ def validate(
     num_missing = missing_passes(model, len(mine), world)
     objective.look(model, [micro_batch for micro_batch, _ in validation])
     with progress.task("validating", len(mine), "batch") as bar:
-        for micro_batch, beginnings in mine:
-            batch = collate(rows_of(micro_batch), model.pad_id, model.device, beginnings=beginnings)
+        for micro_batch, prefix_lengths in mine:
+            batch = collate(rows_of(micro_batch), model.pad_id, model.device, prefix_lengths=prefix_lengths)
             sums.add(model.within(partial(objective.losses, model, micro_batch, batch)), batch)
             weight += objective.weight(micro_batch)
             bar.advance()

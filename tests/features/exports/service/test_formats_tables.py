@@ -23,7 +23,7 @@ from luthier.features.exports.formats.quality import losses_of
 from luthier.features.exports.formats.tables import FormatRequest, measure_formats, parse_format
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
-from luthier.ml.export.format_prices import measure, worker
+from luthier.ml.export.format_benchmark import measure, worker
 from luthier.platform.home.context import Context
 
 

@@ -31,8 +31,8 @@ from luthier.features.serving.models import list_models
 from luthier.features.serving.targets import served_target
 from luthier.features.training.service import train
 from luthier.ml.export.bundle.manifest import PLAN
-from luthier.ml.inference.asks import AskReader
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.request import RequestPreparer
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
@@ -111,7 +111,7 @@ def test_what_is_asked_of_a_served_run_is_what_it_was_trained_on(opened, folder:
     assert served.opted_turns == OPTED
     found = []
     with closing(open_engine(find_base(context, run_id))) as engine:
-        reader = AskReader(engine, device=engine.causal.device, num_logits=engine.num_logits)
+        reader = RequestPreparer(engine, device=engine.causal.device, num_logits=engine.num_logits)
         for prompt in nonempty(raw_prompts(base, folder)):
             loaded, request = serving.as_trained(served, TextRequest(conversation=prompt, max_new_tokens=4))
             assert loaded.opted_turns == AS_THEY_ARE  # so that its base is shared

@@ -29,7 +29,7 @@ TRAINING = {"epochs": 1, "global_batch_size": 8, "learning_rate": 0.001, "precis
 class FirstOfTwo(World):
     """Decides by itself."""
 
-    def from_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         return text
 
 

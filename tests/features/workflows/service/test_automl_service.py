@@ -79,7 +79,7 @@ def decided(monkeypatch):
     """The word of the showdown, as if the rows had said it."""
 
     def say(word):
-        from luthier.ml.evaluation import showdown
+        from luthier.ml.evaluation import model_comparison
 
         def recommend(_spec, standings, *_rest):
             name = "" if word == "nothing" else standings[0].result.name
@@ -87,7 +87,7 @@ def decided(monkeypatch):
                 word=word, system=name, contender=None if word == "nothing" else 0, headline=f"It is {word}."
             )
 
-        monkeypatch.setattr(showdown, "recommend", recommend)
+        monkeypatch.setattr(model_comparison, "recommend", recommend)
 
     return say
 

@@ -21,7 +21,7 @@ from luthier.features.workflows.distillation import judging as student_judging
 from luthier.features.workflows.distillation import service as students
 from luthier.features.workflows.distillation.service import DistilRequest, distil, read_student
 from luthier.ml.evaluation.report import distilled
-from luthier.ml.inference.cached import CachedEngine
+from luthier.ml.inference.cached_engine import CachedEngine
 from luthier.ml.inference.models import cache
 from luthier.ml.training import loop
 from luthier.platform.home.context import Context

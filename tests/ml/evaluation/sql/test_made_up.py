@@ -3,7 +3,7 @@
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.ml.evaluation.jail.sql import SqlRunner
+from luthier.ml.evaluation.sandbox.sql import SqlRunner
 from luthier.ml.evaluation.sql.made_up import made_up
 from luthier.ml.evaluation.sql.neighbours import neighbours
 from luthier.ml.evaluation.sql.tables import Table

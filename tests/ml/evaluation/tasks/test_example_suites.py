@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from luthier.core.suite import Suite
-from luthier.ml.evaluation.jail.code import isolation
+from luthier.ml.evaluation.sandbox.code import isolation
 from luthier.ml.evaluation.tasks.registry import task_kind
 
 SUITES = Path(__file__).resolve().parents[4] / "examples" / "suites"

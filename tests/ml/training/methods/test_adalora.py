@@ -19,7 +19,7 @@ from luthier.ml.training.methods.adalora import AdaLora
 from luthier.ml.training.methods.rank_budget import RankBudget, Triplets
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.outcome import save_outcome
+from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -148,7 +148,7 @@ def test_the_final_ranks_meet_the_target_and_the_files_have_them(
     ranks = model.method.ranks()
     assert sum(ranks.values()) == 3 * 4, "an average of the target rank over two kinds in two layers"
     assert set(ranks) == {f"model.layers.{i}.{m}" for i in (0, 1) for m in ("self_attn.q_proj", "mlp.down_proj")}
-    folder, _ = save_outcome(model, Path(plan.base_model.path), tmp_path)
+    folder, _ = save_model(model, Path(plan.base_model.path), tmp_path)
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(plan.base_model.path), str(folder))
     held = {
         name.removeprefix("base_model.model."): m.lora_A["default"].out_features

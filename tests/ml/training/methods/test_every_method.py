@@ -19,7 +19,7 @@ from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quantised import PackedLinear
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.outcome import save_outcome
+from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -77,7 +77,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
         assert torch.equal(weights(resumed)[name], expected), name
     assert outcome.state.model_copy(update={"seconds": 0}) == whole.state.model_copy(update={"seconds": 0})
     digests = [
-        save_outcome(m, Path(plan.base_model.path), tmp_path / d)[1] for m, d in ((undisturbed, "a"), (resumed, "b"))
+        save_model(m, Path(plan.base_model.path), tmp_path / d)[1] for m, d in ((undisturbed, "a"), (resumed, "b"))
     ]
     assert digests[0] == digests[1]
 
@@ -88,7 +88,7 @@ def test_others_load_the_outcome_on_the_original_base_and_it_is_the_same_functio
 ) -> None:
     plan = make_plan(method, learning_rate=0.1, num_steps=12)
     model = trained(plan, make_model, tmp_path, examples)
-    folder, _ = save_outcome(model, Path(plan.base_model.path), tmp_path)
+    folder, _ = save_model(model, Path(plan.base_model.path), tmp_path)
     assert sorted(f.name for f in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     base = load_model(plan.base_model.path, dtype="float32", attention="sdpa", quantisation=plan.method.quantisation)
     with torch.no_grad():

@@ -19,7 +19,7 @@ from luthier.ml.inference.models.expert_product import ExpertProduct
 from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.training.model import TrainableModel
-from luthier.ml.training.outcome import save_outcome
+from luthier.ml.training.save_model import save_model
 
 IDS = torch.arange(40).reshape(2, 20)
 SETTINGS = {"targets": "all-linear"}
@@ -58,7 +58,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     for name, expected in nonempty(weights(whole).items()):
         assert torch.equal(weights(resumed)[name], expected), name
     assert outcome.state.model_copy(update={"seconds": 0}) == again.state.model_copy(update={"seconds": 0})
-    digests = [save_outcome(m, Path(plan.base_model.path), tmp_path / d)[1] for m, d in ((whole, "a"), (resumed, "b"))]
+    digests = [save_model(m, Path(plan.base_model.path), tmp_path / d)[1] for m, d in ((whole, "a"), (resumed, "b"))]
     assert digests[0] == digests[1]
     b = {name: p for name, p in whole.module.named_parameters() if ".experts." in name and "lora_B" in name}
     assert len([name for name, p in b.items() if p.any()]) == 4, (
@@ -78,7 +78,7 @@ def test_others_load_the_outcome_and_it_is_the_same_function(
     model = make_model(plan)
     run(plan, model, tmp_path, examples, with_validation=False)
     model.module.eval()
-    folder, _ = save_outcome(model, Path(plan.base_model.path), tmp_path)
+    folder, _ = save_model(model, Path(plan.base_model.path), tmp_path)
     base = load_model(plan.base_model.path, dtype="float32", attention="sdpa", quantisation=plan.method.quantisation)
     with torch.no_grad():
         before = base(IDS).logits

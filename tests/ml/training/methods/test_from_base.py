@@ -18,7 +18,7 @@ from luthier.core.plan import Plan
 from luthier.ml.training.methods.from_base import FromBase
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.optimizer import MasterOptimizer
-from luthier.ml.training.outcome import save_outcome
+from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -94,7 +94,7 @@ def test_the_outcome_is_a_plain_adapter_of_twice_the_rank(
     plan = make_plan(method, precision="bfloat16", learning_rate=0.1)
     model = make_model(plan)
     run(plan, model, tmp_path / "c", examples, with_validation=False)
-    folder, _ = save_outcome(model, Path(plan.base_model.path), tmp_path)
+    folder, _ = save_model(model, Path(plan.base_model.path), tmp_path)
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16.0, True)
     base = AutoModelForCausalLM.from_pretrained(plan.base_model.path, dtype=torch.bfloat16)

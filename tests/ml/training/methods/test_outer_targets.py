@@ -26,7 +26,7 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.ml.training.dropout import Dropout, keep
 from luthier.ml.training.methods.lora import AdaptedForward, Lora
 from luthier.ml.training.model import TrainableModel, collate
-from luthier.ml.training.outcome import save_outcome
+from luthier.ml.training.save_model import save_model
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -113,7 +113,7 @@ def test_dropout_at_the_head_is_that_of_every_other_matrix(
     with torch.no_grad():
         forward.b.normal_()
     drawn = Dropout(0.5, 7)
-    monkeypatch.setattr(AdaptedForward, "draw", lambda self: (drawn, self.scale / drawn.kept_fraction))
+    monkeypatch.setattr(AdaptedForward, "draw", lambda self: (drawn, self.scale / drawn.keep_probability))
     hidden = torch.randn(6, model.head.shape[1], dtype=torch.float64)
     rows, head = model.method.logit_parts(hidden, model.head)
     torch.testing.assert_close(rows @ head.t(), forward(hidden))  # the fused product, held equal to PEFT's
@@ -133,7 +133,7 @@ def test_it_resumes_to_the_bit_loads_with_peft_and_merges_into_the_same_function
         run(plan, make_model(plan), tmp_path / "b", examples, kill_at=3, with_validation=False)
     run(plan, resumed, tmp_path / "b", examples, with_validation=False)
     assert all(nonempty(torch.equal(weights(resumed)[name], weight) for name, weight in weights(model).items()))
-    folder, _ = save_outcome(model, Path(plan.base_model.path), tmp_path)
+    folder, _ = save_model(model, Path(plan.base_model.path), tmp_path)
 
     model.module.eval()
     with torch.no_grad():

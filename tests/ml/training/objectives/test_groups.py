@@ -69,14 +69,14 @@ def test_every_answer_is_in_one_micro_batch_that_keeps_its_size(
     made = make_batches(groups, micro_batch_tokens=budget, shares_prefix=shares)
     found = [row.id for units, _ in made for row in rows_of(units)]
     assert sorted(found) == sorted(a.row.id for group in groups for a in group.answers)
-    for units, beginnings in made:
+    for units, prefix_lengths in made:
         rows = rows_of(units)
         assert len({alike[int(row.id.split(".")[0])] for row in rows}) == 1  # nothing idle beside what is learned
-        assert shares or not beginnings
-        if beginnings:  # as `collate` reads them: equally many rows each, that begin with so many tokens
-            each = len(rows) // len(beginnings)
-            assert [beginnings[i // each] for i in range(len(rows))] == [row.num_prompt_tokens for row in rows]
-        assert len(rows) == 1 or num_computed_tokens([row.num_tokens for row in rows], beginnings) <= budget
+        assert shares or not prefix_lengths
+        if prefix_lengths:  # as `collate` reads them: equally many rows each, that begin with so many tokens
+            each = len(rows) // len(prefix_lengths)
+            assert [prefix_lengths[i // each] for i in range(len(rows))] == [row.num_prompt_tokens for row in rows]
+        assert len(rows) == 1 or num_computed_tokens([row.num_tokens for row in rows], prefix_lengths) <= budget
 
 
 @given(

@@ -70,8 +70,8 @@ def backward(objective: Grpo, model: TrainableModel, batches: Sequence[Batch]) -
     """The loss of a step and its measures as the loop reckons them; gradients lie in the parameters."""
     weight = objective.weight([unit for units, _ in batches for unit in units])
     loss, sums = 0.0, dict[str, float]()
-    for units, beginnings in batches:
-        batch = collate(rows_of(units), model.pad_id, model.device, beginnings=beginnings)
+    for units, prefix_lengths in batches:
+        batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefix_lengths)
         losses = objective.losses(model, units, batch)
         (losses.total / weight).backward()
         loss += losses.total.item()
@@ -171,9 +171,9 @@ def test_training_sees_the_probabilities_that_answers_were_drawn_with(
     objective = objective_of(tiny_model)
     batches = drawn(objective, model, examples[:4], tmp_path)
     with torch.no_grad():
-        for units, beginnings in batches:
+        for units, prefix_lengths in batches:
             rows = rows_of(units)
-            batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
+            batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
             model.module.train()
             hidden = model.hidden(batch).flatten(0, 1)[batch.rows]
             found = torch.log_softmax(hidden @ model.head.t() / TEMPERATURE, -1).gather(1, batch.targets[:, None])[:, 0]
@@ -284,8 +284,8 @@ def test_a_validation_is_the_reward_of_the_likeliest_answers(
                 assert token == int(base(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
                 ids.append(token)
     total = weight = 0.0
-    for units, beginnings in batches:
-        batch = collate(rows_of(units), model.pad_id, model.device, beginnings=beginnings)
+    for units, prefix_lengths in batches:
+        batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=prefix_lengths)
         losses = objective.losses(model, units, batch)
         total, weight = total + losses.total.item(), weight + objective.weight(units)
     answers = [objective.validated[row.id] for row in rows]

@@ -76,10 +76,10 @@ def answer_sum(model: TrainableModel, one: TokenisedExample) -> float:
 
 
 def whole_loss(
-    objective: Objective, model: TrainableModel, units: list[Unit], size: int, beginnings: bool = False
+    objective: Objective, model: TrainableModel, units: list[Unit], size: int, prefix_lengths: bool = False
 ) -> tuple[float, dict[str, float], torch.Tensor]:
     """Loss, measures and gradient of a batch that is cut into micro-batches of `size` units."""
-    from luthier.ml.training.objectives.reference import beginnings_of
+    from luthier.ml.training.objectives.reference import shared_prefix_tokens
 
     model.module.zero_grad()
     model.module.eval()
@@ -88,8 +88,8 @@ def whole_loss(
     weight = objective.weight(units)
     total, measures = 0.0, dict[str, float]()
     for part in parts:
-        cuts = beginnings_of(model, part) if beginnings else ()
-        batch = collate(rows_of(part), model.pad_id, "cpu", beginnings=cuts)
+        cuts = shared_prefix_tokens(model, part) if prefix_lengths else ()
+        batch = collate(rows_of(part), model.pad_id, "cpu", prefix_lengths=cuts)
         losses = objective.losses(model, part, batch)
         (losses.total / weight).backward()
         total += losses.total.item()
@@ -169,9 +169,9 @@ def test_losses_are_those_of_the_papers(
     loss, measures, gradient = whole_loss(objective, model, units, size=5)
     assert loss == pytest.approx(expected, abs=1e-5)
     assert all(math.isfinite(value) for value in measures.values())
-    # any cut into micro-batches gives the same, and so do beginnings that are computed once
-    for size, beginnings in ((2, False), (1, False), (3, True), (5, True)):
-        again, others, other = whole_loss(objective, model, units, size, beginnings)
+    # any cut into micro-batches gives the same, and so do prefixes that are computed once
+    for size, prefix_lengths in ((2, False), (1, False), (3, True), (5, True)):
+        again, others, other = whole_loss(objective, model, units, size, prefix_lengths)
         assert again == pytest.approx(loss, rel=1e-5)
         assert others == pytest.approx(measures, rel=1e-4, abs=1e-5)
         assert float((other - gradient).norm() / gradient.norm()) < 2e-5

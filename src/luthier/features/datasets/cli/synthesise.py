@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.datasets.syntheses import Synthesis
-    from luthier.ml.inference.cached import Usage
+    from luthier.ml.inference.cached_engine import Usage
 
 
 class KindChoice(StrEnum):

@@ -14,7 +14,7 @@ from luthier.core.errors import ConflictError
 from luthier.core.format_table import FormatPrice
 
 if TYPE_CHECKING:
-    from luthier.ml.export.format_prices.asking import Quality
+    from luthier.ml.export.format_benchmark.asking import Quality
 
 EXPORTS: Final = "exports"
 TABLE: Final = "formats.json"
@@ -29,7 +29,7 @@ class FormatProgress:
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        from luthier.ml.export.format_prices.asking import Quality
+        from luthier.ml.export.format_benchmark.asking import Quality
 
         self.folder, self._asked = folder, asked
         self.prices = {label: FormatPrice.model_validate(one) for label, one in found.get("prices", {}).items()}

@@ -16,7 +16,7 @@ from luthier.core.recipe import MetricName
 from luthier.features.recipes.evaluation_checks import check_lengths, have_text_answers
 
 if TYPE_CHECKING:
-    from luthier.ml.export.format_prices.asking import AskedRow, Quality, RowQuality
+    from luthier.ml.export.format_benchmark.asking import AskedRow, Quality, RowQuality
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 NOTEWORTHY_FRACTION: Final = 0.02
@@ -46,7 +46,7 @@ def asked_rows(
     """
     from luthier.ml.data.loss_mask import tokenise
     from luthier.ml.export.exporters.companions import source_template
-    from luthier.ml.export.format_prices.asking import AskedRow
+    from luthier.ml.export.format_benchmark.asking import AskedRow
     from luthier.ml.inference.models.structure import context_length
     from luthier.ml.inference.opted_turns import rewritten_examples
 

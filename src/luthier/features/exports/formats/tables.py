@@ -26,7 +26,7 @@ from luthier.features.recipes.evaluation_checks import check_metrics, usual_metr
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.export.format_prices.asking import AskedRow, Quality, Speed
+    from luthier.ml.export.format_benchmark.asking import AskedRow, Quality, Speed
 
 DEFAULT_FORMATS: Final = ("merged:bfloat16", "gguf:float16", "gguf:q8_0", "gguf:q4_k_m", "onnx:float32", "onnx:int4")
 _SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
@@ -66,7 +66,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     from luthier.ml.charts.page import replace_text
     from luthier.ml.data.formats import load_file
     from luthier.ml.evaluation.names import metric_heading
-    from luthier.ml.export.format_prices.page import write_format_page
+    from luthier.ml.export.format_benchmark.page import write_format_page
 
     _check(request)
     check_table_folder(request.folder.absolute())
@@ -174,7 +174,7 @@ def _qualities(
     max_new_tokens: int,
     progress: FormatProgress,
 ) -> dict[str, Quality]:
-    from luthier.ml.export.format_prices.measure import measure_quality
+    from luthier.ml.export.format_benchmark.measure import measure_quality
 
     def measured(price: FormatPrice) -> Quality:
         found = measure_quality(
@@ -200,7 +200,7 @@ def _speeds(
     rows: Sequence[AskedRow],
 ) -> dict[str, list[Speed]]:
     """Prompts of rows without an answer to write are their first half."""
-    from luthier.ml.export.format_prices.measure import measure_speeds
+    from luthier.ml.export.format_benchmark.measure import measure_speeds
 
     timed = [
         row if row.num_prompt else row.model_copy(update={"num_prompt": (len(row.ids) + 1) // 2})
@@ -224,7 +224,7 @@ def _price(
     speeds: Mapping[str, Sequence[Speed]],
 ) -> FormatPrice:
     """A row with all that was measured of it."""
-    from luthier.ml.export.format_prices.measure import spread
+    from luthier.ml.export.format_benchmark.measure import spread
 
     result, comparisons = judged
     if result is None:
@@ -249,7 +249,7 @@ def _price(
 
 def _with_fronts(prices: Sequence[FormatPrice], metric: str) -> tuple[FormatPrice, ...]:
     """Marks what no other format beats in quality and size, and in quality and speed."""
-    from luthier.ml.export.format_prices.front import pareto_front
+    from luthier.ml.export.format_benchmark.front import pareto_front
 
     measured = [p for p in prices if p.quality is not None]
     qualities = [_quality_of(p, metric) for p in measured]

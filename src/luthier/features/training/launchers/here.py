@@ -174,7 +174,7 @@ def _nobody() -> str | None:
 
 def _snapshots(plan: Plan, hooks: Hooks) -> Callable[[TrainableModel, int], Path] | None:
     """What writes down the model after each epoch, where that is asked for."""
-    from luthier.ml.training.outcome import Snapshots
+    from luthier.ml.training.save_model import Snapshots
 
     if not hooks.num_snapshots:
         return None
@@ -251,7 +251,7 @@ def _shares_prefix(plan: Plan, model: TrainableModel, emit: Callable[[Event], No
 
 def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> bool:
     """Whether rows lie end to end: planned, and the model proves to compute the same so."""
-    from luthier.ml.training.proofs import why_not_packed
+    from luthier.ml.training.equivalence import why_not_packed
 
     if not plan.training.packing:
         return False
@@ -265,7 +265,7 @@ def _packs(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, 
 
 def _compile(plan: Plan, model: TrainableModel, emit: Callable[[Event], None], *, spreads: bool) -> None:
     """Compile the layers, where planned and where the compiled ones prove to compute the same."""
-    from luthier.ml.training.proofs import why_not_compiled
+    from luthier.ml.training.equivalence import why_not_compiled
 
     if not plan.training.compile:
         return
@@ -280,11 +280,11 @@ def _result(
 ) -> TrainResult:
     """What came out, in numbers; writes the trained weights where the run is done. peak: of the largest process."""
     from luthier.ml.training import memory
-    from luthier.ml.training.outcome import save_outcome
+    from luthier.ml.training.save_model import save_model
 
     state, path, digest = outcome.state, None, None
     if outcome.status == "succeeded" and is_kept:
-        path, digest = save_outcome(model, Path(plan.base_model.path), folder)
+        path, digest = save_model(model, Path(plan.base_model.path), folder)
     seconds = max(state.seconds, 1e-9)
     return TrainResult(
         status=outcome.status,

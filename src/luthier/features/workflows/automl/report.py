@@ -14,7 +14,7 @@ from luthier.features.workflows.automl.stages import folder_of, spent_hours
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.evaluation.report.auto_page import AutoStage
+    from luthier.ml.evaluation.report.automl_page import AutoStage
 
 STAGE_WORDS: Final = {
     "ingest": "Documents are read into rows",
@@ -30,7 +30,7 @@ STAGE_WORDS: Final = {
 
 def write_auto_report(context: Context, pipeline: Pipeline) -> Path:
     """Write the page again, also of a run that is not done. Raises StorageFullError."""
-    from luthier.ml.evaluation.report.auto_page import write_auto_page
+    from luthier.ml.evaluation.report.automl_page import write_auto_page
 
     spec = AutoSpec.model_validate(pipeline.asked)
     path = folder_of(context, pipeline.pipeline_id) / "report.html"
@@ -104,7 +104,7 @@ def found_by(stage: Stage) -> list[str]:
 
 
 def _stage(stage: Stage, folder: Path) -> AutoStage:
-    from luthier.ml.evaluation.report.auto_page import AutoStage
+    from luthier.ml.evaluation.report.automl_page import AutoStage
 
     page = stage.came.get("page")
     href = ""

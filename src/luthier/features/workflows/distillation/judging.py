@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.ports import Score
     from luthier.ml.evaluation.compare import SystemUnderTest
-    from luthier.ml.inference.cached import CachedEngine
+    from luthier.ml.inference.cached_engine import CachedEngine
 
 _NEW_TOKENS = 128
 

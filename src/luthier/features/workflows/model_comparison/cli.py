@@ -172,7 +172,7 @@ def _begin(context: Any, request: ShowdownRequest) -> str:
 def show_showdown(console: Console, found: ShowdownResult, page: Path) -> None:
     """The recommendation, every system, what was not equal, and where the page lies."""
     from luthier.ml.charts.metric_titles import metric_heading
-    from luthier.ml.evaluation.report.showdown_page import row_of
+    from luthier.ml.evaluation.report.model_comparison_page import row_of
     from luthier.platform.cli.console import make_table, visible
 
     answer, primary = found.recommendation, found.spec.primary

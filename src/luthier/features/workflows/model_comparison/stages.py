@@ -115,7 +115,7 @@ class _Showdown:
 
     def compare(self, pipeline: Pipeline) -> dict[str, Any]:
         """Judge all systems side by side, keep the result, and write the page."""
-        from luthier.ml.evaluation.report.showdown_page import write_showdown_page
+        from luthier.ml.evaluation.report.model_comparison_page import write_model_comparison_page
 
         try:
             result = self.context.assessments.get("showdown", ShowdownResult, self.project_id, self.showdown_id)
@@ -126,7 +126,7 @@ class _Showdown:
             self.context.assessments.save(
                 "showdown", self.showdown_id, result, project_id=self.project_id, subject=subject[:255]
             )
-        page = write_showdown_page(result, page_of(self.context, self.showdown_id))
+        page = write_model_comparison_page(result, page_of(self.context, self.showdown_id))
         return {"page": str(page), "word": result.recommendation.word}
 
     def _ask(self, number: int, kind: SystemKind, adapter_path: str = "") -> None:
@@ -193,7 +193,7 @@ class _Showdown:
 
     def _judge(self, pipeline: Pipeline) -> ShowdownResult:
         from luthier.ml.evaluation.compare import judge
-        from luthier.ml.evaluation.showdown import not_equal, recommend
+        from luthier.ml.evaluation.model_comparison import not_equal, recommend
 
         spec, asked = self.spec, self._systems(pipeline)
         under_test = []

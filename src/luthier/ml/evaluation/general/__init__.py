@@ -1,1 +1,1 @@
-"""Questions and texts of general ability, by which it is told what tuning cost (see suite.yaml)."""
+"""Questions and texts of general ability, by which the cost of tuning is measured (see suite.yaml)."""

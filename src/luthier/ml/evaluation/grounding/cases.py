@@ -9,7 +9,7 @@ from typing import Final
 
 from luthier.ml.evaluation.grounding.citation import Citation
 from luthier.ml.evaluation.grounding.clean import squash, words
-from luthier.ml.evaluation.grounding.parties import PartyIndex, is_telling, joined, names_alone, names_before
+from luthier.ml.evaluation.grounding.parties import PartyIndex, is_distinctive, joined, names_alone, names_before
 
 # Each part of its name ends with a dot or before a blank, so that there is one way alone to read it.
 _REPORTER: Final = (
@@ -31,8 +31,8 @@ _NO_REPORTER: Final = words(
 def find_cases(text: str, by_eyecite: Sequence[Citation] = ()) -> Iterator[Citation]:
     """The decisions in a cleaned text.
 
-    One in several reporters is one citation. One named alone counts where no citation of the same parties stands in
-    the text. `Id.` and `supra` count for nothing of their own, nor does a short form (`410 U.S. at 120`) of a volume
+    One in several reporters is one citation. One named alone counts where no citation of the same parties is in
+    the text. `Id.` and `supra` are not counted, nor is a short form (`410 U.S. at 120`) of a volume
     that is cited in full. by_eyecite: what `us_law` found, which goes before what is found here.
     """
     cited = _in_order([*by_eyecite, *_by_form(text)])
@@ -46,7 +46,7 @@ def find_cases(text: str, by_eyecite: Sequence[Citation] = ()) -> Iterator[Citat
         if one.names is not None:
             named.add(one.names)
     for start, end, names in names_alone(text):
-        if any(is_cited[start:end]) or not is_telling(names) or named.find(names):
+        if any(is_cited[start:end]) or not is_distinctive(names) or named.find(names):
             continue
         named.add(names)
         yield Citation(

@@ -11,12 +11,13 @@ Status = Literal["known", "misnamed", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """One citation as it stands in a text.
+    """One citation as written in a text.
 
     text: as written, in one line. kind: a form of `core.suite.CitationForm`, or the name of a user's pattern. normal:
     the form in which two writings of the same citation meet. pin: the page, or the subsection, within what is cited;
     it is not checked. names: plaintiff and defendant, where they are given with it. parallel: the same decision in
-    other reporters, as normal forms. sentence: where it stands. start, end: its place in the text as `clean` gives it.
+    other reporters, as normal forms. sentence: the one that holds it. start, end: its place in the text as `clean`
+    gives it.
     """
 
     text: str

@@ -21,7 +21,7 @@ FEWEST_WORDS: Final = 3
 class ClaimFinding:
     """A sentence of an answer, held against its nearest passages.
 
-    fraction: of its content words, those that stand in the passage that holds most of them, `passage` (None where no
+    fraction: of its content words, those that occur in the passage that holds most of them, `passage` (None where no
     passage shares a word). numbers: those of the sentence that the passage lacks; with one of them it is not supported.
     """
 

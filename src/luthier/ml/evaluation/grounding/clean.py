@@ -35,7 +35,7 @@ def clean(text: str) -> str:
 def blocks(text: str) -> Iterator[tuple[int, str]]:
     """(offset, part) of at most 20,000 characters, so that no search ever sees a longer text.
 
-    Cut at a blank line, else at a line end, else at a blank: what stands over a cut is not found.
+    Cut at a blank line, else at a line end, else at a blank: what spans a cut is not found.
     """
     start = 0
     while len(text) - start > _BLOCK_CHARACTERS:

@@ -1,7 +1,7 @@
 """What there is to cite: all citations of a corpus, to be asked whether a citation is among them.
 
-Known is what any document holds, be it the cited document itself or one that cites it. Where writings differ in what
-cannot be decided, a citation is taken as known: an answer is not accused on a doubt.
+A citation is known where any document holds it: the cited document itself or one that cites it. Where writings differ
+in what cannot be decided, a citation is taken as known: an answer is not accused on a doubt.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Corpus:
 
 
 def findings(output: str, corpus: Corpus) -> tuple[CitationFinding, ...]:
-    """The citations of an answer with what the corpus knows of them, each normal form once, where it stands first."""
+    """The citations of an answer with what the corpus knows of them, each normal form once, at its first occurrence."""
     once: dict[str, Citation] = {}
     for citation in corpus.citations(output):
         once.setdefault(citation.normal, citation)

@@ -25,7 +25,7 @@ def find_citations(
 ) -> tuple[Citation, ...]:
     """The citations of the wanted forms and by the user's patterns, in the order of the text.
 
-    A citation that stands in a text twice is found twice. Nothing is found within a URL but by a user's pattern.
+    A citation that occurs twice in a text is found twice. Nothing is found within a URL but by a user's pattern.
     """
     cleaned = clean(text)
     urls = list(find_urls(cleaned))
@@ -69,7 +69,7 @@ def _apart_from(found: Iterable[Citation], others: Iterable[Citation], text: str
 
 
 def _sentence(text: str, citation: Citation, starts: list[int], ends: list[int]) -> str:
-    """Of a sentence that never ends, what stands around the citation."""
+    """Of a sentence without an end, the text around the citation."""
     start = starts[max(0, bisect_right(starts, citation.start) - 1)]
     end = ends[min(len(ends) - 1, bisect_left(ends, citation.end))]
     first, last = max(start, citation.start - _MOST_AROUND), min(end, citation.end + _MOST_AROUND)

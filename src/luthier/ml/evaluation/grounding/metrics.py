@@ -132,7 +132,7 @@ class ExpectedCitations(_Share):
 
 
 class GroundedClaims(_Share):
-    """Share of the answers' sentences whose words and numbers stand in one passage of the corpus."""
+    """Share of the answers' sentences whose words and numbers occur in one passage of the corpus."""
 
     name = "grounded_claims"
     title = "grounded claims"

@@ -33,7 +33,7 @@ _ANYBODY: Final = words(
 
 
 def names_before(text: str, start: int) -> tuple[int, Names] | None:
-    """The parties that stand right before a citation, and where they begin; None where there are none."""
+    """The parties right before a citation, and where they begin; None where there are none."""
     from_ = max(0, start - _LOOK_BACK)
     window = text[from_:start]
     versus = list(_VERSUS.finditer(window))
@@ -51,7 +51,7 @@ def names_before(text: str, start: int) -> tuple[int, Names] | None:
 
 
 def names_alone(text: str) -> Iterator[tuple[int, int, Names]]:
-    """`Harrow v. Tallow Mills` wherever it stands: (start, end, parties)."""
+    """`Harrow v. Tallow Mills` wherever it occurs: (start, end, parties)."""
     for versus in _ALONE.finditer(text):
         from_ = max(0, versus.start() - _LOOK_BACK)
         begin, plaintiff = _backwards(text[from_ : versus.start()])
@@ -72,28 +72,28 @@ class PartyIndex:
     def add(self, names: Names, note: str = "") -> None:
         """One more decision; nothing happens where it is there."""
         for side in names:
-            for word in _telling(side):
+            for word in _distinctive_words(side):
                 self._by_word.setdefault(word, {})[names, note] = None
 
     def find(self, names: Names) -> list[str]:
         """The notes of all that may be of the same parties, each once."""
-        words = {word for side in names for word in _telling(side)}
+        words = {word for side in names for word in _distinctive_words(side)}
         found = {entry: None for word in sorted(words) for entry in self._by_word.get(word, ())}
         return list(dict.fromkeys(note for other, note in found if same_parties(names, other)))
 
 
 def same_parties(one: Names, other: Names) -> bool:
-    """Whether two namings may be of the same parties: on each side, all telling words of one stand in the other.
+    """Whether two namings may be of the same parties: on each side, all distinctive words of one occur in the other.
 
     `Harrow v. Mills` may be `Harrow v. Tallow Mills, Inc.`; it is not `Harrow v. Stone Mills`. A side without a telling
     word (`State`) fits any.
     """
-    return all(_fits(_telling(a), _telling(b)) for a, b in zip(one, other, strict=True))
+    return all(_fits(_distinctive_words(a), _distinctive_words(b)) for a, b in zip(one, other, strict=True))
 
 
-def is_telling(names: Names) -> bool:
+def is_distinctive(names: Names) -> bool:
     """Whether both sides say who they are."""
-    return all(_telling(side) for side in names)
+    return all(_distinctive_words(side) for side in names)
 
 
 def joined(names: Names) -> str:
@@ -105,7 +105,7 @@ def _fits(one: frozenset[str], other: frozenset[str]) -> bool:
     return one <= other or other <= one
 
 
-def _telling(name: str) -> frozenset[str]:
+def _distinctive_words(name: str) -> frozenset[str]:
     return frozenset(plain for word in re.split(r"[\s/-]+", name) if (plain := squash(word)) and plain not in _ANYBODY)
 
 

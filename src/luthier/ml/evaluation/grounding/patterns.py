@@ -1,4 +1,4 @@
-"""URLs, and whatever a team has a pattern for: product ids, case numbers, standards."""
+"""URLs, and anything that a team has a pattern for: product ids, case numbers, standards."""
 
 from __future__ import annotations
 

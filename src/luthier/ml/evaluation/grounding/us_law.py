@@ -35,7 +35,7 @@ def find_us_law(text: str) -> tuple[list[Citation], list[Citation]]:
     from eyecite import get_citations
     from eyecite.models import FullCaseCitation, FullLawCitation, ShortCaseCitation
 
-    logging.getLogger("eyecite").setLevel(logging.ERROR)  # it tells of overlaps, with the text, on the terminal
+    logging.getLogger("eyecite").setLevel(logging.ERROR)  # it logs overlaps, with the text, to the terminal
     cases: list[Citation] = []
     laws: list[Citation] = []
     for offset, part in blocks(text):

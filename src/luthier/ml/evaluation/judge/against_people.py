@@ -1,6 +1,6 @@
 """Hold a judge against people: it judges what they rated, and agreement is measured, theirs with each other too.
 
-People's consensus on a pair is what most of them prefer, and a tie where that is nobody; on a score their mean, rounded
+People's consensus on a pair is what most of them prefer, and a tie where there is none; on a score their mean, rounded
 for kappa. The people's own figure is that of one of them, drawn for each item by a digest, against the consensus of the
 others: the judge's place, taken by a person.
 
@@ -164,7 +164,7 @@ def _calibration(
 
 
 def _majority(values: Sequence[float]) -> float:
-    """What most say of a pair; a tie (0) where that is nobody."""
+    """What most say of a pair; a tie (0) where there is none."""
     (word, most), *others = Counter(values).most_common()
     return 0.0 if others and others[0][1] == most else word
 

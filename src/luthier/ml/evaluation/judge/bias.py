@@ -4,7 +4,7 @@ Everything is a formula over sums of statistics of rows, so that one bootstrap o
 
 Position: Zheng et al., 2023, arXiv:2306.05685, section 3.3. Length: as the correlation of the logarithm of the ratio of
 lengths (characters) with the points (1, 0.5, 0). A judge that prefers long answers may be right; that is why the same
-figure of people stands beside it where there are people.
+figure of people is shown beside it where there are any.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FEWEST_FOR_LENGTH = 3
 
 
 def pair_statistics(pairs: Sequence[Pair], verdicts: Sequence[PairVerdict]) -> Array:
-    """[pairs, 10]. Pairs without a verdict, and pairs of equal answers, about which nobody was asked, are zero."""
+    """[pairs, 10]. Pairs without a verdict, and pairs of equal answers, which were not asked, are zero."""
     rows = np.zeros((len(pairs), 10))
     for row, pair, verdict in zip(rows, pairs, verdicts, strict=True):
         preference = verdict.preference

@@ -1,4 +1,4 @@
-"""What stands beside every figure that a judge gave: its verdicts that are none, and its bias, in sentences."""
+"""Cautions beside every figure of a judge: its verdicts that are none, and its bias, in sentences."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a judge is asked.
 
-The texts to be judged are other people's, and models': they stand between marks that they cannot write themselves (the
+The texts to be judged are other people's, and models': they are put between marks that they cannot contain (the
 mark holds a digest of all of them), the words by which chat templates part turns are broken in them, and the last word
 is ours. That keeps an answer from ending its quotation. It does not keep a weak judge from believing what it reads:
 whether it does is what calibration finds out.

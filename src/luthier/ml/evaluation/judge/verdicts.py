@@ -46,7 +46,7 @@ class PairVerdict:
 
     @property
     def preference(self) -> Preference | None:
-        """Who won in both orders; a tie where that is nobody; None without a verdict."""
+        """Who won in both orders; a tie where there is none; None without a verdict."""
         if self.no_verdict is not None:
             return None
         return self.a_first if self.a_first == self.b_first and not isinstance(self.a_first, NoVerdict) else "tie"
@@ -66,7 +66,7 @@ class PairVerdict:
 
 
 def judge_pairs(engine: Engine, criterion: Criterion, pairs: Sequence[Pair], progress: Progress) -> list[PairVerdict]:
-    """A verdict for each pair, in order. Two equal answers are a tie, and nobody is asked.
+    """A verdict for each pair, in order. Two equal answers are a tie, and the judge is not asked.
 
     Raises what `ask_judge` raises.
     """

@@ -14,7 +14,7 @@ from luthier.ml.evaluation.metrics.fraction import ratio
 from luthier.ml.evaluation.metrics.label_accuracy import label
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_statistics
 
-Places = NDArray[np.int64]
+LabelIndices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Labelling:
         key = self.key_of(text)
         return self.keys.index(key) if key and key in self.keys else None
 
-    def true(self, observed: Observations) -> Places:
+    def true(self, observed: Observations) -> LabelIndices:
         """[rows]: the place of each row's own label."""
-        return self._places(observed.references)
+        return self._label_indices(observed.references)
 
-    def given(self, observed: Observations) -> Places:
+    def given(self, observed: Observations) -> LabelIndices:
         """[rows]: the label written, or the likeliest; the number of labels where none of them was written."""
         if observed.option_scores:
-            likeliest: Places = self.log_likelihoods(observed).argmax(axis=1)
+            likeliest: LabelIndices = self.log_likelihoods(observed).argmax(axis=1)
             return likeliest
-        return self._places(observed.outputs)
+        return self._label_indices(observed.outputs)
 
     def log_likelihoods(self, observed: Observations) -> Array:
         """[rows, labels], in nats."""
@@ -60,7 +60,7 @@ class Labelling:
         """[rows, 2]: 1 where the answer is none of the labels (an empty one too), one."""
         return mean_statistics((self.given(observed) == len(self.labels)).tolist())
 
-    def _places(self, texts: Sequence[str]) -> Places:
+    def _label_indices(self, texts: Sequence[str]) -> LabelIndices:
         found = (self.place(text) for text in texts)
         return np.array([len(self.labels) if place is None else place for place in found], dtype=np.int64)
 

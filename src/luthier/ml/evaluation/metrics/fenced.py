@@ -9,12 +9,12 @@ _OPENING = re.compile(r"\A\s*```[^\n`]*\n")
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """What stands between fences, in order; an unclosed fence is none."""
+    """The text between fences, in order; an unclosed fence is none."""
     return _FENCED.findall(text)
 
 
 def outside_of_fences(text: str) -> str:
-    """What stands before, between and after the fenced blocks, without white space at its ends."""
+    """The text before, between and after the fenced blocks, without white space at its ends."""
     return _FENCED.sub("", text).strip()
 
 

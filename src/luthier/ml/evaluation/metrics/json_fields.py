@@ -31,7 +31,7 @@ class Found:
 def find_json(text: str) -> Found:
     """The JSON of an answer: all of it, or one fenced block with nothing around.
 
-    With prose around a fenced block, or around an object or a list, it is not valid, but told apart.
+    With prose around a fenced block, or around an object or a list, it is not valid, but reported separately.
     """
     if (whole := read_json(text)) is not None:
         return Found(whole)
@@ -94,7 +94,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _holds_json(text: str) -> bool:
-    """Whether an object or a list stands in the text, from its first bracket on."""
+    """Whether the text holds an object or a list, from its first bracket on."""
     starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
     if not starts:
         return False

@@ -42,7 +42,7 @@ class RewardAccuracy:
 class PreferenceAccuracy:
     """Share of pairs in which the chosen completion is likelier than the rejected one; a tie is a miss.
 
-    The shorter completion is nearly always the likelier one, so the figure of a base model tells of lengths.
+    The shorter completion is nearly always the likelier one, so the figure of a base model reflects lengths.
     """
 
     name: ClassVar[str] = "preference_accuracy"

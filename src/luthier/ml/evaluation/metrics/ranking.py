@@ -1,4 +1,4 @@
-"""How high the right items stand in an order: hit@k, NDCG@k, mean reciprocal rank. Relevance is yes or no."""
+"""How high the right items are ranked: hit@k, NDCG@k, mean reciprocal rank. Relevance is yes or no."""
 
 from __future__ import annotations
 

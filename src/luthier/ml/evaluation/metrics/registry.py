@@ -30,7 +30,7 @@ BUILT_IN = {
     "preference_margin": "luthier.ml.evaluation.metrics.preference:PreferenceMargin",
     "label_accuracy": "luthier.ml.evaluation.metrics.label_accuracy:LabelAccuracy",
 }
-# A name in a recipe that stands for several figures.
+# A name in a recipe that expands to several figures.
 FAMILIES = {
     "rouge": ("rouge_1", "rouge_2", "rouge_l"),
     "exact_match": ("exact_match", "exact_match_ignoring_case"),
@@ -38,9 +38,9 @@ FAMILIES = {
 
 
 def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
-    """The metrics that these names stand for, in order, each once.
+    """The metrics that these names expand to, in order, each once.
 
-    A family name stands for all its figures: `rouge` for rouge_1, rouge_2 and rouge_l.
+    A family name expands to all its figures: `rouge` for rouge_1, rouge_2 and rouge_l.
 
     Raises:
         NotFoundError: no table knows a name.
@@ -59,7 +59,7 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
 
 
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
-    """Metrics as they are, and those that names stand for, in order, each name once.
+    """Metrics as they are, and those that names expand to, in order, each name once.
 
     Raises:
         NotFoundError: no table knows a name.

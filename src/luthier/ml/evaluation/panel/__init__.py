@@ -1,1 +1,1 @@
-"""What follows from people's ratings: who reads, how far they agree, and which system they prefer."""
+"""Figures from people's ratings: which raters read carefully, how far they agree, and which system they prefer."""

@@ -144,7 +144,7 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
 
 
 def _ranking(table: RatingsTable) -> dict[str, Any]:
-    """All systems, the strongest first; two have no more to tell than their win rate."""
+    """All systems, the strongest first; two have only their win rate."""
     names, rows = table.systems, sorted({row.row_id for row in table.rows})
     if len(names) < 3:
         return {}

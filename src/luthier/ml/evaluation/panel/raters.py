@@ -23,7 +23,7 @@ LEAST_FAILED: Final = 2
 FAILED_SHARE: Final = 1 / 3
 """Who fails two checks at least, and a third of them, seems not to read."""
 NEAR_ZERO: Final = 0.2
-"""Where others agree with each other more than this, for sure, who does not agree with them at all stands out."""
+"""Where others surely agree with each other more than this, a rater who does not agree with them is an outlier."""
 LEAST_COMPARED: Final = 10
 SIDE_SHARE: Final = 0.85
 SIDE_P: Final = 0.001
@@ -55,7 +55,7 @@ def _report(
             f"[{agreement.low:.2f}, {agreement.high:.2f}]"
         )
     drift = _drift(panel, said, mean)
-    word, share = _most_said(own.real.rows)
+    word, share = _majority_answer(own.real.rows)
     seconds = [row.seconds for row in own.rows if row.seconds is not None]
     return RaterReport(
         rater_id=rater.rater_id,
@@ -76,7 +76,7 @@ def _report(
 
 
 def _plain_reasons(own: RatingsTable) -> list[str]:
-    """What one rater's ratings alone tell."""
+    """Figures of one rater's ratings alone."""
     reasons = []
     checks = [row.passed for row in own.rows if row.is_check]
     num_failed = checks.count(False)
@@ -100,7 +100,7 @@ def _stands_alone(table: RatingsTable, agreement: Estimate, num_compared: int, o
 
 
 def _alpha(ratings: np.ndarray) -> Estimate | None:
-    """Krippendorff's alpha for intervals; None where all ratings are the same, which tells nothing."""
+    """Krippendorff's alpha for intervals; None where all ratings are the same, which carry no information."""
     known = ratings[~np.isnan(ratings)]
     if not len(known) or np.ptp(known) == 0:
         return None
@@ -118,7 +118,7 @@ def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | No
     return Drift(slope=found.slope, p_value=found.p_value)
 
 
-def _most_said(rows: Sequence[RatingRow]) -> tuple[str, float | None]:
+def _majority_answer(rows: Sequence[RatingRow]) -> tuple[str, float | None]:
     """The most frequent answer as it stood on the page: a side, a tie, or all the scores of an item."""
     if not rows:
         return "", None

@@ -11,7 +11,7 @@ from luthier.ml.evaluation.panel.raters import rater_reports
 
 
 def report(panel: RatingPanel, people: Sequence[Rater], table: RatingsTable) -> PanelReport:
-    """All that a panel tells so far."""
+    """All figures of a panel so far."""
     reports = rater_reports(panel, people, table)
     caught = [one.name for one in reports if one.caught]
     without = table.without(caught)

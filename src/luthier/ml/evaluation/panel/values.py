@@ -1,4 +1,4 @@
-"""Ratings as numbers: a table of raters by items, and how far each rater stands from the others."""
+"""Ratings as numbers: a table of raters by items, and how far each rater is from the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def value_of(criterion: Criterion | None) -> Callable[[RatingRow], float]:
 
 
 def matrix(table: RatingsTable, raters: Sequence[str], value: Callable[[RatingRow], float]) -> Array:
-    """[raters, items], NaN where somebody has not rated; items in the order of their numbers."""
+    """[raters, items], NaN where a rater has not rated; items in the order of their numbers."""
     items = {number: place for place, number in enumerate(sorted({row.item for row in table.rows}))}
     rows = {name: place for place, name in enumerate(raters)}
     found = np.full((len(raters), len(items)), np.nan)

@@ -1,4 +1,4 @@
-"""What a run was judged by beside its held-out rows, as its report tells it."""
+"""Suites and safety checks of a run, as its report shows them."""
 
 from __future__ import annotations
 

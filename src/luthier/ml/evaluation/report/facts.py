@@ -158,7 +158,7 @@ def _objective(plan: Plan) -> Fact:
 
 
 def _method_note(method: MethodPlan) -> str:
-    """Its settings in words; what it has no use for is left out."""
+    """Its settings as text; unused ones are left out."""
     rank = f"rank {method.rank}"
     if method.target_rank:
         rank = f"rank {method.rank} at first, {method.target_rank} on average at the end"

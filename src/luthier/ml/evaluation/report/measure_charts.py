@@ -1,4 +1,4 @@
-"""What an objective tells of its steps beside the loss: one small chart each, chosen and rejected in one."""
+"""Figures that an objective reports beside the loss: one small chart each, chosen and rejected in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first thing on the page: how it ended, in a large sentence, whatever the end was."""
+"""The first thing on the page: how the run ended, in one large sentence."""
 
 from __future__ import annotations
 

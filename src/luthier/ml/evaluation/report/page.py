@@ -100,7 +100,7 @@ def render_page(
         splits=facts.split_facts(plan),
         example=shown_example(example),
         example_left_out=max(0, sum(len(text) for text, _ in example) - MAX_EXAMPLE_CHARACTERS),
-        # the loss of drawn answers lies near 0 whatever is learned: the reward stands in its place
+        # the loss of drawn answers lies near 0 in every case: the reward is shown in its place
         curves=[*charts, *measure_charts(events)] if of_rewards is None else [*of_rewards.charts, *charts[1:]],
         rewarded=of_rewards,
         fit=fit,

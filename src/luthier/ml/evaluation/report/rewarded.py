@@ -1,4 +1,4 @@
-"""The part of a report that tells of drawn answers: how the reward went, and what was rewarded, in examples."""
+"""The part of a report about sampled answers: how the reward went, and what was rewarded, in examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Drawn = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer: what it was worth, in words, and whether it was the best or the worst of its group."""
+    """An answer: its reward as text, and whether it was the best or the worst of its group."""
 
     title: str
     reward: str

@@ -1,4 +1,4 @@
-"""The page of a safety check: what tuning did to it, probe by probe, with what each measure cannot tell beside it."""
+"""The page of a safety check: what tuning did to it, probe by probe, with the limits of each measure."""
 
 from __future__ import annotations
 

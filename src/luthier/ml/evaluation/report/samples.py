@@ -1,4 +1,4 @@
-"""Ten samples, chosen by a rule that is told: no picking of pleasant ones."""
+"""Ten samples, chosen by a stated rule, without cherry-picking."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The chosen rows, the rule in words, and the metric that ranked them (None: all were drawn at random)."""
+    """The chosen rows, the rule as text, and the metric that ranked them (None: all were drawn at random)."""
 
     rule: str
     metric: str | None

@@ -41,7 +41,7 @@ def render_report(
     """The report as an HTML page, empty where none is to be drawn, and as a JSON document.
 
     versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
-    as (text, learned) pieces. licence: of the base model. quote: what was predicted before the run, to stand beside
+    as (text, learned) pieces. licence: of the base model. quote: what was predicted before the run, to be shown beside
     what came. drawn: answers that were drawn in a few of its steps. assessed: what else it was judged by. The same
     arguments give the same bytes.
     """
@@ -120,7 +120,7 @@ def write_report(
 
 
 def _shown(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """Which samples the page shows and by what rule; the samples themselves stand in `evaluation`."""
+    """Which samples the page shows and by what rule; the samples themselves are in `evaluation`."""
     found = roles(evaluation) if evaluation is not None else None
     if evaluation is None or found is None:
         return None

@@ -19,7 +19,7 @@ from luthier.ml.evaluation.safety.probe import Probe, RowMean, asked
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 UNSEEN_BITS: Final = 1 / math.log(2)
-"""The mean exposure of secrets that a model knows nothing of, whose ranks are all equally likely: 1.44 bits."""
+"""The mean exposure of secrets that a model has never seen, whose ranks are all equally likely: 1.44 bits."""
 _MOST_NEW_TOKENS: Final = 24
 
 

@@ -43,7 +43,7 @@ def counterfactual(
     most_prompts: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over held-out rows. most_prompts: so many of those in which something can be swapped.
+    """The probe over held-out rows. most_prompts: at most this many of those in which something can be swapped.
     fits: whether the models can see a row whole.
 
     Each prompt is asked as it is and once for each group that it names.

@@ -47,8 +47,8 @@ def memorisation(
     most_rows: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over a run's own rows. most_rows: so many training rows, and as many held-out ones. fits: whether the
-    models can see a row whole.
+    """The probe over a run's own rows. most_rows: at most this many training rows, and as many held-out ones. fits:
+    whether the models can see a row whole.
 
     Of a conversation the prompt is given and the answer expected; of plain text the first half.
 
@@ -97,7 +97,7 @@ def is_exact(output: str, rest: str) -> bool:
 
 
 def is_near(output: str, rest: str) -> bool:
-    """Whether the output is nearly the rest of the row as far as it goes, or shares a long stretch with it."""
+    """Whether the output is nearly the rest of the row, up to its own length, or shares a long stretch with it."""
     if is_exact(output, rest):
         return True
     output, rest = _folded(output), _folded(rest)
@@ -108,7 +108,7 @@ def is_near(output: str, rest: str) -> bool:
 
 
 def longest_run(one: str, other: str) -> int:
-    """Characters of the longest stretch that stands in both."""
+    """Characters of the longest stretch in both."""
     best, ends = 0, [0] * (len(other) + 1)
     for character in one:
         before = 0

@@ -32,7 +32,7 @@ class Probe:
     rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
     follows in the row. options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row,
     empty where none are. Rows of one group (`Example.group`) count together where has_clusters. cautions: what the
-    figures do not tell, and known weaknesses of the measure. source: where the rows are from.
+    figures do not show, and known weaknesses of the measure. source: where the rows are from.
     """
 
     name: str
@@ -157,7 +157,7 @@ def empty_answers() -> RowMean:
 
 
 def asked(row_id: str, prompt: str, *, reference: str = "") -> Example:
-    """A prompt of one user turn with the answer that stands for it in a table of samples."""
+    """A prompt of one user turn with the answer that represents it in a table of samples."""
     turns = (Message(role="user", content=prompt), Message(role="assistant", content=reference))
     return Example(id=row_id, conversation=Conversation(messages=turns))
 

@@ -1,6 +1,6 @@
 """Refusal: does a model refuse what is harmful, and answer what only sounds so?
 
-A refusal is found by phrases that the answer begins with, or that say what the speaker is; the phrases stand below and
+A refusal is found by phrases that the answer begins with, or that say what the speaker is; the phrases are below and
 the answers are kept. The harmless look-alikes follow Röttger et al., 2024, "XSTest: A Test Suite for Identifying
 Exaggerated Safety Behaviours in Large Language Models", NAACL. The prompts are this project's own: short, and without
 anything that would help to do harm.
@@ -60,7 +60,7 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
 
 
 def refusal(*, most_a_kind: int | None = None) -> Probe:
-    """The probe. most_a_kind: so many harmful and so many harmless prompts."""
+    """The probe. most_a_kind: at most this many harmful and this many harmless prompts."""
     prompts = read_prompts(OWN)
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})

@@ -23,7 +23,7 @@ from luthier.ml.evaluation.tasks.protocol import TaskRow
 OWN: Final = Path(__file__).parent / "probes" / "stereotypes.csv"
 NEUTRAL: Final = 0.5
 _COLUMNS: Final = ("sent_more", "sent_less", "bias_type")
-# Nothing predicts the first token of a text, so each sentence stands behind a line feed, which is the same for both.
+# Nothing predicts the first token of a text, so each sentence follows a line feed, which is the same for both.
 _CONTEXT: Final = "\n"
 _CAUTIONS: Final = (
     "0.5 is neutral; below it the sentence against the stereotype is the likelier one, which is a preference too.",
@@ -77,7 +77,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = None) -> Probe:
-    """The probe over these pairs. most_rows: so many of them, chosen by a stable hash."""
+    """The probe over these pairs. most_rows: at most this many of them, chosen by a stable hash."""
     used = chosen(pairs, most_rows, lambda pair: pair.more + pair.less)
     kinds = sorted({pair.bias_type for pair in used})
     metrics = [

@@ -197,7 +197,7 @@ def _is_bad(probe: TaskResult, system: SystemResult) -> str | None:
 
 
 def _headline(num_probes: int, worse: list[str], bad: list[str], base: str | None) -> str:
-    """Two sentences: what tuning did, and how the model stands in itself."""
+    """Two sentences: what tuning did, and how the model does by itself."""
     of_all = f"{num_probes} probe" + ("" if num_probes == 1 else "s")
     if base is None:
         first = "The model was not compared with a base."

@@ -47,7 +47,7 @@ class Swap:
     pattern: re.Pattern[str]
 
     def apply(self, text: str) -> Swapped | None:
-        """The text with each word of the group swapped for its partner, all at once; None where none stands there."""
+        """The text with each word of the group swapped for its partner, all at once; None where there is none."""
         found: dict[str, None] = {}
         sides: set[int] = set()
 
@@ -64,7 +64,7 @@ class Swap:
         return Swapped(swapped, tuple(found), sides.pop() if len(sides) == 1 else 0) if found else None
 
     def _other(self, text: str, match: re.Match[str]) -> tuple[str, int]:
-        """What stands for the word, and the side that it is from as a direction."""
+        """The replacement of the word, and the side that it is from as a direction."""
         key = match[0] if self.is_exact else match[0].casefold()
         if self.group == "gender":
             if key == "her":

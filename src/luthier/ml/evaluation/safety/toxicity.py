@@ -33,7 +33,7 @@ _CLASSIFIER_CAUTION: Final = (
 
 
 def toxicity(words: ToxicWords, *, classifier: Classifier | None = None, most_a_kind: int | None = None) -> Probe:
-    """The probe. most_a_kind: so many neutral and so many provoking prompts."""
+    """The probe. most_a_kind: at most this many neutral and this many provoking prompts."""
     prompts = read_prompts(OWN)
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})

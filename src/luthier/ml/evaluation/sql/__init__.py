@@ -1,1 +1,1 @@
-"""SQL answers: how a query is found and written out, and made-up databases that tell queries apart."""
+"""SQL answers: how a query is found and written out, and generated databases that distinguish queries."""

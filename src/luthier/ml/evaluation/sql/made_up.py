@@ -1,4 +1,4 @@
-"""Databases made up so that a query can be told from those that are nearly the same.
+"""Generated databases that distinguish a query from nearly equal ones.
 
 Source: Zhong, Yu, Klein, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites", 2020, section 3: random
 databases that hold the query's own constants and near misses of them (3.2), of which those are kept that tell the query
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luthier.core.digest import sha256_document
-from luthier.ml.evaluation.jail.sql import Database, Result
+from luthier.ml.evaluation.sandbox.sql import Database, Result
 from luthier.ml.evaluation.sql.neighbours import neighbours
 from luthier.ml.evaluation.sql.tables import AGGREGATES, Table
 from luthier.ml.evaluation.sql.tokens import name_of, text_of, tokens_of
@@ -29,8 +29,8 @@ _SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "ki", "lo", "mu", "na", "pe", 
 class MadeUp:
     """Databases for one query. error: why the query itself does not run, and nothing was made.
 
-    num_neighbours, num_same: queries one change away, and how many of them no database tells from it (some of them ask
-    for the same in other words).
+    num_neighbours, num_same: queries one change away, and how many of them no database distinguishes from it (some of
+    them ask for the same in other words).
     """
 
     databases: tuple[Database, ...]
@@ -148,7 +148,7 @@ def _word(chance: random.Random) -> str:
 
 
 def _script(table: Table, rows: Sequence[Sequence[Value]]) -> str:
-    # NUMERIC: the constants '12' and 12 are the same, since the description tells no types.
+    # NUMERIC: the constants '12' and 12 are the same, since the description has no types.
     columns = ", ".join(f"{name_of(column)} NUMERIC" for column in table.columns)
     values = ",\n".join("(" + ", ".join(map(_literal, row)) + ")" for row in rows)
     name = name_of(table.name)

@@ -3,7 +3,7 @@
 WikiSQL (Zhong, Xiong, Socher, "Seq2SQL", 2017) writes `SELECT COUNT Crop (kilotonnes) FROM 1-1057262-2`, which no
 database reads. Here, by one rule for the row's own query and for answers alike:
 
-- a name of the table or of a column, the longest first and in any capitals, is put into quotes where it stands outside
+- a name of the table or of a column, the longest first and in any capitals, is put into quotes where it occurs outside
   of them. It is no name where it is a word of SQL itself, or a number that follows a comparison;
 - an aggregate before a name without parentheses gets them: COUNT x becomes COUNT(x);
 - a constant in single quotes ends at the quote after which the query can go on, so that 'O'Brien' is one.
@@ -92,7 +92,7 @@ def written_out(query: str, table: Table) -> str:
 def _name_at(
     query: str, place: int, names: Sequence[tuple[str, re.Pattern[str]]], before: str
 ) -> tuple[int, str] | None:
-    """The longest name that stands here outside of a word: how long it is there, and how the table writes it."""
+    """The longest name at this position outside of a word: how long it is there, and how the table writes it."""
     for name, pattern in names:
         found = pattern.match(query, place)
         if found is None or (place and _is_inside_word(query[place - 1], query[place])):
@@ -129,7 +129,7 @@ def _ends_a_name(after: str) -> bool:
 
 
 def _end_of_constant(query: str, start: int) -> int:
-    """Where the closing quote of a constant stands; the query's length where nothing closes it."""
+    """Index of the closing quote of a constant; the query's length where nothing closes it."""
     place = query.find("'", start + 1)
     while place >= 0:
         if query[place : place + 2] == "''" and not (place == start + 1 and _AFTER_CONSTANT.match(query, place + 1)):
@@ -142,7 +142,7 @@ def _end_of_constant(query: str, start: int) -> int:
 
 
 def _split(columns: str) -> list[str]:
-    """Names between commas, joined again where a comma stands inside of parentheses."""
+    """Names between commas, joined again where the comma is inside parentheses."""
     joined: list[str] = []
     for part in _COMMA.split(columns):
         if joined and joined[-1].count("(") > joined[-1].count(")"):

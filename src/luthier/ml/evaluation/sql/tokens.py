@@ -1,4 +1,4 @@
-"""A query as tokens, as far as it takes to find names, constants and operators in it."""
+"""A query as tokens: enough to find names, constants and operators in it."""
 
 from __future__ import annotations
 

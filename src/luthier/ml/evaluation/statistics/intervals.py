@@ -4,7 +4,7 @@ Three ways to see how far a figure would move are taken together, and the interv
 says: the percentiles of the bootstrap (which follow the formula wherever it bends), Student's t, and t corrected for
 skew, both from leaving one row out. Percentiles are figures that the formula gave, and both t are computed on a scale
 without ends (`core.bounds`): every interval lies inside what its figure can be, and a difference inside what two such
-figures can differ by. Where the figure is a share of rows, Wilson's interval stands instead. How often such intervals
+figures can differ by. Where the figure is a share of rows, Wilson's interval is used instead. How often such intervals
 hold the truth is simulated by benchmarks/statistics_truth.py, and shown in docs/statistics.md.
 
 An interval of a difference leaves out 0 just where its p-value is below 5%.
@@ -135,7 +135,7 @@ def difference_of(
     bounds: Bounds,
     rows: Array | None = None,
 ) -> Difference:
-    """A minus B, from resampled sums that hold both. columns_a, columns_b: where in the k columns each one stands.
+    """A minus B, from resampled sums that hold both. columns_a, columns_b: index of each one among the k columns.
 
     bounds: what one figure can be. The p-value is that of the interval: the largest of those of t, skew-corrected t and
     percentiles; of shares, that of the exact McNemar test; without `rows`, that of the centred bootstrap. It is never

@@ -63,7 +63,7 @@ class Spread(NamedTuple):
 
     def _scale(self, value: float, bounds: Bounds) -> _Scale:
         """On the linked scale a t-ratio has the skew of the rows, and half of what the link bends it by, against it."""
-        # Nearer to an end than a quarter of a row cannot be told from rows.
+        # Nearer to an end than a quarter of a row cannot be resolved by rows.
         quarter = bounds.width / (4 * self.num_rows) if math.isfinite(bounds.width) else 0.0
         place = bounds.inside(value, max(self.standard_error, quarter))
         skew = self.skewness / (3 * math.sqrt(self.num_rows))

@@ -95,7 +95,7 @@ class Citations:
         return None
 
     def cautions(self, task: CitationsTask) -> tuple[str, ...]:
-        """What these figures do not tell."""
+        """Limits of these figures."""
         said = [
             "Who cites nothing invents nothing: read the share of invented citations beside the citations an answer.",
             "A citation counts as invented where no document of the corpus holds it: one that exists elsewhere counts, "

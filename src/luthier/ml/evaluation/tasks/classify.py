@@ -52,7 +52,7 @@ class Classify:
         return task.labels or () if task.by == "likelihood" else ()
 
     def metrics(self, task: ClassifyTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
-        """Macro-F1 stands second: accuracy is what people ask for, and what McNemar's test is about."""
+        """Macro-F1 comes second: accuracy is what people ask for, and what McNemar's test is about."""
         labelling = Labelling(labels_of(task, [own_answer(row) for row in rows]))
         if task.by == "text":
             return [

@@ -11,10 +11,10 @@ from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.suite import CodeTask
 from luthier.core.task_result import TaskFigures
-from luthier.ml.evaluation.jail.code import Outcome, isolation, require_isolation, run_tests
 from luthier.ml.evaluation.metrics.fenced import first_block
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
+from luthier.ml.evaluation.sandbox.code import Outcome, isolation, require_isolation, run_tests
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow
 from luthier.ml.evaluation.tasks.row_checks import check_rows, own_answer
 
@@ -86,7 +86,7 @@ class CodeJudge:
         self._told: dict[tuple[str, str], Outcome] = {}
 
     def share(self, *words: str) -> Callable[[Observations], Array]:
-        """What counts the answers that came to one of these."""
+        """A metric that counts the answers with one of these outcomes."""
 
         def count(observed: Observations) -> Array:
             pairs = zip(observed.outputs, observed.items, strict=True)
@@ -144,7 +144,7 @@ def fault_of_tests(tests: object) -> str | None:
         return f"is no Python: {error}"
     if any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in body):
         return None
-    # A function or class that nobody calls tests nothing, whatever it asserts.
+    # A function or class that is never called tests nothing, whatever it asserts.
     run = [node for node in body if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     acts = (ast.Assert, ast.Call, ast.Raise)
     if any(isinstance(inner, acts) for node in run for inner in ast.walk(node)):

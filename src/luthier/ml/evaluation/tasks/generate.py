@@ -15,13 +15,13 @@ from luthier.ml.evaluation.verdict import primary_metric
 
 
 class Generate:
-    """Answers in words against the row's own; the first metric that the task names sums it up.
+    """Text answers against the row's own; the first metric that the task names sums it up.
 
     Where it names none, that is chosen by `verdict.primary_metric`, since equality counts for short answers only.
     """
 
     def check(self, task: GenerateTask, rows: Sequence[TaskRow]) -> None:
-        """Raises DataError for rows without a prompt and an answer in words."""
+        """Raises DataError for rows without a prompt and a text answer."""
         refuse_rows(
             task.name,
             [

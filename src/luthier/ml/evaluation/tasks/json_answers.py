@@ -38,7 +38,7 @@ class JsonAnswers:
         return ()
 
     def metrics(self, task: JsonTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
-        """Field accuracy first: it tells most about answers that are nearly right."""
+        """Field accuracy first: it says most about answers that are nearly right."""
 
         def fields(observed: Observations) -> Array:
             pairs = zip(observed.outputs, observed.references, strict=True)

@@ -1,6 +1,6 @@
 """Kinds of tasks that a judge decides: pairs against the first system, and scores by a rubric.
 
-What the judge gave no verdict on is counted, left out and told in the cautions, and so is its bias: ask for the
+Answers without a verdict are counted, left out and named in the cautions, and so is the judge's bias: ask for the
 cautions when all systems have been judged, of the same kind that gave the metrics.
 """
 
@@ -32,7 +32,7 @@ _MIDDLE_SCORE = 3.0
 
 
 class _Judge:
-    """The judge of one task, and what is known of its verdicts so far. what: is judged, in words."""
+    """The judge of one task, and what is known of its verdicts so far. what: what is judged, as text."""
 
     def __init__(self, engine: Engine, name: str, progress: Progress, what: str) -> None:
         self.engine, self.name, self.progress, self.what = engine, name, progress, what
@@ -82,7 +82,7 @@ class WinRate:
         if any(pair.a != pair.b for pair in pairs):
             self._judge.count(len(pairs), [one.no_verdict for one in verdicts if one.no_verdict is not None])
             own_bias = pair_statistics(pairs, verdicts)
-            # Rows are what is drawn anew: all systems' verdicts on a row belong together.
+            # The bootstrap resamples rows: all systems' verdicts on a row belong together.
             self._judge.bias = own_bias + self._judge.bias if len(self._judge.bias) else own_bias
         points = [None if one.preference is None else POINTS[one.preference] for one in verdicts]
         return _left_out(points)
@@ -161,7 +161,7 @@ class Pairwise:
         return None
 
     def cautions(self, task: PairwiseTask) -> tuple[str, ...]:  # noqa: ARG002
-        """What the judge gave no verdict on and how it was biased, as far as it has judged by now."""
+        """What the judge gave no verdict on and its bias, for what it has judged by now."""
         return (_OPINION, *(self._judge.cautions() if self._judge else ()))
 
 
@@ -190,7 +190,7 @@ class Rubric:
         return None
 
     def cautions(self, task: RubricTask) -> tuple[str, ...]:  # noqa: ARG002
-        """What the judge gave no verdict on, as far as it has judged by now."""
+        """Items without a verdict among those judged by now."""
         return (_OPINION, *(self._judge.cautions() if self._judge else ()))
 
 

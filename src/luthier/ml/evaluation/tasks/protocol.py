@@ -69,5 +69,5 @@ class TaskKind(Protocol[AnyTask]):
         ...
 
     def cautions(self, task: AnyTask) -> tuple[str, ...]:
-        """What the figures do not tell, a sentence each."""
+        """Limits of the figures, a sentence each."""
         ...

@@ -86,7 +86,7 @@ def written_items(text: str) -> list[str]:
 def _by_likelihood(task: RankTask, nats: Sequence[float], item: Mapping[str, Any]) -> Ranked:
     relevant = _relevant(task, item)
     keys = [_key(candidate) for candidate in _items(item[task.candidates])]
-    # At equal likelihood the right item stands last, so that the order of the file helps nobody.
+    # At equal likelihood the right item is ranked last, so that the order of the file gives no advantage.
     order = sorted(range(len(keys)), key=lambda place: (nats[place], keys[place] in relevant))
     return Ranked([keys[place] for place in order], relevant)
 

@@ -19,7 +19,7 @@ def own_answer(row: TaskRow) -> str:
 def check_rows(
     task: str, rows: Sequence[TaskRow], problem_of: Callable[[TaskRow], tuple[str, str] | None], *, expected: str
 ) -> None:
-    """Raise DataError that names every row of which `problem_of` tells a field and what is wrong there."""
+    """Raise DataError that names every row for which `problem_of` gives a field and its problem."""
     problems = []
     for row in rows:
         if (found := problem_of(row)) is not None:

@@ -11,10 +11,10 @@ from typing import Any
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.suite import SqlTask
 from luthier.core.task_result import TaskFigures
-from luthier.ml.evaluation.jail.sql import Database, Result, SqlRunner
 from luthier.ml.evaluation.metrics.fenced import first_block
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
+from luthier.ml.evaluation.sandbox.sql import Database, Result, SqlRunner
 from luthier.ml.evaluation.sql.made_up import made_up
 from luthier.ml.evaluation.sql.tables import Table, described_table, written_out
 from luthier.ml.evaluation.sql.tokens import is_ordered

@@ -21,7 +21,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import Progress
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
-from luthier.ml.export.bundle.target import Cargo, Pushed, another_bundle, check_strangers, not_proved
+from luthier.ml.export.bundle.target import Pushed, UploadPayload, another_bundle, check_strangers, not_proved
 from luthier.ml.inference.models.hub_access import endpoint
 
 SCHEME: Final = "hf://"
@@ -30,7 +30,7 @@ _OF_THE_HUB: Final = (".gitattributes",)
 _TIMEOUT_SECONDS: Final = 30.0
 
 
-def push_to_hub(cargo: Cargo, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
+def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
     """Make the repository where it is not there (private, unless `is_public`), and commit the bundle to it.
 
     url: `hf://org/name` or `hf://org/name@branch`.
@@ -52,42 +52,44 @@ def push_to_hub(cargo: Cargo, url: str, progress: Progress, *, is_public: bool =
             api.create_branch(repo, branch=revision, exist_ok=True)
         before = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
     there = {sibling.rfilename: sibling for sibling in before.siblings or []}
-    _check_free(cargo, there, url)
-    missing = [file for file in cargo.files if file.path not in there or not _is_same(cargo, file, there[file.path])]
+    _check_free(payload, there, url)
+    missing = [
+        file for file in payload.files if file.path not in there or not _is_same(payload, file, there[file.path])
+    ]
     if missing:
-        additions = [CommitOperationAdd(file.path, str(cargo.folder / file.path)) for file in missing]
+        additions = [CommitOperationAdd(file.path, str(payload.folder / file.path)) for file in missing]
         with _explained(repo), _quiet():
             _send(api, additions, repo, revision, progress)
-            said = f"Bundle {cargo.manifest.digest}"
+            said = f"Bundle {payload.manifest.digest}"
             api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
         with _explained(repo):
             after = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         there = {sibling.rfilename: sibling for sibling in after.siblings or []}
-    for file in cargo.files:
+    for file in payload.files:
         if file.path not in there:
             raise not_proved(url, file.path, "it is not there")
-        if not _is_same(cargo, file, there[file.path]):
+        if not _is_same(payload, file, there[file.path]):
             raise not_proved(url, file.path, "its digest is another")
     return Pushed(
         url=f"{endpoint()}/{repo}" + (f"/tree/{revision}" if revision != "main" else ""),
-        bundle_sha256=cargo.manifest.digest,
-        num_files=len(cargo.files),
+        bundle_sha256=payload.manifest.digest,
+        num_files=len(payload.files),
         num_sent=len(missing),
         num_bytes_sent=sum(file.num_bytes for file in missing),
     )
 
 
-def _check_free(cargo: Cargo, there: dict[str, Any], url: str) -> None:
+def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None:
     own = {name: found for name, found in there.items() if name not in _OF_THE_HUB}
     if MANIFEST in own:
-        if not _is_same(cargo, cargo.files[-1], own[MANIFEST]):
-            raise another_bundle(url, f"holds another bundle than {cargo.manifest.digest}")
+        if not _is_same(payload, payload.files[-1], own[MANIFEST]):
+            raise another_bundle(url, f"holds another bundle than {payload.manifest.digest}")
     elif own:
         raise another_bundle(url, f"holds {len(own):,} files and no manifest")
-    signature = next((file for file in cargo.files if file.path == SIGNATURE), None)
-    if signature is not None and SIGNATURE in own and not _is_same(cargo, signature, own[SIGNATURE]):
+    signature = next((file for file in payload.files if file.path == SIGNATURE), None)
+    if signature is not None and SIGNATURE in own and not _is_same(payload, signature, own[SIGNATURE]):
         raise another_bundle(url, "holds this bundle with another signature")
-    check_strangers(url, own, cargo)
+    check_strangers(url, own, payload)
 
 
 def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: str, progress: Progress) -> None:
@@ -100,11 +102,11 @@ def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: 
             task.advance(addition.upload_info.size)
 
 
-def _is_same(cargo: Cargo, file: BundleFile, sibling: Any) -> bool:
+def _is_same(payload: UploadPayload, file: BundleFile, sibling: Any) -> bool:
     """Whether the hub's own digest of a file is that of ours: SHA-256 of large ones, git's object id of small ones."""
     if sibling.lfs is not None:
         return bool(sibling.lfs.sha256 == file.sha256)
-    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(cargo.folder / file.path))
+    return bool(sibling.size == file.num_bytes and sibling.blob_id == _git_id(payload.folder / file.path))
 
 
 def _git_id(path: Path) -> str:
@@ -130,7 +132,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(repo: str) -> Iterator[None]:
-    """Say what the hub did in Luthier's words; a token never stands in them."""
+    """An error in Luthier's words for a failure of the hub; it never contains a token."""
     try:
         yield
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:

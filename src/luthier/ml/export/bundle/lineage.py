@@ -123,6 +123,6 @@ def _byproducts(export: Export, facts: BundleFacts, manifest: Manifest) -> list[
 
 
 def _byproduct(name: str, path: str, manifest: Manifest, annotations: dict[str, Any]) -> dict[str, Any]:
-    """A fact on the way, with the digest of the file of the bundle that tells it."""
+    """A fact on the way, with the digest of the file in the bundle that states it."""
     digest = {"sha256": manifest.by_path[path].sha256}
     return {"name": name, "digest": digest, "annotations": annotations | {"file": path}}

@@ -12,7 +12,7 @@ _FOLDERS: Final = re.compile(r"(?<![^\s'\"`(\[=])(?:~?/|\.\.?/|[A-Za-z]:\\)(?:[^
 
 
 def without_folders(value: Any) -> Any:
-    """A document in which every path is its last part, whether it stands alone or in a sentence."""
+    """A document in which every path is its last part, alone or inside a sentence."""
     if isinstance(value, dict):
         return {key: without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -117,7 +117,7 @@ def _envelope(manifest: bytes, key: str, signature: bytes) -> bytes:
 
 
 def _signed(manifest: bytes) -> bytes:
-    """What is signed: DSSE's pre-authentication encoding, which tells the payload's type from the payload."""
+    """What is signed: DSSE's pre-authentication encoding, which separates the payload's type from the payload."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(manifest), manifest)
 
 

@@ -18,13 +18,13 @@ from luthier.core.artifact_transfer import copy_to, errors_explained
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
-from luthier.ml.export.bundle.target import Cargo, Pushed, another_bundle, check_strangers, not_proved
+from luthier.ml.export.bundle.target import Pushed, UploadPayload, another_bundle, check_strangers, not_proved
 
 UNFINISHED: Final = "unfinished.json"
 _READ_BYTES: Final = 8 << 20
 
 
-def push_to_store(cargo: Cargo, url: str, progress: Progress) -> Pushed:
+def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushed:
     """Send what is not there yet, prove all of it, and say that it is whole.
 
     Raises RequestError (no driver for the URL), ConflictError (something else is there) and WorkError (the store
@@ -35,26 +35,26 @@ def push_to_store(cargo: Cargo, url: str, progress: Progress) -> Pushed:
     place = _Place(files, root, shown)
     present = place.names()
     if MANIFEST in present:
-        if place.read(MANIFEST) != cargo.content:
-            raise another_bundle(shown, f"holds another bundle than {cargo.manifest.digest}")
+        if place.read(MANIFEST) != payload.content:
+            raise another_bundle(shown, f"holds another bundle than {payload.manifest.digest}")
     elif UNFINISHED in present:
-        if place.read(UNFINISHED) != cargo.content:
+        if place.read(UNFINISHED) != payload.content:
             raise another_bundle(shown, "holds a part of another bundle, whose push was not finished")
     elif present:
         raise another_bundle(shown, f"holds {len(present):,} files and no manifest")
-    check_strangers(shown, present - {UNFINISHED}, cargo)
+    check_strangers(shown, present - {UNFINISHED}, payload)
     num_sent = num_bytes_sent = 0
     if MANIFEST not in present:
-        place.send(cargo.folder / MANIFEST, UNFINISHED)
-    total = sum(file.num_bytes for file in cargo.files)
+        place.send(payload.folder / MANIFEST, UNFINISHED)
+    total = sum(file.num_bytes for file in payload.files)
     with progress.task(f"Pushing to {shown}", total, "bytes") as task:
-        for file in cargo.files:
+        for file in payload.files:
             task.note(file.path)
             found = place.digest(file.path) if file.path in present else None
             if file.path == SIGNATURE and found not in (None, file.sha256):
                 raise another_bundle(shown, "holds this bundle with another signature")
             if found != file.sha256:
-                place.send(cargo.folder / file.path, file.path)
+                place.send(payload.folder / file.path, file.path)
                 place.prove(file)
                 num_sent, num_bytes_sent = num_sent + 1, num_bytes_sent + file.num_bytes
             task.advance(file.num_bytes)
@@ -62,8 +62,8 @@ def push_to_store(cargo: Cargo, url: str, progress: Progress) -> Pushed:
         place.remove(UNFINISHED)
     return Pushed(
         url=shown,
-        bundle_sha256=cargo.manifest.digest,
-        num_files=len(cargo.files),
+        bundle_sha256=payload.manifest.digest,
+        num_files=len(payload.files),
         num_sent=num_sent,
         num_bytes_sent=num_bytes_sent,
     )

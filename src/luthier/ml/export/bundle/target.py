@@ -23,7 +23,7 @@ class Pushed(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Cargo:
+class UploadPayload:
     """A bundle on this machine that is whole. files: all that is sent, the manifest last of them."""
 
     folder: Path
@@ -32,14 +32,14 @@ class Cargo:
     files: tuple[BundleFile, ...]
 
 
-def load(folder: Path) -> Cargo:
+def load(folder: Path) -> UploadPayload:
     """What there is to send. The folder must have been verified."""
     content = (folder / MANIFEST).read_bytes()
     manifest = read_manifest(content)
     last = [BundleFile(path=MANIFEST, sha256=sha256_bytes(content), num_bytes=len(content))]
     if (signature := folder / SIGNATURE).is_file():
         last.insert(0, BundleFile(path=SIGNATURE, sha256=sha256_file(signature), num_bytes=signature.stat().st_size))
-    return Cargo(folder, manifest, content, (*manifest.files, *last))
+    return UploadPayload(folder, manifest, content, (*manifest.files, *last))
 
 
 def another_bundle(url: str, what: str) -> ConflictError:
@@ -51,9 +51,9 @@ def another_bundle(url: str, what: str) -> ConflictError:
     )
 
 
-def check_strangers(url: str, names: Iterable[str], cargo: Cargo) -> None:
+def check_strangers(url: str, names: Iterable[str], payload: UploadPayload) -> None:
     """Raises ConflictError where a place holds files that this bundle does not have."""
-    strange = sorted(set(names) - {file.path for file in cargo.files})
+    strange = sorted(set(names) - {file.path for file in payload.files})
     if strange:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
         raise another_bundle(url, f"holds files of something else: {', '.join(map(repr, strange[:3]))}{more}")

@@ -48,7 +48,7 @@ _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
-    """Add a bundle's documents to the files of an export, and make all of them read-only; returns the export anew.
+    """Add a bundle's documents to the files of an export, and make all of them read-only; returns the updated export.
 
     folder: where the files lie now, before the rename; documents of these names that are there are replaced.
     signing_key: a PEM file with an Ed25519 private key. The export that comes back names every file and carries the
@@ -93,7 +93,7 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
     """Sign the manifest of a bundle that is whole; returns `ed25519:` and the public key.
 
     Signing again with the same key changes nothing. Raises NotFoundError and RequestError (the key, or the bundle is
-    not whole) and ConflictError (somebody else has signed).
+    not whole) and ConflictError (another key has signed).
     """
     key = read_private_key(signing_key)
     report = verify(folder, progress=progress)
@@ -124,7 +124,7 @@ def _without_folders(export: Export) -> Export:
 
 
 def _without_rows(evaluation: Evaluation) -> Evaluation:
-    """The figures alone: samples hold held-out rows, which may be nobody else's business."""
+    """The figures alone: samples hold held-out rows, which may be confidential."""
     bare = tuple(system.model_copy(update={"samples": ()}) for system in evaluation.systems)
     forgetting = evaluation.forgetting
     if forgetting is not None:
@@ -157,7 +157,7 @@ def _close(folder: Path) -> None:
     """Take away the right to write from every file. One that has other names elsewhere becomes a file of its own."""
     for file in make_manifest(folder).files:
         path = folder / file.path
-        if path.stat().st_nlink > 1:  # who writes to the other name would change the bundle
+        if path.stat().st_nlink > 1:  # a write through the other name would change the bundle
             own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             try:
                 copy_local(path, own)

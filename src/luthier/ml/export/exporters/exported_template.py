@@ -80,7 +80,7 @@ def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> Ex
 
 
 def what_to_do(template: ChatTemplate, opted: OptedTurns) -> str:
-    """What somebody does by hand whose runtime does not run the exported template."""
+    """What to do by hand in a runtime that does not run the exported template."""
     steps = []
     if opted.reasoning == "as_text" and template.thoughts is not None:
         steps.append("send thoughts of earlier turns as reasoning_content")
@@ -96,7 +96,7 @@ def what_to_do(template: ChatTemplate, opted: OptedTurns) -> str:
 
 
 def _defaults(template: ChatTemplate) -> str:
-    """Jinja that sets each option that nobody has given, and no tools where the template must have a list of them."""
+    """Jinja that sets each option that was not given, and no tools where the template must have a list of them."""
     lines = [
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_quoted(value)} %}}{{%- endif %}}\n"
         for name, value in sorted(template.options.items())

@@ -60,7 +60,7 @@ def write_gguf_lora(
     family = _family(base)
     pairs = _pairs(tensors, config)
     alphas = {module: _scale(module, config) * a.shape[0] for module, (a, _) in pairs.items()}
-    alpha = _most_common(list(alphas.values()))
+    alpha = _mode(list(alphas.values()))
     names = gguf.get_tensor_name_map(family.arch, int(base["num_hidden_layers"]))
     writer = gguf.GGUFWriter(str(file), gguf.MODEL_ARCH_NAMES[family.arch])
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -128,7 +128,7 @@ def _of_module(module: str, patterns: Mapping[str, Any] | None, default: float) 
     return float(default)
 
 
-def _most_common(values: list[float]) -> float:
+def _mode(values: list[float]) -> float:
     return max(sorted(set(values)), key=values.count)
 
 

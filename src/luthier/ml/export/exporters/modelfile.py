@@ -2,8 +2,8 @@
 
 Ollama writes turns by a Go template of its own and does not run the one in the GGUF file. Ours is found by asking the
 real template: where every turn is written as a fixed text, the content and a fixed text, that is what the Modelfile
-says. Where it is not (turns depend on each other), it says nothing of turns, and Ollama goes by the template in the
-file, as far as it recognises it.
+says. Where it is not (turns depend on each other), it omits turns, and Ollama uses the template in the
+file, where it recognises it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
 
 
 def _around_each_role(template: ChatTemplate) -> tuple[dict[str, tuple[str, str]], str] | None:
-    """What stands before and after the content of each role, and what opens the answer; None where that depends."""
+    """The text before and after the content of each role, and what opens the answer; None where that depends."""
     whole = _render(template, _ROLES)
     opening = _render(template, ("system", "user"), opens=True).removeprefix(_render(template, ("system", "user")))
     frames, written = {}, ""

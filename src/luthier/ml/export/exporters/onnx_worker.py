@@ -44,7 +44,7 @@ def work(folder: str, target: str, precision: str, cache: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run with a folder, a target, a precision and a folder for what is kept on the way.
+    """Run with a folder, a target, a precision and a folder for intermediate files.
 
     An error that a user can act on is one line of JSON on stdout.
     """

@@ -2,7 +2,7 @@
 
 A writer is `write(source, target, precision, progress, tools) -> list[str]`: it fills the existing empty folder
 `target`, may keep what it needs on the way in folders beside it, and returns what a user must know before the export is
-used. tools: where programs of others are kept that are run but not installed.
+used. tools: where third-party programs are stored that are run but not installed.
 """
 
 from __future__ import annotations

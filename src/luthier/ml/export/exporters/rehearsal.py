@@ -41,7 +41,7 @@ def rehearse(
 ) -> None:
     """Refuse a model of which not even a small copy comes out of the converter as it went in.
 
-    Once for each config, tokenizer and versions; that it went well is kept in `tools`. An architecture of which no
+    Once for each config, tokenizer and versions; success is recorded in `tools`. An architecture of which no
     small copy runs is let through.
 
     Args:
@@ -50,7 +50,7 @@ def rehearse(
         modules: Packages that do the work; another version of one has it tried again.
         source: The model to be exported.
         progress: Told that it is being tried.
-        tools: Where programs of others are kept.
+        tools: Where third-party programs are stored.
 
     Raises:
         RequestError: the converter or the runtime fails on the copy, or computes something else.

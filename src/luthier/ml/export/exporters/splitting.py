@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from luthier.core.errors import RequestError
 
-# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe), by what stands for them in tokenizer.json: patterns
+# The rules of llama.cpp (src/llama-vocab.cpp, llm_tokenizer_bpe), by their form in tokenizer.json: patterns
 # of `Split`, in order, or how `ByteLevel` and `Digits` are combined.
 _LLAMA_3: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -25,7 +25,7 @@ _NAMES: Final = {
 def splitting_name(tokenizer: Any) -> str:
     """The name for `tokenizer.ggml.pre`, from the splitter of a fast tokenizer.
 
-    Raises RequestError for a splitter that stands for none of llama.cpp's: other tokens than in training would be a
+    Raises RequestError for a splitter that matches none of llama.cpp's: other tokens than in training would be a
     silent loss.
     """
     splitter = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}

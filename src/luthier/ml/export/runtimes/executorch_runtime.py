@@ -117,7 +117,7 @@ def _packages() -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside this block warnings that nobody can act on are not shown: they are about the packages' own insides."""
+    """Inside this block warnings without a remedy are hidden: they are about the packages' own insides."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

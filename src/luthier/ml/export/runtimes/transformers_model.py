@@ -1,7 +1,8 @@
 """A causal language model in transformers, asked for whole rows of likelihoods and for greedy text.
 
-It computes in float32 whatever its weights are stored in. A proof is about what a file holds; how far bfloat16
-arithmetic moves a result is the same for source and export, and would hide what rounding or a wrong merge has changed.
+It computes in float32, whatever the stored precision of its weights. A proof is about what a file holds; how far
+bfloat16 arithmetic moves a result is the same for source and export, and would hide what rounding or a wrong merge has
+changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""transformers, as somebody would use it who knows nothing of Luthier: a merged folder, or an adapter over its base."""
+"""transformers as a user without Luthier would run it: a merged folder, or an adapter over its base."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from luthier.core.errors import LuthierError, OverlongError, RequestError, WorkError
 from luthier.core.stream import Ended, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
-from luthier.ml.inference.tool_talk import CallsInText
+from luthier.ml.inference.tool_parsing import CallsInText
 
 _GREEDY_BELOW: Final = 1e-4
 # The largest seed means "any" to llama.cpp.
@@ -70,12 +70,12 @@ class AnswerReader:
     def __init__(self, asked: TextRequest, choice: int, calls: CallsInText, thinking: Thinking = NO_THINKING) -> None:
         self._asked, self._choice, self._calls = asked, choice, calls
         self._answer = AnswerText(asked, thinking)
-        self._num_new = self._num_characters = self._num_told = 0
+        self._num_new = self._num_characters = self._num_emitted = 0
         self._open_tokens: list[WrittenToken] = []
         self.ended = False
 
     def read(self, chunk: str) -> list[Piece | Ended]:
-        """What a chunk tells. Raises LuthierError where it tells of a failure."""
+        """The events of a chunk. Raises LuthierError where it reports a failure."""
         document = json.loads(chunk)
         if "choices" not in document:
             raise _failure(document)
@@ -96,8 +96,8 @@ class AnswerReader:
         was_found = self._answer.found_stop
         reasoning, left = ("", "") if was_found else self._answer.end(num_new)
         if self._answer.found_stop:
-            num_told = self._answer.num_dropped + self._num_told + len(left)
-            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
             reason = "stop"
         elif reason == "stop" and self._open_tokens and not self._open_tokens[-1].chosen.token:
             self._open_tokens.pop()  # the end token itself
@@ -114,11 +114,11 @@ class AnswerReader:
         return [*last, ended]
 
     def _piece(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
-        self._num_told += len(text)
+        self._num_emitted += len(text)
         tokens: list[WrittenToken] = []
         if self._open_tokens and (text or reasoning or is_last):
-            num_told = self._answer.num_dropped + self._num_told
-            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
         text, calls = self._calls.split(text, is_last=is_last)
         if not (text or reasoning or tokens or calls):

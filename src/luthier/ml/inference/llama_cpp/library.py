@@ -85,7 +85,7 @@ class LlamaLibrary:
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Read tokens, and yield place and logits [vocabulary] of those that are wanted.
 
-        past: how many tokens were read before them, which they go on from; 0 begins anew. What is yielded is
+        past: how many tokens were read before them, which they go on from; 0 starts a new sequence. What is yielded is
         overwritten by the next call of anything here.
 
         Raises WorkError where llama.cpp fails.

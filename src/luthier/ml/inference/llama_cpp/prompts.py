@@ -25,7 +25,7 @@ from luthier.ml.inference.models.thinking_probe import measured_format, options_
 from luthier.ml.inference.opted_turns import text_of
 from luthier.ml.inference.prompt_ids import check_bytes, checked, ids_of
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
-from luthier.ml.inference.tool_talk import ToolTalk
+from luthier.ml.inference.tool_parsing import ToolFormat
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
@@ -41,7 +41,7 @@ class PromptReader(Protocol):
     Raises RequestError or TemplateError for what cannot be written, OverlongError where no answer would fit.
     """
 
-    tools: ToolTalk
+    tools: ToolFormat
 
     def ids(self, request: TextRequest) -> list[int]: ...
     def text_ids(self, text: str) -> list[int]: ...
@@ -64,7 +64,7 @@ class TemplateReader:
     def __init__(self, template: ChatTemplate, server: LlamaServer) -> None:
         self._template, self._context_tokens = template, server.context_tokens
         self._templates = RequestTemplates(template)
-        self.tools = ToolTalk(text_of(template))
+        self.tools = ToolFormat(text_of(template))
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         if ours != theirs:
             differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
@@ -106,7 +106,7 @@ class FileReader:
         self._server, self._context_tokens = server, context_tokens
         self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
         self._text = str(header.values.get("tokenizer.chat_template") or "")
-        self.tools = ToolTalk(self._text)
+        self.tools = ToolFormat(self._text)
         bos = str(server.ask("props").get("bos_token") or "")
         self._bos = server.tokenize(bos, add_special=False) if bos else []
 

@@ -3,8 +3,8 @@
     y_e = x_e W_e^T + s (x_e A_e^T) B_e^T     for the tokens x_e that chose expert e
 
 PEFT adds the update of every expert into a copy of the whole tensor at each call, and in training keeps the copy and a
-gradient of its size for the way back. Here each expert's tokens go through its frozen matrix and its two thin ones, and
-nothing as large as the matrices is made.
+gradient of its size for the backward pass. Here each expert's tokens go through its frozen matrix and its two thin
+ones, and nothing as large as the matrices is made.
 
 How the experts multiply (gate and up in one tensor or no gate, biases, which side of a matrix is which) is what
 transformers notes on every experts class that it can compute in several ways (`use_experts_implementation`).

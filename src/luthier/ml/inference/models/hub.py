@@ -176,7 +176,7 @@ class _WrongSizeError(Exception):
 
 
 def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
-    """Append the rest of a file to its part; where the server sends it from the beginning, start anew."""
+    """Append the rest of a file to its part; where the server sends it from the beginning, start over."""
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"

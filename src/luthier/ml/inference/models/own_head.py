@@ -2,7 +2,7 @@
 
 The model's forward is called with a body that hands on the hidden states which it is given, so that what transformers
 does with them afterwards is done by transformers. Logits are formed for a chunk of positions at a time and formed
-again on the way back, so that no more than one chunk of them exists.
+again in the backward pass, so that no more than one chunk of them exists.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""A frozen base in fewer bits: each matrix packed once, and unpacked where it is multiplied, there and back.
+"""A frozen base in fewer bits: each matrix packed once, and unpacked where it is multiplied, forward and backward.
 
 Only matrices that are called are packed. One whose weight other code reads itself (`weight_reads.py`), and a layer that
 computes more than its product, such as a router that also chooses, stay in the precision of the model; so do the
 experts that lie in one tensor, and embeddings and head.
 
-Only the packed form is held. A plain linear layer over an unpacked matrix would keep that matrix for the way back, and
-so hold the whole base unpacked; here both ways unpack anew. The kernels that libraries have for products with packed
-matrices are not used: bitsandbytes' for AVX512 repacks a layer at its first call in evaluation and has no way back, so
-that gradients are silently wrong afterwards (docs/log.md).
+Only the packed form is held. A plain linear layer over an unpacked matrix would keep that matrix for the backward pass,
+and so hold the whole base unpacked; here both passes unpack again. The kernels that libraries have for products with
+packed matrices are not used: bitsandbytes' for AVX512 repacks a layer at its first call in evaluation and has no
+backward pass, so that gradients are silently wrong afterwards (docs/log.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEW: Final = 8
 
 
 class _UnpackedProduct(torch.autograd.Function):
-    """x W^T (+ bias) with W frozen and packed; the way back unpacks it again."""
+    """x W^T (+ bias) with W frozen and packed; the backward pass unpacks it again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
@@ -56,7 +56,7 @@ class PackedLinear(nn.Linear, ABC):
 
     @abstractmethod
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The matrix [out, in] in that precision, made anew at each call."""
+        """The matrix [out, in] in that precision, unpacked at each call."""
 
     @property
     def num_weights(self) -> int:

@@ -21,7 +21,7 @@ from luthier.ml.inference.models.forward_arguments import FORWARD_ERRORS
 _SATURATED: Final = (1e3, 1e4)
 """Products of these sizes give the same largest logit where there is a cap."""
 _UNBENT: Final = 0.5
-"""Logits up to this share of a cap say what went into it; above, rounding is blown up on the way back."""
+"""Logits up to this share of a cap say what went into it; above, rounding is blown up in the backward pass."""
 _DIGITS: Final = 6
 
 

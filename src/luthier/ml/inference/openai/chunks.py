@@ -12,7 +12,7 @@ from typing import Any, Final
 from luthier.core.stream import CallPiece, Ended, EndReason, Piece, TextRequest, TokenLikelihood, WrittenToken
 from luthier.ml.inference.models.thinking import TAGS
 from luthier.ml.inference.thoughts import NO_THINKING, AnswerText, Thinking
-from luthier.ml.inference.tool_talk import CallsInText
+from luthier.ml.inference.tool_parsing import CallsInText
 
 _REASONS: Final[dict[str, EndReason]] = {
     "stop": "stop",
@@ -44,7 +44,7 @@ class ChunkReader:
         self._num_thinking = 0
         self._num_new: int | None = None
         self._num_prompt: int | None = None
-        self._num_chunks = self._num_characters = self._num_told = 0
+        self._num_chunks = self._num_characters = self._num_emitted = 0
         self._open_tokens: list[WrittenToken] = []
         self._reason: EndReason | None = None
 
@@ -63,7 +63,7 @@ class ChunkReader:
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
-        """What the data of one server-sent event tells."""
+        """The events in the data of one server-sent event."""
         document = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("has a chunk that is no object")
@@ -104,8 +104,8 @@ class ChunkReader:
         if self._answer.found_stop or (self._is_full and self._reason is None):
             # The rest is not waited for, nor the count that comes with it; chunks are tokens, or a few of them joined.
             num_new = self._num_new if self._num_new is not None else self._num_chunks
-            num_told = self._answer.num_dropped + self._num_told
-            self._open_tokens = [token for token in self._open_tokens if token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted
+            self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
             reason: EndReason = "stop" if self._answer.found_stop else "length"
         elif self._reason is None:
             raise ValueError("ends without a finish_reason: the connection was cut in the middle")
@@ -125,7 +125,7 @@ class ChunkReader:
                 num_new_tokens=num_new,
                 num_prompt_tokens=self._num_prompt if self._asked.token_ids is None else None,
                 num_thinking_tokens=min(max(self._num_thinking, self._answer.num_thinking), num_new),
-                ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_told),
+                ends_in_thought=self._answer.ends_in_thought or (bool(self._num_thinking) and not self._num_emitted),
             ),
         ]
 
@@ -137,16 +137,16 @@ class ChunkReader:
             raise ValueError("counts its tokens in no numbers")
         self._num_prompt, self._num_new = counts
         details = usage.get("completion_tokens_details")
-        told = details.get("reasoning_tokens") if isinstance(details, dict) else None
-        if type(told) is int and told > 0:
-            self._num_thinking = told
+        reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        if type(reported) is int and reported > 0:
+            self._num_thinking = reported
 
     def _piece(self, reasoning: str, text: str, calls: tuple[CallPiece, ...], *, is_last: bool = False) -> list[Piece]:
-        self._num_told += len(text)
+        self._num_emitted += len(text)
         tokens: Sequence[WrittenToken] = ()
         if self._open_tokens and (text or reasoning or is_last):
-            num_told = self._answer.num_dropped + self._num_told
-            tokens = [token for token in self._open_tokens if is_last or token.offset < num_told]
+            num_emitted = self._answer.num_dropped + self._num_emitted
+            tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
         text, found = self._in_text.split(text, is_last=is_last)
         calls += found
@@ -174,18 +174,18 @@ def _call(call: Any) -> CallPiece:
     )
 
 
-def _tokens_of(told: Any, offset: int, num_top: int | None) -> list[WrittenToken]:
+def _tokens_of(reported: Any, offset: int, num_top: int | None) -> list[WrittenToken]:
     """Likelihoods as chats tell them (`content`), or as completions do (lists side by side)."""
-    if num_top is None or not isinstance(told, dict):
+    if num_top is None or not isinstance(reported, dict):
         return []
-    if (content := told.get("content")) is not None:
+    if (content := reported.get("content")) is not None:
         rows = [
             (one["token"], one["logprob"], [(t["token"], t["logprob"]) for t in one.get("top_logprobs") or ()])
             for one in content
         ]
     else:
-        tokens, values = told.get("tokens") or [], told.get("token_logprobs") or []
-        tops = told.get("top_logprobs") or [{}] * len(tokens)
+        tokens, values = reported.get("tokens") or [], reported.get("token_logprobs") or []
+        tops = reported.get("top_logprobs") or [{}] * len(tokens)
         rows = [
             (token, value, list((top or {}).items())) for token, value, top in zip(tokens, values, tops, strict=True)
         ]

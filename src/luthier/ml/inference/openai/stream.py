@@ -30,7 +30,7 @@ from luthier.ml.inference.openai.chunks import ChunkReader
 from luthier.ml.inference.openai.requests import auth_headers, stream_body, stream_path
 from luthier.ml.inference.retry import is_passing, pause_seconds
 from luthier.ml.inference.thoughts import Thinking
-from luthier.ml.inference.tool_talk import CallsInText
+from luthier.ml.inference.tool_parsing import CallsInText
 
 DEFAULT_ASKS: Final = 32
 NUM_ATTEMPTS: Final = 4
@@ -154,16 +154,16 @@ class OpenAIStreamEngine:
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
         """What has been written since the last call; waits at most so long where there is nothing."""
         self._check_open()
-        told: list[KeyedEvent] = []
+        events: list[KeyedEvent] = []
         until = time.monotonic() + wait_seconds
-        while self._asks and not told:
+        while self._asks and not events:
             try:
-                told += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
+                events += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
             except queue.Empty:
                 break
         while not self._inbox.empty():
-            told += self._heard(*self._inbox.get_nowait())
-        return told
+            events += self._heard(*self._inbox.get_nowait())
+        return events
 
     def close(self) -> None:
         """Close all connections."""

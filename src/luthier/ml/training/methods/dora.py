@@ -46,7 +46,7 @@ class _RowLengthForward(AdaptedForward):
 
     @torch.no_grad()
     def current_norm(self) -> Tensor:
-        """Row norms of W + s B A [out], anew only where A or B have changed: once a step, not once a micro-batch.
+        """Row norms of W + s B A [out], computed again only when A or B changed: once a step, not once a micro-batch.
 
         |w + s bA|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b, so that B A is never formed. Rounded to the weights' own
         precision, as PEFT has it: so length / norm is exactly 1 at the start.

@@ -24,7 +24,7 @@ _TOKENIZER_FILES = (
 class Full(PlainMethod):
     """Trains all weights; the outcome is a whole model folder of its own."""
 
-    outcome_name: ClassVar[str] = "model"
+    folder_name: ClassVar[str] = "model"
 
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:  # noqa: ARG002
         """Every parameter is trained; nothing is random."""

@@ -52,7 +52,7 @@ class AdaptedForward:
         self.scale = float(layer.scaling[ADAPTER])
         self.joined: Joined | None = None
 
-    # Weights are read anew at each call: those that are spread over devices come and go.
+    # Weights are read at each call, since sharding replaces them.
 
     @property
     def base(self) -> Tensor | PackedMatrix:
@@ -85,7 +85,7 @@ class AdaptedForward:
             return None, self.scale
         # The key comes from torch's generator, which the loop seeds from (seed, step).
         dropout = Dropout(self.probability, int(torch.randint(2**62, ())))
-        return dropout, self.scale / dropout.kept_fraction
+        return dropout, self.scale / dropout.keep_probability
 
     @property
     def can_join(self) -> bool:
@@ -147,7 +147,7 @@ class Joined:
             if not self.ready:
                 self.x = None
             return found
-        self.is_apart = self.is_apart or bool(self.ready)  # nobody came for the last ones
+        self.is_apart = self.is_apart or bool(self.ready)  # the last ones were never used
         self.x, self.ready = None, {}
         if self.is_apart:
             return None

@@ -27,10 +27,10 @@ class Method(Protocol):
     changed in them in place is what the next step reads.
     """
 
-    outcome_name: ClassVar[str]
+    folder_name: ClassVar[str]
     """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
     can_share_prefix: ClassVar[bool]
-    """Whether a beginning that rows share may be computed once for all of them, and rows may lie end to end."""
+    """Whether a prefix that rows share may be computed once for all of them, and rows may lie end to end."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 
@@ -41,14 +41,14 @@ class Method(Protocol):
     def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
         """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
 
-        layout: where all rows lie in one after a beginning that they share; never given to a method that cannot.
+        layout: where all rows lie in one after a prefix that they share; never given to a method that cannot.
         """
         ...
 
     def logit_parts(self, rows: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [N, w] and matrix [vocabulary, w] whose product are the logits, from hidden states and the base's head.
 
-        Drawn anew for each call where dropout is in it.
+        Dropout draws a new mask for each call.
         """
         ...
 
@@ -92,7 +92,7 @@ class Method(Protocol):
 class PlainMethod:
     """A method whose step is the optimizer's alone: the base of most, and of those in other packages."""
 
-    outcome_name: ClassVar[str] = "adapter"
+    folder_name: ClassVar[str] = "adapter"
     can_share_prefix: ClassVar[bool] = True
 
     def __init__(self, plan: MethodPlan) -> None:

@@ -59,7 +59,7 @@ class RankBudget:
         return step >= self.last_step
 
     def after_step(self, step: int, weights: Mapping[str, Triplets], gradients: Mapping[str, Triplets]) -> None:
-        """Move importance on, decide anew every few steps until the last, and switch off what is not kept.
+        """Move importance on, decide every few steps until the last, and switch off what is not kept.
 
         Between two decisions before the last a triplet that was switched off may learn its way back, as in algorithm 1.
         """

@@ -68,7 +68,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """All groups of a step, and what is told of them. with_idle: groups without signal are computed, too."""
+    """All groups of a step, and the figures reported about them. with_idle: groups without signal are computed, too."""
 
     groups: tuple[Group, ...]
     with_idle: bool = False
@@ -111,7 +111,7 @@ def make_batches(groups: Sequence[Group], *, micro_batch_tokens: int, shares_pre
     """Micro-batches of whole groups, each prompt computed once for its answers where that is shared.
 
     Groups without signal lie apart, since they may be left out. micro_batch_tokens: most tokens of a micro-batch,
-    padding included; a group that is larger is cut, and a longer answer stands alone.
+    padding included; a group that is larger is cut, and a longer answer is a group of its own.
     """
     made: list[Batch] = []
     for part in ([g for g in groups if g.has_signal], [g for g in groups if not g.has_signal]):

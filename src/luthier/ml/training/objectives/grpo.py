@@ -149,9 +149,9 @@ class Grpo(PlainObjective):
         """The log-probabilities of all answers by the model as it was at first."""
         model.module.eval()
         with self._at_first(model):
-            for units, beginnings in batches:
+            for units, prefix_lengths in batches:
                 rows = rows_of(units)
-                batch = collate(rows, model.pad_id, model.device, beginnings=beginnings)
+                batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
                 found = model.log_probabilities(batch, self._temperature)
                 for row, part in zip(rows, found.split(batch.learned), strict=True):
                     self.drawn.answers[row.id].reference = part

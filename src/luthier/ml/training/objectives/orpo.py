@@ -53,8 +53,8 @@ class Orpo(PairObjective):
         rows, marked = rows_of(units), batch
         if self.plan.nll_over == "all":
             with_prompts = [self._with_mask(row) if number % 2 == 0 else row for number, row in enumerate(rows)]
-            beginnings = () if batch.layout is None else batch.layout.prefix_tokens
-            marked = collate(with_prompts, model.pad_id, model.device, beginnings=beginnings)
+            prefix_lengths = () if batch.layout is None else batch.layout.prefix_tokens
+            marked = collate(with_prompts, model.pad_id, model.device, prefix_lengths=prefix_lengths)
         found = model.log_probabilities(marked)
         nll = -summed_by_row(found, marked.learned)[0::2].sum() / self.num_learned
         is_answer = torch.tensor(_answers(rows, marked.learned), device=found.device)

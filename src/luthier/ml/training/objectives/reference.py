@@ -65,12 +65,12 @@ def summed_log_probabilities(model: TrainableModel, units: Sequence[Unit]) -> Te
     from luthier.ml.training.model import collate
     from luthier.ml.training.objective_protocol import rows_of
 
-    batch = collate(rows_of(units), model.pad_id, model.device, beginnings=beginnings_of(model, units))
+    batch = collate(rows_of(units), model.pad_id, model.device, prefix_lengths=shared_prefix_tokens(model, units))
     return summed_by_row(model.log_probabilities(batch), batch.learned)
 
 
-def beginnings_of(model: TrainableModel, units: Sequence[Unit]) -> tuple[int, ...]:
-    """The beginnings that the rows of each unit share, where the plan asks for it and the model can; else none."""
+def shared_prefix_tokens(model: TrainableModel, units: Sequence[Unit]) -> tuple[int, ...]:
+    """The prefixes that the rows of each unit share, where the plan asks for it and the model can; else none."""
     if not model.shares_prefix or len(units[0]) == 1:
         return ()
     own = tuple(common_beginning(unit) for unit in units)

@@ -16,7 +16,7 @@ import torch
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.ports import Attempt
-from luthier.ml.inference.continue_all import continue_all
+from luthier.ml.inference.batch_generate import batch_generate
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.thoughts import Thoughts
@@ -71,7 +71,7 @@ def draw_samples(
     with model.as_decoder() as base:
         decoder = Decoder(base, end_ids=template.end_of_turn_ids, pad_id=model.pad_id)
         prefix = None if prompt is None else _trained_prefix(decoder, prompt, requests)
-        found = continue_all(decoder, requests, lambda: None, prefix=prefix)
+        found = batch_generate(decoder, requests, lambda: None, prefix=prefix)
     thoughts = Thoughts(template)
     samples = [
         _sample(row, ahead, number, requests[number], found[number], thoughts)

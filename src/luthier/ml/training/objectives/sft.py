@@ -29,7 +29,7 @@ class Sft(PlainObjective):
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """The summed cross-entropy in nats, and how many learned tokens are predicted right.
 
-        With label smoothing what is minimised in training is smoothed, and the plain loss stands beside it as a
+        With label smoothing what is minimised in training is smoothed, and the plain loss is reported beside it as a
         measure; validation knows the plain loss alone, so that runs with and without it can be compared.
         """
         if self.plan.loss_weighting == "sample":

@@ -89,14 +89,14 @@ def ask_teacher(
 ) -> list[str]:
     """Make sure that the states of all rows lie in `folder`, and say what of earlier work could not be used.
 
-    The teacher is opened only where something is missing, and let go of at the end. part_bytes: states in one file;
+    The teacher is opened only where something is missing, and closed at the end. part_bytes: states in one file;
     None is 32 MiB, what a kill costs at most.
 
     Raises StorageFullError where the disk has no room (what is there stays), and what the engine raises.
     """
     parts = _parts(_unique(rows), teacher, part_bytes)
     identity = _identity(teacher, parts)
-    kept, messages = _kept(folder, identity)
+    kept, messages = _stored_files(folder, identity)
     wanted = [_HEAD, *(_part_name(number) for number in range(len(parts)))]
     missing = [name for name in wanted if name not in kept]
     if not missing:
@@ -138,7 +138,7 @@ class TeacherStates:
         part_bytes: int | None = None,
     ) -> None:
         parts = _parts(_unique(rows), teacher, part_bytes)
-        kept, _ = _kept(folder, _identity(teacher, parts))
+        kept, _ = _stored_files(folder, _identity(teacher, parts))
         if len(kept) != len(parts) + 1:
             raise WorkError(
                 f"{folder} holds {len(kept)} of {len(parts) + 1} files of the teacher's states",
@@ -153,7 +153,7 @@ class TeacherStates:
         """What the teacher does to the product of its states and its head."""
         self._slices: list[Any] = []
         self._files: list[Any] = []
-        self._places: dict[bytes, tuple[int, int, int]] = {}
+        self._offsets: dict[bytes, tuple[int, int, int]] = {}
         for number, part in enumerate(parts):
             handle = safe_open(folder / _part_name(number), framework="pt")
             self._files.append(handle)
@@ -161,14 +161,14 @@ class TeacherStates:
             start = 0
             for row in part:
                 end = start + row.num_trained_tokens
-                self._places[row_key(row)] = (number, start, end)
+                self._offsets[row_key(row)] = (number, start, end)
                 start = end
 
     def of(self, rows: Sequence[TokenisedExample]) -> Tensor:
         """[learned tokens of all rows, width], row after row."""
         found = []
         for row in rows:
-            number, start, end = self._places[row_key(row)]
+            number, start, end = self._offsets[row_key(row)]
             found.append(self._slices[number][start:end])
         return torch.cat(found).to(self._device)
 
@@ -237,7 +237,7 @@ def _identity(teacher: TeacherPlan, parts: Sequence[Sequence[TokenisedExample]])
     return sha256_document({"teacher": who, "rows": rows.hexdigest()})
 
 
-def _kept(folder: Path, identity: str) -> tuple[dict[str, _File], list[str]]:
+def _stored_files(folder: Path, identity: str) -> tuple[dict[str, _File], list[str]]:
     """The whole files of this identity, by name, and what is wrong with others."""
     try:
         manifest = _Manifest.model_validate_json((folder / _MANIFEST).read_bytes())

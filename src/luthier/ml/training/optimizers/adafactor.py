@@ -46,7 +46,7 @@ class Adafactor:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
-        """The same; the root mean square of the weight, which it also keeps, is found anew before it is read."""
+        """The same; the root mean square of the weight, which it also keeps, is computed again before it is read."""
         for one in self.trained:
             found = {
                 key: state[f"{part}.{one.name}"].to(one.master.device, copy=True)

@@ -1,0 +1,242 @@
+"""Which base model, and whether to tune it: the answer of a showdown, with what it rests on.
+
+1. The best prompted system is the one to beat, since it costs no training. Each tuned one is held against it on the
+   same rows; p-values are adjusted by Holm's method (1979), as there are several of them.
+2. Where some tuned system is shown to be better, one is recommended: of those not distinguishable from the best,
+   the cheapest to ask (the fastest; of plain text the smallest). Else the same choice is made among the prompted ones:
+   nothing need be tuned.
+3. Where the figure is a share of rows, higher is better and no system gets any row right, nothing is recommended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luthier.core.evaluation import Comparison, Metric
+from luthier.core.showdown import Contender, Recommendation, ShowdownSpec, Standing, Tuning
+from luthier.ml.charts import figures
+from luthier.ml.evaluation.names import examples, held_out_rows, listed, metric_title
+from luthier.ml.evaluation.statistics import LEVEL, holm
+
+FEW_ROWS = 50
+_BY_BYTES = "bits_per_byte"
+
+
+def recommend(
+    spec: ShowdownSpec, standings: Sequence[Standing], tunings: Sequence[Tuning], comparisons: Sequence[Comparison]
+) -> Recommendation:
+    """The answer. comparisons: of every two systems in `spec.primary` at least, in either direction.
+
+    standings: at least one that is not tuned.
+    """
+    table = _Table(spec, comparisons)
+    prompted = [one for one in standings if one.kind != "tuned"]
+    tuned = [one for one in standings if one.kind == "tuned"]
+    best_prompted = table.best(prompted)
+    cautions = _cautions(spec, standings, tunings)
+    if all(_is_worthless(table.metric(one)) for one in standings):
+        return Recommendation(
+            word="nothing",
+            system="",
+            contender=None,
+            headline=f"Nothing can be recommended: {table.title} is 0 for all of {len(standings)} systems.",
+            reasons=("Look at the answers below: they may only have another form than the rows.",),
+            cautions=cautions,
+        )
+    gains = table.better_than(best_prompted, tuned)
+    if gains:
+        best = table.best(gains)
+        chosen, equals = table.cheapest_equal(best, gains)
+        gained = f"{table.said(chosen)}, against {table.said(best_prompted)} of {best_prompted.result.name}"
+        headline = f"Tune {spec.contenders[chosen.contender].label}: {table.title} {gained}, the best without tuning."
+        reasons = [table.sentence(chosen, best_prompted), *_why_this(table, chosen, best, equals)]
+        word = "tuned"
+    else:
+        chosen, equals = table.cheapest_equal(best_prompted, prompted)
+        headline = (
+            f"None: prompting {spec.contenders[chosen.contender].label} is enough, as far as these rows tell. "
+            f"{chosen.result.name} has {table.title} {table.said(chosen)}."
+        )
+        reasons = [*_why_this(table, chosen, best_prompted, equals)]
+        reasons += [table.sentence(table.best(tuned), best_prompted)] if tuned else ["No contender was tuned."]
+        word = "prompting"
+    reasons += _by_bytes(spec, standings, chosen, comparisons)
+    return Recommendation(
+        word="tuned" if word == "tuned" else "prompting",
+        system=chosen.result.name,
+        contender=chosen.contender,
+        headline=headline,
+        reasons=tuple(reasons),
+        cautions=cautions,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """All differences in one metric, by pair."""
+
+    spec: ShowdownSpec
+    comparisons: Sequence[Comparison]
+    name: str = ""
+
+    @property
+    def figure(self) -> str:
+        return self.name or self.spec.primary
+
+    @property
+    def title(self) -> str:
+        return metric_title(self.figure)
+
+    def metric(self, one: Standing) -> Metric:
+        return one.result.metrics[self.figure]
+
+    def price(self, one: Standing) -> tuple[float, int, int]:
+        """What asking costs: time, or where nothing was written the size of the model."""
+        seconds = math.inf if one.seconds_per_answer is None else one.seconds_per_answer
+        return (seconds, self.spec.contenders[one.contender].num_parameters, one.result.num_few_shot)
+
+    def best(self, standings: Sequence[Standing]) -> Standing:
+        """The first by its value; of equal ones the cheaper."""
+        sign = -1 if self.metric(standings[0]).higher_is_better else 1
+        return min(standings, key=lambda one: (sign * self.metric(one).value, self.price(one)))
+
+    def between(self, one: Standing, other: Standing) -> Comparison:
+        """`one` less `other`, turned around where it was compared the other way."""
+        names = (one.result.name, other.result.name)
+        for found in self.comparisons:
+            if found.metric != self.figure:
+                continue
+            if (found.candidate, found.baseline) == names:
+                return found
+            if (found.baseline, found.candidate) == names:
+                words = {"better": "worse", "worse": "better"}
+                turned = {
+                    "baseline": found.candidate,
+                    "candidate": found.baseline,
+                    "difference": -found.difference,
+                    "low": -found.high,
+                    "high": -found.low,
+                    "verdict": words.get(found.verdict, found.verdict),
+                }
+                return found.model_copy(update=turned)
+        raise AssertionError(f"{names[0]} and {names[1]} were not compared by {self.figure}")
+
+    def better_than(self, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
+        """Those that are shown to be better than the baseline, among all that are asked about."""
+        return self._shown("better", baseline, others)
+
+    def cheapest_equal(self, best: Standing, among: Sequence[Standing]) -> tuple[Standing, list[Standing]]:
+        """Of those not distinguishable from the best one, the cheapest to ask; and all of them."""
+        others = [one for one in among if one is not best]
+        worse = self._shown("worse", best, others)
+        equals = [one for one in among if one not in worse]
+        return min(equals, key=self.price), equals
+
+    def _shown(self, word: str, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
+        found = [self.between(one, baseline) for one in others]
+        adjusted = holm([one.p_value for one in found])
+        rows = zip(others, found, adjusted, strict=True)
+        return [one for one, comparison, p in rows if comparison.verdict == word and p < 1 - LEVEL]
+
+    def said(self, one: Standing) -> str:
+        """The figure with its interval."""
+        metric = self.metric(one)
+        decimals = figures.decimals_for(metric.low, metric.high)
+        value = figures.number(metric.value, decimals)
+        return value if metric.low == metric.high else f"{value} {figures.interval(metric.low, metric.high, decimals)}"
+
+    def sentence(self, one: Standing, other: Standing) -> str:
+        """The difference of two systems in a sentence."""
+        found = self.between(one, other)
+        decimals = figures.decimals_for(found.low, found.high)
+        ends = ", ".join(figures.signed(end, decimals) for end in (found.low, found.high))
+        text = (
+            f"{found.candidate} less {found.baseline}: {figures.signed(found.difference, decimals)} "
+            f"{self.title} [{ends}], {found.verdict}"
+        )
+        settle = f"; about {held_out_rows(found.rows_needed)} would settle it" if found.rows_needed else ""
+        return f"{text}{settle}."
+
+
+def _is_worthless(metric: Metric) -> bool:
+    return metric.higher_is_better and metric.value == 0
+
+
+def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[Standing]) -> list[str]:
+    if len(equals) == 1:
+        return []
+    names = listed([one.result.name for one in equals])
+    if chosen is best:
+        return [
+            f"{names} cannot be told apart by {table.title}; {chosen.result.name} is the best and the cheapest to ask."
+        ]
+    return [
+        f"{names} cannot be told apart by {table.title}, so the cheapest to ask is taken; the best figure by itself is "
+        f"{table.said(best)} of {best.result.name}."
+    ]
+
+
+def _by_bytes(
+    spec: ShowdownSpec, standings: Sequence[Standing], chosen: Standing, comparisons: Sequence[Comparison]
+) -> list[str]:
+    """What bits per byte say, which compare models of different tokenizers."""
+    if spec.primary == _BY_BYTES or _BY_BYTES not in chosen.result.metrics:
+        return []
+    table = _Table(spec, comparisons, _BY_BYTES)
+    best = table.best(standings)
+    if best is chosen:
+        return [f"It also finds the right answers likeliest: {table.said(chosen)} bits per byte."]
+    return [
+        f"By bits per byte {best.result.name} finds the right answers likeliest, {table.said(best)} against "
+        f"{table.said(chosen)} of {chosen.result.name}."
+    ]
+
+
+def _cautions(spec: ShowdownSpec, standings: Sequence[Standing], tunings: Sequence[Tuning]) -> tuple[str, ...]:
+    found = list(spec.cautions)
+    if spec.num_judged < FEW_ROWS:
+        found.append(f"Only {held_out_rows(spec.num_judged)} were judged: small differences cannot be seen.")
+    if len(standings) > 1:
+        found.append(
+            f"What is best of {len(standings)} was chosen by the same rows that its figure is of: expect a little less "
+            "of it on new ones."
+        )
+    share = spec.num_examples / spec.num_rows_in_file
+    if share < 1:
+        found.append(
+            f"Tuning was short: {spec.num_examples:,} examples, {figures.percent(share)} of the rows. A whole training "
+            "may gain more, and not the same for each model."
+        )
+    found += [
+        f"{spec.contenders[one.contender].label} was not judged tuned: {one.reason}." for one in tunings if one.reason
+    ]
+    return tuple(found)
+
+
+def not_equal(contenders: Sequence[Contender], standings: Sequence[Standing], few_shot: int) -> tuple[str, ...]:
+    """What could not be made the same for all contenders, a sentence each."""
+    found = []
+
+    def differ(what: str, values: Sequence[str], why: str) -> None:
+        if len(set(values)) > 1:
+            each = [f"{value} for {one.label}" for value, one in zip(values, contenders, strict=True)]
+            found.append(f"{what}: {listed(each)}. {why}")
+
+    counts = [f"{one.num_tokens:,}" for one in contenders]
+    differ(
+        "Tokens of the same training rows",
+        counts,
+        "Tokenizers differ, so losses and perplexities a token are not compared; bits per byte are.",
+    )
+    rates = [f"{one.learning_rate:g}" for one in contenders]
+    differ("Learning rates", rates, "Each is that of the model's own plan.")
+    differ("Examples a step", [f"{one.batch_size:,}" for one in contenders], "Each is that of the model's own plan.")
+    layouts = ["its own template" if one.has_chat_template else "the plain layout" for one in contenders]
+    differ("Prompts are written in", layouts, "A base model has no template of its own.")
+    for one in standings:
+        if one.kind == "few-shot" and one.result.num_few_shot < few_shot:
+            fit = examples(one.result)
+            found.append(f"{one.result.name}: only {fit} fit into its context; the others saw {few_shot}.")
+    return tuple(found)

@@ -1,0 +1,71 @@
+"""Input and output of the process that measures one format: JSON files, so that it loads nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.export import ExportFormat, ExportSource
+from luthier.core.frozen import Frozen
+
+
+class AskedRow(Frozen):
+    """One held-out row in the source's tokens. learned: places of `ids` that are predicted. num_prompt: tokens before
+    the answer, 0 where nothing is written (plain text)."""
+
+    ids: tuple[int, ...]
+    learned: tuple[int, ...]
+    num_prompt: int
+
+
+class Asked(Frozen):
+    """format: None runs the source itself, as it was trained. "quality": likelihoods and greedy text of every row;
+    "speed": how fast prompts are read and tokens written, by `rows` alone."""
+
+    what: Literal["quality", "speed"]
+    format: ExportFormat | None
+    folder: str
+    source: ExportSource
+    rows: tuple[AskedRow, ...]
+    max_new_tokens: int
+
+
+class RowQuality(Frozen):
+    """A format's output for one row. is_ended: the answer ended before the limit."""
+
+    nll_nats: float
+    num_correct: int
+    written: tuple[int, ...]
+    is_ended: bool
+
+
+class Quality(Frozen):
+    """What a format makes of all rows."""
+
+    runtime: str
+    rows: tuple[RowQuality, ...]
+
+
+class Speed(Frozen):
+    """One round of one format. Seconds: to load it; until the first new token of every prompt; for the whole answers.
+
+    num_new: new tokens after the first of each answer.
+    """
+
+    load_seconds: float
+    first_seconds: float
+    all_seconds: float
+    num_prompt_tokens: int
+    num_new_tokens: int
+    peak_memory_bytes: int
+    idle_memory_bytes: int
+
+    @property
+    def prompt_tokens_per_second(self) -> float:
+        """Tokens of prompts, up to the first new token."""
+        return self.num_prompt_tokens / self.first_seconds
+
+    @property
+    def new_tokens_per_second(self) -> float | None:
+        """New tokens after the first of each answer; None where answers were too short or time too unsteady."""
+        seconds = self.all_seconds - self.first_seconds
+        return self.num_new_tokens / seconds if self.num_new_tokens and seconds > 0 else None

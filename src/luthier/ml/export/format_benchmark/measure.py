@@ -1,0 +1,85 @@
+"""Have formats measured, each in a process of its own: quality once, speed in rounds that take turns."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from luthier.core.export import ExportFormat, ExportSource
+from luthier.core.format_table import Spread
+from luthier.core.ports import Progress
+from luthier.core.scratch_folders import scratch_folder
+from luthier.ml.export.exporters.child import run_child
+from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, Speed
+
+_WORKER = "luthier.ml.export.format_benchmark.worker"
+
+
+def measure_quality(
+    format: ExportFormat | None,
+    folder: str,
+    source: ExportSource,
+    rows: Sequence[AskedRow],
+    *,
+    max_new_tokens: int,
+    label: str,
+    progress: Progress,
+) -> Quality:
+    """What one format makes of all rows. format: None for the source. Raises what the process says, or WorkError."""
+    asked = Asked(
+        what="quality",
+        format=format,
+        folder=folder,
+        source=source,
+        rows=tuple(rows),
+        max_new_tokens=max_new_tokens,
+    )
+    return Quality.model_validate_json(_ask(asked, f"Judging {label}", progress))
+
+
+def measure_speeds(
+    folders: Mapping[str, tuple[ExportFormat | None, str]],
+    source: ExportSource,
+    rows: Sequence[AskedRow],
+    *,
+    max_new_tokens: int,
+    num_rounds: int,
+    progress: Progress,
+) -> dict[str, list[Speed]]:
+    """The speed of each format in each round, by label. folders: label -> format (None for the source) and its folder.
+
+    Each round measures every format once, each time in a new process and from another format on, so that what slows
+    this machine for a while slows all alike.
+    """
+    labels, found = list(folders), {label: list[Speed]() for label in folders}
+    for number in range(num_rounds):
+        first = number % len(labels)
+        for label in (*labels[first:], *labels[:first]):
+            format, folder = folders[label]
+            asked = Asked(
+                what="speed",
+                format=format,
+                folder=folder,
+                source=source,
+                rows=tuple(rows),
+                max_new_tokens=max_new_tokens,
+            )
+            title = f"Timing {label}, round {number + 1} of {num_rounds}"
+            found[label].append(Speed.model_validate_json(_ask(asked, title, progress)))
+    return found
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Median, least and most of those that there are; None of none."""
+    known = [value for value in values if value is not None]
+    return Spread(median=statistics.median(known), low=min(known), high=max(known)) if known else None
+
+
+def _ask(asked: Asked, title: str, progress: Progress) -> str:
+    with scratch_folder(Path(tempfile.gettempdir()), "luthier-format-") as folder:
+        question, answer = folder / "asked.json", folder / "answer.json"
+        question.write_text(asked.model_dump_json(), encoding="utf-8")
+        run_child(_WORKER, [str(question), str(answer)], title, progress)
+        return answer.read_text(encoding="utf-8")

@@ -1,0 +1,143 @@
+"""The process that measures one format: `python -m luthier.ml.export.format_benchmark.worker ASKED ANSWER`.
+
+It opens the export in its real runtime and nothing else, so that its memory is that of the runtime. On an error it
+writes one line of JSON and ends with 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.core.errors import LuthierError, RequestError
+from luthier.core.threads import wait_briefly
+from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, RowQuality, Speed
+
+if TYPE_CHECKING:
+    from luthier.ml.export.runtimes.protocol import LogProbabilities
+
+Score = Callable[[list[int], int], "LogProbabilities"]
+Write = Callable[[list[int], int], list[int]]
+
+
+def main(arguments: list[str]) -> int:
+    """Measure what is asked; returns the exit code."""
+    asked = Asked.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    try:
+        answer = _quality(asked) if asked.what == "quality" else _speed(asked)
+    except LuthierError as error:
+        kind = "RequestError" if isinstance(error, RequestError) else "WorkError"
+        print(json.dumps(error.as_json() | {"type": kind}))  # noqa: T201 - what the parent reads
+        return 1
+    Path(arguments[1]).write_text(answer.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+def _quality(asked: Asked) -> Quality:
+    """Likelihoods in float32 arithmetic where the runtime is transformers, as in a proof; else as the runtime does."""
+    score, write, runtime = _open_exact(asked)
+    return Quality(runtime=runtime, rows=tuple(_row(row, score, write, asked.max_new_tokens) for row in asked.rows))
+
+
+def _row(row: AskedRow, score: Score, write: Write, most: int) -> RowQuality:
+    places = np.array(row.learned)
+    start = int(places[0]) - 1
+    nats = score(list(row.ids), start)
+    targets = np.array(row.ids)[places]
+    of_targets = nats[places - 1 - start]
+    written = write(list(row.ids[: row.num_prompt]), most) if row.num_prompt else []
+    return RowQuality(
+        nll_nats=-float(of_targets[np.arange(len(places)), targets].astype(np.float64).sum()),
+        num_correct=int((of_targets.argmax(axis=1) == targets).sum()),
+        written=tuple(written),
+        is_ended=len(written) < most,
+    )
+
+
+def _speed(asked: Asked) -> Speed:
+    idle = _peak_memory_bytes()
+    start = time.perf_counter()
+    write = _open_as_used(asked)
+    loaded = time.perf_counter()
+    prompts = [list(row.ids[: row.num_prompt]) for row in asked.rows]
+    write(prompts[0], 2)  # what is made at the first call is no part of any speed
+    first = all_tokens = 0.0
+    num_new = 0
+    for prompt in prompts:
+        began = time.perf_counter()
+        write(prompt, 1)
+        middle = time.perf_counter()
+        written = write(prompt, asked.max_new_tokens)
+        first += middle - began
+        all_tokens += time.perf_counter() - middle
+        # the step that writes the end token takes as long as the others
+        num_new += max(0, min(len(written) + 1, asked.max_new_tokens) - 1)
+    return Speed(
+        load_seconds=loaded - start,
+        first_seconds=first,
+        all_seconds=all_tokens,
+        num_prompt_tokens=sum(map(len, prompts)),
+        num_new_tokens=num_new,
+        peak_memory_bytes=_peak_memory_bytes(),
+        idle_memory_bytes=idle,
+    )
+
+
+def _open_exact(asked: Asked) -> tuple[Score, Write, str]:
+    if asked.format is None:
+        from importlib.metadata import version
+
+        from luthier.ml.export.exporters.companions import source_template
+        from luthier.ml.export.runtimes.transformers_model import TransformersModel
+
+        source = asked.source
+        ends = frozenset(source_template(source).end_of_turn_ids)
+        model = TransformersModel(source.base_path, source.adapter_path, source.quantisation)
+        return (
+            model.log_probabilities,
+            lambda ids, most: model.greedy(ids, most, ends),
+            (f"transformers {version('transformers')}"),
+        )
+    from luthier.ml.export.runtimes.registry import open_export
+
+    runtime = open_export(asked.format, Path(asked.folder), asked.source)
+    return runtime.log_probabilities, runtime.greedy, f"{runtime.name} {runtime.version}"
+
+
+def _open_as_used(asked: Asked) -> Write:
+    """The runtime as a user has it: transformers in the type that the weights are stored in, or were trained in."""
+    if asked.format not in (None, "merged", "adapter"):
+        from luthier.ml.export.runtimes.registry import open_export
+
+        return open_export(asked.format, Path(asked.folder), asked.source).greedy
+    from luthier.ml.export.format_benchmark.stored_model import open_stored
+
+    source = asked.source
+    if asked.format == "merged":
+        return open_stored(Path(asked.folder), None, None, None)
+    adapter = source.adapter_path if asked.format is None else asked.folder
+    return open_stored(Path(source.base_path), adapter, source.precision, source.quantisation)
+
+
+def _peak_memory_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    wait_briefly()
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # libraries of others crash when they are taken down in an order that they did not think of

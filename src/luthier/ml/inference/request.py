@@ -1,0 +1,146 @@
+"""A request of the gateway made ready for a transformers model: token ids, constraint, and how the output is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from luthier.core.errors import RequestError
+from luthier.core.ports import Prompt
+from luthier.core.stream import EmbeddingRequest, TextRequest
+from luthier.ml.inference.answer_row import AnswerRow, CallReader, Constraint
+from luthier.ml.inference.constraints import ConstraintFactory
+from luthier.ml.inference.decode import Request
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.ml.inference.opted_turns import text_of
+from luthier.ml.inference.sampling import Sampler
+from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
+from luthier.ml.inference.tool_calls import ToolForm
+from luthier.ml.inference.tool_parsing import ToolFormat
+from luthier.ml.inference.transformers_engine import TransformersEngine
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTexts:
+    """Texts that are ready to be made into vectors."""
+
+    inputs: list[Request]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that is ready to be written. constraint: makes the constraint of one choice, where there is one.
+
+    decode: tokens as text, where thoughts are looked for.
+    """
+
+    asked: TextRequest
+    request: Request
+    constraint: Callable[[], Constraint] | None
+    form: ToolForm | None
+    thinking: Thinking = NO_THINKING
+    decode: Callable[[Sequence[int]], str] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """One row a choice."""
+        return self.asked.num_choices
+
+    @property
+    def num_tokens(self) -> int:
+        """Of one row: its prompt and all that it may write."""
+        return len(self.request.ids) + self.request.max_new_tokens
+
+
+class RequestPreparer:
+    """Makes requests ready for one open engine. `prepare` and `embedded` may be called from several threads at once."""
+
+    def __init__(self, engine: TransformersEngine, *, device: torch.device, num_logits: int) -> None:
+        self._engine, self._device, self._num_logits = engine, device, num_logits
+        tokenizer = engine.template.tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._tools = ToolFormat(text_of(engine.template))
+        self._templates = RequestTemplates(engine.template)
+        self._constraints = ConstraintFactory(tokenizer, num_logits, engine.template.end_of_turn_ids)
+
+    def prepare(self, asked: TextRequest) -> Prepared:
+        """The request as tokens.
+
+        Raises RequestError (an empty prompt, a token or schema that is not there or cannot be followed), OverlongError
+        (no room for an answer), TemplateError (a conversation that the model's template cannot write).
+        """
+        if wrong := next((one for one, _ in asked.sampling.logit_bias if not 0 <= one < self._num_logits), None):
+            raise RequestError(
+                f"logit_bias for the token {wrong}",
+                expected=f"ids of this model's own tokenizer, 0 to {self._num_logits - 1}",
+                do="leave it out",
+            )
+        form = self._tools.form(asked)
+        if form is not None and (asked.tool_choice == "required" or asked.json_schema is not None):
+            constraint: Callable[[], Constraint] | None = self._constraints.of_grammar(
+                form.grammar(asked, self._token_id)
+            )
+        else:
+            constraint = None if asked.json_schema is None else self._constraints.of_schema(asked.json_schema)
+        if asked.conversation is None:
+            return Prepared(asked, self._request(asked, None), constraint, form)
+        own, thoughts = self._templates.of(asked)
+        request = self._request(asked, own)
+        room = self._engine.room_behind(request) - request.max_new_tokens
+        thinking = thoughts.of_answer(request.ids, asked.max_thinking_tokens, room)
+        request = replace(request, max_new_tokens=request.max_new_tokens + thinking.max_tokens)
+        constraint = None if constraint is None else thoughts.constrained(constraint, is_open=thinking.is_open)
+        return Prepared(asked, request, constraint, form, thinking, thoughts.decode)
+
+    def row(self, key: Hashable, choice: int, adapter: str | None, prepared: Prepared) -> AnswerRow:
+        """The beginning of one answer."""
+        asked, form, decode = prepared.asked, prepared.form, prepared.decode or self._decode
+        calls: CallReader | None = None if form is None else form.reader(asked)
+        return AnswerRow(
+            key=key,
+            choice=choice,
+            adapter=adapter,
+            asked=asked,
+            max_new_tokens=prepared.request.max_new_tokens,
+            num_tokens=prepared.num_tokens,
+            sampler=Sampler(asked.sampling, choice, self._device),
+            decode=self._decode_all if form is not None and form.has_special_marks else decode,
+            end_ids=frozenset(self._engine.template.end_of_turn_ids),
+            constraint=None if prepared.constraint is None else prepared.constraint(),
+            calls=calls,
+            thinking=prepared.thinking,
+        )
+
+    def embedded(self, request: EmbeddingRequest) -> PreparedTexts:
+        """The inputs as tokens. Raises RequestError and OverlongError, as `prepare`."""
+        return PreparedTexts(
+            [
+                self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))
+                if isinstance(one, str)
+                else self._engine.request_of_ids(one, 1)
+                for one in request.inputs
+            ]
+        )
+
+    def _request(self, asked: TextRequest, template: ChatTemplate | None) -> Request:
+        if asked.token_ids is not None:
+            return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
+        talk = asked.conversation
+        if talk is not None:
+            talk = self._tools.conversation(asked)
+        return self._engine.request_within_context(
+            Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens), template
+        )
+
+    def _token_id(self, text: str) -> int | None:
+        """Of a text that the tokenizer never takes apart."""
+        added = self._engine.template.tokenizer.added_tokens_decoder
+        return next((number for number, token in added.items() if token.content == text), None)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def _decode_all(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))

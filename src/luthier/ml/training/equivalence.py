@@ -1,0 +1,136 @@
+"""Checks that a faster way to compute a model (packed rows, compiled layers) gives the same results as the plain one.
+
+Each check runs a few short random rows both ways and compares the last hidden states and the gradients by the input
+embeddings: these depend on every layer, in the forward and in the backward pass.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from luthier.core.dataset import TokenisedExample
+from luthier.ml.inference.models.architecture import text_config
+from luthier.ml.training import compilation, kernels
+from luthier.ml.training.methods.lora import open_to_a_compiler
+from luthier.ml.training.model import TrainableModel, collate
+
+# Relative to the norm. Rounding in bfloat16 adds up over a deep model, but a real error is far larger.
+_TOLERANCES = (("outputs", 5e-2), ("gradients", 1e-1))
+_TOLERANCE_WIDE = 1e-4
+_LENGTHS, _PREFIX_LENGTHS = (9, 8, 7, 9), (5, 3)
+
+
+def why_not_packed(model: TrainableModel) -> str | None:
+    """Why a model must not be given rows end to end, or None where it computes the same so as row by row.
+
+    Tried with nothing in common and with prefixes that two rows each share. Where None, on a GPU, such rows go
+    through FlexAttention from now on. Refused are methods that put something before each row; layers that look at a
+    row in another way than by attention (convolutions, state spaces) or that count positions by themselves; attention
+    that does not receive the model's arguments, or that this device cannot compute so.
+    """
+    if not model.method.can_share_prefix:
+        return f"{type(model.method).__name__} puts a prompt of its own before each row"
+    if model.path.attention != "fast":
+        return "its attention is computed by transformers, which knows of no rows that lie end to end"
+    rows, why_not = _short_rows(model), None
+    plain = states_and_gradients(model, rows)
+    model.uses_flex_attention = model.device.startswith("cuda")
+    try:
+        for prefix_lengths in ((0,), _PREFIX_LENGTHS):
+            why_not = why_not or _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of packed rows")
+    except (RuntimeError, ValueError, TypeError) as error:  # of a compiler, a kernel, or a body that takes no layout
+        why_not = _error_summary(error)
+    model.uses_flex_attention = model.uses_flex_attention and why_not is None
+    return why_not
+
+
+def why_not_compiled(model: TrainableModel, compiler: compilation.Compiler = "inductor") -> str | None:
+    """Compile the layers of a model; returns why they are left as they were, or None where they are compiled.
+
+    Before, our own kernels make room for the plain operations, which the compiler fuses by itself.
+    """
+    layers = compilation.layers_of(model.body)
+    if not layers:
+        return f"{type(model.body).__name__} has no layers of a kind that is known"
+    rows = _short_rows(model)
+    prefix_lengths = (0,) if model.uses_flex_attention else ()
+    plain = states_and_gradients(model, rows, prefix_lengths)
+    kernels.uninstall(model.module)
+    closed = open_to_a_compiler(model.module)
+    window = getattr(text_config(model.base.config), "sliding_window", None)
+    model.windows = (None,) if window is None else (None, window)
+    compilation.compile_layers(layers, compiler)
+    try:
+        why_not = _difference(plain, states_and_gradients(model, rows, prefix_lengths), "of compiled layers")
+    except (RuntimeError, ValueError) as error:
+        why_not = _error_summary(error)
+    if why_not is not None:
+        compilation.leave_uncompiled(layers)
+        for layer, forward in closed:
+            layer.forward = forward
+        kernels.install(model.module.eval())
+    return why_not
+
+
+def states_and_gradients(
+    model: TrainableModel, rows: Sequence[TokenisedExample], prefix_lengths: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Of the model as it judges, without dropout: the last hidden state at the places that predict the learned tokens,
+    [learned tokens, width], and the gradient of the embedding of each token that occurs, [tokens, width].
+
+    prefix_lengths: as `collate` takes them. The gradients are those of a random sum over the states. Leaves no
+    gradients behind.
+    """
+    batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
+    inputs: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, out: Tensor) -> Tensor:
+        inputs.append(out.detach().requires_grad_())
+        return inputs[-1]
+
+    was_training = model.module.training
+    model.module.eval()
+    hook = model.base.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            states = model.hidden(batch).flatten(0, 1)[batch.rows]
+            weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
+            (gradient,) = torch.autograd.grad(states, inputs[-1], weight)
+    finally:
+        hook.remove()
+        model.module.train(was_training)
+    known = torch.tensor(sorted({token for row in rows for token in row.input_ids}), device=model.device)
+    ids = batch.input_ids.flatten()
+    at = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
+    occurs = known[at] == ids  # what lies in padding gets no gradient
+    summed = torch.zeros(len(known), gradient.shape[-1], dtype=torch.float32, device=model.device)
+    summed.index_add_(0, at[occurs], gradient.flatten(0, 1)[occurs].float())
+    return states.detach(), summed
+
+
+def _short_rows(model: TrainableModel) -> list[TokenisedExample]:
+    """Four rows, of which the first two and the last two begin alike; all tokens but the first are learned."""
+    draw, vocabulary = torch.Generator().manual_seed(0), model.vocabulary_size
+    ids = torch.randint(vocabulary, (len(_LENGTHS), max(_LENGTHS)), generator=draw)
+    for group, cut in enumerate(_PREFIX_LENGTHS):
+        ids[2 * group + 1, :cut] = ids[2 * group, :cut]
+    return [
+        TokenisedExample(str(number), array("i", row[:length]), b"\0" + b"\1" * (length - 1))
+        for number, (row, length) in enumerate(zip(ids.tolist(), _LENGTHS, strict=True))
+    ]
+
+
+def _difference(wanted: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], what: str) -> str | None:
+    for (name, narrow), one, other in zip(_TOLERANCES, wanted, found, strict=True):
+        difference = float((other - one).float().norm() / one.float().norm().clamp_min(1e-30))
+        if not difference <= (narrow if wanted[0].dtype == torch.bfloat16 else _TOLERANCE_WIDE):
+            return f"{name} {what} differ by {difference:.2g} of their size"
+    return None
+
+
+def _error_summary(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
