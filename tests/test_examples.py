@@ -18,7 +18,7 @@ from luthier.features.datasets.ingestions import ingest
 from luthier.features.datasets.previews import preview
 from luthier.features.recipes.service import load_recipe
 from luthier.features.roi.case import load_case
-from luthier.features.roi.service import weigh
+from luthier.features.roi.service import compute_roi
 from luthier.ml.inference.models import catalog
 from luthier.platform.home.context import Context
 from tests.vacuous import nonempty
@@ -38,7 +38,7 @@ def script(place: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["shop", "law_firm"])
 def test_a_worked_case_has_an_answer_that_its_page_repeats(context: Context, tmp_path: Path, name: str) -> None:
-    found = weigh(context, EXAMPLES / name / "case.yaml", html=tmp_path / "worth.html")
+    found = compute_roi(context, EXAMPLES / name / "case.yaml", html=tmp_path / "worth.html")
     page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     word = {"yes": "Yes:", "no": "No:", "open": "Not settled:"}[found.result.answer]
     assert f"\n    {word}" in page
@@ -57,7 +57,7 @@ def test_a_recipe_of_a_worked_case_loads(name: str) -> None:
 def test_a_measured_case_needs_a_verdict(context: Context, name: str) -> None:
     assert load_case(EXAMPLES / name / "case_measured.yaml").tuned.gain is None
     with pytest.raises(RequestError, match="no gain of the tuned model is given"):
-        weigh(context, EXAMPLES / name / "case_measured.yaml")
+        compute_roi(context, EXAMPLES / name / "case_measured.yaml")
 
 
 def test_the_shops_estimate_stands_beside_the_guides_figures() -> None:
@@ -155,7 +155,7 @@ def test_the_cited_law_holds_all_that_its_rows_cite_and_no_row_is_on_both_sides(
 def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
     (tmp_path / "case.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
-    assert weigh(context, tmp_path / "case.yaml").result.answer in ("yes", "no", "open")
+    assert compute_roi(context, tmp_path / "case.yaml").result.answer in ("yes", "no", "open")
 
 
 def test_every_key_of_a_case_is_on_the_reference_page() -> None:

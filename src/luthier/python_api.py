@@ -89,12 +89,12 @@ class Run:
 def train(recipe: AnyRecipe, *, num_devices: int = 1, home: Home = None) -> Run:
     """See `luthier.train`."""
     from luthier.features.training import service as training
-    from luthier.features.training.launchers.local import LocalFleet
+    from luthier.features.training.launchers.local import LocalLauncher
 
     with _open(home) as context:
         asked, base_dir = _read(recipe)
-        fleet = LocalFleet(num_devices) if num_devices != 1 else None
-        outcome = training.train(context, asked, base_dir=base_dir, fleet=fleet)
+        launcher = LocalLauncher(num_devices) if num_devices != 1 else None
+        outcome = training.train(context, asked, base_dir=base_dir, launcher=launcher)
         return _load(context, outcome.record.run_id)
 
 

@@ -16,7 +16,7 @@ from luthier.core.signal import Signal, SignalGroup, SignalState, WatchReport
 from luthier.core.traffic import Exchange
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
-from luthier.features.feedback.service import Said
+from luthier.features.feedback.service import FeedbackInput
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring import loop as watching
 from luthier.features.traffic import service as traffic
@@ -53,9 +53,11 @@ def fill(home: Path) -> None:
                 answer=f"The walnut board. {HOSTILE}", **words,
             )  # fmt: skip
             traffic.record(context, exchange)
-        said = Said(exchange_id="chatcmpl-1", thumb="down", correction="The maple board: it is harder.", author="ann")
+        said = FeedbackInput(
+            exchange_id="chatcmpl-1", thumb="down", correction="The maple board: it is harder.", author="ann"
+        )
         feedback.give(context, Caller(), said)
-        feedback.give(context, Caller(), Said(exchange_id="chatcmpl-2", thumb="up", author="bob"))
+        feedback.give(context, Caller(), FeedbackInput(exchange_id="chatcmpl-2", thumb="up", author="bob"))
         review_queue.queue_sample(context, Caller(), MODEL, 4, seed=1)
         for look in range(20):
             is_late = look > 14

@@ -16,7 +16,7 @@ import sys
 from fastapi import FastAPI
 
 from luthier.core.lower_priority import lower_session_priority
-from luthier.features.monitoring.loop import Watcher
+from luthier.features.monitoring.loop import MonitorThreads
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging
 from luthier.platform.http.server import make_server
@@ -39,7 +39,7 @@ def main(descriptor: int) -> None:
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
-        with WebhookSender(context), Watcher(context):
+        with WebhookSender(context), MonitorThreads(context):
             asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 
 

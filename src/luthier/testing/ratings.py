@@ -59,7 +59,7 @@ def make_panel(
 
 def rate_all(context: Context, made: NewPanel, place: int, says: Says, *, most: int | None = None) -> int:
     """Have a rater rate what is left, in their order, at most so many items; returns how many."""
-    found = rating_links.whom(context, made.links[place].token)
+    found = rating_links.rater_of_token(context, made.links[place].token)
     assert found is not None
     rater, panel = found
     number = 0

@@ -21,7 +21,7 @@ router = APIRouter()
 
 _ADDRESS: Final = "/settings/keys"
 _SPANS: Final = {"7d": "in 7 days", "30d": "in 30 days", "90d": "in 90 days", "365d": "in a year", "": "never"}
-_MOST_ENDED: Final = 100
+_MAX_ENDED: Final = 100
 _EMPTY: Final = {"name": "", "scopes": (), "expires": "90d", "requests_per_minute": "", "tokens_per_day": ""}
 _Text = Annotated[str, Form(max_length=200)]
 
@@ -80,7 +80,7 @@ def _page(request: Request, context: Context, caller: Caller, values: dict[str, 
     good = [key for key in found if _is_good(key, now)]
     common = {
         "good": good,
-        "ended": ended[:_MOST_ENDED],
+        "ended": ended[:_MAX_ENDED],
         "num_ended": len(ended),
         "scopes": SCOPES,
         "spans": _SPANS,

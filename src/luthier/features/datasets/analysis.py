@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 _SNIPPET: Final = 240
 _MIN_POINTS: Final = 3
-_MOST_IDS: Final = 200
+_MAX_IDS: Final = 200
 _EXAMPLES: Final = 10
-_MOST_TEXT: Final = 2_000
+_MAX_TEXT: Final = 2_000
 _AROUND: Final = 160
 """Characters that stay on either side of a change."""
 
@@ -58,7 +58,7 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     pairs = [(_line(a), _line(b)) for a, b in found.changed]
     answer = found.as_json() | {"old": "", "new": ""}  # the places of the files are nobody's business
     for name in ("changed", "added", "removed"):
-        answer[name] = answer[name][:_MOST_IDS]
+        answer[name] = answer[name][:_MAX_IDS]
     answer["by_column"] = changed_columns(old, new, pairs) if pairs else {}
     answer["examples"] = [
         {
@@ -89,7 +89,7 @@ def _fields_of(example: RowChange) -> list[dict[str, Any]]:
             speakers[turn] = text
             continue
         name = speakers.get(turn, one.field) if part in ("content", "value") else one.field
-        found.append({"name": name, "spans": [["=", text[:_MOST_TEXT] + ("…" if len(text) > _MOST_TEXT else "")]]})
+        found.append({"name": name, "spans": [["=", text[:_MAX_TEXT] + ("…" if len(text) > _MAX_TEXT else "")]]})
     return found
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Show = Literal["undecided", "all", "accepted", "rejected", "edited"]
 SHOWN: Final[tuple[Show, ...]] = get_args(Show)
 _DECISION_OF: Final[Mapping[str, Decision]] = {"accepted": "accept", "rejected": "reject", "edited": "edit"}
-MOST_ROWS_NAMED: Final = 10_000
-MOST_ROWS_LINKED: Final = 500
+MAX_ROWS_NAMED: Final = 10_000
+MAX_ROWS_LINKED: Final = 500
 """Rows that a link to a queue names: an address has to stay short."""
 
 
@@ -226,10 +226,10 @@ def parse_lines(text: str) -> tuple[int, ...]:
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 13 for end in ends):
             raise RequestError(f"rows={part[:40]!r}", expected="numbers such as 3,17,20-25", do="correct the address")
         low, high = int(ends[0]), int(ends[-1])
-        if high - low >= MOST_ROWS_NAMED or len(found) + high - low >= MOST_ROWS_NAMED:
+        if high - low >= MAX_ROWS_NAMED or len(found) + high - low >= MAX_ROWS_NAMED:
             raise RequestError(
                 f"rows={part[:40]!r}: more rows than can be named at once",
-                expected=f"at most {MOST_ROWS_NAMED:,}",
+                expected=f"at most {MAX_ROWS_NAMED:,}",
                 do="name fewer rows, or go through all of them",
             )
         found.update(range(low, high + 1))

@@ -21,7 +21,7 @@ from luthier.platform.processes.result_cache import (
     store_result,
 )
 
-MOST_LINES: Final = 5000
+MAX_LINES: Final = 5000
 """Of so many rows of each finding the lines are kept."""
 
 
@@ -55,7 +55,7 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
         version.file_id,
         against=None if other is None else other.file_id,
         model=settings.model or None,
-        most_lines=MOST_LINES,
+        most_lines=MAX_LINES,
     )
 
     def answer() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def finding_of(audited: CachedResult, number: int) -> dict[str, Any]:
         raise NotFoundError(
             f"no finding {number}",
             expected=f"one of the {len(findings)} findings of this audit" if findings else "an audit that was made",
-            do="see the audit of the version, or make it anew",
+            do="see the audit of the version, or run it again",
         )
     found: dict[str, Any] = findings[number - 1]
     return found

@@ -22,7 +22,7 @@ def difference(
 ) -> CachedResult:
     """What changed from one version to another, as `dataset_questions.diff_answer` says it; begun where nobody asked.
 
-    key: the field that names a row; None takes its id, else its prompt, else its place. again: begin it anew where it
+    key: the field that names a row; None takes its id, else its prompt, else its place. again: start it again where it
     failed. Raises NotFoundError, and RequestError for a version against itself.
     """
     if old.number == new.number:

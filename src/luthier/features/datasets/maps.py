@@ -15,7 +15,7 @@ from luthier.platform.processes.result_cache import CachedResult, Subject, cache
 def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: bool = False) -> CachedResult:
     """The map, as `dataset_questions.map_answer` says it; begun where nobody has looked at it yet.
 
-    again: begin it anew where it failed. Raises NotFoundError.
+    again: start it again where it failed. Raises NotFoundError.
     """
     file = files.get_file(context, caller.project_id, version.file_id)
     subject = Subject(file.sha256, "map", {"suffix": files.suffix_of(file.filename)})

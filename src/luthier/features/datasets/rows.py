@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 _READING: Final = 2
 """Counts up where files are read otherwise than before, so that what was kept of them is computed again."""
-_MOST_CELL_CHARACTERS: Final = 20_000
-_MOST_COLUMNS: Final = 40
-_MOST_PROBLEMS: Final = 20
+_MAX_CELL_CHARACTERS: Final = 20_000
+_MAX_COLUMNS: Final = 40
+_MAX_PROBLEMS: Final = 20
 
 
 def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
@@ -107,7 +107,7 @@ def look_at(path: Path) -> dict[str, Any]:
             detector.add(row)
         else:
             num_unreadable += 1
-            if len(problems) < _MOST_PROBLEMS:
+            if len(problems) < _MAX_PROBLEMS:
                 problems.append(_problem(row))
     shape, reason, do = None, "no row could be read", "see what is wrong with the rows"
     if detector.num_rows:
@@ -119,7 +119,7 @@ def look_at(path: Path) -> dict[str, Any]:
         "num_rows": detector.num_rows + num_unreadable,
         "num_unreadable": num_unreadable,
         "problems": problems,
-        "columns": list(islice(detector.columns, _MOST_COLUMNS)),
+        "columns": list(islice(detector.columns, _MAX_COLUMNS)),
         "num_columns": len(detector.columns),
         "shape": shape,
         "reason": reason,
@@ -172,10 +172,10 @@ def _row(row: Row | RowProblem) -> dict[str, Any]:
 def cell_of(value: Any) -> dict[str, Any]:
     """A value of a row as it is shown: kind, text, number of characters, and the turns of a conversation."""
     if isinstance(value, str):
-        return {"kind": "text", "text": value[:_MOST_CELL_CHARACTERS], "num_characters": len(value)}
+        return {"kind": "text", "text": value[:_MAX_CELL_CHARACTERS], "num_characters": len(value)}
     text = json.dumps(value, ensure_ascii=False, default=str)
-    cell = {"kind": "json", "text": text[:_MOST_CELL_CHARACTERS], "num_characters": len(text)}
-    if len(text) <= _MOST_CELL_CHARACTERS and (turns := _turns(value)):
+    cell = {"kind": "json", "text": text[:_MAX_CELL_CHARACTERS], "num_characters": len(text)}
+    if len(text) <= _MAX_CELL_CHARACTERS and (turns := _turns(value)):
         return cell | {"kind": "turns", "turns": turns}
     return cell
 

@@ -20,7 +20,7 @@ from luthier.platform.home.context import Context
 DEFAULT_NAME: Final = "test cases"
 _FILENAME: Final = "test-cases.jsonl"
 _BLOCK_BYTES: Final = 1 << 20
-_MOST_BYTES: Final = 64 << 20
+_MAX_BYTES: Final = 64 << 20
 _LOCK_SECONDS: Final = 30.0
 
 
@@ -84,7 +84,7 @@ def _row(conversation: Sequence[Message], reference: str) -> dict[str, Any]:
 
 
 def _checked(dataset: Dataset, version: DatasetVersion, path: Path) -> Path:
-    is_fit = version.num_bytes <= _MOST_BYTES and path.suffix in (".jsonl", ".ndjson")
+    is_fit = version.num_bytes <= _MAX_BYTES and path.suffix in (".jsonl", ".ndjson")
     if is_fit:
         with path.open("rb") as file:
             first = next((line for line in file if line.strip()), b"")

@@ -23,8 +23,8 @@ ROW_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".p
 _DOCUMENT_SUFFIXES: Final = frozenset(
     (".pdf", ".docx", ".doc", ".pptx", ".html", ".htm", ".md", ".txt", ".rst", ".epub", ".eml", ".odt", ".rtf")
 )
-_MOST_NAME_CHARACTERS: Final = 100
-_MOST_NOTE_CHARACTERS: Final = 1000
+_MAX_NAME_CHARACTERS: Final = 100
+_MAX_NOTE_CHARACTERS: Final = 1000
 
 
 def create_dataset(
@@ -39,10 +39,10 @@ def create_dataset(
 ) -> tuple[Dataset, DatasetVersion]:
     """Make a dataset of a file of the project. Raises RequestError for a name, ConflictError where it is taken."""
     name = name.strip()
-    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+    if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
-            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a dataset",
-            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            f"the name {name[: _MAX_NAME_CHARACTERS + 1]!r} for a dataset",
+            expected=f"1 to {_MAX_NAME_CHARACTERS} printable characters",
             do="choose such a name",
         )
     dataset = Dataset(dataset_id=new_id("data"), project_id=caller.project_id, name=name)
@@ -184,10 +184,10 @@ def _version(
     note: str,
     details: dict[str, Any] | None,
 ) -> DatasetVersion:
-    if len(note) > _MOST_NOTE_CHARACTERS:
+    if len(note) > _MAX_NOTE_CHARACTERS:
         raise RequestError(
             f"a note of {len(note):,} characters",
-            expected=f"at most {_MOST_NOTE_CHARACTERS:,}",
+            expected=f"at most {_MAX_NOTE_CHARACTERS:,}",
             do="say it in fewer words",
         )
     return DatasetVersion(

@@ -18,8 +18,8 @@ from luthier.platform.processes.result_cache import CachedResult, Subject, cache
 
 SIDES: Final = {"train": "train", "validation": "validation", "held_out": "held-out"}
 """The sides of a split, and what is put behind the name of the dataset for each."""
-_MOST_NAME_CHARACTERS: Final = 85
-_MOST_STRATA: Final = 100
+_MAX_NAME_CHARACTERS: Final = 85
+_MAX_STRATA: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
         given = {"folder": str(folder), "options": asdict(wishes)}
         document = answer_about(context, caller.project_id, "split", version.file_id, given)
         document["file"] = version.filename
-        document["strata"] = dict(list(document["strata"].items())[:_MOST_STRATA])
+        document["strata"] = dict(list(document["strata"].items())[:_MAX_STRATA])
         of = {"dataset_id": dataset.dataset_id, "name": dataset.name, "version": version.number}
         sides = {
             side: _keep(context, caller, f"{dataset.name}-{SIDES[side]}", folder / part["file"], of, document)
@@ -175,10 +175,10 @@ def _subject(version: DatasetVersion) -> Subject:
 
 
 def _check(wishes: SplitWishes, name: str) -> None:
-    if len(name) > _MOST_NAME_CHARACTERS:
+    if len(name) > _MAX_NAME_CHARACTERS:
         raise RequestError(
             f"a name of {len(name)} characters, which grows by the names of the sides",
-            expected=f"at most {_MOST_NAME_CHARACTERS} characters",
+            expected=f"at most {_MAX_NAME_CHARACTERS} characters",
             do="bring the rows as a dataset with a shorter name",
         )
     if wishes.near_threshold is not None and not 0.5 <= wishes.near_threshold <= 1:

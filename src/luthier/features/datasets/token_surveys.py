@@ -18,7 +18,7 @@ MOST_ROWS: Final = 2000
 """Lengths are counted of so many rows, taken evenly from the whole file."""
 _SHOWN_ROWS: Final = 5
 _SHOWN_TOKENS: Final = 600
-_MOST_REFUSED: Final = 10
+_MAX_REFUSED: Final = 10
 _BINS: Final = 24
 
 
@@ -48,7 +48,7 @@ def survey(context: Context, file: Path, model: str, template: Literal["auto", "
             unit = tokenise_sides(example, chat)
         except DataError as error:
             num_refused += 1
-            if len(refused) < _MOST_REFUSED:
+            if len(refused) < _MAX_REFUSED:
                 why = error.problems[0].reason if error.problems else error.came
                 refused.append({"row": example.id, "reason": why})
             continue

@@ -37,23 +37,23 @@ def canary(
     Failed requests, seconds, refusals, ratings and scores, tested over users at looks that are set beforehand. This
     command only tells; a server that runs looks by itself and takes a worse one back.
     """
-    from luthier.features.deployments import canary_release as canary_watch
+    from luthier.features.deployments import canary_release
 
     with open_context(home) as context:
         caller = caller_of(context, project)
-        rules = canary_watch.rules_of(context, caller.project_id, name)
+        rules = canary_release.rules_of(context, caller.project_id, name)
         given = {"error": error, "least_requests": least_requests, "rolls_back": rolls_back}
         changes = {key: value for key, value in given.items() if value is not None}
         if changes:
             rules = _changed(rules, changes)
-            canary_watch.set_rules(context, caller, name, rules)
+            canary_release.set_rules(context, caller, name, rules)
             document = rules.model_dump(mode="json")
             words = ", ".join(f"{key} {value}" for key, value in document.items())
             return Answer(as_json, document, lambda console: console.print(f"{name}: {words}", soft_wrap=True))
         deployment = context.deployments.get(caller.project_id, name)
-        seen = canary_watch.last_seen(context, caller, name)
+        seen = canary_release.last_seen(context, caller, name)
         if deployment.revision.canary is not None or seen is None:
-            seen = canary_watch.watch_canary(context, caller, name, may_roll_back=False)
+            seen = canary_release.check_canary(context, caller, name, may_roll_back=False)
     found = seen
     return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))
 

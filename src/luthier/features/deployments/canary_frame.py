@@ -20,7 +20,7 @@ _SERVER_ERROR, _NOT_FOUND = 500, 404
 
 @dataclass(frozen=True, slots=True)
 class FrameSummary:
-    """What has to be known of a frame. num_unnamed: exchanges whose user is not known."""
+    """Counts about a frame. num_unnamed: exchanges whose user is not known."""
 
     num_with_text: int
     num_unnamed: int
@@ -91,8 +91,8 @@ def _mean(values: list[float]) -> float | None:
 def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     """Who was drawn into the canary or out of it, for each exchange, and how many name no user.
 
-    Who names no user is drawn by the beginning of the conversation (`served_models.user_of`), so that is the unit where
-    its text is kept, else the exchange. A user of whom there are exchanges on both sides was not drawn as one.
+    Without a user the draw is by the beginning of the conversation (`serving.models.user_of`), so that is the unit
+    where its text is kept, else the exchange. A user of whom there are exchanges on both sides was not drawn as one.
     """
     import polars as pl
 

@@ -1,6 +1,6 @@
 """Use case: hold canaries against the rest of their deployments, and take back one that is worse, saying why.
 
-server's periodic look -> watch_canaries -> traffic, feedback -> monitor.canary -> rollback, audit log, watches
+server's periodic check -> check_canaries -> traffic, feedback -> monitor.canary -> rollback, audit log, watches
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WATCHER: Final = "canary watch"
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _CanaryState:
     """What a look is about, and what it has to know of how the traffic was kept."""
 
     deployment: Deployment
@@ -39,7 +39,7 @@ class _Look:
     rules: CanaryRules
 
 
-def watch_canaries(context: Context) -> list[CanaryWatch]:
+def check_canaries(context: Context) -> list[CanaryWatch]:
     """Look at every canary of every project, once; what was seen of each. For a server to call now and then.
 
     How often it is called changes nothing but how soon a thing is seen: see `monitor.canary.looks`. What goes wrong
@@ -51,13 +51,13 @@ def watch_canaries(context: Context) -> list[CanaryWatch]:
             if deployment.revision.canary is None:
                 continue
             try:
-                seen.append(watch_canary(context, Caller(project_id=project.project_id), deployment.name))
+                seen.append(check_canary(context, Caller(project_id=project.project_id), deployment.name))
             except LuthierError as error:
                 log.error("the canary of %s was not looked at: %s", deployment.name, error.came)
     return seen
 
 
-def watch_canary(context: Context, caller: Caller, name: str, *, may_roll_back: bool = True) -> CanaryWatch:
+def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: bool = True) -> CanaryWatch:
     """Look at the canary of one deployment, and roll it back where it is worse and the rules say so.
 
     Raises NotFoundError for the name, ConflictError where no canary is being tried.
@@ -116,7 +116,7 @@ def set_rules(context: Context, caller: Caller, name: str, rules: CanaryRules) -
     audit_log.record(context, caller, "canary.rules_changed", name, rules.model_dump(mode="json"))
 
 
-def _look(context: Context, caller: Caller, name: str) -> _Look:
+def _look(context: Context, caller: Caller, name: str) -> _CanaryState:
     deployment = context.deployments.get(caller.project_id, name)
     canary = deployment.revision.canary
     share = None if canary is None else deployment.revision.share_of(canary)
@@ -126,10 +126,10 @@ def _look(context: Context, caller: Caller, name: str) -> _Look:
             expected="a deployment that is trying one",
             do=f"begin one with: luthier deploy RUN --as {name} --canary 0.1",
         )
-    return _Look(deployment, canary, share.fraction, rules_of(context, caller.project_id, name))
+    return _CanaryState(deployment, canary, share.fraction, rules_of(context, caller.project_id, name))
 
 
-def _still(context: Context, look: _Look) -> CanaryWatch | None:
+def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
     """What was seen last, where no new look has come since and nothing fails: then nothing else can have changed.
 
     Texts are not read for this: it is done every few seconds, among what may be a million exchanges.
@@ -153,7 +153,7 @@ def _still(context: Context, look: _Look) -> CanaryWatch | None:
     return last.model_copy(update={"at": context.access.now(), "num_seen": frame.height})
 
 
-def _taken_back(context: Context, look: _Look, watch: CanaryWatch) -> CanaryWatch:
+def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> CanaryWatch:
     """The canary rolled back, with all earlier fractions that it had; by whom and why stands in the audit log."""
     if not look.rules.rolls_back:
         return watch.model_copy(update={"kept_because": "its rules only tell"})

@@ -14,7 +14,7 @@ from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 
-_MOST_TOLD = 20
+_MAX_TOLD = 20
 
 
 def pass_gates(
@@ -60,7 +60,7 @@ def override_event(caller: Caller, name: str, revision: int, passage: GatePassag
         "outcome_sha256": passage.sha256(),
         "targets": sorted({one.target for one in passage.checked if not one.outcome.passed}),
         "num_failed": len(passage.failed),
-        "failed": list(passage.failed[:_MOST_TOLD]),
+        "failed": list(passage.failed[:_MAX_TOLD]),
     }
     return (make_audit_event(caller, "deployment.gate_overridden", name, document),)
 
@@ -81,9 +81,9 @@ def _refused(found: GatePassage) -> ConflictError:
     targets = sorted({one.target for one in found.checked if not one.outcome.passed})
     num_rules = sum(len(one.outcome.outcomes) for one in found.checked)
     head = f"the gate refuses {', '.join(targets)}: {len(found.failed)} of {num_rules} rules are not met"
-    told = [*found.failed[:_MOST_TOLD]]
-    if len(found.failed) > _MOST_TOLD:
-        told.append(f"and {len(found.failed) - _MOST_TOLD} more")
+    told = [*found.failed[:_MAX_TOLD]]
+    if len(found.failed) > _MAX_TOLD:
+        told.append(f"and {len(found.failed) - _MAX_TOLD} more")
     return ConflictError(
         "\n    ".join([f"{head}:", *told]),
         expected="a model that meets every rule",

@@ -26,7 +26,7 @@ from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
-_MOST_ENTRIES = 500
+_MAX_ENTRIES = 500
 _AUDIT_ACTIONS = {"deploy": "deployed", "canary": "canary_set", "promote": "promoted", "rollback": "rolled_back"}
 
 
@@ -192,7 +192,7 @@ def show_deployment(context: Context, caller: Caller, name: str) -> DeploymentVi
 def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
     """Who has made which revision of a deployment, as far as the audit log tells; not of an earlier one of the name."""
     found: dict[int, str] = {}
-    for entry in context.audit_log.about(caller.project_id, name, limit=_MOST_ENTRIES):
+    for entry in context.audit_log.about(caller.project_id, name, limit=_MAX_ENTRIES):
         if entry.action == "deployment.deleted":
             break
         number = json.loads(entry.document).get("revision")

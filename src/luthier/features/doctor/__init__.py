@@ -1,1 +1,1 @@
-"""What this machine can do, and what stands in the way."""
+"""What this machine can do, and what is missing."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Measure what this machine can do, and say what stands in the way."""
+    """Measure what this machine can do, and say what is missing."""
     from luthier.features.doctor.service import examine
 
     with open_context(home) as context:

@@ -1,4 +1,4 @@
-"""What this machine can do, and what stands in the way."""
+"""What this machine can do, and what is missing."""
 
 from __future__ import annotations
 

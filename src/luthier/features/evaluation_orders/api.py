@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.features.evaluation_orders import service as evaluation_orders
-from luthier.features.evaluation_orders.records import MOST_AGAINST, OrderKind
+from luthier.features.evaluation_orders.records import MAX_AGAINST, OrderKind
 from luthier.platform.http.authentication import HomeContext, Trainer
 from luthier.platform.http.error_documents import documented
 from luthier.platform.jobs.records import JobStatus
@@ -30,7 +30,7 @@ class EvaluationBody(BaseModel):
 
     kind: OrderKind = "rows"
     candidate: _Name
-    against: Annotated[list[_Name], Field(max_length=MOST_AGAINST)] = []
+    against: Annotated[list[_Name], Field(max_length=MAX_AGAINST)] = []
     file_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     probes: Literal["default", "full"] = "default"
     most_rows: Annotated[int, Field(ge=1, lt=2**31)] | None = None

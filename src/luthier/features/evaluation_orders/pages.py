@@ -10,7 +10,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
 from luthier.features.evaluation_orders import service as evaluation_orders
-from luthier.features.evaluation_orders.records import MOST_AGAINST, OrderKind
+from luthier.features.evaluation_orders.records import MAX_AGAINST, OrderKind
 from luthier.features.evaluation_orders.service import OrderView
 from luthier.features.model_cards import service as project_models
 from luthier.features.run_drafts import choices as draft_choices
@@ -23,8 +23,8 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 
 router = APIRouter(prefix="/evaluations")
 
-_MOST: Final = 100
-_MOST_SUITES: Final = 50
+_MAX: Final = 100
+_MAX_SUITES: Final = 50
 _Name = Annotated[str, Form(max_length=1024)]
 
 
@@ -47,7 +47,7 @@ def start(
     caller: Trainer,
     kind: Annotated[OrderKind, Form()] = "rows",
     candidate: _Name = "",
-    against: Annotated[list[str] | None, Form(max_length=MOST_AGAINST)] = None,
+    against: Annotated[list[str] | None, Form(max_length=MAX_AGAINST)] = None,
     rows: _Name = "",
     most_rows: Annotated[str, Form(max_length=20)] = "",
     suite: _Name = "",
@@ -119,14 +119,14 @@ def _done(request: Request, context: Context, caller: Caller, job_id: str, do: A
 
 
 def _form_page(request: Request, context: Context, caller: Caller, given: dict[str, Any]) -> Response:
-    tuned, _ = project_models.list_tuned(context, caller, limit=_MOST)
-    suites, _ = files.list_files(context, caller.project_id, limit=_MOST, order="desc")
+    tuned, _ = project_models.list_tuned(context, caller, limit=_MAX)
+    suites, _ = files.list_files(context, caller.project_id, limit=_MAX, order="desc")
     error = given.get("error")
     values = {
         "tuned": tuned,
         "bases": [view for view in project_models.list_bases(context) if view.is_here],
         "choices": draft_choices.file_choices(context, caller),
-        "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MOST_SUITES],
+        "suites": [one for one in suites if one.filename.endswith((".yaml", ".yml"))][:_MAX_SUITES],
         "given": given,
         "error": error,
         "current": "/evaluations",

@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.frozen import Frozen
 
 OrderKind = Literal["rows", "safety", "suite"]
-MOST_AGAINST: Final = 7
+MAX_AGAINST: Final = 7
 
 
 class EvaluationOrder(Frozen):
@@ -23,7 +23,7 @@ class EvaluationOrder(Frozen):
     kind: OrderKind
     result_id: str
     candidate: str
-    against: Annotated[tuple[str, ...], Field(max_length=MOST_AGAINST)] = ()
+    against: Annotated[tuple[str, ...], Field(max_length=MAX_AGAINST)] = ()
     file_id: str | None = None
     suite_file: str | None = None
     label: str = ""

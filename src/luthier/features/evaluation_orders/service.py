@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
-from luthier.features.evaluation_orders.records import MOST_AGAINST, EvaluationOrder, OrderKind
+from luthier.features.evaluation_orders.records import MAX_AGAINST, EvaluationOrder, OrderKind
 from luthier.features.files.references import check_suite_files
 from luthier.features.model_cards import service as project_models
 from luthier.features.serving import targets as served_targets
@@ -27,8 +27,8 @@ from luthier.platform.jobs.records import ENDED, Job
 ASKED: Final = "evaluation"
 _PREFIX: Final = "job-"
 _IDS: Final[dict[OrderKind, str]] = {"rows": "eval", "safety": "safety", "suite": "suite"}
-_MOST_SUITE_BYTES: Final = 1 << 20
-_MOST_LOOKED_THROUGH: Final = 200
+_MAX_SUITE_BYTES: Final = 1 << 20
+_MAX_LOOKED_THROUGH: Final = 200
 _PAGES: Final[dict[OrderKind, str]] = {"rows": "", "safety": "safety/", "suite": "suites/"}
 
 
@@ -80,9 +80,9 @@ def start(
     run_id = _run(context, caller, candidate)
     stored = None if kind == "safety" else _file(context, caller, kind, file_id)
     names = [_system(context, caller, name) for name in dict.fromkeys(against) if name]
-    if len(names) > MOST_AGAINST:
+    if len(names) > MAX_AGAINST:
         raise RequestError(
-            f"{len(names)} models to hold it against", expected=f"at most {MOST_AGAINST}", do="ask for fewer at once"
+            f"{len(names)} models to hold it against", expected=f"at most {MAX_AGAINST}", do="ask for fewer at once"
         )
     if kind == "rows" and not names:
         names = [served_targets.base_of(context, context.runs.plan(run_id).base_model.name).name]
@@ -109,7 +109,7 @@ def start(
 
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
     """Those that are under way or have failed, newest first, among the newest 200 jobs of the project."""
-    jobs = context.jobs.list(project_id=caller.project_id, limit=_MOST_LOOKED_THROUGH)
+    jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LOOKED_THROUGH)
     found = [job for job in jobs if job.kind == "evaluation" and job.status not in ("succeeded", "cancelled")]
     return [OrderView(order_of(job), job) for job in found[:limit]]
 
@@ -155,14 +155,14 @@ def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
 def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mapping[str, Any]:
     """A suite whose files are named by id, as plain keys. Raises RequestError, naming the task, and NotFoundError."""
     with files.local_path(context, stored).open("rb") as file:
-        text = file.read(_MOST_SUITE_BYTES + 1).decode("utf-8", "replace")
+        text = file.read(_MAX_SUITE_BYTES + 1).decode("utf-8", "replace")
     return _checked(context, project_id, stored.filename, text)
 
 
 def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping[str, Any]:
     from luthier.core.plain_yaml import has_alias, parse_yaml
 
-    if len(text) > _MOST_SUITE_BYTES or has_alias(text):
+    if len(text) > _MAX_SUITE_BYTES or has_alias(text):
         raise RequestError(
             f"{name} is larger than 1 MiB, or repeats a part by its name (*name)",
             expected="a plain YAML file",

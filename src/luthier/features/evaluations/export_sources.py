@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.core.plan import Plan
     from luthier.core.run import RunRecord, TrainResult
 
-_MOST_CHARACTERS = 2000
+_MAX_CHARACTERS = 2000
 
 
 def find_source(context: Context, name: str) -> ExportSource:
@@ -187,6 +187,6 @@ def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Se
 
 def _shortened(example: Example) -> Example:
     """A long text cut short: a proof needs some tokens of it, and it may be longer than the context."""
-    if example.text is None or len(example.text) <= _MOST_CHARACTERS:
+    if example.text is None or len(example.text) <= _MAX_CHARACTERS:
         return example
-    return example.model_copy(update={"text": example.text[:_MOST_CHARACTERS]})
+    return example.model_copy(update={"text": example.text[:_MAX_CHARACTERS]})

@@ -16,8 +16,8 @@ from luthier.platform.db.cache import LRUCache
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import evaluations, jobs, runs
 
-_MOST_CHARACTERS: Final = 32_000_000
-_MOST_OVERVIEWS: Final = 5000
+_MAX_CHARACTERS: Final = 32_000_000
+_MAX_OVERVIEWS: Final = 5000
 
 
 class EvaluationStore:
@@ -25,8 +25,8 @@ class EvaluationStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: LRUCache[Evaluation] = LRUCache(_MOST_CHARACTERS)
-        self._overviews: LRUCache[EvaluationOverview] = LRUCache(_MOST_OVERVIEWS)
+        self._kept: LRUCache[Evaluation] = LRUCache(_MAX_CHARACTERS)
+        self._overviews: LRUCache[EvaluationOverview] = LRUCache(_MAX_OVERVIEWS)
 
     def save(self, evaluation: Evaluation) -> None:
         """Add an evaluation. Raises ConflictError (id taken) and NotFoundError (no such run)."""

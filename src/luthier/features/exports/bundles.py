@@ -31,7 +31,7 @@ _OF_FORMAT: Final[dict[ExportFormat, tuple[str, ...]]] = {
     "executorch": ("executorch", "torchao"),
 }
 _LICENCE_FILES: Final = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
-_MOST_LICENCE_BYTES: Final = 1 << 20
+_MAX_LICENCE_BYTES: Final = 1 << 20
 
 
 def facts_for(context: Context, export: Export) -> BundleFacts:
@@ -204,7 +204,7 @@ def _licence_texts(folder: Path) -> dict[str, str]:
     found = {}
     for pattern in _LICENCE_FILES:
         for path in sorted(folder.glob(pattern)):
-            if path.is_file() and path.stat().st_size <= _MOST_LICENCE_BYTES:
+            if path.is_file() and path.stat().st_size <= _MAX_LICENCE_BYTES:
                 found[path.name] = path.read_text(encoding="utf-8", errors="replace")
     return found
 

@@ -15,7 +15,7 @@ from luthier.features.serving.made_exports import made_export
 from luthier.platform.home.context import Context
 
 _BLOCK_BYTES: Final = 1 << 20
-_MOST_CARD_BYTES: Final = 256 << 10
+_MAX_CARD_BYTES: Final = 256 << 10
 _RECORD_BYTES: Final = tarfile.RECORDSIZE
 _FILE_MODE: Final = 0o644
 
@@ -46,7 +46,7 @@ def card_of(context: Context, caller: Caller, export_id: str) -> str:
     from luthier.ml.export.bundle.manifest import CARD
 
     with file_of(context, caller, export_id, CARD).open("rb") as file:
-        return file.read(_MOST_CARD_BYTES).decode("utf-8", "replace")
+        return file.read(_MAX_CARD_BYTES).decode("utf-8", "replace")
 
 
 def archive_of(context: Context, caller: Caller, export_id: str) -> Archive:

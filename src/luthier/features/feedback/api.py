@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from luthier.core.feedback import Feedback, Thumb
 from luthier.features.feedback import service as feedback
-from luthier.features.feedback.service import Outcome, Said
+from luthier.features.feedback.service import FeedbackInput, Outcome
 from luthier.platform.http.authentication import Asker, HomeContext, Reader
 from luthier.platform.http.error_documents import documented
 
@@ -50,7 +50,7 @@ class FeedbackList(BaseModel):
 
 
 @router.post("", summary="Say something of an answer", responses=documented(404))
-def give(context: HomeContext, caller: Asker, said: Said) -> GivenView:
+def give(context: HomeContext, caller: Asker, said: FeedbackInput) -> GivenView:
     """A thumb, a score from 0 to 1, a correction, or several of them, by the `id` of the answer.
 
     The newest word of an author on an answer counts; the same once more changes nothing, so it may be sent again.

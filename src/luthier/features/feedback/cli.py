@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from luthier.features.feedback.service import Imported
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]
-_MOST_REFUSED_SHOWN = 20
+_MAX_REFUSED_SHOWN = 20
 
 
 def import_file(
@@ -101,10 +101,10 @@ def _show_import(console: Console, came: Imported) -> None:
     console.print(f"{num['new']:,} new, {num['replaced']:,} in place of earlier ones, {num['same']:,} said before")
     if came.num_queued:
         console.print(f"{came.num_queued:,} corrections wait for review at /review")
-    for number, reason in came.refused[:_MOST_REFUSED_SHOWN]:
+    for number, reason in came.refused[:_MAX_REFUSED_SHOWN]:
         console.print(f"line {number} refused: {visible(reason)}", soft_wrap=True)
-    if len(came.refused) > _MOST_REFUSED_SHOWN:
-        console.print(f"... and {len(came.refused) - _MOST_REFUSED_SHOWN:,} more lines; --json has all")
+    if len(came.refused) > _MAX_REFUSED_SHOWN:
+        console.print(f"... and {len(came.refused) - _MAX_REFUSED_SHOWN:,} more lines; --json has all")
 
 
 def _show(console: Console, found: Sequence[Feedback]) -> None:

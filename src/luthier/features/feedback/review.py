@@ -21,7 +21,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.traffic import Exchange
 
-MOST_QUEUED: Final = 1_000
+MAX_QUEUED: Final = 1_000
 MOST_CHARACTERS: Final = 400_000
 LIKED_SCORE: Final = 0.8
 """An answer that was given at least this counts as liked, as one with a thumb up does."""
@@ -112,8 +112,8 @@ def queue_sample(
 
     since: seconds since 1970. Raises RequestError for a number that cannot be.
     """
-    if not 1 <= num <= MOST_QUEUED:
-        raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MOST_QUEUED:,}", do="ask for such a number")
+    if not 1 <= num <= MAX_QUEUED:
+        raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MAX_QUEUED:,}", do="ask for such a number")
     answered, with_words = _answered(context, caller.project_id, model, since)
     known = context.review_items.exchange_ids(caller.project_id)
     fresh = sorted(with_words - known)
@@ -132,7 +132,7 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
         liked[one.exchange_id] = liked.get(one.exchange_id, True) and is_liked
     wanted = [exchange_id for exchange_id, is_liked in liked.items() if is_liked]
     known = context.review_items.exchange_ids(caller.project_id)
-    fresh = [one for one in wanted if one not in known][:MOST_QUEUED]
+    fresh = [one for one in wanted if one not in known][:MAX_QUEUED]
     _, with_words = _answered(context, caller.project_id, model, 0.0)
     kept = [one for one in fresh if one in with_words]
     made = _queue(context, _exchanges(context, caller.project_id, model, 0.0, kept), "rating")

@@ -27,9 +27,9 @@ from luthier.features.feedback import review as review_queue
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 
-MOST_CORRECTION_CHARACTERS: Final = 100_000
+MAX_CORRECTION_CHARACTERS: Final = 100_000
 MOST_COMMENT_CHARACTERS: Final = 4_000
-MOST_AUTHOR_CHARACTERS: Final = 200
+MAX_AUTHOR_CHARACTERS: Final = 200
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _FLUSH_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.2
@@ -37,19 +37,19 @@ _PAUSE_SECONDS: Final = 0.2
 Outcome = Literal["new", "replaced", "same"]
 
 
-class Said(Frozen):
+class FeedbackInput(Frozen):
     """What is said of an answer. exchange_id: the `id` that came with it. The rest is as in `Feedback`."""
 
     exchange_id: Annotated[str, Field(min_length=1, max_length=128)]
     thumb: Thumb | None = None
     score: Annotated[float, Field(ge=0, le=1)] | None = None
-    correction: Annotated[str, Field(max_length=MOST_CORRECTION_CHARACTERS)] | None = None
+    correction: Annotated[str, Field(max_length=MAX_CORRECTION_CHARACTERS)] | None = None
     comment: Annotated[str, Field(max_length=MOST_COMMENT_CHARACTERS)] = ""
-    author: Annotated[str, Field(max_length=MOST_AUTHOR_CHARACTERS)] = ""
+    author: Annotated[str, Field(max_length=MAX_AUTHOR_CHARACTERS)] = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class FeedbackResult:
     """What has come of it. is_queued: whether a correction waits for review; why_not: why one does not, in words."""
 
     feedback: Feedback
@@ -67,7 +67,7 @@ class Imported:
     refused: list[tuple[int, str]] = field(default_factory=list)
 
 
-def give(context: Context, caller: Caller, said: Said) -> Given:
+def give(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResult:
     """Keep what somebody says of an answer of the caller's project, in place of what the same author said before.
 
     The same once more changes nothing. Personal data in a correction and a comment is masked as the policy of the
@@ -76,30 +76,30 @@ def give(context: Context, caller: Caller, said: Said) -> Given:
     return _give(context, _exchange(context, caller.project_id, said.exchange_id), said)
 
 
-def _give(context: Context, exchange: Exchange, said: Said) -> Given:
+def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> FeedbackResult:
     given = _feedback(context, exchange, said)
     kept, before = context.feedback.put(given)
     outcome: Outcome = "new" if before is None else "same" if before == kept else "replaced"
     if not kept.correction:
         review_queue.withdraw_correction(context, kept)
-        return Given(kept, outcome)
+        return FeedbackResult(kept, outcome)
     if exchange.messages is None:
         why_not = (
             "the words of this answer were not kept (see the policy of the project's traffic), so nobody can review it"
         )
-        return Given(kept, outcome, why_not=why_not)
+        return FeedbackResult(kept, outcome, why_not=why_not)
     is_changed = before is not None and before.correction != kept.correction
     is_queued = review_queue.queue_correction(context, kept, exchange, is_changed=is_changed)
-    return Given(kept, outcome, is_queued, "" if is_queued else "this very correction was reviewed before")
+    return FeedbackResult(kept, outcome, is_queued, "" if is_queued else "this very correction was reviewed before")
 
 
 def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
-    """Take in a file of JSON lines: `{"exchange_id": ..., "thumb": "up"}` and so on, as `Said` has it.
+    """Take in a file of JSON lines: `{"exchange_id": ..., "thumb": "up"}` and so on, as `FeedbackInput` has it.
 
     A line that cannot be taken is kept from the others: it stands in `refused`. Raises RequestError for a file that
     cannot be read.
     """
-    came, read = Imported(), list[tuple[int, Said]]()
+    came, read = Imported(), list[tuple[int, FeedbackInput]]()
     for number, line in _lines(path):
         try:
             read.append((number, _said(line)))
@@ -140,7 +140,7 @@ def feedback_of(context: Context, project_id: str, exchange_ids: Iterable[str]) 
     return list(context.feedback.of_exchanges(project_id, exchange_ids))
 
 
-def _feedback(context: Context, exchange: Exchange, said: Said) -> Feedback:
+def _feedback(context: Context, exchange: Exchange, said: FeedbackInput) -> Feedback:
     author = " ".join(said.author.split())
     correction, comment = _masked(context, exchange.project_id, (said.correction or "").strip(), said.comment.strip())
     if said.thumb is None and said.score is None and not correction:
@@ -184,7 +184,7 @@ def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
         return traffic.exchange(context, project_id, exchange_id)
 
 
-def _exchanges(context: Context, project_id: str, said: Sequence[Said]) -> dict[str, Exchange]:
+def _exchanges(context: Context, project_id: str, said: Sequence[FeedbackInput]) -> dict[str, Exchange]:
     """Those of a whole file, by id, read at once; with their words where any is corrected."""
     from luthier.ml.drift.traffic.lines import exchange_of
 
@@ -204,9 +204,9 @@ def _unknown(exchange_id: str) -> NotFoundError:
     )
 
 
-def _said(line: str) -> Said:
+def _said(line: str) -> FeedbackInput:
     try:
-        return Said.model_validate(_object(line))
+        return FeedbackInput.model_validate(_object(line))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -12,7 +12,7 @@ from luthier.core.feedback import Feedback
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import feedback
 
-_MOST_NAMED: int = 500
+_MAX_NAMED: int = 500
 
 
 class FeedbackStore:
@@ -72,8 +72,8 @@ class FeedbackStore:
         ids = sorted(set(exchange_ids))
         found: Sequence[str] = ()
         with self._database.read() as connection:
-            for start in range(0, len(ids), _MOST_NAMED):
-                query = select(feedback.c.document).where(_is_of(project_id, ids[start : start + _MOST_NAMED]))
+            for start in range(0, len(ids), _MAX_NAMED):
+                query = select(feedback.c.document).where(_is_of(project_id, ids[start : start + _MAX_NAMED]))
                 found = [*found, *connection.execute(query.order_by(feedback.c.number)).scalars()]
         return [Feedback.model_validate_json(document) for document in found]
 

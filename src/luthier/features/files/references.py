@@ -22,7 +22,7 @@ from luthier.platform.jobs.records import Job
 from luthier.platform.processes.analysis import Question, answer_to
 
 Ask = Callable[[Context, Question, dict[str, Any]], dict[str, Any]]
-"""What answers a question, as `questions.answer_to` does."""
+"""What answers a question, as `analysis.answer_to` does."""
 
 RECIPE_FILES: Final = ("train", "validation", "held_out")
 """Fields of a recipe's `data` that name files; the last two may be a share instead."""

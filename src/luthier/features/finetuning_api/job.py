@@ -77,18 +77,18 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     """Begin the run of the job, or go on with it where an earlier attempt has begun it."""
     from luthier.features.finetuning_api.reporter import NUM_CHECKPOINTS, JobReporter
     from luthier.features.training import service as training
-    from luthier.features.training.launchers.here import ThisProcess
+    from luthier.features.training.launchers.here import InProcessLauncher
 
-    reporter, fleet = JobReporter(context, job), ThisProcess(num_snapshots=NUM_CHECKPOINTS)
+    reporter, launcher = JobReporter(context, job), InProcessLauncher(num_snapshots=NUM_CHECKPOINTS)
     try:
         record = context.runs.get(job.run_id)
     except NotFoundError:
         record = training.train(
-            context, recipe, base_dir=Path(), run_id=job.run_id, fleet=fleet, listener=reporter.listen
+            context, recipe, base_dir=Path(), run_id=job.run_id, launcher=launcher, listener=reporter.listen
         ).record
     else:
         if record.status != "succeeded":  # else the attempt before died between the end of its run and its last word
-            record = training.resume(context, job.run_id, fleet=fleet, listener=reporter.listen).record
+            record = training.resume(context, job.run_id, launcher=launcher, listener=reporter.listen).record
     if record.status == "paused" or record.result is None:
         return Outcome(status="paused")
     return Outcome(status="succeeded", found=reporter.finish(record.result))

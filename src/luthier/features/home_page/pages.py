@@ -24,7 +24,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Visitor
 
 router = APIRouter()
 
-_MOST_LISTED: Final = 5
+_MAX_LISTED: Final = 5
 
 
 @router.get("/")
@@ -57,10 +57,10 @@ def _now(context: Context, caller: Caller) -> dict[str, Any]:
 def _rest(context: Context, caller: Caller) -> dict[str, Any]:
     project_id = caller.project_id
     return {
-        "verdicts": overview.last_verdicts(context, project_id, limit=_MOST_LISTED),
-        "runs": [_shown(one) for one in context.runs.of_project(project_id, limit=_MOST_LISTED)],
-        "datasets": context.datasets.list(project_id)[:_MOST_LISTED],
-        "deployments": list_deployments(context, caller)[:_MOST_LISTED],
+        "verdicts": overview.last_verdicts(context, project_id, limit=_MAX_LISTED),
+        "runs": [_shown(one) for one in context.runs.of_project(project_id, limit=_MAX_LISTED)],
+        "datasets": context.datasets.list(project_id)[:_MAX_LISTED],
+        "deployments": list_deployments(context, caller)[:_MAX_LISTED],
         "spent": overview.spent_this_month(context, project_id),
         "room": overview.room(context),
     }

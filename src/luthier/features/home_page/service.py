@@ -24,8 +24,8 @@ from luthier.ml.evaluation.roles import roles
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 
-MOST_SHOWN: Final = 20
-MOST_SUMMED: Final = 1000
+MAX_SHOWN: Final = 20
+MAX_SUMMED: Final = 1000
 _LOOK_SECONDS: Final = 0.1
 _REMEMBERED_SECONDS: Final = 60.0
 
@@ -110,18 +110,18 @@ class Room(Frozen):
 
 def look_now(context: Context, project_id: str) -> Now:
     """What is running and what waits, of one project; a run that a command has started is one of `default`."""
-    jobs = context.jobs.list(status="running", project_id=project_id, limit=MOST_SHOWN)
+    jobs = context.jobs.list(status="running", project_id=project_id, limit=MAX_SHOWN)
     records = context.runs.some([job.run_id for job in jobs])
     running = [_of_job(context, job, records.get(job.run_id)) for job in jobs]
     if project_id == DEFAULT_PROJECT:
         known = {job.run_id for job in jobs}
-        for record in context.runs.of_project(project_id, limit=MOST_SHOWN, status="running"):
+        for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
             if record.run_id not in known and view_run(context, record.run_id).is_active:
                 running.append(_of_run(context, record, None, "running", record.created_at))
-    queued = context.jobs.list(status="queued", project_id=project_id, limit=MOST_SHOWN + 1)
-    paused = context.jobs.list(status="paused", project_id=project_id, limit=MOST_SHOWN + 1)
+    queued = context.jobs.list(status="queued", project_id=project_id, limit=MAX_SHOWN + 1)
+    paused = context.jobs.list(status="paused", project_id=project_id, limit=MAX_SHOWN + 1)
     waiting = [_waiting(job) for job in (*reversed(queued), *paused)]
-    return Now(running=tuple(running), waiting=tuple(waiting[:MOST_SHOWN]), has_more=len(waiting) > MOST_SHOWN)
+    return Now(running=tuple(running), waiting=tuple(waiting[:MAX_SHOWN]), has_more=len(waiting) > MAX_SHOWN)
 
 
 def last_verdicts(context: Context, project_id: str, *, limit: int) -> list[Judged]:
@@ -135,10 +135,10 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
     """What the runs of a project have taken in this month (UTC), each run whole in the month of its last change."""
     clock = datetime.fromtimestamp(context.access.now(), UTC)
     since = clock.replace(day=1, hour=0, minute=0, second=0, microsecond=0).isoformat(timespec="seconds")
-    results = context.runs.results_since(project_id, since, limit=MOST_SUMMED + 1)
-    ended = [json.loads(text)["bill"] for text in results[:MOST_SUMMED]]
+    results = context.runs.results_since(project_id, since, limit=MAX_SUMMED + 1)
+    ended = [json.loads(text)["bill"] for text in results[:MAX_SUMMED]]
     bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
-    for record in context.runs.of_project(project_id, limit=MOST_SHOWN, status="running"):
+    for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
         if record.result is None and (event := context.runs.last(record.run_id, "bill")) is not None:
             assert isinstance(event, BillUpdated)
             bills.append(event.bill.model_dump())
@@ -149,7 +149,7 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
         usd=_sum([bill["usd"] for bill in bills]),
         energy_kwh=_sum([bill["energy_kwh"] for bill in bills]),
         num_unpriced=sum(bill["usd"] is None for bill in bills),
-        is_all=len(results) <= MOST_SUMMED,
+        is_all=len(results) <= MAX_SUMMED,
     )
 
 
@@ -229,20 +229,20 @@ def _base_model(job: Job) -> str:
 
 
 _known: Final[dict[tuple[str, str], Judged | None]] = {}
-_MOST_KNOWN: Final = 1000
+_MAX_KNOWN: Final = 1000
 
 
 def _judged(context: Context, evaluation_id: str) -> Judged | None:
     """Evaluations never change, and hold all that was written for them: each is read once."""
     key = (str(context.home), evaluation_id)
     if key not in _known:
-        if len(_known) >= _MOST_KNOWN:
+        if len(_known) >= _MAX_KNOWN:
             _known.clear()
-        _known[key] = _in_short(without_paths(context, context.evaluations.get(evaluation_id)))
+        _known[key] = _summary(without_paths(context, context.evaluations.get(evaluation_id)))
     return _known[key]
 
 
-def _in_short(evaluation: Evaluation) -> Judged | None:
+def _summary(evaluation: Evaluation) -> Judged | None:
     verdict = evaluation.verdict
     if verdict is None:
         return None

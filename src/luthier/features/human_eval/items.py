@@ -17,8 +17,8 @@ from luthier.core.rating import AttentionCheck, RatedAnswer, RatingItem, RatingK
 from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
 
 CHECK_SYSTEM: Final = "attention check"
-LEAST_CHECKS: Final = 2
-_LEAST_WORDS: Final = 8
+MIN_CHECKS: Final = 2
+_MIN_WORDS: Final = 8
 """Fewer words in no order may still make sense."""
 
 
@@ -43,7 +43,7 @@ def make_items(
         num_same = 0
     made = [_item(row, [RatedAnswer(system=name, text=row.answers[name]) for name in names]) for row, names in shown]
     if attention > 0 and made:
-        num_checks = max(LEAST_CHECKS, math.ceil(attention * len(made)))
+        num_checks = max(MIN_CHECKS, math.ceil(attention * len(made)))
         make = _pairwise_checks if kind == "pairwise" else _likert_checks
         made += make(answered.rows, num_checks, drawn)
     drawn.shuffle(made)
@@ -51,7 +51,7 @@ def make_items(
 
 
 def _pairwise_checks(rows: Sequence[AnsweredRow], number: int, drawn: random.Random) -> list[RatingItem]:
-    wordy = [row for row in rows if len(set(row.reference.split())) >= _LEAST_WORDS]
+    wordy = [row for row in rows if len(set(row.reference.split())) >= _MIN_WORDS]
     made = []
     for place in range(number):
         if len(wordy) > 1:

@@ -15,7 +15,7 @@ from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
 _NUM_TOKEN_BYTES: Final = 32
-_MOST_NAME_CHARACTERS: Final = 100
+_MAX_NAME_CHARACTERS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class RaterLink:
 def new_link(panel_id: str, name: str) -> RaterLink:
     """A rater who is not kept yet, with a link. Raises RequestError for a name that cannot be."""
     name = name.strip()
-    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+    if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
-            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a rater",
-            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            f"the name {name[: _MAX_NAME_CHARACTERS + 1]!r} for a rater",
+            expected=f"1 to {_MAX_NAME_CHARACTERS} printable characters",
             do="choose such a name",
         )
     rater = Rater(rater_id=new_id("rater"), panel_id=panel_id, name=name)
@@ -72,6 +72,6 @@ def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) 
     return context.rating_panels.change_link(panel.panel_id, rater_id, None, audit_event)
 
 
-def whom(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
+def rater_of_token(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
     """Whom a link lets in, and to which panel; None for a link that lets nobody in."""
     return context.rating_panels.by_link(digest_of(token))

@@ -29,7 +29,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 router = APIRouter(prefix="/evaluations/panels")
 
 _ADDRESS: Final = "/evaluations/panels"
-_MOST_EVALUATIONS: Final = 100
+_MAX_EVALUATIONS: Final = 100
 _TYPES: Final = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet": "application/octet-stream"}
 _EMPTY: Final = {
     "kind": "pairwise",
@@ -40,7 +40,7 @@ _EMPTY: Final = {
     "name": "",
 }
 _Short = Annotated[str, Form(max_length=2000)]
-_Long = Annotated[str, Form(max_length=rating_panels.MOST_INSTRUCTIONS_CHARACTERS)]
+_Long = Annotated[str, Form(max_length=rating_panels.MAX_INSTRUCTIONS_CHARACTERS)]
 
 
 @router.get("")
@@ -163,7 +163,7 @@ def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
 
 
 def _form(request: Request, context: Context, caller: Caller, evaluation_id: str, values: dict[str, Any]) -> Response:
-    known = list_evaluations(context, caller.project_id, limit=_MOST_EVALUATIONS).evaluations
+    known = list_evaluations(context, caller.project_id, limit=_MAX_EVALUATIONS).evaluations
     found: Evaluation | None = None
     if evaluation_id:
         found = read_evaluation(context, caller.project_id, evaluation_id)

@@ -18,7 +18,7 @@ from luthier.core.rating import RatingItem, RatingPanel, RatingRow, RatingsTable
 from luthier.features.human_eval.service import panel_report, ratings_table
 from luthier.platform.home.context import Context
 
-LEAST_GAP: Final = 1.0
+MIN_GAP: Final = 1.0
 """Points between two means that make one answer the better one."""
 _TURNS: Final = re.compile(r"\A\[(system|developer|user|assistant|tool|function)\] ")
 
@@ -98,8 +98,8 @@ def _from_scores(panel: RatingPanel, items: Sequence[RatingItem], table: Ratings
                 making.left_out["nobody has rated both answers"] += 1
                 continue
             gap = sum(gaps) / len(gaps)
-            if abs(gap) < LEAST_GAP:
-                making.left_out[f"less than {LEAST_GAP:g} point apart"] += 1
+            if abs(gap) < MIN_GAP:
+                making.left_out[f"less than {MIN_GAP:g} point apart"] += 1
             elif min(gaps) * gap < 0 or max(gaps) * gap < 0:
                 making.left_out["raters disagree"] += 1
             else:

@@ -38,7 +38,7 @@ _ENDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _LetIn:
+class _RaterSession:
     """Who came by the link. problem: why nobody is let in."""
 
     panel: RatingPanel | None = None
@@ -46,26 +46,26 @@ class _LetIn:
     problem: LuthierError | None = None
 
 
-def _let_in(request: Request, context: HomeContext, token: str) -> _LetIn:
+def _authenticate(request: Request, context: HomeContext, token: str) -> _RaterSession:
     failures: FailureLimit = request.app.state.rating_failures
     try:
         with failures.attempt(address_of(request)) as attempt:
-            found = rating_links.whom(context, token)
+            found = rating_links.rater_of_token(context, token)
             attempt.failed = found is None
     except TooManyFailuresError as error:
-        return _LetIn(problem=error)
+        return _RaterSession(problem=error)
     if found is None:
-        return _LetIn(
+        return _RaterSession(
             problem=NotFoundError(
                 "this link lets nobody in",
                 expected="the whole link as it was sent to you; it may have been replaced or withdrawn since",
                 do="copy it again, or ask whoever sent it for another one",
             )
         )
-    return _LetIn(panel=found[1], rater=found[0])
+    return _RaterSession(panel=found[1], rater=found[0])
 
 
-Came = Annotated[_LetIn, Depends(_let_in)]
+Came = Annotated[_RaterSession, Depends(_authenticate)]
 
 
 async def _form_of(request: Request) -> FormData:
@@ -120,7 +120,7 @@ def undo(request: Request, context: HomeContext, came: Came, token: str) -> Resp
 def _page(
     request: Request,
     context: Context,
-    came: _LetIn,
+    came: _RaterSession,
     token: str,
     *,
     is_begun: bool = False,
@@ -156,7 +156,7 @@ def _page(
 def _number(form: FormData, name: str) -> int:
     text = str(form.get(name, ""))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="open the link anew")
+        raise RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="reload the page")
     return int(text)
 
 

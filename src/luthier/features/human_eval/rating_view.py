@@ -30,7 +30,7 @@ MOST_SECONDS: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RatingView:
-    """What lies before a rater. item: None where all is rated. shown: the texts as they stand, first and second."""
+    """The state of the rating page. item: None where all is rated. shown: the texts as they stand, first and second."""
 
     panel: RatingPanel
     rater: Rater
@@ -148,7 +148,7 @@ def _check(panel: RatingPanel, kind: str, item: int) -> None:
         raise RequestError(
             f"item {item} of a panel that is {panel.kind}",
             expected=f"an item from 0 to {panel.num_items - 1}, rated as its page asks",
-            do="open the link anew",
+            do="open the link again",
         )
 
 

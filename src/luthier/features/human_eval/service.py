@@ -20,10 +20,10 @@ from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context
 
-MOST_RATERS: Final = 100
-MOST_ITEMS: Final = 5_000
-MOST_INSTRUCTIONS_CHARACTERS: Final = 20_000
-_MOST_NAME_CHARACTERS: Final = 100
+MAX_RATERS: Final = 100
+MAX_ITEMS: Final = 5_000
+MAX_INSTRUCTIONS_CHARACTERS: Final = 20_000
+_MAX_NAME_CHARACTERS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,15 @@ def create_panel(
     seed = secrets.randbits(32) if seed is None else seed
     _check(answered, kind, names, attention, instructions)
     items, num_same = make_items(kind, answered, attention=attention, seed=seed)
-    if not 0 < len(items) <= MOST_ITEMS:
+    if not 0 < len(items) <= MAX_ITEMS:
         raise RequestError(
             f"{len(items):,} items to rate, {num_same:,} pairs whose answers are the same text",
-            expected=f"1 to {MOST_ITEMS:,} items",
+            expected=f"1 to {MAX_ITEMS:,} items",
             do="take fewer rows (--most-rows) or systems" if items else "compare systems that differ",
         )
     panel = RatingPanel(
         panel_id=new_id("panel"),
-        name=_name(name or " or ".join(answered.systems)[:_MOST_NAME_CHARACTERS]),
+        name=_name(name or " or ".join(answered.systems)[:_MAX_NAME_CHARACTERS]),
         kind=kind,
         systems=answered.systems,
         source=answered.source,
@@ -143,10 +143,10 @@ def _facts(panel: RatingPanel, item: RatingItem) -> dict[str, object]:
 
 def _name(name: str) -> str:
     name = name.strip()
-    if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+    if not name or len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
-            f"the name {name[: _MOST_NAME_CHARACTERS + 1]!r} for a panel",
-            expected=f"1 to {_MOST_NAME_CHARACTERS} printable characters",
+            f"the name {name[: _MAX_NAME_CHARACTERS + 1]!r} for a panel",
+            expected=f"1 to {_MAX_NAME_CHARACTERS} printable characters",
             do="choose such a name",
         )
     return name
@@ -159,19 +159,19 @@ def _check(answered: AnsweredRows, kind: RatingKind, names: Sequence[str], atten
             expected="two systems at least",
             do="name another one, or have single answers rated: --kind likert",
         )
-    if not 0 < len(names) <= MOST_RATERS or len(set(names)) < len(names):
+    if not 0 < len(names) <= MAX_RATERS or len(set(names)) < len(names):
         raise RequestError(
             f"{len(names)} raters, {len(set(names))} different names",
-            expected=f"1 to {MOST_RATERS} raters, each with a name of their own",
+            expected=f"1 to {MAX_RATERS} raters, each with a name of their own",
             do="correct the number or the names; more can be added later",
         )
     if not 0 <= attention <= 0.5:
         raise RequestError(
             f"attention checks as {attention} of the items", expected="0 to 0.5", do="write for example --attention 0.1"
         )
-    if len(instructions) > MOST_INSTRUCTIONS_CHARACTERS:
+    if len(instructions) > MAX_INSTRUCTIONS_CHARACTERS:
         raise RequestError(
             f"instructions of {len(instructions):,} characters",
-            expected=f"at most {MOST_INSTRUCTIONS_CHARACTERS:,}: nobody reads more",
+            expected=f"at most {MAX_INSTRUCTIONS_CHARACTERS:,}: nobody reads more",
             do="shorten them",
         )

@@ -101,7 +101,7 @@ class RatingPanelStore:
         with self._database.read() as connection:
             document = connection.execute(select(rating_items.c.document).where(is_it)).scalar()
         if document is None:
-            raise NotFoundError(f"no item {number} in this panel", expected="one of its items", do="open the link anew")
+            raise NotFoundError(f"no item {number} in this panel", expected="one of its items", do="reload the page")
         return RatingItem.model_validate_json(document)
 
     def raters(self, panel_id: str) -> Sequence[Rater]:

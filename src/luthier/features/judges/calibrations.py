@@ -16,7 +16,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.rating import RatingsTable
 
-_FEWEST = 2
+_MIN = 2
 
 
 def calibrate(
@@ -36,10 +36,10 @@ def calibrate(
 
     table, source = _ratings(context, project_id, ratings, panel)
     table, cautions = _who_read(table)
-    if len(table.real.by_item()) < _FEWEST:
+    if len(table.real.by_item()) < _MIN:
         raise DataError(
             f"{source} has ratings of {len(table.real.by_item())} items by people who read",
-            expected=f"at least {_FEWEST}, attention checks aside",
+            expected=f"at least {_MIN}, attention checks aside",
             do="wait until people have rated more",
         )
     name = judge_name(judge)

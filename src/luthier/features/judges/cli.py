@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.features.human_eval.cli.asked import ProjectOption
+from luthier.features.human_eval.cli.arguments import ProjectOption
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import HomeOption, JsonOption

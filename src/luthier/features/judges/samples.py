@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from luthier.core.ports import Engine
     from luthier.ml.drift.signals.judged import Scored
 
-_MOST_CHARACTERS = 8_000
+_MAX_CHARACTERS = 8_000
 """Of a prompt, and of an answer: longer ones are not asked about, so that a judge's window holds them."""
 
 
@@ -79,7 +79,7 @@ def _scored(context: Context, judge: Engine, sample: pl.DataFrame) -> Scored:
     asked = []
     for exchange_id, messages, answer in sample.select("exchange_id", "messages", "answer").iter_rows():
         prompt = _prompt(messages)
-        if prompt is not None and max(len(prompt), len(answer)) <= _MOST_CHARACTERS:
+        if prompt is not None and max(len(prompt), len(answer)) <= _MAX_CHARACTERS:
             asked.append((exchange_id, prompt, answer))
     said = judge_answers(judge, CRITERIA, [(prompt, answer) for _, prompt, answer in asked], context.progress)
     judged = [

@@ -21,8 +21,8 @@ from luthier.features.planning.service import profiles
 from luthier.features.serving.targets import EXPORT
 from luthier.platform.home.context import Context
 
-LEAST_CHARACTERS: Final = 8
-_MOST_RUNS: Final = 100_000
+MIN_CHARACTERS: Final = 8
+_MAX_RUNS: Final = 100_000
 _LEARNED: Final = ("train", "replay")
 _IDS: Final = ("exchange_id", "review_id", "panel_id")
 
@@ -98,7 +98,7 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
     are not found. Raises RequestError for too few characters.
     """
     wanted = checked_row(row)
-    records = list(context.runs.of_project(caller.project_id, limit=_MOST_RUNS))
+    records = list(context.runs.of_project(caller.project_id, limit=_MAX_RUNS))
     plans = {record.run_id: context.runs.plan(record.run_id) for record in records}
     search, given, unknown = _Search(wanted), dict[str, tuple[str, ...]](), []
     with context.progress.task("reading rows", len(plans), "runs") as task:
@@ -122,10 +122,10 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
 def checked_row(row: str) -> str:
     """What a row is looked for by. Raises RequestError for too few characters."""
     wanted = row.strip()
-    if len(wanted) < LEAST_CHARACTERS:
+    if len(wanted) < MIN_CHARACTERS:
         raise RequestError(
             f"a row by {wanted!r}",
-            expected=f"at least {LEAST_CHARACTERS} characters of it, or the id of its exchange or review",
+            expected=f"at least {MIN_CHARACTERS} characters of it, or the id of its exchange or review",
             do="give more of it: fewer would match rows of everybody",
         )
     return wanted

@@ -17,7 +17,7 @@ from luthier.platform.home.context import Context
 
 NodeKind = Literal["base", "dataset", "file", "run", "model", "checkpoint", "evaluation", "export", "deployment"]
 Tone = Literal["", "good", "bad", "open"]
-MOST_RUNS: Final = 12
+MAX_RUNS: Final = 12
 _TONES: Final[dict[str, Tone]] = {"better": "good", "worse": "bad"}
 
 
@@ -54,7 +54,7 @@ class Lineage:
         return node.key
 
 
-def project_lineage(context: Context, caller: Caller, *, limit: int = MOST_RUNS) -> Lineage:
+def project_lineage(context: Context, caller: Caller, *, limit: int = MAX_RUNS) -> Lineage:
     """Of the newest models of the project."""
     views, has_more = list_tuned(context, caller, limit=limit)
     made = _drawn(context, caller, views, with_checkpoints=False)

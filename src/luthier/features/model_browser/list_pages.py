@@ -16,7 +16,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter()
 
-_MOST: Final = 20
+_MAX: Final = 20
 Tab = Literal["tuned", "deployments", "base", "lineage"]
 
 
@@ -31,7 +31,7 @@ def models(
     """The models of the project, and those of the machine."""
     values: dict[str, Any] = {"show": show}
     if show == "tuned":
-        views, has_more = project_models.list_tuned(context, caller, limit=_MOST, after=after)
+        views, has_more = project_models.list_tuned(context, caller, limit=_MAX, after=after)
         values |= {"views": views, "has_more": has_more, "is_first": after is None}
     elif show == "deployments":
         values |= {"deployments": deployments.list_deployments(context, caller)}

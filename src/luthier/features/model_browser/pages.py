@@ -27,7 +27,7 @@ router = APIRouter()
 
 _Text = Annotated[str, Form(max_length=1024)]
 _Reason = Annotated[str, Form(max_length=2_000)]
-_MOST_OVER_BASE: Final = 20
+_MAX_OVER_BASE: Final = 20
 
 
 @router.get("/models/{name:path}")
@@ -86,7 +86,7 @@ def _page(
         base = project_models.find_base(context, name)
         values |= {
             "base": base,
-            "views": project_models.tuned_over(context, caller, base, limit=_MOST_OVER_BASE),
+            "views": project_models.tuned_over(context, caller, base, limit=_MAX_OVER_BASE),
             "exports": server_exports.list_exports(context, caller, sources=[base.name]),
             "names": [one.name for one in names],
             "deployments": [one.name for one in names if one.revision.share_of(base.name) is not None],

@@ -26,7 +26,7 @@ from luthier.platform.home.model_names import base_models
 if TYPE_CHECKING:
     from luthier.ml.export.bundle.facts import BundleFacts
 
-MOST_TARGETS: Final = 100
+MAX_TARGETS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def decoding_of_base(context: Context, base: BaseView) -> Decoding | None:
     if base.model.path is None or base.model.sha256 is None:
         return None
     served = Served(path=base.model.path, sha256=base.model.sha256)
-    return next((one.decoding for one in context.model_server.loaded if one.answers(served)), None)
+    return next((one.decoding for one in context.inference_client.loaded if one.answers(served)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def list_tuned(
 
 def tuned_over(context: Context, caller: Caller, base: BaseView, *, limit: int) -> list[TunedView]:
     """Those of the newest of them that were tuned over this base."""
-    found = context.runs.of_project(caller.project_id, limit=MOST_TARGETS, status="succeeded")
+    found = context.runs.of_project(caller.project_id, limit=MAX_TARGETS, status="succeeded")
     return _views(context, caller, [one for one in found if one.base_model == base.model.name][:limit])
 
 
@@ -168,7 +168,7 @@ def targets(context: Context, caller: Caller) -> list[tuple[str, str]]:
 
     Only the newest of each; anything else is named by hand.
     """
-    newest = context.runs.of_project(caller.project_id, limit=MOST_TARGETS, status="succeeded")
+    newest = context.runs.of_project(caller.project_id, limit=MAX_TARGETS, status="succeeded")
     views = _views(context, caller, newest, with_verdicts=False)
     found = [(view.name, f"{view.record.method} over {view.base}") for view in views]
     exports = [one for view in views for one in view.exports if one.document is not None]

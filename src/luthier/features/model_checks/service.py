@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from luthier.core.base_model import LocalModel
 
 DEFAULT_SECONDS: Final = 600.0
-_MOST_SHARE: Final = 0.4
+_MAX_SHARE: Final = 0.4
 """Of the memory that is free, what one copy of the model in float32 may take; two of them lie side by side."""
 _NUM_LAYERS: Final = 2
 _LEFT: Final = ("plan", "reach", "loss", "step", "text", "stream", "score")
@@ -79,7 +79,7 @@ def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str |
 
     from luthier.ml.inference.models import sources
 
-    if 4 * model.num_parameters <= _MOST_SHARE * psutil.virtual_memory().available:
+    if 4 * model.num_parameters <= _MAX_SHARE * psutil.virtual_memory().available:
         return str(model.path), "all", None
     try:
         shallow = sources.pull(f"layers:{_NUM_LAYERS}@{model.name}", context.home, context.progress)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 500
 """Of a file of rows: the first so many are tried."""
-_MOST_REASONS: Final = 10
+_MAX_REASONS: Final = 10
 _LOSS_SHARE: Final = 1e-5
 _NATS_SHARE: Final = 1e-4
 _NUM_PROMPTS: Final = 3
@@ -126,7 +126,7 @@ def _rows(trial: Trial, begins: Callable[[str], None]) -> Iterator[Check]:
     for example in examples[:MOST_ROWS]:
         check = _taken(example.id, partial(_marked, trial, [example]), trial, begins)
         ends.setdefault((check.status, check.path, check.reason.replace(example.id, "")[:60]), []).append(check)
-    for alike in list(ends.values())[:_MOST_REASONS]:
+    for alike in list(ends.values())[:_MAX_REASONS]:
         seconds = round(sum(check.seconds for check in alike), 3)
         yield alike[0].model_copy(update={"name": f"rows: {len(alike):,} as {alike[0].name}", "seconds": seconds})
 

@@ -1,4 +1,4 @@
-"""What is told of an alert, in words and as a document: what has changed, since when, what shows it, what to do."""
+"""An alert as text and as a document: what has changed, since when, what shows it, what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from luthier.core.alert import Alert
 from luthier.core.signal import Signal
 from luthier.ml.charts.visible import shown
 
-_MOST_EXAMPLES: Final = 5
+_MAX_EXAMPLES: Final = 5
 
 
 def subject_of(alerts: Sequence[Alert]) -> str:
@@ -53,7 +53,7 @@ def document_of(alert: Alert) -> dict[str, Any]:
         "opened_at": alert.opened_at,
         "closed_at": alert.closed_at,
         "sentence": signal.sentence,
-        "examples": list(signal.examples[:_MOST_EXAMPLES]),
+        "examples": list(signal.examples[:_MAX_EXAMPLES]),
         "do": signal.do,
     }
 
@@ -78,7 +78,7 @@ def _paragraph(alert: Alert) -> str:
     lines.append(f"  since     {_when(alert.opened_at if signal.since is None else signal.since)}")
     if alert.status == "open":
         if signal.examples:
-            lines.append(f"  examples  {', '.join(_line(one) for one in signal.examples[:_MOST_EXAMPLES])}")
+            lines.append(f"  examples  {', '.join(_line(one) for one in signal.examples[:_MAX_EXAMPLES])}")
         if signal.do:
             lines.append(f"  do        {_line(signal.do)}")
     elif alert.closed_at is not None:

@@ -1,7 +1,7 @@
-"""Use cases: what a project wants watched and who is told; alerts opened and closed by a look, and told of.
+"""Use cases: a project's monitored models and alert receivers; checks open and close alerts and notify.
 
 Each alert goes to the log of the server, to webhooks that want `luthier.alert.opened` and `luthier.alert.closed`, and
-by mail, one mail a look. What is told is written down in the transaction that writes the alert, and sent later: a
+by mail, one mail a check. What is told is written down in the transaction that writes the alert, and sent later: a
 receiver that hangs or refuses holds up no look, and loses none.
 """
 
@@ -35,7 +35,7 @@ _STANDINGS: Final = "standings"
 
 
 def alert_settings(context: Context, project_id: str) -> AlertSettings:
-    """What a project wants watched, and who is told."""
+    """A project's monitored models, and who is notified."""
     document = context.watches.get(project_id, _SETTINGS)
     return AlertSettings() if document is None else AlertSettings.model_validate_json(document)
 
@@ -84,7 +84,7 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     """
     settings = alert_settings(context, project_id)
     document = context.watches.get(project_id, _STANDINGS, report.model)
-    known = _Standings.model_validate_json(document) if document is not None else _Standings()
+    known = _StoredStates.model_validate_json(document) if document is not None else _StoredStates()
     if known.at == report.until:
         return []
     found = review_signals(report.signals, known.standings, at=report.until, rule=settings.rule)
@@ -93,7 +93,7 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     closed = [_closed(is_open.pop(name), report) for name in found.closed if name in is_open]
     still = [_seen_again(alert, report) for alert in is_open.values()]
     told = [*opened, *closed]
-    after = _Standings(at=report.until, standings=dict(found.standings)).model_dump_json()
+    after = _StoredStates(at=report.until, standings=dict(found.standings)).model_dump_json()
     documents = [WatchDocument(project_id, _STANDINGS, report.model, after)]
     if told and settings.emails:
         now = context.access.now()
@@ -105,9 +105,9 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
 
 
 def send_test(context: Context, caller: Caller) -> dict[str, str]:
-    """Tell everybody who would be told of an alert, now, that this is a test; what came of it, by receiver.
+    """Send a test message to all receivers of alerts now; returns the outcome by receiver.
 
-    A mail is sent at once; a webhook is told by the server within seconds.
+    A mail is sent at once; the server calls webhooks within seconds.
     """
     came = {"log": "written"}
     log.warning("a test of alerts was asked for by %s", caller.name)
@@ -130,11 +130,11 @@ def send_test(context: Context, caller: Caller) -> dict[str, str]:
 
 
 def wants_alerts(event_types: Sequence[EventType]) -> bool:
-    """Whether a webhook is told of alerts."""
+    """Whether a webhook receives alerts."""
     return "luthier.alert.opened" in event_types or "luthier.alert.closed" in event_types
 
 
-class _Standings(Frozen):
+class _StoredStates(Frozen):
     """How the signals of a model stand. at: the end of the look that said so."""
 
     at: float | None = None

@@ -1,4 +1,4 @@
-"""`luthier alerts`: what has changed with deployed models, and who is told."""
+"""`luthier alerts`: what has changed with deployed models, and who is notified."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def list_alerts(
 
 
 def send_test(project: _ProjectOption = "default", as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Tell everybody who would be told of an alert that this is a test; exit code 1 where somebody cannot be."""
+    """Send a test message to all receivers of alerts; exit code 1 where one cannot be reached."""
     from luthier.features.monitoring import alerts
 
     with open_context(home) as context:
@@ -90,9 +90,9 @@ def settings(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show what is looked at and who is told; with options, change it."""
+    """Show which models are monitored and who is notified; with options, change it."""
     from luthier.features.monitoring import alerts
-    from luthier.features.monitoring import loop as watching
+    from luthier.features.monitoring import loop as monitor_loop
 
     with open_context(home) as context:
         caller = caller_of(context, project)
@@ -110,7 +110,7 @@ def settings(
         if any(value is not None for value in rule.values()):
             changes["rule"] = now.rule.model_dump() | {name: v for name, v in rule.items() if v is not None}
         after = alerts.change_settings(context, caller, changes) if changes else now
-        models = watching.watched(context, caller.project_id, after)
+        models = monitor_loop.monitored_models(context, caller.project_id, after)
         has_server = context.settings.smtp is not None
     document = after.model_dump(mode="json") | {"watched": models}
     return Answer(as_json, document, lambda console: _show_settings(console, after, models, has_server=has_server))
@@ -124,16 +124,16 @@ def check(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Look at watched models once, now: for a home without a server. Exit code 1 where a look failed."""
-    from luthier.features.monitoring import loop as watching
+    """Check watched models once, now: for a home without a server. Exit code 1 where a check failed."""
+    from luthier.features.monitoring import loop as monitor_loop
     from luthier.platform.notifications import mails
 
     with open_context(home) as context:
         project_id = caller_of(context, project).project_id
-        chosen = models or watching.watched(context, project_id)
-        told = [alert for model in chosen for alert in watching.look(context, project_id, model)]
+        chosen = models or monitor_loop.monitored_models(context, project_id)
+        told = [alert for model in chosen for alert in monitor_loop.check_model(context, project_id, model)]
         mails.send_due(context)
-        states = {model: watching.state_of(context, project_id, model) for model in chosen}
+        states = {model: monitor_loop.state_of(context, project_id, model) for model in chosen}
         problems = {model: state.problem for model, state in states.items() if state is not None and state.problem}
         stuck = _stuck(context, project_id)
     changed = [one.model_dump(mode="json") for one in told]

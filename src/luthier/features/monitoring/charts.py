@@ -1,24 +1,24 @@
-"""The charts of a watched model: each signal over the looks at it."""
+"""The charts of a monitored model: each signal over its checks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from luthier.core.signal import Signal
-from luthier.features.monitoring.loop import PastLook
+from luthier.features.monitoring.loop import PastCheck
 from luthier.features.runs.curves import rounded
 from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Point, Series
 
 _HOUR = 3600.0
 
 
-def signal_charts(signals: Sequence[Signal], past: Sequence[PastLook]) -> list[Plot]:
+def signal_charts(signals: Sequence[Signal], past: Sequence[PastCheck]) -> list[Plot]:
     """One chart for each signal that two looks have seen a value of; what has changed comes first."""
     order = sorted(signals, key=lambda one: one.state != "changed")
     return [chart for one in order if (chart := _chart(one, past)) is not None]
 
 
-def _chart(signal: Signal, past: Sequence[PastLook]) -> Plot | None:
+def _chart(signal: Signal, past: Sequence[PastCheck]) -> Plot | None:
     values: list[Point] = []
     low: list[Point] = []
     high: list[Point] = []

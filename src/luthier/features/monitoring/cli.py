@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.monitor_settings import WatchSettings
-    from luthier.features.monitoring.service import Looked
+    from luthier.features.monitoring.service import MonitorResult
 
 _NONE = "none"
-_MOST_HOURS = 24 * 366
+_MAX_HOURS = 24 * 366
 _STYLES = {"changed": "bold red", "steady": "green", "unknown": "dim"}
 
 
@@ -115,12 +115,12 @@ def _with_suite(kept: WatchSettings, suite: str | None, every: str | None) -> Wa
 
     chosen = kept.suite if suite is None else None if suite == _NONE else str(Path(suite).absolute())
     hours = kept.suite_every_hours if every is None else parse_duration(every, option="--suite-every") / 3600
-    if not 1 <= hours <= _MOST_HOURS:
+    if not 1 <= hours <= _MAX_HOURS:
         raise RequestError(f"--suite-every {every}", expected="from 1h to 366d", do="write for example 24h or 7d")
     return kept.model_copy(update={"suite": chosen, "suite_every_hours": hours})
 
 
-def _show(console: Console, found: Looked, settings: WatchSettings, job_id: str | None) -> None:
+def _show(console: Console, found: MonitorResult, settings: WatchSettings, job_id: str | None) -> None:
     from rich.text import Text
 
     from luthier.ml.drift.report.page import headline, moment, value_of

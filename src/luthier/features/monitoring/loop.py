@@ -1,6 +1,6 @@
-"""Use cases: look now and then at the models of all projects, and keep what was seen, for charts.
+"""Use cases: check the models of all projects from time to time, and store the results for charts.
 
-Watcher (a thread of the server) -> look_at_due -> look -> monitoring.watch -> alerts.review -> messages
+MonitorThreads (of the server) -> run_due_checks -> check_model -> monitoring.watch -> alerts.review -> messages
                                  -> canaries                                                 -> mails, webhooks
                                       -> scheduled_suites.begin_due
 """
@@ -29,17 +29,17 @@ from luthier.platform.processes.result_cache import CachedResult, Subject, cache
 
 log = logging.getLogger("luthier.alerts")
 
-_LOOK: Final = "look"
-_CANARY_LOOK: Final = "canary_look"
+_CHECK: Final = "look"
+_CANARY_CHECK: Final = "canary_look"
 _SEEN: Final = "seen"
-MOST_PAST_LOOKS: Final = 14 * 24
-LOOK_EVERY_SECONDS: Final = 20.0
+MAX_PAST_CHECKS: Final = 14 * 24
+CHECK_EVERY_SECONDS: Final = 20.0
 MAIL_EVERY_SECONDS: Final = 5.0
 _REST_SECONDS: Final = 20.0
 CANARIES_EVERY_MINUTES: Final = 5
 
 
-class LookState(Frozen):
+class CheckState(Frozen):
     """How far looking at a model is. next_at: when it is looked at next; looked_at: when it was last. problem: why the
     last look failed, in words. Times: seconds since 1970."""
 
@@ -48,7 +48,7 @@ class LookState(Frozen):
     problem: str = ""
 
 
-class SeenSignal(Frozen):
+class SignalSnapshot(Frozen):
     """A signal as one look saw it, for a chart."""
 
     value: float | None
@@ -57,48 +57,48 @@ class SeenSignal(Frozen):
     state: SignalState
 
 
-class PastLook(Frozen):
-    """One look. at: its end, in seconds since 1970. signals: by name."""
+class PastCheck(Frozen):
+    """One check. at: its end, in seconds since 1970. signals: by name."""
 
     at: float
-    signals: dict[str, SeenSignal]
+    signals: dict[str, SignalSnapshot]
 
 
-class Seen(Frozen):
-    """What looks at a model have seen. report: the last one, None before any. past: oldest first, that one too."""
+class CheckHistory(Frozen):
+    """Results of a model's checks. report: the last one; None before any. past: oldest first, the last one included."""
 
     report: WatchReport | None = None
-    past: tuple[PastLook, ...] = Field(default=())
+    past: tuple[PastCheck, ...] = Field(default=())
 
 
-def watched(context: Context, project_id: str, settings: AlertSettings | None = None) -> list[str]:
-    """The models of a project that are looked at: its deployments and what its settings name besides."""
+def monitored_models(context: Context, project_id: str, settings: AlertSettings | None = None) -> list[str]:
+    """The monitored models of a project: its deployments, and the models that its settings add."""
     chosen = settings or alerts.alert_settings(context, project_id)
     deployed = {one.name for one in context.deployments.list(project_id)}
     return sorted((deployed - set(chosen.left_out)) | set(chosen.models))
 
 
-def state_of(context: Context, project_id: str, model: str) -> LookState | None:
-    """How far looking at a model is; None where it never began."""
-    document = context.watches.get(project_id, _LOOK, model)
-    return None if document is None else LookState.model_validate_json(document)
+def state_of(context: Context, project_id: str, model: str) -> CheckState | None:
+    """The state of a model's checks; None before the first."""
+    document = context.watches.get(project_id, _CHECK, model)
+    return None if document is None else CheckState.model_validate_json(document)
 
 
-def seen_of(context: Context, project_id: str, model: str) -> Seen:
-    """What looks at a model have seen."""
+def check_history(context: Context, project_id: str, model: str) -> CheckHistory:
+    """Results of a model's checks."""
     document = context.watches.get(project_id, _SEEN, model)
-    return Seen() if document is None else Seen.model_validate_json(document)
+    return CheckHistory() if document is None else CheckHistory.model_validate_json(document)
 
 
-def look_at_due(context: Context) -> int:
-    """Have each model looked at whose time has come, and all canaries; returns how many models that were.
+def run_due_checks(context: Context) -> int:
+    """Check each model that is due, and all canaries; returns the number of models.
 
-    It waits for it. What fails with one model is kept from the others.
+    It waits for the checks. A failure of one model does not affect the others.
     """
     due = []
     for project in context.access.projects():
         settings = alerts.alert_settings(context, project.project_id)
-        for model in watched(context, project.project_id, settings) if settings.is_on else ():
+        for model in monitored_models(context, project.project_id, settings) if settings.is_on else ():
             if _claim(context, project.project_id, model, settings):
                 due.append((project.project_id, model))
     has_canaries = _claim_canaries(context)
@@ -114,25 +114,25 @@ def look_at_due(context: Context) -> int:
     return len(due)
 
 
-def look_at(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Look at models, and at canaries where that is asked for; what there is to tell, in lines for the log."""
+def run_checks(context: Context, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Check models, and canaries where requested; returns lines for the log."""
     lines = []
     for project_id, model in asked["models"]:
-        lines += [line_of(alert) for alert in look(context, project_id, model)]
+        lines += [line_of(alert) for alert in check_model(context, project_id, model)]
         state = state_of(context, project_id, model)
         if state is not None and state.problem:
             lines.append(f"the look at {model} failed: {state.problem}")
     if asked["canaries"]:
-        from luthier.features.deployments.canary_release import watch_canaries
+        from luthier.features.deployments.canary_release import check_canaries
 
-        lines += [f"canary of {one.name}: {one.sentence}" for one in watch_canaries(context) if one.state == "worse"]
+        lines += [f"canary of {one.name}: {one.sentence}" for one in check_canaries(context) if one.state == "worse"]
     return {"lines": lines}
 
 
-def look(context: Context, project_id: str, model: str) -> list[Alert]:
-    """Look at a model now; returns the alerts that this has opened and closed.
+def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
+    """Check a model now; returns the alerts that were opened or closed.
 
-    A look that fails is kept as that, and told in the log; it raises nothing.
+    A failed check is stored as failed and logged; it raises nothing.
     """
     settings, until, told, problem = alerts.alert_settings(context, project_id), context.access.now(), [], ""
     try:
@@ -156,27 +156,27 @@ def look(context: Context, project_id: str, model: str) -> list[Alert]:
     return told
 
 
-def begin_look(context: Context, project_id: str, model: str) -> CachedResult:
-    """Look at a model now, in a process of its own beside the request, unless that is under way already."""
+def start_check(context: Context, project_id: str, model: str) -> CachedResult:
+    """Check a model now, in a process of its own, unless such a check is running already."""
     asked = {"models": [[project_id, model]], "canaries": False}
-    return start_computation(context, _look_now(project_id, model), lambda: answer_to(context, "watch", asked))
+    return start_computation(context, _manual_check(project_id, model), lambda: answer_to(context, "watch", asked))
 
 
-def look_progress(context: Context, project_id: str, model: str) -> CachedResult:
-    """How it stands with the look that was begun last by hand; its answer has `lines`, one for each alert."""
-    return cached_result(context, _look_now(project_id, model))
+def check_progress(context: Context, project_id: str, model: str) -> CachedResult:
+    """The progress of the last manual check; its answer has `lines`, one for each alert."""
+    return cached_result(context, _manual_check(project_id, model))
 
 
-def _look_now(project_id: str, model: str) -> Subject:
+def _manual_check(project_id: str, model: str) -> Subject:
     return Subject(sha256_document({"project": project_id, "model": model}), "look-now", {})
 
 
-class Watcher:
-    """Threads that look at what is due, and that send mails; leaving the `with` block ends them."""
+class MonitorThreads:
+    """Threads that run due checks and send mails; leaving the `with` block ends them."""
 
     def __init__(self, context: Context) -> None:
-        looks = _Repeated("looks", LOOK_EVERY_SECONDS, lambda: look_at_due(context))
-        self._threads = (looks, _Repeated("mails", MAIL_EVERY_SECONDS, lambda: mails.send_due(context)))
+        checks = _RepeatingThread("looks", CHECK_EVERY_SECONDS, lambda: run_due_checks(context))
+        self._threads = (checks, _RepeatingThread("mails", MAIL_EVERY_SECONDS, lambda: mails.send_due(context)))
         self._stack = ExitStack()
 
     def __enter__(self) -> None:
@@ -189,8 +189,8 @@ class Watcher:
         self._stack.close()
 
 
-class _Repeated:
-    """One thread that does the same again and again. A failure is told, and it rests before it goes on."""
+class _RepeatingThread:
+    """A thread that repeats one task. It logs a failure, and waits before the next attempt."""
 
     def __init__(self, name: str, every_seconds: float, work: Callable[[], object]) -> None:
         self.stop = threading.Event()
@@ -216,18 +216,18 @@ class _Repeated:
                 self.stop.wait(_REST_SECONDS)
 
 
-def _claim(context: Context, project_id: str, model: str, settings: AlertSettings, kind: str = _LOOK) -> bool:
-    """Whether it is time to look at a model, and nobody else does: two servers may share a database."""
+def _claim(context: Context, project_id: str, model: str, settings: AlertSettings, kind: str = _CHECK) -> bool:
+    """Whether a model's check is due and this server has claimed it: two servers may share a database."""
     now, every, is_ours = context.access.now(), 60.0 * settings.every_minutes, False
 
     def change(before: str | None) -> str | None:
         nonlocal is_ours
-        state = None if before is None else LookState.model_validate_json(before)
+        state = None if before is None else CheckState.model_validate_json(before)
         # A time that is further off than one look was written before the clock was set back.
         is_ours = state is None or not now < state.next_at <= now + every
         if not is_ours:
             return before
-        taken = LookState(next_at=now + every) if state is None else state.model_copy(update={"next_at": now + every})
+        taken = CheckState(next_at=now + every) if state is None else state.model_copy(update={"next_at": now + every})
         return taken.model_dump_json()
 
     context.watches.change(project_id, kind, model, change)
@@ -235,35 +235,35 @@ def _claim(context: Context, project_id: str, model: str, settings: AlertSetting
 
 
 def _claim_canaries(context: Context) -> bool:
-    """Whether it is time to look at canaries, in any project that has one."""
+    """Whether a check of canaries is due, in any project that has one."""
     every, is_time = AlertSettings(every_minutes=CANARIES_EVERY_MINUTES), False
     for project in context.access.projects():
         found = context.deployments.list(project.project_id)
         if any(one.revision.canary is not None for one in found):
-            is_time |= _claim(context, project.project_id, "", every, kind=_CANARY_LOOK)
+            is_time |= _claim(context, project.project_id, "", every, kind=_CANARY_CHECK)
     return is_time
 
 
 def _end(context: Context, project_id: str, model: str, at: float, problem: str) -> None:
-    """Write down how a look has ended."""
+    """Store the outcome of a check."""
 
     def change(before: str | None) -> str:
         every = 60.0 * alerts.alert_settings(context, project_id).every_minutes
-        looked_at = None if before is None else LookState.model_validate_json(before).looked_at
-        state = LookState(next_at=at + every, looked_at=looked_at if problem else at, problem=problem)
+        looked_at = None if before is None else CheckState.model_validate_json(before).looked_at
+        state = CheckState(next_at=at + every, looked_at=looked_at if problem else at, problem=problem)
         return state.model_dump_json()
 
-    context.watches.change(project_id, _LOOK, model, change)
+    context.watches.change(project_id, _CHECK, model, change)
 
 
 def _keep(context: Context, report: WatchReport) -> None:
     signals = {
-        one.name: SeenSignal(value=one.value, low=one.low, high=one.high, state=one.state) for one in report.signals
+        one.name: SignalSnapshot(value=one.value, low=one.low, high=one.high, state=one.state) for one in report.signals
     }
 
     def change(before: str | None) -> str:
-        past = () if before is None else Seen.model_validate_json(before).past
-        looks = (*past, PastLook(at=report.until, signals=signals))[-MOST_PAST_LOOKS:]
-        return Seen(report=report, past=looks).model_dump_json()
+        past = () if before is None else CheckHistory.model_validate_json(before).past
+        checks = (*past, PastCheck(at=report.until, signals=signals))[-MAX_PAST_CHECKS:]
+        return CheckHistory(report=report, past=checks).model_dump_json()
 
     context.watches.change(report.project_id, _SEEN, report.model, change)

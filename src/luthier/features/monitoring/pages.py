@@ -16,9 +16,9 @@ from luthier.core.signal import SignalGroup, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.monitoring import alerts
-from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring.charts import signal_charts
-from luthier.features.monitoring.loop import LookState
+from luthier.features.monitoring.loop import CheckState
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/monitor")
 
 _PAGE: Final = 50
-_MOST_ALERTS: Final = 50
+_MAX_ALERTS: Final = 50
 _DAY: Final = 24 * 3600.0
 _GROUPS: Final[dict[SignalGroup, str]] = {
     "serving": "Serving",
@@ -56,7 +56,7 @@ class WatchedModel:
     """A model of the list. report: of the last look; state: None where none was begun."""
 
     name: str
-    state: LookState | None
+    state: CheckState | None
     report: WatchReport | None
     num_open: int
 
@@ -71,31 +71,33 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All models that are watched, and the alerts that are open."""
     settings = alerts.alert_settings(context, caller.project_id)
     is_open = alerts.list_alerts(context, caller.project_id, status="open")
-    names = dict.fromkeys([*watching.watched(context, caller.project_id, settings), *(one.model for one in is_open)])
+    names = dict.fromkeys(
+        [*monitor_loop.monitored_models(context, caller.project_id, settings), *(one.model for one in is_open)]
+    )
     models = [_watched(context, caller, name, is_open) for name in names]
     stuck = [mail for mail in mails.list_mails(context, caller.project_id) if mail.last_answer]
-    values = {"models": models, "alerts": is_open[:_MOST_ALERTS], "num_open": len(is_open), "settings": settings}
+    values = {"models": models, "alerts": is_open[:_MAX_ALERTS], "num_open": len(is_open), "settings": settings}
     return render(request, "monitoring/list.html", values | {"stuck": stuck})
 
 
 @router.get("/model")
 def model(request: Request, context: HomeContext, caller: Reader, name: _Model) -> Response:
     """One model: signals with charts, and its alerts."""
-    found = alerts.list_alerts(context, caller.project_id, model=name, limit=_MOST_ALERTS)
+    found = alerts.list_alerts(context, caller.project_id, model=name, limit=_MAX_ALERTS)
     watched = _watched(context, caller, name, [one for one in found if one.status == "open"])
-    if watched.state is None and not found and name not in watching.watched(context, caller.project_id):
+    if watched.state is None and not found and name not in monitor_loop.monitored_models(context, caller.project_id):
         raise NotFoundError(
             f"{name[:100]!r} is not watched",
             expected="a deployment of this project, or a model that its settings name",
             do="`luthier alerts settings --watch MODEL`",
         )
-    seen = watching.seen_of(context, caller.project_id, name)
+    seen = monitor_loop.check_history(context, caller.project_id, name)
     signals = seen.report.signals if seen.report is not None else ()
     groups = [(title, [one for one in signals if one.group == group]) for group, title in _GROUPS.items()]
     said = feedback.list_feedback(context, caller.project_id, model=name, since=context.access.now() - 7 * _DAY)
     values = {
         "watched": watched,
-        "look": watching.look_progress(context, caller.project_id, name),
+        "look": monitor_loop.check_progress(context, caller.project_id, name),
         "report": seen.report,
         "groups": [(title, ones) for title, ones in groups if ones],
         "charts": signal_charts(signals, seen.past),
@@ -111,9 +113,9 @@ def look(
     request: Request, context: HomeContext, caller: Trainer, name: Annotated[str, Form(min_length=1, max_length=255)]
 ) -> Response:
     """Begin a look, and lead to where what it has seen will be: a look reads hours of exchanges."""
-    if name not in watching.watched(context, caller.project_id):
+    if name not in monitor_loop.monitored_models(context, caller.project_id):
         raise NotFoundError(f"{name[:100]!r} is not watched", expected="a model of the list", do="open the list")
-    watching.begin_look(context, caller.project_id, name)
+    monitor_loop.start_check(context, caller.project_id, name)
     return redirect(request, f"/monitor/model?{urlencode({'name': name})}")
 
 
@@ -182,8 +184,8 @@ def _exchange(
 
 
 def _watched(context: Context, caller: Caller, name: str, is_open: list[Alert]) -> WatchedModel:
-    state = watching.state_of(context, caller.project_id, name)
-    report = watching.seen_of(context, caller.project_id, name).report
+    state = monitor_loop.state_of(context, caller.project_id, name)
+    report = monitor_loop.check_history(context, caller.project_id, name).report
     return WatchedModel(name, state, report, sum(one.model == name for one in is_open))
 
 

@@ -15,7 +15,7 @@ from luthier.core.errors import ConflictError, LuthierError
 from luthier.core.feedback import ReviewItem, ReviewStatus
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback.review import Decision
-from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import loop as monitor_loop
 from luthier.platform.home.context import Context
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
@@ -25,7 +25,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 router = APIRouter(prefix="/review")
 
 _STATUSES: Final[tuple[ReviewStatus, ...]] = get_args(ReviewStatus)
-_MOST_SEEN_CHARACTERS: Final = 64
+_MAX_SEEN_CHARACTERS: Final = 64
 _Model = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
 _ModelOfForm = Annotated[str, Form(max_length=255, pattern=r"^[^\x00]*$")]
 _Item = Annotated[str, Form(max_length=64)]
@@ -34,7 +34,7 @@ _Text = Annotated[str, Form(max_length=2 * review_queue.MOST_CHARACTERS)]
 
 @dataclass(frozen=True, slots=True)
 class ReviewView:
-    """What lies before a reviewer. item: None where nothing is shown. model: empty for all of them.
+    """The state of the review page. item: None where nothing is shown. model: empty for all of them.
 
     typed: an edit that was refused. is_edited: whether the form is open. seen: what the item was like, in few letters.
     """
@@ -108,7 +108,7 @@ def decide(
     context: HomeContext,
     caller: Trainer,
     item: _Item,
-    seen: Annotated[str, Form(max_length=_MOST_SEEN_CHARACTERS)],
+    seen: Annotated[str, Form(max_length=_MAX_SEEN_CHARACTERS)],
     decision: Annotated[Literal["accept", "reject", "edit"], Form()],
     answer: _Text = "",
     model: _ModelOfForm = "",
@@ -167,7 +167,7 @@ def queue(
     caller: Trainer,
     model: Annotated[str, Form(min_length=1, max_length=255, pattern=r"^[^\x00]*$")],
     what: Annotated[Literal["sample", "liked"], Form()],
-    num: Annotated[int, Form(ge=1, le=review_queue.MOST_QUEUED)] = 20,
+    num: Annotated[int, Form(ge=1, le=review_queue.MAX_QUEUED)] = 20,
 ) -> Response:
     """Have answers of a model reviewed."""
     address = f"/review?{urlencode({'model': model})}"
@@ -217,7 +217,7 @@ def _lead(request: Request, context: Context, caller: Caller, view: ReviewView) 
 
 def _page(request: Request, context: Context, caller: Caller, view: ReviewView) -> Response:
     template = "monitoring/review/desk.html" if is_fragment_request(request) else "monitoring/review/show.html"
-    names = sorted({*watching.watched(context, caller.project_id), *view.models})
+    names = sorted({*monitor_loop.monitored_models(context, caller.project_id), *view.models})
     status = 200 if view.error is None else status_of(view.error)
     answer = render(request, template, {"desk": view, "names": names}, status=status)
     if is_fragment_request(request):

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from luthier.ml.drift.signals.watch import Watched
 
-_MOST_GROUPS: Final = 12
+_MAX_GROUPS: Final = 12
 _GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class MonitorResult:
     """What `luthier monitor` has found. page: where the page was written; None where none was asked for."""
 
     report: WatchReport
@@ -46,7 +46,7 @@ def watch(context: Context, project_id: str, model: str, *, since: float, until:
     return _watched(context, project_id, model, since, until).report
 
 
-def look(context: Context, project_id: str, model: str, *, since: float, html: Path | None = None) -> Looked:
+def look(context: Context, project_id: str, model: str, *, since: float, html: Path | None = None) -> MonitorResult:
     """The same up to now, and a page of it. html: the file of the page.
 
     Raises NotFoundError where nothing at all is known of such a model, and what `watch` raises.
@@ -59,14 +59,14 @@ def look(context: Context, project_id: str, model: str, *, since: float, html: P
 
         html = html.absolute()
         write_watch_page(html, found)
-    return Looked(found.report, html)
+    return MonitorResult(found.report, html)
 
 
 def set_model_settings(context: Context, project_id: str, model: str, settings: WatchSettings) -> WatchSettings:
     """Keep what is said of a model, in place of what was. Raises RequestError, NotFoundError (a path)."""
-    if len(settings.groups) > _MOST_GROUPS:
+    if len(settings.groups) > _MAX_GROUPS:
         raise RequestError(
-            f"{len(settings.groups)} groups", expected=f"at most {_MOST_GROUPS}", do="name those that matter most"
+            f"{len(settings.groups)} groups", expected=f"at most {_MAX_GROUPS}", do="name those that matter most"
         )
     for name, pattern in settings.groups.items():
         if not _GROUP_NAME.fullmatch(name):

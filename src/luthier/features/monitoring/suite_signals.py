@@ -16,7 +16,7 @@ from luthier.core.signal import Signal
 from luthier.core.task_result import SuiteResult, TaskResult
 from luthier.platform.home.context import Context
 
-_MOST_RESULTS: Final = 50
+_MAX_RESULTS: Final = 50
 _WIDER: Final = 2.0
 """A change is told where it leaves an interval twice as wide as that of 95%: of many looks, few are wrong."""
 _DO: Final = "See the suite's page for the rows that were answered worse; roll back, or train again."
@@ -35,7 +35,7 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
     subject = judged.run_id or judged.base
     if subject is None:
         return ()
-    listed = context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MOST_RESULTS)
+    listed = context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS)
     newest: dict[str, list[SuiteResult]] = {}
     for one in listed:
         kept = newest.setdefault(one.suite, [])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS: Final = 4_000
 """Of a text that is looked at: what comes later counts in no signal."""
-_MOST_KNOWN: Final = 500_000
+_MAX_KNOWN: Final = 500_000
 _KNOWN: Final[dict[bytes, bool]] = {}
 
 
@@ -50,7 +50,7 @@ def _remembered(name: str, check: Callable[[str], bool]) -> Callable[[str], bool
         cut = text[:MOST_CHARACTERS]
         key = blake2b(f"{name}\0{cut}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key not in _KNOWN:
-            if len(_KNOWN) >= _MOST_KNOWN:
+            if len(_KNOWN) >= _MAX_KNOWN:
                 _KNOWN.clear()
             _KNOWN[key] = check(cut)
         return _KNOWN[key]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 4_000
 """Rows that are drawn by lot: more would not make a PSI surer than the traffic lets it be."""
-_MOST_KNOWN: Final = 4
+_MAX_KNOWN: Final = 4
 _KNOWN: Final[dict[str, Profile]] = {}
 
 
@@ -49,7 +49,7 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
     if run_id not in _KNOWN:
         from luthier.features.evaluations.service import training_rows
 
-        if len(_KNOWN) >= _MOST_KNOWN:
+        if len(_KNOWN) >= _MAX_KNOWN:
             _KNOWN.clear()
         _KNOWN[run_id] = _profile(tuple(training_rows(context, [run_id])))
     return _KNOWN[run_id]

@@ -1,4 +1,4 @@
-"""/api/v1/plans and /api/v1/audits: what a recipe comes to, and what is wrong with a file, before any training."""
+"""/api/v1/plans and /api/v1/audits: the plan of a recipe and the audit of a file, before any training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bills and budgets in words."""
+"""Bills and budgets as text."""
 
 from __future__ import annotations
 

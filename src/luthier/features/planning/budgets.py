@@ -143,7 +143,7 @@ def how_to_go_on(run_id: str, meter: Meter) -> str:
     return command if name is None else f"{command} {FLAGS[name]} {2 * getattr(meter.budget, name):.12g}"
 
 
-class Watch(Protocol):
+class StopCheck(Protocol):
     """What knows why work may not go on: a meter, or one that also asks for signals."""
 
     def overrun(self) -> str | None: ...
@@ -163,7 +163,7 @@ class StopOrBudget:
 class BudgetedProgress:
     """Shows progress as another one does, and stops the work with BudgetSpentError once a budget is spent."""
 
-    def __init__(self, inner: Progress, meter: Watch) -> None:
+    def __init__(self, inner: Progress, meter: StopCheck) -> None:
         self._inner, self._meter = inner, meter
 
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
@@ -172,7 +172,7 @@ class BudgetedProgress:
 
 
 class _BudgetedTask:
-    def __init__(self, inner: ProgressTask, meter: Watch) -> None:
+    def __init__(self, inner: ProgressTask, meter: StopCheck) -> None:
         self._inner, self._meter = inner, meter
 
     def advance(self, amount: float = 1) -> None:

@@ -1,6 +1,6 @@
 """Plans for whoever is still drafting a recipe: one at a time, the newest of each draft, answers kept for a while.
 
-    asks (newest of each draft) --> one thread --> one warm process (`warm_child`)
+    asks (newest of each draft) --> one thread --> one warm process (`analysis_worker`)
 
 A recipe that nobody waits for any more is dropped from the queue, and where it is being planned for long the process is
 ended. Thread and process end when nobody has asked for some minutes.
@@ -26,18 +26,18 @@ from luthier.platform.processes.analysis_worker import WarmChild
 log = logging.getLogger("luthier.plans")
 
 IDLE_SECONDS: Final = 300.0
-_MOST_WAITING: Final = 32
-_MOST_KEPT: Final = 128
+_MAX_WAITING: Final = 32
+_MAX_KEPT: Final = 128
 _KEEP_SECONDS: Final = 600.0
 _KEEP_ERROR_SECONDS: Final = 15.0
 """What was wrong may be repaired elsewhere: a model that was fetched, a process that found memory."""
-_PATIENCE_SECONDS: Final = 8.0
-"""So long a plan that nobody wants may go on: to start the process anew takes as long."""
+_ABANDONED_SECONDS: Final = 8.0
+"""How long a plan that nobody waits for may run on: restarting the process takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How the planning of a recipe has ended: with the plan as `file_references.plan_of` gives it, or with an error."""
+    """The result of planning a recipe: the plan as `files.references.plan_of` gives it, or an error."""
 
     plan: dict[str, Any] | None = None
     error: LuthierError | None = None
@@ -50,7 +50,7 @@ class Planned:
 
 
 @dataclass(slots=True)
-class _Ask:
+class _PlanRequest:
     digest: str
     project_id: str
     recipe: Mapping[str, Any] | None
@@ -71,7 +71,7 @@ class DraftPlanner:
     def __init__(self, context: Context) -> None:
         self._context, self._child = context, WarmChild()
         self._changed = threading.Condition()
-        self._asks: OrderedDict[str, _Ask] = OrderedDict()
+        self._requests: OrderedDict[str, _PlanRequest] = OrderedDict()
         self._planned: OrderedDict[str, Planned] = OrderedDict()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -90,10 +90,10 @@ class DraftPlanner:
             if (known := self._known(digest)) is not None:
                 self._forget_others(draft, digest)
                 return known
-            self._want(_Ask(digest, project_id, recipe), draft)
+            self._want(_PlanRequest(digest, project_id, recipe), draft)
             while (known := self._known(digest)) is None:
                 left = deadline - time.monotonic()
-                ask = self._asks.get(digest)
+                ask = self._requests.get(digest)
                 if left <= 0 or ask is None or draft not in ask.drafts:
                     return None
                 self._changed.wait(left)
@@ -102,8 +102,8 @@ class DraftPlanner:
     def wake(self) -> None:
         """Start the process, so that it is ready when it is asked."""
         with self._changed:
-            if self._thread is None and not self._asks:
-                self._want(_Ask("wake", "", None), "wake")
+            if self._thread is None and not self._requests:
+                self._want(_PlanRequest("wake", "", None), "wake")
 
     @contextmanager
     def starting(self, project_id: str, draft: str, recipe: Mapping[str, Any]) -> Iterator[Started]:
@@ -114,7 +114,7 @@ class DraftPlanner:
                 yield self._started[key]
                 return
             started = self._started[key] = Started()
-            while len(self._started) > _MOST_KEPT:
+            while len(self._started) > _MAX_KEPT:
                 self._started.popitem(last=False)
             yield started
 
@@ -122,7 +122,7 @@ class DraftPlanner:
         """Forget what was asked, and end thread and process."""
         with self._changed:
             self._is_closed = True
-            self._asks.clear()
+            self._requests.clear()
             self._child.kill()
             thread = self._thread
             self._changed.notify_all()
@@ -133,31 +133,31 @@ class DraftPlanner:
         found = self._planned.get(digest)
         return found if found is not None and found.is_fresh else None
 
-    def _want(self, ask: _Ask, draft: str) -> None:
+    def _want(self, ask: _PlanRequest, draft: str) -> None:
         self._forget_others(draft, ask.digest)
-        if ask.digest not in self._asks:
-            if len(self._asks) >= _MOST_WAITING:
+        if ask.digest not in self._requests:
+            if len(self._requests) >= _MAX_WAITING:
                 raise BusyError(
-                    f"{_MOST_WAITING} recipes wait to be planned",
+                    f"{_MAX_WAITING} recipes wait to be planned",
                     expected="some of them to be done soon",
                     do="try again in a moment",
                 )
-            self._asks[ask.digest] = ask
-        self._asks[ask.digest].drafts.add(draft)
+            self._requests[ask.digest] = ask
+        self._requests[ask.digest].drafts.add(draft)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="plan-desk", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="draft-planner", daemon=True)
             self._thread.start()
         self._changed.notify_all()
 
     def _forget_others(self, draft: str, digest: str) -> None:
         """A draft wants nothing but its newest recipe."""
-        for ask in list(self._asks.values()):
+        for ask in list(self._requests.values()):
             if ask.digest == digest:
                 continue
             ask.drafts.discard(draft)
             if not ask.drafts and ask.began is None:
-                del self._asks[ask.digest]
-            elif not ask.drafts and ask.began is not None and time.monotonic() - ask.began > _PATIENCE_SECONDS:
+                del self._requests[ask.digest]
+            elif not ask.drafts and ask.began is not None and time.monotonic() - ask.began > _ABANDONED_SECONDS:
                 self._child.kill()
         self._changed.notify_all()
 
@@ -168,20 +168,20 @@ class DraftPlanner:
                 if planned.error is not None and self._child.was_killed and ask.drafts and not self._is_closed:
                     ask.began = None  # somebody has come back to it meanwhile
                     continue
-                self._asks.pop(ask.digest, None)
+                self._requests.pop(ask.digest, None)
                 if ask.recipe is not None and (planned.error is None or not self._child.was_killed):
                     self._planned[ask.digest] = planned
                     self._planned.move_to_end(ask.digest)
-                while len(self._planned) > _MOST_KEPT:
+                while len(self._planned) > _MAX_KEPT:
                     self._planned.popitem(last=False)
                 self._changed.notify_all()
 
-    def _next(self) -> _Ask | None:
+    def _next(self) -> _PlanRequest | None:
         """The oldest ask; None, and the thread ends, where none has come for long."""
         with self._changed:
-            self._changed.wait_for(lambda: self._asks or self._is_closed, IDLE_SECONDS)
-            if self._asks and not self._is_closed:
-                ask = next(iter(self._asks.values()))
+            self._changed.wait_for(lambda: self._requests or self._is_closed, IDLE_SECONDS)
+            if self._requests and not self._is_closed:
+                ask = next(iter(self._requests.values()))
                 ask.began = time.monotonic()
                 return ask
             self._thread = None  # from here on another may be started: that has a process of its own
@@ -189,7 +189,7 @@ class DraftPlanner:
         child.close()
         return None
 
-    def _answered(self, ask: _Ask) -> Planned:
+    def _answered(self, ask: _PlanRequest) -> Planned:
         try:
             if ask.recipe is None:
                 self._child.answer_to(self._context, "wake", {})

@@ -19,7 +19,7 @@ def estimate_quote(
     prices: PriceTable | None = None,
     market: Market = "on_demand",
 ) -> Quote:
-    """What a described run of a model comes to on a device, part by part.
+    """The price, time and memory of a described run of a model on a device, part by part.
 
     model: a folder in which config.json lies; weights are not needed. on: `cpu` or NAME[:COUNT]. prices: None takes the
     table that is shipped. Where the run does not fit as it is, the fastest way that trains the same is priced, and the

@@ -76,7 +76,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
             objective.prepare(model, units, folder, SilentProgress())
 
     class NoCheckpoints(CheckpointStore):
-        """A probe starts anew and leaves nothing behind."""
+        """A probe starts from scratch and leaves nothing behind."""
 
         def latest(self) -> tuple[None, list[str]]:
             return None, []

@@ -96,7 +96,7 @@ def stored(context: Context, device: Device, plan: Plan, *, tell: Tell | None = 
     try:
         found = ProbeStore(context.settings.probes_folder).read(key_of(device, plan))
     except UnreadableProbeError as error:
-        message = f"measurements of an earlier probe are ignored: {error}; `--probe` writes them anew"
+        message = f"measurements of an earlier probe are ignored: {error}; `--probe` measures again"
         if tell is None:
             warnings.warn(message, stacklevel=2)
         else:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH: Final = 32
 _NUM_OPTIONS_SHOWN: Final = 20
-_MOST_TOKENS_TRIED: Final = 1 << 24
+_MAX_TOKENS_TRIED: Final = 1 << 24
 NOT_IN_IT: Final = "starting a machine and fetching the base model are not in time or money"
 _BASIS: Final = {
     "list_prices": "public list prices",
@@ -191,7 +191,7 @@ def _room(quote: Quote) -> str:
     if not room.longest_row_tokens:
         return "none: not even one row fits"
     rows = f"{room.micro_batch_rows:,} of the longest rows ({room.length_tokens:,} tokens) in one micro-batch"
-    more = " or more" if room.longest_row_tokens >= _MOST_TOKENS_TRIED else ""
+    more = " or more" if room.longest_row_tokens >= _MAX_TOKENS_TRIED else ""
     return f"{rows}; one row of up to {room.longest_row_tokens:,} tokens{more} alone"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.ml.planning.calibration import Calibration
     from luthier.ml.planning.workload import Workload
 
-_MOST_STEPS_LOOKED_AT = 2000
+_MAX_STEPS_LOOKED_AT = 2000
 QUOTE_NAME = "quote.json"
 
 
@@ -35,7 +35,7 @@ def quote_of(
     market: Market = "on_demand",
     is_probed: bool = False,
 ) -> Quote:
-    """What a prepared recipe comes to.
+    """The price, time and memory of a prepared recipe.
 
     on: `cpu` or NAME[:COUNT]; None is this machine. prices: None takes the table that is shipped. is_probed: run a few
     real steps first, which only this machine can. Earlier probes of this machine are used where there are some.
@@ -153,7 +153,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     if prepared.plan.objective.draws:
         return _drawn_batches(prepared, schedule, micro_batch_tokens, num_devices)
     steps = []
-    for number in range(min(training.num_steps, _MOST_STEPS_LOOKED_AT)):
+    for number in range(min(training.num_steps, _MAX_STEPS_LOOKED_AT)):
         batches = schedule.step(number)
         share = -(-sum(map(len, batches)) // num_devices)
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
@@ -171,7 +171,7 @@ def _drawn_batches(
     from luthier.features.planning import batch_schedules as schedules
     from luthier.ml.planning.batch_shapes import batches_of
 
-    num_steps = min(prepared.plan.training.num_steps, _MOST_STEPS_LOOKED_AT)
+    num_steps = min(prepared.plan.training.num_steps, _MAX_STEPS_LOOKED_AT)
     steps = [
         schedules.shapes_of_drawn(prepared, schedule, number, micro_batch_tokens, num_devices)
         for number in range(num_steps)

@@ -59,7 +59,7 @@ def prepare(
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
     prices: a file whose entries replace those of the price table. materials: where rows are kept that recipes share;
-    they are read anew with None.
+    None reads them again.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
@@ -155,7 +155,7 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
 
 
 def _refuse_changed(plan: Plan, model: LocalModel, found: Mapping[Split, DatasetProfile | None]) -> None:
-    """Raise ConflictError where model or rows are not those of the plan. found: the splits that were read anew."""
+    """Raise ConflictError where model or rows are not those of the plan. found: the splits that were read again."""
     if model.sha256 != plan.base_model.sha256:
         raise ConflictError(
             f"base model {plan.base_model.name} now has digest {model.sha256[:12]}",
@@ -184,7 +184,7 @@ def profiles(data: DataPlan) -> tuple[DatasetProfile | None, ...]:
 
 
 def training_examples(recipe: Recipe) -> tuple[Example, ...]:
-    """The training rows of a recipe with absolute paths, read anew and split as they were for training."""
+    """The training rows of a recipe with absolute paths, read again and split as they were for training."""
     loaded = load_splits(recipe, Path())
     return tuple(e for split in ("train", "replay") if split in loaded for e in loaded[split].examples)
 

@@ -17,7 +17,7 @@ from luthier.core.split_provenance import Judging, SplitProvenance, provenance_f
 from luthier.platform.home.context import Context
 
 _SUMMARY: Final = "split.json"
-_MOST_SUMMARY_BYTES: Final = 16 << 20
+_MAX_SUMMARY_BYTES: Final = 16 << 20
 
 
 def with_provenance(context: Context, data: DataPlan) -> DataPlan:
@@ -43,7 +43,7 @@ def _documents(context: Context, data: DataPlan) -> Iterator[dict[str, Any]]:
     train = Path(data.train.file)
     beside = train.parent / _SUMMARY
     try:
-        if beside.is_file() and beside.stat().st_size <= _MOST_SUMMARY_BYTES:
+        if beside.is_file() and beside.stat().st_size <= _MAX_SUMMARY_BYTES:
             yield json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass  # unreadable: it proves nothing

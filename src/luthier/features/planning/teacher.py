@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from luthier.features.training.launchers.here import Hooks
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 def find_teacher(
@@ -188,7 +188,7 @@ def _refuse_other_tokens(teacher: Candidate, template: ChatTemplate) -> None:
         return
     apart = sorted(word for word in own.keys() | other.keys() if own.get(word) != other.get(word))
     shown = ", ".join(
-        f"{word!r} is {own.get(word, 'none')} and {other.get(word, 'none')}" for word in apart[:_MOST_NAMED]
+        f"{word!r} is {own.get(word, 'none')} and {other.get(word, 'none')}" for word in apart[:_MAX_NAMED]
     )
     raise RequestError(
         f"the teacher {teacher.model_name} has another vocabulary: {len(apart):,} of "

@@ -1,4 +1,4 @@
-"""What the rows of a recipe come to: read, split, checked and tokenised, whatever is then made of them.
+"""The rows of a recipe: read, split, checked and tokenised.
 
 Recipes that differ in nothing that rows depend on, as the trials of a study do, share what was made of them.
 """
@@ -34,7 +34,7 @@ _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
     },
 }  # fmt: skip
 """What rows do not depend on. All else may change them: what is missing here only costs that they are read again."""
-_MOST_KEPT: Final = 4
+_MAX_KEPT: Final = 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TrainingData:
 
 
 class TrainingDataLoader:
-    """What was made of rows, kept for the next recipe that makes the same of them. For one thread."""
+    """Prepared rows, cached for the next recipe that needs the same. Not thread-safe."""
 
     def __init__(self) -> None:
         self._kept: dict[str, TrainingData] = {}
@@ -99,7 +99,7 @@ class TrainingDataLoader:
         asked = {"recipe": document, "base_dir": str(base_dir), "room": resolve.room_tokens(recipe, _FAR)}
         key = sha256_document(asked)
         if key not in self._kept:
-            for oldest in list(self._kept)[: len(self._kept) + 1 - _MOST_KEPT]:
+            for oldest in list(self._kept)[: len(self._kept) + 1 - _MAX_KEPT]:
                 del self._kept[oldest]
             self._kept[key] = _made(context, recipe, base_dir)
         return self._kept[key]

@@ -94,7 +94,7 @@ class PlanView:
 
 
 def view_of(planned: dict[str, Any]) -> PlanView:
-    """The view of what `file_references.plan_of` gives, with comparisons."""
+    """The view of what `files.references.plan_of` gives, with comparisons."""
     predicted, plan = planned["predicted"], planned["plan"]
     rows = [row | {"name": new_key(row["name"])} for row in planned["values"]]
     sections: dict[str, list[dict[str, Any]]] = {}
@@ -111,7 +111,7 @@ def view_of(planned: dict[str, Any]) -> PlanView:
         warnings=(*_budget_warnings(plan, predicted), *_row_warnings(plan["data"])),
         notes=(*_reading_notes(plan["data"]), *predicted["notes"]),
         changes=tuple(predicted["changes"]),
-        devices=tuple(_in_words(device) for device in planned["devices"]),
+        devices=tuple(_device_summary(device) for device in planned["devices"]),
         advice=planned["advice"],
         coverage=coverage(DataPlan.model_validate(plan["data"])),
         is_proved=is_proved(DataPlan.model_validate(plan["data"])),
@@ -148,9 +148,9 @@ def range_of(document: dict[str, Any], name: str, words: Any, factor: float = 1.
     return (value, "", "") if low == high else (value, low, high)
 
 
-def _in_words(device: dict[str, Any]) -> dict[str, Any]:
+def _device_summary(device: dict[str, Any]) -> dict[str, Any]:
     """A device with its time and its money as figures."""
-    money = range_of(device, "usd", money_in_words)
+    money = range_of(device, "usd", format_money)
     return device | {
         "time": Figure("Time", *range_of(device, "hours", figures.duration, 3600)),
         "money": Figure("Money", money[0] or "not priced", *money[1:]),
@@ -165,7 +165,7 @@ def _why(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def money_in_words(value: float) -> str:
+def format_money(value: float) -> str:
     """US dollars; below a cent nobody counts."""
     return usd(value) if value >= 0.01 else "under 1 cent"
 
@@ -180,7 +180,7 @@ def _headline(planned: dict[str, Any]) -> str:
 
 def _figures(predicted: dict[str, Any]) -> tuple[Figure, ...]:
     hours = range_of(predicted, "hours", figures.duration, 3600)
-    money = range_of(predicted, "usd", money_in_words)
+    money = range_of(predicted, "usd", format_money)
     energy = range_of(predicted, "energy_kwh", _kwh)
     memory = range_of(predicted, "peak_memory_bytes", lambda value: figures.size(int(value)))
     capacity, rate = figures.size(predicted["device"]["memory_bytes"]), predicted["usd_per_device_hour"]

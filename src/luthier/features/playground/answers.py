@@ -20,7 +20,7 @@ from luthier.ml.charts.figures import duration, speed
 from luthier.platform.home.context import Context
 from luthier.platform.ui.page_advice import page_advice
 
-_MOST_CHARACTERS = 100
+_MAX_CHARACTERS = 100
 _ENDS = {"stop": "", "length": " · cut off at its limit", "tool_calls": ""}
 
 
@@ -101,7 +101,7 @@ def _options(stream: CompletionStream) -> str:
     """The template options that the model was trained with, and so was asked with; shortened where they are long."""
     options = dict(stream.answer.routed.served.template_options) if stream.answer.routed else {}
     words = ", ".join(f"{name}={json.dumps(value)}" for name, value in options.items())
-    return f" · {words if len(words) <= _MOST_CHARACTERS else words[:_MOST_CHARACTERS] + '…'}" if words else ""
+    return f" · {words if len(words) <= _MAX_CHARACTERS else words[:_MAX_CHARACTERS] + '…'}" if words else ""
 
 
 def _line(**document: Any) -> bytes:

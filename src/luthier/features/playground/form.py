@@ -16,12 +16,12 @@ from luthier.core.frozen import Frozen
 from luthier.core.stream import Sampling, TextRequest
 from luthier.features.serving.service import new_seed
 
-MOST_SIDES: Final = 2
-MOST_TURNS: Final = 200
+MAX_SIDES: Final = 2
+MAX_TURNS: Final = 200
 MOST_CHARACTERS: Final = 400_000
 """Of a conversation, all turns together."""
-_MOST_STOPS: Final = 4
-_MOST_STOP_CHARACTERS: Final = 1024
+_MAX_STOPS: Final = 4
+_MAX_STOP_CHARACTERS: Final = 1024
 DEFAULTS: Final = {
     "system": "", "temperature": "0.7", "top_p": "1", "max_tokens": "256", "seed": "", "stop": "", "effort": "",
 }  # fmt: skip
@@ -73,8 +73,8 @@ class Side:
 
 def sides_of(form: FormData) -> list[Side]:
     """The models and what was said with each. Raises RequestError."""
-    models = [text for text in form.getlist("model") if isinstance(text, str)][:MOST_SIDES]
-    talks = [text for text in form.getlist("talk") if isinstance(text, str)][:MOST_SIDES]
+    models = [text for text in form.getlist("model") if isinstance(text, str)][:MAX_SIDES]
+    talks = [text for text in form.getlist("talk") if isinstance(text, str)][:MAX_SIDES]
     talks += ["[]"] * (len(models) - len(talks))
     return [Side(model, _turns(stream)) for model, stream in zip(models, talks, strict=False)]
 
@@ -129,10 +129,10 @@ def _turns(text: str) -> list[Turn]:
 
 def _check(turns: Sequence[Turn], more: int) -> None:
     num_characters = more + sum(len(turn.content) for turn in turns)
-    if len(turns) > MOST_TURNS or num_characters > MOST_CHARACTERS:
+    if len(turns) > MAX_TURNS or num_characters > MOST_CHARACTERS:
         raise RequestError(
             f"a conversation of {len(turns):,} turns and {num_characters:,} characters",
-            expected=f"at most {MOST_TURNS} turns and {MOST_CHARACTERS:,} characters",
+            expected=f"at most {MAX_TURNS} turns and {MOST_CHARACTERS:,} characters",
             do="begin a new conversation",
         )
 
@@ -159,10 +159,10 @@ def _effort(text: str) -> str | None:
 
 def _stops(text: str) -> tuple[str, ...]:
     found = tuple(line for line in text.replace("\r", "").split("\n") if line)
-    if len(found) > _MOST_STOPS or any(len(stop) > _MOST_STOP_CHARACTERS for stop in found):
+    if len(found) > _MAX_STOPS or any(len(stop) > _MAX_STOP_CHARACTERS for stop in found):
         raise RequestError(
             f"{len(found)} texts to stop at",
-            expected=f"at most {_MOST_STOPS}, one a line, of at most {_MOST_STOP_CHARACTERS:,} characters",
+            expected=f"at most {_MAX_STOPS}, one a line, of at most {_MAX_STOP_CHARACTERS:,} characters",
             do="leave some out",
         )
     return found

@@ -1,4 +1,4 @@
-"""Use cases: what somebody may chat with in the pages: models by name, and what the project's runs have made."""
+"""Use cases: the models of the playground: deployments, tuned models, runs and base models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from luthier.features.serving.models import Routed, route, user_of
 from luthier.features.serving.targets import local_base_models, served_target
 from luthier.platform.home.context import Context
 
-_MOST_RUNS: Final = 50
+_MAX_RUNS: Final = 50
 
 
 class PlaygroundModel(Frozen):
-    """A model or run by its name. kind: what it is, in the plural. note: what else tells it apart.
+    """A model or run by its name. kind: its group, in the plural. note: a hint beside the name.
 
     run_id: of a tuned model that is the outcome of a run, which is not listed beside it then.
     """
@@ -46,7 +46,7 @@ def list_playground_models(context: Context, caller: Caller) -> Sequence[Playgro
         for one in tuned
     ]
     named = {one.run_id for one in found}
-    for run in context.runs.of_project(caller.project_id, limit=_MOST_RUNS):
+    for run in context.runs.of_project(caller.project_id, limit=_MAX_RUNS):
         made = None if run.result is None else run.result.adapter_path
         if run.status == "succeeded" and made is not None and run.run_id not in named and Path(made).is_dir():
             found.append(PlaygroundModel(name=run.run_id, kind="runs", note=f"{run.base_model}, {run.method}"))

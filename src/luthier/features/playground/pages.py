@@ -19,12 +19,12 @@ from luthier.core.errors import BusyError, LuthierError, RequestError
 from luthier.core.feedback import Thumb
 from luthier.features.datasets.saved_cases import DEFAULT_NAME, SavedCase, save_case
 from luthier.features.feedback import service as feedback
-from luthier.features.feedback.service import Said
+from luthier.features.feedback.service import FeedbackInput
 from luthier.features.playground.answers import error_document, whole, written
 from luthier.features.playground.form import (
     DEFAULTS,
     EFFORTS,
-    MOST_SIDES,
+    MAX_SIDES,
     Side,
     messages_of,
     request_of,
@@ -76,7 +76,7 @@ def show(
     if (said := shown_once(request).take(request).get("said")) is not None:
         return _page(request, models, said)
     known = {one.run_id: one.name for one in models if one.run_id} | {one.name: one.name for one in models}
-    wanted = [name[:1024] for name in model or [] if name][:MOST_SIDES]
+    wanted = [name[:1024] for name in model or [] if name][:MAX_SIDES]
     chosen = [known[name] for name in wanted if name in known] or [one.name for one in models[:1]]
     unknown = [name for name in wanted if name not in known]
     shown = _Shown([Side(name) for name in chosen], dict(DEFAULTS), unknown=unknown)
@@ -189,7 +189,7 @@ def _say(sides: Sequence[Side], message: str, *, is_again: bool) -> list[Side]:
     return list(sides)
 
 
-def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, Said]:
+def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, FeedbackInput]:
     """Which thumb an answer has, and what is said of it. A correction keeps the thumb that was given before."""
     word, _, place = text_of(form, "said").partition(":")
     side, turn = _place_of(shown, place)
@@ -203,13 +203,15 @@ def _said_of(shown: _Shown, form: FormData, caller: Caller) -> tuple[str, Said]:
             "a correction that says what the answer says", expected="what it should have said", do="write it first"
         )
     side.turns[turn] = answer.model_copy(update={"thumb": thumb or ""})
-    return thumb or "", Said(exchange_id=answer.exchange_id, thumb=thumb, correction=correction, author=caller.name)
+    return thumb or "", FeedbackInput(
+        exchange_id=answer.exchange_id, thumb=thumb, correction=correction, author=caller.name
+    )
 
 
 def _place_of(shown: _Shown, text: str) -> tuple[Side, int]:
     """The side and the turn of `1:3`. Raises RequestError where there is no such answer."""
     place = _PLACE.fullmatch(text)
-    number, turn = (int(place[1]) - 1, int(place[2])) if place else (MOST_SIDES, 0)
+    number, turn = (int(place[1]) - 1, int(place[2])) if place else (MAX_SIDES, 0)
     if number >= len(shown.sides) or not 0 < turn < len(shown.sides[number].turns):
         raise RequestError("no such answer", expected="an answer on this page", do="choose one that is shown")
     return shown.sides[number], turn
@@ -235,7 +237,7 @@ def _refused(error: LuthierError) -> Response:
 
 
 def _page(request: Request, models: Sequence[PlaygroundModel], shown: _Shown, *, status: int = 200) -> Response:
-    sides = [*shown.sides, *(Side() for _ in range(MOST_SIDES - len(shown.sides)))]
+    sides = [*shown.sides, *(Side() for _ in range(MAX_SIDES - len(shown.sides)))]
     groups = [(kind, list(ones)) for kind, ones in itertools.groupby(models, key=lambda one: one.kind)]
     values: dict[str, Any] = {
         "sides": sides,

@@ -18,7 +18,7 @@ from luthier.features.recipes.problems import describe_problems
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and set single values of it anew.
+    """Read a recipe file and override single values of it.
 
     Args:
         path: YAML or JSON.

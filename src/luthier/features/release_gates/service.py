@@ -37,7 +37,7 @@ _GATE: Final = FileKind(
     hint="give the path of the gate's YAML file",
     refuse=RequestError,
 )
-_MOST_RESULTS: Final = 50
+_MAX_RESULTS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def judged_behind(context: Context, caller: Caller, share: Share) -> Judged:
 def newest_suites(context: Context, project_id: str, subject: str) -> list[SuiteResult]:
     """The newest result of each suite, newest first: of one model or run."""
     newest: dict[str, SuiteResult] = {}
-    for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MOST_RESULTS):
+    for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS):
         newest.setdefault(one.suite, one)
     return list(newest.values())
 

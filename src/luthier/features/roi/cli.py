@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.worth_result import WorthResult
-    from luthier.features.roi.service import Weighed
+    from luthier.features.roi.service import RoiOutcome
 
 _STYLES = {"yes": "bold green", "no": "bold red", "open": "bold yellow"}
 _NUM_BARS = 6
@@ -35,14 +35,14 @@ def worth(
     home: HomeOption = None,
 ) -> Answer:
     """Weigh a case: payback, 12-month value, break-even gain, and what plainer ways would be worth."""
-    from luthier.features.roi import service as worths
+    from luthier.features.roi import service as roi_service
 
     with open_context(home) as context:
-        found = worths.weigh(context, case, verdict=verdict, prices=prices, html=html)
+        found = roi_service.compute_roi(context, case, verdict=verdict, prices=prices, html=html)
     return Answer(as_json, found.as_json(), lambda console: _show(console, found))
 
 
-def _show(console: Console, found: Weighed) -> None:
+def _show(console: Console, found: RoiOutcome) -> None:
     from rich.text import Text
 
     from luthier.ml.planning.roi.views import key_figures

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class RoiOutcome:
     """An answer. report: the HTML page, where one was asked for."""
 
     result: WorthResult
@@ -25,9 +25,9 @@ class Weighed:
         return {**self.result.model_dump(mode="json"), "report": str(self.report) if self.report else None}
 
 
-def weigh(
+def compute_roi(
     context: Context, file: Path, *, verdict: str | None = None, prices: Path | None = None, html: Path | None = None
-) -> Weighed:
+) -> RoiOutcome:
     """Answer a case file. The same files and the same evaluation give the same answer.
 
     verdict: a run, whose last evaluation is taken, or an evaluation; in place of assumed gains. prices: entries that
@@ -50,7 +50,7 @@ def weigh(
         sources = (f"No price of {prices} was needed: the case says all of them itself.",)
     result = worth(priced, measured, sources=sources)
     if html is None:
-        return Weighed(result)
+        return RoiOutcome(result)
     from luthier.ml.planning.roi.report import write_worth_report
 
-    return Weighed(result, write_worth_report(html, result, case_file=str(file), verdict=verdict))
+    return RoiOutcome(result, write_worth_report(html, result, case_file=str(file), verdict=verdict))

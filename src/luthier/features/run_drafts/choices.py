@@ -25,10 +25,10 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
 
-_MOST_VERSIONS: Final = 100
-_MOST_FILES: Final = 30
+_MAX_VERSIONS: Final = 100
+_MAX_FILES: Final = 30
 _ROWS_LOOKED_AT: Final = 50
-_MOST_SHAPES: Final = 1000
+_MAX_SHAPES: Final = 1000
 _shapes: Final[dict[str, Shape]] = {}
 """By the digest of the file's content, which alone decides it."""
 _SPLITS: Final = ("train", "validation", "held_out")
@@ -79,11 +79,11 @@ class Fork:
 def file_choices(context: Context, caller: Caller) -> list[FileChoice]:
     """The newest versions of the project's datasets, then its newest other files that are there to train on."""
     found: dict[str, FileChoice] = {}
-    for dataset, version in context.datasets.all_versions(caller.project_id, _MOST_VERSIONS):
+    for dataset, version in context.datasets.all_versions(caller.project_id, _MAX_VERSIONS):
         rows = "" if version.num_rows is None else f", {version.num_rows:,} rows"
         choice = FileChoice(version.file_id, dataset.name, f"version {version.number}{rows}")
         found.setdefault(version.file_id, choice)
-    others, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MOST_FILES)
+    others, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_FILES)
     for file in others:
         found.setdefault(file.file_id, FileChoice(file.file_id, "", file.filename))
     return list(found.values())
@@ -101,7 +101,7 @@ def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
     try:
         file = files.get_file(context, caller.project_id, file_id)
         if file.sha256 not in _shapes:
-            if len(_shapes) >= _MOST_SHAPES:
+            if len(_shapes) >= _MAX_SHAPES:
                 _shapes.clear()
             _shapes[file.sha256] = _shape_of(files.local_path(context, file))
         return _shapes[file.sha256]

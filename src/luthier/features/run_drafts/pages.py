@@ -14,7 +14,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
 from luthier.features.models.service import ModelView
 from luthier.features.planning.drafts import DraftPlanner, Planned
-from luthier.features.planning.view import money_in_words, view_of
+from luthier.features.planning.view import format_money, view_of
 from luthier.features.run_drafts import choices as draft_choices
 from luthier.features.run_drafts import fields as recipe_fields
 from luthier.features.run_drafts.form import SHARE, Draft, draft_of, fields_of, read_form
@@ -30,7 +30,7 @@ _WAIT_SECONDS: Final = 0.25
 """Longer a request of a script is not kept waiting; then it asks again."""
 _WAIT_WITHOUT_SCRIPTS_SECONDS: Final = 20.0
 """A browser without scripts asks once: its request waits for the plan."""
-_MOST_FIELDS: Final = 200
+_MAX_FIELDS: Final = 200
 _SWAPS: Final = dict.fromkeys(
     ("swap", "swap_fields", "swap_more", "swap_parts", "swap_problems", "swap_settings", "swap_text", "polls"), False
 )
@@ -40,7 +40,7 @@ _making = threading.Lock()
 
 async def _form(request: Request) -> dict[str, str]:
     """The fields of the form, whatever their names."""
-    found = await request.form(max_fields=_MOST_FIELDS, max_files=0)
+    found = await request.form(max_fields=_MAX_FIELDS, max_files=0)
     return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
@@ -81,7 +81,7 @@ def new_run(
 
 @router.post("/runs/new/plan")
 def plan(request: Request, context: HomeContext, caller: Trainer, form: Form) -> Response:
-    """What the draft comes to; for HTMX the plan, and the side of the form that was not changed."""
+    """The plan of the draft; for HTMX the plan, and the side of the form that was not changed."""
     visit = _Visit(request, context, caller)
     draft = read_form(form, visit.names)
     return visit.answer(draft, visit.planned(draft, form), form)
@@ -179,7 +179,7 @@ class _Visit:
             "share": SHARE,
             "error": error,
             "plan": None if planned is None or planned.plan is None else view_of(planned.plan),
-            "money": money_in_words,
+            "money": format_money,
             "state": _state(draft, planned, self._model(draft)),
             "mentions": lambda place: place in told,
         }

@@ -13,7 +13,7 @@ from luthier.features.runs import service as runs
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths
 
-_MOST_LOOKED_THROUGH: Final = 2000
+_MAX_LOOKED_THROUGH: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def list_evaluations(
     words: all of them stand in the run's id, the file's name, or the name of a system or model. word: of the verdict,
     or `none` for those without one. Where one of both is asked for, the newest 2,000 are looked through.
     """
-    most = _MOST_LOOKED_THROUGH if words or word else limit + 1
+    most = _MAX_LOOKED_THROUGH if words or word else limit + 1
     found, places = [], home_paths(context)
     for one in context.evaluations.overviews(project_id, limit=most, after=after):
         shown = EvaluationOverview.model_validate(redact_paths(one.model_dump(mode="json"), places))

@@ -22,8 +22,8 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 
 ROWS: Final = 25
-_MOST_TEXT_CHARACTERS: Final = 100
-_MOST_EVALUATIONS: Final = 256
+_MAX_TEXT_CHARACTERS: Final = 100
+_MAX_EVALUATIONS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Judged:
         found = without_paths(self._context, found.model_copy(update={"systems": systems, "forgetting": None}))
         with self._lock:
             self._kept[evaluation_id] = found
-            while len(self._kept) > _MOST_EVALUATIONS:
+            while len(self._kept) > _MAX_EVALUATIONS:
                 self._kept.popitem(last=False)
         return found
 
@@ -110,7 +110,7 @@ def page_of_runs(
         limit=limit + 1,
         before=before if before and is_id(before, "run") else None,
         status=status,
-        text=text.strip()[:_MOST_TEXT_CHARACTERS],
+        text=text.strip()[:_MAX_TEXT_CHARACTERS],
     )
     shown = entries[:limit]
     return RunPage(rows_of(context, caller, judged, shown), shown[-1].run_id if len(entries) > limit else None)

@@ -26,14 +26,14 @@ from luthier.core.events import (
 from luthier.ml.charts.thinning import Point, thinned
 from luthier.platform.home.context import Context
 
-MOST_POINTS: Final = 1_000
+MAX_POINTS: Final = 1_000
 """Of a series, for who sees it first."""
-MOST_NEW_POINTS: Final = 100
+MAX_NEW_POINTS: Final = 100
 """Of a series, in an answer to who watches: of more steps than these the lows and highs are sent."""
-_MOST_NEW_EVENTS: Final = 1_000
+_MAX_NEW_EVENTS: Final = 1_000
 _AT_ONCE: Final = 2_000
-_MOST_RUNS: Final = 32
-_MOST_MEASURES: Final = 6
+_MAX_RUNS: Final = 32
+_MAX_MEASURES: Final = 6
 
 Key = tuple[str, str]
 """The chart and the series in it."""
@@ -60,7 +60,7 @@ class Curves:
     best: Point | None = None
     is_more: bool = False
 
-    def take(self, events: Iterable[Event], *, most: int = MOST_POINTS) -> None:
+    def take(self, events: Iterable[Event], *, most: int = MAX_POINTS) -> None:
         """Add what events tell, in the order in which they were appended. Of a step told twice the newer tale counts.
 
         most: how many points a series is thinned to, once it has twice as many.
@@ -80,7 +80,7 @@ class Curves:
                 if event.is_best:
                     self.best = (event.step, event.loss)
 
-    def in_short(self, most: int) -> Curves:
+    def downsampled(self, most: int) -> Curves:
         """The same with at most about that many points a series."""
         points = {key: thinned(series, most) for key, series in self.points.items()}
         return Curves(points, self.from_step, self.best, self.is_more)
@@ -130,11 +130,11 @@ class RunSeries:
         Whoever asks has made sure that the run may be seen; of one that has not begun there is nothing.
         """
         if after > 0:
-            found, position = self._context.runs.appended(run_id, after, limit=_MOST_NEW_EVENTS)
-            if len(found) < _MOST_NEW_EVENTS:
+            found, position = self._context.runs.appended(run_id, after, limit=_MAX_NEW_EVENTS)
+            if len(found) < _MAX_NEW_EVENTS:
                 curves = Curves()
-                curves.take(found, most=_MOST_NEW_EVENTS)
-                return News(curves.in_short(MOST_NEW_POINTS), position, is_whole=False)
+                curves.take(found, most=_MAX_NEW_EVENTS)
+                return News(curves.downsampled(MAX_NEW_POINTS), position, is_whole=False)
         return self._whole(run_id)
 
     def first_look(self, run_id: str, last_step: int, most: int) -> Curves:
@@ -153,14 +153,14 @@ class RunSeries:
         with self._lock:
             known = self._known.setdefault(run_id, _Known())
             self._known.move_to_end(run_id)
-            while len(self._known) > _MOST_RUNS:
+            while len(self._known) > _MAX_RUNS:
                 self._known.popitem(last=False)
         with known.lock:
             while True:
                 found, known.position = self._context.runs.appended(run_id, known.position, limit=_AT_ONCE)
                 known.curves.take(found)
                 if len(found) < _AT_ONCE:
-                    return News(known.curves.in_short(MOST_POINTS), known.position, is_whole=True)
+                    return News(known.curves.downsampled(MAX_POINTS), known.position, is_whole=True)
 
 
 def values_of(event: StepDone) -> dict[Key, float]:
@@ -180,4 +180,4 @@ def values_of(event: StepDone) -> dict[Key, float]:
 
 def _measures(measures: Mapping[str, float]) -> dict[str, float]:
     """The measures that have a chart of their own."""
-    return {name: measures[name] for name in sorted(set(measures) - set(_OF_LOSS))[:_MOST_MEASURES]}
+    return {name: measures[name] for name in sorted(set(measures) - set(_OF_LOSS))[:_MAX_MEASURES]}

@@ -28,7 +28,7 @@ _LAST: Final = (
     .limit(1)
 )
 _OWNER = func.coalesce(jobs.c.project_id, DEFAULT_PROJECT)
-_MOST_UNDER_WAY: Final = 1_000
+_MAX_UNDER_WAY: Final = 1_000
 """Positions that transactions may have taken and not yet written."""
 
 
@@ -152,7 +152,7 @@ class RunStore:
             rows = connection.execute(query.order_by(events.c.position).limit(limit)).all()
             newest = 0 if len(rows) == limit else connection.execute(select(func.max(events.c.position))).scalar() or 0
         # Past the events of other runs, too, but for the last: one with a smaller position may still be written.
-        position = max(rows[-1].position if rows else after, newest - _MOST_UNDER_WAY)
+        position = max(rows[-1].position if rows else after, newest - _MAX_UNDER_WAY)
         return [event_adapter.validate_json(row.document) for row in rows], position
 
     def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""Who may wait for an answer: so many in all, so many of one key; and when one who may not should come again."""
+"""Admission control: a limit on all requests and on each key's, and the Retry-After of a refused one."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from luthier.core.errors import BusyError
 
 _LOOK_BACK_SECONDS: Final = 60.0
 _UNKNOWN_SECONDS: Final = 5
-_MOST_SECONDS: Final = 60
+_MAX_SECONDS: Final = 60
 
 
-class Place:
-    """Of one ask that is under way or waits."""
+class Slot:
+    """The slot of one request that is running or waiting."""
 
-    def __init__(self, line: Line, key: str | None) -> None:
-        self._line, self._key, self._is_in = line, key, True
+    def __init__(self, queue: AdmissionQueue, key: str | None) -> None:
+        self._queue, self._key, self._is_in = queue, key, True
 
     def leave(self, *, has_ended: bool) -> None:
-        """Make room for another, once. has_ended: with an answer, not because somebody has gone."""
-        with self._line.lock:
+        """Release the slot, once. has_ended: with an answer, not because the client has gone."""
+        with self._queue.lock:
             if self._is_in:
                 self._is_in = False
-                self._line.left(self._key, has_ended)
+                self._queue.left(self._key, has_ended)
 
 
-class Line:
-    """All asks of a server. most: in all; most_per_key: of each key of the API. Safe to share between threads."""
+class AdmissionQueue:
+    """All requests of a server. most: in total; most_per_key: of each API key. Thread-safe."""
 
     def __init__(self, most: int, most_per_key: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._most_per_key, self._clock = most, most_per_key, clock
@@ -39,8 +39,8 @@ class Line:
         self._num_of: Counter[str | None] = Counter()
         self._ends: deque[float] = deque(maxlen=256)
 
-    def enter(self, key: str | None) -> Place:
-        """A place. key: None for a person at this machine, who may take all there are. Raises BusyError."""
+    def enter(self, key: str | None) -> Slot:
+        """Take a slot. key: None for a local user, who may take all. Raises BusyError where none is free."""
         with self.lock:
             num, num_own = self._num_of.total(), self._num_of[key]
             if num >= self._most:
@@ -49,10 +49,10 @@ class Line:
                 most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
                 raise self._busy(num, num_own, " of this key", most)
             self._num_of[key] += 1
-            return Place(self, key)
+            return Slot(self, key)
 
     def left(self, key: str | None, has_ended: bool) -> None:
-        """Called by a place, which holds the lock."""
+        """Called by a slot, which holds the lock."""
         self._num_of[key] -= 1
         if not self._num_of[key]:
             del self._num_of[key]
@@ -74,4 +74,4 @@ class Line:
         if len(ends) < 2 or now <= ends[0]:
             return _UNKNOWN_SECONDS
         pace = len(ends) / (now - ends[0])
-        return min(_MOST_SECONDS, max(1, math.ceil(num / 2 / pace)))
+        return min(_MAX_SECONDS, max(1, math.ceil(num / 2 / pace)))

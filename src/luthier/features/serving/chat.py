@@ -17,21 +17,21 @@ from luthier.core.stream import Ended, Failed, Piece, Sampling, Served, Started,
 from luthier.features.serving.loaded import EngineChoice, choose_model
 from luthier.platform.home.context import Context
 
-Hear = Callable[[StreamEvent], None]
+OnEvent = Callable[[StreamEvent], None]
 _LOOK_SECONDS = 0.08
-_LEAST_SECONDS = 0.01
+_MIN_SECONDS = 0.01
 _ADDRESS = ("http://", "https://")
 
 
-class Speaker(Protocol):
-    """Somebody who answers."""
+class ChatClient(Protocol):
+    """A model to chat with."""
 
     @property
     def name(self) -> str:
         """What it is called on the screen."""
         ...
 
-    def begin(self, request: TextRequest, hear: Hear) -> Callable[[], None]:
+    def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
         """Have a text written; `hear` is given its events from another thread. Returns what cancels it."""
         ...
 
@@ -65,7 +65,7 @@ class Reply:
         if self.first_seconds is None or self.num_new_tokens < 2:
             return None
         seconds = self.seconds - self.first_seconds
-        return (self.num_new_tokens - 1) / seconds if seconds >= _LEAST_SECONDS else None
+        return (self.num_new_tokens - 1) / seconds if seconds >= _MIN_SECONDS else None
 
     def as_json(self) -> dict[str, Any]:
         """The document of one answer."""
@@ -109,7 +109,7 @@ class Turn:
 class Chat:
     """A conversation with one model or several. system: what stands before it all."""
 
-    speakers: Sequence[Speaker]
+    clients: Sequence[ChatClient]
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 512
@@ -122,12 +122,12 @@ class Chat:
         never been.
         """
         heard: queue.SimpleQueue[tuple[int, StreamEvent]] = queue.SimpleQueue()
-        replies = [Reply(speaker.name) for speaker in self.speakers]
+        replies = [Reply(client.name) for client in self.clients]
         began, cancels = time.monotonic(), list[Callable[[], None]]()
         try:
-            for number, speaker in enumerate(self.speakers):
+            for number, client in enumerate(self.clients):
                 try:
-                    cancels.append(speaker.begin(self._request(number, question), _event_handler(number, heard)))
+                    cancels.append(client.begin(self._request(number, question), _event_handler(number, heard)))
                 except LuthierError as error:
                     replies[number].error = error
             while not all(reply.has_ended for reply in replies):
@@ -166,34 +166,34 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalSpeaker:
+class LocalChatClient:
     """A model of this machine, in the process that holds models."""
 
     context: Context
     name: str
     served: Served
 
-    def begin(self, request: TextRequest, hear: Hear) -> Callable[[], None]:
-        """As of `Speaker`. Raises WorkError where it cannot be asked now."""
+    def begin(self, request: TextRequest, hear: OnEvent) -> Callable[[], None]:
+        """As of `ChatClient`. Raises WorkError where it cannot be asked now."""
         from luthier.features.serving.service import as_trained
 
         served, asked = as_trained(self.served, request)
-        return self.context.model_server.ask(served, asked, hear)
+        return self.context.inference_client.ask(served, asked, hear)
 
 
-def find_speaker(context: Context, name: str, engine: EngineChoice = "auto") -> Speaker:
+def open_chat_client(context: Context, name: str, engine: EngineChoice = "auto") -> ChatClient:
     """Who answers to a name: a model as `choose_model` knows it, or an address such as http://host:8520/v1#MODEL.
 
     Raises what `choose_model` raises, or RequestError and WorkError for an address.
     """
     if name.lower().startswith(_ADDRESS):
-        from luthier.features.serving.remote_chat import find_remote
+        from luthier.features.serving.remote_chat import open_remote_chat_client
 
-        return find_remote(name)
-    return LocalSpeaker(context, name, choose_model(context, name, engine))
+        return open_remote_chat_client(name)
+    return LocalChatClient(context, name, choose_model(context, name, engine))
 
 
-def _event_handler(number: int, heard: queue.SimpleQueue[tuple[int, StreamEvent]]) -> Hear:
+def _event_handler(number: int, heard: queue.SimpleQueue[tuple[int, StreamEvent]]) -> OnEvent:
     return lambda event: heard.put((number, event))
 
 

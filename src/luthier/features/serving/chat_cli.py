@@ -49,14 +49,14 @@ def chat(
     question. The key for a server's address comes from LUTHIER_API_KEY.
     """
     from luthier.core.stream import Sampling
-    from luthier.features.serving.chat import Chat, find_speaker
+    from luthier.features.serving.chat import Chat, open_chat_client
     from luthier.features.serving.chat_screen import ChatScreen
     from luthier.platform.cli.console import stdout_console
 
     with open_context(home) as context:
         names = [model] if against is None else [model, against]
         conversation = Chat(
-            speakers=[find_speaker(context, name, engine) for name in names],
+            clients=[open_chat_client(context, name, engine) for name in names],
             system=system,
             sampling=Sampling(temperature=temperature, seed=seed),
             max_new_tokens=max_tokens,
@@ -65,7 +65,7 @@ def chat(
             conversation, ChatScreen(stdout_console(), is_quiet=as_json), is_person=sys.stdin.isatty() and not as_json
         )
     has_failed = any(answer["error"] for turn in said for answer in turn["answers"])
-    document = {"models": [speaker.name for speaker in conversation.speakers], "turns": said}
+    document = {"models": [client.name for client in conversation.clients], "turns": said}
     return Answer(as_json, document, lambda _: None, exit_code=1 if has_failed else 0)
 
 
@@ -73,7 +73,7 @@ def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> li
     """Ask until there is nothing more to ask; returns what was said, also what was forgotten since."""
     said = []
     if is_person:
-        screen.greet([speaker.name for speaker in conversation.speakers], HELP)
+        screen.greet([client.name for client in conversation.clients], HELP)
     for line in _typed() if is_person else _piped():
         word = line.casefold()
         if word in ("/quit", "/exit", "/q"):
@@ -89,7 +89,7 @@ def _chat_loop(conversation: Chat, screen: ChatScreen, *, is_person: bool) -> li
         else:
             if not is_person:
                 screen.question(line)
-            with screen.answering([speaker.name for speaker in conversation.speakers]) as show:
+            with screen.answering([client.name for client in conversation.clients]) as show:
                 turn = conversation.ask(line, show)
             screen.answered(turn)
             said.append({"question": line, "answers": [reply.as_json() for reply in turn.replies]})

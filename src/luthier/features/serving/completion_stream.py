@@ -1,12 +1,12 @@
-"""One ask, followed from an event loop: no thread is held while a model writes, and who goes away is written for no
-more.
+"""One request, awaited from an event loop: no thread is held while a model writes, and a client that disconnects
+cancels it.
 
-    talk = Talk(context, caller, requests)
+    stream = CompletionStream(context, caller, requests)
     try:
-        await talk.begin(lambda: route(context, caller, name))
-        while not talk.answer.has_ended: await talk.next()
+        await stream.begin(lambda: route(context, caller, name))
+        while not stream.answer.has_ended: await stream.next()
     finally:
-        await talk.leave()
+        await stream.leave()
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHARGING: set[asyncio.Future[None]] = set()
 
 
 class CompletionStream:
-    """One ask under way. answer: what it has come to so far. fingerprint: of the model, once begun.
+    """One running request. answer: the text so far. fingerprint: of the model, once begun.
 
     hears_pieces: false where only the ends are waited for; the answer has all text in any case. model: as it is asked
     for. user: whose ask it is, where somebody was named.

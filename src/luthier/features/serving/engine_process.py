@@ -1,4 +1,4 @@
-"""The process that holds models and writes answers; `model_server` starts it and listens.
+"""The process that holds models and generates text; `inference_client` starts it and reads its events.
 
     python -m luthier.features.serving.engine_process SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS
     RATES_FOLDER
@@ -9,7 +9,7 @@ Over the socket come lines of JSON: {"ask": ID, "owner": KEY, "model": Served, "
 "embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks
 of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
 order in which they come, and written together whatever adapters they have; several models write in turn, one step each
-(`serving_writer`). A model is let go, the longest unused first, when another is asked for and there is no place or no
+(`engine_thread`). A model is let go, the longest unused first, when another is asked for and there is no place or no
 memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
 closes the socket. When models come and go, a line says which are loaded now: {"loaded": [LoadedModel, ...]}.
 """
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError
 from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
-from luthier.features.serving.engine_thread import Around, Turns, Writer, too_large
+from luthier.features.serving.engine_thread import EngineContext, EngineThread, TurnLock, too_large
 from luthier.features.serving.request import Ask, defect
 from luthier.features.serving.shared_bases import default_memory_bytes, open_engine, split, weight_bytes
 
@@ -51,10 +51,10 @@ class _Waiting:
 
 
 class Scheduler:
-    """Hands asks to engines, has them opened, and lets them go.
+    """Hands requests to engine threads, opens engines, and closes idle ones.
 
     tell: sends events; called from many threads. tell_loaded: says which models are loaded, when that has changed.
-    precision: as `serving_bases.split` has it.
+    precision: as `shared_bases.split` has it.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Scheduler:
         self._tell_loaded, self._loaded = tell_loaded, tuple[LoadedModel, ...]()
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._waiting: list[_Waiting] = []
-        self._writers: OrderedDict[Served, Writer] = OrderedDict()  # the longest unused first
-        self._writer_of: dict[str, Writer] = {}
-        self._lacking: tuple[Writer, int] | None = None  # what an engine would need to load an adapter
-        self._around = Around(
+        self._engine_threads: OrderedDict[Served, EngineThread] = OrderedDict()  # the longest unused first
+        self._thread_of_request: dict[str, EngineThread] = {}
+        self._lacking: tuple[EngineThread, int] | None = None  # what an engine would need to load an adapter
+        self._engine_context = EngineContext(
             open_engine=open_engine,
             tell=tell,
             wake=lambda: self.hear({}),
             adapter_bytes=lambda path: 2 * weight_bytes(path),  # those in use are held twice
             has_room=self._has_room,
-            is_alone=lambda: len(self._writers) < 2,
-            turns=Turns(),
+            is_alone=lambda: len(self._engine_threads) < 2,
+            turn_lock=TurnLock(),
         )
 
     def hear(self, said: dict[str, Any]) -> None:
@@ -109,8 +109,12 @@ class Scheduler:
         self._say_loaded()
 
     def _say_loaded(self) -> None:
-        open_ones = [(served, writer) for served, writer in self._writers.items() if writer.is_open]
-        loaded = tuple(LoadedModel(served=served, decoding=writer.decoding) for served, writer in open_ones)
+        open_ones = [
+            (served, engine_thread) for served, engine_thread in self._engine_threads.items() if engine_thread.is_open
+        ]
+        loaded = tuple(
+            LoadedModel(served=served, decoding=engine_thread.decoding) for served, engine_thread in open_ones
+        )
         if set(loaded) != set(self._loaded):
             self._loaded = loaded
             self._tell_loaded(loaded)
@@ -132,22 +136,28 @@ class Scheduler:
 
     def _cancel(self, key: str) -> None:
         self._waiting = [one for one in self._waiting if one.ask.key != key]
-        if (writer := self._writer_of.get(key)) is not None:
-            writer.cancel(key)
-            del self._writer_of[key]
+        if (engine_thread := self._thread_of_request.get(key)) is not None:
+            engine_thread.cancel(key)
+            del self._thread_of_request[key]
 
     def _sweep(self) -> None:
         """Forget engines that have gone, and close idle ones that are over the budget."""
-        for model, writer in list(self._writers.items()):
-            if writer.has_closed:
-                del self._writers[model]
-                self._writer_of = {key: own for key, own in self._writer_of.items() if own is not writer}
+        for model, engine_thread in list(self._engine_threads.items()):
+            if engine_thread.has_closed:
+                del self._engine_threads[model]
+                self._thread_of_request = {
+                    key: own for key, own in self._thread_of_request.items() if own is not engine_thread
+                }
         lacking = 0 if self._lacking is None else self._lacking[1]
-        for writer in list(self._writers.values())[:-1]:
-            if writer.is_idle and not writer.is_closing and self._num_bytes() + lacking > self._memory_bytes:
-                writer.close()
-        if len(self._writer_of) > 1024:
-            self._writer_of = {key: own for key, own in self._writer_of.items() if own.is_writing(key)}
+        for engine_thread in list(self._engine_threads.values())[:-1]:
+            if (
+                engine_thread.is_idle
+                and not engine_thread.is_closing
+                and self._num_bytes() + lacking > self._memory_bytes
+            ):
+                engine_thread.close()
+        if len(self._thread_of_request) > 1024:
+            self._thread_of_request = {key: own for key, own in self._thread_of_request.items() if own.is_writing(key)}
 
     def _hand_on(self) -> None:
         """Hand asks to their engines in the order in which they came; what has to wait for a place stays."""
@@ -155,27 +165,27 @@ class Scheduler:
         leaving: set[Served] = set()
         if self._lacking is not None:
             # It waits for memory that others have: they write what they have begun, and make room.
-            leaving = {model for model, own in self._writers.items() if own is not self._lacking[0]}
+            leaving = {model for model, own in self._engine_threads.items() if own is not self._lacking[0]}
             self._lacking = None
         for one in self._waiting:
-            writer = self._writers.get(one.model)
-            if writer is None:
+            engine_thread = self._engine_threads.get(one.model)
+            if engine_thread is None:
                 try:
-                    writer = self._opened(one.model, leaving)
+                    engine_thread = self._opened(one.model, leaving)
                 except LuthierError as error:
                     self._fail(one.ask.key, error)
                     continue
-            if writer is None or writer.is_closing or one.model in leaving:
+            if engine_thread is None or engine_thread.is_closing or one.model in leaving:
                 staying.append(one)
                 continue
-            if not writer.ask(one.ask):  # it has just gone: the next look, which it asks for, finds that out
+            if not engine_thread.ask(one.ask):  # it has just gone: the next look, which it asks for, finds that out
                 staying.append(one)
                 continue
-            self._writers.move_to_end(one.model)
-            self._writer_of[one.ask.key] = writer
+            self._engine_threads.move_to_end(one.model)
+            self._thread_of_request[one.ask.key] = engine_thread
         self._waiting = staying
 
-    def _opened(self, model: Served, leaving: set[Served]) -> Writer | None:
+    def _opened(self, model: Served, leaving: set[Served]) -> EngineThread | None:
         """The engine, being opened; None where there is no place yet: then others are on their way out for it.
 
         leaving: those that take up nothing new because somebody waits for their place.
@@ -183,14 +193,14 @@ class Scheduler:
         num_bytes = weight_bytes(model.path) + weight_bytes(model.adapter_path)
         if num_bytes > self._memory_bytes:
             raise too_large(model, num_bytes)
-        if self._is_place(len(self._writers), self._num_bytes() + num_bytes):
-            writer = self._writers[model] = Writer(model, self._around, num_bytes)
-            return writer
-        by_use = [(known, own) for known, own in self._writers.items() if not own.is_closing]
+        if self._is_place(len(self._engine_threads), self._num_bytes() + num_bytes):
+            engine_thread = self._engine_threads[model] = EngineThread(model, self._engine_context, num_bytes)
+            return engine_thread
+        by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
         victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
-        gone = [own for known, own in self._writers.items() if own.is_closing or known in leaving]
+        gone = [own for known, own in self._engine_threads.items() if own.is_closing or known in leaving]
         while not self._is_place(
-            len(self._writers) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
+            len(self._engine_threads) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
         ):
             known, victim = victims.pop(0)
             gone.append(victim)
@@ -204,13 +214,13 @@ class Scheduler:
         return num_others < self._most_models and num_bytes <= self._memory_bytes
 
     def _num_bytes(self) -> int:
-        return sum(writer.num_bytes for writer in list(self._writers.values()))
+        return sum(engine_thread.num_bytes for engine_thread in list(self._engine_threads.values()))
 
-    def _has_room(self, writer: Writer, num_bytes: int) -> bool:
+    def _has_room(self, engine_thread: EngineThread, num_bytes: int) -> bool:
         """Whether an adapter may be loaded; asked from the threads of engines."""
         if self._num_bytes() + num_bytes <= self._memory_bytes:
             return True
-        self._lacking = (writer, num_bytes)
+        self._lacking = (engine_thread, num_bytes)
         self.hear({})
         return False
 

@@ -38,8 +38,8 @@ class _Ready:
     prepared: Prepared | LuthierError | None = None
 
 
-class Turns:
-    """Lets one thread at a time compute, in the order in which they ask for it."""
+class TurnLock:
+    """A fair lock: one thread at a time computes, in the order of arrival."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -60,10 +60,10 @@ class Turns:
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """What the desk gives a writer. tell: sends events. wake: has the desk look again at who may begin.
+class EngineContext:
+    """What the scheduler gives an engine thread. tell: sends events. wake: has the scheduler look for work again.
 
-    adapter_bytes: what an adapter will take. has_room: whether a writer may take so many bytes more within the budget;
+    adapter_bytes: what an adapter will take. has_room: whether this many more bytes fit the budget;
     where not, other models are let go for it. is_alone: whether there are no others.
     """
 
@@ -71,20 +71,20 @@ class Around:
     tell: Tell
     wake: Callable[[], None]
     adapter_bytes: Callable[[str], int]
-    has_room: Callable[[Writer, int], bool]
+    has_room: Callable[[EngineThread, int], bool]
     is_alone: Callable[[], bool]
-    turns: Turns
+    turn_lock: TurnLock
 
 
-class Writer:
-    """Has one engine opened, asked, and closed. For the desk alone, from its thread.
+class EngineThread:
+    """Opens one engine, runs its requests, and closes it. Only the scheduler calls it, from its own thread.
 
     num_bytes: what the engine takes, as estimated until it is open. is_open: it can be asked. decoding: how it writes;
     None until it is open, and of one that does not say it. has_closed: it is gone.
     """
 
-    def __init__(self, served: Served, around: Around, num_bytes: int) -> None:
-        self._served, self._around, self.num_bytes = served, around, num_bytes
+    def __init__(self, served: Served, engine_context: EngineContext, num_bytes: int) -> None:
+        self._served, self._engine_context, self.num_bytes = served, engine_context, num_bytes
         self.has_closed = self.is_closing = self.is_open = False
         self.decoding: Decoding | None = None
         self._lock = threading.Lock()
@@ -136,24 +136,24 @@ class Writer:
         with self._lock:
             self.has_closed, left = True, list(self._open)
         self._fail(left, reason)
-        self._around.wake()
+        self._engine_context.wake()
 
     def _write_all(self) -> None:
-        engine = self._around.open_engine(self._served)
+        engine = self._engine_context.open_engine(self._served)
         try:
             self.num_bytes = engine.num_bytes
             self.decoding = engine.decoding if isinstance(engine, DescribedEngine) else None
             self.is_open = True
             if isinstance(engine, PreparingEngine):
                 self._preparation = Preparation(engine.prepare, self._made_ready, str(self._served.path))
-            self._around.wake()
+            self._engine_context.wake()
             while self._read_inbox(engine):
                 self._take_up_all(engine)
                 # One that waits is asked again after a poll, also where no key is left: what has ended may not be
                 # cleared away yet.
                 if engine.keys or self._waiting:
                     is_computing = self._served.engine in _COMPUTING
-                    with self._around.turns.one() if is_computing else contextlib.nullcontext():
+                    with self._engine_context.turn_lock.one() if is_computing else contextlib.nullcontext():
                         told = engine.poll(_WAIT_SECONDS)
                     self._tell([(str(key), event) for key, event in told])
         finally:
@@ -258,12 +258,12 @@ class Writer:
     def _has_adapter(self, engine: StreamEngine, adapter: str) -> bool:
         """Whether the adapter is loaded, or can be: adapters that nobody asks are let go for it, the oldest first."""
         if adapter not in self._adapters:
-            num_bytes = self._around.adapter_bytes(adapter)
+            num_bytes = self._engine_context.adapter_bytes(adapter)
             in_use = Counter(self._adapter_of.values())
             idle = [name for name in self._adapters if not in_use[name]]
-            while not self._around.has_room(self, num_bytes):
+            while not self._engine_context.has_room(self, num_bytes):
                 if not idle:
-                    if not engine.keys and self._around.is_alone():
+                    if not engine.keys and self._engine_context.is_alone():
                         raise _too_large(f"the adapter {adapter} beside its base", num_bytes + self.num_bytes)
                     return False
                 self._adapters.pop(idle[0])
@@ -278,7 +278,7 @@ class Writer:
     def _tell(self, told: Sequence[tuple[str, StreamEvent]]) -> None:
         if not told:
             return
-        self._around.tell(told)
+        self._engine_context.tell(told)
         for key, event in told:
             if isinstance(event, Failed | Embedded):
                 self._forget(key)
@@ -291,7 +291,7 @@ class Writer:
         self._adapter_of.pop(key, None)
         self._owner_of.pop(key, None)
         if self._open.pop(key, None) is not None and not self._open:
-            self._around.wake()
+            self._engine_context.wake()
 
     def _fail(self, keys: list[str], error: LuthierError) -> None:
         self._tell([(key, Failed.of(error)) for key in keys])

@@ -1,6 +1,6 @@
-"""The server's door to the process that holds models: asks go in, events come out, from whatever thread.
+"""The client of the engine process: requests go in, events come out, from any thread.
 
-One child (`serving_child`), started by the first ask. It ends with this process, however that ends; when nobody has
+One child (`engine_process`), started by the first ask. It ends with this process, however that ends; when nobody has
 asked for a while; and when it crashes: then what was under way fails (503, to be tried again), and the next ask starts
 another. Nothing here computes: torch is never loaded in this process.
 """
@@ -33,28 +33,28 @@ from luthier.core.stream import (
     TextRequest,
     stream_event,
 )
-from luthier.features.serving.admission_queue import Line, Place
+from luthier.features.serving.admission_queue import AdmissionQueue, Slot
 from luthier.platform.home.settings import Settings
 
 Event = StreamEvent
-Hear = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 _LOOK_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 10.0
 
 
-class ModelServer:
-    """Asks a child process for text. All methods may be called from any thread; none waits for a model."""
+class InferenceClient:
+    """Sends requests to the engine process. All methods may be called from any thread; none waits for a model."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._line = Line(settings.serving_queue, settings.serving_queue_per_key)
+        self._admission_queue = AdmissionQueue(settings.serving_queue, settings.serving_queue_per_key)
         self._child: _Child | None = None
         self._is_closed = False
 
     def ask(
-        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, *, key: str | None = None
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: OnEvent, *, key: str | None = None
     ) -> Callable[[], None]:
         """Have a text written, or vectors made; returns what cancels it.
 
@@ -67,14 +67,14 @@ class ModelServer:
         with self._lock:
             if self._is_closed:
                 raise WorkError("the server is shutting down", expected="a running server", do="ask again later")
-            place = self._line.enter(key)
+            slot = self._admission_queue.enter(key)
             try:
-                cancel = None if self._child is None else self._child.ask(model, request, hear, place, key)
+                cancel = None if self._child is None else self._child.ask(model, request, hear, slot, key)
                 if cancel is None:
                     self._child = _Child(self._settings)
-                    cancel = self._child.ask(model, request, hear, place, key)
+                    cancel = self._child.ask(model, request, hear, slot, key)
             except BaseException:
-                place.leave(has_ended=False)
+                slot.leave(has_ended=False)
                 raise
             if cancel is None:
                 raise _ended_error()
@@ -109,8 +109,8 @@ class ModelServer:
 class _Ask:
     """One ask under way, and how many of its answers are still to end."""
 
-    def __init__(self, hear: Hear, num_choices: int, place: Place) -> None:
-        self.hear, self.num_open, self.place = hear, num_choices, place
+    def __init__(self, hear: OnEvent, num_choices: int, slot: Slot) -> None:
+        self.hear, self.num_open, self.slot = hear, num_choices, slot
 
 
 class _Child:
@@ -136,15 +136,15 @@ class _Child:
         return None if self._process is None else self._process.pid
 
     def ask(
-        self, model: Served, request: TextRequest | EmbeddingRequest, hear: Hear, place: Place, owner: str | None
+        self, model: Served, request: TextRequest | EmbeddingRequest, hear: OnEvent, slot: Slot, owner: str | None
     ) -> Callable[[], None] | None:
-        """As `ModelServer.ask`; None where the process has ended, or is ending."""
+        """As `InferenceClient.ask`; None where the process has ended, or is ending."""
         key = uuid.uuid4().hex
         is_text = isinstance(request, TextRequest)
         with self._lock:
             if self.has_ended:
                 return None
-            self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, place)
+            self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, slot)
             self._last_asked = time.monotonic()
         wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
         self._outbox.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
@@ -153,7 +153,7 @@ class _Child:
             with self._lock:
                 ask = self._asks.pop(key, None)
             if ask is not None:
-                ask.place.leave(has_ended=False)
+                ask.slot.leave(has_ended=False)
                 self._outbox.put({"cancel": key})
 
         return cancel
@@ -233,7 +233,7 @@ class _Child:
                 del self._asks[key]
                 self._last_asked = time.monotonic()
         if is_last:
-            ask.place.leave(has_ended=True)
+            ask.slot.leave(has_ended=True)
         ask.hear(event)
 
     def _end(self) -> None:
@@ -246,7 +246,7 @@ class _Child:
             self._process.wait()
         self._theirs.close()
         for ask in left.values():
-            ask.place.leave(has_ended=False)
+            ask.slot.leave(has_ended=False)
             ask.hear(Failed(error=_ended_error().as_json()))
 
     def _send_all(self) -> None:

@@ -201,7 +201,7 @@ def _as_served(context: Context, name: str, created_at: float, owner: str, serve
     """The view of a model that is loaded so; None: its files are gone."""
     if served is None:
         return NamedModel(model_id=name, created_at=created_at, owned_by=owner)
-    loaded = next((one for one in context.model_server.loaded if one.answers(served)), None)
+    loaded = next((one for one in context.inference_client.loaded if one.answers(served)), None)
     return NamedModel(
         model_id=name,
         created_at=created_at,

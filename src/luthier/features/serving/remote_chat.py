@@ -26,7 +26,7 @@ _REASONS: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSpeaker:
+class RemoteChatClient:
     """A model of a server. url: up to and with the version."""
 
     url: str
@@ -93,7 +93,7 @@ class RemoteSpeaker:
         }
 
 
-def find_remote(address: str) -> RemoteSpeaker:
+def open_remote_chat_client(address: str) -> RemoteChatClient:
     """The model that an address names behind a `#`, or the only one that the server has.
 
     The key comes from the environment: LUTHIER_API_KEY, or OPENAI_API_KEY over https or to this machine.
@@ -103,7 +103,7 @@ def find_remote(address: str) -> RemoteSpeaker:
     """
     if "#" in address:
         url, model = parse_address(address)
-        return RemoteSpeaker(url, model, api_key(url, os.environ, own=OWN_KEY) or "")
+        return RemoteChatClient(url, model, api_key(url, os.environ, own=OWN_KEY) or "")
     url, _ = parse_address(f"{address}#any")
     key = api_key(url, os.environ, own=OWN_KEY) or ""
     models = _models(url, key)
@@ -113,7 +113,7 @@ def find_remote(address: str) -> RemoteSpeaker:
             expected="the name of one of them behind the address",
             do=f"write for example: {url}#{models[0] if models else 'MODEL'}",
         )
-    return RemoteSpeaker(url, models[0], key)
+    return RemoteChatClient(url, models[0], key)
 
 
 def _models(url: str, key: str) -> list[str]:

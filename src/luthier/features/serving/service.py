@@ -30,7 +30,7 @@ from luthier.core.stream import (
     TextRequest,
     WrittenToken,
 )
-from luthier.features.serving.inference_client import Event, Hear
+from luthier.features.serving.inference_client import Event, OnEvent
 from luthier.features.serving.models import Routed, route, served_model, user_of
 from luthier.features.usage.service import use_of
 from luthier.platform.auth.service import charge_tokens
@@ -143,7 +143,7 @@ def new_seed() -> int:
 
 
 def ask(
-    context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: Hear
+    context: Context, caller: Caller, model: str | Routed, requests: Sequence[TextRequest], hear: OnEvent
 ) -> tuple[Callable[[], None], str]:
     """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
 
@@ -165,7 +165,7 @@ def ask(
     try:
         for request in requests:
             loaded, asked = as_trained(served, request)
-            cancels.append(context.model_server.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
+            cancels.append(context.inference_client.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
             first += request.num_choices
     except LuthierError:
         cancel()
@@ -215,7 +215,7 @@ def _warn_once(model: str, otherwise: str) -> None:
 
 
 def ask_embeddings(
-    context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: Hear
+    context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: OnEvent
 ) -> Callable[[], None]:
     """Have texts made into vectors; returns what cancels it. hear: called once, with `Embedded` or `Failed`.
 
@@ -223,7 +223,7 @@ def ask_embeddings(
     """
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
-    return context.model_server.ask(served, request, hear, key=_place_of(caller))
+    return context.inference_client.ask(served, request, hear, key=_place_of(caller))
 
 
 def charge_embeddings(context: Context, caller: Caller, made: Embedded, routed: Routed | None = None) -> None:
@@ -284,7 +284,7 @@ def _place_of(caller: Caller) -> str | None:
     return caller.key_id or caller.member_id
 
 
-def _from(first: int, hear: Hear) -> Hear:
+def _from(first: int, hear: OnEvent) -> OnEvent:
     """Events of a request whose choices are counted from `first` on."""
     if first == 0:
         return hear

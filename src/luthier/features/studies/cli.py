@@ -76,7 +76,7 @@ def list_studies(as_json: JsonOption = False, home: HomeOption = None) -> Answer
     with open_context(home) as context:
         found = context.studies.list(DEFAULT_PROJECT)
         numbers = {study.study_id: len(context.studies.trials(study.study_id)) for study in found}
-    documents = [_in_short(study, numbers[study.study_id]) for study in found]
+    documents = [_summary(study, numbers[study.study_id]) for study in found]
     return Answer(as_json, documents, lambda console: _show_all(console, documents))
 
 
@@ -95,7 +95,7 @@ def compare(
 ) -> Answer:
     """Set studies side by side: hours, trials, and the lowest loss after a whole training."""
     with open_context(home) as context:
-        rows = [_in_short(context.studies.get(one), len(context.studies.trials(one))) for one in study_ids]
+        rows = [_summary(context.studies.get(one), len(context.studies.trials(one))) for one in study_ids]
         for row in rows:
             trials = context.studies.trials(row["study_id"])
             row["best_loss"] = min((t.loss for t in trials if t.state == "done" and t.loss is not None), default=None)
@@ -189,7 +189,7 @@ def _document(context: Context, study: Study) -> dict[str, Any]:
     return {**study.model_dump(mode="json"), "trials": [trial.model_dump(mode="json") for trial in trials]}
 
 
-def _in_short(study: Study, num_trials: int) -> dict[str, Any]:
+def _summary(study: Study, num_trials: int) -> dict[str, Any]:
     return {
         "study_id": study.study_id,
         "status": study.status,

@@ -22,7 +22,7 @@ from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.curve_watch import HOPELESS, finished_trials, may_be_stopped
 from luthier.features.studies.goals import goals_of
 from luthier.features.studies.trials import Priced, expected_hours, price
-from luthier.features.studies.workers import Done, Task, WorkerPool
+from luthier.features.studies.workers import FinishedTask, Task, WorkerPool
 from luthier.ml.search.narrowing import narrowed_by
 from luthier.ml.search.rungs import QUALITY, Begin, GoOn, next_step, ranked
 from luthier.ml.search.sampling import next_values
@@ -30,7 +30,7 @@ from luthier.platform.home.context import Context
 
 MOST_FAILURES = 5
 """Trials that fail one after another before the search gives up, none of them having come to anything."""
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 """Workers that die of a trial, one after the other, before it is given up."""
 
 Tell = Callable[[Study, Trial], None]
@@ -38,7 +38,7 @@ Tell = Callable[[Study, Trial], None]
 
 @dataclass
 class Search:
-    """A study while it is searched. tell: told of every trial that has changed. crew: who trains.
+    """A study while it is searched. tell: told of every trial that has changed. pool: who trains.
 
     began: when the work on it began, by `time.perf_counter`: from then on its hours count. final_hours: what the end
     should take if the recipe as it came wins.
@@ -138,7 +138,7 @@ class Search:
         self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
         self.pool.begin(replace(task, trial=trial))
 
-    def _take(self, done: Done) -> bool:
+    def _take(self, done: FinishedTask) -> bool:
         """Write down what came of a task; whether it was stopped before its end."""
         before, now = done.task.trial, time.perf_counter()
         del self._promised[before.number]
@@ -161,14 +161,14 @@ class Search:
             self._ready.pop(trained.number, None)
         return trained.state == "waiting"
 
-    def _take_death(self, done: Done) -> None:
+    def _take_death(self, done: FinishedTask) -> None:
         """A worker died: its trial goes on from its newest checkpoint, and is given up where that helps nothing."""
         trial = done.task.trial
         self._deaths[trial.number] += 1
         hours = trial.hours + done.task.priced.machine_share * done.seconds / 3600
         trial = self.keep(trial.model_copy(update={"state": "waiting", "hours": hours}))
-        if self._deaths[trial.number] >= MOST_DEATHS:
-            self.fail(trial, f"{MOST_DEATHS} times in a row {done.died}: memory may have run out")
+        if self._deaths[trial.number] >= MAX_DEATHS:
+            self.fail(trial, f"{MAX_DEATHS} times in a row {done.died}: memory may have run out")
             self._leave_out(trial)
 
     def _spent_with(self, trained: Trial) -> float:

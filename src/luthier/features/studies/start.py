@@ -17,10 +17,10 @@ from luthier.ml.search.priors import start_points
 from luthier.ml.search.sampling import lies_in
 from luthier.platform.home.context import Context
 
-MOST_STUDIES: Final = 3
+MAX_STUDIES: Final = 3
 _FARTHEST: Final = 1.5
 """The largest distance at which data count as alike: the mean of a factor of 4.5 in each of its parts."""
-_MOST_SIZE_FACTOR: Final = 3.0
+_MAX_SIZE_FACTOR: Final = 3.0
 
 
 def points_to_begin_with(
@@ -33,7 +33,7 @@ def points_to_begin_with(
     found: list[StartPoint] = []
     said: list[str] = []
     alike = [] if project_id is None else _alike(context, plan, space, own, project_id)
-    for far, study, values in alike[:MOST_STUDIES]:
+    for far, study, values in alike[:MAX_STUDIES]:
         if values and all(values != point.values for point in found):
             why = f"the winner of {study.study_id}, on alike data (distance {far:.2f})"
             found.append(StartPoint(values=values, why=why))
@@ -50,7 +50,7 @@ def distance(one: Plan, other: Plan) -> float | None:
     if one.objective.name != other.objective.name or one.method.name != other.method.name:
         return None
     size = one.base_model.num_parameters / max(1, other.base_model.num_parameters)
-    if not 1 / _MOST_SIZE_FACTOR <= size <= _MOST_SIZE_FACTOR:
+    if not 1 / _MAX_SIZE_FACTOR <= size <= _MAX_SIZE_FACTOR:
         return None
     parts = [math.log(a / b) for a, b in zip(_marks(one), _marks(other), strict=True)]
     return sum(map(abs, parts)) / len(parts)

@@ -25,7 +25,7 @@ from luthier.features.planning.service import Prepared, prepare
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.studies.curve_watch import HOPELESS, CurveWatch, may_be_stopped
-from luthier.features.training.launchers.here import Hooks, ThisProcess, train_worker
+from luthier.features.training.launchers.here import Hooks, InProcessLauncher, train_worker
 from luthier.ml.search.extrapolation import Finished
 from luthier.ml.search.rungs import rung_steps
 from luthier.platform.home.context import Context
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ON_A_RUNG: Final = "on a rung of its study"
 
 
-class UntilStep(ThisProcess):
+class UntilStep(InProcessLauncher):
     """Trains up to a step, and stops there as if it had been asked to.
 
     stop_requested: what else says that it is to stop; None takes SIGTERM and SIGINT for a wish while it trains.
@@ -65,7 +65,7 @@ class UntilStep(ThisProcess):
         emit: EventSink,
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
-        """As `ThisProcess.train`."""
+        """As `InProcessLauncher.train`."""
         reached, watch = 0, self._watch
 
         def note(event: Event) -> None:
@@ -176,9 +176,9 @@ def train_to(
     """
     began, share = time.perf_counter(), priced.machine_share
     watch = None if finished is None or not may_be_stopped(trial) else CurveWatch(finished, priced.steps[-1])
-    fleet = UntilStep(priced.steps[rung], stop_requested, tell_step, watch)
+    launcher = UntilStep(priced.steps[rung], stop_requested, tell_step, watch)
     try:
-        _go_on(context, trial, priced, fleet)
+        _go_on(context, trial, priced, launcher)
     except DivergedError as error:
         return _ended(context, trial, "failed", began, share, reason=error.came)
     record = context.runs.get(trial.run_id)
@@ -201,7 +201,7 @@ def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
     return priced_hours * (statistics.median(ratios) if ratios else 1.0)
 
 
-def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> None:
+def _go_on(context: Context, trial: Trial, priced: Priced, launcher: UntilStep) -> None:
     """Drawing a report takes longer than many a rung: those of trials are drawn when somebody asks for them."""
     from luthier.features.training.service import resume, train_prepared
 
@@ -209,10 +209,10 @@ def _go_on(context: Context, trial: Trial, priced: Priced, fleet: UntilStep) -> 
         status = context.runs.get(trial.run_id).status
     except NotFoundError:
         began = time.perf_counter()
-        train_prepared(context, priced.prepared, began=began, run_id=trial.run_id, fleet=fleet, draws_page=False)
+        train_prepared(context, priced.prepared, began=began, run_id=trial.run_id, launcher=launcher, draws_page=False)
         return
     if status != "succeeded":
-        resume(context, trial.run_id, is_judged=False, fleet=fleet, ready=priced.prepared, draws_page=False)
+        resume(context, trial.run_id, is_judged=False, launcher=launcher, ready=priced.prepared, draws_page=False)
 
 
 def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, after: int) -> Result:

@@ -12,7 +12,7 @@ from luthier.ml.search.rungs import ranked
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_page, reference_paths
 
-_MOST_LISTED = 100
+_MAX_LISTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class StudyView:
 
 def list_studies(context: Context, caller: Caller) -> list[StudyView]:
     """The studies of the caller's project, the newest first, at most 100."""
-    return [_view(context, study) for study in context.studies.list(caller.project_id)[:_MOST_LISTED]]
+    return [_view(context, study) for study in context.studies.list(caller.project_id)[:_MAX_LISTED]]
 
 
 def view_study(context: Context, caller: Caller, study_id: str) -> StudyView:

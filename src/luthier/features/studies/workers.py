@@ -41,7 +41,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class FinishedTask:
     """What came of a task. trial: as it is then, None where its worker died, and `died` says of what.
 
     worker: its number. seconds: what it has spent on the trial itself, which the trial's hours count.
@@ -72,12 +72,12 @@ class WorkerPool(Protocol):
         """Have a task done. There must be room."""
         ...
 
-    def wait(self) -> Done:
+    def wait(self) -> FinishedTask:
         """The next task that is done. Raises what its training raised on purpose. One must have begun."""
         ...
 
 
-class Alone:
+class InProcessPool:
     """This process trains, one trial after the other; a `WorkerPool`. A wish to stop is heard while it trains."""
 
     size = 1
@@ -99,13 +99,13 @@ class Alone:
         """Note it: it is trained when its end is waited for."""
         self._task = task
 
-    def wait(self) -> Done:
+    def wait(self) -> FinishedTask:
         """Train it."""
         task, self._task = self._task, None
         assert task is not None
         began = time.perf_counter()
         trained = train_to(self._context, task.trial, task.rung, task.priced, finished=task.finished)
-        return Done(task, 0, time.perf_counter() - began, trained)
+        return FinishedTask(task, 0, time.perf_counter() - began, trained)
 
 
 @dataclass(slots=True)
@@ -121,8 +121,8 @@ class _Worker:
     step: int = 0
 
 
-class Workers:
-    """Processes of this machine that each train one trial at a time (`study_child`); a `WorkerPool`.
+class ProcessPool:
+    """Processes of this machine that each train one trial at a time (`studies/child.py`); a `WorkerPool`.
 
     lock: the descriptor that holds the study's lock. signalled: a wish to stop that came as a signal. A process starts
     with its first task and lives on for others, so that libraries are loaded and rows are read once.
@@ -167,7 +167,7 @@ class Workers:
             _pipe(worker.process.stdin).write(json.dumps(document).encode() + b"\n")
             _pipe(worker.process.stdin).flush()
 
-    def wait(self) -> Done:
+    def wait(self) -> FinishedTask:
         """Listen to all until one is done; a wish to stop is told to those that train."""
         while True:
             self._pass_on_wish()
@@ -193,7 +193,7 @@ class Workers:
             self._end(worker)
         self._selector.close()
 
-    def _hear(self, worker: _Worker, said: dict[str, Any]) -> Done | None:
+    def _hear(self, worker: _Worker, said: dict[str, Any]) -> FinishedTask | None:
         if "error" in said:
             raise error_from(said["error"])
         if "trial" in said:
@@ -202,12 +202,14 @@ class Workers:
         self._bar.note("  ".join(_how_far(w.task, w.step) for w in self._workers if w.task is not None))
         return None
 
-    def _done(self, worker: _Worker, seconds: float | None = None, trial: Trial | None = None, died: str = "") -> Done:
+    def _done(
+        self, worker: _Worker, seconds: float | None = None, trial: Trial | None = None, died: str = ""
+    ) -> FinishedTask:
         task, worker.task = worker.task, None
         assert task is not None
         if seconds is None:
             seconds = time.perf_counter() - worker.began
-        return Done(task, worker.number, seconds, trial, died)
+        return FinishedTask(task, worker.number, seconds, trial, died)
 
     def _pass_on_wish(self) -> None:
         if self._is_told or self.stop_requested() is None:
@@ -259,14 +261,14 @@ def study_notice(study: Study) -> str:
 
 @contextmanager
 def worker_pool(context: Context, study: Study, lock: int) -> Iterator[WorkerPool]:
-    """Who trains the trials of a study, as long as the block runs; no process outlives it."""
+    """The worker pool of a study, for the duration of the block; no process outlives it."""
     if study.spec.workers == 1:
-        yield Alone(context)
+        yield InProcessPool(context)
         return
     with ExitStack() as stack:
         signalled = stack.enter_context(stop_signals(lambda: study_notice(study)))
         bar = stack.enter_context(context.progress.task(f"{study.spec.workers} workers", None, ""))
-        workers = Workers(context, study, lock, signalled, bar)
+        workers = ProcessPool(context, study, lock, signalled, bar)
         stack.callback(workers.close)
         yield workers
 

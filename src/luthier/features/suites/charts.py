@@ -8,7 +8,7 @@ from luthier.ml.evaluation.task_view import Summary, SummaryRow, TaskView
 from luthier.platform.ui.charts.spec import Axis, Chart, Estimate, Intervals, Plot, Role, Series
 
 _OTHERS: tuple[Role, ...] = ("other-1", "other-2", "other-3")
-_MOST_POINTS = 500
+_MAX_POINTS = 500
 
 
 def gains(found: Summary) -> Intervals | None:
@@ -47,7 +47,7 @@ def charts_of(view: TaskView) -> list[Chart]:
     if view.points:
         heading = metric_heading(view.scored)
         dots = [
-            Series(system, points[:_MOST_POINTS], role=role_of(view.who, view, system), shape="dots")
+            Series(system, points[:_MAX_POINTS], role=role_of(view.who, view, system), shape="dots")
             for system, points in view.points
         ]
         caption = f"Each dot is an answer. Dots that rise to the right: {heading} goes with length."

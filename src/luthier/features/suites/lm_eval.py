@@ -132,7 +132,7 @@ def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -
 
 
 def _load(name: str, folder: Path) -> Any:
-    """The harness's own object of one task, made anew, since it keeps state."""
+    """A new task object of the harness for each call, since the object keeps state."""
     is_file = name.endswith((".yaml", ".yml"))
     if is_file and not (folder / name).is_file():
         raise NotFoundError(f"no task file {folder / name}", expected="a YAML file of the harness", do="check the path")

@@ -93,7 +93,7 @@ def run_suite(
 
 
 @dataclass(frozen=True, slots=True)
-class _Who:
+class _Systems:
     """Who is judged, the plain before the tuned. run_id: the candidate's. run_ids: of all that runs have made.
 
     base: what the candidate was tuned from. shown: who is also judged with examples in its prompt.
@@ -111,14 +111,14 @@ class _Who:
         return self.ordered[-1].name
 
 
-def _find(context: Context, names: Sequence[str], project_id: str) -> _Who:
+def _find(context: Context, names: Sequence[str], project_id: str) -> _Systems:
     found = [find_system(context, name, project_id=project_id) for name in names]
     runs = [_run_of(context, name, project_id) for name in names]
     base = _base_of(context, runs[0], found)
     # The table reads from the plain to the tuned: what is judged stands last.
     ordered = (*([base] if base is not None and base not in found else []), *found[1:], found[0])
     shown = base or next((one for one in ordered if isinstance(one, Candidate)), ordered[0])
-    return _Who(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
+    return _Systems(ordered, runs[0], tuple(run for run in runs if run is not None), base, shown)
 
 
 def _run_of(context: Context, name: str, project_id: str) -> str | None:
@@ -149,7 +149,7 @@ def _load(spec: Suite, find_file: FileFinder, seen: Seen, progress: Progress) ->
     return loaded
 
 
-def _general(spec: Suite, who: _Who, seen: Seen, caveats: list[str]) -> list[RowsOf]:
+def _general(spec: Suite, who: _Systems, seen: Seen, caveats: list[str]) -> list[RowsOf]:
     """The tasks of general ability, where there is a base to hold the candidate against; caveats get why not."""
     if not spec.forgetting or who.base is None:
         return []
@@ -167,7 +167,7 @@ def _general(spec: Suite, who: _Who, seen: Seen, caveats: list[str]) -> list[Row
     return general
 
 
-def _trainings(context: Context, who: _Who, seeds: int) -> list[System]:
+def _trainings(context: Context, who: _Systems, seeds: int) -> list[System]:
     """The candidate's recipe trained with other seeds."""
     from luthier.features.training.seed_runs import runs_of_other_seeds
 
@@ -201,7 +201,7 @@ def _judged_by(context: Context, stack: ExitStack, resources: Resources, judge: 
 def _run_all(
     context: Context,
     spec: Suite,
-    who: _Who,
+    who: _Systems,
     loaded: Sequence[RowsOf],
     *,
     resources: Resources,

@@ -115,7 +115,7 @@ def as_judged(
     options: Sequence[Sequence[str]] = (),
     rests: Sequence[str] = (),
 ) -> SystemUnderTest:
-    """A system with the rows as it sees them. Raises what `candidates.system_under_test` raises."""
+    """A system with the rows as it sees them. Raises what `models.resolve.system_under_test` raises."""
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     if isinstance(system, Candidate):

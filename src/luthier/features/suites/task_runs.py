@@ -74,7 +74,7 @@ def run_tasks(
     Raises what kinds, engines and `compare.judge_in_full` raise; before anything runs: DataError for rows that lack
     what a task looks at, RequestError for a task that asks a server for likelihoods.
     """
-    asked = [_Asked.of(rows_of, resources) for rows_of in tasks]
+    asked = [_TaskSetup.of(rows_of, resources) for rows_of in tasks]
     for one in asked:
         _check_likelihoods(one, systems)
     with ExitStack() as stack:
@@ -85,7 +85,7 @@ def run_tasks(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _TaskSetup:
     """A task with its kind and its metrics, checked."""
 
     rows_of: RowsOf
@@ -94,7 +94,7 @@ class _Asked:
     primary: str
 
     @classmethod
-    def of(cls, rows_of: RowsOf, resources: Resources) -> _Asked:
+    def of(cls, rows_of: RowsOf, resources: Resources) -> _TaskSetup:
         from luthier.ml.evaluation.tasks.registry import task_kind
 
         task, rows = rows_of.task, rows_of.rows
@@ -143,7 +143,7 @@ def kind_of(rows_of: RowsOf) -> str:
     return rows_of.kind_name or str(getattr(rows_of.task, "kind", "probe"))
 
 
-def _check_likelihoods(asked: _Asked, systems: Sequence[System]) -> None:
+def _check_likelihoods(asked: _TaskSetup, systems: Sequence[System]) -> None:
     needy = [metric.name for metric in asked.metrics if metric.needs != "text"]
     servers = [system.name for system in systems if isinstance(system, Server)]
     if needy and servers:
@@ -170,7 +170,7 @@ def _with_shots(systems: Sequence[System], shown: System | None, rows_of: RowsOf
 def _run_task(
     context: Context,
     engines: Engines,
-    asked: _Asked,
+    asked: _TaskSetup,
     systems: Sequence[System],
     trainings: Sequence[System],
     seed: int,

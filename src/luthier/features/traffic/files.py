@@ -32,7 +32,7 @@ _AHEAD_SECONDS: Final = 300.0
 """What is dated later than this from now was written while a clock was wrong."""
 _DAY_SECONDS: Final = 86_400
 _JOINED: Final = 8
-_MOST_JOINED_BYTES: Final = 64 << 20
+_MAX_JOINED_BYTES: Final = 64 << 20
 _LOCK_SECONDS: Final = 30.0
 log = logging.getLogger("luthier.service")
 
@@ -192,7 +192,7 @@ def _join_some(context: Context, project_id: str, day: str) -> None:
 def _join(context: Context, files: Sequence[TrafficFile]) -> None:
     import polars as pl
 
-    room, chosen = _MOST_JOINED_BYTES, []
+    room, chosen = _MAX_JOINED_BYTES, []
     for one in files:
         if one.num_bytes <= room:
             room -= one.num_bytes
@@ -245,7 +245,7 @@ def _redate(context: Context, one: TrafficFile, now: float) -> None:
         name = new_id("traffic")
         parts = [_write(context, one.project_id, day, name, part) for _, day, part in by_day(_dated(frame, now))]
         _replace(context, [one], parts)
-        log.warning("%d exchanges were dated in the future, and are dated anew", one.num_exchanges)
+        log.warning("%d exchanges were dated in the future, and are dated again", one.num_exchanges)
 
 
 def _forget(context: Context, project_id: str, digest: str) -> Forgotten:

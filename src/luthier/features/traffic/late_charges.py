@@ -16,7 +16,7 @@ from luthier.core.errors import LuthierError, UnreachableError
 
 log = logging.getLogger("luthier.service")
 
-MOST_KEPT: Final = 10_000
+MAX_KEPT: Final = 10_000
 
 
 class LateCharges:
@@ -38,7 +38,7 @@ class LateCharges:
             return charge()
         except UnreachableError as error:
             with self._lock:
-                if len(self._waiting) >= MOST_KEPT:
+                if len(self._waiting) >= MAX_KEPT:
                     raise
                 self._waiting.append(charge)
             log.warning("the tokens of an answer are counted later, %d wait: %s", len(self._waiting), error.came)

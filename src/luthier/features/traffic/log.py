@@ -29,7 +29,7 @@ log = logging.getLogger("luthier.service")
 
 
 class TrafficRecorder:
-    """What a process that answers needs to keep traffic: a log, policies as they were seconds ago, and spans."""
+    """Records traffic for a serving process: a log, cached policies, and spans."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -25,7 +25,7 @@ router = APIRouter()
 
 _ADDRESS: Final = "/settings/traffic"
 _DAY_SECONDS: Final = 86_400
-_MOST_DAYS: Final = 36_500
+_MAX_DAYS: Final = 36_500
 _KEEPS: Final[tuple[tuple[Keeping, str], ...]] = (
     ("off", "nothing is kept"),
     ("metadata", "times, sizes, who and how it ended; no words"),
@@ -95,8 +95,8 @@ def _fraction(percent: str) -> float | None:
 
 def _days(text: str) -> int | None:
     days = whole_number(text, "days to keep")
-    if days is not None and not 1 <= days <= _MOST_DAYS:
-        raise RequestError(f"{days:,} days to keep", expected=f"from 1 to {_MOST_DAYS:,}", do="correct it")
+    if days is not None and not 1 <= days <= _MAX_DAYS:
+        raise RequestError(f"{days:,} days to keep", expected=f"from 1 to {_MAX_DAYS:,}", do="correct it")
     return days
 
 

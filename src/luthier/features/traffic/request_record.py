@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CLIENT_GONE: Final = 499
 """The status of what nobody waited for to the end."""
-_MOST_NAME_CHARACTERS: Final = 255
+_MAX_NAME_CHARACTERS: Final = 255
 log = logging.getLogger("luthier.service")
 
 
@@ -67,8 +67,8 @@ class RequestRecord:
                 exchange_id=self.exchange_id,
                 project_id=self.caller.project_id,
                 at=self.at,
-                model=(self.model if routed is None else routed.model)[:_MOST_NAME_CHARACTERS],
-                target="" if routed is None else routed.target[:_MOST_NAME_CHARACTERS],
+                model=(self.model if routed is None else routed.model)[:_MAX_NAME_CHARACTERS],
+                target="" if routed is None else routed.target[:_MAX_NAME_CHARACTERS],
                 is_canary=routed is not None and routed.is_canary,
                 status=status,
                 error_code=error_code,

@@ -12,7 +12,7 @@ from luthier.core.traffic import TrafficFile
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import feedback, review_items, traffic_files
 
-_MOST_IDS = 500
+_MAX_IDS = 500
 
 
 class TrafficStore:
@@ -53,8 +53,8 @@ class TrafficStore:
         """As `replace`, and remove what people have said of these exchanges, and what waits of them for review."""
         with self._database.write() as connection:
             _replace(connection, removed, added)
-            for begin in range(0, len(exchange_ids), _MOST_IDS):
-                ids = exchange_ids[begin : begin + _MOST_IDS]
+            for begin in range(0, len(exchange_ids), _MAX_IDS):
+                ids = exchange_ids[begin : begin + _MAX_IDS]
                 for table in (feedback, review_items):
                     is_it = (table.c.project_id == project_id) & table.c.exchange_id.in_(ids)
                     connection.execute(delete(table).where(is_it))

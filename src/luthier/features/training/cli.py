@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from luthier.core.recipe import BudgetRecipe
     from luthier.core.run import TrainResult
-    from luthier.features.training.launchers.here import Fleet
+    from luthier.features.training.launchers.here import Launcher
     from luthier.features.training.service import TrainOutcome
 
 
@@ -66,14 +66,14 @@ def train(
         )
     from luthier.features.planning.budgets import asked_budget, merged
     from luthier.features.planning.format import show_plan
-    from luthier.features.training import external as launched
+    from luthier.features.training import external
     from luthier.features.training import service as training
     from luthier.features.training.launchers.ray_jobs import is_address
 
-    fleet = _fleet(num_devices, on)
-    if launched.num_launched() > 1 and not launched.is_first():
+    launcher = _launcher(num_devices, on)
+    if external.external_world_size() > 1 and not external.is_first():
         with open_context(home) as context:
-            launched.follow(context)
+            external.train_as_follower(context)
         return None  # rank 0 has the answer
     budget = asked_budget(hours=budget_hours, usd=budget_usd, tokens=budget_tokens, energy_kwh=budget_kwh)
     if on is not None and is_address(on):
@@ -85,20 +85,22 @@ def train(
         asked = asked.model_copy(update={"budget": merged(asked.budget, budget)})
         with open_context(home) as context:
             base_dir = recipe.absolute().parent
-            outcome = launched.train(context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, fleet=fleet)
+            outcome = external.train(
+                context, asked, base_dir=base_dir, prices=prices, show_plan=show_plan, launcher=launcher
+            )
     else:
         with open_context(home) as context:
-            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, fleet=fleet)
+            outcome = training.resume(context, str(resume_id), budget=budget, prices=prices, launcher=launcher)
     exit_code = 1 if outcome.record.status == "failed" else 0
     return Answer(as_json, outcome.as_json(), lambda console: show_outcome(console, outcome), exit_code)
 
 
-def _fleet(num_devices: int | None, on: str | None) -> Fleet | None:
+def _launcher(num_devices: int | None, on: str | None) -> Launcher | None:
     """The processes that train: those that a launcher has started, as many as asked for, or None for this one."""
     from luthier.core.errors import RequestError
-    from luthier.features.training.external import LaunchedFleet, num_launched
-    from luthier.features.training.launchers.local import LocalFleet
-    from luthier.features.training.launchers.ray import RayFleet
+    from luthier.features.training.external import ExternalLauncher, external_world_size
+    from luthier.features.training.launchers.local import LocalLauncher
+    from luthier.features.training.launchers.ray import RayLauncher
     from luthier.features.training.launchers.ray_jobs import is_address
 
     if on is not None and on != "ray" and not is_address(on):
@@ -107,17 +109,17 @@ def _fleet(num_devices: int | None, on: str | None) -> Fleet | None:
             expected="ray (the cluster of this machine) or ray://HOST:PORT (one elsewhere)",
             do="leave --on out to train on this machine",
         )
-    if on == "ray" and num_launched() == 1:
-        return RayFleet(num_devices or 1)
-    if num_launched() == 1:
-        return None if num_devices in (None, 1) else LocalFleet(num_devices)
+    if on == "ray" and external_world_size() == 1:
+        return RayLauncher(num_devices or 1)
+    if external_world_size() == 1:
+        return None if num_devices in (None, 1) else LocalLauncher(num_devices)
     if num_devices is not None:
         raise RequestError(
-            f"--devices {num_devices} in a process that a launcher has started as one of {num_launched()}",
+            f"--devices {num_devices} in a process that a launcher has started as one of {external_world_size()}",
             expected="one of the two: torchrun and srun have started the processes already",
             do="leave --devices out, or start `luthier train` without a launcher",
         )
-    return LaunchedFleet()
+    return ExternalLauncher()
 
 
 def _on_cluster(

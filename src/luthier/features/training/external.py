@@ -23,14 +23,14 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.cost import Quote
     from luthier.core.recipe import Recipe
-    from luthier.features.training.launchers.here import Fleet
+    from luthier.features.training.launchers.here import Launcher
     from luthier.features.training.service import ShowPlan, TrainOutcome
     from luthier.ml.training.budget import Meter
 
 LAUNCH_ID: Final = "LUTHIER_LAUNCH_ID"
 
 
-def num_launched() -> int:
+def external_world_size() -> int:
     """How many processes the launcher has started; 1 where there is none."""
     text = os.environ.get("WORLD_SIZE", "")
     return int(text) if text.isdigit() else 1
@@ -47,13 +47,13 @@ def launch_id() -> str | None:
     return None if name == "none" else name
 
 
-class LaunchedFleet:
-    """Trains a run by the processes that the launcher has started; a `fleet.Fleet` for rank 0."""
+class ExternalLauncher:
+    """Trains a run by the processes that the launcher has started; a `launchers.here.Launcher` for rank 0."""
 
     flags = ""
 
     def __init__(self) -> None:
-        self.num_processes = num_launched()
+        self.num_processes = external_world_size()
 
     def check(self, plan: Plan) -> None:
         """Raise RequestError for a batch that cannot be shared out evenly."""
@@ -82,8 +82,8 @@ class LaunchedFleet:
             return train_worker(prepared, hooks, world)
 
 
-def follow(context: Context) -> None:
-    """Train as one of those for which rank 0 speaks. Raises what `fleet.train_worker` raises."""
+def train_as_follower(context: Context) -> None:
+    """Train as one of those for which rank 0 speaks. Raises what `launcher.train_worker` raises."""
     import torch
 
     from luthier.features.training.launchers.here import silent_hooks, train_worker
@@ -104,9 +104,9 @@ def train(
     base_dir: Path,
     prices: Path | None = None,
     show_plan: ShowPlan | None = None,
-    fleet: Fleet | None = None,
+    launcher: Launcher | None = None,
 ) -> TrainOutcome:
-    """`service.training.train`, with its arguments; goes on with the run that this launch has begun before.
+    """`training.service.train`, with its arguments; goes on with the run that this launch has begun before.
 
     Raises what `train` and `resume` of that module raise, and RequestError where a launch without a name starts again.
     """
@@ -115,7 +115,7 @@ def train(
     _refuse_nameless_restart()
     file = _file(context)
     if file is not None and file.is_file():
-        return training.resume(context, file.read_text(encoding="ascii"), prices=prices, fleet=fleet)
+        return training.resume(context, file.read_text(encoding="ascii"), prices=prices, launcher=launcher)
 
     def note(run_id: str, plan: Plan, quote: Quote | str) -> None:
         if file is not None:
@@ -126,11 +126,11 @@ def train(
         if show_plan is not None:
             show_plan(run_id, plan, quote)
 
-    return training.train(context, recipe, base_dir=base_dir, prices=prices, show_plan=note, fleet=fleet)
+    return training.train(context, recipe, base_dir=base_dir, prices=prices, show_plan=note, launcher=launcher)
 
 
 def _refuse_nameless_restart() -> None:
-    """A launch without a name that starts again would begin its run anew."""
+    """A launch without a name that starts again would start its run again."""
     if launch_id() is None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         raise RequestError(
             "torchrun has started this launch again, and the launch has no name to find its run by",

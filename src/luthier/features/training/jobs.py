@@ -36,7 +36,7 @@ def submit(context: Context, recipe: Recipe, *, base_dir: Path) -> Job:
 def ask(context: Context, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job; a running one ends its step and writes a checkpoint first.
 
-    Raises NotFoundError, ConflictError, also for a pause of what does not train: it could only begin anew.
+    Raises NotFoundError, ConflictError, also for a pause of what does not train: it could only start over.
     """
     if wish == "pause" and (kind := context.jobs.get(job_id).kind) != "train":
         raise ConflictError(

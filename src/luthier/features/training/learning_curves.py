@@ -37,7 +37,7 @@ PARTS: Final = (
 )
 """Shares of the rows. Those from 0 on are nested; the others repeat the two smallest sizes, which shows the noise."""
 
-LEAST_ROWS: Final = 16
+MIN_ROWS: Final = 16
 _VALIDATIONS_A_RUN: Final = 4
 _USUAL_VALIDATION: Final = 0.1
 
@@ -117,12 +117,12 @@ def _share(planned: Estimate, hours: float | None, num_rows: int) -> float:
     while hours is not None and planned.value * share > hours:
         share /= 2
     smallest = num_rows * share * PARTS[0][1]
-    if smallest < LEAST_ROWS:
-        least = planned.times(LEAST_ROWS / (num_rows * PARTS[0][1]))
+    if smallest < MIN_ROWS:
+        least = planned.times(MIN_ROWS / (num_rows * PARTS[0][1]))
         came = f"{num_rows:,} training rows" if share == 1 else f"{hours:g} hours for a learning curve"
         raise RequestError(
             f"{came}: the smallest run would have {smallest:.0f} rows",
-            expected=f"at least {LEAST_ROWS} in it, which is an eighth of the largest"
+            expected=f"at least {MIN_ROWS} in it, which is an eighth of the largest"
             + ("" if share == 1 else f": about {least.value:.2g} hours [{least.low:.2g}, {least.high:.2g}]"),
             do="collect more rows first" if share == 1 else "give more hours",
         )

@@ -1,4 +1,4 @@
-"""`luthier plan`: what a recipe comes to, and what it will cost."""
+"""`luthier plan`: the plan of a recipe, and its price."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def start(context: Context, caller: Caller, recipe: Mapping[str, Any]) -> Job:
     """Queue a recipe; `run_id` of the job is the run that it makes, which has a record once it trains.
 
     What can be told without reading rows is told here: keys and values, files and models that are not there. Rows are
-    read before it waits for its turn to train: what is wrong with them ends the job. `file_references.plan_of` tells
+    read before it waits for its turn to train: what is wrong with them ends the job. `files.references.plan_of` tells
     that before anything is queued.
 
     Raises RequestError, and RecipeError with all wrong places.

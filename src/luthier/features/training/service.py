@@ -24,7 +24,7 @@ from luthier.features.planning.service import Prepared, prepare, prepare_again
 from luthier.features.recipes.service import with_absolute_paths
 from luthier.features.training.first_steps import first_step_of
 from luthier.features.training.judging import judge_within
-from luthier.features.training.launchers.here import Fleet, ThisProcess
+from luthier.features.training.launchers.here import InProcessLauncher, Launcher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -85,14 +85,14 @@ def train(
     prices: Path | None = None,
     show_plan: ShowPlan | None = None,
     run_id: str | None = None,
-    fleet: Fleet | None = None,
+    launcher: Launcher | None = None,
     listener: EventSink | None = None,
 ) -> TrainOutcome:
     """Train a recipe from its start.
 
     Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
     show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
-    not known). run_id: the run's own, where it was named before; else a new one. fleet: the processes that train it;
+    not known). run_id: the run's own, where it was named before; else a new one. launcher: the processes that train it;
     None is this one. listener: told each event of the training once it is in the store, and before the checkpoint
     that makes it final.
 
@@ -101,8 +101,8 @@ def train(
     """
     began = time.perf_counter()
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)
-    if fleet is not None and fleet.num_processes > 1:
-        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=fleet.num_processes)
+    if launcher is not None and launcher.num_processes > 1:
+        plan = with_budget(context, prepared.plan, recipe.budget, prices, num_devices=launcher.num_processes)
         prepared = replace(prepared, plan=plan)
     return train_prepared(
         context,
@@ -111,7 +111,7 @@ def train(
         prices=prices,
         show_plan=show_plan,
         run_id=run_id,
-        fleet=fleet,
+        launcher=launcher,
         listener=listener,
     )
 
@@ -124,7 +124,7 @@ def train_prepared(
     prices: Path | None = None,
     show_plan: ShowPlan | None = None,
     run_id: str | None = None,
-    fleet: Fleet | None = None,
+    launcher: Launcher | None = None,
     listener: EventSink | None = None,
     draws_page: bool = True,
 ) -> TrainOutcome:
@@ -133,8 +133,8 @@ def train_prepared(
     began: when the work on it began, by `time.perf_counter`; from then on time is paid. draws_page: false leaves the
     page of the report to `luthier report`.
     """
-    fleet = fleet or ThisProcess()
-    fleet.check(prepared.plan)
+    launcher = launcher or InProcessLauncher()
+    launcher.check(prepared.plan)
     run_id, now = run_id or new_id("run"), datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(
         run_id=run_id,
@@ -148,12 +148,12 @@ def train_prepared(
     )
     with _held(context, run_id) as lock:
         context.runs.create(record, prepared.plan)
-        quote = save_quote(context, run_id, prepared, prices, num_devices=fleet.num_processes)
+        quote = save_quote(context, run_id, prepared, prices, num_devices=launcher.num_processes)
         if show_plan is not None:
             show_plan(run_id, prepared.plan, quote)
         folder = context.settings.run_folder(run_id)
         with metered(folder, prepared.plan, seconds_before=time.perf_counter() - began) as meter:
-            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener, draws_page=draws_page)
+            return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
 
 
 def resume(
@@ -163,7 +163,7 @@ def resume(
     budget: BudgetRecipe | None = None,
     prices: Path | None = None,
     is_judged: bool = True,
-    fleet: Fleet | None = None,
+    launcher: Launcher | None = None,
     listener: EventSink | None = None,
     ready: Prepared | None = None,
     draws_page: bool = True,
@@ -171,14 +171,14 @@ def resume(
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
     budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
-    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. fleet: as for `train`; it need not
-    be the one that began. listener: as for `train`. ready: its material, where this process has it already. draws_page:
-    as for `train_prepared`.
+    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. launcher: as for `train`, not
+    necessarily the one that began. listener: as for `train`. ready: its prepared data, where this process has it
+    already. draws_page: as for `train_prepared`.
 
     Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
     base model or rows have changed, RequestError where its budget leaves nothing to go on with.
     """
-    record, fleet = context.runs.get(run_id), fleet or ThisProcess()
+    record, launcher = context.runs.get(run_id), launcher or InProcessLauncher()
     with _held(context, run_id) as lock:
         if record.status == "succeeded":
             raise ConflictError(
@@ -186,8 +186,10 @@ def resume(
                 expected="a run that was paused, failed or killed",
                 do=f"look at it with: luthier runs show {run_id}",
             )
-        plan = with_larger_budget(context, context.runs.plan(run_id), budget, prices, num_devices=fleet.num_processes)
-        fleet.check(plan)
+        plan = with_larger_budget(
+            context, context.runs.plan(run_id), budget, prices, num_devices=launcher.num_processes
+        )
+        launcher.check(plan)
         with metered(context.settings.run_folder(run_id), plan) as meter:
             is_trained = record.result is not None and record.result.adapter_path is not None
             refuse_spent(run_id, meter, training_is_done=is_trained)
@@ -196,7 +198,7 @@ def resume(
             if not is_judged:
                 prepared = replace(prepared, held_out=None)
             context.runs.set_budget(run_id, plan)
-            return _carry_out(context, run_id, prepared, meter, fleet, lock, listener, draws_page=draws_page)
+            return _carry_out(context, run_id, prepared, meter, launcher, lock, listener, draws_page=draws_page)
 
 
 @contextmanager
@@ -214,7 +216,7 @@ def _carry_out(
     run_id: str,
     prepared: Prepared,
     meter: Meter,
-    fleet: Fleet,
+    launcher: Launcher,
     lock: int,
     listener: EventSink | None,
     *,
@@ -227,7 +229,7 @@ def _carry_out(
 
     warnings: list[str] = []
     try:
-        result = fleet.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
+        result = launcher.train(context, run_id, prepared, meter, recorder(context, run_id, warnings, listener), lock)
         # the loss of drawn answers lies near 0 whatever is learned: it says nothing of how they fit
         if result.status == "succeeded" and not prepared.plan.objective.draws:
             result = result.model_copy(update={"fit": diagnose(prepared.plan, context.runs.events(run_id))})
@@ -259,7 +261,7 @@ def _carry_out(
         raise
     # Only now: a run that is said to be done has its weights, verdict and report on disk.
     record = context.runs.update(run_id, status=result.status, report_path=_text(report))
-    go_on = how_to_go_on(run_id, meter) + fleet.flags if result.status == "paused" else None
+    go_on = how_to_go_on(run_id, meter) + launcher.flags if result.status == "paused" else None
     forecast = forecast_of_run(context, record)
     return TrainOutcome(record, prepared.plan, evaluation, tuple(warnings), go_on, forecast)
 

@@ -1,4 +1,4 @@
-"""`luthier usage`: what was asked of models, by whom, and what it comes to."""
+"""`luthier usage`: requests to models by key, and what they cost."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ router = APIRouter()
 
 _SPANS: Final = (7, 30, 90)
 _ROLES: Final[tuple[Role, ...]] = ("tuned", "other-1", "other-2", "other-3")
-_MOST_BARS: Final = 12
+_MAX_BARS: Final = 12
 
 
 @router.get("/settings/usage")
@@ -25,7 +25,7 @@ def usage(
 ) -> Response:
     """By model, the one asked most often first."""
     used = usage_by_model(context, caller.project_id, num_days=int(days))
-    charts = [_by_day(used), _tokens(used.models[:_MOST_BARS])] if used.models else []
+    charts = [_by_day(used), _tokens(used.models[:_MAX_BARS])] if used.models else []
     values = {"used": used, "charts": charts, "spans": _SPANS, "num_days": int(days)}
     is_priced = any(one.cost_usd is not None for one in used.models)
     return show(request, "usage", values | {"is_priced": is_priced})

@@ -1,4 +1,4 @@
-"""Use cases: what was asked of models, by whom, and what that comes to in money."""
+"""Use cases: requests to models by key, and what they cost."""
 
 from __future__ import annotations
 

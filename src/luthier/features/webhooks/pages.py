@@ -22,7 +22,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 router = APIRouter()
 
 _ADDRESS: Final = "/settings/webhooks"
-_MOST_DELIVERIES: Final = 50
+_MAX_DELIVERIES: Final = 50
 _WORDS: Final = {
     "fine_tuning.job.succeeded": "a training has succeeded",
     "fine_tuning.job.failed": "a training has failed",
@@ -61,13 +61,13 @@ def create(
 def webhook(request: Request, context: HomeContext, caller: Reader, webhook_id: Id) -> Response:
     """One webhook, and what it was told."""
     found = service.show_webhook(context, caller.project_id, webhook_id)
-    told = service.list_deliveries(context, caller.project_id, webhook_id, limit=_MOST_DELIVERIES)
+    told = service.list_deliveries(context, caller.project_id, webhook_id, limit=_MAX_DELIVERIES)
     values = {
         "webhook": found,
         "words": _WORDS,
         "deliveries": [(one, json.loads(one.body)["type"]) for one in told],
         "is_waiting": any(one.status == "pending" for one in told),
-        "most": _MOST_DELIVERIES,
+        "most": _MAX_DELIVERIES,
     }
     if is_fragment_request(request):
         return render(request, "settings/deliveries.html", values)

@@ -38,7 +38,7 @@ def list_pipelines(
     asked = _kind(kind)
     with open_context(home) as context:
         found = pipeline_views.list_pipelines(context, caller_of(context, project), asked)
-    return Answer(as_json, [_in_short(one) for one in found], lambda console: _show_all(console, found))
+    return Answer(as_json, [_summary(one) for one in found], lambda console: _show_all(console, found))
 
 
 def show(
@@ -47,13 +47,13 @@ def show(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Show one: each stage, why it was ended, what came of it, and its report, which is written anew if it is gone."""
+    """Show one: each stage, why it ended, its result, and its report, which is rewritten if the file is missing."""
     from luthier.features.workflows import views as pipeline_views
 
     with open_context(home) as context:
         caller = caller_of(context, project)
         view = pipeline_views.view_pipeline(context, caller, pipeline_id)
-        document = _in_full(view, _report(context, caller, view))
+        document = _details(view, _report(context, caller, view))
     return Answer(as_json, document, lambda console: _show(console, view, document))
 
 
@@ -82,7 +82,7 @@ def _report(context: Context, caller: Caller, view: PipelineView) -> Path | None
         return None
 
 
-def _in_short(view: PipelineView) -> dict[str, Any]:
+def _summary(view: PipelineView) -> dict[str, Any]:
     pipeline = view.pipeline
     return {
         "pipeline_id": pipeline.pipeline_id,
@@ -97,9 +97,9 @@ def _in_short(view: PipelineView) -> dict[str, Any]:
     }
 
 
-def _in_full(view: PipelineView, report: Path | None) -> dict[str, Any]:
+def _details(view: PipelineView, report: Path | None) -> dict[str, Any]:
     return {
-        **_in_short(view),
+        **_summary(view),
         "asked": view.pipeline.asked,
         "answer": view.answer or None,
         "stages": [_stage(stage) for stage in view.stages],

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.pipeline import Pipeline, PipelineKind, Stage
 from luthier.features.workflows.automl.report import STAGE_WORDS, found_by
-from luthier.features.workflows.retraining.format import in_words
+from luthier.features.workflows.retraining.format import format_stage
 
 Thing = Literal["run", "study", "evaluation", "showdown", "dataset", "suite"]
 
@@ -48,7 +48,7 @@ _MADE: Final[dict[str, Thing]] = {
     "run_id": "run",
     "evaluation_id": "evaluation",
 }
-_MOST_CHARACTERS: Final = 160
+_MAX_CHARACTERS: Final = 160
 
 
 def subject(pipeline: Pipeline) -> str:
@@ -61,7 +61,7 @@ def subject(pipeline: Pipeline) -> str:
     return _short(found) or pipeline.pipeline_id
 
 
-def asked_in_words(pipeline: Pipeline) -> str:
+def format_request(pipeline: Pipeline) -> str:
     """What was asked, on one line."""
     asked, about = pipeline.asked, subject(pipeline)
     if pipeline.kind == "showdown":
@@ -73,7 +73,7 @@ def asked_in_words(pipeline: Pipeline) -> str:
     return f"{about}, anew on {' and '.join(_learned(asked))}{tried}"
 
 
-def asked_in_full(pipeline: Pipeline) -> list[tuple[str, str]]:
+def request_details(pipeline: Pipeline) -> list[tuple[str, str]]:
     """What was asked, a name and a value each, without folders."""
     asked = pipeline.asked
     if pipeline.kind == "showdown":
@@ -107,7 +107,7 @@ def asked_in_full(pipeline: Pipeline) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in found.items() if value]
 
 
-def stage_words(kind: PipelineKind, name: str) -> str:
+def stage_title(kind: PipelineKind, name: str) -> str:
     """What a stage is for; empty for one that nobody knows."""
     words = {
         "auto": STAGE_WORDS | {"report": "One page of all of it"},
@@ -117,7 +117,7 @@ def stage_words(kind: PipelineKind, name: str) -> str:
     return words.get(name.rpartition(": ")[2] if kind == "showdown" else name, "")
 
 
-def found_in_words(kind: PipelineKind, stage: Stage) -> list[str]:
+def format_findings(kind: PipelineKind, stage: Stage) -> list[str]:
     """What a stage has found, a sentence each, without ids and files; a reason to end is not among them."""
     came = stage.came
     if kind == "auto":
@@ -128,7 +128,7 @@ def found_in_words(kind: PipelineKind, stage: Stage) -> list[str]:
         return [f"grade {came['grade']}", *(one["message"] for one in came.get("findings", [])[:3])]
     if stage.name in ("version", "train"):
         return [f"started from the {came['started_from']} model"] if came.get("started_from") else []
-    return [said] if (said := in_words(stage.name, came)) else []
+    return [said] if (said := format_stage(stage.name, came)) else []
 
 
 def made_by(kind: PipelineKind, stage: Stage) -> list[tuple[Thing, str]]:
@@ -145,7 +145,7 @@ def made_by(kind: PipelineKind, stage: Stage) -> list[tuple[Thing, str]]:
     return found
 
 
-def answer_in_words(pipeline: Pipeline) -> str:
+def format_answer(pipeline: Pipeline) -> str:
     """What came of one that is done, in a sentence, from its stages alone."""
     if pipeline.kind == "showdown":
         return _ANSWERS.get(str(pipeline.came("comparing").get("word")), "")
@@ -153,7 +153,7 @@ def answer_in_words(pipeline: Pipeline) -> str:
         from luthier.features.workflows.automl.report import headline
 
         return headline(pipeline)
-    said = [in_words(name, pipeline.came(name)) for name in ("judge", "canary")]
+    said = [format_stage(name, pipeline.came(name)) for name in ("judge", "canary")]
     run_id, before = pipeline.came("train").get("run_id"), pipeline.asked.get("judged_against")
     return f"{run_id} beside {before}: {'; '.join(part for part in said if part)}"
 
@@ -173,4 +173,4 @@ def _model(name: str) -> str:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(text, _MOST_CHARACTERS, placeholder=" …") if len(text) > _MOST_CHARACTERS else text
+    return textwrap.shorten(text, _MAX_CHARACTERS, placeholder=" …") if len(text) > _MAX_CHARACTERS else text

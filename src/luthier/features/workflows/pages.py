@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from luthier.core.access import Caller
 from luthier.core.digest import sha256_document
 from luthier.features.runs.run_pages import REPORT_POLICY
-from luthier.features.workflows import format as pipeline_words
+from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows import reports as pipeline_pages
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.format import Thing
@@ -92,9 +92,9 @@ def _values(view: PipelineView, mark: str) -> dict[str, Any]:
     return {
         "view": view,
         "pipeline": view.pipeline,
-        "asked": pipeline_words.asked_in_full(view.pipeline),
+        "asked": pipeline_format.request_details(view.pipeline),
         "addresses": _ADDRESSES,
-        "things": pipeline_words.THINGS,
+        "things": pipeline_format.THINGS,
         "mark": mark,
         "current": "/studies",
     }

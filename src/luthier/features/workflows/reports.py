@@ -1,4 +1,4 @@
-"""Use cases: the pages that showdowns, autos and retrainings have written, made anew where they are gone."""
+"""Use cases: the pages that showdowns, autos and retrainings have written, rewritten where the files are missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.pipeline import Pipeline
-from luthier.features.workflows import format as pipeline_words
+from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows.views import AuditPage, folder_of, folders_of, result_of, view_pipeline
 from luthier.platform.home.context import Context
 
@@ -17,13 +17,13 @@ _one_page_at_once = threading.Lock()  # matplotlib's settings are those of the w
 
 
 def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
-    """The page that it has written, written anew where that is gone. Raises NotFoundError, also where it has none."""
+    """The report, rewritten where the file is missing. Raises NotFoundError, also where there is none."""
     view = view_pipeline(context, caller, pipeline_id)
     pipeline = view.pipeline
     if not view.has_report:
         its = "the report of the run that it trained" if pipeline.kind == "retrain" else "one that has come to its end"
         raise NotFoundError(
-            f"{pipeline_id} has no report: it is {pipeline_words.NOUNS[pipeline.kind]} that is {view.status}",
+            f"{pipeline_id} has no report: it is {pipeline_format.NOUNS[pipeline.kind]} that is {view.status}",
             expected=its,
             do=f"see its stages: luthier pipelines show {pipeline_id}",
         )

@@ -11,7 +11,7 @@ from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.pipeline import Pipeline, PipelineKind, Stage
 from luthier.core.showdown import ShowdownResult
-from luthier.features.workflows import format as pipeline_words
+from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows.format import Thing
 from luthier.features.workflows.service import lock_of
 from luthier.platform.home.context import Context
@@ -19,7 +19,7 @@ from luthier.platform.http.path_redaction import redact_paths
 
 Status = Literal["waiting", "running", "interrupted", "paused", "done", "refused", "failed"]
 AuditPage = Literal["audit.html", "audit_repaired.html"]
-MOST_LISTED: Final = 100
+MAX_LISTED: Final = 100
 _AUDITS: Final[dict[str, AuditPage]] = {"audit": "audit.html", "repair": "audit_repaired.html"}
 
 
@@ -82,7 +82,7 @@ class PipelineView:
 
 def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None = None) -> list[PipelineView]:
     """Those of the caller's project, the newest first, at most 100; of one kind, where it is given."""
-    found = context.pipelines.list(caller.project_id, kind, limit=MOST_LISTED)
+    found = context.pipelines.list(caller.project_id, kind, limit=MAX_LISTED)
     parts = _parts(context, caller) if any(one.kind == "showdown" for one in found) else {}
     now = context.access.now()
     return [_view(context, caller, one, parts, now) for one in found]
@@ -150,14 +150,14 @@ def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str,
     part_of = parts.get(pipeline.pipeline_id)
     return PipelineView(
         pipeline=pipeline,
-        subject=pipeline_words.subject(pipeline),
-        asked=pipeline_words.asked_in_words(pipeline),
+        subject=pipeline_format.subject(pipeline),
+        asked=pipeline_format.format_request(pipeline),
         status=status,
         stage=None if at is None else at.name,
         stages=stages,
         seconds=sizing + sum(stage.seconds or 0.0 for stage in stages),
         ended_at=max((one.ended_at or 0.0 for one in pipeline.stages), default=0.0) if status == "done" else None,
-        answer=pipeline_words.answer_in_words(pipeline) if status == "done" else "",
+        answer=pipeline_format.format_answer(pipeline) if status == "done" else "",
         part_of=part_of,
         command=_command(context, caller, pipeline, part_of) if status not in ("running", "done", "refused") else None,
     )
@@ -180,11 +180,11 @@ def _stage_view(context: Context, pipeline: Pipeline, stage: Stage, is_at_work: 
     status: Status = "interrupted" if stage.status == "running" and not is_at_work else stage.status
     return StageView(
         name=stage.name,
-        about=pipeline_words.stage_words(kind, stage.name),
+        about=pipeline_format.stage_title(kind, stage.name),
         status=status,
         reason=stage.reason,
-        found=pipeline_words.found_in_words(kind, stage),
-        made=pipeline_words.made_by(kind, stage),
+        found=pipeline_format.format_findings(kind, stage),
+        made=pipeline_format.made_by(kind, stage),
         page=page if is_written else None,
         began_at=stage.began_at,
         seconds=_seconds(stage, status, now),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from luthier.features.runs.entries_store import RunEntryStore
     from luthier.features.runs.store import RunStore
     from luthier.features.serving.checkpoint_permission_store import CheckpointPermissionStore
-    from luthier.features.serving.inference_client import ModelServer
+    from luthier.features.serving.inference_client import InferenceClient
     from luthier.features.studies.store import StudyStore
     from luthier.features.traffic.late_charges import LateCharges
     from luthier.features.traffic.log import TrafficRecorder
@@ -208,11 +208,11 @@ class Context:
         return made
 
     @cached_property
-    def model_server(self) -> ModelServer:
+    def inference_client(self) -> InferenceClient:
         """The process that answers with models of this home; it is started by the first ask."""
         # Two threads may come here at once: both get the one that was kept first.
-        made = import_string("luthier.features.serving.inference_client:ModelServer")(self.settings)
-        kept: ModelServer = self.__dict__.setdefault("model_server", made)
+        made = import_string("luthier.features.serving.inference_client:InferenceClient")(self.settings)
+        kept: InferenceClient = self.__dict__.setdefault("inference_client", made)
         return kept
 
     @cached_property
@@ -250,8 +250,8 @@ class Context:
             self.password_threads.close()
         if "traffic_recorder" in self.__dict__:
             self.traffic_recorder.close()
-        if "model_server" in self.__dict__:
-            self.model_server.close()
+        if "inference_client" in self.__dict__:
+            self.inference_client.close()
         if "late_charges" in self.__dict__:
             self.late_charges.close()
         if "database" in self.__dict__:

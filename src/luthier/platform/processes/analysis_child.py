@@ -31,7 +31,7 @@ _ANSWERS: Final = {
     "split": "luthier.features.datasets.analysis:split_answer",
     "index": "luthier.features.datasets.analysis:index_answer",
     "repair": "luthier.features.datasets.repair_previews:prepare",
-    "watch": "luthier.features.monitoring.loop:look_at",
+    "watch": "luthier.features.monitoring.loop:run_checks",
 }
 """What answers each question. By name: this process lies below what it asks, and loads one of them."""
 

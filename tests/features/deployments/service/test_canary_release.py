@@ -60,7 +60,7 @@ def test_a_worse_canary_is_rolled_back_and_the_log_says_why(context: Context, ca
     exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
     deployments.deploy(context, ME, "support", canary[1], canary=0.5)  # raised before: all of it has to go back
     exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
-    (seen,) = canary_watch.watch_canaries(context)
+    (seen,) = canary_watch.check_canaries(context)
     assert seen.state == "worse"
     assert seen.sentence.startswith("answers that refuse: 100.0% against 0.0%, +100.0 points")
     revision = context.deployments.get(ME.project_id, "support").revision
@@ -74,12 +74,12 @@ def test_a_worse_canary_is_rolled_back_and_the_log_says_why(context: Context, ca
     assert [one["name"] for one in document["signals"]] == ["refusals"]
     assert document["signals"][0]["p_value"] <= document["signals"][0]["level"]
     assert canary_watch.last_seen(context, ME, "support") == seen
-    assert canary_watch.watch_canaries(context) == []
+    assert canary_watch.check_canaries(context) == []
 
 
 def test_one_that_is_no_worse_stays(context: Context, canary: tuple[str, str]) -> None:
     exchanges(context, canary)
-    (seen,) = canary_watch.watch_canaries(context)
+    (seen,) = canary_watch.check_canaries(context)
     assert (seen.state, seen.rolled_back_to, seen.num_canary, seen.num_rest) == ("holding", None, 112, 113)
     assert context.deployments.get(ME.project_id, "support").revision.canary == canary[1]
 
@@ -88,16 +88,16 @@ def test_between_two_looks_texts_are_left_alone(
     context: Context, canary: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchanges(context, canary)
-    (first,) = canary_watch.watch_canaries(context)
+    (first,) = canary_watch.check_canaries(context)
     monkeypatch.setattr("luthier.ml.drift.canary.compare.compare", lambda *_: pytest.fail("no new look"))
-    (again,) = canary_watch.watch_canaries(context)
+    (again,) = canary_watch.check_canaries(context)
     assert again.signals == first.signals
     assert again.num_seen == 240
 
 
 def test_nothing_is_said_before_there_is_enough(context: Context, canary: tuple[str, str]) -> None:
     exchanges(context, canary, num=99, answer="I cannot help.")
-    (seen,) = canary_watch.watch_canaries(context)
+    (seen,) = canary_watch.check_canaries(context)
     assert (seen.state, seen.look, seen.num_seen, seen.next_at) == ("too early", 0, 99, 100)
 
 
@@ -149,7 +149,7 @@ def test_what_a_client_asks_wrongly_is_no_failure_and_a_missing_model_is(
 
 def test_a_canary_that_fails_always_goes_before_the_first_look(context: Context, canary: tuple[str, str]) -> None:
     exchanges(context, canary, num=60, status=500, answer=None, messages=None)
-    (seen,) = canary_watch.watch_canaries(context)
+    (seen,) = canary_watch.check_canaries(context)
     assert seen.look == 0
     assert "have all failed" in seen.sentence
     assert seen.rolled_back_to == 3
@@ -163,7 +163,7 @@ def test_who_names_no_user_is_counted_by_conversation_or_said_to_be_unknown(
     frame, told = canary_frame(context, ME.project_id, "support", canary=canary[1], since=0)
     assert frame.filter(frame["is_canary"])["unit"].n_unique() == 1
     assert told.num_unnamed == 20
-    seen = canary_watch.watch_canary(context, ME, "support")
+    seen = canary_watch.check_canary(context, ME, "support")
     assert any("name no user: each conversation" in one for one in seen.cautions)
 
 
@@ -176,7 +176,7 @@ def test_one_digest_on_both_sides_is_no_unit(context: Context, canary: tuple[str
 def test_rules_may_only_tell(context: Context, canary: tuple[str, str]) -> None:
     canary_watch.set_rules(context, ME, "support", CanaryRules(rolls_back=False))
     exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
-    (seen,) = canary_watch.watch_canaries(context)
+    (seen,) = canary_watch.check_canaries(context)
     assert (seen.state, seen.rolled_back_to, seen.kept_because) == ("worse", None, "its rules only tell")
     assert context.deployments.get(ME.project_id, "support").revision.canary == canary[1]
 
@@ -186,21 +186,21 @@ def test_where_the_model_before_is_gone_it_is_said(context: Context, canary: tup
 
     exchanges(context, canary, answer="I'm sorry, but I can't help with that.")
     shutil.rmtree(context.settings.run_folder(canary[0]))
-    (seen,) = canary_watch.watch_canaries(context)
+    (seen,) = canary_watch.check_canaries(context)
     assert seen.state == "worse"
     assert "cannot be served" in seen.kept_because
 
 
 def test_without_traffic_it_is_said_that_nobody_watches(context: Context, canary: tuple[str, str]) -> None:
-    seen = canary_watch.watch_canary(context, ME, "support")
+    seen = canary_watch.check_canary(context, ME, "support")
     assert seen.state == "too early"
     assert "the policy of traffic is `off`" in seen.cautions[0]
 
 
 def test_no_canary_and_no_deployment(context: Context) -> None:
     with pytest.raises(NotFoundError):
-        canary_watch.watch_canary(context, ME, "support")
+        canary_watch.check_canary(context, ME, "support")
     deployments.deploy(context, ME, "support", add_run(context, "a"))
     with pytest.raises(ConflictError, match="has no canary"):
-        canary_watch.watch_canary(context, ME, "support")
-    assert canary_watch.watch_canaries(context) == []
+        canary_watch.check_canary(context, ME, "support")
+    assert canary_watch.check_canaries(context) == []

@@ -13,7 +13,7 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.traffic import Exchange, TrafficPolicy
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
-from luthier.features.feedback.service import Said
+from luthier.features.feedback.service import FeedbackInput
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy
 from luthier.platform.home.context import Context
@@ -36,8 +36,8 @@ def asked(context: Context, number: int = 1, *, words: bool = True, **fields: ob
     return exchange.exchange_id
 
 
-def give(context: Context, exchange_id: str, **said: object) -> feedback.Given:
-    return feedback.give(context, CALLER, Said.model_validate({"exchange_id": exchange_id} | said))
+def give(context: Context, exchange_id: str, **said: object) -> feedback.FeedbackResult:
+    return feedback.give(context, CALLER, FeedbackInput.model_validate({"exchange_id": exchange_id} | said))
 
 
 def items(context: Context) -> list[tuple[str | None, str]]:
@@ -75,7 +75,7 @@ def test_what_says_nothing_is_refused(context: Context, said: dict[str, object])
 @pytest.mark.parametrize("said", [{"score": 1.1}, {"score": float("nan")}, {"thumb": "sideways"}, {"more": 1}])
 def test_what_cannot_be_is_refused(said: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Said.model_validate({"exchange_id": "x"} | said)
+        FeedbackInput.model_validate({"exchange_id": "x"} | said)
 
 
 def test_a_correction_waits_for_review_once(context: Context) -> None:

@@ -84,10 +84,10 @@ def test_a_job_goes_from_waiting_to_running_to_judged(context: Context) -> None:
 def test_a_paused_job_waits_and_a_long_queue_says_so(context: Context) -> None:
     job = start(context)
     context.jobs.finish(job.job_id, 1, "paused")
-    for _ in range(overview.MOST_SHOWN + 1):
+    for _ in range(overview.MAX_SHOWN + 1):
         context.jobs.submit(Job(job_id=new_id("job"), kind="train", document={}, run_id=new_id("run")))
     found = overview.look_now(context, "default")
-    assert (len(found.waiting), found.has_more) == (overview.MOST_SHOWN, True)
+    assert (len(found.waiting), found.has_more) == (overview.MAX_SHOWN, True)
 
 
 def test_work_that_makes_no_run_is_listed_without_one(context: Context) -> None:
@@ -122,7 +122,7 @@ def test_verdicts_are_short_and_read_once(context: Context, monkeypatch: pytest.
     assert found.comparison.candidate == "tuned"
     few_shot = judged.comparisons[0].model_copy(update={"candidate": "base + 4 examples"})
     with_few_shot = judged.model_copy(update={"comparisons": (few_shot, *judged.comparisons)})
-    assert overview._in_short(with_few_shot) == found, "what was tuned, whatever was compared first"
+    assert overview._summary(with_few_shot) == found, "what was tuned, whatever was compared first"
     monkeypatch.setattr(context.evaluations, "get", lambda _: pytest.fail("it never changes"))
     assert overview.last_verdicts(context, "default", limit=5) == [found]
     assert overview.last_verdicts(context, "proj-none", limit=5) == []
@@ -147,7 +147,7 @@ def test_bills_of_this_month_are_added_up_and_those_of_others_are_not(context: C
 
 
 def test_a_sum_that_leaves_runs_out_says_so(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "MOST_SUMMED", 2)
+    monkeypatch.setattr(overview, "MAX_SUMMED", 2)
     for number in range(3):
         add_ended(context, number, bill(1.0))
     spent = overview.spent_this_month(context, "default")

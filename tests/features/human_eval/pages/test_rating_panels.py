@@ -87,7 +87,7 @@ def test_viewers_look_and_change_nothing(home: Context, browser: Browser, evalua
     posts = (f"{PANELS}/new", f"{here}/close", f"{here}/raters", f"{here}/raters/{rater_id}/revoke")
     for path in posts:
         assert viewer.post(path, data={"name": "x"}).status_code == 403
-    assert rating_links.whom(home, made.links[0].token) is not None
+    assert rating_links.rater_of_token(home, made.links[0].token) is not None
     assert browser().get(here).headers["location"].startswith("/sign-in")
 
 
@@ -107,7 +107,7 @@ def test_panels_of_another_project_are_not_there(home: Context, browser: Browser
         f"{here}/raters/{rater_id}/revoke",
     ):
         assert other.post(path, data={"name": "x"}).status_code == 404
-    assert rating_links.whom(home, made.links[0].token) is not None
+    assert rating_links.rater_of_token(home, made.links[0].token) is not None
 
 
 def test_the_page_names_who_does_not_read_and_gives_files(home: Context, browser: Browser) -> None:
@@ -138,7 +138,7 @@ def test_links_are_renewed_revoked_and_raters_added_until_the_panel_is_closed(ho
     here, rater = f"{PANELS}/{made.panel.panel_id}", made.links[0].rater
     renewed = shown(one, one.post(f"{here}/raters/{rater.rater_id}/renew"))
     assert len(re.findall(r"/rate/[\w-]{43}", renewed.text)) == 1
-    assert rating_links.whom(home, made.links[0].token) is None
+    assert rating_links.rater_of_token(home, made.links[0].token) is None
     assert one.post(f"{here}/raters/{rater.rater_id}/revoke").status_code == 303
     assert "no link" in one.get(here).text
     added = shown(one, one.post(f"{here}/raters", data={"name": "Dora"}))

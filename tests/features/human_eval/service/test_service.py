@@ -17,7 +17,7 @@ from luthier.features.human_eval import rating_view as rating_desk
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.answers import answer_rows, answers_of
 from luthier.features.human_eval.items import CHECK_SYSTEM, make_items
-from luthier.features.human_eval.service import MOST_INSTRUCTIONS_CHARACTERS, create_panel, panel_report, ratings_table
+from luthier.features.human_eval.service import MAX_INSTRUCTIONS_CHARACTERS, create_panel, panel_report, ratings_table
 from luthier.platform.home.context import Context
 from luthier.testing.ratings import answered_rows, careful, clicking, make_panel, rate_all
 from luthier.testing.records import make_evaluation
@@ -91,7 +91,7 @@ def test_what_is_chosen_by_its_place_is_kept_by_its_system(context: Context) -> 
 def test_a_rater_who_stops_midway_goes_on_where_they_stopped(context: Context) -> None:
     made = make_panel(context)
     assert rate_all(context, made, 0, careful("pairwise"), most=5) == 5
-    rater, panel = rating_links.whom(context, made.links[0].token) or (None, None)
+    rater, panel = rating_links.rater_of_token(context, made.links[0].token) or (None, None)
     assert rater is not None
     assert panel is not None
     desk = rating_desk.next_item(context, panel, rater)
@@ -106,7 +106,7 @@ def test_a_rater_who_stops_midway_goes_on_where_they_stopped(context: Context) -
 
 def test_the_same_form_sent_twice_is_one_rating_and_undo_leads_back(context: Context) -> None:
     made = make_panel(context)
-    rater, panel = rating_links.whom(context, made.links[0].token) or pytest.fail("the link lets nobody in")
+    rater, panel = rating_links.rater_of_token(context, made.links[0].token) or pytest.fail("the link lets nobody in")
     item = rating_desk.order_of(panel, rater.rater_id)[0]
     for _ in range(2):
         rating_desk.keep_preference(context, panel, rater, item, "first")
@@ -180,7 +180,7 @@ def test_without_checks_a_clicker_stands_out_by_agreeing_with_nobody(context: Co
 
 def test_who_always_takes_the_left_side_is_caught(context: Context) -> None:
     made = make_panel(context, num_rows=20, attention=0)
-    rater, panel = rating_links.whom(context, made.links[0].token) or pytest.fail("the link lets nobody in")
+    rater, panel = rating_links.rater_of_token(context, made.links[0].token) or pytest.fail("the link lets nobody in")
     for item in range(panel.num_items):
         rating_desk.keep_preference(context, panel, rater, item, "first")
     (reason,) = panel_report(context, ME, panel.panel_id).raters[0].caught
@@ -269,10 +269,10 @@ def test_links_are_renewed_revoked_and_added(context: Context) -> None:
     made = make_panel(context)
     panel_id, first = made.panel.panel_id, made.links[0]
     again = rating_links.renew_link(context, ME, panel_id, first.rater.rater_id)
-    assert rating_links.whom(context, first.token) is None
-    assert rating_links.whom(context, again.token) is not None
+    assert rating_links.rater_of_token(context, first.token) is None
+    assert rating_links.rater_of_token(context, again.token) is not None
     rating_links.revoke_link(context, ME, panel_id, first.rater.rater_id)
-    assert rating_links.whom(context, again.token) is None
+    assert rating_links.rater_of_token(context, again.token) is None
     added = rating_links.add_rater(context, ME, panel_id, " Dora ")
     assert added.rater.name == "Dora"
     with pytest.raises(ConflictError):
@@ -292,7 +292,7 @@ def test_links_are_renewed_revoked_and_added(context: Context) -> None:
         {"raters": ["Ada", ""]},
         {"attention": 0.6},
         {"name": "\x00"},
-        {"instructions": "x" * (MOST_INSTRUCTIONS_CHARACTERS + 1)},
+        {"instructions": "x" * (MAX_INSTRUCTIONS_CHARACTERS + 1)},
     ],
 )
 def test_panels_that_cannot_be_are_refused(context: Context, wrong: dict[str, object]) -> None:

@@ -15,9 +15,9 @@ from luthier.core.errors import WorkError
 from luthier.core.signal import Signal, WatchReport
 from luthier.core.traffic import Exchange
 from luthier.features.feedback import service as feedback
-from luthier.features.feedback.service import Said
+from luthier.features.feedback.service import FeedbackInput
 from luthier.features.monitoring import alerts
-from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
@@ -59,7 +59,7 @@ def sick(home, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-unty
         )  # fmt: skip
 
     monkeypatch.setitem(sys.modules, "luthier.features.monitoring.service", types.SimpleNamespace(watch=watch))
-    monkeypatch.setattr(watching, "answer_to", lambda context, _, given: watching.look_at(context, given))
+    monkeypatch.setattr(monitor_loop, "answer_to", lambda context, _, given: monitor_loop.run_checks(context, given))
     alerts.change_settings(home, Caller(), {"models": ("shop-bot",)})
 
 
@@ -79,7 +79,7 @@ def test_what_is_watched_and_what_has_changed(browser, home, sick: None) -> None
     assert "not enough data" in client.get("/monitor").text
     for _ in range(2):
         assert client.post("/monitor/look", data={"name": "shop-bot"}).status_code == 303
-        wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
+        wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
     page = client.get("/monitor").text
     for words in ("1 open", "Errors", "look at the log", "chatcmpl-1"):
         assert words in page
@@ -96,9 +96,9 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
     def slow(context: Context, _: str, given: dict[str, Any]) -> dict[str, Any]:
         begun.append(given)
         assert go_on.wait(60)
-        return watching.look_at(context, given)
+        return monitor_loop.run_checks(context, given)
 
-    monkeypatch.setattr(watching, "answer_to", slow)
+    monkeypatch.setattr(monitor_loop, "answer_to", slow)
     client, page = browser("read", "train"), "/monitor/model?name=shop-bot"
     led = [client.post("/monitor/look", data={"name": "shop-bot"}).headers["location"] for _ in range(2)]
     assert led == [page, page], "answered while the look goes on"
@@ -106,7 +106,7 @@ def test_a_look_by_hand_holds_nobody_up(browser, home, sick: None, monkeypatch: 
     assert "The exchanges are being checked" in shown
     assert re.search(r"<button[^>]* disabled>Look now", shown)
     go_on.set()
-    wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
+    wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "answered")
     assert begun == [{"models": [[DEFAULT_PROJECT, "shop-bot"]], "canaries": False}], (
         "one look, however often asked for"
     )
@@ -119,10 +119,10 @@ def test_a_look_by_hand_that_cannot_begin_says_so(browser, home, sick: None, mon
     def busy(*_: object) -> dict[str, Any]:
         raise WorkError("2 such questions are being answered already", expected="one of them to end", do="ask again")
 
-    monkeypatch.setattr(watching, "answer_to", busy)
+    monkeypatch.setattr(monitor_loop, "answer_to", busy)
     client = browser("read", "train")
     client.post("/monitor/look", data={"name": "shop-bot"})
-    wait_for(lambda: watching.look_progress(home, DEFAULT_PROJECT, "shop-bot").state == "failed")
+    wait_for(lambda: monitor_loop.check_progress(home, DEFAULT_PROJECT, "shop-bot").state == "failed")
     assert "being answered already" in client.get("/monitor/model?name=shop-bot").text
 
 
@@ -131,7 +131,7 @@ def test_a_look_that_failed_is_shown(browser, home, sick: None, monkeypatch: pyt
         raise ZeroDivisionError
 
     monkeypatch.setitem(sys.modules, "luthier.features.monitoring.service", types.SimpleNamespace(watch=watch))
-    watching.look(home, DEFAULT_PROJECT, "shop-bot")
+    monitor_loop.check_model(home, DEFAULT_PROJECT, "shop-bot")
     assert "look failed" in browser("read").get("/monitor").text
     assert "The last look failed" in browser("read").get("/monitor/model?name=shop-bot").text
 
@@ -152,7 +152,7 @@ def test_hostile_words_stay_words(browser, home) -> None:  # type: ignore[no-unt
         {"role": HOSTILE, "content": [{"type": "text", "text": HOSTILE}]},
     )
     one = asked(home, model=HOSTILE[:60], target=HOSTILE, error_code=HOSTILE, messages=messages, answer=HOSTILE)
-    feedback.give(home, Caller(), Said(exchange_id=one, correction=HOSTILE, comment=HOSTILE, author=HOSTILE))
+    feedback.give(home, Caller(), FeedbackInput(exchange_id=one, correction=HOSTILE, comment=HOSTILE, author=HOSTILE))
     client = browser("read", "train")
     for address in (f"/monitor/exchanges/{one}", "/monitor/exchanges", "/monitor/exchanges?show=said", "/review"):
         page = client.get(address)

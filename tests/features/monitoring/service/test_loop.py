@@ -15,7 +15,7 @@ from luthier.core.errors import WorkError
 from luthier.core.signal import Signal, WatchReport
 from luthier.core.traffic import Exchange
 from luthier.features.monitoring import alerts
-from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 from luthier.platform.processes import analysis as questions
@@ -52,7 +52,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, float]]:
 
     monkeypatch.setitem(sys.modules, "luthier.features.monitoring.service", types.SimpleNamespace(watch=watch))
     # In this process, where what is looked at is made up; `test_a_process_of_its_own_looks` has a real one.
-    monkeypatch.setattr(watching, "answer_to", lambda context, _question, asked: watching.look_at(context, asked))
+    monkeypatch.setattr(
+        monitor_loop, "answer_to", lambda context, _question, asked: monitor_loop.run_checks(context, asked)
+    )
     return seen
 
 
@@ -64,7 +66,7 @@ def deploy(context: Context, name: str) -> None:
 
 
 def be_due(context: Context, model: str) -> None:
-    state = watching.state_of(context, DEFAULT_PROJECT, model)
+    state = monitor_loop.state_of(context, DEFAULT_PROJECT, model)
     assert state is not None
     due = state.model_copy(update={"next_at": 0.0})
     context.watches.put(DEFAULT_PROJECT, "look", model, due.model_dump_json())
@@ -74,47 +76,47 @@ def test_deployments_are_looked_at_and_what_is_named_besides(context: Context, l
     deploy(context, "shop-bot")
     deploy(context, "old-bot")
     alerts.change_settings(context, Caller(), {"models": ("base",), "left_out": ("old-bot",), "window_hours": 2})
-    assert watching.look_at_due(context) == 2
+    assert monitor_loop.run_due_checks(context) == 2
     assert sorted(model for model, _, _ in looked) == ["base", "shop-bot"]
     assert all(until - since == pytest.approx(2 * HOUR) for _, since, until in looked)
-    assert watching.look_at_due(context) == 0, "the hour is not over"
+    assert monitor_loop.run_due_checks(context) == 0, "the hour is not over"
     be_due(context, "base")
-    assert watching.look_at_due(context) == 1
+    assert monitor_loop.run_due_checks(context) == 1
 
 
 def test_nothing_is_looked_at_where_that_is_off(context: Context, looked: list[object]) -> None:
     deploy(context, "shop-bot")
     alerts.change_settings(context, Caller(), {"is_on": False})
-    assert watching.look_at_due(context) == 0
+    assert monitor_loop.run_due_checks(context) == 0
     assert looked == []
 
 
 def test_a_look_opens_alerts_and_is_kept_for_charts(context: Context, looked: list[object]) -> None:
     deploy(context, "sick")
-    watching.look_at_due(context)
+    monitor_loop.run_due_checks(context)
     (alert,) = alerts.list_alerts(context, DEFAULT_PROJECT)
     assert (alert.model, alert.signal.name, alert.status) == ("sick", "errors", "open")
     be_due(context, "sick")
-    watching.look_at_due(context)
-    seen = watching.seen_of(context, DEFAULT_PROJECT, "sick")
+    monitor_loop.run_due_checks(context)
+    seen = monitor_loop.check_history(context, DEFAULT_PROJECT, "sick")
     assert seen.report is not None
     assert seen.report.until == seen.past[-1].at
     assert [look.signals["errors"].state for look in seen.past] == ["changed", "changed"]
-    assert watching.state_of(context, DEFAULT_PROJECT, "sick").problem == ""  # type: ignore[union-attr]
+    assert monitor_loop.state_of(context, DEFAULT_PROJECT, "sick").problem == ""  # type: ignore[union-attr]
 
 
 def test_only_so_many_looks_are_kept(context: Context, looked: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "MOST_PAST_LOOKS", 3)
+    monkeypatch.setattr(monitor_loop, "MAX_PAST_CHECKS", 3)
     for _ in range(5):
-        watching.look(context, DEFAULT_PROJECT, "base")
-    assert len(watching.seen_of(context, DEFAULT_PROJECT, "base").past) == 3
+        monitor_loop.check_model(context, DEFAULT_PROJECT, "base")
+    assert len(monitor_loop.check_history(context, DEFAULT_PROJECT, "base").past) == 3
 
 
 def test_what_fails_with_one_model_is_kept_from_the_others(context: Context, looked: list[object]) -> None:
     for name in ("bad-bug", "bad-data", "well"):
         deploy(context, name)
-    assert watching.look_at_due(context) == 3
-    states = {name: watching.state_of(context, DEFAULT_PROJECT, name) for name in ("bad-bug", "bad-data", "well")}
+    assert monitor_loop.run_due_checks(context) == 3
+    states = {name: monitor_loop.state_of(context, DEFAULT_PROJECT, name) for name in ("bad-bug", "bad-data", "well")}
     assert {name: state.problem for name, state in states.items() if state} == {
         "bad-bug": "an unexpected error, which the server's log tells",
         "bad-data": "the files are damaged",
@@ -125,16 +127,16 @@ def test_what_fails_with_one_model_is_kept_from_the_others(context: Context, loo
 
 def test_a_clock_that_was_set_back_does_not_stop_looks(context: Context, looked: list[object]) -> None:
     deploy(context, "shop-bot")
-    far = watching.LookState(next_at=context.access.now() + 400 * 24 * HOUR)
+    far = monitor_loop.CheckState(next_at=context.access.now() + 400 * 24 * HOUR)
     context.watches.put(DEFAULT_PROJECT, "look", "shop-bot", far.model_dump_json())
-    assert watching.look_at_due(context) == 1
+    assert monitor_loop.run_due_checks(context) == 1
 
 
 def test_two_servers_do_not_look_twice(context: Context, tmp_path: Path, looked: list[object]) -> None:
     deploy(context, "shop-bot")
     with Context.open(tmp_path / "home") as other:
         settings = alerts.alert_settings(context, DEFAULT_PROJECT)
-        taken = [watching._claim(one, DEFAULT_PROJECT, "shop-bot", settings) for one in (context, other, context)]
+        taken = [monitor_loop._claim(one, DEFAULT_PROJECT, "shop-bot", settings) for one in (context, other, context)]
     assert taken == [True, False, False]
 
 
@@ -144,10 +146,10 @@ def test_a_process_of_its_own_looks(context: Context, caplog: pytest.LogCaptureF
     for number in range(5):
         exchange = Exchange(exchange_id=f"c-{number}", project_id=DEFAULT_PROJECT, at=now - number, model="shop-bot")
         traffic.record(context, exchange)
-    assert watching.look_at_due(context) == 1
+    assert monitor_loop.run_due_checks(context) == 1
     state, seen = (
-        watching.state_of(context, DEFAULT_PROJECT, "shop-bot"),
-        watching.seen_of(context, DEFAULT_PROJECT, "shop-bot"),
+        monitor_loop.state_of(context, DEFAULT_PROJECT, "shop-bot"),
+        monitor_loop.check_history(context, DEFAULT_PROJECT, "shop-bot"),
     )
     assert state is not None
     assert (state.problem, seen.report.num_exchanges if seen.report else None) == ("", 5)
@@ -157,8 +159,8 @@ def test_a_process_that_dies_is_told_as_a_look_that_failed(context: Context, mon
     deploy(context, "shop-bot")
     monkeypatch.setattr(questions, "child_command", lambda _: ([sys.executable, "-c", "raise SystemExit(9)"], {}))
     with pytest.raises(WorkError, match="without an answer"):
-        watching.look_at_due(context)
-    state = watching.state_of(context, DEFAULT_PROJECT, "shop-bot")
+        monitor_loop.run_due_checks(context)
+    state = monitor_loop.state_of(context, DEFAULT_PROJECT, "shop-bot")
     assert state is not None
     assert "without an answer" in state.problem
 
@@ -167,7 +169,7 @@ def test_what_opens_is_in_the_log_of_the_server(
     context: Context, looked: list[object], caplog: pytest.LogCaptureFixture
 ) -> None:
     deploy(context, "sick")
-    watching.look_at_due(context)
+    monitor_loop.run_due_checks(context)
     assert any("open: sick: Errors" in line for line in caplog.messages)
 
 
@@ -176,21 +178,21 @@ def test_canaries_are_looked_at_where_there_is_one(
 ) -> None:
     calls: list[int] = []
 
-    def watch_canaries(_: Context) -> list[types.SimpleNamespace]:
+    def check_canaries(_: Context) -> list[types.SimpleNamespace]:
         calls.append(1)
         return [types.SimpleNamespace(name="shop-bot", sentence="It errs more.", state="worse")]
 
-    fake = types.SimpleNamespace(watch_canaries=watch_canaries)
+    fake = types.SimpleNamespace(check_canaries=check_canaries)
     monkeypatch.setitem(sys.modules, "luthier.features.deployments.canary_release", fake)
     alerts.change_settings(context, Caller(), {"is_on": False})
     deploy(context, "plain")
-    watching.look_at_due(context)
+    monitor_loop.run_due_checks(context)
     assert calls == []
     shares = (Share(target="run-1", fraction=0.9), Share(target="run-2", fraction=0.1))
     revision = Revision(number=1, kind="canary", shares=shares, canary="run-2")
     context.deployments.add(
         Deployment(deployment_id="d-c", project_id=DEFAULT_PROJECT, name="shop-bot", revision=revision)
     )
-    watching.look_at_due(context)
-    watching.look_at_due(context)
+    monitor_loop.run_due_checks(context)
+    monitor_loop.run_due_checks(context)
     assert calls == [1], "the minutes are not over"

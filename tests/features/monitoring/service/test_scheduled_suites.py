@@ -16,7 +16,7 @@ from luthier.core.task_result import SuiteResult
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.job import carry_out
 from luthier.features.models.service import pull_model
-from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring import scheduled_suites
 from luthier.features.monitoring import service as monitoring
 from luthier.features.monitoring.suite_signals import suite_signals
@@ -123,11 +123,11 @@ def test_of_two_servers_that_see_it_due_one_begins_it(
 def test_a_look_of_the_server_begins_it(context: Context, base: str, suite: Path) -> None:
     deploy(context, Share(target=base, fraction=1))
     monitoring.set_model_settings(context, DEFAULT_PROJECT, "shop", settings(suite))
-    watching.look(context, DEFAULT_PROJECT, "shop")
+    monitor_loop.check_model(context, DEFAULT_PROJECT, "shop")
     (view,) = evaluation_orders.list_orders(context, Caller())
     assert (view.order.suite_file, view.words) == (str(suite), f"{base} by the suite suite.yaml")
     assert scheduled_suites.state_of(context, DEFAULT_PROJECT, "shop").job_id == view.job.job_id
-    state = watching.state_of(context, DEFAULT_PROJECT, "shop")
+    state = monitor_loop.state_of(context, DEFAULT_PROJECT, "shop")
     assert state is not None
     assert state.problem == ""
 

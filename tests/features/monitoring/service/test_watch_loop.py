@@ -17,7 +17,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.feedback import review as review_queue
 from luthier.features.lineage import rows as row_lineage
 from luthier.features.monitoring import alerts
-from luthier.features.monitoring import loop as watching
+from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring import service as monitoring
 from luthier.features.traffic import policy as traffic_policy
 from luthier.features.traffic import service as traffic
@@ -123,7 +123,7 @@ def test_from_an_answer_to_a_better_model_and_back_from_a_worse_one(
         statuses.append(ask(client, f"once more {len(statuses)}", f"other {len(statuses)}").status_code)
     assert statuses.count(200) >= 5
     assert context.traffic_recorder.log.flush()
-    (watched,) = canary_watch.watch_canaries(context)
+    (watched,) = canary_watch.check_canaries(context)
     assert watched.state == "worse", watched
     assert "have all failed" in watched.sentence
     revision = context.deployments.get(ME.project_id, "support").revision
@@ -132,4 +132,4 @@ def test_from_an_answer_to_a_better_model_and_back_from_a_worse_one(
     assert "canary.rolled_back" in actions
     assert {ask(client, f"and again {at}", f"other {at}").status_code for at in range(10)} == {200}
     assert deployments.authors_of(context, ME, "support")[revision.number] == "canary watch"
-    assert watching.watched(context, ME.project_id) == ["support"]
+    assert monitor_loop.monitored_models(context, ME.project_id) == ["support"]

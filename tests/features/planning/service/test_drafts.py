@@ -125,7 +125,7 @@ def test_who_waits_for_what_was_changed_meanwhile_waits_no_longer(
 
 def test_a_long_plan_that_nobody_wants_is_ended(planner: DraftPlanner, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
-    monkeypatch.setattr(draft_planner, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(draft_planner, "_ABANDONED_SECONDS", 0.0)
     planner.plan("p", "d", {"n": 1}, wait_seconds=0)
     in_turn(lambda: slow.began == [1])
     planner.plan("p", "d", {"n": 2}, wait_seconds=0)

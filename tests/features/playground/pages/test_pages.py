@@ -49,7 +49,7 @@ def tiny(home: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> st
         return lambda: None
 
     sources.pull(str(tiny_model), home.home, SilentProgress())
-    monkeypatch.setattr(home.model_server, "ask", ask)
+    monkeypatch.setattr(home.inference_client, "ask", ask)
     return "tiny"
 
 
@@ -165,7 +165,7 @@ def test_a_busy_server_says_when_to_come_again(
     def ask(*_: object, **__: object) -> None:
         raise BusyError("64 asks are under way", expected="at most 64", do="-", retry_seconds=7)
 
-    monkeypatch.setattr(home.model_server, "ask", ask)
+    monkeypatch.setattr(home.inference_client, "ask", ask)
     answer = browser("infer").post("/playground/answer", data=form(talk=talk("Hi")))
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
     assert answer.json()["error"]["do"] == "ask again in 7 s"
@@ -283,7 +283,7 @@ def test_a_thought_is_folded_away_beside_the_answer(
         hear(Ended(reason="stop", num_new_tokens=3, num_thinking_tokens=2))
         return lambda: None
 
-    monkeypatch.setattr(home.model_server, "ask", ask)
+    monkeypatch.setattr(home.inference_client, "ask", ask)
     one = browser("infer")
     page = shown(one, one.post("/playground", data=form(message="2+2?", talk=["[]", "[]"], model=["tiny", ""]))).text
     assert (

@@ -76,7 +76,7 @@ def test_a_member_waits_in_line_as_a_key_does(
         keys.append(key)
         return lambda: None
 
-    monkeypatch.setattr(home.model_server, "ask", ask)
+    monkeypatch.setattr(home.inference_client, "ask", ask)
     monkeypatch.setattr(serving, "charge_tokens", lambda *_, **__: None)
     serving.ask(home, caller, route_to(home, ME, add_run(home, "a"), []), [TextRequest(text="x")], lambda _: None)
     assert keys == [place]

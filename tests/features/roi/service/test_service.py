@@ -12,7 +12,7 @@ from luthier.core.cost import Estimate
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, Metric, SystemResult, Verdict
 from luthier.features.roi.case import load_case, with_prices
-from luthier.features.roi.service import weigh
+from luthier.features.roi.service import compute_roi
 from luthier.ml.planning.prices import load_prices
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record
@@ -84,7 +84,7 @@ def save(context: Context, found: Evaluation) -> None:
 
 
 def test_an_assumed_case_takes_the_price_of_its_device_from_the_table_and_says_so(context: Context, write: Any) -> None:
-    found = weigh(context, write(ASSUMED)).result
+    found = compute_roi(context, write(ASSUMED)).result
     price = load_prices().usd_per_hour("a100-80g")
     assert {part.name: part.amount.typical for part in found.once_parts}["training"] == pytest.approx(8 * price.value)
     assert any(note.startswith("training.price_per_hour: ") and "a100-80g" in note for note in found.notes)
@@ -94,10 +94,10 @@ def test_an_assumed_case_takes_the_price_of_its_device_from_the_table_and_says_s
 def test_a_users_prices_and_currency(context: Context, write: Any, tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text("as_of: 2026-11-01\ndevices: {a100-80g: {on_demand: 1.5}}\n")
     text = ASSUMED.replace("currency: USD", "currency: EUR\ncurrency_per_usd: 0.8")
-    found = weigh(context, write(text), prices=tmp_path / "prices.yaml").result
+    found = compute_roi(context, write(text), prices=tmp_path / "prices.yaml").result
     assert {part.name: part.amount.typical for part in found.once_parts}["training"] == pytest.approx(8 * 1.5 * 0.8)
     needless = ASSUMED.replace("training: {device: a100-80g,", "training: {price_per_hour: 2,")
-    notes = weigh(context, write(needless), prices=tmp_path / "prices.yaml").result.notes
+    notes = compute_roi(context, write(needless), prices=tmp_path / "prices.yaml").result.notes
     assert any("No price of" in note for note in notes)
 
 
@@ -140,7 +140,7 @@ def test_what_is_wrong_in_a_case_is_told_with_its_place(
 ) -> None:
     path = write(ASSUMED.replace(*change))
     with pytest.raises(RequestError, match="what to do") as caught:
-        weigh(context, path)
+        compute_roi(context, path)
     assert words in str(caught.value)
 
 
@@ -156,48 +156,48 @@ def test_what_is_wrong_in_a_case_is_told_with_its_place(
 )
 def test_files_that_are_no_case(context: Context, write: Any, text: str, name: str, words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        weigh(context, write(text, name))
+        compute_roi(context, write(text, name))
 
 
 def test_files_that_are_not_there(context: Context, write: Any, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no case"):
-        weigh(context, tmp_path / "nothing.yaml")
+        compute_roi(context, tmp_path / "nothing.yaml")
     with pytest.raises(NotFoundError, match="no run 'run-20261125-093000-ffffff'"):
-        weigh(context, write(CASE), verdict="run-20261125-093000-ffffff")
+        compute_roi(context, write(CASE), verdict="run-20261125-093000-ffffff")
     with pytest.raises(NotFoundError, match="no price file"):
-        weigh(context, write(ASSUMED), prices=tmp_path / "nothing.yaml")
+        compute_roi(context, write(ASSUMED), prices=tmp_path / "nothing.yaml")
 
 
 def test_a_case_may_be_json(context: Context, write: Any) -> None:
     import yaml
 
     document = yaml.safe_load(ASSUMED.replace("10_000", "10000").replace("1_000", "1000"))
-    assert weigh(context, write(json.dumps(document), "case.json")).result.answer == "yes"
+    assert compute_roi(context, write(json.dumps(document), "case.json")).result.answer == "yes"
 
 
 def test_gains_of_a_run_are_those_of_its_paired_comparisons(context: Context, write: Any) -> None:
     save(context, evaluation())
-    found = weigh(context, write(CASE), verdict=RUN_ID).result
+    found = compute_roi(context, write(CASE), verdict=RUN_ID).result
     assert found.tuned.gain.typical == pytest.approx(0.12)
     assert (found.tuned.gain.low, found.tuned.gain.high) == pytest.approx((0.07, 0.18), abs=2e-3)
     (shown,) = found.alternatives
     assert shown.gain.typical == pytest.approx(0.05)
     assert shown.serving_per_month.typical == pytest.approx(10_000 * (1_400 * 2 + 100 * 10) / 1e6)
     assert "Only 100 rows were judged." in found.notes
-    assert weigh(context, write(CASE), verdict=evaluation().evaluation_id).result.tuned == found.tuned
+    assert compute_roi(context, write(CASE), verdict=evaluation().evaluation_id).result.tuned == found.tuned
 
 
 def test_assumed_gains_beside_a_verdict_are_refused(context: Context, write: Any) -> None:
     save(context, evaluation())
     with pytest.raises(RequestError, match="measured it"):
-        weigh(context, write(ASSUMED), verdict=RUN_ID)
+        compute_roi(context, write(ASSUMED), verdict=RUN_ID)
 
 
 def test_examples_that_cannot_be_found_again_have_to_be_said(context: Context, write: Any) -> None:
     save(context, evaluation())
     silent = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}\n", "")
     with pytest.raises(RequestError, match="does not tell which examples stood in the prompt") as caught:
-        weigh(context, write(silent), verdict=RUN_ID)
+        compute_roi(context, write(silent), verdict=RUN_ID)
     assert "alternatives.few_shot.extra_prompt_tokens" in caught.value.do
 
 
@@ -217,12 +217,12 @@ def test_an_evaluation_that_cannot_answer_says_why(
 ) -> None:
     save(context, found)
     with pytest.raises(RequestError, match=words):
-        weigh(context, write(case), verdict=RUN_ID)
+        compute_roi(context, write(case), verdict=RUN_ID)
 
 
 def test_points_of_another_metric_count_by_what_the_case_says(context: Context, write: Any) -> None:
     save(context, evaluation(metric="rouge_l"))
-    found = weigh(context, write(CASE + "verdict: {correct_per_point: 0.5}\n"), verdict=RUN_ID).result
+    found = compute_roi(context, write(CASE + "verdict: {correct_per_point: 0.5}\n"), verdict=RUN_ID).result
     assert found.tuned.gain.typical == pytest.approx(0.06)
     assert any("where it rises by 1, 0.5 more of the answers" in note for note in found.notes)
 
@@ -230,14 +230,14 @@ def test_points_of_another_metric_count_by_what_the_case_says(context: Context, 
 def test_a_run_that_was_never_judged(context: Context, write: Any) -> None:
     context.runs.create(make_record(), make_plan())
     with pytest.raises(RequestError, match="was never judged"):
-        weigh(context, write(CASE), verdict=RUN_ID)
+        compute_roi(context, write(CASE), verdict=RUN_ID)
 
 
 def test_the_page_never_goes_over_the_case(context: Context, write: Any, tmp_path: Path) -> None:
     path = write(ASSUMED)
     with pytest.raises(RequestError, match="is the file that is read"):
-        weigh(context, path, html=path)
-    found = weigh(context, path, html=tmp_path / "new" / "worth.html")
+        compute_roi(context, path, html=path)
+    found = compute_roi(context, path, html=tmp_path / "new" / "worth.html")
     assert found.report is not None
     assert found.as_json()["report"] == str(found.report)
     assert found.report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -256,7 +256,7 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
     recipe = make_recipe()
     done = train(context, load_recipe(recipe), base_dir=recipe.parent)
     text = CASE.replace("alternatives: {few_shot: {extra_prompt_tokens: 400}}\n", "verdict: {metric: exact_match}\n")
-    found = weigh(context, write(text), verdict=done.record.run_id).result
+    found = compute_roi(context, write(text), verdict=done.record.run_id).result
     assert found.measured is not None
     prepared = prepare_again(context, done.plan)
     assert prepared.held_out is not None
@@ -276,5 +276,5 @@ def test_the_tokens_of_the_examples_are_those_that_the_models_own_template_write
 
     (recipe.parent / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     with pytest.raises(ConflictError, match="cannot be found again") as caught:
-        weigh(context, write(text), verdict=done.record.run_id)
+        compute_roi(context, write(text), verdict=done.record.run_id)
     assert "alternatives.few_shot.extra_prompt_tokens" in caught.value.do

@@ -11,9 +11,9 @@ from luthier.core.events import Event, RunStarted, StepDone, ValidationDone
 from luthier.features.runs import series as run_series
 from luthier.features.runs.series import (
     GRADIENT_NORM,
+    MAX_NEW_POINTS,
+    MAX_POINTS,
     MINIMISED,
-    MOST_NEW_POINTS,
-    MOST_POINTS,
     REPLAYED,
     TRAINING,
     VALIDATION,
@@ -99,7 +99,7 @@ def test_a_long_run_is_read_once_and_answers_stay_small(
     told = list(events_of(1, 12_000, 12_000))
     tell(context, RUN_ID, told)
     whole = series.news(RUN_ID, 0)
-    assert max(len(points) for points in whole.curves.points.values()) <= MOST_POINTS + 10
+    assert max(len(points) for points in whole.curves.points.values()) <= MAX_POINTS + 10
     losses = {event.loss for event in told if isinstance(event, StepDone)}
     kept = {loss for _, loss in whole.curves.points[TRAINING]}
     assert {min(losses), max(losses)} <= kept, "lows and highs stay"
@@ -119,7 +119,7 @@ def test_who_was_away_for_a_few_hundred_steps_gets_lows_and_highs_and_for_more_t
     tell(context, RUN_ID, events_of(11, 800, 5_000))
     few = series.news(RUN_ID, seen)
     assert not few.is_whole
-    assert len(few.curves.points[GRADIENT_NORM]) <= MOST_NEW_POINTS + 10
+    assert len(few.curves.points[GRADIENT_NORM]) <= MAX_NEW_POINTS + 10
     assert few.curves.points[GRADIENT_NORM][-1][0] == 800
     tell(context, RUN_ID, events_of(801, 5_000, 5_000))
     many = series.news(RUN_ID, few.position)
@@ -128,7 +128,7 @@ def test_who_was_away_for_a_few_hundred_steps_gets_lows_and_highs_and_for_more_t
 
 
 def test_what_is_kept_is_bounded(context: Context, series: RunSeries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_series, "_MOST_RUNS", 2)
+    monkeypatch.setattr(run_series, "_MAX_RUNS", 2)
     for number in range(5):
         series.news(f"run-20261125-093000-00000{number}", 0)
     assert len(series._known) == 2

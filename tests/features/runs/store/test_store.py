@@ -211,7 +211,7 @@ def test_what_was_appended_comes_a_part_at_a_time(runs: RunStore, record: MakeRe
 def test_who_waits_long_does_not_read_past_others_again(
     runs: RunStore, record: MakeRecord, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.features.runs.store._MOST_UNDER_WAY", 5)
+    monkeypatch.setattr("luthier.features.runs.store._MAX_UNDER_WAY", 5)
     other = "run-20261125-093000-bbbbbb"
     for run_id in (RUN, other):
         runs.create(record(run_id), plan)

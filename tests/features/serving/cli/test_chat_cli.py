@@ -38,7 +38,7 @@ class Scripted:
 
 @pytest.fixture
 def type_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    monkeypatch.setattr(chat, "find_speaker", lambda context, name, engine: Scripted(name))
+    monkeypatch.setattr(chat, "open_chat_client", lambda context, name, engine: Scripted(name))
 
     def lines(*typed: str) -> None:
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in typed)))

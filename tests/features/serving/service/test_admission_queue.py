@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import BusyError
-from luthier.features.serving.admission_queue import Line
+from luthier.features.serving.admission_queue import AdmissionQueue
 
 
 class Clock:
@@ -14,40 +14,40 @@ class Clock:
 
 
 def test_so_many_in_all_and_so_many_of_a_key() -> None:
-    line = Line(4, 2)
-    places = [line.enter("a"), line.enter("a")]
+    queue = AdmissionQueue(4, 2)
+    places = [queue.enter("a"), queue.enter("a")]
     with pytest.raises(BusyError, match=r"2 asks of this key.*"):
-        line.enter("a")
-    places += [line.enter("b"), line.enter(None)]
+        queue.enter("a")
+    places += [queue.enter("b"), queue.enter(None)]
     with pytest.raises(BusyError, match="4 asks are under way"):
-        line.enter("c")
+        queue.enter("c")
     places[0].leave(has_ended=True)
     places[0].leave(has_ended=True)
-    line.enter("a")
+    queue.enter("a")
     with pytest.raises(BusyError):
-        line.enter("a")
+        queue.enter("a")
 
 
 def test_a_person_at_this_machine_may_take_all_places() -> None:
-    line = Line(4, 1)
+    queue = AdmissionQueue(4, 1)
     for _ in range(4):
-        line.enter(None)
+        queue.enter(None)
 
 
 def test_when_to_come_again_follows_the_pace() -> None:
     clock = Clock()
-    line = Line(8, 8, clock=clock)
+    queue = AdmissionQueue(8, 8, clock=clock)
 
     def seconds() -> float:
         with pytest.raises(BusyError) as caught:
-            line.enter("z")
+            queue.enter("z")
         return caught.value.retry_seconds
 
-    places = [line.enter("a") for _ in range(8)]
+    places = [queue.enter("a") for _ in range(8)]
     assert seconds() == 5  # nothing has ended yet: nobody knows
     for _ in range(6):  # one every two seconds
         places.pop(0).leave(has_ended=True)
-        places.append(line.enter("a"))
+        places.append(queue.enter("a"))
         clock.now += 2
     assert seconds() == 8  # half of the line at that pace
     clock.now += 1000

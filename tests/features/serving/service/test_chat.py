@@ -13,7 +13,7 @@ import pytest
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.stream import Ended, Failed, Piece, Started, StreamEvent, TextRequest
 from luthier.features.serving.chat import Chat, Reply
-from luthier.features.serving.remote_chat import RemoteSpeaker, find_remote
+from luthier.features.serving.remote_chat import RemoteChatClient, open_remote_chat_client
 
 
 @dataclass
@@ -84,16 +84,16 @@ def test_figures_and_errors_are_told() -> None:
 
 
 def test_an_interrupt_ends_the_answer_and_not_the_chat() -> None:
-    speaker, looks = Echo("a"), []
+    client, looks = Echo("a"), []
 
     def interrupt(replies: list[Reply]) -> None:
         looks.append(1)
         if len(looks) == 1:
             raise KeyboardInterrupt
 
-    chat = Chat([speaker])
+    chat = Chat([client])
     assert chat.ask("wait", interrupt).replies[0].reason == "stopped"
-    assert speaker.num_cancelled == 1
+    assert client.num_cancelled == 1
     assert chat.ask("on", silently).replies[0].text == "you said on"
 
 
@@ -140,25 +140,25 @@ def url() -> Iterator[str]:
 
 def test_a_model_behind_an_address(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_API_KEY", "secret-secret")
-    speaker = find_remote(url)
-    assert (speaker, speaker.name) == (find_remote(f"{url}#only"), "only")
-    reply = Chat([speaker]).ask("hello", silently).replies[0]
+    client = open_remote_chat_client(url)
+    assert (client, client.name) == (open_remote_chat_client(f"{url}#only"), "only")
+    reply = Chat([client]).ask("hello", silently).replies[0]
     assert (reply.text, reply.reason, reply.num_new_tokens, reply.error) == ("é hello", "length", 7, None)
-    assert "broke off" in str(Chat([speaker]).ask("break", silently).replies[0].error)
-    refused = Chat([RemoteSpeaker(url, "only", "secret-wrong")]).ask("hello", silently).replies[0]
+    assert "broke off" in str(Chat([client]).ask("break", silently).replies[0].error)
+    refused = Chat([RemoteChatClient(url, "only", "secret-wrong")]).ask("hello", silently).replies[0]
     assert "LUTHIER_API_KEY" in str(refused.error)
-    assert "secret-wrong" not in str(refused.error) + repr(speaker)
+    assert "secret-wrong" not in str(refused.error) + repr(client)
 
 
 def test_addresses_that_cannot_be_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Server, "models", ("a", "b"))
     with pytest.raises(RequestError, match="has 2 models: a, b"):
-        find_remote(url)
+        open_remote_chat_client(url)
     with pytest.raises(RequestError, match="password"):
-        find_remote(url.replace("http://", "http://me:secret@"))
+        open_remote_chat_client(url.replace("http://", "http://me:secret@"))
     with pytest.raises(WorkError, match="gave no answer"):
-        find_remote("http://127.0.0.1:1/v1")
-    assert Chat([RemoteSpeaker("http://127.0.0.1:1/v1", "m")]).ask("x", silently).replies[0].error is not None
+        open_remote_chat_client("http://127.0.0.1:1/v1")
+    assert Chat([RemoteChatClient("http://127.0.0.1:1/v1", "m")]).ask("x", silently).replies[0].error is not None
 
 
 def test_a_thought_is_kept_apart_from_the_answer() -> None:

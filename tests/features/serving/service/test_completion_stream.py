@@ -44,7 +44,7 @@ def home(tmp_path: Path) -> Iterator[Context]:
 
 def writer(home: Context, monkeypatch: pytest.MonkeyPatch, *events: StreamEvent) -> Writer:
     made = Writer(*events)
-    monkeypatch.setattr(home.model_server, "ask", made.ask)
+    monkeypatch.setattr(home.inference_client, "ask", made.ask)
     return made
 
 
@@ -120,6 +120,6 @@ def test_what_refuses_the_ask_is_raised(home: Context, monkeypatch: pytest.Monke
     def ask(*_: Any, **__: Any) -> None:
         raise BusyError("full", expected="room", do="wait")
 
-    monkeypatch.setattr(home.model_server, "ask", ask)
+    monkeypatch.setattr(home.inference_client, "ask", ask)
     with pytest.raises(BusyError):
         asyncio.run(CompletionStream(home, ME, [TextRequest(text="x")]).begin(lambda: ROUTED))

@@ -26,7 +26,7 @@ from luthier.core.stream import (
     TextRequest,
 )
 from luthier.features.serving.engine_process import Scheduler
-from luthier.features.serving.engine_thread import Turns
+from luthier.features.serving.engine_thread import TurnLock
 
 
 class FakeEngine:
@@ -227,7 +227,7 @@ def test_a_model_that_is_being_loaded_holds_up_no_other(world: World) -> None:
     slow, gone = world.ask("slow"), world.ask("slow")
     assert world.answered(world.ask("fast"), world.ask("fast")) == ["fast:", "fast:"]
     world.scheduler.hear({"cancel": gone})
-    world.until(lambda: gone not in world.scheduler._writer_of)
+    world.until(lambda: gone not in world.scheduler._thread_of_request)
     assert slow not in world.texts
     world.gates["slow"].set()
     assert world.answered(slow) == ["slow:"]
@@ -370,13 +370,13 @@ def test_what_cannot_be_read_ends_no_other(world: World) -> None:
 
 
 def test_turns_go_round() -> None:
-    turns, order = Turns(), list[int]()
+    turn_lock, order = TurnLock(), list[int]()
     barrier = threading.Barrier(3)
 
     def work(number: int) -> None:
         barrier.wait()
         for _ in range(20):
-            with turns.one():
+            with turn_lock.one():
                 time.sleep(0.001)  # long enough that the others stand in line
                 order.append(number)
 
@@ -411,7 +411,7 @@ def test_one_that_goes_away_while_it_is_made_ready_is_not_written(world: World) 
     gone, stays = world.ask("a", text="slow 1", owner="one"), world.ask("a", text="slow 2", owner="two")
     world.begun.get(timeout=60)
     world.scheduler.hear({"cancel": gone})
-    world.until(lambda: gone not in world.scheduler._writer_of)
+    world.until(lambda: gone not in world.scheduler._thread_of_request)
     world.let_prepare.set()
     assert world.answered(stays) == ["a:"]
     world.answered(world.ask("a"))

@@ -127,12 +127,12 @@ def test_after_a_crash_what_was_under_way_fails_and_the_next_ask_is_answered(sha
     before = Asking(shared, "tiny").end().choices[0].text
     asking = Asking(shared, "tiny", endless())
     asking.until(lambda event: isinstance(event, Piece))
-    pid = shared.model_server.pid
+    pid = shared.inference_client.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert isinstance(asking.end().error, WorkError)
     assert Asking(shared, "tiny").end().choices[0].text == before
-    assert shared.model_server.pid not in (None, pid)
+    assert shared.inference_client.pid not in (None, pid)
 
 
 def test_a_cancelled_ask_makes_room_for_the_next(narrow: Context) -> None:
@@ -181,13 +181,13 @@ def wait_until(seen: Callable[[], bool]) -> None:
 def test_it_lets_go_when_nobody_asks_and_closing_ends_what_is_under_way(home: Path) -> None:
     context = open_context(home, serving_idle_seconds=0.2)
     Asking(context, "tiny").end()
-    idle = context.model_server.pid
+    idle = context.inference_client.pid
     assert idle is not None
     wait_until(lambda: not is_alive(idle))
-    assert context.model_server.pid is None
+    assert context.inference_client.pid is None
     asking = Asking(context, "tiny", endless())
     asking.until(lambda event: isinstance(event, Started))
-    pid = context.model_server.pid
+    pid = context.inference_client.pid
     assert pid is not None
     context.close()
     assert not is_alive(pid)
@@ -205,7 +205,7 @@ from luthier.platform.home.context import Context
 from pathlib import Path
 context = Context.open(Path({str(home)!r}))
 serving.answer(context, Caller(), 'tiny', {QUESTION!r}, max_tokens=2)
-print(context.model_server.pid, "torch" in sys.modules, flush=True)
+print(context.inference_client.pid, "torch" in sys.modules, flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -11,10 +11,10 @@ import pytest
 from luthier.core.study import Result, Trial
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies import search as study_search
-from luthier.features.studies.search import MOST_DEATHS, Search
+from luthier.features.studies.search import MAX_DEATHS, Search
 from luthier.features.studies.store import StudyStore
 from luthier.features.studies.trials import Priced
-from luthier.features.studies.workers import Done, Task, device_of
+from luthier.features.studies.workers import FinishedTask, Task, device_of
 from luthier.platform.home.context import Context
 from luthier.testing.studies_home import add_study
 
@@ -43,10 +43,10 @@ class FakeCrew:
         self.begun.append((task.trial.number, task.rung))
         self.most_at_once = max(self.most_at_once, len(self.tasks))
 
-    def wait(self) -> Done:
+    def wait(self) -> FinishedTask:
         task = self.tasks.pop(0)
         if task.trial.number in self.deadly:
-            return Done(task, 0, 0.0, died="its process was ended by SIGKILL")
+            return FinishedTask(task, 0, 0.0, died="its process was ended by SIGKILL")
         step, last = task.priced.steps[task.rung], task.priced.steps[-1]
         result = Result(rung=task.rung, step=step, share=step / last, loss=float(task.trial.number))
         changed = {
@@ -54,7 +54,7 @@ class FakeCrew:
             "state": "done" if step == last else "paused",
             "hours": HOURS * step / last,
         }
-        return Done(task, 0, 0.0, task.trial.model_copy(update=changed))
+        return FinishedTask(task, 0, 0.0, task.trial.model_copy(update=changed))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_trial_of_which_workers_die_is_given_up_and_the_others_are_not(home: C
     pool = FakeCrew(1)
     search = search_of(home, pool, hours=100.0, most_trials=4)
     assert search.run()
-    assert pool.begun.count((1, 0)) == MOST_DEATHS
+    assert pool.begun.count((1, 0)) == MAX_DEATHS
     states = {trial.number: trial.state for trial in search.trials}
     assert states[1] == "failed"
     assert "SIGKILL" in search.trials[1].reason

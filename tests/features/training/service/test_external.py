@@ -15,7 +15,7 @@ import pytest
 from luthier.cli.main import main
 from luthier.core.errors import RequestError
 from luthier.features.recipes.service import load_recipe
-from luthier.features.training import external as launched
+from luthier.features.training import external
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
@@ -92,7 +92,7 @@ def test_the_name_of_a_launch(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launched.launch_id() == expected
+    assert external.launch_id() == expected
 
 
 def test_a_nameless_launch_is_not_begun_twice(
@@ -102,4 +102,4 @@ def test_a_nameless_launch_is_not_begun_twice(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     recipe = make_recipe()
     with pytest.raises(RequestError, match="no name to find its run by"):
-        launched.train(context, load_recipe(recipe), base_dir=recipe.parent)
+        external.train(context, load_recipe(recipe), base_dir=recipe.parent)

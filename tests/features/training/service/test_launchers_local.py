@@ -22,7 +22,7 @@ from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
-from luthier.features.training.launchers.local import MOST_RESTARTS, LocalFleet
+from luthier.features.training.launchers.local import MAX_RESTARTS, LocalLauncher
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
@@ -43,7 +43,7 @@ def recipe(make_recipe: MakeRecipe) -> Path:
     )  # fmt: skip
 
 
-class Disturbed(LocalFleet):
+class Disturbed(LocalLauncher):
     """Kills rank 1 after step 5 and, once all have begun again, wishes to stop.
 
     What is told lies behind what is done, by many steps on a busy machine: a kill and a wish at fixed steps could come
@@ -72,8 +72,8 @@ def kill_rank_1() -> None:
     found.kill()
 
 
-def run(context: Context, recipe: Path, fleet: LocalFleet | None = None, **arguments: Any) -> TrainOutcome:
-    return train(context, load_recipe(recipe), base_dir=recipe.parent, fleet=fleet, **arguments)
+def run(context: Context, recipe: Path, launcher: LocalLauncher | None = None, **arguments: Any) -> TrainOutcome:
+    return train(context, load_recipe(recipe), base_dir=recipe.parent, launcher=launcher, **arguments)
 
 
 def undisturbed(world: World, prepared: Prepared, folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_what_a_process_refuses_is_told_and_not_tried_again(context: Context, re
         write_rows(recipe.parent / "train.jsonl", [chat_row(n) for n in range(41)])
 
     with pytest.raises(ConflictError, match=r"train file .*train.jsonl has changed since the run began"):
-        run(context, recipe, LocalFleet(2), show_plan=change_the_rows)
+        run(context, recipe, LocalLauncher(2), show_plan=change_the_rows)
     record = context.runs.get(starts[0])
     assert record.status == "failed"
     assert [e for e in context.runs.events(starts[0]) if isinstance(e, WarningRaised | CheckpointSaved)] == []
@@ -138,8 +138,8 @@ def test_processes_that_die_again_and_again_are_given_up(
     context: Context, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(WorkError, match=rf"rank 0 ended with exit code 1; {MOST_RESTARTS} restarts in a row") as caught:
-        run(context, recipe, LocalFleet(2))
+    with pytest.raises(WorkError, match=rf"rank 0 ended with exit code 1; {MAX_RESTARTS} restarts in a row") as caught:
+        run(context, recipe, LocalLauncher(2))
     assert "processes" in caught.value.do
 
 
@@ -147,5 +147,5 @@ def test_a_batch_that_two_do_not_divide_is_refused_before_anything_begins(
     context: Context, make_recipe: MakeRecipe
 ) -> None:
     with pytest.raises(RequestError, match=r"global_batch_size 7 on 2 devices"):
-        run(context, make_recipe(training={"global_batch_size": 7, "epochs": 1, "num_threads": 1}), LocalFleet(2))
+        run(context, make_recipe(training={"global_batch_size": 7, "epochs": 1, "num_threads": 1}), LocalLauncher(2))
     assert context.runs.list() == []

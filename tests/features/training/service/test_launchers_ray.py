@@ -20,7 +20,7 @@ from luthier.core.events import StepDone
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.launchers.here import silent_hooks, train_worker
-from luthier.features.training.launchers.ray import RayFleet
+from luthier.features.training.launchers.ray import RayLauncher
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
 from luthier.testing.world import in_world
@@ -85,10 +85,10 @@ def test_without_ray_it_says_what_to_install(context: Context, recipe: Path, mon
         monkeypatch.setitem(sys.modules, name, None)
     plan = prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan
     with pytest.raises(RequestError, match=r"--on ray without Ray[\s\S]*luthier\[ray\]"):
-        RayFleet(2).check(plan)
+        RayLauncher(2).check(plan)
 
 
 def test_a_batch_that_the_workers_do_not_divide_is_refused(context: Context, recipe: Path) -> None:
     plan = prepare(context, load_recipe(recipe), base_dir=recipe.parent).plan
     with pytest.raises(RequestError, match="global_batch_size 8 on 3 devices"):
-        RayFleet(3).check(plan)
+        RayLauncher(3).check(plan)

@@ -57,7 +57,14 @@ OWN: Final = {
     "platform/notifications/webhooks.py": "numeric hosts are parsed, nothing is looked up",
     "testing/postgresql_server.py": "a database of the tests",
 }
-NO_REMOTE_CALLER: Final = ("find_teacher", "open_judge", "find_remote", "find_system", "url_to_fs", "open_root")
+NO_REMOTE_CALLER: Final = (
+    "find_teacher",
+    "open_judge",
+    "open_remote_chat_client",
+    "find_system",
+    "url_to_fs",
+    "open_root",
+)
 """What takes a URL from whoever calls it: no module of the API or the pages may."""
 
 

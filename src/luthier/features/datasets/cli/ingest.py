@@ -42,7 +42,7 @@ def ingest(
         float, typer.Option("--timeout-seconds", min=0.1, help="Longest time for one document.")
     ] = 120.0,
     resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="Go on where an interrupted ingest stopped, or begin anew.")
+        bool, typer.Option("--resume/--restart", help="Go on where an interrupted ingest stopped, or start over.")
     ] = True,
     fail_on_error: Annotated[
         bool, typer.Option("--fail-on-error", help="Exit code 1 where a document could not be read.")

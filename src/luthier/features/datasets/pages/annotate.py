@@ -30,11 +30,11 @@ Edit = Literal["text", "json"]
 _Rows = Annotated[str, Query(max_length=16_000)]
 _RowsOfForm = Annotated[str, Form(max_length=16_000)]
 _WORDS: Final[Mapping[str, str]] = {"accept": "accepted", "reject": "rejected", "edit": "edited"}
-_MOST_FIELDS: Final = 5_000
+_MAX_FIELDS: Final = 5_000
 
 
 async def _form_of(request: Request) -> FormData:
-    return await request.form(max_fields=_MOST_FIELDS, max_files=0)
+    return await request.form(max_fields=_MAX_FIELDS, max_files=0)
 
 
 SentForm = Annotated[FormData, Depends(_form_of)]
@@ -229,4 +229,4 @@ def _float(form: FormData, name: str) -> float:
 
 
 def _bad(name: str, text: str) -> LuthierError:
-    return RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="open the page anew")
+    return RequestError(f"{name}={text[:40]!r}", expected="a number, as this page sends it", do="reload the page")

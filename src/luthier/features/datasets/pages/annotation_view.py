@@ -1,4 +1,4 @@
-"""What lies before somebody who annotates: a row, what was said of it, and the ways on."""
+"""The annotation page: a row, its decision, and the links to other rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from luthier.features.datasets.records import RowDecision
 if TYPE_CHECKING:
     from luthier.ml.data.row_text import TextField
 
-_MOST_SHOWN: Final = 20_000
-_MOST_COMPARED: Final = 8_000
+_MAX_SHOWN: Final = 20_000
+_MAX_COMPARED: Final = 8_000
 _LEARNED_SPEAKERS: Final = frozenset({"assistant", "gpt", "model", "chatgpt", "function_call"})
 _LEARNED_FIELDS: Final = frozenset({"completion", "output", "chosen", "text"})
 
@@ -85,11 +85,11 @@ class AnnotationView:
         known = {place.pointer: place.text for place in before}
         shown = []
         for place in text_fields(self.fields):
-            old, text = known.get(place.pointer, ""), place.text[:_MOST_SHOWN]
+            old, text = known.get(place.pointer, ""), place.text[:_MAX_SHOWN]
             spans: tuple[tuple[str, str], ...] = (("=", text),)
-            if text != old and self.decision is not None and max(len(old), len(place.text)) <= _MOST_COMPARED:
+            if text != old and self.decision is not None and max(len(old), len(place.text)) <= _MAX_COMPARED:
                 spans = word_diff(old, text) if self.decision.edited is not None else spans
-            shown.append(ShownText(place, spans, max(0, len(place.text) - _MOST_SHOWN)))
+            shown.append(ShownText(place, spans, max(0, len(place.text) - _MAX_SHOWN)))
         return shown
 
     @property

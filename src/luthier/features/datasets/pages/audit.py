@@ -11,8 +11,8 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.audit import SEVERITIES
 from luthier.core.errors import LuthierError
-from luthier.features.datasets.annotations import MOST_ROWS_LINKED, named_lines
-from luthier.features.datasets.audits import MOST_LINES, AuditSettings, audit_state, begin_audit, finding_of
+from luthier.features.datasets.annotations import MAX_ROWS_LINKED, named_lines
+from luthier.features.datasets.audits import MAX_LINES, AuditSettings, audit_state, begin_audit, finding_of
 from luthier.features.datasets.pages.datasets import ROWS_A_PAGE, Number, columns_of
 from luthier.features.datasets.pages.head import head, waiting_page
 from luthier.features.datasets.repairs import repairs
@@ -94,9 +94,9 @@ def show_finding(
         "page": page | {"columns": columns_of(page)},
         "start": start,
         "num": ROWS_A_PAGE,
-        "most_lines": MOST_LINES,
-        "queued": named_lines(tuple(lines[:MOST_ROWS_LINKED])),
-        "most_queued": MOST_ROWS_LINKED,
+        "most_lines": MAX_LINES,
+        "queued": named_lines(tuple(lines[:MAX_ROWS_LINKED])),
+        "most_queued": MAX_ROWS_LINKED,
         "back": _address(dataset_id, values["version"].number, settings),
         "query": _query(values["version"].number, settings),
         "severity_words": _SEVERITY_WORDS,

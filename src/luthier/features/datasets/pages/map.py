@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from luthier.core.errors import NotFoundError
 from luthier.features.datasets import maps as dataset_maps
-from luthier.features.datasets.annotations import MOST_ROWS_LINKED, named_lines
+from luthier.features.datasets.annotations import MAX_ROWS_LINKED, named_lines
 from luthier.features.datasets.pages.datasets import Number
 from luthier.features.datasets.pages.head import head
 from luthier.features.datasets.pages.map_drawing import NO_GROUP, Group, picture
@@ -68,7 +68,7 @@ def _listed(drawn: dict[str, Any], groups: Sequence[Group], number: int | None, 
         "rows": rows[(page - 1) * _PAGE : page * _PAGE],
         "page": page,
         "pages": pages,
-        "lines": named_lines(tuple(row["line"] for row in rows[:MOST_ROWS_LINKED])),
-        "most_named": MOST_ROWS_LINKED,
+        "lines": named_lines(tuple(row["line"] for row in rows[:MAX_ROWS_LINKED])),
+        "most_named": MAX_ROWS_LINKED,
         "is_rest": number == NO_GROUP,
     }

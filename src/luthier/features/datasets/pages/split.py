@@ -24,7 +24,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader, Trainer
 router = APIRouter(prefix="/datasets/{dataset_id}/split")
 
 _Text = Annotated[str, Form(max_length=300)]
-_MOST_TYPED: Final = 300
+_MAX_TYPED: Final = 300
 DEFAULTS: Final = {
     "validation": "10", "held_out": "10", "seed": "0", "group_by": "", "stratify_by": "", "near": "on",
     "near_threshold": "0.8",
@@ -34,7 +34,7 @@ DEFAULTS: Final = {
 @router.get("")
 def look(request: Request, context: HomeContext, caller: Reader, dataset_id: str, version: Number = None) -> Response:
     """The form, and the split that was made last. What was typed before stands in the address, too."""
-    typed = {name: request.query_params.get(name, "")[:_MOST_TYPED] for name in DEFAULTS}
+    typed = {name: request.query_params.get(name, "")[:_MAX_TYPED] for name in DEFAULTS}
     return _page(request, context, caller, dataset_id, version, typed if any(typed.values()) else DEFAULTS, None)
 
 

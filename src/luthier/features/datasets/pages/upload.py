@@ -25,7 +25,7 @@ from luthier.platform.ui.visitor import HomeContext, Trainer
 router = APIRouter(prefix="/datasets")
 
 _FIELDS: Final = frozenset({"dataset", "name", "note"})
-_MOST_FILES: Final = 100
+_MAX_FILES: Final = 100
 _Text = Annotated[str, Form(max_length=2000)]
 
 
@@ -109,7 +109,7 @@ def _form(
     error: LuthierError | None = None,
     status: int = 200,
 ) -> Response:
-    found, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MOST_FILES)
+    found, _ = files.list_files(context, caller.project_id, purpose="fine-tune", limit=_MAX_FILES)
     values: dict[str, Any] = {
         "datasets": [dataset for dataset, _ in dataset_versions.list_datasets(context, caller)],
         "files": [file for file in found if not context.datasets.using_file(file.file_id)],

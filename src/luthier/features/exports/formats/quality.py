@@ -149,7 +149,7 @@ def losses_of(result: SystemResult, comparisons: Sequence[Comparison], metric: s
 
 
 class _RecordedEngine:
-    """An engine that says what another process has found out already."""
+    """An engine that replays what another process has measured."""
 
     def __init__(
         self, name: str, found: Quality, template: ChatTemplate, tokenised: Sequence[TokenisedExample]

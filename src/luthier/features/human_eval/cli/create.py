@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.features.human_eval.cli.asked import ProjectOption, link_document, read_bytes
+from luthier.features.human_eval.cli.arguments import ProjectOption, link_document, read_bytes
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import DEFAULT_URL, HomeOption, JsonOption, MappingOption, UrlOption, checked_url

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from luthier.features.human_eval.cli.asked import OutputOption, PanelArgument, ProjectOption, read_bytes
+from luthier.features.human_eval.cli.arguments import OutputOption, PanelArgument, ProjectOption, read_bytes
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import ForceOption, HomeOption, JsonOption

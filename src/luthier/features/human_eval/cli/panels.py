@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.features.human_eval.cli.asked import PanelArgument, ProjectOption, link_document
+from luthier.features.human_eval.cli.arguments import PanelArgument, ProjectOption, link_document
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import DEFAULT_URL, HomeOption, JsonOption, UrlOption, checked_url

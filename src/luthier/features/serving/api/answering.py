@@ -35,7 +35,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 """What the served OpenAPI document says of both."""
 
 
-class Words(Protocol):
+class ResponseBuilder(Protocol):
     """How an answer is written: `chat.completion` or `text_completion`. id: that the client gets."""
 
     id: str
@@ -85,7 +85,7 @@ async def respond(
     *,
     model: str,
     asked: Sequence[TextRequest],
-    words: Callable[[str], Words],
+    words: Callable[[str], ResponseBuilder],
     is_streamed: bool,
     user: str | None = None,
 ) -> Response:
@@ -142,7 +142,7 @@ async def watch(request: Request, inbox: asyncio.Queue[Event | None]) -> None:
     inbox.put_nowait(None)
 
 
-async def _events(stream: CompletionStream, early: list[Event], words: Words) -> AsyncIterator[bytes]:
+async def _events(stream: CompletionStream, early: list[Event], words: ResponseBuilder) -> AsyncIterator[bytes]:
     """The answer as server-sent events; starlette ends this where the client goes away. early: those that came."""
     told: set[int] = set()
     num_open = len(stream.answer.choices)

@@ -14,7 +14,7 @@ from luthier.core.json_limits import fault_of_text
 from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
 from luthier.features.serving.api.answering import ANSWERS, respond
-from luthier.features.serving.api.chat_format import ChatWords
+from luthier.features.serving.api.chat_format import ChatResponseBuilder
 from luthier.features.serving.api.sampling import Name, OffOnly, OneTier, SamplingBody, Unsupported
 from luthier.features.serving.api.tools import (
     MAX_TOOLS,
@@ -152,7 +152,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         caller,
         model=body.model,
         asked=[asked],
-        words=lambda fingerprint: ChatWords(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
+        words=lambda fingerprint: ChatResponseBuilder(body.model, fingerprint, body.tells_usage, bool(body.logprobs)),
         is_streamed=bool(body.stream),
         user=body.end_user(),
     )

@@ -13,7 +13,7 @@ from luthier.features.serving.service import Answer, Choice
 
 
 @dataclass(slots=True)
-class ChatWords:
+class ChatResponseBuilder:
     """Of one answer."""
 
     model: str

@@ -67,7 +67,9 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
         caller,
         model=body.model,
         asked=asked,
-        words=lambda fingerprint: _TextWords(body.model, fingerprint, body.tells_usage, body.logprobs is not None),
+        words=lambda fingerprint: _CompletionResponseBuilder(
+            body.model, fingerprint, body.tells_usage, body.logprobs is not None
+        ),
         is_streamed=bool(body.stream),
         user=body.end_user(),
     )
@@ -82,7 +84,7 @@ def _prompts(body: CompletionBody) -> list[str] | list[list[int]]:
 
 
 @dataclass(slots=True)
-class _TextWords:
+class _CompletionResponseBuilder:
     """`text_completion`, the same object for the whole and for a chunk."""
 
     model: str

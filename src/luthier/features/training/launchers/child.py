@@ -48,7 +48,7 @@ def main(job_file: str, answer_descriptor: str) -> int:
 
 
 def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Callable[[], str | None]) -> None:
-    """One process's part of a job, in the world that it finds itself in; raises what `fleet.train_worker` raises."""
+    """One process's part of a job, in the world that it finds itself in; raises what `launcher.train_worker` raises."""
     from luthier.core.plan import Plan
     from luthier.core.ports import SilentProgress
     from luthier.features.planning.budgets import metered

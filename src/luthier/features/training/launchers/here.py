@@ -42,7 +42,7 @@ class Hooks:
     num_snapshots: int = 0
 
 
-class Fleet(Protocol):
+class Launcher(Protocol):
     """The processes that train a run. flags: what the command that goes on with it needs, to have the same again."""
 
     num_processes: int
@@ -59,7 +59,7 @@ class Fleet(Protocol):
         ...
 
 
-class ThisProcess:
+class InProcessLauncher:
     """Trains a run right here, alone. num_snapshots: as in `Hooks`."""
 
     num_processes = 1

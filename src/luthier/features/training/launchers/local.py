@@ -33,7 +33,7 @@ from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 if TYPE_CHECKING:
     from luthier.ml.training.budget import Meter
 
-MOST_RESTARTS: Final = 3
+MAX_RESTARTS: Final = 3
 """In a row without a new checkpoint between them."""
 _GRACE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
@@ -42,15 +42,15 @@ _TAIL_LINES: Final = 15
 
 @dataclass(slots=True)
 class _Attempt:
-    """What one start of all processes has come to."""
+    """The outcome of one start of all processes."""
 
     answers: Answers
     died: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
-class LocalFleet:
-    """Trains a run by `num_processes` processes of this machine; a `fleet.Fleet`.
+class LocalLauncher:
+    """Trains a run by `num_processes` processes of this machine; a `launchers.here.Launcher`.
 
     Each process holds the run's lock, too, so that no other may take up the run as long as one of them lives.
     """
@@ -105,9 +105,9 @@ class LocalFleet:
                 restarts = restarts + 1 if began <= last_began or restarts == 0 else 1
                 last_began = max(last_began, began)
                 step = context.runs.get(run_id).step
-                if restarts > MOST_RESTARTS:
+                if restarts > MAX_RESTARTS:
                     raise WorkError(
-                        f"{attempt.died}; {MOST_RESTARTS} restarts in a row came no checkpoint further",
+                        f"{attempt.died}; {MAX_RESTARTS} restarts in a row came no checkpoint further",
                         expected="processes that live until the next checkpoint",
                         do=f"look at {_logs(context, run_id)}; ended by SIGKILL often means that memory ran out: fewer "
                         "devices or a smaller training.micro_batch_tokens help. Then go on with the run",

@@ -1,4 +1,4 @@
-"""What the processes of a run say while they train: events, a result, or what is wrong. `fleet_child` says it."""
+"""What the processes of a run say while they train: events, a result, or what is wrong. `launcher_child` says it."""
 
 from __future__ import annotations
 

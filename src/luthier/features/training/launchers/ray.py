@@ -9,7 +9,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.run import TrainResult
 from luthier.features.planning.service import Prepared
-from luthier.features.training.launchers import child as fleet_child
+from luthier.features.training.launchers import child as launcher_child
 from luthier.features.training.launchers.messages import Answers
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import stop_signals
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from luthier.ml.training.budget import Meter
 
 
-class RayFleet:
-    """Trains a run by `num_processes` workers of a Ray cluster; a `fleet.Fleet`.
+class RayLauncher:
+    """Trains a run by `num_processes` workers of a Ray cluster; a `launchers.here.Launcher`.
 
     The run's folder, the rows and a local base model must lie where all nodes see them, under the same paths: a lost
     worker may come back on another node.
@@ -69,7 +69,7 @@ class RayFleet:
                     raise answers.error
 
             fit(
-                fleet_child.work,
+                launcher_child.work,
                 job,
                 num_workers=self.num_processes,
                 on_gpus=plan.training.device == "cuda",

@@ -1,4 +1,4 @@
-"""The one page of an automatic run: the answer, each stage with what it came to, and where the budget went."""
+"""The one page of an automatic run: the answer, each stage with its result, and where the budget went."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAGE_WORDS: Final = {
 
 
 def write_auto_report(context: Context, pipeline: Pipeline) -> Path:
-    """Write the page anew, also of one that is not done. Raises StorageFullError."""
+    """Write the page again, also of a run that is not done. Raises StorageFullError."""
     from luthier.ml.evaluation.report.automl_page import write_auto_page
 
     spec = AutoSpec.model_validate(pipeline.asked)

@@ -238,7 +238,7 @@ class _Auto:
             raise BudgetTooSmallError(
                 f"{spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose a model; {error.came}",
                 expected=f"at least {whole:.2g} h in all",
-                do="begin anew with more hours, fewer models or smaller ones",
+                do="start again with more hours, fewer models or smaller ones",
             ) from error
 
     def _result(self, pipeline: Pipeline) -> ShowdownResult:

@@ -15,7 +15,7 @@ from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.platform.home.context import Context
 
 _ANSWERED: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
-LEAST_NEW_TOKENS: Final = 16
+MIN_NEW_TOKENS: Final = 16
 """A judged row has to leave room for at least so much of an answer."""
 
 
@@ -91,7 +91,7 @@ def rows_that_fit(
 ) -> tuple[Example, ...]:
     """The rows that a model can be asked, with the instruction before them and room for an answer."""
     is_text = any(example.text is not None for example in examples)
-    room = model.context_length_tokens - (0 if is_text else LEAST_NEW_TOKENS)
+    room = model.context_length_tokens - (0 if is_text else MIN_NEW_TOKENS)
     dropped = set(_too_long(context, model, instructed(examples, instruction), room))
     return tuple(example for example in examples if example.id not in dropped)
 

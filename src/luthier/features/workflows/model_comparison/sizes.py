@@ -21,7 +21,7 @@ LEAST_JUDGED, LEAST_TRAINED, MOST_EPOCHS = 20, 64, 3.0
 KEPT_BACK: Final = 0.1
 """Share of the budget that nothing is planned for: predictions err."""
 
-_MOST_FOR_JUDGING: Final = 0.5
+_MAX_FOR_JUDGING: Final = 0.5
 _LOADINGS: Final = 4
 """How often a contender's weights are loaded: to be asked, to be trained, to be asked again, and rows are prepared."""
 
@@ -74,7 +74,7 @@ def choose_sizes(
     there = min(num_held_out, most_judged)
     least_judged, least_trained = min(LEAST_JUDGED, there), min(LEAST_TRAINED, num_rows)
     left = (hours * (1 - KEPT_BACK) - spent_hours) * 3600 - fixed
-    for_judging = min(left * _MOST_FOR_JUDGING, left - least_trained * example_seconds)
+    for_judging = min(left * _MAX_FOR_JUDGING, left - least_trained * example_seconds)
     num_judged = max(least_judged, min(there, int(for_judging / row_seconds)))
     num_examples = min(int((left - num_judged * row_seconds) / example_seconds), round(MOST_EPOCHS * num_rows))
     if num_examples < least_trained:

@@ -33,8 +33,8 @@ from luthier.features.workflows.service import PausedError, Work
 from luthier.platform.home.context import Context
 
 _COMPARING: Final = "comparing"
-_MOST_SAMPLES: Final = 6
-_LEAST_HOURS: Final = 1e-4
+_MAX_SAMPLES: Final = 6
+_MIN_HOURS: Final = 1e-4
 
 
 def folder_of(context: Context, showdown_id: str) -> Path:
@@ -152,7 +152,7 @@ class _Showdown:
         left = spec.hours - spent - judging / 3600
         wanted = sum(one.training_hours.value for one in later)
         share = spec.contenders[number].training_hours.value / wanted if wanted else 1.0
-        return max(_LEAST_HOURS, left * share)
+        return max(_MIN_HOURS, left * share)
 
     def _train(self, run_id: str, model: str, hours: float) -> str:
         """Train, or go on with it; why it came to no end, empty where it did."""
@@ -258,7 +258,7 @@ def _standing(spec: ShowdownSpec, number: int, kind: SystemKind, result: Any, re
     usd: Estimate | None = None
     if seconds is not None and spec.usd_per_hour is not None:
         usd = spec.usd_per_hour.times(seconds * 1000 / 3600)
-    shown = {"samples": result.samples[:_MOST_SAMPLES], "seconds": recorded.write_seconds + recorded.score_seconds}
+    shown = {"samples": result.samples[:_MAX_SAMPLES], "seconds": recorded.write_seconds + recorded.score_seconds}
     return Standing(
         contender=number,
         kind=kind,

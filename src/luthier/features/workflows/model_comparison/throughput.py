@@ -20,7 +20,7 @@ from luthier.features.workflows.model_comparison.rows import Rows
 from luthier.features.workflows.model_comparison.sizes import LEAST_JUDGED, LEAST_TRAINED, NUM_PROBED, Pace, too_small
 from luthier.platform.home.context import Context
 
-_MOST_FOR_PROBES: Final = 0.1
+_MAX_FOR_PROBES: Final = 0.1
 """Share of the budget that probes may take in all; where they would take more, the planner is believed as it is."""
 
 
@@ -56,7 +56,7 @@ def paces_of(
     if least > request.hours:
         raise too_small(request.hours, least, cheapest, min(LEAST_JUDGED, len(rows.held_out)), LEAST_TRAINED)
     if request.is_probed:
-        most = request.hours * _MOST_FOR_PROBES / len(models)
+        most = request.hours * _MAX_FOR_PROBES / len(models)
         quotes = [
             quote_of(context, one, is_probed=True)
             if NUM_STEPS * quote.prediction.step_seconds.value / 3600 <= most

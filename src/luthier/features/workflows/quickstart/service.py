@@ -162,7 +162,7 @@ def quickstart(
     """The whole way: rows, base model, plan, training, verdict, report.
 
     show: called with the data and a preview of what will be trained, before anything is. show_plan: called as by
-    `service.training.train`.
+    `training.service.train`.
     """
     data = write_quickstart_data(context, chosen=size_for(context, full=full))
     if show is not None:

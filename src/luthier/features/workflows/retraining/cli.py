@@ -1,4 +1,4 @@
-"""`luthier retrain`: a deployed model trained anew on what people have said of its answers."""
+"""`luthier retrain`: retrain a deployed model on reviewed answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def retrain(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Train a deployed model anew on reviewed answers, judge it against the deployed one, and offer a canary.
+    """Retrain a deployed model on reviewed answers, judge it against the deployed one, and offer a canary.
 
     Only what a person has accepted is learned. The rows become the next version of the dataset, audited and checked
     against the held-out rows; a fifth of the reviewed ones is held out. It ends where the new model is worse than the
@@ -110,9 +110,9 @@ def _tell(as_json: bool, stage: Stage) -> None:
 def _show(console: Console, found: Pipeline) -> None:
     from rich.text import Text
 
-    from luthier.features.workflows.retraining.format import in_words
+    from luthier.features.workflows.retraining.format import format_stage
     from luthier.platform.cli.console import visible
 
     for stage in found.stages:
-        said = stage.reason or in_words(stage.name, stage.came)
+        said = stage.reason or format_stage(stage.name, stage.came)
         console.print(Text.assemble((f"{stage.name:<8}", "bold"), f"{stage.status:<8} ", visible(said)), soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def in_words(name: str, came: dict[str, Any]) -> str:
+def format_stage(name: str, came: dict[str, Any]) -> str:
     """What came of a stage, in a sentence; empty of one that has made nothing yet."""
     if not came:
         return ""

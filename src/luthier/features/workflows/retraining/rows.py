@@ -1,4 +1,4 @@
-"""Rows to train a deployed model anew on: those of its last run, and what people have reviewed since.
+"""Rows to retrain a deployed model on: those of its last run, and what people have reviewed since.
 
 review queue, rating panels -> reviewed rows -> held-out ones split off -> joined with the rows of the last run
 """

@@ -1,4 +1,4 @@
-"""Use case: train a deployed model anew on what people have said of its answers, and offer the outcome as a canary.
+"""Use case: retrain a deployed model on reviewed answers, and offer the result as a canary.
 
 review queue -> rows -> audit -> dataset version -> run -> judged against the deployed model -> gates -> canary
 """
@@ -25,7 +25,7 @@ MIN_ROWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
-    """What to train anew. model: the name of a deployment.
+    """What to retrain. model: the name of a deployment.
 
     from_traffic: also learn from answers that were sampled from the traffic and accepted as they are. review: first
     queue what people have liked (with from_traffic), and begin only when nothing waits in the review. panels: rating

@@ -106,7 +106,7 @@ class RetrainStages:
             raise StageRefusedError(
                 f"the audit refuses reviewed rows: {told}",
                 expected="reviewed rows without errors",
-                do=f"see {report}, reject these rows in the review, and begin anew",
+                do=f"see {report}, reject these rows in the review, and start again",
             )
         return {
             "grade": found.grade,

@@ -173,12 +173,12 @@ def long_wish(**wishes: Any) -> dict[str, Any]:
 def test_a_crash_in_a_stream_is_an_error_in_it_and_the_next_ask_is_answered(
     ask: Callable[..., Any], served: ServedHome
 ) -> None:
-    model_server = served[0].model_server
+    inference_client = served[0].inference_client
     before = ask(temperature=0).choices[0].message.content
     stream = ask(**long_wish())
     next(stream)
-    assert model_server.pid is not None
-    os.kill(model_server.pid, signal.SIGKILL)
+    assert inference_client.pid is not None
+    os.kill(inference_client.pid, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="has ended in the middle"):
         list(stream)
     assert ask(temperature=0).choices[0].message.content == before
@@ -186,7 +186,7 @@ def test_a_crash_in_a_stream_is_an_error_in_it_and_the_next_ask_is_answered(
 
 def test_a_crash_before_the_answer_is_503_with_a_time_to_wait(ask: Callable[..., Any], served: ServedHome) -> None:
     ask()
-    pid = served[0].model_server.pid
+    pid = served[0].inference_client.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
@@ -209,7 +209,7 @@ def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
     ask: Callable[..., Any], served: ServedHome
 ) -> None:
     ask()
-    pid = served[0].model_server.pid
+    pid = served[0].inference_client.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)  # nothing is written meanwhile: all that come wait
     sockets = [raw_ask(served) for _ in range(4)]
@@ -230,7 +230,7 @@ def test_too_many_asks_are_told_to_come_back_and_who_hangs_up_waits_no_more(
 
 
 def num_under_way(served: ServedHome) -> int:
-    return served[0].model_server.num_under_way
+    return served[0].inference_client.num_under_way
 
 
 def raw_ask(served: ServedHome) -> socket.socket:

@@ -56,7 +56,7 @@ def test_a_thousand_asks_at_once_are_answered_or_told_to_come_again(served: Serv
             assert document["error"]["code"] == "rate_limit_exceeded"
         else:
             assert document["usage"]["completion_tokens"] <= 3
-    assert served[0].model_server.num_under_way == 0
+    assert served[0].inference_client.num_under_way == 0
 
 
 def test_clients_that_do_not_keep_to_the_rules_hurt_nobody(served: ServedHome, client: openai.OpenAI) -> None:
@@ -90,7 +90,7 @@ def test_clients_that_do_not_keep_to_the_rules_hurt_nobody(served: ServedHome, c
         for one in [*sockets, deaf]:
             one.close()
     deadline = time.monotonic() + 60
-    while served[0].model_server.num_under_way:
+    while served[0].inference_client.num_under_way:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert client.chat.completions.create(**BODY).object == "chat.completion"
