@@ -7,6 +7,7 @@
 # make docs         the documentation as a site, build/docs/site: strict, without a network
 # make story-shop   the shop's tutorial, every command of it: from rows to recommendations held against popularity
 # make story-law    the law firm's: from documents to invented citations, before and after, and a file for a laptop
+# make story-thinking  arithmetic: rows with thoughts, trained, evaluated and served with and without them
 # make notebooks    write the tutorials as notebooks again
 # make models       the memory figures and the table of the catalogue of base models, by the planner
 # make wheel        dist/luthier-*.whl, with the built assets of the pages
@@ -19,7 +20,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill zoo lint format docs story-shop story-law notebooks models wheel screenshots clean
+.PHONY: quickstart test drill zoo lint format docs story-shop story-law story-thinking notebooks models wheel screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -59,9 +60,13 @@ story-shop: $(VENV)/installed
 story-law: $(VENV)/installed-gguf
 	$(BIN)/python examples/story.py run docs/tutorials/law_firm.md
 
+story-thinking: $(VENV)/installed
+	$(BIN)/python examples/story.py run docs/tutorials/thinking.md
+
 notebooks: $(VENV)/installed
 	$(BIN)/python examples/story.py notebook docs/tutorials/shop.md -o examples/shop/story.ipynb
 	$(BIN)/python examples/story.py notebook docs/tutorials/law_firm.md -o examples/law_firm/story.ipynb
+	$(BIN)/python examples/story.py notebook docs/tutorials/thinking.md -o examples/thinking/story.ipynb
 
 wheel: $(VENV)/assets | $(BIN)/python
 	@command -v npm >/dev/null || { echo "no npm here: a wheel carries the pages' assets, which Node builds (install nodejs and npm)"; exit 1; }

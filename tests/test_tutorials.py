@@ -17,8 +17,8 @@ from luthier.testing.openai_server import OpenAIServer, serving
 from tests.vacuous import nonempty
 
 ROOT = Path(__file__).resolve().parents[1]
-STORIES = ("shop", "law_firm")
-SMALL = {"CUSTOMERS": "40", "EPOCHS": "0.2", "RATED": "2"}
+STORIES = ("shop", "law_firm", "thinking")
+SMALL = {"CUSTOMERS": "40", "ROWS": "32", "EPOCHS": "0.2", "RATED": "2"}
 EXECUTE = """
 import sys, nbformat
 from nbclient import NotebookClient
@@ -90,7 +90,7 @@ def test_the_notebook_is_the_page(story: Any, name: str) -> None:
         assert (file.parent / link[1].partition("#")[0]).exists(), link
 
 
-@pytest.mark.parametrize("name", ["shop", pytest.param("law_firm", marks=pytest.mark.drill)])
+@pytest.mark.parametrize("name", ["shop", *(pytest.param(name, marks=pytest.mark.drill) for name in STORIES[1:])])
 def test_every_command_of_a_tutorial_runs(name: str, workplace: tuple[Path, dict[str, str]]) -> None:
     pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="needs nbclient and ipykernel")
@@ -108,6 +108,7 @@ def test_every_command_of_a_tutorial_runs(name: str, workplace: tuple[Path, dict
     wanted = {
         "shop": ("goes together", "Verdict:", "hits.svg", "next-thing"),
         "law_firm": ("1 pair", "invented", "Ada", "Ben", "whole", "No: "),
+        "thinking": ("train: 32 rows", "Verdict:", "reasoning_content:"),
     }
     for words in nonempty(wanted[name]):
         assert words.lower() in told.lower(), words

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import RequestError
+from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import TemplateOption
 from luthier.features.recipes.checks import check_options_are_read
 from luthier.platform.home.context import Context
@@ -61,11 +62,12 @@ def preview(
     template_options: Mapping[str, TemplateOption] | None = None,
     learn_reasoning: bool | None = None,
     reset_template: Literal["training"] | None = None,
+    opted: OptedTurns = AS_THEY_ARE,
 ) -> DataPreview:
     """What a model will see and learn of the first rows of a file. Pulls the model where it is not there yet.
 
-    num_rows: None takes all of them. template_options, learn_reasoning, reset_template: as `data` of a recipe has
-    them.
+    num_rows: None takes all of them. template_options, learn_reasoning, reset_template, opted: as `data` of a recipe
+    has them.
 
     Reads and checks the whole file. Raises NotFoundError (file, model), DataError (rows), TemplateError (no mask can
     be proved), ModelSourceError (no model), RequestError (fewer rows asked for than one), RecipeError (an option that
@@ -80,12 +82,13 @@ def preview(
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
+    from luthier.ml.inference.opted_turns import rewritten_examples
 
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template, options=template_options)
     check_options_are_read(template_options or {}, chat, local.name)
     learning = Learning(reasoning=learn_reasoning, joins=reset_template is not None)
-    shown = loaded.examples[:num_rows]
+    shown = rewritten_examples(opted, loaded.examples[:num_rows], chat)
     rows = tuple(side for e in shown for side in preview_sides(e, tokenise_sides(e, chat, learning), chat))
     return DataPreview(
         file=str(file),

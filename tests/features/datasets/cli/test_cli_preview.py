@@ -82,3 +82,27 @@ def test_blocks_are_shown_with_the_borders_of_their_pieces(luthier, tmp_path: Pa
     assert "part 1 of" in text
     assert "every row has text" in text
     assert luthier(*arguments, "--json").document["packed"]["num_documents"] == 3
+
+
+THINKS = {"role": "assistant", "reasoning_content": "Two and two.", "content": "Four."}
+
+
+@pytest.mark.parametrize(("choice", "text"), [("as_text", "<think>\nTwo and two.\n</think>"), ("drop", "Four.")])
+def test_turns_are_shown_as_opted(luthier, tmp_path: Path, tiny_model: Path, choice: str, text: str) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "thoughts.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "2 + 2?"}, THINKS]}) + "\n")
+    refused = luthier("data", "preview", file, "--model", tiny_model, "--json")
+    assert refused.code == 2
+    assert "data.reasoning: as_text" in refused.out
+    done = luthier("data", "preview", file, "--model", tiny_model, "--reasoning", choice, "--json")
+    shown = "".join(token["text"] for token in done.document["rows"][0]["tokens"])
+    assert text in shown
+    assert ("Two and two." in shown) is (choice == "as_text")
+
+
+def test_blocks_take_no_option_of_conversations(luthier, tmp_path: Path, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "texts.jsonl"
+    file.write_text(json.dumps({"text": "one two three"}) + "\n")
+    done = luthier("data", "preview", file, "--model", tiny_model, "--block-tokens", 8, "--tools", "as_text")
+    assert done.code == 2
+    assert "--block-tokens" in done.err

@@ -32,6 +32,35 @@ class ResetChoice(StrEnum):
     TRAINING = "training"
 
 
+class SystemChoice(StrEnum):
+    """What becomes of system turns that the template does not take."""
+
+    FOLD = "fold"
+
+
+class ToolsChoice(StrEnum):
+    """What becomes of tools that the template does not take."""
+
+    AS_TEXT = "as_text"
+
+
+class ReasoningChoice(StrEnum):
+    """What becomes of thoughts that the template does not write."""
+
+    AS_TEXT = "as_text"
+    DROP = "drop"
+
+
+SystemOption = Annotated[
+    SystemChoice | None, typer.Option("--system", help="fold: a system turn goes into the first user turn.")
+]
+ToolsOption = Annotated[
+    ToolsChoice | None, typer.Option("--tools", help="as_text: tools, calls and results are written as text.")
+]
+ReasoningOption = Annotated[
+    ReasoningChoice | None,
+    typer.Option("--reasoning", help="as_text: thoughts between <think> and </think>; drop: no thoughts."),
+]
 ResetOption = Annotated[
     ResetChoice | None,
     typer.Option(
@@ -67,6 +96,9 @@ def preview(
             help="What the chat template is given, as enable_thinking=false. Repeatable.",
         ),
     ] = None,
+    system: SystemOption = None,
+    tools: ToolsOption = None,
+    reasoning: ReasoningOption = None,
     learn_reasoning: LearnReasoningOption = None,
     reset_template: ResetOption = None,
     block_tokens: Annotated[
@@ -82,11 +114,20 @@ def preview(
     home: HomeOption = None,
 ) -> Answer:
     """Show rows as the model gets them, token by token, with what will be learned marked."""
+    from luthier.core.errors import RequestError
+    from luthier.core.opted_turns import OptedTurns
     from luthier.features.datasets import previews as datasets
 
     fields = parse_mapping(mapping or ())
     with open_context(home) as context:
         if block_tokens is not None:
+            if any((system, tools, reasoning, learn_reasoning is not None, reset_template, template_options)):
+                raise RequestError(
+                    "--block-tokens with an option for conversations",
+                    expected="plain texts, as objective pretraining takes them, or conversations",
+                    do="leave out --block-tokens, or --system, --tools, --reasoning, --learn-reasoning, "
+                    "--reset-template and --template-option",
+                )
             blocks = datasets.preview_blocks(
                 context,
                 file,
@@ -107,6 +148,11 @@ def preview(
             template_options=parse_template_options(template_options or ()),
             learn_reasoning=learn_reasoning,
             reset_template=None if reset_template is None else "training",
+            opted=OptedTurns(
+                folds_system=system is not None,
+                tools_as_text=tools is not None,
+                reasoning=None if reasoning is None else reasoning.value,
+            ),
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
 
