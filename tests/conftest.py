@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -20,6 +21,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is loaded, here and in children: two test processes with two threads each wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What a property takes on a busy machine says nothing about it.
+settings.register_profile("luthier", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("luthier")
 
 _LONG = ("e2e", "browser", "zoo", "test_tutorials.py", "test_docs_site.py", "ml", "features")
 
