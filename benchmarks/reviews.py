@@ -3,7 +3,7 @@
     python benchmarks/reviews.py FILE.jsonl [--num-rows 50000] [--seed 0]     # also writes FILE.truth.json
 
 Each row is {"id", "prompt" (the review), "completion" (its sentiment), "label"}. Sentences come from templates whose
-words are drawn anew, so that two unrelated reviews share few three-word shingles. A planted row has one defect; its
+words are drawn again, so that two unrelated reviews share few three-word shingles. A planted row has one defect; its
 line (from 1) stands in the truth under the defect's kind. `near_duplicate` names only rows whose exact Jaccard
 similarity to an earlier one is 0.8 or more; `far_copy` rows lie below it and must not be found.
 """

@@ -240,7 +240,7 @@ def step_seconds(plan: Any, model: Any, rows: list[Any], packs: bool) -> list[fl
     seconds: list[float] = []
 
     class NoCheckpoints(CheckpointStore):
-        """Starts anew and leaves nothing behind."""
+        """Starts again and leaves nothing behind."""
 
         def latest(self) -> tuple[None, list[str]]:
             return None, []

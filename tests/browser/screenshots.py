@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/screenshots anew: each page in light and dark, on a desk and on a phone, with a real small model.
+"""Draws docs/screenshots again: each page in light and dark, on a desk and on a phone, with a real small model.
 
     make screenshots        (about 15 minutes on 2 cores: two trainings of SmolLM2 on the shop's rows stand behind it)
 

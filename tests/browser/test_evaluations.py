@@ -1,4 +1,4 @@
-"""The samples of an evaluation where scripts run: found without the page being loaded anew, and back again."""
+"""The samples of an evaluation where scripts run: found without the page being loaded again, and back again."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_samples_are_found_and_paged(
         page.click("text=Next")
         expect(page.locator(".judged-pager")).to_contain_text("page 2 of 3")
         assert "page=2" in page.url
-        assert page.evaluate("window.isSame"), "the page was not loaded anew"
+        assert page.evaluate("window.isSame"), "the page was not loaded again"
         assert page.locator("article.sample img, article.sample script").count() == 0
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]

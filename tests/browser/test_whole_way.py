@@ -65,7 +65,7 @@ def start_a_run(page: Page) -> None:
 
 def wait_until_done(page: Page) -> str:
     expect(page.locator("main")).to_contain_text("succeeded", timeout=5 * MINUTES)
-    page.wait_for_timeout(1500)  # the page loads itself anew at the end of its run
+    page.wait_for_timeout(1500)  # the page loads itself again at the end of its run
     page.reload(wait_until="networkidle")
     check(page)
     return urlsplit(page.url).path.rsplit("/", 1)[-1]

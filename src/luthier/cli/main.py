@@ -99,7 +99,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_common)
     app.command("quickstart", short_help="The whole way, on rows that every machine has.")(quickstart.quickstart)
-    app.command("train", short_help="Train a recipe, judge the outcome, write a report.")(train.train)
+    app.command("train", short_help="Train a recipe, evaluate the result, write a report.")(train.train)
     app.command("tune", short_help="Search for the best recipe within one budget.")(tune.tune)
     app.command("automl", short_help="From a file and a goal to a judged model, by itself.")(automl.automl)
     app.command("compare-models", short_help="Which base model, and must it be tuned at all?")(
@@ -107,16 +107,18 @@ def build_app() -> typer.Typer:
     )
     app.command("plan", short_help="Print the complete plan of a recipe.")(plan.plan)
     app.command("worth", short_help="Is fine-tuning worth it? Yes, no, or not settled.")(worth.worth)
-    app.command("report", short_help="Write a run's report anew.")(report.report)
+    app.command("report", short_help="Write a run's report again.")(report.report)
     app.command("eval", short_help="Judge models on held-out rows.")(evaluate.evaluate)
-    app.command("safety", short_help="What did tuning do to safety?")(safety.safety)
-    app.command("distill", short_help="Teach a smaller model, and measure whether it was worth it.")(distill.distill)
+    app.command("safety", short_help="Measure what tuning did to safety.")(safety.safety)
+    app.command("distill", short_help="Distill into a smaller model, and measure whether it pays.")(distill.distill)
     app.command(
         "export",
         short_help="Write a model for another runtime, proved equal.",
         epilog="`luthier export benchmark` measures what each format costs and loses.",
     )(export.export)
-    app.command("export benchmark", short_help="What each format of a model costs and loses.")(format_prices.benchmark)
+    app.command("export benchmark", short_help="Benchmark a model's export formats: size, speed, quality.")(
+        format_prices.benchmark
+    )
     _add_groups(app)
     _add_serving(app)
     return app
@@ -125,7 +127,7 @@ def build_app() -> typer.Typer:
 def _add_groups(app: typer.Typer) -> None:
     """The commands that have verbs of their own."""
     for name, verbs, text in (
-        ("runs", runs.COMMANDS, "List, look at, compare, watch and remove runs."),
+        ("runs", runs.COMMANDS, "List, show, compare, watch and remove runs."),
         ("jobs", jobs.COMMANDS, "Queue recipes for workers; list, pause, resume and cancel what is queued."),
         ("studies", tune.COMMANDS, "List, look at and compare searches; take over the recipe that one has found."),
         (
@@ -141,7 +143,7 @@ def _add_groups(app: typer.Typer) -> None:
             human_eval.COMMANDS,
             "People rate answers, blind: panels, links, how far they agree, preference pairs.",
         ),
-        ("alerts", alerts.COMMANDS, "What has changed with deployed models, and who is told."),
+        ("alerts", alerts.COMMANDS, "Alerts on deployed models, and who receives them."),
         ("feedback", feedback.COMMANDS, "What people say of answers: take it in, list it, have answers reviewed."),
         ("keys", keys.COMMANDS, "Make, list and revoke the keys that the server lets in."),
         ("users", users.COMMANDS, "Make, list, change and remove who signs in to the pages by name and password."),
@@ -150,9 +152,9 @@ def _add_groups(app: typer.Typer) -> None:
         (
             "traffic",
             traffic.COMMANDS,
-            "What was asked of models: how much of it is kept, look at it, forget a user.",
+            "Recorded requests: retention, viewing, forgetting a user.",
         ),
-        ("audit-log", audit_log.COMMANDS, "Look at what was done and by whom, and prove it unchanged."),
+        ("audit-log", audit_log.COMMANDS, "Show what was done and by whom, and verify that it is unchanged."),
     ):
         group = typer.Typer(name=name, help=text, rich_markup_mode=None, no_args_is_help=True)
         for verb, function in verbs.items():
@@ -162,22 +164,22 @@ def _add_groups(app: typer.Typer) -> None:
 
 def _add_serving(app: typer.Typer) -> None:
     """Models as they answer, what runs for that, and what leaves the home."""
-    app.command("deploy", short_help="Have a name answered by a model, all of it or a canary.")(deploy.deploy)
+    app.command("deploy", short_help="Put a model behind a name, for all traffic or as a canary.")(deploy.deploy)
     app.command("promote", short_help="Give a canary all traffic.")(deploy.promote)
     app.command("rollback", short_help="Go back to the revision before.")(deploy.rollback)
-    app.command("canary", short_help="How a canary does beside the rest.")(canary.canary)
-    app.command("retrain", short_help="Train a deployed model anew on reviewed answers.")(retrain.retrain)
+    app.command("canary", short_help="Compare a canary with the rest of its deployment.")(canary.canary)
+    app.command("retrain", short_help="Retrain a deployed model on reviewed answers.")(retrain.retrain)
     app.command("lineage", short_help="Which models saw a row?")(lineage.lineage)
     app.command("deployments", short_help="List deployments, or show one.")(deploy.list_or_show)
     app.command("chat", short_help="Talk with a model, or with two side by side.")(chat.chat)
     app.command("serve", short_help="Serve models by OpenAI's API, and nothing else.")(serve.serve)
-    app.command("usage", short_help="What was asked of models, by key and day.")(usage.usage)
+    app.command("usage", short_help="Requests and tokens by key and day.")(usage.usage)
     app.command(
         "monitor",
-        short_help="Has a deployed model's traffic changed?",
+        short_help="Check a deployed model's traffic for drift.",
         epilog="`luthier monitor check` looks at all watched models once; a model of that name is given after `--`.",
     )(monitor.monitor)
-    app.command("monitor check", short_help="Look at watched models once, now.")(alerts.check)
+    app.command("monitor check", short_help="Check watched models once, now.")(alerts.check)
     app.command("up", short_help="Short for `luthier server start`.")(server.start)
     app.command("worker", short_help="Take jobs from the queue and train them.")(jobs.worker)
     app.command("launch", short_help="Write a job file for many machines.")(launch.launch)

@@ -52,6 +52,11 @@ People type and read the new ones. Recipes are stored, hashed and printed as JSO
 _warned: set[tuple[str, str]] = set()
 
 
+def command_of(kind: str) -> str:
+    """The command of a stored kind of pipeline, which keeps the name that the command once had."""
+    return COMMANDS.get(kind, kind)
+
+
 def warn_renamed(kind: str, old: str, new: str) -> None:
     """Print one line on stderr about an old name; once in a process for each name.
 

@@ -102,7 +102,7 @@ class WarningRaised(Frozen):
 
 
 class BillUpdated(Frozen):
-    """What the run has cost and is expected to cost, reckoned anew after `step`; a few times a run."""
+    """What the run has cost and is expected to cost, reckoned again after `step`; a few times a run."""
 
     kind: Literal["bill"] = "bill"
     step: int

@@ -95,7 +95,7 @@ class EmbeddingRequest(Frozen):
 class Served(Frozen):
     """A model as it is loaded to answer. adapter_path: None for a base model and for one that was trained whole.
 
-    sha256: of the base's weights, so that a base pulled anew is loaded anew. precision: None takes what is fastest on
+    sha256: of the base's weights, so that a base pulled again is loaded again. precision: None takes what is fastest on
     this machine. engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
     `template_options` alone share one base in memory. template_options: what it was trained with: what its chat
     template is given beside a conversation, unless a request says otherwise. opted_turns: what of each conversation is

@@ -40,7 +40,7 @@ def test_compiled_layers_train_the_same_and_are_compiled_once(
     counter = CompileCounterWithBackend("aot_eager")
     assert why_not_compiled(model, counter) is None
     assert_same(model, plain[:1], ())
-    compiled = counter.frame_count  # torch traces some layers twice, and those whose input wants no gradient anew
+    compiled = counter.frame_count  # torch traces some layers twice, and those whose input wants no gradient again
     assert compiled <= 4
     assert_same(model, plain, ())
     assert counter.frame_count == compiled  # rows of other lengths use what there is

@@ -1,4 +1,4 @@
-"""`luthier report`: the report of a run anew, with what it was judged by since."""
+"""`luthier report`: the report of a run again, with what it was judged by since."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
-    """Write the report of a run anew: with its newest suites, its safety check, and what the gate says of them."""
+    """Write the report of a run again: with its newest suites, its safety check, and what the gate says of them."""
     from luthier.features.assessments.report_updates import rewrite_run_report
     from luthier.platform.cli.console import visible
 

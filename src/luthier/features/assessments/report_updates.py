@@ -13,7 +13,7 @@ from luthier.platform.home.context import Context
 
 
 def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
-    """Write a run's report anew, with its newest suites, its safety check and the gate; their pages stand beside it.
+    """Write a run's report again, with its newest suites, its safety check and the gate; their pages stand beside it.
 
     What only the training process knew (an example, versions, the licence) is taken from the report.json that is there.
     Returns the pages, the report first. Raises NotFoundError for the run, or where it has no report yet.

@@ -32,7 +32,7 @@ def verify(
     """Walk along the chain of hashes; exit code 1 where an entry was changed, removed or put in.
 
     Keep the head that this prints somewhere else: a chain alone cannot tell that its end was cut off, or that all of it
-    was written anew; --expect can.
+    was written again; --expect can.
     """
     from luthier.platform.audit_log import service as audit_log
 

@@ -40,7 +40,7 @@ class DeploymentStore:
             raise ConflictError(
                 f"a deployment {deployment.name!r} exists already",
                 expected="a name that is free",
-                do="look at it, then deploy anew",
+                do="look at it, then deploy again",
             ) from error
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
@@ -118,7 +118,7 @@ def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictErro
     return ConflictError(
         f"the deployment {name!r} {now}, not at revision {known}: somebody else has changed it",
         expected="the deployment as it was seen",
-        do="look at it again, then decide anew",
+        do="look at it again, then decide again",
     )
 
 

@@ -48,7 +48,7 @@ def forget_row(
 ) -> Answer:
     """Take a row out of the newest versions of all datasets and out of the review, and name what still has it.
 
-    What a model has learned stays in its weights: the models to train anew are named.
+    What a model has learned stays in its weights: the models to train again are named.
     """
     from luthier.features.lineage.forgotten_rows import forget_row as forget
     from luthier.features.lineage.rows import row_lineage

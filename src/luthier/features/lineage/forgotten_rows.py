@@ -46,7 +46,7 @@ class Forgotten:
 def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     """Make versions without a row of all datasets whose newest version holds it, and take it out of the review queue.
 
-    What a model has learned cannot be taken out of its weights: `left` names the models to train anew or to remove.
+    What a model has learned cannot be taken out of its weights: `left` names the models to train again or to remove.
     Versions are never changed, so earlier ones keep the row until their dataset is removed. The audit log gets a digest
     of the words, not the words.
 
@@ -112,7 +112,7 @@ def _left(lineage: RowLineage, made: list[tuple[DatasetVersion, int]]) -> Iterat
         if one.learned:
             now = [name for name, is_now in one.deployments if is_now]
             where = f", which answers as {', '.join(now)} now" if now else ""
-            yield f"run {one.run_id} has learned it{where}: train anew without it, then remove it"
+            yield f"run {one.run_id} has learned it{where}: train again without it, then remove it"
     for version, _ in made:
         yield f"versions 1 to {version.number - 1} of {version.dataset_id} keep it: versions are never changed"
     files = [one.file for one in lineage.files if one.dataset is None]

@@ -57,7 +57,7 @@ def _unit(chart: str) -> str:
 
 
 def layout_of(curves: Curves) -> str:
-    """Which series there are: where a watcher has other ones, its charts are to be made anew."""
+    """Which series there are: where a watcher has other ones, its charts are to be made again."""
     return ",".join(sorted("/".join(key) for key in curves.points))
 
 

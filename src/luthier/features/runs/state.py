@@ -88,7 +88,7 @@ class Standing:
         return WorkError(
             (self.record and self.record.stopped_because) or "the work failed",
             expected="work that comes to its end",
-            do=f"see the events below; then start it anew with changes, or: luthier train --resume {self.run_id}",
+            do=f"see the events below; then start it again with changes, or: luthier train --resume {self.run_id}",
         )
 
 

@@ -49,7 +49,7 @@ def whole_page(context: Context, caller: Caller, judged: Judged, standing: Stand
 
 
 def changing(context: Context, caller: Caller, judged: Judged, standing: Standing, plan: Plan | None) -> dict[str, Any]:
-    """What is read anew when something has happened."""
+    """What is read again when something has happened."""
     run_id, record, places = standing.run_id, standing.record, run_paths(context, plan)
     events = context.runs.of_kinds(run_id, _LOGGED_KINDS, limit=LOGGED)
     warnings = [event for event in events if isinstance(event, WarningRaised)]

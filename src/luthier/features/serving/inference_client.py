@@ -261,5 +261,5 @@ def _ended_error() -> WorkError:
     return WorkError(
         "the process that answers has ended in the middle of its work",
         expected="an answer",
-        do="ask again: it is started anew; if it ends again, memory may be too small for the model",
+        do="ask again: it is started again; if it ends again, memory may be too small for the model",
     )

@@ -142,7 +142,7 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
 
 
 def write_report(context: Context, study: Study) -> Path:
-    """Write the page of a study into its folder, anew where it was there. Raises ConflictError before its end."""
+    """Write the page of a study into its folder, again where it was there. Raises ConflictError before its end."""
     from luthier.ml.search.importance import importances
     from luthier.ml.search.report.page import Ending, write_study_page
 

@@ -70,7 +70,7 @@ def format_request(pipeline: Pipeline) -> str:
         return f"“{about}” from {_name(asked.get('data'))}, within {asked.get('hours', 0):.3g} h"
     canary = asked.get("canary")
     tried = f", tried on {canary:.0%} of the users" if canary else ""
-    return f"{about}, anew on {' and '.join(_learned(asked))}{tried}"
+    return f"{about}, again on {' and '.join(_learned(asked))}{tried}"
 
 
 def request_details(pipeline: Pipeline) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
+from luthier.core.aliases import command_of
 from luthier.core.errors import NotFoundError
 from luthier.core.pipeline import Pipeline, PipelineKind, Stage
 from luthier.core.showdown import ShowdownResult
@@ -204,7 +205,7 @@ def _command(context: Context, caller: Caller, pipeline: Pipeline, part_of: str 
     if part_of is not None:
         return f"luthier automl --resume {part_of}"
     of = "" if caller.project_id == DEFAULT_PROJECT else f" --project {context.access.project(caller.project_id).name}"
-    return f"luthier {pipeline.kind} --resume {pipeline.pipeline_id}{of}"
+    return f"luthier {command_of(pipeline.kind)} --resume {pipeline.pipeline_id}{of}"
 
 
 def _parts(context: Context, caller: Caller) -> dict[str, str]:

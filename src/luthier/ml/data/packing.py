@@ -106,7 +106,7 @@ def split_text(example: Example, template: Template, most_tokens: int) -> tuple[
     cuts, since = [0], 0
     for place, following in zip(clean, [*clean[1:], None], strict=True):
         ahead = len(ids) if following is None else tokens_at[following]
-        if ahead - since > most_tokens - _MARGIN:  # cut anew, a text may have a few tokens more than it had
+        if ahead - since > most_tokens - _MARGIN:  # cut again, a text may have a few tokens more than it had
             cuts.append(place)
             since = tokens_at[place]
     pieces = [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]

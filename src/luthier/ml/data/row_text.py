@@ -67,7 +67,7 @@ def with_texts(fields: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str,
             raise RequestError(
                 f"the row has no text at {pointer!r}",
                 expected=f"one of {', '.join(known)}" if known else "a row with texts",
-                do="open the row anew: it may not be the one that you have before you",
+                do="open the row again: it may not be the one that you have before you",
             )
         changed = _with_plain_ends(text)
         if changed == _with_plain_ends(known[pointer].text):

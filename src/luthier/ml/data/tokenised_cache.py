@@ -11,7 +11,7 @@ is ever looked up by a file's name or date. An entry is one file:
     SHA-256 of everything above, 32 bytes
 
 It is written beside its place and moved there whole, so a kill leaves no half entry and two writers write the same one.
-The digest is checked at each reading: a damaged entry is told of, and made anew.
+The digest is checked at each reading: a damaged entry is told of, and made again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TokenisedCache:
                 task.note(place.name[:12])
             return found
         if trouble is not None:
-            with progress.task(f"Tokens are made anew: {trouble}", total=None, unit="rows"):
+            with progress.task(f"Tokens are made again: {trouble}", total=None, unit="rows"):
                 pass
         made = tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
         try:

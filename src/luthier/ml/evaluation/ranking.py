@@ -82,7 +82,7 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
         )
     whole = tables.sum(axis=0) if tables.ndim == 3 else tables
     if not np.isfinite(whole).all() or (tables < 0).any() or np.diag(whole).any():
-        raise RequestError("wins below 0, or over oneself", expected="counts with an empty diagonal", do="count anew")
+        raise RequestError("wins below 0, or over oneself", expected="counts with an empty diagonal", do="count again")
     num_groups, group = connected_components(whole, directed=False)
     if num_groups > 1:
         groups = [np.flatnonzero(group == place).tolist() for place in range(num_groups)]

@@ -62,7 +62,7 @@ def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     if asked is True and plan.objective.draws:
         raise RecipeError(
             f"training.compile is true with objective {plan.objective.name}",
-            expected="an objective that learns from given rows: writing answers would compile the layers anew and anew",
+            expected="an objective that learns from given rows: writing answers would compile the layers each time",
             do="remove training.compile",
         )
     if asked is True and plan.method.name not in COMPILED_METHODS:
@@ -103,7 +103,7 @@ def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, s
     if hardware.device == "cpu":
         return False, "on a CPU it gains a few percent and costs minutes"
     if plan.objective.draws:
-        return False, "the model writes answers between steps, for which compiled layers would be compiled anew"
+        return False, "the model writes answers between steps, for which compiled layers would be compiled again"
     if plan.method.expert_targets:
         return False, "a compiler does not see through experts: which one a token meets is known only as it runs"
     if plan.objective.router_aux_loss is not None:

@@ -3,7 +3,7 @@
 L(n) = a + b * n ** -c (Hestness et al., 2017, "Deep Learning Scaling is Predictable, Empirically", arXiv:1712.00409).
 Given c the law is linear in a and b, so c is searched on a grid and a, b >= 0 follow. Intervals are those of a
 parametric bootstrap (Efron & Tibshirani, 1993, "An Introduction to the Bootstrap", section 6.5): the points are drawn
-again around the fit with the noise that the residuals show, which itself is drawn anew since few residuals show it.
+again around the fit with the noise that the residuals show, which itself is drawn again since few residuals show it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _arrays(points: Sequence[CurvePoint]) -> tuple[Floats, Floats]:
 
 
 def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Floats, Floats, Floats], float]:
-    """The best law, those of the points drawn anew, and the noise of a point."""
+    """The best law, those of the points drawn again, and the noise of a point."""
     floor, scale, exponent = (float(values[0]) for values in _fit(sizes, losses[None]))
     fitted = floor + scale * sizes**-exponent
     freedom = len(sizes) - _NUM_UNKNOWNS

@@ -1,9 +1,9 @@
 """CMA-ES over all that has an order: rates by factors, counts, and choices of numbers by their places.
 
 Hansen, 2016, "The CMA Evolution Strategy: A Tutorial", arXiv:1604.00772, as the package `cmaes` has it, which Optuna's
-CmaEsSampler stands on. That sampler keeps its state in the trials that it was asked for, and takes no choices; here the
-strategy is told the record anew, a generation after another, so that what it says depends on nothing else. It sees only
-which of a generation are better, so losses of different rungs may stand in one. What has no order is left to TPE.
+CmaEsSampler uses it. That sampler keeps its state in the trials that it was asked for, and takes no choices; here the
+strategy is given the record again, one generation after another, so that its proposals depend on nothing else. It uses
+only the order within a generation, so losses of different rungs may be in one. What has no order is left to TPE.
 """
 
 from __future__ import annotations

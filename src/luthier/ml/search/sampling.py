@@ -1,4 +1,4 @@
-"""What to try next, as a function of what was tried: Optuna's samplers, asked anew each time from the trials' record.
+"""What to try next, as a function of what was tried: Optuna's samplers, asked again each time from the trials' record.
 
 Nothing is kept between two questions but the trials themselves, so a search that was killed asks as it would have, and
 one seed with one worker gives one sequence. A trial that was not gone on with counts by its loss on the rung that it

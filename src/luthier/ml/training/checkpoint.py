@@ -139,7 +139,7 @@ class CheckpointStore:
             raise CheckpointError(
                 f"all checkpoints in {self.folder} are damaged: {'; '.join(broken)}",
                 expected="at least one whose files match their digests",
-                do="check the disk, then start the run anew from its recipe",
+                do="check the disk, then start the run again from its recipe",
             )
         return None, broken
 

@@ -69,7 +69,7 @@ def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
     """Walk along the chain and say where it was tampered with first, if it was.
 
     expect: `NUMBER:HASH` as an earlier walk gave it (`head_number`, `head_hash`), kept outside of the database: without
-    it nobody can tell that entries were cut off at the end, or that all of the chain was written anew.
+    it nobody can tell that entries were cut off at the end, or that all of the chain was written again.
 
     Raises RequestError for an `expect` that is nothing of the kind.
     """
@@ -79,7 +79,7 @@ def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
         for entry in batch:
             problem = _problem(entry, number, head)
             if problem is None and wanted is not None and wanted[0] == entry.number and wanted[1] != entry.hash:
-                problem = f"it has the hash {entry.hash}, not the one that was expected: the log was written anew"
+                problem = f"it has the hash {entry.hash}, not the one that was expected: the log was written again"
             if problem is not None:
                 return _verdict(number, head, broken=number + 1, problem=problem)
             number, head = entry.number, entry.hash

@@ -6,7 +6,7 @@ writes      READ COMMITTED behind one advisory lock of the transaction, so that 
             transaction ends, however it ends.
 time-outs   a process that is stopped in the middle of a transaction loses it after half a minute: the queue goes on
             without it
-pre-ping    a connection that a restart of the server has cut is opened anew when it is next taken
+pre-ping    a connection that a restart of the server has cut is opened again when it is next taken
 """
 
 from __future__ import annotations

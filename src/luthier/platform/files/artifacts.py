@@ -254,7 +254,7 @@ class ArtifactStore:
         return WorkError(
             f"artifact {row['sha256']} ({row['kind']}) at {self._place(row)} is damaged: {how}",
             expected="the content that its name says",
-            do="check the disk and make the artifact anew from its run",
+            do="check the disk and make the artifact again from its run",
         )
 
 

@@ -29,12 +29,12 @@ def started(kind: JobKind, lane: Lane) -> tuple[str, str]:
 
 def goes_on(kind: JobKind) -> str:
     """Another attempt has begun."""
-    return "Fine-tuning job goes on from its last checkpoint" if kind == "train" else f"{_CALLED[kind]} begins anew"
+    return "Fine-tuning job goes on from its last checkpoint" if kind == "train" else f"{_CALLED[kind]} begins again"
 
 
 def picked_up(kind: JobKind) -> str:
     """What becomes of a job that has crashed, as the end of a sentence."""
-    return "it is taken up again from the last checkpoint" if kind == "train" else "it begins anew"
+    return "it is taken up again from the last checkpoint" if kind == "train" else "it begins again"
 
 
 def resumed(kind: JobKind) -> str:

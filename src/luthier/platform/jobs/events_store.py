@@ -73,7 +73,7 @@ class JobEventStore:
                     raise RequestError(
                         f"after={after!r} is no event of this job",
                         expected="the id of one of its events",
-                        do="begin anew, without `after`",
+                        do="begin again, without `after`",
                     )
                 given["before"] = number
             rows = connection.execute(_NEWEST_FIRST, given).all()

@@ -31,7 +31,7 @@ class SameOrigin:
             error = RequestError(
                 "this form was not sent from a page of this server",
                 expected="a form that was opened here",
-                do="open the page anew and send it again",
+                do="open the page again and send it again",
             )
             await error_page(Request(scope), 403, error)(scope, receive, send)
             return

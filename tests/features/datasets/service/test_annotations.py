@@ -160,7 +160,7 @@ def test_a_version_leaves_out_what_was_rejected_and_holds_what_was_edited(contex
         "from_version": 1, "accepted": 1, "rejected": 1, "edited": 1, "undecided": 2, "unreadable": 0,
         "people": {"Ada": 2, "Ben": 1},
     }  # fmt: skip
-    assert opened(context, dataset_id).decisions == {}, "the new version is looked at anew"
+    assert opened(context, dataset_id).decisions == {}, "the new version is looked at again"
     assert [entry.action for entry in context.audit_log.newest(limit=1, project_id=None)] == ["dataset.version_added"]
 
 

@@ -100,9 +100,9 @@ def test_what_is_told_of_an_export_is_not_of_training(database: Database) -> Non
         "Created export: job-1",
         "Export started",
         "The worker was stopped: the job waits for the next one",
-        "Export begins anew",
-        "The work ended unexpectedly (SIGKILL): it begins anew",
-        "Export begins anew",
+        "Export begins again",
+        "The work ended unexpectedly (SIGKILL): it begins again",
+        "Export begins again",
         "Cancelling",
         "Export cancelled",
     ]

@@ -127,7 +127,7 @@ def test_a_forgotten_row_leaves_the_newest_versions_and_the_rest_is_named(contex
     assert (newest.number, newest.parent, newest.num_rows) == (2, 1, 2)
     assert dataset_versions.path_of(context, ME, newest).read_bytes() == lines[0] + lines[2]
     assert done.left == (
-        f"run {run} has learned it: train anew without it, then remove it",
+        f"run {run} has learned it: train again without it, then remove it",
         f"versions 1 to 1 of {dataset.dataset_id} keep it: versions are never changed",
     )
     entry = audit_log.newest_entries(context, limit=1)[0]

@@ -124,4 +124,4 @@ def test_a_loss_that_is_no_number_fails_its_trial_and_says_so(context, recipe, m
 
 
 def test_a_share_of_the_rows_can_be_searched(recipe):
-    assert recipe_with(recipe, {DATA_FRACTION: 0.25})["data"]["part"] == [0.0, 0.25]
+    assert recipe_with(recipe, {DATA_FRACTION: 0.25})["data"]["subset"] == [0.0, 0.25]

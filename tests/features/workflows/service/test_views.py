@@ -47,7 +47,7 @@ def test_all_kinds_stand_in_one_list_the_newest_first(context: Context) -> None:
         ("showdown", "done", None),
     ]
     assert [one.asked for one in found] == [
-        "support, anew on reviewed answers and accepted traffic, tried on 10% of the users",
+        "support, again on reviewed answers and accepted traffic, tried on 10% of the users",
         "“Answer with one SQL query.” from orders.jsonl, within 2 h",
         "smollm2-135m-instruct, gemma3-270m: which of them for train.jsonl, within 1 h",
     ]

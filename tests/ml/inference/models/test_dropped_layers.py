@@ -187,7 +187,7 @@ def test_it_has_a_name_that_recipes_can_use_and_knows_where_it_is_from(deep: Pat
     assert sources.pull(name, home, SilentProgress()) == model
     assert name in [one.name for one in sources.local_models(home)]
     again = sources.pull_layers(name, home, SilentProgress(), sources.LayerTeacher(teacher.path, None, "", {"a": "b"}))
-    assert again.sha256 == model.sha256  # made anew for another lineage, to the same bytes
+    assert again.sha256 == model.sha256  # made again for another lineage, to the same bytes
     assert cache.read(Path(again.path))[1].origin["a"] == "b"  # type: ignore[index]
     assert sources.remove(name, home).name == name
 

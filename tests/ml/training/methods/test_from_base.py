@@ -103,7 +103,7 @@ def test_the_outcome_is_a_plain_adapter_of_twice_the_rank(
     model.module.eval()
     with torch.no_grad():
         one, other = model.module(IDS).logits.float(), loaded(IDS).logits.float()
-    # the base was never rounded anew: ours is as near to the adapter in fp32 as PEFT's is, within bf16's own noise
+    # the base was never rounded again: ours is as near to the adapter in fp32 as PEFT's is, within bf16's own noise
     with torch.no_grad():
         exact = PeftModel.from_pretrained(wide, str(folder))(IDS).logits
     noise = float((other - exact).abs().mean())

@@ -90,8 +90,8 @@ def test_a_cut_off_end_shows_by_the_head_kept_outside(
     assert "cut off" in (verdict.problem or "")
     context.audit_log.append(audit_log.make_audit_event(KEY, "a", "b"))
     context.audit_log.append(audit_log.make_audit_event(KEY, "a", "b"))
-    anew = audit_log.verify_log(context, expect=heads[-1])
-    assert (anew.broken_number, "written anew" in (anew.problem or "")) == (6, True)
+    again = audit_log.verify_log(context, expect=heads[-1])
+    assert (again.broken_number, "written again" in (again.problem or "")) == (6, True)
 
 
 @pytest.mark.parametrize("expect", ["", "3", "3:abc", "x:" + "0" * 64, "-1:" + "0" * 64])

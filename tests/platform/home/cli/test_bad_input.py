@@ -295,7 +295,7 @@ def test_a_damaged_model_in_the_cache(luthier, hub: Hub, job: Job) -> None:  # t
     refused(luthier("models", "show", "hub:org/tiny", "--json"), *words, code=1, kind="ModelSourceError")
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     refused(luthier("models", "show", "hub:org/tiny", "--json"), "was changed", code=1, kind="ModelSourceError")
-    done = luthier("train", job.ask(base_model="hub:org/tiny"), "--json")  # fetches it anew
+    done = luthier("train", job.ask(base_model="hub:org/tiny"), "--json")  # fetches it again
     assert done.code == 0, done.err
     assert weights.read_bytes() == whole
 

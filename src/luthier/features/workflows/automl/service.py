@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.aliases import command_of
 from luthier.core.auto import AutoSpec
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
@@ -104,7 +105,7 @@ def go_on(
         raise RequestError(
             f"{auto_id} is of kind {pipeline.kind}",
             expected="the id of an automatic run",
-            do=f"go on with it by: luthier {pipeline.kind} --resume {auto_id}",
+            do=f"go on with it by: luthier {command_of(pipeline.kind)} --resume {auto_id}",
         )
     work, begun = works(context, pipeline, project_id)
     try:

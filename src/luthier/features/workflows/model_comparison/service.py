@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.aliases import command_of
 from luthier.core.base_model import LocalModel
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
@@ -162,7 +163,7 @@ def go_on(
         raise RequestError(
             f"{showdown_id} is of kind {pipeline.kind}",
             expected="the id of a showdown",
-            do=f"go on with it by: luthier {pipeline.kind} --resume {showdown_id}",
+            do=f"go on with it by: luthier {command_of(pipeline.kind)} --resume {showdown_id}",
         )
     work, begun = works(context, pipeline, project_id)
     run_pipeline(context, showdown_id, work, begun=begun, tell=tell)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from luthier.core.access import Caller
+from luthier.core.aliases import command_of
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.pipeline import Pipeline, Stage
@@ -102,7 +103,7 @@ def go_on(
         raise NotFoundError(
             f"{pipeline_id} is a pipeline of kind {found.kind}",
             expected="the id of a retraining",
-            do=f"go on with it by: luthier {found.kind} --resume {pipeline_id}",
+            do=f"go on with it by: luthier {command_of(found.kind)} --resume {pipeline_id}",
         )
     folder = context.settings.home / "pipelines" / pipeline_id
     stages = RetrainStages(context, caller, folder)

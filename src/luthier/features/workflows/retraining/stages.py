@@ -215,7 +215,7 @@ class RetrainStages:
             raise ConflictError(
                 f"{path} is gone or was changed",
                 expected="the rows that this retraining began with",
-                do=f"begin anew: luthier retrain {pipeline.asked['model']}",
+                do=f"begin again: luthier retrain {pipeline.asked['model']}",
             )
         return path
 

@@ -71,7 +71,7 @@ def _shares(what: str, old: Mapping[str, int], new: Mapping[str, int]) -> list[F
 
 
 def _languages(old: Version, new: Version, progress: Progress) -> tuple[dict[str, int], dict[str, int]]:
-    """Languages of the two samples by number of rows; both in one go, as the model is read anew each time."""
+    """Languages of the two samples by number of rows; both in one go, as the model is read again each time."""
     texts = pl.concat([old.sample, new.sample])
     if not len(texts):
         return {}, {}

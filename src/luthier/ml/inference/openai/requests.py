@@ -22,7 +22,7 @@ def auth_headers(key: str) -> Mapping[str, str]:
         raise RequestError(
             "an API key with characters that no header can carry",
             expected="plain ASCII in one line",
-            do="set the variable anew, without line breaks",
+            do="set the variable again, without line breaks",
         )
     return {"Authorization": f"Bearer {key}"}
 
