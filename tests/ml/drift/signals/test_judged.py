@@ -15,7 +15,7 @@ def test_a_fall_of_two_points_is_told_with_the_worst_answers_first():
     assert found.reference == 4.5
     assert found.low < found.value < found.high
     assert found.examples[:2] == ("a58", "a59")
-    assert "rate create" in found.do
+    assert "human-eval create" in found.do
 
 
 def test_the_same_scores_are_steady_and_it_is_said_what_would_have_been_seen():
