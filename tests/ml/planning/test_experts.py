@@ -71,7 +71,7 @@ def test_all_linear_says_what_it_reaches_and_what_it_leaves_out() -> None:
     assert "left out: 2 routers of experts" in why
     assert "no loss of the router is added" in why
     assert "rank 8 divided by 2 experts a token" in sources.found["method.expert_rank"].why
-    assert "experts.down_proj, experts.gate_up_proj (rank 4 each)" in plan.places
+    assert "experts.down_proj, experts.gate_up_proj (rank 4 each)" in plan.target_summary
 
 
 @pytest.mark.parametrize(
