@@ -33,7 +33,7 @@ def test_liger_is_taken_for_every_norm_and_mlp(
 ) -> None:
     model = make_model(make_plan("lora", device=device, precision=precision))
     assert model.replaced == {"LlamaRMSNorm (liger)": 5, "LlamaMLP (liger)": 2}
-    assert model.cross_entropy_sum is liger.cross_entropy_sum
+    assert model.product_loss is liger.cross_entropy_sum
 
 
 @needs_liger
@@ -59,7 +59,7 @@ def test_the_models_own_kernels_train_the_same(
     model, rows = shaken(make_model(make_plan(method, device=device))), [random_examples(9, seed=3, longest=60)]
     loss, gradients = loss_and_gradients(model, rows)
     kernels.uninstall(model.module)
-    model.cross_entropy_sum = cross_entropy_sum
+    model.product_loss = cross_entropy_sum
     plain_loss, plain = loss_and_gradients(model, rows)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
     assert float((gradients - plain).norm() / plain.norm()) < 1e-4

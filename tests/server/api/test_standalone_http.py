@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Iterator[Context]:
 
 
 def test_all_may_ask_where_it_is_open(home: Context) -> None:
-    app = create_app(home, gate=StaticKeyAuthenticator(home, (), is_open=True))
+    app = create_app(home, authenticator=StaticKeyAuthenticator(home, (), is_open=True))
     with TestClient(app) as client:
         for headers in ({}, {"Authorization": "Bearer anything"}):
             listed = client.get("/v1/models", headers=headers)
@@ -36,6 +36,6 @@ def test_all_may_ask_where_it_is_open(home: Context) -> None:
 
 
 def test_with_keys_nobody_comes_in_without_one(home: Context) -> None:
-    with TestClient(create_app(home, gate=StaticKeyAuthenticator(home, ("0" * 64,), is_open=False))) as client:
+    with TestClient(create_app(home, authenticator=StaticKeyAuthenticator(home, ("0" * 64,), is_open=False))) as client:
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"Authorization": "Bearer x"}).status_code == 401

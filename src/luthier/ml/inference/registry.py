@@ -5,10 +5,10 @@ Entry points in the group `luthier.engines` add to it.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
 from luthier.core.ports import Engine
 
 BUILT_IN = {
@@ -35,11 +35,9 @@ def load_engine_class(name: str) -> type[Engine]:
         raise NotFoundError(
             f"engine {name!r}",
             expected=f"one of {', '.join(sorted(table))}",
-            do="correct the name, or install the package that brings this engine (entry point group "
-            "luthier.ml.inference)",
+            do="correct the name, or install the package that brings this engine (entry point group luthier.engines)",
         )
-    module, _, attribute = table[name].partition(":")
-    found: type[Engine] = getattr(import_module(module), attribute)
+    found: type[Engine] = import_string(table[name])
     return found
 
 

@@ -7,10 +7,10 @@ Each function opens what `Served` names: `opener(served: Served) -> StreamEngine
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
 from luthier.core.ports import StreamEngine
 from luthier.core.stream import Served
 
@@ -42,8 +42,7 @@ def open_stream_engine(served: Served) -> StreamEngine:
             do="correct the name, or install the package that brings this engine "
             "(entry point group luthier.stream_engines)",
         )
-    module, _, attribute = table[served.engine].partition(":")
-    opener: Callable[[Served], StreamEngine] = getattr(import_module(module), attribute)
+    opener: Callable[[Served], StreamEngine] = import_string(table[served.engine])
     return opener(served)
 
 

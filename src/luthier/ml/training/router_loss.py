@@ -110,7 +110,7 @@ class RouterLoss:
             with torch.no_grad():
                 places = mask.flatten().nonzero().flatten()
                 made, wanted = float(self._made(out, places, ids.numel())), float(own.detach())
-        except (*FORWARD_ERRORS,) as error:
+        except FORWARD_ERRORS as error:
             raise _refused(causal, f"its forward fails: {' '.join(str(error).split())[:200]}") from error
         finally:
             self._recorded.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -37,9 +39,9 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint(name, f"{__name__}:Shouting", "luthier.metrics") for name in ("shouting", "bleu")]
     for module in (registry, recipe):
         monkeypatch.setattr(module, "entry_points", lambda group: entries if group == "luthier.metrics" else [])
-    here = type("Here", (), {"Shouting": Shouting})  # pytest imports this file under a name of its own
-    real = registry.import_module
-    monkeypatch.setattr(registry, "import_module", lambda name: here if name == __name__ else real(name))
+    here = ModuleType(__name__)  # pytest imports this file under a name of its own
+    here.Shouting = Shouting  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, __name__, here)
 
 
 def asked(*metrics: str) -> recipe.Recipe:

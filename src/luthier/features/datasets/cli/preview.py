@@ -76,6 +76,24 @@ LearnReasoningOption = Annotated[
     ),
 ]
 
+TemplateOptionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-option",
+        metavar="NAME=VALUE",
+        help="What the chat template is given, as enable_thinking=false. Repeatable.",
+    ),
+]
+BlockTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--block-tokens",
+        min=1,
+        metavar="N",
+        help="Show the blocks of N tokens that objective pretraining makes of plain texts.",
+    ),
+]
+
 
 def preview(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON, CSV or Parquet, each also .gz, or .xlsx.")],
@@ -88,46 +106,24 @@ def preview(
     template: Annotated[
         TemplateChoice, typer.Option("--template", help="auto: the model's chat template where it has one.")
     ] = TemplateChoice.AUTO,
-    template_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--template-option",
-            metavar="NAME=VALUE",
-            help="What the chat template is given, as enable_thinking=false. Repeatable.",
-        ),
-    ] = None,
+    template_options: TemplateOptionsOption = None,
     system: SystemOption = None,
     tools: ToolsOption = None,
     reasoning: ReasoningOption = None,
     learn_reasoning: LearnReasoningOption = None,
     reset_template: ResetOption = None,
-    block_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--block-tokens",
-            min=1,
-            metavar="N",
-            help="Show the blocks of N tokens that objective pretraining makes of plain texts.",
-        ),
-    ] = None,
+    block_tokens: BlockTokensOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Show rows as the model gets them, token by token, with what will be learned marked."""
-    from luthier.core.errors import RequestError
     from luthier.core.opted_turns import OptedTurns
     from luthier.features.datasets import previews as datasets
 
     fields = parse_mapping(mapping or ())
     with open_context(home) as context:
         if block_tokens is not None:
-            if any((system, tools, reasoning, learn_reasoning is not None, reset_template, template_options)):
-                raise RequestError(
-                    "--block-tokens with an option for conversations",
-                    expected="plain texts, as objective pretraining takes them, or conversations",
-                    do="leave out --block-tokens, or --system, --tools, --reasoning, --learn-reasoning, "
-                    "--reset-template and --template-option",
-                )
+            _refuse_beside_blocks(system, tools, reasoning, learn_reasoning, reset_template, template_options)
             blocks = datasets.preview_blocks(
                 context,
                 file,
@@ -155,6 +151,19 @@ def preview(
             ),
         )
     return Answer(as_json, found.as_json(), lambda console: show_preview(console, found))
+
+
+def _refuse_beside_blocks(*of_conversations: object) -> None:
+    """Refuse options that say how conversations are written, where blocks of plain texts are to be shown."""
+    from luthier.core.errors import RequestError
+
+    if any(option is not None for option in of_conversations):
+        raise RequestError(
+            "--block-tokens with an option for conversations",
+            expected="plain texts, as objective pretraining takes them, or conversations",
+            do="leave out --block-tokens, or --system, --tools, --reasoning, --learn-reasoning, --reset-template and "
+            "--template-option",
+        )
 
 
 def show_blocks(console: Console, found: BlocksPreview) -> None:

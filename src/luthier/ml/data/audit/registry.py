@@ -6,10 +6,10 @@ Entry points in the group `luthier.checks` add to it; built-ins use the same doo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
 from luthier.ml.data.audit.request import Check
 
 BUILT_IN = {
@@ -56,8 +56,7 @@ def load_checks(names: Sequence[str] | None = None) -> dict[str, Check]:
 
 
 def _load(where: str) -> Check:
-    module, _, attribute = where.partition(":")
-    found: Check = getattr(import_module(module), attribute)
+    found: Check = import_string(where)
     return found
 
 

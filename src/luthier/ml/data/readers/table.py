@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import DataError
+from luthier.core.import_string import import_string
 from luthier.core.library_errors import library_reason
 from luthier.ml.data.readers.document import Document
 
@@ -51,9 +51,8 @@ CONVERT_FIRST: Final[Mapping[str, str]] = {
 
 def load_reader(name: str) -> Read:
     """The reader behind `module:function`. Raises DataError where there is none."""
-    module, _, function = name.partition(":")
     try:
-        found: Read = getattr(importlib.import_module(module), function)
+        found: Read = import_string(name)
     except (ImportError, AttributeError) as error:
         raise DataError(
             f"the reader {name} cannot be loaded: {library_reason(error)}",

@@ -6,11 +6,11 @@ Entry points in the group `luthier.metrics` add to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.bounds import Bounds
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.import_string import import_string
 from luthier.core.recipe import METRIC_ENTRY_POINTS
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 
@@ -91,7 +91,6 @@ def bounds_of(metric: MetricDefinition) -> Bounds:
 
 
 def _load(place: str) -> MetricDefinition:
-    module, _, attribute = place.partition(":")
-    metric: MetricDefinition = getattr(import_module(module), attribute)()
+    metric: MetricDefinition = import_string(place)()
     bounds_of(metric)
     return metric

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any, Final
 
+from luthier.core.import_string import import_string
 from luthier.ml.evaluation.tasks.protocol import TaskKind
 
 BUILT_IN: Final = {
@@ -24,6 +24,5 @@ BUILT_IN: Final = {
 
 def task_kind(kind: str) -> TaskKind[Any]:
     """The kind of this name; `core.suite` knows no other names."""
-    module, _, attribute = BUILT_IN[kind].partition(":")
-    found: TaskKind[Any] = getattr(import_module(module), attribute)()
+    found: TaskKind[Any] = import_string(BUILT_IN[kind])()
     return found

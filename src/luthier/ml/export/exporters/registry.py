@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Protocol, cast, get_args
 
 from luthier.core.errors import RequestError
 from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
+from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 
 
@@ -152,12 +152,12 @@ def check(format: ExportFormat, source: ExportSource, progress: Progress, tools:
     if format != "adapter":
         _refuse_prompt(source)
     if known.check:
-        checks: Check = _found(known.check)
+        checks: Check = import_string(known.check)
         checks(source, progress, tools)
     if known.is_rehearsed:
         from luthier.ml.export.exporters.rehearsal import rehearse
 
-        rehearse(format, _found(known.writer), known.modules, source, progress, tools)
+        rehearse(format, import_string(known.writer), known.modules, source, progress, tools)
 
 
 def write(
@@ -174,13 +174,8 @@ def write(
     OSError where the disk is full.
     """
     check(format, source, progress, tools)
-    writer: Write = _found(_known(format).writer)
+    writer: Write = import_string(_known(format).writer)
     return writer(source, target, precision, progress, tools)
-
-
-def _found(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
 
 
 def _refuse_prompt(source: ExportSource) -> None:

@@ -5,10 +5,10 @@ Entry points in the group `luthier.methods` add to it.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
 from luthier.core.plan import MethodPlan
 from luthier.core.recipe import METHOD_ENTRY_POINTS
 from luthier.ml.training.methods.protocol import Method
@@ -37,6 +37,5 @@ def load_method(plan: MethodPlan) -> Method:
             expected=f"one of {', '.join(sorted(known))}",
             do="correct method.name, or install the package that brings it (entry point group luthier.methods)",
         )
-    module, _, name = known[plan.name].partition(":")
-    method: Method = getattr(import_module(module), name)(plan)
+    method: Method = import_string(known[plan.name])(plan)
     return method

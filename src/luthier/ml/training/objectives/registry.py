@@ -5,10 +5,10 @@ Entry points in the group `luthier.objectives` add to it.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import entry_points
 
 from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
 from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS
 from luthier.ml.training.objective_protocol import NO_TOOLS, Objective, Tools
@@ -35,6 +35,5 @@ def load_objective(plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> Objective:
             expected=f"one of {', '.join(sorted(known))}",
             do="correct objective.name, or install the package that brings it (entry point group luthier.objectives)",
         )
-    module, _, name = known[plan.name].partition(":")
-    objective: Objective = getattr(import_module(module), name)(plan, tools)
+    objective: Objective = import_string(known[plan.name])(plan, tools)
     return objective

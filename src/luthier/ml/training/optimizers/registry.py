@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Final
 
+from luthier.core.import_string import import_string
 from luthier.core.plan import OptimizerPlan
 from luthier.core.recipe import OptimizerName
 from luthier.ml.training.optimizers.protocol import Trained, UpdateRule
@@ -21,6 +21,5 @@ RULES: Final[dict[OptimizerName, str]] = {
 
 def load_rule(trained: Sequence[Trained], plan: OptimizerPlan) -> UpdateRule:
     """The rule that a plan names, for these parameters."""
-    module, _, name = RULES[plan.name].partition(":")
-    rule: UpdateRule = getattr(import_module(module), name)(trained, plan)
+    rule: UpdateRule = import_string(RULES[plan.name])(trained, plan)
     return rule
