@@ -88,7 +88,7 @@ class DataPlan(Frozen):
     split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
     what the chat template is given beside each conversation. learn_reasoning, reset_template, reasoning, system,
     tools: as the recipe has them.
-    template_day: the day that a template which writes the date is told it is; None where it writes none.
+    template_day: the fixed day that a template which writes the date is given; None where it writes none.
     """
 
     train: DatasetProfile

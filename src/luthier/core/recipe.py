@@ -166,7 +166,7 @@ class LayersRecipe(Frozen):
 
 
 class MethodRecipe(Frozen):
-    """How the weights change. Which settings a method takes stands in `ml/planning/methods.py`; others are refused.
+    """How the weights change. `ml/planning/methods.py` says which settings a method takes; others are refused.
 
     `options` are the settings of a method that another package brings.
     """
@@ -205,7 +205,7 @@ RouterAuxLoss = Annotated[
 
 
 class ObjectiveRecipe(Frozen):
-    """What is minimised. Which settings an objective takes stands in `ml/planning/objectives.py`; others are refused.
+    """What is minimised. `ml/planning/objectives.py` says which settings an objective takes; others are refused.
 
     `router_aux_loss`: `off`, `model` for the coefficient of the model's own config, or a coefficient.
     `options` are the settings of an objective that another package brings.
@@ -234,7 +234,7 @@ class ObjectiveRecipe(Frozen):
 
 
 class OptimizerRecipe(Frozen):
-    """How weights move by their gradients. Which settings a rule takes stands in `ml/planning/optimizers.py`."""
+    """How weights move by their gradients. `ml/planning/optimizers.py` says which settings a rule takes."""
 
     name: OptimizerName
     beta1: Fraction | None = None

@@ -3,7 +3,7 @@
     python -m luthier.server.standalone_http DESCRIPTOR      DESCRIPTOR: of the socket to listen on, opened by who
     starts it
 
-What is served stands in the environment (`luthier.server.standalone.STANDALONE_CONFIG`).
+The environment says what is served (`luthier.server.standalone.STANDALONE_CONFIG`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The weights of the copy are random; what it costs is a second or so, once for an architecture, a method and an
 objective: the answer is kept in the home, a refusal is not: a full disk may have caused it. The names and shapes of the
-base's own tensors are held against its architecture as well. A teacher is looked at in the same way.
+base's own tensors are held against its architecture as well. A teacher is checked in the same way.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def _tokenise_rows(example: Example, template: Template, learning: Learning) -> 
 
 
 def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
-    """The row of a text; or one for each answer, where a token that had to be cut would stand in a later prompt.
+    """The row of a text; or one for each answer, where a token that had to be cut would be in a later prompt.
 
     Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
     """

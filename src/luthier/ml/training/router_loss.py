@@ -8,7 +8,7 @@ that a pass of our own over the micro-batch left behind.
 Which tokens count. Each token of each row once: padding does not, and a prefix that rows share, computed once,
 counts once for each of them. So the loss of a micro-batch is the same padded, packed and with shared prefixes.
 
-How it is averaged. A balance belongs to tokens that are looked at together: those of one micro-batch. Over the
+How it is averaged. A balance is computed over tokens that are processed together: those of one micro-batch. Over the
 micro-batches of a step it is the mean, each counted by its weight in the objective (its learned tokens, say): another
 `micro_batch_tokens` is another balance, as it is in transformers with gradient accumulation.
 """

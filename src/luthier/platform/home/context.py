@@ -106,7 +106,7 @@ class Context:
     generations: GenerationStore
     """What engines wrote in this home, so that the same request is never paid for twice."""
     job_events: JobEventStore
-    """What is told of the jobs of this home."""
+    """Events of the jobs of this home."""
     tuned_models: TunedModelStore
     """The models that jobs of this home have made."""
     deployments: DeploymentStore

@@ -1,6 +1,8 @@
 """The process that answers the questions of `questions`.
 
-    python -m luthier.platform.processes.analysis_child ASKER      ASKER: the process id of who asks, with whom it dies
+    python -m luthier.platform.processes.analysis_child PARENT
+
+PARENT is the process id of the parent; the child ends when the parent does.
 
 Each line of stdin is a question as JSON, and each gets a line on stdout: `{"answer": ...}` or `{"error": ...}`. It ends
 where stdin does, and after an answer for which it has grown large.

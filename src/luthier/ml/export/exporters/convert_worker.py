@@ -1,7 +1,7 @@
 """Run llama.cpp's converter, as a child process: CONVERTER MODEL FILE OUTTYPE NAME END_OF_TURN_ID begins|bare.
 
 The converter recognises how a tokenizer splits text by a digest over the tokens of one text, which only tokenizers of
-its own list have. Where it does not know one, the splitter itself is looked at: `splitting`.
+its own list have. Where it does not know one, the splitter itself is examined: `splitting`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from luthier.ml.inference.models.gguf_header import read_gguf_header
 class LlamaCppRuntime:
     """A GGUF file, or a folder that holds one, behind `Runtime`; a GGUF adapter over it where one is given.
 
-    What lies beside the file is not looked at: the tokens are those of the file, with the fixed day of training where
+    Files beside it are not read: the tokens are those of the file, with the fixed day of training where
     its template writes the date. Keys and values are kept in float32,
     so that what is compared is what the file holds.
 

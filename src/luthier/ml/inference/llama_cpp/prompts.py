@@ -95,7 +95,7 @@ class TemplateReader:
 
 
 class FileReader:
-    """The template and the tokenizer that stand in the GGUF file, applied by llama.cpp.
+    """The template and the tokenizer of the GGUF file, applied by llama.cpp.
 
     The server was opened with `dayless_template`, so that a prompt is the same on every day.
 

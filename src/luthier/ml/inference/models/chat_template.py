@@ -153,7 +153,7 @@ class ChatTemplate:
 
     @property
     def fixed_day(self) -> str | None:
-        """The day that the template is told it is, as YYYY-MM-DD; None where it never asks."""
+        """The fixed day that the template is given, as YYYY-MM-DD; None where it never asks."""
         is_dated = self.kind == "chat" and reads_clock(self.tokenizer.chat_template)
         return FIXED_DAY.date().isoformat() if is_dated else None
 
