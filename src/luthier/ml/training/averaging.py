@@ -44,6 +44,7 @@ class WeightAverage:
             self.weights = {name: weight.detach().clone() for name, weight in weights.items()}
             return
         new = [weights[name].detach() for name in self.weights]
+        # m += share * (w - m), in fp32, by one kernel for all parameters.
         torch._foreach_lerp_(shares(list(self.weights.values())), shares(new), share)
 
     def _share(self, step: int) -> float | None:
@@ -59,6 +60,7 @@ class WeightAverage:
         since = step - plan.from_step
         if since < 0 or since % plan.every_steps:
             return None
+        # The n-th of n averaged weights counts 1 / n: this is the running mean.
         return 1.0 / (since // plan.every_steps + 1)
 
     @contextmanager
@@ -69,6 +71,7 @@ class WeightAverage:
         parameters = dict(module.named_parameters()) if self.weights else {}
         try:
             for name, weight in self.weights.items():
+                # Values are copied, tensors are not exchanged: optimizer and compiled layers hold these very tensors.
                 own[name] = parameters[name].detach().clone()
                 parameters[name].detach().copy_(weight)
             yield

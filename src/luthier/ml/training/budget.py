@@ -80,6 +80,7 @@ def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: fl
     """Why an action that should take that much may not begin; None where it may."""
     for limit in limits(budget):
         needed = limit.used(seconds, tokens)
+        # An action that was never measured needs 0: it must not pass a cap that is used up.
         if limit.left(spent) >= needed and limit.left(spent) > 0:
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
@@ -272,6 +273,7 @@ class Meter:
     def close(self) -> None:
         """Settle; nothing is under way any more. What was cut short is paid, but says nothing about the next one."""
         action, tokens, _ = self._doing or (None, 0, 0.0)
+        # Cleared before settling: the time is counted, but must not enter the throughput of whole actions.
         self._doing = None
         self._settle()
         if action == "step":
@@ -324,6 +326,7 @@ class Meter:
             else:
                 self._pace = self._pace.after(action, now - began)
             if action == "checkpoint":
+                # What a checkpoint has cost becomes as durable as the checkpoint itself.
                 self._ledger.sync()
         self._settled = self._settled.model_copy(update=more)
 

@@ -94,6 +94,7 @@ class CheckpointStore:
         if method:
             tensors[_METHOD] = method
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Hidden folders are what a killed save or deletion left behind; nothing reads them.
         for rubbish in self.folder.glob(".*"):
             shutil.rmtree(rubbish)
         final = self._path(state.step)
@@ -110,9 +111,11 @@ class CheckpointStore:
                 expected=f"about {sum(t.nbytes for part in tensors.values() for t in part.values()):,} bytes",
                 do="free some disk space and resume the run: nothing before this step is lost",
             ) from error
+        # A rename cannot replace a folder that is not empty.
         if final.exists():
             final.rename(self.folder / f".old-{final.name}")
         partial.rename(final)
+        # The rename must be on the disk before older checkpoints are deleted.
         sync(self.folder)
         self._prune()
         return final, num_bytes
@@ -181,6 +184,7 @@ class CheckpointStore:
         kept = {*last, *(self._best_of(step) for step in last)}
         for step in steps:
             if step not in kept:
+                # Renamed first: a kill during rmtree must not leave a half-deleted folder under a checkpoint's name.
                 doomed = self.folder / f".old-{self._path(step).name}"
                 self._path(step).rename(doomed)
                 shutil.rmtree(doomed)
@@ -203,6 +207,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
     manifest = {file.name: {"sha256": sha256_file(file), "num_bytes": sizes[file.name]} for file in files}
     for file in files:
         sync(file)
+    # The manifest comes last, after all other files are synced: a folder that has one is whole.
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     sync(folder / _MANIFEST)
     sync(folder)
@@ -213,6 +218,7 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, as text, or None."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        # The three files that a resume reads are checked even where a damaged manifest does not list them.
         for name in sorted({"weights.safetensors", "moments.safetensors", "state.json"} | set(manifest)):
             file = path / name
             if file.stat().st_size != manifest[name]["num_bytes"]:

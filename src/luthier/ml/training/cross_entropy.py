@@ -91,7 +91,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         plain = torch.zeros_like(total)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None  # [N, width]
+        # [vocabulary, width]; fp32, since every chunk adds into the same entries
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         for start in range(0, hidden.shape[0], chunk):
             rows = hidden[start : start + chunk]

@@ -68,9 +68,10 @@ def _one_chunk(
     rest are rows that pad a head to a round number, and no text has them.
     """
     common, soft = min(student.shape[1], teacher.shape[1]), mixing.temperature
+    # A tie for the largest logit counts as right, as in cross_entropy.py.
     chosen = student.gather(1, wanted)
     correct = (chosen == student.amax(1, keepdim=True)).sum()
-    hard = student.log_softmax(1)
+    hard = student.log_softmax(1)  # [n, vocabulary], at temperature 1: the cross-entropy is not softened
     cross_entropy = -hard.gather(1, wanted).sum()
     log_q = (student[:, :common] / soft).log_softmax(1)
     log_p = (teacher[:, :common] / soft).log_softmax(1)
@@ -113,6 +114,7 @@ class ChunkedDistillation(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=wide) if needs_head else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
+            # Cast before the softmax: log-probabilities in bf16 would have two or three digits.
             student = cap_((hidden[part] @ head.t()).to(wide), cap)  # [n, vocabulary]
             teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))  # [n, teacher's vocabulary]
             one, other, right, gradient = _one_chunk(
@@ -124,11 +126,11 @@ class ChunkedDistillation(torch.autograd.Function):
             entropy, apart, correct = entropy + one, apart + other, correct + right
             if gradient is None:
                 continue
-            narrow = gradient.to(hidden.dtype)
+            narrow = gradient.to(hidden.dtype)  # [n, vocabulary]
             if grad_hidden is not None:
-                torch.mm(narrow, head, out=grad_hidden[part])
+                torch.mm(narrow, head, out=grad_hidden[part])  # [n, width]
             if grad_head is not None:
-                grad_head.add_(narrow.t() @ hidden[part])
+                grad_head.add_(narrow.t() @ hidden[part])  # [vocabulary, width]
             del gradient, narrow
         ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
         ctx.mark_non_differentiable(entropy, apart, correct)

@@ -30,6 +30,7 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
     """
     steps = {e.step: e for e in events if isinstance(e, StepDone)}
     checks = [v for _, v in sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.items())]
+    # Each new best is flagged when it comes, so the last flagged one is the best of all.
     best = next((check for check in reversed(checks) if check.is_best), None)
     if best is None or len(checks) < 2:
         return Fit(kind="unknown", seen=_too_few(checks), remedies=for_unlooked(plan, len(checks)))

@@ -66,6 +66,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
         text = f"Raise dropout from {method.dropout:g} to {more:g}."
         found.append(Remedy(text=text, settings=(f"method.dropout={more:g}",)))
     if method.target_rank is None and method.rank > _SMALL_RANK:
+        # alpha falls with the rank: alpha / rank, the scale of the update, stays.
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
         text = f"Give it less to learn with: rank {half} in place of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))

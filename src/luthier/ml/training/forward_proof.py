@@ -230,6 +230,7 @@ class _Proof:
     def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float, scaled: ScaledHead) -> str | None:
         """Why logits are not the scaled product with the head's matrix, tried on states of several sizes."""
         size = float(self._product(last).float().abs().max().clamp_min(1e-30))
+        # Plain states, states whose logits reach a cap, and zeros, which make an added constant visible.
         for states in (last, last * (_LARGE / size), torch.zeros_like(last)):
             ours, theirs = scaled.of(self._product(states).float()), head(states).float()
             if ours.shape != theirs.shape:
@@ -252,6 +253,7 @@ def _further_parameters(base: PreTrainedModel, body: nn.Module, head: nn.Module)
 def _probe(base: PreTrainedModel) -> Tensor:
     """Random ids [1, T], longer than a block of attention and than what windows and chunks are shortened to."""
     longest = getattr(text_config(base.config), "max_position_embeddings", None)
+    # Three more, so that the last block of attention is not a full one.
     num = max(attention.BLOCK_TOKENS, SPAN_TOKENS) + 3
     num = min(num, longest) if isinstance(longest, int) and longest > 0 else num
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
@@ -280,6 +282,7 @@ def _embeddings(base: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 def _gradient(states: Tensor, inputs: Tensor) -> Tensor:
     """The gradient of a random sum over the states by the embeddings."""
+    # Random weights: in a plain sum errors of opposite sign would cancel.
     weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
     (found,) = torch.autograd.grad(states, inputs, weight)
     return found
@@ -295,6 +298,7 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 
 def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    # The absolute part lets logits that are zero throughout compare equal.
     return float((one - other).abs().max()) <= tolerance * float(one.abs().max()) + 1e-6 * tolerance
 
 

@@ -51,6 +51,7 @@ class RmsNorm(torch.autograd.Function):
         grad_weight = None
         if ctx.needs_input_grad[1]:
             wide_out = grad_out.to(inverse.dtype)
+            # [width], a sum over all positions: in bf16 each product would be rounded before it is added.
             grad_weight = (wide_out * normal).flatten(0, -2).sum(0).to(weight.dtype)
         grad = (grad_out * weight).to(inverse.dtype)
         wide = normal.to(inverse.dtype, copy=True)
@@ -60,7 +61,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    return F.silu(gate).mul_(up)
+    return F.silu(gate).mul_(up)  # in place on the tensor that silu has just made
 
 
 class SwiGlu(torch.autograd.Function):
@@ -128,6 +129,7 @@ def _output_and_gradient(forward: Callable[[Tensor], Tensor], x: Tensor) -> tupl
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    # Relative to the largest entry: small entries may be sums of large ones that cancel.
     scale = one.abs().max().clamp_min(torch.finfo(one.dtype).tiny)
     return bool((one - other).abs().max() <= _TOLERANCE[one.dtype] * scale)
 
@@ -170,6 +172,7 @@ def uninstall(model: nn.Module) -> None:
     """Give every module that `install` takes care of its own forward back."""
     for module in model.modules():
         if _replacements(module, False)[0]:
+            # `install` set an instance attribute; without it the forward of the class is found again.
             vars(module).pop("forward", None)
 
 

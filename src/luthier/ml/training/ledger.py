@@ -66,6 +66,7 @@ class Ledger:
         if self._file is None or not self._file.is_file():
             return Entry()
         with self._file.open("rb") as file:
+            # The tail holds many lines; one that is torn or cut by the seek does not parse and is passed over.
             file.seek(max(0, self._file.stat().st_size - _TAIL_BYTES))
             lines = file.read().splitlines()
         for line in reversed(lines):
@@ -83,6 +84,7 @@ class Ledger:
             if self._descriptor is None:
                 self._descriptor = self._open(self._file)
             line = entry.model_dump_json().encode() + b"\n"
+            # A short write to a regular file means a full disk.
             if os.write(self._descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:

@@ -34,6 +34,7 @@ def _one_chunk(
     own = cap_(own, cap) / temperature
     logits = cap_((rows @ weight.t()).to(wide), cap)  # [n, vocabulary]
     capped = None if cap is None or not needs_gradient else logits.scatter(1, wanted, own * temperature)
+    # The exact logit also replaces the rounded one in the sum: otherwise p could exceed 1.
     logits = logits.div_(temperature).scatter_(1, wanted, own)
     # log p = own - logsumexp, with the largest logit taken off before exp so that nothing overflows
     largest = logits.amax(1, keepdim=True)  # [n, 1]
@@ -79,6 +80,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             if narrow is not None and unit is not None:
                 torch.mm(narrow, weight, out=unit[part])
             del narrow  # otherwise two chunks of logits would exist at one time
+        # Inputs are kept and logits computed twice: [N, vocabulary] for all rows would not fit.
         again = (hidden, weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(unit, *again)
         ctx.chunk, ctx.temperature, ctx.cap = chunk, temperature, cap
@@ -97,6 +99,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             part = slice(start, start + ctx.chunk)
             _, narrow = _one_chunk(hidden[part], weight, targets[part, None], wide, True, ctx.temperature, ctx.cap)
             assert narrow is not None
+            # The row factor is folded into the logits' gradient, so that one product sums over the rows.
             grad_weight.add_((narrow * scale[part].to(narrow.dtype)).t() @ hidden[part])
             del narrow
         return grad_hidden, grad_weight.to(weight.dtype), *(None,) * 4
@@ -125,7 +128,7 @@ def entropy_sum(
     """
     total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
     for rows in hidden.split(chunk):
-        logarithms = (cap_((rows @ head.t()).to(total.dtype), cap) / temperature).log_softmax(1)
+        logarithms = (cap_((rows @ head.t()).to(total.dtype), cap) / temperature).log_softmax(1)  # [n, vocabulary]
         total -= (logarithms.exp() * logarithms).sum()
     return total
 

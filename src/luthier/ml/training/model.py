@@ -105,6 +105,7 @@ def collate(
             laid[number, : len(row)] = row
         # the hidden state of token t - 1 predicts token t: flat index of the predicting token in [rows * longest]
         places = [own - 1 + number * longest for number, own in enumerate(learned)]
+    # [N], row after row, in the order of `places`
     targets = np.concatenate([row[own] for row, own in zip(ids, learned, strict=True)]).astype(np.int64)
     return MicroBatch(
         input_ids=_on(device, laid),
@@ -134,6 +135,7 @@ def _share(
     """One row of ids [1, T], for each row the places that predict its learned tokens, and how the rows lie."""
     num = len(ids) // len(prefix_lengths)
     cuts = [prefix_lengths[number // num] for number in range(len(ids))]
+    # cuts: [rows], the prefix length of each row's group
     layout = PrefixLayout(tuple(prefix_lengths), tuple(len(row) - cut for row, cut in zip(ids, cuts, strict=True)))
     for number, (row, cut) in enumerate(zip(ids, cuts, strict=True)):
         if not np.array_equal(row[:cut], ids[number - number % num][:cut]):

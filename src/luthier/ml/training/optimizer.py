@@ -55,6 +55,7 @@ class MasterOptimizer:
 
     def gradient_norm(self) -> float:
         """Euclidean norm over all summed gradients, before clipping."""
+        # The norm of the norms: one kernel for the list, and one number brought from the device.
         return float(whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients)))))
 
     def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
@@ -70,6 +71,7 @@ class MasterOptimizer:
         if after is not None:
             with torch.no_grad():
                 after(self.weight_state(), self.gradient_state())
+        # Zeroed in place: `master.grad` refers to these tensors.
         torch._foreach_zero_(self.gradients)
         self.round_into_model()
         return rate

@@ -111,6 +111,7 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padded: Tensor, packed: Tensor) -> Tensor:
         ctx.save_for_backward(packed)
+        # [1, heads, T, head] -> [1, heads, G * P + G * K * S, head]
         return x.index_select(2, padded)
 
     @staticmethod
@@ -160,6 +161,7 @@ class _BlockedSuffixes(torch.autograd.Function):
         for heads, part in _blocks(q, mask.shape[2]):
             scaled = q[heads, part] * scale
             at_prefix, at_own = _probabilities(scaled, k[heads, part], prefix_k[heads], _of(mask, heads), sees_all)
+            # [heads * K, queries, head] of the own keys, then the prefix's part is added in place.
             found = torch.bmm(at_own, v[heads, part].flatten(0, 1))
             found.view(len(at_prefix), -1, q.shape[3]).baddbmm_(at_prefix, prefix_v[heads])
             out[heads, part] = found.view(scaled.shape)
@@ -185,6 +187,7 @@ class _BlockedSuffixes(torch.autograd.Function):
             else:
                 at_prefix, at_own = _probabilities(scaled, own_k, prefix_k[heads], _of(mask, heads), ctx.sees_all)
             grad = grad_out[heads, part]
+            # One gradient in two shapes: [heads, K * queries, head] and [heads * K, queries, head].
             together, apart = grad.reshape(len(at_prefix), -1, k.shape[3]), grad.reshape(len(at_own), -1, k.shape[3])
             grad_v[heads, part] = torch.bmm(at_own.transpose(1, 2), apart).view(own_v.shape)
             sums[1][heads].add_(torch.bmm(at_prefix.transpose(1, 2), together))
@@ -224,6 +227,7 @@ def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, se
     """
     num_heads, num_suffixes, num_queries, size = scaled.shape
     num_own, cut = k.shape[2], prefix_k.shape[1]
+    # One tensor for both parts, so that the softmax runs over prefix and own keys at once.
     scores = scaled.new_empty(num_heads, num_suffixes * num_queries, cut + num_own)
     by_suffix = scores.view(num_heads * num_suffixes, num_queries, cut + num_own)
     torch.bmm(scaled.view(num_heads, -1, size), prefix_k.transpose(1, 2), out=scores[..., :cut])
@@ -237,6 +241,7 @@ def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, se
 
 def _back_through_softmax(to_prefix: Tensor, to_own: Tensor, at_prefix: Tensor, at_own: Tensor) -> None:
     """Turn gradients of probabilities into those of scores, in place: p * (g - sum(p * g)), the sum over both parts."""
+    # The sum over all keys is taken in fp32 and rounded once.
     wide = torch.promote_types(to_own.dtype, torch.float32)
     mean = (to_prefix * at_prefix).sum(-1, keepdim=True, dtype=wide)
     mean.add_((to_own * at_own).sum(-1, keepdim=True, dtype=wide).view(mean.shape))

@@ -87,6 +87,7 @@ def fit(
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="warning", include_dashboard=False)
     failures: list[Exception] = []
     try:
+        # No CPU is reserved for it: it would be one fewer for the workers.
         mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
         trainer = _trainer(work, job, mailbox, num_workers, on_gpus, cpus_per_worker)
 
@@ -96,6 +97,7 @@ def fit(
             except Exception as error:  # noqa: BLE001 - Ray's own classes; what it says is passed on
                 failures.append(error)
 
+        # fit() blocks: the main thread stays free for signals, and for passing answers on.
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         has_told = has_ended = False

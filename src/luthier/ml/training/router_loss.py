@@ -60,6 +60,7 @@ class RouterLoss:
             return given, {**named, _ARGUMENT: True}
 
         def keep(_body: nn.Module, _given: Any, out: Any) -> None:
+            # Passes without gradients (reference log-probabilities, drawn answers) are no part of the loss.
             if torch.is_grad_enabled():
                 self._recorded.append(out)
 
@@ -84,7 +85,7 @@ class RouterLoss:
 
     def _made(self, out: Any, places: Tensor, num_tokens: int) -> Tensor:
         """The model's own loss of the router logits in what its body gave, of the tokens at these places."""
-        logits = tuple(layer.flatten(0, -2) for layer in out.router_logits)
+        logits = tuple(layer.flatten(0, -2) for layer in out.router_logits)  # each [tokens, experts]
         if any(len(layer) != num_tokens for layer in logits):
             raise RuntimeError(f"router logits of {[len(layer) for layer in logits]} tokens, expected {num_tokens}")
         chosen = tuple(layer[places.to(layer.device)] for layer in logits)

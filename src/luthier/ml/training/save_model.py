@@ -44,6 +44,7 @@ class Snapshots:
         if final not in kept and len([path for path in kept if path.name > final.name]) < self.num_kept:
             _write(model, self.base_path, final)
         for path in self._all()[: -self.num_kept]:
+            # Renamed first: a kill during rmtree must not leave half a snapshot under its name.
             doomed = path.with_name(f".old-{path.name}")
             path.rename(doomed)
         for rubbish in self.folder.glob(".old-*"):

@@ -44,5 +44,6 @@ def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
+            # One tensor at a time: with sharding this gathers it from all ranks.
             there = whole(tensors[name]).detach().cpu().contiguous()
             file.write(there.reshape(-1).view(torch.uint8).numpy().data)

@@ -44,6 +44,7 @@ class Throughput(Frozen):
 
     def after_step(self, tokens: int, seconds: float) -> Throughput:
         """The pace with one more step of that many tokens."""
+        # The first step compiled, allocated and filled caches: it says little about the others.
         kept = 0.0 if self.num_steps == 1 else _DECAY
         return self.model_copy(
             update={
@@ -52,6 +53,7 @@ class Throughput(Frozen):
                 "weight_squared": self.weight_squared * kept**2 + 1.0,
                 "tokens": self.tokens * kept + tokens,
                 "seconds": self.seconds * kept + seconds,
+                # tokens * (seconds / tokens)^2: the second moment of seconds a token, weighted by tokens
                 "squares": self.squares * kept + seconds**2 / tokens,
             }
         )
@@ -68,6 +70,7 @@ class Throughput(Frozen):
         if self.num_steps < 2:
             return 0.0
         mean = self.seconds / self.tokens
+        # Rounding can make the variance of equal steps slightly negative.
         return math.sqrt(max(0.0, self.squares / self.tokens - mean**2)) / mean
 
     def seconds_for(self, tokens: float, num_steps: int) -> Estimate:

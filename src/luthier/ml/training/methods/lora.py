@@ -105,7 +105,7 @@ class AdaptedForward:
 def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
     """An adapted matrix in operations that a compiler fuses by itself, with torch's own dropout."""
     base = layer.get_base_layer()
-    thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)
+    thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)  # [..., rank]
     added = F.linear(thin, layer.lora_B[ADAPTER].weight) * layer.scaling[ADAPTER]
     out: Tensor = F.linear(x, matrix_of(base), base.bias) + added
     return out
@@ -145,7 +145,7 @@ class Joined:
         if forward is not self.forwards[0]:
             found = self.ready.pop(id(forward), None) if x is self.x else None
             if not self.ready:
-                self.x = None
+                self.x = None  # nothing is left to hand out: let go of the input's memory
             return found
         self.is_apart = self.is_apart or bool(self.ready)  # the last ones were never used
         self.x, self.ready = None, {}
@@ -263,7 +263,9 @@ class Lora(PlainMethod):
         dropout, scale = self.head_forward.draw()
         a, b = self.head_forward.factors()
         mask = None if dropout is None else dropout.mask(rows)
+        # `where`, not `keep`: autograd has to differentiate through the mask here.
         thin = (rows if mask is None else rows.where(mask != 0, 0.0)) @ a.t()
+        # [N, width + rank] and [vocabulary, width + rank]
         return torch.cat([rows, thin * scale], 1), torch.cat([head, b], 1)
 
     def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:

@@ -87,6 +87,7 @@ class RankBudget:
         for part, found in (("kept", self.kept), ("smoothed", self.smoothed), ("uncertain", self.uncertain)):
             device = next(iter(self.kept.values())).device
             loaded = {n.removeprefix(f"{part}."): t.to(device) for n, t in state.items() if n.startswith(f"{part}.")}
+            # `kept` has a mask for every matrix from the start; the averages are empty once the ranks are final.
             if part != "kept":
                 found.clear()
             found.update(loaded)
@@ -98,12 +99,13 @@ class RankBudget:
                 if key not in self.smoothed:
                     self.smoothed[key], self.uncertain[key] = torch.zeros_like(now), torch.zeros_like(now)
                 smoothed = self.smoothed[key].mul_(self.sensitivity).add_(now, alpha=1 - self.sensitivity)
+                # Equation 10 takes the distance from the average that has just moved.
                 distance = now.sub_(smoothed).abs_()
                 self.uncertain[key].mul_(self.uncertainty).add_(distance, alpha=1 - self.uncertainty)
 
     def _decide(self, num_kept: int) -> None:
         """Keep the most important triplets over all matrices; of equals, those that come first."""
-        scores = torch.cat([self._scores(name) for name in self.kept])
+        scores = torch.cat([self._scores(name) for name in self.kept])  # [sum of ranks]
         order = torch.argsort(scores, descending=True, stable=True)
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[order[:num_kept]] = True

@@ -53,6 +53,7 @@ class Group:
         """
         rewards = [answer.grade.reward for answer in answers]
         mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
+        # By value, with no threshold: rewards that differ at all are a signal.
         is_idle = max(rewards) == min(rewards)
         for answer, reward in zip(answers, rewards, strict=True):
             scale = spread + LEAST_SPREAD if divide_by_spread else 1.0
@@ -124,6 +125,7 @@ def _plain(groups: Sequence[Group], micro_batch_tokens: int) -> list[Batch]:
     rows = sorted((answer.row for group in groups for answer in group.answers), key=lambda row: -row.num_tokens)
     made: list[list[Unit]] = []
     for row in rows:
+        # Sorted, so the first row of a micro-batch is the longest: all others are padded to it.
         if not made or made[-1][0][0].num_tokens * (len(made[-1]) + 1) > micro_batch_tokens:
             made.append([])
         made[-1].append((row,))
@@ -165,4 +167,5 @@ def _cut(group: Group, micro_batch_tokens: int) -> list[Batch]:
             size = prompt
         made[-1].append((answer.row,))
         size += answer.row.num_trained_tokens
+    # A single answer has no one to share its prompt with: it goes as a plain row.
     return [(units, (prompt,) if len(units) > 1 else ()) for units in made]

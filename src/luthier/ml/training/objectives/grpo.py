@@ -102,23 +102,27 @@ class Grpo(PlainObjective):
         answers = [self.drawn.answers[row.id] for row in rows]
         scale = self.drawn.weight(self.weight)
         if not self._kl_weight and all(answer.is_idle for answer in answers):
+            # A leaf that requires a gradient, so that the caller's backward() has something to differentiate.
             nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
             return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
         logits = model.logit_rows(batch)
-        new = logits.token_log_probabilities(batch.targets, self._temperature)
+        new = logits.token_log_probabilities(batch.targets, self._temperature)  # [N]
         counts = torch.tensor(batch.learned, device=new.device)
         advantage = _of_tokens([answer.advantage for answer in answers], counts, new)
+        # The ratio is 1 in value; its gradient is that of log p, so this is the policy gradient.
         loss = -advantage * (new - new.detach()).exp()
         entropy = logits.detach().entropy_sum(self._temperature)
         sums = {"entropy": entropy, "sampling_gap": self._gap(answers, new.detach())}
         if self._kl_weight:
             further = torch.cat([answer.reference for answer in answers if answer.reference is not None]).to(new) - new
+            # k3: with r = log(reference / new), exp(r) - r - 1 is never negative and has KL(new || reference) as mean.
             divergence = further.exp() - further - 1
             loss = loss + self._kl_weight * divergence
             sums["kl"] = divergence.detach().sum()
         if self.plan.loss_weighting == "sample":
             loss = loss / _of_tokens(counts.tolist(), counts, new)
         measures = self.drawn.measures(answers, scale, new.device)
+        # The loop divides by `scale`; these sums are means over the tokens that were computed.
         measures |= {name: value * (scale / self.drawn.num_computed_tokens) for name, value in sums.items()}
         return Losses(loss.sum(), measures)
 

@@ -55,6 +55,7 @@ def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, pro
     if found is None:
         found = _compute(model, units, progress)
         _write(folder / FILE_NAME, {key: found[key] for key in keys})
+        # Read back, so that the first process sees the very numbers that a resumed one will.
         found = _read(folder / FILE_NAME, list(keys)) or found
     return Reference(found)
 
@@ -82,6 +83,7 @@ def cut(model: TrainableModel, units: Sequence[Unit]) -> Iterator[list[int]]:
     lengths = [max(row.num_tokens for row in unit) for unit in units]
     current: list[int] = []
     for index in sorted(range(len(units)), key=lambda i: (-lengths[i], i)):
+        # The first is the longest: what all rows of the micro-batch are padded to.
         size = lengths[current[0]] if current else lengths[index]
         if current and (len(current) + 1) * len(units[index]) * size > model.micro_batch_tokens:
             yield current
@@ -108,6 +110,7 @@ def _compute(model: TrainableModel, units: Sequence[Unit], progress: Progress) -
 
 def _write(path: Path, sums: Mapping[bytes, float]) -> None:
     keys = torch.frombuffer(bytearray(b"".join(sums)), dtype=torch.uint8).view(-1, _KEY_BYTES)
+    # float64 holds fp32 and fp64 sums to the bit.
     values = torch.tensor(list(sums.values()), dtype=torch.float64)
     digest = _digest(keys, values)
     path.parent.mkdir(parents=True, exist_ok=True)

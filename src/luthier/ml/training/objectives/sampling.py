@@ -65,6 +65,7 @@ def draw_samples(
     ahead = 0 if prompt is None else len(prompt)
     requests = []
     for row in rows:
+        # Placeholders at the positions of the trained prompt, which has no token ids.
         ids = [model.pad_id] * ahead + prompt_ids(row)
         seeds = [_seed(f"{seed}\n{row.id}\n{number}") for number in range(num_samples)]
         requests += [Request(ids, max_new_tokens, temperature, one) for one in seeds]

@@ -116,6 +116,7 @@ def ask_teacher(
                     tensors = {"states": torch.cat(engine.hidden_states(parts[wanted.index(name) - 1], task))}
                 kept[name] = _write(folder / name, tensors)
                 files = tuple(kept[name] for name in wanted if name in kept)
+                # After each file, so that a kill loses at most the part that was being computed.
                 replace_text(folder / _MANIFEST, _Manifest(identity=identity, files=files).model_dump_json(indent=1))
     finally:
         engine.close()
@@ -189,6 +190,7 @@ class MadeUpStates:
 
     def _random(self, count: int) -> Tensor:
         drawn = torch.randn(count, self._width, generator=self._draw)
+        # Rows of norm about 1, so that logits have the size of a real model's.
         return drawn.mul_(self._width**-0.5).to(self._device, self._dtype)
 
 
@@ -210,7 +212,7 @@ def _parts(
     """The rows in their order, cut where their states fill a part."""
     most = max(1, (part_bytes or PART_BYTES) // (teacher.hidden_size * _BYTES[teacher.precision]))
     parts: list[list[TokenisedExample]] = []
-    size = most
+    size = most  # the first row opens a part
     for row in rows:
         if size >= most:
             parts.append([])

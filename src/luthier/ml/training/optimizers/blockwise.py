@@ -66,7 +66,7 @@ def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool
 def unpack(packed: Packed, *, is_signed: bool, dtype: torch.dtype) -> Tensor:
     """The numbers [blocks * 256]."""
     table = levels(is_signed=is_signed).to(packed.codes.device, dtype)
-    found = table.index_select(0, packed.codes.flatten().int()).view(-1, BLOCK)
+    found = table.index_select(0, packed.codes.flatten().int()).view(-1, BLOCK)  # [blocks, 256]
     return found.mul_(packed.largest[:, None]).flatten()
 
 
@@ -76,6 +76,7 @@ def pack(numbers: Tensor, into: Packed, *, is_signed: bool) -> None:
     blocks[: numbers.numel()] = numbers
     blocks = blocks.view(-1, BLOCK)
     largest = blocks.abs().amax(1)
+    # The smallest normal number in place of 0: in a block of zeros 0 / tiny stays 0.
     names = blocks.div_(largest.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).view(torch.int32)
     names = names.bitwise_right_shift_(_DROPPED_BITS).bitwise_and_(_NAME_MASK)
     table = _code_of_name(is_signed=is_signed).to(names.device)
