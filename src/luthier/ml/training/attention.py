@@ -36,12 +36,19 @@ class NotComputedError(ValueError):
 class _BlockedCausal(torch.autograd.Function):
     """softmax(q k^T * scale + mask) v, a block of queries at a time.
 
-    q: [batch, kv_heads, groups, T, head]; k, v: [batch, kv_heads, T, head]; mask: additive, [T, T] where it hides
-    more than what comes later (`is_full`), else that of one block, [BLOCK_TOKENS, BLOCK_TOKENS] at most. Returns the
-    shape of q. The query heads that share a key head are stacked along the rows, so that grouped attention is one
-    batched product and no key is copied. A block of queries meets only the keys up to its last one, and as many rows
-    are computed at a time as the processor's caches hold.
-    keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
+    The query heads that share a key head are stacked along the rows, so that grouped attention is one batched product
+    and no key is copied. A block of queries meets only the keys up to its last one, and as many rows are computed at a
+    time as the processor's caches hold.
+
+    Args:
+        q: [batch, kv_heads, groups, T, head].
+        k, v: [batch, kv_heads, T, head].
+        mask: additive, [T, T] where it hides more than what comes later (`is_full`), else that of one block,
+            [BLOCK_TOKENS, BLOCK_TOKENS] at most.
+        keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
+
+    Returns:
+        Attention outputs, of the shape of q.
     """
 
     @staticmethod
@@ -96,9 +103,11 @@ class _BlockedCausal(torch.autograd.Function):
 
 
 def _probabilities(scaled: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """[rows * kv_heads, groups * queries, keys] of a block. scaled: [rows, kv_heads, groups, queries, head].
+    """[rows * kv_heads, groups * queries, keys] of a block.
 
-    mask: of the block's queries, over the last of the keys; all keys before these are seen.
+    Args:
+        scaled: [rows, kv_heads, groups, queries, head].
+        mask: of the block's queries, over the last of the keys; all keys before these are seen.
     """
     scores = torch.bmm(scaled.flatten(2, 3).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
     scores.view(*scaled.shape[:4], -1)[..., -mask.shape[1] :].add_(mask)
@@ -149,10 +158,16 @@ def causal_attention(
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls.
 
-    query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
-    prefix_layout: how a micro-batch lies in one row and shares its prefixes (prefix_attention.py), or such a row with
-    the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
+
+    Args:
+        query: [batch, heads, T, head].
+        key, value: [batch, kv_heads, T, head].
+        prefix_layout: how a micro-batch is packed into one row and shares prefixes (prefix_attention.py), or such a row
+            with the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
+
+    Returns:
+        [batch, T, heads, head].
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
         raise NotComputedError(

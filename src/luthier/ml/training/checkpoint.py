@@ -41,7 +41,10 @@ _METHOD = "method.safetensors"
 class LoopState(Frozen):
     """What the loop has counted so far. Sums are exact floats: JSON keeps every bit of a double.
 
-    loss_sum, loss_weight: of all steps so far; their quotient is the mean loss. window_*: since the last validation.
+    Attributes:
+        loss_sum, loss_weight: of all steps so far; their quotient is the mean loss.
+        window_*: since the last validation.
+        seconds: wall time of all steps.
     """
 
     plan_hash: str
@@ -59,7 +62,15 @@ class LoopState(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as it was read, every digest checked."""
+    """A checkpoint as it was read, every digest checked.
+
+    Attributes:
+        path: its folder.
+        state: the counters of the loop.
+        weights: fp32 masters by parameter name.
+        moments: the optimizer's state by `part.name`.
+        method: what method and weight average keep beside them; may be empty.
+    """
 
     path: Path
     state: LoopState
@@ -69,7 +80,7 @@ class Checkpoint:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies in the folder of a run's checkpoints."""
+    """The path of a step's checkpoint in the folder of a run's checkpoints."""
     return folder / f"{_PREFIX}{step:08d}"
 
 
@@ -88,7 +99,8 @@ class CheckpointStore:
     ) -> tuple[Path, int]:
         """Write one checkpoint; returns its folder and size in bytes. Saving a step again replaces it.
 
-        Raises StorageFullError where the disk has no room; the checkpoints before stay as they were.
+        Raises:
+            StorageFullError: the disk has no room; the checkpoints before stay as they were.
         """
         tensors = {"weights.safetensors": weights, "moments.safetensors": moments}
         if method:
@@ -130,7 +142,8 @@ class CheckpointStore:
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint (None where the run has none yet), and a message for each broken one skipped.
 
-        Raises CheckpointError where there are checkpoints but all of them are broken.
+        Raises:
+            CheckpointError: there are checkpoints but all of them are broken.
         """
         broken: list[str] = []
         for step in reversed(self.steps()):
@@ -147,7 +160,11 @@ class CheckpointStore:
         return None, broken
 
     def load(self, step: int) -> Checkpoint:
-        """Read one checkpoint and check every file against its manifest. Raises CheckpointError."""
+        """Read one checkpoint and check every file against its manifest.
+
+        Raises:
+            CheckpointError: a file is missing, or does not match its digest.
+        """
         path = self._path(step)
         damage = _damage(path)
         if damage:

@@ -35,10 +35,14 @@ DEFAULT_TIMEOUT_SECONDS: Final = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process among `size`, as it sees itself. device: torch's name of the device that this process works on.
+    """One process among `size`, as it sees itself.
 
-    local_size: processes on this machine, which share its cores. All methods are called by every rank, at the same
-    point of the same step; each waits for the others, and raises what torch raises where one of them has gone.
+    All methods are called by every rank, at the same point of the same step; each waits for the others, and raises what
+    torch raises where one of them has gone.
+
+    Attributes:
+        device: torch's name of the device that this process works on.
+        local_size: processes on this machine, which share its cores.
     """
 
     rank: int = 0
@@ -144,9 +148,13 @@ ALONE: Final = World()
 def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Iterator[World]:
     """This process's world for as long as the block runs, joined as the environment says.
 
-    device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the process
-    group exists already (Ray Train creates it), that one is used and left open. Raises RequestError for variables
-    that are incomplete, PeerLostError where the others have gone or never come.
+    Args:
+        device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the
+            process group exists already (Ray Train creates it), that one is used and left open.
+
+    Raises:
+        RequestError: variables that are incomplete.
+        PeerLostError: the others have gone or never come.
     """
     if dist.is_initialized():
         yield _seen(device, dist.get_rank(), dist.get_world_size())

@@ -10,8 +10,9 @@ OVERFITTING_RISES = 2
 class EarlyStopping(Frozen):
     """The state of the watch over validation loss; part of every checkpoint, so that a resumed run decides alike.
 
-    patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
-    but when?", criterion UP).
+    Attributes:
+        patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
+            but when?", criterion UP).
     """
 
     patience: int

@@ -82,8 +82,10 @@ def states_and_gradients(
     """Of the model as it judges, without dropout: the last hidden state at the places that predict the learned tokens,
     [learned tokens, width], and the gradient of the embedding of each token that occurs, [tokens, width].
 
-    prefix_lengths: as `collate` takes them. The gradients are those of a random sum over the states. Leaves no
-    gradients behind.
+    The gradients are those of a random sum over the states. Leaves no gradients behind.
+
+    Args:
+        prefix_lengths: as `collate` takes them.
     """
     batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
     inputs: list[Tensor] = []

@@ -5,11 +5,11 @@
                     is measured to do it (`scaled_head.py`), else that head on hidden states, else its whole forward
 
 Models scale, cap, shift and mask, each under another name in its config (`logit_scale`, `attn_logit_softcapping`,
-`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be wrong
-without a word. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
+`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would silently be
+wrong. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
 goes through the first layers of the model (one of each kind at least, in fp32 where that fits) as transformers computes
-it with eager attention, and through each piece, forth and back. What computes the same is taken; what does not is left
-out, and said.
+it with eager attention, and through each piece, forward and backward. A piece that computes the same is used; one that
+does not is left out, and the reason is reported.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Proof:
         try:
             states, logits, gradient = self._own_forward()
         except FORWARD_ERRORS as error:
-            raise _refused(self.base, f"its own forward fails: {_in_short(error)}") from error
+            raise _refused(self.base, f"its own forward fails: {_error_summary(error)}") from error
         if not bool(logits.isfinite().all()):
             raise _refused(self.base, "its logits on made-up tokens are not finite")
         self._refuse_later_tokens()
@@ -181,7 +181,7 @@ class _Proof:
                 states = last_hidden_states(self.body, _positions(self.ids), input_ids=self.ids)
                 gradient = _gradient(states, inputs[-1])
         except FORWARD_ERRORS as error:
-            return _in_short(error)
+            return _error_summary(error)
         tolerance = _TOLERANCES[self.dtype]
         for what, one, other in (("hidden states", own.states, states), ("gradients", own.gradient, gradient)):
             if one.shape != other.shape:
@@ -200,7 +200,7 @@ class _Proof:
         try:
             formed = head(last).float()
         except FORWARD_ERRORS as error:
-            self.reasons.append(f"logits: {_in_short(error)}")
+            self.reasons.append(f"logits: {_error_summary(error)}")
             return "model", PLAIN
         tolerance = _HEAD_TOLERANCES[self.dtype]
         if formed.shape != logits.shape or not _near(formed, logits, 4 * tolerance):
@@ -302,7 +302,7 @@ def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return float((one - other).abs().max()) <= tolerance * float(one.abs().max()) + 1e-6 * tolerance
 
 
-def _in_short(error: Exception) -> str:
+def _error_summary(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -146,14 +146,18 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
 def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
 
-    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). with_liger: try
-    Liger Kernel's, too, where they are installed. Keys of the result: a class name, with " (liger)" where one of those
-    was taken, with " (kept)" where no replacement agreed.
+    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
+
+    Keys of the result: a class name, with " (liger)" where one of those was taken, with " (kept)" where no replacement
+    agreed.
+
+    Args:
+        with_liger: try Liger Kernel's, too, where they are installed.
     """
     swapped: Counter[str] = Counter()
     # packed matrices are integers: what is computed with them has the precision of the weights that are not packed
     like = next(p for p in model.parameters() if p.is_floating_point())
-    with_liger = with_liger and liger.is_at_hand(like.device)
+    with_liger = with_liger and liger.is_available(like.device)
     for module in model.modules():
         found, width = _replacements(module, with_liger)
         for said, make in found.items():
@@ -182,7 +186,7 @@ def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntro
     By reading, not by measurement (benchmarks/train_gpu.py can tell): ours passes over the logits of a chunk about
     seven times in fp32, theirs twice in the precision of the model.
     """
-    if not (with_liger and liger.is_at_hand(head.device)):
+    if not (with_liger and liger.is_available(head.device)):
         return cross_entropy_sum
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, head.shape[1], generator=generator).to(head)

@@ -52,10 +52,17 @@ def _one_chunk(
 class TokenLogProbabilities(torch.autograd.Function):
     """Log-probabilities of targets under softmax(`hidden @ weight.T` / temperature), in nats.
 
-    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]; cap: of a soft cap on the logits, or None.
+    Saved for the backward pass is the gradient of each row, [N, width]; where the weight is trained the logits are
+    computed again.
 
-    Returns [N], fp32 or wider. Saved for the backward pass is the gradient of each row, [N, width]; where the weight is
-    trained the logits are computed again.
+    Args:
+        hidden: [N, width].
+        weight: [vocabulary, width].
+        targets: [N].
+        cap: of a soft cap on the logits, or None.
+
+    Returns:
+        [N], fp32 or wider.
     """
 
     @staticmethod
@@ -124,7 +131,8 @@ def entropy_sum(
 ) -> Tensor:
     """The entropies of softmax(`hidden @ head.T` / temperature) in nats, added up over all rows; no gradient.
 
-    cap: of a soft cap on the logits, or None.
+    Args:
+        cap: of a soft cap on the logits, or None.
     """
     total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
     for rows in hidden.split(chunk):
@@ -134,7 +142,11 @@ def entropy_sum(
 
 
 def summed_by_row(values: Tensor, learned: Sequence[int]) -> Tensor:
-    """Sums of values [N] over the learned tokens of each row: [rows]. learned: how many of the N are each row's."""
+    """Sums of values [N] over the learned tokens of each row: [rows].
+
+    Args:
+        learned: how many of the N are each row's.
+    """
     counts = torch.tensor(learned, device=values.device)
     # [N]: the row that each value belongs to
     owner = torch.repeat_interleave(torch.arange(len(learned), device=values.device), counts)

@@ -23,9 +23,20 @@ class PackedMatrix(Protocol):
 class LoraProduct(torch.autograd.Function):
     """x W^T (+ bias) + scale * dropout(x) A^T B^T with W frozen.
 
-    x: [..., in]; W: [out, in], or a packed matrix that is unpacked where it is needed; A: [rank, in]; B: [out, rank].
     Saves the thin product for the backward pass, and x unless it can be computed again; neither the dropped-out copy of
     x nor its mask is kept.
+
+    Args:
+        x: [..., in].
+        base: W [out, in], or a packed matrix that is unpacked where it is needed.
+        bias: [out], or None.
+        a: A [rank, in].
+        b: B [out, rank].
+        dropout: of the adapter's input; None for none.
+        scale: factor of the adapter's product, with 1 / (1 - p) of the dropout in it.
+
+    Returns:
+        [..., out].
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A base model made ready for training: method in place, fast kernels installed, loss at hand."""
+"""A base model made ready for training: method in place, fast kernels and loss installed."""
 
 from __future__ import annotations
 
@@ -156,9 +156,11 @@ def _share(
 
 
 class TrainableModel:
-    """Base model, method and loss in one; everything that the loop needs to know of a model.
+    """Base model, method and loss in one; all that the loop needs of a model.
 
-    micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has them.
+    Args:
+        micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has
+            them.
     """
 
     def __init__(
@@ -207,7 +209,11 @@ class TrainableModel:
 
     @classmethod
     def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
-        """The model of a plan, from its local folder. device: in place of the plan's, where there are several."""
+        """The model of a plan, from its local folder.
+
+        Args:
+            device: in place of the plan's, where there are several.
+        """
         device = device or plan.training.device
         base = load_model(
             plan.base_model.path,
@@ -333,7 +339,7 @@ class TrainableModel:
 
     @cached_property
     def shares_prefix(self) -> bool:
-        """Whether an objective may share prefixes in what it computes by itself: asked for, and proved."""
+        """Whether an objective may share prefixes in what it computes by itself: the plan allows it, and the model was tested."""
         return self._shared_prefix and self.can_share_prefix()
 
     @property

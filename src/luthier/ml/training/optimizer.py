@@ -23,8 +23,10 @@ AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 class MasterOptimizer:
     """The trainable parameters of a module, moved by the rule that the plan names.
 
-    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone. rate_factor:
-    what the learning rate is multiplied by for a parameter of that name.
+    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone.
+
+    Args:
+        rate_factor: what the learning rate is multiplied by for a parameter of that name.
     """
 
     def __init__(
@@ -61,8 +63,11 @@ class MasterOptimizer:
     def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
         """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
 
-        after: called once the masters are updated, with masters and clipped gradients by name; may change the masters.
         Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
+
+        Args:
+            after: called once the masters are updated, with masters and clipped gradients by name; may change the
+                masters.
         """
         if norm > self.clip_norm:
             torch._foreach_mul_(self.gradients, self.clip_norm / norm)

@@ -1,4 +1,4 @@
-"""FlexAttention for a micro-batch that lies in one row: its examples end to end, or behind the prefixes they share.
+"""FlexAttention for a micro-batch packed into one row: its examples end to end, or behind the prefixes they share.
 
     tokens     a0 a1 a2 | b0 b1 | c0 c1 c2 c3
     positions  0  1  2  | 0  1  | 0  1  2  3

@@ -1,6 +1,6 @@
 """Causal attention for a micro-batch whose rows begin alike, in groups: each prefix is computed once.
 
-The micro-batch lies in one row without any padding: the prefixes of G groups, then the suffixes of each group, K of
+The micro-batch is packed into one row without padding: the prefixes of G groups, then the suffixes of each group, K of
 each. Examples with one system prompt are one group of many; the two completions of each preference pair, and the
 samples of each prompt, are a group of their own.
 
@@ -35,7 +35,9 @@ BLOCK_SCORES = 1 << 20
 class PrefixLayout:
     """Sizes of a shared micro-batch.
 
-    prefix_tokens: of the prefix of each group, [G]. suffix_tokens: of each suffix, group after group, [G * K].
+    Attributes:
+        prefix_tokens: of the prefix of each group, [G].
+        suffix_tokens: of each suffix, group after group, [G * K].
     """
 
     prefix_tokens: tuple[int, ...]
@@ -138,10 +140,15 @@ class _Unpad(torch.autograd.Function):
 class _BlockedSuffixes(torch.autograd.Function):
     """softmax over the prefix's and the suffix's own keys, as many at a time as the processor's caches hold.
 
-    Heads and groups of rows are one dimension, H = kv_heads * G. q: [H, K, queries a key * S, head]; k, v:
-    [H, K, S, head]; prefix_k, prefix_v: [H, P, head]; mask: [G, S, P + S] additive. The keys of a prefix meet all of
-    its suffixes in one product and are never copied. sees_all: whether nothing of the prefixes is hidden. keeps:
-    whether probabilities are saved for the backward pass; otherwise they are computed again there.
+    Heads and groups of rows are one dimension, H = kv_heads * G.
+
+    Args:
+        q: [H, K, queries a key * S, head].
+        k, v: [H, K, S, head].
+        prefix_k, prefix_v: [H, P, head].
+        mask: [G, S, P + S] additive. The keys of a prefix meet all of its suffixes in one product and are never copied.
+        sees_all: whether nothing of the prefixes is hidden.
+        keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
     """
 
     @staticmethod
@@ -203,7 +210,11 @@ class _BlockedSuffixes(torch.autograd.Function):
 
 
 def _blocks(q: Tensor, num_keys: int) -> Iterator[tuple[slice, slice]]:
-    """Heads and suffixes of each block. q: [H, K, queries a key * S, head]."""
+    """Heads and suffixes of each block.
+
+    Args:
+        q: [H, K, queries a key * S, head].
+    """
     num_heads, num_suffixes, num_queries, _ = q.shape
     each = max(1, BLOCK_SCORES // (num_queries * num_keys))  # suffixes that may be computed together
     num_together = max(1, each // num_suffixes)
@@ -279,11 +290,17 @@ def shared_attention(
     is_blocked: bool,
     keeps: bool,
 ) -> Tensor:
-    """Attention of a micro-batch in one row. query: [1, heads, T, head]; key, value: [1, kv_heads, T, head].
+    """Attention of a micro-batch in one row.
 
-    causal: attention of plain rows, for the prefixes. window: how far back a token looks, itself counted.
-    is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`). Returns
-    [1, heads, T, head].
+    Args:
+        query: [1, heads, T, head].
+        key, value: [1, kv_heads, T, head].
+        causal: attention of plain rows, for the prefixes.
+        window: how far back a token looks, itself counted.
+        is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`).
+
+    Returns:
+        [1, heads, T, head].
     """
     padded, packed = _indices(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix

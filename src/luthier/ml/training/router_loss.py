@@ -41,7 +41,8 @@ _PROBE_LENGTHS: Final = (23, 14)
 class RouterLoss:
     """Records the logits of routers while a micro-batch is computed, and has the model make its loss of them.
 
-    Attributes: coefficient, what the loss is multiplied by where it is added to that of the objective.
+    Attributes:
+        coefficient: what the loss is multiplied by where it is added to that of the objective.
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module, coefficient: float) -> None:
@@ -122,7 +123,7 @@ class RouterLoss:
 
 
 def token_indices(batch: MicroBatch) -> Any:
-    """Where the tokens of all rows lie in the flattened ids, row after row; a shared prefix comes for each row."""
+    """Indices of the tokens of all rows in the flattened ids, row after row; a shared prefix is repeated for each row."""
     if batch.layout is None:
         longest = batch.input_ids.shape[1]
         return np.concatenate([row * longest + np.arange(size) for row, size in enumerate(batch.lengths)])

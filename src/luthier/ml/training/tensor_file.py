@@ -1,4 +1,4 @@
-"""Safetensors files written one tensor at a time, so that all of them never lie in memory.
+"""Safetensors files written one tensor at a time, so that they are never all in memory.
 
 The bytes are those that the library `safetensors` writes: an eight-byte length, a JSON header padded with blanks to
 eight bytes, then the tensors, those of wider types first and by name within a type.

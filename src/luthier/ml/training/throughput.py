@@ -1,4 +1,4 @@
-"""How long the actions of a run take: measured as it goes, so that the next one can be foreseen.
+"""How long the actions of a run take: measured as it goes, so that the next one can be predicted.
 
 Steps differ in tokens, so what is followed is seconds a token: a mean over recent steps in which each weighs by its
 tokens, and older ones fade, since the machine's load changes.
@@ -29,9 +29,10 @@ _LEAST_SPREAD: Final = 0.02
 class Throughput(Frozen):
     """What actions have taken so far. tokens, seconds, squares (seconds^2 / tokens), weights: fading sums over steps.
 
-    num_steps: steps measured; the first one warms up and is forgotten once there is a second.
-    others: seconds of each other kind of action, the newest weighing half; of judging, which may be cut short, the
-    most.
+    Attributes:
+        num_steps: steps measured; the first one warms up and is forgotten once there is a second.
+        others: seconds of each other kind of action, the newest weighing half; of judging, which may be cut short, the
+            most.
     """
 
     num_steps: int = 0

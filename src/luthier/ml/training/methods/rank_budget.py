@@ -26,7 +26,11 @@ class Triplets(NamedTuple):
 
 
 class RankBudget:
-    """The state of the allocation. `kept`: for each matrix which of its triplets are left, bool [rank]."""
+    """The state of the allocation.
+
+    Attributes:
+        kept: for each matrix which of its triplets are left, bool [rank].
+    """
 
     def __init__(self, plan: MethodPlan) -> None:
         self.warmup_steps = plan.warmup_steps or 0

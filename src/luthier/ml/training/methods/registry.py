@@ -29,7 +29,11 @@ BUILT_IN = {
 
 
 def load_method(plan: MethodPlan) -> Method:
-    """The method that a plan names. Raises NotFoundError for a name that no table knows."""
+    """The method that a plan names.
+
+    Raises:
+        NotFoundError: a name that no table knows.
+    """
     known = {entry.name: entry.value for entry in entry_points(group=METHOD_ENTRY_POINTS)} | BUILT_IN
     if plan.name not in known:
         raise NotFoundError(

@@ -1,4 +1,4 @@
-"""Reinforcement with graders: the model writes several answers to a prompt and learns from which are worth more.
+"""Reinforcement learning with graders: the model samples several answers to a prompt and learns from their rewards.
 
 Shao et al., 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1 (GRPO): an answer's advantage is its reward less the
 mean of its group, over the group's spread; every token of it is made likelier by that much. Answers are drawn with the
@@ -33,8 +33,12 @@ from luthier.ml.training.objectives.sampling import draw_samples
 class Grpo(PlainObjective):
     """Learn to write what is worth most. A unit is one prompt as it is given, one answer as it is drawn.
 
-    drawn: the answers of the step that was drawn last. validated: those of the last validation, by their rows' ids.
-    Raises RequestError where the run lends no template or no grading.
+    Attributes:
+        drawn: the answers of the step that was drawn last.
+        validated: those of the last validation, by their rows' ids.
+
+    Raises:
+        RequestError: the run lends no template or no grading.
     """
 
     loss_tells_overfitting: ClassVar[bool] = False
@@ -57,7 +61,7 @@ class Grpo(PlainObjective):
         self._folder: Path | None = None
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:  # noqa: ARG002
-        """Keep what is trained as it is at first, where a divergence from it is asked for."""
+        """Keep what is trained as it is at first, where the loss has a divergence from it."""
         self._folder = folder
         if self._kl_weight:
             trained = ((name, p) for name, p in model.module.named_parameters() if p.requires_grad)

@@ -1,6 +1,6 @@
 """Log-probabilities of whole completions under the model as it is before its first step: computed once, and kept.
 
-That model is the reference of DPO and its kin. Every method begins as the base itself (an adapter that adds nothing, a
+That model is the reference of DPO, IPO and KTO. Every method begins as the base itself (an adapter that adds nothing, a
 factor of 1), but for prompt tuning, which begins with a prompt of random tokens: what it begins with is the reference.
 So no second model is ever in memory, and no adapter is switched off and on.
 """

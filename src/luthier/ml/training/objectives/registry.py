@@ -27,7 +27,11 @@ BUILT_IN = {
 
 
 def load_objective(plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> Objective:
-    """The objective that a plan names, with what the run lends it. Raises NotFoundError for an unknown name."""
+    """The objective that a plan names, with what the run lends it.
+
+    Raises:
+        NotFoundError: an unknown name.
+    """
     known = {entry.name: entry.value for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS)} | BUILT_IN
     if plan.name not in known:
         raise NotFoundError(

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the mean cross-entropy of the learned tokens.
 
 By `loss_weighting` every token counts the same (`token`), or every row of the data does (`sample`): its loss is then
-the mean over its learned tokens, those of all its answers together, in however many sequences they stand.
+the mean over its learned tokens, those of all its answers together, in however many sequences.
 """
 
 from __future__ import annotations

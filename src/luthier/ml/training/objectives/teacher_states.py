@@ -89,10 +89,13 @@ def ask_teacher(
 ) -> list[str]:
     """Make sure that the states of all rows lie in `folder`, and say what of earlier work could not be used.
 
-    The teacher is opened only where something is missing, and closed at the end. part_bytes: states in one file;
-    None is 32 MiB, what a kill costs at most.
+    The teacher is opened only where something is missing, and closed at the end.
 
-    Raises StorageFullError where the disk has no room (what is there stays), and what the engine raises.
+    Args:
+        part_bytes: states in one file; None is 32 MiB, what a kill costs at most.
+
+    Raises:
+        StorageFullError: the disk has no room; what is there stays.
     """
     parts = _parts(_unique(rows), teacher, part_bytes)
     identity = _identity(teacher, parts)
@@ -126,7 +129,8 @@ def ask_teacher(
 class TeacherStates:
     """The states that `ask_teacher` left, read a row at a time from files that are mapped into memory.
 
-    Raises WorkError where they are not those of this teacher and these rows.
+    Raises:
+        WorkError: they are not those of this teacher and these rows.
     """
 
     def __init__(
