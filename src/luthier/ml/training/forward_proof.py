@@ -5,8 +5,8 @@
                     is measured to do it (`scaled_head.py`), else that head on hidden states, else its whole forward
 
 Models scale, cap, shift and mask, each under another name in its config (`logit_scale`, `attn_logit_softcapping`,
-`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would silently be
-wrong. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
+`lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be wrong
+without notice. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
 goes through the first layers of the model (one of each kind at least, in fp32 where that fits) as transformers computes
 it with eager attention, and through each piece, forward and backward. A piece that computes the same is used; one that
 does not is left out, and the reason is reported.

@@ -175,7 +175,7 @@ def train(
 
 
 def _step_summary(event: StepDone) -> str:
-    """The figure shown for a step: its loss, or the mean reward where there is one, since that loss is always near 0."""
+    """The figure shown for a step: its loss, or the mean reward of a step that is graded, whose loss is near 0."""
     reward = event.measures.get("reward")
     return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
 

@@ -339,7 +339,7 @@ class TrainableModel:
 
     @cached_property
     def shares_prefix(self) -> bool:
-        """Whether an objective may share prefixes in what it computes by itself: the plan allows it, and the model was tested."""
+        """Whether an objective may share prefixes in its own passes: the plan allows it, and this model can."""
         return self._shared_prefix and self.can_share_prefix()
 
     @property

@@ -123,7 +123,7 @@ class RouterLoss:
 
 
 def token_indices(batch: MicroBatch) -> Any:
-    """Indices of the tokens of all rows in the flattened ids, row after row; a shared prefix is repeated for each row."""
+    """Indices of all rows' tokens in the flattened ids, row after row; a shared prefix is repeated for each row."""
     if batch.layout is None:
         longest = batch.input_ids.shape[1]
         return np.concatenate([row * longest + np.arange(size) for row, size in enumerate(batch.lengths)])

@@ -65,7 +65,6 @@ def one_step(
     indices = schedule.share(state.step, world.rank, world.size)
     given = [([units[i] for i in batch], schedule.shared_tokens(batch)) for batch in indices]
     batches = objective.draw(model, state.step, given)
-    # The units of the whole step, not only of this rank's share: its estimates must agree on all ranks.
     objective.look(model, [[units[i] for i in batch] for batch in schedule.step(state.step)])
     weight = world.sum(objective.weight([unit for micro_batch, _ in batches for unit in micro_batch]))
     divisor, num_missing = loss_divisor(model, weight, world), missing_passes(model, len(batches), world)
@@ -85,8 +84,7 @@ def one_step(
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
         idle_pass(model, units[0]).backward()
         optimizer.collect()
-    # Once a step, after all micro-batches: gradients cross the network as fp32 sums.
-    world.sum_gradients(optimizer.gradients)
+    world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight

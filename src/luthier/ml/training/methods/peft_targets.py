@@ -109,7 +109,7 @@ def _is_meant(name: str, targets: tuple[str, ...]) -> bool:
 def all_but(tensors: Sequence[str]) -> str:
     """A key of `rank_pattern` and `alpha_pattern` that matches every name but those of tensors of experts.
 
-    PEFT matches keys against the end of a name from a dot on, so that the last part is recognised by the part before it.
+    PEFT matches keys against the end of a name from a dot on, so that the part before the last one decides.
     """
     holders = sorted({tensor.rpartition(".")[0].rpartition(".")[2] for tensor in tensors})
     return "".join(rf"(?<!{re.escape(holder)}\.)" for holder in holders) + r"[^.]+"

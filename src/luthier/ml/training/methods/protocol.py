@@ -42,7 +42,7 @@ class Method(Protocol):
         """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
 
         Args:
-            layout: of rows packed into one behind a shared prefix; never given to a method with `can_share_prefix` false.
+            layout: of rows packed into one behind a shared prefix; only where `can_share_prefix`.
         """
         ...
 
