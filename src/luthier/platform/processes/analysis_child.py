@@ -47,9 +47,9 @@ def main(asker: int) -> None:
     from luthier.core.errors import LuthierError
     from luthier.core.exact_products import keep_products_exact
     from luthier.core.library_errors import library_words_hidden
+    from luthier.core.parent_death import end_with
     from luthier.core.threads import wait_briefly
     from luthier.platform.home.context import Context
-    from luthier.platform.processes.supervisor import end_with
 
     end_with(asker)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
