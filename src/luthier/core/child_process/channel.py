@@ -29,11 +29,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypedDict
 
-from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import LuthierError
 from luthier.core.import_string import import_string
-from luthier.core.parent_death import end_with
-from luthier.core.threads import wait_briefly
+from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.parent_death import end_with
+from luthier.core.system.threads import wait_briefly
 
 _ERROR_EXIT_CODE: Final = 1
 

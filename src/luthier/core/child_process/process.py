@@ -28,8 +28,8 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from luthier.core.child_process.channel import Start
-from luthier.core.disk_full import says_disk_full
 from luthier.core.errors import WorkError, error_from
+from luthier.core.system.disk_full import says_disk_full
 
 OnEvent = Callable[[Any], None]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.child_process.channel import Channel
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,8 +99,8 @@ def probe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 def _make_torch_ready() -> None:
     """What must be said before torch is loaded."""
-    from luthier.core.exact_products import keep_products_exact
-    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.system.exact_products import keep_products_exact
+    from luthier.core.system.kernel_cache import keep_few_kernels
 
     keep_few_kernels()
     keep_products_exact()

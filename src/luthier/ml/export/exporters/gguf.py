@@ -11,8 +11,8 @@ from typing import Final
 
 from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportPrecision, ExportSource
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns
 from luthier.ml.export.exporters.converter import converter
 from luthier.ml.export.exporters.known_architectures import keys_of, refuse_unknown

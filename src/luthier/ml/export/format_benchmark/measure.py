@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.child_process.process import run_child
-from luthier.core.export import ExportFormat, ExportSource
-from luthier.core.format_table import Spread
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportFormat, ExportSource
+from luthier.core.records.format_table import Spread
 from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, Speed
 
 _WORKER = "luthier.ml.export.format_benchmark.worker:measure"
