@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,11 @@ def probe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
         `step_seconds` (of each), `peak_memory_bytes` counted as a run's are, and `refused`, the setting of training
         that the model cannot have, so that nothing was run, or None.
     """
-    plan_document, steps = document["plan"], document["steps"]
+    return run(document["plan"], document["steps"], lambda: channel.emit("step"))
+
+
+def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[], None]) -> dict[str, Any]:
+    """Train the steps by the plan's settings; the answer of `probe`."""
     _make_torch_ready()
     import torch
 
@@ -80,7 +84,7 @@ def probe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
     def note(event: Event) -> None:
         if event.kind == "step":
             seconds.append(event.seconds)
-            channel.emit("step")
+            step_done()
 
     train(
         plan,
