@@ -47,9 +47,11 @@ class CallReader(Protocol):
 
 @dataclass(slots=True)
 class AnswerRow:
-    """One choice of one ask. num_tokens: of its prompt and all that it may write.
+    """One choice of one ask.
 
-    max_new_tokens: of thought and answer; the answer alone has `asked.max_new_tokens`.
+    Attributes:
+        num_tokens: of its prompt and all that it may write.
+        max_new_tokens: of thought and answer; the answer alone has `asked.max_new_tokens`.
     """
 
     key: Hashable
@@ -83,13 +85,19 @@ class AnswerRow:
         return self.sampler.takes_likeliest and self.constraint is None
 
     def write(self, logits: Tensor, likeliest: int) -> tuple[int, list[Piece | Ended]]:
-        """Draw one token; returns it and what there is to tell. logits: [vocabulary]; likeliest: its largest."""
+        """Draw one token; returns it and what there is to tell.
+
+        Args:
+            logits: [vocabulary].
+            likeliest: its largest.
+        """
         token = likeliest
         if not self.takes_likeliest:
             token = self.sampler.draw(logits if self.constraint is None else self.constraint.mask(logits))
             if self.constraint is not None:
                 self.constraint.take(token)
         if token in self.end_ids:
+            # The end token itself is neither counted nor decoded.
             return token, self._end("stop")
         self.num_new_tokens += 1
         if self.asked.returns_token_ids:
@@ -109,12 +117,14 @@ class AnswerRow:
         self.has_ended = True
         reasoning, left = "", ""
         if not self._answer.found_stop:
+            # Text that the decoder held back may complete a stop text.
             reasoning, left = self._answer.add(self._text.end(), self.num_new_tokens)
             more, rest = self._answer.end(self.num_new_tokens)
             reasoning, left = reasoning + more, left + rest
         if self._answer.found_stop:
             reason = "stop"
             num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
+            # Tokens behind the stop text are not reported.
             self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
         told: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
@@ -136,8 +146,10 @@ class AnswerRow:
         tokens: Sequence[WrittenToken] = ()
         if self._open_tokens and (text or reasoning or is_last):
             num_emitted = self._answer.num_dropped + self._num_emitted
+            # Offsets count all characters written; `num_dropped` are those of the thought and its delimiters.
             tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
+        # Calls are taken out after the offsets are matched: likelihoods refer to the text as it was written.
         calls: list[CallPiece] = []
         if self.calls is not None:
             text, calls = self.calls.add(text)

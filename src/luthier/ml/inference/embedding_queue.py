@@ -25,9 +25,12 @@ DIVERGED: Final = DivergedError(
 
 @dataclass(slots=True, eq=False)
 class _Texts:
-    """One ask. parts: places of texts of like length, the next one last. found: vectors by place.
+    """One ask.
 
-    partial: what of a long text has gone through the model already.
+    Attributes:
+        parts: places of texts of like length, the next one last.
+        found: vectors by place.
+        partial: what of a long text has gone through the model already.
     """
 
     key: Hashable
@@ -87,6 +90,7 @@ class EmbeddingQueue:
         causal, places = self._engine.causal, one.parts[-1]
         ids = one.inputs[places[0]].ids
         if len(places) > 1 or len(ids) <= PART_TOKENS or not self._decoder.fits_windows(len(ids)):
+            # Short texts go together; so does a long one that no cache can be kept of.
             vectors = mean_states(causal, [one.inputs[place].ids for place in places], skip=num_hidden)
         else:
             done = 0 if one.partial is None else one.partial.num_tokens
@@ -95,6 +99,7 @@ class EmbeddingQueue:
             if one.partial.num_tokens < len(ids):
                 return bool(one.partial.total.isfinite().all())
             vectors, one.partial = unit(one.partial), None
+        # Only once all its texts are done: a long text stays the last part until then.
         one.parts.pop()
         one.found.update(zip(places, vectors.tolist(), strict=True))
         return bool(vectors.isfinite().all())

@@ -58,9 +58,12 @@ _EXACT = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class ScoringPath:
-    """How a model is scored. by_head: its head over its body, rows together; else by its own forward pass.
+    """How a model is scored.
 
-    shares: whether a prefix may go through the body once. reason: why not all of that holds.
+    Attributes:
+        by_head: its head over its body, rows together; else by its own forward pass.
+        shares: whether a prefix may go through the body once.
+        reason: why not all of that holds.
     """
 
     by_head: bool
@@ -303,7 +306,11 @@ class Scorer:
         return _proved[key]
 
     def _prove(self, probe: Probe, why: str) -> ScoringPath:
-        """Whether rows may be padded together, and go on from a shared prefix. why: why they cannot, if known."""
+        """Whether rows may be padded together, and go on from a shared prefix.
+
+        Args:
+            why: why they cannot, if known.
+        """
         expected = [own_logits(self._model, row) for row in probe.rows]
         if not why and probe.num_shared:
             why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
@@ -318,7 +325,8 @@ class Scorer:
     ) -> str:
         """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not.
 
-        most: how far they may differ, as a share of the largest; None is what another order of sums comes to.
+        Args:
+            most: how far they may differ, as a share of the largest; None is what another order of sums comes to.
         """
         try:
             far = self._distance(probe, expected, num_shared)

@@ -24,9 +24,13 @@ _HARMLESS: Final = frozenset(("top_p", "top_k", "num_beams", "num_return_sequenc
 
 
 class LmEvalModel(TemplateLM):  # type: ignore[misc]
-    """The engine behind the harness's three questions. tokenizer: the model's own; None for a server.
+    """The engine behind the harness's three questions.
 
-    num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
+    Args:
+        tokenizer: the model's own; None for a server.
+
+    Attributes:
+        num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
     """
 
     def __init__(

@@ -98,6 +98,7 @@ class MixedAdapters:
             self._in_use = kept | dict.fromkeys(sorted(wanted - kept.keys()), 0)
             self._lay()
         self._rows = tuple(rows)
+        # Matrices with the same adapters in the same order share one tensor of scales.
         scales: dict[tuple[tuple[str, int, float], ...], Tensor | None] = {}
         for linear in self._wrapped.values():
             if linear.layout not in scales:
@@ -171,8 +172,9 @@ class MixedAdapters:
 class _MixedLinear(nn.Module):
     """A linear layer of the base with the low-rank products of the adapters in use.
 
-    _a: [sum of ranks, in], _b: [sum of ranks, out], stacked over adapters. scales: [rows, 1, sum of ranks]; None where
-    no row of the pass has an adapter of this layer.
+    Attributes:
+        _a: [sum of ranks, in], _b: [sum of ranks, out], stacked over adapters.
+        scales: [rows, 1, sum of ranks]; None where no row of the pass has an adapter of this layer.
     """
 
     def __init__(self, base: nn.Module) -> None:

@@ -45,7 +45,11 @@ def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template:
 
 
 def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> Conversation:
-    """One conversation, rewritten. form: in which the model calls tools."""
+    """One conversation, rewritten.
+
+    Args:
+        form: in which the model calls tools.
+    """
     if opted.reasoning is not None:
         messages = tuple(_thought(opted, message) for message in conversation.messages)
         conversation = conversation.model_copy(update={"messages": messages})

@@ -22,8 +22,13 @@ CALL_TOKENS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Rows that go through a model together. rows: their places. num_shared: tokens that they begin with in common and
-    that go before them alone; 0 where nothing is shared. is_same: whether these are the tokens of the batch before."""
+    """Rows that go through a model together.
+
+    Attributes:
+        rows: their places.
+        num_shared: tokens that they begin with in common and that go before them alone; 0 where nothing is shared.
+        is_same: whether these are the tokens of the batch before.
+    """
 
     rows: list[int]
     num_shared: int = 0
@@ -35,9 +40,11 @@ def shared_batches(
 ) -> list[Shared]:
     """All rows in batches, those without company last.
 
-    max_tokens: of a batch with its padding, what is shared not counted; an example longer than that is a batch of its
-    own. max_kept_tokens: whose keys and values a batch may hold, what is shared counted for each row. longest_shared:
-    rows longer than this share nothing.
+    Args:
+        max_tokens: of a batch with its padding, what is shared not counted; an example longer than that is a batch of
+            its own.
+        max_kept_tokens: whose keys and values a batch may hold, what is shared counted for each row.
+        longest_shared: rows longer than this share nothing.
     """
     keys = [_key(example) if example.num_tokens <= longest_shared else b"" for example in examples]
     order = sorted(range(len(examples)), key=keys.__getitem__)
@@ -61,4 +68,5 @@ def shared_batches(
 
 def _key(example: TokenisedExample) -> bytes:
     """The ids that may be shared: the token from which the first learned one is predicted stays with its row."""
+    # Four bytes an id. Their order means nothing; rows that begin alike become neighbours.
     return bytes(memoryview(example.input_ids).cast("B")[: 4 * max(0, shareable_tokens(example) - 1)])

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Lane:
-    """Rows of one length. ids: all tokens of each so far. carried: what the model handed back, by argument."""
+    """Rows of one length.
+
+    Attributes:
+        ids: all tokens of each so far.
+        carried: what the model handed back, by argument.
+    """
 
     ids: list[list[int]]
     carried: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +39,8 @@ class Lane:
     def select(self, places: Sequence[int]) -> None:
         """Keep the rows at `places`, in that order; a place may come twice.
 
-        Raises TypeError for several rows in a state that is no cache of transformers.
+        Raises:
+            TypeError: several rows in a state that is no cache of transformers.
         """
         if list(places) != list(range(len(self.ids))):
             self.ids = [list(self.ids[place]) for place in places]
@@ -45,9 +51,11 @@ class Lane:
 
 
 class RowStepper:
-    """Sends rows through a model. keeps_cache: over what the model hands back; else each text whole.
+    """Sends rows through a model.
 
-    groups: rows of one length together; else each row by itself.
+    Args:
+        keeps_cache: over what the model hands back; else each text whole.
+        groups: rows of one length together; else each row by itself.
     """
 
     def __init__(self, model: PreTrainedModel, *, keeps_cache: bool, groups: bool) -> None:
@@ -108,7 +116,11 @@ class RowStepper:
 
 @dataclass(slots=True)
 class RowBatch:
-    """Rows that still write. places: of each row its lane and its place in it."""
+    """Rows that still write.
+
+    Attributes:
+        places: of each row its lane and its place in it.
+    """
 
     rows: list[int]
     stepper: RowStepper
@@ -121,7 +133,8 @@ class RowBatch:
     ) -> tuple[RowBatch, Tensor]:
         """Send prompts through the model; returns the batch and its first logits: [rows, vocabulary].
 
-        most_tokens: of prompts of one length that go together.
+        Args:
+            most_tokens: of prompts of one length that go together.
         """
         lanes: list[Lane] = []
         places: dict[int, tuple[int, int]] = {}

@@ -70,7 +70,11 @@ def open_stream_engine(served: Served) -> StreamingEngine:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Rows that go through the model together. num_room: tokens that still fit; None for an ordinary cache."""
+    """Rows that go through the model together.
+
+    Attributes:
+        num_room: tokens that still fit; None for an ordinary cache.
+    """
 
     batch: Batch | RowBatch
     logits: Tensor
@@ -80,7 +84,9 @@ class _Group:
 class StreamingEngine:
     """Writes answers with an open engine: `core.ports.StreamEngine`, `EmbeddingEngine` and `PreparingEngine`.
 
-    max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may hold.
+    Args:
+        max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may
+            hold.
     """
 
     def __init__(
@@ -128,7 +134,8 @@ class StreamingEngine:
     def load_adapter(self, name: str, path: str) -> None:
         """Make an adapter ready to be asked by `name`; nothing happens where it is.
 
-        Raises NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
+        Raises:
+            NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
         """
         self._adapters.load(name, path)
 
@@ -205,7 +212,8 @@ class StreamingEngine:
     def _has_room_for(self, prepared: Prepared, share: float) -> bool:
         """Whether it can be written together with those that are being written; one alone always can.
 
-        share: how much of the ordinary room may be taken.
+        Args:
+            share: how much of the ordinary room may be taken.
         """
         waiting = [one.prepared for one in self._prefill_queue]
         if not self._rows and not waiting:
@@ -229,6 +237,7 @@ class StreamingEngine:
         self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
+        # One row a choice: the prompt's row of the cache is copied, not computed again.
         places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
         if len(places) > len(begun):
             batch.keep(places)
@@ -251,6 +260,7 @@ class StreamingEngine:
         events: list[KeyedEvent] = []
         for group in self._groups:
             tokens = []
+            # Two transfers for all rows of a group, not two for each.
             likeliest = group.logits.argmax(-1).tolist()
             sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
@@ -304,6 +314,7 @@ class StreamingEngine:
             if all(group.num_room for group in fitting) and len(fitting) < 2:
                 continue
             for group in fitting:
+                # Padding that only ended rows needed must not be copied.
                 group.batch.trim()
             batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
             joined = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)

@@ -10,8 +10,11 @@ _UNKNOWN = "\ufffd"
 class TextStream:
     """The text of a growing list of tokens, piece by piece.
 
-    A token may hold a part of a character, so the end of the text can change with the next token: what is still open
-    is held back. decode: token ids to text, special tokens left out.
+    A token may hold a part of a character, so the end of the text can change with the next token: what is still open is
+    held back.
+
+    Args:
+        decode: token ids to text, special tokens left out.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:

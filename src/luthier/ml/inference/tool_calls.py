@@ -29,10 +29,14 @@ COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_sep
 
 @dataclass(frozen=True, slots=True)
 class ToolForm:
-    """One family's way to call. begin, end: what stands around each call; `end` empty where nothing does.
+    """One family's way to call.
 
-    key: of the arguments. begins_only_answers: a call is the whole answer or none. has_special_marks: `begin` is a
-    special token, which decoding usually leaves out. is_list: calls stand in one JSON list.
+    Attributes:
+        begin, end: what stands around each call; `end` empty where nothing does.
+        key: of the arguments.
+        begins_only_answers: a call is the whole answer or none.
+        has_special_marks: `begin` is a special token, which decoding usually leaves out.
+        is_list: calls stand in one JSON list.
     """
 
     begin: str
@@ -43,7 +47,11 @@ class ToolForm:
     is_list: bool = False
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
-        """A call as the model writes it. arguments: JSON text."""
+        """A call as the model writes it.
+
+        Args:
+            arguments: JSON text.
+        """
         named = json.dumps(name) if quotes else name
         call = f'{{"name": {named}, "{self.key}": {arguments}}}'
         return f"{self.begin}[{call}]" if self.is_list else f"{self.begin}{call}{self.end}"
@@ -51,9 +59,11 @@ class ToolForm:
     def grammar(self, asked: TextRequest, token_id: TokenId) -> str:
         """What an answer that must call may be, or, with a schema, call or keep to it; llguidance's dialect of Lark.
 
-        token_id: of a text that is one token of its own in the vocabulary; None for any other.
+        Args:
+            token_id: of a text that is one token of its own in the vocabulary; None for any other.
 
-        Raises UnsupportedError for a schema that is too large, or that no finite value keeps to.
+        Raises:
+            UnsupportedError: a schema that is too large, or that no finite value keeps to.
         """
         functions = [tool.get("function", tool) for tool in asked.tools]
         if asked.tool_name is not None:

@@ -21,7 +21,11 @@ class ToolFormat:
         self._knows_tools, self._form = "tools" in template, form_of(template)
 
     def form(self, asked: TextRequest) -> ToolForm | None:
-        """How it calls, where there is something to call. Raises RequestError where it must call and cannot."""
+        """How it calls, where there is something to call.
+
+        Raises:
+            RequestError: it must call and cannot.
+        """
         if asked.tool_choice == "required" and not asked.tools:
             raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
         return self._form if asked.tools else None
@@ -39,7 +43,11 @@ class ToolFormat:
 
 
 class CallsInText:
-    """Takes calls out of the text of one answer. form: None where nothing may be called."""
+    """Takes calls out of the text of one answer.
+
+    Args:
+        form: None where nothing may be called.
+    """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: ToolCallReader | None = None if form is None else form.reader(asked)

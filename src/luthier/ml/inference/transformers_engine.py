@@ -43,8 +43,10 @@ MAX_SCORE_TOKENS = 2048
 class TransformersEngine:
     """A base model, with or without an adapter, that writes text and scores likelihoods.
 
-    batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together. A trained
-    prompt stands before every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+    A trained prompt stands before every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+
+    Args:
+        batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
     """
 
     def __init__(
@@ -148,7 +150,11 @@ class TransformersEngine:
 
     @property
     def causal(self) -> PreTrainedModel:
-        """The language model itself, for those who go through its layers. Raises RequestError once closed."""
+        """The language model itself, for those who go through its layers.
+
+        Raises:
+            RequestError: once closed.
+        """
         return self._causal
 
     @property
@@ -159,9 +165,14 @@ class TransformersEngine:
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
     def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
+        """The prompt as a decoder takes it; its new tokens end where the context does.
 
-        Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
+        Args:
+            template: in place of its own.
+
+        Raises:
+            RequestError: it is empty.
+            OverlongError: not one token more fits into the context.
         """
         request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
@@ -216,7 +227,11 @@ class TransformersEngine:
         return self._in_batches(examples, scorer, scorer.states, task)
 
     def head(self) -> Tensor:
-        """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
+        """[vocabulary, width] the matrix that makes logits of hidden states.
+
+        Raises:
+            RequestError: none does.
+        """
         return Scorer(self._causal, pad_id=self._pad_id).head
 
     def scaled_head(self) -> ScaledHead:
@@ -315,7 +330,11 @@ class TransformersEngine:
             )
 
     def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
-        """The request, if it is not empty and fits into the context. number: of the prompt, counted from 1."""
+        """The request, if it is not empty and fits into the context.
+
+        Args:
+            number: of the prompt, counted from 1.
+        """
         if not ids:
             raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")
         if len(ids) + prompt.max_new_tokens > self._room_tokens:

@@ -45,7 +45,12 @@ _NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request as token ids. calls: reads calls out of one answer; extra: further fields for vLLM."""
+    """A request as token ids.
+
+    Attributes:
+        calls: reads calls out of one answer.
+        extra: further fields for vLLM.
+    """
 
     request: TextRequest
     calls: Callable[[], CallsInText]
@@ -56,9 +61,11 @@ class _Prepared:
 class VllmEngine:
     """A transformers folder run by vLLM: `Engine` and `StreamEngine` at once. Used by one thread only.
 
-    most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts. command: how
-    vLLM is called; None looks for it. extra_arguments: further ones of `vllm serve`. first_pause_seconds: before the
-    second start.
+    Args:
+        most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts.
+        command: how vLLM is called; None looks for it.
+        extra_arguments: further ones of `vllm serve`.
+        first_pause_seconds: before the second start.
     """
 
     def __init__(
@@ -124,7 +131,12 @@ class VllmEngine:
         return sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Have vLLM load a PEFT folder. Raises NotFoundError (no adapter there), RequestError (vLLM refuses it)."""
+        """Have vLLM load a PEFT folder.
+
+        Raises:
+            NotFoundError: no adapter there.
+            RequestError: vLLM refuses it.
+        """
         self._check_open()
         if self._adapters.get(name) == path:
             return
@@ -196,7 +208,11 @@ class VllmEngine:
             self._stream.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
+        """What has been written since the last call.
+
+        Raises:
+            WorkError: vLLM has ended too often.
+        """
         self._check_open()
         self._look_after()
         if self._stream is not None and not self._events:
@@ -273,7 +289,11 @@ class VllmEngine:
         self._process.start()
 
     def _failed(self, when: str) -> None:
-        """Count an end, and say when to start again. Raises WorkError where it was one too many."""
+        """Count an end, and say when to start again.
+
+        Raises:
+            WorkError: it was one too many.
+        """
         if time.monotonic() - self._begun > _LONG_SECONDS:
             self._num_failed = 0
         self._num_failed += 1
@@ -284,6 +304,7 @@ class VllmEngine:
 
     def _connect(self) -> None:
         self._context_tokens = self._ask_context()
+        # A child that was started again knows no adapter.
         for name, path in self._adapters.items():
             self._load(name, path)
         self._stream = OpenAIStreamEngine(

@@ -27,7 +27,12 @@ _END_SECONDS: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One answer, waiting or being written. ids: of its prompt. grammar, shown_marks: as `request_body` takes them."""
+    """One answer, waiting or being written.
+
+    Attributes:
+        ids: of its prompt.
+        grammar, shown_marks: as `request_body` takes them.
+    """
 
     key: Hashable
     number: int
@@ -53,7 +58,11 @@ class Choice:
 
 
 class Writing:
-    """All answers of one engine. num_slots, pool_tokens: as of its server."""
+    """All answers of one engine.
+
+    Args:
+        num_slots, pool_tokens: as of its server.
+    """
 
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
         self._num_slots, self._pool_tokens = num_slots, pool_tokens
@@ -110,6 +119,7 @@ class Writing:
         self._waiting.clear()
         for choice in self._running:
             choice.stop.set()
+        # Threads cannot be killed; each stops at its next token.
         deadline = time.monotonic() + _END_SECONDS
         while self._running and time.monotonic() < deadline:
             self._take(1.0)
@@ -133,6 +143,7 @@ class Writing:
                 shown_marks=choice.shown_marks,
             )
             self._running.add(choice)
+            # A daemon, so that a hanging answer does not keep the process alive.
             threading.Thread(target=_write, args=(server, body, choice, self._inbox), daemon=True).start()
 
     def _take(self, wait_seconds: float) -> None:
@@ -142,6 +153,7 @@ class Writing:
         except queue.Empty:
             return
         if chunk is None:
+            # The thread has ended: only now is its slot free.
             self._running.discard(choice)
             self._slots.give_back(choice.slot)
             if choice.is_going:
@@ -165,11 +177,12 @@ def _write(
 ) -> None:
     def hear(chunk: str) -> bool:
         inbox.put((choice, chunk))
-        return choice.stop.is_set()
+        return choice.stop.is_set()  # true has llama.cpp stop after this token
 
     try:
         server.complete(body, hear)
     finally:
+        # Whatever happens: without it the slot would never come back.
         inbox.put((choice, None))
 
 

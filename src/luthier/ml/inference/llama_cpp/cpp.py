@@ -41,9 +41,12 @@ _CACHE_BYTES: Final = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request as token ids. grammar: what the answer is held to; form: how it calls tools.
+    """A request as token ids.
 
-    max_new_tokens: of thought and answer.
+    Attributes:
+        grammar: what the answer is held to.
+        form: how it calls tools.
+        max_new_tokens: of thought and answer.
     """
 
     request: TextRequest
@@ -57,11 +60,13 @@ class _Prepared:
 class LlamaCppEngine:
     """A GGUF model: `Engine` and `StreamEngine` at once. Used by one thread only.
 
-    num_slots: how many answers are written together. cache_bytes: of the keys and values of all of them; at least one
-    answer as long as the context always fits. cache: how they are held, as `LlamaServer` says.
-
     Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
     hold only a part of a character are left out, and so is such a part where an answer is cut.
+
+    Args:
+        num_slots: how many answers are written together.
+        cache_bytes: of the keys and values of all of them; at least one answer as long as the context always fits.
+        cache: how they are held, as `LlamaServer` says.
     """
 
     def __init__(
@@ -157,6 +162,7 @@ class LlamaCppEngine:
         """The request as token ids and what its answer is held to, from any thread. Raises what `ask` raises of it."""
         assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
         self._check_wishes(request)
+        # Counted, so that no other thread reopens the server while this one asks it.
         with self._reading:
             self._num_reading += 1
         try:
@@ -200,6 +206,7 @@ class LlamaCppEngine:
                 do="load the adapter before it is asked",
             )
         if self._is_stale(server):
+            # Reopened only while nobody reads with the old server and nothing is written by it.
             with self._reading:
                 if self._num_reading or not self._writing.is_idle:
                     return False
@@ -237,7 +244,8 @@ class LlamaCppEngine:
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
         """One score an example, in order, by the base.
 
-        Raises RequestError where the package that gives logits is missing, or ids are not of this model.
+        Raises:
+            RequestError: the package that gives logits is missing, or ids are not of this model.
         """
         self._check_open()
         from luthier.ml.inference.llama_cpp.likelihood import score_with_llama_cpp
@@ -292,6 +300,7 @@ class LlamaCppEngine:
         try:
             opened = self._open_server(sorted(set(self._adapters.values())))
         except WorkError:
+            # The new adapters made it fail: the server is opened as it was, without them.
             self._adapters = {name: path for name, path in self._adapters.items() if path in before}
             self._server = self._open_server(before)
             self._reader.use(self._server)

@@ -33,12 +33,18 @@ CachePrecision = Literal["float16", "float32"]
 
 
 class LlamaServer:
-    """An open server. adapters: paths of GGUF adapters, in the order of their ids.
+    """An open server.
 
-    num_slots: answers that can be written at once. pool_tokens: whose keys and values fit into memory, of all answers
-    together. cache: how those are held; in 32 bits, with plain attention, an answer depends less on its company.
-    chat_template: used in the place of the file's own.
-    Raises RequestError where xllamacpp is not installed, WorkError where it does not load the model.
+    Args:
+        adapters: paths of GGUF adapters, in the order of their ids.
+        num_slots: answers that can be written at once.
+        pool_tokens: whose keys and values fit into memory, of all answers together.
+        cache: how those are held; in 32 bits, with plain attention, an answer depends less on its company.
+        chat_template: used in the place of the file's own.
+
+    Raises:
+        RequestError: xllamacpp is not installed.
+        WorkError: it does not load the model.
     """
 
     def __init__(
@@ -61,7 +67,7 @@ class LlamaServer:
             base_url=self._server.listening_address,
             headers={"Authorization": f"Bearer {key}"},
             timeout=_HTTP_SECONDS,
-            trust_env=False,
+            trust_env=False,  # a proxy must not see requests to the loopback
         )
         try:
             self.context_tokens = int(self.ask("props")["default_generation_settings"]["n_ctx"])
@@ -70,7 +76,11 @@ class LlamaServer:
             raise
 
     def scales(self, adapter: Path | None) -> list[dict[str, Any]]:
-        """What a request must say so that this adapter alone is on, or none. Raises RequestError for one not here."""
+        """What a request must say so that this adapter alone is on, or none.
+
+        Raises:
+            RequestError: one not here.
+        """
         if adapter is not None and adapter not in self.adapters:
             raise RequestError(
                 f"adapter {adapter}", expected=f"one of {len(self.adapters)} that are loaded", do="load it first"
@@ -78,11 +88,19 @@ class LlamaServer:
         return [{"id": number, "scale": float(path == adapter)} for number, path in enumerate(self.adapters)]
 
     def complete(self, body: dict[str, Any], hear: Callable[[str], bool]) -> None:
-        """Write one answer, in the calling thread. hear: gets each chunk as JSON text; true stops the writing."""
+        """Write one answer, in the calling thread.
+
+        Args:
+            hear: gets each chunk as JSON text; true stops the writing.
+        """
         self._server.handle_completions(json.dumps(body), hear)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask llama.cpp's own HTTP API: `props`, `tokenize`, `apply-template`. Raises RequestError where it refuses."""
+        """Ask llama.cpp's own HTTP API: `props`, `tokenize`, `apply-template`.
+
+        Raises:
+            RequestError: it refuses.
+        """
         response = self._http.get(f"/{path}") if body is None else self._http.post(f"/{path}", json=body)
         if response.status_code != httpx2.codes.OK:
             raise RequestError(

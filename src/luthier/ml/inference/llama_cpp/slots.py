@@ -20,7 +20,11 @@ class _Slot:
 
 
 class Slots:
-    """Slots of one server. pool_tokens: of all that are in use at once."""
+    """Slots of one server.
+
+    Args:
+        pool_tokens: of all that are in use at once.
+    """
 
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
         self._slots = [_Slot() for _ in range(num_slots)]
@@ -44,6 +48,7 @@ class Slots:
         def worth(number: int) -> tuple[int, int]:
             slot = self._slots[number]
             known = _num_alike(slot.ids, ids) if slot.adapter == adapter else 0
+            # The most tokens that need not be read again; of equals, the slot that has been idle longest.
             return known, -slot.last_used
 
         chosen = max(free, key=worth)

@@ -40,7 +40,8 @@ def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
     """The layers to keep of `num_layers`, counted from 0: so many ("15"), evenly spread with the first and the last of
     them, or those named ("0,2,4-29").
 
-    Raises RequestError for anything else: fewer than two, all of them, one that is not there, twice or out of order.
+    Raises:
+        RequestError: anything else: fewer than two, all of them, one that is not there, twice or out of order.
     """
     if LAYERS.fullmatch(text) is None:
         raise RequestError(
@@ -75,11 +76,15 @@ def layers_text(kept: Sequence[int]) -> str:
 def write_student(base_path: Path, adapter_path: Path | None, text: str, folder: Path) -> tuple[int, ...]:
     """Write the student of a teacher into an existing empty folder; returns the layers that were kept.
 
-    adapter_path: what is merged into the base first, in float32; None takes the base as it is. Weights keep the type
-    that they are stored in, merged ones are float32. Tokenizer, template, generation config and licences are copied.
+    Weights keep the type that they are stored in, merged ones are float32. Tokenizer, template, generation config and
+    licences are copied.
 
-    Raises RequestError for impossible layers, ModelSourceError for an architecture whose layers cannot be taken out
-    alone, and what loading and merging raise.
+    Args:
+        adapter_path: what is merged into the base first, in float32; None takes the base as it is.
+
+    Raises:
+        RequestError: impossible layers.
+        ModelSourceError: an architecture whose layers cannot be taken out alone, and what loading and merging raise.
     """
     import torch
 
@@ -115,6 +120,7 @@ def _spread(count: int, num_layers: int) -> tuple[int, ...]:
     if not _FEWEST <= count < num_layers:
         return (0,) * min(count, _FEWEST)  # refused by whoever asks
     steps, last = count - 1, num_layers - 1
+    # place * last / steps, rounded to the nearest in whole numbers: the same on every machine.
     return tuple((2 * place * last + steps) // (2 * steps) for place in range(count))
 
 

@@ -108,6 +108,7 @@ def _num_bytes(kind: int, shape: tuple[int, ...]) -> int:
 
 
 def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: int) -> None:
+    # The weights begin at the next multiple of the alignment.
     wanted = -(-header_bytes // max(1, alignment)) * alignment + weight_bytes if weight_bytes else header_bytes
     if (found := path.stat().st_size) < wanted:
         raise ValueError(f"{found:,} bytes, where its header speaks of {wanted:,}: it is cut off")

@@ -52,7 +52,8 @@ AS_USUAL: Final = MessageForms()
 def measure_forms(render: Render) -> MessageForms | None:
     """The forms that a template takes; None where it writes a plain question and its answer in neither form.
 
-    render: given messages as they are, in no other form.
+    Args:
+        render: given messages as they are, in no other form.
     """
     turns: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     contents = (AS_USUAL, MessageForms(content_as_parts=True))

@@ -135,7 +135,8 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
     A pass over the first layers shows what their code hides: a matrix whose weight was read there past its module stays
     as it is, and so do those of the same name in modules of the same class.
 
-    device: where each is packed, and stays; what is not packed is left where it is.
+    Args:
+        device: where each is packed, and stays; what is not packed is left where it is.
     """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
     past = _read_in_a_pass(model)
@@ -151,6 +152,7 @@ def _is_product(layer: nn.Linear) -> bool:
     if type(layer).forward is nn.Linear.forward:
         return True
     draw = torch.Generator().manual_seed(0)
+    # A shallow copy with small parameters of its own: the layer keeps its weights.
     few = copy.copy(layer)
     weight = torch.randn(layer.out_features, _FEW, generator=draw)
     bias = None if layer.bias is None else torch.randn(layer.out_features, generator=draw)

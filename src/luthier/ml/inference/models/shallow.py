@@ -107,6 +107,7 @@ def _wide(base: PreTrainedModel) -> Iterator[None]:
     kept = [(p, p.data) for p in narrow.values()]
     try:
         for p in narrow.values():
+            # The data is exchanged, not the parameter: tied weights stay tied.
             p.data = p.data.float()
         yield
     finally:

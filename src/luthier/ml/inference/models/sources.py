@@ -65,7 +65,12 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
 
 @dataclass(frozen=True, slots=True)
 class LayerTeacher:
-    """Whose layers a student is made of. adapter_path: merged into the base first. lineage: its digests, by name."""
+    """Whose layers a student is made of.
+
+    Attributes:
+        adapter_path: merged into the base first.
+        lineage: its digests, by name.
+    """
 
     base_path: str
     adapter_path: str | None
@@ -76,7 +81,8 @@ class LayerTeacher:
 def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher) -> LocalModel:
     """The model `layers:15@TEACHER` of this teacher, made where it is not there or was made of other weights.
 
-    Raises RequestError for layers that it does not have, and what `pull` raises.
+    Raises:
+        RequestError: layers that it does not have, and what `pull` raises.
     """
     asked = names.parse(name)
     with cache.locked(home, asked, progress):

@@ -33,8 +33,9 @@ _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood
 class ThoughtWriting:
     """How a thought stands beside its answer: `before`, the thought, `between`, the answer.
 
-    way: where the template takes it from: the field of a message called `field`, a block of the content, or the
-    content's own text.
+    Attributes:
+        way: where the template takes it from: the field of a message called `field`, a block of the content, or the
+            content's own text.
     """
 
     way: Way
@@ -99,7 +100,9 @@ def length_of_tagged(text: str) -> int:
 def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str, Any]]) -> ThoughtWriting | None:
     """How a template takes a thought; None where nothing that was tried reaches its text.
 
-    fields: the names that the template reads (`template_names`). calls: tool calls for a turn that calls one.
+    Args:
+        fields: the names that the template reads (`template_names`).
+        calls: tool calls for a turn that calls one.
     """
     headers = list(_headers(render))
     if not headers:

@@ -24,7 +24,8 @@ _BLANKS: Final = re.compile(r"\s+")
 class TokenBytes:
     """The bound of one tokenizer.
 
-    longest: bytes of text that one token can stand for at most; None where the tokenizer has no such bound.
+    Attributes:
+        longest: bytes of text that one token can stand for at most; None where the tokenizer has no such bound.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
