@@ -49,8 +49,9 @@ class CachedEngine:
     Args:
         name: who answers, as provenance names it.
         identity: what decides the answers beside the prompt, JSON values only: equal identities must mean equal
-            answers. open_engine gets a function to call with each answer as it comes; an engine that cannot may ignore
-            it, and then its answers are kept when a whole call has ended.
+            answers.
+        open_engine: gets a function to call with each answer as it comes; an engine that cannot may ignore it, and then
+            its answers are kept when a whole call has ended.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class CachedEngine:
 
         Equal prompts are asked once. What was answered is kept even where another prompt of the call fails.
 
-        Raises what the engine raises, but OverlongError.
+        Errors of the engine pass through, except OverlongError.
         """
         keys = [self.key(prompt) for prompt in prompts]
         by_key = dict(zip(keys, prompts, strict=True))

@@ -379,7 +379,7 @@ class Decoder:
     def _sound(self, logits: Tensor) -> Tensor:
         """The logits, if they may be used: NaN only for callers who look after it."""
         if not self._may_diverge and logits.isnan().any():
-            # argmax returns the index of a NaN without complaint, and decoding would go on with a meaningless token.
+            # argmax returns the index of a NaN without complaint, and decoding would continue with a meaningless token.
             raise DivergedError(
                 f"{type(self._model).__name__} gives logits that are not numbers",
                 expected="finite logits",

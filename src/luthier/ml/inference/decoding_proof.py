@@ -28,7 +28,7 @@ Kind = Literal["batched", "grouped", "by_row", "uncached"]
 
 NUM_STEPS: Final = 2
 _LENGTHS: Final = (10, 6)
-_MOST_CHUNK: Final = 256
+_MAX_CHUNK: Final = 256
 _NUM_SHARED: Final = 3
 _FINE: Final = 1e-4
 """How far float32 logits may differ, as a share of the largest: other shapes sum in another order."""
@@ -100,12 +100,12 @@ def short_probe(model: PreTrainedModel, window: int | None, *, is_recurrent: boo
         longest, short = window, max(window - 1, NUM_STEPS + 1)
         return _probe(model, (longest, short), 0)
     if is_recurrent:
-        longest += min(_chunk(model.config.get_text_config(decoder=True)), _MOST_CHUNK)
+        longest += min(_chunk(model.config.get_text_config(decoder=True)), _MAX_CHUNK)
     return _probe(model, (longest, short), _NUM_SHARED)
 
 
 def long_probe(model: PreTrainedModel, window: int) -> Probe:
-    """Rows that cross the end of a window or chunk of so many tokens: one as it writes, one with its prompt."""
+    """Rows that cross the end of a window or chunk of that many tokens: one as it writes, one with its prompt."""
     return _probe(model, (window + 2, window + 2 + NUM_STEPS + 1), 0)
 
 

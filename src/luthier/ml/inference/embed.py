@@ -35,7 +35,7 @@ def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, ski
     """[prompts, width] in float32: of each prompt the mean over its tokens, scaled to the length 1.
 
     Args:
-        skip: how many ids at the beginning stand for a trained prompt, and are left out of the mean.
+        skip: how many ids at the beginning represent a trained prompt, and are left out of the mean.
     """
     lengths = [len(ids) for ids in prompts]
     tokens = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)  # [prompts, longest]

@@ -10,7 +10,7 @@ from luthier.core.ports import Generation, Progress, Prompt, Score
 
 
 class FakeEngine:
-    """Answers from a function or a table, in words; scores with a fixed loss a token.
+    """Answers from a function or a table, as text; scores with a fixed loss a token.
 
     Args:
         answers: called with the prompt, or looked up by the content of its last message (or its text). A word is a

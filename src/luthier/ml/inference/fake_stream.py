@@ -44,7 +44,7 @@ class FakeStreamEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return {answer.key for answer in self._answers}
 
     @property

@@ -48,7 +48,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text of which the first token is scored, too."""
+        """What comes before a text of which the first token is scored, too."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else int(begin)
 

@@ -2,7 +2,7 @@
 
     y = x W^T + scale (x A^T) B^T
 
-That is what LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA come to in the files of a run. DoRA (which rescales
+LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA all have this form in the files of a run. DoRA (which rescales
 the base's own product), IA3, trained prompts, adapters on experts (many matrices in one tensor), and files of others
 that replace or bend a part of the base are not: those get an engine of their own, with a copy of the base.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."
-# How a matrix is started never matters afterwards, but for those that take their start out of the base.
+# How a matrix is started never matters afterwards, except for those that take their start out of the base.
 _PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal", "eva")
 # What any of these holds makes an adapter more than low-rank products.
 _MORE_THAN_PRODUCTS: Final = (
@@ -38,7 +38,9 @@ class LowRank:
     """What an adapter adds to one matrix.
 
     Attributes:
-        a: [rank, in], b: [out, rank].
+        a: [rank, in].
+        b: [out, rank].
+        scale: factor of the product.
     """
 
     a: Tensor

@@ -16,7 +16,7 @@ PART_TOKENS: Final = 512
 
 @dataclass(slots=True, eq=False)
 class QueuedPrompt:
-    """An ask for text.
+    """A request for text.
 
     Attributes:
         owner: whose it is.

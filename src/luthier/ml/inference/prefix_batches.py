@@ -15,7 +15,7 @@ from luthier.core.dataset import TokenisedExample, shareable_tokens
 from luthier.core.text.prefixes import best_groups, common_tokens
 from luthier.ml.inference.length_batches import length_batches
 
-LEAST_TOKENS: Final = 16
+MIN_TOKENS: Final = 16
 CALL_TOKENS: Final = 100
 """What one more call of the model costs, in tokens: its thin products read all weights once more."""
 
@@ -38,7 +38,7 @@ class Shared:
 def shared_batches(
     examples: Sequence[TokenisedExample], *, max_tokens: int, max_kept_tokens: int, longest_shared: int
 ) -> list[Shared]:
-    """All rows in batches, those without company last.
+    """All rows in batches, those that share nothing last.
 
     Args:
         max_tokens: of a batch with its padding, what is shared not counted; an example longer than that is a batch of
@@ -51,7 +51,7 @@ def shared_batches(
     common = [common_tokens(keys[one], keys[other]) for one, other in pairwise(order)]
     batches: list[Shared] = []
     alone = set(order)
-    groups = best_groups(common, rows_at_once=1.0, least_tokens=LEAST_TOKENS, cost_tokens=CALL_TOKENS)
+    groups = best_groups(common, rows_at_once=1.0, least_tokens=MIN_TOKENS, cost_tokens=CALL_TOKENS)
     for start, stop, num_shared in groups:
         members = order[start:stop]
         alone -= set(members)

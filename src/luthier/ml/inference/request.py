@@ -131,11 +131,11 @@ class RequestPreparer:
     def _request(self, asked: TextRequest, template: ChatTemplate | None) -> Request:
         if asked.token_ids is not None:
             return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
-        talk = asked.conversation
-        if talk is not None:
-            talk = self._tools.conversation(asked)
+        conversation = asked.conversation
+        if conversation is not None:
+            conversation = self._tools.conversation(asked)
         return self._engine.request_within_context(
-            Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens), template
+            Prompt(conversation=conversation, text=asked.text, max_new_tokens=asked.max_new_tokens), template
         )
 
     def _token_id(self, text: str) -> int | None:

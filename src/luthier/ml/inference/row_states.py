@@ -1,4 +1,4 @@
-"""Rows that go through a model without padding, with whatever state the model makes to go on from.
+"""Rows that go through a model without padding, with whatever state the model makes to continue from.
 
 transformers' models hand back what they need for the next token (a cache of keys, convolutions, recurrent states) among
 their outputs, under the name of the argument that takes it. So nothing need be known of what is in it. Rows of one
@@ -179,7 +179,7 @@ class RowBatch:
 
 
 def _groups(prompts: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
-    """Numbers of prompts of one length, as many together as have at most so many tokens; one at least."""
+    """Numbers of prompts of one length, as many together as have at most that many tokens; one at least."""
     groups: list[list[int]] = []
     for number in sorted(range(len(prompts)), key=lambda one: len(prompts[one])):
         length = len(prompts[number])

@@ -1,9 +1,9 @@
 """Many answers written at once by one model, each with its own adapter, each streamed as it comes.
 
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
-(`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
-with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of the
-model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
+(`mixed_adapters`). Requests come and go between two steps: prompts that have come go through the model together and
+join with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of
+the model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ class StreamingEngine:
 
     @property
     def decoding(self) -> Decoding:
-        """The path in the words of the API."""
+        """The path as the API names it."""
         return Decoding(path=self.path.kind, description=self.path.describe())
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         waiting = {one.key for one in self._prefill_queue} | self._embeddings.keys
         return {row.key for row in self._rows.values()} | waiting
 
@@ -155,7 +155,11 @@ class StreamingEngine:
         return True
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared | PreparedTexts:
-        """The request as tokens, from any thread. Raises what `ask` raises of a request."""
+        """The request as tokens, from any thread.
+
+        Raises:
+            RequestError, OverlongError, TemplateError: as `RequestPreparer.prepare`.
+        """
         if isinstance(request, EmbeddingRequest):
             return self._reader.embedded(request)
         return self._reader.prepare(request)
@@ -185,7 +189,7 @@ class StreamingEngine:
         return self.admit(key, self._reader.embedded(request), adapter)
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this ask; nothing happens where it has ended."""
+        """Write no more of this request; nothing happens where it has ended."""
         self._prepared.pop(key, None)
         self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
         self._embeddings.cancel(key)
@@ -198,7 +202,7 @@ class StreamingEngine:
         return self._embeddings.step() + self._begin() + self._step()
 
     def close(self) -> None:
-        """Let go of the weights; nothing can be written afterwards."""
+        """Release the weights; nothing can be written afterwards."""
         self._rows, self._groups, self._prefill_queue = {}, [], []
         self._embeddings.clear()
         self._engine.close()
@@ -265,7 +269,7 @@ class StreamingEngine:
             sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
                 token, new_events = likeliest[place], list[KeyedEvent]()
-                if number in self._rows:  # else it failed with another choice of the same ask
+                if number in self._rows:  # else it failed with another choice of the same request
                     token, new_events = self._write(number, group.logits[place], token, is_sound=sound[place])
                 tokens.append(token)
                 events += new_events
@@ -273,7 +277,7 @@ class StreamingEngine:
             self._drop_from(group)
             if going:
                 adapters = [self._rows[number].adapter for number in group.batch.rows]
-                # rows that go through the model each by itself are choices of one ask, with one adapter
+                # rows that go through the model each by itself are choices of one request, with one adapter
                 self._adapters.use(adapters[:1] if isinstance(group.batch, RowBatch) else adapters)
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)

@@ -20,8 +20,8 @@ class TextStream:
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        # Some tokenizers write a token differently at the beginning of a text: the tokens that were told last are
-        # decoded again before those that were not.
+        # Some tokenizers write a token differently at the beginning of a text: the tokens that were
+        # emitted last are decoded again before those that were not.
         self._context, self._emitted = 0, 0
 
     def add(self, token: int) -> str:

@@ -79,7 +79,7 @@ class Thoughts:
         return self.is_known and not self.form.prompt_closes
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Tokens as text, without special ones but for those that delimit thoughts."""
+        """Tokens as text, without special ones except for those that delimit thoughts."""
         if not self.shown:
             return str(self._backend.decode(list(ids), skip_special_tokens=True))
         return str(
@@ -304,7 +304,7 @@ class RequestTemplates:
 
 
 def requested_options(template: ChatTemplate, asked: TextRequest) -> dict[str, TemplateOption]:
-    """What a request sets: its options of the template, and those that stand for its effort of reasoning.
+    """What a request sets: its options of the template, and those that represent its effort of reasoning.
 
     Raises:
         RequestError: what the template never reads.

@@ -18,11 +18,11 @@ class ToolCallReader:
     """Reads one answer.
 
     Args:
-        begin, end: what stands around a call; `end` may be empty.
+        begin, end: what surrounds a call; `end` may be empty.
         only_whole: a call is the whole answer or none.
-        is_list: calls stand in a JSON list behind `begin`.
+        is_list: calls are in a JSON list behind `begin`.
         names: of the tools that may be called: what calls another is text.
-        most: what comes after so many calls is left out.
+        most: what comes after that many calls is left out.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ToolCallReader:
         return self._whole(calls)
 
     def _whole(self, calls: list[CallPiece]) -> str:
-        """A call whose parts stand in another order, once it is complete; returns what turned out to be text."""
+        """A call whose parts are in another order, once it is complete; returns what turned out to be text."""
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
             return self._give_up()

@@ -37,9 +37,9 @@ class ToolFormat:
         Turns that were written in another way in the model's training are written so here.
         """
         assert asked.conversation is not None
-        talk = asked.conversation.model_copy(update={"tools": asked.tools})
+        conversation = asked.conversation.model_copy(update={"tools": asked.tools})
         as_text = asked.opted_turns.tools_as_text or not self._knows_tools
-        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), talk, self._form)
+        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), conversation, self._form)
 
 
 class CallsInText:

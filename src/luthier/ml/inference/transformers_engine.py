@@ -43,7 +43,7 @@ MAX_SCORE_TOKENS = 2048
 class TransformersEngine:
     """A base model, with or without an adapter, that writes text and scores likelihoods.
 
-    A trained prompt stands before every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+    A trained prompt precedes every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
 
     Args:
         batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
@@ -85,14 +85,14 @@ class TransformersEngine:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         quantisation: Quantisation | None = None,
     ) -> TransformersEngine:
-        """Load a transformers folder, packed where that is asked for, and an adapter on top of it where one is given.
+        """Load a transformers folder, packed where that is requested, and an adapter on top of it where one is given.
 
         template_options: what its chat template is given beside each conversation. opted_turns: what of a conversation
         is written in another way, as in training.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
-            RequestError: a chat template is asked for and the model has none.
+            RequestError: a chat template is requested and the model has none.
         """
         model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
         if adapter_path is not None:
@@ -121,8 +121,8 @@ class TransformersEngine:
         """One generation a prompt, in the order of the prompts. returns_token_ids: each with the ids of its tokens.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
-        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
-        come without their thoughts, which may take `max_thinking_tokens` beside them.
+        at least 32 tokens long. Neither changes what is written, except for the last bits of floating-point sums.
+        Answers come without their thoughts, which may take `max_thinking_tokens` beside them.
 
         Raises:
             RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
@@ -197,7 +197,7 @@ class TransformersEngine:
 
     @property
     def num_virtual_tokens(self) -> int:
-        """How many ids of every request stand for a trained prompt."""
+        """How many ids of every request represent a trained prompt."""
         return len(self._trained_prompt)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
@@ -284,7 +284,7 @@ class TransformersEngine:
             self._notes[f"{type(self._causal).__name__} {what}"] = None
 
     def close(self) -> None:
-        """Let go of the weights. The engine cannot be used afterwards."""
+        """Release the weights. The engine cannot be used afterwards."""
         self._model = None
 
     @property
@@ -310,8 +310,8 @@ class TransformersEngine:
             )
         if prompt.conversation is not None:
             used = template or self._template
-            talk = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
-            text = used.render(talk, add_generation_prompt=True)
+            conversation = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
+            text = used.render(conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)

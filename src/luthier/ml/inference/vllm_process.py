@@ -97,7 +97,7 @@ class VllmProcess:
         environment = os.environ | {
             "VLLM_API_KEY": self.key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-            # The model lies here, and nobody is to be told that it is run.
+            # The model is on this machine, and no usage statistics are sent.
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",

@@ -106,7 +106,7 @@ Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
 
 def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
-    """What may stand in for a module of a known form, by what is said of it, the first tried first; its width."""
+    """Replacements for a module of a known form, by a suffix for reports, in the order of trial; and its width."""
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
     elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):

@@ -34,7 +34,7 @@ I64 = NDArray[np.int64]
 
 class Tokens(NamedTuple):
     """Of each token of a row, [tokens]: the segment (a prefix or a suffix) that it lies in, the one that its segment
-    goes on from (its own for a prefix), and its position."""
+    continues from (its own for a prefix), and its position."""
 
     segment: I64
     before: I64
@@ -120,7 +120,7 @@ def _mask_function(layout: PrefixLayout, window: int | None, device: torch.devic
     segment, before, position = (torch.from_numpy(found.astype(np.int32)).to(device) for found in tokens_of(layout))
 
     def causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        # A token sees its own segment and the prefix that this goes on from, both up to its position.
+        # A token sees its own segment and the prefix that this continues from, both up to its position.
         seen = (segment[key] == segment[query]) | (segment[key] == before[query])
         return seen & (position[key] <= position[query])
 

@@ -73,7 +73,7 @@ def fit(
     """Call `work(job, answer, stop)` in each of `num_workers` processes of the cluster that this machine belongs to.
 
     Args:
-        work: must be importable on every node; what it raises has it started again, but for errors it answers. Where
+        work: must be importable on every node; what it raises has it started again, except for errors it answers. Where
             this machine belongs to no cluster, Ray is started on it for as long as this takes.
         take: is given each answer, in this thread.
         listening: entered once Ray has started, which takes signals for itself; yields a function that is called a few

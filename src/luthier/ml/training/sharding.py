@@ -141,7 +141,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor: all of it, but for those that are spread."""
+    """What this rank holds of each tensor: all of it, except for those that are spread."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 

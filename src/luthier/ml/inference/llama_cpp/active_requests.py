@@ -74,7 +74,7 @@ class Writing:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return {choice.key for choice in (*self._running, *self._waiting) if choice.is_going}
 
     @property
@@ -83,21 +83,21 @@ class Writing:
         return not self._running and not self._waiting
 
     def has_room_for(self, num: int, num_tokens: int) -> bool:
-        """Whether so many answers of so many tokens can be taken up; those of one ask alone always can."""
+        """Whether that many answers of that many tokens can be taken up; those of one request alone always can."""
         return self.is_idle or (not self._waiting and self._slots.has_room_for(num, num_tokens))
 
     def forget_slots(self) -> None:
         """The server is a new one."""
         self._slots = Slots(self._num_slots, self._pool_tokens)
 
-    def begin(self, server: LlamaServer, told: KeyedEvent, choices: Sequence[Choice]) -> None:
-        """Take up the choices of one ask."""
-        self._events.append(told)
+    def begin(self, server: LlamaServer, started: KeyedEvent, choices: Sequence[Choice]) -> None:
+        """Begin with the choices of one request, after the event that says so."""
+        self._events.append(started)
         self._waiting.extend(choices)
         self._launch(server)
 
     def cancel(self, key: Hashable) -> None:
-        """Nobody listens to this ask any more; its slots are free after the token that is being computed."""
+        """Nobody listens to this request any more; its slots are free after the token that is being computed."""
         self._waiting = deque(choice for choice in self._waiting if choice.key != key)
         for choice in self._running:
             if choice.key == key:
@@ -105,14 +105,14 @@ class Writing:
         self._events = [event for event in self._events if event[0] != key]
 
     def poll(self, server: LlamaServer, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been said since the last call; waits at most so long where there is nothing."""
+        """What has been said since the last call; waits at most that long where there is nothing."""
         if self._running and not self._events:
             self._take(wait_seconds)
         while not self._inbox.empty():
             self._take(0)
         self._launch(server)
-        told, self._events = self._events, []
-        return told
+        events, self._events = self._events, []
+        return events
 
     def end(self) -> None:
         """Write no more of anything, and wait until llama.cpp has stopped."""

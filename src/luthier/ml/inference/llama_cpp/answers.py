@@ -33,7 +33,7 @@ def request_body(
 
     Args:
         grammar: what the answer is held to.
-        shown_marks: special tokens that are to stand in the text.
+        shown_marks: special tokens that are to appear in the text.
     """
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
@@ -43,7 +43,7 @@ def request_body(
         "stream": True,
         "timings_per_token": True,
         "lora": scales,
-        # Together: the slot goes on from what it has read of this prompt before.
+        # Together: the slot continues from what it has read of this prompt before.
         "id_slot": slot,
         "cache_prompt": True,
         "temperature": 0.0 if is_greedy else rules.temperature,

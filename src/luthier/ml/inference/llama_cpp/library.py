@@ -64,7 +64,7 @@ class LlamaLibrary:
                 )
 
     def make_room(self, num_tokens: int) -> None:
-        """Hold keys and values of so many tokens from now on; what was read before is forgotten where that is more."""
+        """Hold keys and values of that many tokens from now on; what was read before is forgotten where that is more."""
         if num_tokens <= self._room_tokens:
             return
         lib, ffi = self._lib, self._ffi
@@ -96,7 +96,7 @@ class LlamaLibrary:
         What is yielded is overwritten by the next call of anything here.
 
         Args:
-            past: how many tokens were read before them, which they go on from; 0 starts a new sequence.
+            past: how many tokens were read before them, which they continue from; 0 starts a new sequence.
 
         Raises:
             WorkError: llama.cpp fails.
@@ -113,7 +113,7 @@ class LlamaLibrary:
                     yield place, np.frombuffer(self._ffi.buffer(row, self.vocabulary * 4), dtype=np.float32)
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         if self._context != self._ffi.NULL:
             self._lib.llama_free(self._context)
         if self._model != self._ffi.NULL:  # its adapters go with it

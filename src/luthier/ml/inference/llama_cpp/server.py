@@ -4,10 +4,10 @@ What was found out about it, and is relied on here:
 
 - A request that names no adapter, or `[]`, gets all of them. So every request names each one, with its scale.
 - Its cache of prompts in memory does not ask with which adapter a prompt was read. So it is switched off; each slot
-  keeps its last prompt, and is given to whoever can use it (`llama_slots`).
+  keeps its last prompt, and is given to the request that can use it (`slots.py`).
 - An adapter that comes later needs a new server; ids that it does not know it ignores, so they are checked here.
-- A JSON schema that it cannot follow it ignores without a word: `keeps_grammar` tries each one out.
-- It always listens on a port of the loopback; a key that nobody is told keeps others out.
+- A JSON schema that it cannot follow it ignores silently: `keeps_grammar` tries each one out.
+- It always listens on a port of the loopback; a random key keeps others out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class LlamaServer:
         adapters: paths of GGUF adapters, in the order of their ids.
         num_slots: answers that can be written at once.
         pool_tokens: whose keys and values fit into memory, of all answers together.
-        cache: how those are held; in 32 bits, with plain attention, an answer depends less on its company.
+        cache: how those are held; in 32 bits, with plain attention, an answer depends less on the other answers of its
+        batch.
         chat_template: used in the place of the file's own.
 
     Raises:
@@ -79,7 +80,7 @@ class LlamaServer:
         """What a request must say so that this adapter alone is on, or none.
 
         Raises:
-            RequestError: one not here.
+            RequestError: the adapter is not loaded.
         """
         if adapter is not None and adapter not in self.adapters:
             raise RequestError(
@@ -111,7 +112,7 @@ class LlamaServer:
         return response.json()
 
     def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids; special tokens that stand in the text become special."""
+        """Token ids; special tokens that are in the text become special."""
         body = {"content": text, "add_special": add_special, "parse_special": True}
         return [int(token) for token in self.ask("tokenize", body)["tokens"]]
 
@@ -135,7 +136,7 @@ class LlamaServer:
         return self._grammars[grammar]
 
     def close(self) -> None:
-        """Let go of the weights; nothing may be under way."""
+        """Release the weights; nothing may be under way."""
         self._http.close()
         self._server = None
 
@@ -169,7 +170,7 @@ def _open(
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if chat_template is not None:
         params.chat_template = chat_template
-    params.fit_params = False  # else it makes the context smaller without a word where memory is short
+    params.fit_params = False  # else it makes the context smaller silently where memory is short
     params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], 0, [key], 2
     params.ui, params.warmup, params.verbosity = False, False, -1
     try:

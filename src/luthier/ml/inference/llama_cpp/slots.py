@@ -1,7 +1,7 @@
 """Who writes in which slot of llama.cpp's server, and what fits into its memory.
 
 A slot keeps the keys and values of the last prompt that was read in it, with the adapter that read it; whoever begins
-alike with the same adapter goes on from there.
+alike with the same adapter continues from there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Slots:
         return sum(slot.user is not None for slot in self._slots)
 
     def has_room_for(self, num: int, num_tokens: int) -> bool:
-        """Whether so many answers of so many tokens each, prompts included, fit beside those under way."""
+        """Whether that many answers of that many tokens each, prompts included, fit beside those under way."""
         used = sum(slot.num_tokens for slot in self._slots if slot.user is not None)
         return num <= len(self._slots) - self.num_used and used + num * num_tokens <= self._pool_tokens
 

@@ -55,7 +55,7 @@ def use_proved_attention(base: PreTrainedModel) -> None:
 
 
 def why_eager(model: nn.Module) -> str:
-    """Why a loaded model has eager attention in place of the fused one that was asked for; empty where it has not."""
+    """Why a loaded model has eager attention in place of the fused one that was requested; empty where it has not."""
     return _reasons.get(model, "")
 
 

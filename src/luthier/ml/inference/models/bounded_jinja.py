@@ -6,7 +6,7 @@ transformers renders them in jinja's sandbox, which keeps them from files and fr
     a loop          counts what it goes over, all loops of one rendering together
     * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
 
-What a template renders is the same, character for character, but for the date (`template_clock`). Doubling a text by
+What a template renders is the same, character for character, except for the date (`template_clock`). Doubling a text by
 `+`, `~` or `set` blocks is not counted: that, and whatever else takes long, is found when the model is pulled, by
 `template_probe`, in its own process.
 """

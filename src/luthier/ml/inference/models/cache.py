@@ -1,4 +1,4 @@
-"""Where base models lie on this machine: `home/models/<safe name>/`, whole or not at all.
+"""The base models on this machine: `home/models/<safe name>/`, whole or not at all.
 
 A model folder holds the transformers files, `manifest.json` (digest and size of every weight file, and where it all
 came from) and `luthier.json` (the LocalModel), written last: a folder without it is not a model. New models are made in

@@ -3,7 +3,7 @@
 Which layers to keep, "15" or "0,2,4-29" -> the teacher in float32, its adapter merged -> the layers, renumbered ->
 a transformers folder, loaded again and held against the teacher with the same layers skipped.
 
-Students made like this, every so many layers of the teacher: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108,
+Students made like this, from evenly spaced layers of the teacher: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108,
 section 3; Shleifer & Rush, 2020, "Pre-trained Summarization Distillation", arXiv:2010.13002, section 3.1.
 """
 
@@ -37,7 +37,7 @@ _NUM_PROBED_TOKENS: Final = 24
 
 
 def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
-    """The layers to keep of `num_layers`, counted from 0: so many ("15"), evenly spread with the first and the last of
+    """The layers to keep of `num_layers`, counted from 0: a number ("15"), evenly spread with the first and the last of
     them, or those named ("0,2,4-29").
 
     Raises:
@@ -84,7 +84,7 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
 
     Raises:
         RequestError: impossible layers.
-        ModelSourceError: an architecture whose layers cannot be taken out alone, and what loading and merging raise.
+        ModelSourceError: an architecture whose layers cannot be taken out alone, or a folder that does not load.
     """
     import torch
 
@@ -118,7 +118,7 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
 
 def _spread(count: int, num_layers: int) -> tuple[int, ...]:
     if not _FEWEST <= count < num_layers:
-        return (0,) * min(count, _FEWEST)  # refused by whoever asks
+        return (0,) * min(count, _FEWEST)  # refused by the caller
     steps, last = count - 1, num_layers - 1
     # place * last / steps, rounded to the nearest in whole numbers: the same on every machine.
     return tuple((2 * place * last + steps) // (2 * steps) for place in range(count))
@@ -127,7 +127,7 @@ def _spread(count: int, num_layers: int) -> tuple[int, ...]:
 def _range(part: str, num_layers: int) -> list[int]:
     first, _, last = part.partition("-")
     if last and int(last) < int(first):
-        return [int(first), int(last)]  # out of order: refused by whoever asks
+        return [int(first), int(last)]  # out of order: refused by the caller
     return list(range(int(first), min(int(last or first), num_layers) + 1)) or [int(first)]
 
 

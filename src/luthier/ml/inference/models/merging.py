@@ -37,8 +37,8 @@ def merged_model(
             what was trained, so the update is added to the matrices as they were unpacked.
 
     Raises:
-        RequestError: a trained prompt, which no weight can hold, and for weights that float16 has no room for; and what
-            `load_model` and `attach_adapter` raise.
+        RequestError: a trained prompt, which no weight can hold, or weights that float16 has no room for.
+        NotFoundError, ModelSourceError: as `load_model` and `attach_adapter`.
     """
     adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:

@@ -24,7 +24,13 @@ _ARGUMENTS: Final = CALLS[0]["function"]["arguments"]
 
 @dataclass(frozen=True, slots=True)
 class MessageForms:
-    """What a template wants: content_as_parts, arguments_as_text, names_results; nothing of it is the usual form."""
+    """The forms that a template takes; all false is the usual one.
+
+    Attributes:
+        content_as_parts: the content is a list of parts.
+        arguments_as_text: arguments of a tool call are JSON text.
+        names_results: a tool's result bears the name of the tool.
+    """
 
     content_as_parts: bool = False
     arguments_as_text: bool = False

@@ -1,4 +1,4 @@
-"""How a base model is asked for: what kind of name it is, and under which folder it is kept."""
+"""How a base model is requested: what kind of name it is, and under which folder it is kept."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class PackedLinear(nn.Linear, ABC):
         return self.in_features * self.out_features
 
     def forward(self, input: Tensor) -> Tensor:
-        """As the layer that it stands for, up to what packing has rounded."""
+        """As the layer that it replaces, up to what packing has rounded."""
         out: Tensor = _UnpackedProduct.apply(input, self)  # type: ignore[no-untyped-call]
         return out
 
@@ -191,7 +191,7 @@ def _place(model: nn.Module, name: str) -> tuple[type[nn.Module], str]:
 
 @torch.no_grad()
 def unpack(model: PreTrainedModel) -> int:
-    """Replace each packed layer by a plain one with the matrix that it stands for, in float32; returns how many."""
+    """Replace each packed layer by a plain one with the matrix that it represents, in float32; returns how many."""
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, PackedLinear)]
     for name, layer in found:
         parent, _, own = name.rpartition(".")
@@ -203,6 +203,6 @@ def unpack(model: PreTrainedModel) -> int:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """All parameters, tied ones once; packed matrices count the weights that they stand for."""
+    """All parameters, tied ones once; packed matrices count the weights that they represent."""
     packed = sum(m.num_weights - m.weight.numel() for m in model.modules() if isinstance(m, PackedLinear))
     return packed + sum(p.numel() for p in model.parameters())

@@ -85,7 +85,7 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
 
 
 def _plain_number(value: float, tolerance: float) -> float:
-    """The shortest decimal number, or one over such a number, that a measured value stands for within its error.
+    """The shortest decimal number, or one over such a number, that a measured value represents within its error.
 
     So that rounding, which differs from device to device, does not become part of a loss.
     """

@@ -1,4 +1,4 @@
-"""Get base models, find them, remove them: one door for the catalogue, a hub, local folders and GGUF files.
+"""Get base models, find them, remove them: one interface to the catalogue, a hub, local folders and GGUF files.
 
 name asked for                  names.parse says which source
     |
@@ -82,7 +82,8 @@ def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher
     """The model `layers:15@TEACHER` of this teacher, made where it is not there or was made of other weights.
 
     Raises:
-        RequestError: layers that it does not have, and what `pull` raises.
+        RequestError: layers that it does not have.
+        ModelSourceError, StorageFullError: as `pull`.
     """
     asked = names.parse(name)
     with cache.locked(home, asked, progress):
@@ -181,7 +182,7 @@ def _make(
 
 
 def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: FetchWheel) -> LayerTeacher:
-    """The base model whose layers are asked for; those of a run are made by whoever knows runs."""
+    """The base model whose layers are requested; layers of a run are made by the caller."""
     if is_id(asked.teacher, "run"):
         raise NotFoundError(
             f"base model {asked.text} is not on this machine",

@@ -322,7 +322,8 @@ def _window(text: PreTrainedConfig, num_layers: int) -> dict[str, Any]:
 def context_length(path: str) -> int:
     """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
 
-    Raises what `load_config` raises.
+    Raises:
+        ModelSourceError: as `load_config`.
     """
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
     return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS

@@ -23,7 +23,7 @@ TAGS: Final = (
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
 )  # fmt: skip
-"""How a thought stands in the text of an answer."""
+"""How a thought is written in the text of an answer."""
 _OTHER_FIELD: Final = re.compile(r"^[a-z_]*(?:reason|think|thought)[a-z_]*$")
 _LAST_TAG: Final = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
 _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood", "Which glue?"
@@ -31,7 +31,7 @@ _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood
 
 @dataclass(frozen=True, slots=True)
 class ThoughtWriting:
-    """How a thought stands beside its answer: `before`, the thought, `between`, the answer.
+    """How a thought is written beside its answer: `before`, the thought, `between`, the answer.
 
     Attributes:
         way: where the template takes it from: the field of a message called `field`, a block of the content, or the
@@ -56,7 +56,7 @@ class ThoughtWriting:
     def state_of(self, prompt: str) -> tuple[PromptState, int]:
         """What a generation prompt does to a thought, and how many of its characters come before that.
 
-        `open`: it ends inside a thought. `closed`: it ends behind an empty one. `none`: it has nothing of either.
+        `open`: it ends inside a thought. `closed`: it ends behind an empty one. `none`: neither.
         """
         bare = prompt.rstrip()
         if bare.endswith(self.start):

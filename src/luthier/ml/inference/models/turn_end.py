@@ -38,7 +38,7 @@ class EndProbe:
     """What is needed to find the ends of turns.
 
     Attributes:
-        special: the tokens that stand for themselves, by id.
+        special: the special tokens by id.
         encode: ids of a text.
         stops: ids that stop a generation, the tokenizer's own first.
     """

@@ -1,6 +1,6 @@
 """Whose weight is read past its own forward: a matrix that other code multiplies with, changes or asks about.
 
-A module stands for more than its call where other code reads `.weight` itself: Mamba's kernel takes the matrix of
+A module represents more than its call where other code reads `.weight` itself: Mamba's kernel takes the matrix of
 `out_proj`, Gemma 3n clamps its correction coefficients, RWKV divides two matrices of every block in evaluation. An
 adapter is part of the call, and would be ignored there; a packed matrix holds integers, which such code would take for
 the weights.

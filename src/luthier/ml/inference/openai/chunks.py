@@ -31,7 +31,7 @@ class ChunkReader:
 
     Args:
         calls: takes them out of the text, where the server leaves them there.
-        thinking: of the thought that stands in the text; of a chat by default one in `<think>` tags, where the server
+        thinking: of the thought that is in the text; of a chat by default one in `<think>` tags, where the server
             does not tell it apart (`reasoning_content`, or `reasoning`).
     """
 
@@ -61,7 +61,7 @@ class ChunkReader:
 
     @property
     def _num_so_far(self) -> int:
-        """Tokens so far: those that are told, or else chunks, which are tokens, or a few of them joined."""
+        """Tokens so far: as the server counts them, else chunks, which are tokens, or a few of them joined."""
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:

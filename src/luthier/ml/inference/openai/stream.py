@@ -1,9 +1,9 @@
 """Many answers at once through a server that speaks OpenAI's API, each streamed as server-sent events.
 
-Every answer is a task of one event loop in a thread of its own: to cancel one closes its connection, which is how such
-servers are told to stop. What the tasks hear goes into one inbox, which `poll` reads.
+Every answer is a task of one event loop in a thread of its own: cancelling one closes its connection, which stops the
+server. All events go into one inbox, which `poll` reads.
 
-Tried again is only what has not begun: after the first event a second try would write another answer.
+Only a request that has not begun is retried: after the first event a retry would write another answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_LINE: Final = 1 << 24
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """One ask under way.
+    """One request under way.
 
     Attributes:
         futures: one a choice.
@@ -63,7 +63,7 @@ class OpenAIStreamEngine:
 
     Args:
         url: up to and with the version.
-        api_key: stands in no message.
+        api_key: appears in no message.
         most_answers: written at once.
         timeout_seconds: of silence.
         extra: added to every request, where a server knows more than the API.
@@ -100,16 +100,16 @@ class OpenAIStreamEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return set(self._asks)
 
     @property
     def num_bytes(self) -> int:
-        """As it was told."""
+        """As given when the engine was made."""
         return self._num_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Let `name` stand for the model that the server calls `path`; whether it has it, the first ask shows."""
+        """Use `name` for the model that the server calls `path`; a missing one shows at the first request."""
         self._adapters[name] = path
 
     def unload_adapter(self, name: str) -> None:
@@ -133,7 +133,7 @@ class OpenAIStreamEngine:
         Args:
             calls: made for each choice, takes calls of tools out of its text.
             extra: added to this request.
-            thinking: of the thought that stands in the text of each choice.
+            thinking: of the thought that is in the text of each choice.
 
         Raises:
             RequestError: a closed engine, an unknown adapter.
@@ -160,13 +160,13 @@ class OpenAIStreamEngine:
         return True
 
     def cancel(self, key: Hashable) -> None:
-        """Close the connections of this ask."""
+        """Close the connections of this request."""
         if (ask := self._asks.pop(key, None)) is not None:
             for future in ask.futures:
                 future.cancel()
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call; waits at most so long where there is nothing."""
+        """What has been written since the last call; waits at most that long where there is nothing."""
         self._check_open()
         events: list[KeyedEvent] = []
         until = time.monotonic() + wait_seconds

@@ -145,7 +145,7 @@ class Joined:
         if forward is not self.forwards[0]:
             found = self.ready.pop(id(forward), None) if x is self.x else None
             if not self.ready:
-                self.x = None  # nothing is left to hand out: let go of the input's memory
+                self.x = None  # nothing is left to hand out: release the input's memory
             return found
         self.is_apart = self.is_apart or bool(self.ready)  # the last ones were never used
         self.x, self.ready = None, {}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class PromptTuning(PlainMethod):
     """Trains `num_virtual_tokens` embeddings."""
 
-    # The prompt would have to stand before the shared prefix, where no layout has a place for it.
+    # The prompt would have to precede the shared prefix, where no layout has a place for it.
     can_share_prefix: ClassVar[bool] = False
     prompt: Tensor
 

@@ -87,7 +87,7 @@ class RankBudget:
         return {f"{part}.{name}": tensor for part, found in parts for name, tensor in found.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         for part, found in (("kept", self.kept), ("smoothed", self.smoothed), ("uncertain", self.uncertain)):
             device = next(iter(self.kept.values())).device
             loaded = {n.removeprefix(f"{part}."): t.to(device) for n, t in state.items() if n.startswith(f"{part}.")}

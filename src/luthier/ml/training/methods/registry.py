@@ -1,4 +1,4 @@
-"""Which methods there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
+"""Which methods there are. A table of "module:Class" strings names them, built-ins and plug-ins alike.
 
 Entry points in the group `luthier.methods` add to it.
 """

@@ -1,8 +1,8 @@
 """Log-probabilities of whole completions under the model as it is before its first step: computed once, and kept.
 
 That model is the reference of DPO, IPO and KTO. Every method begins as the base itself (an adapter that adds nothing, a
-factor of 1), but for prompt tuning, which begins with a prompt of random tokens: what it begins with is the reference.
-So no second model is ever in memory, and no adapter is switched off and on.
+factor of 1), except for prompt tuning, which begins with a prompt of random tokens: what it begins with is the
+reference. So no second model is ever in memory, and no adapter is switched off and on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEY_BYTES: Final = 16
 
 
 def key_of(row: TokenisedExample) -> bytes:
-    """16 bytes that stand for a row's tokens and mask, whatever its id."""
+    """16 bytes that represent a row's tokens and mask, whatever its id."""
     digest = hashlib.blake2b(memoryview(row.input_ids).cast("B"), digest_size=_KEY_BYTES)
     digest.update(row.loss_mask)
     return digest.digest()
