@@ -64,7 +64,7 @@ class LlamaLibrary:
                 )
 
     def make_room(self, num_tokens: int) -> None:
-        """Hold keys and values of that many tokens from now on; what was read before is forgotten where that is more."""
+        """Make room for the keys and values of `num_tokens` tokens; growing forgets what was read before."""
         if num_tokens <= self._room_tokens:
             return
         lib, ffi = self._lib, self._ffi
