@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ParityError, RequestError, WorkError
-from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.features.evaluations.export_sources import find_source, proof_examples
 from luthier.features.exports.folders import open_to_readers, refuse_taken, register_of, staged_folder
 from luthier.platform.home.context import Context
@@ -43,8 +43,8 @@ def export(
     where the export does not compute what its source does; WorkError where a converter fails.
     """
     from luthier.ml.export.exporters import registry
+    from luthier.ml.export.exporters.proof_prompts import source_prompts
     from luthier.ml.export.parity_judgement import day_warnings, parity_warnings
-    from luthier.ml.export.proof_prompts import source_prompts
     from luthier.ml.export.source_side import observe_source
 
     start = time.perf_counter()

@@ -20,13 +20,13 @@ import numpy as np
 
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, compared_tokens
 from luthier.ml.export.findings import Findings
 from luthier.ml.export.paired_interval import increase_a_token
 from luthier.ml.export.parity_bounds import bound_nats
 from luthier.ml.export.parity_judgement import judge
-from luthier.ml.export.proof_prompts import NUM_NEW_TOKENS, compared_tokens
 from luthier.ml.export.runtimes.protocol import Runtime
 from luthier.ml.export.runtimes.registry import open_export
 from luthier.ml.export.source_side import ObservedSource, SourceAnswer, observe_source, reference_nll

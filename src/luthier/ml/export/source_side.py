@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError
-from luthier.core.export import ExportSource
 from luthier.core.ports import Progress
-from luthier.ml.export.proof_prompts import NUM_NEW_TOKENS, ProofPrompt, SourcePrompts, source_prompts
+from luthier.core.records.export import ExportSource
+from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, ProofPrompt, SourcePrompts, source_prompts
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 
 if TYPE_CHECKING:

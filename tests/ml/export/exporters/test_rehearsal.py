@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 from tests.zoo.families import make_family
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import merged, registry, rehearsal
+from luthier.ml.export.exporters.proof_prompts import source_prompts
 from luthier.ml.export.parity import prove
 from luthier.ml.export.parity_judgement import parity_warnings
-from luthier.ml.export.proof_prompts import source_prompts
 from luthier.testing.tiny import make_tiny_model
 
 _TURNS = """\
@@ -164,7 +165,7 @@ def test_an_option_that_llama_cpp_sets_by_itself_is_given_the_default_of_the_tem
     pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
     source, target = of_template(CLOSES), tmp_path / "export"
     prompts = source_prompts(source, examples[:2])
-    assert all(prompt.text.endswith("<think>\n</think>") for prompt in prompts.prompts)
+    assert all(prompt.text.endswith("<think>\n</think>") for prompt in nonempty(prompts.prompts))
     registry.check("gguf", source, SilentProgress(), tools, prompts)
     target.mkdir()
     registry.write("gguf", source, target, "float32", SilentProgress(), tools)

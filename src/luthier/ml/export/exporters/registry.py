@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, get_args
 
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
 
 if TYPE_CHECKING:
-    from luthier.ml.export.proof_prompts import SourcePrompts
+    from luthier.ml.export.exporters.proof_prompts import SourcePrompts
 
 
 class Check(Protocol):
