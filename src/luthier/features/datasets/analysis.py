@@ -120,6 +120,7 @@ def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
         mapping=document["mapping"],
         group_by=document["group_by"],
         method=document["method"],
+        shown=audits.ShownNames(**document["shown"]),
     )
     found = audits.audit(context, Path(document["file"]), options).audit
     shown: dict[str, Any] = found.model_dump(mode="json")

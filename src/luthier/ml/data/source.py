@@ -51,16 +51,20 @@ _SIGNATURES = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data file whose format is decided. `name` is the last part of the path: it begins the ids of its rows."""
+    """A data file whose format is decided.
+
+    shown_name: what messages call it, where that is not the last part of the path, as of an uploaded file.
+    """
 
     path: Path
     format: Format
     is_gzip: bool
+    shown_name: str | None = None
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
-        return self.path.name
+        """What messages call the file; it begins the ids of its rows."""
+        return self.shown_name or self.path.name
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -76,8 +80,12 @@ class Source:
             ) from error
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, shown_name: str | None = None) -> Source:
     """Decide what a file is by its extension and check the content against it.
+
+    Args:
+        path: The file.
+        shown_name: What messages and row ids call it; the last part of its path where None.
 
     Raises NotFoundError where there is no such file, and DataError for a folder, an unknown extension, an empty
     file, a wrong encoding, or content of another format than the name says.
@@ -87,23 +95,24 @@ def open_source(path: Path) -> Source:
     is_gzip = bool(suffixes) and suffixes[-1] == ".gz"
     named = suffixes[:-1] if is_gzip else suffixes
     kind = _EXTENSIONS.get(named[-1]) if named else None
+    name = shown_name or path.name
     if kind is None and named and named[-1] in _OLD_SHEETS:
         raise DataError(
-            f"{path.name} is a spreadsheet of another format",
+            f"{name} is a spreadsheet of another format",
             expected=f"a file that ends in {_ACCEPTED}",
             do="save it as .xlsx or CSV: File, Save As",
         )
     if kind == "xlsx" and is_gzip:
         raise DataError(
-            f"{path.name} is a packed .xlsx", expected="the .xlsx itself, which is packed already", do="unpack it first"
+            f"{name} is a packed .xlsx", expected="the .xlsx itself, which is packed already", do="unpack it first"
         )
     if kind is None:
         raise DataError(
-            f"{path.name} has an extension that names no known format",
+            f"{name} has an extension that names no known format",
             expected=f"a file that ends in {_ACCEPTED}",
             do="rename the file to what it holds, or convert it",
         )
-    source = Source(path, kind, is_gzip)
+    source = Source(path, kind, is_gzip, shown_name)
     _check_content(source)
     return source
 
@@ -154,7 +163,7 @@ def _check_content(source: Source) -> None:
         raise DataError(
             f"{source.name} ends in .gz but does not hold gzip data",
             expected="a gzip file",
-            do=f"rename it to {source.path.with_suffix('').name}, or compress it",
+            do=f"rename it to {source.name.removesuffix('.gz')}, or compress it",
         )
     with source.open() as file:
         head = file.read(_SNIFFED_BYTES)

@@ -128,7 +128,7 @@ def _finding(
         severity,
         positions,
         message=f"{rows(len(positions))} {held} {values} ({num_distinct:,} distinct){doubt}",
-        fix=f"{look}mask them: luthier data repair {table.path} -o clean.jsonl --only personal_data{option}",
+        fix=f"{look}mask them: luthier data repair {table.command_path} -o clean.jsonl --only personal_data{option}",
         notes=notes,
         excerpts=excerpts,
         details=details,

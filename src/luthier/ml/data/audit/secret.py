@@ -40,7 +40,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             "error",
             list(by_row),
             message=f"{rows(len(by_row))} with {num_secrets:,} {'secret' if num_secrets == 1 else 'secrets'}: {named}",
-            fix=f"revoke them, then mask them: luthier data repair {table.path} -o clean.jsonl --only secret",
+            fix=f"revoke them, then mask them: luthier data repair {table.command_path} -o clean.jsonl --only secret",
             notes={p: "; ".join(f"{s.kind}: {masked_secret(s.value)}" for s in by_row[p][:3]) for p in shown},
             excerpts={p: _excerpt(texts[p], by_row[p]) for p in shown},
             details={"kinds": dict(kinds.most_common()), "num_secrets": num_secrets},

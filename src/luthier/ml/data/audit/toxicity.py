@@ -55,7 +55,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             found,
             message=f"{rows(len(found))} {are} likely to be toxic, says the {judge} (probability 0.5 or more)",
             fix=f"look at the examples, then drop what should not be learned: "
-            f"luthier data repair {table.path} -o clean.jsonl --only toxicity",
+            f"luthier data repair {table.command_path} -o clean.jsonl --only toxicity",
             notes={p: f"probability {probabilities[p]:.2f}{notes.get(p, '')}" for p in found[:10].tolist()},
             details=details,
         )

@@ -87,7 +87,7 @@ def utf8_copy(source: Source, folder: Path) -> Source:
 
     A line that is too long is cut short in the copy.
     """
-    name = source.name[: -len(".gz")] if source.is_gzip else source.name
+    name = source.path.name[: -len(".gz")] if source.is_gzip else source.path.name
     path = folder / "utf8" / name
     path.parent.mkdir()
     with source.open() as file, path.open("wb") as copy:
