@@ -4,8 +4,7 @@
 
 The task is to write an order as JSON, and the metric is the share of fields that are right: 12 rows from
 `examples/suites/orders.jsonl`, a third of which judges. For other commands and a server, put the class into a package
-with an entry point in the group `luthier.metrics` (docs/suites.md). It takes
-37 s of one CPU core (Intel Xeon).
+with an entry point in the group `luthier.metrics`. It takes 37 s of one CPU core (Intel Xeon).
 """
 
 from __future__ import annotations

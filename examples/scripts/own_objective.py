@@ -2,10 +2,9 @@
 
     .venv/bin/python examples/scripts/own_objective.py [--model NAME] [--steps N]
 
-The loss is the focal loss (Lin et al., 2017, arXiv:1708.02002): tokens that the model predicts well already count less.
-Rows: 24 messages to a shop, from `examples/suites/triage.jsonl`. For other commands and a server, put the class into a
-package with an entry point in the group `luthier.objectives`. It takes
-26 s of one CPU core (Intel Xeon).
+The focal loss (Lin et al., 2017, arXiv:1708.02002) counts tokens less that the model predicts well already. Rows are 24
+messages to a shop. For other commands and a server, put the class into a package with an entry point in the group
+`luthier.objectives`. It takes 26 s of one CPU core (Intel Xeon).
 """
 
 from __future__ import annotations
