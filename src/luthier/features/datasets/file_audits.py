@@ -11,8 +11,8 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.audit import Audit
-    from luthier.core.base_model import LocalModel
+    from luthier.core.records.base_model import LocalModel
+    from luthier.core.results.audit import Audit
     from luthier.ml.data.audit.request import ToxicityModel
     from luthier.ml.data.audit.table import AuditTable
 

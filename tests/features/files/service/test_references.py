@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
-from luthier.core.fine_tuning import FineTuningRequest
-from luthier.core.gate import Gate
-from luthier.core.monitor_settings import WatchSettings
 from luthier.core.recipe import Recipe
-from luthier.core.suite import Suite
+from luthier.core.records.fine_tuning import FineTuningRequest
+from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.results.gate import Gate
+from luthier.core.results.suite import Suite
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.files import references as file_references
 from luthier.features.serving.grader_records import GraderRun

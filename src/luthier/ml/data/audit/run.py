@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.audit import Audit, Finding
+from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.grade import grade_of
 from luthier.ml.data.audit.profile import profile_of
 from luthier.ml.data.audit.registry import load_checks

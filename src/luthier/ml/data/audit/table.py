@@ -19,13 +19,13 @@ from luthier.core.dataset import Example, Row, Shape
 from luthier.core.digest import canonical_json, sha256_file
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.data.bad_field import BadFieldError
-from luthier.ml.data.formats import example_of, problem_in
-from luthier.ml.data.normalise import content_key, normalised_digest, prompt_key
+from luthier.ml.data.files.bad_field import BadFieldError
+from luthier.ml.data.files.source import Source, open_source
 from luthier.ml.data.provenance import label_of, row_id_of, source_of
-from luthier.ml.data.rows import read_as, read_rows
-from luthier.ml.data.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.source import Source, open_source
+from luthier.ml.data.rows.formats import example_of, problem_in
+from luthier.ml.data.rows.rows import read_as, read_rows
+from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
+from luthier.ml.data.text.normalise import content_key, normalised_digest, prompt_key
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 

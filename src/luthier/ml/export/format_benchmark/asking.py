@@ -1,11 +1,11 @@
-"""Input and output of the process that measures one format: JSON files, so that it loads nothing else."""
+"""Input and output of the process that measures one format: JSON documents, so that it loads nothing else."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.export import ExportFormat, ExportSource
 from luthier.core.frozen import Frozen
+from luthier.core.records.export import ExportFormat, ExportSource
 
 
 class AskedRow(Frozen):
