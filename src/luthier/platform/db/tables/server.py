@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+import time
+from typing import Any
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
 
 from luthier.platform.db.tables.base import metadata, number, project_id
 
@@ -17,6 +34,13 @@ projects = Table(
     UniqueConstraint("name"),
     sqlite_autoincrement=True,
 )
+
+
+@event.listens_for(projects, "after_create")
+def _add_default_project(_table: Table, connection: Connection, **_options: Any) -> None:
+    values = {"project_id": "default", "name": "default", "created_at": time.time()}
+    connection.execute(projects.insert().values(**values))
+
 
 api_keys = Table(
     "api_keys",
@@ -75,6 +99,20 @@ audit_log = Table(
     UniqueConstraint("hash"),
     sqlite_autoincrement=True,
 )
+# Triggers that refuse changes: against slips and bugs, not against the owner of the database.
+for _change in ("UPDATE", "DELETE"):
+    _refuse = (
+        f"CREATE TRIGGER audit_log_no_{_change.lower()} BEFORE {_change} ON audit_log "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+    )
+    event.listen(audit_log, "after_create", DDL(_refuse).execute_if(dialect="sqlite"))
+for _statement in (
+    "CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
+    "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+    "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()",
+):
+    event.listen(audit_log, "after_create", DDL(_statement).execute_if(dialect="postgresql"))
 
 files = Table(
     "files",
