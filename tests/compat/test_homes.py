@@ -62,7 +62,9 @@ def test_people_come_in_and_the_deployed_model_answers(context: Context) -> None
 
 def test_a_run_a_study_and_a_pipeline_come_to_their_ends(context: Context) -> None:
     jobs = {job.run_id for job in context.jobs.list()}
-    trials = {trial.run_id for study in context.studies.list("default") for trial in context.studies.trials(study.study_id)}
+    trials = {
+        trial.run_id for study in context.studies.list("default") for trial in context.studies.trials(study.study_id)
+    }
     (half,) = [one for one in context.runs.list() if one.status == "paused" and one.run_id not in jobs | trials]
     assert 0 < half.step < half.num_steps
     assert resume(context, half.run_id).record.status == "succeeded"
@@ -72,7 +74,9 @@ def test_a_run_a_study_and_a_pipeline_come_to_their_ends(context: Context) -> No
     before = context.studies.trials(study.study_id)
     assert study.status != "done"
     assert studies.go_on(context, study.study_id).status == "done"
-    assert [one.run_id for one in context.studies.trials(study.study_id)][: len(before)] == [one.run_id for one in before]
+    assert [one.run_id for one in context.studies.trials(study.study_id)][: len(before)] == [
+        one.run_id for one in before
+    ]
 
     (pipeline,) = context.pipelines.list("default")
     assert pipeline.next_stage is not None
@@ -114,7 +118,9 @@ def test_all_else_is_found_by_those_who_look_for_it(context: Context) -> None:
     lab = context.access.project("lab")
     assert [one.model_id for one in context.tuned_models.permitted(lab.project_id)] == ["ft:tiny:default::1"]
     assert context.access.keys(lab.project_id)[0].revoked_at is not None
-    assert [one.source for one in context.exports.list("default")] == [context.deployments.list("default")[0].revision.shares[0].target]
+    assert [one.source for one in context.exports.list("default")] == [
+        context.deployments.list("default")[0].revision.shares[0].target
+    ]
     assert len(context.evaluations.list()) >= 1
     entries = context.audit_log.after(0, limit=1000)
     assert [one.hash for one in entries] == [one.hash_of_it() for one in entries]

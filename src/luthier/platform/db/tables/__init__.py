@@ -1,4 +1,4 @@
-"""The tables of this version. New databases get them as they are here; older ones get there by migrations/, append-only.
+"""The tables of this version. New databases get them as they are here, older ones by migrations/, append-only.
 
 Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns beside them are only what
 is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     Column,
     Connection,
@@ -99,20 +98,27 @@ audit_log = Table(
     UniqueConstraint("hash"),
     sqlite_autoincrement=True,
 )
-# Triggers that refuse changes: against slips and bugs, not against the owner of the database.
-for _change in ("UPDATE", "DELETE"):
-    _refuse = (
-        f"CREATE TRIGGER audit_log_no_{_change.lower()} BEFORE {_change} ON audit_log "
-        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+
+
+@event.listens_for(audit_log, "after_create")
+def _make_audit_log_append_only(_table: Table, connection: Connection, **_options: Any) -> None:
+    """Triggers that refuse changes: against slips and bugs, not against the owner of the database."""
+    if connection.dialect.name == "sqlite":
+        for change in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER audit_log_no_{change.lower()} BEFORE {change} ON audit_log "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            )
+        return
+    connection.exec_driver_sql(
+        "CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$"
     )
-    event.listen(audit_log, "after_create", DDL(_refuse).execute_if(dialect="sqlite"))
-for _statement in (
-    "CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS "
-    "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$",
-    "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
-    "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()",
-):
-    event.listen(audit_log, "after_create", DDL(_statement).execute_if(dialect="postgresql"))
+    connection.exec_driver_sql(
+        "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()"
+    )
+
 
 files = Table(
     "files",
