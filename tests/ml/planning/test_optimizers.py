@@ -11,14 +11,14 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.core.recipe import OptimizerName, OptimizerRecipe
 from luthier.ml.planning.optimizers import SETTINGS, resolve_optimizer
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.training.optimizers.registry import RULES
 
 MakePlan = Callable[..., Plan]
 
 
 def resolved(asked: Any, method: str = "full", device: str = "cpu") -> OptimizerPlan:
-    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Sources())
+    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Provenance())
 
 
 def test_every_name_has_settings_and_a_rule() -> None:

@@ -20,7 +20,7 @@ from luthier.core.cost import Option
 from luthier.core.recipe import METHODS, BudgetRecipe
 from luthier.core.records.advice import Advice, AdvisedMethod
 from luthier.ml.planning import defaults
-from luthier.ml.planning.changes import METHOD_TITLES
+from luthier.ml.planning.fit_suggestions import METHOD_TITLES
 from luthier.ml.planning.workload import WorkMethod
 
 FEW_ROWS: Final = 1000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate
 from luthier.core.plan import Plan
-from luthier.ml.planning.drawing import CACHE_TOKENS, ROWS_AT_ONCE, key_value_bytes, writing_seconds
+from luthier.ml.planning.rollout_cost import CACHE_TOKENS, ROWS_AT_ONCE, generation_seconds, key_value_bytes
 
 if TYPE_CHECKING:
     from luthier.ml.planning.workload import Workload
@@ -146,7 +146,7 @@ def _writing(
     for place, is_adapted in enumerate(judged.systems):
         has_shots = judged.shot_tokens > 0 and place == 1
         shots = judged.shot_tokens if has_shots else 0.0
-        seconds += writing_seconds(
+        seconds += generation_seconds(
             workload,
             device,
             factors,

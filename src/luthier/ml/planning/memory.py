@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.ml.planning import activations, optimizer_cost
-from luthier.ml.planning.drawing import cache_bytes
 from luthier.ml.planning.judging import judging_bytes
+from luthier.ml.planning.rollout_cost import cache_bytes
 from luthier.ml.planning.workload import BYTES, Workload
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ class MethodRules:
     learning_rate: default of training.learning_rate, with its reason. count: trainable parameters, from the structure,
     the matrices that are targeted and the plan of the method. why_not: why settings that are not among these are
     refused. takes_experts: whether it can be put on tensors that hold the matrices of experts. falls_with_width:
-    whether the default rate is that of a model of width 2,000, from which `plan.rates` takes it to another one's.
+    whether the default rate is that of a model of width 2,000, from which `learning_rates` takes it to another one's.
     """
 
     settings: Mapping[str, Setting]

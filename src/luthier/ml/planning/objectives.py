@@ -19,7 +19,7 @@ from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS, OBJECTIVES, MethodRecipe, ObjectiveRecipe
 from luthier.ml.planning import defaults
 from luthier.ml.planning.methods import rules_of as method_rules
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 Setting = tuple[Any, str]
 
@@ -207,7 +207,7 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
 
 
 def resolve_objective(
-    recipe: ObjectiveRecipe | None, shape: Shape, sources: Sources, *, teacher: TeacherPlan | None = None
+    recipe: ObjectiveRecipe | None, shape: Shape, sources: Provenance, *, teacher: TeacherPlan | None = None
 ) -> ObjectivePlan:
     """The objective's part of a plan. shape: of the training rows. teacher: the one that the recipe names, found.
 
@@ -303,7 +303,7 @@ def _teacher_in_words(objective: str, named: str | None, teacher: TeacherPlan | 
     )
 
 
-def _teacher_share(divergence: str, share: float | None, sources: Sources) -> float | None:
+def _teacher_share(divergence: str, share: float | None, sources: Provenance) -> float | None:
     if divergence == "jensen_shannon":
         return sources.pick("objective.teacher_share", share, _TEACHER_SHARE)
     if share is not None:

@@ -12,7 +12,7 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan
 from luthier.core.recipe import OptimizerName, OptimizerRecipe
 from luthier.ml.planning import defaults
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 _ADAM: Final = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
@@ -37,7 +37,7 @@ def default_rate(usual: tuple[float, str], name: OptimizerName) -> tuple[float, 
     return _MUON_FACTOR * usual[0], f"{_MUON_FACTOR:g} times AdamW's, since Muon's updates are that much smaller"
 
 
-def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Sources) -> OptimizerPlan:
+def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Provenance) -> OptimizerPlan:
     """The update rule with all of its settings.
 
     Raises RecipeError for settings that the rule does not take, Muon without full tuning, and paging without a device

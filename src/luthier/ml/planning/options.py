@@ -8,8 +8,8 @@ from typing import get_args
 from luthier.core.cost import Device, Estimate, MachineLoad, Market, Option, PriceTable
 from luthier.core.errors import RequestError
 from luthier.ml.planning.calibration import Calibration
-from luthier.ml.planning.changes import METHOD_TITLES, WorkloadOn, name_of, words_of
 from luthier.ml.planning.fit import made_to_fit
+from luthier.ml.planning.fit_suggestions import METHOD_TITLES, WorkloadOn, name_of, words_of
 from luthier.ml.planning.predict import predict
 from luthier.ml.planning.workload import WorkMethod, with_method
 

@@ -157,8 +157,8 @@ def _notes(
         notes.append("fits as expected, but the upper end of the interval does not")
     if device.is_cpu:
         notes.append("the CPU's power is assumed from its cores, not measured")
-    if (drawing := workload.drawing) is not None:
-        most = drawing.num_answers * drawing.new_tokens
+    if (rollouts := workload.rollouts) is not None:
+        most = rollouts.num_answers * rollouts.new_tokens
         notes.append(
             f"a step draws at most {most:,.0f} tokens; time and tokens are for answers as long as they may be, "
             "the lower end for a tenth of that"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from luthier.core.cost import Device, MachineLoad, Market, Prediction, PriceTable, Quote
 from luthier.ml.planning.calibration import Calibration
-from luthier.ml.planning.changes import WorkloadOn, cheapest_changes, words_of
 from luthier.ml.planning.fit import made_to_fit, room
+from luthier.ml.planning.fit_suggestions import WorkloadOn, cheapest_changes, words_of
 from luthier.ml.planning.predict import hours_by_part, predict
 
 

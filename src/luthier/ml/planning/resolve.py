@@ -28,13 +28,13 @@ from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.averaging import resolve_average
 from luthier.ml.planning.experts import experts_do_not_fit
 from luthier.ml.planning.hardware import Hardware
+from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.objectives import resolve_objective
 from luthier.ml.planning.optimizers import resolve_optimizer
-from luthier.ml.planning.rates import default_rate
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.replay import num_replayed
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.ml.planning.router_loss import with_router_loss
-from luthier.ml.planning.sources import Sources as _Sources
 
 _SECTIONS = tuple(Plan.model_fields)
 
@@ -121,7 +121,7 @@ def _resolved(
     why_no_experts: str,
 ) -> Plan:
     """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
-    sources = _Sources()
+    sources = Provenance()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
     asked_template = recipe.data.template not in (None, "auto")
@@ -166,7 +166,7 @@ def _resolved(
     return checkpointing.decided_for(plan, structure, hardware)
 
 
-def _note_rows(data: DataPlan, sources: _Sources) -> None:
+def _note_rows(data: DataPlan, sources: Provenance) -> None:
     """Where what is done with the rows comes from, as far as it is not the usual."""
     if data.template_options:
         sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
@@ -192,7 +192,7 @@ def _why_joined(data: DataPlan) -> str:
     return f"the answers of {num:,} of {of:,} training rows are joined into one sequence each; held-out rows are not"
 
 
-def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
+def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: Provenance) -> MethodPlan:
     """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
     found = sources.found.get("method.dropout")
     if objective.name not in PREFERENCE_OBJECTIVES or not method.dropout or found is None or found.source == "asked":
@@ -210,7 +210,7 @@ def _training(
     hidden_size: int,
     data: DataPlan,
     hardware: Hardware,
-    sources: _Sources,
+    sources: Provenance,
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
@@ -269,7 +269,7 @@ def _training(
     )
 
 
-def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
+def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -> tuple[float, int]:
     """Epochs and optimizer steps: `max_steps` where it is given without `epochs`, else whichever is shorter."""
     if recipe.max_steps is not None and recipe.epochs is None:
         sources.note("training.num_steps", "asked", "training.max_steps in the recipe")
@@ -283,7 +283,7 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> 
     return epochs, steps
 
 
-def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:
+def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: Provenance) -> int:
     on_cpu = hardware.device == "cpu"
     usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
@@ -294,7 +294,7 @@ def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware:
     return sources.pick("training.micro_batch_tokens", recipe.micro_batch_tokens, (usual, why))
 
 
-def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) -> Overlong:
+def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: Provenance) -> Overlong:
     if train.packed is None:
         return sources.pick("training.overlong", recipe.overlong, defaults.OVERLONG)
     if recipe.overlong is not None:
@@ -307,7 +307,7 @@ def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) 
     return defaults.OVERLONG[0]
 
 
-def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: _Sources) -> int:
+def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: Provenance) -> int:
     if validation is None:
         _refuse_without_validation("validate_every_steps", recipe.validate_every_steps)
         sources.note("training.validate_every_steps", "derived", "never: the recipe names no validation rows")
@@ -318,7 +318,7 @@ def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfi
     )
 
 
-def _early_stopping(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: _Sources) -> int:
+def _early_stopping(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: Provenance) -> int:
     if validation is None:
         _refuse_without_validation("early_stopping_patience", recipe.early_stopping_patience)
         sources.note("training.early_stopping_patience", "derived", "off: the recipe names no validation rows")
@@ -341,7 +341,7 @@ def _evaluation(
     has_text_answers: bool,
     are_pairs: bool,
     num_shots: int | None,
-    sources: _Sources,
+    sources: Provenance,
 ) -> EvaluationPlan:
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
@@ -372,7 +372,7 @@ def _evaluation(
 
 
 def _budgets(
-    r: EvaluationRecipe, data: DataPlan, answers: AnswerLengths | None, model: LocalModel, sources: _Sources
+    r: EvaluationRecipe, data: DataPlan, answers: AnswerLengths | None, model: LocalModel, sources: Provenance
 ) -> dict[str, int]:
     """What an answer may take, and a thought before it, in tokens: asked, or from the lengths of the rows' own."""
     usual, longest = defaults.MAX_NEW_TOKENS, 0 if data.held_out is None else data.held_out.max_tokens

@@ -20,8 +20,8 @@ from luthier.ml.planning.adapter import (
     targeted,
 )
 from luthier.ml.planning.methods import RULES, MethodRules, rules_of
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.quantisation import choose_quantisation, packed_share
-from luthier.ml.planning.sources import Sources
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
 _WITH_EXPERTS: Final = tuple(name for name, rules in RULES.items() if rules.takes_experts)
@@ -32,7 +32,7 @@ _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertai
 
 
 def resolve_method(
-    recipe: MethodRecipe | None, structure: Structure, device: str, sources: Sources, *, why_no_experts: str = ""
+    recipe: MethodRecipe | None, structure: Structure, device: str, sources: Provenance, *, why_no_experts: str = ""
 ) -> MethodPlan:
     """Everything about the method but what depends on the number of steps (`with_schedule`).
 
@@ -71,7 +71,7 @@ def resolve_method(
     return _counted(method, layers, structure, rules, sources)
 
 
-def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: int, sources: Sources) -> MethodPlan:
+def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: int, sources: Provenance) -> MethodPlan:
     """The plan with AdaLoRA's schedule fitted into the run; other methods come back as they are.
 
     Raises RecipeError where warm-up and final phase leave no step for taking ranks away.
@@ -108,7 +108,7 @@ def virtual_tokens(recipe: MethodRecipe | None) -> int:
 class _Picker:
     """Takes settings from the recipe, else from the method's rules, and notes which."""
 
-    def __init__(self, recipe: MethodRecipe, rules: MethodRules, sources: Sources) -> None:
+    def __init__(self, recipe: MethodRecipe, rules: MethodRules, sources: Provenance) -> None:
         self.recipe, self.rules, self.sources = recipe, rules, sources
 
     def is_silent(self, name: str) -> bool:
@@ -233,7 +233,7 @@ def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure)
 
 
 def _note_reach(
-    place: Placement, ranks: Mapping[str, Any], structure: Structure, sources: Sources, why_no_experts: str
+    place: Placement, ranks: Mapping[str, Any], structure: Structure, sources: Provenance, why_no_experts: str
 ) -> None:
     """Says beside the targets what they reach, where that is not simply every matrix of the model."""
     if place.expert_targets:
@@ -264,7 +264,7 @@ def _ia3_targets(structure: Structure) -> tuple[str, ...]:
 
 
 def _counted(
-    method: MethodPlan, layers: Sequence[LinearLayer], structure: Structure, rules: MethodRules, sources: Sources
+    method: MethodPlan, layers: Sequence[LinearLayer], structure: Structure, rules: MethodRules, sources: Provenance
 ) -> MethodPlan:
     count = rules.count(structure, layers, method)
     share = count / structure.num_parameters

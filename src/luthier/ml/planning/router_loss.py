@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, ObjectivePlan
 from luthier.core.recipe import ObjectiveRecipe, RouterAuxLoss
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure
@@ -22,7 +22,7 @@ def with_router_loss(
     method: MethodPlan,
     structure: Structure,
     model_path: str,
-    sources: Sources,
+    sources: Provenance,
 ) -> ObjectivePlan:
     """The objective with the coefficient of the loss of the routers, where it is asked for.
 

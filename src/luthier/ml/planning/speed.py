@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate
 from luthier.ml.planning import activations, flops, optimizer_cost
 from luthier.ml.planning.devices import Family, family_of
-from luthier.ml.planning.drawing import drawing_seconds
 from luthier.ml.planning.judging import judging_seconds as _judging_seconds
+from luthier.ml.planning.rollout_cost import rollout_seconds
 from luthier.ml.planning.workload import BYTES, AttentionKind, Workload
 
 if TYPE_CHECKING:
@@ -109,16 +109,16 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
     """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
 
-    Where answers are drawn their time is in it (ml/planning/drawing.py).
+    Where answers are drawn their time is in it (ml/planning/rollout_cost.py).
     """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)
     value = sum(factors[name] * seconds for name, seconds in terms.items())
     spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
     learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
-    if workload.drawing is None:
+    if workload.rollouts is None:
         return learning
-    return learning.plus(drawing_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
+    return learning.plus(rollout_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
 
 
 def slowdown(workload: Workload, device: Device) -> float:
@@ -147,8 +147,8 @@ def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
 
     Where answers are drawn a validation draws them too, one a row: it takes what a step takes, answer for answer.
     """
-    if workload.drawing is not None:
-        return step.times(workload.drawing.num_validated / workload.drawing.num_answers)
+    if workload.rollouts is not None:
+        return step.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
     ratio = flops.validation_flops(workload) / max(1.0, flops.step_flops(workload).total)
     return step.times(ratio)
 

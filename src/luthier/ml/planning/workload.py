@@ -15,10 +15,10 @@ from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
-from luthier.ml.planning.drawing import Drawing
 from luthier.ml.planning.judging import Judging, judging_of
 from luthier.ml.planning.objectives import rules_of as objective_rules
-from luthier.ml.planning.teaching import Compute, Stored, Teaching, teaching_of
+from luthier.ml.planning.rollout_cost import Rollouts
+from luthier.ml.planning.teacher_cost import Compute, Stored, TeacherPass, teacher_pass
 
 WorkMethod = Literal["full", "lora", "adalora", "qlora"]
 OptimizerKind = Literal[
@@ -95,9 +95,9 @@ class Workload:
     initial_rank: int = 0
     trainable: int | None = None
     keeps_average: bool = False
-    drawing: Drawing | None = None
+    rollouts: Rollouts | None = None
     judging: Judging | None = None
-    teacher: Teaching | None = None
+    teacher: TeacherPass | None = None
     expert_targets: tuple[str, ...] = ()
     expert_rank: int = 0
     has_router_loss: bool = False
@@ -206,8 +206,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
-        teacher=teaching_of(plan),
-        drawing=_drawing(plan),
+        teacher=teacher_pass(plan),
+        rollouts=_rollouts(plan),
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,
@@ -230,7 +230,7 @@ def attention_of(path: ForwardPath | None, device: Device) -> AttentionKind:
     return "eager" if path.attention_function in (None, "eager") else "flash"
 
 
-def _drawing(plan: Plan) -> Drawing | None:
+def _rollouts(plan: Plan) -> Rollouts | None:
     """What a mean step draws, answers as long as they may be."""
     objective, rows = plan.objective, plan.data.train
     if objective.num_samples is None or objective.max_new_tokens is None:
@@ -238,7 +238,7 @@ def _drawing(plan: Plan) -> Drawing | None:
     per_step = min(plan.training.global_batch_size, rows.num_examples)
     mean_prompt = (rows.num_tokens - rows.num_trained_tokens) / max(1, rows.num_examples)
     validation = plan.data.validation
-    return Drawing(
+    return Rollouts(
         num_answers=per_step * objective.num_samples,
         prompt_tokens=per_step * mean_prompt,
         new_tokens=objective.max_new_tokens,

@@ -16,7 +16,7 @@ from luthier.ml.charts.svg import BASE, MUTED, OTHERS, RULE, TUNED, canvas, inli
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, false_alarms_a_month, needed_strength
 from luthier.ml.drift.drift.ranks import Floats, Ints
 from luthier.ml.drift.signals.column import Rows
-from luthier.ml.drift.signals.tested import Tested
+from luthier.ml.drift.signals.signal_test import Tested
 
 _WIDTH: Final = 500
 _HEIGHT: Final = 230

@@ -16,7 +16,7 @@ from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, LOOK_BACK_DAYS, RENEWED_DAYS
 from luthier.ml.drift.report.charts import watch_charts
 from luthier.ml.drift.signals.column import Rows, last_words
-from luthier.ml.drift.signals.watch import Watched
+from luthier.ml.drift.signals.signal_report import Watched
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _MOST_CHARACTERS: Final = 600

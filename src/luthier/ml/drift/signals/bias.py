@@ -21,7 +21,7 @@ from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.signals.column import Checks, Column, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH
 
 OUTCOMES: Final = ("answer_refusals", "answer_toxic", "answer_cut_off")

@@ -16,7 +16,7 @@ from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, evidence, false_alarms_a_month, has_ended
 from luthier.ml.drift.drift.ranks import Floats, Ints, conformal_ranks, lots
 from luthier.ml.drift.signals.column import Rows
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, Tested, quantile
+from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, Tested, quantile
 
 FEWEST_AN_HOUR: Final = 5
 FEWEST_HOURS_BEFORE: Final = 96

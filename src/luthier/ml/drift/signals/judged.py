@@ -18,7 +18,7 @@ from luthier.core.records.bounds import Bounds
 from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH
 
 FEWEST: Final = 20

@@ -15,7 +15,7 @@ from luthier.ml.drift.drift.ranks import Flags, Ints, lots
 from luthier.ml.drift.drift.topics import TextWords, find_topics
 from luthier.ml.drift.signals.column import Checks, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL, Tested, slots_for, state_of, too_few
+from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL, Tested, slots_for, state_of, too_few
 
 NAME: Final = "prompt_words"
 _TITLE: Final = "Prompts with the word that has grown most"

@@ -19,7 +19,7 @@ from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.drift.topics import find_topics
 from luthier.ml.drift.signals.column import Checks, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL
 
 NAMES: Final = ("prompt_length_psi", "prompt_language_psi", "prompt_topic_psi", "answer_length_psi")
 LOOKS_A_MONTH: Final = 720

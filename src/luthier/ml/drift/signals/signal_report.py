@@ -15,7 +15,7 @@ from luthier.ml.drift.signals.column import MOST_AN_HOUR, Checks, Rows, read_row
 from luthier.ml.drift.signals.columns import columns_of
 from luthier.ml.drift.signals.hourly import HOURLY, hour_signals
 from luthier.ml.drift.signals.new_words import new_words_signal
-from luthier.ml.drift.signals.tested import Tested, column_signal
+from luthier.ml.drift.signals.signal_test import Tested, column_signal
 from luthier.ml.drift.signals.training import NAMES, Profile, training_signals
 
 _DAY: Final = 86_400.0

@@ -7,7 +7,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError
 from luthier.core.recipe import METHODS, OBJECTIVES
-from luthier.ml.planning.rates import NARROWEST, default_rate
+from luthier.ml.planning.learning_rates import NARROWEST, default_rate
 
 
 @pytest.mark.parametrize(

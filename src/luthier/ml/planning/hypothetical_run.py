@@ -1,4 +1,4 @@
-"""A run that is only described: the shape of a model, how many rows of what length, a method. No weights, no rows."""
+"""A run that is only run: the shape of a model, how many rows of what length, a method. No weights, no rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_STEPS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class HypotheticalRun:
     """What is known of a run before there is one. Lengths in tokens; fractions of one.
 
     max_tokens: the longest row; None takes four times the mean, as the rows of chats and reviews have it.
@@ -82,15 +82,15 @@ class Described:
         return self.num_rows * self.mean_tokens * self.epochs
 
 
-def described_workload(structure: Structure, described: Described, device: Device) -> Workload:
+def hypothetical_workload(structure: Structure, run: HypotheticalRun, device: Device) -> Workload:
     """The run of a description on a device, with adapters on every matrix where the method has adapters.
 
     Raises RequestError for more devices than a step has rows, RecipeError for a rank above that of a matrix.
     """
-    per_step = min(described.global_batch_size, described.num_rows)
+    per_step = min(run.global_batch_size, run.num_rows)
     refuse_idle_devices(per_step, device)
-    if described.method != "full":
-        num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=described.rank), described.rank)
+    if run.method != "full":
+        num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=run.rank), run.rank)
     is_slow = device.is_cpu and device.bfloat16_tflops <= 1.2 * device.float32_tflops
     plain = Workload(
         structure=structure,
@@ -102,15 +102,15 @@ def described_workload(structure: Structure, described: Described, device: Devic
         base="float32" if is_slow else "bfloat16",
         adapters="float32" if is_slow else "bfloat16",
         optimizer="master_adamw",
-        batches=_batches(described, device, per_step),
+        batches=_batches(run, device, per_step),
         attention="by_length" if device.is_cpu else "flash",
         loss="learned_chunks",
-        gradient_checkpointing=described.gradient_checkpointing,
-        num_steps=described.num_steps,
+        gradient_checkpointing=run.gradient_checkpointing,
+        num_steps=run.num_steps,
         sharding="none" if device.num_devices == 1 else "ddp",
-        num_checkpoints=min(described.num_checkpoints, described.num_steps),
+        num_checkpoints=min(run.num_checkpoints, run.num_steps),
     )
-    return with_method(plain, described.method, rank=described.rank)
+    return with_method(plain, run.method, rank=run.rank)
 
 
 def usual_micro_batch_tokens(device: Device, longest_tokens: int) -> int:
@@ -129,21 +129,21 @@ def refuse_idle_devices(rows_per_step: int, device: Device) -> None:
         )
 
 
-def _batches(described: Described, device: Device, per_step: int) -> Batches:
+def _batches(run: HypotheticalRun, device: Device, per_step: int) -> Batches:
     """Micro-batches of like length, filled up to the budget, and never more rows in one than a device's share."""
-    longest = described.longest_tokens
-    budget = described.micro_batch_tokens or usual_micro_batch_tokens(device, longest)
+    longest = run.longest_tokens
+    budget = run.micro_batch_tokens or usual_micro_batch_tokens(device, longest)
     share = math.ceil(per_step / device.num_devices)
-    length = min(float(longest), described.mean_tokens / (1 - PADDING_FRACTION))
+    length = min(float(longest), run.mean_tokens / (1 - PADDING_FRACTION))
     in_one = max(1, min(share, int(budget // length)))
     # the largest micro-batch is as full as the budget lets it be, whether of few long rows or of many short ones
     rows = max(1, min(share, budget // longest))
     return Batches(
         peak_rows=rows,
         peak_length=max(longest, min(budget, share * longest) // rows),
-        num_tokens=per_step * described.mean_tokens,
+        num_tokens=per_step * run.mean_tokens,
         num_computed=per_step * length,
-        num_learned=per_step * described.mean_tokens * described.learned_fraction,
+        num_learned=per_step * run.mean_tokens * run.learned_fraction,
         num_micro_batches=math.ceil(share / in_one) * device.num_devices,
         length=length,
     )

@@ -28,7 +28,7 @@ SHORTEST_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class Rollouts:
     """Answers drawn in one step. prompt_tokens: of all its prompts; most_tokens: of the longest prompt and its answer.
 
     new_tokens: of an answer, at most. num_validated: answers that one validation writes.
@@ -49,9 +49,9 @@ class Drawing:
 
 def cache_bytes(workload: Workload) -> float:
     """Keys and values of all layers for the answers that are written together, as long as they may be."""
-    if workload.drawing is None:
+    if workload.rollouts is None:
         return 0.0
-    return workload.drawing.rows_at_once * workload.drawing.most_tokens * key_value_bytes(workload)
+    return workload.rollouts.rows_at_once * workload.rollouts.most_tokens * key_value_bytes(workload)
 
 
 def key_value_bytes(workload: Workload) -> float:
@@ -60,7 +60,7 @@ def key_value_bytes(workload: Workload) -> float:
     return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
 
 
-def writing_seconds(
+def generation_seconds(
     workload: Workload,
     device: Device,
     factors: dict[str, float],
@@ -100,19 +100,19 @@ def writing_seconds(
     return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0
 
 
-def drawing_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
+def rollout_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
     """Seconds of drawing in one step. factors: of `speed.step_seconds`, by which ideal seconds become real ones."""
-    drawing = workload.drawing
-    if drawing is None:
+    rollouts = workload.rollouts
+    if rollouts is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
-    value = writing_seconds(
+    value = generation_seconds(
         workload,
         device,
         factors,
-        num_answers=drawing.num_answers,
-        rows_at_once=drawing.rows_at_once,
-        prompt_tokens=drawing.prompt_tokens,
-        new_tokens=drawing.new_tokens,
-        held_tokens=drawing.most_tokens - drawing.new_tokens / 2,
+        num_answers=rollouts.num_answers,
+        rows_at_once=rollouts.rows_at_once,
+        prompt_tokens=rollouts.prompt_tokens,
+        new_tokens=rollouts.new_tokens,
+        held_tokens=rollouts.most_tokens - rollouts.new_tokens / 2,
     )
     return Estimate(value=value, low=SHORTEST_SHARE * value / (1 + spread), high=value * (1 + spread))
