@@ -54,9 +54,11 @@ def attention_on(hardware: Hardware, sources: Provenance) -> Literal["by_length"
 def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     """The plan with its layers compiled or not: as asked, else where an accelerator gains more than it costs.
 
-    Raises RecipeError where it is asked for with a method whose matrices a compiler does not see through: those over a
-    packed base are unpacked by a kernel of another library, and others keep something from one call to the next. So it
-    does with an objective for which the model writes answers between its steps, token by token.
+    So it does with an objective for which the model writes answers between its steps, token by token.
+
+    Raises:
+        RecipeError: it is requested with a method whose matrices a compiler does not see through: those over a packed
+            base are unpacked by a kernel of another library, and others keep something from one call to the next.
     """
     asked = plan.recipe.training.compile if plan.recipe.training else None
     if asked is True and plan.objective.draws:

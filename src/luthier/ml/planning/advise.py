@@ -33,9 +33,12 @@ _ADALORA_STEPS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """What the rows and the adapter's places say. num_learned_tokens: of one pass over the rows.
+    """What the rows and the adapter's places say.
 
-    parameters_per_rank: of an adapter on the recipe's targets. largest_rank: of the smallest of these matrices.
+    Attributes:
+        num_learned_tokens: of one pass over the rows.
+        parameters_per_rank: of an adapter on the recipe's targets.
+        largest_rank: of the smallest of these matrices.
     """
 
     num_examples: int
@@ -143,7 +146,7 @@ def _word(option: Option, budget: BudgetRecipe | None) -> str:
 
 
 def _over(option: Option, budget: BudgetRecipe | None, *, at_worst: bool = False) -> str:
-    """The first cap that the run goes over, as expected or at worst, in words; empty where it keeps to all of them."""
+    """The first cap that the run goes over, as expected or at worst, as text; empty where it follows all of them."""
     made = option.prediction
     if budget is None:
         return ""

@@ -18,8 +18,9 @@ def resolve_average(
 ) -> AveragePlan | None:
     """How the weights are averaged, or None.
 
-    Raises RecipeError for settings of the other kind, an average that would begin after the last step, and AdaLoRA:
-    an average over steps with different ranks has ranks that were switched off.
+    Raises:
+        RecipeError: settings of the other kind, an average that would begin after the last step, and AdaLoRA: an
+            average over steps with different ranks has ranks that were switched off.
     """
     if recipe is None:
         sources.note("training.average", "default", "off: the weights of the best step count (docs/regularisation.md)")

@@ -25,9 +25,12 @@ _MOST_STEPS: Final = 10**9
 class HypotheticalRun:
     """What is known of a run before there is one. Lengths in tokens; fractions of one.
 
-    max_tokens: the longest row; None takes four times the mean, as the rows of chats and reviews have it.
-    learned_fraction: tokens that a loss is computed at. global_batch_size: rows a step, over all devices.
-    micro_batch_tokens: None takes what a plan would take on the device. num_checkpoints: written in the whole run.
+    Attributes:
+        max_tokens: the longest row; None takes four times the mean, as the rows of chats and reviews have it.
+        learned_fraction: tokens that a loss is computed at.
+        global_batch_size: rows a step, over all devices.
+        micro_batch_tokens: None takes what a plan would take on the device.
+        num_checkpoints: written in the whole run.
     """
 
     num_rows: int
@@ -74,6 +77,7 @@ class HypotheticalRun:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
+        # Rounding must not add a step: 1.1 x 10 is 11.000000000000002.
         return max(1, math.ceil(self.epochs * math.ceil(self.num_rows / self.global_batch_size) - 1e-9))
 
     @property
@@ -85,12 +89,15 @@ class HypotheticalRun:
 def hypothetical_workload(structure: Structure, run: HypotheticalRun, device: Device) -> Workload:
     """The run of a description on a device, with adapters on every matrix where the method has adapters.
 
-    Raises RequestError for more devices than a step has rows, RecipeError for a rank above that of a matrix.
+    Raises:
+        RequestError: more devices than a step has rows.
+        RecipeError: a rank above that of a matrix.
     """
     per_step = min(run.global_batch_size, run.num_rows)
     refuse_idle_devices(per_step, device)
     if run.method != "full":
         num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=run.rank), run.rank)
+    # A CPU trains in bf16 only where that clearly wins (hardware.py measures with the same factor).
     is_slow = device.is_cpu and device.bfloat16_tflops <= 1.2 * device.float32_tflops
     plain = Workload(
         structure=structure,
@@ -114,7 +121,7 @@ def hypothetical_workload(structure: Structure, run: HypotheticalRun, device: De
 
 
 def usual_micro_batch_tokens(device: Device, longest_tokens: int) -> int:
-    """The budget of a micro-batch where nobody asks for another."""
+    """The budget of a micro-batch where none is requested."""
     usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     return max(usual, longest_tokens)
 
@@ -134,6 +141,7 @@ def _batches(run: HypotheticalRun, device: Device, per_step: int) -> Batches:
     longest = run.longest_tokens
     budget = run.micro_batch_tokens or usual_micro_batch_tokens(device, longest)
     share = math.ceil(per_step / device.num_devices)
+    # Batches of similar lengths: a row is padded to a little more than its own length, never beyond the longest.
     length = min(float(longest), run.mean_tokens / (1 - PADDING_FRACTION))
     in_one = max(1, min(share, int(budget // length)))
     # the largest micro-batch is as full as the budget lets it be, whether of few long rows or of many short ones

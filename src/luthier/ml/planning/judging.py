@@ -120,6 +120,7 @@ def judging_seconds(
     loading *= 2.0 + judged.teacher_share  # base and tuned model are loaded one after the other
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
+        # Answers end where the model ends them: from as long as the references to as long as they may be.
         for new in (judged.reference_tokens, (judged.reference_tokens + judged.new_tokens) / 2, judged.new_tokens)
     ]
     return Estimate(value=ends[1], low=ends[0] / (1 + spread), high=max(ends) * (1 + spread))
@@ -144,6 +145,7 @@ def _writing(
         return 0.0
     seconds = 0.0
     for place, is_adapted in enumerate(judged.systems):
+        # The order of `systems`: the base, the base with examples, the tuned model.
         has_shots = judged.shot_tokens > 0 and place == 1
         shots = judged.shot_tokens if has_shots else 0.0
         seconds += generation_seconds(

@@ -25,10 +25,13 @@ Count = Callable[[Structure, Sequence[LinearLayer], MethodPlan], int]
 class MethodRules:
     """The settings that a method takes, each with its default and the reason for it; None where it is derived.
 
-    learning_rate: default of training.learning_rate, with its reason. count: trainable parameters, from the structure,
-    the matrices that are targeted and the plan of the method. why_not: why settings that are not among these are
-    refused. takes_experts: whether it can be put on tensors that hold the matrices of experts. falls_with_width:
-    whether the default rate is that of a model of width 2,000, from which `learning_rates` takes it to another one's.
+    Attributes:
+        learning_rate: default of training.learning_rate, with its reason.
+        count: trainable parameters, from the structure, the matrices that are targeted and the plan of the method.
+        why_not: why settings that are not among these are refused.
+        takes_experts: whether it can be put on tensors that hold the matrices of experts.
+        falls_with_width: whether the default rate is that of a model of width 2,000, from which `learning_rates` takes
+            it to another one's.
     """
 
     settings: Mapping[str, Setting]
@@ -40,7 +43,11 @@ class MethodRules:
 
 
 def rules_of(name: str) -> MethodRules:
-    """The rules of a method. Raises NotFoundError for a name that no table knows, or a plug-in without rules."""
+    """The rules of a method.
+
+    Raises:
+        NotFoundError: a name that no table knows, or a plug-in without rules.
+    """
     if name in RULES:
         return RULES[name]
     for entry in entry_points(group=METHOD_ENTRY_POINTS):

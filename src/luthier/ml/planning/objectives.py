@@ -26,16 +26,20 @@ Setting = tuple[Any, str]
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveRules:
-    """What an objective is in words, and the settings that it takes, each with its default and the reason for it.
+    """What an objective is as text, and the settings that it takes, each with its default and the reason for it.
 
-    shapes: the shapes of row that it can learn from. rows_per_unit: rows that stand side by side in a micro-batch.
-    learning_rate_factor: what the method's default of training.learning_rate is multiplied by, with the reason; None
-    where it is right as it is. reference_passes: passes forward over each row before the first step, for the model at
-    the start. step_passes: passes forward over each row of a step beside those that the loss itself takes.
-    required: settings that the recipe must name. takes_dropout: whether it can learn while an adapter drops inputs.
-    needs_adapter_for: a setting that, above 0, needs what is trained to lie beside the base model.
-    needs_teacher: whether objective.teacher must be given; it is no setting with a default. packs: whether its units
-    are blocks, into which texts of any length are cut and filled.
+    Attributes:
+        shapes: the shapes of row that it can learn from.
+        rows_per_unit: rows that stand side by side in a micro-batch.
+        learning_rate_factor: what the method's default of training.learning_rate is multiplied by, with the reason;
+            None where it is right as it is.
+        reference_passes: passes forward over each row before the first step, for the model at the start.
+        step_passes: passes forward over each row of a step beside those that the loss itself takes.
+        required: settings that the recipe must name.
+        takes_dropout: whether it can learn while an adapter drops inputs.
+        needs_adapter_for: a setting that, above 0, needs what is trained to lie beside the base model.
+        needs_teacher: whether objective.teacher must be given; it is no setting with a default.
+        packs: whether its units are blocks, into which texts of any length are cut and filled.
     """
 
     title: str
@@ -167,7 +171,11 @@ _INSTEAD: Final[Mapping[Shape, str]] = {
 
 
 def rules_of(name: str) -> ObjectiveRules:
-    """The rules of an objective. Raises NotFoundError for a name that no table knows, or a plug-in without rules."""
+    """The rules of an objective.
+
+    Raises:
+        NotFoundError: a name that no table knows, or a plug-in without rules.
+    """
     if name in RULES:
         return RULES[name]
     for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS):
@@ -209,9 +217,14 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
 def resolve_objective(
     recipe: ObjectiveRecipe | None, shape: Shape, sources: Provenance, *, teacher: TeacherPlan | None = None
 ) -> ObjectivePlan:
-    """The objective's part of a plan. shape: of the training rows. teacher: the one that the recipe names, found.
+    """The objective's part of a plan.
 
-    Raises RecipeError for settings that the objective does not take, and for rows that it cannot learn from.
+    Args:
+        shape: of the training rows.
+        teacher: the one that the recipe names, found.
+
+    Raises:
+        RecipeError: settings that the objective does not take, and for rows that it cannot learn from.
     """
     asked = recipe or ObjectiveRecipe(name="sft")
     rules = rules_of(asked.name)
@@ -266,7 +279,8 @@ def _check_weighting(weighting: str, smoothing: float) -> None:
 def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:
     """The method as the objective can use it: without dropout where answers are drawn, which are drawn without any.
 
-    Raises RecipeError where dropout is asked for, and for full fine-tuning where what is trained must lie beside.
+    Raises:
+        RecipeError: dropout is requested, and for full fine-tuning where what is trained must lie beside.
     """
     rules = rules_of(asked.name if asked else "sft")
     method = recipe or MethodRecipe(name="lora")

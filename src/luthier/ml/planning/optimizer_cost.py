@@ -36,7 +36,11 @@ def has_masters(kind: OptimizerKind) -> bool:
 
 
 def moment_bytes(workload: Workload, *, on_device: bool = True) -> float:
-    """Bytes of what the rule remembers. on_device: without what lies in the host's memory."""
+    """Bytes of what the rule remembers.
+
+    Args:
+        on_device: without what lies in the host's memory.
+    """
     count, kind = float(workload.num_trainable), workload.optimizer
     is_full = workload.method == "full"
     table = float(workload.structure.head_parameters) if is_full else 0.0
@@ -51,6 +55,7 @@ def moment_bytes(workload: Workload, *, on_device: bool = True) -> float:
     if kind == "master_adafactor":
         return _FP32 * _rows_and_columns(workload)
     if kind == "master_muon":
+        # Muon holds one momentum for a linear layer, and AdamW's two moments for everything else.
         return 2 * _FP32 * count - _FP32 * sum(x.num_inputs * x.num_outputs for x in workload.structure.linear_layers)
     return 2 * _FP32 * count
 
@@ -92,7 +97,7 @@ def step_flops(workload: Workload) -> float:
 
 
 def _rows_and_columns(workload: Workload) -> float:
-    """How many numbers stand for Adafactor's second moments."""
+    """How many numbers represent Adafactor's second moments."""
     structure = workload.structure
     if workload.method != "full":
         return float(sum(2 * workload.adapter_rank + x.num_inputs + x.num_outputs for x in workload.targeted))

@@ -40,8 +40,9 @@ def default_rate(usual: tuple[float, str], name: OptimizerName) -> tuple[float, 
 def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Provenance) -> OptimizerPlan:
     """The update rule with all of its settings.
 
-    Raises RecipeError for settings that the rule does not take, Muon without full tuning, and paging without a device
-    to page from.
+    Raises:
+        RecipeError: settings that the rule does not take, Muon without full tuning, and paging without a device to page
+            from.
     """
     if asked is None:
         sources.note("training.optimizer", "default", defaults.OPTIMIZER[1])

@@ -29,8 +29,11 @@ def compare(
 ) -> tuple[Option, ...]:
     """Each method on each device: those that fit first, by USD, then by hours.
 
-    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. calibrations, loads: by
-    the title of the device. A device without a price on this market has no USD, and stands after those that have.
+    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. A
+    device without a price on this market has no USD, and comes after those that have.
+
+    Args:
+        calibrations, loads: by the title of the device.
     """
     options = []
     for device in devices:

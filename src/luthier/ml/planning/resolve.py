@@ -89,12 +89,17 @@ def resolve(
     teacher: TeacherPlan | None = None,
     answers: AnswerLengths | None = None,
 ) -> Plan:
-    """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
+    """The complete plan of a recipe on this machine.
 
-    has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
-    preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
-    who the objective learns from, where it does. answers: how long the answers and thoughts of the rows are that are
-    judged; None where that is not known.
+    Args:
+        has_text_answers: whether the rows that are judged have prompts and answers as text.
+        are_pairs: whether they are preference pairs.
+        num_shots: training rows that could be few-shot examples; None where that is not known.
+        teacher: who the objective learns from, where it does.
+        answers: how long the answers and thoughts of the rows are that are judged; None where that is not known.
+
+    Raises:
+        RecipeError: values that cannot go together.
     """
     judged = (has_text_answers, are_pairs, num_shots)
     made = partial(
@@ -120,7 +125,11 @@ def _resolved(
     *,
     why_no_experts: str,
 ) -> Plan:
-    """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
+    """The plan except for compiling.
+
+    Args:
+        why_no_experts: why groups leave experts out; empty where they do not.
+    """
     sources = Provenance()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
@@ -214,10 +223,12 @@ def _training(
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
+    # Replayed examples take places in each batch, so an epoch over the task's rows takes more steps.
     per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))
     epochs, steps = _length(r, per_epoch, sources)
     rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
+    # The plan holds steps where the recipe holds a fraction: the source follows the value to its new name.
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
@@ -275,6 +286,7 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -
         sources.note("training.num_steps", "asked", "training.max_steps in the recipe")
         return recipe.max_steps / steps_per_epoch, recipe.max_steps
     epochs = sources.pick("training.epochs", recipe.epochs, defaults.EPOCHS)
+    # Rounding must not add a step: 1.1 x 10 is 11.000000000000002.
     steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
     if recipe.max_steps is not None and recipe.max_steps < steps:
         sources.note("training.num_steps", "asked", f"training.max_steps, less than the {steps} of {epochs:g} epochs")

@@ -24,12 +24,12 @@ def with_router_loss(
     model_path: str,
     sources: Provenance,
 ) -> ObjectivePlan:
-    """The objective with the coefficient of the loss of the routers, where it is asked for.
+    """The objective with the coefficient of the loss of the routers, where it is requested.
 
     A model with experts has it said in the plan either way; of one without, nothing is said.
 
     Raises:
-        RecipeError: it is asked for and the model has no experts, its config names no coefficient, or the method puts
+        RecipeError: it is requested and the model has no experts, its config names no coefficient, or the method puts
             a prompt of its own before each row.
     """
     asked = recipe.router_aux_loss if recipe is not None else None

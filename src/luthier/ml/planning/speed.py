@@ -38,7 +38,7 @@ PRODUCT_UTILISATION: Final[dict[Family, float]] = {
     "datacentre": 0.68,
     "hopper": 0.60,
 }
-# Attention's products are small, and softmax stands between them.
+# Attention's products are small, and softmax comes between them.
 _ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
 _FUSED_SHARE: Final = {"cpu": 0.6, "gpu": 0.5}
 # Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
@@ -68,6 +68,7 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     count = float(device.num_devices)
     tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
     work = flops.step_flops(workload)
+    # One pass forward and two back (gradients of inputs and of weights); checkpoints add a second one forward.
     passes = 4.0 if workload.gradient_checkpointing else 3.0
     bandwidth = device.memory_gb_per_second * 1e9
     micro_batches = max(1.0, b.num_micro_batches / count)
@@ -131,7 +132,11 @@ def slowdown(workload: Workload, device: Device) -> float:
 def judging_seconds(
     workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
 ) -> Estimate:
-    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged. step: seconds of one."""
+    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged.
+
+    Args:
+        step: seconds of one.
+    """
     if workload.judging is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
     factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
@@ -218,6 +223,7 @@ def _unpacked_bytes(workload: Workload) -> float:
 
 def _optimizer_bytes(workload: Workload, device: Device) -> float:
     """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
+    # Under FSDP each device updates its own shard; under DDP each repeats the whole update.
     spread = device.num_devices if workload.sharding == "fsdp" else 1
     return optimizer_cost.moved_bytes(workload, is_cpu=device.is_cpu) / spread
 
@@ -227,6 +233,7 @@ def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> f
     if device.num_devices == 1 or not device.link_gb_per_second:
         return 0.0
     share = (device.num_devices - 1) / device.num_devices
+    # A ring all-reduce is a reduce-scatter and an all-gather: each moves (n - 1) / n of the tensor.
     moved = 2.0 * share * workload.num_trainable * BYTES[workload.adapters]
     if workload.sharding == "fsdp":
         passes = 3.0 if workload.gradient_checkpointing else 2.0

@@ -1,4 +1,4 @@
-"""What asking a teacher takes: one pass forward over every row, before the first step."""
+"""Cost of a teacher: one pass forward over every row, before the first step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ Compute = Literal["float32", "bfloat16"]
 class TeacherPass:
     """A teacher's pass over all rows, forward only.
 
-    num_tokens, num_learned: of training, replayed and validation rows together; states are kept of the learned ones.
-    vocabulary_size, hidden_size: of its head, which stays in memory while the student learns.
+    Attributes:
+        num_tokens, num_learned: of training, replayed and validation rows together; states are kept of the learned
+            ones.
+        vocabulary_size, hidden_size: of its head, which stays in memory while the student learns.
     """
 
     num_parameters: int
@@ -34,7 +36,7 @@ class TeacherPass:
 
 
 def teacher_pass(plan: Plan) -> TeacherPass | None:
-    """What the teacher of a plan is asked; None where it has none."""
+    """The pass of a plan's teacher; None where it has none."""
     teacher, replay = plan.objective.teacher, plan.data.replay
     splits = (plan.data.train, plan.data.validation, replay.rows if replay else None)
     if teacher is None:

@@ -1,8 +1,9 @@
 """Where a search begins: what is known before the first trial, as recipes to try.
 
-The learning rate decides most. The plan's own follows method and width (`planning.learning_rates`), but not the length of a
-run nor what it learns: short runs want more, long ones and such as learn little less. So the recipe is tried with three times
-and a third of its rate; the first rung is cheap, and the sampler then knows on which side to look.
+The learning rate decides most. The plan's own follows method and width (`planning.learning_rates`), but neither the
+length of a run nor what it learns: short runs want more, long ones and such as learn little less. So the recipe is
+tried with three times and a third of its rate; the first rung is cheap, and the sampler then knows on which side to
+look.
 """
 
 from __future__ import annotations
