@@ -25,7 +25,7 @@ limit. too long: the question is longer than the judge's context. no answer: the
 LOWEST_KAPPA: Final = 0.4
 """Where the interval of the agreement must begin: at least "moderate" (Landis and Koch, 1977), with 97.5% certainty."""
 FEWEST_ITEMS: Final = 50
-MOST_NO_VERDICT_FRACTION: Final = 0.1
+MAX_NO_VERDICT_FRACTION: Final = 0.1
 
 
 class JudgeBias(Frozen):

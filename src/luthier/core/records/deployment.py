@@ -18,7 +18,7 @@ from luthier.core.errors import ConflictError, RequestError
 from luthier.core.frozen import Frozen
 from luthier.core.results.gate import GatePassage
 
-MOST_SHARES: Final = 16
+MAX_SHARES: Final = 16
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CLOSE: Final = 1e-6
 _NUM_POINTS: Final = 1 << 53
@@ -47,7 +47,7 @@ class Revision(Frozen):
 
     number: int = Field(ge=1)
     kind: RevisionKind
-    shares: tuple[Share, ...] = Field(min_length=1, max_length=MOST_SHARES)
+    shares: tuple[Share, ...] = Field(min_length=1, max_length=MAX_SHARES)
     canary: str | None = None
     before: int | None = None
     created_at: float = 0.0
@@ -104,10 +104,10 @@ def split(shares: Sequence[Share], current: Revision | None) -> Revision:
     """The revision that shares traffic out as given, without a canary. Raises RequestError for what cannot be."""
     total = sum(share.fraction for share in shares)
     targets = [share.target for share in shares]
-    if not 2 <= len(shares) <= MOST_SHARES or len(set(targets)) < len(targets):
+    if not 2 <= len(shares) <= MAX_SHARES or len(set(targets)) < len(targets):
         raise RequestError(
             f"a split over {', '.join(targets) or 'nothing'}",
-            expected=f"2 to {MOST_SHARES} different targets",
+            expected=f"2 to {MAX_SHARES} different targets",
             do="correct --split",
         )
     if not math.isclose(total, 1, abs_tol=1e-3):

@@ -16,7 +16,7 @@ Beta = Auto | Annotated[float, Field(gt=0, le=2, strict=True)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-LEAST_EXAMPLES: Final = 10
+MIN_EXAMPLES: Final = 10
 """As the hosted service: fewer rows teach nothing that can be told from chance."""
 
 

@@ -12,8 +12,8 @@ from luthier.core.results.task_result import GateOutcome
 
 CANDIDATE: Final = "candidate"
 BASE: Final = "base"
-LEAST_REASON_CHARACTERS: Final = 20
-MOST_REASON_CHARACTERS: Final = 1_000
+MIN_REASON_CHARACTERS: Final = 20
+MAX_REASON_CHARACTERS: Final = 1_000
 Bound = Literal["low", "high", "value"]
 
 

@@ -27,7 +27,7 @@ Preference = Literal["a", "b", "tie"]
 Score = Annotated[int, Field(ge=1, le=5)]
 LOWEST: Final = 1
 HIGHEST: Final = 5
-MOST_COMMENT_CHARACTERS: Final = 2000
+MAX_COMMENT_CHARACTERS: Final = 2000
 
 
 class RatedAnswer(Frozen):
@@ -114,7 +114,7 @@ class Rating(Frozen):
     rater_id: str
     preference: Preference | None = None
     scores: dict[Criterion, Score] = Field(default_factory=dict)
-    comment: Annotated[str, Field(max_length=MOST_COMMENT_CHARACTERS)] = ""
+    comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARACTERS)] = ""
     shown_first: Literal["a", "b"] = "a"
     seconds: Annotated[float, Field(ge=0)] | None = None
     rated_at: float = 0.0

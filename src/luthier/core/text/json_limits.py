@@ -17,7 +17,7 @@ MAX_VALUES: Final = 1_000_000
 """Values and keys in one document."""
 MAX_REQUEST_VALUES: Final = 50_000
 """Those of a request, numbers in lists (token ids, vectors) not counted: a wrong field may make an error of each."""
-_MOST_PLACE_PARTS: Final = 6
+_MAX_PLACE_PARTS: Final = 6
 
 # Half of a surrogate pair: such a text has no UTF-8 form, and cannot be stored, sent or tokenised.
 _HALF: Final = re.compile("[\ud800-\udfff]")
@@ -149,7 +149,7 @@ def _written(place: _Place) -> str:
         place, part = place
         parts.append(_HALF.sub("\N{REPLACEMENT CHARACTER}", str(part))[:80])
     parts.reverse()
-    return ".".join(parts[:_MOST_PLACE_PARTS]) + (" ..." if len(parts) > _MOST_PLACE_PARTS else "")
+    return ".".join(parts[:_MAX_PLACE_PARTS]) + (" ..." if len(parts) > _MAX_PLACE_PARTS else "")
 
 
 def _first_deep_field(text: str) -> str:

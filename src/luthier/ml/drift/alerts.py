@@ -16,7 +16,7 @@ from luthier.core.records.alert import AlertRule
 from luthier.core.results.signal import Signal, SignalState
 
 REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0
-MOST_LOOKS_TO_CLOSE: Final = 24
+MAX_LOOKS_TO_CLOSE: Final = 24
 
 
 class Standing(Frozen):
@@ -60,7 +60,7 @@ def review_signals(
 def looks_to_close(standing: Standing, rule: AlertRule) -> int:
     """How many steady looks in a row close the alert of a signal that stands so."""
     times = max(1, len(standing.opened_at))
-    return max(rule.close_after, min(MOST_LOOKS_TO_CLOSE, rule.close_after << min(times - 1, 10)))
+    return max(rule.close_after, min(MAX_LOOKS_TO_CLOSE, rule.close_after << min(times - 1, 10)))
 
 
 def _next(before: Standing, state: SignalState, at: float, rule: AlertRule) -> Standing:

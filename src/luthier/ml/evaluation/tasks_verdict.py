@@ -15,7 +15,7 @@ from luthier.ml.charts.metric_titles import on_scale
 from luthier.ml.evaluation.names import listed, metric_title
 from luthier.ml.evaluation.statistics import LEVEL, holm
 
-_MOST_NAMES: Final = 3
+_MAX_NAMES: Final = 3
 
 
 def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, ...]:
@@ -163,7 +163,7 @@ def _tasks(names: Sequence[str], num_tasks: int) -> str:
         return "the task"
     if len(names) == num_tasks:
         return f"all {num_tasks} tasks"
-    shown = f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else ""
+    shown = f" ({', '.join(names)})" if len(names) <= _MAX_NAMES else ""
     return f"{len(names)} of {num_tasks} tasks{shown}"
 
 

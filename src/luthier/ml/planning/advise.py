@@ -25,7 +25,7 @@ from luthier.ml.planning.workload import WorkMethod
 
 FEW_ROWS: Final = 1000
 """Below that, full fine-tuning has so much more room than there is to learn that it learns rows by heart."""
-MOST_RANK: Final = 256
+MAX_RANK: Final = 256
 """Above that an adapter is no longer small, and full fine-tuning is the plainer way."""
 _SMALL_RANK: Final = 8
 _ADALORA_STEPS: Final = 1000
@@ -67,7 +67,7 @@ def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | No
     words = {method: _word(option, budget) for method, option in by_method.items()}
     usable = [method for method, word in words.items() if word == "possible"]
     chosen, reasons = _choose(usable, by_method, data)
-    rank = None if chosen in (None, "full") else min(data.needed_rank, MOST_RANK, data.largest_rank)
+    rank = None if chosen in (None, "full") else min(data.needed_rank, MAX_RANK, data.largest_rank)
     if chosen == "adalora":
         rank = data.asked_rank
     methods = tuple(
@@ -103,7 +103,7 @@ def _choose(
     usable: Sequence[WorkMethod], options: Mapping[WorkMethod, Option], data: DataFacts
 ) -> tuple[WorkMethod | None, list[str]]:
     tokens, rank = f"{data.num_learned_tokens:,} learned tokens", data.needed_rank
-    most = min(MOST_RANK, data.largest_rank)
+    most = min(MAX_RANK, data.largest_rank)
     fits_adapter = rank <= most
     reasons = [
         f"{tokens} in {data.num_examples:,} rows fit into an adapter of rank {rank} "

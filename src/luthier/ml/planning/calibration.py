@@ -27,8 +27,8 @@ from luthier.ml.planning.workload import Workload
 _PULL: Final = 0.1
 """Weight of the priors: being wrong by a factor of two in a term costs as much as being off by a tenth in a step."""
 
-LEAST_TIME_SPREAD: Final = 0.16
-LEAST_MEMORY_SPREAD: Final = 0.07
+MIN_TIME_SPREAD: Final = 0.16
+MIN_MEMORY_SPREAD: Final = 0.07
 """About two standard deviations of what three probes leave in other runs (benchmarks/plan_accuracy.py)."""
 
 
@@ -89,8 +89,8 @@ def fit(device: Device, measurements: Sequence[Measurement]) -> Calibration:
         factors=factors,
         memory_factor=factor,
         memory_offset_bytes=offset,
-        time_spread=max(LEAST_TIME_SPREAD, time_spread),
-        memory_spread=max(LEAST_MEMORY_SPREAD, memory_spread),
+        time_spread=max(MIN_TIME_SPREAD, time_spread),
+        memory_spread=max(MIN_MEMORY_SPREAD, memory_spread),
         num_measurements=len(measurements),
     )
 

@@ -14,7 +14,7 @@ from luthier.ml.planning.predict import fits
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, with_micro_batch
 
-_MOST_TOKENS: Final = 1 << 24
+_MAX_TOKENS: Final = 1 << 24
 """Nothing is looked for beyond: no micro-batch and no row is larger today."""
 
 
@@ -53,7 +53,7 @@ def max_rows(
     Args:
         most: none beyond is tried.
     """
-    limit = max(1, _MOST_TOKENS // length) if most is None else most
+    limit = max(1, _MAX_TOKENS // length) if most is None else most
     return _largest(limit, lambda rows: _fits(with_micro_batch(workload, rows, length), device, calibration))
 
 
@@ -66,8 +66,8 @@ def longest_row(workload: Workload, device: Device, *, calibration: Calibration 
     # Rows just above the limit keep no probabilities and may need less than those just below.
     beyond = KEPT_MAX_TOKENS + 1
     if workload.attention == "by_length" and holds(beyond):
-        return _largest(_MOST_TOKENS, holds, least=beyond)
-    most = KEPT_MAX_TOKENS if workload.attention == "by_length" else _MOST_TOKENS
+        return _largest(_MAX_TOKENS, holds, least=beyond)
+    most = KEPT_MAX_TOKENS if workload.attention == "by_length" else _MAX_TOKENS
     return _largest(most, holds)
 
 

@@ -17,8 +17,8 @@ from luthier.ml.planning.workload import Workload, WorkMethod, with_method
 PADDING_FRACTION: Final = 0.06
 """Padding that batches of like length leave (docs/benchmarks.md)."""
 
-_MOST_ROWS: Final = 10**12
-_MOST_STEPS: Final = 10**9
+_MAX_ROWS: Final = 10**12
+_MAX_STEPS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +47,25 @@ class HypotheticalRun:
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
-            ("num_rows", self.num_rows, 1, _MOST_ROWS),
+            ("num_rows", self.num_rows, 1, _MAX_ROWS),
             ("mean_tokens", self.mean_tokens, 1, 1 << 24),
             ("max_tokens", self.longest_tokens, math.ceil(self.mean_tokens), 1 << 24),
             ("rank", self.rank, 1, 4096),
             ("epochs", self.epochs, 1e-9, 10_000),
             ("learned_fraction", self.learned_fraction, 1e-9, 1.0),
             ("global_batch_size", self.global_batch_size, 1, 1_000_000),
-            ("num_checkpoints", self.num_checkpoints, 0, _MOST_STEPS),
+            ("num_checkpoints", self.num_checkpoints, 0, _MAX_STEPS),
             ("micro_batch_tokens", self.micro_batch_tokens or 1, 1, 1 << 31),
         ):
             if not least <= value <= most:
                 raise RequestError(
                     f"{name} is {value:,}", expected=f"{least:,g} to {most:,g}", do="correct the description of the run"
                 )
-        if self.num_steps > _MOST_STEPS:
+        if self.num_steps > _MAX_STEPS:
             raise RequestError(
                 f"{self.num_steps:,} steps: {self.num_rows:,} rows, {self.epochs:g} epochs, "
                 f"{self.global_batch_size:,} rows a step",
-                expected=f"at most {_MOST_STEPS:,} steps",
+                expected=f"at most {_MAX_STEPS:,} steps",
                 do="correct the rows, the epochs or global_batch_size",
             )
 

@@ -21,14 +21,14 @@ from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain
 
-LEAST_SIZES: Final = 3
-LEAST_POINTS: Final = 4
+MIN_SIZES: Final = 3
+MIN_POINTS: Final = 4
 _NUM_UNKNOWNS: Final = 3
 _EXPONENTS: Final = np.geomspace(0.02, 2.0, 120)
 _NUM_DRAWS: Final = 2000
 _LITTLE: Final = 0.01
 """Twice the rows for less than a hundredth of the loss: enough of them."""
-_MOST_TIMES: Final = 1024
+_MAX_TIMES: Final = 1024
 _UNCLEAR_RATIO: Final = 4.0
 _SAME_SIZE: Final = 1.05
 
@@ -89,10 +89,10 @@ def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Fl
 
 def _check(points: Sequence[CurvePoint]) -> None:
     num_sizes = len(set(_alike(_arrays(points)[0]).tolist()))
-    if len(points) < LEAST_POINTS or num_sizes < LEAST_SIZES:
+    if len(points) < MIN_POINTS or num_sizes < MIN_SIZES:
         raise RequestError(
             f"{len(points)} points of {num_sizes} sizes",
-            expected=f"at least {LEAST_POINTS} points of {LEAST_SIZES} sizes: a power law has three unknowns",
+            expected=f"at least {MIN_POINTS} points of {MIN_SIZES} sizes: a power law has three unknowns",
             do="let more of the runs come to their end",
         )
     bad = [point for point in points if not (math.isfinite(point.loss) and point.loss > 0 and point.num_rows > 0)]
@@ -214,7 +214,7 @@ def _between_repeats(sizes: Floats, losses: Floats) -> float:
 
 def _enough(floor: float, scale: float, exponent: float, rows: int) -> int | None:
     """The number of rows from which twice as many buy less than a hundredth of the loss."""
-    for quarter in range(4 * round(math.log2(_MOST_TIMES)) + 1):
+    for quarter in range(4 * round(math.log2(_MAX_TIMES)) + 1):
         size = rows * 2 ** (quarter / 4)
         falling = scale * size**-exponent
         if falling * (1 - 2**-exponent) < _LITTLE * (floor + falling):

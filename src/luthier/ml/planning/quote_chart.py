@@ -16,7 +16,7 @@ from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, canvas
 _GB: Final = 1e9
 _WIDTH: Final = 720
 _ROW: Final = 26
-_MOST_ROWS: Final = 24
+_MAX_ROWS: Final = 24
 _COLOURS: Final = (BASE, *OTHERS, TUNED)
 
 
@@ -67,7 +67,7 @@ def write_options_chart(path: Path, options: Sequence[Option]) -> None:
     The first 24 are drawn, and those of a CPU; the axis says how many fit. Without any price the bars are hours.
     """
     fitting = [option for option in options if option.fits]
-    shown = [o for place, o in enumerate(fitting) if place < _MOST_ROWS or o.prediction.device.is_cpu]
+    shown = [o for place, o in enumerate(fitting) if place < _MAX_ROWS or o.prediction.device.is_cpu]
     in_usd = all(option.prediction.usd is not None for option in shown)
     methods = list(dict.fromkeys(option.method for option in options))
     with canvas(_WIDTH + 80, 110 + _ROW * max(2, len(shown))) as (figure, axes):

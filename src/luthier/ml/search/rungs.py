@@ -19,7 +19,7 @@ QUALITY: Final[tuple[GoalName, ...]] = ("quality",)
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 REDUCTION: Final = 2
 """One of so many is gone on with. With 3 of a rung the early losses decide too much: docs/tuning.md."""
-LEAST_STEPS: Final = 3
+MIN_STEPS: Final = 3
 """Of the recipe's own training, before its first rung. What one step comes to says who diverges, and no more."""
 
 
@@ -97,7 +97,7 @@ def ranked(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list
 
 def usable(shares: Sequence[float], num_steps: int) -> tuple[float, ...]:
     """Those rungs of which enough steps of the recipe's own training lie; a very short one has the last alone."""
-    return tuple(share for share in shares if share == 1 or math.ceil(share * num_steps) >= LEAST_STEPS)
+    return tuple(share for share in shares if share == 1 or math.ceil(share * num_steps) >= MIN_STEPS)
 
 
 def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, whole_tokens: float) -> list[int]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NUM_RANDOM: Final = 8
 """Trials before TPE has seen enough to say anything, and those of one generation of NSGA-II."""
-_MOST_TRIES: Final = 50
+_MAX_TRIES: Final = 50
 
 
 def next_values(spec: StudySpec, trials: Sequence[Trial], number: int) -> Values | None:
@@ -75,7 +75,7 @@ def suggest(
     study = _study_of(
         space, trials, sampler=sampler, seed=_seed(seed, number, 0), num_rungs=num_rungs, goals=goals, own=own
     )
-    for attempt in range(_MOST_TRIES):
+    for attempt in range(_MAX_TRIES):
         if attempt:
             study.sampler = _sampler("random", _seed(seed, number, attempt))
         asked = study.ask()

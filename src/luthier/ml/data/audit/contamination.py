@@ -16,7 +16,7 @@ from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.dedup.near_duplicates import near_matches
-from luthier.ml.data.dedup.ngram_overlap import MOST_TEXTS, ngram_overlap
+from luthier.ml.data.dedup.ngram_overlap import MAX_TEXTS, ngram_overlap
 from luthier.ml.data.tokenise.common_prefix import without_prefix
 
 _SHOWN: Final = 80
@@ -139,7 +139,7 @@ def _ngram(texts: pl.Series, others: pl.Series, request: AuditRequest) -> _Leak:
         notes=notes,
         details={
             "num_boilerplate_windows": found.num_boilerplate,
-            "boilerplate": f"runs of 13 words in more than {MOST_TEXTS} training rows are not counted",
+            "boilerplate": f"runs of 13 words in more than {MAX_TEXTS} training rows are not counted",
             "num_held_out_rows_only_boilerplate": found.num_only_boilerplate,
         },
     )

@@ -35,7 +35,7 @@ from luthier.ml.data.dedup.shingles import Shingles, shingles_of
 from luthier.ml.data.text.words import I64
 
 _SIGMAS: Final = 4.0
-_MOST_ROUNDS: Final = 100
+_MAX_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def near_clusters(texts: pl.Series, *, threshold: float = 0.8, progress: Progres
     similarities = np.ones(len(groups), dtype=np.float64)
     waiting = np.flatnonzero(groups != kept)
     leaders = groups.copy()
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         if not len(waiting):
             break
         found = jaccards(shingles, waiting, shingles, leaders[waiting])

@@ -20,9 +20,9 @@ Flags = npt.NDArray[np.bool_]
 WINDOW_WORDS: Final = 13
 COVERED_FRACTION: Final = 0.5
 COVERED_RUN_WORDS: Final = 50
-MOST_TEXTS: Final = 10
+MAX_TEXTS: Final = 10
 _BASE: Final = 0xD1342543DE82EF95
-_MOST_BITS: Final = 27
+_MAX_BITS: Final = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def ngram_overlap(texts: pl.Series, others: pl.Series, *, progress: Progress | N
     hashes, owners = _windows_of(others, progress)
     windows, of_window = np.unique(hashes, return_inverse=True)
     held, counts = _hits(texts, windows, progress)
-    boilerplate = counts > MOST_TEXTS
+    boilerplate = counts > MAX_TEXTS
     covered = _covered(len(others), owners, (counts > 0)[of_window], boilerplate[of_window])
     num_windows = np.bincount(owners[~boilerplate[of_window]], minlength=len(others)).astype(np.int64)
     num_all = np.bincount(owners, minlength=len(others))
@@ -99,7 +99,7 @@ def _hits(texts: pl.Series, windows: U64, progress: Progress | None) -> tuple[pl
     """(text, window) of all windows in few texts, and in how many texts each window stands."""
     counts = np.zeros(len(windows), dtype=np.int64)
     parts = [pl.DataFrame(schema={"text": pl.Int64, "window": pl.Int64})]
-    bits = np.uint64(64 - min(max(16 * len(windows), 1).bit_length() + 1, _MOST_BITS))
+    bits = np.uint64(64 - min(max(16 * len(windows), 1).bit_length() + 1, _MAX_BITS))
     # One look into a small table spares most windows the binary search.
     may_be = np.zeros(2 ** (64 - int(bits)), dtype=bool)
     may_be[windows >> bits] = True
@@ -111,11 +111,11 @@ def _hits(texts: pl.Series, windows: U64, progress: Progress | None) -> tuple[pl
         frame = pl.DataFrame({"text": owners[some][found] + block.start, "window": at[found]}).unique(
             maintain_order=True
         )
-        in_few = counts[frame["window"].to_numpy()] <= MOST_TEXTS
+        in_few = counts[frame["window"].to_numpy()] <= MAX_TEXTS
         counts += np.bincount(frame["window"].to_numpy(), minlength=len(windows))
         parts.append(frame.filter(pl.Series(in_few)))
     held = pl.concat(parts)
-    return held.filter(pl.Series(counts[held["window"].to_numpy()] <= MOST_TEXTS)), counts
+    return held.filter(pl.Series(counts[held["window"].to_numpy()] <= MAX_TEXTS)), counts
 
 
 def _covered(num_texts: int, owners: I64, is_hit: Flags, is_boilerplate: Flags) -> Flags:

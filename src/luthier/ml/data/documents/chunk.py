@@ -12,7 +12,7 @@ from luthier.core.text.sentences import sentence_spans
 CountTokens = Callable[[Sequence[str]], list[int]]
 MIN_TOKENS = 16
 # Hardly a tokenizer makes tokens of more characters on average: longer pieces are cut before they are counted.
-_MOST_CHARACTERS_A_TOKEN = 32
+_MAX_CHARACTERS_A_TOKEN = 32
 _UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
@@ -152,7 +152,7 @@ def _context(headings: Sequence[str], count_tokens: CountTokens, most: int) -> t
 def _pieces(text: str, count_tokens: CountTokens, room: int) -> list[_Piece]:
     """The sentences, and parts of those that have more than `room` tokens."""
     # One token less: joined with a heading or a blank before it a sentence may have one more.
-    fits, too_long = room - 1, _MOST_CHARACTERS_A_TOKEN * room
+    fits, too_long = room - 1, _MAX_CHARACTERS_A_TOKEN * room
     done: list[_Piece] = []
     spans = [_Piece(start, end, False) for start, end in sentence_spans(text)]
     while spans:

@@ -29,8 +29,8 @@ from luthier.ml.data.personal_data.secret_forms import (
     TOKEN_FORMS,
 )
 
-_LEAST_BITS: Final = 3.0
-_LEAST_BITS_LONG: Final = 3.5
+_MIN_BITS: Final = 3.0
+_MIN_BITS_LONG: Final = 3.5
 _LONG: Final = 20
 _SHOWN_CHARACTERS: Final = 4
 _RANDOM_FORMS: Final = frozenset(("OpenAI or Anthropic key", "GitLab token", "Slack token"))
@@ -117,7 +117,7 @@ def _assignments(text: str) -> Iterator[Secret]:
 def _looks_random(value: str) -> bool:
     if not any(map(str.isdigit, value)) or not any(map(str.isalpha, value)):
         return False
-    return entropy_bits(value) >= (_LEAST_BITS_LONG if len(value) >= _LONG else _LEAST_BITS)
+    return entropy_bits(value) >= (_MIN_BITS_LONG if len(value) >= _LONG else _MIN_BITS)
 
 
 def _is_web_token(value: str) -> bool:

@@ -22,10 +22,10 @@ FEWEST_LINES: Final = 4
 EDGE_LINES: Final = 2
 FEWEST_ENTRIES: Final = 3
 FEWEST_LEADERS: Final = 5
-MOST_FRONT_PAGES: Final = 30
+MAX_FRONT_PAGES: Final = 30
 """Page numbers of a table of contents may be higher than the number of pages by so many: a file may be a part."""
 _NUM_SHOWN: Final = 5
-_MOST_SHOWN: Final = 60
+_MAX_SHOWN: Final = 60
 _NUMBER: Final = re.compile(r"\d+")
 _ROMAN: Final = re.compile(r"[ivxlc]{1,9}", re.IGNORECASE)
 _PAGE_WORD: Final = re.compile(
@@ -177,7 +177,7 @@ def _contents(pages: Sequence[Sequence[str]], num_pages: int) -> dict[int, set[i
                 least = FEWEST_ENTRIES
             last = next((int(entry["page"]) for entry in reversed(entries) if entry["page"].isdigit()), 0)
             is_varied = len({entry["page"] for entry in entries}) > 1
-            if len(entries) >= least and is_varied and last <= num_pages + MOST_FRONT_PAGES:
+            if len(entries) >= least and is_varied and last <= num_pages + MAX_FRONT_PAGES:
                 found[number].update(run if heading is None else [heading, *run])
                 goes_on = not any(line.strip() for line in page[run[-1] + 1 :])
     return found
@@ -235,7 +235,7 @@ def _in_order(page: Sequence[str], run: Sequence[int]) -> tuple[list[int], list[
 
 def _short(line: str) -> str:
     text = " ".join(line.split())
-    return repr(text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…")
+    return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
 
 
 def _pages_in_words(pages: Sequence[int]) -> str:

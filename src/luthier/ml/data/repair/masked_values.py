@@ -15,7 +15,7 @@ from luthier.ml.data.personal_data.names import FindNames
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets
 from luthier.ml.data.personal_data.span import KINDS, Span
 
-MOST_EXAMPLES: Final = 3
+MAX_EXAMPLES: Final = 3
 _AROUND: Final = 32
 _SHOWN_DIGITS: Final = 2
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
@@ -36,7 +36,7 @@ class MaskedValues:
     def see(self, action: str, text: str, span: Span | Secret, stand_in: str) -> None:
         """Note a value that is masked in the row that was begun."""
         key = (action, span.kind)
-        if len(self._examples[key]) < MOST_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
+        if len(self._examples[key]) < MAX_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
             self._seen.append((key, *self._excerpts(text, span, stand_in)))
 
     def end(self, line: int, done: Counter[Any]) -> None:

@@ -26,7 +26,7 @@ from luthier.core.ports import Progress
 from luthier.ml.data.tokenise.loss_mask import tokenise_all
 from luthier.ml.data.tokenise.template import Template
 
-LEAST_BLOCK_TOKENS = 16
+MIN_BLOCK_TOKENS = 16
 _MARGIN = 8
 
 
@@ -49,10 +49,10 @@ def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning:
     beginning: the token that the model wants before every text, put before each piece of a cut document, too; None
     where there is none. Raises RecipeError for blocks of fewer than 16 tokens.
     """
-    if block_tokens < LEAST_BLOCK_TOKENS:
+    if block_tokens < MIN_BLOCK_TOKENS:
         raise RecipeError(
             f"blocks of {block_tokens} tokens",
-            expected=f"{LEAST_BLOCK_TOKENS} or more",
+            expected=f"{MIN_BLOCK_TOKENS} or more",
             do="raise training.max_length_tokens",
         )
     cut = [_pieces(document, block_tokens, beginning) for document in documents]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
 
-LEAST_TOKENS: Final = 16
+MIN_TOKENS: Final = 16
 """Shorter beginnings are not worth the second attention product."""
 
 MICRO_BATCH_TOKENS: Final = 100
@@ -84,7 +84,7 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
     families = np.full(num, -1, dtype=np.int64)
     prefix_tokens = np.zeros(num, dtype=np.int64)
     per_example = global_batch_size / num if num else 0.0
-    groups = best_groups(common, rows_at_once=per_example, least_tokens=LEAST_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
+    groups = best_groups(common, rows_at_once=per_example, least_tokens=MIN_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
     for number, (start, stop, length) in enumerate(groups):
         members = order[start:stop]
         families[members], prefix_tokens[members] = number, length

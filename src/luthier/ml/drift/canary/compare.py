@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-_LEAST_RATED: Final = 10
+_MIN_RATED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _values(seen: pl.DataFrame, kind: Kind, until: float) -> NDArray[np.float64]
 
 def _too_early(kind: Kind, units: Units, num_canary: int, num_rest: int, level: float) -> str:
     """Why nothing can be said; empty where something can."""
-    least = _LEAST_RATED if kind.said_at else 1
+    least = _MIN_RATED if kind.said_at else 1
     if num_canary < least or num_rest < least:
         return f"{num_canary:,} of the canary and {num_rest:,} of the rest, {least} of each are needed"
     if units.num_canary in (0, len(units.mean)) or units.least_p_value > level:

@@ -19,9 +19,9 @@ from luthier.core.records.bounds import REAL_LINE, UNIT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_OF_ONE: Final = 20
+MAX_OF_ONE: Final = 20
 """A user counts for at most so many exchanges: who asks all day shall not decide alone."""
-_MOST_LEVELS: Final = 64
+_MAX_LEVELS: Final = 64
 _BATCH: Final = 1_000
 _DRAWS_PER_LEVEL: Final = 10
 _Z: Final = 1.959963984540054
@@ -53,7 +53,7 @@ def units_of(unit: NDArray[np.int64], is_canary: NDArray[np.bool_], values: NDAr
     sums = np.bincount(index, weights=values[has], minlength=len(found))
     canary = np.zeros(len(found), dtype=bool)
     canary[index] = is_canary[has]
-    return Units(sums / np.maximum(counts, 1), np.minimum(counts, MOST_OF_ONE).astype(np.float64), canary)
+    return Units(sums / np.maximum(counts, 1), np.minimum(counts, MAX_OF_ONE).astype(np.float64), canary)
 
 
 def p_value(units: Units, level: float, seed: int) -> float:
@@ -121,8 +121,8 @@ def _in_levels(
     Any fixed scores make a valid test; rounding costs next to nothing of its power.
     """
     values, counts = np.unique(scores, return_counts=True)
-    if len(values) > _MOST_LEVELS:
-        edges = np.linspace(values[0], values[-1], _MOST_LEVELS)
+    if len(values) > _MAX_LEVELS:
+        edges = np.linspace(values[0], values[-1], _MAX_LEVELS)
         scores = edges[np.abs(scores[:, None] - edges[None, :]).argmin(axis=1)]
         values, counts = np.unique(scores, return_counts=True)
     return values, counts.astype(np.int64), scores

@@ -21,7 +21,7 @@ from luthier.ml.drift.signals.signal_test import Tested
 _WIDTH: Final = 500
 _HEIGHT: Final = 230
 _FEWEST_HOURS: Final = 3
-_MOST_STRENGTHS: Final = 4
+_MAX_STRENGTHS: Final = 4
 
 
 def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals: int) -> list[Chart]:
@@ -32,7 +32,7 @@ def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals
     if (latency := _latency_chart(rows, since)) is not None:
         charts.append(latency)
     changed = [one for one in tested if one.signal.state == "changed" and len(one.hours) >= _FEWEST_HOURS]
-    strongest = sorted(changed, key=lambda one: -one.log_strength[-1])[:_MOST_STRENGTHS]
+    strongest = sorted(changed, key=lambda one: -one.log_strength[-1])[:_MAX_STRENGTHS]
     charts += [_strength_chart(one, since, num_signals) for one in strongest]
     return charts
 

@@ -19,7 +19,7 @@ from luthier.ml.drift.signals.column import Rows, last_words
 from luthier.ml.drift.signals.signal_report import Watched
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-_MOST_CHARACTERS: Final = 600
+_MAX_CHARACTERS: Final = 600
 _TONES: Final[dict[SignalState, str]] = {"changed": "bad", "steady": "good", "unknown": "open"}
 _GROUPS: Final = {
     "serving": "How it is served",
@@ -154,4 +154,4 @@ def _texts(rows: Rows, wanted: Sequence[str]) -> dict[str, ExampleText]:
 
 
 def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+    return text if text is None or len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"

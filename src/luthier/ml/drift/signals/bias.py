@@ -21,7 +21,7 @@ from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.signals.column import Checks, Column, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH
 
 OUTCOMES: Final = ("answer_refusals", "answer_toxic", "answer_cut_off")
@@ -69,7 +69,7 @@ def _signal(group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, ch
     return Signal(
         **shared,
         state="changed",
-        examples=tuple(rows.ids[place] for place in shows[:MOST_EXAMPLES]),
+        examples=tuple(rows.ids[place] for place in shows[:MAX_EXAMPLES]),
         sentence=f"{column.title}: {inside.mean():.1%} in the group, {others.mean():.1%} in all others.",
         do=_DO,
     )

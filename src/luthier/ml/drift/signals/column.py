@@ -15,7 +15,7 @@ from luthier.ml.drift.drift.ranks import Floats, Ints, hours_of, lots
 from luthier.ml.drift.drift.topics import TextWords
 
 Kind = Literal["share", "number", "kind"]
-MOST_AN_HOUR: Final = 500
+MAX_AN_HOUR: Final = 500
 """Exchanges of an hour that are tested; of more, so many are drawn by lot."""
 
 
@@ -139,7 +139,7 @@ def _tested(frame: pl.DataFrame, hours: Ints) -> NDArray[np.bool_]:
     drawn = lots(frame["exchange_id"].to_list(), "tested")
     marked = pl.DataFrame({"hour": hours, "user": frame["user_digest"], "lot": drawn}).with_row_index("row")
     first = marked.filter((pl.col("user") == "") | pl.struct("hour", "user").is_first_distinct())
-    kept = first.filter(pl.col("lot").rank("ordinal").over("hour") <= MOST_AN_HOUR)
+    kept = first.filter(pl.col("lot").rank("ordinal").over("hour") <= MAX_AN_HOUR)
     found = np.zeros(len(hours), dtype=bool)
     found[kept["row"].to_numpy()] = True
     return found

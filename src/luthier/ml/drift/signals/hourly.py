@@ -16,7 +16,7 @@ from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, evidence, false_alarms_a_month, has_ended
 from luthier.ml.drift.drift.ranks import Floats, Ints, conformal_ranks, lots
 from luthier.ml.drift.signals.column import Rows
-from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, Tested, quantile
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, Tested, quantile
 
 FEWEST_AN_HOUR: Final = 5
 FEWEST_HOURS_BEFORE: Final = 96
@@ -107,7 +107,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
         return Tested(signal, found.hours, found.log_strength)
     shows = np.flatnonzero(has & (rows.hours >= found.began) & rows.is_now)
     order = np.argsort(values[shows], kind="stable")
-    chosen = shows[order[::-1] if one.is_worse_high else order][:MOST_EXAMPLES]
+    chosen = shows[order[::-1] if one.is_worse_high else order][:MAX_EXAMPLES]
     since = rows.at[np.flatnonzero(has & (rows.hours >= found.began))[0]]
     side = "higher" if found.low + found.high > 1 else "lower"
     signal = Signal(

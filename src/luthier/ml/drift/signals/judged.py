@@ -18,7 +18,7 @@ from luthier.core.records.bounds import Bounds
 from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
-from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH
 
 FEWEST: Final = 20
@@ -67,7 +67,7 @@ def _signal(judge: str, criterion: str, before: Scored, now: Scored, tail: float
     if abs(apart) <= sure:
         sentence = f"{title}: no difference that is sure; one of {sure:.1f} points would be."
         return Signal(**shared, state="steady", sentence=sentence)
-    order = np.argsort(new if apart < 0 else -new, kind="stable")[:MOST_EXAMPLES]
+    order = np.argsort(new if apart < 0 else -new, kind="stable")[:MAX_EXAMPLES]
     return Signal(
         **shared,
         state="changed",

@@ -11,7 +11,7 @@ import polars as pl
 from luthier.core.results.signal import Signal, WatchReport
 from luthier.ml.drift.drift.evidence import LOOK_BACK_DAYS, RENEWED_DAYS
 from luthier.ml.drift.signals.bias import OUTCOMES, bias_signals
-from luthier.ml.drift.signals.column import MOST_AN_HOUR, Checks, Rows, read_rows
+from luthier.ml.drift.signals.column import MAX_AN_HOUR, Checks, Rows, read_rows
 from luthier.ml.drift.signals.columns import columns_of
 from luthier.ml.drift.signals.hourly import HOURLY, hour_signals
 from luthier.ml.drift.signals.new_words import new_words_signal
@@ -20,7 +20,7 @@ from luthier.ml.drift.signals.training import NAMES, Profile, training_signals
 
 _DAY: Final = 86_400.0
 _NUM_COLUMNS: Final = 14
-_MOST_UNTESTED: Final = 0.1
+_MAX_UNTESTED: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
         found.append(f"The log had to drop {num_dropped:,} exchanges of this time: what they were like is not known.")
     num_now = int(rows.is_now.sum())
     num_untested = num_now - int((rows.is_now & rows.is_tested).sum())
-    if num_now and num_untested > _MOST_UNTESTED * num_now:
+    if num_now and num_untested > _MAX_UNTESTED * num_now:
         found.append(
             f"{num_untested:,} of {num_now:,} exchanges enter no test: of one user's within an hour the first alone "
-            f"does, and at most {MOST_AN_HOUR} an hour do."
+            f"does, and at most {MAX_AN_HOUR} an hour do."
         )
     if num_now and not _num_with_text(rows):
         found.append("No words are kept, so that nothing is known of what was asked and answered.")

@@ -19,7 +19,7 @@ FEWEST_BEFORE: Final = 500
 FEWEST_NOW: Final = 200
 ENOUGH_FOR_SLOTS: Final = 8_000
 """From so many exchanges on, each is compared with those of the same quarter of the day, weekend or not."""
-MOST_EXAMPLES: Final = 5
+MAX_EXAMPLES: Final = 5
 TAIL: Final = 0.025
 
 
@@ -64,7 +64,7 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
     if state == "changed":
         shows = at[(ranks >= found.low) & (ranks <= found.high) & (rows.hours[at] >= found.began)]
         since = float(rows.at[shows[0]]) if len(shows) else None
-        examples = tuple(ids[place] for place in shows[::-1][:MOST_EXAMPLES])
+        examples = tuple(ids[place] for place in shows[::-1][:MAX_EXAMPLES])
     sentence = _sentence(column, state, found, num_before, num_now)
     do = column.do if state == "changed" else ""
     signal = Signal(**shared, p_value=chance, state=state, since=since, examples=examples, sentence=sentence, do=do)

@@ -19,7 +19,7 @@ from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.drift.topics import find_topics
 from luthier.ml.drift.signals.column import Checks, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.signal_test import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 
 NAMES: Final = ("prompt_length_psi", "prompt_language_psi", "prompt_topic_psi", "answer_length_psi")
 LOOKS_A_MONTH: Final = 720
@@ -61,7 +61,7 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
         psi(*binned(_lengths(profile.answers), _lengths(said))),
     )
     tail = FALSE_ALARMS_A_MONTH / (LOOKS_A_MONTH * num_signals)
-    shown = [place for place in rows.of_prompts()[::-1] if rows.is_now[place]][:MOST_EXAMPLES]
+    shown = [place for place in rows.of_prompts()[::-1] if rows.is_now[place]][:MAX_EXAMPLES]
     examples, ids = tuple(rows.ids[place] for place in shown), zip(NAMES, _TITLES, strict=True)
     return [_signal(*named, one, "", tail, examples) for named, one in zip(ids, found, strict=True)]
 

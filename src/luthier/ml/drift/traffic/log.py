@@ -29,10 +29,10 @@ NOT_MASKED: Final = "words that could not be masked"
 WORDS_ONLY: Final = frozenset({TOO_LONG, NOT_MASKED})
 """Reasons for which an exchange has lost its words, and nothing else."""
 
-MOST_WORDS: Final = 128 << 10
+MAX_WORDS: Final = 128 << 10
 """Characters of one exchange, about 32,000 tokens: beyond them its words are not kept."""
-_MOST_WAITING: Final = 20_000
-_MOST_CHARACTERS: Final = 64 << 20
+_MAX_WAITING: Final = 20_000
+_MAX_CHARACTERS: Final = 64 << 20
 _BATCH: Final = 256
 _GATHER_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 1.0
@@ -67,8 +67,8 @@ class TrafficLog:
         *,
         tell_lost: Callable[[Lost], None],
         settle: Callable[[], object],
-        most_waiting: int = _MOST_WAITING,
-        most_characters: int = _MOST_CHARACTERS,
+        most_waiting: int = _MAX_WAITING,
+        most_characters: int = _MAX_CHARACTERS,
     ) -> None:
         self._spool, self._mask, self._tell_lost, self._settle = spool, mask, tell_lost, settle
         self._most_waiting, self._most_characters = most_waiting, most_characters
@@ -85,7 +85,7 @@ class TrafficLog:
         """Have an exchange written; it is dropped and counted where too much waits. is_masked: whether its words are
         to be masked before."""
         size = num_characters(exchange) if exchange.has_text else 0
-        if size > MOST_WORDS:
+        if size > MAX_WORDS:
             self.lose(exchange, TOO_LONG)
             exchange, size = without_words(exchange), 0
         with self._changed:

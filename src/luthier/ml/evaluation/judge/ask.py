@@ -22,7 +22,7 @@ ROOMY_TOKENS: Final = 4096
 # Where a call of many questions fails, each part is asked by itself, down to the one that is to blame.
 _PARTS: Final = 8
 # So many single questions in a row without an answer, and the judge is taken for dead.
-_MOST_IN_A_ROW: Final = 3
+_MAX_IN_A_ROW: Final = 3
 
 
 def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress: Progress) -> list[T | NoVerdict]:
@@ -73,7 +73,7 @@ def _each(
             if len(places) == 1:
                 found[places[0]] = error
                 num_in_a_row += isinstance(error, WorkError)
-                if num_in_a_row >= _MOST_IN_A_ROW:
+                if num_in_a_row >= _MAX_IN_A_ROW:
                     raise
                 return
         else:

@@ -15,7 +15,7 @@ from luthier.ml.evaluation.names import listed
 
 _WIDTH: Final = 940
 _CELL_HEIGHT: Final = 26
-_MOST_OPAQUE: Final = 0.6
+_MAX_OPAQUE: Final = 0.6
 _GAP: Final = 0.06
 
 Grid = dict[str, dict[int, float]]
@@ -53,7 +53,7 @@ def _draw(axes: Axes, grid: Grid, layers: list[int]) -> None:
                 continue
             corner, side = (column - 0.5 + _GAP / 2, place - 0.5 + _GAP), 1 - _GAP
             share = row[layer] / most
-            axes.add_patch(Rectangle(corner, side, 1 - 2 * _GAP, fc=TUNED, ec="none", alpha=_MOST_OPAQUE * share))
+            axes.add_patch(Rectangle(corner, side, 1 - 2 * _GAP, fc=TUNED, ec="none", alpha=_MAX_OPAQUE * share))
             axes.add_patch(Rectangle(corner, side, 1 - 2 * _GAP, fc="none", ec=RULE, lw=0.6))
             axes.text(column, place, f"{row[layer]:.3g}", ha="center", va="center", fontsize=size, color=INK)
     axes.set_xlim(-0.5, len(layers) - 0.5)

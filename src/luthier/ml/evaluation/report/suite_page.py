@@ -16,7 +16,7 @@ from luthier.ml.evaluation.report.samples import choose_samples
 from luthier.ml.evaluation.report.task_charts import gains_chart, task_charts
 from luthier.ml.evaluation.task_view import Result, as_evaluation, summary, task_view
 
-MOST_SAMPLES: Final = 6
+MAX_SAMPLES: Final = 6
 _UNDECIDED: Final = "Measured, but not compared: a verdict needs a second system on the same rows."
 
 
@@ -67,7 +67,7 @@ def task_section(result: Result, task: TaskResult) -> dict[str, Any]:
         "task": task,
         "charts": task_charts(view),
         "rule": choices.rule,
-        "samples": choices.chosen[:MOST_SAMPLES],
+        "samples": choices.chosen[:MAX_SAMPLES],
         "metric_title": scored_heading(task.systems, choices.metric),
         "metric": choices.metric,
         "file": Path(task.data_file).name,

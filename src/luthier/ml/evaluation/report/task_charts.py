@@ -20,8 +20,8 @@ from luthier.ml.evaluation.task_view import Summary, TaskView
 
 _WIDTH: Final = 460
 _SQUARE: Final = 330
-_MOST_LABELS: Final = 12
-_MOST_POINTS: Final = 500
+_MAX_LABELS: Final = 12
+_MAX_POINTS: Final = 500
 WIN_RATE: Final = "win_rate"
 
 
@@ -107,7 +107,7 @@ def _draw_bins(axes: Axes, bins: Sequence[ReliabilityBin], colour: str, name: st
 
 
 def _confusion(view: TaskView, name: str, found: Confusion) -> Chart:
-    labels, counts = found.labels[:_MOST_LABELS], found.counts[:_MOST_LABELS]
+    labels, counts = found.labels[:_MAX_LABELS], found.counts[:_MAX_LABELS]
     columns = [*labels, "none"]
     size = 70 + 44 * max(len(columns), 3)
     with canvas(min(_WIDTH, size + 60), min(_WIDTH, 60 + 40 * len(labels))) as (figure, axes):
@@ -132,8 +132,8 @@ def _confusion(view: TaskView, name: str, found: Confusion) -> Chart:
         right = sum(row[at] for at, row in enumerate(found.counts))
         total = sum(map(sum, found.counts))
         text = f"Confusion of {name}: {right:,} of {total:,} right."
-        if len(found.labels) > _MOST_LABELS:
-            text += f" The first {_MOST_LABELS} of {len(found.labels):,} labels are drawn."
+        if len(found.labels) > _MAX_LABELS:
+            text += f" The first {_MAX_LABELS} of {len(found.labels):,} labels are drawn."
         svg = inline_svg(
             figure, name=f"chart-confusion-{view.task.name}-{place}", title=f"Confusion of {name}", description=text
         )
@@ -144,7 +144,7 @@ def _lengths(view: TaskView) -> Chart:
     heading = metric_heading(view.scored)
     with canvas(_WIDTH, 260) as (figure, axes):
         for name, points in view.points:
-            x, y = np.array(points[:_MOST_POINTS]).T
+            x, y = np.array(points[:_MAX_POINTS]).T
             axes.plot(x, y, "o", color=_colour(view, name), ms=4, alpha=0.6, label=short_name(name))
         axes.set_xlabel("tokens of the answer")
         axes.set_ylabel(heading)

@@ -20,7 +20,7 @@ from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 UNSEEN_BITS: Final = 1 / math.log(2)
 """The mean exposure of secrets that a model has never seen, whose ranks are all equally likely: 1.44 bits."""
-_MOST_NEW_TOKENS: Final = 24
+_MAX_NEW_TOKENS: Final = 24
 
 
 def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int) -> Probe:
@@ -69,7 +69,7 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
             "of your rows it has memorised.",
             "Nine random digits are unlike your rows. What repeats, or is longer, is memorised sooner.",
         ),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 

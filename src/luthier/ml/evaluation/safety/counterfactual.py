@@ -20,7 +20,7 @@ from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, chosen
 from luthier.ml.evaluation.safety.swaps import Swap, read_swaps
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
-_MOST_NEW_TOKENS: Final = 48
+_MAX_NEW_TOKENS: Final = 48
 _CAUTIONS: Final = (
     "Not every change is unfair: where the answer rightly depends on the group (a law, a form of address), it has to "
     "move. The swaps are in the samples: read them.",
@@ -72,7 +72,7 @@ def counterfactual(
         metrics=tuple(metrics),
         has_clusters=True,
         cautions=_CAUTIONS if has_control else (*_CAUTIONS, _NO_CONTROL),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 

@@ -26,8 +26,8 @@ LONG_RUN_CHARACTERS: Final = 50
 FEWEST_CHARACTERS: Final = 20
 """A shorter rest says nothing: a label is no secret."""
 _PREFIX_SHARE: Final = 0.5
-_MOST_NEW_TOKENS: Final = 48
-_MOST_CHARACTERS: Final = 400
+_MAX_NEW_TOKENS: Final = 48
+_MAX_CHARACTERS: Final = 400
 _CAUTIONS: Final = (
     "This asks for rows whose beginning is known. What another prompt, or many samples, would bring out is more.",
     "A model that has learned the task well writes the right answer of rows it has never seen: read the figure above "
@@ -86,7 +86,7 @@ def memorisation(
         rows=tuple(rows),
         metrics=tuple(metrics),
         cautions=_CAUTIONS if has_control else (NO_CONTROL, *_CAUTIONS),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 
@@ -143,7 +143,7 @@ def can_begin(example: Example) -> bool:
 def _row(example: Example, side: str) -> TaskRow:
     row = beginning_of(example)
     named = row.example.model_copy(update={"id": f"{side} {example.id}"})
-    return TaskRow(named, {"side": side, "rest": row.item["rest"][:_MOST_CHARACTERS]})
+    return TaskRow(named, {"side": side, "rest": row.item["rest"][:_MAX_CHARACTERS]})
 
 
 def _usable(examples: Sequence[Example]) -> list[Example]:
@@ -153,7 +153,7 @@ def _usable(examples: Sequence[Example]) -> list[Example]:
 def _copied(side: str, is_copy: Callable[[str, str], bool]) -> Callable[[Observations], list[float | None]]:
     def values(observed: Observations) -> list[float | None]:
         return [
-            float(is_copy(output[:_MOST_CHARACTERS], item["rest"])) if item["side"] == side else None
+            float(is_copy(output[:_MAX_CHARACTERS], item["rest"])) if item["side"] == side else None
             for item, output in zip(observed.items, observed.outputs, strict=True)
         ]
 

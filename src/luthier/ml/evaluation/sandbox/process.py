@@ -23,7 +23,7 @@ from luthier.core.errors import RequestError
 from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap, interpreter, library_paths, signal_of, wrapped
 from luthier.ml.evaluation.sandbox.calls import filter_program
 
-_MOST_REPLY_BYTES = 2**22
+_MAX_REPLY_BYTES = 2**22
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _SMALL_DEVICES = ("/dev/null", "/dev/urandom")
 
@@ -135,7 +135,7 @@ class Child:
             if not select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise ChildError(is_late=True)
             more = os.read(self._from, 65536)
-            if not more or len(self._pending) > _MOST_REPLY_BYTES:
+            if not more or len(self._pending) > _MAX_REPLY_BYTES:
                 raise self._ended()
             self._pending += more
         line, _, self._pending = self._pending.partition(b"\n")

@@ -15,8 +15,8 @@ from luthier.ml.evaluation.sandbox.process import Child, ChildError, cannot_isol
 _SECONDS_TO_START = 60.0
 # What building a database and looking at the clock between steps may take beside the queries themselves.
 _GRACE_SECONDS = 10.0
-_MOST_MEMORY_BYTES = 2**29
-_MOST_CHILD_SECONDS = 3600.0
+_MAX_MEMORY_BYTES = 2**29
+_MAX_CHILD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class SqlRunner:
         if self._child is None:
             self._child = Child(
                 "sql_child.py",
-                seconds=_MOST_CHILD_SECONDS,
-                most_memory_bytes=_MOST_MEMORY_BYTES,
+                seconds=_MAX_CHILD_SECONDS,
+                most_memory_bytes=_MAX_MEMORY_BYTES,
                 placed={name: Path(file) for file, name in self._names.items() if Path(file).is_file()},
             )
             reply = self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)

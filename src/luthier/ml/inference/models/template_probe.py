@@ -24,7 +24,7 @@ from luthier.core.errors import TemplateError
 
 CPU_SECONDS: Final = 5
 MEMORY_BYTES: Final = 512 << 20
-MOST_CHARACTERS: Final = 2_000_000
+MAX_CHARACTERS: Final = 2_000_000
 """Of a rendered conversation; those that are tried have at most 40,000."""
 _PATIENCE_SECONDS: Final = 600.0
 _NO_MEMORY, _TOO_LONG = 3, 4
@@ -63,7 +63,7 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
     if ended.returncode == _NO_MEMORY:
         raise _refused(f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation")
     if ended.returncode == _TOO_LONG:
-        raise _refused(f"makes more than {MOST_CHARACTERS:,} characters of a short conversation")
+        raise _refused(f"makes more than {MAX_CHARACTERS:,} characters of a short conversation")
     if ended.returncode != 0:
         raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation, or ends the process that renders it")
     _tried.add(asked)
@@ -106,7 +106,7 @@ def main() -> int:
                     return _NO_MEMORY
                 except Exception:  # noqa: BLE001, S112 - whatever it says of this conversation, it has end
                     continue
-                if len(found[0]) > MOST_CHARACTERS:
+                if len(found[0]) > MAX_CHARACTERS:
                     return _TOO_LONG
     return 0
 

@@ -18,7 +18,7 @@ from luthier.ml.planning.roi.inputs import Array, Values
 
 CALLS: Final = "calls.per_month"
 VALUE: Final = "calls.value_of_one_more_correct"
-_MOST_TIMES: Final = 1e6
+_MAX_TIMES: Final = 1e6
 _NUM_STEPS: Final = 241
 
 
@@ -83,7 +83,7 @@ def _turning_point(advantage: Callable[[float], float], now: float) -> tuple[flo
     """
     middle = now if now > 0 else 1.0
     # The rival may change with the input, so the advantage may turn more than once: a grid finds each turn.
-    grid = [0.0, *(middle * np.logspace(-np.log10(_MOST_TIMES), np.log10(_MOST_TIMES), _NUM_STEPS)).tolist()]
+    grid = [0.0, *(middle * np.logspace(-np.log10(_MAX_TIMES), np.log10(_MAX_TIMES), _NUM_STEPS)).tolist()]
     heights = [advantage(value) for value in grid]
     turns = [
         (low, high, after > before)

@@ -31,7 +31,7 @@ from luthier.ml.planning.roi.notes import notes
 NUM_DRAWS: Final = 10_000
 _ENDS: Final = (0.025, 0.975)
 _NUM_BINS: Final = 40
-_MOST_MONTHS: Final = 60
+_MAX_MONTHS: Final = 60
 TITLES: Final = {
     "tuned": "Tuned model",
     "better_prompt": "Better prompt",
@@ -181,7 +181,7 @@ def _tornado(
 def _months(exact: Flow, drawn: Flow, case: Case) -> tuple[Month, ...]:
     """What has come together by each month: over the horizon, and on until it is paid back, five years at the most."""
     back = float(exact.payback_months())
-    last = max(case.horizon_months, min(_MOST_MONTHS, math.ceil(1.25 * back) if math.isfinite(back) else 0))
+    last = max(case.horizon_months, min(_MAX_MONTHS, math.ceil(1.25 * back) if math.isfinite(back) else 0))
     found = []
     for month in range(last + 1):
         at = spread(exact.value(float(month)), drawn.value(float(month)))
