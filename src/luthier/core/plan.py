@@ -14,7 +14,6 @@ from luthier.core.frozen import Frozen
 from luthier.core.graders import Reward
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import (
-    PREFERENCE_OBJECTIVES,
     AverageKind,
     Divergence,
     LossWeighting,
@@ -28,6 +27,7 @@ from luthier.core.recipe import (
     ShardingName,
     TemplateOption,
 )
+from luthier.core.registry import OBJECTIVES
 from luthier.core.split_provenance import SplitProvenance
 from luthier.core.target_modules import format_target_modules
 
@@ -217,7 +217,12 @@ class ObjectivePlan(Frozen):
     @property
     def loss_unit(self) -> str:
         """What a loss is counted in; empty where it is a number without a unit."""
-        return "" if self.name in PREFERENCE_OBJECTIVES else "nats a learned token"
+        return "" if self.learns_preferences else "nats a learned token"
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether answers are compared; False for a plug-in that is no longer installed."""
+        return OBJECTIVES.is_known(self.name) and bool(OBJECTIVES.declaration(self.name).learns_preferences)
 
     @property
     def draws(self) -> bool:

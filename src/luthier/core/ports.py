@@ -13,7 +13,7 @@ from luthier.core.conversation import Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
 from luthier.core.frozen import Frozen
-from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextRequest
+from luthier.core.stream import NEW_TOKENS, Decoding, EmbeddingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
 
@@ -75,7 +75,7 @@ class Prompt(Frozen):
 
     conversation: Conversation | None = None
     text: str | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     temperature: float = 0.0
     seed: int = 0
     json_schema: dict[str, Any] | None = None

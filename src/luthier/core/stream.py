@@ -21,6 +21,8 @@ from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
 
 MAX_CHOICES: Final = 16
+NEW_TOKENS: Final = 128
+"""What an answer may take where nobody asks for another limit."""
 
 
 class Sampling(Frozen):
@@ -63,7 +65,7 @@ class TextRequest(Frozen):
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
     sampling: Sampling = Sampling()
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=NEW_TOKENS, ge=1)
     stop: tuple[str, ...] = ()
     num_choices: int = Field(default=1, ge=1, le=MAX_CHOICES)
     num_top: int | None = None

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
+from luthier.core.stream import NEW_TOKENS
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 Criterion = Literal["relevance", "coherence", "accuracy", "helpfulness"]
@@ -35,7 +36,7 @@ class TaskCommon(Frozen):
     few_shot: Annotated[int, Field(ge=0, le=64)] = 0
     few_shot_from: str | None = None
     cluster_by: str | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    max_new_tokens: Annotated[int, Field(ge=1)] = NEW_TOKENS
     primary: str | None = None
 
     @model_validator(mode="after")

@@ -146,7 +146,7 @@ def tokenise(
     from luthier.ml.data.tokenised_cache import TokenisedCache
     from luthier.ml.inference.opted_turns import rewritten_examples
     from luthier.ml.planning import objectives, resolve
-    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training.objectives.rules import rules_of
 
     if resolve.fills_blocks(recipe):
         objectives.check_shape(recipe.objective, part.source.shape)
@@ -197,7 +197,7 @@ def tokenise(
 def _learning(recipe: Recipe, split: Split) -> Learning:
     """What is learned beside the answers. What draws answers of its own needs the prompts of inference, and no more."""
     from luthier.ml.data.loss_mask import Learning
-    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
     if split != "held_out" and "num_samples" in objective.settings:

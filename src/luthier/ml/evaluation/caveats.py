@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.evaluation import Comparison, SystemResult
+from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.charts.thinking import thinking_sentence
-from luthier.ml.evaluation.names import held_out_rows, metric_title
+from luthier.ml.evaluation.names import held_out_rows
 
 FEW_ROWS = 30
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.ml.charts.metric_titles import on_scale
+from luthier.ml.charts.metric_titles import metric_title, on_scale, start
 from luthier.ml.evaluation.headline import finding, relation, short_names
-from luthier.ml.evaluation.names import held_out_rows, listed, metric_title, start, system_title
+from luthier.ml.evaluation.names import held_out_rows, listed, system_title
 
 _OPENINGS = {
     "better": "Better than",

@@ -6,15 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.ml.evaluation.names import (
-    examples,
-    held_out_rows,
-    listed,
-    metric_title,
-    start,
-    system_title,
-    without_examples,
-)
+from luthier.ml.charts.metric_titles import metric_title, start
+from luthier.ml.evaluation.names import examples, held_out_rows, listed, system_title, without_examples
 
 LONGEST = 130
 _RELATIONS = {

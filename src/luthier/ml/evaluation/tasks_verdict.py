@@ -11,8 +11,8 @@ from typing import Final
 
 from luthier.core.evaluation import Comparison, VerdictWord
 from luthier.core.task_result import TaskResult, TasksVerdict
-from luthier.ml.charts.metric_titles import on_scale
-from luthier.ml.evaluation.names import listed, metric_title
+from luthier.ml.charts.metric_titles import metric_title, on_scale
+from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.statistics import LEVEL, holm
 
 _MOST_NAMES: Final = 3

@@ -18,6 +18,7 @@ from luthier.core.auto import AutoSpec
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.pipeline import Pipeline, Stage
+from luthier.core.stream import NEW_TOKENS
 from luthier.features.workflows.automl.budget import refuse_hopeless_hours
 from luthier.features.workflows.automl.stages import folder_of, works
 from luthier.features.workflows.model_comparison.service import pull_all
@@ -41,7 +42,7 @@ class AutoRequest:
     group_by: str | None = None
     metric: str | None = None
     few_shot: int = 4
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     most_trials: int = 40
     seed: int = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.core.stream import NEW_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class ShowdownRequest:
     metric: str | None = None
     few_shot: int = 4
     instruction: str = ""
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     method: str = "lora"
     seed: int = 0
