@@ -145,11 +145,12 @@ def tokenise(
     """
     from luthier.ml.data.tokenised_cache import TokenisedCache
     from luthier.ml.inference.opted_turns import rewritten_examples
-    from luthier.ml.planning import objectives, resolve
+    from luthier.ml.planning import resolve
+    from luthier.ml.planning.resolve_objective import check_shape
     from luthier.ml.training.objectives.rules import rules_of
 
     if resolve.fills_blocks(recipe):
-        objectives.check_shape(recipe.objective, part.source.shape)
+        check_shape(recipe.objective, part.source.shape)
         return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split in ("held_out", "replay_held_out"):
