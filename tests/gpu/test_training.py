@@ -14,7 +14,7 @@ from torch import Tensor
 from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.batches import StepSchedule
+from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.determinism import compute_exactly
 from luthier.ml.training.equivalence import why_not_packed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Final, Literal
 
-from luthier.core.pipeline import Pipeline, PipelineKind, Stage
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.features.workflows.automl.report import STAGE_WORDS, found_by
 from luthier.features.workflows.retraining.format import format_stage
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows.views import AuditPage, folder_of, folders_of, result_of, view_pipeline
 from luthier.platform.home.context import Context

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import LuthierError, WorkError
-from luthier.core.file_lock import file_lock
-from luthier.core.pipeline import Pipeline, Stage
+from luthier.core.system.file_lock import file_lock
+from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.platform.home.context import Context
 
 LOCK_SECONDS = 1.0

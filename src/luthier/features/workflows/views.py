@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.aliases import command_of
 from luthier.core.errors import NotFoundError
-from luthier.core.pipeline import Pipeline, PipelineKind, Stage
-from luthier.core.showdown import ShowdownResult
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
+from luthier.core.workflows.showdown import ShowdownResult
 from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows.format import Thing
 from luthier.features.workflows.service import lock_of
@@ -140,7 +140,7 @@ def result_of(context: Context, caller: Caller, pipeline: Pipeline) -> ShowdownR
 
 
 def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str, str], now: float) -> PipelineView:
-    from luthier.core.file_lock import is_held
+    from luthier.core.system.file_lock import is_held
 
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
@@ -223,7 +223,7 @@ def _answer(context: Context, caller: Caller, view: PipelineView) -> str:
 
 def _is_there(context: Context, caller: Caller, thing: Thing, made_id: str) -> bool:
     """Whether the caller's project has it: ids are known before what they name is made."""
-    from luthier.core.task_result import SuiteResult
+    from luthier.core.results.task_result import SuiteResult
     from luthier.features.runs.evaluations import read_evaluation
 
     project_id = caller.project_id

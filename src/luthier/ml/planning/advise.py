@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from luthier.core.advice import Advice, AdvisedMethod
 from luthier.core.cost import Option
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.records.advice import Advice, AdvisedMethod
 from luthier.ml.planning.changes import METHOD_TITLES
 from luthier.ml.planning.workload import WorkMethod
 from luthier.ml.training.methods.rules import LORA_RANK, RULES

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.aliases import with_new_keys
-from luthier.core.auto import AutoSpec
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.pipeline import Pipeline, Stage
-from luthier.core.plain_yaml import write_yaml
+from luthier.core.text.plain_yaml import write_yaml
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.workflows.automl.stages import folder_of, spent_hours
 from luthier.platform.home.context import Context
 

@@ -14,11 +14,11 @@ from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.aliases import command_of
-from luthier.core.auto import AutoSpec
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline, Stage
 from luthier.core.stream import NEW_TOKENS
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.workflows.automl.budget import refuse_hopeless_hours
 from luthier.features.workflows.automl.stages import folder_of, works
 from luthier.features.workflows.model_comparison.service import pull_all
@@ -122,7 +122,7 @@ def go_on(
 
 
 def _check(request: AutoRequest) -> None:
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
 
     if not (math.isfinite(request.hours) and request.hours > 0):
         raise RequestError(

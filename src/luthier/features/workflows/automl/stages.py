@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.auto import AutoSpec
 from luthier.core.errors import NotFoundError
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
-from luthier.core.showdown import ShowdownResult, ShowdownSpec
-from luthier.core.study import Study
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.core.workflows.showdown import ShowdownResult, ShowdownSpec
+from luthier.core.workflows.study import Study
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import ShowdownRequest
 from luthier.features.workflows.model_comparison.sizes import ShowdownTooSmallError

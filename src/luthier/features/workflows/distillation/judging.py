@@ -17,7 +17,7 @@ from luthier.core.ids import new_id
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
 from luthier.core.stream import NEW_TOKENS
-from luthier.core.student import ALONE, TAUGHT, TEACHER
+from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.generation.engine_pool import EnginePool
 from luthier.features.generation.teachers import find_teacher, is_address
@@ -48,7 +48,7 @@ def judge_students(
     max_new_tokens and max_samples of the recipe. A teacher behind a server is judged by what it writes alone, and so
     are the others then: it gives no likelihoods. The evaluation is kept.
     """
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
 
     start, loaded = time.perf_counter(), load_file(held_out)

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
-from luthier.core.student import DistilKind
+from luthier.core.workflows.student import DistilKind
 from luthier.features.recipes.file import read_recipe_file
 from luthier.features.recipes.service import override_value, recipe_from
 

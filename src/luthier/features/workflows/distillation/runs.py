@@ -10,7 +10,7 @@ from typing import Final
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.recipe import Recipe
-from luthier.core.student import StudentRun
+from luthier.core.workflows.student import StudentRun
 from luthier.platform.home.context import Context
 
 _STATE: Final = "state.json"

@@ -19,7 +19,7 @@ from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.recipe import EvaluationRecipe
-from luthier.core.student import DistilKind, Student
+from luthier.core.workflows.student import DistilKind, Student
 from luthier.features.generation.teachers import identity_of, is_address, parse_address
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.workflows.distillation.recipe import evaluation_of, read_settings, recipe_of
@@ -73,7 +73,7 @@ def distil(context: Context, request: DistilRequest) -> Student:
     Raises RequestError (what cannot go together), DataError, LeakageError, RecipeError, NotFoundError and ConflictError
     before anything is trained; then what training and engines raise.
     """
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     began = time.perf_counter()
     _check(request)
@@ -269,7 +269,7 @@ def _try(context: Context, folder: Path, settings: dict[str, Any], asked: Evalua
     """What the trainings or the judging would refuse is found out before the teacher is asked for hours."""
     from luthier.features.planning.service import make_plan
     from luthier.features.workflows.distillation.judging import find_metrics
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     find_metrics(asked, load_file(folder / "held_out.jsonl").examples, teacher=base.teacher)
     is_whole = base.layers is not None

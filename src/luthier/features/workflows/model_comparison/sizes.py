@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.cost import Estimate
-from luthier.core.showdown import SystemKind
+from luthier.core.workflows.showdown import SystemKind
 from luthier.features.planning.budgets import BudgetTooSmallError
 
 NUM_PROBED: Final = 8

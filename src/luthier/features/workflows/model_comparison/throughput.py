@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from luthier.core.base_model import LocalModel
 from luthier.core.errors import RequestError
-from luthier.core.showdown import SystemKind
+from luthier.core.records.base_model import LocalModel
+from luthier.core.workflows.showdown import SystemKind
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, with_few_shot
 from luthier.features.planning.probes import NUM_STEPS

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.aliases import with_new_keys
-from luthier.core.base_model import DEFAULT_BASE_MODEL
 from luthier.core.evaluation import Verdict
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.features.training.service import ShowPlan, TrainOutcome, train
 from luthier.features.workflows.quickstart.size import FULL, ChosenSize, Size, choose_size, forecast_seconds
 from luthier.platform.home.context import Context
@@ -89,8 +89,8 @@ ShowData = Callable[[QuickstartData, "DataPreview"], None]
 
 def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
     """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
-    from luthier.ml.data.python_docs import build_python_docs, split_python_docs
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
+    from luthier.ml.data.rows.write_rows import write_rows
 
     size = chosen.size
     docs = build_python_docs(

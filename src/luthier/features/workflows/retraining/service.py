@@ -14,7 +14,7 @@ from luthier.core.access import Caller
 from luthier.core.aliases import command_of
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline, Stage
+from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.deployments.run import deployed_run
 from luthier.features.workflows.retraining.stages import STAGES, RetrainStages
 from luthier.features.workflows.service import Tell, run_pipeline

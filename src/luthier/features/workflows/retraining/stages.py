@@ -12,9 +12,9 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.deployments.run import deployed_run
@@ -24,7 +24,7 @@ from luthier.features.workflows.service import PausedError, StageRefusedError, W
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.audit import Finding
+    from luthier.core.results.audit import Finding
 
 STAGES = ("rows", "audit", "version", "train", "judge", "gate", "canary")
 
@@ -49,7 +49,7 @@ class RetrainStages:
         }
 
     def _rows(self, pipeline: Pipeline) -> dict[str, Any]:
-        from luthier.ml.data.write_rows import write_rows
+        from luthier.ml.data.rows.write_rows import write_rows
 
         asked = pipeline.asked
         found = reviewed_rows(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.model_cards.service import rows_by_digest

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.bounds import Bounds
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
+from luthier.core.records.bounds import Bounds
 from luthier.core.registry import METRICS
 
 if TYPE_CHECKING:
