@@ -9,11 +9,11 @@ from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import Field
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import NEW_TOKENS, Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
 from luthier.core.frozen import Frozen
-from luthier.core.stream import NEW_TOKENS, Decoding, EmbeddingRequest, StreamEvent, TextRequest
+from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
 

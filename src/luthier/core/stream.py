@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import NEW_TOKENS, Conversation
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen import Frozen
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
@@ -21,8 +21,6 @@ from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
 
 MAX_CHOICES: Final = 16
-NEW_TOKENS: Final = 128
-"""What an answer may take where nobody asks for another limit."""
 
 
 class Sampling(Frozen):

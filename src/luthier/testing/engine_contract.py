@@ -22,10 +22,9 @@ from typing import Self
 
 import pytest
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import NEW_TOKENS, Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Engine, Prompt, SilentProgress
-from luthier.core.stream import NEW_TOKENS
 
 QUESTIONS = (
     "Which wood is used for the front?",

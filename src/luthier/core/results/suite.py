@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
-from luthier.core.stream import NEW_TOKENS
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 Criterion = Literal["relevance", "coherence", "accuracy", "helpfulness"]

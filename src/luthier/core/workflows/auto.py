@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.frozen import Frozen
-from luthier.core.stream import NEW_TOKENS
 
 STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.recipe import MetricName
-from luthier.core.stream import NEW_TOKENS
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
 GLOBAL_BATCH_SIZE: Final = (16, "steady gradients and still many steps on a few hundred rows")

@@ -12,8 +12,9 @@ import pytest
 from luthier.core.dataset import Row
 from luthier.core.errors import RowProblem
 from luthier.ml.data.files.source import open_source
+from luthier.ml.data.rows import row_index
 from luthier.ml.data.rows.row_index import RowIndex, build_index, is_quick, open_index
-from luthier.ml.data.rows.rows import read_rows, row_index
+from luthier.ml.data.rows.rows import read_rows
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -19,7 +19,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
-from luthier.ml.data.split.split import split_file as module
+from luthier.ml.data.split import split_file as module
 from luthier.ml.data.split.split_file import FileSplit, split_file
 from luthier.ml.data.split.split_request import SplitRequest, default_folder
 

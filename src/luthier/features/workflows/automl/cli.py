@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.stream import NEW_TOKENS
+from luthier.core.conversation import NEW_TOKENS
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import open_context
 from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption

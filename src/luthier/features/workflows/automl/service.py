@@ -14,9 +14,9 @@ from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.aliases import command_of
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.core.stream import NEW_TOKENS
 from luthier.core.workflows.auto import AutoSpec
 from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.workflows.automl.budget import refuse_hopeless_hours

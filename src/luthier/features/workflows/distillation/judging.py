@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
-from luthier.core.stream import NEW_TOKENS
 from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.generation.engine_pool import EnginePool

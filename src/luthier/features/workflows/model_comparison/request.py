@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
-from luthier.core.stream import NEW_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
 from luthier.core.ports import THINKING_TOKENS
-from luthier.core.stream import NEW_TOKENS
 from luthier.ml.inference.models.thinking import thinking_format
 
 if TYPE_CHECKING:

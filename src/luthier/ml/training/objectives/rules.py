@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Shape
 from luthier.core.registry import OBJECTIVES
-from luthier.core.stream import NEW_TOKENS
 
 Setting = tuple[Any, str]
 
