@@ -168,6 +168,13 @@ OBJECTIVES: Final = Registry(
     declares="luthier.ml.training.objectives.rules:ObjectiveRules",
     key="objective.name",
 )
+CHECKS: Final = Registry(
+    kind="a check",
+    group="luthier.checks",
+    table="luthier.ml.data.audit.registry:BUILT_IN",
+    declares="luthier.ml.data.audit.request:Check",
+    key="the id",
+)
 OPTIMIZERS: Final = Registry(
     kind="an optimizer",
     group="luthier.optimizers",
