@@ -79,7 +79,7 @@ def _optimizers() -> Iterator[str]:
         rows.append((f"`{name}`", rules.title, rules.summary, where, settings, only))
     head = ("name", "called", "take it for", "bytes remembered per parameter of a matrix", "settings", "limits")
     yield from _table(head, rows)
-    yield f"For a matrix of {_SIDE:,} x {_SIDE:,}. Beside that each holds 8 bytes a parameter: fp32 copies and gradients.\n"
+    yield f"For {_SIDE:,} x {_SIDE:,}. Beside that each holds 8 bytes a parameter: fp32 copies and gradients.\n"
 
 
 def _checks() -> Iterator[str]:

@@ -6,24 +6,17 @@ tables import nothing heavy.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, Final
 
 from pydantic_core import PydanticCustomError
 
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
-
-
-@lru_cache(maxsize=64)
-def _entries(group: str, _path: tuple[str, ...], find: Callable[..., Iterable[EntryPoint]]) -> dict[str, EntryPoint]:
-    """The entry points of a group. Finding them reads the metadata of every package: once for each sys.path."""
-    return {entry.name: entry for entry in find(group=group)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ class Registry:
 
     def plug_ins(self) -> dict[str, EntryPoint]:
         """The entry points of other packages, sorted by name; none takes the place of one of ours."""
-        found = _entries(self.group, tuple(sys.path), entry_points)
+        found = {entry.name: entry for entry in entry_points(self.group)}
         return {name: found[name] for name in sorted(found) if name not in self.built_in}
 
     def names(self) -> tuple[str, ...]:
