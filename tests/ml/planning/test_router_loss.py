@@ -16,8 +16,8 @@ from luthier.core.plan import MethodPlan
 from luthier.core.recipe import ObjectiveRecipe
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import activations
-from luthier.ml.planning.objectives import resolve_objective
 from luthier.ml.planning.provenance import Provenance
+from luthier.ml.planning.resolve_objective import resolve_objective
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.model import TrainableModel, collate
 
