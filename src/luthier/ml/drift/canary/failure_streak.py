@@ -18,9 +18,12 @@ MAX_FAILING_OF_REST: Final = 0.5
 def failing_streak(frame: pl.DataFrame) -> str | None:
     """What to say where the canary's newest 20 answers have all failed, and the rest's of that time mostly not.
 
-    frame: as of `compare`, in the order of `ended_at`. At a failure rate of one in five, 20 in a row come once in
-    10^14 times; that one user alone brings them about is barred by asking for two. Where fewer than 5 of the rest were
-    asked meanwhile, it cannot be told from an outage of everything, and nothing is said.
+    At a failure rate of one in five, 20 in a row come once in 10^14 times. Two users are required, so that one alone
+    cannot bring it about. Where fewer than 5 of the rest were asked meanwhile, an outage of everything would look the
+    same, and nothing is said.
+
+    Args:
+        frame: as of `compare`, in the order of `ended_at`.
     """
     canary = frame.filter(frame["is_canary"])
     newest = canary.tail(MIN_STREAK)

@@ -25,7 +25,11 @@ _MAX_STRENGTHS: Final = 4
 
 
 def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals: int) -> list[Chart]:
-    """All charts in which there is something to see. since: where the window begins, which is shaded."""
+    """All charts in which there is something to see.
+
+    Args:
+        since: where the window begins, which is shaded.
+    """
     if len(np.unique(rows.hours)) < _FEWEST_HOURS:
         return []
     charts = [_volume_chart(rows, since)]

@@ -26,7 +26,11 @@ _SLOWER: Final = "See what else runs on the machine and whether prompts or answe
 
 @dataclass(frozen=True, slots=True)
 class _Hourly:
-    """A quantile of an hour's exchanges. is_worse_high: whether high values are the bad ones, for the examples."""
+    """A quantile of an hour's exchanges.
+
+    Attributes:
+        is_worse_high: whether high values are the bad ones, for the examples.
+    """
 
     name: str
     title: str
@@ -72,12 +76,17 @@ HOURLY: Final = (
 
 
 def hour_signals(rows: Rows, num_signals: int) -> list[Tested]:
-    """The signals by the hour. num_signals: of the model in all."""
+    """The signals by the hour.
+
+    Args:
+        num_signals: of the model in all.
+    """
     return [_hour_signal(one, rows, num_signals) for one in HOURLY]
 
 
 def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     values = rows.frame.select(one.values.cast(pl.Float64).alias("value"))["value"].fill_null(np.nan).to_numpy()
+    # Tokens over zero seconds are an infinite speed, which is no value.
     values = np.where(np.isfinite(values), values, np.nan)
     has = np.isfinite(values)
     now, before = values[has & rows.is_now], values[has & ~rows.is_now]

@@ -30,8 +30,12 @@ _DO: Final = "Read the examples: a judge's opinion is one. Have people rate them
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Samples that were judged. scores: by criterion, 1 to 5, in the order of `ids`; num_asked: with those of which
-    there is no verdict."""
+    """Samples that were judged.
+
+    Attributes:
+        scores: by criterion, 1 to 5, in the order of `ids`.
+        num_asked: with those of which there is no verdict.
+    """
 
     ids: Sequence[str]
     scores: Mapping[str, Sequence[int]]
@@ -39,7 +43,11 @@ class Scored:
 
 
 def judged_signals(judge: str, before: Scored, now: Scored, num_signals: int) -> tuple[Signal, ...]:
-    """One signal for each criterion. num_signals: of the model in all, which the bound on false alarms is shared to."""
+    """One signal for each criterion.
+
+    Args:
+        num_signals: of the model in all, which the bound on false alarms is shared to.
+    """
     tail = FALSE_ALARMS_A_MONTH / (2 * LOOKS_A_MONTH * num_signals)
     return tuple(_signal(judge, criterion, before, now, tail) for criterion in now.scores)
 

@@ -26,7 +26,11 @@ _DO: Final = (
 
 
 def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
-    """The signal. num_signals: of the model in all."""
+    """The signal.
+
+    Args:
+        num_signals: of the model in all.
+    """
     places = rows.of_prompts()
     places = places[rows.is_tested[places]]
     nothing = np.empty(0, dtype=np.int64), np.empty(0)
@@ -51,7 +55,7 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
         return Tested(Signal(**shared, p_value=chance, state=state, sentence=sentence), found.hours, found.log_strength)
     is_after = rows.hours[places] >= found.began
     word = _name(checks, [texts[place] for place in np.flatnonzero(has & is_after)], found.place)
-    shown, told = _group(words, is_after)
+    shown, grown = _group(words, is_after)
     chosen = places[shown] if len(shown) else places[has & is_after][::-1]
     signal = Signal(
         **shared,
@@ -59,7 +63,7 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
         state=state,
         since=float(rows.at[places[has & is_after][0]]) if (has & is_after).any() else None,
         examples=tuple(ids[place] for place in chosen[:MAX_EXAMPLES]),
-        sentence=f"The word {word!r} has become more frequent in prompts. {told}".strip(),
+        sentence=f"The word {word!r} has become more frequent in prompts. {grown}".strip(),
         do=_DO,
     )
     return Tested(signal, found.hours, found.log_strength)

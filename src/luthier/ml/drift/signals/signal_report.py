@@ -27,8 +27,10 @@ _MAX_UNTESTED: Final = 0.1
 class Compared:
     """What the traffic is held against, besides the traffic before.
 
-    profile: the training data, None where it is not at hand. groups: names, and regular expressions of prompts.
-    quality: signals of judged suites, made elsewhere.
+    Attributes:
+        profile: the training data, None where it is not available.
+        groups: names, and regular expressions of prompts.
+        quality: signals of judged suites, made elsewhere.
     """
 
     profile: Profile | None = None
@@ -38,8 +40,11 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The report, and what its pictures need. rows: all exchanges that were read. num_signals: which the bound on
-    false alarms is shared out to.
+    """The report, and what its pictures need.
+
+    Attributes:
+        rows: all exchanges that were read.
+        num_signals: which the bound on false alarms is shared out to.
     """
 
     report: WatchReport
@@ -51,8 +56,11 @@ class Watched:
 def stretch_begins(until: float, normal_since: float = 0.0) -> float:
     """Where the stretch of time that is tested begins, 14 to 28 days before `until`.
 
-    A new stretch is taken every 14 days, the same at every look between: a test that moved along with the time would
-    be a new one at every look. normal_since: what was before that is not to be compared with.
+    A new stretch is taken every 14 days, the same at every look between: a test that moved along with the time would be
+    a new one at every look.
+
+    Args:
+        normal_since: what was before that is not to be compared with.
     """
     step = RENEWED_DAYS * _DAY
     return max(normal_since, ((until - (LOOK_BACK_DAYS - RENEWED_DAYS) * _DAY) // step) * step)
@@ -72,7 +80,9 @@ def watch_rows(
 ) -> Watched:
     """The report of a window [since, until), from the exchanges of the stretch it lies in (`stretch_begins`).
 
-    frame: columns of `Exchange`, `messages` as JSON. normal_since: as in `stretch_begins`.
+    Args:
+        frame: columns of `Exchange`, `messages` as JSON.
+        normal_since: as in `stretch_begins`.
     """
     rows = read_rows(frame.filter(pl.col("at") < until), since, stretch_begins(until, normal_since))
     num_signals = number_of_signals(compared)
