@@ -31,7 +31,7 @@ class Finished:
     curves: tuple[tuple[tuple[float, float], ...], ...]
 
     def why_hopeless(self, curve: Curve) -> str:
-        """Why a training with this curve cannot become the best, in words; empty where it can, or nobody knows."""
+        """Why a training with this curve cannot become the best, as text; empty where it can, or nobody knows."""
         if len(self.curves) < MIN_FINISHED or len(curve) < MIN_POINTS or curve[-1][0] >= 1:
             return ""
         expected, misses = end_of(curve), []
@@ -52,7 +52,11 @@ class Finished:
 
 
 def end_of(curve: Curve) -> float:
-    """The lowest loss up to the end of a training, as its curve so far makes one expect. curve: at least one point."""
+    """The lowest loss up to the end of a training, as its curve so far makes one expect.
+
+    Args:
+        curve: at least one point.
+    """
     lowest = min(loss for _, loss in curve)
     if len(curve) < MIN_POINTS:
         return lowest

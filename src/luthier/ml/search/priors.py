@@ -40,7 +40,11 @@ def own_values(plan: Plan, space: Space) -> Values:
 
 
 def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
-    """Recipes to try first, from what is known of all tasks. own: as `own_values` gives it."""
+    """Recipes to try first, from what is known of all tasks.
+
+    Args:
+        own: as `own_values` gives it.
+    """
     parameter = next((p for p in space.parameters if p.name == RATE and p.kind == "float"), None)
     rate = own.get(RATE)
     if parameter is None or not isinstance(rate, float) or parameter.low is None or parameter.high is None:

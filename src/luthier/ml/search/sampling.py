@@ -35,7 +35,8 @@ _MAX_TRIES: Final = 50
 def next_values(spec: StudySpec, trials: Sequence[Trial], number: int) -> Values | None:
     """Values for trial `number` of a study: the recipe itself, then the points to start from, then what is suggested.
 
-    trials: all that were begun. None where the space has no other point that is found.
+    Args:
+        trials: all that were begun. None where the space has no other point that is found.
     """
     if number == 0:
         return {}
@@ -67,8 +68,11 @@ def suggest(
 ) -> Values | None:
     """Values for trial `number`, none that were tried before; None where the space has no other point that is found.
 
-    trials: all that were begun. own: what the recipe as it came sets; what a trial leaves out is taken from there.
     Equal arguments give equal values.
+
+    Args:
+        trials: all that were begun.
+        own: what the recipe as it came sets; what a trial leaves out is taken from there.
     """
     own = own or {}
     tried = [own | trial.values for trial in trials if trial.kind == "search"]
@@ -137,7 +141,7 @@ def _study_of(
 
 
 def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: Sequence[GoalName], own: Values) -> None:
-    """Ask for every trial once more and tell what it came to: so NSGA-II knows to which generation each belongs.
+    """Ask for every trial once more and tell its result: so NSGA-II knows to which generation each belongs.
 
     Losses of different rungs cannot be compared: a trial's quality is its place among all by how far it got, then loss.
     """

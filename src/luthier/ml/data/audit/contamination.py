@@ -29,7 +29,12 @@ _SPLIT: Final = "split again with `luthier data split --group-by`, so that all r
 
 @dataclass(frozen=True, slots=True)
 class _Leak:
-    """Training rows that leak in one way. others: for each a held-out row. num_others: all held-out rows leaked so."""
+    """Training rows that leak in one way.
+
+    Attributes:
+        others: for each a held-out row.
+        num_others: all held-out rows leaked so.
+    """
 
     kind: str
     severity: Severity
@@ -49,7 +54,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     three-word shingles. ngram (error): it holds a good part of a held-out row, such as a quotation of it
     (`ngram_overlap`). same_prompt (warning): the same prompt with another answer. same_source (warning): from a
     document that also gave held-out rows; where that is more than half of the training rows, a finding about the file,
-    since taking out so many rows is no repair. near and ngram leave out the beginning that nearly all prompts share.
+    since taking out that many rows is no repair. near and ngram leave out the beginning that nearly all prompts share.
     Rows without text are not compared. lines are training rows. A held-out row of fewer than 29 words of which one in
     the middle was changed is below 0.8 and holds no long run: it is not seen (a lower threshold would take every other
     short question for a leak).

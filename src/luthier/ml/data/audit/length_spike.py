@@ -45,7 +45,12 @@ _CODE: Final = r"\S*[0-9\p{Lu}]\S*$"
 
 @dataclass(frozen=True, slots=True)
 class Spike:
-    """A limit that texts were cut by. at: whether a text was, one boolean a row. chance: the bound of the test."""
+    """A limit that texts were cut by.
+
+    Attributes:
+        at: whether a text was, one boolean a row.
+        chance: the bound of the test.
+    """
 
     unit: Unit
     length: int
@@ -57,7 +62,8 @@ class Spike:
 def find_spike(texts: pl.Series, num_tokens: pl.Series | None = None) -> Spike | None:
     """The limit that texts (nulls are none) were cut by, the surest of all units; None where there is none.
 
-    num_tokens: of each text, where they were counted.
+    Args:
+        num_tokens: of each text, where they were counted.
     """
     lengths: dict[Unit, pl.Series] = {"characters": texts.str.len_chars()}
     lengths["bytes"] = texts.str.len_bytes()

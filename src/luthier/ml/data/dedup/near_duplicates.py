@@ -54,10 +54,12 @@ class NearMatches:
 class NearClusters:
     """Clusters of near-duplicates, and which texts to keep of them.
 
-    groups: int64 [n], for each text the first text of its cluster (its own position where it is alone). kept: int64
-    [n], for each text a kept text that it is a near-duplicate of (its own position where it is kept itself), so that
-    no text is dropped for the sake of one that is dropped too. similarities: float64 [n] to the kept text.
-    num_unsettled: texts of long chains that are kept since 100 kept texts of their cluster were not near to them.
+    Attributes:
+        groups: int64 [n], for each text the first text of its cluster (its own position where it is alone).
+        kept: int64 [n], for each text a kept text that it is a near-duplicate of (its own position where it is kept
+            itself), so that no text is dropped for the sake of one that is dropped too.
+        similarities: float64 [n] to the kept text.
+        num_unsettled: texts of long chains that are kept since 100 kept texts of their cluster were not near to them.
     """
 
     groups: I64

@@ -1,4 +1,4 @@
-"""Cut a text into chunks of at most so many tokens, at the ends of sentences, with whole sentences as overlap."""
+"""Cut a text into chunks of at most a given number of tokens, at the ends of sentences, with whole sentences as overlap."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a text. `text`: its heading lines, then text[start:end] of the whole.
+    """A part of a text.
 
-    num_tokens: of `text`, as counted. num_overlap_characters: how many of its characters the chunk before holds, too.
-    is_cut: it begins or ends within a sentence, which alone was longer than a chunk may be. num_headings_left_out:
-    outer headings that did not fit into half of the chunk.
+    Attributes:
+        text: its heading lines, then text[start:end] of the whole.
+        num_tokens: of `text`, as counted.
+        num_overlap_characters: how many of its characters the chunk before holds, too.
+        is_cut: it begins or ends within a sentence, which alone was longer than a chunk may be.
+        num_headings_left_out: outer headings that did not fit into half of the chunk.
     """
 
     text: str
@@ -71,7 +74,8 @@ def chunk(
     `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
     where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
 
-    Raises RequestError for sizes that cannot be (fewer than 16 tokens, an overlap of more than half).
+    Raises:
+        RequestError: sizes that cannot be (fewer than 16 tokens, an overlap of more than half).
     """
     check_sizes(max_tokens, overlap_tokens)
     context, left_out = _context(headings, count_tokens, max_tokens // 2)

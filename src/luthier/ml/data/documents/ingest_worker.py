@@ -130,7 +130,7 @@ class _Reader:
 
 
 def main(argument: str) -> None:
-    """Serve with the settings that stand in `argument` as JSON: `parts`, `settings`, `memory_bytes`."""
+    """Serve with the settings that are in `argument` as JSON: `parts`, `settings`, `memory_bytes`."""
     asked = json.loads(argument)
     reader = _Reader(Path(asked["parts"]), IngestSettings(**asked["settings"]))
     serve(reader.answer, asked["memory_bytes"])

@@ -4,8 +4,8 @@
 
 LIMITS is a JSON object of `memory_bytes`, `batch_seconds` and `max_bytes`.
 
-stdin is the file itself. stdout is an Arrow IPC stream of batches of at most 8 MiB, but for a single row. What is wrong
-with the file stands on stderr as one line of JSON, and the exit code is 3.
+stdin is the file itself. stdout is an Arrow IPC stream of batches of at most 8 MiB, except for a single row. What is
+wrong with the file is on stderr as one line of JSON, and the exit code is 3.
 
 A few bytes of Parquet decode to gigabytes in many ways (pages that are packed, dictionaries, repeated prefixes, lists
 by run lengths), and the sizes in its headers may lie. So the sizes are counted as they are decoded, and one page that
@@ -91,7 +91,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
 
 
 def _spelled_out(kind: Any) -> Any:
-    """The type with every value in its own place: in a dictionary, a view or a run one value stands for many."""
+    """The type with every value in its own place: in a dictionary, a view or a run one value represents many."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):

@@ -32,9 +32,10 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 
     Arrow fills fields that a nested object lacks with null, so a null inside a nested value is read as absent.
 
-    Raises DataError for a damaged file, a column that is there twice, and a decompression bomb: a row over 64 MiB, more
-    than 200 decoded bytes a byte of the file (from 10 MiB on), a page that does not fit into 2 GiB, a batch that takes
-    longer than two minutes.
+    Raises:
+        DataError: a damaged file, a column that is there twice, and a decompression bomb: a row over 64 MiB, more than
+            200 decoded bytes a byte of the file (from 10 MiB on), a page that does not fit into 2 GiB, a batch that
+            takes longer than two minutes.
     """
     import pyarrow as pa  # here, since who reads text alone needs none of its memory
 
@@ -53,7 +54,11 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 
 @contextmanager
 def _decoding(source: Source, file: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that decodes an open file. Raises DataError where it did not come to the end."""
+    """The process that decodes an open file.
+
+    Raises:
+        DataError: it did not come to the end.
+    """
     num_bytes = os.fstat(file.fileno()).st_size
     limits = {
         "memory_bytes": MEMORY_BYTES,

@@ -46,8 +46,11 @@ class _Worker:
 class WorkerPool:
     """Child processes that carry out jobs.
 
-    module: what a worker runs. settings: what every worker is told. timeout_seconds: for one job. memory_bytes: address
-    space of one worker; what needs more fails with MemoryError there.
+    Args:
+        module: what a worker runs.
+        settings: what every worker receives.
+        timeout_seconds: for one job.
+        memory_bytes: address space of one worker; what needs more fails with MemoryError there.
     """
 
     def __init__(
@@ -63,7 +66,8 @@ class WorkerPool:
 
         A job whose worker died or was late is answered {"failed": reason}.
 
-        Raises WorkError where a worker cannot even be started.
+        Raises:
+            WorkError: a worker cannot even be started.
         """
         waiting = deque(range(len(jobs)))
         num_open = len(jobs)

@@ -1,6 +1,6 @@
 """Names of people, where presidio-analyzer and a spaCy model are installed; patterns cannot find them.
 
-Presidio is asked for PERSON only, in English; it downloads nothing here: without a model on the machine names are not
+Presidio is used for PERSON only, in English; it downloads nothing here: without a model on the machine names are not
 searched, and `why_not` says so.
 """
 

@@ -63,7 +63,7 @@ def is_certain(text: str, start: int, end: int) -> bool:
 
 
 def is_calculation(text: str, start: int, end: int) -> bool:
-    """Whether an operator stands beside it: then the digits are numbers of a sum."""
+    """Whether an operator is beside it: then the digits are numbers of a sum."""
     if text[start] == "+":
         return _OPERATOR_AFTER.match(text, end) is not None and text[end : end + 1] != "/"
     before = text[max(0, start - 6) : start]

@@ -2,7 +2,7 @@
 
 Known tokens are told by their form. `name = "value"` counts where the name says that it is secret and the value looks
 random: letters and digits mixed, and a Shannon entropy of at least 3 bits a character (3.5 from 20 characters on);
-words that stand in for a value (changeme, <...>, ${...}, your-...) do not count. A random-looking identifier under such
+words that replace a value (changeme, <...>, ${...}, your-...) do not count. A random-looking identifier under such
 a name is the mistake this makes; a password of plain words is the one that it misses.
 """
 
@@ -38,7 +38,11 @@ _RANDOM_FORMS: Final = frozenset(("OpenAI or Anthropic key", "GitLab token", "Sl
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A secret at `text[start:end]`. kind: a name for people, such as "GitHub token". Its repr hides the value."""
+    """A secret at `text[start:end]`.
+
+    Attributes:
+        kind: a name for people, such as "GitHub token". Its repr hides the value.
+    """
 
     start: int
     end: int

@@ -50,7 +50,8 @@ class Cleaned:
 def without_furniture(pages: Sequence[Sequence[str]]) -> Cleaned:
     """The lines of each page, without running titles, page numbers and tables of contents.
 
-    pages: the lines of each page in their order; blank ones may stand among them.
+    Args:
+        pages: the lines of each page in their order; blank ones may stand among them.
     """
     dropped, notes = _running_lines(pages)
     kept = [[line for at, line in enumerate(page) if at not in dropped[n]] for n, page in enumerate(pages)]
@@ -120,7 +121,7 @@ def _edge(page: Sequence[str], dropped: set[int], *, is_top: bool) -> int | None
 
 
 def _form(line: str) -> str:
-    """The line with # for numbers, and for a Roman number that stands alone."""
+    """The line with # for numbers, and for a Roman number that is alone."""
     form = " ".join(_NUMBER.sub("#", line).casefold().split())
     return "#" if _ROMAN.fullmatch(form.strip("-–— ")) else form
 
@@ -141,7 +142,7 @@ def _is_title(form: str, lines: dict[int, str]) -> bool:
 
 
 def _rising(lines: dict[int, str]) -> set[int]:
-    """The pages on which a number of the line is the page's, but for a constant; none where these are under three."""
+    """The pages on which a number of the line is the page's plus a constant; none where these are under three."""
     shifts: Counter[int] = Counter()
     of_page: dict[int, set[int]] = {}
     for number, line in lines.items():

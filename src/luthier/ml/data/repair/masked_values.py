@@ -40,7 +40,11 @@ class MaskedValues:
             self._seen.append((key, *self._excerpts(text, span, stand_in)))
 
     def end(self, line: int, done: Counter[Any]) -> None:
-        """Count what was done in a row, and keep the examples of it. done: (action, kind) -> number of values."""
+        """Count what was done in a row, and keep the examples of it.
+
+        Args:
+            done: (action, kind) -> number of values.
+        """
         for key, num in done.items():
             if num and key[0] in ("personal_data", "secret"):
                 self._num_values[key] += num
@@ -85,7 +89,7 @@ class MaskedValues:
 
 
 def form_of(value: str) -> str:
-    """A value with the first letter of each word and its first two digits; dots stand for the rest."""
+    """A value with the first letter of each word and its first two digits; dots represent the rest."""
     shown = _LETTERS.sub(lambda match: match[0][0] + _HIDDEN * (len(match[0]) - 1), value)
     num_digits = 0
     characters = []

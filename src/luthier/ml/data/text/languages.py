@@ -21,7 +21,7 @@ MIN_LETTER_SHARE: Final = 0.7
 MIN_PROBABILITY: Final = 0.5
 _BATCH_TEXTS: Final = 2_000
 _NO_LANGUAGE: Final = "zxx"
-# What stands for letters in no language: web addresses, words in snake_case or with digits, escaped line breaks.
+# What represents letters in no language: web addresses, words in snake_case or with digits, escaped line breaks.
 _NO_WORDS: Final = r"https?://\S+|\S*[_\d@]\S*|\\n"
 # Marks are the vowel signs of Indic scripts.
 _LETTERS: Final = r"[\p{L}\p{M}]"

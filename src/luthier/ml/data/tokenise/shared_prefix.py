@@ -1,6 +1,6 @@
 """Which rows begin alike, so that training can compute their common beginning once a micro-batch.
 
-A system prompt, a few-shot header or a long instruction stands in front of every example of many files. Examples with
+A system prompt, a few-shot header or a long instruction is in front of every example of many files. Examples with
 the same beginning form a family; a micro-batch of one family computes that beginning once
 (ml/training/prefix_attention.py),
 and all of its examples attend to it. Rows that stand side by side, such as the two completions of a preference pair,
@@ -32,8 +32,9 @@ I64 = NDArray[np.int64]
 class Families:
     """The family of each example and the beginning it shares.
 
-    families: int64 [n], a number for each family, -1 where an example belongs to none. prefix_tokens: int64 [n], the
-    length of its family's common beginning, 0 where it belongs to none.
+    Attributes:
+        families: int64 [n], a number for each family, -1 where an example belongs to none.
+        prefix_tokens: int64 [n], the length of its family's common beginning, 0 where it belongs to none.
     """
 
     families: I64
@@ -60,7 +61,11 @@ class UnitPrefixes:
 
 def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> UnitPrefixes:
     """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
-    where a unit is one row. are_cut: the rows of a unit are the answers of one conversation."""
+    where a unit is one row.
+
+    Args:
+        are_cut: the rows of a unit are the answers of one conversation.
+    """
     prefix = np.asarray(
         [common_beginning(unit, are_cut=are_cut) if len(unit) > 1 else 0 for unit in units], dtype=np.int64
     )

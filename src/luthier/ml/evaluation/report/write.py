@@ -96,7 +96,8 @@ def write_report(
     Each file appears whole or not at all; an older one is replaced. draws_page: false writes report.json alone, from
     which the page can be drawn later; the path is that of report.json then. Other arguments as in `render_report`.
 
-    Raises StorageFullError.
+    Raises:
+        StorageFullError: the disk is full.
     """
     page, document = render_report(
         draws_page=draws_page,
