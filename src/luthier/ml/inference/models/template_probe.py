@@ -1,6 +1,6 @@
 """Whether a model's chat template can be rendered at all: tried once, in a process of its own with bounds.
 
-It is asked when a model is pulled, before this process compiles the template: jinja computes constants while it
+It runs when a model is pulled, before this process compiles the template: jinja computes constants while it
 compiles. The process renders conversations as they are common (one turn, many, a long one, tools), each of them in the
 environment of `bounded_jinja`, and ends by itself or by its bounds: 5 s of CPU time and 512 MiB. That a template fails
 on a conversation, as many do on a system message, is not checked here.
@@ -107,7 +107,7 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
 
 
 def _bound() -> None:
-    """Take at most so much from here on; libraries are loaded."""
+    """Take at most that much from here on; libraries are loaded."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
@@ -126,7 +126,7 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
     tool = {"type": "function", "function": {"name": "price", "description": "Of a wood.", "parameters": parameters}}
     call = {"type": "function", "id": "call_1", "function": {"name": "price", "arguments": {"wood": "spruce"}}}
     called: list[dict[str, Any]] = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    told = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
+    result = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
     return [
         ([user], None),
         ([user, answer], None),
@@ -134,5 +134,5 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
         ([user, answer] * 50, None),
         ([{"role": "user", "content": "word " * 8000}, answer], None),
         ([user], [tool]),
-        ([*called, told, answer], [tool]),
+        ([*called, result, answer], [tool]),
     ]
