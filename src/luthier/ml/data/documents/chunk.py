@@ -1,4 +1,4 @@
-"""Cut a text into chunks of at most a given number of tokens, at the ends of sentences, with whole sentences as overlap."""
+"""Cut a text into chunks of a limited number of tokens, at the ends of sentences, with whole sentences as overlap."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from luthier.ml.data.personal_data.cues import cue_before, is_phone_after
 
-_MIN_DIGITS, _MOST_DIGITS = 9, 15
+_MIN_DIGITS, _MAX_DIGITS = 9, 15
 _MIN_SAID: Final = 7
 _SPACES: Final = " \u00a0\u202f"
 # What calculates, with a digit or a space on the other side: `2400/200=12`, `3 x 2400/200`, `<<100-20-300=...`.
@@ -48,7 +48,7 @@ def is_certain(text: str, start: int, end: int) -> bool:
     if is_calculation(text, start, end):
         return False
     num_digits = sum(map(str.isdigit, value))
-    if num_digits > _MOST_DIGITS:
+    if num_digits > _MAX_DIGITS:
         return False
     if value[0] == "+" and _is_international(value, num_digits) and not _is_signed(text, start):
         return True

@@ -3,7 +3,7 @@
     document of 2.4 blocks      [########] [########] [###.....]
     documents of like length                          [### ## #]   each a row of its own, none sees another
 
-A block holds at most a given number of tokens, so that every step learns about as many. Its pieces stand side by side as rows
+A block holds a limited number of tokens, so that every step learns about as many. Its pieces stand side by side as rows
 (or end to end where the device is faster so): attention never crosses from one document into another, which it would
 where they are simply joined. Pieces that share a block are of like length, so that rows side by side need little
 padding.
