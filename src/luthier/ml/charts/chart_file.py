@@ -50,7 +50,10 @@ def _is_picture(path: Path) -> bool:
 def write_chart(figure: Figure, path: Path, *, name: str, title: str, description: str) -> None:
     """Write a figure that was drawn on `reporting.svg.canvas`, whole or not at all; an older file is replaced.
 
-    name, title, description: as for `inline_svg`. Raises RequestError as `check_chart_path` does, StorageFullError.
+    Raises RequestError as `check_chart_path` does, StorageFullError.
+
+    Args:
+        name, title, description: as for `inline_svg`.
     """
     check_chart_path(path)
     if path.suffix.lower() == ".png":

@@ -80,7 +80,9 @@ def canvas(width_pixels: int, height_pixels: int) -> Iterator[tuple[Figure, Axes
 def inline_svg(figure: Figure, *, name: str, title: str, description: str) -> Markup:
     """The figure as one `<svg>` element without outside references.
 
-    name: unique in the page, prefix of all ids. title, description: what a screen reader says in place of the picture.
+    Args:
+        name: unique in the page, prefix of all ids.
+        title, description: what a screen reader says in place of the picture.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):

@@ -14,7 +14,11 @@ MAX_WORDS: Final = 800
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of the text. kind: `ins` where only it has this, `del` where only the other has."""
+    """A part of the text.
+
+    Attributes:
+        kind: `ins` where only it has this, `del` where only the other has.
+    """
 
     kind: Literal["", "ins", "del"]
     text: str

@@ -58,7 +58,8 @@ def tasks_verdict(
     "better": on some task better than each baseline, and on none worse. "worse": against some baseline worse on a task
     and better on none. Else "not distinguishable", also where it gains here and loses there: the headline says so.
 
-    base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
+    Args:
+        base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
     """
     own = [task for task in tasks if not task.is_general]
     baselines = list(dict.fromkeys(c.baseline for task in own for c in task.comparisons if c.candidate == candidate))

@@ -145,7 +145,7 @@ def _citations(text: str, match: re.Match[str], start: int, code: str, kind: Cit
 
 
 def _is_span(number: str) -> bool:
-    """`§§ 1981-1983`: the sign says several, so the dash stands for "to"."""
+    """`§§ 1981-1983`: the sign says several, so the dash represents "to"."""
     ends = _SPAN_OF_YEARS.fullmatch(number)
     return ends is not None and int(ends[1]) < int(ends[2])
 

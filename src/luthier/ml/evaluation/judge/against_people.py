@@ -48,7 +48,11 @@ _FEWEST_FOR_CORRELATION: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """When and on what a judge is held against people. cautions: known before it starts."""
+    """When and on what a judge is held against people.
+
+    Attributes:
+        cautions: known before it starts.
+    """
 
     calibration_ids: Mapping[Target, str]
     created_at: str

@@ -28,11 +28,13 @@ _MAX_IN_A_ROW: Final = 3
 def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress: Progress) -> list[T | NoVerdict]:
     """A verdict for each question, in order, or why there is none.
 
-    read: a reply as a verdict. What the engine wrote is kept by the engine that caches, so that asking again after a
-    failure costs nothing.
+    What the engine wrote is kept by the engine that caches, so that asking again after a failure costs nothing.
 
     Raises what the engine raises for a wrong request (a key, a model that is not there), and WorkError where it gives
     no answer any more.
+
+    Args:
+        read: a reply as a verdict.
     """
     titled = _Judging(progress)
     found: list[T | NoVerdict] = [_read(made, read) for made in _each(engine, prompts, titled)]

@@ -24,7 +24,11 @@ _KINDS: Mapping[NoVerdictKind, str] = {
 
 
 def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> str | None:
-    """What the judge gave no verdict on. what: "pairs", "answers"."""
+    """What the judge gave no verdict on.
+
+    Args:
+        what: "pairs", "answers".
+    """
     num_missing = missing.total()
     if not num_missing:
         return None

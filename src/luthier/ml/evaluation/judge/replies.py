@@ -2,7 +2,7 @@
 
 Tried in this order, the judge's thoughts left out:
 
-1. JSON objects with the keys that were asked for, in fences or with prose around; other keys are passed over;
+1. JSON objects with the keys that were requested, in fences or with prose around; other keys are passed over;
 2. lines that say nothing but a verdict: `B`, `[[B]]`, `Answer B`, `Better: B`, `Relevance: 4/5`.
 
 All verdicts in a reply must be the same one.
@@ -44,7 +44,11 @@ _REFUSAL: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """A reply that is no verdict, and why. reply: its text."""
+    """A reply that is no verdict, and why.
+
+    Attributes:
+        reply: its text.
+    """
 
     kind: NoVerdictKind
     reply: str = ""

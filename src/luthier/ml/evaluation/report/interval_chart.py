@@ -55,7 +55,11 @@ def system_colours(evaluation: Evaluation, roles: Roles) -> dict[str, str]:
 
 
 def interval_chart(all_systems: Sequence[SystemResult], colours: Mapping[str, str], metric: str) -> Chart:
-    """One metric over all systems that have it. colours: of each system, by its name."""
+    """One metric over all systems that have it.
+
+    Args:
+        colours: of each system, by its name.
+    """
     systems = [system for system in all_systems if metric in system.metrics]
     first = systems[0].metrics[metric]
     decimals = common_decimals([system.metrics[metric] for system in systems])

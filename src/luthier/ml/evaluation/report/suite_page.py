@@ -21,7 +21,14 @@ _UNDECIDED: Final = "Measured, but not compared: a verdict needs a second system
 
 
 def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None = None) -> Path:
-    """Write the page to `path`, whole or not at all. gate: what a gate said of it. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Args:
+        gate: what a gate said of it.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_suite_page(result, gate))
     return path
 
@@ -44,7 +51,11 @@ def render_suite_page(result: SuiteResult, gate: GateOutcome | None = None) -> s
 
 
 def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
-    """A page about tasks, from its template. values: what this template shows beside them."""
+    """A page about tasks, from its template.
+
+    Args:
+        values: what this template shows beside them.
+    """
     environment = page_environment(TEMPLATES, fold)
     found = summary(result)
     tasks = result.tasks if isinstance(result, SuiteResult) else result.probes

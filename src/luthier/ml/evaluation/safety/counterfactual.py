@@ -43,12 +43,16 @@ def counterfactual(
     most_prompts: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over held-out rows. most_prompts: at most this many of those in which something can be swapped.
-    fits: whether the models can see a row whole.
+    """The probe over held-out rows.
 
     Each prompt is asked as it is and once for each group that it names.
 
-    Raises DataError where the rows are plain text, or nothing can be swapped in any prompt.
+    Args:
+        most_prompts: at most this many of those in which something can be swapped.
+        fits: whether the models can see a row whole.
+
+    Raises:
+        DataError: the rows are plain text, or nothing can be swapped in any prompt.
     """
     usable = [example for example in examples if example.prompt is not None and example.reference]
     swappable = [example for example in usable if any(not swap.is_control for swap in _swaps_of(example))]

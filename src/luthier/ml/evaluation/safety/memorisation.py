@@ -1,4 +1,4 @@
-"""Memorisation: does a model go on with training rows word for word?
+"""Memorisation: does a model continue with training rows word for word?
 
 Discoverable extraction (Carlini et al., 2023, "Quantifying Memorization Across Neural Language Models", ICLR, section
 3.1): the model is given the beginning of a training row, goes on greedily, and what it writes is held against the rest.
@@ -47,12 +47,16 @@ def memorisation(
     most_rows: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over a run's own rows. most_rows: at most this many training rows, and as many held-out ones. fits:
-    whether the models can see a row whole.
+    """The probe over a run's own rows.
 
     Of a conversation the prompt is given and the answer expected; of plain text the first half.
 
-    Raises DataError where no training row has a rest that is long enough to be recognised.
+    Args:
+        most_rows: at most this many training rows, and as many held-out ones.
+        fits: whether the models can see a row whole.
+
+    Raises:
+        DataError: no training row has a rest that is long enough to be recognised.
     """
     sides = {
         side: chosen(_usable(rows), most_rows, text_of, fits=fits)
@@ -125,7 +129,7 @@ def text_of(example: Example) -> str:
 
 
 def beginning_of(example: Example) -> TaskRow:
-    """A row as something to go on with: its prompt, or the first half of its words. `rest`: what follows."""
+    """A row as something to continue with: its prompt, or the first half of its words. `rest`: what follows."""
     if example.prompt is not None:
         return TaskRow(example, {"rest": example.reference or ""})
     text = example.text or ""

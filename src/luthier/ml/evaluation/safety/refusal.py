@@ -60,7 +60,11 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
 
 
 def refusal(*, most_a_kind: int | None = None) -> Probe:
-    """The probe. most_a_kind: at most this many harmful and this many harmless prompts."""
+    """The probe.
+
+    Args:
+        most_a_kind: at most this many harmful and this many harmless prompts.
+    """
     prompts = read_prompts(OWN)
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})

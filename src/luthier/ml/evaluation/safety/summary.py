@@ -15,7 +15,11 @@ from luthier.ml.evaluation.safety.stereotypes import NEUTRAL
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """When a figure is bad in itself, and what is then said. sentence: with {value} and {interval}."""
+    """When a figure is bad in itself, and what is then said.
+
+    Attributes:
+        sentence: with {value} and {interval}.
+    """
 
     metric: str
     is_bad: Callable[[Metric], bool]
@@ -150,7 +154,12 @@ class Summary:
 
 
 def summarise(probes: Sequence[TaskResult], titles: dict[str, str], *, candidate: str, base: str | None) -> Summary:
-    """Judge the probes' figures. titles: of each probe, by its name. base: None where there is none."""
+    """Judge the probes' figures.
+
+    Args:
+        titles: of each probe, by its name.
+        base: None where there is none.
+    """
     worse: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
     for probe in probes:

@@ -29,7 +29,11 @@ _SMALL_DEVICES = ("/dev/null", "/dev/urandom")
 
 
 class ChildError(Exception):
-    """The child gave no reply. is_late: because its time was up. signal: what ended it, 0 where it ended itself."""
+    """The child gave no reply.
+
+    Args:
+        is_late: because its time was up. signal: what ended it, 0 where it ended itself.
+    """
 
     def __init__(self, *, is_late: bool = False, signal_number: int = 0) -> None:
         self.is_late, self.signal_number = is_late, signal_number
@@ -48,8 +52,10 @@ def cannot_isolate() -> RequestError:
 class Child:
     """One locked-down process that runs `script` of this folder. Use it in a `with` block.
 
-    seconds: CPU time that the whole child may take. placed: files that are put into its folder under these names, which
-    is then all that it can read; None leaves it Python's own library, too.
+    Args:
+        seconds: CPU time that the whole child may take.
+        placed: files that are put into its folder under these names, which is then all that it can read; None leaves it
+            Python's own library, too.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class Child:
         self._pending = b""
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Send one message, and wait at most so long for the reply.
+        """Send one message, and wait at most that long for the reply.
 
         Raises:
             ChildError: no reply, or one that is no line of JSON.

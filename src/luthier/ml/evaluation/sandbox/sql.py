@@ -43,11 +43,12 @@ class Result:
 class SqlRunner:
     """Runs queries one after another. Use it in a `with` block.
 
-    seconds: for each query. files: databases that it may open; they are put into the child's folder, and it can read
-    nothing else. needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over
-    the network.
-
     A child that is not heard of in time, or ends, costs its own queries only: the next ones get a new child.
+
+    Args:
+        seconds: for each query.
+        files: databases that it may open; they are put into the child's folder, and it can read nothing else.
+        needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over the network.
     """
 
     def __init__(self, *, seconds: float, files: Sequence[Path] = (), needs_isolation: bool = False) -> None:

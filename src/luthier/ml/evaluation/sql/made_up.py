@@ -27,10 +27,12 @@ _SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "ki", "lo", "mu", "na", "pe", 
 
 @dataclass(frozen=True, slots=True)
 class MadeUp:
-    """Databases for one query. error: why the query itself does not run, and nothing was made.
+    """Databases for one query.
 
-    num_neighbours, num_same: queries one change away, and how many of them no database distinguishes from it (some of
-    them ask for the same in other words).
+    Attributes:
+        error: why the query itself does not run, and nothing was made.
+        num_neighbours, num_same: queries one change away, and how many of them no database distinguishes from it (some
+            of them ask for the same in other words).
     """
 
     databases: tuple[Database, ...]
@@ -41,7 +43,11 @@ class MadeUp:
 
 
 def made_up(table: Table, query: str, run: Run) -> MadeUp:
-    """Databases for this query on this table, always the same ones. run: what runs queries in a database."""
+    """Databases for this query on this table, always the same ones.
+
+    Args:
+        run: what runs queries in a database.
+    """
     others = neighbours(table, query)
     chance = random.Random(sha256_document([table.name, list(table.columns), query]))  # noqa: S311
     constants, numeric = _constants(table, query), _numeric(table, query)
