@@ -72,8 +72,9 @@ class RecipeError(RequestError):
 class RowProblem:
     """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines.
 
-    kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty, "schema"
-    for all else.
+    Attributes:
+        kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty,
+            "schema" for all else.
     """
 
     file: str
@@ -114,7 +115,9 @@ class DataError(RequestError):
 class OverlongError(DataError):
     """Rows or prompts are longer than the context, and nothing says what to do with them.
 
-    num_tokens: of a prompt, or the least that it can have. most_tokens: the context. Both 0 where it is not about one.
+    Args:
+        num_tokens: of a prompt, or the least that it can have.
+        most_tokens: the context. Both 0 where it is not about one.
     """
 
     def __init__(
@@ -140,7 +143,11 @@ class TemplateError(RequestError):
 
 
 class UnsupportedError(RequestError):
-    """A value of OpenAI's API that this server cannot follow. code, param: as in its error object."""
+    """A value of OpenAI's API that this server cannot follow.
+
+    Args:
+        code, param: as in its error object.
+    """
 
     def __init__(
         self, came: str, *, expected: str, do: str, code: str = "unsupported_value", param: str | None = None
@@ -213,7 +220,11 @@ class StorageFullError(WorkError):
 
 
 class BusyError(WorkError):
-    """Too many ask already. retry_seconds: when there may be room."""
+    """Too many ask already.
+
+    Args:
+        retry_seconds: when there may be room.
+    """
 
     http_status = 429
 

@@ -232,7 +232,11 @@ class ChildProcess:
                 raise error
 
     def ended(self, *, is_late: bool = False) -> ChildEndedError:
-        """The error about its end, which it waits for. is_late: it is killed because its time is up."""
+        """The error about its end, which it waits for.
+
+        Args:
+            is_late: it is killed because its time is up.
+        """
         if is_late:
             self.kill()
         return ChildEndedError(self.title, self.wait(), self.log_lines(), is_late=is_late)

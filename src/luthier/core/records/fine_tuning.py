@@ -56,7 +56,11 @@ class DpoMethod(Frozen):
 
 
 class ReinforcementMethod(Frozen):
-    """Learn to write what a grader likes. grader: one of OpenAI's graders, as a document."""
+    """Learn to write what a grader likes.
+
+    Attributes:
+        grader: one of OpenAI's graders, as a document.
+    """
 
     grader: dict[str, Any]
     hyperparameters: ReinforcementHyperparameters | None = None

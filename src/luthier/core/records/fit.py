@@ -10,7 +10,11 @@ FitKind = Literal["overfitted", "still_learning", "unstable", "settled", "unknow
 
 
 class Remedy(Frozen):
-    """One thing to do in the next run. settings: what asks for it, each as an argument of `--set`; may be empty."""
+    """One thing to do in the next run.
+
+    Attributes:
+        settings: what asks for it, each as an argument of `--set`; may be empty.
+    """
 
     text: str
     settings: tuple[str, ...] = ()
@@ -21,7 +25,11 @@ class Fit(Frozen):
 
     overfitted: validation loss rose after its best while training loss fell. still_learning: it was falling to the end.
     unstable: it rose, and training loss did not fall. settled: none of these. unknown: it was not looked at often
-    enough. best_step: of the weights that are kept; 0 where there was no validation. remedies: the most telling first.
+    enough.
+
+    Attributes:
+        best_step: of the weights that are kept; 0 where there was no validation.
+        remedies: the most telling first.
     """
 
     kind: FitKind

@@ -47,9 +47,12 @@ _VERBS_AFTER_NAMES: Final = frozenset(("is", "was", "has", "had", "were", "are")
 class Support:
     """What of an answer stands in its passage.
 
-    fraction: of the answer's content words (stop words left out, each occurrence counted), those that stand in the
-    passage; 0 where there is no content word. unsupported_*: in the order of the answer, each once. longest_run: words
-    of the longest piece of the answer that stands in the passage as it is, stop words among them.
+    Attributes:
+        fraction: of the answer's content words (stop words left out, each occurrence counted), those that stand in the
+            passage; 0 where there is no content word.
+        unsupported_*: in the order of the answer, each once.
+        longest_run: words of the longest piece of the answer that stands in the passage as it is, stop words among
+            them.
     """
 
     fraction: float

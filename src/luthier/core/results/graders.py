@@ -80,7 +80,8 @@ class LengthPenalty(Frozen):
 class Reward(Frozen):
     """One part of a reward, counted `weight` times: exactly one of `metric`, `grader` and `length`.
 
-    metric: of the answer against the row's own, on the scale 0 to 1 (BLEU and chrF are divided by 100).
+    Attributes:
+        metric: of the answer against the row's own, on the scale 0 to 1 (BLEU and chrF are divided by 100).
     """
 
     metric: RewardMetric | None = None

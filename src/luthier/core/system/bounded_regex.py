@@ -59,21 +59,33 @@ class BoundedPattern:
         return self._compiled.match("") is not None
 
     def search(self, text: str) -> bool:
-        """Whether it fits somewhere in a text. Raises RequestError where that takes too long."""
+        """Whether it fits somewhere in a text.
+
+        Raises:
+            RequestError: that takes too long.
+        """
         try:
             return self._compiled.search(text, timeout=SEARCH_SECONDS) is not None
         except TimeoutError as error:
             raise self._too_slow(text) from error
 
     def fullmatch(self, text: str) -> bool:
-        """Whether it fits the whole of a text. Raises RequestError where that takes too long."""
+        """Whether it fits the whole of a text.
+
+        Raises:
+            RequestError: that takes too long.
+        """
         try:
             return self._compiled.fullmatch(text, timeout=SEARCH_SECONDS) is not None
         except TimeoutError as error:
             raise self._too_slow(text) from error
 
     def finditer(self, text: str) -> Iterator[Any]:
-        """The matches in a text, as `re.finditer` gives them. Raises RequestError where that takes too long."""
+        """The matches in a text, as `re.finditer` gives them.
+
+        Raises:
+            RequestError: that takes too long.
+        """
         try:
             yield from self._compiled.finditer(text, timeout=SEARCH_SECONDS)
         except TimeoutError as error:

@@ -23,7 +23,8 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
 
     What stands in a list goes by its place: `tasks[0].name`.
 
-    place: names the text in errors, which are of the class `refuse`.
+    Args:
+        place: names the text in errors, which are of the class `refuse`.
     """
     try:
         loader = _Loader(text)

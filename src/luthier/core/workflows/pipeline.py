@@ -13,11 +13,15 @@ StageStatus = Literal["waiting", "running", "done", "paused", "refused", "failed
 
 
 class Stage(Frozen):
-    """One step of the way. came: what it has made, as JSON, for the stages after it. reason: why it went no further.
+    """One step of the way.
 
     refused: it was done, and what came of it ends the way (a gate that was not passed, prompting that was enough).
     paused: it was asked to stop, by a signal.
-    began_at, ended_at: seconds since 1970.
+
+    Attributes:
+        came: what it has made, as JSON, for the stages after it.
+        reason: why it went no further.
+        began_at, ended_at: seconds since 1970.
     """
 
     name: str
@@ -29,7 +33,11 @@ class Stage(Frozen):
 
 
 class Pipeline(Frozen):
-    """What was asked, and how far it is. asked: as JSON, with absolute paths; it never changes."""
+    """What was asked, and how far it is.
+
+    Attributes:
+        asked: as JSON, with absolute paths; it never changes.
+    """
 
     pipeline_id: str
     kind: PipelineKind
