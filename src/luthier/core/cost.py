@@ -61,7 +61,7 @@ class DevicePrice(Frozen):
     """What one device costs an hour in USD, on each market where it can be had.
 
     Attributes:
-        basis: what stands behind it: public list prices, a range that is usual, an assumption, or the user's own
+        basis: what supports it: public list prices, a range that is usual, an assumption, or the user's own
             figure.
     """
 
@@ -176,7 +176,7 @@ class Prediction(Frozen):
     Attributes:
         hours: training with its validations and checkpoints, and judging.
         load: how busy this machine was, None for another device.
-        calibrated: whether a probe on this very device stands behind it.
+        calibrated: whether it rests on a probe of this very device.
     """
 
     device: Device
@@ -221,7 +221,7 @@ class Room(Frozen):
 
     Attributes:
         micro_batch_rows: the most rows of `length_tokens` (the run's longest row).
-        longest_row_tokens: the longest row that fits when it stands alone, whatever context the model was made for.
+        longest_row_tokens: the longest row that fits when it is alone, whatever context the model was made for.
     """
 
     micro_batch_rows: int

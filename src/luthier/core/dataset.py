@@ -76,7 +76,7 @@ class Example(Frozen):
     def reference(self) -> str | None:
         """The text of the last learned answer; None for plain text, or where the answer is only tool calls.
 
-        Without its thought, also where that stands in the text, in `<think>` tags before the answer.
+        Without its thought, also where that is in the text, in `<think>` tags before the answer.
         """
         if self.conversation is None or (last := self.conversation.last_answer) is None:
             return None
@@ -85,7 +85,7 @@ class Example(Frozen):
 
     @property
     def thought(self) -> str | None:
-        """What stands before the last learned answer as its thought, beside its text or in it; None without one."""
+        """What comes before the last learned answer as its thought, beside its text or in it; None without one."""
         if self.conversation is None or (last := self.conversation.last_answer) is None:
             return None
         message = self.conversation.messages[last]

@@ -1,13 +1,13 @@
 """What can go wrong, as a tree.
 
     LuthierError                exit code 1
-    ├── RequestError            exit code 2: what was asked for cannot be done as asked
+    ├── RequestError            exit code 2: what was requested cannot be done as asked
     │   ├── RecipeError         the recipe is wrong (unknown key, wrong type, impossible value)
     │   ├── DataError           the rows are wrong; carries one RowProblem for each bad place
     │   │   ├── OverlongError   rows longer than the context, and the recipe does not say what to do
-    │   │   └── LeakageError    held-out rows stand in the training data
+    │   │   └── LeakageError    held-out rows are in the training data
     │   ├── TemplateError       the chat template cannot be trusted with a loss mask
-    │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it stands
+    │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it is
     │   ├── NotFoundError       no such model, run or file
     │   ├── QuotaError          what a key may use in a day is used up
     │   └── ConflictError       the thing exists but is in use or in another state
@@ -58,7 +58,7 @@ class LuthierError(Exception):
 
 
 class RequestError(LuthierError):
-    """What was asked for cannot be done as asked."""
+    """What was requested cannot be done as asked."""
 
     exit_code = 2
     http_status = 400
@@ -92,7 +92,7 @@ class RowProblem:
 
 
 class DataError(RequestError):
-    """The rows are wrong. The first few problems stand in the message, all of them in `problems`."""
+    """The rows are wrong. The first few problems are in the message, all of them in `problems`."""
 
     num_shown: ClassVar[int] = 5
 
@@ -135,7 +135,7 @@ class OverlongError(DataError):
 
 
 class LeakageError(DataError):
-    """Held-out rows stand in the training data, so a verdict on them would mean nothing."""
+    """Held-out rows are in the training data, so a verdict on them would mean nothing."""
 
 
 class TemplateError(RequestError):

@@ -104,7 +104,7 @@ class Comparison(Frozen):
 
 
 class Verdict(Frozen):
-    """The answer in words. `headline` is one sentence; `caveats` say what it rests on and what it does not.
+    """The answer as text. `headline` is one sentence; `caveats` say what it rests on and what it does not.
 
     Attributes:
         details: the figures behind the headline in the first `num_primary_details` of them, then what other metrics

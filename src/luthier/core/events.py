@@ -113,7 +113,7 @@ class BillUpdated(Frozen):
 
 
 class RunEnded(Frozen):
-    """The last event. `reason` in words: all steps done, early stopping, SIGTERM, diverged."""
+    """The last event. `reason` as text: all steps done, early stopping, SIGTERM, diverged."""
 
     kind: Literal["run_ended"] = "run_ended"
     step: int

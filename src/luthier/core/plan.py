@@ -62,7 +62,7 @@ class ReplayPlan(Frozen):
         num_per_step: replayed examples a step.
         fraction: their share of it.
         num_leaked: held-out general rows that are also trained on.
-        num_also_in_train: replayed rows that also stand in the training rows of the task.
+        num_also_in_train: replayed rows that also are in the training rows of the task.
     """
 
     num_per_step: int
@@ -90,9 +90,9 @@ class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
     Attributes:
-        num_leaked: held-out rows that also stand in the training rows.
+        num_leaked: held-out rows that also are in the training rows.
         num_same_prompt: held-out rows of which only the prompt does.
-        num_validation_leaked: validation rows that also stand in the training rows.
+        num_validation_leaked: validation rows that also are in the training rows.
         part: the share of the training rows that is used, None for all.
         canaries: what was planted among the training rows, None for nothing.
         split: the proved split whose sides the files are; None where no proof covers a file that judges.
@@ -422,7 +422,8 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            # how weights lie on devices: a run may go on with another number of them; the path computes the same loss
+            # how weights lie on devices: a run may continue with another number of them; the path computes the same
+            # loss
             "training": {"sharding", "forward"},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash

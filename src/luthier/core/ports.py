@@ -66,7 +66,7 @@ THINKING_TOKENS: Final = 2048
 class Prompt(Frozen):
     """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy.
 
-    Engines that can keep a model to it do; a server that refuses such a wish is asked without it, so that whoever asks
+    Engines that can keep a model to it do; a server that refuses such a wish is asked without it, so that the caller
     reads the answer as if nobody had promised anything.
 
     Attributes:
@@ -163,7 +163,7 @@ class Engine(Protocol):
 
 
 KeyedEvent = tuple[Hashable, StreamEvent]
-"""An event of the ask with this key."""
+"""An event of the request with this key."""
 
 
 @runtime_checkable
@@ -171,12 +171,12 @@ class StreamEngine(Protocol):
     """Writes many answers at once with one base and any number of adapters over it. Used by one thread only.
 
     `ask` raises RequestError, OverlongError or TemplateError for a request that cannot be written; what goes wrong with
-    one ask later comes as `Failed`. What `poll` raises ends the engine.
+    one request later comes as `Failed`. What `poll` raises ends the engine.
     """
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         ...
 
     @property
@@ -189,7 +189,7 @@ class StreamEngine(Protocol):
         ...
 
     def unload_adapter(self, name: str) -> None:
-        """Let go of an adapter that nobody is asking."""
+        """Release an adapter that nobody is asking."""
         ...
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
@@ -197,15 +197,15 @@ class StreamEngine(Protocol):
         ...
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this ask; nothing happens where it has ended."""
+        """Write no more of this request; nothing happens where it has ended."""
         ...
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call; computes, or waits at most so long for another to compute."""
+        """What has been written since the last call; computes, or waits at most that long for another to compute."""
         ...
 
     def close(self) -> None:
-        """Let go of the weights; nothing can be written afterwards."""
+        """Release the weights; nothing can be written afterwards."""
         ...
 
 

@@ -269,7 +269,7 @@ class EvaluationRecipe(Frozen):
 
 
 class BudgetRecipe(Frozen):
-    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to go on from."""
+    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to continue from."""
 
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -1,6 +1,6 @@
-"""Text that a model writes while somebody reads along: what is asked for, and the events that come back.
+"""Text that a model writes while somebody reads along: what is requested, and the events that come back.
 
-Started    once an ask: it was taken up
+Started    once a request: it was taken up
 Piece      any number of times a choice: text, or calls of tools, that will not change any more
 Ended      once a choice
 Embedded   instead of pieces, to an `EmbeddingRequest`
@@ -29,7 +29,7 @@ class Sampling(Frozen):
     Attributes:
         temperature: 0 is greedy; what is under 0.0001 counts as 0.
         top_p: only the likeliest tokens that have this much of the probability together are drawn.
-        seed: rules the draws; choice number N of an ask draws with `seed + N`.
+        seed: rules the draws; choice number N of a request draws with `seed + N`.
         frequency_penalty, presence_penalty: taken off the logit of a token for each time that the answer has it
             already, and once if it has it at all.
         logit_bias: what is added to the logits of tokens, by id.
@@ -46,12 +46,12 @@ class Sampling(Frozen):
 class TextRequest(Frozen):
     """One prompt to be continued; exactly one of `conversation`, `text` and `token_ids` is set.
 
-    The tools that may be called stand in `conversation.tools`.
+    The tools that may be called are in `conversation.tools`.
 
     Attributes:
         max_new_tokens: of each choice; an answer ends where the context does in any case.
         stop: an answer ends before the first of these texts.
-        num_top: None for no likelihoods, else how many of the likeliest tokens are told with each.
+        num_top: None for no likelihoods, else how many of the likeliest tokens come with each.
         json_schema: the answer is JSON of this schema and nothing else (`{"type": "object"}` for any object).
         tool_choice: `none`: they are as if not there; `required`: the answer is one or more calls.
         tool_name: with `required`, the one tool that is called.
@@ -201,7 +201,7 @@ class Piece(Frozen):
 
     Attributes:
         num_new_tokens: of thought and answer so far.
-        tokens: those that begin in it, where likelihoods were asked for.
+        tokens: those that begin in it, where likelihoods were requested.
         calls: more of calls of tools, whose text is never part of `text`.
         reasoning: more of the thought, nor is it.
     """

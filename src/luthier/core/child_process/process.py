@@ -384,6 +384,6 @@ def _open_log(log: Path | str | None) -> IO[bytes] | None:
 
 
 def _python_path(given: str | None) -> str:
-    """Where this process imports from, then what PYTHONPATH says. An empty entry stands for the current folder."""
+    """Where this process imports from, then what PYTHONPATH says. An empty entry represents the current folder."""
     paths = [path or str(Path.cwd()) for path in sys.path] + (given.split(os.pathsep) if given else [])
     return os.pathsep.join(dict.fromkeys(paths))

@@ -9,7 +9,7 @@ from luthier.core.frozen import Frozen
 
 
 class AdvisedMethod(Frozen):
-    """One method on the device that was asked about, and what stands for or against it.
+    """One method on the device that was asked about, and what speaks for or against it.
 
     Attributes:
         word: "recommended", "possible", "over the budget" or "does not fit".

@@ -1,4 +1,4 @@
-"""An alert: a signal of a deployed model that has changed, from when it is told until it is well again."""
+"""An alert: a signal of a deployed model that has changed, from when it is reported until it is well again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AlertStatus = Literal["open", "closed"]
 
 
 class Alert(Frozen):
-    """What is told.
+    """What is reported.
 
     Attributes:
         signal: as it was when it was last looked at.
@@ -37,7 +37,7 @@ class AlertRule(Frozen):
 
 
 class AlertSettings(Frozen):
-    """What a project wants looked at, and who is told.
+    """What a project wants looked at, and who is notified.
 
     Attributes:
         is_on: whether the server looks at all.

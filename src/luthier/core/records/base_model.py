@@ -80,7 +80,7 @@ class LocalModel(Frozen):
 
     Attributes:
         name: the catalogue name, `hub:org/name@revision`, `layers:15@TEACHER` (some layers of another model), or the
-            path that was asked for.
+            path that was requested.
         sha256: over the weight files.
     """
 

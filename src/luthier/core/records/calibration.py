@@ -18,7 +18,7 @@ NoVerdictKind = Literal[
 """Why a judge's reply is no verdict.
 
 empty: no text. refusal: it will not judge. prose: text without a verdict. incomplete: a criterion has no score. out of
-range: another verdict than those that were asked for. contradiction: two verdicts that differ. cut off: it ended at its
+range: another verdict than those that were requested. contradiction: two verdicts that differ. cut off: it ended at its
 limit. too long: the question is longer than the judge's context. no answer: the engine failed, or ran out of time.
 """
 

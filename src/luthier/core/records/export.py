@@ -123,7 +123,7 @@ class Export(Frozen):
 
 
 class ServerExport(Frozen):
-    """An export that the server was asked for.
+    """An export that was requested of the server.
 
     Attributes:
         source: a run id, or the name of a base model in the API.

@@ -17,7 +17,7 @@ Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
 MIN_EXAMPLES: Final = 10
-"""As the hosted service: fewer rows teach nothing that can be told from chance."""
+"""As the hosted service: what fewer rows teach cannot be distinguished from chance."""
 
 
 class Hyperparameters(Frozen):
@@ -76,7 +76,7 @@ class MethodRequest(Frozen):
 
 
 class WandbIntegration(Frozen):
-    """Where Weights & Biases would be told of the job."""
+    """Where Weights & Biases would be notified of the job."""
 
     project: str
     name: str | None = None
@@ -85,7 +85,7 @@ class WandbIntegration(Frozen):
 
 
 class Integration(Frozen):
-    """Another service that would be told of the job."""
+    """Another service that would be notified of the job."""
 
     type: Literal["wandb"]
     wandb: WandbIntegration

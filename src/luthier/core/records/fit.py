@@ -21,7 +21,7 @@ class Remedy(Frozen):
 
 
 class Fit(Frozen):
-    """What training and validation loss say of a run, in words and numbers.
+    """What training and validation loss say of a run, as text and numbers.
 
     overfitted: validation loss rose after its best while training loss fell. still_learning: it was falling to the end.
     unstable: it rose, and training loss did not fall. settled: none of these. unknown: it was not looked at often
@@ -40,7 +40,7 @@ class Fit(Frozen):
 
     @property
     def title(self) -> str:
-        """The kind in words."""
+        """The kind as text."""
         return _TITLES[self.kind]
 
 

@@ -59,7 +59,7 @@ class FormatPrice(Frozen):
 
 
 class FormatTable(Frozen):
-    """All formats that were asked for, the source first.
+    """All formats that were requested, the source first.
 
     Attributes:
         metric: what quality is judged by, fixed by rule beforehand.

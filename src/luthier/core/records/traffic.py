@@ -32,7 +32,7 @@ class Exchange(Frozen):
     Attributes:
         exchange_id: the id that the client got (`chatcmpl-...`).
         at: when it was asked, seconds since 1970.
-        model: as it was asked for (the name of a deployment, mostly).
+        model: as it was requested (the name of a deployment, mostly).
         target: who answered.
         is_canary: whether that was the deployment's canary.
         user_digest: a keyed hash of who asked, the same for the same user of a project; empty where nobody was named.

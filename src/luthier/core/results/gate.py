@@ -1,4 +1,4 @@
-"""A gate: what a model's figures have to be before it may be deployed, as `gate.yaml` says it, and what came of it."""
+"""A gate: what a model's figures have to be before it may be deployed, as `gate.yaml` says it, and its result."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Gate(Frozen):
     Attributes:
         suite: the name of the suite whose results count; without it, of any.
         fingerprints: of suites and safety checks, by their first digits (12 at least); where some stand here, no others
-            count: so a task of the same name in another suite cannot stand in for the one that was meant.
+            count: so a task of the same name in another suite cannot replace the one that was meant.
     """
 
     rules: Annotated[tuple[GateRule, ...], Field(min_length=1, max_length=200)]

@@ -22,7 +22,7 @@ Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge
 class StringCheck(Frozen):
     """1 where input and reference are as `operation` says, else 0.
 
-    eq, ne: equal, not equal; like: the reference stands in the input; ilike: so, whatever the case. Input and reference
+    eq, ne: equal, not equal; like: the reference is in the input; ilike: so, whatever the case. Input and reference
     are texts with places to fill: `{{sample.output_text}}`, `{{item.reference}}` (the row's answer), `{{item.FIELD}}`.
     """
 

@@ -1,4 +1,4 @@
-"""How a panel stands: each rater's diligence, how far people agree, and what they say of the systems."""
+"""The state of a panel: each rater's diligence, how far people agree, and what they say of the systems."""
 
 from __future__ import annotations
 

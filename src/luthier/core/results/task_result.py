@@ -70,7 +70,7 @@ class TaskResult(Frozen):
 
 
 class TasksVerdict(Frozen):
-    """The answer over several tasks, in words: at most two sentences that anybody understands, then the details."""
+    """The answer over several tasks, as text: at most two sentences that anybody understands, then the details."""
 
     word: VerdictWord
     headline: str

@@ -20,7 +20,7 @@ ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
 
 class Range(Frozen):
-    """A figure that is known only so well. One number stands for all three: it is taken to be exact."""
+    """A figure that is known only so well. One number represents all three: it is taken to be exact."""
 
     low: float
     typical: float

@@ -1,4 +1,4 @@
-"""A lock between processes that the kernel lets go of when its holder dies, however it dies."""
+"""A lock between processes that the kernel releases when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]
     Yields the descriptor: a process that inherits it holds the lock, too, until it ends.
 
     Args:
-        what: what the lock stands for, in words, for the message ("run run-2026...", "the database").
+        what: what the lock represents, as text, for the message ("run run-2026...", "the database").
         timeout_seconds: how long to wait for another holder.
 
     Raises:

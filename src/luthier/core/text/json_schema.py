@@ -23,7 +23,7 @@ Schema = Mapping[str, Any]
 
 
 def check_schema(schema: Any, param: str | None = None) -> None:
-    """Raise UnsupportedError for a schema that is too large or deep, or that no finite value keeps to.
+    """Raise UnsupportedError for a schema that is too large or deep, or that no finite value satisfies.
 
     Args:
         param: where it is in the request.

@@ -15,7 +15,7 @@ StageStatus = Literal["waiting", "running", "done", "paused", "refused", "failed
 class Stage(Frozen):
     """One step of the way.
 
-    refused: it was done, and what came of it ends the way (a gate that was not passed, prompting that was enough).
+    refused: it was done, and its result ends the way (a gate that was not passed, prompting that was enough).
     paused: it was asked to stop, by a signal.
 
     Attributes:

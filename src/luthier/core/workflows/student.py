@@ -17,7 +17,7 @@ TEACHER: Final = "teacher"
 
 
 class StudentVerdict(Frozen):
-    """Whether distilling was worth it, in words.
+    """Whether distilling was worth it, as text.
 
     Attributes:
         reasons: the figures behind it.
@@ -48,7 +48,7 @@ class StudentRun(Frozen):
 
 
 class Student(Frozen):
-    """What `luthier distill` has made. status "paused": a training was stopped, and the same command goes on with it.
+    """What `luthier distill` has made. status "paused": a training was stopped, and the same command continues with it.
 
     Attributes:
         student_model: the base that both trainings began with, as recipes name it.

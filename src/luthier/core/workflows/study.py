@@ -31,7 +31,7 @@ class Parameter(Frozen):
     """One thing that is searched.
 
     kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`, of
-    which None stands for what the plan takes by itself.
+    which None represents what the plan takes by itself.
 
     Attributes:
         name: a key of the recipe, dotted, or `ALPHA_OVER_RANK`.
@@ -165,7 +165,7 @@ class StudySpec(Frozen):
         hours: for the whole study.
         usd: likewise, None without a cap.
         rungs: the shares of a whole training after which trials are compared, the last one 1.
-        reduction: one of so many is gone on with.
+        reduction: one of this many continues.
         num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
         workers: how many trials train at once, each with its share of the machine's threads.
         goals: what is sought, quality among them.
@@ -231,7 +231,7 @@ class Study(Frozen):
 
     @property
     def way_on(self) -> str:
-        """The command that goes on with it."""
+        """The command that continues with it."""
         more = "" if self.needs_hours is None else f" --budget-hours {self.needs_hours:.3g}"
         return f"luthier tune --resume {self.study_id}{more}"
 

@@ -228,7 +228,6 @@ def _training(
     epochs, steps = _length(r, per_epoch, sources)
     rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
-    # The plan holds steps where the recipe holds a fraction: the source follows the value to its new name.
     sources.found["training.num_warmup_steps"] = sources.found.pop("training.warmup_fraction")
     length = max_length_tokens(recipe, model.context_length_tokens)
     why_length = defaults.BLOCK_TOKENS[1] if data.train.packed else "the context length of the base model"
