@@ -40,8 +40,15 @@ def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
     """The layers to keep of `num_layers`, counted from 0: so many ("15"), evenly spread with the first and the last of
     them, or those named ("0,2,4-29").
 
-    Raises RequestError for anything else: fewer than two, all of them, one that is not there, twice or out of order.
+    Raises RequestError for anything else: fewer than two, all of them, one that is not there, twice or out of order;
+    and for a model that has no layer to spare.
     """
+    if num_layers <= _FEWEST:
+        raise RequestError(
+            f"layers {text} of a model that has {num_layers}",
+            expected=f"a model with more than {_FEWEST} layers, of which at least {_FEWEST} are kept",
+            do="choose a deeper model, or another base model as it is",
+        )
     if LAYERS.fullmatch(text) is None:
         raise RequestError(
             f"layers {text!r}",

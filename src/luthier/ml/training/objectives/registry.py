@@ -5,8 +5,7 @@ Entry points in the group `luthier.objectives` add to it.
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.plan import ObjectivePlan
