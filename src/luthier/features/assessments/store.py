@@ -45,15 +45,17 @@ class AssessmentStore(Store):
             expected="a new id, and a run of this home",
             do="check whether the run was removed in the meantime",
         )
-        values: dict[str, Any] = {
-            "assessment_id": assessment_id,
-            "project_id": project_id,
-            "kind": kind,
-            "subject": subject,
-        }
         with self._write(conflict) as connection:
-            now = self._database.clock(connection)
-            _of(kind, type(document)).insert(connection, document, created_at=now, run_id=run_id, **values)
+            _of(kind, type(document)).insert(
+                connection,
+                document,
+                assessment_id=assessment_id,
+                project_id=project_id,
+                kind=kind,
+                subject=subject,
+                run_id=run_id,
+                created_at=self._database.clock(connection),
+            )
 
     def get(self, kind: AssessmentKind, spec: type[Document], project_id: str, assessment_id: str) -> Document:
         """One of a project's. Raises NotFoundError, naming the nearest ids."""
