@@ -113,7 +113,7 @@ class RecordTable(Generic[Record]):
         names = record.__dataclass_fields__ if is_dataclass(record) else getattr(record, "model_fields")  # noqa: B009
         fields = {column.name: (renamed or {}).get(column.name, column.name) for column in table.columns}
         self._fields = {column: field for column, field in fields.items() if field in names and column not in given}
-        self._is_document = "document" in table.columns and not {"document"} & {*names, *given}
+        self._is_document = "document" in table.columns and not {"document"} & {*self._fields, *given}
         columns = ("document", *overlay) if self._is_document else tuple(self._fields)
         self.select: Select[Any] = select(*(table.c[name] for name in columns))
         self._newest_first = [table.c.number.desc()] if "number" in table.columns else []

@@ -202,3 +202,10 @@ def test_a_dataclass_is_a_record_too(store: PlainStore, database: Database) -> N
     with database.write() as connection:
         pairs.insert(connection, Pair("o", 1), document="{}")
         assert pairs.first(connection, owner="o") == Pair("o", 1)
+
+
+def test_a_column_named_document_may_hold_one_field(store: PlainStore, database: Database) -> None:
+    table = RecordTable(_whole, Whole, renamed={"place": "number", "document": "note"})
+    with database.write() as connection:
+        table.insert(connection, Whole(number=1, note="not JSON"), owner="o")
+        assert table.first(connection, owner="o") == Whole(number=1, note="not JSON")
