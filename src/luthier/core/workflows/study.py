@@ -30,8 +30,8 @@ DATA_FRACTION: Final = "data.fraction"
 class Parameter(Frozen):
     """One thing that is searched.
 
-    kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`, of
-    which None represents what the plan takes by itself.
+    kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`,
+    where None means what the plan takes by itself.
 
     Attributes:
         name: a key of the recipe, dotted, or `ALPHA_OVER_RANK`.
