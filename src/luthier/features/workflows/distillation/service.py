@@ -120,19 +120,6 @@ def distil(context: Context, request: DistilRequest) -> Student:
         return _train_and_judge(context, folder, student, rows, settings, asked, began)
 
 
-def read_student(context: Context, student_id: str) -> Student:
-    """A distillation that was carried out. Raises NotFoundError."""
-    folder = context.settings.students_folder
-    known = sorted(path.name for path in folder.iterdir() if (path / _DOCUMENT).is_file()) if folder.is_dir() else []
-    if student_id not in known:
-        raise NotFoundError(
-            f"no distillation {student_id}",
-            expected=f"one of {', '.join(known) or 'none: nothing was distilled in this home'}",
-            do="start one: luthier distill RUN --student layers:15 --data FILE",
-        )
-    return Student.model_validate_json((folder / student_id / _DOCUMENT).read_text(encoding="utf-8"))
-
-
 def _train_and_judge(
     context: Context,
     folder: Path,
