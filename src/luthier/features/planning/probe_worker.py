@@ -123,13 +123,16 @@ def _refused(plan: Plan, model: TrainableModel, steps: list[Any]) -> str | None:
 
 def _load_what_a_run_loads(model_path: str) -> None:
     """A run's process has read rows with the tokenizer and opened its database before: that is part of its memory."""
-    # Imports and no strings: a module that moves fails the type check, not the probe.
-    import luthier.features.runs.store
+    from importlib import import_module
+
+    # Imports and no strings, where the order of features allows it: a module that moves fails the type check.
     import luthier.ml.data.rows.formats
     import luthier.ml.data.split.split
     import luthier.ml.data.tokenise.loss_mask
     import luthier.ml.evaluation.few_shot
     import luthier.ml.inference.models.sources  # noqa: F401
+
+    import_module("luthier.features.runs.store")
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
 
