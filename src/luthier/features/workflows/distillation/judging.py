@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.ids import new_id
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
 from luthier.core.student import ALONE, TAUGHT, TEACHER
@@ -42,11 +41,12 @@ def judge_students(
     held_out: Path,
     num_same_prompt: int,
     asked: EvaluationRecipe | None,
+    evaluation_id: str,
 ) -> Evaluation:
     """The three on the held-out rows, with paired intervals; the verdict is about taught against alone.
 
     alone, taught: run ids. num_same_prompt: held-out rows that ask what a training row asks. asked: metrics,
-    max_new_tokens and max_samples of the recipe. A teacher behind a server is judged by what it writes alone, and so
+    max_new_tokens and max_samples of the recipe. evaluation_id: under which it is kept. A teacher behind a server is judged by what it writes alone, and so
     are the others then: it gives no likelihoods. The evaluation is kept.
     """
     from luthier.ml.data.formats import load_file
@@ -79,7 +79,7 @@ def judge_students(
         num_rows_in_file=loaded.num_rows,
     )
     evaluation = Evaluation(
-        evaluation_id=new_id("eval"),
+        evaluation_id=evaluation_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=taught,
         held_out_file=str(held_out),
