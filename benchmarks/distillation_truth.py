@@ -69,8 +69,8 @@ def _noisy(model: Path, folder: Path) -> Path:
 
 def _rows(model: Path, num_rows: int) -> list[Any]:
     from luthier.core.dataset import Row
-    from luthier.ml.data.formats import example_of
-    from luthier.ml.data.loss_mask import tokenise
+    from luthier.ml.data.rows.formats import example_of
+    from luthier.ml.data.tokenise.loss_mask import tokenise
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
     template = ChatTemplate.load(model)

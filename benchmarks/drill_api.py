@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 from drill_world import EPOCHS, World
 
 from luthier.core.access import Caller
-from luthier.core.fine_tuning import FineTuningRequest
+from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.features.finetuning_api import service as fine_tuning
 from luthier.features.models.service import pull_model
 from luthier.platform.auth.service import create_key

@@ -20,7 +20,7 @@ from rows import wikisql_rows, write_jsonl
 from wikisql_run import tuned_run
 
 if TYPE_CHECKING:
-    from luthier.core.format_table import FormatPrice
+    from luthier.core.records.format_table import FormatPrice
     from luthier.platform.home.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -39,7 +39,7 @@ def main() -> None:
 
     from luthier.core.ports import Prompt
     from luthier.features.models.resolve import find_candidate, open_engine
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
     from luthier.ml.inference.transformers_engine import TransformersEngine
     from luthier.platform.home.context import Context
 

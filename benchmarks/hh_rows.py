@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.ml.data.bad_field import BadFieldError
-from luthier.ml.data.preference_rows import preference_sides
+from luthier.ml.data.files.bad_field import BadFieldError
+from luthier.ml.data.rows.preference_rows import preference_sides
 
 
 def hh_rows(file: Path, *, most_characters: int = 1200) -> list[dict[str, Any]]:

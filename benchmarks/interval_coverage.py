@@ -26,7 +26,7 @@ import numpy as np
 from scipy.special import betaincinv, ndtr
 from scipy.stats import binom, gamma
 
-from luthier.core.bounds import UNIT, Bounds
+from luthier.core.records.bounds import UNIT, Bounds
 from luthier.ml.evaluation.metrics.bleu import Bleu
 from luthier.ml.evaluation.metrics.perplexity import Perplexity
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics

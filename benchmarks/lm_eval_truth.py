@@ -117,7 +117,7 @@ def write_tasks(folder: Path) -> None:
 
 def figures(model: Any, folder: Path, task: str, limit: int) -> dict[str, Any]:
     """What the harness finds of one task."""
-    from luthier.core.suite import LmEvalTask
+    from luthier.core.results.suite import LmEvalTask
     from luthier.features.suites.lm_eval import evaluate_by_harness
 
     asked = LmEvalTask(kind="lm_eval", name=task, task=f"{task}.yaml", most_rows=limit)

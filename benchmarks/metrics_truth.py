@@ -27,7 +27,7 @@ from machine import describe
 from rouge_score.rouge_scorer import RougeScorer
 
 from luthier.core.ports import Score
-from luthier.core.suite import ClassifyTask, JsonTask, RankTask
+from luthier.core.results.suite import ClassifyTask, JsonTask, RankTask
 from luthier.ml.evaluation.metrics.json_schema import SchemaCheck
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import load_metrics

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from luthier.core.base_model import CatalogEntry
+from luthier.core.records.base_model import CatalogEntry
 from luthier.ml.charts.page import replace_text
 from luthier.ml.inference.models import catalog
 from luthier.ml.planning.catalog_memory import TABLE, known_memory, table_text

@@ -37,7 +37,7 @@ def luthier(texts: list[str]) -> list[int]:
     """The first text of the cluster of each text."""
     import polars as pl
 
-    from luthier.ml.data.near_duplicates import near_duplicate_groups
+    from luthier.ml.data.dedup.near_duplicates import near_duplicate_groups
 
     found: list[int] = near_duplicate_groups(pl.Series(texts)).tolist()
     return found

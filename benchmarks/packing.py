@@ -52,7 +52,7 @@ _WAYS = (("joined", "shuffled"), ("apart", "shuffled"), ("apart", "by_length"))
 def _texts(model: Path, num_tokens: int) -> tuple[list[Any], list[Any]]:
     """Functions of the standard library, short and long, some of them several joined to one long text."""
     from luthier.core.dataset import Example
-    from luthier.ml.data.loss_mask import tokenise
+    from luthier.ml.data.tokenise.loss_mask import tokenise
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
     template = ChatTemplate.load(model)
@@ -82,7 +82,7 @@ def _joined(texts: Sequence[Any], block: int) -> list[tuple[Any, ...]]:
 
 
 def _apart(texts: Sequence[Any], block: int) -> list[tuple[Any, ...]]:
-    from luthier.ml.data.packing import pack
+    from luthier.ml.data.tokenise.packing import pack
 
     return list(pack(texts, block).blocks)
 
@@ -95,7 +95,7 @@ class _Way:
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
 
-        from luthier.ml.data.batches import StepSchedule
+        from luthier.ml.data.tokenise.batches import StepSchedule
 
         self.name, self.order, self.units = name, order, units
         self.schedule = StepSchedule(

@@ -21,8 +21,8 @@ from typing import Any
 
 from personal_data_rows import PLANTED_KINDS, clean_sets, package_docs, planted_rows
 
-from luthier.ml.data.masking import DEFAULT_KINDS, MaskedKinds
 from luthier.ml.data.personal_data.find import find_personal_data
+from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
 from luthier.ml.data.personal_data.names import name_finder, why_not
 from luthier.ml.data.personal_data.span import KINDS
 

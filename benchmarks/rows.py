@@ -23,7 +23,7 @@ def wikisql_rows(file: Path) -> list[Row]:
 def long_rows(num: int, seed: int = 0) -> list[Row]:
     """Functions of the standard library with their summary line, chosen long: a mean of about 250 tokens a row."""
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.python_docs import build_python_docs
+    from luthier.ml.data.documents.python_docs import build_python_docs
 
     found = build_python_docs(progress=SilentProgress()).rows
     long = [{"messages": row["messages"]} for row in found if len(row["messages"][0]["content"]) > 650]
@@ -45,7 +45,7 @@ def _chat(question: str, answer: str) -> Row:
 def text_rows(num: int, seed: int = 0, num_characters: int = 6000) -> list[Row]:
     """Plain text, all of it learned: functions of the standard library, put together until a row is long enough."""
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.python_docs import build_python_docs
+    from luthier.ml.data.documents.python_docs import build_python_docs
 
     found = build_python_docs(progress=SilentProgress()).rows
     texts = [row["messages"][0]["content"] for row in found]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rows import wikisql_rows, write_jsonl
 
 if TYPE_CHECKING:
-    from luthier.core.task_result import TaskResult
+    from luthier.core.results.task_result import TaskResult
     from luthier.features.suites.safety_probes import SafetySuite
     from luthier.platform.home.context import Context
 

@@ -83,7 +83,7 @@ def main() -> None:
 def rows(model: Path, num: int) -> tuple[list[Row], dict[str, float]]:
     """Chat rows behind one system prompt, and the mean tokens of prompt and rest."""
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.python_docs import build_python_docs
+    from luthier.ml.data.documents.python_docs import build_python_docs
     from luthier.ml.inference.models.token_counter import token_counter
 
     count = token_counter(model)

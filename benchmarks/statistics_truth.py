@@ -26,7 +26,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from luthier.core.bounds import REAL_LINE, UNIT, Bounds
+from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
 from luthier.ml.evaluation.agreement import cohen_kappa
 from luthier.ml.evaluation.metrics.perplexity import Perplexity
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics

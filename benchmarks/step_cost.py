@@ -49,7 +49,7 @@ def main() -> None:
     cli.add_argument("--lines", nargs="+", choices=list(LINES), default=list(LINES))
     cli.add_argument("--results", type=Path)
     args = cli.parse_args()
-    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.system.kernel_cache import keep_few_kernels
 
     keep_few_kernels()
     import torch

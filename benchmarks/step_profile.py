@@ -45,7 +45,7 @@ def main() -> None:
     cli.add_argument("--shared", type=int, default=0)
     cli.add_argument("--dropout", type=float, default=0.0)
     args = cli.parse_args()
-    from luthier.core.kernel_cache import keep_few_kernels
+    from luthier.core.system.kernel_cache import keep_few_kernels
 
     keep_few_kernels()
     import torch

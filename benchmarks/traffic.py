@@ -39,7 +39,7 @@ from machine import describe
 from luthier.core.access import Caller
 from luthier.core.ids import new_id
 from luthier.core.ports import SilentProgress
-from luthier.core.traffic import TrafficPolicy
+from luthier.core.records.traffic import TrafficPolicy
 from luthier.features.traffic.policy import set_traffic_policy
 from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_key

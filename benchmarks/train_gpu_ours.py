@@ -16,7 +16,7 @@ NUM_WARM_UP = 3
 
 def main() -> None:
     """Build the plan as a recipe's would be, fill its model with random weights, and train."""
-    from luthier.core.exact_products import keep_products_exact
+    from luthier.core.system.exact_products import keep_products_exact
 
     keep_products_exact()
     request = json.loads(sys.argv[1])
@@ -135,10 +135,10 @@ def rows_of(request: dict[str, Any], vocabulary: int) -> list[Any]:
 
 def plan_of(request: dict[str, Any], rows: list[Any], structure: Any, machine: Any) -> Any:
     """The plan of a recipe that asks for the method and leaves the rest to the planner, but for what is measured."""
-    from luthier.core.base_model import LocalModel
     from luthier.core.dataset import DatasetProfile, profile_tokens
     from luthier.core.plan import DataPlan
     from luthier.core.recipe import Recipe
+    from luthier.core.records.base_model import LocalModel
     from luthier.ml.planning.resolve import resolve
 
     training = {
@@ -204,7 +204,7 @@ def batches(plan: Any, rows: list[Any]) -> Any:
 
 def schedule_of(plan: Any, rows: list[Any], packs: bool) -> Any:
     """Every step trains all rows."""
-    from luthier.ml.data.batches import StepSchedule
+    from luthier.ml.data.tokenise.batches import StepSchedule
 
     lengths = [row.num_tokens for row in rows]
     return StepSchedule(

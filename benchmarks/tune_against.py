@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rows import wikisql_rows, write_jsonl
 
 if TYPE_CHECKING:
-    from luthier.core.study import SamplerName, StudySpec
+    from luthier.core.workflows.study import SamplerName, StudySpec
     from luthier.platform.home.context import Context
 
 Best = Sequence[tuple[float, float]]

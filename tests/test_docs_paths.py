@@ -106,8 +106,8 @@ def test_every_dotted_name_in_the_docs_exists() -> None:
     ("text", "paths"),
     [
         (
-            "see `src/luthier/core/recipe.py` and `ml/data/formats.py`",
-            {"src/luthier/core/recipe.py", "ml/data/formats.py"},
+            "see `src/luthier/core/recipe.py` and `ml/data/rows/formats.py`",
+            {"src/luthier/core/recipe.py", "ml/data/rows/formats.py"},
         ),
         ("`luthier train recipe.yaml`, `GET /v1/models`, `out/report.html`", set()),
     ],

@@ -130,9 +130,9 @@ def test_the_law_firms_documents_go_all_the_way_to_a_preview(
 
 
 def test_the_cited_law_holds_all_that_its_rows_cite_and_no_row_is_on_both_sides() -> None:
-    from luthier.core.suite import CitationsTask, Suite
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.split import leaked_ids
+    from luthier.core.results.suite import CitationsTask, Suite
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.split.split import leaked_ids
     from luthier.ml.evaluation.grounding.corpus import Corpus, findings
 
     folder = EXAMPLES / "law_firm"
@@ -159,7 +159,7 @@ def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path
 
 
 def test_every_key_of_a_case_is_on_the_reference_page() -> None:
-    from luthier.core.worth import Case
+    from luthier.core.results.worth import Case
     from luthier.features.recipes.problems import known_keys
 
     page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")

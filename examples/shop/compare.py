@@ -24,7 +24,7 @@ import numpy as np
 from make_story import SALES, THINGS, chances
 from matplotlib import pyplot as plt
 
-from luthier.core.bounds import UNIT
+from luthier.core.records.bounds import UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_statistics
 from luthier.ml.evaluation.metrics.ranking import Ranked, hit_at, ndcg_at
 from luthier.ml.evaluation.statistics import bootstrap_interval, paired_bootstrap

@@ -10,12 +10,12 @@ from typing import Any
 from luthier.core.aliases import typed_keys
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
-from luthier.core.exact_products import keep_products_exact
-from luthier.core.kernel_cache import keep_few_kernels
 from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
 from luthier.core.run import RunRecord
-from luthier.core.threads import wait_briefly
+from luthier.core.system.exact_products import keep_products_exact
+from luthier.core.system.kernel_cache import keep_few_kernels
+from luthier.core.system.threads import wait_briefly
 from luthier.platform.home.context import Context
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | Path

@@ -12,8 +12,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, WIDE, sign_in, violations
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.signal import Signal, SignalGroup, SignalState, WatchReport
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
+from luthier.core.results.signal import Signal, SignalGroup, SignalState, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.core.file_lock import file_lock
-from luthier.core.pipeline import Stage
+from luthier.core.system.file_lock import file_lock
+from luthier.core.workflows.pipeline import Stage
 from luthier.features.workflows.service import lock_of
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context

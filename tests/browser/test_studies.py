@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthier.core.file_lock import file_lock
+from luthier.core.system.file_lock import file_lock
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.testing.running_server import running_server

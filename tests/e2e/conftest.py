@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from luthier.core.base_model import LocalModel
 from luthier.core.ports import SilentProgress
+from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models import sources
 
 NAME = "smollm2-135m-instruct"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.core.base_model import LocalModel
 from luthier.core.events import StepDone
+from luthier.core.records.base_model import LocalModel
 from luthier.platform.home.context import Context
 
 pytestmark = pytest.mark.e2e

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.core.base_model import LocalModel
+from luthier.core.records.base_model import LocalModel
 
 pytestmark = pytest.mark.e2e
 

@@ -15,11 +15,11 @@ import pytest
 import yaml
 from tests.vacuous import nonempty
 
-from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_file
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.python_docs import build_python_docs
-from luthier.ml.data.write_rows import write_rows
+from luthier.core.records.base_model import LocalModel
+from luthier.ml.data.documents.python_docs import build_python_docs
+from luthier.ml.data.rows.write_rows import write_rows
 from luthier.platform.home.context import Context
 
 pytestmark = pytest.mark.e2e

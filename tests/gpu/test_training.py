@@ -15,7 +15,7 @@ from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
 from luthier.core.recipe import METHODS
-from luthier.ml.data.batches import StepSchedule
+from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.determinism import compute_exactly
 from luthier.ml.training.equivalence import why_not_packed

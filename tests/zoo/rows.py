@@ -17,7 +17,7 @@ import jinja2
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.trial_rows import TRIAL_ROWS
+from luthier.core.workflows.trial_rows import TRIAL_ROWS
 
 _DAY: Final = re.compile(r"\d{1,2}[A-Z][a-z]{2,8}\d{4}|\d{4}-\d{2}-\d{2}|[A-Z][a-z]{2,8}\d{1,2},\d{4}")
 

@@ -18,9 +18,9 @@ import typer
 import typer.core
 
 from luthier.core.aliases import COMMANDS, warn_renamed
-from luthier.core.exact_products import keep_products_exact
-from luthier.core.kernel_cache import keep_few_kernels
-from luthier.core.threads import wait_briefly
+from luthier.core.system.exact_products import keep_products_exact
+from luthier.core.system.kernel_cache import keep_few_kernels
+from luthier.core.system.threads import wait_briefly
 from luthier.features.accounts import keys_cli as keys
 from luthier.features.accounts import members_cli as users
 from luthier.features.accounts import projects_cli as projects

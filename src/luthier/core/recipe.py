@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
 from luthier.core.frozen import Frozen
-from luthier.core.graders import Reward
+from luthier.core.results.graders import Reward
 
 METHODS: Final = (
     "full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora", "qlora", "ia3", "prompt_tuning",

@@ -15,7 +15,7 @@ import sys
 
 from fastapi import FastAPI
 
-from luthier.core.lower_priority import lower_session_priority
+from luthier.core.system.lower_priority import lower_session_priority
 from luthier.features.monitoring.loop import MonitorThreads
 from luthier.platform.home.context import Context
 from luthier.platform.home.logs import set_up_logging

@@ -108,7 +108,7 @@ def serve(
     Raises RequestError (an address that cannot be used, or one that others can reach while there is no key),
     ConflictError (the port is taken, or the home has a server already) and WorkError (the API does not start).
     """
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     what = f"the home {context.home} as a server"
     with (

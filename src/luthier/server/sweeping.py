@@ -11,8 +11,8 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
-from luthier.core.clock_jump import JumpWatch, elapsed
 from luthier.core.errors import LuthierError
+from luthier.core.system.clock_jump import JumpWatch, elapsed
 from luthier.features.exports.folders import remove_abandoned
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.platform.files.service import sweep_files

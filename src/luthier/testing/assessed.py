@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
-from luthier.core.task_result import (
+from luthier.core.results.task_result import (
     Confusion,
     ReliabilityBin,
     SafetyResult,

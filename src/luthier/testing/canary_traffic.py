@@ -78,7 +78,7 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
 
 def found_at(world: CanaryWorld, seed: int, *, error: float = 0.05) -> int | None:
     """Look again and again, as a server does; how many exchanges had come when it was called worse, None for never."""
-    from luthier.core.canary_watch import CanaryRules
+    from luthier.core.records.canary_watch import CanaryRules
     from luthier.ml.drift.canary.compare import compare
     from luthier.ml.drift.canary.streak import failing_streak
 

@@ -171,7 +171,7 @@ def _evaluation(home: Context, run_id: str, rows: Path, base: Path) -> Evaluatio
 
 def _of_projects(home: Context, made: models_home.Made) -> dict[str, str]:
     """Keys, members, webhooks, exchanges and uploads: what needs no file of rows."""
-    from luthier.core.traffic import Exchange
+    from luthier.core.records.traffic import Exchange
     from luthier.features.feedback import review as review_queue
     from luthier.features.serving import checkpoint_permissions
     from luthier.features.traffic import service as traffic

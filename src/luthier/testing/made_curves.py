@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.digest import sha256_document
-from luthier.core.study import ALPHA_OVER_RANK, Values
+from luthier.core.workflows.study import ALPHA_OVER_RANK, Values
 
 OWN: Final[Values] = {
     "training.learning_rate": 2e-4,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from luthier.core.study import Result, SamplerName, Space, StudySpec, Trial, Values
+from luthier.core.workflows.study import Result, SamplerName, Space, StudySpec, Trial, Values
 from luthier.ml.search.extrapolation import Finished
 from luthier.ml.search.priors import start_points
 from luthier.ml.search.rungs import REDUCTION, RUNGS, Begin, GoOn, next_step, rung_steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.core.access import Caller
-from luthier.core.export import ServerExport
+from luthier.core.records.export import ServerExport
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.deployments import service as deployments
 from luthier.features.models.tuned_records import TunedModel

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.auto import AutoSpec
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Metric, SystemResult
-from luthier.core.pipeline import Pipeline, PipelineKind, Stage
-from luthier.core.showdown import Contender, Recommendation, ShowdownResult, ShowdownSpec, Standing, Tuning
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
+from luthier.core.workflows.showdown import Contender, Recommendation, ShowdownResult, ShowdownSpec, Standing, Tuning
 from luthier.features.workflows.retraining.stages import STAGES
 from luthier.platform.home.context import Context
 

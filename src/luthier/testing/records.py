@@ -8,7 +8,6 @@ from luthier.core.cost import Device, Estimate, MemoryPrediction, Prediction, Qu
 from luthier.core.dataset import DatasetProfile
 from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemResult, Verdict
 from luthier.core.events import StepDone
-from luthier.core.export import Export, ExportSource, Interval, ParityReport
 from luthier.core.plan import (
     DataPlan,
     EvaluationPlan,
@@ -20,6 +19,7 @@ from luthier.core.plan import (
     ValueSource,
 )
 from luthier.core.recipe import DataRecipe, Recipe
+from luthier.core.records.export import Export, ExportSource, Interval, ParityReport
 from luthier.core.run import RunRecord, RunStatus, TrainResult
 
 RUN_ID = "run-20261125-093000-aaaaaa"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.recipe import Recipe
-from luthier.core.study import Parameter, Result, Space, Study, StudySpec, Trial, TrialState, Values
+from luthier.core.workflows.study import Parameter, Result, Space, Study, StudySpec, Trial, TrialState, Values
 from luthier.platform.home.context import Context
 
 STUDY_ID: Final = "study-20261126-120000-abcdef"

@@ -19,7 +19,7 @@ import json, re, resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 from luthier.core.errors import DataError
-from luthier.ml.data.formats import load_file
+from luthier.ml.data.rows.formats import load_file
 try:
     load_file(Path(sys.argv[1]))
 except DataError as error:

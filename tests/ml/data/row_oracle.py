@@ -10,12 +10,12 @@ import json
 from typing import Any, Final
 
 import jinja2
-from tests.ml.data.other_templates import given_to
-from tests.ml.data.template_rows import CALL, ROWS, TOOL
+from tests.ml.data.tokenise.other_templates import given_to
+from tests.ml.data.tokenise.template_rows import CALL, ROWS, TOOL
 
 from luthier.core.conversation import Conversation, Message
-from luthier.ml.data.loss_mask import Unit
-from luthier.ml.data.template import decode
+from luthier.ml.data.tokenise.loss_mask import Unit
+from luthier.ml.data.tokenise.template import decode
 from luthier.ml.inference.models.chat_template import ChatTemplate
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from luthier.core.canary_watch import CanaryRules
+from luthier.core.records.canary_watch import CanaryRules
 from luthier.ml.drift.canary.compare import KINDS, compare
 from luthier.ml.drift.canary.looks import level_of, look_at, place_of
 from luthier.ml.drift.canary.randomisation import Units, gap, p_value, units_of

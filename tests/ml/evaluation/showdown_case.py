@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
-from luthier.core.showdown import Contender, ShowdownResult, ShowdownSpec, Standing, Tuning
+from luthier.core.workflows.showdown import Contender, ShowdownResult, ShowdownSpec, Standing, Tuning
 from luthier.ml.evaluation.model_comparison import not_equal, recommend
 
 KINDS = ("zero-shot", "few-shot", "tuned")

@@ -8,8 +8,8 @@ import pytest
 import sacrebleu
 from pydantic import ValidationError
 
-from luthier.core.graders import Reward, RewardMetric
 from luthier.core.ports import Attempt
+from luthier.core.results.graders import Reward, RewardMetric
 from luthier.ml.evaluation.rewards import Rewards, names
 
 ITEMS = {"row:1": {"reference": "the front is made of spruce"}, "row:2": {"reference": "maple"}}

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import WorkError
-from luthier.core.export import ExportSource
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.exporters.converter import converter
 
 MakeSource = Callable[..., ExportSource]

@@ -8,9 +8,9 @@ import pytest
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
-from luthier.core.export import ExportFormat, ExportSource, ParityReport
 from luthier.core.opted_turns import OptedTurns
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import ExportFormat, ExportSource, ParityReport
 from luthier.ml.export.exporters import registry
 from luthier.ml.export.parity import prove
 from luthier.ml.export.parity_judgement import parity_warnings

@@ -12,8 +12,8 @@ from tests.ml.export.conftest import MakeSource
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ModelSourceError, RequestError
-from luthier.core.export import ParityReport
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import ParityReport
 from luthier.ml.export.parity import prove
 from luthier.ml.export.source_side import ObservedSource, observe_source
 from luthier.testing.tiny import make_tiny_model

@@ -13,8 +13,8 @@ from tests.ml.export.conftest import MakeSource
 from tests.vacuous import nonempty
 
 from luthier.core.dataset import Example
-from luthier.core.export import Interval, ParityReport
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import Interval, ParityReport
 from luthier.ml.export.parity import compare
 from luthier.ml.export.parity_bounds import BOUNDS, NOTEWORTHY_LOSS_NATS, bound_nats
 from luthier.ml.export.parity_judgement import parity_warnings

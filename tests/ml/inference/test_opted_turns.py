@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.ml.data.template_rows import ROWS
+from tests.ml.data.tokenise.template_rows import ROWS
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example

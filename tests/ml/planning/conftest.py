@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from luthier.core.base_model import LocalModel
 from luthier.core.cost import Device
 from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models.structure import Structure, read_structure
 from luthier.ml.planning.adapter import resolve_targets
 from luthier.ml.planning.batch_shapes import Batches

@@ -8,9 +8,9 @@ import pytest
 from tests.ml.planning.test_budget import device
 from tests.vacuous import nonempty
 
-from luthier.core.advice import Advice
 from luthier.core.cost import Estimate, MemoryPrediction, Option, Prediction
 from luthier.core.recipe import BudgetRecipe
+from luthier.core.records.advice import Advice
 from luthier.ml.planning.advise import DataFacts, advise
 from luthier.ml.planning.changes import METHOD_TITLES
 

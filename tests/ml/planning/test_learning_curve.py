@@ -13,7 +13,7 @@ from scipy.optimize import curve_fit
 
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
-from luthier.core.learning_curve import CurvePoint, LearningCurve
+from luthier.core.workflows.learning_curve import CurvePoint, LearningCurve
 from luthier.ml.planning.learning_curve import curve_band, fit_power_law
 from luthier.ml.planning.learning_curve_chart import write_learning_curve_chart
 

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.study import Result, Trial
+from luthier.core.workflows.study import Result, Trial
 from luthier.ml.search.front import beats, front_numbers, in_order, knee, room_around
 from luthier.ml.search.rungs import GoOn, next_step, ranked
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.study import StartPoint
+from luthier.core.workflows.study import StartPoint
 from luthier.ml.search.priors import own_values, start_points
 from luthier.ml.search.sampling import next_values
 from luthier.ml.search.space import default_space, narrowed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.core.recipe import Recipe
-from luthier.core.study import Parameter, Result, Space, Study, StudySpec, Trial
+from luthier.core.workflows.study import Parameter, Result, Space, Study, StudySpec, Trial
 from luthier.ml.search.importance import importances
 from luthier.ml.search.report.page import Ending, budget_rows, headline, write_study_page
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.study import Result, Trial
+from luthier.core.workflows.study import Result, Trial
 from luthier.ml.search.rungs import RUNGS, Begin, GoOn, next_step, ranked, rung_steps, usable
 
 ASKED = {"num_rungs": 3, "reduction": 3, "most_trials": 9}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from luthier.core.study import Parameter, Result, Space, Trial
+from luthier.core.workflows.study import Parameter, Result, Space, Trial
 from luthier.ml.search.sampling import suggest
 
 RATE = Parameter(name="training.learning_rate", kind="float", low=1e-5, high=1e-1, log=True)

@@ -16,7 +16,7 @@ from tests.vacuous import nonempty
 from luthier.core.events import CheckpointSaved, Event, RunEnded, StepDone, ValidationDone
 from luthier.core.plan import AveragePlan, Plan
 from luthier.core.ports import SilentProgress
-from luthier.ml.data.batches import StepSchedule
+from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.distributed import ALONE, World
 from luthier.ml.training.loop import train

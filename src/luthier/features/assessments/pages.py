@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.task_result import GateOutcome, SafetyResult, TaskResult
+from luthier.core.results.task_result import GateOutcome, SafetyResult, TaskResult
 from luthier.features.assessments.service import gate_of, read_safety, read_suite
 from luthier.features.evaluations.samples_view import PageNumber, SamplesAsked, samples_shown
 from luthier.features.suites import charts as task_charts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from luthier.core.evaluation import SystemResult
-from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.core.results.task_result import GateOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.features.release_gates.service import default_gate, newest_outcome, newest_safety, newest_suites
 from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
 from luthier.platform.home.context import Context

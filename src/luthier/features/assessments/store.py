@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import assessments
 

@@ -22,7 +22,7 @@ _AROUND: Final = 160
 def map_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """The map of a file's prompts (texts where rows have no prompt): points, what they say, and the named groups."""
     from luthier.ml.data.audit.table import build_table
-    from luthier.ml.data.prompt_map import prompt_map
+    from luthier.ml.data.rows.prompt_map import prompt_map
 
     frame = build_table(Path(document["file"]), progress=context.progress).frame
     column = "prompt" if frame["prompt"].null_count() < frame.height else "text"
@@ -103,7 +103,7 @@ def split_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
 
 def index_answer(_context: Context, document: dict[str, Any]) -> dict[str, Any]:
     """Make the index of a file's rows in a folder."""
-    from luthier.ml.data.row_index import build_index
+    from luthier.ml.data.rows.row_index import build_index
 
     return {"num_rows": build_index(Path(document["file"]), Path(document["folder"])).num_rows}
 
@@ -120,6 +120,7 @@ def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
         mapping=document["mapping"],
         group_by=document["group_by"],
         method=document["method"],
+        shown=audits.ShownNames(**document["shown"]),
     )
     found = audits.audit(context, Path(document["file"]), options).audit
     shown: dict[str, Any] = found.model_dump(mode="json")

@@ -24,7 +24,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     from luthier.core.dataset import Row
     from luthier.core.errors import RowProblem
-    from luthier.ml.data.row_index import RowIndex
+    from luthier.ml.data.rows.row_index import RowIndex
 
 Show = Literal["undecided", "all", "accepted", "rejected", "edited"]
 SHOWN: Final[tuple[Show, ...]] = get_args(Show)

@@ -17,8 +17,8 @@ from luthier.features.generation.teachers import find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.answer_prompts import Answered, AnswerOptions, Question
-    from luthier.ml.data.source import Source
+    from luthier.ml.data.files.source import Source
+    from luthier.ml.data.rows.answer_prompts import Answered, AnswerOptions, Question
     from luthier.ml.inference.cached_engine import CachedEngine, Usage
 
 
@@ -84,10 +84,10 @@ def answer(
     DataError (rows without a prompt; or no answer could be kept, and then the refused file says why), and what an
     engine raises.
     """
-    from luthier.ml.data.answer_prompts import AnswerOptions
-    from luthier.ml.data.outputs import check_free_listed
-    from luthier.ml.data.shapes import check_mapping
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.answer_prompts import AnswerOptions
+    from luthier.ml.data.rows.outputs import check_free_listed
+    from luthier.ml.data.rows.shapes import check_mapping
 
     options, fields = AnswerOptions(max_new_tokens, temperature, seed, keeps_thoughts), dict(mapping or {})
     check_mapping(fields)
@@ -136,10 +136,10 @@ def _check(options: AnswerOptions, max_rows: int | None) -> None:
 def _check_rows(source: Source, mapping: Mapping[str, str], context: Context) -> int:
     """The number of rows, all of which have a prompt; nothing is asked of a teacher before that is known."""
     from luthier.core.dataset import Row
-    from luthier.ml.data.answer_prompts import question_of
-    from luthier.ml.data.bad_field import BadFieldError
-    from luthier.ml.data.formats import problem_in
-    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.files.bad_field import BadFieldError
+    from luthier.ml.data.rows.answer_prompts import question_of
+    from luthier.ml.data.rows.formats import problem_in
+    from luthier.ml.data.rows.rows import read_rows
 
     num_rows, problems = 0, []
     with context.progress.task("Checking rows", None, "row") as task:
@@ -165,9 +165,9 @@ def _check_rows(source: Source, mapping: Mapping[str, str], context: Context) ->
 
 def _questions(source: Source, mapping: Mapping[str, str]) -> Iterator[Question]:
     from luthier.core.dataset import Row
-    from luthier.ml.data.answer_prompts import question_of
-    from luthier.ml.data.bad_field import BadFieldError
-    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.files.bad_field import BadFieldError
+    from luthier.ml.data.rows.answer_prompts import question_of
+    from luthier.ml.data.rows.rows import read_rows
 
     for row in read_rows(source):
         try:
@@ -193,8 +193,8 @@ def _write(
     prices: Prices,
 ) -> _Tally:
     """Write both files; the one with the answers only where there is one."""
-    from luthier.ml.data.answer_prompts import answered_row, answers, refused_row
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.rows.answer_prompts import answered_row, answers, refused_row
+    from luthier.ml.data.rows.write_rows import write_rows
 
     tally, num_done = _Tally(), 0
     with context.progress.task("Answering prompts", num_rows, "row") as task:
@@ -224,7 +224,7 @@ def _write(
 def _no_answers_error(
     file: Path, teacher: str, refused: list[Answered], counts: dict[str, int], listed: Path
 ) -> DataError:
-    from luthier.ml.data.row_problem import problem_of
+    from luthier.ml.data.tokenise.row_problem import problem_of
 
     told = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
     return DataError(

@@ -96,8 +96,9 @@ def _subject(
 ) -> tuple[Subject, DatasetVersion | None]:
     other = get_version(context, caller, settings.against) if settings.against else None
     given = {
-        "suffix": files.suffix_of(version.filename),
-        "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
+        # Findings name rows by the uploaded file, so the same content under another name is another audit.
+        "filename": version.filename,
+        "against": None if other is None else [other.sha256, other.filename],
         "model": [settings.model, model_digest(context, settings.model)] if settings.model else None,
     }
     return Subject(version.sha256, "audit", given), other

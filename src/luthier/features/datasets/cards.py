@@ -10,7 +10,7 @@ from luthier.core.errors import RequestError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.audit import Audit
+    from luthier.core.results.audit import Audit
     from luthier.features.datasets.file_audits import AuditOptions
 
 
@@ -78,7 +78,7 @@ def make_card(
     from luthier.ml.data.card.front_matter import front_matter
     from luthier.ml.data.card.request import CardRequest
     from luthier.ml.data.card.write import card_text
-    from luthier.ml.data.outputs import check_free, check_outputs
+    from luthier.ml.data.rows.outputs import check_free, check_outputs
 
     options = options or CardOptions()
     beside = croissant_path(output)

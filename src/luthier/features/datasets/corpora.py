@@ -8,7 +8,7 @@ from typing import Final
 
 from luthier.core.errors import DataError, NotFoundError, RowProblem
 from luthier.core.ports import Progress, SilentProgress
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 
 _ROWS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".gz")
 _LEFT_OUT: Final = ("hidden", "same file")
@@ -29,8 +29,8 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
         raise NotFoundError(f"no corpus {path}", expected="a folder or a file", do="correct `corpus` in the suite")
     if path.is_file() and path.suffix.lower() in _ROWS:
         return _by_source(path)
-    from luthier.ml.data.ingest import ingest
-    from luthier.ml.data.ingest_part import IngestSettings
+    from luthier.ml.data.documents.ingest import ingest
+    from luthier.ml.data.documents.ingest_part import IngestSettings
 
     settings = IngestSettings(_MANY_WORDS, 0, licence=None, tokenizer=None, tokenizer_sha256=None)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-corpus-") as folder:
@@ -55,9 +55,9 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
 
 def _by_source(path: Path) -> dict[str, str]:
     """The rows of a file, put together by the document that they name; a row that names none is its own."""
+    from luthier.ml.data.files.source import open_source
     from luthier.ml.data.provenance import source_of
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
 
     parts: dict[str, list[str]] = {}
     problems: list[RowProblem] = []

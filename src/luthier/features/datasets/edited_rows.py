@@ -10,8 +10,8 @@ from luthier.core.dataset import Row, Shape
 from luthier.core.errors import DataError, RequestError, RowProblem
 
 if TYPE_CHECKING:
-    from luthier.ml.data.row_index import RowIndex
-    from luthier.ml.data.shapes import Decision
+    from luthier.ml.data.rows.row_index import RowIndex
+    from luthier.ml.data.rows.shapes import Decision
 
 _LOOKED_AT: Final = 100
 
@@ -22,8 +22,8 @@ def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any
     The shape is told by the first hundred rows. Rows of no known shape keep the fields and the types that they had.
     Raises RequestError.
     """
-    from luthier.ml.data.bad_field import BadFieldError
-    from luthier.ml.data.formats import example_of
+    from luthier.ml.data.files.bad_field import BadFieldError
+    from luthier.ml.data.rows.formats import example_of
 
     if isinstance(row, Row) and row.fields == edited:
         raise RequestError("the row is as it was", expected="an edit", do="accept the row, or change something in it")
@@ -49,7 +49,7 @@ def shape_of(rows: RowIndex) -> Shape | None:
 
 
 def _decision_of(rows: RowIndex) -> Decision | None:
-    from luthier.ml.data.shapes import ShapeDetector
+    from luthier.ml.data.rows.shapes import ShapeDetector
 
     detector = ShapeDetector(rows.name, {})
     for position in range(min(rows.num_rows, _LOOKED_AT)):

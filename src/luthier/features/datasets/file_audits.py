@@ -11,8 +11,8 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.audit import Audit
-    from luthier.core.base_model import LocalModel
+    from luthier.core.records.base_model import LocalModel
+    from luthier.core.results.audit import Audit
     from luthier.ml.data.audit.request import ToxicityModel
     from luthier.ml.data.audit.table import AuditTable
 
@@ -31,13 +31,22 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownNames:
+    """What an audit calls its files and its model in place of their paths, as for files that were uploaded."""
+
+    file: str | None = None
+    against: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditOptions:
     """What an audit is told beside the file.
 
     against: the held-out file, for contamination. model: the base model whose tokens count; nothing is fetched that is
     not in the catalogue. only: ids of checks, all where None. mapping, group_by: as for training. method: how the file
     will be trained. toxicity_model: folder of a text-classification model in place of the word list; toxic_label: which
-    of its labels means toxic, where their names do not say.
+    of its labels means toxic, where their names do not say. shown: names in place of paths; paths where it has none.
     """
 
     against: Path | None = None
@@ -48,6 +57,7 @@ class AuditOptions:
     method: str = "lora"
     toxicity_model: Path | None = None
     toxic_label: str | None = None
+    shown: ShownNames = ShownNames()
 
 
 def audit(context: Context, file: Path, options: AuditOptions | None = None, *, html: Path | None = None) -> Audited:
@@ -69,18 +79,28 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     model = _model(context, options.model)
     judge = _toxicity_model(options)
     count_tokens = _token_counter(model)
+    shown = options.shown
     table = build_table(
-        file, mapping=options.mapping, group_by=options.group_by, count_tokens=count_tokens, progress=context.progress
+        file,
+        shown_name=shown.file,
+        mapping=options.mapping,
+        group_by=options.group_by,
+        count_tokens=count_tokens,
+        progress=context.progress,
     )
     held_out = None
     if options.against is not None:
         held_out = build_table(
-            options.against, mapping=options.mapping, group_by=options.group_by, progress=context.progress
+            options.against,
+            shown_name=shown.against,
+            mapping=options.mapping,
+            group_by=options.group_by,
+            progress=context.progress,
         )
     request = AuditRequest(
         table=table,
         held_out=held_out,
-        model=model.name if model else None,
+        model=(shown.model or model.name) if model else None,
         context_tokens=model.context_length_tokens if model else None,
         method=options.method,
         toxicity_model=judge,

@@ -11,7 +11,7 @@ from luthier.core.errors import RequestError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.split_file import FileSplit
+    from luthier.ml.data.split.split_file import FileSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def split(context: Context, file: Path, options: SplitOptions | None = None) -> 
     Raises NotFoundError (no file), DataError (rows, fields or fractions that do not allow it), ConflictError (an
     earlier split is there), RequestError (options), LeakageError (the proof failed).
     """
-    from luthier.ml.data.split_file import split_file
-    from luthier.ml.data.split_request import SplitRequest, default_folder
+    from luthier.ml.data.split.split_file import split_file
+    from luthier.ml.data.split.split_request import SplitRequest, default_folder
 
     options = options or SplitOptions()
     if options.near_threshold is not None and not 0.5 <= options.near_threshold <= 1:

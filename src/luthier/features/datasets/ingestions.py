@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.base_model import DEFAULT_BASE_MODEL
 from luthier.core.errors import ModelSourceError, RequestError
+from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.base_model import LocalModel
-    from luthier.ml.data.ingest import Ingestion
+    from luthier.core.records.base_model import LocalModel
+    from luthier.ml.data.documents.ingest import Ingestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ def ingest(
     if not places:
         raise RequestError("no documents named", expected="at least one folder or file", do="name what to read")
     from luthier.core.digest import sha256_file
-    from luthier.ml.data.ingest import ingest as ingest_documents
-    from luthier.ml.data.ingest import outcome_path
-    from luthier.ml.data.ingest_part import IngestSettings
+    from luthier.ml.data.documents.ingest import ingest as ingest_documents
+    from luthier.ml.data.documents.ingest import outcome_path
+    from luthier.ml.data.documents.ingest_part import IngestSettings
 
     local, unit = _counted_in(context, model)
     settings = IngestSettings(

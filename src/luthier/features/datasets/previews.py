@@ -15,7 +15,7 @@ from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
     from luthier.core.dataset import PackedProfile, Shape
-    from luthier.ml.data.preview import Preview
+    from luthier.ml.data.tokenise.preview import Preview
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,9 @@ def preview(
     """
     if num_rows is not None and num_rows < 1:
         raise RequestError(f"num_rows={num_rows}", expected="at least 1", do="ask for one row or more")
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.loss_mask import Learning, tokenise_sides
-    from luthier.ml.data.preview import preview_sides
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
+    from luthier.ml.data.tokenise.preview import preview_sides
 
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)
     from luthier.ml.inference.models import sources
@@ -144,9 +144,9 @@ def preview_blocks(
     if num_blocks is not None and num_blocks < 1:
         raise RequestError(f"num_blocks={num_blocks}", expected="at least 1", do="ask for one block or more")
     from luthier.core.recipe import ObjectiveRecipe
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.packing import pack_texts, piece_of
-    from luthier.ml.data.preview import preview as preview_row
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.tokenise.packing import pack_texts, piece_of
+    from luthier.ml.data.tokenise.preview import preview as preview_row
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.planning.objectives import check_shape

@@ -84,7 +84,7 @@ class MaskKind:
 
 def mask_kinds() -> list[MaskKind]:
     """All kinds of personal data, in a fixed order."""
-    from luthier.ml.data.masking import DEFAULT_KINDS
+    from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
     from luthier.ml.data.personal_data.names import why_not
     from luthier.ml.data.personal_data.span import KINDS
 

@@ -18,7 +18,7 @@ from luthier.platform.http.path_redaction import redacted_errors
 from luthier.platform.processes.result_cache import CachedResult, Subject, cached_result, start_computation
 
 if TYPE_CHECKING:
-    from luthier.ml.data.row_index import RowIndex
+    from luthier.ml.data.rows.row_index import RowIndex
 
 SMALL_BYTES: Final = 4 << 20
 """Files of text up to this size are read by the process that was asked."""
@@ -34,7 +34,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
 
     Raises NotFoundError, DataError (a file that cannot be read), WorkError.
     """
-    from luthier.ml.data.row_index import build_index, is_quick, open_index
+    from luthier.ml.data.rows.row_index import build_index, is_quick, open_index
 
     file = files.get_file(context, caller.project_id, version.file_id)
     place = files.place_of(context, file)
@@ -54,7 +54,7 @@ def index_state(context: Context, caller: Caller, version: DatasetVersion) -> Ca
 
     Small files are indexed at once. Raises NotFoundError, DataError (a small file that cannot be read), WorkError.
     """
-    from luthier.ml.data.row_index import open_index
+    from luthier.ml.data.rows.row_index import open_index
 
     file = files.get_file(context, caller.project_id, version.file_id)
     place = files.place_of(context, file)

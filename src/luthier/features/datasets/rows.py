@@ -28,7 +28,7 @@ from luthier.platform.processes.result_cache import (
 )
 
 if TYPE_CHECKING:
-    from luthier.ml.data.row_index import RowIndex
+    from luthier.ml.data.rows.row_index import RowIndex
 
 _READING: Final = 2
 """Counts up where files are read otherwise than before, so that what was kept of them is computed again."""
@@ -95,9 +95,9 @@ def look_at(path: Path) -> dict[str, Any]:
 
     Raises NotFoundError and DataError where the file as a whole cannot be read.
     """
-    from luthier.ml.data.rows import read_as, read_rows
-    from luthier.ml.data.shapes import ShapeDetector
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_as, read_rows
+    from luthier.ml.data.rows.shapes import ShapeDetector
 
     source = open_source(path)
     detector, num_unreadable = ShapeDetector(source.name, {}, read_as(source)), 0
@@ -135,9 +135,9 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
 
     Raises NotFoundError and DataError where the file as a whole cannot be read.
     """
-    from luthier.ml.data.read_json import read_jsonl
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.read_json import read_jsonl
+    from luthier.ml.data.rows.rows import read_rows
 
     source = open_source(path)
     is_jsonl = source.format == "jsonl"  # whose other rows need not even be parsed

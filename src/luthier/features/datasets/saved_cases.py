@@ -11,7 +11,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
 from luthier.core.errors import ConflictError, LuthierError, RequestError
-from luthier.core.file_lock import file_lock
+from luthier.core.system.file_lock import file_lock
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import Dataset, DatasetVersion
 from luthier.platform.files import service as files

@@ -95,8 +95,8 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
 
     Raises RequestError (by its name it holds no rows), DataError (by its content), StorageFullError.
     """
-    from luthier.ml.data.rows import read_as
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_as
 
     check_filename(filename)
     file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import Dataset, DatasetVersion
 from luthier.features.files.references import answer_about

@@ -16,8 +16,8 @@ from luthier.features.generation.teachers import find_teacher
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.source import Source
-    from luthier.ml.data.synthesise import Attempt, Passage, SynthesisOptions
+    from luthier.ml.data.files.source import Source
+    from luthier.ml.data.synthesis.synthesise import Attempt, Passage, SynthesisOptions
     from luthier.ml.inference.cached_engine import CachedEngine, Usage
 
 Kind = Literal["qa", "instruction"]
@@ -103,9 +103,9 @@ def synthesise(
     DataError (rows without text; or no pair could be kept, and then the refused file says why), and what an engine
     raises.
     """
-    from luthier.ml.data.outputs import check_free_listed
-    from luthier.ml.data.source import open_source
-    from luthier.ml.data.synthesise import SynthesisOptions
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.outputs import check_free_listed
+    from luthier.ml.data.synthesis.synthesise import SynthesisOptions
 
     options = SynthesisOptions(kind, pairs_per_passage, min_support, max_new_tokens, temperature, seed)
     _check(options, max_rows, prices, file, output)
@@ -195,9 +195,9 @@ def check_files(file: Path, output: Path) -> None:
 def _check_rows(source: Source, context: Context) -> int:
     """The number of rows, all of which have a `text`; nothing is asked of a teacher before that is known."""
     from luthier.core.dataset import Row
-    from luthier.ml.data.bad_field import BadFieldError, require_text
-    from luthier.ml.data.formats import problem_in
-    from luthier.ml.data.rows import read_rows
+    from luthier.ml.data.files.bad_field import BadFieldError, require_text
+    from luthier.ml.data.rows.formats import problem_in
+    from luthier.ml.data.rows.rows import read_rows
 
     num_rows, problems = 0, []
     with context.progress.task("Checking rows", None, "row") as task:
@@ -224,8 +224,8 @@ def _check_rows(source: Source, context: Context) -> int:
 def _passages(source: Source) -> Iterator[Passage]:
     from luthier.core.dataset import Row
     from luthier.ml.data.provenance import PROVENANCE
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.synthesise import Passage
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.synthesis.synthesise import Passage
 
     for row in read_rows(source):
         if not isinstance(row, Row) or not isinstance(row.fields.get("text"), str):
@@ -249,8 +249,8 @@ def _write(
     prices: Prices,
 ) -> _Tally:
     """Write both files; the one with the pairs only where there is a pair."""
-    from luthier.ml.data.synthesise import attempts, refused_row_of, row_of
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.synthesis.synthesise import attempts, refused_row_of, row_of
 
     tally, kept = _Tally(), []
     judge_name = judge.name if judge is not None else None
@@ -312,7 +312,7 @@ def refused_file(output: Path) -> Path:
 
 
 def _no_rows_error(file: Path, teacher: str, refused: list[Attempt], refused_file: Path) -> DataError:
-    from luthier.ml.data.row_problem import problem_of
+    from luthier.ml.data.tokenise.row_problem import problem_of
 
     counts = ", ".join(f"{number:,} {reason}" for reason, number in _counts(refused).items())
     problems: list[RowProblem] = [

@@ -12,7 +12,7 @@ from luthier.core.errors import DataError
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.preview import Preview
+    from luthier.ml.data.tokenise.preview import Preview
 
 MOST_ROWS: Final = 2000
 """Lengths are counted of so many rows, taken evenly from the whole file."""
@@ -28,9 +28,9 @@ def survey(context: Context, file: Path, model: str, template: Literal["auto", "
     Of a preference both sides count, as rows of their own. Raises what `datasets.preview` raises, but for rows that
     cannot be tokenised: these are told under `refused`.
     """
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.loss_mask import tokenise_sides
-    from luthier.ml.data.preview import preview_sides
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.tokenise.loss_mask import tokenise_sides
+    from luthier.ml.data.tokenise.preview import preview_sides
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.deployment import MOST_SHARES, Deployment, Revision, RevisionKind
 from luthier.core.errors import RequestError
-from luthier.core.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, GatePassage
+from luthier.core.records.deployment import MOST_SHARES, Deployment, Revision, RevisionKind
+from luthier.core.results.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, GatePassage
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.service import DeploymentView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer

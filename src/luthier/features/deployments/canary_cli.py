@@ -13,7 +13,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.canary_watch import CanaryRules, CanaryWatch
+    from luthier.core.records.canary_watch import CanaryRules, CanaryWatch
 
 
 def canary(
@@ -61,8 +61,8 @@ def canary(
 def _changed(rules: CanaryRules, changes: dict[str, Any]) -> CanaryRules:
     from pydantic import ValidationError
 
-    from luthier.core.canary_watch import CanaryRules
     from luthier.core.errors import RequestError
+    from luthier.core.records.canary_watch import CanaryRules
 
     try:
         return CanaryRules.model_validate(rules.model_dump() | changes)

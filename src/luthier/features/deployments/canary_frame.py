@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.core.digest import sha256_document
-from luthier.core.feedback import Feedback
+from luthier.core.records.feedback import Feedback
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
-from luthier.core.canary_watch import CanaryRules, CanaryWatch
-from luthier.core.deployment import Deployment
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.records.canary_watch import CanaryRules, CanaryWatch
+from luthier.core.records.deployment import Deployment
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.canary_frame import FrameSummary, canary_frame
 from luthier.platform.audit_log import service as audit_log

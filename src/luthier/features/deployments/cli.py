@@ -12,7 +12,7 @@ from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
-    from luthier.core.deployment import Deployment
+    from luthier.core.records.deployment import Deployment
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a deployment.")]
 ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]

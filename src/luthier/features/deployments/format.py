@@ -13,7 +13,7 @@ from luthier.platform.cli.console import facts, make_table, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.deployment import Deployment, Revision
+    from luthier.core.records.deployment import Deployment, Revision
     from luthier.features.deployments.service import DeploymentView
 
 _BAR_CELLS = 20

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, RequestError
-from luthier.core.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, CheckedTarget, GatePassage
+from luthier.core.records.deployment import Share
+from luthier.core.results.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.release_gates.service import gates_of, outcome_of_target
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.service import make_audit_event

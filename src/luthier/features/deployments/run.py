@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Revision
 from luthier.core.errors import ConflictError
+from luthier.core.records.deployment import Revision
 from luthier.features.release_gates.service import judged_behind
 from luthier.platform.home.context import Context
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core import deployment as routing
 from luthier.core.access import Caller
-from luthier.core.deployment import NAME, Deployment, Revision, Share
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
+from luthier.core.records import deployment as routing
+from luthier.core.records.deployment import NAME, Deployment, Revision, Share
 from luthier.features.deployments.gates import override_event, pass_gates
 from luthier.features.deployments.store import changed_meanwhile
 from luthier.features.release_gates.evaluation_checks import refuse_unjudged, unjudged_targets

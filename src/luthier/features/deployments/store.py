@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from luthier.core.deployment import Deployment, Revision
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.records.deployment import Deployment, Revision
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database

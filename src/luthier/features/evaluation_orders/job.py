@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError
 from luthier.core.library_errors import library_words_hidden
-from luthier.core.task_result import SafetyResult, SuiteResult
+from luthier.core.results.task_result import SafetyResult, SuiteResult
 from luthier.features.evaluation_orders.records import EvaluationOrder
 from luthier.features.evaluation_orders.service import check_suite, order_of
 from luthier.features.files.references import job_file

@@ -160,7 +160,7 @@ def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mappin
 
 
 def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping[str, Any]:
-    from luthier.core.plain_yaml import has_alias, parse_yaml
+    from luthier.core.text.plain_yaml import has_alias, parse_yaml
 
     if len(text) > _MAX_SUITE_BYTES or has_alias(text):
         raise RequestError(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from luthier.core.dataset import Example
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, DataError, NotFoundError
-from luthier.core.export import ExportSource
 from luthier.core.ids import is_id
 from luthier.core.opted_turns import OptedTurns
+from luthier.core.records.export import ExportSource
 from luthier.features.recipes.column_maps import ColumnMap, map_that_fits
 from luthier.platform.home.context import Context
 
@@ -167,7 +167,7 @@ def proof_examples(
 
 def _rows(context: Context, source: ExportSource, file: Path | None) -> tuple[Sequence[Example], list[str]]:
     from luthier.features.planning.split_files import load_splits
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     recipe = None if source.run_id is None else context.runs.plan(source.run_id).recipe
     if file is not None:

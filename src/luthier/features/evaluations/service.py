@@ -92,7 +92,7 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
     """The rows to judge; texts that were packed, and so may have any length, in pieces that fit the context."""
-    from luthier.ml.data.packing import split_text
+    from luthier.ml.data.tokenise.packing import split_text
 
     packed = split.profile.packed
     if packed is None:
@@ -308,7 +308,7 @@ def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
 
 
 def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool) -> tuple[int, int]:
-    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.data.split.split import leaked_ids
 
     found = leaked_ids(seen, held_out)
     if found.exact and not allowed:
@@ -323,7 +323,7 @@ def _leakage(seen: Sequence[Example], held_out: Sequence[Example], allowed: bool
 
 def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
     """Rows to take few-shot examples from: none that is judged, and none whose prompt is."""
-    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.data.split.split import leaked_ids
 
     found = leaked_ids(held_out, pool)
     barred = {f"{p.file}:{p.line}" for p in (*found.exact, *found.same_prompt)}

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation, EvaluationOverview
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.cache import LRUCache
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import evaluations, jobs, runs

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.export import Export, ExportFormat
 from luthier.core.plan import Plan
+from luthier.core.records.export import Export, ExportFormat
 from luthier.core.run import RunRecord, TrainResult
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.base_model import LocalModel
+    from luthier.core.records.base_model import LocalModel
     from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts, RunFacts
     from luthier.ml.export.bundle.target import Pushed
     from luthier.ml.export.bundle.verify import VerifyReport

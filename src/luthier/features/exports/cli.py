@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.export import Export, ExportFormat, ParityReport
+    from luthier.core.records.export import Export, ExportFormat, ParityReport
 
 _SHORT = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -60,7 +60,7 @@ def _parse_format(text: str) -> ExportFormat:
     from typing import get_args
 
     from luthier.core.errors import RequestError
-    from luthier.core.export import ExportFormat
+    from luthier.core.records.export import ExportFormat
 
     known: tuple[ExportFormat, ...] = get_args(ExportFormat)
     for one in known:

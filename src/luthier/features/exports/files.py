@@ -10,7 +10,7 @@ from typing import Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.export import ServerExport
+from luthier.core.records.export import ServerExport
 from luthier.features.serving.made_exports import made_export
 from luthier.platform.home.context import Context
 

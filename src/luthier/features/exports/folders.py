@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.core.disk_full import is_disk_full
-from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, LuthierError, RequestError, StorageFullError
-from luthier.core.scratch_folders import FolderRegister, holding, remove_if_abandoned
+from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.durable import sync
+from luthier.core.system.scratch_folders import FolderRegister, holding, remove_if_abandoned
 from luthier.platform.home.context import Context
 
 _FILE_MODE, _FOLDER_MODE = 0o666, 0o777

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.export import ExportAsked
+from luthier.core.records.export import ExportAsked
 from luthier.features.exports.requests import remove_files
 from luthier.features.exports.service import export
 from luthier.features.serving.made_exports import export_folder

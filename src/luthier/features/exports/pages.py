@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, WorkError
-from luthier.core.export import ParityReport
+from luthier.core.records.export import ParityReport
 from luthier.features.exports import files as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import SERVED, ExportView

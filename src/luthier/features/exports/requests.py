@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, cast, get_args
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
 from luthier.core.ids import is_id, new_id
+from luthier.core.records.export import ExportAsked, ExportFormat, ExportPrecision, ServerExport
 from luthier.features.exports import bundles
 from luthier.features.serving.made_exports import export_folder, made_export
 from luthier.features.serving.targets import EXPORT, base_model, is_tuned_name

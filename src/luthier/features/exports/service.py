@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ParityError, RequestError, WorkError
-from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.features.evaluations.export_sources import find_source, proof_examples
 from luthier.features.exports.folders import open_to_readers, refuse_taken, register_of, staged_folder
 from luthier.platform.home.context import Context

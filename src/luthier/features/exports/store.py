@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import RowMapping, delete, insert, select, update
 
 from luthier.core.errors import NotFoundError
-from luthier.core.export import Export, ServerExport
+from luthier.core.records.export import Export, ServerExport
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from luthier.core.feedback import Feedback, Thumb
+from luthier.core.records.feedback import Feedback, Thumb
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput, Outcome
 from luthier.platform.http.authentication import Asker, HomeContext, Reader

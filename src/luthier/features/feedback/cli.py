@@ -16,7 +16,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.feedback import Feedback
+    from luthier.core.records.feedback import Feedback
     from luthier.features.feedback.service import Imported
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project it belongs to.")]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.feedback import Feedback, ReviewItem, ReviewStatus
 from luthier.core.ids import is_id, new_id
+from luthier.core.records.feedback import Feedback, ReviewItem, ReviewStatus
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.traffic import Exchange
+    from luthier.core.records.traffic import Exchange
 
 MAX_QUEUED: Final = 1_000
 MOST_CHARACTERS: Final = 400_000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.feedback import ReviewItem, ReviewStatus
+from luthier.core.records.feedback import ReviewItem, ReviewStatus
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import review_items
 

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.digest import sha256_bytes
-from luthier.core.feedback import Feedback
+from luthier.core.records.feedback import Feedback
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import feedback
 

@@ -9,7 +9,7 @@ name the user's own files by their paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -32,6 +32,14 @@ SUITE_FILES: Final = ("data", "few_shot_from", "database", "corpus", "json_schem
 """Fields of a suite's task that name files; a schema may be written out instead."""
 ROW_FILES: Final = ("database_field",)
 """Fields of a task that name a field of its rows, in which each row may name a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileReference:
+    """A file of a project as answers name it: by its id, and by the name that it was uploaded under."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,11 @@ class FileReferences:
         """A file of the project as it is known. Raises RequestError for anything else."""
         return stored_file(self.context, self.project_id, place, file_id)
 
+    def reference(self, place: str, file_id: Any) -> FileReference:
+        """How answers name a file of the project. Raises RequestError for anything else."""
+        stored = self.stored(place, file_id)
+        return FileReference(stored.file_id, stored.filename)
+
     def model(self, place: str, name: Any) -> str:
         """The name of a base model as recipes know it."""
         from luthier.platform.home.model_names import find_base_model
@@ -173,8 +186,27 @@ def with_files(
 
 
 def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[str, Any]:
-    """What is wrong with a file of the project. Raises RequestError and what `audits.audit` raises."""
+    """The audit of a file of the project, as a plain document.
+
+    The audit is given the names that its answer is to show, so that nothing in the answer has to be changed: a row may
+    say what looks like a path, or like the name of a file.
+
+    Args:
+        context: The home.
+        project_id: The project of the caller.
+        request: What to audit.
+
+    Returns:
+        What `luthier data audit --json` prints, with ids of files in place of paths, and `files`: a reference (`id` and
+        `name`) to the file and to the one that it was held against, null without one.
+
+    Raises:
+        RequestError: it names no file or model of the project.
+        LuthierError: what `file_audits.audit` raises.
+    """
     names = FileReferences(context, project_id)
+    file = names.reference("file_id", request.file_id)
+    against = None if request.against is None else names.reference("against", request.against)
     given = {
         "file": names.file("file_id", request.file_id),
         "against": None if request.against is None else names.file("against", request.against),
@@ -184,9 +216,12 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
         "group_by": request.group_by,
         "method": request.method,
         "most_lines": request.most_lines,
+        "shown": {"file": file.name, "against": against and against.name, "model": request.model},
     }
-    found = _redacted(names, lambda: answer_to(context, "audit", given))
-    return found | {"file": request.file_id, "against": request.against}
+    with redacted_errors(names.path_labels):
+        found = answer_to(context, "audit", given)
+    files = {"file": asdict(file), "against": against and asdict(against)}
+    return found | {"file": request.file_id, "against": request.against, "files": files}
 
 
 def answer_about(

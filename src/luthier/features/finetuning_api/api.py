@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request, Response
 
 from luthier.core.errors import NotFoundError
-from luthier.core.fine_tuning import FineTuningRequest
+from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.features.finetuning_api import service as fine_tuning
 from luthier.features.finetuning_api.objects import (
     CheckpointList,

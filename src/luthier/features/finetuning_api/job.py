@@ -15,9 +15,9 @@ from luthier.core.errors import (
     StorageFullError,
     UnreachableError,
 )
-from luthier.core.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
 from luthier.core.library_errors import library_words_hidden
 from luthier.core.recipe import Recipe
+from luthier.core.records.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
 from luthier.features.finetuning_api.recipe import plan_found, recipe_of
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.files import own_copy

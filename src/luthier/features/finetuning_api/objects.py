@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from luthier.core.fine_tuning import FineTuningRequest
+from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.features.models.tuned_records import TunedModel
 from luthier.platform.jobs.event_records import JobEvent, Level
 from luthier.platform.jobs.records import Job

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.base_model import LocalModel
 from luthier.core.errors import RequestError, UnsupportedError
-from luthier.core.fine_tuning import FineTuningRequest
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.records.base_model import LocalModel
+from luthier.core.records.fine_tuning import FineTuningRequest
 
 _OBJECTIVES: Final = {"supervised": "sft", "dpo": "dpo", "reinforcement": "grpo"}
 _VALIDATIONS_A_RUN: Final = 10
@@ -108,7 +108,7 @@ def _check_reinforcement(request: FineTuningRequest) -> None:
     """Only graders that run here without another model or foreign code can be learned from."""
     from pydantic import ValidationError
 
-    from luthier.core.graders import Reward
+    from luthier.core.results.graders import Reward
     from luthier.ml.evaluation.graders.grade import make_grader
 
     try:

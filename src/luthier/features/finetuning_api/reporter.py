@@ -15,7 +15,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.events import Event, SnapshotSaved, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.run import TrainResult
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 from luthier.features.finetuning_api.service import model_id
 from luthier.features.models.tuned_records import TunedModel
 from luthier.platform.home.context import Context

@@ -11,8 +11,8 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
 from luthier.core.events import BillUpdated
-from luthier.core.fine_tuning import FineTuningRequest, ReinforcementHyperparameters
 from luthier.core.ids import new_id
+from luthier.core.records.fine_tuning import FineTuningRequest, ReinforcementHyperparameters
 from luthier.features.finetuning_api.recipe import check_request
 from luthier.features.models.tuned_records import TunedModel
 from luthier.platform.audit_log.service import record

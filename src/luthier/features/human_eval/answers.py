@@ -63,7 +63,7 @@ def answer_rows(
     """
     from luthier.features.evaluations.service import check_leakage, choose_samples
     from luthier.features.generation.teachers import find_teacher
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     _check_names(systems)
     loaded = load_file(data, mapping=column_map(context, systems, data, mapping).mapping)

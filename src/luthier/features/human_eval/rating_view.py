@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import RequestError
-from luthier.core.rating import (
+from luthier.core.results.rating import (
     MOST_COMMENT_CHARACTERS,
     Preference,
     Rater,
@@ -21,7 +21,7 @@ from luthier.core.rating import (
     RatingItem,
     RatingPanel,
 )
-from luthier.core.suite import Criterion
+from luthier.core.results.suite import Criterion
 from luthier.platform.home.context import Context
 
 MOST_SECONDS: Final = 3600.0

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, RowMapping, delete, func, insert, select, upd
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.rating import Rater, Rating, RatingItem, RatingPanel
-from luthier.core.suggest import suggest_ids
+from luthier.core.results.rating import Rater, Rating, RatingItem, RatingPanel
+from luthier.core.text.suggest import suggest_ids
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.db.database import Database

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.calibration import Calibration, Target
 from luthier.core.errors import DataError, RequestError
 from luthier.core.ids import new_id
+from luthier.core.records.calibration import Calibration, Target
 from luthier.features.judges.service import judge_name, open_judge, same_base
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.rating import RatingsTable
+    from luthier.core.results.rating import RatingsTable
 
 _MIN = 2
 
@@ -78,7 +78,7 @@ def calibrations(context: Context, project_id: str, judge: str | None = None) ->
 
 
 def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str | None) -> tuple[RatingsTable, str]:
-    from luthier.core.rating import RatingsTable
+    from luthier.core.results.rating import RatingsTable
 
     if (ratings is None) == (panel is None):
         raise RequestError(

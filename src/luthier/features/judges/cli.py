@@ -16,7 +16,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.calibration import Calibration
+    from luthier.core.records.calibration import Calibration
 
 
 def calibrate(

@@ -13,9 +13,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import LuthierError
-from luthier.core.monitor_settings import WatchSettings
-from luthier.core.signal import Signal
-from luthier.core.suite import CRITERIA
+from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.results.signal import Signal
+from luthier.core.results.suite import CRITERIA
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:

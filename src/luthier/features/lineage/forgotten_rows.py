@@ -95,8 +95,8 @@ def _is_of(item: Any, wanted: str) -> bool:
 
 def _without(path: Path, wanted: str) -> tuple[list[bytes], int]:
     """The lines of a file that stay, as JSONL, and how many do not. Rows that cannot be read stay as they are."""
-    from luthier.ml.data.records import read_records
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.records import read_records
 
     kept, num_removed = [], 0
     for record in read_records(open_source(path)):

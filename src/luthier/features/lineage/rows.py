@@ -133,7 +133,7 @@ def checked_row(row: str) -> str:
 
 def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
     """Whether fields of a row hold the words, or carry the id."""
-    from luthier.ml.data.normalise import normalised
+    from luthier.ml.data.text.normalise import normalised
 
     if wanted in (fields.get(name) for name in _IDS):
         return True
@@ -190,8 +190,8 @@ def _line_of(row_id: str) -> int:
 
 def _lines_of(path: Path, sha256: str, wanted: str) -> tuple[int, ...] | None:
     from luthier.core.digest import sha256_file
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
 
     try:
         if not path.is_file() or sha256_file(path) != sha256:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
-from luthier.core.base_model import TrainingMemory
+from luthier.core.records.base_model import TrainingMemory
 from luthier.core.stream import Decoding
 from luthier.features.model_cards.service import BaseView, decoding_of_base, find_base, list_bases
 from luthier.platform.home.context import Context

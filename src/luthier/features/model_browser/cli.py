@@ -16,7 +16,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.base_model import TrainingMemory
+    from luthier.core.records.base_model import TrainingMemory
     from luthier.features.models.service import ModelView
 
 NameArgument = Annotated[

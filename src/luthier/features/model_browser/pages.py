@@ -8,8 +8,8 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.core.access import Caller
-from luthier.core.deployment import NAME
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.records.deployment import NAME
 from luthier.features.assessments import service as project_assessments
 from luthier.features.deployments import service as deployments
 from luthier.features.exports import requests as server_exports

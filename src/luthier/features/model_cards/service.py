@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Deployment
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.export import ServerExport
 from luthier.core.ids import is_id
+from luthier.core.records.deployment import Deployment
+from luthier.core.records.export import ServerExport
 from luthier.core.run import RunRecord
 from luthier.core.stream import Decoding, Served
 from luthier.features.datasets.records import Dataset, DatasetVersion

@@ -19,12 +19,12 @@ from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 from luthier.features.model_checks.records import CHECKS, Check, ModelCheck
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.base_model import LocalModel
+    from luthier.core.records.base_model import LocalModel
 
 DEFAULT_SECONDS: Final = 600.0
 _MAX_SHARE: Final = 0.4

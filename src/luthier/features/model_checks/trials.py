@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import LuthierError, TemplateError
-from luthier.core.trial_rows import TRIAL_ROWS, made_rows
+from luthier.core.workflows.trial_rows import TRIAL_ROWS, made_rows
 from luthier.features.model_checks.records import Check
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _rows(trial: Trial, begins: Callable[[str], None]) -> Iterator[Check]:
 
 
 def _read(trial: Trial, examples: list[Example]) -> str:
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     loaded = load_file(_needed(trial.rows))
     examples += loaded.examples
@@ -141,7 +141,7 @@ def _read(trial: Trial, examples: list[Example]) -> str:
 
 
 def _trial_row(trial: Trial, row: dict[str, Any]) -> str:
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     return _marked(trial, load_file(_written(trial.work / "row.jsonl", [row])).examples)
 
@@ -149,7 +149,7 @@ def _trial_row(trial: Trial, row: dict[str, Any]) -> str:
 def _marked(trial: Trial, examples: Sequence[Example]) -> str:
     """What becomes of examples: tokens, and marks of what is learned of them."""
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.loss_mask import tokenise_all
+    from luthier.ml.data.tokenise.loss_mask import tokenise_all
 
     if trial.template is None:
         raise _NotRunError("the template does not load")
@@ -169,7 +169,7 @@ def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     """The setting of a recipe by which rows pass that a template cannot say as they are; empty where none does."""
     from luthier.core.opted_turns import OptedTurns
     from luthier.core.ports import SilentProgress
-    from luthier.ml.data.loss_mask import tokenise_all
+    from luthier.ml.data.tokenise.loss_mask import tokenise_all
     from luthier.ml.inference.opted_turns import rewritten_examples
 
     ways = {

@@ -188,8 +188,8 @@ def system_under_test(
     Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
     answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
     """
-    from luthier.ml.data.loss_mask import Learning, tokenise_sides
-    from luthier.ml.data.option_tokens import tokenise_option
+    from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
+    from luthier.ml.data.tokenise.option_tokens import tokenise_option
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.evaluation.few_shot import with_shots
     from luthier.ml.inference.models.answer_lengths import limits_of

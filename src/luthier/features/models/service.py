@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from luthier.core.base_model import TrainingMemory
 from luthier.core.errors import NotFoundError
 from luthier.core.frozen import Frozen
+from luthier.core.records.base_model import TrainingMemory
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.base_model import CatalogEntry, LocalModel
+    from luthier.core.records.base_model import CatalogEntry, LocalModel
 
 
 class ModelView(Frozen):

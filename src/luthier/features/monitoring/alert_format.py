@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from luthier.core.alert import Alert
-from luthier.core.signal import Signal
+from luthier.core.records.alert import Alert
+from luthier.core.results.signal import Signal
 from luthier.ml.charts.visible import shown
 
 _MAX_EXAMPLES: Final = 5

@@ -14,11 +14,11 @@ from typing import Any, Final
 from pydantic import Field, ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.alert import Alert, AlertSettings, AlertStatus
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.signal import Signal, WatchReport
+from luthier.core.records.alert import Alert, AlertSettings, AlertStatus
+from luthier.core.results.signal import Signal, WatchReport
 from luthier.features.monitoring.alert_format import document_of, line_of, subject_of, text_of
 from luthier.features.monitoring.alerts_store import Event, Settled
 from luthier.ml.drift.alerts import Standing, review_signals

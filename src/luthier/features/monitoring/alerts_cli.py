@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.alert import Alert, AlertSettings, AlertStatus
+    from luthier.core.records.alert import Alert, AlertSettings, AlertStatus
     from luthier.platform.home.context import Context
     from luthier.platform.notifications.mails import Mail
 

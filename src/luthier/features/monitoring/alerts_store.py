@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
-from luthier.core.alert import Alert, AlertStatus
 from luthier.core.errors import NotFoundError
-from luthier.core.suggest import suggest_ids
+from luthier.core.records.alert import Alert, AlertStatus
+from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.monitor_state import WatchDocument, put
 from luthier.platform.db.tables import alerts

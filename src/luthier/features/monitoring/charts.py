@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.signal import Signal
+from luthier.core.results.signal import Signal
 from luthier.features.monitoring.loop import PastCheck
 from luthier.features.runs.curves import rounded
 from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Point, Series

@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption, PageOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.monitor_settings import WatchSettings
+    from luthier.core.records.monitor_settings import WatchSettings
     from luthier.features.monitoring.service import MonitorResult
 
 _NONE = "none"

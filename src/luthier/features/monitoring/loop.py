@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from luthier.core.alert import Alert, AlertSettings
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
 from luthier.core.frozen import Frozen
-from luthier.core.signal import SignalState, WatchReport
+from luthier.core.records.alert import Alert, AlertSettings
+from luthier.core.results.signal import SignalState, WatchReport
 from luthier.features.monitoring import alerts
 from luthier.features.monitoring.alert_format import line_of
 from luthier.platform.home.context import Context

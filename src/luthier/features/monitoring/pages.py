@@ -10,9 +10,9 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.alert import Alert
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.signal import SignalGroup, WatchReport
+from luthier.core.records.alert import Alert
+from luthier.core.results.signal import SignalGroup, WatchReport
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.monitoring import alerts

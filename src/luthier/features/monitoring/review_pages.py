@@ -12,7 +12,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, LuthierError
-from luthier.core.feedback import ReviewItem, ReviewStatus
+from luthier.core.records.feedback import ReviewItem, ReviewStatus
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback.review import Decision
 from luthier.features.monitoring import loop as monitor_loop

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.monitor_settings import WatchSettings
+from luthier.core.records.deployment import Share
+from luthier.core.records.monitor_settings import WatchSettings
 from luthier.features.evaluation_orders.records import EvaluationOrder
 from luthier.features.evaluation_orders.service import ASKED, OPERATORS_KINDS
 from luthier.platform.home.context import Context

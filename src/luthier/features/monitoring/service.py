@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
-from luthier.core.monitor_settings import WatchSettings
-from luthier.core.signal import WatchReport
+from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.results.signal import WatchReport
+from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.features.judges.service import judge_name
 from luthier.features.monitoring.scheduled_suites import check_suite_file
 from luthier.features.monitoring.settings import SETTINGS, model_settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.monitor_settings import WatchSettings
+from luthier.core.records.monitor_settings import WatchSettings
 from luthier.platform.home.context import Context
 
 SETTINGS: Final = "signals"

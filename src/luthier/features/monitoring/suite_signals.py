@@ -9,11 +9,11 @@ import math
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Metric
-from luthier.core.signal import Signal
-from luthier.core.task_result import SuiteResult, TaskResult
+from luthier.core.records.deployment import Share
+from luthier.core.results.signal import Signal
+from luthier.core.results.task_result import SuiteResult, TaskResult
 from luthier.platform.home.context import Context
 
 _MAX_RESULTS: Final = 50

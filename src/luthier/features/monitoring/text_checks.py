@@ -25,8 +25,8 @@ def text_checks(context: Context, corpus: Path | None = None) -> Checks:
     Raises what `corpora.read_corpus` raises.
     """
     from luthier.ml.data.personal_data.find import find_personal_data
-    from luthier.ml.data.toxic_words import english
-    from luthier.ml.data.toxicity_score import THRESHOLD, toxicity_of
+    from luthier.ml.data.text.toxic_words import english
+    from luthier.ml.data.text.toxicity_score import THRESHOLD, toxicity_of
     from luthier.ml.drift.signals.column import Checks
     from luthier.ml.evaluation.safety.refusal import is_refusal
     from luthier.ml.evaluation.statistics.shares import share_ends
@@ -63,7 +63,7 @@ def text_words(texts: Sequence[str]) -> TextWords:
     import numpy as np
     import polars as pl
 
-    from luthier.ml.data.words import word_blocks
+    from luthier.ml.data.text.words import word_blocks
     from luthier.ml.drift.drift.topics import TextWords
 
     cut = pl.Series([text[:MOST_CHARACTERS] for text in texts], dtype=pl.String)
@@ -76,14 +76,14 @@ def text_words(texts: Sequence[str]) -> TextWords:
 def _languages(texts: Sequence[str]) -> list[str | None]:
     import polars as pl
 
-    from luthier.ml.data.languages import UNDETERMINED, languages
+    from luthier.ml.data.text.languages import UNDETERMINED, languages
 
     found = languages(pl.Series(list(texts), dtype=pl.String))["language"].to_list()
     return [None if one == UNDETERMINED else one for one in found]
 
 
 def _citations(context: Context, path: Path) -> Callable[[str], tuple[int, int]]:
-    from luthier.core.suite import CitationsTask
+    from luthier.core.results.suite import CitationsTask
     from luthier.features.datasets.corpora import read_corpus
     from luthier.ml.evaluation.grounding.corpus import Corpus, findings
 

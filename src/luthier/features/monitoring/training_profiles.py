@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
 from luthier.core.dataset import Example
-from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.monitor_settings import WatchSettings
+from luthier.core.records.deployment import Share
+from luthier.core.records.monitor_settings import WatchSettings
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.serving.targets import EXPORT
 from luthier.platform.home.context import Context
@@ -72,7 +72,7 @@ def _of_file(
     sha256: str,  # noqa: ARG001 - a file that has changed is read again
     mapping: tuple[tuple[str, str], ...],
 ) -> Profile:
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     return _profile(tuple(load_file(Path(path), mapping=dict(mapping)).examples))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.core.advice import Advice
 from luthier.core.cost import PriceTable
+from luthier.core.records.advice import Advice
 from luthier.features.planning.quotes import compare_options, device_for
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context

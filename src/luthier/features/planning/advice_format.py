@@ -9,7 +9,7 @@ from luthier.platform.cli import figures
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.advice import Advice
+    from luthier.core.records.advice import Advice
 
 
 def show_advice(console: Console, advice: Advice) -> None:

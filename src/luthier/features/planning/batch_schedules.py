@@ -10,9 +10,9 @@ from luthier.features.planning.training_data import PreparedSplit
 
 if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
-    from luthier.ml.data.batches import StepSchedule
-    from luthier.ml.data.replay import ReplaySchedule
-    from luthier.ml.data.shared_prefix import Families, UnitPrefixes
+    from luthier.ml.data.tokenise.batches import StepSchedule
+    from luthier.ml.data.tokenise.replay import ReplaySchedule
+    from luthier.ml.data.tokenise.shared_prefix import Families, UnitPrefixes
     from luthier.ml.training.objective_protocol import Batch
 
 
@@ -29,7 +29,7 @@ def of_training(
     token is learned, share nothing. packs: whether the rows of a micro-batch lie end to end. micro_batch_tokens: in
     place of the plan's.
     """
-    from luthier.ml.data.replay import ReplaySchedule
+    from luthier.ml.data.tokenise.replay import ReplaySchedule
 
     data, size = prepared.plan.data, prepared.plan.training.global_batch_size
     num_replayed = data.replay.num_per_step if data.replay else 0
@@ -51,7 +51,7 @@ class _How(NamedTuple):
 
 def _schedule(prepared: Prepared, split: PreparedSplit, size: int, how: _How) -> StepSchedule:
     """Steps of `size` examples of one split."""
-    from luthier.ml.data.batches import StepSchedule
+    from luthier.ml.data.tokenise.batches import StepSchedule
 
     training, units = prepared.plan.training, split.units
     shares_prefix = how.shares_prefix and split.blocks is None
@@ -121,7 +121,7 @@ def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, 
 
 def of_validation(prepared: Prepared, *, shares_prefix: bool, packs: bool = False) -> list[Batch]:
     """The validation split in micro-batches: one step that holds them all, cut as training steps are cut."""
-    from luthier.ml.data.batches import StepSchedule
+    from luthier.ml.data.tokenise.batches import StepSchedule
 
     if prepared.validation is None:
         return []
@@ -148,7 +148,7 @@ def _together(units: Sequence[Sequence[TokenisedExample]]) -> list[int]:
 
 def _families(units: Sequence[Sequence[TokenisedExample]], size: int) -> Families | None:
     """The families of examples that begin alike, of those that are one row each."""
-    from luthier.ml.data.shared_prefix import find_families
+    from luthier.ml.data.tokenise.shared_prefix import find_families
 
     if _are_single(units):
         return find_families(units, global_batch_size=size)
@@ -159,7 +159,7 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
     """The families of the units of one row among others, of which a step draws its share."""
     import numpy as np
 
-    from luthier.ml.data.shared_prefix import Families, find_families
+    from luthier.ml.data.tokenise.shared_prefix import Families, find_families
 
     places = [place for place, unit in enumerate(units) if len(unit) == 1]
     share = max(1, round(size * len(places) / len(units)))
@@ -171,7 +171,7 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
 
 def _own_prefixes(split: PreparedSplit) -> UnitPrefixes | None:
     """The beginning that the rows of each unit share, where units have several."""
-    from luthier.ml.data.shared_prefix import unit_prefixes
+    from luthier.ml.data.tokenise.shared_prefix import unit_prefixes
 
     units = split.units
     return None if _are_single(units) else unit_prefixes(units, are_cut=bool(split.row_counts))

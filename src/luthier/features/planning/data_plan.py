@@ -19,7 +19,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
     """The data part of the plan. template_day: that the rows were written on, of a template that writes the date.
 
     Raises LeakageError for held-out rows in the training rows, unless that is allowed."""
-    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.data.split.split import leaked_ids
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
     seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]

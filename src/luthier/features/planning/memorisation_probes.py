@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.canary import ROW_FILE, Canary, digest_of, make_canaries
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example, Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import CanariesPlan, Plan
 from luthier.core.recipe import Recipe
+from luthier.core.records.canary import ROW_FILE, Canary, digest_of, make_canaries
 
 if TYPE_CHECKING:
-    from luthier.ml.data.loss_mask import Tokenised
+    from luthier.ml.data.tokenise.loss_mask import Tokenised
 
 _ROWS_A_CANARY: Final = 10
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,9 +107,9 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
 
 def _make_torch_ready() -> None:
     """What must be said before torch is loaded."""
-    from luthier.core.exact_products import keep_products_exact
-    from luthier.core.kernel_cache import keep_few_kernels
-    from luthier.core.threads import wait_briefly
+    from luthier.core.system.exact_products import keep_products_exact
+    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.threads import wait_briefly
 
     wait_briefly()
     keep_few_kernels()

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import WorkError
-from luthier.core.parent_death import dying_with_parent
 from luthier.core.plan import Plan
+from luthier.core.system.parent_death import dying_with_parent
 from luthier.features.planning.probe_store import ProbeKey, ProbeStore, UnreadableProbeError
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context

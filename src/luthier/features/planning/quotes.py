@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from luthier.core.dataset import TokenisedExample
     from luthier.core.run import RunRecord
     from luthier.ml.charts.forecast import Forecast
-    from luthier.ml.data.batches import StepSchedule
-    from luthier.ml.data.replay import ReplaySchedule
+    from luthier.ml.data.tokenise.batches import StepSchedule
+    from luthier.ml.data.tokenise.replay import ReplaySchedule
     from luthier.ml.planning.batch_shapes import Batches
     from luthier.ml.planning.calibration import Calibration
     from luthier.ml.planning.workload import Workload

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.plan import ForwardPath, ObjectivePlan, Plan, TeacherPlan, ValueSource
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.system.scratch_folders import scratch_folder
 from luthier.ml.charts.page import replace_text
 from luthier.platform.home.context import Context
 

@@ -13,7 +13,7 @@ from luthier.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from luthier.features.planning.training_data import PreparedSplit
-    from luthier.ml.data.formats import LoadedFile
+    from luthier.ml.data.rows.formats import LoadedFile
 
 ReplayPart = tuple["LoadedFile", Path, Sequence[Example]]
 
@@ -23,8 +23,8 @@ def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
 
     Raises RecipeError for a replay that neither trains nor measures anything, and for rows that nothing would judge.
     """
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.split import split_by_fraction
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.split.split import split_by_fraction
     from luthier.ml.planning import defaults
     from luthier.ml.planning.objectives import check_shape
 
@@ -73,7 +73,7 @@ def replay_plan(recipe: Recipe, splits: Mapping[Split, PreparedSplit]) -> Replay
     Raises LeakageError where rows that measure what is forgotten are trained on, unless that is allowed; RecipeError
     for a share that leaves a step no row of the task.
     """
-    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.data.split.split import leaked_ids
     from luthier.ml.planning.replay import num_replayed_per_step
 
     if recipe.data.replay is None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, OverlongError, RequestError
-from luthier.core.graders import Reward
 from luthier.core.plan import Plan
+from luthier.core.results.graders import Reward
 
 if TYPE_CHECKING:
     from luthier.features.planning.service import Prepared
@@ -84,8 +84,8 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
 def _fields(file: Path) -> Mapping[str, dict[str, Any]]:
     """The raw fields of each row of a file, by the row's id."""
     from luthier.core.dataset import Row
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
 
     return {row.id: row.fields for row in read_rows(open_source(file)) if isinstance(row, Row)}
 

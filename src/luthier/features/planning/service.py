@@ -20,7 +20,7 @@ from luthier.features.recipes.evaluation_checks import are_pairs, check_few_shot
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.base_model import LocalModel
+    from luthier.core.records.base_model import LocalModel
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 

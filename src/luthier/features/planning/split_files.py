@@ -14,7 +14,7 @@ from luthier.features.planning.memorisation_probes import planted
 from luthier.features.planning.replay import load_replay
 
 if TYPE_CHECKING:
-    from luthier.ml.data.formats import LoadedFile
+    from luthier.ml.data.rows.formats import LoadedFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Part:
 
 def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
     """Read the files that the recipe names and take out of the training rows what it asks for as fractions."""
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.part import part_of
-    from luthier.ml.data.split import split_by_fraction
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.rows.part import part_of
+    from luthier.ml.data.split.split import split_by_fraction
     from luthier.ml.planning.objectives import check_shape
 
     asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}

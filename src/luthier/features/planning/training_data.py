@@ -20,8 +20,8 @@ from luthier.features.planning.split_files import Part, load_splits
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.base_model import LocalModel
-    from luthier.ml.data.loss_mask import Learning, Tokenised
+    from luthier.core.records.base_model import LocalModel
+    from luthier.ml.data.tokenise.loss_mask import Learning, Tokenised
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
@@ -143,7 +143,7 @@ def tokenise(
     Held-out rows are judged, not trained, so they may fill the whole context; they are never truncated, since a cut
     answer cannot be compared: where the recipe says truncate, a held-out row over the context is dropped and counted.
     """
-    from luthier.ml.data.tokenised_cache import TokenisedCache
+    from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.opted_turns import rewritten_examples
     from luthier.ml.planning import objectives, resolve
     from luthier.ml.planning.objectives import rules_of
@@ -196,7 +196,7 @@ def tokenise(
 
 def _learning(recipe: Recipe, split: Split) -> Learning:
     """What is learned beside the answers. What draws answers of its own needs the prompts of inference, and no more."""
-    from luthier.ml.data.loss_mask import Learning
+    from luthier.ml.data.tokenise.loss_mask import Learning
     from luthier.ml.planning.objectives import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
@@ -209,7 +209,7 @@ def _learning(recipe: Recipe, split: Split) -> Learning:
 
 def _packed(context: Context, split: Split, part: Part, template: ChatTemplate, block_tokens: int) -> PreparedSplit:
     """Texts of any length in blocks: the counts are of blocks, the examples are the texts as they came."""
-    from luthier.ml.data.packing import pack_texts
+    from luthier.ml.data.tokenise.packing import pack_texts
 
     packed = pack_texts([*part.examples, *part.planted], template, block_tokens, context.progress)
     num_blocks = len(packed.blocks)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, RequestError
-from luthier.core.feedback import Thumb
+from luthier.core.records.feedback import Thumb
 from luthier.features.datasets.saved_cases import DEFAULT_NAME, SavedCase, save_case
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput

@@ -31,7 +31,7 @@ def check_names(recipe: Recipe, base_dir: Path) -> None:
         DataError: a file whose name or content is of no known format.
         RecipeError: answers are to be joined for an objective that has no use for it.
     """
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
     from luthier.ml.inference.models import names
 
     check_reset_template(recipe)

@@ -13,7 +13,7 @@ from luthier.core.ids import is_id
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.formats import LoadedFile
+    from luthier.ml.data.rows.formats import LoadedFile
 
 _ROWS_READ: Final = 50
 
@@ -58,7 +58,7 @@ def load_mapped(
 
     Raises what `column_map` and `formats.load_file` raise.
     """
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     found = column_map(context, systems, file, asked)
     loaded = load_file(file, mapping=found.mapping)
@@ -74,7 +74,7 @@ def map_of_runs(context: Context, run_ids: Sequence[str]) -> dict[str, str] | No
 
 def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnMap:
     """A map where the first rows of a file have its columns; else none, and the note says so."""
-    from luthier.ml.data.column_names import columns_like
+    from luthier.ml.data.rows.column_names import columns_like
 
     columns = first_columns(file)
     fits = {name: column for name, column in mapping.items() if columns_like(column, columns)}
@@ -86,8 +86,8 @@ def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnM
 
 def first_columns(file: Path) -> list[str]:
     """The names of the fields of a file's first rows. Raises NotFoundError and DataError."""
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
 
     rows = islice(read_rows(open_source(file)), _ROWS_READ)
     return list(dict.fromkeys(name for row in rows if isinstance(row, Row) for name in row.fields))

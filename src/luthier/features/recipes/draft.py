@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from luthier.core.aliases import new_key, with_new_keys, with_stored_keys
 from luthier.core.errors import RecipeError
 from luthier.core.library_errors import library_reason
-from luthier.core.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.core.recipe import Recipe
+from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.features.recipes.file import RecipeDocument
 from luthier.features.recipes.problems import describe_problems, inner_spec
 

@@ -84,7 +84,7 @@ def check_lengths(examples: Sequence[TokenisedExample], context_length_tokens: i
     too_long = [e for e in examples if e.num_tokens > context_length_tokens]
     if not too_long:
         return
-    from luthier.ml.data.row_problem import problem_of
+    from luthier.ml.data.tokenise.row_problem import problem_of
 
     reason = f"is longer than the context of {context_length_tokens:,} tokens"
     raise OverlongError(

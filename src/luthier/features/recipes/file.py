@@ -1,4 +1,4 @@
-"""A file of keys -> plain document: YAML without the traps of YAML 1.1 (core/plain_yaml.py), or JSON."""
+"""A file of keys -> plain document: YAML without the traps of YAML 1.1 (core/text/plain_yaml.py), or JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from luthier.core.aliases import new_key, typed_keys
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
-from luthier.core.json_limits import JsonLimitError, fault_of_text
-from luthier.core.plain_yaml import parse_yaml
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.json_limits import JsonLimitError, fault_of_text
+from luthier.core.text.plain_yaml import parse_yaml
+from luthier.core.text.suggest import suggest_ids
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 

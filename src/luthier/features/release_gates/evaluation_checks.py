@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.access import Caller
-from luthier.core.deployment import Share
 from luthier.core.errors import ConflictError
+from luthier.core.records.deployment import Share
 from luthier.features.release_gates.service import judged_behind, newest_suites
 from luthier.platform.home.context import Context
 

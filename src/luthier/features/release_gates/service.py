@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from luthier.core.access import Caller
-from luthier.core.calibration import Target
-from luthier.core.deployment import Share
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.gate import Gate
 from luthier.core.ids import is_id
-from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult
+from luthier.core.records.calibration import Target
+from luthier.core.records.deployment import Share
+from luthier.core.results.gate import Gate
+from luthier.core.results.task_result import GateOutcome, SafetyResult, SuiteResult
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT, is_tuned_name
 from luthier.platform.home.context import Context

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from luthier.core.cost import Estimate, Market, PriceTable
 from luthier.core.errors import RequestError
-from luthier.core.worth import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
+from luthier.core.results.worth import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.recipes.problems import describe_problems
 

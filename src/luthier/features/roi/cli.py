@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from luthier.core.worth_result import WorthResult
+    from luthier.core.results.worth_result import WorthResult
     from luthier.features.roi.service import RoiOutcome
 
 _STYLES = {"yes": "bold green", "no": "bold red", "open": "bold yellow"}

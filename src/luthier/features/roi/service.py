@@ -10,7 +10,7 @@ from luthier.features.datasets.file_audits import check_is_not_input
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.worth_result import WorthResult
+    from luthier.core.results.worth_result import WorthResult
 
 
 @dataclass(frozen=True, slots=True)

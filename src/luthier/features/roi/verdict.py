@@ -8,7 +8,7 @@ from typing import Final
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.ids import is_id
-from luthier.core.worth import Case, Measured, MeasuredGains
+from luthier.core.results.worth import Case, Measured, MeasuredGains
 from luthier.platform.home.context import Context
 
 SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")
@@ -142,7 +142,7 @@ def _shot_tokens(context: Context, evaluation: Evaluation, shown: SystemResult, 
             do=f"say {key} in the case",
         )
     from luthier.features.planning.service import prepare_again
-    from luthier.ml.data.loss_mask import tokenise
+    from luthier.ml.data.tokenise.loss_mask import tokenise
     from luthier.ml.evaluation.few_shot import choose_shots, with_shots
 
     try:

@@ -196,9 +196,9 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
 
 
 def _shape_of(path: Path) -> Shape:
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.shapes import ShapeDetector
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.rows.shapes import ShapeDetector
 
     source = open_source(path)
     detector = ShapeDetector(source.name, {})

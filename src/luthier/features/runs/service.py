@@ -165,7 +165,7 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
 
     Raises NotFoundError, and ConflictError where a process is working on it, or a deployment routes to it.
     """
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     record = context.runs.get(run_id)
     if names := context.deployments.routing_to(run_id):
@@ -198,7 +198,7 @@ def _view(context: Context, record: RunRecord) -> RunView:
 
 def is_active(context: Context, run_id: str) -> bool:
     """Whether a process is working on a run now."""
-    from luthier.core.file_lock import is_held
+    from luthier.core.system.file_lock import is_held
 
     return is_held(context.settings.run_folder(run_id) / "lock")
 

@@ -14,7 +14,7 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import events, jobs, plans, runs
 

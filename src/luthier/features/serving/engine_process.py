@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
-from luthier.core.parent_death import dying_with_parent
 from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
+from luthier.core.system.parent_death import dying_with_parent
 from luthier.features.serving.engine_thread import EngineContext, EngineThread, TurnLock, too_large
 from luthier.features.serving.request import Ask, defect
 from luthier.features.serving.shared_bases import default_memory_bytes, open_engine, split, weight_bytes
@@ -271,7 +271,7 @@ def main(
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from luthier.core.threads import wait_briefly
+    from luthier.core.system.threads import wait_briefly
 
     wait_briefly()
     import torch

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.core.base_model import LocalModel
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.opted_turns import OptedTurns
 from luthier.core.plan import DataPlan
+from luthier.core.records.base_model import LocalModel
 from luthier.core.stream import Served
 from luthier.features.serving.targets import base_model, no_such_format, stamp
 from luthier.platform.home.context import Context

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.export import ServerExport
 from luthier.core.ids import is_id
+from luthier.core.records.export import ServerExport
 from luthier.platform.home.context import Context
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from pydantic import Field
 
 from luthier.core.access import Caller
-from luthier.core.base_model import LocalModel
-from luthier.core.deployment import NAME, Deployment
 from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import is_id
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.base_model import LocalModel
+from luthier.core.records.deployment import NAME, Deployment
 from luthier.core.stream import Decoding, Served, TextRequest
 from luthier.features.models.tuned_records import TunedModel
 from luthier.features.serving.targets import (

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.access import Caller
-from luthier.core.base_model import LocalModel
-from luthier.core.deployment import Share
 from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.opted_turns import OptedTurns
+from luthier.core.records.base_model import LocalModel
+from luthier.core.records.deployment import Share
 from luthier.core.stream import Served
 from luthier.features.serving.made_exports import made_export
 from luthier.platform.home.context import Context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from luthier.core.study import Study, Trial
+from luthier.core.workflows.study import Study, Trial
 from luthier.features.studies.views import StudyView
 from luthier.ml.charts import figures
 from luthier.ml.search.scales import ends_of, height_of, short_name

@@ -32,8 +32,8 @@ _TELL_SECONDS: Final = 0.5
 
 def main(home: str, parent: int, answer_descriptor: int) -> None:
     """Do tasks until there are no more."""
-    from luthier.core.kernel_cache import keep_few_kernels
-    from luthier.core.threads import wait_briefly
+    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.threads import wait_briefly
     from luthier.features.planning.training_data import TrainingDataLoader
     from luthier.platform.processes.supervisor import end_with
 
@@ -67,7 +67,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     """Train one trial; what is to be answered."""
     from luthier.core.plan import Plan
-    from luthier.core.study import Trial
+    from luthier.core.workflows.study import Trial
     from luthier.features.planning.service import prepare_again
     from luthier.features.studies.trials import Priced, train_to
     from luthier.ml.search.extrapolation import Finished

@@ -17,7 +17,7 @@ from luthier.platform.cli.options import ForceOption, HomeOption, JsonOption, Se
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.study import Study, Trial
+    from luthier.core.workflows.study import Study, Trial
     from luthier.platform.home.context import Context
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The id of a study, from `luthier studies list`.")]
@@ -113,9 +113,9 @@ def apply(
     home: HomeOption = None,
 ) -> Answer:
     """Write the recipe of a study's winner, or of another trial, to a file, ready to train."""
-    from luthier.core.plain_yaml import write_yaml
+    from luthier.core.text.plain_yaml import write_yaml
     from luthier.features.studies.end import winning_document
-    from luthier.ml.data.outputs import check_free, write_output
+    from luthier.ml.data.rows.outputs import check_free, write_output
 
     check_free([output], force=force)
     with open_context(home) as context:
@@ -146,7 +146,7 @@ def _request(
     seed: int,
 ) -> Any:
     from luthier.core.errors import RequestError
-    from luthier.core.plain_yaml import parse_yaml
+    from luthier.core.text.plain_yaml import parse_yaml
     from luthier.features.recipes.service import load_recipe
     from luthier.features.studies.service import StudyRequest
 

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from luthier.core.study import GoalName, SamplerName
+    from luthier.core.workflows.study import GoalName, SamplerName
 
 HoursOption = Annotated[
     float | None, typer.Option("--budget-hours", metavar="H", help="What the whole search may take, its end included.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.events import Event, ValidationDone
-from luthier.core.study import StudySpec, Trial
+from luthier.core.workflows.study import StudySpec, Trial
 from luthier.ml.search.extrapolation import Finished
 
 HOPELESS = "it cannot become the best: "

@@ -12,7 +12,7 @@ from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
-from luthier.core.study import Study, StudySpec, Trial, recipe_with
+from luthier.core.workflows.study import Study, StudySpec, Trial, recipe_with
 from luthier.features.studies.search import Search, best_of
 from luthier.features.studies.trials import expected_hours
 from luthier.features.studies.workers import Task

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.plan import Plan
-from luthier.core.study import GoalName
+from luthier.core.workflows.study import GoalName
 from luthier.features.studies.trials import Priced
 
 _BYTES_PER_PARAMETER: Final = 4

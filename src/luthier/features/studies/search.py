@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from luthier.core.errors import LuthierError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
-from luthier.core.study import GoalName, Study, StudySpec, Trial
+from luthier.core.workflows.study import GoalName, Study, StudySpec, Trial
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies.curve_watch import HOPELESS, finished_trials, may_be_stopped
 from luthier.features.studies.goals import goals_of

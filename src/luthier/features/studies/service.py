@@ -19,7 +19,7 @@ from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
-from luthier.core.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
+from luthier.core.workflows.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.service import make_plan
 from luthier.features.planning.training_data import TrainingDataLoader
@@ -143,7 +143,7 @@ def go_on(
     Raises ConflictError where another process works on it or its rows have changed, BudgetTooSmallError, RequestError
     for a budget in money where nobody knows the price of an hour, StudyFailedError.
     """
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"

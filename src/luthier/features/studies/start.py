@@ -12,7 +12,7 @@ from typing import Final
 
 from luthier.core.errors import NotFoundError
 from luthier.core.plan import Plan
-from luthier.core.study import Space, StartPoint, Study, Values
+from luthier.core.workflows.study import Space, StartPoint, Study, Values
 from luthier.ml.search.priors import start_points
 from luthier.ml.search.sampling import lies_in
 from luthier.platform.home.context import Context

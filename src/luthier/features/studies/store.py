@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import delete, insert, select, update
 
 from luthier.core.errors import NotFoundError
-from luthier.core.study import Study, Trial
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.suggest import suggest_ids
+from luthier.core.workflows.study import Study, Trial
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import studies, trials
 

@@ -20,7 +20,7 @@ from luthier.core.plan import Plan
 from luthier.core.ports import EventSink
 from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
-from luthier.core.study import Result, StudySpec, Trial, TrialState, recipe_with
+from luthier.core.workflows.study import Result, StudySpec, Trial, TrialState, recipe_with
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.study import Study, Trial
+from luthier.core.workflows.study import Study, Trial
 from luthier.ml.search.rungs import ranked
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_page, reference_paths
@@ -60,7 +60,7 @@ def report_of(context: Context, caller: Caller, study_id: str) -> str:
 
 
 def _view(context: Context, study: Study) -> StudyView:
-    from luthier.core.file_lock import is_held
+    from luthier.core.system.file_lock import is_held
 
     trials = context.studies.trials(study.study_id)
     status: str = study.status

@@ -21,7 +21,7 @@ from typing import IO, Any, Final, Protocol
 
 from luthier.core.errors import error_from
 from luthier.core.ports import ProgressTask
-from luthier.core.study import Study, Trial
+from luthier.core.workflows.study import Study, Trial
 from luthier.features.studies.trials import Priced, train_to
 from luthier.ml.search.extrapolation import Finished
 from luthier.platform.home.context import Context

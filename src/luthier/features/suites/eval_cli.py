@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from luthier.core.evaluation import Evaluation
     from luthier.core.recipe import MetricName
-    from luthier.core.task_result import GateOutcome, SuiteResult
+    from luthier.core.results.task_result import GateOutcome, SuiteResult
 
 
 Systems = Annotated[

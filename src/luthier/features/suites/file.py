@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.library_errors import library_reason
-from luthier.core.suite import CitationsTask, JsonTask, LmEvalTask, RowTask, SqlTask, Suite, SuiteTask
+from luthier.core.results.suite import CitationsTask, JsonTask, LmEvalTask, RowTask, SqlTask, Suite, SuiteTask
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.recipes.problems import describe_problems
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.suite import LmEvalTask
-from luthier.core.task_result import TaskResult
+from luthier.core.results.suite import LmEvalTask
+from luthier.core.results.task_result import TaskResult
 from luthier.features.models.resolve import Candidate
 from luthier.features.suites.systems import Server, System
 from luthier.features.suites.task_runs import Engines

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import DataError, LeakageError, RowProblem
-from luthier.core.suite import ChooseTask, RowTask
+from luthier.core.results.suite import ChooseTask, RowTask
 from luthier.features.evaluations.service import choose_samples, not_held_out
 from luthier.features.recipes.column_maps import map_that_fits
 from luthier.features.suites.file import FileFinder
@@ -92,9 +92,9 @@ def _read(task: RowTask, path: Path) -> _File:
 
     Raises NotFoundError and DataError.
     """
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.rows.rows import read_rows
     from luthier.ml.evaluation.tasks.protocol import TaskRow
 
     source = open_source(path)
@@ -110,8 +110,8 @@ def _read(task: RowTask, path: Path) -> _File:
 
 def _has_answer(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> bool:
     """Whether the row is of a shape that ends in an answer."""
-    from luthier.ml.data.column_names import CONTEXTS, LABEL, is_question_and_answer, plain_name
-    from luthier.ml.data.shapes import fitting_shapes, named
+    from luthier.ml.data.rows.column_names import CONTEXTS, LABEL, is_question_and_answer, plain_name
+    from luthier.ml.data.rows.shapes import fitting_shapes, named
 
     given = named(fields, mapping)
     shapes = fitting_shapes(given)
@@ -132,10 +132,10 @@ def _is_answer(turn: Mapping[str, Any]) -> bool:
 def _questions(task: RowTask, path: Path, raw: Sequence[Row | RowProblem], mapping: Mapping[str, str]) -> _File:
     """Rows with a prompt alone: the answer is empty, or of a choice the right option."""
     from luthier.core.digest import sha256_file
-    from luthier.ml.data.bad_field import BadFieldError
-    from luthier.ml.data.formats import example_of, problem_in
-    from luthier.ml.data.option_tokens import with_answer
-    from luthier.ml.data.shapes import named
+    from luthier.ml.data.files.bad_field import BadFieldError
+    from luthier.ml.data.rows.formats import example_of, problem_in
+    from luthier.ml.data.rows.shapes import named
+    from luthier.ml.data.tokenise.option_tokens import with_answer
     from luthier.ml.evaluation.tasks.protocol import TaskRow
 
     rows, problems, without = [], [], []
@@ -181,7 +181,7 @@ def _leaked(
     task: RowTask, examples: Sequence[Example], without_answer: frozenset[str], seen: Seen, *, refuses: bool
 ) -> tuple[int, tuple[str, ...]]:
     """How many rows were trained on, and what is to be said of them. Where a row has no answer, its prompt counts."""
-    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.data.split.split import leaked_ids
 
     found = leaked_ids(seen.examples, examples)
     by_prompt = [one for one in found.same_prompt if f"{one.file}:{one.line}" in without_answer]

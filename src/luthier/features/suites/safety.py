@@ -12,8 +12,8 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.digest import sha256_document
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.core.suite import TaskCommon
-from luthier.core.task_result import SafetyResult
+from luthier.core.results.suite import TaskCommon
+from luthier.core.results.task_result import SafetyResult
 from luthier.features.datasets.file_audits import check_is_not_input
 from luthier.features.models.resolve import Candidate, find_base
 from luthier.features.suites.safety_probes import Built, SafetySuite, build_probes, num_seen, probe_inputs

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from luthier.core.task_result import SafetyResult, TaskResult
+    from luthier.core.results.task_result import SafetyResult, TaskResult
 
 
 class SuiteName(StrEnum):

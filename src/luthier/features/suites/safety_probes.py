@@ -144,7 +144,7 @@ def build_probes(
 
 
 def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None, sizes: Sizes, fits: _Fits) -> None:
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.safety.counterfactual import counterfactual
 
     if prompts is not None:
@@ -166,7 +166,7 @@ def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None,
 
 
 def _toxicity(model: Path | None, sizes: Sizes) -> Probe:
-    from luthier.ml.data.toxic_words import english
+    from luthier.ml.data.text.toxic_words import english
     from luthier.ml.evaluation.safety.toxicity import toxicity
 
     classifier = None
@@ -228,7 +228,7 @@ class _Fits:
         return cls(judged.chat_template(), min(system.context_length_tokens for system in systems))
 
     def __call__(self, example: Example) -> bool:
-        from luthier.ml.data.loss_mask import tokenise
+        from luthier.ml.data.tokenise.loss_mask import tokenise
 
         fits = tokenise(example, self.template).num_tokens + _ROOM_TOKENS <= self.context_tokens
         self.num_too_long += not fits
@@ -253,7 +253,7 @@ def num_seen(probe: Probe, trained: Sequence[Example]) -> int:
 
     Probes that ask about the training rows themselves are not counted.
     """
-    from luthier.ml.data.normalise import normalised
+    from luthier.ml.data.text.normalise import normalised
 
     if probe.name in ("memorisation", "personal_data", "canaries"):
         return 0

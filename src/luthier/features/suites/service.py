@@ -14,8 +14,8 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.ports import Progress
-from luthier.core.suite import CitationsTask, LmEvalTask, Suite
-from luthier.core.task_result import SuiteResult, TaskResult
+from luthier.core.results.suite import CitationsTask, LmEvalTask, Suite
+from luthier.core.results.task_result import SuiteResult, TaskResult
 from luthier.features.datasets.corpora import read_corpus
 from luthier.features.evaluations.service import training_rows
 from luthier.features.models.resolve import Candidate, find_base

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.ports import Engine
-from luthier.core.suite import TaskCommon
-from luthier.core.task_result import TaskResult
+from luthier.core.results.suite import TaskCommon
+from luthier.core.results.task_result import TaskResult
 from luthier.features.models.resolve import Candidate
 from luthier.features.suites.systems import Server, System, as_judged, engine_of
 from luthier.platform.home.context import Context

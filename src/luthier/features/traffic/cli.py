@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from luthier.core.logging_mode import Keeping
+from luthier.core.records.logging_mode import Keeping
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import HomeOption, JsonOption
@@ -16,7 +16,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.traffic import Exchange, TrafficPolicy
+    from luthier.core.records.traffic import Exchange, TrafficPolicy
     from luthier.features.traffic.service import TrafficSummary
 
 _ProjectOption = Annotated[str, typer.Option("--project", metavar="P", help="The project that was asked.")]
@@ -50,7 +50,7 @@ def policy(
     Servers hear of a change within seconds. What was kept before stays for its days.
     """
     from luthier.core.errors import RequestError
-    from luthier.core.traffic import TrafficPolicy
+    from luthier.core.records.traffic import TrafficPolicy
     from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 
     given = {"keep": keep, "fraction": fraction, "mask_personal_data": mask, "keep_days": keep_days}

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import StorageFullError, WorkError
-from luthier.core.file_lock import file_lock
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.traffic import TrafficFile
+from luthier.core.records.traffic import TrafficFile
+from luthier.core.system.file_lock import file_lock
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
 from luthier.platform.audit_log.service import record

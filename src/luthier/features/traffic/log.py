@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.digest import sha256_bytes
-from luthier.core.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.files import settle
 from luthier.features.traffic.policy import traffic_policy, user_digest, user_key
@@ -99,8 +99,8 @@ def mask_texts(groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:
     stand-in (`data.masking`). Names of people are not looked for: that takes a language model for each language."""
     import polars as pl
 
-    from luthier.ml.data.masking import Pseudonyms, mask_personal_data, mask_secrets
     from luthier.ml.data.personal_data.find import may_hold_personal_data
+    from luthier.ml.data.personal_data.masking import Pseudonyms, mask_personal_data, mask_secrets
 
     texts = [[text.encode("utf-8", "replace").decode() for text in group] for group in groups]
     flat = pl.Series("text", [text for group in texts for text in group], dtype=pl.String)

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.logging_mode import Keeping
-from luthier.core.traffic import TrafficPolicy
+from luthier.core.records.logging_mode import Keeping
+from luthier.core.records.traffic import TrafficPolicy
 from luthier.features.traffic.files import forget_user
 from luthier.features.traffic.policy import set_traffic_policy, traffic_policy
 from luthier.features.traffic.service import summary

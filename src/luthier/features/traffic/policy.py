@@ -8,7 +8,7 @@ import secrets
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.traffic import TrafficPolicy
+from luthier.core.records.traffic import TrafficPolicy
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 

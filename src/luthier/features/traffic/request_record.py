@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.features.traffic.log import keep
 from luthier.features.traffic.spans import Operation
 from luthier.features.usage.service import cost_of

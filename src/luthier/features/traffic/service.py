@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError
 from luthier.core.frozen import Frozen
-from luthier.core.traffic import Exchange, TrafficFile
+from luthier.core.records.traffic import Exchange, TrafficFile
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

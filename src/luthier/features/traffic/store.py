@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from luthier.core.traffic import TrafficFile
+from luthier.core.records.traffic import TrafficFile
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import feedback, review_items, traffic_files
 

@@ -76,7 +76,7 @@ def work(
     Returns how many attempts it made. Raises RequestError for a name that cannot be part of a path, ConflictError where
     another process of this home has that name.
     """
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
     from luthier.platform.jobs.child import JOB_NAME
     from luthier.platform.jobs.worker import Pace, Worker
 

@@ -45,7 +45,7 @@ def launch(
     from luthier.core.errors import RequestError
     from luthier.features.recipes.service import load_recipe
     from luthier.features.training.cluster_files import SYSTEMS, Launch, launch_file
-    from luthier.ml.data.outputs import check_free, write_output
+    from luthier.ml.data.rows.outputs import check_free, write_output
     from luthier.ml.planning import defaults
     from luthier.ml.training.distributed import refuse_unequal_shares
 

@@ -13,7 +13,7 @@ from luthier.platform.cli.opening import open_context
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.learning_curve import LearningCurve
+    from luthier.core.workflows.learning_curve import LearningCurve
 
 
 def learning_curve_answer(

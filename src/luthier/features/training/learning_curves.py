@@ -15,10 +15,10 @@ from typing import Final
 
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
-from luthier.core.learning_curve import CurveFit, CurvePoint, LearningCurve
 from luthier.core.plan import Plan, ValueSource
 from luthier.core.recipe import PREFERENCE_OBJECTIVES, BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
+from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, LearningCurve
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.quotes import quote_of
 from luthier.features.planning.service import Prepared, prepare

@@ -27,9 +27,9 @@ from luthier.platform.cli.options import HomeOption, JsonOption, PricesOption, S
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.advice import Advice
     from luthier.core.cost import Market, Option, Quote
     from luthier.core.plan import Plan
+    from luthier.core.records.advice import Advice
     from luthier.platform.home.context import Context
 
 
@@ -175,7 +175,7 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
 
 
 def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
-    from luthier.core.split_provenance import coverage
+    from luthier.core.results.split_provenance import coverage
     from luthier.features.planning.advice_format import show_advice
     from luthier.features.planning.quote_format import show_options, show_quote
 

@@ -15,7 +15,7 @@ from luthier.features.planning.versions import versions
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.ml.data.preview import Preview
+    from luthier.ml.data.tokenise.preview import Preview
 
 
 def write_run_report(
@@ -66,8 +66,8 @@ def drawn_answers(folder: Path) -> list[dict[str, Any]]:
 
 def _shown(prepared: Prepared) -> Preview:
     """The first training row as the model gets it; of packed texts the first piece of the first block."""
-    from luthier.ml.data.packing import piece_of
-    from luthier.ml.data.preview import preview
+    from luthier.ml.data.tokenise.packing import piece_of
+    from luthier.ml.data.tokenise.preview import preview
 
     tokenised = prepared.train.tokenised[0]
     of_row = {example.id: example for example in prepared.train.examples}

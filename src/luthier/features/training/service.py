@@ -204,7 +204,7 @@ def resume(
 @contextmanager
 def _held(context: Context, run_id: str) -> Iterator[int]:
     """No two processes on one run; the lock goes when its holder dies, however it dies. Yields its descriptor."""
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     lock = context.settings.run_folder(run_id) / "lock"
     with file_lock(lock, what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS) as descriptor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
-    from luthier.core.pipeline import PipelineKind
+    from luthier.core.workflows.pipeline import PipelineKind
     from luthier.features.workflows.views import PipelineView, StageView
     from luthier.platform.home.context import Context
 

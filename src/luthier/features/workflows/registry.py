@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from luthier.core.import_string import import_string
-from luthier.core.pipeline import Pipeline, PipelineKind
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind
 from luthier.platform.workflows.engine import Workflow
 
 WORKFLOWS: Final[Mapping[PipelineKind, str]] = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
-    from luthier.core.pipeline import Pipeline, Stage
+    from luthier.core.workflows.pipeline import Pipeline, Stage
     from luthier.platform.home.context import Context
     from luthier.platform.workflows.engine import Tell
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import insert, select, update
 
 from luthier.core.errors import NotFoundError
-from luthier.core.pipeline import Pipeline, PipelineKind
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.suggest import suggest_ids
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import pipelines
 

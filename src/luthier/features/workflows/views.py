@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.file_lock import is_held
-from luthier.core.pipeline import Pipeline, PipelineKind, Stage
+from luthier.core.system.file_lock import is_held
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.features.workflows.registry import workflow_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths
@@ -285,7 +285,7 @@ def _parts(context: Context, caller: Caller) -> dict[str, str]:
 
 def _is_there(context: Context, caller: Caller, thing: Thing, made_id: str) -> bool:
     """Whether the caller's project has it: ids are known before what they name is made."""
-    from luthier.core.task_result import SuiteResult
+    from luthier.core.results.task_result import SuiteResult
     from luthier.features.runs.evaluations import read_evaluation
 
     project_id = caller.project_id

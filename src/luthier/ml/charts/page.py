@@ -11,7 +11,7 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from luthier.core.disk_full import disk_full_explained
+from luthier.core.system.disk_full import disk_full_explained
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 

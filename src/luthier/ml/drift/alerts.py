@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.alert import AlertRule
 from luthier.core.frozen import Frozen
-from luthier.core.signal import Signal, SignalState
+from luthier.core.records.alert import AlertRule
+from luthier.core.results.signal import Signal, SignalState
 
 REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0
 MOST_LOOKS_TO_CLOSE: Final = 24

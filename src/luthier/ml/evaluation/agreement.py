@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import linregress, norm, rankdata, t
 
-from luthier.core.bounds import CORRELATION
 from luthier.core.errors import RequestError
+from luthier.core.records.bounds import CORRELATION
 from luthier.ml.evaluation.statistics import Interval, resampled_sums
 from luthier.ml.evaluation.statistics.bootstrap import Aggregate, Array
 from luthier.ml.evaluation.statistics.intervals import TAIL, percentiles, widened

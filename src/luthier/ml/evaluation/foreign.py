@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
-from luthier.core.task_result import TaskResult
+from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
+from luthier.core.results.task_result import TaskResult
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics.intervals import TAIL

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.calibration import Target, target_of
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
-from luthier.core.gate import BASE, CANDIDATE, Gate, GateRule
-from luthier.core.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
+from luthier.core.records.calibration import Target, target_of
+from luthier.core.results.gate import BASE, CANDIDATE, Gate, GateRule
+from luthier.core.results.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.figures import MINUS, decimals_for, interval, number, signed
 from luthier.ml.charts.metric_titles import on_scale
 from luthier.ml.evaluation.roles import base_of, roles

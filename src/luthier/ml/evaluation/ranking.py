@@ -19,8 +19,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from scipy.stats import norm
 
-from luthier.core.bounds import REAL_LINE
 from luthier.core.errors import DivergedError, RequestError
+from luthier.core.records.bounds import REAL_LINE
 from luthier.ml.evaluation.statistics import Interval
 from luthier.ml.evaluation.statistics.bootstrap import Array
 from luthier.ml.evaluation.statistics.intervals import TAIL

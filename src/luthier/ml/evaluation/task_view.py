@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.core.evaluation import Comparison, Evaluation, Verdict
-from luthier.core.task_result import Confusion, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
+from luthier.core.results.task_result import Confusion, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.evaluation.roles import Roles, base_of
 

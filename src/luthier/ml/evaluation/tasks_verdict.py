@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.evaluation import Comparison, VerdictWord
-from luthier.core.task_result import TaskResult, TasksVerdict
+from luthier.core.results.task_result import TaskResult, TasksVerdict
 from luthier.ml.charts.metric_titles import on_scale
 from luthier.ml.evaluation.names import listed, metric_title
 from luthier.ml.evaluation.statistics import LEVEL, holm

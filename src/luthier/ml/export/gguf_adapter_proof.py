@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from luthier.core.export import ExportPrecision, ExportSource, ParityReport
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource, ParityReport
 from luthier.ml.export.source_side import ObservedSource
 
 _BASE_PRECISION: Final[ExportPrecision] = "float16"

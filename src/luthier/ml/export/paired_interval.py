@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from luthier.core.export import Interval
+from luthier.core.records.export import Interval
 
 _NUM_RESAMPLES = 10_000
 _SEED = 20_240_101

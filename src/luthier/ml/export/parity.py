@@ -21,8 +21,8 @@ import numpy as np
 from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError, TemplateError
-from luthier.core.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
 from luthier.ml.export.findings import Findings
 from luthier.ml.export.paired_interval import increase_a_token
 from luthier.ml.export.parity_bounds import bound_nats

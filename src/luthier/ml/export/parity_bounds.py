@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.export import ExportFormat, ExportPrecision
+from luthier.core.records.export import ExportFormat, ExportPrecision
 
 _SAME_ARITHMETIC: Final = "the same weights in the same float32 arithmetic: only the order of sums differs"
 _OTHER_KERNELS: Final = "the same float32 weights in other kernels: sums in another order, other approximations of exp"

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from luthier.core.export import Interval, ParityReport
+from luthier.core.records.export import Interval, ParityReport
 from luthier.ml.export.findings import Findings
 from luthier.ml.export.parity_bounds import NEARER_BASE_FRACTION, NOTEWORTHY_LOSS_NATS, RUINOUS_LOSS_NATS
 from luthier.ml.export.source_side import ObservedSource

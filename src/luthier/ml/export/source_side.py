@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.export import ExportSource
-from luthier.core.json_limits import loads
 from luthier.core.opted_turns import OptedTurns
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportSource
+from luthier.core.text.json_limits import loads
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.inference.opted_turns import rewritten, text_of
 from luthier.ml.inference.tool_calls import form_of

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import RequestError
-from luthier.core.json_schema import check_schema
+from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.answer_row import Constraint
 from luthier.ml.inference.tool_calls import COMPACT
 

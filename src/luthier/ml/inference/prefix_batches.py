@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from luthier.core.dataset import TokenisedExample, shareable_tokens
-from luthier.core.prefixes import best_groups, common_tokens
+from luthier.core.text.prefixes import best_groups, common_tokens
 from luthier.ml.inference.length_batches import length_batches
 
 LEAST_TOKENS: Final = 16

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
+from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.tool_call_reader import ToolCallReader
 
 TokenId = Callable[[str], int | None]

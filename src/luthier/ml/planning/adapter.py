@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import RecipeError, RequestError
 from luthier.core.recipe import LayersRecipe
-from luthier.core.suggest import suggest_ids
+from luthier.core.system.bounded_regex import BoundedPattern
+from luthier.core.text.suggest import suggest_ids
 from luthier.ml.inference.models.structure import LinearLayer, Role, Structure
 
 GROUPS: Final = ("all-linear", "attention", "mlp", "experts")

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from luthier.core.advice import Advice, AdvisedMethod
 from luthier.core.cost import Option
 from luthier.core.recipe import METHODS, BudgetRecipe
+from luthier.core.records.advice import Advice, AdvisedMethod
 from luthier.ml.planning import defaults
 from luthier.ml.planning.changes import METHOD_TITLES
 from luthier.ml.planning.workload import WorkMethod

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import yaml
 
-from luthier.core.base_model import CatalogEntry, TrainingMemory
 from luthier.core.digest import sha256_document
 from luthier.core.errors import RecipeError
+from luthier.core.records.base_model import CatalogEntry, TrainingMemory
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning.described import Described, described_workload
 from luthier.ml.planning.devices import accelerators

@@ -19,7 +19,7 @@ from scipy.stats import t
 
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
-from luthier.core.learning_curve import CurveFit, CurvePoint, Gain
+from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain
 
 LEAST_SIZES: Final = 3
 LEAST_POINTS: Final = 4

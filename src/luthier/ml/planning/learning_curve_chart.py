@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from luthier.core.learning_curve import LearningCurve
+from luthier.core.workflows.learning_curve import LearningCurve
 from luthier.ml.charts.chart_file import write_chart
 from luthier.ml.charts.figures import count
 from luthier.ml.charts.svg import BASE, MUTED, TUNED, canvas

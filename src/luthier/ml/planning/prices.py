@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 
 from luthier.core.cost import DevicePrice, Estimate, PeopleRate, PersonKind, PriceBasis, PriceTable
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.plain_yaml import parse_yaml
+from luthier.core.text.plain_yaml import parse_yaml
 from luthier.ml.planning.devices import device_names
 
 _TABLE: Final = Path(__file__).with_name("prices.yaml")

@@ -6,7 +6,6 @@ import math
 from functools import partial
 from typing import Literal
 
-from luthier.core.base_model import LocalModel
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.errors import RecipeError
 from luthier.core.plan import (
@@ -20,6 +19,7 @@ from luthier.core.plan import (
     TrainingPlan,
 )
 from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models.answer_lengths import AnswerLengths
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import checkpointing, defaults, objectives

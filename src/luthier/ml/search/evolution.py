@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.study import Parameter, Space, Trial, Values
+from luthier.core.workflows.study import Parameter, Space, Trial, Values
 from luthier.ml.search.rungs import ranked
 
 _WIDTH: Final = 0.25

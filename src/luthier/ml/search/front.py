@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from luthier.core.study import GoalName, StudySpec, Trial
+from luthier.core.workflows.study import GoalName, StudySpec, Trial
 
 Point = tuple[float, ...]
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.study import Space, Trial
+from luthier.core.workflows.study import Space, Trial
 
 LEAST_TRIALS: Final = 12
 """With fewer, the best quarter is three trials, and says nothing."""

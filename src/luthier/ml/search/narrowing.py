@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.study import Parameter, Space, Values
+from luthier.core.workflows.study import Parameter, Space, Values
 
 _TAKES_MEMORY: Final = ("method.rank", "training.global_batch_size", "training.micro_batch_tokens")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.core.plan import Plan
-from luthier.core.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
+from luthier.core.workflows.study import ALPHA_OVER_RANK, DATA_FRACTION, Parameter, Plain, Space, StartPoint, Values
 
 RATE: Final = "training.learning_rate"
 FACTORS: Final = (3.0, 1 / 3)

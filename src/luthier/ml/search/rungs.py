@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.study import GoalName, Trial
+from luthier.core.workflows.study import GoalName, Trial
 from luthier.ml.search.front import in_order, point_of
 
 QUALITY: Final[tuple[GoalName, ...]] = ("quality",)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from luthier.core.digest import sha256_document
-from luthier.core.study import GoalName, Parameter, Plain, SamplerName, Space, StudySpec, Trial, Values
+from luthier.core.workflows.study import GoalName, Parameter, Plain, SamplerName, Space, StudySpec, Trial, Values
 from luthier.ml.search.evolution import evolved
 from luthier.ml.search.front import point_of
 from luthier.ml.search.rungs import ranked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from luthier.core.study import Parameter, Plain, Values
+from luthier.core.workflows.study import Parameter, Plain, Values
 
 
 def height_of(parameter: Parameter, values: Values) -> float | None:

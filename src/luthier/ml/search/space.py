@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from luthier.core.aliases import new_key, stored_key, typed_key
 from luthier.core.errors import RequestError
 from luthier.core.plan import Plan
-from luthier.core.study import ALPHA_OVER_RANK, Parameter, Plain, Space
+from luthier.core.workflows.study import ALPHA_OVER_RANK, Parameter, Plain, Space
 
 LOW_RANK: Final = ("lora", "rslora", "dora", "loraplus", "qlora")
 """Methods whose rank and alpha are searched together."""

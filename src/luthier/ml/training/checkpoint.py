@@ -25,11 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.digest import sha256_file
-from luthier.core.disk_full import is_disk_full
-from luthier.core.durable import sync
 from luthier.core.errors import CheckpointError, StorageFullError
 from luthier.core.frozen import Frozen
 from luthier.core.library_errors import library_reason
+from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.durable import sync
 from luthier.ml.training.early_stopping import EarlyStopping
 from luthier.ml.training.tensor_file import save_file
 

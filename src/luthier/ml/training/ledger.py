@@ -16,9 +16,9 @@ from typing import Annotated, Final
 from pydantic import Field, ValidationError
 
 from luthier.core.budget import Spent
-from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import StorageFullError
 from luthier.core.frozen import Frozen
+from luthier.core.system.disk_full import is_disk_full
 from luthier.ml.training.throughput import Action, Throughput
 
 LEDGER: Final = "spent.jsonl"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from luthier.core.durable import sync
+from luthier.core.system.durable import sync
 from luthier.ml.training.model import TrainableModel
 
 SNAPSHOTS: Final = "snapshots"

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, se
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import ApiKey
-from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import append_audit_event
 from luthier.platform.auth.member_records import Member, Role

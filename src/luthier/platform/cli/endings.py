@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 import typer
 
-from luthier.core.disk_full import is_disk_full, storage_full
 from luthier.core.errors import LuthierError
+from luthier.core.system.disk_full import is_disk_full, storage_full
 from luthier.platform.cli.answer import Answer
 
 # Typer's own class of wrong usage (it moved between versions); the public BadParameter is one of its children.

@@ -53,7 +53,7 @@ MappingOption = Annotated[
 def _free_page(path: Path | None) -> Path | None:
     """Before anything is worked out: a page replaces no file that is none."""
     if path is not None:
-        from luthier.ml.data.outputs import check_replaceable
+        from luthier.ml.data.rows.outputs import check_replaceable
 
         check_replaceable(path, "page", b"<!doctype html", b"<html")
     return path

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from luthier.core.errors import LuthierError, RequestError, StorageFullError, UnreachableError, WorkError
-from luthier.core.file_lock import file_lock
+from luthier.core.system.file_lock import file_lock
 from luthier.platform.db.backend import IS_WRITE, WAIT_SECONDS, Watch
 from luthier.platform.db.write_wait import WriteWait
 

@@ -18,10 +18,10 @@ from fsspec.implementations.local import LocalFileSystem
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from luthier.core.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, WorkError
 from luthier.core.frozen import Frozen
+from luthier.core.system.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import artifact_links, artifacts, files, upload_parts
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from luthier.core.disk_full import is_disk_full
 from luthier.core.errors import StorageFullError
+from luthier.core.system.disk_full import is_disk_full
 
 STALE_SECONDS: Final = 24 * 3600.0
 """How long a partial file that nobody writes to is left alone: longer than any transfer pauses."""

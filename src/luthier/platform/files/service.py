@@ -19,7 +19,7 @@ from luthier.platform.files.records import Purpose, StoredFile
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.artifact_transfer import ArtifactReader
+    from luthier.core.system.artifact_transfer import ArtifactReader
 
 MAX_FILENAME_LENGTH: Final = 255
 _BLOCK_BYTES: Final = 1 << 20

@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Column, ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
 
-from luthier.core.artifact_transfer import ArtifactReader
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id, new_id
+from luthier.core.system.artifact_transfer import ArtifactReader
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import dataset_versions, datasets, files
 from luthier.platform.files.artifacts import ArtifactStore

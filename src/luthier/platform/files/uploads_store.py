@@ -8,9 +8,9 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 
-from luthier.core.artifact_transfer import ArtifactReader
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.ids import is_id
+from luthier.core.system.artifact_transfer import ArtifactReader
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import files, upload_parts, uploads
 from luthier.platform.files.artifacts import ArtifactStore

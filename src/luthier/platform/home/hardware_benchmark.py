@@ -80,7 +80,7 @@ def _load(rates_folder: Path, half_minute: int) -> MachineLoad:  # noqa: ARG001
 
 
 def _benchmark_in(rates_folder: Path) -> Benchmark:
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     place = _place(rates_folder)
     found = _read_saved(place)

@@ -19,7 +19,7 @@ def living_workers(context: Context, busy: frozenset[str]) -> frozenset[str]:
 
     A worker holds a lock of its name as long as its process lives, which is seen by the machine that it runs on.
     """
-    from luthier.core.file_lock import is_held
+    from luthier.core.system.file_lock import is_held
 
     locks = context.settings.jobs_folder.glob(f"{_PREFIX}*{_SUFFIX}")
     return busy | {lock.name[len(_PREFIX) : -len(_SUFFIX)] for lock in locks if is_held(lock)}

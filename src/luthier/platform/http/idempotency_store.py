@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
-from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.frozen import Frozen
+from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import idempotency_keys as table
 

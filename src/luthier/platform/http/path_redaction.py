@@ -4,8 +4,9 @@ What is a path is known by the field that holds it, never by how its text looks.
 
     a reference    a file, a folder or a model, such as `adapter_path`: shown as its id, or the last part of the path
     text of rows   what a row or a model says, such as `excerpt`: never changed
-    prose          our own sentences, such as `came`: the references of the same document, and what lies in the home,
-                   are replaced where they occur exactly
+    prose          our own sentences, such as `came`: absolute paths that the references of the same document name, and
+                   what lies in the home, are replaced where they occur exactly; a bare name never is, since a sentence
+                   may quote a row that says the same word
 """
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ def _redacted(value: Any, places: Mapping[str, str], *, field: str) -> Any:
         return _encodable(value)
     if field in ROW_IDS:
         return _row_id(value, places)
-    return shown_reference(value, places) if field in REFERENCES else redact_text(value, places)
+    if field in REFERENCES:
+        return shown_reference(value, places)
+    return redact_text(value, {place: shown for place, shown in places.items() if "/" in place})
 
 
 def _key(key: Any, places: Mapping[str, str], field: str) -> Any:

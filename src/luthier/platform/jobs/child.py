@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from luthier.core.disk_full import is_disk_full
 from luthier.core.import_string import import_string
+from luthier.core.system.disk_full import is_disk_full
 from luthier.platform.jobs.records import Job
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ _PATIENCE_SECONDS: Final = 60.0  # the worker's own ends with the lease
 def main(home: Path, folder: Path) -> None:
     """Do the job that stands in the folder."""
     from luthier.core.errors import LuthierError, StorageFullError, UnreachableError
-    from luthier.core.kernel_cache import keep_few_kernels
-    from luthier.core.threads import wait_briefly
+    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.threads import wait_briefly
     from luthier.platform.home.context import Context
     from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 

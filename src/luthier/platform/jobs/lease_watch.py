@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from luthier.core.clock_jump import JumpWatch
+from luthier.core.system.clock_jump import JumpWatch
 
 
 class LeaseWatch:

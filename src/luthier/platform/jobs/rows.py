@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, bindparam, insert, select
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.suggest import suggest_ids
+from luthier.core.text.suggest import suggest_ids
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.event_format import created
 from luthier.platform.jobs.events_store import insert_event

@@ -21,8 +21,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, Select, false, select, update
 from sqlalchemy.exc import IntegrityError
 
-from luthier.core.clock_jump import SLACK_SECONDS, elapsed
 from luthier.core.errors import ConflictError
+from luthier.core.system.clock_jump import SLACK_SECONDS, elapsed
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs
 from luthier.platform.jobs.event_format import ended, goes_on, picked_up, resumed, started

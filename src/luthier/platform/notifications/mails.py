@@ -14,10 +14,10 @@ from email.utils import formatdate
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
+from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.monitor_state import WatchDocument
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, insert, select, update
 
-from luthier.core.clock_jump import SLACK_SECONDS
 from luthier.core.errors import NotFoundError
+from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
 from luthier.platform.jobs.records import ENDED

@@ -43,11 +43,11 @@ LARGE_BYTES: Final = 2 << 30
 
 def main(asker: int) -> None:
     """Answer the questions on stdin."""
-    from luthier.core.disk_full import is_disk_full, storage_full
     from luthier.core.errors import LuthierError
-    from luthier.core.exact_products import keep_products_exact
     from luthier.core.library_errors import library_words_hidden
-    from luthier.core.threads import wait_briefly
+    from luthier.core.system.disk_full import is_disk_full, storage_full
+    from luthier.core.system.exact_products import keep_products_exact
+    from luthier.core.system.threads import wait_briefly
     from luthier.platform.home.context import Context
     from luthier.platform.processes.supervisor import end_with
 

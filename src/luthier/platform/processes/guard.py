@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 
-from luthier.core.parent_death import dying_with_parent
+from luthier.core.system.parent_death import dying_with_parent
 
 LOST = 70
 """Exit code where the worker was lost."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.parent_death import dying_with_parent
+from luthier.core.system.parent_death import dying_with_parent
 from luthier.platform.processes.health_probe import HealthCheck, HealthProbe
 
 _TICK_SECONDS: Final = 0.05

@@ -24,9 +24,9 @@ from luthier.core.access import Caller
 from luthier.core.aliases import command_of
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
-from luthier.core.file_lock import file_lock
+from luthier.core.system.file_lock import file_lock
 from luthier.core.frozen import Frozen
-from luthier.core.pipeline import Pipeline, PipelineKind, Stage
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.platform.home.context import Context
 
 LOCK_SECONDS: Final = 1.0

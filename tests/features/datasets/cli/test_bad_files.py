@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from pypdf import PdfWriter
 
-from luthier.ml.data.bounded_lines import MAX_LINE_BYTES
+from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES
 
 WATCHED = """
 import sys

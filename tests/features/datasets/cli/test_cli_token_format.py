@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from luthier.features.datasets.cli.token_format import bracketed, legend, token_text
-from luthier.ml.data.preview import Span
+from luthier.ml.data.tokenise.preview import Span
 
 
 def spans(*pieces: tuple[str, bool]) -> list[Span]:

@@ -16,7 +16,7 @@ from luthier.features.datasets.answers import answer
 from luthier.features.datasets.syntheses import Prices
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
-from luthier.ml.data.formats import load_file
+from luthier.ml.data.rows.formats import load_file
 from luthier.ml.inference.transformers_engine import TransformersEngine
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, serving

@@ -11,8 +11,8 @@ import pytest
 from luthier.core.errors import DataError, NotFoundError, RecipeError, RequestError
 from luthier.core.ports import SilentProgress
 from luthier.features.datasets import previews as datasets
-from luthier.ml.data.formats import load_file
-from luthier.ml.data.loss_mask import tokenise_all
+from luthier.ml.data.rows.formats import load_file
+from luthier.ml.data.tokenise.loss_mask import tokenise_all
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.platform.home.context import Context
 

@@ -12,7 +12,7 @@ import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.features.datasets.syntheses import Prices, Synthesis, synthesise
-from luthier.ml.data.formats import load_file
+from luthier.ml.data.rows.formats import load_file
 from luthier.platform.home.context import Context
 from luthier.testing.openai_server import OpenAIServer, Trouble, serving
 

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.canary_watch import CanaryRules
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.feedback import Feedback
 from luthier.core.ids import new_id
-from luthier.core.traffic import Exchange
+from luthier.core.records.canary_watch import CanaryRules
+from luthier.core.records.feedback import Feedback
+from luthier.core.records.traffic import Exchange
 from luthier.features.deployments import canary_release as canary_watch
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.canary_frame import canary_frame

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from luthier.core import deployment as routing
-from luthier.core.deployment import Deployment, Share
 from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.records import deployment as routing
+from luthier.core.records.deployment import Deployment, Share
 from luthier.features.deployments.store import DeploymentStore
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore

@@ -18,7 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.plan import DataPlan
-from luthier.core.task_result import SafetyResult, SuiteResult
+from luthier.core.results.task_result import SafetyResult, SuiteResult
 from luthier.features.assessments.service import read_safety, read_suite
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.job import carry_out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.core.export import Export, ExportSource, Interval, ParityReport
+from luthier.core.records.export import Export, ExportSource, Interval, ParityReport
 from luthier.features.exports import service as exports
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.export import Export, ExportSource
+from luthier.core.records.export import Export, ExportSource
 from luthier.ml.export.bundle import BundleFacts, add_bundle_files
 from luthier.ml.export.bundle.facts import BaseFacts
 

@@ -12,8 +12,8 @@ import yaml
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.export import Export, ExportFormat, ExportSource
 from luthier.core.plan import Plan
+from luthier.core.records.export import Export, ExportFormat, ExportSource
 from luthier.core.run import RunRecord
 from luthier.features.exports.bundles import facts_for, push, verify_bundle
 from luthier.features.models.service import ModelView, pull_model

@@ -14,9 +14,9 @@ from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import ConflictError, LuthierError, ParityError, RequestError
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.core.file_lock import file_lock
-from luthier.core.format_table import FormatTable
 from luthier.core.ports import Progress
+from luthier.core.records.format_table import FormatTable
+from luthier.core.system.file_lock import file_lock
 from luthier.features.evaluations import service as evaluations
 from luthier.features.exports.formats import exports as format_exports
 from luthier.features.exports.formats.quality import losses_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import NotFoundError
-from luthier.core.export import ServerExport
+from luthier.core.records.export import ServerExport
 from luthier.features.exports.store import ExportStore
 from luthier.features.runs.store import RunStore
 from luthier.platform.audit_log.records import AuditEvent

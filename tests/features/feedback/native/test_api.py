@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.features.traffic import service as traffic
 
 PLACE = "/api/v1/feedback"

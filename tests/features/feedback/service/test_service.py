@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.feedback.service import FeedbackInput

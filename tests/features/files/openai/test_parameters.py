@@ -16,7 +16,7 @@ from openai.types.fine_tuning.jobs import checkpoint_list_params
 from pydantic import BaseModel, ValidationError
 from tests.vacuous import nonempty
 
-from luthier.core.fine_tuning import FineTuningRequest
+from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.features.files import api as files
 from luthier.features.finetuning_api import api as fine_tuning
 from luthier.features.serving.api.chat import ChatBody

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
-from luthier.core.fine_tuning import FineTuningRequest
-from luthier.core.gate import Gate
-from luthier.core.monitor_settings import WatchSettings
 from luthier.core.recipe import Recipe
-from luthier.core.suite import Suite
+from luthier.core.records.fine_tuning import FineTuningRequest
+from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.results.gate import Gate
+from luthier.core.results.suite import Suite
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.files import references as file_references
 from luthier.features.serving.grader_records import GraderRun
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
+from luthier.platform.processes.analysis_child import answer_to
 
 TASKS = (
     "RankTask", "CodeTask", "ChooseTask", "RubricTask", "SqlTask", "CitationsTask", "PairwiseTask", "LikelihoodTask",
@@ -164,3 +168,42 @@ def test_a_recipe_names_models_as_the_api_knows_them(context: Context, hostile: 
     for name in (*hostile.values(), ".", "/", "hub:somebody/something", "http://127.0.0.1:1/v1#m"):
         with pytest.raises(RequestError, match="is not known here"):
             names.model(place, name)
+
+
+PIECES = ("/imagine cats/dogs and", "HOME/luthier.db", "file.jsonl", "mine.jsonl:1", "STORED", "é", "a", "\n", "  ")
+"""What a row may say: what looks like a path, paths that are there, names of files."""
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(PIECES) | st.text(st.characters(codec="utf-8"), max_size=5), min_size=1))
+def test_an_audit_quotes_rows_as_they_are_and_names_no_path(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    monkeypatch.setattr(
+        file_references, "answer_to", lambda home, question, given: answer_to(home, {"question": question, **given})
+    )
+    stored = str(context.settings.file_cache_folder / "file.jsonl")
+    said = f"q {' '.join(parts)} q".replace("HOME", str(context.home)).replace("STORED", stored)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(2 * (json.dumps({"prompt": said, "completion": "a"}) + "\n") + '{"prompt": "p", "completion": ""}')
+    mine, other = (
+        files.add_file(context, "default", rows, filename=name, purpose="fine-tune").file_id
+        for name in ("mine; rm.jsonl", "other.jsonl")
+    )
+    request = file_references.AuditRequest(mine, against=other, only=("exact_duplicate", "contamination"))
+    found = file_references.audit_of(context, "default", request)
+    assert found["files"] == {
+        "file": {"id": mine, "name": "mine; rm.jsonl"},
+        "against": {"id": other, "name": "other.jsonl"},
+    }
+    assert (found["file"], found["against"]) == (mine, other)
+    copies = next(one for one in found["findings"] if one["check"] == "exact_duplicate")
+    assert [one["row"].rpartition(":")[0] for one in copies["examples"]] == ["mine; rm.jsonl"] * len(copies["examples"])
+    if len(said) <= 200:
+        assert said in copies["examples"][0]["excerpt"]
+    for finding in found["findings"]:
+        assert finding.pop("examples")
+    shown = json.dumps(found, ensure_ascii=False)
+    assert str(context.home) not in shown
+    assert str(tmp_path) not in shown
+    assert "file.jsonl" not in shown

@@ -98,7 +98,7 @@ def test_work_that_makes_no_run_is_listed_without_one(context: Context) -> None:
 
 
 def test_a_run_of_a_command_is_running_while_its_process_lives(context: Context) -> None:
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     record = make_record(status="running")
     context.runs.create(record, make_plan())

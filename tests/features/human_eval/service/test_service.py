@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LeakageError, NotFoundError, RequestError
-from luthier.core.rating import RatingItem
+from luthier.core.results.rating import RatingItem
 from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rating_view as rating_desk
 from luthier.features.human_eval import service as rating_panels
@@ -334,7 +334,7 @@ def test_rows_that_a_run_was_trained_on_are_refused(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from luthier.features.evaluations import service as evaluations
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     data = write_rows(tmp_path / "rows.jsonl", [chat_row(n) for n in range(4)])
     monkeypatch.setattr(evaluations, "training_rows", lambda *_: list(load_file(data).examples))

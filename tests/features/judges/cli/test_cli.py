@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from luthier.core.calibration import Calibration
+from luthier.core.records.calibration import Calibration
 from luthier.features.judges.format import show_calibration
 from luthier.testing.openai_server import OpenAIServer, serving
 from luthier.testing.rated_pairs import pair_ratings, reading_judge, write_ratings

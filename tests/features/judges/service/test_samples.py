@@ -5,7 +5,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import RequestError, WorkError
-from luthier.core.monitor_settings import WatchSettings
+from luthier.core.records.monitor_settings import WatchSettings
 from luthier.features.judges import service as judges
 from luthier.features.judges.samples import judged_by
 from luthier.features.monitoring import service as monitoring

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.trial_rows import TRIAL_ROWS
+from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.features.model_checks.records import CHECKS, Check
 from luthier.features.model_checks.trials import try_model
 from luthier.ml.inference.transformers_engine import TransformersEngine

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.features.monitoring import settings as watch_settings
 from luthier.features.traffic import service as traffic
 from luthier.ml.drift.traffic.lines import line_of

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from tests.fixtures.mail_server import MailServer, mail_server
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.alert import Alert
 from luthier.core.errors import NotFoundError, RequestError, WorkError
-from luthier.core.signal import Signal, SignalState, WatchReport
+from luthier.core.records.alert import Alert
+from luthier.core.results.signal import Signal, SignalState, WatchReport
 from luthier.features.monitoring import alerts
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings

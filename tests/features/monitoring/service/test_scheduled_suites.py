@@ -9,10 +9,10 @@ import pytest
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.deployment import Deployment, Revision, Share
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.monitor_settings import WatchSettings
-from luthier.core.task_result import SuiteResult
+from luthier.core.records.deployment import Deployment, Revision, Share
+from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.results.task_result import SuiteResult
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluation_orders.job import carry_out
 from luthier.features.models.service import pull_model

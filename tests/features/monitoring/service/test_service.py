@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.monitor_settings import WatchSettings
-from luthier.core.traffic import Exchange
+from luthier.core.records.monitor_settings import WatchSettings
+from luthier.core.records.traffic import Exchange
 from luthier.features.monitoring import service as monitoring
 from luthier.features.monitoring import settings as watch_settings
 from luthier.features.monitoring.suite_signals import suite_signals

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from tests.features.workflows.service.test_retraining_service import item
 
 from luthier.core.access import Caller
-from luthier.core.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.deployments import canary_release as canary_watch
 from luthier.features.deployments import service as deployments
 from luthier.features.feedback import review as review_queue

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.fixtures.service import write_rows
 
-from luthier.core.canary import digest_of, make_canaries
 from luthier.core.errors import RecipeError
+from luthier.core.records.canary import digest_of, make_canaries
 from luthier.features.planning.memorisation_probes import canaries_of
 from luthier.features.planning.service import make_plan, prepare
 from luthier.features.planning.split_files import load_splits

@@ -26,7 +26,7 @@ from luthier.features.planning.quotes import (
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
-from luthier.ml.data.batches import StepSchedule
+from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import load_recipe
-from luthier.ml.data import tokenised_cache
+from luthier.ml.data.tokenise import tokenised_cache
 from luthier.platform.home.context import Context
 
 

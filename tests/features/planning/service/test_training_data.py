@@ -19,7 +19,7 @@ from luthier.features.planning.service import prepare
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
-from luthier.ml.data.loss_mask import tokenise_sides
+from luthier.ml.data.tokenise.loss_mask import tokenise_sides
 from luthier.platform.home.context import Context
 
 

@@ -16,8 +16,8 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, OverlongError
 from luthier.core.ports import SilentProgress
+from luthier.core.records.traffic import TrafficPolicy
 from luthier.core.stream import Ended, Failed, Piece, Served, Started, StreamEvent, TextRequest
-from luthier.core.traffic import TrafficPolicy
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.models.tuned_records import TunedModel
 from luthier.features.traffic.policy import set_traffic_policy

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import DataError
-from luthier.core.suite import GenerateTask
+from luthier.core.results.suite import GenerateTask
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.column_maps import column_map, map_of_runs
 from luthier.features.recipes.service import load_recipe

@@ -14,7 +14,7 @@ from luthier.core import aliases
 from luthier.core.aliases import RECIPE_KEYS, stored_key, with_new_keys, with_stored_keys
 from luthier.core.errors import RecipeError
 from luthier.core.recipe import Recipe
-from luthier.core.study import recipe_with
+from luthier.core.workflows.study import recipe_with
 from luthier.features.recipes import draft
 from luthier.features.recipes.service import load_recipe, recipe_from
 from luthier.python_api import _read

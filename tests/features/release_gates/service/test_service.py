@@ -10,7 +10,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.task_result import SafetyResult, SuiteResult
+from luthier.core.results.task_result import SafetyResult, SuiteResult
 from luthier.features.deployments import service as deployments
 from luthier.features.models.tuned_records import TunedModel
 from luthier.features.release_gates.service import check_gate, default_gate, newest_outcome, read_gate

@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.events import RunEnded, RunStarted, WarningRaised
-from luthier.core.file_lock import file_lock
+from luthier.core.system.file_lock import file_lock
 from luthier.features.runs import service as runs
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result, make_step
@@ -154,7 +154,7 @@ def test_remove_works_without_a_folder_and_sweeps_what_a_killed_removal_left(con
 
 def test_a_run_that_is_being_trained_is_not_removed(context: Context, run: str) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from luthier.core.file_lock import file_lock\n"
+        "import sys, time; from pathlib import Path; from luthier.core.system.file_lock import file_lock\n"
         "with file_lock(Path(sys.argv[1]), what='it', timeout_seconds=0): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, lock_of(context, run)], stdout=subprocess.PIPE) as trainer:

@@ -7,7 +7,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.events import BillUpdated
-from luthier.core.file_lock import file_lock
+from luthier.core.system.file_lock import file_lock
 from luthier.features.runs.state import left_seconds, standing
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job

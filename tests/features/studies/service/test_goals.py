@@ -10,7 +10,7 @@ from tests.features.studies.service.test_service import SPACE, recipe, request
 
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.events import StepDone, ValidationDone
-from luthier.core.study import DATA_FRACTION, Trial, recipe_with
+from luthier.core.workflows.study import DATA_FRACTION, Trial, recipe_with
 from luthier.features.planning.service import make_plan
 from luthier.features.studies import service as studies
 from luthier.features.studies import trials

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.study import Result, Trial
+from luthier.core.workflows.study import Result, Trial
 from luthier.features.planning.training_data import TrainingDataLoader
 from luthier.features.studies import search as study_search
 from luthier.features.studies.search import MAX_DEATHS, Search

@@ -170,7 +170,7 @@ def test_a_budget_that_ends_early_still_gives_a_model(context, recipe):
 
 
 def context_trial():
-    from luthier.core.study import Trial
+    from luthier.core.workflows.study import Trial
 
     return Trial(number=0, values={}, run_id="run-20261126-000000-000000")
 

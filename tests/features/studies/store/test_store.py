@@ -6,7 +6,7 @@ import pytest
 
 from luthier.core.errors import NotFoundError
 from luthier.core.recipe import Recipe
-from luthier.core.study import Parameter, Space, Study, StudySpec, Trial
+from luthier.core.workflows.study import Parameter, Space, Study, StudySpec, Trial
 from luthier.features.studies.store import StudyStore
 from luthier.platform.db.database import Database
 

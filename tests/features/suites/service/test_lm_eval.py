@@ -17,7 +17,7 @@ pytest.importorskip("lm_eval", reason="needs the extra `lm-eval`")
 from tests.fixtures.service import write_rows
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.suite import LmEvalTask
+from luthier.core.results.suite import LmEvalTask
 from luthier.features.suites import lm_eval as lm_eval_tasks
 from luthier.features.suites.service import run_suite
 from luthier.features.suites.systems import Server, find_system

@@ -15,7 +15,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.core.task_result import SafetyResult, TaskResult
+from luthier.core.results.task_result import SafetyResult, TaskResult
 from luthier.features.recipes.service import load_recipe
 from luthier.features.suites import safety_probes
 from luthier.features.suites.safety import check_safety

@@ -11,7 +11,7 @@ from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
-from luthier.core.task_result import SuiteResult
+from luthier.core.results.task_result import SuiteResult
 from luthier.features.recipes.service import recipe_from
 from luthier.features.suites import service as suites
 from luthier.features.suites.general import general_tasks

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.fixtures.cli import Luthier
 
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import user_digest, user_key
 from luthier.platform.home.context import Context

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from luthier.core.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.log import count_lost
 from luthier.features.traffic.policy import traffic_policy, user_digest, user_key

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.traffic import files as traffic_files
 from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
@@ -158,7 +158,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_no_half_line(
 WRITER = """
 import sys
 from pathlib import Path
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 with Context.open(Path(sys.argv[1])) as context:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import NotFoundError
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 

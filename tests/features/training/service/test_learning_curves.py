@@ -14,7 +14,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
-from luthier.core.learning_curve import LearningCurve
+from luthier.core.workflows.learning_curve import LearningCurve
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training import learning_curves
 from luthier.features.training.learning_curves import PARTS, learning_curve

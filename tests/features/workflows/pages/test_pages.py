@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from luthier.core.file_lock import file_lock
-from luthier.core.pipeline import Stage
+from luthier.core.system.file_lock import file_lock
+from luthier.core.workflows.pipeline import Stage
 from luthier.features.workflows.service import lock_of
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context

@@ -11,8 +11,8 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.feedback import ReviewItem
-from luthier.core.pipeline import Pipeline
+from luthier.core.records.feedback import ReviewItem
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets.service import get_version
 from luthier.features.deployments import service as deployments
 from luthier.features.training import service as training

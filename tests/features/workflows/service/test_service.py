@@ -3,7 +3,7 @@ import pytest
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline, Stage
+from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.workflows.service import StageRefusedError, run_pipeline
 from luthier.platform.home.context import Context
 

@@ -9,8 +9,8 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
-from luthier.core.file_lock import file_lock
-from luthier.core.pipeline import Pipeline, Stage
+from luthier.core.system.file_lock import file_lock
+from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.workflows import reports as pipeline_pages
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.service import PausedError, lock_of, run_pipeline

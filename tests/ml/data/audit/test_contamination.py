@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.contamination import check
 from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import build_table

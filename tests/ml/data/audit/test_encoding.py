@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.encoding import check
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.schema import check as check_schema
 from luthier.ml.data.audit.table import build_table
-from luthier.ml.data.clean_text import clean_text
+from luthier.ml.data.text.clean_text import clean_text
 
 CLEAN = ["A plain row.", "IRMÃ, “MANHÃ”, Spaß“", "a < b && c > d", "日本語 😀", "Use HTML like <b>this</b>"]
 

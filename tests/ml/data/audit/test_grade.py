@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.audit import SEVERITIES, Finding, Severity
+from luthier.core.results.audit import SEVERITIES, Finding, Severity
 from luthier.ml.data.audit.grade import grade_of
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.label_imbalance import check
 from luthier.ml.data.audit.request import AuditRequest, Skipped
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.audit import Audit, Finding
+from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.grade import grade_of
 from luthier.ml.data.audit.profile import profile_of
 from luthier.ml.data.audit.table import build_table

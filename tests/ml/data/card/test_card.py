@@ -19,7 +19,7 @@ from luthier.ml.data.card.facts import look, split_beside
 from luthier.ml.data.card.front_matter import features, front_matter, size_category
 from luthier.ml.data.card.request import CardRequest
 from luthier.ml.data.card.write import card_text
-from luthier.ml.data.columns import columns_of
+from luthier.ml.data.rows.columns import columns_of
 
 Make = Callable[..., CardRequest]
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from luthier.ml.data.masking import DEFAULT_KINDS, MaskedKinds
+from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
 from luthier.ml.data.personal_data.span import KINDS, Kind
 
 BENCHMARKS = Path(__file__).parents[4] / "benchmarks"

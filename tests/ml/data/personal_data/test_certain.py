@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.data.masking import MaskedKinds, Pseudonyms, mask_personal_data
 from luthier.ml.data.personal_data.find import find_personal_data
+from luthier.ml.data.personal_data.masking import MaskedKinds, Pseudonyms, mask_personal_data
 from luthier.ml.data.personal_data.span import KINDS
 
 PRECISION = MaskedKinds(KINDS, "precision")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.ml.data.formats import load_file
+from luthier.ml.data.rows.formats import load_file
 
 Write = Callable[..., Path]
 KEY = "AKIA" + "Q3WZVTGH7XZ4KLMN"  # put together here, so that no key stands in the repository
@@ -111,7 +111,7 @@ def test_html_that_is_meant_stays_and_is_told(jsonl: Write, make: Any) -> None:
 
 
 def test_a_line_too_long_to_be_a_row(jsonl: Write, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.ml.data import bounded_lines
+    from luthier.ml.data.files import bounded_lines
 
     monkeypatch.setattr(bounded_lines.bounded_lines, "__defaults__", (500,))
     monkeypatch.setattr(bounded_lines, "_HEAD_BYTES", 100)

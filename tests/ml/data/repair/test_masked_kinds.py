@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.ml.data.masking import DEFAULT_KINDS, MaskedKinds
+from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
 from luthier.ml.data.repair.masked_kinds import masked_kinds
 
 

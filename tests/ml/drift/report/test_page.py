@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from luthier.core.signal import Signal, WatchReport
+from luthier.core.results.signal import Signal, WatchReport
 from luthier.features.monitoring.text_checks import text_checks
 from luthier.ml.drift.report.page import headline, render_watch, write_watch_page
 from luthier.ml.drift.signals.watch import Compared, Watched, watch_rows

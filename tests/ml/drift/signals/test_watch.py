@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.signal import WatchReport
+from luthier.core.results.signal import WatchReport
 from luthier.features.monitoring.text_checks import text_checks
 from luthier.ml.drift.signals.column import Checks, last_words, read_rows
 from luthier.ml.drift.signals.training import NAMES, Profile

@@ -6,7 +6,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, RequestError
-from luthier.core.suite import CitationForm
+from luthier.core.results.suite import CitationForm
 from luthier.ml.evaluation.grounding.corpus import Corpus, findings
 
 FORMS: tuple[CitationForm, ...] = ("us_case", "us_statute", "state_statute", "section", "url")

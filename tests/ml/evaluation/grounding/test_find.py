@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.suite import CitationForm
+from luthier.core.results.suite import CitationForm
 from luthier.ml.evaluation.grounding.citation import Citation
 from luthier.ml.evaluation.grounding.clean import clean
 from luthier.ml.evaluation.grounding.find import find_citations, sentences_of

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from luthier.core.suite import CitationForm
+from luthier.core.results.suite import CitationForm
 from luthier.ml.evaluation.grounding import us_law
 from luthier.ml.evaluation.grounding.find import find_citations
 

@@ -4,9 +4,9 @@ import random
 import numpy as np
 import pytest
 
-from luthier.core.calibration import FEWEST_ITEMS, LOWEST_KAPPA
 from luthier.core.ports import SilentProgress
-from luthier.core.rating import RatingRow, RatingsTable
+from luthier.core.records.calibration import FEWEST_ITEMS, LOWEST_KAPPA
+from luthier.core.results.rating import RatingRow, RatingsTable
 from luthier.ml.evaluation.judge.against_people import Occasion, calibrate, targets_of
 from luthier.ml.inference.fake import FakeEngine
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.suite import CRITERIA
+from luthier.core.results.suite import CRITERIA
 from luthier.ml.evaluation.judge.questions import (
     CRITERION_WORDS,
     PREFERENCE_SCHEMA,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.task_result import GateOutcome, RuleOutcome
+from luthier.core.results.task_result import GateOutcome, RuleOutcome
 from luthier.ml.evaluation.report import render_report
 from luthier.ml.evaluation.report.assessed import assessed_of
 from luthier.testing.assessed import make_safety_result, make_suite_result

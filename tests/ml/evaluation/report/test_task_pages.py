@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.task_result import GateOutcome, RuleOutcome
+from luthier.core.results.task_result import GateOutcome, RuleOutcome
 from luthier.ml.evaluation.report.safety_page import render_safety_page, write_safety_page
 from luthier.ml.evaluation.report.suite_page import render_suite_page, write_suite_page
 from luthier.ml.evaluation.task_view import summary, task_view
@@ -162,7 +162,7 @@ def test_points_are_drawn_only_of_what_a_judge_has_scored() -> None:
 
 @pytest.mark.parametrize("num_labels", [1, 40])
 def test_confusions_of_any_size_are_drawn(num_labels: int) -> None:
-    from luthier.core.task_result import Confusion, TaskFigures
+    from luthier.core.results.task_result import Confusion, TaskFigures
 
     labels = tuple(f"label {n} <b>" for n in range(num_labels))
     counts = tuple((0,) * (num_labels + 1) for _ in labels)

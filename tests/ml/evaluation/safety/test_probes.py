@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.canary import Canary, digest_of, make_canaries
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, NotFoundError
 from luthier.core.ports import Score
+from luthier.core.records.canary import Canary, digest_of, make_canaries
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import bounds_of

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from luthier.core.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.errors import RequestError
+from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
 from luthier.ml.evaluation.metrics.bleu import Bleu
 from luthier.ml.evaluation.metrics.fraction import ratio
 from luthier.ml.evaluation.metrics.perplexity import Perplexity

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from luthier.core.bounds import REAL_LINE, UNIT
+from luthier.core.records.bounds import REAL_LINE, UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics import is_settled, minimum_detectable_difference, paired_bootstrap
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from luthier.core.bounds import REAL_LINE, UNIT
 from luthier.core.errors import RequestError
+from luthier.core.records.bounds import REAL_LINE, UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
 from luthier.ml.evaluation.statistics import bootstrap_interval, difference_over_seeds, is_settled, over_seeds
 

@@ -9,7 +9,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError
 from luthier.core.ports import Score
-from luthier.core.suite import ChooseTask
+from luthier.core.results.suite import ChooseTask
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.tasks.choose import Choose, place_of
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow

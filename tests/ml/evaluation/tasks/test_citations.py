@@ -10,7 +10,7 @@ import pytest
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RequestError
-from luthier.core.suite import CitationsTask
+from luthier.core.results.suite import CitationsTask
 from luthier.ml.evaluation.grounding import us_law
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.tasks.citations import Citations

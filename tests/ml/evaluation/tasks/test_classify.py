@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, RequestError
-from luthier.core.suite import ClassifyTask
+from luthier.core.results.suite import ClassifyTask
 from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.tasks.classify import Classify

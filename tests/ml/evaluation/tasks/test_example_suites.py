@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from luthier.core.suite import Suite
+from luthier.core.results.suite import Suite
 from luthier.ml.evaluation.sandbox.code import isolation
 from luthier.ml.evaluation.tasks.registry import task_kind
 

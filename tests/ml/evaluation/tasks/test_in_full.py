@@ -5,7 +5,7 @@ import json
 import pytest
 
 from luthier.core.ports import SilentProgress
-from luthier.core.suite import ClassifyTask, JsonTask, RankTask, SqlTask
+from luthier.core.results.suite import ClassifyTask, JsonTask, RankTask, SqlTask
 from luthier.ml.evaluation.compare import judge_in_full
 from luthier.ml.evaluation.tasks.protocol import Resources
 from luthier.ml.evaluation.tasks.registry import task_kind

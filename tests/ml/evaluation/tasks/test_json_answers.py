@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.core.suite import JsonTask
+from luthier.core.results.suite import JsonTask
 from luthier.ml.evaluation.metrics.json_fields import JsonValue, equal, find_json, read_json, value_at
 from luthier.ml.evaluation.tasks.json_answers import JsonAnswers
 

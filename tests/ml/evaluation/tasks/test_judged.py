@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luthier.core.bounds import UNIT
-from luthier.core.calibration import target_of
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, RequestError, WorkError
-from luthier.core.suite import PairwiseTask, RubricTask
+from luthier.core.records.bounds import UNIT
+from luthier.core.records.calibration import target_of
+from luthier.core.results.suite import PairwiseTask, RubricTask
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.statistics import bootstrap_interval
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow

@@ -7,7 +7,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, NotFoundError
-from luthier.core.suite import SqlTask
+from luthier.core.results.suite import SqlTask
 from luthier.ml.evaluation.sql.tables import described_table
 from luthier.ml.evaluation.tasks.protocol import Resources
 from luthier.ml.evaluation.tasks.sql import Sql, SqlJudge, query_of

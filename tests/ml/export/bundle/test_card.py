@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from tests.ml.export.bundle.conftest import make_export, make_facts, make_parity
 
-from luthier.core.export import Export
+from luthier.core.records.export import Export
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import BundleFile, Manifest

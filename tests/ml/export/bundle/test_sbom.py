@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.ml.export.bundle.conftest import make_export, make_facts
 
-from luthier.core.export import Export
+from luthier.core.records.export import Export
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.manifest import BundleFile, Manifest
 from luthier.ml.export.bundle.sbom import sbom

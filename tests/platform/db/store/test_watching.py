@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from luthier.core.alert import Alert
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.feedback import Feedback, ReviewItem
-from luthier.core.signal import Signal
+from luthier.core.records.alert import Alert
+from luthier.core.records.feedback import Feedback, ReviewItem
+from luthier.core.results.signal import Signal
 from luthier.features.feedback.review_store import ReviewStore
 from luthier.features.feedback.store import FeedbackStore
 from luthier.features.monitoring.alerts_store import AlertStore, Settled

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from luthier.core.artifact_transfer import WRITE_BYTES
 from luthier.core.errors import NotFoundError, RequestError, WorkError
+from luthier.core.system.artifact_transfer import WRITE_BYTES
 from luthier.platform.auth.service import create_key
 from luthier.platform.db.database import Database
 from luthier.platform.files.artifacts import ArtifactStore

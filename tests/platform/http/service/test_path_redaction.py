@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from luthier.core.errors import DataError, RowProblem
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import (
+    ROW_TEXT,
     home_paths,
     redact_page,
     redact_paths,
@@ -79,3 +82,15 @@ def test_the_home_is_one_of_the_places(context: Context) -> None:
     assert redact_paths({"came": f"{context.home}/a is not in {context.home}."}, home_paths(context)) == {
         "came": "a is not in the home."
     }
+
+
+@given(st.text(st.characters(codec="utf-8")), st.sampled_from(sorted(ROW_TEXT)))
+def test_any_text_of_a_row_comes_back_as_it_is(said: str, field: str) -> None:
+    quoting = f"{said} /srv/home/cache/file.jsonl file.jsonl /imagine cats/dogs"
+    for text in (said, quoting):
+        assert redact_paths({"findings": [{field: text}]}, PLACES) == {"findings": [{field: text}]}
+
+
+def test_a_sentence_keeps_the_bare_name_of_a_file() -> None:
+    said = "the row says file.jsonl, in /srv/home/cache/file.jsonl"
+    assert redact_paths({"message": said}, PLACES) == {"message": "the row says file.jsonl, in file-1"}

@@ -35,7 +35,7 @@ OPERATOR: Final = {
     "features/training/launchers/ray_jobs.py": "luthier train --on ray://..., at the command line",
     "features/serving/remote_chat.py": "luthier chat URL, at the command line",
     "features/traffic/spans.py": "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "core/artifact_transfer.py": "LUTHIER_ARTIFACTS",
+    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS",
     "platform/files/artifacts.py": "LUTHIER_ARTIFACTS",
     "ml/training/distributed.py": "the launcher: MASTER_ADDR",
     "ml/training/ray_train.py": "luthier train --on ray, at the command line",

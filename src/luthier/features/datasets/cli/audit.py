@@ -15,7 +15,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.audit import Audit, Finding
+    from luthier.core.results.audit import Audit, Finding
     from luthier.features.datasets.file_audits import Audited
 
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}

@@ -74,7 +74,7 @@ def ingest(
 
 def show_ingestion(console: Console, done: IngestOutcome) -> None:
     """The counts, then what was not read and what to know, each with its file."""
-    from luthier.ml.data.documents import by_kind
+    from luthier.ml.data.documents.documents import by_kind
     from luthier.platform.cli.console import facts, visible
 
     found = done.ingestion

@@ -85,7 +85,7 @@ def decide(
 @router.post("/edit")
 def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: str, form: SentForm) -> Response:
     """Keep the row as it was edited, and lead to the next; or show what is wrong with it."""
-    from luthier.ml.data.row_text import from_json, with_texts
+    from luthier.ml.data.rows.row_text import from_json, with_texts
 
     version, line = _number(form, "version"), _number(form, "row")
     queue = _queue(context, caller, dataset_id, version, _show(form), str(form.get("rows", "")))

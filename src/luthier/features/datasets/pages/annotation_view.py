@@ -14,7 +14,7 @@ from luthier.features.datasets.annotations import SHOWN, Queue, Show, named_line
 from luthier.features.datasets.records import RowDecision
 
 if TYPE_CHECKING:
-    from luthier.ml.data.row_text import TextField
+    from luthier.ml.data.rows.row_text import TextField
 
 _MAX_SHOWN: Final = 20_000
 _MAX_COMPARED: Final = 8_000
@@ -79,7 +79,7 @@ class AnnotationView:
     def texts(self) -> list[ShownText]:
         """The row's texts to read; what an edit has changed is marked."""
         from luthier.ml.data.diff.words import word_diff
-        from luthier.ml.data.row_text import text_fields
+        from luthier.ml.data.rows.row_text import text_fields
 
         before = text_fields(self.row.fields) if isinstance(self.row, Row) else []
         known = {place.pointer: place.text for place in before}
@@ -102,7 +102,7 @@ class AnnotationView:
     @property
     def json(self) -> str:
         """The row as JSON to be edited."""
-        from luthier.ml.data.row_text import as_json
+        from luthier.ml.data.rows.row_text import as_json
 
         return self.typed.get("json", as_json(self.fields))
 

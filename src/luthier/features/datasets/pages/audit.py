@@ -9,8 +9,8 @@ from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
-from luthier.core.audit import SEVERITIES
 from luthier.core.errors import LuthierError
+from luthier.core.results.audit import SEVERITIES
 from luthier.features.datasets.annotations import MAX_ROWS_LINKED, named_lines
 from luthier.features.datasets.audits import MAX_LINES, AuditSettings, audit_state, begin_audit, finding_of
 from luthier.features.datasets.pages.datasets import ROWS_A_PAGE, Number, columns_of

@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.format_table import FormatPrice, FormatTable, Spread
+    from luthier.core.records.format_table import FormatPrice, FormatTable, Spread
 
 
 def benchmark(

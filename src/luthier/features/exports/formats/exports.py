@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import ParityError, RequestError
-from luthier.core.export import Export, ExportFormat, ExportPrecision, ExportSource
-from luthier.core.format_table import SOURCE_LABEL, FormatPrice
+from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource
+from luthier.core.records.format_table import SOURCE_LABEL, FormatPrice
 from luthier.features.exports.formats.progress import EXPORTS, FormatProgress
 from luthier.features.exports.service import export
 from luthier.platform.home.context import Context

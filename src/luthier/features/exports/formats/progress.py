@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.errors import ConflictError
-from luthier.core.format_table import FormatPrice
+from luthier.core.records.format_table import FormatPrice
 
 if TYPE_CHECKING:
     from luthier.ml.export.format_benchmark.asking import Quality
@@ -79,7 +79,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
     asked: all that exports and qualities depend on, as JSON. Raises ConflictError where the folder holds a table, or
     what was made for another one, and where another process is at it.
     """
-    from luthier.core.file_lock import file_lock
+    from luthier.core.system.file_lock import file_lock
 
     folder = folder.absolute()
     check_table_folder(folder)

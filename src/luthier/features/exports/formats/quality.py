@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.export import ExportSource
-from luthier.core.format_table import SOURCE_LABEL
 from luthier.core.ports import Generation, Progress, Prompt, Score
 from luthier.core.recipe import MetricName
+from luthier.core.records.export import ExportSource
+from luthier.core.records.format_table import SOURCE_LABEL
 from luthier.features.recipes.evaluation_checks import check_lengths, have_text_answers
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def asked_rows(
 
     Raises OverlongError for one over its context, RequestError for pairs.
     """
-    from luthier.ml.data.loss_mask import tokenise
+    from luthier.ml.data.tokenise.loss_mask import tokenise
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.export.format_benchmark.asking import AskedRow
     from luthier.ml.inference.models.structure import context_length
@@ -90,7 +90,7 @@ def judge_formats(
     progress: Progress,
 ) -> JudgedFormats:
     """Metrics with intervals, and each format minus the source, paired over the rows."""
-    from luthier.ml.data.loss_mask import tokenise_sides
+    from luthier.ml.data.tokenise.loss_mask import tokenise_sides
     from luthier.ml.evaluation.compare import SystemUnderTest, judge, primary_metric
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.inference.opted_turns import rewritten_examples

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
-from luthier.core.format_table import FormatPrice, FormatTable
 from luthier.core.recipe import MetricName
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
+from luthier.core.records.format_table import FormatPrice, FormatTable
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.exports.formats.exports import exported, place, source_price
 from luthier.features.exports.formats.progress import PAGE, TABLE, FormatProgress, check_table_folder, format_progress
@@ -64,7 +64,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     the beginning of another one in it, and what reading the rows and finding the model raise.
     """
     from luthier.ml.charts.page import replace_text
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.names import metric_heading
     from luthier.ml.export.format_benchmark.page import write_format_page
 

@@ -28,7 +28,7 @@ def export(
 ) -> Answer:
     """Write all that was said: .csv, .parquet, or .json with tasks for Label Studio."""
     from luthier.features.human_eval.files import export_panel, format_of
-    from luthier.ml.data.outputs import check_free, write_output
+    from luthier.ml.data.rows.outputs import check_free, write_output
 
     file_format = format_of(output)
     check_free([output], force=force)
@@ -82,7 +82,7 @@ def pairs(
 
     from luthier.core.errors import RequestError
     from luthier.features.human_eval.pairs import preference_pairs
-    from luthier.ml.data.outputs import check_free, write_output
+    from luthier.ml.data.rows.outputs import check_free, write_output
 
     if output.suffix != ".jsonl":
         raise RequestError(f"the file {output.name}", expected="a name that ends in .jsonl", do="choose such a name")

@@ -29,8 +29,8 @@ ERROR_EXIT_CODE = 3
 
 def main(job_file: str, answer_descriptor: str) -> int:
     """Train one share; returns the exit code."""
-    from luthier.core.kernel_cache import keep_few_kernels
-    from luthier.core.threads import wait_briefly
+    from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.threads import wait_briefly
 
     wait_briefly()
     keep_few_kernels()

@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.pipeline import Pipeline
+    from luthier.core.workflows.pipeline import Pipeline
     from luthier.features.workflows.automl.service import AutoRequest
     from luthier.platform.home.context import Context
 
@@ -108,7 +108,7 @@ _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query."
 
 
 def _begin(context: Context, request: AutoRequest) -> str:
-    from luthier.core.auto import AutoSpec
+    from luthier.core.workflows.auto import AutoSpec
     from luthier.features.workflows.automl import service as autos
     from luthier.platform.cli.console import stderr_console, visible
 
@@ -137,7 +137,7 @@ def _document(context: Context, done: Pipeline) -> dict[str, Any]:
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
-    from luthier.core.pipeline import Stage
+    from luthier.core.workflows.pipeline import Stage
     from luthier.features.workflows.automl.report import lines_of
     from luthier.platform.cli import figures
     from luthier.platform.cli.console import visible

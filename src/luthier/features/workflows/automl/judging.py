@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from luthier.core.auto import AutoSpec
 from luthier.core.evaluation import Evaluation
-from luthier.core.showdown import SYSTEM_KINDS, ShowdownResult, SystemKind
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.showdown import SYSTEM_KINDS, ShowdownResult, SystemKind
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate
 from luthier.features.workflows.model_comparison.answers import ComparisonRows, candidate_of, record, replayed, rows_for
@@ -29,7 +29,7 @@ def judge_at_end(
 
     Raises what loading and judging raise.
     """
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, verdict
     from luthier.ml.inference.models import sources
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
-from luthier.core.auto import AutoSpec
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
-from luthier.core.pipeline import Pipeline
-from luthier.core.plain_yaml import write_yaml
+from luthier.core.text.plain_yaml import write_yaml
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import spent_hours

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.auto import AutoSpec
+from luthier.core.workflows.auto import AutoSpec
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import pull_all
@@ -152,7 +152,7 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
 
 
 def _check(request: AutoRequest) -> None:
-    from luthier.ml.data.source import open_source
+    from luthier.ml.data.files.source import open_source
 
     if not (math.isfinite(request.hours) and request.hours > 0):
         raise RequestError(
@@ -177,7 +177,7 @@ def _check(request: AutoRequest) -> None:
 
 
 def _models_here(context: Context) -> tuple[str, ...]:
-    from luthier.core.base_model import DEFAULT_BASE_MODEL
+    from luthier.core.records.base_model import DEFAULT_BASE_MODEL
     from luthier.ml.inference.models import catalog, sources
 
     known = catalog.entries()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.auto import AutoSpec
+from luthier.core.workflows.auto import AutoSpec
 from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
-from luthier.core.showdown import ShowdownResult, ShowdownSpec
+from luthier.core.workflows.showdown import ShowdownResult, ShowdownSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
 from luthier.features.workflows.automl.request import AutoRequest, spec_of

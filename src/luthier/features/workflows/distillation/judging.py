@@ -15,7 +15,7 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
-from luthier.core.student import ALONE, TAUGHT, TEACHER
+from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.generation.engine_pool import EnginePool
 from luthier.features.generation.teachers import find_teacher, is_address
@@ -49,7 +49,7 @@ def judge_students(
     max_new_tokens and max_samples of the recipe. evaluation_id: under which it is kept. A teacher behind a server is judged by what it writes alone, and so
     are the others then: it gives no likelihoods. The evaluation is kept.
     """
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
 
     start, loaded = time.perf_counter(), load_file(held_out)

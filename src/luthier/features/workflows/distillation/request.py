@@ -13,7 +13,7 @@ from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import is_id
 from luthier.core.recipe import Recipe
-from luthier.core.student import DistilKind
+from luthier.core.workflows.student import DistilKind
 from luthier.features.generation.teachers import identity_of, is_address, parse_address
 from luthier.features.recipes.file import read_recipe_file
 from luthier.features.recipes.service import override_value, recipe_from

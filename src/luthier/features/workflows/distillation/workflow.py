@@ -20,9 +20,9 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import EvaluationRecipe, Recipe
-from luthier.core.student import Student, StudentRun
+from luthier.core.workflows.student import Student, StudentRun
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.workflows.distillation.judging import find_metrics, judge_students
 from luthier.features.workflows.distillation.request import (
@@ -142,7 +142,7 @@ def _read_done(folder: Path) -> Student | None:
 def _write_gold(run: WorkflowRun) -> GoldRows:
     """The rows, and whether trainings and judging will take them: found out before the teacher is asked for hours."""
     from luthier.features.planning.service import make_plan
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     spec, folder = run.spec, run.folder
     folder.mkdir(parents=True, exist_ok=True)

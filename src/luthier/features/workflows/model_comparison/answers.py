@@ -16,7 +16,7 @@ from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
 from luthier.core.frozen import Frozen
 from luthier.core.ports import Generation, Progress, Prompt, Score
-from luthier.core.showdown import ShowdownSpec, SystemKind
+from luthier.core.workflows.showdown import ShowdownSpec, SystemKind
 from luthier.features.models.resolve import (
     Candidate,
     find_candidate,
@@ -58,7 +58,7 @@ class ComparisonRows:
 
 def read_material(spec: ShowdownSpec) -> ComparisonRows:
     """The rows as the showdown keeps them. Raises DataError, NotFoundError."""
-    from luthier.ml.data.formats import load_file
+    from luthier.ml.data.rows.rows.formats import load_file
 
     pool = load_file(Path(spec.train_file), mapping=spec.map).examples
     return ComparisonRows(pool, load_file(Path(spec.judged_file), mapping=spec.map).examples)

@@ -15,8 +15,8 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.pipeline import Pipeline, Stage
-    from luthier.core.showdown import ShowdownResult
+    from luthier.core.workflows.pipeline import Pipeline, Stage
+    from luthier.core.workflows.showdown import ShowdownResult
     from luthier.features.workflows.model_comparison.request import ShowdownRequest
 
 ModelsOption = Annotated[
@@ -150,7 +150,7 @@ def teller() -> Callable[[Pipeline, Stage], None]:
 
 
 def _begin(context: Any, request: ShowdownRequest) -> str:
-    from luthier.core.showdown import ShowdownSpec
+    from luthier.core.workflows.showdown import ShowdownSpec
     from luthier.features.workflows.model_comparison import service as showdowns
     from luthier.platform.cli.console import stderr_console, visible
 

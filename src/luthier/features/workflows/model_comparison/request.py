@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.base_model import LocalModel
+from luthier.core.records.base_model import LocalModel
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, MetricName, Recipe, TrainingRecipe
-from luthier.core.showdown import Contender, ShowdownSpec
+from luthier.core.workflows.showdown import Contender, ShowdownSpec
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.workflows.model_comparison.rows import Rows, read_rows_of, write_chosen
 from luthier.features.workflows.model_comparison.sizes import Pace, Sizes, choose_sizes, paces_of
@@ -252,7 +252,7 @@ def _write_rows(
 ) -> Sequence[Example]:
     """Keep what is used; the rows to train on. Those of a smaller size are among those of a larger one."""
     from luthier.features.evaluations.service import choose_samples
-    from luthier.ml.data.part import part_of
+    from luthier.ml.data.rows.part import part_of
 
     write_chosen(request.held_out, choose_samples(rows.held_out, sizes.num_judged), judged_file)
     if sizes.num_examples >= len(rows.train):

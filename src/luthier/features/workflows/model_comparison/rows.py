@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.base_model import LocalModel
 from luthier.core.dataset import Example, Row, Shape
 from luthier.core.errors import DataError, LeakageError, RequestError
+from luthier.core.records.base_model import LocalModel
 from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.platform.home.context import Context
 
@@ -46,8 +46,8 @@ def read_rows_of(
     Raises NotFoundError, DataError (wrong rows, none left), LeakageError (held-out rows among the training rows),
     RequestError (rows of a kind that no answer can be compared with).
     """
-    from luthier.ml.data.formats import load_file
-    from luthier.ml.data.split import leaked_ids
+    from luthier.ml.data.rows.rows.formats import load_file
+    from luthier.ml.data.split.split.split import leaked_ids
 
     fields = dict(mapping) if mapping else None
     train, judged = load_file(data, mapping=fields), load_file(held_out, mapping=fields)
@@ -98,7 +98,7 @@ def rows_that_fit(
 
 def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], most_tokens: int) -> tuple[str, ...]:
     """The ids of the examples that are longer than this in the model's own tokens."""
-    from luthier.ml.data.tokenised_cache import TokenisedCache
+    from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
     cache = TokenisedCache(context.settings.tokenised_folder, context.settings.tokenised_cache_bytes)
@@ -111,9 +111,9 @@ def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], 
 
 def write_chosen(source: Path, chosen: Sequence[Example], target: Path) -> None:
     """Write the rows of a file that these examples were read from, as they stand there."""
-    from luthier.ml.data.rows import read_rows
-    from luthier.ml.data.source import open_source
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.files.source import open_source
+    from luthier.ml.data.rows.rows.rows import read_rows
+    from luthier.ml.data.rows.rows.write_rows import write_rows
 
     ids = {example.id for example in chosen}
     rows = (row for row in read_rows(open_source(source)) if isinstance(row, Row) and row.id in ids)

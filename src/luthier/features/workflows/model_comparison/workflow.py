@@ -21,10 +21,10 @@ from luthier.core.access import Caller
 from luthier.core.cost import Estimate
 from luthier.core.errors import DivergedError, NotFoundError
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
-from luthier.core.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
+from luthier.core.workflows.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,

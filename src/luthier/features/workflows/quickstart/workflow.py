@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
-from luthier.core.base_model import DEFAULT_BASE_MODEL
+from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Verdict
-from luthier.core.file_lock import is_held
+from luthier.core.system.file_lock import is_held
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.features.training import service as training
 from luthier.features.training.service import ShowPlan, TrainOutcome
@@ -128,8 +128,8 @@ ShowData = Callable[[QuickstartData, "DataPreview"], None]
 
 def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
     """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
-    from luthier.ml.data.python_docs import build_python_docs, split_python_docs
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
+    from luthier.ml.data.rows.write_rows import write_rows
 
     size = chosen.size
     docs = build_python_docs(

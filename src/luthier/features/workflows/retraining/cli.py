@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.pipeline import Pipeline, Stage
+    from luthier.core.workflows.pipeline import Pipeline, Stage
     from luthier.features.workflows.retraining.service import RetrainRequest
 
 _STARTS: Final = ("base", "last")

@@ -15,8 +15,8 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import ConflictError, DataError
-from luthier.core.feedback import ReviewItem
-from luthier.core.pipeline import Pipeline
+from luthier.core.records.feedback import ReviewItem
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import Recipe
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
@@ -112,7 +112,7 @@ def rows_of_run(recipe: Recipe) -> Splits:
 
 def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Reviewed rows that the last run has not seen, and how many others there are, by the reason."""
-    from luthier.ml.data.normalise import content_key
+    from luthier.ml.data.text.normalise import content_key
 
     seen = {content_key(example_of(row)) for row in old["train"]}
     unseen = [row for row in reviewed if content_key(example_of(row)) not in seen]
@@ -126,7 +126,7 @@ def fresh_rows(reviewed: Sequence[dict[str, Any]], old: Splits) -> tuple[list[di
 
 def without_prompts(rows: Sequence[dict[str, Any]], barred: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows whose prompt none of the others has."""
-    from luthier.ml.data.normalise import prompt_key
+    from luthier.ml.data.text.normalise import prompt_key
 
     keys = {prompt_key(example_of(row)) for row in barred}
     return [row for row in rows if prompt_key(example_of(row)) not in keys]
@@ -134,7 +134,7 @@ def without_prompts(rows: Sequence[dict[str, Any]], barred: Sequence[dict[str, A
 
 def example_of(row: Mapping[str, Any]) -> Example:
     """A row in chat shape as an example. Raises BadFieldError."""
-    from luthier.ml.data.chat_rows import chat_conversation
+    from luthier.ml.data.rows.chat_rows import chat_conversation
 
     return Example(id="row", conversation=chat_conversation(dict(row)))
 
@@ -147,7 +147,7 @@ def split_reviewed(
     Rows that say nearly the same stay on one side (`data.split_file`, which proves it).
     """
     from luthier.features.datasets.file_splits import SplitOptions, split
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.rows.write_rows import write_rows
 
     write_rows(rows, folder / "reviewed.jsonl")
     options = SplitOptions(folder=folder / "split", validation=0.0, held_out=HELD_OUT_SHARE, force=True)
@@ -207,7 +207,7 @@ def _uncontaminated(
     context: Context, folder: Path, rows: list[dict[str, Any]], held_out: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     from luthier.features.datasets.file_audits import AuditOptions, audit
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.rows.write_rows import write_rows
 
     if not rows or not held_out:
         return rows
@@ -270,7 +270,7 @@ def _learning(messages: Sequence[Mapping[str, Any]], answer: str) -> dict[str, A
 
 
 def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:
-    from luthier.ml.data.bad_field import BadFieldError
+    from luthier.ml.data.files.bad_field import BadFieldError
 
     try:
         example_of(row)
@@ -285,7 +285,7 @@ def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:
 
 
 def _keep_newest(found: Reviewed) -> None:
-    from luthier.ml.data.normalise import prompt_key
+    from luthier.ml.data.text.normalise import prompt_key
 
     newest = {prompt_key(example_of(row)): row for row in found.rows}
     if num := len(found.rows) - len(newest):

@@ -14,7 +14,7 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
-from luthier.core.pipeline import Pipeline
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
@@ -55,7 +55,7 @@ from luthier.platform.workflows.engine import (
 )
 
 if TYPE_CHECKING:
-    from luthier.core.audit import Finding
+    from luthier.core.results.audit import Finding
 
 
 def begin(context: Context, caller: Caller, request: RetrainRequest) -> Pipeline:
@@ -69,7 +69,7 @@ def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = si
 
 
 def _rows(run: WorkflowRun) -> Rows:
-    from luthier.ml.data.write_rows import write_rows
+    from luthier.ml.data.rows.write_rows import write_rows
 
     spec = run.spec
     found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.answers import has_completions
 from luthier.ml.data.audit.finding import about_file, excerpt, rows
 from luthier.ml.data.audit.request import AuditRequest, Skipped

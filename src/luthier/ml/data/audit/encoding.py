@@ -11,14 +11,14 @@ from typing import Final
 
 import polars as pl
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.finding import about_rows, excerpt, rows
 from luthier.ml.data.audit.problems import is_about_encoding, problem_finding
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.clean_text import CONTROL, has_control
-from luthier.ml.data.left_over_html import HTML_SIFT, has_left_over_html, left_over_at
-from luthier.ml.data.mojibake import MOJIBAKE_SIFT, has_mojibake, mojibake_at
+from luthier.ml.data.text.clean_text import CONTROL, has_control
+from luthier.ml.data.text.left_over_html import HTML_SIFT, has_left_over_html, left_over_at
+from luthier.ml.data.text.mojibake import MOJIBAKE_SIFT, has_mojibake, mojibake_at
 
 _NAME = "encoding"
 MEANT_FRACTION: Final = 0.5

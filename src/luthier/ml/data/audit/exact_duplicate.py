@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.finding import about_rows, rows
 from luthier.ml.data.audit.in_groups import Positions, one_of_each
 from luthier.ml.data.audit.request import AuditRequest

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from luthier.core.audit import Finding, FindingExample, Severity
+from luthier.core.results.audit import Finding, FindingExample, Severity
 from luthier.ml.data.audit.table import AuditTable
 
 NUM_EXAMPLES: Final = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.audit import SEVERITIES, Finding, Grade
+from luthier.core.results.audit import SEVERITIES, Finding, Grade
 
 _MANY: Final = 0.01
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.answers import FEWEST_ROWS, FEWEST_ROWS_A_CLASS, MOST_CLASSES, classes
 from luthier.ml.data.audit.finding import about_file, rows
 from luthier.ml.data.audit.request import AuditRequest, Skipped

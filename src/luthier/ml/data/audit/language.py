@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import polars as pl
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.answers import learned
 from luthier.ml.data.audit.finding import about_file, about_rows, rows
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.languages import UNDETERMINED, languages
+from luthier.ml.data.text.languages import UNDETERMINED, languages
 
 _NAME = "language"
 STRAY_FRACTION: Final = 0.05

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.finding import about_rows, rows
 from luthier.ml.data.audit.request import AuditRequest, Skipped
 

@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.audit import Finding, Severity
+from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.finding import EXCERPT_CHARACTERS, about_rows, rows
 from luthier.ml.data.audit.request import AuditRequest
-from luthier.ml.data.masking import DEFAULT_KINDS
 from luthier.ml.data.personal_data.find import find_personal_data, may_hold_personal_data
+from luthier.ml.data.personal_data.masking import DEFAULT_KINDS
 from luthier.ml.data.personal_data.names import name_finder, why_not
 from luthier.ml.data.personal_data.span import KINDS, Kind, Span
 
@@ -128,7 +128,7 @@ def _finding(
         severity,
         positions,
         message=f"{rows(len(positions))} {held} {values} ({num_distinct:,} distinct){doubt}",
-        fix=f"{look}mask them: luthier data repair {table.path} -o clean.jsonl --only personal_data{option}",
+        fix=f"{look}mask them: luthier data repair {table.command_path} -o clean.jsonl --only personal_data{option}",
         notes=notes,
         excerpts=excerpts,
         details=details,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from luthier.core.audit import Finding, FindingExample
 from luthier.core.errors import RowProblem
+from luthier.core.results.audit import Finding, FindingExample
 from luthier.ml.data.audit.finding import NUM_EXAMPLES
 from luthier.ml.data.audit.table import AuditTable
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from luthier.core.audit import Finding, Severity
+from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.finding import about_rows, excerpt, rows
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import AuditTable

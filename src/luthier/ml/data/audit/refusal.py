@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.answers import has_completions
 from luthier.ml.data.audit.finding import about_rows, excerpt, rows
 from luthier.ml.data.audit.request import AuditRequest, Skipped

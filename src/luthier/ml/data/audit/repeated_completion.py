@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.answers import class_answers, learned
 from luthier.ml.data.audit.finding import about_rows, excerpt, rows
 from luthier.ml.data.audit.loops import SHORTEST_LOOP_CHARACTERS, loop_in

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthier.core.audit import Finding
 from luthier.core.ports import Progress, SilentProgress
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.table import AuditTable
 
 # Texts -> for each the probability, 0 to 1, that it is toxic.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.audit import Audit, Finding
+from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.grade import grade_of
 from luthier.ml.data.audit.profile import profile_of
 from luthier.ml.data.audit.registry import load_checks
@@ -31,14 +31,14 @@ def run_audit(request: AuditRequest, only: Sequence[str] | None = None) -> Audit
     grade, reasons = grade_of(findings)
     table = request.table
     return Audit(
-        file=str(table.path),
+        file=table.shown_path,
         sha256=table.sha256,
         num_bytes=table.num_bytes,
         num_rows=table.num_rows,
         shape=table.shape,
         shape_reason=table.shape_reason,
         model=request.model,
-        against=str(request.held_out.path) if request.held_out is not None else None,
+        against=request.held_out.shown_path if request.held_out is not None else None,
         grade=grade,
         grade_reasons=reasons,
         findings=tuple(findings),

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from luthier.core.audit import Finding, FindingExample
 from luthier.core.errors import DataError
+from luthier.core.results.audit import Finding, FindingExample
 from luthier.ml.data.audit.finding import about_file, about_rows, rows
 from luthier.ml.data.audit.problems import is_about_encoding, problem_finding
 from luthier.ml.data.audit.request import AuditRequest

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.finding import EXCERPT_CHARACTERS, about_rows, rows
 from luthier.ml.data.audit.request import AuditRequest
-from luthier.ml.data.secrets import Secret, find_secrets, masked_secret, may_hold_secrets
+from luthier.ml.data.personal_data.secrets import Secret, find_secrets, masked_secret, may_hold_secrets
 
 _NUM_SHOWN: Final = 10
 
@@ -40,7 +40,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             "error",
             list(by_row),
             message=f"{rows(len(by_row))} with {num_secrets:,} {'secret' if num_secrets == 1 else 'secrets'}: {named}",
-            fix=f"revoke them, then mask them: luthier data repair {table.path} -o clean.jsonl --only secret",
+            fix=f"revoke them, then mask them: luthier data repair {table.command_path} -o clean.jsonl --only secret",
             notes={p: "; ".join(f"{s.kind}: {masked_secret(s.value)}" for s in by_row[p][:3]) for p in shown},
             excerpts={p: _excerpt(texts[p], by_row[p]) for p in shown},
             details={"kinds": dict(kinds.most_common()), "num_secrets": num_secrets},

@@ -5,6 +5,7 @@ The rows are streamed, so the memory needed is that of their texts in the frame.
 
 from __future__ import annotations
 
+import shlex
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +19,13 @@ from luthier.core.dataset import Example, Row, Shape
 from luthier.core.digest import canonical_json, sha256_file
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.data.bad_field import BadFieldError
-from luthier.ml.data.formats import example_of, problem_in
-from luthier.ml.data.normalise import content_key, normalised_digest, prompt_key
+from luthier.ml.data.files.bad_field import BadFieldError
+from luthier.ml.data.files.source import Source, open_source
 from luthier.ml.data.provenance import label_of, row_id_of, source_of
-from luthier.ml.data.rows import read_as, read_rows
-from luthier.ml.data.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.source import Source, open_source
+from luthier.ml.data.rows.formats import example_of, problem_in
+from luthier.ml.data.rows.rows import read_as, read_rows
+from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
+from luthier.ml.data.text.normalise import content_key, normalised_digest, prompt_key
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
@@ -78,6 +79,17 @@ class AuditTable:
     frame: pl.DataFrame = field(repr=False)
     mapping: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    shown_name: str | None = None
+
+    @property
+    def shown_path(self) -> str:
+        """What a reader of the audit finds the file by: its path, or the name under which it was uploaded."""
+        return self.shown_name or str(self.path)
+
+    @property
+    def command_path(self) -> str:
+        """`shown_path` as one word of a shell command."""
+        return shlex.quote(self.shown_path)
 
     def id_of(self, line: int) -> str:
         """The id of the row on a line, as examples and messages name it."""
@@ -87,6 +99,7 @@ class AuditTable:
 def build_table(
     path: Path,
     *,
+    shown_name: str | None = None,
     mapping: Mapping[str, str] | None = None,
     group_by: str | None = None,
     count_tokens: CountTokens | None = None,
@@ -94,8 +107,9 @@ def build_table(
 ) -> AuditTable:
     """Read a data file of any format into an AuditTable.
 
-    mapping, group_by: as in `formats.load_file`; group_by gives the column `source`. count_tokens: tokens of each of
-    the texts, for `num_tokens`.
+    shown_name: what row ids and messages call the file in place of its path, as for an uploaded file. mapping,
+    group_by: as in `formats.load_file`; group_by gives the column `source`. count_tokens: tokens of each of the texts,
+    for `num_tokens`.
 
     Raises NotFoundError (no file) and DataError where the file as a whole cannot be read, holds no record, or lacks a
     field that the mapping or group_by names.
@@ -103,7 +117,7 @@ def build_table(
     mapping = dict(mapping or {})
     check_mapping(mapping)
     progress = progress or SilentProgress()
-    source = open_source(path)
+    source = open_source(path, shown_name=shown_name)
     sha256 = sha256_file(path)
 
     detector, num_unreadable = _look(source, mapping, progress)
@@ -134,6 +148,7 @@ def build_table(
         frame=frame,
         mapping=mapping,
         unused=found.unused if found is not None else (),
+        shown_name=shown_name,
     )
 
 

@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from luthier.core.audit import Finding, Severity
+from luthier.core.results.audit import Finding, Severity
 from luthier.ml.data.audit.finding import about_rows, rows
 from luthier.ml.data.audit.request import AuditRequest, ToxicityModel
-from luthier.ml.data.toxic_words import english
-from luthier.ml.data.toxicity_score import CANNOT_SEE, MEASURED, THRESHOLD, toxicity_of
+from luthier.ml.data.text.toxic_words import english
+from luthier.ml.data.text.toxicity_score import CANNOT_SEE, MEASURED, THRESHOLD, toxicity_of
 
 _MANY: Final = 0.01
 _BATCH_ROWS: Final = 512
@@ -55,7 +55,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             found,
             message=f"{rows(len(found))} {are} likely to be toxic, says the {judge} (probability 0.5 or more)",
             fix=f"look at the examples, then drop what should not be learned: "
-            f"luthier data repair {table.path} -o clean.jsonl --only toxicity",
+            f"luthier data repair {table.command_path} -o clean.jsonl --only toxicity",
             notes={p: f"probability {probabilities[p]:.2f}{notes.get(p, '')}" for p in found[:10].tolist()},
             details=details,
         )

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.answers import class_answers, has_completions
 from luthier.ml.data.audit.finding import about_rows, rows
 from luthier.ml.data.audit.length_spike import ENDED, Spike, find_spike

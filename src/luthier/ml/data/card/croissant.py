@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from luthier.ml.data.card.facts import FileFacts
 from luthier.ml.data.card.request import CardRequest
-from luthier.ml.data.columns import ValueType
+from luthier.ml.data.rows.columns import ValueType
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.0"
 _CONTEXT: Final[dict[str, Any]] = {

@@ -12,10 +12,10 @@ from typing import Any, Final
 from luthier.core.dataset import Row
 from luthier.core.digest import sha256_file
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.data.columns import ColumnScan, ValueType
+from luthier.ml.data.files.source import Format, open_source
 from luthier.ml.data.provenance import PROVENANCE, source_of
-from luthier.ml.data.rows import read_rows
-from luthier.ml.data.source import Format, open_source
+from luthier.ml.data.rows.columns import ColumnScan, ValueType
+from luthier.ml.data.rows.rows import read_rows
 
 SPLIT_FILE: Final = "split.json"
 

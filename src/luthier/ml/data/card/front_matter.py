@@ -8,7 +8,7 @@ from typing import Any, Final
 import yaml
 
 from luthier.ml.data.card.request import CardRequest
-from luthier.ml.data.columns import ValueType
+from luthier.ml.data.rows.columns import ValueType
 
 _SIZES: Final = (
     (1_000, "n<1K"),

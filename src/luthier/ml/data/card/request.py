@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from luthier.core.audit import Audit
+from luthier.core.results.audit import Audit
 from luthier.ml.data.card.facts import FileFacts, Origins
 
 NOT_STATED = "not stated"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from luthier.core.audit import SEVERITIES
+from luthier.core.results.audit import SEVERITIES
 from luthier.ml.charts import figures, markdown
 from luthier.ml.charts.markdown import code, table
 from luthier.ml.data.card.front_matter import features, front_matter_text

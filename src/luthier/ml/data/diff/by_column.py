@@ -9,8 +9,8 @@ from typing import Any
 
 from luthier.core.dataset import Row
 from luthier.core.digest import sha256_bytes
-from luthier.ml.data.rows import read_rows
-from luthier.ml.data.source import open_source
+from luthier.ml.data.files.source import open_source
+from luthier.ml.data.rows.rows import read_rows
 
 
 def changed_columns(old: Path, new: Path, pairs: Iterable[tuple[int, int]]) -> dict[str, int]:

@@ -12,11 +12,11 @@ import polars as pl
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress, SilentProgress
-from luthier.ml.data.columns import ValueType
 from luthier.ml.data.diff.figures import Figure, figures
 from luthier.ml.data.diff.match import Matched, match
 from luthier.ml.data.diff.version import Version, lines_of, read_version, rows_at
 from luthier.ml.data.diff.words import FieldChange, changes
+from luthier.ml.data.rows.columns import ValueType
 
 NUM_EXAMPLES: Final = 5
 _JUDGES: Final = ("validation", "held_out")

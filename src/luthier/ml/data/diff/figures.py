@@ -75,7 +75,7 @@ def _languages(old: Version, new: Version, progress: Progress) -> tuple[dict[str
     texts = pl.concat([old.sample, new.sample])
     if not len(texts):
         return {}, {}
-    from luthier.ml.data.languages import languages
+    from luthier.ml.data.text.languages import languages
 
     found = languages(texts, progress)["language"].to_list()
     num = len(old.sample)

@@ -19,14 +19,14 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, NotFoundError, RequestError
 from luthier.core.ports import Progress
 from luthier.ml.data.audit.table import strings_in
-from luthier.ml.data.bad_field import BadFieldError
-from luthier.ml.data.columns import ColumnScan, ValueType
-from luthier.ml.data.formats import example_of
-from luthier.ml.data.normalise import prompt_key
+from luthier.ml.data.files.bad_field import BadFieldError
+from luthier.ml.data.files.source import open_source
 from luthier.ml.data.provenance import label_of, row_id_of
-from luthier.ml.data.rows import read_rows
-from luthier.ml.data.shapes import Decision, ShapeDetector, check_mapping
-from luthier.ml.data.source import open_source
+from luthier.ml.data.rows.columns import ColumnScan, ValueType
+from luthier.ml.data.rows.formats import example_of
+from luthier.ml.data.rows.rows import read_rows
+from luthier.ml.data.rows.shapes import Decision, ShapeDetector, check_mapping
+from luthier.ml.data.text.normalise import prompt_key
 
 SPLIT_FILE: Final = "split.json"
 NUM_SAMPLED: Final = 2_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.core.errors import DataError
-from luthier.ml.data.archive_safety import check_archive
+from luthier.ml.data.files.archive_safety import check_archive
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _HEAD_BYTES = 2**12

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from luthier.core.audit import Finding
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.results.audit import Finding
 
 ActionKind = Literal["change", "remove"]
 

@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
-from luthier.ml.data.bounded_lines import bounded_lines
-from luthier.ml.data.clean_text import HTML_STRIPPED, clean_text
-from luthier.ml.data.masking import OnMasked, Pseudonyms, mask_personal_data, mask_secrets
+from luthier.ml.data.files.bounded_lines import bounded_lines
+from luthier.ml.data.files.source import Source, open_source
+from luthier.ml.data.personal_data.masking import OnMasked, Pseudonyms, mask_personal_data, mask_secrets
 from luthier.ml.data.personal_data.names import name_finder
-from luthier.ml.data.records import Record, json_line, read_records
 from luthier.ml.data.repair.change_text import change_row, numbers_as_text
 from luthier.ml.data.repair.masked_values import MaskedValues
 from luthier.ml.data.repair.request import Note, Notes, RepairRequest, add_note
-from luthier.ml.data.source import Source, open_source
+from luthier.ml.data.rows.records import Record, json_line, read_records
+from luthier.ml.data.text.clean_text import HTML_STRIPPED, clean_text
 
 _HTML_KEPT: Final = ("encoding", "HTML kept")
 _NUMBERS: Final = "a number where text is expected, such as a label: written as text"
@@ -87,7 +87,7 @@ def utf8_copy(source: Source, folder: Path) -> Source:
 
     A line that is too long is cut short in the copy.
     """
-    name = source.name[: -len(".gz")] if source.is_gzip else source.name
+    name = source.path.name[: -len(".gz")] if source.is_gzip else source.path.name
     path = folder / "utf8" / name
     path.parent.mkdir()
     with source.open() as file, path.open("wb") as copy:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
 from luthier.ml.data.provenance import PROVENANCE
-from luthier.ml.data.strict_json import StrictJsonError, strict_loads
 
 # A text -> the changed text, and how many times what was done.
 Change = Callable[[str], tuple[str, Counter[Any]]]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.ml.data.masking import DEFAULT_KINDS, MaskedKinds
+from luthier.ml.data.personal_data.masking import DEFAULT_KINDS, MaskedKinds
 from luthier.ml.data.personal_data.names import why_not
 from luthier.ml.data.personal_data.span import KINDS, Kind
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from luthier.ml.data.personal_data.find import find_personal_data
 from luthier.ml.data.personal_data.names import FindNames
+from luthier.ml.data.personal_data.secrets import Secret, find_secrets
 from luthier.ml.data.personal_data.span import KINDS, Span
-from luthier.ml.data.secrets import Secret, find_secrets
 
 MOST_EXAMPLES: Final = 3
 _AROUND: Final = 32

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.core.audit import Finding
+from luthier.core.results.audit import Finding
 from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import CountTokens
-from luthier.ml.data.masking import MaskedKinds
+from luthier.ml.data.personal_data.masking import MaskedKinds
 from luthier.ml.data.repair.actions import Action
 from luthier.ml.data.repair.masked_kinds import masked_kinds
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from luthier.core.audit import Audit, Finding
 from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError, RequestError
+from luthier.core.results.audit import Audit, Finding
 from luthier.ml.data.audit.run import run_audit
 from luthier.ml.data.audit.table import AuditTable, build_table
-from luthier.ml.data.outputs import check_free, check_outputs, publish, working_folder
 from luthier.ml.data.repair.actions import ACTIONS
 from luthier.ml.data.repair.change import Changed, change_rows
 from luthier.ml.data.repair.remove import check_can_run, removals
 from luthier.ml.data.repair.request import Notes, RepairRequest, add_note, lines_of
 from luthier.ml.data.repair.write import manifest_path, summary, summary_path, write_rows_and_manifest
+from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, working_folder
 
 
 @dataclass(frozen=True, slots=True)

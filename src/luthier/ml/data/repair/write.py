@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from luthier.core.audit import Audit
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import DataError
+from luthier.core.results.audit import Audit
+from luthier.ml.data.files.source import open_source
 from luthier.ml.data.personal_data.span import KINDS
-from luthier.ml.data.records import read_records
 from luthier.ml.data.repair.change import Changed
 from luthier.ml.data.repair.request import Note, Notes, RepairRequest
-from luthier.ml.data.source import open_source
+from luthier.ml.data.rows.records import read_records
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from luthier.core.canary_watch import CanaryRules, CanarySignal, CanaryState
+from luthier.core.records.canary_watch import CanaryRules, CanarySignal, CanaryState
 from luthier.ml.drift.canary.looks import first_look, level_of, look_at, place_of
 from luthier.ml.drift.canary.randomisation import Gap, Units, gap, p_value, units_of
 from luthier.ml.drift.canary.streak import failing_streak

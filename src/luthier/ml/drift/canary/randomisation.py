@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from luthier.core.bounds import REAL_LINE, UNIT
+from luthier.core.records.bounds import REAL_LINE, UNIT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

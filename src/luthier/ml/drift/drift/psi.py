@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from luthier.core.bounds import Bounds
+from luthier.core.records.bounds import Bounds
 from luthier.ml.drift.drift.ranks import Floats, Ints
 
 MUCH: Final = 0.25

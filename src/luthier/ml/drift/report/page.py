@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from luthier.core.signal import Signal, SignalState, WatchReport
+from luthier.core.results.signal import Signal, SignalState, WatchReport
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.page import page_environment, replace_text

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.bounded_regex import BoundedPattern
-from luthier.core.signal import Signal
+from luthier.core.results.signal import Signal
+from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.signals.column import Checks, Column, Rows

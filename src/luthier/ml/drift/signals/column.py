@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from luthier.core.signal import SignalGroup
+from luthier.core.results.signal import SignalGroup
 from luthier.ml.drift.drift.ranks import Floats, Ints, hours_of, lots
 from luthier.ml.drift.drift.topics import TextWords
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from luthier.core.signal import Signal
+from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, evidence, false_alarms_a_month, has_ended
 from luthier.ml.drift.drift.ranks import Floats, Ints, conformal_ranks, lots
 from luthier.ml.drift.signals.column import Rows

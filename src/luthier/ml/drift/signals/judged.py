@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from scipy.special import stdtrit
 
-from luthier.core.bounds import Bounds
-from luthier.core.signal import Signal
+from luthier.core.records.bounds import Bounds
+from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.signal import Signal
+from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import false_alarms_a_month, has_ended
 from luthier.ml.drift.drift.keyword_drift import hash_buckets, word_evidence
 from luthier.ml.drift.drift.ranks import Flags, Ints, lots

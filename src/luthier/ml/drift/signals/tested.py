@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import binom
 
-from luthier.core.signal import Signal, SignalState
+from luthier.core.results.signal import Signal, SignalState
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, Evidence, evidence, false_alarms_a_month, has_ended
 from luthier.ml.drift.drift.psi import matched, psi
 from luthier.ml.drift.drift.ranks import Floats, Ints, Slots, conformal_ranks, lots, no_slots, slots_of

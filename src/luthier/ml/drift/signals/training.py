@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.signal import Signal
+from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.psi import MUCH, Apart, binned, matched, psi
 from luthier.ml.drift.drift.ranks import Floats

@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-from luthier.core.signal import Signal, WatchReport
+from luthier.core.results.signal import Signal, WatchReport
 from luthier.ml.drift.drift.evidence import LOOK_BACK_DAYS, RENEWED_DAYS
 from luthier.ml.drift.signals.bias import OUTCOMES, bias_signals
 from luthier.ml.drift.signals.column import MOST_AN_HOUR, Checks, Rows, read_rows

@@ -9,8 +9,8 @@ from typing import Final
 
 import polars as pl
 
-from luthier.core.durable import sync
-from luthier.core.traffic import TrafficFile
+from luthier.core.records.traffic import TrafficFile
+from luthier.core.system.durable import sync
 from luthier.ml.drift.traffic.frame import SCHEMA
 
 _ROWS_PER_GROUP: Final = 64 << 10

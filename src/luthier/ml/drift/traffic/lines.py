@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 
 
 def row_of(exchange: Exchange) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.errors import LuthierError
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 from luthier.ml.drift.traffic.lines import line_of
 from luthier.ml.drift.traffic.masked import Mask, masked, num_characters, without_words
 from luthier.ml.drift.traffic.spool import Spool

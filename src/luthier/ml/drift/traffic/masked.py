@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from luthier.core.traffic import Exchange
+from luthier.core.records.traffic import Exchange
 
 Mask = Callable[[Sequence[Sequence[str]]], list[tuple[list[str], int]]]
 """Masks the texts of exchanges: one list of texts each, in which the same value has the same stand-in; returns the

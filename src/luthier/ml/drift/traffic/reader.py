@@ -14,7 +14,7 @@ from typing import Final
 
 import polars as pl
 
-from luthier.core.traffic import TrafficFile
+from luthier.core.records.traffic import TrafficFile
 from luthier.ml.drift.traffic.frame import SCHEMA, frame_of_lines
 from luthier.ml.drift.traffic.spool import Segment, Spool
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.file_lock import file_lock
 from luthier.core.ids import is_id, new_id
+from luthier.core.system.file_lock import file_lock
 
 KIND: Final = "traffic"
 _OPEN: Final = "open-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.support import support
+from luthier.core.records.support import support
 from luthier.ml.evaluation.grounding.clean import clean
 from luthier.ml.evaluation.grounding.corpus import Corpus
 from luthier.ml.evaluation.grounding.find import sentences_of

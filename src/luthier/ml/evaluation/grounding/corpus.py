@@ -11,7 +11,7 @@ from typing import Final
 
 from luthier.core.errors import DataError
 from luthier.core.ports import Progress, SilentProgress
-from luthier.core.suite import CitationForm
+from luthier.core.results.suite import CitationForm
 from luthier.ml.evaluation.grounding.cases import is_name_alone, reporter_of
 from luthier.ml.evaluation.grounding.citation import Citation, CitationFinding
 from luthier.ml.evaluation.grounding.clean import clean

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from luthier.core.bounded_regex import BoundedPattern
-from luthier.core.sentences import sentence_spans
-from luthier.core.suite import CitationForm
+from luthier.core.results.suite import CitationForm
+from luthier.core.system.bounded_regex import BoundedPattern
+from luthier.core.text.sentences import sentence_spans
 from luthier.ml.evaluation.grounding.cases import find_cases
 from luthier.ml.evaluation.grounding.citation import Citation
 from luthier.ml.evaluation.grounding.clean import clean

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.sentences import sentence_spans
-from luthier.core.support import content_words
+from luthier.core.records.support import content_words
+from luthier.core.text.sentences import sentence_spans
 
 MOST_WORDS: Final = 120
 _WORD: Final = re.compile(r"\S+")

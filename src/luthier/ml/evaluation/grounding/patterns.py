@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import RequestError
+from luthier.core.system.bounded_regex import BoundedPattern
 from luthier.ml.evaluation.grounding.citation import Citation
 
 _URL: Final = re.compile(r"(?<![\w@])(?:https?://|www\.)[^\s<>\"`{}|\\^]{1,2000}", re.IGNORECASE)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from luthier.core.suite import CitationForm
+from luthier.core.results.suite import CitationForm
 from luthier.ml.evaluation.grounding.citation import Citation
 from luthier.ml.evaluation.grounding.clean import squash, words
 

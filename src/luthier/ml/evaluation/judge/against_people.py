@@ -16,7 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.calibration import (
+from luthier.core.digest import sha256_document
+from luthier.core.ports import Engine, Progress
+from luthier.core.records.calibration import (
     FEWEST_ITEMS,
     LOWEST_KAPPA,
     MOST_NO_VERDICT_FRACTION,
@@ -26,12 +28,10 @@ from luthier.core.calibration import (
     NoVerdictKind,
     Target,
 )
-from luthier.core.digest import sha256_document
-from luthier.core.ports import Engine, Progress
-from luthier.core.rating import RatingRow, RatingsTable
-from luthier.core.rating_report import Estimate
-from luthier.core.suite import Criterion
-from luthier.core.task_result import Confusion
+from luthier.core.results.rating import RatingRow, RatingsTable
+from luthier.core.results.rating_report import Estimate
+from luthier.core.results.suite import Criterion
+from luthier.core.results.task_result import Confusion
 from luthier.ml.evaluation.agreement import cohen_kappa, krippendorff_alpha, spearman
 from luthier.ml.evaluation.judge.bias import bias_of, pair_statistics, people_statistics
 from luthier.ml.evaluation.judge.cautions import bias_sentences, missing_sentence

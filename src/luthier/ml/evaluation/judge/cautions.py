@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from luthier.core.calibration import MOST_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
 from luthier.core.errors import WorkError
-from luthier.core.rating_report import Estimate
+from luthier.core.records.calibration import MOST_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
+from luthier.core.results.rating_report import Estimate
 
 MOST_LEFT_OUT_FRACTION = 0.5
 _KINDS: Mapping[NoVerdictKind, str] = {

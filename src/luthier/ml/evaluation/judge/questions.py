@@ -19,7 +19,7 @@ from typing import Any, Final
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_document
 from luthier.core.ports import Prompt
-from luthier.core.suite import Criterion
+from luthier.core.results.suite import Criterion
 
 CRITERION_WORDS: Final[Mapping[Criterion, str]] = {
     "relevance": "relevance: the answer deals with what was asked, with all of it and with nothing else",

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from luthier.core.calibration import NoVerdictKind
 from luthier.core.ports import Engine, Progress
-from luthier.core.suite import Criterion
+from luthier.core.records.calibration import NoVerdictKind
+from luthier.core.results.suite import Criterion
 from luthier.ml.evaluation.judge.ask import ask_judge
 from luthier.ml.evaluation.judge.questions import pairwise_question, rubric_question
 from luthier.ml.evaluation.judge.replies import NoVerdict, read_preference, read_scores

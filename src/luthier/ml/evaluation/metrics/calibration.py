@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.task_result import ReliabilityBin
+from luthier.core.results.task_result import ReliabilityBin
 from luthier.ml.evaluation.metrics.classification import Labelling
 from luthier.ml.evaluation.metrics.fraction import ratio
 from luthier.ml.evaluation.metrics.protocol import Array, Observations

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.task_result import Confusion
+from luthier.core.results.task_result import Confusion
 from luthier.ml.evaluation.metrics.fraction import ratio
 from luthier.ml.evaluation.metrics.label_accuracy import label
 from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, mean_statistics

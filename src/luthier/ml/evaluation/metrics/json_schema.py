@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from luthier.core.bounded_regex import BoundedPattern
 from luthier.core.errors import RequestError
 from luthier.core.library_errors import are_library_words_hidden
+from luthier.core.system.bounded_regex import BoundedPattern
 
 
 class SchemaCheck:

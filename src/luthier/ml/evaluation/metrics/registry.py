@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
-from luthier.core.bounds import Bounds
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
 from luthier.core.recipe import METRIC_ENTRY_POINTS
+from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 
 BUILT_IN = {

@@ -13,11 +13,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from luthier.core.bounds import UNIT, Bounds
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import VerdictWord
-from luthier.core.rating import RatingRow, RatingsTable
-from luthier.core.rating_report import (
+from luthier.core.records.bounds import UNIT, Bounds
+from luthier.core.results.rating import RatingRow, RatingsTable
+from luthier.core.results.rating_report import (
     Agreement,
     AgreementMeasure,
     Estimate,
@@ -27,7 +27,7 @@ from luthier.core.rating_report import (
     Standing,
     WinRate,
 )
-from luthier.core.suite import Criterion
+from luthier.core.results.suite import Criterion
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from scipy.stats import binomtest
 
-from luthier.core.rating import Rater, RatingPanel, RatingRow, RatingsTable
-from luthier.core.rating_report import Drift, Estimate, RaterReport
+from luthier.core.results.rating import Rater, RatingPanel, RatingRow, RatingsTable
+from luthier.core.results.rating_report import Drift, Estimate, RaterReport
 from luthier.ml.evaluation.agreement import drift_of, krippendorff_alpha
 from luthier.ml.evaluation.panel.values import against_others, matrix, overall
 

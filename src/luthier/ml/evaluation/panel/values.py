@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.rating import RatingRow, RatingsTable
-from luthier.core.suite import Criterion
+from luthier.core.results.rating import RatingRow, RatingsTable
+from luthier.core.results.suite import Criterion
 
 Array = NDArray[np.float64]
 PREFERENCE_VALUES: Final = {"a": 1.0, "tie": 0.0, "b": -1.0}

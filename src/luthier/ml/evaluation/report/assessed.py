@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.core.task_result import GateOutcome, SafetyResult, SuiteResult
+from luthier.core.results.task_result import GateOutcome, SafetyResult, SuiteResult
 from luthier.ml.charts.judged_rows import Tone, concerns_in_words, tone_of
 
 

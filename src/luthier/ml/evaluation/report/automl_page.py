@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthier.core.auto import AutoSpec
 from luthier.core.evaluation import Evaluation
-from luthier.core.pipeline import Pipeline, StageStatus
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline, StageStatus
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import metric_rows, tone_of

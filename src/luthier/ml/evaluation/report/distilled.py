@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.student import ALONE, TAUGHT, Student
+from luthier.core.workflows.student import ALONE, TAUGHT, Student
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.page import page_environment, replace_text

@@ -9,7 +9,7 @@ from typing import Final
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Sample
-from luthier.core.showdown import ShowdownResult, Standing, SystemKind
+from luthier.core.workflows.showdown import ShowdownResult, Standing, SystemKind
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_rows, units_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.task_result import SafetyResult
+from luthier.core.results.task_result import SafetyResult
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import concerns_in_words

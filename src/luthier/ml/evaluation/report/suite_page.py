@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.task_result import GateOutcome, SuiteResult, TaskResult
+from luthier.core.results.task_result import GateOutcome, SuiteResult, TaskResult
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import scored_heading, tone_of

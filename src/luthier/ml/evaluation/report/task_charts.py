@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from luthier.core.task_result import Confusion, ReliabilityBin
+from luthier.core.results.task_result import Confusion, ReliabilityBin
 from luthier.ml.charts.figures import decimals_for, interval, number, signed
 from luthier.ml.charts.metric_titles import metric_heading
 from luthier.ml.charts.page import Chart

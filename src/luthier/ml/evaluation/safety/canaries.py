@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.canary import Canary
 from luthier.core.dataset import Example
+from luthier.core.records.canary import Canary
 from luthier.ml.evaluation.metrics.protocol import Observations
 from luthier.ml.evaluation.safety.probe import Probe, RowMean, asked
 from luthier.ml.evaluation.tasks.protocol import TaskRow

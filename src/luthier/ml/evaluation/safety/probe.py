@@ -14,8 +14,8 @@ import numpy as np
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
-from luthier.core.suite import TaskCommon
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import TaskCommon
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.fraction import ratio
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Needs, Observations
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow

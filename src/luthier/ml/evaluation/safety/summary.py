@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.evaluation import Comparison, Metric, SystemResult
-from luthier.core.task_result import TaskResult
+from luthier.core.results.task_result import TaskResult
 from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.safety.canaries import UNSEEN_BITS
 from luthier.ml.evaluation.safety.stereotypes import NEUTRAL

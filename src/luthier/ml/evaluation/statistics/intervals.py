@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from luthier.core.bounds import Bounds
+from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.statistics.bootstrap import (
     NUM_RESAMPLES,
     Aggregate,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from luthier.core.bounds import REAL_LINE, Bounds
+from luthier.core.records.bounds import REAL_LINE, Bounds
 from luthier.ml.evaluation.statistics.bootstrap import Aggregate, Array
 
 _NO_SKEW = 1e-9

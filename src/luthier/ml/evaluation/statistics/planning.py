@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 from scipy.stats import norm
 
-from luthier.core.bounds import Bounds
+from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.statistics.bootstrap import Aggregate, Array
 from luthier.ml.evaluation.statistics.intervals import TAIL, bootstrap_interval
 

@@ -21,8 +21,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
-from luthier.core.bounds import Bounds
 from luthier.core.errors import RequestError
+from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.statistics.bootstrap import (
     NUM_RESAMPLES,
     Aggregate,

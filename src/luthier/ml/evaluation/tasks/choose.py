@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier.core.suite import ChooseTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import ChooseTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.choice import ChoiceAccuracy, ChoiceAccuracyPerByte
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow

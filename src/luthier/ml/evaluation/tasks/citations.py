@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.core.suite import CitationsTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import CitationsTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.grounding.claims import THRESHOLD
 from luthier.ml.evaluation.grounding.corpus import Corpus
 from luthier.ml.evaluation.grounding.entailment import Entailment

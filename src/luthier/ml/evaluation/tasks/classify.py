@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.errors import RequestError
-from luthier.core.suite import ClassifyTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import ClassifyTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.calibration import BrierScore, CalibrationError, reliability
 from luthier.ml.evaluation.metrics.classification import Labelling, MacroF1, confusion
 from luthier.ml.evaluation.metrics.fraction import Fraction

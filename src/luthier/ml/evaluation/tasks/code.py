@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
-from luthier.core.suite import CodeTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import CodeTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.fenced import first_block
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.suite import JsonTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import JsonTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.json_fields import Found, count_fields, equal, find_json, read_json, value_at
 from luthier.ml.evaluation.metrics.json_schema import SchemaCheck

@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from luthier.core.calibration import NoVerdictKind
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ports import Engine, Progress
-from luthier.core.suite import Criterion, PairwiseTask, RubricTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.records.calibration import NoVerdictKind
+from luthier.core.results.suite import Criterion, PairwiseTask, RubricTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.judge.bias import bias_of, pair_statistics
 from luthier.ml.evaluation.judge.cautions import bias_sentences, check_missing, missing_sentence
 from luthier.ml.evaluation.judge.questions import CALIBRATED_CRITERION

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.suite import LikelihoodTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import LikelihoodTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 from luthier.ml.evaluation.metrics.registry import as_definitions
 from luthier.ml.evaluation.tasks.protocol import Resources, TaskRow

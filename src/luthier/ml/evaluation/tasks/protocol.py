@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 from luthier.core.dataset import Example
 from luthier.core.ports import Engine, Progress, SilentProgress
-from luthier.core.suite import TaskCommon
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import TaskCommon
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Observations
 
 AnyTask = TypeVar("AnyTask", bound=TaskCommon, contravariant=True)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from luthier.core.suite import RankTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import RankTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
 from luthier.ml.evaluation.metrics.ranking import Ranked, ranking_metrics

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.core.suite import SqlTask
-from luthier.core.task_result import TaskFigures
+from luthier.core.results.suite import SqlTask
+from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.fenced import first_block
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics

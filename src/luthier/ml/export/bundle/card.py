@@ -6,9 +6,9 @@ import json
 from typing import Final
 
 from luthier.core.dataset import CUT_REASON, joined_note
-from luthier.core.export import Export
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
-from luthier.core.split_provenance import coverage
+from luthier.core.records.export import Export
+from luthier.core.results.split_provenance import coverage
 from luthier.ml.charts import figures, markdown
 from luthier.ml.charts.markdown import code, table
 from luthier.ml.export.bundle.card_outcome import outcome_sections

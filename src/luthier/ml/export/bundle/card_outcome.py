@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Evaluation, Metric
-from luthier.core.export import Export, ParityReport
+from luthier.core.records.export import Export, ParityReport
 from luthier.ml.charts import figures, markdown
 from luthier.ml.charts.markdown import code, table
 from luthier.ml.export.bundle import licences

@@ -7,7 +7,7 @@ from typing import Any, Final
 import yaml
 
 from luthier.core.evaluation import Evaluation, Metric, SystemResult
-from luthier.core.export import Export
+from luthier.core.records.export import Export
 from luthier.ml.charts import figures
 from luthier.ml.charts.visible import visible
 from luthier.ml.export.bundle import licences

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.core.export import Export
+from luthier.core.records.export import Export
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts
 from luthier.ml.export.bundle.manifest import EVALUATION, GGUF_PARITY, PARITY, PLAN, Manifest
 

@@ -7,7 +7,7 @@ import uuid
 from typing import Any, Final
 
 from luthier.core.evaluation import Evaluation
-from luthier.core.export import Export
+from luthier.core.records.export import Export
 from luthier.ml.export.bundle import licences
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, DatasetFacts, PackageFacts
 from luthier.ml.export.bundle.front_matter import tuned_system

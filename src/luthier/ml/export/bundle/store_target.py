@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
-from luthier.core.artifact_transfer import copy_to, errors_explained
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
+from luthier.core.system.artifact_transfer import copy_to, errors_explained
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
 from luthier.ml.export.bundle.target import Pushed, UploadPayload, another_bundle, check_strangers, not_proved
 

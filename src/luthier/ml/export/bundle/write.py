@@ -17,12 +17,12 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.artifact_transfer import copy_local
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.export import Export
 from luthier.core.ports import Progress
+from luthier.core.records.export import Export
+from luthier.core.system.artifact_transfer import copy_local
 from luthier.ml.export.bundle.card import card_text
 from luthier.ml.export.bundle.facts import BundleFacts
 from luthier.ml.export.bundle.lineage import lineage

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportPrecision, ExportSource
 from luthier.core.opted_turns import AS_THEY_ARE
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
 from luthier.ml.export.exporters.gguf_lora import NotPlainError, write_gguf_lora
 

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 
 from luthier.core.errors import RequestError, WorkError
-from luthier.core.parent_death import dying_with_parent
 from luthier.core.ports import Progress
+from luthier.core.system.parent_death import dying_with_parent
 
 _SHOWN_LINES = 8
 _FULL = ("No space left", "StorageFull", "Disk quota exceeded")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.export import ExportSource
 from luthier.core.opted_turns import OptedTurns
+from luthier.core.records.export import ExportSource
 from luthier.ml.export.exporters.exported_template import ExportedTemplate, exported_template
 from luthier.ml.inference.models.chat_template import ChatTemplate
 

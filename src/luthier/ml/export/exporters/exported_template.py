@@ -6,8 +6,8 @@
     reasoning           thoughts become text of the content, or are left out
 
 All of it is jinja in front of the model's own template. Whether that renders, without arguments, what the model's own
-template renders with the options and the rewritten turns is tried on rows of every kind (`core/trial_rows.py`), byte
-for byte.
+template renders with the options and the rewritten turns is tried on rows of every kind
+(`core/workflows/trial_rows.py`), byte for byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import TemplateOption
-from luthier.core.trial_rows import TRIAL_ROWS
+from luthier.core.workflows.trial_rows import TRIAL_ROWS
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.thought_writing import FIELDS, TAGS
 from luthier.ml.inference.opted_turns import rewritten, text_of

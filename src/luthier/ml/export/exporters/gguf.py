@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportPrecision, ExportSource
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.companions import Turns
 from luthier.ml.export.exporters.converter import converter

@@ -8,8 +8,8 @@ from typing import Literal, cast
 
 from transformers import PreTrainedModel
 
-from luthier.core.export import ExportPrecision, ExportSource
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.companions import Turns, write_companions
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import check_room, merged_model

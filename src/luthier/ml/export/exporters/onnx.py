@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportPrecision, ExportSource
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportPrecision, ExportSource
 from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.known_architectures import compared_with, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol, cast, get_args
 
 from luthier.core.errors import RequestError
-from luthier.core.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
+from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
 
 
 class Check(Protocol):

@@ -19,9 +19,9 @@ import numpy as np
 
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import LuthierError, RequestError, WorkError
-from luthier.core.export import ExportFormat, ExportSource
 from luthier.core.ports import Progress, SilentProgress
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.records.export import ExportFormat, ExportSource
+from luthier.core.system.scratch_folders import scratch_folder
 
 if TYPE_CHECKING:
     from luthier.ml.export.exporters.registry import Write

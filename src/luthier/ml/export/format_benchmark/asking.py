@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.export import ExportFormat, ExportSource
 from luthier.core.frozen import Frozen
+from luthier.core.records.export import ExportFormat, ExportSource
 
 
 class AskedRow(Frozen):

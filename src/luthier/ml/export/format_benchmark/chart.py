@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from luthier.core.format_table import FormatPrice, FormatTable
+from luthier.core.records.format_table import FormatPrice, FormatTable
 from luthier.ml.charts.figures import number
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, TUNED, canvas, inline_svg

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from luthier.core.export import ExportFormat, ExportSource
-from luthier.core.format_table import Spread
 from luthier.core.ports import Progress
-from luthier.core.scratch_folders import scratch_folder
+from luthier.core.records.export import ExportFormat, ExportSource
+from luthier.core.records.format_table import Spread
+from luthier.core.system.scratch_folders import scratch_folder
 from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, Speed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.format_table import FormatPrice, FormatTable, Spread
+from luthier.core.records.format_table import FormatPrice, FormatTable, Spread
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.charts.visible import shown

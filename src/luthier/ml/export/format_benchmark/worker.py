@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier.core.errors import LuthierError, RequestError
-from luthier.core.threads import wait_briefly
+from luthier.core.system.threads import wait_briefly
 from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, RowQuality, Speed
 
 if TYPE_CHECKING:

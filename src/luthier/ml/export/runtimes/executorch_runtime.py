@@ -18,8 +18,8 @@ import torch
 
 from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError
-from luthier.core.export import Runtime as RuntimeName
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.export import Runtime as RuntimeName
 from luthier.ml.export.runtimes.log_softmax import log_softmax
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.export.runtimes.transformers_runtime import rendered

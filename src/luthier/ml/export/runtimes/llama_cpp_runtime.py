@@ -11,8 +11,8 @@ import numpy as np
 
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
-from luthier.core.export import Runtime as RuntimeName
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.export import Runtime as RuntimeName
 from luthier.core.stream import TextRequest
 from luthier.ml.export.runtimes.log_softmax import log_softmax
 from luthier.ml.export.runtimes.protocol import LogProbabilities

@@ -12,8 +12,8 @@ import numpy as np
 
 from luthier.core.conversation import Conversation
 from luthier.core.errors import ModelSourceError, NotFoundError, RequestError, TemplateError
-from luthier.core.export import Runtime as RuntimeName
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.export import Runtime as RuntimeName
 from luthier.ml.export.runtimes.documents import message_documents
 from luthier.ml.export.runtimes.log_softmax import log_softmax
 from luthier.ml.export.runtimes.protocol import LogProbabilities

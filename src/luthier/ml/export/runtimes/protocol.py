@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.conversation import Conversation
-from luthier.core.export import Runtime as RuntimeName
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.export import Runtime as RuntimeName
 
 LogProbabilities = NDArray[np.float32]
 """[positions, vocabulary] natural logarithms; row i belongs to the token that follows position i."""

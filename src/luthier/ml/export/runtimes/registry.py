@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.export import ExportFormat, ExportSource
+from luthier.core.records.export import ExportFormat, ExportSource
 from luthier.ml.export.runtimes.protocol import Runtime
 
 

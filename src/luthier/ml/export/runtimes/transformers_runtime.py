@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation
 from luthier.core.errors import RequestError, TemplateError
-from luthier.core.export import Runtime as RuntimeName
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
+from luthier.core.records.export import Runtime as RuntimeName
 from luthier.ml.export.runtimes.documents import message_documents
 from luthier.ml.export.runtimes.protocol import LogProbabilities
 from luthier.ml.export.runtimes.transformers_model import TransformersModel

@@ -6,8 +6,8 @@ import json
 from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.json_schema import check_schema
 from luthier.core.stream import TextRequest
+from luthier.core.text.json_schema import check_schema
 from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.tool_calls import COMPACT, ToolForm
 

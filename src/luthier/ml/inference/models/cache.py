@@ -19,13 +19,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_file
-from luthier.core.disk_full import is_disk_full
-from luthier.core.durable import sync
 from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError
 from luthier.core.frozen import Frozen
 from luthier.core.ports import Progress
+from luthier.core.records.base_model import LocalModel
+from luthier.core.system.disk_full import is_disk_full
+from luthier.core.system.durable import sync
 from luthier.ml.inference.models.names import ModelName
 from luthier.ml.inference.models.weights import WeightFile, weight_files, weights_digest
 

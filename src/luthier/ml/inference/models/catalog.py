@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from luthier.core.base_model import CatalogEntry
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.records.base_model import CatalogEntry
 
 ENVIRONMENT = "LUTHIER_CATALOG"
 

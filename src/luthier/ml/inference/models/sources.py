@@ -16,11 +16,11 @@ import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from luthier.core.base_model import CatalogEntry, LocalModel
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.ids import is_id
 from luthier.core.ports import Progress
+from luthier.core.records.base_model import CatalogEntry, LocalModel
 from luthier.ml.inference.models import cache, catalog, gguf_convert, hub, names
 from luthier.ml.inference.models.cache import Manifest
 from luthier.ml.inference.models.hub_access import endpoint

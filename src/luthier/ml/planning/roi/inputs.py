@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
 from luthier.core.frozen import Frozen
-from luthier.core.worth import Case, Gain, Measured, MeasuredGains, Money, Range, Share
-from luthier.core.worth_result import Kind
+from luthier.core.results.worth import Case, Gain, Measured, MeasuredGains, Money, Range, Share
+from luthier.core.results.worth_result import Kind
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.worth import ALTERNATIVES, Case, MeasuredGains
-from luthier.core.worth_result import (
+from luthier.core.results.worth import ALTERNATIVES, Case, MeasuredGains
+from luthier.core.results.worth_result import (
     Bar,
     Histogram,
     Month,

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.worth_result import Part, Priced, Spread, SpreadOrNever, WorthResult
+from luthier.core.results.worth_result import Part, Priced, Spread, SpreadOrNever, WorthResult
 from luthier.ml.charts.fact import Fact
 from luthier.ml.planning.roi import words
 from luthier.ml.planning.roi.inputs import inputs_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from luthier.core.study import Parameter, Study, Trial
+from luthier.core.workflows.study import Parameter, Study, Trial
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, TUNED, canvas, inline_svg
 from luthier.ml.search.report.front_charts import front_charts

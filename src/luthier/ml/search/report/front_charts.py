@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from luthier.core.study import GoalName, Study, Trial
+from luthier.core.workflows.study import GoalName, Study, Trial
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import INK, MUTED, TUNED, canvas, inline_svg
 from luthier.ml.search.front import front_of, point_of

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.plain_yaml import write_yaml
-from luthier.core.study import GoalName, Study, Trial
+from luthier.core.text.plain_yaml import write_yaml
+from luthier.core.workflows.study import GoalName, Study, Trial
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.charts.visible import shown

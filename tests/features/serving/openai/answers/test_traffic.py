@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from luthier.core.access import Caller
-from luthier.core.traffic import Exchange, TrafficPolicy
+from luthier.core.records.traffic import Exchange, TrafficPolicy
 from luthier.features.traffic import log as traffic_log
 from luthier.features.traffic import service as traffic
 from luthier.features.traffic.policy import set_traffic_policy, user_digest, user_key

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.audit import Audit, Finding, FindingExample
+from luthier.core.results.audit import Audit, Finding, FindingExample
 from luthier.ml.data.audit.grade import grade_of
 from luthier.ml.data.audit.profile import profile_of
 from luthier.ml.data.audit.table import AuditTable, build_table

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.audit import Audit, Finding, FindingExample
+from luthier.core.results.audit import Audit, Finding, FindingExample
 from luthier.ml.data.audit.report import render_audit, write_audit_report
 from luthier.ml.data.audit.table import AuditTable, build_table
 

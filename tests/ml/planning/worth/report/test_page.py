@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.worth_result import WorthResult
+from luthier.core.results.worth_result import WorthResult
 from luthier.ml.planning.roi import worth
 from luthier.ml.planning.roi.report import render_worth, write_worth_report
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from luthier.core.audit import Audit, Finding
+from luthier.core.results.audit import Audit, Finding
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, OTHERS, TUNED
 from luthier.ml.data.audit.report.bars import bar_chart, length_chart

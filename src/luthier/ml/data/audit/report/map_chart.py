@@ -9,14 +9,14 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from luthier.core.audit import Audit
+from luthier.core.results.audit import Audit
 from luthier.ml.charts.figures import count, percent
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, inline_svg
 from luthier.ml.charts.visible import visible
 from luthier.ml.data.audit.report.bars import page_canvas, short_name
 from luthier.ml.data.audit.table import AuditTable
-from luthier.ml.data.prompt_map import PromptMap, Region, prompt_map
+from luthier.ml.data.rows.prompt_map import PromptMap, Region, prompt_map
 
 _COPIES: Final = ("exact_duplicate", "near_duplicate")
 _MIN_POINTS: Final = 3

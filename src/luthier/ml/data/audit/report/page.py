@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from luthier.core.audit import Audit
+from luthier.core.results.audit import Audit
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.charts.visible import shown
 from luthier.ml.data.audit.report import views

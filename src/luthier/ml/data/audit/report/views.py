@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.audit import SEVERITIES, Audit, Finding, FindingExample, Grade
+from luthier.core.results.audit import SEVERITIES, Audit, Finding, FindingExample, Grade
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.data.audit.table import AuditTable

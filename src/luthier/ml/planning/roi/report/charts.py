@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from luthier.core.worth_result import Bar, Priced, WorthResult
+from luthier.core.results.worth_result import Bar, Priced, WorthResult
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, PAPER, RULE, TUNED, canvas, inline_svg
 from luthier.ml.planning.roi import words

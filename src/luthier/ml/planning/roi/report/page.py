@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from luthier.core.worth_result import WorthResult
+from luthier.core.results.worth_result import WorthResult
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.charts.visible import shown
 from luthier.ml.planning.roi import views

@@ -1,0 +1,47 @@
+"""An alert: a signal of a deployed model that has changed, from when it is told until it is well again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+from luthier.core.results.signal import Signal
+
+AlertStatus = Literal["open", "closed"]
+
+
+class Alert(Frozen):
+    """What is told. signal: as it was when it was last looked at. opened_at, closed_at: seconds since 1970."""
+
+    alert_id: str
+    project_id: str
+    model: str
+    signal: Signal
+    status: AlertStatus = "open"
+    opened_at: float = 0.0
+    closed_at: float | None = None
+
+
+class AlertRule(Frozen):
+    """How many looks in a row open an alert, and how many close it, the first time in a week."""
+
+    open_after: Annotated[int, Field(ge=1, le=24)] = 1
+    close_after: Annotated[int, Field(ge=1, le=24)] = 3
+
+
+class AlertSettings(Frozen):
+    """What a project wants looked at, and who is told.
+
+    is_on: whether the server looks at all. every_minutes: how often. window_hours: what a look is about, up to now.
+    models: looked at besides all deployments. left_out: deployments that are not. emails: who is sent a mail.
+    """
+
+    is_on: bool = True
+    every_minutes: Annotated[int, Field(ge=5, le=24 * 60)] = 60
+    window_hours: Annotated[int, Field(ge=1, le=24 * 31)] = 24
+    models: Annotated[tuple[str, ...], Field(max_length=50)] = ()
+    left_out: Annotated[tuple[str, ...], Field(max_length=500)] = ()
+    emails: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    rule: AlertRule = AlertRule()

@@ -1,0 +1,194 @@
+"""A deployment: a name under which models are asked, and which of them answers whom.
+
+What is asked by the name goes to the shares of its newest revision. Revisions are added and never changed: a rollback
+adds one that is like the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from typing import Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.frozen import Frozen
+from luthier.core.results.gate import GatePassage
+
+MOST_SHARES: Final = 16
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_CLOSE: Final = 1e-6
+_NUM_POINTS: Final = 1 << 53
+
+RevisionKind = Literal["deploy", "canary", "split", "promote", "rollback"]
+
+
+class Share(Frozen):
+    """A target and the part of the traffic that it gets.
+
+    target: a run id, the name of a tuned or base model, or `export:FOLDER`. folder: where such an export lies.
+    """
+
+    target: str = Field(min_length=1, max_length=1024)
+    fraction: float = Field(gt=0, le=1)
+    folder: str | None = None
+
+
+class Revision(Frozen):
+    """Who gets what from one change to the next.
+
+    canary: the target that is being tried, None where none is. before: the revision that a rollback goes back to, None
+    for the first. created_at: seconds since 1970. gate: what the gates said of what it brought; None where none held,
+    and of a rollback, which none holds up. unjudged: targets that nobody had judged when they were given their share.
+    """
+
+    number: int = Field(ge=1)
+    kind: RevisionKind
+    shares: tuple[Share, ...] = Field(min_length=1, max_length=MOST_SHARES)
+    canary: str | None = None
+    before: int | None = None
+    created_at: float = 0.0
+    gate: GatePassage | None = None
+    unjudged: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        targets = [share.target for share in self.shares]
+        if len(set(targets)) < len(targets):
+            raise ValueError("a target has two shares")
+        if not math.isclose(sum(share.fraction for share in self.shares), 1, abs_tol=_CLOSE):
+            raise ValueError("the shares do not add up to 1")
+        if self.canary is not None and targets[-1] != self.canary:
+            raise ValueError("the canary is not the last share")
+        return self
+
+    def share_of(self, target: str) -> Share | None:
+        """The share of a target; None where it gets nothing."""
+        return next((share for share in self.shares if share.target == target), None)
+
+
+class Deployment(Frozen):
+    """A name with its newest revision. deployment_id: never used again, also what users are drawn by."""
+
+    deployment_id: str
+    project_id: str
+    name: str
+    revision: Revision
+    created_at: float = 0.0
+
+    def chosen(self, user: str) -> Share:
+        """The share that a user belongs to: the same one for as long as the shares stand.
+
+        The shares are gone through from the last to the first, and each keeps the users whose own point for this
+        target, from a hash, lies below its part of what is left. So a canary that is raised takes users over from the
+        others, and none changes in another way; a lowered one gives back those that came last. Of each new target the
+        points are new: it is not the same people on whom all is tried.
+        """
+        shares, left = self.revision.shares, 1.0
+        for share in reversed(shares[1:]):
+            if _point(self.deployment_id, share.target, user) * left < share.fraction:
+                return share
+            left -= share.fraction
+        return shares[0]
+
+
+def first(share: Share) -> Revision:
+    """The first revision: all for one target."""
+    return Revision(number=1, kind="deploy", shares=(_whole(share),))
+
+
+def split(shares: Sequence[Share], current: Revision | None) -> Revision:
+    """The revision that shares traffic out as given, without a canary. Raises RequestError for what cannot be."""
+    total = sum(share.fraction for share in shares)
+    targets = [share.target for share in shares]
+    if not 2 <= len(shares) <= MOST_SHARES or len(set(targets)) < len(targets):
+        raise RequestError(
+            f"a split over {', '.join(targets) or 'nothing'}",
+            expected=f"2 to {MOST_SHARES} different targets",
+            do="correct --split",
+        )
+    if not math.isclose(total, 1, abs_tol=1e-3):
+        raise RequestError(
+            f"the fractions of the split add up to {total:g}", expected="fractions that add up to 1", do="correct them"
+        )
+    exact = tuple(share.model_copy(update={"fraction": share.fraction / total}) for share in shares)
+    return _next(current, "split", exact)
+
+
+def replace(share: Share, current: Revision) -> Revision:
+    """The revision that gives all to another target."""
+    return _next(current, "deploy", (_whole(share),))
+
+
+def with_canary(share: Share, current: Revision) -> Revision:
+    """The revision that gives a fraction to a new target, and what is left to the others as they had it.
+
+    Where the target is the canary already, its fraction is changed. Raises RequestError for a fraction that is no part,
+    ConflictError where another canary is being tried, or the target gets traffic already.
+    """
+    if not 0 < share.fraction < 1:
+        raise RequestError(
+            f"a canary of {share.fraction:g}",
+            expected="a fraction between 0 and 1, such as 0.1",
+            do="correct it; to give it all, leave it out",
+        )
+    if current.canary not in (None, share.target):
+        raise ConflictError(
+            f"{current.canary} is being tried as a canary already",
+            expected="one canary at a time",
+            do="promote it or roll it back first",
+        )
+    others = [one for one in current.shares if one.target != current.canary]
+    if any(one.target == share.target for one in others):
+        raise ConflictError(
+            f"{share.target} gets traffic already",
+            expected="a canary that is not one of the targets",
+            do="share traffic out with --split, or give it all without --canary",
+        )
+    total = sum(one.fraction for one in others)
+    rest = tuple(one.model_copy(update={"fraction": one.fraction / total * (1 - share.fraction)}) for one in others)
+    return _next(current, "canary", (*rest, share), canary=share.target)
+
+
+def promoted(current: Revision, target: str | None = None) -> Revision:
+    """The revision that gives all to the canary, or to the named one of the targets. Raises ConflictError."""
+    chosen = current.canary if target is None else target
+    share = None if chosen is None else current.share_of(chosen)
+    if share is None:
+        what = "there is no canary" if target is None else f"{target} gets no traffic"
+        raise ConflictError(
+            f"{what}: revision {current.number} goes to {', '.join(one.target for one in current.shares)}",
+            expected="a canary, or one of these targets" if len(current.shares) > 1 else "a canary",
+            do="name one of them" if len(current.shares) > 1 else "deploy another target with --canary first",
+        )
+    if len(current.shares) == 1:
+        raise ConflictError(
+            f"{share.target} gets all traffic already", expected="several targets", do="there is nothing to be done"
+        )
+    return _next(current, "promote", (_whole(share),))
+
+
+def rolled_back(current: Revision, earlier: Revision) -> Revision:
+    """The revision that is as an earlier one was; the next rollback goes to what came before that."""
+    made = _next(current, "rollback", earlier.shares, canary=earlier.canary)
+    return made.model_copy(update={"before": earlier.before})
+
+
+def _next(
+    current: Revision | None, kind: RevisionKind, shares: tuple[Share, ...], *, canary: str | None = None
+) -> Revision:
+    number = 0 if current is None else current.number
+    return Revision(number=number + 1, kind=kind, shares=shares, canary=canary, before=number or None)
+
+
+def _whole(share: Share) -> Share:
+    return share.model_copy(update={"fraction": 1.0})
+
+
+def _point(deployment_id: str, target: str, user: str) -> float:
+    """A number in [0, 1) that looks random and is the same each time."""
+    words = "\0".join((deployment_id, target, user)).encode("utf-8", "surrogatepass")
+    return (int.from_bytes(hashlib.sha256(words).digest()[:8]) >> 11) / _NUM_POINTS

@@ -1,0 +1,77 @@
+"""The price of formats: what each export of one model costs and what it loses, side by side with the model itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.frozen import Frozen
+from luthier.core.records.export import ExportFormat, ExportPrecision, ParityReport
+
+SOURCE_LABEL = "source"
+"""What the model itself is called in a table of formats: as it was trained, in transformers."""
+
+
+class Spread(Frozen):
+    """A figure measured several times: the median, the least and the most."""
+
+    median: float
+    low: float
+    high: float
+
+
+class FormatPrice(Frozen):
+    """One format of a model. label: `gguf:q4_k_m`, or "source". status: "missing" where the format cannot hold the
+    model or its runtime is not installed; reason says why, or why the proof of a measured export failed.
+
+    num_bytes: of the files that the runtime reads (weights, tokenizer, config). peak_memory_bytes: of the process that
+    runs it, median over the rounds, mapped files among it; idle_memory_bytes: of the same process before the model was
+    loaded. Speeds are of one request at a time: tokens of prompts up to the first new one, and new tokens after it.
+    quality: its figures on the held-out rows; comparisons: format minus source on the same rows, paired.
+    is_recommended: false where quality was lost beyond doubt (`losses` says what); None where it was not measured.
+    is_on_front_size, is_on_front_speed: no other format is as good and smaller (or faster).
+    """
+
+    label: str
+    format: ExportFormat | None
+    precision: ExportPrecision
+    status: Literal["measured", "missing"] = "measured"
+    reason: str = ""
+    runtime: str = ""
+    num_bytes: int = 0
+    peak_memory_bytes: int = 0
+    idle_memory_bytes: int = 0
+    load_seconds: Spread | None = None
+    prompt_tokens_per_second: Spread | None = None
+    new_tokens_per_second: Spread | None = None
+    quality: SystemResult | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    parity: ParityReport | None = None
+    is_recommended: bool | None = None
+    losses: tuple[str, ...] = ()
+    is_on_front_size: bool = False
+    is_on_front_speed: bool = False
+
+
+class FormatTable(Frozen):
+    """All formats that were asked for, the source first. metric: what quality is judged by, fixed by rule beforehand.
+
+    num_rows: held-out rows that quality is measured on; num_timed: prompts that speed is. num_rounds: how often, each
+    format once a round, each time in a new process.
+    """
+
+    name: str
+    base_name: str
+    data_file: str
+    data_sha256: str
+    num_rows: int
+    num_timed: int
+    num_rounds: int
+    num_threads: int
+    max_new_tokens: int
+    metric: str
+    prices: tuple[FormatPrice, ...]
+    created_at: str
+    machine: dict[str, str]
+    seconds: float
+    report_path: str | None = None

@@ -1,0 +1,84 @@
+"""What was asked of a deployed model and answered: one exchange, as much of it as the project's policy keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from luthier.core.frozen import Frozen
+from luthier.core.records.logging_mode import Keeping
+
+
+class TrafficPolicy(Frozen):
+    """What is kept of a project's traffic.
+
+    keep: `off` nothing; `metadata` times, sizes, who and how it ended, no text; `sampled` the text of `fraction` of
+    all exchanges, metadata of all; `full` the text of all. Personal data in kept text is masked before it is written,
+    unless mask_personal_data is false. keep_days: files of days before that are deleted.
+    """
+
+    keep: Keeping = "metadata"
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    mask_personal_data: bool = True
+    keep_days: Annotated[int, Field(ge=1)] = 30
+
+
+class Exchange(Frozen):
+    """One request and its answer.
+
+    exchange_id: the id that the client got (`chatcmpl-...`). at: when it was asked, seconds since 1970. model: as it
+    was asked for (the name of a deployment, mostly); target: who answered. is_canary: whether that was the deployment's
+    canary. user_digest: a keyed hash of who asked, the same for the same user of a project; empty where nobody was
+    named. status: as HTTP has it; error_code: why it failed. seconds: to the end of the answer; first_token_seconds:
+    None where no token came. cost_usd: None where no prices were set. messages, answer: None where no text was kept,
+    masked where the policy asks for it; num_masked: places that were masked.
+    """
+
+    exchange_id: str
+    project_id: str
+    at: float
+    model: str
+    target: str = ""
+    is_canary: bool = False
+    user_digest: str = ""
+    status: int = 200
+    error_code: str = ""
+    finish_reason: str = ""
+    num_prompt_tokens: int = 0
+    num_new_tokens: int = 0
+    seconds: float = 0.0
+    first_token_seconds: float | None = None
+    cost_usd: float | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    answer: str | None = None
+    num_masked: int = 0
+
+    @property
+    def has_text(self) -> bool:
+        """Whether its words were kept."""
+        return self.messages is not None
+
+
+class TrafficFile(Frozen):
+    """A Parquet file of exchanges of one project and day (UTC, ISO 8601).
+
+    file: its path below the folder of the project. first_at, last_at: seconds since 1970. num_by_hour: by model, then
+    by hour (`2026-11-26T21`), how many exchanges there are; models beyond MOST_MODELS are summed up under an empty
+    name.
+    """
+
+    MOST_MODELS: ClassVar[int] = 100
+
+    project_id: str
+    day: str
+    file: str
+    num_exchanges: int
+    num_bytes: int
+    first_at: float
+    last_at: float
+    num_by_hour: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+    def may_hold(self, model: str) -> bool:
+        """Whether exchanges of a model may be in it."""
+        return model in self.num_by_hour or "" in self.num_by_hour

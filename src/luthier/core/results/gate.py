@@ -1,0 +1,111 @@
+"""A gate: what a model's figures have to be before it may be deployed, as `gate.yaml` says it, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.digest import sha256_document
+from luthier.core.frozen import Frozen
+from luthier.core.results.task_result import GateOutcome
+
+CANDIDATE: Final = "candidate"
+BASE: Final = "base"
+LEAST_REASON_CHARACTERS: Final = 20
+MOST_REASON_CHARACTERS: Final = 1_000
+Bound = Literal["low", "high", "value"]
+
+
+class GateRule(Frozen):
+    """One figure and where it has to lie. Exactly one of `at_least` and `at_most`.
+
+    metric: `TASK.METRIC` of a suite, `safety.PROBE.METRIC`, or `METRIC` of the evaluation on held-out rows. system:
+    whose figure; `candidate` is what is to be deployed. against: hold the difference to this system in place of the
+    figure itself; `base` is the model that the candidate was tuned from. bound: which end of the 95% interval is held
+    against the limit; by default the cautious one: `low` for at_least, `high` for at_most. required: whether it fails
+    where there is no such figure.
+    """
+
+    metric: Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)*$", max_length=200)]
+    system: Annotated[str, Field(min_length=1, max_length=300)] = CANDIDATE
+    against: Annotated[str, Field(min_length=1, max_length=300)] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    bound: Bound | None = None
+    required: bool = True
+
+    @model_validator(mode="after")
+    def _has_one_limit(self) -> GateRule:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("exactly one of at_least and at_most")
+        if self.against is not None and self.against == self.system:
+            raise ValueError("against: another system than the rule's own")
+        return self
+
+    @property
+    def end(self) -> Bound:
+        """The end of the interval that counts."""
+        return self.bound or ("low" if self.at_least is not None else "high")
+
+    @property
+    def limit(self) -> float:
+        """What it is held against."""
+        limit = self.at_least if self.at_least is not None else self.at_most
+        assert limit is not None
+        return limit
+
+    @property
+    def title(self) -> str:
+        """The rule in short: `sql.execution less base at least -0.02`."""
+        whose = "" if self.system == CANDIDATE else f" of {self.system}"
+        less = "" if self.against is None else f" less {self.against}"
+        words = "at least" if self.at_least is not None else "at most"
+        return f"{self.metric}{whose}{less} {words} {self.limit:g}"
+
+
+class Gate(Frozen):
+    """Rules that must all be met.
+
+    suite: the name of the suite whose results count; without it, of any. fingerprints: of suites and safety checks, by
+    their first digits (12 at least); where some stand here, no others count: so a task of the same name in another
+    suite cannot stand in for the one that was meant.
+    """
+
+    rules: Annotated[tuple[GateRule, ...], Field(min_length=1, max_length=200)]
+    suite: str | None = None
+    fingerprints: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")], ...] = ()
+
+    def counts(self, fingerprint: str) -> bool:
+        """Whether results with this fingerprint count."""
+        return not self.fingerprints or any(fingerprint.startswith(one) for one in self.fingerprints)
+
+
+class CheckedTarget(Frozen):
+    """What a gate said of one model that is to answer. file: the name of the gate's file, without its folder."""
+
+    target: str
+    file: str
+    outcome: GateOutcome
+
+
+class GatePassage(Frozen):
+    """How a revision of a deployment came past its gates. override: the reason of who had it deployed all the same."""
+
+    checked: Annotated[tuple[CheckedTarget, ...], Field(min_length=1)]
+    override: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether all rules of all gates were met."""
+        return all(one.outcome.passed for one in self.checked)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """A sentence for each rule that was not met."""
+        return tuple(rule.sentence for one in self.checked for rule in one.outcome.outcomes if not rule.passed)
+
+    def sha256(self) -> str:
+        """The digest of all outcomes: what the audit log keeps of them."""
+        document: list[Any] = [one.model_dump(mode="json") for one in self.checked]
+        return sha256_document(document)

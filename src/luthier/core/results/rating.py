@@ -1,0 +1,287 @@
+"""People rate answers, blind: the panel, what is shown, what is said of it, and the table of all that was said.
+
+The answers of an item have a fixed order, in which everything is kept. Which of two stands first on the screen differs
+by rater and item; a rating says which one did.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from luthier.core.conversation import Message
+from luthier.core.errors import DataError, RequestError, RowProblem
+from luthier.core.frozen import Frozen
+from luthier.core.library_errors import library_reason
+from luthier.core.results.suite import CRITERIA, Criterion
+
+RatingKind = Literal["pairwise", "likert"]
+RATING_KINDS: Final[tuple[RatingKind, ...]] = get_args(RatingKind)
+Preference = Literal["a", "b", "tie"]
+"""Of a pair: the item's first answer is better, its second is, or neither."""
+Score = Annotated[int, Field(ge=1, le=5)]
+LOWEST: Final = 1
+HIGHEST: Final = 5
+MOST_COMMENT_CHARACTERS: Final = 2000
+
+
+class RatedAnswer(Frozen):
+    """An answer that is shown, and the name of the system that wrote it, which is not."""
+
+    system: str
+    text: str
+
+
+class AttentionCheck(Frozen):
+    """What a rater who reads says of an item whose right answer is known; marked in the database alone.
+
+    how: `garbled`, one answer is words in no order; `instructed`, the text itself says what to choose.
+    """
+
+    how: Literal["garbled", "instructed"]
+    preference: Preference | None = None
+    score: Score | None = None
+
+
+class RatingItem(Frozen):
+    """A prompt with two answers (pairwise) or one (likert). item: its number, from 0 on, in no telling order.
+
+    row_id: the row that it was made of. messages: the prompt's turns, where it is more than one turn of a user.
+    """
+
+    item: Annotated[int, Field(ge=0)]
+    row_id: str
+    prompt: str
+    messages: tuple[Message, ...] = ()
+    answers: Annotated[tuple[RatedAnswer, ...], Field(min_length=1, max_length=2)]
+    check: AttentionCheck | None = None
+
+
+class RatingPanel(Frozen):
+    """People who rate the same answers. Times are seconds since 1970.
+
+    source: the file or the evaluation that the rows come from. num_items: attention checks (num_checks) among them.
+    num_same: pairs that are not shown, because both answers are the same text. num_left_out: rows that were too long
+    for a system. seed: decides the order of items and sides for each rater. instructions: in the words of whoever made
+    the panel; "" for ours alone.
+    """
+
+    panel_id: str
+    name: str
+    kind: RatingKind
+    systems: Annotated[tuple[str, ...], Field(min_length=1)]
+    source: str
+    criteria: tuple[Criterion, ...] = CRITERIA
+    seed: int
+    num_items: int
+    num_checks: int = 0
+    num_same: int = 0
+    num_left_out: int = 0
+    instructions: str = ""
+    created_at: float = 0.0
+    closed_at: float | None = None
+
+    @model_validator(mode="after")
+    def _has_what_to_compare(self) -> RatingPanel:
+        if len(set(self.systems)) < len(self.systems) or (self.kind == "pairwise" and len(self.systems) < 2):
+            raise ValueError(f"systems {self.systems}: different names, and two of them at least to compare")
+        return self
+
+
+class Rater(Frozen):
+    """Somebody who rates in one panel. has_link: whether there is a link that lets them in."""
+
+    rater_id: str
+    panel_id: str
+    name: str
+    has_link: bool = True
+    created_at: float = 0.0
+
+
+class Rating(Frozen):
+    """What one rater says of one item: a preference (pairwise), or a score for each criterion (likert).
+
+    shown_first: which of two answers stood first (left, or on top). seconds: from when it was shown; None where that is
+    not known.
+    """
+
+    item: int
+    rater_id: str
+    preference: Preference | None = None
+    scores: dict[Criterion, Score] = Field(default_factory=dict)
+    comment: Annotated[str, Field(max_length=MOST_COMMENT_CHARACTERS)] = ""
+    shown_first: Literal["a", "b"] = "a"
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    rated_at: float = 0.0
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rating:
+        if (self.preference is None) == (not self.scores):
+            raise ValueError("a preference, or scores")
+        return self
+
+    def passes(self, check: AttentionCheck) -> bool:
+        """Whether somebody who reads would have said this."""
+        if self.preference is not None:
+            return self.preference == check.preference
+        return set(self.scores.values()) == {check.score}
+
+
+class RatingRow(Frozen):
+    """One rating with all that it is about: a line of the exported table. Of a pair answer_b is the second answer.
+
+    is_check, passed: whether the item is an attention check, and whether the rater passed it.
+    """
+
+    panel_id: str
+    kind: RatingKind
+    item: int
+    row_id: str
+    rater: str
+    prompt: str
+    system_a: str
+    answer_a: str
+    system_b: str | None = None
+    answer_b: str | None = None
+    preference: Preference | None = None
+    relevance: Score | None = None
+    coherence: Score | None = None
+    accuracy: Score | None = None
+    helpfulness: Score | None = None
+    comment: str = ""
+    shown_first: Literal["a", "b"] = "a"
+    seconds: float | None = None
+    rated_at: float = 0.0
+    is_check: bool = False
+    passed: bool | None = None
+
+    def score(self, criterion: Criterion) -> int | None:
+        """The score for one criterion."""
+        found: int | None = getattr(self, criterion)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RatingsTable:
+    """All ratings of a panel, each rater's in the order in which they were given."""
+
+    rows: tuple[RatingRow, ...]
+
+    @property
+    def kind(self) -> RatingKind:
+        """pairwise or likert; likert where there is no rating yet."""
+        return self.rows[0].kind if self.rows else "likert"
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """The names of all who have rated, in order of their first rating."""
+        return tuple(dict.fromkeys(row.rater for row in self.rows))
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The names of all systems whose answers were rated (attention checks aside)."""
+        named = (name for row in self.real.rows for name in (row.system_a, row.system_b))
+        return tuple(sorted({name for name in named if name is not None}))
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """The criteria that there are scores for."""
+        known: tuple[Criterion, ...] = get_args(Criterion)
+        return tuple(one for one in known if any(row.score(one) is not None for row in self.rows))
+
+    @property
+    def real(self) -> RatingsTable:
+        """Without attention checks: what figures are made of."""
+        return self.where(lambda row: not row.is_check)
+
+    def where(self, keep: Callable[[RatingRow], bool]) -> RatingsTable:
+        """The ratings that are to be kept."""
+        return RatingsTable(tuple(row for row in self.rows if keep(row)))
+
+    def without(self, raters: Iterable[str]) -> RatingsTable:
+        """The ratings of all others."""
+        left_out = set(raters)
+        return self.where(lambda row: row.rater not in left_out)
+
+    def by_item(self) -> dict[int, list[RatingRow]]:
+        """The ratings of each item: all of them share prompt, answers and systems."""
+        found: dict[int, list[RatingRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.item, []).append(row)
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> RatingsTable:
+        """A table as `luthier human-eval export` writes it, .csv or .parquet.
+
+        Raises RequestError for a file that is not there or of another kind, DataError for rows that are no ratings.
+        """
+        if path.suffix not in (".csv", ".parquet") or not path.is_file():
+            raise RequestError(
+                f"{path} is no file of ratings" if path.is_file() else f"there is no file {path}",
+                expected="a .csv or .parquet file that `luthier human-eval export` has written",
+                do="export the panel: luthier human-eval export PANEL -o ratings.csv",
+            )
+        raw = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+        rows, problems = [], []
+        for number, values in enumerate(raw, start=2 if path.suffix == ".csv" else 1):
+            try:
+                rows.append(RatingRow.model_validate(values))
+            except ValidationError as error:
+                wrong = error.errors()[0]
+                field = ".".join(str(part) for part in wrong["loc"])
+                problems.append(RowProblem(str(path), number, field, repr(wrong["input"])[:80], wrong["msg"]))
+        if problems or len({row.kind for row in rows}) > 1:
+            raise DataError(
+                f"{len(problems)} of {len(raw)} rows of {path} are no ratings of one kind",
+                expected="the columns that `luthier human-eval export` writes",
+                do="export the panel again, or correct the rows",
+                problems=problems,
+            )
+        return cls(tuple(rows))
+
+
+def columns_of(rows: Sequence[RatingRow]) -> dict[str, list[Any]]:
+    """The table by column, in the order in which they are exported."""
+    return {name: [getattr(row, name) for row in rows] for name in RatingRow.model_fields}
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    """An empty cell is no value; of texts that may be empty, and only of those, it is the empty text."""
+    texts = {"prompt", "answer_a", "comment"}
+    csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as CSV: {library_reason(error)}",
+            expected="UTF-8 text with commas",
+            do="export the panel again",
+        ) from error
+    found = []
+    for line in lines:
+        empty_pair = {"answer_b"} if line.get("system_b") else set()
+        kept = {name: value for name, value in line.items() if value != "" or name in texts | empty_pair}
+        found.append(kept)
+    return found
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet: {library_reason(error)}",
+            expected="a Parquet file",
+            do="export the panel again",
+        ) from error
+    return rows

@@ -1,0 +1,157 @@
+"""How a panel stands: each rater's diligence, how far people agree, and what they say of the systems."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.evaluation import VerdictWord
+from luthier.core.frozen import Frozen
+from luthier.core.results.rating import RatingPanel
+from luthier.core.results.suite import Criterion
+
+AgreementMeasure = Literal["krippendorff_alpha", "fleiss_kappa", "cohen_kappa"]
+
+
+class Estimate(Frozen):
+    """A figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Drift(Frozen):
+    """How a rater changes against the others as it goes on: what a rating adds to it, and how sure that is.
+
+    Of scores: by how much they lie above the others'. Of preferences: how often they agree with the others.
+    """
+
+    slope: float
+    p_value: float
+
+
+class RaterReport(Frozen):
+    """One rater. num_failed: attention checks, of the num_checks that they have rated.
+
+    median_seconds: for an item. agreement: Krippendorff's alpha (interval) between what they say and the mean of the
+    others, who are not caught. most_said: their most frequent answer as it stood on the page, with its share.
+    caught: why they seem not to read; empty for all is well. notes: what is worth a look.
+    """
+
+    rater_id: str
+    name: str
+    has_link: bool
+    num_rated: int
+    num_items: int
+    num_checks: int
+    num_failed: int
+    median_seconds: float | None = None
+    agreement: Estimate | None = None
+    most_said: str = ""
+    most_said_share: float | None = None
+    drift: Drift | None = None
+    caught: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every item is rated."""
+        return self.num_rated >= self.num_items
+
+
+class Agreement(Frozen):
+    """How far raters agree, beyond chance. criterion: None for preferences. raw: share of pairs of ratings of one item
+    that say the same. num_items: those that at least two have rated. caution: what the figure does not tell.
+    """
+
+    measure: AgreementMeasure
+    criterion: Criterion | None
+    estimate: Estimate
+    raw: float
+    num_items: int
+    num_raters: int
+    caution: str = ""
+
+
+class WinRate(Frozen):
+    """How often `system` is preferred to `against`, ties counting half; the interval draws rows, not ratings.
+
+    word: of system against the other. rows_needed: as in `core.evaluation.Comparison`.
+    """
+
+    system: str
+    against: str
+    num_rows: int
+    num_wins: int
+    num_losses: int
+    num_ties: int
+    rate: Estimate
+    p_value: float
+    word: VerdictWord
+    rows_needed: int | None = None
+
+
+class Standing(Frozen):
+    """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems.
+
+    low, high: ends of the 95% interval; None where it is open, since the system has lost, or won, without exception.
+    """
+
+    system: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+class MeanScore(Frozen):
+    """The mean of all scores that a system's answers were given for a criterion."""
+
+    system: str
+    criterion: Criterion
+    num_ratings: int
+    mean: Estimate
+
+
+class ScoreDifference(Frozen):
+    """Mean score of one system less that of another, on the same rows."""
+
+    system: str
+    against: str
+    criterion: Criterion
+    difference: Estimate
+    p_value: float
+    word: VerdictWord
+    rows_needed: int | None = None
+
+
+class PanelFigures(Frozen):
+    """What follows from ratings: of a pairwise panel rates and standing, of scores their means and differences.
+
+    ranking_caution: what the ranking does not tell, or why there is none.
+    """
+
+    num_raters: int
+    num_ratings: int
+    agreements: tuple[Agreement, ...] = ()
+    win_rates: tuple[WinRate, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    ranking_caution: str = ""
+    scores: tuple[MeanScore, ...] = ()
+    differences: tuple[ScoreDifference, ...] = ()
+
+
+class PanelReport(Frozen):
+    """All of it. everyone: figures of all ratings; without_caught: the same without raters who were caught, where there
+    are any. cautions: what the figures do not tell.
+    """
+
+    panel: RatingPanel
+    raters: tuple[RaterReport, ...]
+    everyone: PanelFigures
+    without_caught: PanelFigures | None = None
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def caught(self) -> tuple[str, ...]:
+        """The names of raters who were caught."""
+        return tuple(rater.name for rater in self.raters if rater.caught)

@@ -1,0 +1,1 @@
+"""What the machine and its operating system need: files, locks, processes, threads."""

@@ -1,0 +1,143 @@
+"""How a file gets to where artifacts lie, whole or not at all, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from fsspec.core import url_to_fs
+
+from luthier.core.errors import LuthierError, RequestError, StorageFullError, WorkError
+from luthier.core.system.disk_full import disk_full_explained, is_disk_full
+
+WRITE_BYTES: Final = 8 << 20
+"""How much is held in memory and sent at once: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
+
+
+def open_root(root: str) -> tuple[Any, str]:
+    """The file system of fsspec that a root names, and the place in it. Raises RequestError where there is none."""
+    protocol = root.partition("://")[0]  # the rest may hold a password
+    try:
+        files, place = url_to_fs(root, use_listings_cache=False, skip_instance_cache=True)
+        return files, str(place)
+    except ImportError as error:
+        raise RequestError(
+            f"the driver for artifacts at {protocol}:// is not installed",
+            expected="Luthier installed with its driver for object storage",
+            do="pip install 'luthier[s3]', or name a folder",
+        ) from error
+    except ValueError as error:
+        raise RequestError(
+            f"artifacts at {protocol}:// cannot be reached by any driver that is known",
+            expected="a folder, or an URL such as s3://bucket/folder",
+            do="correct LUTHIER_ARTIFACTS or --artifacts",
+        ) from error
+
+
+def copy_local(source: Path, final: Path) -> None:
+    """Copy a file to `final`, which appears when all of it is on the disk. Raises StorageFullError."""
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+    try:
+        with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
+            shutil.copyfileobj(reader, writer)
+            writer.flush()
+            os.fsync(writer.fileno())
+        partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ArtifactReader:
+    """The content of an artifact as a stream; use it in a `with` block."""
+
+    def __init__(self, file: Any, name: str, *, is_local: bool) -> None:
+        self._file, self._name, self._is_local = file, name, is_local
+
+    def read(self, num_bytes: int) -> bytes:
+        """The next bytes; none at the end. Raises WorkError where a store elsewhere fails meanwhile."""
+        try:
+            with errors_explained(self._name, is_local=self._is_local):
+                return bytes(self._file.read(num_bytes))
+        except FileNotFoundError as error:
+            raise _failed(self._name, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def copy_to(files: Any, source: Path, place: str, name: str) -> None:
+    """Send a file to a file system of fsspec, a piece at a time, in constant memory. Raises WorkError."""
+    try:
+        with errors_explained(name, is_local=False):
+            _copy_to(files, source, place)
+    except FileNotFoundError as error:  # no such bucket
+        raise _failed(name, error) from error
+
+
+def _copy_to(files: Any, source: Path, place: str) -> None:
+    writer = files.open(place, "wb", block_size=WRITE_BYTES)
+    try:
+        with source.open("rb") as reader:
+            shutil.copyfileobj(reader, writer, WRITE_BYTES)
+        writer.close()
+    except BaseException:
+        with contextlib.suppress(Exception):  # what has failed once may fail here too; the first error is the one told
+            writer.discard()
+        writer.closed = True  # or else the collector would end the file as if it were whole
+        raise
+
+
+@contextmanager
+def errors_explained(name: str, *, is_local: bool) -> Iterator[None]:
+    """Say what a store elsewhere did, by the kind of its error alone: its words may hold an address or a key.
+
+    FileNotFoundError passes, those who read know what it means.
+    """
+    try:
+        yield
+    except (FileNotFoundError, LuthierError):
+        raise
+    except OSError as error:
+        if is_disk_full(error):
+            raise StorageFullError(
+                f"no room for artifacts at {name}", expected="free space", do="free some, then try again"
+            ) from error
+        if is_local:
+            raise
+        raise _failed(name, error) from error
+    except Exception as error:
+        if is_local:
+            raise
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> WorkError:
+    return WorkError(
+        f"the store of artifacts {name} failed: {_kind(error)}",
+        expected="a store that answers, a bucket that is there, and a key that may read and write it",
+        do="check the URL, the endpoint (AWS_ENDPOINT_URL) and the credentials in the environment of this process; "
+        "nothing was lost of what was kept before",
+    )
+
+
+def _kind(error: BaseException) -> str:
+    """The error's kind and, where the store has answered, the code of its answer."""
+    cause: BaseException | None = error
+    while cause is not None:
+        answer = getattr(cause, "response", None)
+        if isinstance(answer, dict) and isinstance(answer.get("Error"), dict):
+            return f"{type(error).__name__} ({answer['Error'].get('Code', 'no code')})"
+        cause = cause.__cause__
+    return type(error).__name__

@@ -1,0 +1,1 @@
+"""JSON, YAML, schemas and text with bounds."""

@@ -1,0 +1,1 @@
+"""Documents found, read and cut into chunks."""

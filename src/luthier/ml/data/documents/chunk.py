@@ -1,0 +1,188 @@
+"""Cut a text into chunks of at most so many tokens, at the ends of sentences, with whole sentences as overlap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from luthier.core.errors import RequestError
+from luthier.core.text.sentences import sentence_spans
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+MIN_TOKENS = 16
+# Hardly a tokenizer makes tokens of more characters on average: longer pieces are cut before they are counted.
+_MOST_CHARACTERS_A_TOKEN = 32
+_UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a text. `text`: its heading lines, then text[start:end] of the whole.
+
+    num_tokens: of `text`, as counted. num_overlap_characters: how many of its characters the chunk before holds, too.
+    is_cut: it begins or ends within a sentence, which alone was longer than a chunk may be. num_headings_left_out:
+    outer headings that did not fit into half of the chunk.
+    """
+
+    text: str
+    start: int
+    end: int
+    num_tokens: int
+    num_overlap_characters: int
+    is_cut: bool
+    num_headings_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    start: int
+    end: int
+    is_cut: bool
+
+
+def count_words(texts: Sequence[str]) -> list[int]:
+    """How many words each text has; of Chinese, Japanese and Korean each character counts as one."""
+    return [sum(1 for _ in _WORD.finditer(text)) for text in texts]
+
+
+def check_sizes(max_tokens: int, overlap_tokens: int) -> None:
+    """Raises RequestError where no chunks of such sizes can be made."""
+    if max_tokens < MIN_TOKENS:
+        raise RequestError(
+            f"chunks of {max_tokens} tokens", expected=f"at least {MIN_TOKENS}", do="ask for longer ones"
+        )
+    if not 0 <= overlap_tokens <= max_tokens // 2:
+        raise RequestError(
+            f"an overlap of {overlap_tokens} tokens in chunks of {max_tokens}",
+            expected=f"0 to {max_tokens // 2}, half of a chunk",
+            do="ask for less overlap or for longer chunks",
+        )
+
+
+def chunk(
+    text: str, *, count_tokens: CountTokens, max_tokens: int, overlap_tokens: int, headings: Sequence[str] = ()
+) -> list[Chunk]:
+    """Chunks of `text` in order; together they hold every sentence of it.
+
+    A chunk takes as many whole sentences as fit. A sentence that alone does not fit is cut at a line end, else between
+    words, else between characters, and `is_cut` says so. The sentences at the end of a chunk that have at most
+    `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
+    where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
+
+    Raises RequestError for sizes that cannot be (fewer than 16 tokens, an overlap of more than half).
+    """
+    check_sizes(max_tokens, overlap_tokens)
+    context, left_out = _context(headings, count_tokens, max_tokens // 2)
+    room = max_tokens - (count_tokens([context])[0] if context else 0)
+    pieces = _pieces(text, count_tokens, room)
+    if not pieces:
+        return []
+    # Counted with the blanks that follow, so that the sum of a run of pieces is close to what the run counts.
+    ends = [piece.start for piece in pieces[1:]] + [len(text.rstrip())]
+    counts = count_tokens([text[piece.start : end] for piece, end in zip(pieces, ends, strict=True)])
+    chunks: list[Chunk] = []
+    first = new = 0
+    while new < len(pieces):
+        last = _fill(counts, first, new, room)
+        body, num_tokens = _join(text, pieces, first, last, context, count_tokens)
+        while num_tokens > max_tokens:
+            # The parts of a text may have fewer tokens than the whole: leave out overlap first, then the last sentence.
+            if first < new:
+                first += 1
+            elif last > new + 1:
+                last -= 1
+            elif pieces[new].end - pieces[new].start > 1:
+                halves = _halves(text, pieces[new])
+                pieces[new : new + 1] = halves
+                counts[new : new + 1] = count_tokens([text[half.start : half.end] for half in halves])
+                last = new + 1
+            else:
+                break
+            body, num_tokens = _join(text, pieces, first, last, context, count_tokens)
+        inside = pieces[first:last]
+        chunks.append(
+            Chunk(
+                text=body,
+                start=inside[0].start,
+                end=inside[-1].end,
+                num_tokens=num_tokens,
+                num_overlap_characters=max(0, chunks[-1].end - inside[0].start) if chunks else 0,
+                is_cut=any(piece.is_cut for piece in inside),
+                num_headings_left_out=left_out,
+            )
+        )
+        first, new = _overlap_from(counts, pieces, first, last, overlap_tokens), last
+    return chunks
+
+
+def _fill(counts: Sequence[int], first: int, new: int, room: int) -> int:
+    """The end of the run that begins at `first`, takes `new` in any case, and has at most `room` tokens."""
+    total, last = sum(counts[first : new + 1]), new + 1
+    while last < len(counts) and total + counts[last] <= room:
+        total, last = total + counts[last], last + 1
+    return last
+
+
+def _overlap_from(counts: Sequence[int], pieces: Sequence[_Piece], first: int, last: int, overlap: int) -> int:
+    start, total = last, 0
+    # Never the whole chunk again, and no parts of a cut sentence.
+    while start - 1 > first and not pieces[start - 1].is_cut and total + counts[start - 1] <= overlap:
+        start -= 1
+        total += counts[start]
+    return start
+
+
+def _join(
+    text: str, pieces: Sequence[_Piece], first: int, last: int, context: str, count_tokens: CountTokens
+) -> tuple[str, int]:
+    body = context + text[pieces[first].start : pieces[last - 1].end]
+    return body, count_tokens([body])[0]
+
+
+def _context(headings: Sequence[str], count_tokens: CountTokens, most: int) -> tuple[str, int]:
+    for left_out in range(len(headings)):
+        context = "\n".join(headings[left_out:]) + "\n\n"
+        if count_tokens([context])[0] <= most:
+            return context, left_out
+    return "", len(headings)
+
+
+def _pieces(text: str, count_tokens: CountTokens, room: int) -> list[_Piece]:
+    """The sentences, and parts of those that have more than `room` tokens."""
+    # One token less: joined with a heading or a blank before it a sentence may have one more.
+    fits, too_long = room - 1, _MOST_CHARACTERS_A_TOKEN * room
+    done: list[_Piece] = []
+    spans = [_Piece(start, end, False) for start, end in sentence_spans(text)]
+    while spans:
+        short = [piece for piece in spans if piece.end - piece.start <= too_long]
+        counts = count_tokens([text[piece.start : piece.end] for piece in short])
+        done += [
+            piece for piece, count in zip(short, counts, strict=True) if count <= fits or piece.end - piece.start == 1
+        ]
+        over = [
+            piece for piece, count in zip(short, counts, strict=True) if count > fits and piece.end - piece.start > 1
+        ]
+        over += [piece for piece in spans if piece.end - piece.start > too_long]
+        spans = [half for piece in over for half in _halves(text, piece)]
+    return sorted(done, key=lambda piece: piece.start)
+
+
+def _halves(text: str, piece: _Piece) -> list[_Piece]:
+    """Two parts, cut at the line end, else the blank, else the character that is nearest to the middle."""
+    middle, quarter = (piece.start + piece.end) // 2, max((piece.end - piece.start) // 4, 1)
+    low, high = max(middle - quarter, piece.start + 1), min(middle + quarter, piece.end - 1)
+    for find in ("\n", " ", "\t", "\u3000", "\u00a0"):
+        before, after = text.rfind(find, low, middle), text.find(find, middle, high)
+        found = [at for at in (before, after) if at >= 0]
+        if found:
+            middle = min(found, key=lambda at: abs(at - middle))
+            break
+    parts = []
+    for start, end in ((piece.start, middle), (middle, piece.end)):
+        body = text[start:end]
+        if stripped := body.strip():
+            offset = start + len(body) - len(body.lstrip())
+            parts.append(_Piece(offset, offset + len(stripped), True))
+    return parts

@@ -1,0 +1,140 @@
+"""Read one document after the other into parts, as a child process of an ingest (see `worker_pool`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from luthier.core.digest import sha256_file
+from luthier.core.errors import DataError
+from luthier.core.system.disk_full import is_disk_full
+from luthier.ml.data.documents.chunk import Chunk, CountTokens, chunk, count_words
+from luthier.ml.data.documents.ingest_part import IngestSettings, header_json, part_name, read_part, write_part
+from luthier.ml.data.files.worker_pool import serve
+from luthier.ml.data.provenance import PROVENANCE
+from luthier.ml.data.readers.document import Document, Section, well_formed
+from luthier.ml.data.readers.signature import check_signature
+from luthier.ml.data.readers.table import load_reader
+
+_SENTENCE_ENDS = tuple('.!?…。！？:;"”»)')
+
+
+def rows_of(
+    document: Document, settings: IngestSettings, count_tokens: CountTokens, provenance: dict[str, Any]
+) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """The rows of a document, their tokens in all, and warnings. Sections of the same headings are one text.
+
+    A chunk that goes over pages names the page on which it begins.
+    """
+    rows: list[dict[str, Any]] = []
+    num_tokens = num_cut = num_left_out = 0
+    for headings, group in groupby(document.sections, key=lambda section: section.headings):
+        text, pages = _joined(list(group))
+        chunks = chunk(
+            text,
+            count_tokens=count_tokens,
+            max_tokens=settings.chunk_tokens,
+            overlap_tokens=settings.overlap_tokens,
+            headings=headings,
+        )
+        for part in chunks:
+            where = {"page": _page(pages, part), "section": " > ".join(headings) or None}
+            rows.append({"text": part.text, PROVENANCE: {**provenance, **where, "chunk": len(rows)}})
+            num_tokens += part.num_tokens
+            num_cut += part.is_cut
+            num_left_out += part.num_headings_left_out > 0
+    told = []
+    if num_cut:
+        told.append(f"{num_cut:,} chunks hold parts of a sentence that alone is longer than a chunk")
+    if num_left_out:
+        told.append(f"{num_left_out:,} chunks go without outer headings, which took more than half of them")
+    return rows, num_tokens, told
+
+
+def _joined(sections: list[Section]) -> tuple[str, list[tuple[int, int | None]]]:
+    """One text, and the offset at which each page begins; a sentence that goes on over a page stays whole."""
+    text, pages = "", []
+    for section in sections:
+        body = section.text.strip("\n")
+        if text:
+            goes_on = body[:1].islower() and not text.rstrip().endswith(_SENTENCE_ENDS)
+            text += " " if goes_on and section.page is not None else "\n\n"
+        pages.append((len(text), section.page))
+        text += body
+    return text, pages
+
+
+def _page(pages: list[tuple[int, int | None]], part: Chunk) -> int | None:
+    return next(page for start, page in reversed(pages) if start <= part.start)
+
+
+class _Reader:
+    def __init__(self, parts: Path, settings: IngestSettings) -> None:
+        self._parts, self._settings = parts, settings
+        self._count: CountTokens = count_words
+        if settings.tokenizer is not None:
+            from luthier.ml.inference.models.token_counter import token_counter
+
+            self._count = token_counter(Path(settings.tokenizer))
+
+    def answer(self, job: dict[str, str]) -> dict[str, Any]:
+        """Read one document: {"part", "is_reused", "header"}, or {"failed": reason}."""
+        try:
+            return self._read(Path(job["path"]), job["name"], job["reader"])
+        except MemoryError:
+            raise
+        except DataError as error:
+            return {"failed": f"{error.came}; {error.do}"}
+        except OSError as error:
+            is_full = is_disk_full(error)
+            return {"failed": f"cannot be read: {error.strerror or error}", "is_disk_full": is_full}
+        except RecursionError:
+            return {"failed": "nested too deep to be read"}
+        except Exception as error:  # noqa: BLE001 - one broken file never stops the rest, whatever its reader raises
+            said = (str(error).strip().splitlines() or [""])[0][:200]
+            return {"failed": f"its reader {job['reader']} failed: {type(error).__name__}: {said}"}
+
+    def _read(self, path: Path, name: str, reader: str) -> dict[str, Any]:
+        before = path.stat()
+        sha256 = sha256_file(path)
+        part = self._parts / part_name(name, sha256, reader, self._settings)
+        if (header := read_part(part)) is not None:
+            return {"part": part.name, "is_reused": True, "header": header_json(header)}
+        check_signature(path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            document = well_formed(load_reader(reader)(path))
+        after = path.stat()
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+            raise DataError("it changed while it was read", expected="a file at rest", do="run the ingest again")
+        provenance = {
+            "file": name,
+            "page": None,
+            "section": None,
+            "sha256": sha256,
+            "licence": self._settings.licence,
+            "chunk": 0,
+            "reader": reader.partition(":")[0].rpartition(".")[2],
+        }
+        rows, num_tokens, told = rows_of(document, self._settings, self._count, provenance)
+        if not rows:
+            raise DataError("no text in it", expected="a document with text", do="check what it holds")
+        said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+        kept = dict.fromkeys([*document.warnings, *said, *told])
+        header = write_part(part, rows, sha256=sha256, reader=reader, num_tokens=num_tokens, warnings=tuple(kept))
+        return {"part": part.name, "is_reused": False, "header": header_json(header)}
+
+
+def main(argument: str) -> None:
+    """Serve with the settings that stand in `argument` as JSON: `parts`, `settings`, `memory_bytes`."""
+    asked = json.loads(argument)
+    reader = _Reader(Path(asked["parts"]), IngestSettings(**asked["settings"]))
+    serve(reader.answer, asked["memory_bytes"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

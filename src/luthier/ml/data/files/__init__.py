@@ -1,0 +1,1 @@
+"""Files as they come: bounded reading, text encodings, archives, CSV, Excel, Parquet."""

@@ -1,0 +1,167 @@
+"""The process that decodes one Parquet file, with limits on memory and time, for `read_parquet`.
+
+    python -m luthier.ml.data.files.parquet_worker LIMITS
+
+LIMITS is a JSON object of `memory_bytes`, `batch_seconds` and `max_bytes`.
+
+stdin is the file itself. stdout is an Arrow IPC stream of batches of at most 8 MiB, but for a single row. What is wrong
+with the file stands on stderr as one line of JSON, and the exit code is 3.
+
+A few bytes of Parquet decode to gigabytes in many ways (pages that are packed, dictionaries, repeated prefixes, lists
+by run lengths), and the sizes in its headers may lie. So the sizes are counted as they are decoded, and one page that
+decodes to more than the memory limit ends this process alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.system.parent_death import dying_with_parent
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
+WRONG_FILE: Final = 3
+BATCH_ROWS: Final = 1_024
+MAX_ROW_BYTES: Final = 64 << 20
+"""As a line of JSONL may have."""
+_BATCH_BYTES: Final = 8 << 20
+_BUFFER_BYTES: Final = 1 << 20
+_ROW_BYTES: Final = 64
+"""What a row counts at least: one of nulls takes a bit here, and far more where it becomes an object."""
+
+
+class _TooLargeError(Exception):
+    """What is decoded goes beyond a limit."""
+
+
+def main(argument: str) -> int:
+    """Decode stdin to stdout; returns the exit code."""
+    limits = json.loads(argument)
+    _limit(limits["memory_bytes"])
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints, stdout carries the stream alone
+    try:
+        with out:
+            _decode(out, limits)
+    except MemoryError:
+        return _say({"reason": "memory"})
+    except _TooLargeError as error:
+        return _say({"reason": str(error)})
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:  # noqa: BLE001 - whatever a broken file does to its decoder is a fault of the file
+        return _say({"reason": "damaged", "kind": type(error).__name__, "words": f"{error}"[:500]})
+    return 0
+
+
+def _limit(memory_bytes: int) -> None:
+    dying_with_parent()()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _decode(out: Any, limits: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pa.set_cpu_count(1)
+    # buffer_size: else the whole of each column of a row group is read at once.
+    file = pq.ParquetFile(pa.OSFile("/dev/fd/0", "rb"), buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    schema = pa.schema([pa.field(field.name, _spelled_out(field.type)) for field in file.schema_arrow])
+    is_same = schema.types == file.schema_arrow.types
+    with pa.ipc.new_stream(out, schema) as stream:
+        num_bytes = 0
+        for found in _timed(file.iter_batches(batch_size=BATCH_ROWS, use_threads=False), limits["batch_seconds"]):
+            batch = found if is_same else _cast(found, schema)
+            num_bytes += max(batch.nbytes, _ROW_BYTES * batch.num_rows)
+            if num_bytes > limits["max_bytes"]:
+                raise _TooLargeError("bomb")
+            for piece in _pieces(batch):
+                stream.write_batch(piece)
+
+
+def _spelled_out(kind: Any) -> Any:
+    """The type with every value in its own place: in a dictionary, a view or a run one value stands for many."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _spelled_out(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if isinstance(kind, pa.BaseExtensionType):
+        return _spelled_out(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _spelled_out(field.type)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_spelled_out(kind.key_type), _spelled_out(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_spelled_out(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_spelled_out(kind.value_type))
+    if pa.types.is_large_list(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return pa.large_list(_spelled_out(kind.value_type))
+    return kind
+
+
+def _cast(batch: RecordBatch, schema: Any) -> RecordBatch:
+    import pyarrow as pa
+
+    columns = []
+    for column, field in zip(batch.columns, schema, strict=True):
+        if column.type == field.type:
+            columns.append(column)
+            continue
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowNotImplementedError:  # Arrow casts no such nested type
+            columns.append(pa.array(column.to_pylist(), type=field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _timed(batches: Iterator[RecordBatch], seconds: int) -> Iterator[RecordBatch]:
+    """Each batch; the kernel ends this process where one takes longer, whatever library code it is in."""
+    while True:
+        signal.alarm(seconds)
+        batch = next(batches, None)
+        signal.alarm(0)
+        if batch is None:
+            return
+        yield batch
+
+
+def _pieces(batch: RecordBatch) -> Iterator[RecordBatch]:
+    """The batch in parts of a size that a reader can hold."""
+    num = max(1, batch.num_rows * _BATCH_BYTES // max(batch.nbytes, 1))
+    for start in range(0, batch.num_rows, num):
+        piece = batch.slice(start, num)
+        if piece.nbytes > MAX_ROW_BYTES and piece.num_rows > 1:  # rows of very different sizes
+            yield from (_checked(piece.slice(row, 1)) for row in range(piece.num_rows))
+        else:
+            yield _checked(piece)
+
+
+def _checked(piece: RecordBatch) -> RecordBatch:
+    if piece.num_rows == 1 and piece.nbytes > MAX_ROW_BYTES:
+        raise _TooLargeError("row")
+    return piece
+
+
+def _say(document: dict[str, str]) -> int:
+    sys.stderr.write("\n" + json.dumps(document) + "\n")
+    return WRONG_FILE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""Keys, tokens, passwords and private keys in a text.
+
+Known tokens are told by their form. `name = "value"` counts where the name says that it is secret and the value looks
+random: letters and digits mixed, and a Shannon entropy of at least 3 bits a character (3.5 from 20 characters on);
+words that stand in for a value (changeme, <...>, ${...}, your-...) do not count. A random-looking identifier under such
+a name is the mistake this makes; a password of plain words is the one that it misses.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import polars as pl
+
+from luthier.ml.data.personal_data.secret_forms import (
+    ASSIGNMENT,
+    LONGEST_PRIVATE_KEY,
+    MARKS,
+    PLACEHOLDER,
+    PRIVATE_KEY,
+    PRIVATE_KEY_BODY,
+    PRIVATE_KEY_END,
+    TOKEN_FORMS,
+)
+
+_LEAST_BITS: Final = 3.0
+_LEAST_BITS_LONG: Final = 3.5
+_LONG: Final = 20
+_SHOWN_CHARACTERS: Final = 4
+_RANDOM_FORMS: Final = frozenset(("OpenAI or Anthropic key", "GitLab token", "Slack token"))
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret at `text[start:end]`. kind: a name for people, such as "GitHub token". Its repr hides the value."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Secret({self.start}, {self.end}, {self.kind!r}, {masked_secret(self.value)!r})"
+
+
+def find_secrets(text: str) -> list[Secret]:
+    """Every secret in the text, in order, none overlapping another."""
+    lowered = text.lower()
+    if not any(mark in lowered for mark in MARKS):
+        return []
+    kept: list[Secret] = []
+    taken = bytearray(len(text))
+    for secret in (*_private_keys(text), *_tokens(text), *_assignments(text)):
+        if not any(taken[secret.start : secret.end]):
+            taken[secret.start : secret.end] = b"\x01" * (secret.end - secret.start)
+            kept.append(secret)
+    return sorted(kept, key=lambda secret: secret.start)
+
+
+def may_hold_secrets(texts: pl.Series) -> pl.Series:
+    """Booleans: where `find_secrets` may find something; never false where it would."""
+    return texts.str.contains_any(list(MARKS), ascii_case_insensitive=True).fill_null(value=False)
+
+
+def masked_secret(value: str) -> str:
+    """What may be shown of a secret: its first four characters and its length."""
+    return f"{value[:_SHOWN_CHARACTERS]}… ({len(value)} characters)"
+
+
+def entropy_bits(value: str) -> float:
+    """Shannon entropy of the characters, in bits a character (Shannon 1948, section 6)."""
+    return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())
+
+
+def _private_keys(text: str) -> Iterator[Secret]:
+    ends = [match.span() for match in PRIVATE_KEY_END.finditer(text)]
+    next_end = 0
+    for begin in PRIVATE_KEY.finditer(text):
+        body = PRIVATE_KEY_BODY.match(text, begin.end(), begin.end() + LONGEST_PRIVATE_KEY)
+        stop = body.end() if body else begin.end()
+        while next_end < len(ends) and ends[next_end][0] < begin.end():
+            next_end += 1
+        if next_end < len(ends) and ends[next_end][0] == stop:
+            stop = ends[next_end][1]
+        else:  # cut short: all of it that is there, without the space behind it
+            stop = begin.end() + len(text[begin.end() : stop].rstrip())
+        if stop > begin.end():
+            yield Secret(begin.start(), stop, "private key", text[begin.start() : stop])
+
+
+def _tokens(text: str) -> Iterator[Secret]:
+    for kind, form in TOKEN_FORMS.items():
+        for match in form.finditer(text):
+            group = "secret" if "secret" in form.groupindex else 0
+            value = match[group]
+            if PLACEHOLDER.search(value) or (kind == "JSON web token" and not _is_web_token(value)):
+                continue
+            if kind in _RANDOM_FORMS and not _looks_random(value):
+                continue
+            yield Secret(*match.span(group), kind, value)
+
+
+def _assignments(text: str) -> Iterator[Secret]:
+    for match in ASSIGNMENT.finditer(text):
+        group = "quoted" if match["quoted"] is not None else "bare"
+        value = match[group]
+        if not PLACEHOLDER.search(value) and _looks_random(value):
+            yield Secret(*match.span(group), f"{match['name'].lower()} in an assignment", value)
+
+
+def _looks_random(value: str) -> bool:
+    if not any(map(str.isdigit, value)) or not any(map(str.isalpha, value)):
+        return False
+    return entropy_bits(value) >= (_LEAST_BITS_LONG if len(value) >= _LONG else _LEAST_BITS)
+
+
+def _is_web_token(value: str) -> bool:
+    """Whether the first part is a JOSE header: base64url of a JSON object with `alg` (RFC 7515, 4.1.1)."""
+    header = value.partition(".")[0]
+    try:
+        document = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+    except ValueError:
+        return False
+    return isinstance(document, dict) and "alg" in document

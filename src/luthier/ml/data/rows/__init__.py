@@ -1,0 +1,1 @@
+"""Rows of every shape: recognised, normalised, written."""

@@ -1,0 +1,218 @@
+"""Answers to prompts, written by a teacher: what a student then learns like any other rows.
+
+row of any shape -> its prompt -> teacher -> answer, kept or refused with a reason
+
+Sequence-level distillation: Kim & Rush, 2016, "Sequence-Level Knowledge Distillation", arXiv:1606.07947, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example, Row
+from luthier.core.digest import sha256_document
+from luthier.core.errors import OverlongError
+from luthier.core.ports import Progress, Prompt
+from luthier.ml.data.files.bad_field import ABSENT, BadFieldError
+from luthier.ml.data.provenance import PROVENANCE
+from luthier.ml.data.rows.chat_rows import chat_conversation
+from luthier.ml.data.rows.pair_rows import alpaca_conversation, prompt_completion_conversation
+from luthier.ml.data.rows.shapes import renamed
+from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
+from luthier.ml.inference.cached_engine import CachedEngine
+
+ReasonCode = Literal["too_long", "cut_off", "empty"]
+BATCH_PROMPTS: Final = 32
+# Rows are read by the same code as those with answers: this stands where the teacher's will.
+_ANSWER: Final = "answer"
+_ANSWERING: Final = ("assistant", "gpt", "chatgpt", "bot", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """How answers are written. temperature 0 is greedy; above it the draws depend on seed and prompt alone.
+
+    keeps_thoughts: rows get the teacher's thought as `reasoning_content`; else they get the answer alone.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    seed: int = 0
+    keeps_thoughts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A row to be answered. id: `rows.jsonl:17`. provenance: what the row says of where it is from."""
+
+    id: str
+    prompt: Conversation
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question and what became of it. reason None: the answer is kept. thought: what the teacher thought before."""
+
+    question: Question
+    text: str = ""
+    reason: ReasonCode | None = None
+    explanation: str = ""
+    thought: str | None = None
+
+
+def question_of(row: Row, mapping: Mapping[str, str]) -> Question:
+    """The prompt of a row in any shape that has one; an answer that stands at its end is left out.
+
+    mapping: field of the shape to field of the file. Earlier turns of the assistant are context. Raises BadFieldError.
+    """
+    fields = renamed(row.fields, mapping) if mapping else dict(row.fields)
+    found = _conversation(fields)
+    last = len(found.messages) - 1
+    context = tuple(
+        message.model_copy(update={"weight": 0}) if message.role == "assistant" else message
+        for message in found.messages[:last]
+    )
+    provenance = row.fields.get(PROVENANCE)
+    return Question(
+        row.id,
+        Conversation(messages=context, tools=found.tools),
+        provenance if isinstance(provenance, dict) else {},
+    )
+
+
+def answers(
+    questions: Iterable[Question],
+    teacher: CachedEngine,
+    options: AnswerOptions,
+    progress: Progress,
+    *,
+    batch_done: Callable[[int], None] = lambda _: None,
+) -> Iterator[Answered]:
+    """One for each question, in order, streamed in batches of 32; `batch_done` gets the number of each.
+
+    Raises what the engine raises, but OverlongError: such a question is refused.
+    """
+    stream = iter(questions)
+    while batch := list(islice(stream, BATCH_PROMPTS)):
+        prompts = [_prompt(question, options) for question in batch]
+        for question, reply in zip(batch, teacher.generate_each(prompts, progress), strict=True):
+            if isinstance(reply, OverlongError):
+                words = f"{reply.came}; expected {reply.expected}"
+                yield Answered(question, reason="too_long", explanation=words)
+            elif reply.finish_reason == "length":
+                within = "within its thought" if reply.ends_in_thought else "before its end"
+                words = f"cut off after {reply.num_new_tokens} tokens, {within}"
+                yield Answered(question, reply.text, "cut_off", words)
+            elif not reply.text.strip():
+                yield Answered(question, reply.text, "empty", "the teacher wrote nothing")
+            else:
+                yield Answered(question, reply.text, thought=reply.reasoning)
+        batch_done(len(batch))
+
+
+def answered_row(answered: Answered, options: AnswerOptions, *, teacher: str) -> dict[str, Any]:
+    """A chat row that ends with the teacher's answer, the only turn that is learned."""
+    turn = {"role": "assistant", "content": _writable(answered.text)}
+    if answered.thought is not None and options.keeps_thoughts:
+        turn["reasoning_content"] = _writable(answered.thought)
+    return _with_prompt(answered, turn) | {PROVENANCE: _provenance(answered, options, teacher)}
+
+
+def gold_row(example: Example) -> dict[str, Any]:
+    """A row as `answered_row` writes it, with the answer that stands in the data: the only turn that is learned.
+
+    Raises BadFieldError for an example without a prompt and an answer in words.
+    """
+    prompt, conversation = example.prompt, example.conversation
+    if prompt is None or conversation is None or conversation.last_answer is None or not example.reference:
+        raise BadFieldError("completion", ABSENT, "is no answer in words to a prompt")
+    earlier = [_turn(m.model_copy(update={"weight": 0}) if m.role == "assistant" else m) for m in prompt.messages]
+    answer = _turn(conversation.messages[conversation.last_answer].model_copy(update={"weight": None}))
+    return {"messages": [*earlier, answer]} | ({"tools": list(prompt.tools)} if prompt.tools else {})
+
+
+def refused_row(answered: Answered, options: AnswerOptions, *, teacher: str) -> dict[str, Any]:
+    """The row of a refused answer, with its reason and all that was written."""
+    told = {"source_row": answered.question.id, "reason": answered.reason, "explanation": answered.explanation}
+    return (
+        told
+        | _with_prompt(answered, None)
+        | {"reply": _writable(answered.text), PROVENANCE: _provenance(answered, options, teacher)}
+    )
+
+
+def _conversation(fields: dict[str, Any]) -> Conversation:
+    """The row with a placeholder in place of its answer."""
+    if fields.get("messages") is not None:
+        turns = _turns(fields, "messages", "role")
+        return chat_conversation(fields | {"messages": [*turns, {"role": "assistant", "content": _ANSWER}]})
+    if fields.get("conversations") is not None:
+        turns = _turns(fields, "conversations", "from")
+        return sharegpt_conversation(fields | {"conversations": [*turns, {"from": "gpt", "value": _ANSWER}]})
+    if fields.get("prompt") is not None:
+        kept = {name: value for name, value in fields.items() if name != "label"}
+        return prompt_completion_conversation(kept | {"completion": _ANSWER})
+    if fields.get("instruction") is not None:
+        return alpaca_conversation(fields | {"output": _ANSWER})
+    raise BadFieldError("prompt", ABSENT, "is absent, and so are messages, conversations and instruction")
+
+
+def _turns(fields: Mapping[str, Any], name: str, who: str) -> list[Any]:
+    """The turns up to the last one that is not an answer."""
+    turns = fields[name]
+    if not isinstance(turns, list):
+        raise BadFieldError(name, turns, "is no list of turns")
+    end = len(turns)
+    while end and isinstance(turns[end - 1], dict) and turns[end - 1].get(who) in _ANSWERING:
+        end -= 1
+    if not end:
+        raise BadFieldError(name, ABSENT, "has no turn to answer")
+    return turns[:end]
+
+
+def _prompt(question: Question, options: AnswerOptions) -> Prompt:
+    # from the prompt and not from its line, so that rows put before it change neither the draws nor the cache
+    seed = int(sha256_document([options.seed, question.prompt.model_dump(mode="json")])[:7], 16)
+    return Prompt(
+        conversation=question.prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        seed=seed if options.temperature else 0,
+    )
+
+
+def _with_prompt(answered: Answered, answer: dict[str, Any] | None) -> dict[str, Any]:
+    prompt = answered.question.prompt
+    turns = [*map(_turn, prompt.messages), *([answer] if answer is not None else [])]
+    return {"messages": turns} | ({"tools": list(prompt.tools)} if prompt.tools else {})
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn = message.model_dump(mode="json", exclude_none=True)
+    if not message.tool_calls:
+        del turn["tool_calls"]
+    return turn
+
+
+def _provenance(answered: Answered, options: AnswerOptions, teacher: str) -> dict[str, Any]:
+    thought = {} if answered.thought is None else {"thought": "kept" if options.keeps_thoughts else "left out"}
+    return {
+        **answered.question.provenance,
+        **thought,
+        "synthetic": True,
+        "teacher": teacher,
+        "kind": "answer",
+        "source_row": answered.question.id,
+        "temperature": options.temperature,
+        "seed": options.seed,
+    }
+
+
+def _writable(text: str) -> str:
+    """Text as UTF-8 can hold it: half a surrogate pair becomes its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

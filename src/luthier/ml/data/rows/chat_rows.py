@@ -1,0 +1,228 @@
+"""Rows in OpenAI's chat shape become conversations.
+
+Source: OpenAI, "Fine-tuning" guide and "Chat completions" reference (messages, tools, tool_calls, weight). The older
+`functions`, `function_call` and role `function` are read as the tools, tool calls and role `tool` that replaced them.
+What an assistant thought is read as `reasoning_content`, `reasoning` or `thinking`, or as a block of its content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+from luthier.core.conversation import Conversation, Message, Role
+from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, check_text, name_of_type
+from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
+from luthier.ml.inference.models.thought_writing import FIELDS
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+# Fields that change what a turn means. Reading on without them would train something else than the file says.
+_MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
+
+
+def chat_conversation(fields: dict[str, Any]) -> Conversation:
+    """The conversation of a chat row. Raises BadFieldError at the first wrong value."""
+    if fields.get("tools") is not None and fields.get("functions") is not None:
+        raise BadFieldError("functions", fields["functions"], "stands beside tools; only one of the two can be meant")
+    tools = parse_tools("tools", fields.get("tools"))
+    if fields.get("functions") is not None:
+        functions = _list_of_objects("functions", fields["functions"])
+        tools = parse_tools("functions", [{"type": "function", "function": function} for function in functions])
+    messages = parse_messages("messages", fields.get("messages"))
+    check_learnable("messages", messages)
+    return Conversation(messages=messages, tools=tools)
+
+
+def parse_messages(field: str, value: Any) -> tuple[Message, ...]:
+    """A list of message objects, also as JSON text (CSV has no lists). Raises BadFieldError."""
+    messages: list[Message] = []
+    for index, raw in enumerate(_list_of_objects(field, value)):
+        messages.append(_message(f"{field}[{index}]", raw, messages))
+    return tuple(messages)
+
+
+def check_learnable(field: str, messages: Sequence[Message]) -> None:
+    """Raise BadFieldError where a conversation has nothing that training could learn."""
+    answers = [message for message in messages if message.role == "assistant"]
+    if not answers:
+        roles = ", ".join(message.role for message in messages[:10]) or "none"
+        raise BadFieldError(field, ABSENT, f"has no assistant turn (roles: {roles})")
+    if not any(message.is_learned for message in answers):
+        raise BadFieldError(field, ABSENT, "has weight 0 on every assistant turn: nothing to learn")
+
+
+def _message(where: str, raw: dict[str, Any], before: Sequence[Message]) -> Message:
+    for name in _MEANINGFUL:
+        if raw.get(name) is not None:
+            raise BadFieldError(f"{where}.{name}", raw[name], "is not read by Luthier, and would be lost in silence")
+    role = raw.get("role", ABSENT)
+    if role not in _ROLES:
+        raise BadFieldError(f"{where}.role", role, f"is no known role; known: {', '.join(_ROLES)}")
+    calls = _tool_calls(where, raw, role, len(before))
+    weight = _weight(f"{where}.weight", raw.get("weight"), role)
+    content = _content(f"{where}.content", raw.get("content", ABSENT), role, has_calls=bool(calls))
+    reasoning = _reasoning(where, raw, role)
+    if role == "assistant" and weight != 0 and not calls and not (content or "").strip():
+        raise EmptyAnswerError(f"{where}.content", content)
+    return Message(
+        role=cast(Role, "tool" if role == "function" else role),
+        content=content,
+        name=check_text(f"{where}.name", raw["name"]) if raw.get("name") is not None else None,
+        tool_calls=calls,
+        tool_call_id=_call_id(where, raw, role, before),
+        weight=weight,
+        reasoning=reasoning,
+        learn_reasoning=_learn_reasoning(f"{where}.learn_reasoning", raw.get("learn_reasoning"), role),
+    )
+
+
+def _reasoning(where: str, raw: dict[str, Any], role: str) -> str | None:
+    """What the assistant thought, by whichever of its names; blocks of type thinking in the content are one, too."""
+    content = raw.get("content")
+    blocks = [part for part in content if _is_thought(part)] if isinstance(content, list) else []
+    found = {f"{where}.{name}": raw[name] for name in FIELDS if raw.get(name) is not None}
+    if blocks:
+        texts = [check_text(f"{where}.content", part.get("thinking")) for part in blocks]
+        found[f"{where}.content"] = "\n\n".join(texts)
+    thought = None
+    for field, value in found.items():
+        if role != "assistant":
+            raise BadFieldError(field, value, f"stands on a turn of role {role}; only the assistant thinks")
+        text = check_text(field, value)
+        if thought is not None and text.strip() != thought.strip():
+            raise BadFieldError(field, text, "says another thought than the same turn's other field of the kind")
+        thought = text
+    return thought if thought and thought.strip() else None
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "thinking"
+
+
+def _learn_reasoning(field: str, value: Any, role: str) -> bool | None:
+    if value is None:
+        return None
+    if role != "assistant":
+        raise BadFieldError(field, value, f"stands on a turn of role {role}; it is for assistant turns only")
+    if not isinstance(value, bool):
+        raise BadFieldError(field, value, "is not true or false")
+    return value
+
+
+def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | None:
+    if (value is None or value is ABSENT) and role == "assistant" and has_calls:
+        return None
+    if value is ABSENT:
+        raise BadFieldError(field, ABSENT, "is absent")
+    if not isinstance(value, list):
+        return check_text(field, value)
+    parts = []
+    for index, part in enumerate(value):
+        if _is_thought(part):
+            continue
+        where = f"{field}[{index}]"
+        kind = part.get("type", ABSENT) if isinstance(part, dict) else ABSENT
+        if not isinstance(part, dict) or kind != "text":
+            shown = part if kind is ABSENT else kind
+            raise BadFieldError(where, shown, "is no text part; only text can be trained here, no images or audio")
+        parts.append(check_text(f"{where}.text", part.get("text")))
+    return "".join(parts)
+
+
+def _weight(field: str, value: Any, role: str) -> Any:
+    if value is None:
+        return None
+    if role != "assistant":
+        raise BadFieldError(field, value, f"stands on a turn of role {role}; weight is for assistant turns only")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
+        raise BadFieldError(field, value, "is not 0 or 1")
+    return int(value)
+
+
+def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple[dict[str, Any], ...]:
+    field, value = f"{where}.tool_calls", raw.get("tool_calls")
+    if raw.get("function_call") is not None:
+        if value is not None:
+            raise BadFieldError(f"{where}.function_call", raw["function_call"], "stands beside tool_calls")
+        field = f"{where}.function_call"
+        value = [{"id": f"call_{index}", "type": "function", "function": raw["function_call"]}]
+    if value is None or value == []:
+        return ()
+    if role != "assistant":
+        raise BadFieldError(field, value, f"stands on a turn of role {role}; only the assistant calls tools")
+    return tuple(tool_call(f"{field}[{n}]", call) for n, call in enumerate(_list_of_objects(field, value)))
+
+
+def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
+    """One call as OpenAI writes it: type function, a name, and arguments that are a JSON object written as text."""
+    kind, function = raw.get("type", "function"), raw.get("function")
+    if kind != "function":
+        raise BadFieldError(f"{field}.type", kind, "is not 'function'")
+    if not isinstance(function, dict):
+        raise BadFieldError(f"{field}.function", ABSENT if function is None else function, "is no object with a name")
+    name = check_text(f"{field}.function.name", function.get("name"))
+    if not name.strip():
+        raise BadFieldError(f"{field}.function.name", name, "is empty")
+    arguments = function.get("arguments", "{}")
+    if isinstance(arguments, dict):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    text = check_text(f"{field}.function.arguments", arguments)
+    try:
+        parsed = strict_loads(text)
+    except StrictJsonError as error:
+        raise BadFieldError(f"{field}.function.arguments", text, f"is not JSON: {error.reason}") from error
+    if not isinstance(parsed, dict):
+        reason = f"is {name_of_type(parsed)} where a JSON object is expected"
+        raise BadFieldError(f"{field}.function.arguments", text, reason)
+    made: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": text}}
+    if raw.get("id") is not None:
+        made["id"] = check_text(f"{field}.id", raw["id"])
+    return made
+
+
+def _call_id(where: str, raw: dict[str, Any], role: str, before: Sequence[Message]) -> str | None:
+    calls = [call for message in before for call in message.tool_calls]
+    if role == "function":
+        return calls[-1].get("id") if calls else None
+    if raw.get("tool_call_id") is None:
+        return None
+    field = f"{where}.tool_call_id"
+    if role != "tool":
+        raise BadFieldError(field, raw["tool_call_id"], f"stands on a turn of role {role}; it is for role tool only")
+    call_id = check_text(field, raw["tool_call_id"])
+    if call_id not in {call.get("id") for call in calls}:
+        raise BadFieldError(field, call_id, "answers no tool call of the turns before it")
+    return call_id
+
+
+def parse_tools(field: str, value: Any) -> tuple[dict[str, Any], ...]:
+    """OpenAI's `tools` list, also as JSON text. Null and an empty list mean no tools."""
+    if value is None or value == [] or value == "":
+        return ()
+    tools = []
+    for index, tool in enumerate(_list_of_objects(field, value)):
+        # Bare function objects are common in files that were not made for OpenAI.
+        made = tool if "function" in tool else {"type": "function", "function": tool}
+        function = made["function"]
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadFieldError(f"{field}[{index}]", tool, "is no tool: it has no function with a name")
+        tools.append(made)
+    return tuple(tools)
+
+
+def _list_of_objects(field: str, value: Any) -> list[dict[str, Any]]:
+    if value is None:
+        raise BadFieldError(field, ABSENT, "is absent or null")
+    if isinstance(value, str):
+        try:
+            value = strict_loads(value)
+        except StrictJsonError as error:
+            reason = f"is text that is not JSON where a list is expected: {error.reason}"
+            raise BadFieldError(field, value, reason) from error
+    if not isinstance(value, list):
+        raise BadFieldError(field, value, f"is {name_of_type(value)} where a list is expected")
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            raise BadFieldError(f"{field}[{index}]", item, f"is {name_of_type(item)} where an object is expected")
+    return value

@@ -1,0 +1,189 @@
+"""Read a data file: bytes -> rows -> examples, or one error that names every bad place.
+
+Two passes: the first looks at the fields of all rows to decide their shape, the second maps them. A JSONL, CSV or
+Parquet file is streamed in both, so the memory needed is that of the examples, not of the file and its raw rows too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from luthier.core.conversation import Conversation
+from luthier.core.dataset import Example, Row, Shape
+from luthier.core.digest import sha256_file
+from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, EmptyAnswerError, shorten
+from luthier.ml.data.files.source import open_source
+from luthier.ml.data.rows.chat_rows import chat_conversation
+from luthier.ml.data.rows.class_labels import as_text
+from luthier.ml.data.rows.column_names import plain_name
+from luthier.ml.data.rows.pair_rows import alpaca_conversation, plain_text, prompt_completion_conversation
+from luthier.ml.data.rows.preference_rows import preference_sides, unpaired_conversation
+from luthier.ml.data.rows.rows import read_as, read_rows
+from luthier.ml.data.rows.shapes import GROUP, ShapeDetector, check_mapping, renamed
+from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
+
+_CONVERSATIONS: dict[Shape, Callable[[dict[str, Any]], Conversation]] = {
+    "chat": chat_conversation,
+    "sharegpt": sharegpt_conversation,
+    "prompt_completion": prompt_completion_conversation,
+    "alpaca": alpaca_conversation,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFile:
+    """A data file that was read whole: every one of its rows is an example.
+
+    sha256: over the file's bytes as they lie on disk. shape_reason: one sentence why this shape was taken, which
+    columns are its fields, and how the file is written. mapping: field of the shape -> column, where the two differ.
+    unused: every column that goes into no field.
+    """
+
+    file: str
+    sha256: str
+    shape: Shape
+    shape_reason: str
+    num_rows: int
+    examples: tuple[Example, ...]
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: str | None = None) -> LoadedFile:
+    """Read a JSONL, JSON, CSV or Parquet file, each also .gz, or a workbook (.xlsx), in any of the shapes of
+    `core.dataset.Shape`.
+
+    Args:
+        mapping: field of the shape -> field of the file, such as {"prompt": "question"}; overrides detection.
+        group_by: the field of the file that keeps rows together in a split.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataError: the file or any of its rows is wrong; all bad rows are in `problems`.
+    """
+    mapping = dict(mapping or {})
+    check_mapping(mapping)
+    group = _group_field(mapping, group_by)
+    source = open_source(path)
+    sha256 = sha256_file(path)
+
+    detector = ShapeDetector(source.name, mapping, read_as(source))
+    unreadable = []
+    for row in read_rows(source):
+        if isinstance(row, Row):
+            detector.add(row)
+        else:
+            unreadable.append(row)
+    num_rows = detector.num_rows + len(unreadable)
+    if num_rows == 0:
+        raise DataError(f"{source.name} holds no rows", expected="at least one row", do="check how it was written")
+    if detector.num_rows == 0:
+        raise _wrong_rows(source.name, unreadable, num_rows)
+    try:
+        found = detector.settle(group=group)
+    except DataError as error:
+        if unreadable:  # the file is damaged, so what is left of it may not show its shape
+            raise _wrong_rows(source.name, [*unreadable, *error.problems], num_rows) from error
+        raise
+
+    examples, problems = _map_rows(read_rows(source), found.shape, found.mapping, found.group)
+    if problems:
+        raise _wrong_rows(source.name, problems, num_rows)
+    if len(examples) != num_rows or sha256_file(path) != sha256:
+        raise DataError(
+            f"{source.name} was changed while it was read",
+            expected="a file that stays as it is",
+            do="wait until whatever writes the file is done, then start again",
+        )
+    return LoadedFile(
+        str(path), sha256, found.shape, found.reason, num_rows, tuple(examples), found.mapping, found.unused
+    )
+
+
+def _map_rows(
+    rows: Iterator[Row | RowProblem], shape: Shape, mapping: Mapping[str, str], group: str | None
+) -> tuple[list[Example], list[RowProblem]]:
+    examples, problems = [], []
+    for row in rows:
+        if isinstance(row, RowProblem):
+            problems.append(row)
+            continue
+        try:
+            examples.append(example_of(row, shape, mapping, group))
+        except BadFieldError as error:
+            problems.append(problem_in(row, error, mapping))
+    return examples, problems
+
+
+def problem_in(row: Row, error: BadFieldError, mapping: Mapping[str, str]) -> RowProblem:
+    """What is wrong with a row that cannot be mapped; the field goes by the name that the file gives it."""
+    field = _name_in_file(error.field, mapping)
+    problem = RowProblem(row.file, row.line, field, shorten(error.value), error.reason)
+    return replace(problem, kind="empty_answer") if isinstance(error, EmptyAnswerError) else problem
+
+
+def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | None) -> Example:
+    """Map one row. mapping: as in `load_file`. group: the field that keeps rows together. Raises BadFieldError."""
+    fields = renamed(row.fields, mapping) if mapping else row.fields
+    value = _group_value(row.fields, group) if group is not None else None
+    if shape == "prompt_completion" and _names_answers(mapping):
+        # said in so many words, so a column `label` is no reason to doubt it, and a number is a class
+        fields = {name: inner for name, inner in fields.items() if name != "label"}
+        if "completion" in fields:
+            fields["completion"] = as_text(fields["completion"])
+    if shape == "text":
+        return Example(id=row.id, text=plain_text(fields), group=value)
+    if shape == "preference":
+        chosen, rejected = preference_sides(fields)
+        return Example(id=row.id, conversation=chosen, rejected=rejected, group=value)
+    if shape == "unpaired":
+        conversation, is_wanted = unpaired_conversation(fields)
+        return Example(id=row.id, conversation=conversation, is_wanted=is_wanted, group=value)
+    return Example(id=row.id, conversation=_CONVERSATIONS[shape](fields), group=value)
+
+
+def _names_answers(mapping: Mapping[str, str]) -> bool:
+    """Whether the mapping says which column is the completion, more than in other capitals."""
+    column = mapping.get("completion")
+    return column is not None and (column == "completion" or plain_name(column) != "completion")
+
+
+def _group_field(mapping: Mapping[str, str], group_by: str | None) -> str | None:
+    mapped = mapping.get(GROUP)
+    if mapped is not None and group_by is not None and mapped != group_by:
+        raise DataError(
+            f"the group is asked for twice: group={mapped!r} in the mapping and group_by={group_by!r}",
+            expected="one field that keeps rows together",
+            do="remove one of the two",
+        )
+    return mapped or group_by
+
+
+def _group_value(fields: Mapping[str, Any], group: str) -> str:
+    value = fields.get(group, ABSENT)
+    if not isinstance(value, str | int | float):
+        shown = ABSENT if value is ABSENT else value
+        raise BadFieldError(group, shown, "names no group: absent, null, or no plain value")
+    return str(value)
+
+
+def _name_in_file(field: str, mapping: Mapping[str, str]) -> str:
+    """The field under the name that the file gives it, so that a person finds it there."""
+    for target, column in mapping.items():
+        if field == target or field.startswith((f"{target}[", f"{target}.")):
+            return column + field.removeprefix(target)
+    return field
+
+
+def _wrong_rows(file: str, problems: list[RowProblem], num_rows: int) -> DataError:
+    num_wrong = len({problem.line for problem in problems})
+    return DataError(
+        f"{num_wrong:,} of {num_rows:,} rows of {file} {'is' if num_wrong == 1 else 'are'} wrong",
+        expected="every row right: none is skipped in silence",
+        do="repair or remove these rows",
+        problems=problems,
+    )

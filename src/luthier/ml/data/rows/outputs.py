@@ -1,0 +1,118 @@
+"""Files that are written together: never over something in silence, and each whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ConflictError, RequestError
+from luthier.core.system.disk_full import disk_full_explained
+from luthier.core.system.durable import sync
+from luthier.core.system.scratch_folders import scratch_folder
+from luthier.ml.charts.page import replace_bytes
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise RequestError where an output is a file that is read (also through a link), or is a folder."""
+    for output in outputs:
+        if output.is_dir():
+            raise RequestError(f"{output} is a folder", expected="the name of a file", do="name a file in it")
+        for path in inputs:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise RequestError(
+                    f"{output} is the file that is read" + ("" if output == path else f", {path}"),
+                    expected="an output beside it: the original stays as it is",
+                    do="choose another name for the output",
+                )
+
+
+def check_free(outputs: Sequence[Path], *, force: bool) -> None:
+    """Raise ConflictError where an output is there already and may not be replaced."""
+    for output in outputs:
+        if not force and os.path.lexists(output):
+            raise ConflictError(
+                f"{output} is there already",
+                expected="a name that is free",
+                do="choose another name, or replace it with --force",
+            )
+
+
+def check_free_listed(output: Path, listed: Path, *, force: bool) -> None:
+    """`check_free` for an output and the listing of what was refused, which the next attempt replaces.
+
+    listed: JSONL with `source_row` and `reason`; a file by that name that holds something else is not replaced.
+    """
+    check_free([output] if _is_listing(listed) else [output, listed], force=force)
+
+
+def _is_listing(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and {"source_row", "reason"} <= first.keys()
+
+
+def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
+    """Raise ConflictError for a file that is there and does not begin as one of its kind does, in small letters.
+
+    A page or a chart that is written again replaces the one before; a file of rows by the same name stays.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if head and not head.startswith(beginnings):
+        raise ConflictError(
+            f"{path} is there already, and is no {what}",
+            expected=f"a name that is free, or a {what} to replace",
+            do="choose another name, or move that file away",
+        )
+
+
+def write_output(path: Path, content: bytes, *, force: bool) -> None:
+    """Write a small file, whole or not at all. Raises ConflictError where it is there, RequestError where it cannot."""
+    check_outputs([path], [])
+    check_free([path], force=force)
+    try:
+        replace_bytes(path, content)
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written: {error.strerror}", expected="a folder that is there", do="choose another file"
+        ) from error
+
+
+@contextmanager
+def working_folder(beside: Path) -> Iterator[Path]:
+    """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place.
+
+    It is gone afterwards, whatever happens. Raises StorageFullError where the disk runs full inside.
+    """
+    with disk_full_explained(beside, expected="room for the output twice"):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(beside.parent, f".{beside.name}.making-") as folder:
+            yield folder
+
+
+def publish(files: Mapping[Path, Path], *, force: bool) -> None:
+    """Move finished files into place, in the order given (made -> final), each of them atomically.
+
+    A final file that is there already with the same bytes is what a run that was stopped here has left, and is kept.
+    Raises ConflictError for one with other bytes, unless `force`; nothing was moved then.
+    """
+    for made, final in files.items():
+        if not force and os.path.lexists(final) and not _is_same(made, final):
+            check_free([final], force=False)
+    for made in files:  # all of them first: a disk that turns out to be full must not leave one without the others
+        sync(made)
+    for made, final in files.items():
+        made.replace(final)
+
+
+def _is_same(made: Path, final: Path) -> bool:
+    return final.is_file() and sha256_file(made) == sha256_file(final)

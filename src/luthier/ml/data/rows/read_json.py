@@ -1,0 +1,154 @@
+"""Rows out of JSONL (streamed, one line in memory at a time) and JSON (an array, or an object with one array)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from luthier.core.dataset import Row
+from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.files.bad_field import name_of_type, shorten
+from luthier.ml.data.files.bounded_lines import bounded_lines, too_long
+from luthier.ml.data.files.source import Source
+from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
+from luthier.ml.data.rows.shapes import fitting_shapes
+
+MAX_DOCUMENT_BYTES = 1 << 30
+_PIECE_BYTES = 1 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = None) -> Iterator[Row | RowProblem]:
+    """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text.
+
+    is_wanted: whether to parse a record, by its place among the records (from 0) and its line; all where None.
+    """
+    offset, place = 0, -1
+    with source.open() as file:
+        for number, (line, length) in enumerate(bounded_lines(file), start=1):
+            body = line.removeprefix(_BOM) if number == 1 else line
+            is_blank = length == len(line) and not body.strip()
+            place += not is_blank
+            if is_blank or (is_wanted is not None and not is_wanted(place, number)):
+                pass
+            elif length > len(line):
+                start = shorten(line[:200].decode("utf-8", "replace"))
+                yield RowProblem(source.name, number, "", start, too_long(length))
+            else:
+                yield read_line(source.name, number, body, offset + len(line) - len(body))
+            offset += length
+
+
+def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:
+    """What stands on one line of JSONL. offset: of the line in the file, for messages about its bytes."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return undecodable(file, number, line, error.start, offset)
+    if "\0" in text:
+        return RowProblem(file, number, "", "", nul_at(offset + line.index(0)), "encoding")
+    try:
+        value = strict_loads(text.rstrip("\r\n"))
+    except StrictJsonError as error:
+        where = f" (column {error.column})" if error.column else ""
+        return RowProblem(file, number, "", _excerpt(text, error.column), f"is not JSON: {error.reason}{where}")
+    if not isinstance(value, dict):
+        return RowProblem(file, number, "", shorten(value), f"is {name_of_type(value)} where an object is expected")
+    return Row(file, number, value)
+
+
+def undecodable(file: str, line: int, data: bytes, start: int, offset: int) -> RowProblem:
+    """The problem of bytes that are no UTF-8: says which byte of the (unpacked) file, and what it looks like."""
+    near = data[max(0, start - 20) : start + 20].decode("latin-1").strip()
+    return RowProblem(
+        file,
+        line,
+        "",
+        shorten(near),
+        f"byte {offset + start} of the file (0x{data[start]:02x}) is not UTF-8; the text is shown as Latin-1: "
+        "if it reads right, convert the file with iconv -f LATIN1 -t UTF-8",
+        "encoding",
+    )
+
+
+def nul_at(offset: int) -> str:
+    """What is wrong with a text that has a NUL byte, as the reason of a RowProblem."""
+    return f"byte {offset} of the file is NUL: binary or damaged"
+
+
+def _excerpt(text: str, column: int) -> str:
+    start = max(0, column - 31)
+    return shorten(text.rstrip("\r\n")[start : start + 56])
+
+
+def read_json(source: Source) -> Iterator[Row | RowProblem]:
+    """One Row or RowProblem for each element; `line` is the row's number. Raises DataError for a broken document."""
+    pieces, num_bytes = [], 0
+    with source.open() as file:
+        while num_bytes <= MAX_DOCUMENT_BYTES and (piece := file.read(_PIECE_BYTES)):  # asking for all reserves all
+            pieces.append(piece)
+            num_bytes += len(piece)
+    data = b"".join(pieces)
+    pieces.clear()
+    if num_bytes > MAX_DOCUMENT_BYTES:
+        raise DataError(
+            f"{source.name} is a JSON document of more than {MAX_DOCUMENT_BYTES:,} bytes",
+            expected="a smaller one: it is read whole, and takes several times its size in memory",
+            do=f"write one object a line, which is streamed: jq -c '.[]' {source.path.stem} > rows.jsonl",
+        )
+    data = data.removeprefix(_BOM)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = undecodable(source.name, line, data, error.start, 0)
+        raise DataError(
+            f"{source.name} is not UTF-8", expected="UTF-8", do="convert the file with iconv", problems=[problem]
+        ) from error
+    try:
+        document = strict_loads(text)
+    except StrictJsonError as error:
+        raise _broken(source.name, text, error) from error
+    for number, value in enumerate(_rows_of(source.name, document), start=1):
+        if isinstance(value, dict):
+            yield Row(source.name, number, value)
+        else:
+            reason = f"is {name_of_type(value)} where an object is expected"
+            yield RowProblem(source.name, number, "", shorten(value), reason)
+
+
+def _broken(file: str, text: str, error: StrictJsonError) -> DataError:
+    column = f" (line {error.line}, column {error.column})" if error.line else ""
+    line = text.split("\n")[error.line - 1] if error.line else ""
+    problem = RowProblem(file, error.line, "", _excerpt(line, error.column) if line else "", error.reason + column)
+    do = "repair the document at that place"
+    if error.reason == "extra data":
+        do = (
+            "if the file holds one JSON object a line, rename it to .jsonl; otherwise repair the document at that place"
+        )
+    return DataError(
+        f"{file} is not JSON: {error.reason}{column}",
+        expected="one JSON document: an array of objects, or an object with one array",
+        do=do,
+        problems=[problem],
+    )
+
+
+def _rows_of(file: str, document: Any) -> list[Any]:
+    if isinstance(document, list):
+        return document
+    if isinstance(document, dict):
+        if fitting_shapes(document):  # the object is itself one row: its own array holds turns, not rows
+            return [document]
+        arrays = [key for key, value in document.items() if isinstance(value, list)]
+        if len(arrays) == 1:
+            rows: list[Any] = document[arrays[0]]
+            return rows
+        came = f"an object with {len(arrays)} arrays" + (f" ({', '.join(arrays)})" if arrays else "")
+    else:
+        came = name_of_type(document)
+    raise DataError(
+        f"{file} holds {came}",
+        expected="an array of objects, or an object with one array of objects",
+        do="write the rows as one JSON array, or as JSONL",
+    )

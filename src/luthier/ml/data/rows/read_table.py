@@ -1,0 +1,146 @@
+"""Rows out of CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import IO, Any
+
+from luthier.core.dataset import Row
+from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.files.bad_field import shorten
+from luthier.ml.data.files.bounded_lines import MAX_LINE_BYTES, bounded_lines, too_long
+from luthier.ml.data.files.csv_dialect import ONE_COLUMN, CsvDialect, csv_dialect, large_cells, records
+from luthier.ml.data.files.source import Source
+from luthier.ml.data.rows.read_json import nul_at, undecodable
+
+
+class _TextLines:
+    """Lines of a CSV file as text. A line that cannot be decoded is kept for the record it belongs to."""
+
+    def __init__(self, file: IO[bytes], name: str, num_lines_before: int) -> None:
+        self._file, self._name, self._num_before = file, name, num_lines_before
+        self._number = self._offset = 0
+        self.record_bytes = 0
+        self.problems: list[RowProblem] = []
+
+    def last_line(self, reader: Any) -> int:
+        """The line of the file on which the record ends that a reader of these lines has read last."""
+        return int(reader.line_num) + self._num_before
+
+    def __iter__(self) -> Iterator[str]:
+        for line, length in bounded_lines(self._file):
+            self._number += 1
+            if self._number <= self._num_before:
+                self._offset += length
+                continue
+            if length > len(line):
+                raise DataError(
+                    f"line {self._number} of {self._name} {too_long(length)}",
+                    expected="CSV records of a usual size",
+                    do="check for a quote that is never closed, or write the file as JSONL or Parquet",
+                )
+            self.record_bytes += length
+            if self.record_bytes > MAX_LINE_BYTES:
+                raise DataError(
+                    f"the record of {self._name} that goes on to line {self._number} {too_long(self.record_bytes)}",
+                    expected="CSV records of a usual size",
+                    do="check for a quote that is never closed, or write the file as JSONL or Parquet",
+                )
+            if self._number == 1:
+                self._offset = len(line) - len(line.removeprefix(b"\xef\xbb\xbf"))
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if 0 in line:
+                reason = nul_at(self._offset + line.index(0))
+                self.problems.append(RowProblem(self._name, self._number, "", "", reason, "encoding"))
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                self.problems.append(undecodable(self._name, self._number, line, error.start, self._offset))
+                text = line.decode("utf-8", "replace")
+            self._offset += len(line)
+            yield text
+
+
+def read_csv(source: Source) -> Iterator[Row | RowProblem]:
+    """One Row or RowProblem for each record (RFC 4180, the first record is the header); values are all text.
+
+    Encoding and delimiter are found in the file itself (`csv_dialect`). Blank lines are no records; in a file of one
+    column, where a blank line could be an empty value, only those at the end are not.
+    """
+    dialect = csv_dialect(source)
+    with source.open() as raw, large_cells():
+        file = dialect.open(raw, source.name)
+        lines = _TextLines(file, source.name, dialect.num_lines_before)
+        reader = csv.reader(iter(lines), delimiter=dialect.delimiter, strict=True)
+        found = _in_columns(records(reader), dialect)
+        header = header_names(source.name, next((record for record in found if record), []))
+        if lines.problems:
+            raise DataError(
+                f"the header of {source.name} is not UTF-8 text",
+                expected="UTF-8",
+                do="convert the file with iconv",
+                problems=lines.problems,
+            )
+        number, num_blank = 0, 0
+        for record in found:
+            lines.record_bytes = 0
+            if not record:  # a blank line
+                num_blank += len(header) == 1
+                continue
+            for _ in range(num_blank):
+                number += 1
+                reason = f"has no value: a blank line before line {lines.last_line(reader)} of the file"
+                yield RowProblem(source.name, number, "", "", reason)
+            num_blank = 0
+            number += 1
+            problems, lines.problems = lines.problems, []
+            yield _row(source.name, number, header, record, problems, dialect, lines.last_line(reader))
+
+
+def _in_columns(found: Iterator[Any], dialect: CsvDialect) -> Iterator[Any]:
+    """The records; of a file of one column, with what the placeholder for a delimiter has split joined again."""
+    if dialect.delimiter != ONE_COLUMN:
+        yield from found
+        return
+    for record in found:
+        yield [ONE_COLUMN.join(record)] if isinstance(record, list) and len(record) > 1 else record
+
+
+def _row(
+    file: str,
+    number: int,
+    header: list[str],
+    record: Any,
+    problems: list[RowProblem],
+    dialect: CsvDialect,
+    last_line: int,
+) -> Row | RowProblem:
+    where = f"(record that ends on line {last_line} of the file)"
+    if problems:
+        first = problems[0]
+        reason = f"{first.reason} (line {first.line} of the file)"
+        return RowProblem(file, number, first.field, first.value, reason, first.kind)
+    if isinstance(record, csv.Error):
+        return RowProblem(file, number, "", "", f"is not CSV: {record} {where}")
+    if len(record) != len(header):
+        by = "" if dialect.delimiter == "," else f", separated by {dialect.separated}"
+        reason = f"has {len(record)} values where the header has {len(header)}{by} {where}"
+        return RowProblem(file, number, "", shorten(dialect.delimiter.join(record)), reason)
+    return Row(file, number, dict(zip(header, record, strict=True)))
+
+
+def header_names(file: str, header: Any) -> list[str]:
+    """The names of columns without outer spaces. Raises DataError for a csv.Error and for a name that stands twice."""
+    if isinstance(header, csv.Error):
+        raise DataError(f"the header of {file} is not CSV: {header}", expected="column names", do="repair line 1")
+    names = [name.strip() for name in header]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        came = f"the column {twice[0]!r} twice" if twice[0] else "more than one column without a name"
+        raise DataError(
+            f"the header of {file} has {came}: {shorten(','.join(names))}",
+            expected="a different name for each column",
+            do="rename or remove columns",
+        )
+    return names

@@ -1,0 +1,301 @@
+"""Which shape the rows of a file have: seen from the fields of all rows, or said by a mapping."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.core.dataset import Row, Shape
+from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.rows.class_labels import LabelScan, check_classes
+from luthier.ml.data.rows.column_names import (
+    CONTEXTS,
+    LABEL,
+    OTHER_CLASSES,
+    QUESTION_AND_ANSWER,
+    columns_like,
+    is_question_and_answer,
+    plain_name,
+    refuse_ambiguous,
+    resolve,
+)
+from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides
+
+# In order of precedence: the first shape that fits every row is taken.
+REQUIRED: dict[Shape, tuple[str, ...]] = {
+    "preference": ("chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"),
+    "chat": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "text": ("text",),
+}
+OPTIONAL: dict[Shape, tuple[str, ...]] = {
+    "preference": ("prompt", "system", "tools", "input", *CHOSEN[1:], *REJECTED[1:]),
+    "unpaired": ("system", "tools"),
+    "chat": ("tools", "functions", "parallel_tool_calls"),
+    "sharegpt": ("system", "tools"),
+    "prompt_completion": ("system", "tools"),
+    "alpaca": ("input", "system", "history"),
+    "text": (),
+}
+GROUP = "group"
+_TURN_LISTS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+_TURN_FIELDS = frozenset(
+    ("role", "content", "name", "tool_calls", "tool_call_id", "weight", "function_call", "from", "value")
+)
+MAPPABLE = tuple(dict.fromkeys([name for s in REQUIRED for name in (*REQUIRED[s], *OPTIONAL[s])] + [GROUP]))
+_ACCEPTED = "; ".join(f"{' + '.join(names)} ({shape})" for shape, names in REQUIRED.items())
+_NUM_FIELDS_SHOWN = 20
+_MAX_SIGNATURES = 10_000
+
+
+def fitting_shapes(fields: Mapping[str, Any]) -> list[Shape]:
+    """The shapes whose required fields are all there and not null, in order of precedence."""
+    return [shape for shape in REQUIRED if _fits(shape, fields)]
+
+
+def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
+    if shape == "preference":
+        return has_sides(fields)
+    if shape == "unpaired" and not isinstance(fields.get("label"), bool):
+        return False  # a class, not whether the completion is wanted
+    return all(fields.get(name) is not None for name in REQUIRED[shape])
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Raise DataError for a target that no shape knows, naming the nearest one."""
+    for target in mapping:
+        if target not in MAPPABLE:
+            near = difflib.get_close_matches(target, MAPPABLE, n=1)
+            raise DataError(
+                f"the mapping sets {target!r} = {mapping[target]!r}, and {target!r} is no field of any shape",
+                expected=f"one of {', '.join(MAPPABLE)}" + (f"; nearest: {near[0]}" if near else ""),
+                do="write FIELD=COLUMN: on the left the field of the shape, on the right the column of the file",
+            )
+
+
+def renamed(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+    """The row's fields under the names of the shape. A column that was mapped is no longer there under its own name."""
+    targets = {target: column for target, column in mapping.items() if target != GROUP}
+    taken = set(targets.values())
+    kept = {name: value for name, value in fields.items() if name not in targets and name not in taken}
+    return kept | {target: fields[column] for target, column in targets.items() if column in fields}
+
+
+def named(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+    """As `renamed`, with columns that differ from a field, or from the mapping, in capitals and spaces only."""
+    return renamed(fields, resolve(mapping, MAPPABLE[:-1], fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the rows of a file are, as `ShapeDetector.settle` finds it.
+
+    reason: one sentence why, with the columns that stand for fields under other names, and those not used. mapping:
+    field of the shape -> column, both as asked for and as found. group: the column that keeps rows together. unused:
+    every column that goes into no field.
+    """
+
+    shape: Shape
+    reason: str
+    mapping: dict[str, str]
+    group: str | None
+    unused: tuple[str, ...]
+
+
+@dataclass
+class ShapeDetector:
+    """Looks at every row once and then says the shape of the file. Memory: the names of the fields, not the rows.
+
+    read_as: how the file is written, where that was found in it (`rows.read_as`); ends the reason.
+    """
+
+    file: str
+    mapping: Mapping[str, str]
+    read_as: str = ""
+    num_rows: int = 0
+    columns: dict[str, None] = field(default_factory=dict)
+    _filled: dict[str, None] = field(default_factory=dict)
+    _unused_in_turns: dict[str, None] = field(default_factory=dict)
+    _fits: list[Shape] = field(default_factory=list)
+    _first_line: int = 0
+    _mixed: tuple[RowProblem, Shape] | None = None
+    _mappings: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+    _labels: LabelScan = field(default_factory=LabelScan)
+    _num_answered: int = 0
+
+    def add(self, row: Row) -> None:
+        """Take one row into account. A row that fits no shape says nothing about the shape of the file."""
+        self.num_rows += 1
+        names = tuple(row.fields)
+        mapping = self._mappings.get(names)
+        if mapping is None:
+            self.columns.update(dict.fromkeys(names))
+            mapping = resolve(self.mapping, MAPPABLE[:-1], names)
+            if len(self._mappings) < _MAX_SIGNATURES:
+                self._mappings[names] = mapping
+        fields = renamed(row.fields, mapping) if mapping else row.fields
+        self._filled.update((name, None) for name, value in fields.items() if value is not None)
+        self._look_into_turns(fields)
+        fits = fitting_shapes(fields)
+        if "text" in fits and LABEL in fields:
+            self._labels.add(fields[LABEL])
+        if not fits or self._mixed is not None:
+            self._num_answered += not fits and is_question_and_answer(row.fields)
+            return
+        if not self._fits:
+            self._fits, self._first_line = fits, row.line
+            return
+        both = [shape for shape in self._fits if shape in fits]
+        if not both:
+            reason = f"is {fits[0]} where row {self._first_line} is {self._fits[0]}"
+            self._mixed = (RowProblem(row.file, row.line, "", "", reason), fits[0])
+        else:
+            self._fits = both
+
+    def _look_into_turns(self, fields: Mapping[str, Any]) -> None:
+        for name in _TURN_LISTS:
+            turns = fields.get(name)
+            for turn in turns if isinstance(turns, list) else ():
+                if isinstance(turn, dict) and not turn.keys() <= _TURN_FIELDS:
+                    unused = [key for key, value in turn.items() if key not in _TURN_FIELDS and value is not None]
+                    self._unused_in_turns.update((f"{name}[].{key}", None) for key in unused)
+
+    def decide(self, *, group: str | None) -> tuple[Shape, str]:
+        """The shape, and one sentence why. Raises as `settle`."""
+        decision = self.settle(group=group)
+        return decision.shape, decision.reason
+
+    def settle(self, *, group: str | None) -> Decision:
+        """The shape, and which column is which field of it.
+
+        Raises DataError where there is no shape or more than one, and where several columns could be one field.
+        """
+        mapping = resolve(self.mapping, MAPPABLE[:-1], self.columns)
+        if group is not None:
+            group = resolve({GROUP: group}, (), self.columns)[GROUP]
+        self._check_columns_exist(mapping, group)
+        mapped = [name for name in self.mapping if any(name in names for names in REQUIRED.values())]
+        shape = self._mapped_shape(mapped) if mapped else self._seen_shape()
+        found: dict[str, str] = {}
+        if shape is None:
+            shape, found = "prompt_completion", self._as_pairs(QUESTION_AND_ANSWER)
+            said = f"every row has {' and '.join(found.values())}"
+        elif not mapped and shape == "text" and (label := columns_like(LABEL, self.columns)):
+            check_classes(self.file, self._labels, self.num_rows, label[0])
+            shape, found = "prompt_completion", self._as_pairs(("text", label[0]))
+            said = f"every row has {' and '.join(found.values())}, a classification"
+        elif mapped:
+            said = f"the mapping names {' and '.join(mapped)}"
+        else:
+            said = f"every row has {' and '.join(self._seen_names(shape))}"
+        known = (*REQUIRED[shape], *OPTIONAL[shape])
+        for name in known:
+            if name not in mapping and name not in self.columns:
+                refuse_ambiguous(self.file, name, name, self.columns)
+        mapping = {name: column for name, column in mapping.items() if name in self.mapping or name in known} | found
+        return self._decision(shape, said, mapping, group)
+
+    def _decision(self, shape: Shape, said: str, mapping: dict[str, str], group: str | None) -> Decision:
+        fields = (*REQUIRED[shape], *OPTIONAL[shape])
+        used = {mapping.get(name, name) for name in fields} | {group}
+        unused = [name for name in self.columns if name not in used]
+        nested = [name for name in self._unused_in_turns if name.split("[", 1)[0] in REQUIRED[shape]]
+        found = [f"{name} = {column}" for name, column in mapping.items() if self.mapping.get(name) != column]
+        notes = [", ".join(found)] if found else []
+        if unused or nested:
+            notes.append(f"not used: {', '.join(name or '(no name)' for name in (*unused, *nested))}")
+        if shape == "text" and (label := next((n for n in unused if plain_name(n) in OTHER_CLASSES), None)):
+            notes.append(f"to learn {label}: --map prompt={mapping.get('text', 'text')} --map completion={label}")
+        reason = said + (f" ({'; '.join(notes)})" if notes else "")
+        if self.read_as:
+            reason += f"; read as {self.read_as}"
+        return Decision(shape, reason, mapping, group, (*unused, *nested))
+
+    def _as_pairs(self, names: tuple[str, str]) -> dict[str, str]:
+        """Prompt and completion under columns of these names. Raises DataError where one may be several."""
+        for target, name in zip(("prompt", "completion"), names, strict=True):
+            refuse_ambiguous(self.file, target, name, self.columns)
+        prompt, completion = (columns_like(name, self.columns)[0] for name in names)
+        return {"prompt": prompt, "completion": completion}
+
+    def _seen_names(self, shape: Shape) -> list[str]:
+        """The required fields of a shape under the names that the file gives them."""
+        if shape != "preference":
+            return list(REQUIRED[shape])
+        return [next((name for name in names if name in self._filled), names[0]) for names in (CHOSEN, REJECTED)]
+
+    def _check_columns_exist(self, mapping: Mapping[str, str], group: str | None) -> None:
+        wanted = {name: mapping[name] for name in self.mapping}
+        if group is not None:
+            wanted[GROUP] = group
+        for target, column in wanted.items():
+            if column not in self.columns:
+                refuse_ambiguous(self.file, target, column, self.columns)
+                near = difflib.get_close_matches(column, list(self.columns), n=1)
+                raise DataError(
+                    f"{self.file} has no field {column!r}, which is wanted as {target!r}",
+                    expected=f"one of the fields there are: {_listed(list(self.columns))}",
+                    do=f"did you mean {near[0]!r}?" if near else "name one of these fields",
+                )
+
+    def _mapped_shape(self, mapped: list[str]) -> Shape:
+        for shape, names in REQUIRED.items():
+            if shape == "unpaired" and "label" not in mapped:
+                continue  # a label that nobody named may be a class
+            known = (*names, *OPTIONAL[shape])
+            if all(name in known for name in mapped) and all(name in self._filled for name in names):
+                return shape
+        shown = ", ".join(f"{name}={self.mapping[name]}" for name in mapped)
+        raise DataError(
+            f"the mapping {shown} does not make a shape of {self.file}",
+            expected=f"all required fields of one shape: {_ACCEPTED}",
+            do=f"map the missing field to one of: {_listed(list(self.columns))}",
+        )
+
+    def _seen_shape(self) -> Shape | None:
+        """The shape that all rows fit; None where all are questions and answers under these names."""
+        if self._mixed is not None:
+            problem, other = self._mixed
+            raise DataError(
+                f"{self.file} mixes shapes: row {self._first_line} is {self._fits[0]}, row {problem.line} is {other}",
+                expected="one shape in a file",
+                do="split the file by shape, or convert the rows to one shape",
+                problems=[problem],
+            )
+        if not self._fits:
+            for name in self._required_names():
+                refuse_ambiguous(self.file, name, name, self.columns)
+            if self.num_rows and self._num_answered == self.num_rows:
+                self._refuse_contexts()
+                return None
+            raise DataError(
+                f"{self.file} has rows of no known shape; their fields are: {_listed(list(self.columns))}",
+                expected=f"rows with {_ACCEPTED}",
+                do="rename the fields, or map them, such as --map prompt=question --map completion=answer",
+            )
+        return self._fits[0]
+
+    def _required_names(self) -> list[str]:
+        return [name for names in REQUIRED.values() for name in names if name not in self.columns]
+
+    def _refuse_contexts(self) -> None:
+        """A question and its answer beside a column that the question may need: a person has to say."""
+        beside = [column for column in self.columns if plain_name(column) in CONTEXTS]
+        if beside:
+            question, answer = (columns_like(name, self.columns)[0] for name in QUESTION_AND_ANSWER)
+            raise DataError(
+                f"{self.file} has {question} and {answer}, and {' and '.join(beside)} which the questions may need",
+                expected="to know whether it belongs to the prompt",
+                do=f"without it: --map prompt={question!r} --map completion={answer!r}; else write it into the prompts",
+            )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name or "(no name)" for name in names[:_NUM_FIELDS_SHOWN]) or "none"
+    left = len(names) - _NUM_FIELDS_SHOWN
+    return shown + (f" and {left} more" if left > 0 else "")

@@ -1,0 +1,93 @@
+"""Rows in the ShareGPT shape become conversations: `conversations` of {"from", "value"}, or of {"role", "content"}.
+
+Source: the ShareGPT exports and their tool-calling extension as used by LLaMA-Factory (roles function_call and
+observation, fields `system` and `tools` beside `conversations`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.conversation import Conversation, Message
+from luthier.ml.data.files.bad_field import ABSENT, BadFieldError, check_text, name_of_type
+from luthier.ml.data.files.strict_json import StrictJsonError, strict_loads
+from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, parse_tools
+from luthier.ml.data.rows.pair_rows import with_system
+
+_ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function": "function",
+}
+
+
+def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
+    """The conversation of a ShareGPT row. Raises BadFieldError at the first wrong value."""
+    turns = fields.get("conversations")
+    if not isinstance(turns, list):
+        value = ABSENT if turns is None else turns
+        raise BadFieldError("conversations", value, f"is {name_of_type(turns)} where a list is expected")
+    raw, last_id = [], None
+    for index, turn in enumerate(turns):
+        where = f"conversations[{index}]"
+        if not isinstance(turn, dict):
+            raise BadFieldError(where, turn, f"is {name_of_type(turn)} where an object is expected")
+        raw.append(_openai_message(where, turn, index, last_id))
+        last_id = f"call_{index}_0" if turn.get("from") == "function_call" else last_id
+    try:
+        messages: tuple[Message, ...] = parse_messages("conversations", raw)
+    except BadFieldError as error:
+        raise BadFieldError(_name_in_row(error.field, turns), error.value, error.reason) from error
+    check_learnable("conversations", messages)
+    messages = with_system(messages, fields.get("system"))
+    return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools")))
+
+
+def _openai_message(where: str, turn: dict[str, Any], index: int, last_id: str | None) -> dict[str, Any]:
+    if "from" not in turn:
+        role = turn.get("role", ABSENT)
+        return {**turn, "role": _ROLES[role]} if isinstance(role, str) and role in _ROLES else turn
+    speaker = turn["from"]
+    if not isinstance(speaker, str) or speaker not in _ROLES:
+        raise BadFieldError(f"{where}.from", speaker, f"is no known speaker; known: {', '.join(_ROLES)}")
+    rest = {name: value for name, value in turn.items() if name not in ("from", "value")}
+    value = turn.get("value")
+    if speaker == "function_call":
+        calls = _calls(f"{where}.value", value, index)
+        return {**rest, "role": "assistant", "content": None, "tool_calls": calls}
+    if isinstance(value, str) or value is None:
+        check_text(f"{where}.value", value)
+    message = {**rest, "role": _ROLES[speaker], "content": value}
+    if message["role"] == "tool" and last_id is not None and "tool_call_id" not in rest:
+        message["tool_call_id"] = last_id
+    return message
+
+
+def _calls(field: str, value: Any, index: int) -> list[dict[str, Any]]:
+    text = check_text(field, value)
+    try:
+        parsed = strict_loads(text)
+    except StrictJsonError as error:
+        raise BadFieldError(field, text, f"is a function call that is not JSON: {error.reason}") from error
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    if not calls or not all(isinstance(call, dict) for call in calls):
+        raise BadFieldError(field, text, "is a function call that is no object with name and arguments")
+    return [{"id": f"call_{index}_{n}", "type": "function", "function": call} for n, call in enumerate(calls)]
+
+
+def _name_in_row(field: str, turns: list[dict[str, Any]]) -> str:
+    """`conversations[3].content` under the name that the row itself has for it."""
+    head, _, name = field.rpartition(".")
+    index = head.removeprefix("conversations[").removesuffix("]")
+    if name == "content" and index.isdigit() and "from" in turns[int(index)]:
+        return f"{head}.value"
+    return field

@@ -1,0 +1,1 @@
+"""Training and evaluation sides, with a proof that they share nothing."""

@@ -1,0 +1,324 @@
+"""Examples become token ids and a loss mask: what is learned is exact, proved and visible.
+
+Learned is everything the template writes for an assistant turn after the generation prompt: the answer, the end-of-turn
+token, and the white space that closes the turn. Turns of weight 0 and all other turns are context. Of plain text every
+token but the first is learned. How a mask is proved stands in `proof.py`, how ids are made in `cut_encoding.py`.
+
+An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
+each answer; so does one in which the tokenizer joins answers with what stands before them. They stay together as one
+example. Where asked, those of a template that rewrites are joined into one (`joined_answers.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from luthier.core.dataset import Example, Overlong, TokenisedExample
+from luthier.core.errors import DataError, OverlongError, RowProblem, TemplateError
+from luthier.core.ports import Progress
+from luthier.ml.data.files.bad_field import shorten
+from luthier.ml.data.tokenise.cut_encoding import encode_with_cuts
+from luthier.ml.data.tokenise.proof import ProvedText, prove
+from luthier.ml.data.tokenise.row_problem import problem_of
+from luthier.ml.data.tokenise.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """Rows ready to train on, in the order they came, and the ids of examples that were left out or cut.
+
+    kept: the places of the examples that the rows are of. rows_per_example: 2 for preference pairs, whose chosen and
+    rejected side follow one another. row_counts: how many rows each example is, where conversations are cut; else
+    empty.
+    """
+
+    examples: tuple[TokenisedExample, ...]
+    dropped_ids: tuple[str, ...]
+    truncated_ids: tuple[str, ...]
+    kept: tuple[int, ...]
+    rows_per_example: int = 1
+    row_counts: tuple[int, ...] = ()
+
+
+Unit = tuple[TokenisedExample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What is learned of a row beside its answers.
+
+    reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
+    only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the others.
+    joins: the answers of a conversation that must be cut are joined into one sequence.
+    """
+
+    reasoning: bool | None = None
+    only_last: bool = False
+    joins: bool = False
+
+
+PLAIN: Final = Learning()
+
+
+def tokenise_sides(example: Example, template: Template, learning: Learning = PLAIN) -> Unit:
+    """The rows of one example, of whatever length: one, those of its answers where the template makes that necessary,
+    or chosen and rejected of a preference pair.
+
+    Raises what `tokenise` raises, and DataError for sides of which the template makes the same tokens.
+    """
+    if example.rejected is None and example.is_wanted is None:
+        return _tokenise_rows(example, template, learning)
+    rows = tuple(_tokenise_side(side, template, learning) for side in example.sides)
+    if len(rows) > 1 and rows[0].input_ids == rows[1].input_ids:
+        reason = "becomes the same tokens as chosen: there is nothing to prefer"
+        raise DataError(
+            f"{example.id}: both sides become the same {rows[0].num_tokens} tokens",
+            expected="two different completions",
+            do="remove the row",
+            problems=[problem_of(example.id, value="", reason=reason, field="rejected")],
+        )
+    return rows
+
+
+def tokenise(example: Example, template: Template, learning: Learning = PLAIN) -> TokenisedExample:
+    """Token ids and loss mask of one example, of whatever length; of one that must be cut, those of its last answer.
+
+    Raises:
+        TemplateError: the template renders the conversation in a way on which no mask can be proved.
+        DataError: nothing would be learned, or a turn holds the template's own end-of-turn text.
+    """
+    return _tokenise_rows(example, template, replace(learning, only_last=True))[-1]
+
+
+def _tokenise_side(side: Example, template: Template, learning: Learning) -> TokenisedExample:
+    """The one row of a completion that is wanted or not. Raises TemplateError where it would have to be cut."""
+    rows = _tokenise_rows(side, template, learning)
+    if len(rows) > 1:
+        raise TemplateError(
+            f"{side.id}: a completion of {len(rows)} answers, and the template rewrites earlier turns once others "
+            "follow, or the tokenizer joins an answer with the text before it",
+            expected="one answer to prefer, or a template that leaves earlier turns as they were",
+            do="move all turns of the completion but the last answer into the prompt",
+        )
+    return rows[0]
+
+
+def _tokenise_rows(example: Example, template: Template, learning: Learning) -> Unit:
+    if example.conversation is None:
+        return (_tokenise_text(example, template),)
+    _check_no_control_text(example, template)
+    proved = prove(
+        example.id,
+        example.conversation,
+        template,
+        learn_reasoning=learning.reasoning,
+        only_last=learning.only_last,
+        joins=learning.joins,
+    )
+    rows = [row for text in proved for row in _rows_of(example, text, template)]
+    return tuple(rows[-1:] if learning.only_last and len(proved) == 1 < len(rows) else rows)
+
+
+def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
+    """The row of a text; or one for each answer, where a token that had to be cut would be in a later prompt.
+
+    Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
+    """
+    if len(proved.spans) < 2 or proved.is_joined:  # joined ones stand behind prompts that inference would not show
+        return (_with_mask(example, proved, template),)
+    with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
+        row = _with_mask(example, proved, template)
+        if list(row.input_ids) == template.encode(proved.text)[0]:
+            return (row,)
+        prompts = [template.encode(proved.text[: span.prompt])[0] for span in proved.spans]
+        if all(list(row.input_ids[: len(prompt)]) == prompt for prompt in prompts):
+            return (row,)
+    parts = [replace(proved, text=proved.text[: span.end], spans=(span,)) for span in proved.spans]
+    return tuple(_with_mask(example, part, template) for part in parts)
+
+
+def _with_mask(example: Example, proved: ProvedText, template: Template) -> TokenisedExample:
+    borders = sorted({border for span in proved.spans for border in (span.prompt, span.start, span.end)})
+    ids, marks = encode_with_cuts(proved.text, borders, template)
+    mask = bytearray(len(ids))
+    places = dict(zip(borders, marks, strict=True))
+    for span in proved.spans:
+        start, end = places[span.start], places[span.end]
+        if end <= start:
+            raise TemplateError(
+                f"{example.id}: the tokenizer writes no token for an answer",
+                expected="at least one token for each learned answer",
+                do="look at the row with `luthier data preview`",
+            )
+        mask[start:end] = b"\1" * (end - start)
+    row = _checked(example, ids, mask)
+    if not (proved.has_thought or proved.skips_thought or proved.is_joined):
+        return row
+    return replace(
+        row,
+        has_thought=proved.has_thought,
+        skips_thought=proved.skips_thought,
+        is_joined=proved.is_joined,
+        differs=proved.differs,
+    )
+
+
+def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
+    text, end = example.text or "", "" if example.goes_on else template.end_of_turn
+    ids, _ = template.encode(text if text.endswith(end) else text + end)
+    return _checked(example, ids, bytearray(b"\1" * len(ids)))
+
+
+def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExample:
+    mask[:1] = b"\0" * len(mask[:1])  # nothing comes before the first token, so nothing can predict it
+    if 1 not in mask:
+        problem = problem_of(example.id, value="", reason="has no token to learn")
+        raise DataError(
+            f"{example.id} has {len(ids)} tokens and none of them is learned",
+            expected="an assistant turn whose weight is not 0, or text of two tokens or more",
+            do="remove the row, or give its answer weight 1",
+            problems=[problem],
+        )
+    return TokenisedExample(example.id, array("i", ids), bytes(mask), is_wanted=example.is_wanted)
+
+
+def _check_no_control_text(example: Example, template: Template) -> None:
+    """A turn that holds the end-of-turn text would end there for the model, whatever the template says."""
+    messages = example.conversation.messages if example.conversation is not None else ()
+    for index, message in enumerate(messages):
+        for name, text in (("content", message.content), ("reasoning_content", message.reasoning)):
+            if text is None or template.end_of_turn not in text:
+                continue
+            at = text.index(template.end_of_turn)
+            reason = f"holds the end-of-turn text {template.end_of_turn!r} of the template, which would end the turn"
+            value = shorten(text[max(0, at - 20) : at + 30])
+            problem = problem_of(example.id, value=value, reason=reason, field=f"messages[{index}].{name}")
+            raise DataError(
+                f"{example.id} holds control text of the template",
+                expected="content without control text",
+                do="remove it from the row: the template writes it itself",
+                problems=[problem],
+            )
+
+
+def tokenise_all(
+    examples: Sequence[Example],
+    template: Template,
+    *,
+    max_length_tokens: int,
+    overlong: Overlong,
+    progress: Progress,
+    learning: Learning = PLAIN,
+) -> Tokenised:
+    """Tokenise examples and do with those over `max_length_tokens` what `overlong` says.
+
+    "error" refuses, "drop" leaves them out, "truncate" cuts tokens off the end; a row that would lose every learned
+    token is dropped instead, since nothing could be learned from it. The two sides of a preference stay or go together,
+    and go where what is left of them is the same. Of a conversation that was cut, answers that are wholly cut off go,
+    and the others stay.
+
+    Raises:
+        OverlongError: rows are too long and `overlong` is "error"; all of them are in `problems`.
+        DataError: rows with nothing to learn, or no row is left. TemplateError: as for `tokenise`.
+    """
+    made: list[Unit] = []
+    problems: list[RowProblem] = []
+    with progress.task("Tokenising", total=len(examples), unit="rows") as task:
+        for example in examples:
+            try:
+                made.append(tokenise_sides(example, template, learning))
+            except DataError as error:
+                problems.extend(error.problems)
+            task.advance()
+    if problems:
+        raise DataError(
+            f"{len(problems):,} of {len(examples):,} rows cannot be trained on",
+            expected="something to learn in every row, no control text of the template, no two sides alike",
+            do="repair or remove these rows",
+            problems=problems,
+        )
+    if overlong == "error":
+        _refuse_overlong(made, max_length_tokens)
+    return _shortened(made, max_length_tokens, overlong)
+
+
+def _refuse_overlong(units: Sequence[Unit], max_length_tokens: int) -> None:
+    too_long = [unit for unit in units if _longest(unit) > max_length_tokens]
+    if not too_long:
+        return
+    longest = max(too_long, key=_longest)
+    reason = f"is longer than {max_length_tokens:,} tokens"
+    verb = "is" if len(too_long) == 1 else "are"
+    raise OverlongError(
+        f"{len(too_long):,} of {len(units):,} rows {verb} longer than {max_length_tokens:,} tokens; "
+        f"the longest is {longest[0].id} with {_longest(longest):,}",
+        expected=f"at most training.max_length_tokens = {max_length_tokens:,} tokens a row",
+        do="raise training.max_length_tokens (up to the model's context), or say what to do with such rows: "
+        "training.on_overlong: drop | truncate",
+        problems=[problem_of(unit[0].id, value=f"{_longest(unit):,} tokens", reason=reason) for unit in too_long],
+    )
+
+
+def _longest(unit: Unit) -> int:
+    return max(row.num_tokens for row in unit)
+
+
+def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong) -> Tokenised:
+    rows: list[TokenisedExample] = []
+    counts: list[int] = []
+    kept: list[int] = []
+    dropped: list[str] = []
+    truncated: list[str] = []
+    for place, unit in enumerate(units):
+        left = unit if _longest(unit) <= max_length_tokens else _what_is_left(unit, max_length_tokens, overlong)
+        if not left:
+            dropped.append(unit[0].id)
+            continue
+        rows.extend(left)
+        counts.append(len(left))
+        kept.append(place)
+        if left is not unit:
+            truncated.append(unit[0].id)
+    if not kept:
+        raise DataError(
+            f"no row is left: {len(dropped):,} of {len(units):,} rows were dropped as longer than "
+            f"{max_length_tokens:,} tokens",
+            expected="at least one row to train on",
+            do="raise training.max_length_tokens, or shorten the rows",
+            problems=[problem_of(row_id, value="", reason="was dropped") for row_id in dropped],
+        )
+    is_pair = units[0][0].is_wanted is not None
+    return Tokenised(
+        tuple(rows),
+        tuple(dropped),
+        tuple(truncated),
+        tuple(kept),
+        counts[0] if is_pair else 1,
+        () if is_pair or set(counts) == {1} else tuple(counts),
+    )
+
+
+def _what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong) -> Unit:
+    """The rows of an example that is too long, cut; none where it is dropped."""
+    if overlong == "drop":
+        return ()
+    cut = tuple(_cut(row, max_length_tokens) for row in unit)
+    if unit[0].is_wanted is None:
+        return tuple(row for row in cut if 1 in row.loss_mask)
+    is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids
+    return () if is_same or any(1 not in row.loss_mask for row in cut) else cut
+
+
+def _cut(row: TokenisedExample, num_tokens: int) -> TokenisedExample:
+    if row.num_tokens <= num_tokens:
+        return row
+    return replace(
+        row,
+        input_ids=row.input_ids[:num_tokens],
+        loss_mask=row.loss_mask[:num_tokens],
+        num_truncated_tokens=row.num_tokens - num_tokens,
+    )

@@ -1,0 +1,139 @@
+"""What a model will see and learn of one example: its text, cut where its tokens are cut, learned parts marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from luthier.core.dataset import Example, TokenisedExample
+from luthier.ml.data.tokenise.template import Template, decode
+
+Side = Literal["chosen", "rejected", "wanted", "not wanted"]
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_MAX_TOKENS_A_CHARACTER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One token, or the few tokens that share one character, with its text."""
+
+    text: str
+    learned: bool
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
+
+    side: which side of a preference it is. part: which one of how many sequences of its row, where the template needs
+    one for each answer. joined: of a row whose answers were joined into one sequence, how earlier ones differ from what
+    inference shows; None for others. input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token:
+    spans put tokens that share a character together, these do not.
+    """
+
+    id: str
+    spans: tuple[Span, ...]
+    num_tokens: int
+    num_trained_tokens: int
+    num_truncated_tokens: int
+    side: Side | None = None
+    part: tuple[int, int] | None = None
+    joined: tuple[str, ...] | None = None
+    input_ids: tuple[int, ...] = ()
+    loss_mask: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The whole text that the tokens stand for."""
+        return "".join(span.text for span in self.spans)
+
+    @property
+    def learned_text(self) -> str:
+        """The text of the learned tokens."""
+        return "".join(span.text for span in self.spans if span.learned)
+
+
+def preview_sides(example: Example, unit: Sequence[TokenisedExample], template: Template) -> tuple[Preview, ...]:
+    """An example as `preview` shows it; of a preference first the chosen side, then the rejected one; of a conversation
+    that is cut, each of its sequences."""
+    if example.rejected is None and len(unit) > 1:
+        num = len(unit)
+        return tuple(replace(preview(example, row, template), part=(number, num)) for number, row in enumerate(unit, 1))
+    names: Sequence[Side | None] = (None,)
+    if example.rejected is not None:
+        names = ("chosen", "rejected")
+    elif example.is_wanted is not None:
+        names = ("wanted" if example.is_wanted else "not wanted",)
+    return tuple(
+        replace(preview(side, row, template), side=name)
+        for side, row, name in zip(example.sides, unit, names, strict=True)
+    )
+
+
+def preview(example: Example, tokenised: TokenisedExample, template: Template) -> Preview:
+    """Cut an example's text into its tokens. Tokens that share a character (bytes of a CJK sign) stay together."""
+    ids = list(tokenised.input_ids)
+    text = _text(example, template)
+    groups = _groups_by_offsets(text, ids, template)
+    if groups is None:
+        groups = _groups_by_decoding(ids, template)
+    spans, position = [], 0
+    for piece, count in groups:
+        learned = 1 in tokenised.loss_mask[position : position + count]
+        spans.append(Span(piece, learned, tuple(ids[position : position + count])))
+        position += count
+    return Preview(
+        example.id,
+        tuple(spans),
+        tokenised.num_tokens,
+        tokenised.num_trained_tokens,
+        tokenised.num_truncated_tokens,
+        joined=tokenised.differs if tokenised.is_joined else None,
+        input_ids=tuple(ids),
+        loss_mask=tuple(tokenised.loss_mask),
+    )
+
+
+def _text(example: Example, template: Template) -> str:
+    if example.conversation is not None:
+        return template.render(example.conversation)
+    text = example.text or ""
+    return text if text.endswith(template.end_of_turn) else text + template.end_of_turn
+
+
+def _groups_by_offsets(text: str, ids: Sequence[int], template: Template) -> list[tuple[str, int]] | None:
+    """(text, number of tokens) by character offsets; None where the ids are not those of the text encoded at once.
+
+    A token that stands for no character of the text (a BOS token) is shown as its own name.
+    """
+    whole, offsets = template.encode(text)
+    if whole[: len(ids)] != list(ids):
+        return None
+    groups: list[tuple[str, int]] = []
+    reached = 0
+    for index, (_, end) in enumerate(offsets[: len(ids)]):
+        if end > reached:
+            groups.append((text[reached:end], 1))
+            reached = end
+        elif reached == 0:
+            groups.append((decode(template, [ids[index]]), 1))
+        else:  # one more token of the same character
+            groups[-1] = (groups[-1][0], groups[-1][1] + 1)
+    return groups
+
+
+def _groups_by_decoding(ids: Sequence[int], template: Template) -> list[tuple[str, int]]:
+    groups: list[tuple[str, int]] = []
+    start = 0
+    while start < len(ids):
+        count = 1
+        piece = decode(template, list(ids[start : start + 1]))
+        while _REPLACEMENT in piece and count < _MAX_TOKENS_A_CHARACTER and start + count < len(ids):
+            longer = decode(template, list(ids[start : start + count + 1]))
+            piece, count = longer, count + 1
+        groups.append((piece, count))
+        start += count
+    return groups

@@ -1,0 +1,194 @@
+"""Prove where the learned answers stand in the text that a chat template makes of a conversation.
+
+A template is a program that nobody checked. Some strip reasoning from earlier turns, some drop tool calls or tools,
+some move the system prompt when a turn is added. A mask that is laid over such a text marks the wrong tokens, and
+training goes on as if nothing were wrong. So nothing is assumed here. Of each learned turn the conversation is rendered
+up to it with the generation prompt (what the model sees when it must answer), and through it (`answer_text.py`). Where
+the whole conversation begins with all of these texts, it is one sequence in which all answers are learned. Where the
+template writes a turn in another way once others follow it, the conversation is cut: each answer is learned in a
+sequence of its own, which ends with it; or, where asked, these are joined into one (`joined_answers.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from luthier.core.conversation import Conversation
+from luthier.core.errors import TemplateError
+from luthier.ml.data.tokenise.answer_text import (
+    EXCERPT_CHARACTERS,
+    AnswerText,
+    Turn,
+    answer_text,
+    missing_calls,
+    stands_in,
+)
+from luthier.ml.data.tokenise.joined_answers import join_answers
+from luthier.ml.data.tokenise.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What is learned of an answer: [start, end) in characters. prompt: where the prompt that inference sees ends."""
+
+    prompt: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedText:
+    """A rendered conversation and its learned spans, ascending, never overlapping.
+
+    A span ends with the end-of-turn text and the white space that closes the turn. skips_thought: an answer goes on
+    without a thought where the prompt lets the model think. has_thought: an answer holds one. is_joined: its answers
+    were put into one text, and differs: how earlier ones then differ from what inference would show of them.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    has_thought: bool = False
+    skips_thought: bool = False
+    is_joined: bool = False
+    differs: tuple[str, ...] = ()
+
+
+def prove(
+    row_id: str,
+    conversation: Conversation,
+    template: Template,
+    *,
+    learn_reasoning: bool | None = None,
+    only_last: bool = False,
+    joins: bool = False,
+) -> tuple[ProvedText, ...]:
+    """Render a conversation and prove where its learned turns stand: one text, or one for each learned turn.
+
+    learn_reasoning: whether thoughts are learned, where a turn says nothing of its own; None learns those of the row,
+    and none that the template inserts. only_last: the last answer alone, where answers cannot stand in one text.
+    joins: answers that the template does not write into one text are joined into one.
+
+    Raises TemplateError where it cannot be proved.
+    """
+    num = len(conversation.messages)
+    answers: list[AnswerText] = []
+    turns: list[Turn] = []
+    for index, message in enumerate(conversation.messages):
+        if message.is_learned:
+            turn = Turn(row_id, index, message, num)
+            learns = learn_reasoning if message.learn_reasoning is None else message.learn_reasoning
+            answers.append(answer_text(turn, conversation, template, learns))
+            turns.append(turn)
+    whole = _in_one(conversation, turns, answers, template)
+    if whole is not None:
+        _check_joined(turns, whole)
+        _check_context(row_id, conversation, whole.text, template)
+        return (whole,)
+    if joins and not only_last and len(answers) > 1:
+        return (_joined(row_id, conversation, turns, answers, template),)
+    made = []
+    for turn, answer in list(zip(turns, answers, strict=True))[-1 if only_last else 0 :]:
+        _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
+        made.append(_proved(answer.text, [answer]))
+    return tuple(made)
+
+
+def _in_one(
+    conversation: Conversation, turns: Sequence[Turn], answers: Sequence[AnswerText], template: Template
+) -> ProvedText | None:
+    """The whole conversation with all answers in it; None where it does not begin with the text of each of them."""
+    if turns and turns[-1].index == len(conversation.messages) - 1:
+        text = answers[-1].text
+        answers_rendered = answers[-1].is_rendered or len(answers) == 1
+    else:
+        text, answers_rendered = template.render(conversation), True
+    if not answers_rendered or not all(text.startswith(answer.text) for answer in answers):
+        return None
+    return _proved(text, answers)
+
+
+def _joined(
+    row_id: str,
+    conversation: Conversation,
+    turns: Sequence[Turn],
+    answers: Sequence[AnswerText],
+    template: Template,
+) -> ProvedText:
+    """One text of all answers, each behind its own prompt and as it is when it is the last."""
+    text, shifts, differs = join_answers(conversation, turns, answers, template)
+    moved = [
+        Span(shift + one.prompt, shift + one.start, shift + len(one.text))
+        for shift, one in zip(shifts, answers, strict=True)
+    ]
+    for turn, answer in zip(turns, answers, strict=True):  # nothing is lost of what each answer needs
+        _check_context(row_id, conversation.up_to(turn.index + 1), answer.text, template)
+    _check_context(row_id, conversation.up_to(turns[-1].index + 1), text, template)
+    made = replace(_proved(text, answers), spans=tuple(moved), is_joined=True, differs=differs)
+    _check_joined(turns, made)
+    return made
+
+
+def _proved(text: str, answers: Sequence[AnswerText]) -> ProvedText:
+    return ProvedText(
+        text,
+        tuple(Span(one.prompt, one.start, len(one.text)) for one in answers),
+        has_thought=any(one.has_thought for one in answers),
+        skips_thought=any(one.skips_thought for one in answers),
+    )
+
+
+def _check_joined(turns: Sequence[Turn], proved: ProvedText) -> None:
+    for turn, span, before in zip(turns[1:], proved.spans[1:], proved.spans, strict=False):
+        if span.prompt < before.end:
+            raise turn.error(
+                "the template joins this answer with the one before it",
+                proved.text[max(0, span.prompt - EXCERPT_CHARACTERS) : span.end],
+                "put a user turn between the two, or join them in the row",
+            )
+
+
+def _check_context(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
+    """Nothing that the row holds as context may be lost: an answer to an unseen request teaches invention."""
+    num_messages = len(conversation.messages)
+    for index, message in enumerate(conversation.messages):
+        turn = Turn(row_id, index, message, num_messages)
+        for missing in missing_calls(message, text):
+            raise turn.error(
+                f"{missing} of a tool call does not stand in the text: the template drops tool calls",
+                text,
+                "set data.tools: as_text, choose a base model whose template supports tools, or write the call into "
+                "the content",
+            )
+        content = (message.content or "").strip()
+        # Earlier answers are left to the template: some rightly strip their reasoning, at inference as well.
+        if message.role == "assistant" or content in text or (message.role == "tool" and stands_in(content, text)):
+            continue
+        raise turn.error("the template drops or changes this turn", text, _without_role(message.role))
+    if conversation.tools:
+        _check_tools(row_id, conversation, text, template)
+
+
+def _without_role(role: str) -> str:
+    """What to do where a template has no place for a role."""
+    if role in ("system", "developer"):
+        return "set data.system: fold (its text is put before the first user turn), or move it there in the rows"
+    if role in ("tool", "function"):
+        return "set data.tools: as_text, or choose a base model whose template supports tools"
+    return "choose a base model whose template supports this role, or move the text into a user turn"
+
+
+def _check_tools(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
+    without = template.render(Conversation(messages=conversation.messages))
+    names = [str(tool["function"]["name"]) for tool in conversation.tools]
+    missing = [name for name in names if name not in text]
+    if without != template.render(conversation) and not missing:
+        return
+    raise TemplateError(
+        f"{row_id}: the row has {len(names)} tools ({', '.join(names[:5])}) and the template does not write "
+        f"{', '.join(missing[:5]) or 'them'}; it rendered {text[: 2 * EXCERPT_CHARACTERS]!r}...",
+        expected="a template that shows the model the tools it may call: otherwise it would learn to call tools that "
+        "it was never told of",
+        do="set data.tools: as_text (the tools are described in the system turn), choose a base model whose template "
+        "supports tools, or remove `tools` from the rows",
+    )

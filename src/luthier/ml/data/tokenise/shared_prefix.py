@@ -1,0 +1,96 @@
+"""Which rows begin alike, so that training can compute their common beginning once a micro-batch.
+
+A system prompt, a few-shot header or a long instruction stands in front of every example of many files. Examples with
+the same beginning form a family; a micro-batch of one family computes that beginning once
+(ml/training/prefix_attention.py),
+and all of its examples attend to it. Rows that stand side by side, such as the two completions of a preference pair,
+have the beginning of their own prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.core.dataset import TokenisedExample, common_beginning
+from luthier.core.text.prefixes import best_groups, common_tokens
+
+LEAST_TOKENS: Final = 16
+"""Shorter beginnings are not worth the second attention product."""
+
+MICRO_BATCH_TOKENS: Final = 100
+"""What one micro-batch more costs, in tokens: thinner products, one more call of every layer (docs/log.md)."""
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Families:
+    """The family of each example and the beginning it shares.
+
+    families: int64 [n], a number for each family, -1 where an example belongs to none. prefix_tokens: int64 [n], the
+    length of its family's common beginning, 0 where it belongs to none.
+    """
+
+    families: I64
+    prefix_tokens: I64
+
+    @property
+    def num_families(self) -> int:
+        """How many families there are."""
+        return int(self.families.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPrefixes:
+    """The common prefix of the rows of each unit.
+
+    Attributes:
+        prefix_tokens: int64 [n], the length of the prefix in tokens.
+        computed_tokens: int64 [n], tokens that are computed for a unit if its prefix is computed once.
+    """
+
+    prefix_tokens: I64
+    computed_tokens: I64
+
+
+def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> UnitPrefixes:
+    """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
+    where a unit is one row. are_cut: the rows of a unit are the answers of one conversation."""
+    prefix = np.asarray(
+        [common_beginning(unit, are_cut=are_cut) if len(unit) > 1 else 0 for unit in units], dtype=np.int64
+    )
+    rows = np.asarray([len(unit) for unit in units], dtype=np.int64)
+    whole = np.asarray([sum(row.num_tokens for row in unit) for unit in units], dtype=np.int64)
+    return UnitPrefixes(prefix, whole - (rows - 1) * prefix)
+
+
+def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_size: int) -> Families:
+    """The families that save the most tokens a step, when steps draw `global_batch_size` units at random.
+
+    A unit is one example, or several rows that stand side by side, of which only what all begin with can be shared.
+
+    A group of m of the n examples with P common tokens saves P * (m * global_batch_size / n - 1) tokens a step, and
+    costs a micro-batch of its own (100 tokens' worth): see `best_groups`.
+    """
+    num = len(units)
+    keys = [_shareable_start(unit) for unit in units]
+    order = sorted(range(num), key=keys.__getitem__)
+    common = [common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
+    families = np.full(num, -1, dtype=np.int64)
+    prefix_tokens = np.zeros(num, dtype=np.int64)
+    per_example = global_batch_size / num if num else 0.0
+    groups = best_groups(common, rows_at_once=per_example, least_tokens=LEAST_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
+    for number, (start, stop, length) in enumerate(groups):
+        members = order[start:stop]
+        families[members], prefix_tokens[members] = number, length
+    return Families(families, prefix_tokens)
+
+
+def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:
+    """The bytes of the tokens that all rows of a unit begin with, as far as they may be shared."""
+    return bytes(memoryview(unit[0].input_ids).cast("B")[: 4 * common_beginning(unit)])

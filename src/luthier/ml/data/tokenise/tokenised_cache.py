@@ -1,0 +1,202 @@
+"""Tokenised examples kept on disk, so that the same rows are not tokenised twice.
+
+An entry is named by a digest of all that its tokens depend on: the examples themselves, the tokenizer, the template,
+what is done with long rows, and the versions of what computes them. Whatever changes, the name changes with it; nothing
+is ever looked up by a file's name or date. An entry is one file:
+
+    luthier-tokenised 4                           a line
+    {"ids": [...], "num_tokens": [...], ...}      a line
+    token ids, int32, of all examples
+    loss masks, a byte a token, of all examples
+    SHA-256 of everything above, 32 bytes
+
+It is written beside its place and moved there whole, so a kill leaves no half entry and two writers write the same one.
+The digest is checked at each reading: a damaged entry is told of, and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import uuid
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic_core import to_json
+
+from luthier.core.dataset import Example, Overlong, TokenisedExample
+from luthier.core.digest import sha256_bytes, sha256_document
+from luthier.core.ports import Progress
+from luthier.ml.data.tokenise.loss_mask import PLAIN, Learning, Tokenised, tokenise_all
+from luthier.ml.data.tokenise.template import Template
+
+DEFAULT_MAX_BYTES: Final = 1 << 30
+_MAGIC: Final = b"luthier-tokenised 4\n"
+_DIGEST_BYTES: Final = 32
+_ROWS_AT_A_TIME: Final = 1000
+_PARTIAL_SECONDS: Final = 3600.0  # what a killed writer left; a living one is never this slow
+_VERSIONS: Final = ("luthier", "tokenizers", "transformers", "jinja2")
+
+
+class TokenisedCache:
+    """Entries in one folder, made when the first is written. max_bytes: of all of them; 0 keeps none."""
+
+    def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def tokenise_all(
+        self,
+        examples: Sequence[Example],
+        template: Template,
+        *,
+        max_length_tokens: int,
+        overlong: Overlong,
+        progress: Progress,
+        learning: Learning = PLAIN,
+    ) -> Tokenised:
+        """What `loss_mask.tokenise_all` gives, read where it was made before; raises what that raises.
+
+        Whether it was read, and what could not be read or kept, is shown in the progress.
+        """
+        settings = {"max_length_tokens": max_length_tokens, "overlong": overlong}
+        if not self.max_bytes:
+            return tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+        place = self.folder / key_of(examples, template, settings | {"learning": asdict(learning)})
+        found, trouble = _read(place)
+        if found is not None:
+            with progress.task("Tokens from the cache", total=len(examples), unit="rows") as task:
+                task.advance(len(examples))
+                task.note(place.name[:12])
+            return found
+        if trouble is not None:
+            with progress.task(f"Tokens are made again: {trouble}", total=None, unit="rows"):
+                pass
+        made = tokenise_all(examples, template, progress=progress, learning=learning, **settings)  # type: ignore[arg-type]
+        try:
+            self._keep(place, made)
+        except OSError as error:
+            with progress.task(f"Tokens are not kept: {error.strerror or error}", total=None, unit="rows"):
+                pass
+        return made
+
+    def _keep(self, place: Path, made: Tokenised) -> None:
+        size = sum(5 * example.num_tokens for example in made.examples)
+        if size > self.max_bytes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{place.name}.{uuid.uuid4().hex}.partial"
+        try:
+            with partial.open("wb") as file:
+                digest = hashlib.sha256()
+                for piece in _pieces(made):
+                    digest.update(piece)
+                    file.write(piece)
+                file.write(digest.digest())
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._make_room(place)
+
+    def _make_room(self, newest: Path) -> None:
+        """Remove the entries that were read longest ago, and what killed writers left."""
+        held: list[tuple[float, int, Path]] = []
+        for path in self.folder.iterdir():
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # another process is at the same
+                continue
+            if path.suffix == ".partial":
+                if time.time() - status.st_mtime > _PARTIAL_SECONDS:
+                    path.unlink(missing_ok=True)
+            elif path != newest:
+                held.append((status.st_mtime, status.st_size, path))
+        room = self.max_bytes - newest.stat().st_size - sum(size for _, size, _ in held)
+        for _, size, path in sorted(held):
+            if room >= 0:
+                break
+            path.unlink(missing_ok=True)
+            room += size
+
+
+def key_of(examples: Sequence[Example], template: Template, settings: dict[str, Any]) -> str:
+    """The name of an entry: a hex digest of all that its bytes depend on."""
+    rows = hashlib.sha256()
+    for start in range(0, len(examples), _ROWS_AT_A_TIME):
+        rows.update(to_json(list(examples[start : start + _ROWS_AT_A_TIME])))
+    tokenizer = template.tokenizer
+    return sha256_document(
+        {
+            "rows": rows.hexdigest(),
+            "tokenizer": sha256_bytes(tokenizer.backend_tokenizer.to_str().encode()),
+            "template": [template.kind, template.end_texts, sha256_document(tokenizer.chat_template)],
+            "options": dict(template.options),
+            "settings": settings,
+            "versions": {name: version(name) for name in _VERSIONS},
+            "layout": [_MAGIC.decode(), sys.byteorder],
+        }
+    )
+
+
+def _pieces(made: Tokenised) -> Iterator[bytes]:
+    header = {
+        "ids": [example.id for example in made.examples],
+        "num_tokens": [example.num_tokens for example in made.examples],
+        "num_truncated_tokens": [example.num_truncated_tokens for example in made.examples],
+        "is_wanted": [example.is_wanted for example in made.examples],
+        "is_replayed": [example.is_replayed for example in made.examples],
+        "dropped_ids": made.dropped_ids,
+        "truncated_ids": made.truncated_ids,
+        "kept": made.kept,
+        "rows_per_example": made.rows_per_example,
+        "row_counts": made.row_counts,
+        "has_thought": [example.has_thought for example in made.examples],
+        "skips_thought": [example.skips_thought for example in made.examples],
+        "is_joined": [example.is_joined for example in made.examples],
+        "differs": [example.differs for example in made.examples],
+    }
+    yield _MAGIC
+    yield json.dumps(header).encode() + b"\n"
+    for example in made.examples:
+        yield example.input_ids.tobytes()
+    for example in made.examples:
+        yield example.loss_mask
+
+
+def _read(place: Path) -> tuple[Tokenised | None, str | None]:
+    """An entry, or None with a word about it where it is there and cannot be used."""
+    try:
+        data = place.read_bytes()
+        os.utime(place)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"an entry of the cache cannot be read ({error.strerror or error})"
+    body = memoryview(data)[:-_DIGEST_BYTES]
+    if len(data) < _DIGEST_BYTES or hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:]:
+        return None, f"entry {place.name[:12]} of the cache is damaged"
+    end = data.index(b"\n", len(_MAGIC))
+    header = json.loads(data[len(_MAGIC) : end])
+    lengths = header["num_tokens"]
+    borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
+    masks = end + 1 + 4 * borders[-1]
+    examples = []
+    names = ("num_truncated_tokens", "is_wanted", "is_replayed", "has_thought", "skips_thought", "is_joined")
+    others = zip(*(header[name] for name in names), strict=True)
+    rows = zip(header["ids"], pairwise(borders), others, header["differs"], strict=True)
+    for row_id, (start, stop), rest, differs in rows:
+        ids = array("i")
+        ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
+        mask = bytes(body[masks + start : masks + stop])
+        examples.append(replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs)))
+    dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
+    counts = tuple(header["row_counts"])
+    return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"], counts), None

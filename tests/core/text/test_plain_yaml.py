@@ -1,0 +1,29 @@
+"""YAML without the traps of YAML 1.1; what recipes need of it is tested with recipe files."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.errors import RecipeError, RequestError
+from luthier.core.text.plain_yaml import parse_yaml
+
+
+def test_values_are_what_they_look_like() -> None:
+    text = "rate: 2e-4\nday: 2026-11-25\nanswer: no\ncode: 010\n"
+    assert parse_yaml("x", text)[0] == {"rate": 2e-4, "day": "2026-11-25", "answer": "no", "code": 10}
+
+
+def test_lines_are_told_by_dotted_key() -> None:
+    assert parse_yaml("x", "a:\n  b:\n    c: 1\nd: 2\n")[1] == {"a": 1, "a.b": 2, "a.b.c": 3, "d": 4}
+
+
+def test_an_empty_text_is_none() -> None:
+    assert parse_yaml("x", "# nothing\n") == (None, {})
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2", "a: [1", "a: b: c", "\t- a", "!!python/object:os.system {}"])
+def test_what_is_no_plain_document_is_refused_as_the_caller_says(text: str) -> None:
+    with pytest.raises(RequestError, match="prices"):
+        parse_yaml("prices", text)
+    with pytest.raises(RecipeError):
+        parse_yaml("recipe", text, refuse=RecipeError)

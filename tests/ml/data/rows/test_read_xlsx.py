@@ -1,0 +1,129 @@
+"""Workbooks: one sheet with rows, values as shown, and a word about all that would be lost."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+
+from luthier.core.dataset import Row
+from luthier.core.errors import DataError, RowProblem
+from luthier.ml.data.files.source import open_source
+from luthier.ml.data.rows.formats import load_file
+from luthier.ml.data.rows.row_index import build_index
+from luthier.ml.data.rows.rows import read_rows
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> Write:
+    """Write sheets (name -> rows) as a workbook; `change` may do more to it before it is saved."""
+
+    def write(sheets: dict[str, list[list[Any]]], change: Callable[[Any], object] = lambda book: None) -> Path:
+        book = openpyxl.Workbook()
+        book.remove(book.active)
+        for name, rows in sheets.items():
+            sheet = book.create_sheet(name)
+            for row in rows:
+                sheet.append(row)
+        change(book)
+        book.save(tmp_path / "rows.xlsx")
+        return tmp_path / "rows.xlsx"
+
+    return write
+
+
+def _rows(path: Path) -> list[Row | RowProblem]:
+    return list(read_rows(open_source(path)))
+
+
+def test_the_one_sheet_with_rows_is_read_and_said(workbook: Write) -> None:
+    rows = [[], ["Question ", " ANSWER"], ["Which?", "This é."], [], ["Why?", "So."]]
+    loaded = load_file(workbook({"Empty": [], "Answers": rows, "Empty too": []}))
+    assert [(one.id, one.reference) for one in loaded.examples] == [("rows.xlsx:3", "This é."), ("rows.xlsx:5", "So.")]
+    assert loaded.shape_reason == (
+        "every row has Question and ANSWER (prompt = Question, completion = ANSWER); read as the sheet 'Answers'"
+    )
+
+
+def test_values_are_the_texts_that_the_sheet_shows(workbook: Write) -> None:
+    def formats(book: Any) -> None:
+        for place, number_format in enumerate(("0%", "#,##0.00", "dd.mm.yyyy", "General", "General", "00000"), start=1):
+            book["A"].cell(2, place).number_format = number_format
+
+    values = [0.125, 1234.5, datetime(2024, 3, 5), 0.1 + 0.2, True, 42]
+    path = workbook({"A": [list("abcdef"), values, [None, "", None, "x"]]}, formats)
+    assert [row.fields for row in _rows(path) if isinstance(row, Row)] == [
+        {"a": "13%", "b": "1,234.50", "c": "05.03.2024", "d": "0.3", "e": "TRUE", "f": "00042"},
+        {"a": "", "b": "", "c": "", "d": "x", "e": "", "f": ""},
+    ]
+
+
+def test_a_date_in_the_format_of_the_country_is_iso(workbook: Write) -> None:
+    def formats(book: Any) -> None:
+        book["A"]["A2"].number_format = "mm-dd-yy"
+
+    (row,) = _rows(workbook({"A": [["day"], [date(2024, 3, 5)]]}, formats))
+    assert isinstance(row, Row)
+    assert row.fields == {"day": "2024-03-05"}
+
+
+def test_two_sheets_with_rows_are_refused_by_name(workbook: Write) -> None:
+    path = workbook({"Train": [["text"], ["a"]], "Test": [["text"], ["b"]]})
+    with pytest.raises(DataError, match=r"rows on 2 sheets: 'Train', 'Test'[\s\S]*file of its own"):
+        load_file(path)
+
+
+def test_merged_cells_are_refused(workbook: Write) -> None:
+    path = workbook({"A": [["prompt", "completion"], ["a", "b"]]}, lambda book: book["A"].merge_cells("A1:B1"))
+    with pytest.raises(DataError, match=r"merged cells on the sheet 'A': A1:B1[\s\S]*unmerge"):
+        load_file(path)
+
+
+def test_a_title_above_the_names_is_refused(workbook: Write) -> None:
+    with pytest.raises(DataError, match=r"value in cell B3, and row 1 gives its column no name[\s\S]*remove titles"):
+        load_file(workbook({"A": [["Report 2024"], [], ["prompt", "completion"], ["q", "a"]]}))
+
+
+def test_a_formula_without_its_result_is_refused(workbook: Write) -> None:
+    with pytest.raises(DataError, match="formulas without saved results on the sheet 'A': B2"):
+        load_file(workbook({"A": [["prompt", "completion"], ["q", "=1+1"]]}))
+
+
+def test_an_error_in_a_cell_is_a_problem_of_its_row(workbook: Write) -> None:
+    found = _rows(workbook({"A": [["prompt", "completion"], ["q", "#N/A"], ["q", "a"]]}))
+    problem, row = found
+    assert isinstance(problem, RowProblem)
+    assert (problem.line, problem.field, problem.reason) == (2, "completion", "is the error of a formula (cell B2)")
+    assert isinstance(row, Row)
+
+
+def test_what_is_no_workbook_is_refused(tmp_path: Path, workbook: Write) -> None:
+    path = tmp_path / "other.xlsx"
+    path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 100)
+    with pytest.raises(DataError, match="password"):
+        load_file(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("something", "else")
+    with pytest.raises(DataError, match=r"other\.xlsx cannot be read as a workbook"):
+        load_file(path)
+    whole = workbook({"A": [["text"], ["a"]]}).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"other\.xlsx: its ZIP archive is broken"):
+        load_file(path)
+    path = path.rename(tmp_path / "rows.xls")
+    with pytest.raises(DataError, match=r"spreadsheet of another format[\s\S]*save it as .xlsx or CSV"):
+        load_file(path)
+
+
+def test_rows_of_a_workbook_have_places_as_others_have(workbook: Write, tmp_path: Path) -> None:
+    path = workbook({"A": [["text"], ["one"], [], ["two"]]})
+    index = build_index(path, tmp_path / "index")
+    assert [index.line(place) for place in range(index.num_rows)] == [2, 4]
+    assert index.row(1) == Row("rows.xlsx", 4, {"text": "two"})

@@ -1,0 +1,82 @@
+"""ShareGPT rows, their names for roles, and tool calls written as turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luthier.ml.data.files.bad_field import BadFieldError
+from luthier.ml.data.rows.sharegpt_rows import sharegpt_conversation
+
+
+def _turn(speaker: str, value: Any) -> dict[str, Any]:
+    return {"from": speaker, "value": value}
+
+
+def test_speakers_become_roles() -> None:
+    conversation = sharegpt_conversation(
+        {
+            "conversations": [
+                _turn("system", "s"),
+                _turn("human", "q"),
+                {**_turn("gpt", "a"), "weight": 0},
+                _turn("human", "r"),
+                _turn("gpt", "b"),
+            ]
+        }
+    )
+    assert [message.role for message in conversation.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [message.is_learned for message in conversation.messages] == [False, False, False, False, True]
+
+
+def test_role_and_content_are_read_as_well() -> None:
+    conversation = sharegpt_conversation(
+        {"conversations": [{"role": "human", "content": "q"}, {"role": "assistant", "content": "a"}], "system": "s"}
+    )
+    assert [(m.role, m.content) for m in conversation.messages] == [("system", "s"), ("user", "q"), ("assistant", "a")]
+
+
+def test_function_calls_and_observations() -> None:
+    conversation = sharegpt_conversation(
+        {
+            "conversations": [
+                _turn("human", "q"),
+                _turn("function_call", '{"name": "find", "arguments": {"where": "attic"}}'),
+                _turn("observation", "found"),
+                _turn("gpt", "a"),
+            ],
+            "tools": '[{"name": "find"}]',
+        }
+    )
+    call, answer = conversation.messages[1], conversation.messages[2]
+    assert call.tool_calls[0]["function"] == {"name": "find", "arguments": '{"where": "attic"}'}
+    assert answer.role == "tool"
+    assert answer.tool_call_id == call.tool_calls[0]["id"]
+    assert conversation.tools[0]["function"]["name"] == "find"
+
+
+@pytest.mark.parametrize(
+    ("turns", "field"),
+    [
+        (None, "conversations"),
+        ("text", "conversations"),
+        (["x"], "conversations[0]"),
+        ([_turn("alien", "x")], "conversations[0].from"),
+        ([_turn("human", None)], "conversations[0].value"),
+        ([_turn("human", "q"), _turn("gpt", "")], "conversations[1].value"),
+        ([_turn("human", "q"), _turn("function_call", "find()")], "conversations[1].value"),
+        ([_turn("human", "q"), _turn("function_call", "[]")], "conversations[1].value"),
+        ([{"role": "alien", "content": "x"}], "conversations[0].role"),
+        ([_turn("human", "q")], "conversations"),
+    ],
+)
+def test_wrong_turns_are_named(turns: Any, field: str) -> None:
+    with pytest.raises(BadFieldError) as caught:
+        sharegpt_conversation({"conversations": turns})
+    assert caught.value.field == field
+
+
+def test_two_system_prompts_are_refused() -> None:
+    with pytest.raises(BadFieldError, match="system turn already"):
+        sharegpt_conversation({"conversations": [_turn("system", "s"), _turn("gpt", "a")], "system": "t"})

@@ -1,0 +1,101 @@
+"""Rows under templates that nobody has seen: each as plain jinja and the tokenizer say, or refused with what helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.ml.data.row_oracle import ALL_ROWS, check
+from tests.ml.data.tokenise.other_templates import FAILS_AT_LOAD, TEMPLATES
+from tests.ml.data.tokenise.template_rows import ROWS, template_of
+
+from luthier.core.conversation import Conversation, Message
+from luthier.core.dataset import Example
+from luthier.core.errors import DataError, TemplateError
+from luthier.ml.data.tokenise.loss_mask import Learning, Unit, tokenise_sides
+from luthier.ml.data.tokenise.template import decode
+from luthier.ml.inference.models.chat_template import ChatTemplate
+from luthier.testing.tiny import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ChatTemplate]:
+    folder = make_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return {name: template_of(folder, text) for name, text in TEMPLATES.items() if name not in FAILS_AT_LOAD}
+
+
+def _unit(row: Conversation, template: ChatTemplate) -> Unit:
+    return tokenise_sides(Example(id="rows.jsonl:1", conversation=row), template, Learning())
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in FAILS_AT_LOAD])
+def test_rows_are_as_plain_jinja_writes_them_or_refused_with_what_helps(
+    name: str, templates: dict[str, ChatTemplate]
+) -> None:
+    template, num_right, helped = templates[name], 0, []
+    for kind, row in ALL_ROWS.items():
+        try:
+            unit = _unit(row, template)
+        except (TemplateError, DataError) as refused:
+            helped.append((kind, refused.do))
+            continue
+        check(name, row, unit, template)
+        num_right += 1
+    assert [kind for kind, remedy in helped if not remedy] == []
+    assert num_right >= 3 or name in ("no prompt",)
+
+
+def _text(unit: Unit, template: ChatTemplate) -> str:
+    (row,) = unit
+    return decode(template, list(row.input_ids))
+
+
+def test_arguments_come_as_text_where_the_template_writes_them_as_they_are(templates: dict[str, ChatTemplate]) -> None:
+    for name, written in (
+        ("arguments as text", 'price {"wood": "spruce"}'),
+        ("arguments joined as text", '```json\n{"wood": "spruce"}\n```'),
+        ("sorted tools", 'price {"wood": "spruce"}'),
+    ):
+        assert written in _text(_unit(ROWS["tools"], templates[name]), templates[name])
+
+
+def test_content_comes_as_parts_where_the_template_knows_no_text(templates: dict[str, ChatTemplate]) -> None:
+    for name in ("parts alone", "parts selected"):
+        text = _text(_unit(ROWS["one"], templates[name]), templates[name])
+        assert text == "<|im_start|>user\nWhich wood?<|im_end|>\n<|im_start|>assistant\nSpruce wood.<|im_end|>\n"
+
+
+def test_a_result_is_given_the_name_of_its_tool_where_the_template_refuses_it_without(
+    templates: dict[str, ChatTemplate],
+) -> None:
+    name = "named results"
+    assert "<|im_start|>price\n12 Euro<|im_end|>" in _text(_unit(ROWS["tools"], templates[name]), templates[name])
+    assert "<|im_start|>tool\n12 Euro" in _text(
+        _unit(ROWS["tools"], templates["sorted tools"]), templates["sorted tools"]
+    )
+
+
+@pytest.mark.parametrize("name", FAILS_AT_LOAD)
+def test_a_template_that_changes_what_turns_say_is_refused(name: str, tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path)
+    with pytest.raises(TemplateError, match="does not write the answer 'Spruce-wood' as it is"):
+        template_of(folder, TEMPLATES[name])
+
+
+def test_a_call_without_a_generation_prompt_is_refused_as_an_answer_is(tmp_path: Path) -> None:
+    text = TEMPLATES["sorted tools"].partition("{% if add_generation_prompt %}")[0]
+    template = template_of(make_tiny_model(tmp_path), text)
+    for kind in ("one", "tools"):
+        with pytest.raises(TemplateError, match="has no generation prompt"):
+            _unit(ROWS[kind], template)
+    empty = Conversation(messages=(Message(role="user", content="Which wood?"), Message(role="assistant", content="")))
+    with pytest.raises(TemplateError, match="has no generation prompt"):
+        _unit(empty, template)
+
+
+@pytest.mark.parametrize(
+    "text", ["{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", "{{ 'x' * 999999999 }}"]
+)
+def test_a_template_without_an_end_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(TemplateError):
+        template_of(make_tiny_model(tmp_path), text)
