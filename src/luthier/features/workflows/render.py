@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import NotFoundError
@@ -52,7 +51,7 @@ def _report(context: Context, caller: Caller, view: WorkflowView) -> str | None:
     if not view.has_report:
         return None
     try:
-        return str(report_file(context, caller, view))
+        return str(report_file(context, caller, view.pipeline.pipeline_id))
     except NotFoundError:
         return None
 

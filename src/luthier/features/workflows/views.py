@@ -24,7 +24,6 @@ from luthier.platform.workflows.engine import (
     WorkflowRun,
     lock_of,
     remaining_seconds,
-    spent_hours,
 )
 
 Status = Literal["waiting", "running", "interrupted", "paused", "done", "refused", "failed"]
@@ -156,8 +155,9 @@ def folders_of(context: Context, pipeline: Pipeline) -> list[str]:
     return sorted((f"{folder}/" for folder in {*found, str(context.home)} if folder != "/"), key=len, reverse=True)
 
 
-def report_file(context: Context, caller: Caller, view: WorkflowView) -> Path:
+def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
     """The report, written again where the file is missing. Raises NotFoundError, also where there is none."""
+    view = view_pipeline(context, caller, pipeline_id)
     pipeline, workflow = view.pipeline, workflow_of(view.pipeline.kind)
     if not view.has_report or workflow.write_report is None:
         its = "the report of the run that it trained"
@@ -176,8 +176,8 @@ def report_file(context: Context, caller: Caller, view: WorkflowView) -> Path:
 
 def report_of(context: Context, caller: Caller, pipeline_id: str) -> str:
     """Its report as text, without places of this machine. Raises NotFoundError."""
-    view = view_pipeline(context, caller, pipeline_id)
-    return _plain(context, view.pipeline, report_file(context, caller, view).read_text(encoding="utf-8"))
+    text = report_file(context, caller, pipeline_id).read_text(encoding="utf-8")
+    return _plain(context, context.pipelines.get(pipeline_id, caller.project_id), text)
 
 
 def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) -> str:

@@ -24,8 +24,8 @@ from luthier.core.access import Caller
 from luthier.core.aliases import command_of
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
-from luthier.core.system.file_lock import file_lock
 from luthier.core.frozen import Frozen
+from luthier.core.system.file_lock import file_lock
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.platform.home.context import Context
 
@@ -158,7 +158,12 @@ class Workflow:
         return context.settings.home / self.folder / pipeline_id
 
     def create(
-        self, context: Context, caller: Caller, pipeline_id: str, request: Frozen, came: dict[str, dict[str, Any]] | None = None
+        self,
+        context: Context,
+        caller: Caller,
+        pipeline_id: str,
+        request: Frozen,
+        came: dict[str, dict[str, Any]] | None = None,
     ) -> Pipeline:
         """Store a new one, of which nothing is done yet.
 

@@ -29,7 +29,7 @@ def judge_at_end(
 
     Raises what loading and judging raise.
     """
-    from luthier.ml.data.rows.rows.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, verdict
     from luthier.ml.inference.models import sources
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from luthier.core.workflows.auto import AutoSpec
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.workflows.auto import AutoSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import pull_all
 from luthier.features.workflows.model_comparison.sizes import KEPT_BACK, LEAST_JUDGED, LEAST_TRAINED

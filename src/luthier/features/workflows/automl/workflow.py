@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import Field
+
 from luthier.core.access import Caller
-from luthier.core.workflows.auto import AutoSpec
 from luthier.core.errors import LuthierError, NotFoundError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.workflows.showdown import ShowdownResult, ShowdownSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
@@ -25,7 +27,6 @@ from luthier.features.workflows.model_comparison.request import ShowdownRequest
 from luthier.features.workflows.model_comparison.sizes import ShowdownTooSmallError
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (
-    Outcome,
     PausedError,
     StageRefusedError,
     StageSpec,
@@ -96,7 +97,7 @@ class SplitRows(TimedOutcome):
     """The rows to train on, to choose by, and to judge by once."""
 
     folder: str = ""
-    sides: dict[str, Side] = {}
+    sides: dict[str, Side] = Field(default_factory=dict)
 
     def lines(self) -> Sequence[str]:
         """How many rows each side has."""
@@ -408,7 +409,7 @@ def _choosing_seconds(run: WorkflowRun) -> float:
 def _searching_seconds(run: WorkflowRun) -> float:
     """All that is left but the last judging: a search takes what it is given."""
     choosing = 0.0 if run.outcome("showdown", Chosen).word else _choosing_seconds(run)
-    return max(0.0, (run.spec.hours - run.spent_hours) * 3600 - choosing - _judging_seconds(run))
+    return max(0.0, float(run.spec.hours - run.spent_hours) * 3600 - choosing - _judging_seconds(run))
 
 
 def _stages(spec: AutoSpec) -> list[StageSpec]:

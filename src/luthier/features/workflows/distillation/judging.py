@@ -45,11 +45,19 @@ def judge_students(
 ) -> Evaluation:
     """The three on the held-out rows, with paired intervals; the verdict is about taught against alone.
 
-    alone, taught: run ids. num_same_prompt: held-out rows that ask what a training row asks. asked: metrics,
-    max_new_tokens and max_samples of the recipe. evaluation_id: under which it is kept. A teacher behind a server is judged by what it writes alone, and so
-    are the others then: it gives no likelihoods. The evaluation is kept.
+    A teacher behind a server is judged by what it writes alone, and so are the others then: it gives no likelihoods.
+
+    Args:
+        context: The home; the evaluation is kept in it.
+        teacher: A run, a model, or one behind a server.
+        alone: The run without the teacher.
+        taught: The run with it.
+        held_out: Chat rows.
+        num_same_prompt: Held-out rows that ask what a training row asks.
+        asked: Metrics, max_new_tokens and max_samples of the recipe.
+        evaluation_id: Under which it is kept.
     """
-    from luthier.ml.data.rows.rows.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
 
     start, loaded = time.perf_counter(), load_file(held_out)

@@ -51,9 +51,9 @@ def write_gold(
 
     Raises DataError for rows without a prompt and an answer, LeakageError where a held-out row is trained on.
     """
-    from luthier.ml.data.rows.rows.formats import load_file
-    from luthier.ml.data.rows.rows.write_rows import write_rows
-    from luthier.ml.data.split.split.split import leaked_ids, split_by_fraction
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.rows.write_rows import write_rows
+    from luthier.ml.data.split.split import leaked_ids, split_by_fraction
 
     if isinstance(held_out, float) and not 0 < held_out < 1:
         raise RequestError(
@@ -90,7 +90,7 @@ def write_taught(
     no answer could be used, and what `answerings.answer` raises.
     """
     from luthier.features.datasets.answers import answer
-    from luthier.ml.data.rows.rows.write_rows import write_rows
+    from luthier.ml.data.rows.write_rows import write_rows
 
     train, held_out = folder / _TRAIN, folder / _HELD_OUT
     if teacher is None:
@@ -108,7 +108,7 @@ def write_taught(
 
 def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
     from luthier.ml.data.files.bad_field import BadFieldError
-    from luthier.ml.data.rows.rows.answer_prompts import gold_row
+    from luthier.ml.data.rows.answer_prompts import gold_row
     from luthier.ml.data.tokenise.row_problem import problem_of
 
     rows, problems = [], []

@@ -20,8 +20,8 @@ from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
-from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import EvaluationRecipe, Recipe
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.workflows.student import Student, StudentRun
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.workflows.distillation.judging import find_metrics, judge_students
@@ -147,9 +147,7 @@ def _write_gold(run: WorkflowRun) -> GoldRows:
     spec, folder = run.spec, run.folder
     folder.mkdir(parents=True, exist_ok=True)
     mapping = column_map(run.context, (spec.teacher,), Path(spec.data), spec.mapping).mapping
-    counts = write_gold(
-        folder, Path(spec.data), spec.held_out_rows, mapping=mapping, seed=seed_of(spec.settings)
-    )
+    counts = write_gold(folder, Path(spec.data), spec.held_out_rows, mapping=mapping, seed=seed_of(spec.settings))
     find_metrics(_judging(spec), load_file(folder / "held_out.jsonl").examples, teacher=spec.teacher)
     make_plan(run.context, _recipe(spec, folder / "train.jsonl", teacher=None), base_dir=folder)
     return GoldRows(num_rows=counts[0], num_held_out=counts[1], num_same_prompt=counts[2])

@@ -58,7 +58,7 @@ class ComparisonRows:
 
 def read_material(spec: ShowdownSpec) -> ComparisonRows:
     """The rows as the showdown keeps them. Raises DataError, NotFoundError."""
-    from luthier.ml.data.rows.rows.formats import load_file
+    from luthier.ml.data.rows.formats import load_file
 
     pool = load_file(Path(spec.train_file), mapping=spec.map).examples
     return ComparisonRows(pool, load_file(Path(spec.judged_file), mapping=spec.map).examples)

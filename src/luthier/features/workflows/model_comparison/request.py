@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from luthier.core.records.base_model import LocalModel
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.showdown import Contender, ShowdownSpec
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.workflows.model_comparison.rows import Rows, read_rows_of, write_chosen

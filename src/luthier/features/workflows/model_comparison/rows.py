@@ -46,8 +46,8 @@ def read_rows_of(
     Raises NotFoundError, DataError (wrong rows, none left), LeakageError (held-out rows among the training rows),
     RequestError (rows of a kind that no answer can be compared with).
     """
-    from luthier.ml.data.rows.rows.formats import load_file
-    from luthier.ml.data.split.split.split import leaked_ids
+    from luthier.ml.data.rows.formats import load_file
+    from luthier.ml.data.split.split import leaked_ids
 
     fields = dict(mapping) if mapping else None
     train, judged = load_file(data, mapping=fields), load_file(held_out, mapping=fields)
@@ -112,8 +112,8 @@ def _too_long(context: Context, model: LocalModel, examples: Sequence[Example], 
 def write_chosen(source: Path, chosen: Sequence[Example], target: Path) -> None:
     """Write the rows of a file that these examples were read from, as they stand there."""
     from luthier.ml.data.files.source import open_source
-    from luthier.ml.data.rows.rows.rows import read_rows
-    from luthier.ml.data.rows.rows.write_rows import write_rows
+    from luthier.ml.data.rows.rows import read_rows
+    from luthier.ml.data.rows.write_rows import write_rows
 
     ids = {example.id for example in chosen}
     rows = (row for row in read_rows(open_source(source)) if isinstance(row, Row) and row.id in ids)

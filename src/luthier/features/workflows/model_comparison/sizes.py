@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from luthier.core.records.base_model import LocalModel
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
+from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.showdown import SystemKind
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, with_few_shot

@@ -21,9 +21,9 @@ from luthier.core.access import Caller
 from luthier.core.cost import Estimate
 from luthier.core.errors import DivergedError, NotFoundError
 from luthier.core.ids import new_id
-from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.workflows.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.answers import (
@@ -340,7 +340,9 @@ def _stages(spec: ShowdownSpec) -> list[StageSpec]:
     """Asking comes first, since it says what tuning has to beat."""
     prompting, trained = [], []
     for number, one in enumerate(spec.contenders):
-        judging = {name: seconds * spec.num_judged + one.loading_seconds for name, seconds in one.judging_seconds.items()}
+        judging = {
+            name: seconds * spec.num_judged + one.loading_seconds for name, seconds in one.judging_seconds.items()
+        }
         prompting.append(
             StageSpec(
                 f"{one.label}: prompting",

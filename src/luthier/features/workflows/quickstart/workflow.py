@@ -12,16 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import Field
+
 from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
-from luthier.core.records.base_model import DEFAULT_BASE_MODEL
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Verdict
-from luthier.core.system.file_lock import is_held
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
-from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.core.records.base_model import DEFAULT_BASE_MODEL
+from luthier.core.system.file_lock import is_held
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.training import service as training
 from luthier.features.training.service import ShowPlan, TrainOutcome
 from luthier.features.workflows.quickstart.size import FULL, ChosenSize, Size, choose_size, forecast_seconds
@@ -54,8 +56,8 @@ class QuickstartData(TimedOutcome):
     """The files that were written, what was left out for which reason, and how much work was chosen."""
 
     folder: Path = Path()
-    num_rows: dict[str, int] = {}
-    num_left_out: dict[str, int] = {}
+    num_rows: dict[str, int] = Field(default_factory=dict)
+    num_left_out: dict[str, int] = Field(default_factory=dict)
     recipe_path: Path = Path()
     chosen: ChosenSize = ChosenSize(FULL, None, "")
 
@@ -306,7 +308,10 @@ WORKFLOW: Final = Workflow(
     folder="quickstart",
     subject=lambda _asked: BASE_MODEL,
     summary=lambda asked: f"{BASE_MODEL} on {'all' if asked.get('full') else 'some'} rows of this machine's own Python",
-    details=lambda asked: {"Base model": BASE_MODEL, "Rows": "all" if asked.get("full") else "what takes a few minutes"},
+    details=lambda asked: {
+        "Base model": BASE_MODEL,
+        "Rows": "all" if asked.get("full") else "what takes a few minutes",
+    },
     answer=lambda pipeline: str(pipeline.came("train").get("verdict", "")),
     command=lambda pipeline: "luthier quickstart" + (" --full" if pipeline.asked.get("full") else ""),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from luthier.core.frozen import Frozen
 from luthier.platform.workflows.engine import Outcome, Thing
 
@@ -12,15 +14,15 @@ class Rows(Outcome):
     """The reviewed rows beside those of the last run. sha256: of each file that was written."""
 
     num_reviewed: int = 0
-    by_source: dict[str, int] = {}
-    left_out: dict[str, int] = {}
+    by_source: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
     num_old: int = 0
     num_new: int = 0
     num_replaced: int = 0
     num_old_held_out: int = 0
     num_new_held_out: int = 0
     num_validation: int = 0
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
     def num_held_out(self) -> int:
@@ -42,10 +44,10 @@ class Rows(Outcome):
 class FoundProblem(Frozen):
     """A finding of the audit, in short."""
 
-    check: str
-    severity: str
-    count: int
-    message: str
+    check: str = ""
+    severity: str = ""
+    count: int = 0
+    message: str = ""
 
 
 class Audited(Outcome):
@@ -53,7 +55,7 @@ class Audited(Outcome):
 
     grade: str = ""
     findings: tuple[FoundProblem, ...] = ()
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = Field(default_factory=dict)
     report: str = ""
 
     def lines(self) -> Sequence[str]:

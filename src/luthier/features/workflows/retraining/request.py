@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen import Frozen
@@ -68,7 +70,7 @@ class RetrainSpec(Frozen):
     judged_against: str = ""
     deployment_id: str = ""
     revision: int = 0
-    caller: dict[str, Any] = {}
+    caller: dict[str, Any] = Field(default_factory=dict)
 
 
 def spec_of(context: Context, caller: Caller, request: RetrainRequest) -> RetrainSpec:

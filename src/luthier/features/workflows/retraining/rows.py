@@ -15,9 +15,9 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.dataset import Example, Split
 from luthier.core.errors import ConflictError, DataError
+from luthier.core.recipe import Recipe
 from luthier.core.records.feedback import ReviewItem
 from luthier.core.workflows.pipeline import Pipeline
-from luthier.core.recipe import Recipe
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.model_cards.service import rows_by_digest

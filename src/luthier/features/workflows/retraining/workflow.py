@@ -14,10 +14,10 @@ from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
-from luthier.core.workflows.pipeline import Pipeline
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
 from luthier.core.run import RunRecord
+from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.deployments.run import deployed_run
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 def begin(context: Context, caller: Caller, request: RetrainRequest) -> Pipeline:
-    """Store what is asked, with the model that is deployed now; nothing is trained yet. Raises what `spec_of` raises."""
+    """Store what is asked, with the model that is deployed now; nothing is trained yet."""
     return WORKFLOW.create(context, caller, new_id("retrain"), spec_of(context, caller, request))
 
 
