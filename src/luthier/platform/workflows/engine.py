@@ -143,10 +143,10 @@ class Workflow:
     request: type[Frozen]
     stages: Callable[[Any], Sequence[StageSpec]]
     folder: str
-    subject: Callable[[dict[str, Any]], str]
-    summary: Callable[[dict[str, Any]], str]
-    details: Callable[[dict[str, Any]], dict[str, Any]]
-    answer: Callable[[Pipeline], str]
+    subject: Callable[[dict[str, Any]], str] = lambda _asked: ""
+    summary: Callable[[dict[str, Any]], str] = lambda _asked: ""
+    details: Callable[[dict[str, Any]], dict[str, Any]] = lambda _asked: {}
+    answer: Callable[[Pipeline], str] = lambda _pipeline: ""
     headline: Callable[[Context, Caller, Pipeline], str] | None = None
     write_report: Callable[[Context, Caller, Pipeline, Path], None] | None = None
     reported: Sequence[str] = ()
