@@ -66,17 +66,7 @@ def judge_students(
     examples = choose_samples(loaded.examples, most)
     metrics = find_metrics(asked, examples, teacher=teacher)
     with ExitStack() as stack:
-        pool = stack.enter_context(closing(EnginePool(open_engine)))
-        systems: list[SystemUnderTest] = []
-        for name, model in ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)):
-            if is_address(model):
-                writer = stack.enter_context(closing(find_teacher(context, model)))
-                systems.append(_behind_server(name, writer, examples, new_tokens))
-                continue
-            candidate = replace(find_candidate(context, model), name=name)
-            systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
-        if is_address(teacher):
-            systems = [replace(system, tokenised=(), num_bytes=()) for system in systems]
+        systems = _systems(context, ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)), examples, new_tokens, stack)
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     words = verdict(
         results,
@@ -100,6 +90,28 @@ def judge_students(
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _systems(
+    context: Context,
+    models: Sequence[tuple[str, str]],
+    examples: Sequence[Example],
+    new_tokens: int,
+    stack: ExitStack,
+) -> list[SystemUnderTest]:
+    """The models by their names; `stack` closes what they hold. Where one is behind a server, none is scored."""
+    pool = stack.enter_context(closing(EnginePool(open_engine)))
+    systems: list[SystemUnderTest] = []
+    for name, model in models:
+        if is_address(model):
+            writer = stack.enter_context(closing(find_teacher(context, model)))
+            systems.append(_behind_server(name, writer, examples, new_tokens))
+            continue
+        candidate = replace(find_candidate(context, model), name=name)
+        systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
+    if any(is_address(model) for _, model in models):
+        return [replace(system, tokenised=(), num_bytes=()) for system in systems]
+    return systems
 
 
 def find_metrics(
