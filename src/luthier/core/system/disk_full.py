@@ -27,10 +27,15 @@ def is_disk_full(error: BaseException) -> bool:
             return isinstance(cause, StorageFullError)
         if isinstance(cause, OSError) and cause.errno in _ERRNOS:
             return True
-        if any(word in str(cause) for word in _WORDS):
+        if says_disk_full(str(cause)):
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def says_disk_full(text: str) -> bool:
+    """Whether a message of a library, or the log of a process that died, says that there is no room."""
+    return any(word in text for word in _WORDS)
 
 
 def storage_full(

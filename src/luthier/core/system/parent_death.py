@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,3 +21,15 @@ def dying_with_parent() -> Callable[[], None]:
         return lambda: None
     libc = ctypes.CDLL(None, use_errno=True)
     return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, however it ends.
+
+    Args:
+        parent: the process id of the starter, which may have died before the kernel was asked.
+    """
+    if sys.platform.startswith("linux"):
+        dying_with_parent()()
+        if os.getppid() != parent:
+            os._exit(1)

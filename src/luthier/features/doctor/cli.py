@@ -43,6 +43,7 @@ def _show(console: Console, found: Examination) -> None:
             ("load", f"{found.busy_cores:.1f} of {hardware.num_cores} cores in use by other processes"),
             ("home", found.home),
             ("free disk", figures.size(found.disk_free_bytes)),
+            ("sandbox", found.sandbox),
             ("versions", ", ".join(f"{name} {version}" for name, version in found.versions.items())),
         ],
     )

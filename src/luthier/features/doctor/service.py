@@ -39,6 +39,8 @@ class Examination:
     disk_free_bytes: int
     versions: dict[str, str]
     warnings: tuple[Finding, ...]
+    sandbox: str
+    """What holds the code and the queries that models write, in words."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier doctor --json`."""
@@ -48,12 +50,14 @@ class Examination:
             "home": self.home,
             "disk_free_bytes": self.disk_free_bytes,
             "versions": self.versions,
+            "sandbox": self.sandbox,
             "warnings": [asdict(finding) for finding in self.warnings],
         }
 
 
 def examine(context: Context) -> Examination:
     """Measure this machine (about two seconds), keep that in its home for the plans to come, and look at the home."""
+    from luthier.ml.evaluation.sandbox.code import isolation
     from luthier.platform.home.hardware_benchmark import measure_again
 
     measured, before, busy_cores = measure_again(context)
@@ -65,6 +69,7 @@ def examine(context: Context) -> Examination:
         disk_free_bytes=free,
         versions=versions,
         busy_cores=round(busy_cores, 2),
+        sandbox=isolation().holds,
         warnings=(
             *_changed(measured, before),
             *_busy(busy_cores),

@@ -1,21 +1,13 @@
-"""The process that a probe runs in: real training steps of given shapes, on made-up tokens, timed and weighed.
-
-Reads one JSON document from stdin: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its
-shared beginnings and the rows, a row its tokens and how many of them are learned. Writes "step" after each step and
-at the end one JSON document: `step_seconds`, `peak_memory_bytes` counted as a run's are, and `refused`, the setting of
-training that the model cannot have, so that nothing was run, or null.
-"""
+"""What a probe runs in a child process: real training steps of given shapes, on made-up tokens, timed and weighed."""
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import LuthierError
+from luthier.core.child_process.channel import Channel
 from luthier.core.system.scratch_folders import scratch_folder
 
 if TYPE_CHECKING:
@@ -29,18 +21,23 @@ if TYPE_CHECKING:
 _SEED = 0
 
 
-def main() -> None:
-    """Answer the request on stdin. Errors that Luthier raises on purpose are answered, too."""
-    request = json.loads(sys.stdin.read())
-    try:
-        answer = run(request["plan"], request["steps"])
-    except LuthierError as error:
-        answer = {"error": error.as_json()}
-    sys.stdout.write(json.dumps(answer) + "\n")
+def probe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Train given steps by a plan's settings in a child process, with an event after each.
+
+    Args:
+        document: `plan`, and `steps`; a step is micro-batches, a micro-batch the tokens of its shared beginnings and
+            the rows, a row its tokens and how many of them are learned.
+        channel: of the child process.
+
+    Returns:
+        `step_seconds` (of each), `peak_memory_bytes` counted as a run's are, and `refused`, the setting of training
+        that the model cannot have, so that nothing was run, or None.
+    """
+    return run(document["plan"], document["steps"], lambda: channel.emit("step"))
 
 
-def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
-    """Train the steps by the plan's settings; returns seconds of each and the peak of memory in bytes."""
+def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[], None]) -> dict[str, Any]:
+    """Train the steps by the plan's settings; the answer of `probe`."""
     _make_torch_ready()
     import torch
 
@@ -87,8 +84,7 @@ def run(plan_document: dict[str, Any], steps: list[Any]) -> dict[str, Any]:
     def note(event: Event) -> None:
         if event.kind == "step":
             seconds.append(event.seconds)
-            sys.stdout.write("step\n")
-            sys.stdout.flush()
+            step_done()
 
     train(
         plan,
@@ -109,9 +105,7 @@ def _make_torch_ready() -> None:
     """What must be said before torch is loaded."""
     from luthier.core.system.exact_products import keep_products_exact
     from luthier.core.system.kernel_cache import keep_few_kernels
-    from luthier.core.system.threads import wait_briefly
 
-    wait_briefly()
     keep_few_kernels()
     keep_products_exact()
 
@@ -203,7 +197,3 @@ def _made_up(
             batches.append(tuple(range(first, len(units))))
         made.append(tuple(batches))
     return units, _Given(made, shared_tokens)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,18 +6,14 @@ kept in the home, and every later plan on the same machine, torch, precision and
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from luthier.core.errors import WorkError
+from luthier.core.child_process.process import ChildEndedError, run_child
+from luthier.core.errors import LuthierError, WorkError
 from luthier.core.plan import Plan
-from luthier.core.system.parent_death import dying_with_parent
 from luthier.features.planning.probe_store import ProbeKey, ProbeStore, UnreadableProbeError
 from luthier.features.planning.service import Prepared
 from luthier.platform.home.context import Context
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
 _NUM_BETWEEN = 3
 NUM_STEPS = _NUM_BETWEEN + 2
 _NUM_LOOKED_AT = 2000
-_SHOWN_LINES = 8
+_WORKER: Final = "luthier.features.planning.probe_worker:probe"
 _LENGTH_THAT_DOUBLES = 1024
 
 Tell = Callable[[str], None]
@@ -218,50 +214,20 @@ class _RefusedError(Exception):
 
 
 def _run_child(plan: Plan, steps: Sequence[ProbeStep], progress: Progress) -> dict[str, Any]:
-    command = [sys.executable, "-m", "luthier.features.planning.probe_worker"]
-    request = json.dumps({"plan": plan.model_dump(mode="json"), "steps": steps})
-    answer: dict[str, Any] | None = None
-    with tempfile.TemporaryFile() as log, progress.task("probing", len(steps), "step") as bar:
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-            preexec_fn=dying_with_parent(),
-        ) as child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            try:
-                child.stdin.write(request)
-                child.stdin.close()
-            except BrokenPipeError:
-                pass  # it died early; its exit code and last words tell more
-            try:
-                for line in child.stdout:
-                    if line.strip() == "step":
-                        bar.advance()
-                    elif line.startswith("{"):
-                        answer = json.loads(line)
-            except BaseException:
-                child.kill()
-                raise
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
-    if child.returncode != 0 or answer is None or "error" in answer:
-        raise _failed(child.returncode, answer, said)
+    document = {"plan": plan.model_dump(mode="json"), "steps": steps}
+    with progress.task("probing", len(steps), "step") as bar:
+        try:
+            answer: dict[str, Any] = run_child(_WORKER, document, on_event=lambda _: bar.advance())
+        except ChildEndedError as error:
+            raise WorkError(
+                "\n    ".join(
+                    [f"the probe's process ended with exit code {error.returncode}; it said:", *error.log_lines]
+                ),
+                expected="a few steps of the plan that run to their end",
+                do="exit code -9 means that memory ran out: lower training.micro_batch_tokens; or plan without --probe",
+            ) from error
+        except LuthierError as error:
+            raise WorkError(f"the probe failed: {error.came}", expected=error.expected, do=error.do) from error
     if answer["refused"] is not None:
         raise _RefusedError(answer["refused"])
     return answer
-
-
-def _failed(exit_code: int, answer: dict[str, Any] | None, said: Sequence[str]) -> WorkError:
-    if answer is not None:
-        error = answer["error"]
-        return WorkError(f"the probe failed: {error['came']}", expected=error["expected"], do=error["do"])
-    return WorkError(
-        "\n    ".join([f"the probe's process ended with exit code {exit_code}; it said:", *said]),
-        expected="a few steps of the plan that run to their end",
-        do="exit code -9 means that memory ran out: lower training.micro_batch_tokens; or plan without --probe",
-    )

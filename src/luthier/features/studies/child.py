@@ -33,9 +33,9 @@ _TELL_SECONDS: Final = 0.5
 def main(home: str, parent: int, answer_descriptor: int) -> None:
     """Do tasks until there are no more."""
     from luthier.core.system.kernel_cache import keep_few_kernels
+    from luthier.core.system.parent_death import end_with
     from luthier.core.system.threads import wait_briefly
     from luthier.features.planning.training_data import TrainingDataLoader
-    from luthier.platform.processes.supervisor import end_with
 
     end_with(parent)
     wait_briefly()

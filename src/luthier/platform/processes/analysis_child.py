@@ -47,9 +47,9 @@ def main(asker: int) -> None:
     from luthier.core.library_errors import library_words_hidden
     from luthier.core.system.disk_full import is_disk_full, storage_full
     from luthier.core.system.exact_products import keep_products_exact
+    from luthier.core.system.parent_death import end_with
     from luthier.core.system.threads import wait_briefly
     from luthier.platform.home.context import Context
-    from luthier.platform.processes.supervisor import end_with
 
     end_with(asker)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -12,13 +12,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.system.parent_death import dying_with_parent
+from luthier.core.system.parent_death import end_with
 from luthier.platform.processes.health_probe import HealthCheck, HealthProbe
 
 _TICK_SECONDS: Final = 0.05
@@ -162,17 +161,6 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(one.process.pid, signal.SIGKILL)
         one.process.wait()
-
-
-def end_with(parent: int) -> None:
-    """Have the kernel kill this process where the thread that has started it ends, however it ends.
-
-    parent: the process id of who has started it, which may have died before the kernel was told.
-    """
-    if sys.platform.startswith("linux"):
-        dying_with_parent()()
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _how_it_ended(code: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from luthier.features.doctor.service import examine, find_obstacles
+from luthier.ml.evaluation.sandbox.code import isolation
 from luthier.ml.planning.hardware import Hardware
 from luthier.platform.home.context import Context
 
@@ -32,6 +33,8 @@ def test_this_machine_is_measured(context: Context) -> None:
     assert document["float32_gflops"] > 0
     assert document["home"] == str(context.home)
     assert document["disk_free_bytes"] > 0
+    assert document["sandbox"] == isolation().holds
+    assert "bubblewrap" in document["sandbox"]
     assert set(document["versions"]) == {"python", "luthier", "torch", "transformers", "peft"}
 
 

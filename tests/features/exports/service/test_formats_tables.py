@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.fixtures.service import chat_row, write_rows
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.errors import ConflictError, LuthierError, ParityError, RequestError
 from luthier.core.evaluation import Comparison, Metric, SystemResult
 from luthier.core.ports import Progress
@@ -36,10 +37,9 @@ def rows(tmp_path: Path) -> Path:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure here: what a process of its own is for, its memory, is not what these tests look at."""
 
-    def run(_: str, arguments: list[str], title: str, progress: Progress) -> str:
-        with progress.task(title, None, ""):
-            assert worker.main(arguments) == 0
-        return ""
+    def run(_: str, document: dict[str, Any], *, title: str) -> dict[str, Any]:
+        assert title
+        return worker.measure(document, cast(Channel, None))
 
     monkeypatch.setattr(measure, "run_child", run)
 

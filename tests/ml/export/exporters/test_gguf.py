@@ -9,10 +9,10 @@ import pytest
 from gguf import GGUFReader
 from safetensors.torch import load_file
 
+from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import gguf as module
-from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.gguf import write
 
 
@@ -61,6 +61,7 @@ def test_an_architecture_that_the_converter_does_not_know_is_an_error(tools, tin
     config = (folder / "config.json").read_text().replace("LlamaForCausalLM", "LutherieForCausalLM")
     (folder / "config.json").write_text(config)
     program = str(next(path for path in tools.iterdir() if path.is_dir()))
-    arguments = [program, str(folder), str(tmp_path / "m.gguf"), "f16", "m", "2", "bare"]
+    document = {"converter": program, "model": str(folder), "file": str(tmp_path / "m.gguf"), "outtype": "f16"}
+    document |= {"name": "m", "end_of_turn": 2, "begins": False}
     with pytest.raises(WorkError, match="LutherieForCausalLM is not supported"):
-        run_child("luthier.ml.export.exporters.convert_worker", arguments, "Writing GGUF", SilentProgress())
+        run_child(module.CONVERT, document, title="Writing GGUF")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ExportSource
@@ -31,16 +32,13 @@ def source(tiny_model: Path) -> ExportSource:
     )
 
 
-def ask(source: ExportSource, where: Path, **changes: object) -> tuple[int, Path]:
+def ask(source: ExportSource, **changes: object) -> dict[str, Any]:
     asked = Asked(what="quality", format=None, folder="", source=source, rows=(ROW,), max_new_tokens=5)
-    (where / "asked.json").write_text(asked.model_copy(update=changes).model_dump_json())
-    return worker.main([str(where / "asked.json"), str(where / "answer.json")]), where / "answer.json"
+    return worker.measure(asked.model_copy(update=changes).model_dump(mode="json"), cast(Channel, None))
 
 
-def test_likelihoods_are_of_the_learned_tokens_alone(source: ExportSource, tiny_model: Path, tmp_path: Path) -> None:
-    code, answer = ask(source, tmp_path)
-    assert code == 0
-    (row,) = Quality.model_validate_json(answer.read_text()).rows
+def test_likelihoods_are_of_the_learned_tokens_alone(source: ExportSource, tiny_model: Path) -> None:
+    (row,) = Quality.model_validate(ask(source)).rows
     ids = torch.tensor([list(ROW.ids)])
     with torch.inference_mode():
         logits = load_model(tiny_model, dtype="float32", attention="sdpa")(ids).logits[0]
@@ -53,15 +51,13 @@ def test_likelihoods_are_of_the_learned_tokens_alone(source: ExportSource, tiny_
     assert row.is_ended is (len(row.written) < 5)
 
 
-def test_what_is_not_to_be_written_is_not(source: ExportSource, tmp_path: Path) -> None:
-    _, answer = ask(source, tmp_path, rows=(ROW.model_copy(update={"num_prompt": 0}),))
-    assert Quality.model_validate_json(answer.read_text()).rows[0].written == ()
+def test_what_is_not_to_be_written_is_not(source: ExportSource) -> None:
+    answer = ask(source, rows=(ROW.model_copy(update={"num_prompt": 0}),))
+    assert Quality.model_validate(answer).rows[0].written == ()
 
 
-def test_speed_counts_every_token_once(source: ExportSource, tmp_path: Path) -> None:
-    code, answer = ask(source, tmp_path, what="speed", rows=(ROW, ROW))
-    assert code == 0
-    speed = Speed.model_validate_json(answer.read_text())
+def test_speed_counts_every_token_once(source: ExportSource) -> None:
+    speed = Speed.model_validate(ask(source, what="speed", rows=(ROW, ROW)))
     assert (speed.num_prompt_tokens, speed.num_new_tokens) == (24, 8)
     assert speed.peak_memory_bytes >= speed.idle_memory_bytes > 0
     assert speed.prompt_tokens_per_second > 0
@@ -75,13 +71,6 @@ def test_answers_too_short_to_be_timed_have_no_speed() -> None:
     found = spread([3.0, None, 1.0, 2.0])
     assert found is not None
     assert (found.median, found.low, found.high) == (2.0, 1.0, 3.0)
-
-
-def test_an_error_is_said_in_one_line(source: ExportSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, answer = ask(source, tmp_path, format="merged", folder=str(tmp_path / "nothing"))
-    assert code == 1
-    assert not answer.exists()
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["type"] in ("RequestError", "WorkError")
 
 
 def test_a_child_that_cannot_says_why(source: ExportSource, tmp_path: Path) -> None:

@@ -112,10 +112,7 @@ def test_a_command_that_is_not_there_is_told_and_tried_again(tmp_path: Path, mon
 
 
 def test_whose_parent_has_gone_already_ends(tmp_path: Path) -> None:
-    code = (
-        "from luthier.platform.processes.supervisor import end_with; end_with(1 << 22); "
-        "open(__import__('sys').argv[1], 'w')"
-    )
+    code = "from luthier.core.parent_death import end_with; end_with(1 << 22); open(__import__('sys').argv[1], 'w')"
     looked_after = Supervisor([program("p", code, tmp_path / "lived")], tell=lambda _: None)
     looked_after.start()
     while looked_after.exit_code("p") is None:

@@ -1,6 +1,7 @@
 """A locked-down child process, for what a model wrote: Python with its tests, and SQL.
 
-parent (`process`)                        child (`python -P -s -S`, no environment, an empty folder of its own)
+parent (`process`)                        child (`python -P -s -S`, no environment, an empty folder of its own), where
+                                          `bubblewrap` runs within it, else without
    |-- policy: what it may do ------------> `inside.lock`: limits, namespaces, Landlock, seccomp; for good
    |-- answer ----------------------------> runs it
    |-- tests, only now -------------------> runs them

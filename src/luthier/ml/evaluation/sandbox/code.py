@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap
 from luthier.ml.evaluation.sandbox.process import Child, ChildError, cannot_isolate
 
 OutcomeWord = Literal["passed", "failed", "error", "timeout", "memory"]
@@ -28,18 +29,30 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Which locks the kernel of this machine puts on. Without seccomp no code is run."""
+    """Which locks the kernel of this machine puts on. Without seccomp no code is run.
+
+    outer: what `bubblewrap.Bubblewrap.sentence` says of the sandbox around them.
+    """
 
     seccomp: bool
     landlock: bool
     network_namespace: bool
+    outer: str = ""
+
+    @property
+    def holds(self) -> str:
+        """What holds the code that models write on this machine, as a phrase."""
+        if not self.seccomp:
+            return "none: code and queries of others are not run here (no seccomp filters)"
+        return self.outer if self.landlock else f"{self.outer} (this kernel has no Landlock)"
 
     @property
     def sentence(self) -> str:
         """In words, for whoever reads the figures."""
         reads = "reads Python's own library only" if self.landlock else "may read what the user may read (no Landlock)"
         network = "no socket, in an empty network namespace" if self.network_namespace else "no socket (by seccomp)"
-        return f"Code was run in a locked-down child: no new process, no signal, {network}, no writing; it {reads}."
+        inner = f"Code was run in a locked-down child: no new process, no signal, {network}, no writing; it {reads}."
+        return f"{inner} Sandbox: {self.outer}." if self.outer else inner
 
 
 def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int) -> Outcome:
@@ -69,7 +82,9 @@ def isolation() -> Isolation:
             in_force = child.ask({"policy": child.policy}, _SECONDS_TO_START)["in_force"]
         except ChildError:
             return Isolation(False, False, False)
-    return Isolation(in_force["seccomp"], in_force["landlock"], in_force["network_namespace"])
+    return Isolation(
+        in_force["seccomp"], in_force["landlock"], in_force["network_namespace"], outer=bubblewrap().sentence
+    )
 
 
 def require_isolation() -> None:

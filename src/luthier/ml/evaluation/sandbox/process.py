@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from luthier.core.errors import RequestError
+from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap, interpreter, library_paths, signal_of, wrapped
 from luthier.ml.evaluation.sandbox.calls import filter_program
 
 _MOST_REPLY_BYTES = 2**22
@@ -58,9 +59,19 @@ class Child:
         self._folder = tempfile.mkdtemp(prefix="luthier-sandbox-")
         for name, path in (placed or {}).items():
             _place(path, Path(self._folder) / name)
+        root = None if placed is None else self._folder
+        self.policy = _policy(seconds, most_memory_bytes, [str(here), *([root] if root else [])], root)
+        # As -I, which would leave the hash seed to chance: with it, an answer is judged alike each time.
+        arguments = ["-P", "-s", "-S", str(here / script)]
+        outer = bubblewrap()
+        self.is_wrapped = outer.path is not None
+        if outer.path is None:
+            command = [sys.executable, *arguments]
+        else:
+            seen = [*self.policy["readable"], *library_paths(), self._folder]
+            command = wrapped(outer.path, [interpreter(), *arguments], readable=seen, cwd=self._folder)
         self._process = subprocess.Popen(
-            # As -I, which would leave the hash seed to chance: with it, an answer is judged alike each time.
-            [sys.executable, "-P", "-s", "-S", str(here / script)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -75,8 +86,6 @@ class Child:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         self._pending = b""
-        root = None if placed is None else self._folder
-        self.policy = _policy(seconds, most_memory_bytes, [str(here), *([root] if root else [])], root)
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send one message, and wait at most so long for the reply.
@@ -138,7 +147,8 @@ class Child:
             code = self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
             return ChildError()
-        return ChildError(is_late=code == -signal.SIGXCPU, signal_number=max(0, -code))
+        number = signal_of(code) if self.is_wrapped else max(0, -code)
+        return ChildError(is_late=number == signal.SIGXCPU, signal_number=number)
 
 
 def _place(path: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ from luthier.core.results.task_result import TaskFigures
 from luthier.ml.evaluation.metrics.fenced import first_block
 from luthier.ml.evaluation.metrics.fraction import Fraction
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations, mean_statistics
+from luthier.ml.evaluation.sandbox.code import isolation
 from luthier.ml.evaluation.sandbox.sql import Database, Result, SqlRunner
 from luthier.ml.evaluation.sql.made_up import made_up
 from luthier.ml.evaluation.sql.tables import Table, described_table, written_out
@@ -69,15 +70,18 @@ class Sql:
         return None
 
     def cautions(self, task: SqlTask) -> tuple[str, ...]:
-        """What equal results do not prove."""
+        """What equal results do not prove, and which sandbox there was."""
         common = (
             "A query is right if it gives the rows of the row's own query, in any order unless that one has ORDER BY; "
             "a wrong query may give them by chance. Rows whose own query does not run are left out of the accuracy."
         )
+        held = isolation()
+        sandbox = f"Queries were run in a child process that only reads. Sandbox: {held.holds}."
+        first = (common, sandbox) if held.seccomp else (common,)
         if task.table_field is None:
-            return (common,)
+            return first
         return (
-            common,
+            *first,
             "The tables' content is made up, so that queries one change apart give different results where it can; "
             "names without quotes are read by the table's description, in answers as in the rows' own queries.",
         )

@@ -1,4 +1,4 @@
-"""Run llama.cpp's converter, as a child process: CONVERTER MODEL FILE OUTTYPE NAME END_OF_TURN_ID begins|bare.
+"""Run llama.cpp's converter, in a child process.
 
 The converter recognises how a tokenizer splits text by a digest over the tokens of one text, which only tokenizers of
 its own list have. Where it does not know one, the splitter itself is examined: `splitting`.
@@ -6,28 +6,31 @@ its own list have. Where it does not know one, the splitter itself is examined: 
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import RequestError
 from luthier.ml.export.exporters.splitting import splitting_name
 
 
-def main(arguments: list[str]) -> int:
-    """Convert; an error that the user can act on is one line of JSON on stdout."""
-    converter, model, file, outtype, name, end_of_turn, beginning = arguments
-    sys.path.insert(0, converter)  # its own `gguf` before the installed one
-    try:
-        program = _prepared(Path(model), int(end_of_turn), beginning == "begins")
-        sys.argv = [program.__file__, model, "--outfile", file, "--outtype", outtype, "--model-name", name]
-        program.main()
-    except LuthierError as error:
-        sys.stdout.write(json.dumps(error.as_json()) + "\n")
-        return error.exit_code
-    return 0
+def convert(document: dict[str, Any], _channel: Channel) -> None:
+    """Convert in a child process.
+
+    Args:
+        document: `converter` (its folder), `model`, `file`, `outtype`, `name`, `end_of_turn` (a token id), `begins`
+            (whether a prompt gets a BOS token).
+
+    Raises:
+        RequestError: the tokenizer needs a package that is not installed, or splits text in an unknown way.
+    """
+    sys.path.insert(0, document["converter"])  # its own `gguf` before the installed one
+    program = _prepared(Path(document["model"]), document["end_of_turn"], document["begins"])
+    options = {"--outfile": document["file"], "--outtype": document["outtype"], "--model-name": document["name"]}
+    sys.argv = [program.__file__, document["model"], *(word for pair in options.items() for word in pair)]
+    program.main()
 
 
 def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
@@ -65,7 +68,3 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
     text_model.prepare_metadata = prepare_metadata
     return program
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.companions import write_companions
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.cache_layout import why_not_cacheable
 from luthier.ml.inference.models.architecture import context_tokens, is_composite, load_config, model_class, text_config
 
 FILE: Final = "model.pte"
+_LOWER: Final = "luthier.ml.export.exporters.executorch_worker:lower"
 # Keys and values of a whole context are set aside when the program starts, and phones have little memory.
 MAX_CONTEXT_TOKENS: Final = 2048
 
@@ -67,8 +67,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         turns = write_model(source, folder, "float32", progress)
         context = context_tokens(load_config(folder))
         room = min(context, MAX_CONTEXT_TOKENS)
-        arguments = [str(folder), str(target / FILE), json.dumps(turns.stop_ids), str(room)]
-        run_child("luthier.ml.export.exporters.executorch_worker", arguments, "Lowering to ExecuTorch", progress)
+        document = {"folder": str(folder), "file": str(target / FILE), "end_ids": list(turns.stop_ids)}
+        with progress.task(title := "Lowering to ExecuTorch", None, ""):
+            run_child(_LOWER, document | {"num_context": room}, title=title)
     write_companions(source, target)
     if room == context:
         return list(turns.notes)

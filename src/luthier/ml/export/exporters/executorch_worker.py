@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import RequestError
 from luthier.ml.inference.models.loading import load_model
 
 
-def work(folder: Path, file: Path, end_ids: Sequence[int], num_context: int) -> None:
-    """Write the model in a transformers folder as a program in float32 with room for `num_context` tokens.
+def lower(document: dict[str, Any], _channel: Channel) -> None:
+    """Write the model in a transformers folder as a program in float32, in a child process.
 
     Its method `forward(input_ids, cache_position)` is what ExecuTorch's own runner of language models calls; the facts
     that the runner asks for are methods without inputs.
 
-    Raises RequestError for a model that cannot be traced.
+    Args:
+        document: `folder`, `file`, `end_ids` (tokens) and `num_context` (tokens that the program has room for).
+
+    Raises:
+        RequestError: the model cannot be traced.
     """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
-    model = load_model(folder, dtype="float32", attention="sdpa")
+    num_context = document["num_context"]
+    model = load_model(Path(document["folder"]), dtype="float32", attention="sdpa")
     model.generation_config.cache_implementation = "static"
     model.generation_config.use_cache = model.config.use_cache = True
     length = torch.export.Dim("num_tokens", min=1, max=num_context - 1)
@@ -45,7 +49,7 @@ def work(folder: Path, file: Path, end_ids: Sequence[int], num_context: int) -> 
             do="export with --to gguf",
         ) from error
     facts = {
-        "get_eos_ids": list(end_ids),
+        "get_eos_ids": document["end_ids"],
         "get_max_seq_len": num_context - 1,
         "get_max_context_len": num_context,
         "get_vocab_size": int(model.config.get_text_config().vocab_size),
@@ -58,23 +62,5 @@ def work(folder: Path, file: Path, end_ids: Sequence[int], num_context: int) -> 
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         constant_methods=facts,
     )
-    with file.open("wb") as out:
+    with Path(document["file"]).open("wb") as out:
         edge.to_executorch().write_to_file(out)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run with a folder, a file, the end tokens as JSON and a number of tokens.
-
-    An error that a user can act on is one line of JSON on stdout.
-    """
-    folder, file, end_ids, num_context = arguments
-    try:
-        work(Path(folder), Path(file), json.loads(end_ids), int(num_context))
-    except LuthierError as error:
-        sys.stdout.write(json.dumps(error.as_json()) + "\n")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.companions import Turns
 from luthier.ml.export.exporters.converter import converter
 from luthier.ml.export.exporters.known_architectures import keys_of, refuse_unknown
@@ -21,6 +21,8 @@ from luthier.ml.export.exporters.modelfile import by_hand_in_ollama, modelfile
 
 FILE: Final = "model.gguf"
 MODELFILE: Final = "Modelfile"
+CONVERT: Final = "luthier.ml.export.exporters.convert_worker:convert"
+_QUANTISE: Final = "luthier.ml.export.exporters.quantise_worker:quantise"
 _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 
@@ -59,8 +61,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         _keep_companions(folder, target)
         if precision not in _OUTTYPES:
             shutil.rmtree(folder)
-            arguments = [str(direct), str(target / FILE), precision, str(os.cpu_count() or 1)]
-            run_child("luthier.ml.export.exporters.quantise_worker", arguments, f"Quantising to {precision}", progress)
+            document = {"source": str(direct), "target": str(target / FILE), "kind": precision}
+            with progress.task(title := f"Quantising to {precision}", None, ""):
+                run_child(_QUANTISE, document | {"num_threads": os.cpu_count() or 1}, title=title)
     text = modelfile(FILE, turns)
     (target / MODELFILE).write_text(text, encoding="utf-8")
     return [*turns.notes, *by_hand_in_ollama(turns)]
@@ -69,16 +72,17 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 def _convert(
     program: Path, folder: Path, file: Path, outtype: str, name: str, turns: Turns, progress: Progress
 ) -> None:
-    arguments = [
-        str(program),
-        str(folder),
-        str(file),
-        outtype,
-        name,
-        str(turns.stop_ids[0]),
-        "begins" if turns.beginning else "bare",
-    ]
-    run_child("luthier.ml.export.exporters.convert_worker", arguments, f"Writing GGUF ({outtype})", progress)
+    document = {
+        "converter": str(program),
+        "model": str(folder),
+        "file": str(file),
+        "outtype": outtype,
+        "name": name,
+        "end_of_turn": turns.stop_ids[0],
+        "begins": bool(turns.beginning),
+    }
+    with progress.task(title := f"Writing GGUF ({outtype})", None, ""):
+        run_child(CONVERT, document, title=title)
 
 
 def _keep_companions(folder: Path, target: Path) -> None:

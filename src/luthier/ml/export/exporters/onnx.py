@@ -8,15 +8,16 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportPrecision, ExportSource
-from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.exporters.known_architectures import compared_with, refuse_unknown
 from luthier.ml.export.exporters.merged import write_model
 from luthier.ml.inference.models.architecture import load_config, text_config
 
 CONFIG: Final = "genai_config.json"
+_BUILD: Final = "luthier.ml.export.exporters.onnx_worker:build"
 _PRECISIONS: Final = {"float32": "fp32", "int8": "int8", "int4": "int4"}
 _PACKAGES: Final = ("onnxruntime_genai", "onnx", "onnx_ir")
 _HEAD_MULTIPLE: Final = 16
@@ -62,8 +63,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         folder, cache = Path(scratch) / "model", Path(scratch) / "cache"
         folder.mkdir()
         turns = write_model(source, folder, "float32", progress)
-        arguments = [str(folder), str(target), _PRECISIONS[precision], str(cache)]
-        run_child("luthier.ml.export.exporters.onnx_worker", arguments, f"Building ONNX ({precision})", progress)
+        document = {"folder": str(folder), "target": str(target), "cache": str(cache)}
+        with progress.task(title := f"Building ONNX ({precision})", None, ""):
+            run_child(_BUILD, document | {"precision": _PRECISIONS[precision]}, title=title)
         for name in _OURS:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)

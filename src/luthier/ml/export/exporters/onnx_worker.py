@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import runpy
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
 
-from luthier.core.errors import LuthierError, RequestError
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import RequestError
 
 
-def work(folder: str, target: str, precision: str, cache: str) -> None:
-    """Write the model in a transformers folder as ONNX for the CPU. precision: as the builder calls it.
+def build(document: dict[str, str], _channel: Channel) -> None:
+    """Write the model in a transformers folder as ONNX for the CPU, in a child process.
 
-    Raises RequestError for an architecture that the builder does not know, and whatever else it raises.
+    Args:
+        document: `folder`, `target`, `precision` (as the builder calls it) and `cache` (for intermediate files).
+
+    Raises:
+        RequestError: an architecture that the builder does not know.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    options = [
-        "-i",
-        folder,
-        "-o",
-        target,
-        "-p",
-        precision,
-        "-e",
-        "cpu",
-        "-c",
-        cache,
-        "--extra_options",
-        "hf_token=false",
-    ]
+    places = {"-i": document["folder"], "-o": document["target"], "-p": document["precision"], "-c": document["cache"]}
+    options = [word for pair in places.items() for word in pair] + ["-e", "cpu", "--extra_options", "hf_token=false"]
     sys.argv = ["builder", *options]
     try:
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
@@ -41,22 +31,3 @@ def work(folder: str, target: str, precision: str, cache: str) -> None:
             expected="an architecture that its builder knows",
             do="export with --to gguf, or install a newer onnxruntime-genai",
         ) from error
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run with a folder, a target, a precision and a folder for intermediate files.
-
-    An error that a user can act on is one line of JSON on stdout.
-    """
-    folder, target, precision, cache = arguments
-    try:
-        with redirect_stdout(sys.stderr):
-            work(folder, target, precision, cache)
-    except LuthierError as error:
-        sys.stdout.write(json.dumps(error.as_json()) + "\n")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

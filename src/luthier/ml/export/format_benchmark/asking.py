@@ -1,4 +1,4 @@
-"""Input and output of the process that measures one format: JSON files, so that it loads nothing else."""
+"""Input and output of the process that measures one format: JSON documents, so that it loads nothing else."""
 
 from __future__ import annotations
 

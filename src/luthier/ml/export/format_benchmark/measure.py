@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
+from luthier.core.child_process.process import run_child
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportFormat, ExportSource
 from luthier.core.records.format_table import Spread
-from luthier.core.system.scratch_folders import scratch_folder
-from luthier.ml.export.exporters.child import run_child
 from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, Speed
 
-_WORKER = "luthier.ml.export.format_benchmark.worker"
+_WORKER = "luthier.ml.export.format_benchmark.worker:measure"
 
 
 def measure_quality(
@@ -36,7 +34,7 @@ def measure_quality(
         rows=tuple(rows),
         max_new_tokens=max_new_tokens,
     )
-    return Quality.model_validate_json(_ask(asked, f"Judging {label}", progress))
+    return Quality.model_validate(_ask(asked, f"Judging {label}", progress))
 
 
 def measure_speeds(
@@ -67,7 +65,7 @@ def measure_speeds(
                 max_new_tokens=max_new_tokens,
             )
             title = f"Timing {label}, round {number + 1} of {num_rounds}"
-            found[label].append(Speed.model_validate_json(_ask(asked, title, progress)))
+            found[label].append(Speed.model_validate(_ask(asked, title, progress)))
     return found
 
 
@@ -77,9 +75,6 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(median=statistics.median(known), low=min(known), high=max(known)) if known else None
 
 
-def _ask(asked: Asked, title: str, progress: Progress) -> str:
-    with scratch_folder(Path(tempfile.gettempdir()), "luthier-format-") as folder:
-        question, answer = folder / "asked.json", folder / "answer.json"
-        question.write_text(asked.model_dump_json(), encoding="utf-8")
-        run_child(_WORKER, [str(question), str(answer)], title, progress)
-        return answer.read_text(encoding="utf-8")
+def _ask(asked: Asked, title: str, progress: Progress) -> Any:
+    with progress.task(title, None, ""):
+        return run_child(_WORKER, asked.model_dump(mode="json"), title=title)

@@ -1,24 +1,20 @@
-"""The process that measures one format: `python -m luthier.ml.export.format_benchmark.worker ASKED ANSWER`.
+"""Measures one format, in a child process.
 
-It opens the export in its real runtime and nothing else, so that its memory is that of the runtime. On an error it
-writes one line of JSON and ends with 1.
+It opens the export in its real runtime and nothing else, so that its memory is that of the runtime.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from luthier.core.errors import LuthierError, RequestError
-from luthier.core.system.threads import wait_briefly
+from luthier.core.child_process.channel import Channel
 from luthier.ml.export.format_benchmark.asking import Asked, AskedRow, Quality, RowQuality, Speed
 
 if TYPE_CHECKING:
@@ -28,17 +24,11 @@ Score = Callable[[list[int], int], "LogProbabilities"]
 Write = Callable[[list[int], int], list[int]]
 
 
-def main(arguments: list[str]) -> int:
-    """Measure what is asked; returns the exit code."""
-    asked = Asked.model_validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-    try:
-        answer = _quality(asked) if asked.what == "quality" else _speed(asked)
-    except LuthierError as error:
-        kind = "RequestError" if isinstance(error, RequestError) else "WorkError"
-        print(json.dumps(error.as_json() | {"type": kind}))  # noqa: T201 - what the parent reads
-        return 1
-    Path(arguments[1]).write_text(answer.model_dump_json(), encoding="utf-8")
-    return 0
+def measure(document: dict[str, Any], _channel: Channel) -> dict[str, Any]:
+    """Measure what an `Asked` document asks, in a child process; a document of `Quality` or `Speed`."""
+    asked = Asked.model_validate(document)
+    answer = _quality(asked) if asked.what == "quality" else _speed(asked)
+    return answer.model_dump(mode="json")
 
 
 def _quality(asked: Asked) -> Quality:
@@ -134,10 +124,3 @@ def _peak_memory_bytes() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-if __name__ == "__main__":
-    wait_briefly()
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(code)  # libraries of others crash when they are taken down in an order that they did not think of

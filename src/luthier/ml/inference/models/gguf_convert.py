@@ -6,20 +6,17 @@ is then given back whole, and transformers' own output stays off the terminal.
 
 from __future__ import annotations
 
-import errno
-import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
+from typing import Final
 
 from gguf import GGUFReader
 
-from luthier.core.errors import ModelSourceError
+from luthier.core.child_process.process import run_child
+from luthier.core.errors import ModelSourceError, WorkError
 from luthier.core.ports import Progress
 
 NUM_STEPS = 3
-_SHOWN_LINES = 8
+_WORKER: Final = "luthier.ml.inference.models.gguf_worker:convert"
 
 
 def convert(gguf: Path, target: Path, progress: Progress) -> None:
@@ -32,35 +29,12 @@ def convert(gguf: Path, target: Path, progress: Progress) -> None:
             does not load back to equal weights, or the child died (of lack of memory, mostly).
         OSError: no room left on the disk.
     """
-    command = [sys.executable, "-m", "luthier.ml.inference.models.gguf_worker", str(gguf), str(target)]
-    answer = ""
-    with tempfile.TemporaryFile() as log, progress.task(f"Converting {gguf.name}", NUM_STEPS, "steps") as task:
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as child:
-            try:
-                for line in child.stdout or ():
-                    if line.strip() == "done":
-                        task.advance()
-                    else:
-                        answer = line
-            except BaseException:
-                child.kill()
-                raise
-        if child.returncode == 0:
-            return
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()[-_SHOWN_LINES:]
-    if answer.startswith("{"):
-        error = json.loads(answer)
-        raise ModelSourceError(error["came"], expected=error["expected"], do=error["do"])
-    if any("No space left" in line or "StorageFull" in line for line in said):
-        raise OSError(errno.ENOSPC, "No space left on device", str(target))
-    raise ModelSourceError(
-        "\n    ".join([f"converting {gguf} ended with exit code {child.returncode}; it said:", *said]),
-        expected="a conversion that runs to its end",
-        do="exit code -9 means that memory ran out: free some; otherwise report this",
-    )
+    document = {"gguf": str(gguf), "target": str(target)}
+    with progress.task(f"Converting {gguf.name}", NUM_STEPS, "steps") as task:
+        try:
+            run_child(_WORKER, document, title=f"converting {gguf}", on_event=lambda _: task.advance())
+        except WorkError as error:
+            raise ModelSourceError(error.came, expected=error.expected, do=error.do) from error
 
 
 def metadata(gguf: Path, key: str) -> str | None:

@@ -1,13 +1,10 @@
-"""The work of gguf_convert, run as a child process: de-quantise, save as bfloat16 safetensors, check by loading.
+"""The work of gguf_convert, run in a child process: de-quantise, save as bfloat16 safetensors, check by loading.
 
 De-quantising does not bring back what quantising lost; it makes weights that can be trained.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,8 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from luthier.core.errors import LuthierError, ModelSourceError
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import ModelSourceError
 from luthier.ml.inference.models.cache import write_json_object
 from luthier.ml.inference.models.gguf_convert import metadata, unreadable
 from luthier.ml.inference.models.loading import load_model, load_tokenizer
@@ -29,39 +27,28 @@ _SPLITS_LIKE_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo", "jais"})
 _SPLITS_DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r"})
 
 
-def work(gguf: Path, target: Path, done: Callable[[], None]) -> None:
-    """Write the model in a GGUF file into the empty folder `target`; `done` is called after each of `NUM_STEPS` steps.
+def convert(document: dict[str, str], channel: Channel) -> None:
+    """Write a model as bfloat16 safetensors, with an event after each of `NUM_STEPS` steps.
+
+    Args:
+        document: `gguf`, the file, and `target`, an empty folder.
+        channel: of the child process.
 
     Raises:
         ModelSourceError: transformers cannot read it, its tokenizer cannot be rebuilt faithfully, or what was written
             does not load back to equal weights.
     """
+    gguf, target = Path(document["gguf"]), Path(document["target"])
     model, tokenizer = _read(gguf)
     _restore_splitting(tokenizer, gguf)
-    done()
+    channel.emit("read")
     with quiet_transformers():
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     _clean_config(target / "config.json")
-    done()
+    channel.emit("written")
     _check(model, tokenizer, target)
-    done()
-
-
-def main(arguments: list[str]) -> int:
-    """Convert `GGUF TARGET` as a child process: a line `done` a step on stdout, an error as one line of JSON."""
-    gguf, target = map(Path, arguments)
-    try:
-        work(gguf, target, lambda: _say("done"))
-    except LuthierError as error:
-        _say(json.dumps(error.as_json()))
-        return error.exit_code
-    return 0
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    channel.emit("checked")
 
 
 def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -127,7 +114,3 @@ def _check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, target: P
             expected="the converted model to load back exactly as it was written",
             do="report this with the name of the model and the version of transformers",
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
