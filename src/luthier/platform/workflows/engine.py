@@ -350,7 +350,7 @@ def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: T
     """Do one stage; whether the workflow goes on after it."""
     now = run.context.access.now
 
-    def keep(status: str, **changed: Any) -> None:
+    def _keep(status: str, **changed: Any) -> None:
         nonlocal stage
         stage = stage.model_copy(update={"status": status, **changed})
         run.pipeline = run.pipeline.changed(stage)
@@ -362,25 +362,25 @@ def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: T
     try:
         if not stage.came and spec.begin is not None:
             stage = stage.model_copy(update={"came": spec.begin(run).stored()})
-        keep("running")
+        _keep("running")
         found = run.outcome(spec.name, spec.outcome)
         if not found.why_skipped:
             found = spec.work(run)
     except StageRefusedError as error:
-        keep("refused", reason=error.came, ended_at=now())
+        _keep("refused", reason=error.came, ended_at=now())
         return False
     except PausedError as error:
-        keep("paused", reason=error.came, ended_at=now())
+        _keep("paused", reason=error.came, ended_at=now())
         raise
     except LuthierError as error:
-        keep("failed", reason=error.came, ended_at=now())
+        _keep("failed", reason=error.came, ended_at=now())
         raise
     except Exception as error:
-        keep("failed", reason=f"{type(error).__name__}: {error}", ended_at=now())
+        _keep("failed", reason=f"{type(error).__name__}: {error}", ended_at=now())
         raise
     if isinstance(found, TimedOutcome):
         found = found.model_copy(update={"seconds": max(time.perf_counter() - began, found.seconds)})
-    keep("done", came=stage.came | found.stored(), ended_at=now())
+    _keep("done", came=stage.came | found.stored(), ended_at=now())
     return True
 
 
