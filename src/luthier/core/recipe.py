@@ -5,13 +5,13 @@ Defaults live in one place, `ml/planning/resolve.py`, because there each gets it
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
+from luthier.core.entry_points import entry_points
 from luthier.core.frozen import Frozen
 from luthier.core.results.graders import Reward
 

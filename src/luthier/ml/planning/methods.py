@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
 from typing import Any, Final
 
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.plan import MethodPlan
 from luthier.core.recipe import METHOD_ENTRY_POINTS, METHODS

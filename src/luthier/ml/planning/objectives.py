@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Final
 
 from luthier.core.aliases import new_key
 from luthier.core.dataset import Shape
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS, OBJECTIVES, MethodRecipe, ObjectiveRecipe

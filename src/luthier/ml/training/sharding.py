@@ -95,7 +95,7 @@ def _outer_targets(plan: Plan) -> list[str]:
 
 
 def spread(model: TrainableModel, world: World) -> None:
-    """Spread a model that lies whole in each process, usually on the CPU, over the devices of all; layer by layer."""
+    """Shard a model that each process holds whole, usually on the CPU, over all devices, layer by layer."""
     kind = world.device.partition(":")[0]
     mesh = init_device_mesh(kind, (world.size,))
     # gradients of bf16 weights are summed in fp32, as ours are over micro-batches
@@ -141,7 +141,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor: all of it, but for those that are spread."""
+    """What this rank holds of each tensor: all of it, except for those that are spread."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 

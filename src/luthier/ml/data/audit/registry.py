@@ -6,8 +6,8 @@ Entry points in the group `luthier.checks` add to it; built-ins use the same doo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.ml.data.audit.request import Check

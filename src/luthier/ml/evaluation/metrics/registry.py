@@ -6,8 +6,8 @@ Entry points in the group `luthier.metrics` add to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
 from luthier.core.recipe import METRIC_ENTRY_POINTS

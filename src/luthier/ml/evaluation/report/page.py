@@ -83,10 +83,9 @@ def render_page(
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     fit = record.result.fit if record.result else None
-    environment = page_environment(TEMPLATES)
+    environment = page_environment(TEMPLATES, fold)
     of_rewards = rewarded(plan, events, drawn)
     charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
-    environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
     return environment.get_template("report.html.j2").render(
         record=record,
         plan=plan,

@@ -21,7 +21,7 @@ from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf_header import GgufHeader
 from luthier.ml.inference.models.template_clock import filled_names, own_name, reads_clock, without_clock
 from luthier.ml.inference.models.thinking import TAGS
-from luthier.ml.inference.models.thinking_probe import measured_format, options_of, tags_in
+from luthier.ml.inference.models.thinking_probe import default_switches, measured_format, options_of, tags_in
 from luthier.ml.inference.opted_turns import text_of
 from luthier.ml.inference.prompt_ids import check_bytes, checked, ids_of
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 _TAIL_TOKENS: Final = 32
+# All bytes but the letters and digits of ASCII.
 _NO_LETTERS: Final = bytes(byte for byte in range(256) if not chr(byte).isascii() or not chr(byte).isalnum())
 _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's spruce. Grüße, naïve café!\n\n"
 
@@ -38,7 +39,9 @@ _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's
 class PromptReader(Protocol):
     """Turns what is asked into token ids, from any thread.
 
-    Raises RequestError or TemplateError for what cannot be written, OverlongError where no answer would fit.
+    Raises:
+        RequestError, TemplateError: what cannot be written.
+        OverlongError: no answer would fit.
     """
 
     tools: ToolFormat
@@ -97,15 +100,30 @@ class TemplateReader:
 class FileReader:
     """The template and the tokenizer of the GGUF file, applied by llama.cpp.
 
-    The server was opened with `dayless_template`, so that a prompt is the same on every day.
+    The server was opened with `dayless_template`, so that a prompt is the same on every day. llama.cpp sets
+    `enable_thinking` by itself, whatever the template has as its default; so that default is sent with each prompt.
 
-    context_tokens: the most that a prompt may have; None for what the server has room for.
+    Args:
+        header: Of the file.
+        server: Over the file.
+        context_tokens: The most that a prompt may have; None for what the server has room for.
+        keeps_defaults: False leaves to llama.cpp what it sets by itself.
     """
 
-    def __init__(self, header: GgufHeader, server: LlamaServer, *, context_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        header: GgufHeader,
+        server: LlamaServer,
+        *,
+        context_tokens: int | None = None,
+        keeps_defaults: bool = True,
+    ) -> None:
         self._server, self._context_tokens = server, context_tokens
         self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
         self._text = str(header.values.get("tokenizer.chat_template") or "")
+        self._defaults: dict[str, TemplateOption] = {}
+        if keeps_defaults:
+            self._defaults.update(default_switches(self._text, {}))
         self.tools = ToolFormat(self._text)
         bos = str(server.ask("props").get("bos_token") or "")
         self._bos = server.tokenize(bos, add_special=False) if bos else []
@@ -118,6 +136,7 @@ class FileReader:
         text = self._render(request) if request.conversation is not None else request.text or ""
         check_bytes(self._least_tokens(text), context_tokens)
         ids = self._server.tokenize(text, add_special=True)
+        # Template and tokenizer may each write a beginning-of-text token.
         is_twice = len(self._bos) == 1 and ids[:2] == self._bos * 2
         return checked(ids[1:] if is_twice else ids, context_tokens)
 
@@ -138,7 +157,7 @@ class FileReader:
 
     def _options(self, request: TextRequest) -> dict[str, TemplateOption]:
         requested = options_of(self._text, {}, request.template_options, request.reasoning_effort)
-        return request.trained_options | requested
+        return self._defaults | request.trained_options | requested
 
     def _least_tokens(self, text: str) -> int:
         """By the letters of ASCII alone: a file may have no token for other bytes, and tokens that take in blanks."""

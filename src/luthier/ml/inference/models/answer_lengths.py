@@ -19,7 +19,7 @@ USUAL_TOKENS: Final = 128
 _SPARE: Final = 1.25
 _ROUND: Final = 32
 _DELIMITERS: Final = 16
-"""Tokens for what stands around a thought."""
+"""Tokens for what surrounds a thought."""
 
 
 @dataclass(frozen=True, slots=True)

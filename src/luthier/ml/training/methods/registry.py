@@ -1,12 +1,11 @@
-"""Which methods there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
+"""Which methods there are. A table of "module:Class" strings names them, built-ins and plug-ins alike.
 
 Entry points in the group `luthier.methods` add to it.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.plan import MethodPlan
@@ -29,7 +28,11 @@ BUILT_IN = {
 
 
 def load_method(plan: MethodPlan) -> Method:
-    """The method that a plan names. Raises NotFoundError for a name that no table knows."""
+    """The method that a plan names.
+
+    Raises:
+        NotFoundError: a name that no table knows.
+    """
     known = {entry.name: entry.value for entry in entry_points(group=METHOD_ENTRY_POINTS)} | BUILT_IN
     if plan.name not in known:
         raise NotFoundError(

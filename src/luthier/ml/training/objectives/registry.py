@@ -1,12 +1,11 @@
-"""Which objectives there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
+"""Which objectives there are. A table of "module:Class" strings names them, built-ins and plug-ins alike.
 
 Entry points in the group `luthier.objectives` add to it.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.plan import ObjectivePlan
@@ -27,7 +26,11 @@ BUILT_IN = {
 
 
 def load_objective(plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> Objective:
-    """The objective that a plan names, with what the run lends it. Raises NotFoundError for an unknown name."""
+    """The objective that a plan names, with what the run lends it.
+
+    Raises:
+        NotFoundError: an unknown name.
+    """
     known = {entry.name: entry.value for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS)} | BUILT_IN
     if plan.name not in known:
         raise NotFoundError(
