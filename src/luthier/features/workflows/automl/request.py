@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.workflows.auto import AutoSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
@@ -44,7 +45,7 @@ class AutoRequest:
     group_by: str | None = None
     metric: str | None = None
     few_shot: int = 4
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     most_trials: int = 40
     seed: int = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
@@ -42,7 +43,7 @@ class ShowdownRequest:
     metric: str | None = None
     few_shot: int = 4
     instruction: str = ""
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     method: str = "lora"
     seed: int = 0

@@ -13,10 +13,9 @@ from luthier.core.workflows.showdown import ShowdownResult, Standing, SystemKind
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_rows, units_of
-from luthier.ml.charts.metric_titles import metric_heading
+from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import Chart, page_environment, replace_text
 from luthier.ml.charts.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
-from luthier.ml.evaluation.names import metric_title
 from luthier.ml.evaluation.report.interval_chart import interval_chart, short_name
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
