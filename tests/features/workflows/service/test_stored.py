@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
+from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError
 from luthier.core.records.format_table import FormatTable
 from luthier.core.workflows.pipeline import Pipeline
@@ -209,10 +210,9 @@ def test_a_table_of_formats_goes_on_with_what_was_measured(
     (tmp_path / "table" / "exports" / "lock").touch()
     judged, real_ask, real_export, exported = list[str](), measure._ask, format_exports.export, list[str]()
 
-    def run(_: str, arguments: list[str], title: str, progress: Any) -> str:
-        with progress.task(title, None, ""):
-            assert worker.main(arguments) == 0
-        return ""
+    def run(_: str, document: dict[str, Any], *, title: str) -> dict[str, Any]:
+        assert title
+        return worker.measure(document, cast(Channel, None))
 
     def ask(asked: Any, title: str, progress: Any) -> str:
         judged.append(title)
