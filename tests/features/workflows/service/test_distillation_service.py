@@ -18,8 +18,9 @@ from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import judging as student_judging
-from luthier.features.workflows.distillation import service as students
-from luthier.features.workflows.distillation.service import DistilRequest, distil
+from luthier.features.workflows.distillation import workflow as students
+from luthier.features.workflows.distillation.request import DistilRequest
+from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import distilled
 from luthier.ml.inference.cached_engine import CachedEngine
 from luthier.ml.inference.models import cache
