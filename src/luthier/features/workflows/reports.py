@@ -13,7 +13,7 @@ from luthier.features.workflows import format as pipeline_format
 from luthier.features.workflows.views import AuditPage, folder_of, folders_of, result_of, view_pipeline
 from luthier.platform.home.context import Context
 
-_one_page_at_once = threading.Lock()  # matplotlib's settings are those of the whole process
+_one_page_at_once = threading.Lock()  # so that two readers do not write the same file
 
 
 def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
