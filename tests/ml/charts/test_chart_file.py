@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import pytest
 from matplotlib.image import imread
 
-from luthier.core.errors import RequestError
 from luthier.ml.charts.chart_file import svg_alone, write_chart
 from luthier.ml.charts.spec import Axis, Bar, Bars, Mark, Note, Plot, Series, Span
 
@@ -55,8 +54,9 @@ def test_the_same_chart_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-def test_a_chart_of_nothing_is_refused(tmp_path: Path) -> None:
-    empty = Bars("k", "Costs", Axis("USD"), [Bar("a", float("nan"))])
-    with pytest.raises(RequestError, match="Costs has nothing to draw"):
-        write_chart(empty, tmp_path / "a.svg")
+def test_a_chart_of_nothing_says_so(tmp_path: Path) -> None:
+    empty = Bars("k", "Costs", Axis("USD\n0 of 4 fit"), [Bar("a", float("nan"))])
+    write_chart(empty, tmp_path / "a.svg")
+    words = [element.text for element in ElementTree.parse(tmp_path / "a.svg").iter() if element.tag.endswith("text")]
+    assert words == ["Costs: nothing to draw", "USD", "0 of 4 fit"]
     assert svg_alone(empty) == ""

@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from luthier.core.errors import ConflictError, RequestError
 from luthier.ml.charts.drawer import drawing_of
-from luthier.ml.charts.drawing import Area, Dot, Drawing, Line, Rule, Shape
+from luthier.ml.charts.drawing import Area, Dot, Drawing, Line, Rule, Shape, Text
 from luthier.ml.charts.page import TEMPLATES, replace_bytes, replace_text
-from luthier.ml.charts.spec import Chart
+from luthier.ml.charts.spec import Chart, Parallel
 from luthier.ml.charts.svg import COLOUR_RULES, has_legend_of, svg_of
 from luthier.ml.charts.visible import visible
 
@@ -58,22 +58,24 @@ def write_chart(chart: Chart, path: Path) -> None:
     """Write a chart, whole or not at all; an older file is replaced.
 
     Raises:
-        RequestError: as `check_chart_path` does, or there is nothing to draw.
+        RequestError: as `check_chart_path` does.
         ConflictError: as `check_chart_path` does.
         StorageFullError: the disk is full.
     """
     check_chart_path(path)
-    drawing = drawing_of(chart, has_legend=has_legend_of(chart))
-    if drawing is None:
-        raise RequestError(
-            f"chart {path}: {chart.title} has nothing to draw",
-            expected="at least one measured value",
-            do="measure first, then draw",
-        )
+    drawing = drawing_of(chart, has_legend=has_legend_of(chart)) or _empty(chart)
     if path.suffix.lower() == ".png":
         replace_bytes(path, _png(drawing))
     else:
         replace_text(path, f"{_alone(drawing)}\n")
+
+
+def _empty(chart: Chart) -> Drawing:
+    """A drawing that says that there is nothing to draw, and what its axis would have said."""
+    axis = [] if isinstance(chart, Parallel) else chart.x.title.split("\n")
+    lines = [f"{chart.title}: nothing to draw", *filter(None, axis)]
+    shapes = [Text((16, 24.0 + 20 * number), line) for number, line in enumerate(lines)]
+    return Drawing(chart.key, chart.title, chart.description, chart.width_pixels, 20.0 * len(lines) + 24, shapes)
 
 
 def svg_alone(chart: Chart) -> Markup:

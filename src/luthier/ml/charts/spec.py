@@ -279,7 +279,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A number for each pair of a row and a column; None where there is none. Reports alone have it, as a drawing."""
+    """A number for each pair of a row and a column; None where there is none."""
 
     key: str
     title: str
@@ -292,6 +292,11 @@ class Matrix:
     caption: str = ""
     description: str = ""
     width_pixels: int = 460
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        cells = [[None if cell is None else _fields(cell) for cell in row] for row in self.cells]
+        return {"kind": "matrix", **_fields(self), "cells": cells, "x_title": self.x.title, "y_title": self.y.title}
 
 
 Chart = Plot | Intervals | Bars | Parallel | Matrix

@@ -248,7 +248,33 @@ function parallel({ spec }) {
   };
 }
 
-const kinds = { plot, intervals, bars, parallel };
+// A cell for each pair of a row and a column, the stronger the larger its share.
+function matrix({ spec }) {
+  const { base, muted } = common(spec), shown = colour(spec.role);
+  const names = (title, data, inverse) => ({
+    type: "category", name: title, nameLocation: "middle", nameGap: 34, data, inverse, nameTextStyle: { color: muted },
+    axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: muted },
+  });
+  return {
+    ...base, grid: { left: 24, right: 8, top: 8, bottom: 34, containLabel: true },
+    xAxis: names(spec.x_title, spec.columns, false), yAxis: names(spec.y_title, spec.rows, true),
+    series: [{
+      type: "custom", encode: { x: 0, y: 1 },
+      data: spec.cells.flatMap((row, y) => row.flatMap((cell, x) => (cell ? [[x, y, cell.share, cell.words]] : []))),
+      tooltip: { ...base.tooltip, formatter: ({ value }) => `${spec.rows[value[1]]}, ${spec.columns[value[0]]}: ${value[3]}` },
+      renderItem: (_, api) => {
+        const [x, y] = api.coord([api.value(0), api.value(1)]), [width, height] = api.size([1, 1]).map((size) => size - 2);
+        const text = { text: String(api.value(3)), fill: colour("ink"), x, y, align: "center", verticalAlign: "middle", fontSize: 12 };
+        return { type: "group", children: [
+          { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width, height }, style: { fill: shown, opacity: 0.65 * api.value(2) } },
+          { type: "text", style: text },
+        ] };
+      },
+    }],
+  };
+}
+
+const kinds = { plot, intervals, bars, parallel, matrix };
 
 function draw(entry) {
   entry.isStale = false;
@@ -289,7 +315,7 @@ function start(figure) {
   const spec = JSON.parse(figure.dataset.chart);
   const canvas = document.createElement("div");
   canvas.className = "canvas";
-  if (spec.rows) canvas.style.height = `${Math.max(110, 60 + 32 * spec.rows.length)}px`;
+  if (spec.rows && spec.kind !== "matrix") canvas.style.height = `${Math.max(110, 60 + 32 * spec.rows.length)}px`;
   figure.querySelector(".drawn, .no-chart")?.after(canvas);
   figure.querySelector(".no-chart")?.toggleAttribute("hidden", true);
   figure.querySelector(".legend")?.toggleAttribute("hidden", true);
