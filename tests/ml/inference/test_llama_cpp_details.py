@@ -180,6 +180,27 @@ def test_the_template_in_the_file_gives_the_tokens_of_ours(engine):
         assert theirs.ids(TextRequest(text=text)) == engine._reader.ids(TextRequest(text=text))
 
 
+def test_a_file_alone_keeps_the_default_of_an_option_that_llama_cpp_sets_by_itself(tmp_path):
+    """And what it says of the thought fits the prompt that it has written."""
+    folder = make_tiny_model(tmp_path / "base")
+    closes = "<think>{%- if not enable_thinking -%}</think>{%- endif -%}"
+    (folder / "chat_template.jinja").write_text(
+        "{%- for m in messages -%}{{- m.role + ':' + m.content + '<|im_end|>' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}" + closes + "{%- endif -%}"
+    )
+    (tmp_path / "alone").mkdir()
+    alone = write_tiny_gguf(folder, tmp_path / "alone" / "model.gguf", precision="float32")
+    with closing(LlamaCppEngine(alone, num_threads=1, cache="float32")) as opened:
+        for options, closing_tags in (({}, 1), ({"enable_thinking": False}, 1), ({"enable_thinking": True}, 0)):
+            asked = TextRequest(
+                conversation=Conversation(messages=(Message(role="user", content="Why?"),)), template_options=options
+            )
+            ids = opened._reader.ids(asked)
+            text = opened._server.ask("detokenize", {"tokens": ids})["content"]
+            assert text.count("</think>") == closing_tags
+            assert opened._reader.thinking(asked, ids).is_open == (not closing_tags)
+
+
 def test_a_file_alone_answers_as_with_its_tokenizer_beside_it(engine, tiny_gguf, tmp_path):
     alone = LlamaCppEngine(Path(shutil.copy(tiny_gguf, tmp_path)), num_threads=1, cache="float32")
     asked = {"a": question("Which wood?"), "b": TextRequest(text="Once", sampling=GREEDY, max_new_tokens=5)}

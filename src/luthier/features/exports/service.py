@@ -43,6 +43,7 @@ def export(
     where the export does not compute what its source does; WorkError where a converter fails.
     """
     from luthier.ml.export.exporters import registry
+    from luthier.ml.export.exporters.proof_prompts import source_prompts
     from luthier.ml.export.parity_judgement import day_warnings, parity_warnings
     from luthier.ml.export.source_side import observe_source
 
@@ -52,15 +53,16 @@ def export(
     source = find_source(context, name)
     precision = registry.choose_precision(to, quantise, source)
     _need_packages(to)
-    registry.check(to, source, context.progress, context.settings.tools_folder)
     examples, notes = proof_examples(context, source, held_out, num_prompts)
+    prompts = source_prompts(source, examples)
+    registry.check(to, source, context.progress, context.settings.tools_folder, prompts)
     needed = registry.needed_bytes(to, precision, _num_parameters(source, to))
     with staged_folder(
         final, needed_bytes=needed, what=f"{to} in {precision}", register=register_of(context)
     ) as folder:
         warnings = registry.write(to, source, folder, precision, context.progress, context.settings.tools_folder)
         open_to_readers(folder)
-        observed = observe_source(source, examples, context.progress)
+        observed = observe_source(source, examples, context.progress, prompts=prompts)
         report = _prove(context, source, folder, to, precision, observed)
         gguf_report, unproved = _prove_gguf(context, source, folder, to, observed)
         files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
@@ -96,7 +98,10 @@ def _prove(
 def _prove_gguf(
     context: Context, source: ExportSource, folder: Path, to: ExportFormat, observed: ObservedSource
 ) -> tuple[ParityReport | None, list[str]]:
-    """The proof of the file for llama.cpp that lies beside an adapter, or why there is none."""
+    """The proof of the file for llama.cpp that lies beside an adapter, or why there is none.
+
+    The adapter itself is proved without it, so a file that does not hold is left out, and a warning says why.
+    """
     from luthier.ml.export.exporters.adapter import GGUF
     from luthier.ml.export.exporters.registry import FORMATS
     from luthier.ml.export.gguf_adapter_proof import prove_gguf_adapter
@@ -113,7 +118,10 @@ def _prove_gguf(
         )
     except (RequestError, WorkError) as error:
         return None, [f"{GGUF} was not run: {error.came}"]
-    return _held(source, f"{GGUF} over its base in {report.precision}", report), []
+    if report.passed:
+        return report, []
+    (folder / GGUF).unlink()
+    return None, [f"there is no {GGUF} for llama.cpp, since its proof has failed: {' '.join(report.reasons)}"]
 
 
 def _held(source: ExportSource, what: str, report: ParityReport) -> ParityReport:

@@ -12,20 +12,15 @@ from numpy.typing import NDArray
 class Findings:
     """What comparing found, prompt by prompt; what could not be compared is missing.
 
-    num_same_tokens: prompts of the same tokens. first_other_tokens: what differs in the first other one.
     differences: [positions, tokens] a prompt, in nats, to the source; base_differences: to the base without adapter.
-    first_other_text: what differs in the first prompt whose greedy text does. needs_options: the tokens are the
-    source's only where whoever asks gives the options of the template.
+    first_other_text: what differs in the first prompt whose greedy text does.
     """
 
     num_prompts: int = 0
-    num_same_tokens: int = 0
     num_texts_equal: int = 0
-    first_other_tokens: str | None = None
     first_other_text: str | None = None
     vocabulary: int = 0
     is_finite: bool = True
-    needs_options: bool = False
     differences: list[NDArray[np.float32]] = field(default_factory=list)
     base_differences: list[NDArray[np.float32]] = field(default_factory=list)
     source_base_differences: list[NDArray[np.float32]] = field(default_factory=list)

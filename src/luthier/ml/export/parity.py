@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.core.conversation import Conversation
 from luthier.core.dataset import Example
-from luthier.core.errors import RequestError, TemplateError
+from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource, ParityReport
+from luthier.ml.export.exporters.proof_prompts import NUM_NEW_TOKENS, compared_tokens
 from luthier.ml.export.findings import Findings
 from luthier.ml.export.paired_interval import increase_a_token
 from luthier.ml.export.parity_bounds import bound_nats
 from luthier.ml.export.parity_judgement import judge
 from luthier.ml.export.runtimes.protocol import Runtime
 from luthier.ml.export.runtimes.registry import open_export
-from luthier.ml.export.source_side import NUM_NEW_TOKENS, ObservedSource, SourceAnswer, observe_source, reference_nll
+from luthier.ml.export.source_side import ObservedSource, SourceAnswer, observe_source, reference_nll
 
 NUM_PROMPTS = 32
 # Replaces a likelihood that is NaN or infinite, so that reports stay valid JSON.
@@ -68,23 +68,21 @@ def compare(
 ) -> ParityReport:
     """What an export does in an open runtime against what its source did; `prove` for a runtime that is at hand."""
     bound, answers = bound_nats(format, precision), _within_context(seen, runtime)
-    findings = Findings(num_prompts=len(answers))
+    tokens, findings = compared_tokens(seen.prompts, answers, runtime), Findings(num_prompts=len(answers))
     with progress.task(f"Proving it equal in {runtime.name}", len(answers), "prompts") as task:
         for number, answer in enumerate(answers, start=1):
             _compare(runtime, seen, answer, number, bound, findings)
             task.advance()
     increase = increase_a_token(findings.export_nats, findings.source_nats, findings.num_tokens)
     everywhere = np.concatenate([rows.ravel() for rows in findings.differences] or [np.zeros(1, np.float32)])
-    ends_like_source = seen.end_id in runtime.end_ids
-    has_lost_template = not runtime.has_template and not seen.is_plain
-    reasons = judge(seen, findings, bound, increase, ends_like_source, has_lost_template)
+    reasons = (*tokens.reasons, *judge(seen, findings, bound, increase))
     return ParityReport(
         format=format,
         precision=precision,
         runtime=runtime.name,
         runtime_version=runtime.version,
         num_prompts=len(answers),
-        num_prompts_same_tokens=findings.num_same_tokens,
+        num_prompts_same_tokens=tokens.num_same,
         num_texts_equal=findings.num_texts_equal,
         max_difference_nats=float(everywhere.max()),
         mean_difference_nats=float(everywhere.mean()),
@@ -94,7 +92,7 @@ def compare(
         export_perplexity=_perplexity(findings.export_nats, findings.num_tokens),
         passed=not reasons,
         reasons=reasons,
-        given_options=seen.source.template_options if findings.needs_options else {},
+        given_options=tokens.given_options,
     )
 
 
@@ -114,10 +112,6 @@ def _compare(
     runtime: Runtime, seen: ObservedSource, answer: SourceAnswer, number: int, bound: float | None, into: Findings
 ) -> None:
     """Add to the findings what the export makes of one prompt."""
-    different = _other_tokens(runtime, seen, answer, into)
-    into.num_same_tokens += different is None
-    if different is not None and into.first_other_tokens is None:
-        into.first_other_tokens = f"prompt {number} of {into.num_prompts}: {different}"
     if into.vocabulary not in (0, seen.vocabulary):
         return
     rows = runtime.log_probabilities(answer.ids, answer.start)
@@ -136,56 +130,10 @@ def _compare(
         into.export_nats.append(reference_nll(rows, answer.start, num_prompt, answer.reference_ids))
         into.source_nats.append(answer.nll_nats)
         into.num_tokens.append(num_scored)
-    other = _other_text(runtime.greedy(answer.prompt_ids, NUM_NEW_TOKENS), answer, seen.end_id, bound or 0.0)
+    other = _other_text(runtime.greedy(answer.prompt_ids, NUM_NEW_TOKENS), answer, seen.prompts.end_id, bound or 0.0)
     into.num_texts_equal += other is None
     if other is not None and into.first_other_text is None:
         into.first_other_text = f"prompt {number} of {into.num_prompts}: {other}"
-
-
-def _other_tokens(runtime: Runtime, seen: ObservedSource, answer: SourceAnswer, into: Findings) -> str | None:
-    """How the export's tokens of a prompt differ from the source's; None where they do not."""
-    expected = list(answer.prompt_ids)
-    plain = runtime.text_tokens(answer.text)
-    if answer.conversation is None:
-        # Of plain text the prompt is the first half of the tokens.
-        expected = [*answer.prompt_ids, *answer.reference_ids]
-        return None if plain == expected else f"{_first_difference(expected, plain)}: another tokenizer"
-    if not runtime.has_template:
-        return None if plain == expected else f"{_first_difference(expected, plain)}: another tokenizer"
-    try:
-        asked, options = _with_known_roles(answer.conversation, seen.knows_developer), seen.source.template_options
-        found = runtime.prompt_tokens(asked)
-        # Some runtimes give a template options of their own (llama.cpp: enable_thinking), over its defaults.
-        if found != expected and options and runtime.prompt_tokens(asked, options) == expected:
-            found, into.needs_options = expected, True
-    except TemplateError as error:
-        return error.came
-    if found == expected:
-        return None
-    # A template may write the beginning-of-text token that the tokenizer then adds once more to plain text.
-    is_template = expected in (plain, plain[1:])
-    return f"{_first_difference(expected, found)}: another {'chat template' if is_template else 'tokenizer'}"
-
-
-def _first_difference(expected: list[int], found: list[int]) -> str:
-    same = 0
-    while same < min(len(expected), len(found)) and expected[same] == found[same]:
-        same += 1
-    return (
-        f"its tokens are other ones from token {same + 1} on: {found[same : same + 5]} ({len(found)} in all) "
-        f"where the source has {expected[same : same + 5]} ({len(expected)} in all)"
-    )
-
-
-def _with_known_roles(conversation: Conversation, knows_developer: bool) -> Conversation:
-    """The conversation with `developer` as `system` where the source's template does not know the newer name."""
-    if knows_developer:
-        return conversation
-    messages = tuple(
-        message.model_copy(update={"role": "system"}) if message.role == "developer" else message
-        for message in conversation.messages
-    )
-    return conversation.model_copy(update={"messages": messages})
 
 
 def _other_text(found: Sequence[int], answer: SourceAnswer, end_id: int, bound: float) -> str | None:

@@ -12,23 +12,9 @@ from luthier.ml.export.parity_bounds import NEARER_BASE_FRACTION, NOTEWORTHY_LOS
 from luthier.ml.export.source_side import ObservedSource
 
 
-def judge(
-    seen: ObservedSource,
-    findings: Findings,
-    bound: float | None,
-    increase: Interval,
-    ends_like_source: bool,
-    has_lost_template: bool,
-) -> tuple[str, ...]:
-    """Why the export must not be used, one sentence each; nothing where it may."""
+def judge(seen: ObservedSource, findings: Findings, bound: float | None, increase: Interval) -> tuple[str, ...]:
+    """Why the export must not be used for what it computes, one sentence each; nothing where it may."""
     reasons = []
-    if has_lost_template:
-        reasons.append("The export has no chat template, and the source has one.")
-    if findings.first_other_tokens is not None:
-        num_other = findings.num_prompts - findings.num_same_tokens
-        reasons.append(f"The tokens of {num_other} prompts differ; {findings.first_other_tokens}.")
-    if not ends_like_source:
-        reasons.append(f"The export does not end an answer at {seen.end_token!r} (token {seen.end_id}).")
     if findings.vocabulary != seen.vocabulary:
         reasons.append(f"The export knows {findings.vocabulary} tokens, the source {seen.vocabulary}.")
         return tuple(reasons)
@@ -68,15 +54,15 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
 
 def day_warnings(seen: ObservedSource, report: ParityReport) -> tuple[str, ...]:
     """What a user must know of a template that writes the date: the proof was made on the day of training."""
-    if seen.template_day is not None:
+    if seen.prompts.template_day is not None:
         return (
-            f"the chat template writes the date: in training and in this proof it was {seen.template_day}, and "
+            f"the chat template writes the date: in training and in this proof it was {seen.prompts.template_day}, and "
             f"{report.runtime} by itself writes today's",
         )
-    if seen.filled and report.runtime == "llama.cpp":
+    if seen.prompts.filled and report.runtime == "llama.cpp":
         return (
-            f"llama.cpp gives the chat template today's date as {' and '.join(seen.filled)}: in training and in this "
-            "proof the template wrote what it has by itself",
+            f"llama.cpp gives the chat template today's date as {' and '.join(seen.prompts.filled)}: in training and "
+            "in this proof the template wrote what it has by itself",
         )
     return ()
 

@@ -16,12 +16,16 @@ from safetensors.torch import load_file, save_file
 from tests.fixtures.service import chat_row, write_rows
 
 from luthier.core.errors import ConflictError, NotFoundError, ParityError, RequestError, StorageFullError
+from luthier.core.ports import SilentProgress
 from luthier.features.exports.service import export, find_source
 from luthier.features.models.tuned_records import TunedModel
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import train
+from luthier.ml.export import gguf_adapter_proof
 from luthier.ml.export.bundle import verify
-from luthier.ml.export.exporters import registry
+from luthier.ml.export.exporters import registry, rehearsal
+from luthier.ml.export.parity import compare
+from luthier.ml.export.runtimes.transformers_runtime import TransformersRuntime
 from luthier.platform.home.context import Context
 from luthier.testing.records import RUN_ID, make_plan, make_record, make_result
 
@@ -91,6 +95,42 @@ def test_without_llama_cpp_it_is_said_that_nobody_ran_the_file(trained, tmp_path
     made = export(trained[0], trained[1], to="adapter", output=tmp_path / "out", num_prompts=1)
     assert made.gguf_parity is None
     assert any("adapter.gguf was not run: xllamacpp is not installed" in warning for warning in made.warnings)
+
+
+def test_a_file_for_llama_cpp_whose_proof_fails_is_left_out_of_the_adapter(trained, tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+
+    def fail(source, file, observed, *_):
+        runtime = TransformersRuntime(Path(source.base_path))
+        report = compare(observed, runtime, "gguf", "float16", SilentProgress())
+        return report.model_copy(update={"passed": False, "reasons": ("The tokens of 1 prompts differ.",)})
+
+    monkeypatch.setattr(gguf_adapter_proof, "prove_gguf_adapter", fail)
+    made = export(trained[0], trained[1], to="adapter", output=tmp_path / "out", num_prompts=1)
+    assert made.gguf_parity is None
+    assert "adapter.gguf" not in made.files
+    assert not (tmp_path / "out" / "adapter.gguf").exists()
+    assert any("there is no adapter.gguf for llama.cpp, since its proof has failed" in one for one in made.warnings)
+
+
+def test_prompts_that_the_runtime_writes_otherwise_are_refused_before_anything_is_merged(
+    trained, tmp_path, monkeypatch
+):
+    def write(*_):
+        raise AssertionError("merged")
+
+    def without_newlines(source, target):
+        turns = write_companions(source, target)
+        file = target / "chat_template.jinja"
+        file.write_text(file.read_text().replace("assistant\\n", "assistant"))
+        return turns
+
+    write_companions = rehearsal.write_companions
+    monkeypatch.setattr(registry, "write", write)
+    monkeypatch.setattr(rehearsal, "write_companions", without_newlines)
+    with pytest.raises(RequestError, match="another chat template"):
+        export(trained[0], trained[1], to="merged", output=tmp_path / "out", num_prompts=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_source_says_what_it_is(trained, tiny_model):

@@ -3,15 +3,46 @@
 from pathlib import Path
 
 import pytest
+from tests.vacuous import nonempty
 from tests.zoo.families import make_family
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import merged, registry, rehearsal
+from luthier.ml.export.exporters.proof_prompts import source_prompts
+from luthier.ml.export.parity import prove
+from luthier.ml.export.parity_judgement import parity_warnings
+from luthier.testing.tiny import make_tiny_model
+
+_TURNS = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}THOUGHT{%- endif -%}
+"""
+CLOSES = _TURNS.replace("THOUGHT", "{{- '<think>\\n' -}}{%- if not enable_thinking -%}{{- '</think>' -}}{%- endif -%}")
+"""As published for QwQ: the thought is closed where nobody sets the option, which llama.cpp sets to true."""
+_UNSET_IS_NEITHER = _TURNS.replace(
+    "THOUGHT",
+    "{%- if enable_thinking is not defined -%}{{- '(plain)' -}}{%- elif enable_thinking -%}{{- '<think>' -}}"
+    "{%- else -%}{{- '<think></think>' -}}{%- endif -%}",
+)
 
 
-def rehearsed(source, tools, write=merged.write):
-    rehearsal.rehearse("merged", write, (), source, SilentProgress(), tools)
+def rehearsed(source, tools, write=merged.write, prompts=None):
+    rehearsal.rehearse("merged", write, (), source, SilentProgress(), tools, prompts)
+
+
+@pytest.fixture
+def of_template(make_source, tmp_path):
+    """The source of a base model with a chat template's text."""
+
+    def make(text):
+        base = make_tiny_model(tmp_path / "base", context_length_tokens=1024)
+        (base / "chat_template.jinja").write_text(text, encoding="utf-8")
+        return make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name="thinker")
+
+    return make
 
 
 def test_what_comes_out_as_it_went_in_is_tried_once(make_source, tmp_path):
@@ -65,6 +96,93 @@ def test_llama_cpp_is_asked_before_anything_is_merged(make_source, tmp_path, too
         source = make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name=family)
         with pytest.raises(RequestError, match=f"{family} cannot be exported as gguf: it fails on a small copy"):
             registry.check("gguf", source, SilentProgress(), tools)
+
+
+def test_prompts_of_the_proof_are_tried_with_the_copy_and_once(make_source, examples, tmp_path):
+    calls = []
+
+    def write(source, target, *others):
+        calls.append(source)
+        return merged.write(source, target, *others)
+
+    source = make_source()
+    rehearsed(source, tmp_path / "tools", write)
+    for rows, num_calls in ((examples[:2], 2), (examples[:2], 2), (examples[2:4], 3), ([], 3)):
+        rehearsed(source, tmp_path / "tools", write, source_prompts(source, rows) if rows else None)
+        assert len(calls) == num_calls
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "old", "new"),
+    [
+        ("The tokens of 2 prompts differ; prompt 1 of 2.*another chat template", "chat_template.jinja", "\\n", ""),
+        ("has no chat template", "chat_template.jinja", None, None),
+        ("does not end an answer at '<.im_end.>'", "generation_config.json", '"eos_token_id": ', '"eos_token_id": 3'),
+    ],
+)
+def test_a_template_that_is_lost_on_the_way_is_refused(words, name, old, new, make_source, examples, tmp_path):
+    """Another prompt, no template at all, and another end of an answer."""
+
+    def write(source, target, *others):
+        warnings = merged.write(source, target, *others)
+        if old is None:
+            (target / name).unlink()
+        else:
+            (target / name).write_text((target / name).read_text().replace(old, new))
+        return warnings
+
+    source = make_source()
+    with pytest.raises(RequestError, match=words) as caught:
+        rehearsed(source, tmp_path / "tools", write, source_prompts(source, examples[:2]))
+    assert "--data FILE" in caught.value.do
+    assert list(tmp_path.glob("tools/*")) == []
+
+
+def test_formats_without_a_copy_have_their_prompts_tried_by_the_tokenizer_alone(
+    make_source, examples, tmp_path, monkeypatch
+):
+    source = make_source()
+    prompts = source_prompts(source, examples)
+    for format in ("merged", "adapter"):
+        registry.check(format, source, SilentProgress(), tmp_path, prompts)
+    write_companions = rehearsal.write_companions
+
+    def without_newlines(source, target):
+        turns = write_companions(source, target)
+        file = target / "chat_template.jinja"
+        file.write_text(file.read_text().replace("assistant\\n", "assistant"))
+        return turns
+
+    monkeypatch.setattr(rehearsal, "write_companions", without_newlines)
+    for format in ("merged", "adapter"):
+        with pytest.raises(RequestError, match=f"as {format}: The tokens of 8 prompts differ.*another chat template"):
+            registry.check(format, source, SilentProgress(), tmp_path, prompts)
+
+
+def test_an_option_that_llama_cpp_sets_by_itself_is_given_the_default_of_the_template(
+    of_template, examples, tmp_path, tools
+):
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    source, target = of_template(CLOSES), tmp_path / "export"
+    prompts = source_prompts(source, examples[:2])
+    assert all(prompt.text.endswith("<think>\n</think>") for prompt in nonempty(prompts.prompts))
+    registry.check("gguf", source, SilentProgress(), tools, prompts)
+    target.mkdir()
+    registry.write("gguf", source, target, "float32", SilentProgress(), tools)
+    report = prove(source, target, "gguf", "float32", examples[:2], SilentProgress())
+    assert report.passed, report.reasons
+    assert report.given_options == {"enable_thinking": False}
+    assert "--chat-template-kwargs '{\"enable_thinking\": false}'" in parity_warnings(report)[0]
+
+
+def test_a_prompt_that_llama_cpp_cannot_be_made_to_write_is_refused_before_anything_is_merged(
+    of_template, examples, tmp_path, tools
+):
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    source = of_template(_UNSET_IS_NEITHER)
+    with pytest.raises(RequestError, match=r"as gguf: The tokens of 2 prompts differ.*another chat template") as caught:
+        registry.check("gguf", source, SilentProgress(), tools, source_prompts(source, examples[:2]))
+    assert "--to merged" in caught.value.do
 
 
 def test_a_trained_prompt_is_refused_at_once(make_source, tmp_path):

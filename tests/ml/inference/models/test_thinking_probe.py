@@ -7,7 +7,13 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.ml.inference.models.thinking import ThinkingFormat
-from luthier.ml.inference.models.thinking_probe import effort_options, measured_format, option_names, thinking_options
+from luthier.ml.inference.models.thinking_probe import (
+    default_switches,
+    effort_options,
+    measured_format,
+    option_names,
+    thinking_options,
+)
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 TAGS = ("<think>", "</think>")
@@ -153,3 +159,29 @@ def test_a_template_that_fails_or_ignores_thoughts_has_no_format() -> None:
     assert measured_format("{{ broken", TOKENS) is None
     plain = HEAD + "{% if m.role == 'assistant' %}<|bot|>{{ m.content }}<|stop|>{% endif %}{% endfor %}"
     assert measured_format(plain + "{% if add_generation_prompt %}<|bot|>{% endif %}", TOKENS) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Qwen-QwQ-32B", {"enable_thinking": False}),
+        ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", {"enable_thinking": False}),
+        ("Qwen-Qwen3-0.6B", {"enable_thinking": True}),
+        ("Qwen-Qwen2.5-7B-Instruct", {}),
+    ],
+)
+def test_the_value_that_a_template_has_where_nobody_sets_its_switch(
+    shared_data: Path, name: str, found: dict[str, bool]
+) -> None:
+    template = (shared_data / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    assert default_switches(template, TOKENS) == found
+    # with another default in front of it, that one counts
+    for switch, value in found.items():
+        changed = f"{{%- if {switch} is not defined %}}{{%- set {switch} = {not value} %}}{{%- endif %}}{template}"
+        assert default_switches(changed, TOKENS) == {switch: not value}
+
+
+def test_a_template_whose_unset_switch_is_neither_has_no_default() -> None:
+    template = "{{ messages[0].content }}{{ enable_thinking if enable_thinking is defined else 'neither' }}"
+    assert thinking_options(template, {}) == ("enable_thinking",)
+    assert default_switches(template, {}) == {}

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, get_args
+from typing import TYPE_CHECKING, Protocol, cast, get_args
 
 from luthier.core.errors import RequestError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Progress
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
+
+if TYPE_CHECKING:
+    from luthier.ml.export.exporters.proof_prompts import SourcePrompts
 
 
 class Check(Protocol):
@@ -143,10 +146,25 @@ def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameter
     return int(num_parameters * (known.weight_bytes[precision] + known.scratch_bytes))
 
 
-def check(format: ExportFormat, source: ExportSource, progress: Progress, tools: Path) -> None:
+def check(
+    format: ExportFormat,
+    source: ExportSource,
+    progress: Progress,
+    tools: Path,
+    prompts: SourcePrompts | None = None,
+) -> None:
     """Refuse what the format cannot hold before any work is done on the model itself.
 
-    Raises RequestError with the reason, WorkError where a converter that would know cannot be had.
+    Args:
+        format: The format.
+        source: The model.
+        progress: Told what is being tried.
+        tools: Where third-party programs are stored.
+        prompts: Those that the export will be proved on: the tokens of its runtime are compared with the source's.
+
+    Raises:
+        RequestError: the format cannot hold the model, or its runtime would write a prompt otherwise.
+        WorkError: a converter that would know cannot be had.
     """
     known = _known(format)
     if format != "adapter":
@@ -157,7 +175,11 @@ def check(format: ExportFormat, source: ExportSource, progress: Progress, tools:
     if known.is_rehearsed:
         from luthier.ml.export.exporters.rehearsal import rehearse
 
-        rehearse(format, import_string(known.writer), known.modules, source, progress, tools)
+        rehearse(format, import_string(known.writer), known.modules, source, progress, tools, prompts)
+    elif prompts is not None:
+        from luthier.ml.export.exporters.rehearsal import rehearse_companions
+
+        rehearse_companions(format, source, prompts)
 
 
 def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,8 @@ class LlamaCppRuntime:
             file, [], num_slots=1, pool_tokens=256, num_threads=num_threads, chat_template=dayless_template(header)
         )
         try:
-            self._reader = FileReader(header, self._server, context_tokens=header.number("context_length", 4096))
+            # prompts are only written and split here; whether they fit was seen before
+            self._reader = FileReader(header, self._server, context_tokens=sys.maxsize, keeps_defaults=False)
             self._library = LlamaLibrary(file, adapter, num_threads=num_threads, is_wide=True)
         except BaseException:
             self._server.close()

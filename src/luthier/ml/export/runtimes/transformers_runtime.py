@@ -23,22 +23,17 @@ from luthier.ml.inference.models.loading import load_tokenizer
 _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
 
 
-class TransformersRuntime:
-    """A transformers folder, or a PEFT folder over the folder of its base, behind `Runtime`.
+class TransformersTokens:
+    """The tokenizer and the chat template of an export as transformers applies them; no weights.
 
-    The tokenizer is that of the export; of an adapter that brings none, the base's.
+    Args:
+        folder: Of the export.
+        base_path: Of the base of an adapter, whose tokenizer counts where the adapter brings none.
     """
 
-    name: RuntimeName = "transformers"
-    context_tokens: int | None = None
-
-    def __init__(self, folder: Path, base_path: str | None = None, quantisation: Quantisation | None = None) -> None:
-        self.version = version("transformers")
+    def __init__(self, folder: Path, base_path: str | None = None) -> None:
         holder = folder if base_path is None or (folder / "tokenizer.json").is_file() else Path(base_path)
         self._tokenizer = load_tokenizer(holder)
-        self._model: TransformersModel | None = (
-            TransformersModel(folder) if base_path is None else TransformersModel(base_path, folder, quantisation)
-        )
         self.has_template = bool(self._tokenizer.chat_template)
         settings = folder if base_path is None or (folder / "generation_config.json").is_file() else Path(base_path)
         self.end_ids = _end_ids(settings)
@@ -55,6 +50,20 @@ class TransformersRuntime:
         """As `Runtime.text_tokens`."""
         ids: list[int] = self._tokenizer(text)["input_ids"]
         return ids
+
+
+class TransformersRuntime(TransformersTokens):
+    """A transformers folder, or a PEFT folder over the folder of its base, behind `Runtime`."""
+
+    name: RuntimeName = "transformers"
+    context_tokens: int | None = None
+
+    def __init__(self, folder: Path, base_path: str | None = None, quantisation: Quantisation | None = None) -> None:
+        super().__init__(folder, base_path)
+        self.version = version("transformers")
+        self._model: TransformersModel | None = (
+            TransformersModel(folder) if base_path is None else TransformersModel(base_path, folder, quantisation)
+        )
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""

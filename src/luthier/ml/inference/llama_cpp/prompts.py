@@ -21,7 +21,7 @@ from luthier.ml.inference.llama_cpp.server import LlamaServer
 from luthier.ml.inference.models.gguf_header import GgufHeader
 from luthier.ml.inference.models.template_clock import filled_names, own_name, reads_clock, without_clock
 from luthier.ml.inference.models.thinking import TAGS
-from luthier.ml.inference.models.thinking_probe import measured_format, options_of, tags_in
+from luthier.ml.inference.models.thinking_probe import default_switches, measured_format, options_of, tags_in
 from luthier.ml.inference.opted_turns import text_of
 from luthier.ml.inference.prompt_ids import check_bytes, checked, ids_of
 from luthier.ml.inference.thoughts import NO_THINKING, RequestTemplates, Thinking
@@ -97,15 +97,30 @@ class TemplateReader:
 class FileReader:
     """The template and the tokenizer of the GGUF file, applied by llama.cpp.
 
-    The server was opened with `dayless_template`, so that a prompt is the same on every day.
+    The server was opened with `dayless_template`, so that a prompt is the same on every day. llama.cpp sets
+    `enable_thinking` by itself, whatever the template has as its default; so that default is sent with each prompt.
 
-    context_tokens: the most that a prompt may have; None for what the server has room for.
+    Args:
+        header: Of the file.
+        server: Over the file.
+        context_tokens: The most that a prompt may have; None for what the server has room for.
+        keeps_defaults: False leaves to llama.cpp what it sets by itself.
     """
 
-    def __init__(self, header: GgufHeader, server: LlamaServer, *, context_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        header: GgufHeader,
+        server: LlamaServer,
+        *,
+        context_tokens: int | None = None,
+        keeps_defaults: bool = True,
+    ) -> None:
         self._server, self._context_tokens = server, context_tokens
         self._longest = header.longest_in_list.get("tokenizer.ggml.tokens", 0)
         self._text = str(header.values.get("tokenizer.chat_template") or "")
+        self._defaults: dict[str, TemplateOption] = {}
+        if keeps_defaults:
+            self._defaults.update(default_switches(self._text, {}))
         self.tools = ToolFormat(self._text)
         bos = str(server.ask("props").get("bos_token") or "")
         self._bos = server.tokenize(bos, add_special=False) if bos else []
@@ -138,7 +153,7 @@ class FileReader:
 
     def _options(self, request: TextRequest) -> dict[str, TemplateOption]:
         requested = options_of(self._text, {}, request.template_options, request.reasoning_effort)
-        return request.trained_options | requested
+        return self._defaults | request.trained_options | requested
 
     def _least_tokens(self, text: str) -> int:
         """By the letters of ASCII alone: a file may have no token for other bytes, and tokens that take in blanks."""

@@ -79,6 +79,20 @@ def thinking_options(template: str, special_tokens: Mapping[str, Any]) -> tuple[
     return _switches(template, json.dumps(tokens, sort_keys=True))
 
 
+def default_switches(template: str, special_tokens: Mapping[str, Any]) -> dict[str, bool]:
+    """Options that turn thoughts on and off, with the value that the template has where nobody sets them.
+
+    A runtime that sets such an option by itself, as llama.cpp does, is given this value in its place.
+    """
+    tokens = json.dumps({name: str(token) for name, token in special_tokens.items() if isinstance(token, str)})
+    unset = _Probe(template, tokens, "{}").prompt
+    values = {
+        name: [value for value in (True, False) if _Probe(template, tokens, json.dumps({name: value})).prompt == unset]
+        for name in thinking_options(template, special_tokens)
+    }
+    return {name: found[0] for name, found in values.items() if found}
+
+
 def effort_options(template: str) -> tuple[str, ...]:
     """Names of the options that say how much to think, such as `reasoning_effort`: they take a word."""
     return tuple(name for name in _option_names(template) if _EFFORT.search(name))
