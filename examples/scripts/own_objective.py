@@ -15,9 +15,9 @@ from pathlib import Path
 
 import luthier
 from luthier.core.events import StepDone
-from luthier.ml.planning.objectives import ObjectiveRules
 from luthier.ml.training.model import MicroBatch, TrainableModel
 from luthier.ml.training.objective_protocol import Losses, PlainObjective, Unit
+from luthier.ml.training.objectives.rules import ObjectiveRules
 
 ROWS = Path(__file__).parents[1] / "suites" / "triage.jsonl"
 

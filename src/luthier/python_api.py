@@ -13,7 +13,8 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
 from luthier.core.plan import Plan
-from luthier.core.recipe import METRIC_ENTRY_POINTS, OBJECTIVE_ENTRY_POINTS, OBJECTIVES, MetricName, Recipe
+from luthier.core.recipe import MetricName, Recipe
+from luthier.core.registry import METRICS, OBJECTIVES
 from luthier.core.run import RunRecord
 from luthier.core.system.exact_products import keep_products_exact
 from luthier.core.system.kernel_cache import keep_few_kernels
@@ -157,23 +158,23 @@ def register_metric(metric: PlugIn) -> PlugIn:
 
     _refuse_built_in("metric", metric, {*BUILT_IN, *FAMILIES})
     bounds_of(metric())
-    register(METRIC_ENTRY_POINTS, metric)
+    register(METRICS.group, metric)
     return metric
 
 
 def register_objective(objective: PlugIn) -> PlugIn:
     """See `luthier.register_objective`."""
-    from luthier.ml.planning.objectives import ObjectiveRules
+    from luthier.ml.training.objectives.rules import ObjectiveRules
 
-    _refuse_built_in("objective", objective, OBJECTIVES)
+    _refuse_built_in("objective", objective, OBJECTIVES.built_in)
     rules = getattr(objective, "rules", None)
     if not isinstance(rules, ObjectiveRules):
         raise RequestError(
             f"objective {objective.__name__} has rules {rules!r}",
-            expected="an attribute `rules` of type luthier.ml.planning.objectives.ObjectiveRules",
+            expected="an attribute `rules` of type luthier.ml.training.objectives.rules.ObjectiveRules",
             do="add it: which rows the objective learns from, and its settings with their defaults",
         )
-    register(OBJECTIVE_ENTRY_POINTS, objective)
+    register(OBJECTIVES.group, objective)
     return objective
 
 

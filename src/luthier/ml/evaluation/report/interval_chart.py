@@ -7,10 +7,10 @@ from typing import Final
 
 from luthier.core.evaluation import Evaluation, SystemResult
 from luthier.ml.charts.figures import common_decimals, interval, number
+from luthier.ml.charts.metric_titles import metric_heading
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import OTHERS, Axis, Estimate, Intervals, Role
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.names import metric_heading
 from luthier.ml.evaluation.roles import Roles, metric_names
 
 _WIDTH: Final = 460

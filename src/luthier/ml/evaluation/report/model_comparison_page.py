@@ -14,11 +14,10 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.drawing import short
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_rows, units_of
-from luthier.ml.charts.metric_titles import metric_heading
+from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import Chart, page_environment, replace_text
 from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
-from luthier.ml.evaluation.names import metric_title
 from luthier.ml.evaluation.report.interval_chart import interval_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 

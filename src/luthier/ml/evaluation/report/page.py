@@ -15,9 +15,10 @@ from luthier.core.run import RunRecord
 from luthier.ml.charts import figures
 from luthier.ml.charts.forecast import forecast_of
 from luthier.ml.charts.judged_rows import forgetting_rows, scored_heading
+from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import page_environment
 from luthier.ml.charts.thinking import thinking_sentence
-from luthier.ml.evaluation.names import listed, metric_heading, metric_title
+from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.report import facts, reproduce
 from luthier.ml.evaluation.report.assessed import Assessed
 from luthier.ml.evaluation.report.charts import curve_charts

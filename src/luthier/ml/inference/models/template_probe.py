@@ -2,7 +2,7 @@
 
     python -m luthier.ml.inference.models.template_probe      stdin: the templates and the special tokens, as JSON
 
-It is asked when a model is pulled, before this process compiles the template: jinja computes constants while it
+It runs when a model is pulled, before this process compiles the template: jinja computes constants while it
 compiles. The process renders conversations as they are common (one turn, many, a long one, tools), each of them in the
 environment of `bounded_jinja`, and ends by itself or by its bounds: 5 s of CPU time and 512 MiB. That a template fails
 on a conversation, as many do on a system message, is not checked here.
@@ -104,7 +104,7 @@ def main() -> int:
                     )
                 except MemoryError:
                     return _NO_MEMORY
-                except Exception:  # noqa: BLE001, S112 - whatever it says of this conversation, it has come to an end
+                except Exception:  # noqa: BLE001, S112 - whatever it says of this conversation, it has end
                     continue
                 if len(found[0]) > MOST_CHARACTERS:
                     return _TOO_LONG
@@ -112,7 +112,7 @@ def main() -> int:
 
 
 def _bound() -> None:
-    """Take at most so much from here on; libraries are loaded."""
+    """Take at most that much from here on; libraries are loaded."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
@@ -131,7 +131,7 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
     tool = {"type": "function", "function": {"name": "price", "description": "Of a wood.", "parameters": parameters}}
     call = {"type": "function", "id": "call_1", "function": {"name": "price", "arguments": {"wood": "spruce"}}}
     called: list[dict[str, Any]] = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    told = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
+    result = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
     return [
         ([user], None),
         ([user, answer], None),
@@ -139,7 +139,7 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
         ([user, answer] * 50, None),
         ([{"role": "user", "content": "word " * 8000}, answer], None),
         ([user], [tool]),
-        ([*called, told, answer], [tool]),
+        ([*called, result, answer], [tool]),
     ]
 
 

