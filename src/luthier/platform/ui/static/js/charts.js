@@ -369,9 +369,9 @@ window.Luthier.charts = {
     }
   },
   mark(key, marks) {
-    const entry = charts.get(key);
-    if (!entry || JSON.stringify(entry.spec.marks) === JSON.stringify(marks)) return;
-    entry.spec.marks = marks;
+    const entry = charts.get(key), whole = marks.map(({ x, name }) => ({ x, name, axis: "x", role: "muted", is_dashed: true }));
+    if (!entry || JSON.stringify(entry.spec.marks) === JSON.stringify(whole)) return;
+    entry.spec.marks = whole;
     entry.isStale = true;
   },
   refresh() {
