@@ -104,6 +104,7 @@ class VllmProcess:
         }
         command = [*self._command, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(port)]
         try:
+            # Not `core.child_process`: a program of another environment, which speaks HTTP.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

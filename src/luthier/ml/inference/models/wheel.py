@@ -163,6 +163,7 @@ def _run(
 ) -> int:
     """Run a child to its end, telling the growth of `size`; an interrupt takes the child with it."""
     shown = 0
+    # Not `core.child_process`: the program is pip.
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as child:
         try:
             while child.poll() is None:
