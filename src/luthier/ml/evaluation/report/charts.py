@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.records.fit import Fit
+from luthier.core.fit import Fit
 from luthier.ml.charts.figures import rough
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series, Span, points_of
