@@ -41,7 +41,7 @@ def main() -> None:
     cli.add_argument("--home", type=Path, default=ROOT / ".bench" / "home")
     args = cli.parse_args()
     from luthier.features.exports.formats.tables import DEFAULT_FORMATS, FormatRequest, measure_formats
-    from luthier.ml.evaluation.names import metric_heading
+    from luthier.ml.charts.metric_titles import metric_heading
     from luthier.ml.export.format_benchmark.chart import write_price_charts
     from luthier.platform.home.context import Context
 

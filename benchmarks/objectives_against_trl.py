@@ -76,9 +76,9 @@ def _ours(args: argparse.Namespace, file: Path, names: list[str]) -> tuple[dict[
     from luthier.core.ports import SilentProgress
     from luthier.core.recipe import Recipe
     from luthier.features.planning.service import prepare
-    from luthier.ml.planning.objectives import rules_of
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import rules_of
     from luthier.platform.home.context import Context
 
     recipe = Recipe.model_validate(

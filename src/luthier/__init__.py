@@ -6,6 +6,7 @@
     run.verdict.headline
 
 `train`, `evaluate`, `plan` and `load_run` are the Python API; the command line is as thin over the same services.
+`register_metric` and `register_objective` add a class of yours to what a recipe may name.
 In a notebook progress and results draw themselves. Nothing heavy is imported before it is needed.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from luthier.core.evaluation import Evaluation
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from luthier.core.recipe import MetricName, Recipe
     from luthier.python_api import Run
 
-__all__ = ["evaluate", "load_run", "plan", "train"]
+__all__ = ["evaluate", "load_run", "plan", "register_metric", "register_objective", "train"]
 
 Home = str | Path | None
+PlugIn = TypeVar("PlugIn", bound=type)
 
 
 def train(recipe: Recipe | Mapping[str, Any] | str | Path, *, num_devices: int = 1, home: Home = None) -> Run:
@@ -89,3 +91,40 @@ def load_run(run_id: str, *, home: Home = None) -> Run:
     from luthier import python_api
 
     return python_api.load_run(run_id, home=home)
+
+
+def register_metric(metric: PlugIn) -> PlugIn:
+    """Make a metric known by its name to recipes and evaluations of this process; a class decorator.
+
+    A worker of a server and a process of `num_devices` know it only from an installed package, by an entry point in the
+    group `luthier.metrics`.
+
+    Args:
+        metric: a class without arguments, such as a subclass of `luthier.ml.evaluation.metrics.protocol.MeanMetric`.
+
+    Raises:
+        RequestError: it has no `name`, a built-in metric has that name, its bounds are missing, or it is not defined on
+            the top level of a module.
+    """
+    from luthier import python_api
+
+    return python_api.register_metric(metric)
+
+
+def register_objective(objective: PlugIn) -> PlugIn:
+    """Make an objective known by its name to recipes of this process; a class decorator.
+
+    A worker of a server and a process of `num_devices` know it only from an installed package, by an entry point in the
+    group `luthier.objectives`.
+
+    Args:
+        objective: a class such as a subclass of `luthier.ml.training.objective_protocol.PlainObjective`, with its
+            `name` and its `rules`.
+
+    Raises:
+        RequestError: it has no `name` or no `rules`, a built-in objective has that name, or it is not defined on the
+            top level of a module.
+    """
+    from luthier import python_api
+
+    return python_api.register_objective(objective)

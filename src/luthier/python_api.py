@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.core.aliases import typed_keys
+from luthier.core.entry_points import register
+from luthier.core.errors import RequestError
 from luthier.core.evaluation import Evaluation, Verdict
 from luthier.core.events import Event
 from luthier.core.plan import Plan
 from luthier.core.recipe import MetricName, Recipe
+from luthier.core.registry import METRICS, OBJECTIVES
 from luthier.core.run import RunRecord
 from luthier.core.system.exact_products import keep_products_exact
 from luthier.core.system.kernel_cache import keep_few_kernels
@@ -20,6 +23,7 @@ from luthier.platform.home.context import Context
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | Path
 Home = str | Path | None
+PlugIn = TypeVar("PlugIn", bound=type)
 
 
 class Run:
@@ -145,6 +149,43 @@ def load_run(run_id: str, *, home: Home = None) -> Run:
     """See `luthier.load_run`."""
     with _open(home) as context:
         return _load(context, run_id)
+
+
+def register_metric(metric: PlugIn) -> PlugIn:
+    """See `luthier.register_metric`."""
+    from luthier.ml.evaluation.metrics.registry import BUILT_IN, FAMILIES, bounds_of
+
+    _refuse_built_in("metric", metric, {*BUILT_IN, *FAMILIES})
+    bounds_of(metric())
+    register(METRICS.group, metric)
+    return metric
+
+
+def register_objective(objective: PlugIn) -> PlugIn:
+    """See `luthier.register_objective`."""
+    from luthier.ml.training.objectives.rules import ObjectiveRules
+
+    _refuse_built_in("objective", objective, OBJECTIVES.built_in)
+    rules = getattr(objective, "rules", None)
+    if not isinstance(rules, ObjectiveRules):
+        raise RequestError(
+            f"objective {objective.__name__} has rules {rules!r}",
+            expected="an attribute `rules` of type luthier.ml.training.objectives.rules.ObjectiveRules",
+            do="add it: which rows the objective learns from, and its settings with their defaults",
+        )
+    register(OBJECTIVES.group, objective)
+    return objective
+
+
+def _refuse_built_in(kind: str, plug_in: type, built_in: Collection[str]) -> None:
+    """Raise RequestError where a plug-in has the name of a built-in, which a recipe would get in its place."""
+    name = getattr(plug_in, "name", None)
+    if name in built_in:
+        raise RequestError(
+            f"{kind} {plug_in.__name__} has name {name!r}, as a built-in {kind} has",
+            expected=f"a name that no built-in {kind} has",
+            do="give it another name",
+        )
 
 
 def _load(context: Context, run_id: str) -> Run:

@@ -14,12 +14,12 @@ from torch import Tensor
 from luthier.core.events import StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.core.ports import SilentProgress
-from luthier.core.recipe import METHODS
 from luthier.ml.data.tokenise.batches import StepSchedule
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.determinism import compute_exactly
 from luthier.ml.training.equivalence import why_not_packed
 from luthier.ml.training.loop import train
+from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.objective_protocol import Unit
 from luthier.ml.training.objectives.registry import load_objective

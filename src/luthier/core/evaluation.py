@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from luthier.core.frozen import Frozen
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
+NOT_DISTINGUISHABLE: Final = "not distinguishable"
 
 
 class Metric(Frozen):

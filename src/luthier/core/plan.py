@@ -13,7 +13,6 @@ from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import (
-    PREFERENCE_OBJECTIVES,
     AverageKind,
     Divergence,
     LossWeighting,
@@ -27,6 +26,7 @@ from luthier.core.recipe import (
     ShardingName,
     TemplateOption,
 )
+from luthier.core.registry import OBJECTIVES
 from luthier.core.results.graders import Reward
 from luthier.core.results.split_provenance import SplitProvenance
 from luthier.core.target_modules import format_target_modules
@@ -217,7 +217,12 @@ class ObjectivePlan(Frozen):
     @property
     def loss_unit(self) -> str:
         """What a loss is counted in; empty where it is a number without a unit."""
-        return "" if self.name in PREFERENCE_OBJECTIVES else "nats a learned token"
+        return "" if self.learns_preferences else "nats a learned token"
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether answers are compared; False for a plug-in that is no longer installed."""
+        return OBJECTIVES.is_known(self.name) and bool(OBJECTIVES.declaration(self.name).learns_preferences)
 
     @property
     def draws(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import Field
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import NEW_TOKENS, Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
 from luthier.core.frozen import Frozen
@@ -75,7 +75,7 @@ class Prompt(Frozen):
 
     conversation: Conversation | None = None
     text: str | None = None
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     temperature: float = 0.0
     seed: int = 0
     json_schema: dict[str, Any] | None = None

@@ -1,77 +1,26 @@
 """The recipe: what was asked, and nothing else. Every field that was not asked for is None here.
 
-Defaults live in one place, `ml/planning/resolve.py`, because there each gets its reason.
+Defaults live in `ml/planning/defaults.py` and in the rules of methods, objectives and optimizers, each with its reason.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from luthier.core.dataset import Overlong
 from luthier.core.frozen import Frozen
+from luthier.core.registry import METHODS, METRICS, OBJECTIVES, OPTIMIZERS
 from luthier.core.results.graders import Reward
 
-METHODS: Final = (
-    "full", "lora", "rslora", "dora", "loraplus", "pissa", "olora", "adalora", "qlora", "ia3", "prompt_tuning",
-)  # fmt: skip
-METHOD_ENTRY_POINTS: Final = "luthier.methods"
-"""The group of entry points by which another package adds methods of its own."""
-
-
-def _known_method(name: str) -> str:
-    if name not in METHODS:
-        known = (*METHODS, *sorted(entry.name for entry in entry_points(group=METHOD_ENTRY_POINTS)))
-        if name not in known:
-            raise PydanticCustomError("literal_error", "not a method", {"expected": ", ".join(known)})
-    return name
-
-
-MethodName = Annotated[str, AfterValidator(_known_method)]
-
-PREFERENCE_OBJECTIVES: Final = ("dpo", "ipo", "orpo", "kto", "simpo")
-OBJECTIVES: Final = ("sft", "pretraining", "distillation", *PREFERENCE_OBJECTIVES, "grpo")
-OBJECTIVE_ENTRY_POINTS: Final = "luthier.objectives"
-"""The group of entry points by which another package adds objectives of its own."""
-
-
-def _known_objective(name: str) -> str:
-    if name not in OBJECTIVES:
-        known = (*OBJECTIVES, *sorted(entry.name for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS)))
-        if name not in known:
-            raise PydanticCustomError("literal_error", "not an objective", {"expected": ", ".join(known)})
-    return name
-
-
-ObjectiveName = Annotated[str, AfterValidator(_known_objective)]
-METRICS: Final = (
-    "perplexity", "bits_per_byte", "bleu", "rouge", "chrf", "exact_match", "token_f1", "label_accuracy",
-    "reward_accuracy", "preference_accuracy", "preference_margin",
-)  # fmt: skip
-METRIC_ENTRY_POINTS: Final = "luthier.metrics"
-"""The group of entry points by which another package adds metrics of its own."""
-
-
-def known_metrics() -> tuple[str, ...]:
-    """The metrics that there are, those of other packages last."""
-    more = sorted(entry.name for entry in entry_points(group=METRIC_ENTRY_POINTS))
-    return (*METRICS, *(name for name in more if name not in METRICS))
-
-
-def _known_metric(name: str) -> str:
-    if name not in METRICS and name not in known_metrics():
-        raise PydanticCustomError("literal_error", "not a metric", {"expected": ", ".join(known_metrics())})
-    return name
-
-
-MetricName = Annotated[str, AfterValidator(_known_metric)]
+MethodName = Annotated[str, AfterValidator(METHODS.validated), Field(json_schema_extra=METHODS.add_names)]
+ObjectiveName = Annotated[str, AfterValidator(OBJECTIVES.validated), Field(json_schema_extra=OBJECTIVES.add_names)]
+MetricName = Annotated[str, AfterValidator(METRICS.validated), Field(json_schema_extra=METRICS.add_names)]
+OptimizerName = Annotated[str, AfterValidator(OPTIMIZERS.validated), Field(json_schema_extra=OPTIMIZERS.add_names)]
 NllTokens = Literal["all", "answer"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 QuantisationName = Literal["auto", "nf4", "int8"]
-OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"]
 ScheduleName = Literal["cosine", "linear", "constant"]
 OrderName = Literal["by_length", "shuffled", "as_given"]
 LossWeighting = Literal["token", "sample", "fixed"]
@@ -166,7 +115,7 @@ class LayersRecipe(Frozen):
 
 
 class MethodRecipe(Frozen):
-    """How the weights change. `ml/planning/methods.py` says which settings a method takes; others are refused.
+    """How the weights change. `ml/training/methods/rules.py` says which settings a method takes; others are refused.
 
     `options` are the settings of a method that another package brings.
     """
@@ -205,7 +154,7 @@ RouterAuxLoss = Annotated[
 
 
 class ObjectiveRecipe(Frozen):
-    """What is minimised. `ml/planning/objectives.py` says which settings an objective takes; others are refused.
+    """What is minimised. `ml/training/objectives/rules.py` says which settings an objective takes; others are refused.
 
     `router_aux_loss`: `off`, `model` for the coefficient of the model's own config, or a coefficient.
     `options` are the settings of an objective that another package brings.
@@ -234,7 +183,7 @@ class ObjectiveRecipe(Frozen):
 
 
 class OptimizerRecipe(Frozen):
-    """How weights move by their gradients. `ml/planning/optimizers.py` says which settings a rule takes."""
+    """How weights move by their gradients. `ml/training/optimizers/rules.py` says which settings a rule takes."""
 
     name: OptimizerName
     beta1: Fraction | None = None

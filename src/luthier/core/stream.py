@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
-from luthier.core.conversation import Conversation
+from luthier.core.conversation import NEW_TOKENS, Conversation
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen import Frozen
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
@@ -63,7 +63,7 @@ class TextRequest(Frozen):
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
     sampling: Sampling = Sampling()
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=NEW_TOKENS, ge=1)
     stop: tuple[str, ...] = ()
     num_choices: int = Field(default=1, ge=1, le=MAX_CHOICES)
     num_top: int | None = None

@@ -22,7 +22,7 @@ from typing import Self
 
 import pytest
 
-from luthier.core.conversation import Conversation, Message
+from luthier.core.conversation import NEW_TOKENS, Conversation, Message
 from luthier.core.dataset import TokenisedExample
 from luthier.core.ports import Engine, Prompt, SilentProgress
 
@@ -36,7 +36,7 @@ QUESTIONS = (
 SILENT = SilentProgress()
 
 
-def ask(question: str, *, max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0) -> Prompt:
+def ask(question: str, *, max_new_tokens: int = NEW_TOKENS, temperature: float = 0.0, seed: int = 0) -> Prompt:
     """A prompt with one user turn."""
     conversation = Conversation(messages=(Message(role="user", content=question),))
     return Prompt(conversation=conversation, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from luthier.core.child_process.process import ChildEndedError, ChildProcess, receive_any, run_child
+from luthier.core.child_process.process import ChildEndedError, ChildProcess, run_child, wait_any
 from luthier.core.errors import DataError, LuthierError, error_from
 
 HERE = "tests.core.child_process.children"
@@ -122,13 +122,12 @@ def test_a_child_that_has_grown_large_says_so_with_its_last_answer() -> None:
 def test_messages_of_several_children_come_as_they_are_sent() -> None:
     with ChildProcess(f"{HERE}:answer", None) as first, ChildProcess(f"{HERE}:answer", None) as second:
         second.send(2)
-        assert [(child.pid, messages[0]["result"]) for child, messages in receive_any([first, second], 30)] == [
-            (second.pid, [second.pid, 2])
-        ]
+        assert wait_any([first, second], 30) == [second]
+        assert second.receive(0) == [{"result": [second.pid, 2]}]
         first.kill()
-        assert receive_any([first, second], 30) == [(first, [])]
-        assert first.has_hung_up
-        assert not receive_any([second], 0)
+        assert wait_any([first, second], 30) == [first]
+        assert (first.receive(0), first.has_hung_up) == ([], True)
+        assert wait_any([second], 0) == []
 
 
 def test_a_kill_takes_what_the_child_has_started_with_it() -> None:

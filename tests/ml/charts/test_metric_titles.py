@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from luthier.ml.charts.metric_titles import metric_heading, on_scale
-from luthier.ml.evaluation.metrics.registry import BUILT_IN
-from luthier.ml.evaluation.names import metric_heading as heading_of_the_metric
+import pytest
+
+from luthier.ml.charts.metric_titles import metric_heading, metric_title, on_scale, start
+from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
 
 
-def test_every_built_in_metric_is_called_as_it_calls_itself() -> None:
-    assert {name: metric_heading(name) for name in BUILT_IN} == {name: heading_of_the_metric(name) for name in BUILT_IN}
+def test_metrics_are_called_as_they_call_themselves() -> None:
+    assert [metric_title(name) for name in BUILT_IN] == [metric.title for metric in load_metrics(list(BUILT_IN))]
+
+
+def test_a_metric_whose_package_is_gone_keeps_its_name() -> None:
+    assert metric_title("of_a_plug_in") == "of a plug in"
+
+
+@pytest.mark.parametrize(("text", "said"), [("token F1", "Token F1"), ("chrF", "chrF"), ("BLEU and x", "BLEU and x")])
+def test_a_sentence_starts_with_a_capital_unless_the_word_has_its_own(text: str, said: str) -> None:
+    assert start(text) == said
+
+
+def test_a_metric_as_a_heading_begins_with_a_capital() -> None:
+    assert metric_heading("rouge_l") == "ROUGE-L"
+    assert metric_heading("exact_match_ignoring_case") == "Exact match ignoring case"
+    assert metric_heading("chrf") == "chrF"
+    assert metric_heading("token_f1") == "Token F1"
     assert metric_heading("my_own") == "My own"
 
 

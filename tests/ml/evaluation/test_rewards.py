@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import sacrebleu
 from pydantic import ValidationError
 
 from luthier.core.ports import Attempt
-from luthier.core.results.graders import Reward, RewardMetric
+from luthier.core.results.graders import Reward
+from luthier.ml.evaluation.metrics.registry import BUILT_IN, REWARD_NAMES, load_metrics
 from luthier.ml.evaluation.rewards import Rewards, names
 
 ITEMS = {"row:1": {"reference": "the front is made of spruce"}, "row:2": {"reference": "maple"}}
@@ -20,10 +21,16 @@ def worth(output: str, *rewards: Any, row: str = "row:1", num_new_tokens: int = 
     return graded([Attempt(row, output, num_new_tokens, True)])[0]
 
 
-@pytest.mark.parametrize("metric", get_args(RewardMetric))
+@pytest.mark.parametrize("metric", REWARD_NAMES)
 def test_the_reference_itself_is_worth_one_and_nothing_is_worth_nothing(metric: str) -> None:
     assert worth(ITEMS["row:1"]["reference"], metric).reward == pytest.approx(1.0)
     assert worth("", metric).reward == pytest.approx(0.0)
+
+
+def test_rewards_are_the_metrics_of_texts() -> None:
+    assert set(REWARD_NAMES) == {metric.name for metric in load_metrics(list(BUILT_IN)) if metric.needs == "text"}
+    with pytest.raises(ValidationError, match="not a metric of single answers"):
+        Reward.model_validate("perplexity")
 
 
 def test_figures_are_those_of_their_libraries() -> None:

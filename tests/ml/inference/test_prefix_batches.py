@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample, shareable_tokens
-from luthier.ml.inference.prefix_batches import CALL_TOKENS, LEAST_TOKENS, shared_batches
+from luthier.ml.inference.prefix_batches import CALL_TOKENS, MIN_TOKENS, shared_batches
 
 
 def row(ids, num_prompt, name="rows.jsonl:1"):
@@ -28,7 +28,7 @@ def test_candidates_of_one_question_stand_behind_it():
 
 
 def test_too_little_in_common_is_not_worth_a_call():
-    examples = [row([*range(LEAST_TOKENS - 1), 500 + n, 7], LEAST_TOKENS + 1) for n in range(50)]
+    examples = [row([*range(MIN_TOKENS - 1), 500 + n, 7], MIN_TOKENS + 1) for n in range(50)]
     assert [batch.num_shared for batch in batches_of(examples)] == [0]
     once = CALL_TOKENS // 40
     assert batches_of([row([*range(41), 500 + n], 41) for n in range(once)])[0].num_shared == 0

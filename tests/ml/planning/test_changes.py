@@ -54,7 +54,7 @@ def test_each_says_how_to_ask_for_it() -> None:
 
 
 def test_a_way_that_this_project_cannot_train_yet_has_no_command() -> None:
-    from luthier.core.recipe import METHODS
+    from luthier.ml.training.methods.rules import RULES as METHODS
 
     spread = next(change for change in changes(40, "full", num_devices=8) if change.kind == "sharding")
     assert spread.ask == ""

@@ -11,22 +11,15 @@ from tests.ml.planning.shapes import judging
 
 from luthier.core.cost import Device, MachineLoad
 from luthier.core.plan import Plan
-from luthier.ml.evaluation.metrics.registry import BUILT_IN, load_metrics
 from luthier.ml.inference import batch_generate, likelihood
 from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import judging as plan_judging
-from luthier.ml.planning.judging import PAIR_METRICS, SCORED_METRICS, judging_of
+from luthier.ml.planning.judging import judging_of
 from luthier.ml.planning.predict import hours_by_part, predict
 from luthier.ml.planning.speed import judging_seconds, step_seconds
 from luthier.ml.planning.workload import Workload
 
 Make = Callable[..., Workload]
-
-
-def test_the_metrics_say_themselves_what_they_need() -> None:
-    needs = {metric.name: metric.needs for metric in load_metrics(list(BUILT_IN))}
-    assert {name for name, kind in needs.items() if kind == "likelihood"} == SCORED_METRICS
-    assert {name for name, kind in needs.items() if kind == "pairs"} == PAIR_METRICS
 
 
 def test_the_bounds_are_those_of_the_engine() -> None:

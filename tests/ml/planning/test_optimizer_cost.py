@@ -12,14 +12,14 @@ from luthier.core.cost import Device
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import optimizer_cost, speed
 from luthier.ml.planning.memory import predict_memory
-from luthier.ml.planning.optimizers import SETTINGS
 from luthier.ml.planning.predict import checkpoint_seconds
 from luthier.ml.planning.workload import with_method
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers import adamw_8bit
+from luthier.ml.training.optimizers.rules import RULES
 
 Make = Callable[..., Any]
-OWN = [f"master_{name}" for name in SETTINGS]
+OWN = [f"master_{name}" for name in RULES]
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -30,8 +30,8 @@ def test_moments_are_as_large_as_those_that_are_held(
     kind: str, name: str, method: str, architecture: Make, make_workload: Make, make_model: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if kind == "master_muon" and method == "lora":
-        pytest.skip("Muon is for full tuning")
+    if RULES[kind.removeprefix("master_")].only_full and method == "lora":
+        pytest.skip("for full tuning alone")
     monkeypatch.setattr(adamw_8bit, "LEAST_PACKED", 129)  # all but the vectors
     config = architecture(name)
     work = make_workload(structure_of(config), method, optimizer=kind, rank=8)
@@ -52,7 +52,7 @@ class _Plan:
     def __init__(self, name: str) -> None:
         from luthier.core.plan import OptimizerPlan
 
-        self.optimizer = OptimizerPlan.model_validate({"name": name} | dict(SETTINGS[name]))  # type: ignore[index]
+        self.optimizer = OptimizerPlan.model_validate({"name": name} | dict(RULES[name].settings))
 
 
 def test_smaller_moments_make_smaller_peaks_and_checkpoints(

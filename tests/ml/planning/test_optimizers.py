@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan, Plan
-from luthier.core.recipe import OptimizerName, OptimizerRecipe
-from luthier.ml.planning.optimizers import SETTINGS, resolve_optimizer
+from luthier.core.recipe import OptimizerRecipe
+from luthier.ml.planning.optimizers import resolve_optimizer
 from luthier.ml.planning.sources import Sources
-from luthier.ml.training.optimizers.registry import RULES
 
 MakePlan = Callable[..., Plan]
 
 
 def resolved(asked: Any, method: str = "full", device: str = "cpu") -> OptimizerPlan:
     return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Sources())
-
-
-def test_every_name_has_settings_and_a_rule() -> None:
-    assert set(SETTINGS) == set(RULES) == set(get_args(OptimizerName))
 
 
 def test_a_name_alone_takes_the_defaults() -> None:

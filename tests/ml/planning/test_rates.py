@@ -6,8 +6,9 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError
-from luthier.core.recipe import METHODS, OBJECTIVES
 from luthier.ml.planning.rates import NARROWEST, default_rate
+from luthier.ml.training.methods.rules import RULES as METHODS
+from luthier.ml.training.objectives.rules import RULES as OBJECTIVES
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from luthier.core import registry
 from luthier.core.errors import NotFoundError, RecipeError
 from luthier.core.plan import Plan
-from luthier.core.recipe import METHODS, Recipe
-from luthier.ml.planning import methods, quantisation
-from luthier.ml.planning.methods import RULES, MethodRules, low_rank_parameters, rules_of
+from luthier.core.recipe import Recipe
+from luthier.ml.planning import quantisation
+from luthier.ml.training.methods.rules import RULES, MethodRules, low_rank_parameters, rules_of
 
 MakePlan = Callable[..., Plan]
 SMALL = {"targets": ["q_proj", "down_proj"]}
@@ -25,7 +26,7 @@ def asked(**method: Any) -> dict[str, Any]:
 _MAY_BE_SILENT = ("layers", "initial_rank", "final_steps")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RULES)
 def test_a_name_alone_is_enough(make_plan: MakePlan, name: str) -> None:
     plan = make_plan(asked(name=name))
     assert plan.method.name == name
@@ -35,10 +36,9 @@ def test_a_name_alone_is_enough(make_plan: MakePlan, name: str) -> None:
     assert all(row["why"] for row in sources.values())
     named = {f"method.{setting}" for setting in RULES[name].settings if setting not in _MAY_BE_SILENT}
     assert named - set(sources) == set()
-    assert set(METHODS) <= set(RULES)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", RULES)
 def test_settings_that_a_method_does_not_take_are_refused_by_name(make_plan: MakePlan, name: str) -> None:
     every: dict[str, Any] = {
         "rank": 4, "alpha": 8, "dropout": 0.1, "targets": "q_proj", "layers": {"first": 1}, "learning_rate_ratio": 4,
@@ -147,6 +147,9 @@ class Foreign:
         {"rank": (4, "small"), "targets": ("q_proj", "queries"), "options": (None, "")},
         (1e-3, "fast"),
         low_rank_parameters,
+        "lora",
+        "Theirs",
+        "Of another package.",
     )
 
 
@@ -155,8 +158,7 @@ def test_a_method_of_another_package_is_planned_by_its_own_rules(
 ) -> None:
     entry = EntryPoint("theirs", f"{__name__}:Foreign", "luthier.methods")
     monkeypatch.setattr(EntryPoint, "load", lambda _: Foreign)
-    for module in (methods, __import__("luthier.core.recipe", fromlist=["recipe"])):
-        monkeypatch.setattr(module, "entry_points", lambda group: [entry] if group == "luthier.methods" else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "luthier.methods" else [])
     plan = make_plan(asked(name="theirs", options={"strength": 0.5}))
     assert (plan.method.name, plan.method.rank, plan.method.options) == ("theirs", 4, {"strength": 0.5})
     assert plan.training.learning_rate == 1e-3

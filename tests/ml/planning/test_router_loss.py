@@ -16,7 +16,7 @@ from luthier.core.plan import MethodPlan
 from luthier.core.recipe import ObjectiveRecipe
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import activations
-from luthier.ml.planning.objectives import resolve_objective
+from luthier.ml.planning.resolve_objective import resolve_objective
 from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.model import TrainableModel, collate

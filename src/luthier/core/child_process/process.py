@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
+import select
 import selectors
 import signal
 import socket
@@ -70,8 +72,8 @@ class ChildEndedError(WorkError):
 class ChildProcess:
     """A child process. Use it in a `with` block: it is closed at its end, and killed where the block raises.
 
-    All methods may be called from any thread. On Linux the child dies with the *thread* that starts it, so that thread
-    must live as long as the child is needed.
+    All methods may be called from any thread, but only one at a time may receive. On Linux the child dies with the
+    *thread* that starts it, so that thread must live as long as the child is needed.
 
     Args:
         function: what it runs, as "module:function"; called with the document and a `channel.Channel`.
@@ -107,17 +109,21 @@ class ChildProcess:
         self.title = title or function
         self._send_lock, self._request_lock = threading.Lock(), threading.Lock()
         self._pending, self._messages = bytearray(), list[dict[str, Any]]()
+        self._is_ending = False
         self.has_hung_up = False
         """Whether its end of the channel is closed: it has ended, or is ending."""
         self._connection, theirs = socket.socketpair()
+        self._poll = select.poll()
+        self._poll.register(self._connection, select.POLLIN)
         self._log = _open_log(log)
+        python_path = (environment or {}).get("PYTHONPATH", os.environ.get("PYTHONPATH"))
         threads = {} if num_threads is None else dict.fromkeys(_THREADS, str(num_threads))
         try:
             self._process = subprocess.Popen(
                 # -P and the paths of this process: the child imports what this one would, and nothing from the
                 # folder that it happens to be started in.
                 [sys.executable, "-P", "-m", "luthier.core.child_process", str(theirs.fileno()), function],
-                env={**os.environ, "PYTHONPATH": _python_path(), **threads, **(environment or {})},
+                env={**os.environ, **threads, **(environment or {}), "PYTHONPATH": _python_path(python_path)},
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.DEVNULL if self._log is None else self._log,
                 stderr=self._log,
@@ -138,7 +144,7 @@ class ChildProcess:
                     document=document,
                     parent=os.getpid() if dies_with_parent else None,
                     memory_bytes=memory_bytes,
-                    python_path=(environment or os.environ).get("PYTHONPATH", os.environ.get("PYTHONPATH")),
+                    python_path=python_path,
                 )
             )
         except BaseException:
@@ -159,7 +165,7 @@ class ChildProcess:
     @property
     def is_running(self) -> bool:
         """Whether it can still be asked."""
-        return not self.has_hung_up and self._process.poll() is None
+        return not self._is_ending and not self.has_hung_up and self._process.poll() is None
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when it has sent something, for `select`."""
@@ -180,10 +186,8 @@ class ChildProcess:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not self._messages and not self.has_hung_up:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with selectors.DefaultSelector() as selector:
-                selector.register(self, selectors.EVENT_READ)
-                if not selector.select(left):
-                    return []
+            if not self._poll.poll(None if left is None else math.ceil(left * 1000)):
+                return []
             self._read()
         found, self._messages = self._messages, []
         return found
@@ -306,7 +310,8 @@ class ChildProcess:
             return
         *lines, rest = self._pending.split(b"\n")
         self._pending = rest
-        self._messages += [json.loads(line) for line in lines]
+        self._messages += (messages := [json.loads(line) for line in lines])
+        self._is_ending = self._is_ending or any("is_last" in message for message in messages)
 
     def _close_log(self) -> None:
         if self._log is not None:
@@ -336,25 +341,16 @@ def run_child(
         return child.result(timeout_seconds=timeout_seconds, on_event=on_event)
 
 
-def receive_any(
-    children: Sequence[ChildProcess], timeout_seconds: float | None
-) -> list[tuple[ChildProcess, list[dict[str, Any]]]]:
-    """What children have sent, waiting for the first.
+def wait_any(children: Sequence[ChildProcess], timeout_seconds: float | None) -> list[ChildProcess]:
+    """The children that have sent something or hung up, waiting for the first; none where the time is up.
 
-    Returns:
-        Each child that has sent something or hung up, with its messages; none where it has hung up.
+    `receive(0)` takes in what each has sent: no messages, and `has_hung_up` set, where it has ended.
     """
     with selectors.DefaultSelector() as selector:
         for child in children:
             selector.register(child, selectors.EVENT_READ)
-        ready = [key.fileobj for key, _ in selector.select(timeout_seconds)]
-    found = []
-    for child in children:
-        if child in ready:
-            messages = child.receive(0)
-            if messages or child.has_hung_up:
-                found.append((child, messages))
-    return found
+        ready = {key.fd for key, _ in selector.select(timeout_seconds)}
+    return [child for child in children if child.fileno() in ready]
 
 
 def result_of(message: Mapping[str, Any]) -> Any:
@@ -383,6 +379,7 @@ def _open_log(log: Path | str | None) -> IO[bytes] | None:
     return tempfile.TemporaryFile() if log is None else Path(log).open("a+b")
 
 
-def _python_path() -> str:
-    """Where this process imports from. An empty entry stands for the current folder."""
-    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+def _python_path(given: str | None) -> str:
+    """Where this process imports from, then what PYTHONPATH says. An empty entry stands for the current folder."""
+    paths = [path or str(Path.cwd()) for path in sys.path] + (given.split(os.pathsep) if given else [])
+    return os.pathsep.join(dict.fromkeys(paths))

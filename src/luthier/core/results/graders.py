@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from luthier.core.frozen import Frozen
+from luthier.core.registry import REWARD_METRICS
 
-RewardMetric = Literal[
-    "exact_match",
-    "exact_match_ignoring_case",
-    "token_f1",
-    "rouge_1",
-    "rouge_2",
-    "rouge_l",
-    "bleu",
-    "chrf",
-    "label_accuracy",
+RewardMetric = Annotated[
+    str, AfterValidator(REWARD_METRICS.validated), Field(json_schema_extra=REWARD_METRICS.add_names)
 ]
 Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
 

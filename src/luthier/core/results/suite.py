@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
 
@@ -35,7 +36,7 @@ class TaskCommon(Frozen):
     few_shot: Annotated[int, Field(ge=0, le=64)] = 0
     few_shot_from: str | None = None
     cluster_by: str | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] = 128
+    max_new_tokens: Annotated[int, Field(ge=1)] = NEW_TOKENS
     primary: str | None = None
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.frozen import Frozen
 
 STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")
@@ -28,7 +29,7 @@ class AutoSpec(Frozen):
     group_by: str | None = None
     metric: str | None = None
     few_shot: int = 4
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     most_trials: int = 40
     seed: int = 0

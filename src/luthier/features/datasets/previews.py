@@ -149,7 +149,7 @@ def preview_blocks(
     from luthier.ml.data.tokenise.preview import preview as preview_row
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate
-    from luthier.ml.planning.objectives import check_shape
+    from luthier.ml.planning.resolve_objective import check_shape
 
     loaded = load_file(file, mapping=dict(mapping) if mapping else None)
     check_shape(ObjectiveRecipe(name="pretraining"), loaded.shape)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from luthier.core.evaluation import VerdictWord
 from luthier.features.assessments import service as project_assessments
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.evaluations import judged_view as judged
@@ -21,7 +22,7 @@ from luthier.platform.ui.visitor import HomeContext, Reader
 router = APIRouter(prefix="/evaluations")
 
 _LIST: Final = 50
-_WORDS: Final = ("better", "worse", "not distinguishable", "none")
+_WORDS: Final = (*get_args(VerdictWord), "none")
 _Text = Annotated[str, Query(max_length=500)]
 
 

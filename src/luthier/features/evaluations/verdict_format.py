@@ -10,14 +10,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Metric, Verdict
 from luthier.ml.charts.judged_rows import units_of
 from luthier.ml.charts.metric_titles import on_scale
 from luthier.ml.charts.thinking import thinking_sentence
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible
 
-STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
+STYLES = {"better": "green", "worse": "red", NOT_DISTINGUISHABLE: "yellow"}
 _PANEL_WIDTH = 100
 
 

@@ -156,7 +156,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
 
 
 def sign_bundle(context: Context, folder: Path, key: Path) -> str:
-    """Sign a whole bundle with the Ed25519 key of a PEM file; returns `ed25519:` and the public key.
+    """Sign a whole bundle with the key of a PEM file; returns the key as `verify` names it.
 
     Raises RequestError (not whole, or the key cannot be used), ConflictError (signed already, by another key).
     """

@@ -48,14 +48,17 @@ def push(
 
 def sign(
     folder: FolderArgument,
-    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Your private key: Ed25519, PEM, no password.")],
+    key: Annotated[
+        Path, typer.Option("--key", metavar="FILE", help="Your private key: ECDSA or Ed25519, PEM, no password.")
+    ],
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> Answer:
     """Sign a bundle with your own key; no key is ever made for you.
 
-    openssl genpkey -algorithm ed25519 -out key.pem makes one, and openssl pkey -in key.pem -pubout -out key.pub takes
-    its public half, which `luthier verify --key` asks for.
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem makes one, and openssl pkey -in key.pem
+    -pubout -out key.pub takes its public half, which `luthier verify --key` asks for. Such a key writes model.sig,
+    which `model_signing verify key` of OpenSSF reads, too; an Ed25519 key writes bundle.dsse.json.
     """
     from luthier.features.exports import bundles
 

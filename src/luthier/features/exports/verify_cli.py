@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `luthier export` has made.")],
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="FILE", help="The public key (PEM, Ed25519) that must have signed.")
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="The public key (PEM, ECDSA or Ed25519) that must have signed."),
     ] = None,
     digest: Annotated[
         str | None, typer.Option("--digest", metavar="SHA256", help="The name that the bundle must have.")
@@ -52,9 +53,12 @@ def _show(console: Console, report: VerifyReport) -> None:
         console.print(f"{fault.kind}: {visible(fault.path)} {visible(fault.what)}", soft_wrap=True)
     if report.bundle_sha256 is None:
         return
-    signer = report.signed_by or "nobody"
+    signer = report.signed_by or ("nobody" if report.unchecked_signer is None else "")
     if report.signed_by is not None and not report.is_signer_proved:
         signer += "  (whose key that is was not proved: pass --key)"
+    if report.unchecked_signer is not None:
+        also = f"{signer}, and by " if signer else ""
+        signer = f"{also}{report.unchecked_signer}, as model.sig says  (not checked: pass --key)"
     rows = [
         ("bundle", report.bundle_sha256),
         ("files", f"{report.num_files:,}, {figures.size(report.num_bytes)}"),

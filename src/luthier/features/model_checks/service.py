@@ -6,18 +6,11 @@ template without an end are lines of the table, not the end of it.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.system.scratch_folders import scratch_folder
 from luthier.features.model_checks.records import CHECKS, Check, ModelCheck
@@ -30,6 +23,7 @@ DEFAULT_SECONDS: Final = 600.0
 _MAX_SHARE: Final = 0.4
 """Of the memory that is free, what one copy of the model in float32 may take; two of them lie side by side."""
 _NUM_LAYERS: Final = 2
+_TRIALS: Final = "luthier.features.model_checks.trials:check"
 _LEFT: Final = ("plan", "reach", "loss", "step", "text", "stream", "score")
 
 
@@ -58,7 +52,7 @@ def check_model(
     path, layers, why_not = _computed_with(context, model)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-check-") as work:
         asked = {"path": path, "rows": None if rows is None else str(rows.absolute()), "work": str(work)}
-        found = list(_tried(asked, max_seconds))
+        found = _tried(asked, max_seconds)
     if why_not is not None:
         found = [check for check in found if check.name not in _LEFT]
         found += [Check(name=part, status="not_run", reason=why_not) for part in _LEFT]
@@ -88,57 +82,31 @@ def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str |
     return str(shallow.path), f"{_NUM_LAYERS} of them: the whole is too large for the memory in float32", None
 
 
-def _tried(asked: dict[str, Any], max_seconds: float) -> Iterator[Check]:
-    """The parts as the child tells of them; then the one that it has died in, and those that are left."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-P", "-m", "luthier.features.model_checks.trials"]
-    under_way, done, is_late = "template", set[str](), threading.Event()
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=said, env=environment) as child,
-    ):
+def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
+    """The parts as the child sends them; then the one that it has died in, and those that are left."""
+    found, under_way = list[Check](), "template"
 
-        def stop() -> None:
-            is_late.set()
-            child.kill()
+    def note(event: dict[str, Any]) -> None:
+        nonlocal under_way
+        under_way = event.get("begins", "")
+        if not under_way:
+            found.append(Check.model_validate(event))
 
-        timer = threading.Timer(max_seconds, stop)
-        timer.daemon = True
-        timer.start()
-        try:
-            for document in _lines(child, asked):
-                if "begins" in document:
-                    under_way = document["begins"]
-                    continue
-                check = Check.model_validate(document)
-                done.add(check.name.partition(":")[0])
-                under_way = ""
-                yield check
-            code = child.wait()
-        finally:
-            timer.cancel()
-            child.kill()
-        said.seek(0)
-        last = "".join(said.read().decode(errors="replace").strip().splitlines()[-1:])[:300]
-    if code == 0:
-        return
-    what = f"signal {-code}" if code < 0 else f"exit code {code}"
-    why, remedy = f"the process ended with {what}: {last}", "report it with this table"
-    if is_late.is_set():
-        why, remedy = f"not done after {max_seconds:.0f} s for all parts", "give it more with --max-seconds"
-    yield Check(name=under_way or "the check", status="fault", reason=why, remedy=remedy)
-    for name in CHECKS:
-        if name not in done and name != under_way.partition(":")[0]:
-            yield Check(name=name, status="not_run", reason="an earlier part has ended the process")
-
-
-def _lines(child: subprocess.Popen[bytes], asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the child says, as long as it lives."""
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(json.dumps(asked).encode())
-        child.stdin.close()
-    for line in child.stdout:
-        with contextlib.suppress(ValueError):  # a line that was cut off when it died
-            yield json.loads(line)
+    try:
+        # Nothing is fetched on the way: what is tried is the folder that a training would use.
+        run_child(_TRIALS, asked, timeout_seconds=max_seconds, on_event=note, environment={"HF_HUB_OFFLINE": "1"})
+    except ChildEndedError as error:
+        what = f"signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"
+        last = "".join(error.log_lines[-1:])[:300]
+        why, remedy = f"the process ended with {what}: {last}", "report it with this table"
+        if error.is_late:
+            why, remedy = f"not done after {max_seconds:.0f} s for all parts", "give it more with --max-seconds"
+    except (LuthierError, OSError) as error:
+        last = str(error).splitlines()[0][:300]
+        why, remedy = f"the process ended with {type(error).__name__}: {last}", "report it with this table"
+    else:
+        return found
+    done = {check.name.partition(":")[0] for check in found}
+    found.append(Check(name=under_way or "the check", status="fault", reason=why, remedy=remedy))
+    left = [name for name in CHECKS if name not in done and name != under_way.partition(":")[0]]
+    return found + [Check(name=name, status="not_run", reason="an earlier part has ended the process") for name in left]

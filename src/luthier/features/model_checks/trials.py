@@ -1,8 +1,5 @@
-"""The parts of a check of a base model, in the process that they are run in.
+"""The parts of a check of a base model, in the child process that they are run in.
 
-    python -m luthier.features.model_checks.trials      stdin: {"path": ..., "rows": ... or null, "work": ...}, as JSON
-
-Writes a line of JSON before each part, {"begins": name}, and one after it, the part itself (`core.model_check.Check`).
 What the model computes is held against its own forward pass in transformers, with eager attention, in float32.
 """
 
@@ -11,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import LuthierError, TemplateError
 from luthier.core.workflows.trial_rows import TRIAL_ROWS, made_rows
@@ -434,24 +431,16 @@ def wrong_text(made: Generation, prompt_ids: Sequence[int], template: ChatTempla
     )
 
 
-def main() -> int:
-    """Take the model on stdin through all parts, a line a part."""
+def check(document: dict[str, Any], channel: Channel) -> None:
+    """Take a model through all parts in a child process: an event {"begins": name} before each, and its `Check` after.
+
+    Args:
+        document: `path` (the model's folder), `rows` (a file, or None) and `work` (a folder for what is made).
+        channel: of the child process.
+    """
     from luthier.ml.inference.models.quiet import quiet_transformers
 
-    asked = json.loads(sys.stdin.read())
-    out = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints is no line of ours
-
-    def tell(document: dict[str, Any]) -> None:
-        out.write(json.dumps(document) + "\n")
-        out.flush()
-
-    rows = Path(asked["rows"]) if asked["rows"] else None
+    path, rows, work = Path(document["path"]), document["rows"], Path(document["work"])
     with quiet_transformers():
-        for check in try_model(Path(asked["path"]), rows, Path(asked["work"]), lambda name: tell({"begins": name})):
-            tell(check.model_dump(mode="json"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        for found in try_model(path, Path(rows) if rows else None, work, lambda name: channel.emit({"begins": name})):
+            channel.emit(found.model_dump(mode="json"))

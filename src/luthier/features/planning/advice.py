@@ -18,8 +18,8 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     from luthier.ml.planning import advise as rules
     from luthier.ml.planning.adapter import place_adapters, targeted
     from luthier.ml.planning.changes import name_of
-    from luthier.ml.planning.defaults import LORA_RANK
     from luthier.ml.planning.workload import work_method
+    from luthier.ml.training.methods.rules import LORA_RANK
 
     plan, recipe = prepared.plan, prepared.plan.recipe
     structure = read_structure(prepared.model.path)

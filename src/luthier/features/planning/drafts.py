@@ -1,6 +1,6 @@
 """Plans for whoever is still drafting a recipe: one at a time, the newest of each draft, answers kept for a while.
 
-    asks (newest of each draft) --> one thread --> one warm process (`analysis_worker`)
+    asks (newest of each draft) --> one thread --> one warm process (`WarmChild`)
 
 A recipe that nobody waits for any more is dropped from the queue, and where it is being planned for long the process is
 ended. Thread and process end when nobody has asked for some minutes.
@@ -21,7 +21,7 @@ from luthier.core.digest import sha256_document
 from luthier.core.errors import BusyError, LuthierError
 from luthier.features.files.references import plan_of
 from luthier.platform.home.context import Context
-from luthier.platform.processes.analysis_worker import WarmChild
+from luthier.platform.processes.analysis import WarmChild
 
 log = logging.getLogger("luthier.plans")
 

@@ -43,7 +43,6 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
 
     from luthier.core.plan import ObjectivePlan, Plan
     from luthier.core.ports import SilentProgress
-    from luthier.ml.planning.objectives import rules_of
     from luthier.ml.training import memory
     from luthier.ml.training.checkpoint import CheckpointStore
     from luthier.ml.training.determinism import compute_exactly
@@ -51,6 +50,7 @@ def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[],
     from luthier.ml.training.model import TrainableModel
     from luthier.ml.training.objectives.distillation import Distillation
     from luthier.ml.training.objectives.registry import load_objective
+    from luthier.ml.training.objectives.rules import rules_of
 
     _load_what_a_run_loads(plan_document["base_model"]["path"])
     plan = _shortened(Plan.model_validate(plan_document), len(steps))

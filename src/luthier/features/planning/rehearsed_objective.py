@@ -98,10 +98,10 @@ def take_step(
     Raises:
         RequestError: loss or gradients are no numbers; and what the objective raises.
     """
-    from luthier.ml.planning.objectives import rules_of
     from luthier.ml.training.checkpoint import LoopState
     from luthier.ml.training.early_stopping import EarlyStopping
     from luthier.ml.training.objectives.reference import shared_prefix_tokens
+    from luthier.ml.training.objectives.rules import rules_of
     from luthier.ml.training.step import one_step, validate
 
     rows_per_unit = rules_of(plan.objective.name).rows_per_unit

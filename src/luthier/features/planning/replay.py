@@ -26,7 +26,7 @@ def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.split.split import split_by_fraction
     from luthier.ml.planning import defaults
-    from luthier.ml.planning.objectives import check_shape
+    from luthier.ml.planning.resolve_objective import check_shape
 
     asked = recipe.data.replay
     if asked is None:

@@ -32,7 +32,7 @@ def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.rows.part import part_of
     from luthier.ml.data.split.split import split_by_fraction
-    from luthier.ml.planning.objectives import check_shape
+    from luthier.ml.planning.resolve_objective import check_shape
 
     asked: dict[Split, str | float | None] = {"validation": recipe.data.validation, "held_out": recipe.data.held_out}
     train_path = base_dir / recipe.data.train

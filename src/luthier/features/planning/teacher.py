@@ -41,7 +41,7 @@ def find_teacher(
     (behind a server); and what finding a base model or a run raises.
     """
     from luthier.ml.inference.models.structure import read_structure
-    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training.objectives.rules import rules_of
 
     name = recipe.objective.teacher if recipe.objective else None
     if name is None or recipe.objective is None or not rules_of(recipe.objective.name).needs_teacher:

@@ -145,11 +145,12 @@ def tokenise(
     """
     from luthier.ml.data.tokenise.tokenised_cache import TokenisedCache
     from luthier.ml.inference.opted_turns import rewritten_examples
-    from luthier.ml.planning import objectives, resolve
-    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.planning import resolve
+    from luthier.ml.planning.resolve_objective import check_shape
+    from luthier.ml.training.objectives.rules import rules_of
 
     if resolve.fills_blocks(recipe):
-        objectives.check_shape(recipe.objective, part.source.shape)
+        check_shape(recipe.objective, part.source.shape)
         return _packed(context, split, part, template, room_tokens if "held_out" in split else max_length_tokens)
     overlong = (recipe.training.overlong if recipe.training else None) or "error"
     if split in ("held_out", "replay_held_out"):
@@ -197,7 +198,7 @@ def tokenise(
 def _learning(recipe: Recipe, split: Split) -> Learning:
     """What is learned beside the answers. What draws answers of its own needs the prompts of inference, and no more."""
     from luthier.ml.data.tokenise.loss_mask import Learning
-    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training.objectives.rules import rules_of
 
     objective = rules_of(recipe.objective.name if recipe.objective else "sft")
     if split != "held_out" and "num_samples" in objective.settings:

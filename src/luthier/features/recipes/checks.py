@@ -54,7 +54,7 @@ def check_modules(recipe: Recipe, structure: Structure) -> None:
 
 def check_reset_template(recipe: Recipe) -> None:
     """Raise RecipeError where answers are to be joined and the objective learns none of the rows' own, or no turns."""
-    from luthier.ml.planning.objectives import rules_of
+    from luthier.ml.training.objectives.rules import rules_of
 
     if recipe.data.reset_template is None or recipe.objective is None:
         return

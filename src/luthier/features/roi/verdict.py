@@ -20,7 +20,8 @@ def measured_gains(context: Context, name: str, case: Case) -> MeasuredGains:
     Raises NotFoundError (no such run or evaluation), RequestError (never judged, or not in a way that the case can
     use), ConflictError (the files that tell what the examples were are gone or changed).
     """
-    from luthier.ml.evaluation.names import metric_title, system_title
+    from luthier.ml.charts.metric_titles import metric_title
+    from luthier.ml.evaluation.names import system_title
 
     evaluation = _evaluation(context, name)
     tuned, base, shown = _systems(evaluation)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from luthier.core.aliases import stored_key
 from luthier.core.dataset import Shape
+from luthier.core.registry import METHODS, OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,97 +64,49 @@ BUDGET: Final = (
     Field("budget.energy_kwh", "Energy", "at most", unit="kWh"),
 )
 
-_RANK: Final = Field("method.rank", "Rank", "room of the adapter", 1, 256, "log2")
-_ALPHA: Final = Field("method.alpha", "Alpha", "scale of the adapter", 1, 512, "log2")
-_DROPOUT: Final = Field("method.dropout", "Dropout", "share of the adapter's inputs", 0, 0.5, step=0.01)
-_LOW_RANK: Final = (_RANK, _ALPHA, _DROPOUT)
-METHOD_FIELDS: Final[dict[str, tuple[Field, ...]]] = {
-    "full": (),
-    "lora": _LOW_RANK,
-    "rslora": _LOW_RANK,
-    "dora": _LOW_RANK,
-    "loraplus": (
-        *_LOW_RANK,
-        Field("method.learning_rate_ratio", "Ratio", "rate of B over that of A", 1, 64, "log2"),
-    ),
-    "pissa": _LOW_RANK,
-    "olora": _LOW_RANK,
-    "adalora": (
-        Field("method.target_rank", "Average rank at the end", "room of the adapter", 1, 256, "log2"),
-        _ALPHA,
-        _DROPOUT,
-    ),
-    "qlora": _LOW_RANK,
-    "ia3": (),
-    "prompt_tuning": (Field("method.num_virtual_tokens", "Virtual tokens", "length of the prompt", 1, 128, "log2"),),
-}
-METHODS: Final = (
-    Choice("lora", "LoRA", "A small adapter on a base that stays as it is. Forgets least; the usual choice."),
-    Choice("qlora", "QLoRA", "LoRA over a base held in 4 bits: least memory, slower, a coarser base."),
-    Choice("full", "Full fine-tuning", "Every weight moves: learns most, forgets most; every copy is a whole model."),
-    Choice("adalora", "AdaLoRA", "LoRA whose ranks move to where they help; wants many steps."),
-    Choice("dora", "DoRA", "LoRA that learns direction and size of weights apart: a little better, a little slower."),
-    Choice("rslora", "rsLoRA", "LoRA scaled by the root of the rank: for large ranks."),
-    Choice("loraplus", "LoRA+", "LoRA whose two halves learn at rates of their own: faster."),
-    Choice("pissa", "PiSSA", "LoRA that starts from the largest directions of the base: learns faster at first."),
-    Choice("olora", "OLoRA", "LoRA that starts from an orthonormal part of the base: steadier."),
-    Choice("ia3", "IA3", "Scales a few activations: thousands of parameters, for very narrow tasks."),
-    Choice("prompt_tuning", "Prompt tuning", "Learns a prompt and no weight: the smallest of all."),
+_OF_METHODS: Final = (
+    Field("method.rank", "Rank", "room of the adapter", 1, 256, "log2"),
+    Field("method.target_rank", "Average rank at the end", "room of the adapter", 1, 256, "log2"),
+    Field("method.alpha", "Alpha", "scale of the adapter", 1, 512, "log2"),
+    Field("method.dropout", "Dropout", "share of the adapter's inputs", 0, 0.5, step=0.01),
+    Field("method.learning_rate_ratio", "Ratio", "rate of B over that of A", 1, 64, "log2"),
+    Field("method.num_virtual_tokens", "Virtual tokens", "length of the prompt", 1, 128, "log2"),
 )
+_OF_OBJECTIVES: Final = (
+    Field("objective.beta", "Beta", "how firmly it is held near its start", 0.01, 5, "log10"),
+    Field("objective.gamma", "Margin", "half of beta is usual", 0, 5, step=0.1),
+    Field("objective.label_smoothing", "Label smoothing", "0: labels count as given", 0, 0.4, step=0.01),
+    Field("objective.desirable_weight", "Weight of wanted answers", "raise that of the rarer kind", 0, 4, step=0.1),
+    Field("objective.undesirable_weight", "Weight of unwanted answers", "", 0, 4, step=0.1),
+    Field("objective.alpha", "Share of the teacher", "1: of the teacher alone", 0, 1, step=0.05),
+    Field("objective.num_generations", "Answers a prompt", "graded against each other", 2, 64, "log2"),
+    Field("objective.max_new_tokens", "Longest answer", "longer ones are cut", 8, 2048, "log2", unit="tokens"),
+    Field("objective.temperature", "Temperature", "of drawing", 0.1, 2, step=0.1),
+    Field("objective.kl_coef", "Hold", "how firmly it is held near its start", 0, 1, step=0.01),
+)
+_OF_TEACHER: Final = Field("objective.temperature", "Temperature", "2 to 4 shows more of the teacher", 0.5, 5, step=0.1)
+_BY_SETTING: Final = {stored_key(field.name): field for field in (*_OF_METHODS, *_OF_OBJECTIVES)}
+_FIRST_METHODS: Final = ("lora", "qlora", "full")
 
-_BETA: Final = Field("objective.beta", "Beta", "how firmly it is held near its start", 0.01, 5, "log10")
-_SMOOTHING: Final = Field("objective.label_smoothing", "Label smoothing", "0: labels count as given", 0, 0.4, step=0.01)
-OBJECTIVE_FIELDS: Final[dict[str, tuple[Field, ...]]] = {
-    "sft": (_SMOOTHING,),
-    "pretraining": (),
-    "distillation": (
-        Field("objective.alpha", "Share of the teacher", "1: of the teacher alone", 0, 1, step=0.05),
-        Field("objective.temperature", "Temperature", "2 to 4 shows more of the teacher", 0.5, 5, step=0.1),
-    ),
-    "dpo": (_BETA, _SMOOTHING),
-    "ipo": (_BETA,),
-    "orpo": (_BETA,),
-    "kto": (
-        _BETA,
-        Field("objective.desirable_weight", "Weight of wanted answers", "raise that of the rarer kind", 0, 4, step=0.1),
-        Field("objective.undesirable_weight", "Weight of unwanted answers", "", 0, 4, step=0.1),
-    ),
-    "simpo": (
-        _BETA,
-        Field("objective.gamma", "Margin", "half of beta is usual", 0, 5, step=0.1),
-        _SMOOTHING,
-    ),
-    "grpo": (
-        Field("objective.num_generations", "Answers a prompt", "graded against each other", 2, 64, "log2"),
-        Field("objective.max_new_tokens", "Longest answer", "longer ones are cut", 8, 2048, "log2", unit="tokens"),
-        Field("objective.temperature", "Temperature", "of drawing", 0.1, 2, step=0.1),
-        Field("objective.kl_coef", "Hold", "how firmly it is held near its start", 0, 1, step=0.01),
-    ),
-}
-OBJECTIVES: Final = (
-    Choice("sft", "SFT", "Learn the answers of the rows."),
-    Choice("dpo", "DPO", "Learn to prefer one answer to another, held near the start. Rows with chosen and rejected."),
-    Choice("orpo", "ORPO", "Learn answers and preferences at once, without a reference."),
-    Choice("simpo", "SimPO", "Learn preferences by likelihood a token, without a reference."),
-    Choice("ipo", "IPO", "Learn preferences up to a margin: holds back where labels are certain."),
-    Choice("kto", "KTO", "Learn from single answers, each marked as wanted or not."),
-    Choice("grpo", "GRPO", "Reinforcement: draws answers and learns from how they are graded."),
-    Choice("distillation", "Distillation", "Learn the answers, and what a larger teacher would have said."),
-    Choice("pretraining", "Continued pre-training", "Go on reading plain texts, in blocks."),
-)
-_ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
-SHAPES: Final[dict[str, tuple[Shape, ...]]] = {
-    "sft": _ANSWERS,
-    "pretraining": ("text",),
-    "distillation": _ANSWERS,
-    "dpo": ("preference",),
-    "ipo": ("preference",),
-    "orpo": ("preference",),
-    "simpo": ("preference",),
-    "kto": ("unpaired", "preference"),
-    "grpo": _ANSWERS[:-1],
-}
-"""The shapes of rows that an objective learns from, as `plan.objectives` has them (a test holds the two together)."""
+
+def methods() -> list[Choice]:
+    """The methods to choose from, plug-ins last: the usual ones first, then in the order of their table."""
+    found = [Choice(name, rules.title, rules.summary) for name, rules in METHODS.declarations().items()]
+    first = {name: place for place, name in enumerate(_FIRST_METHODS)}
+    return sorted(found, key=lambda choice: first.get(choice.name, len(first)))
+
+
+def objectives() -> list[Choice]:
+    """The objectives to choose from, plug-ins last."""
+    found = OBJECTIVES.declarations().items()
+    return [Choice(name, rules.name or name, rules.summary or rules.title) for name, rules in found]
+
+
+def fitting(shape: Shape | None) -> set[str]:
+    """The objectives that learn from rows of a shape; all where it is not known."""
+    return {name for name, rules in OBJECTIVES.declarations().items() if shape is None or shape in rules.shapes}
+
+
 SCHEDULES: Final = (
     Choice("cosine", "Cosine", "slowly, then fast, then slowly"),
     Choice("linear", "Linear", "evenly"),
@@ -161,11 +116,30 @@ FIRST_REWARD: Final = [{"metric": "token_f1", "weight": 1.0}]
 """What GRPO grades by until the recipe says otherwise."""
 
 
+def method_fields() -> dict[str, tuple[Field, ...]]:
+    """The numbers that each method takes."""
+    return {name: _fields("method", rules.settings) for name, rules in METHODS.declarations().items()}
+
+
+def objective_fields() -> dict[str, tuple[Field, ...]]:
+    """The numbers that each objective takes."""
+    return {
+        name: _fields("objective", rules.settings, [_OF_TEACHER] if rules.needs_teacher else [])
+        for name, rules in OBJECTIVES.declarations().items()
+    }
+
+
 def method_of(name: str | None) -> tuple[Field, ...]:
     """The numbers that a method takes; those of LoRA where none is named, as the planner takes it then."""
-    return METHOD_FIELDS.get(name or "lora", ())
+    return method_fields().get(name or "lora", ())
 
 
 def objective_of(name: str | None) -> tuple[Field, ...]:
     """The numbers that an objective takes; those of SFT where none is named."""
-    return OBJECTIVE_FIELDS.get(name or "sft", ())
+    return objective_fields().get(name or "sft", ())
+
+
+def _fields(section: str, settings: Iterable[str], instead: Iterable[Field] = ()) -> tuple[Field, ...]:
+    """The fields of those settings that have one, in their order."""
+    known = _BY_SETTING | {field.name: field for field in instead}
+    return tuple(known[place] for name in settings if (place := f"{section}.{name}") in known)

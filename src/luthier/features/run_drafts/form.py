@@ -14,10 +14,10 @@ from luthier.features.run_drafts.fields import (
     BUDGET,
     FIRST_REWARD,
     MAIN,
-    METHOD_FIELDS,
     MORE,
-    OBJECTIVE_FIELDS,
+    method_fields,
     method_of,
+    objective_fields,
     objective_of,
 )
 
@@ -125,7 +125,7 @@ def _values(keys: Mapping[str, Any], form: Mapping[str, str]) -> dict[str, Any]:
         if place in form:
             values[place] = _split(keys, place, form)
     numbers = {one.name for section in (MAIN, MORE, BUDGET) for one in section}
-    numbers |= {one.name for fields in (*METHOD_FIELDS.values(), *OBJECTIVE_FIELDS.values()) for one in fields}
+    numbers |= {one.name for fields in (*method_fields().values(), *objective_fields().values()) for one in fields}
     for place in sorted(numbers & form.keys()):
         values[place] = _number(value_at(keys, place), form[place].strip())
     if "method.name" in values:
@@ -168,12 +168,12 @@ def _split(keys: Mapping[str, Any], place: str, form: Mapping[str, str]) -> Any:
 
 def _not_of_method(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     """Numbers of another method, which this one would refuse, taken out."""
-    return _not_among(keys, "method", METHOD_FIELDS, name or "lora")
+    return _not_among(keys, "method", method_fields(), name or "lora")
 
 
 def _not_of_objective(keys: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     name = name or "sft"
-    changed = _not_among(keys, "objective", OBJECTIVE_FIELDS, name)
+    changed = _not_among(keys, "objective", objective_fields(), name)
     if name != "distillation":
         changed["objective.teacher"] = None
     if name != "grpo":

@@ -175,7 +175,7 @@ class _Visit:
             "shape": shape,
             "fields": fields,
             "choices": recipe_fields,
-            "fitting": {name for name, shapes in recipe_fields.SHAPES.items() if shape is None or shape in shapes},
+            "fitting": recipe_fields.fitting(shape),
             "share": SHARE,
             "error": error,
             "plan": None if planned is None or planned.plan is None else view_of(planned.plan),

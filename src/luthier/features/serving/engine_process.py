@@ -1,27 +1,19 @@
 """The process that holds models and generates text; `inference_client` starts it and reads its events.
 
-    python -m luthier.features.serving.engine_process SOCKET_FD PARENT_PID MOST_MODELS MEMORY_BYTES NUM_THREADS
-    RATES_FOLDER
-
-RATES_FOLDER: where the home keeps how fast this machine is: the precision of a base without one of its own follows.
-
-Over the socket come lines of JSON: {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
-"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; lines go back: [[ID, StreamEvent], ...]. Asks
+Requests are {"ask": ID, "owner": KEY, "model": Served, "request": TextRequest}, the same with
+"embed": EmbeddingRequest in the place of "request", and {"cancel": ID}; events are [[ID, StreamEvent], ...]. Asks
 of one model are made ready beside it (`request_preparation`), taken up in turns of their owners, of one owner in the
 order in which they come, and written together whatever adapters they have; several models write in turn, one step each
 (`engine_thread`). A model is let go, the longest unused first, when another is asked for and there is no place or no
 memory; one that is still writing takes up nothing new and is waited for. The process ends when its parent does, or
-closes the socket. When models come and go, a line says which are loaded now: {"loaded": [LoadedModel, ...]}.
+closes the channel. When models come and go, an event says which are loaded now: {"loaded": [LoadedModel, ...]}.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
-import socket
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -30,9 +22,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.errors import LuthierError
 from luthier.core.stream import EmbeddingRequest, Failed, LoadedModel, Served, StreamEvent, TextRequest
-from luthier.core.system.parent_death import dying_with_parent
 from luthier.features.serving.engine_thread import EngineContext, EngineThread, TurnLock, too_large
 from luthier.features.serving.request import Ask, defect
 from luthier.features.serving.shared_bases import default_memory_bytes, open_engine, split, weight_bytes
@@ -228,58 +220,48 @@ class Scheduler:
         self._tell([(key, Failed.of(error))])
 
 
-def main(
-    descriptor: int, parent: int, most_models: int, memory_bytes: int, num_threads: int, *, rates_folder: Path
-) -> None:
-    """Serve until the parent has gone."""
-    dying_with_parent()()
-    if os.getppid() != parent:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the socket when it has finished
-    connection, lock = socket.socket(fileno=descriptor), threading.Lock()
+def serve(document: dict[str, Any], channel: Channel) -> None:
+    """Serve in a child process until the parent has gone.
+
+    Args:
+        document: `most_models` and `memory_bytes` (0: what this machine can spare) that are loaded at once,
+            `num_threads`, and `rates_folder`, where the home keeps how fast this machine is: the precision of a base
+            without one of its own follows.
+        channel: of the child process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server: it closes the channel when it has finished
 
     def tell(told: Sequence[tuple[str, StreamEvent]]) -> None:
-        line = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in told)
-        with lock:
-            connection.sendall(f"[{line}]\n".encode())
+        # Put together by hand: pydantic writes each event once, with no document in between.
+        events = ",".join(f'["{key}",{event.model_dump_json()}]' for key, event in told)
+        channel.emit_json(f"[{events}]")
 
     @cache
     def precision() -> Precision:
         from luthier.platform.home.hardware_benchmark import hardware_in
 
-        return hardware_in(rates_folder).precision
+        return hardware_in(Path(document["rates_folder"])).precision
 
     def tell_loaded(models: tuple[LoadedModel, ...]) -> None:
-        line = json.dumps({"loaded": [model.model_dump(mode="json") for model in models]})
-        with lock:
-            connection.sendall(f"{line}\n".encode())
+        channel.emit({"loaded": [model.model_dump(mode="json") for model in models]})
 
     scheduler = Scheduler(
         tell,
-        most_models=most_models,
-        memory_bytes=memory_bytes or default_memory_bytes(),
+        most_models=document["most_models"],
+        memory_bytes=document["memory_bytes"] or default_memory_bytes(),
         precision=precision,
         tell_loaded=tell_loaded,
     )
 
     def listen() -> None:
         """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
-        with connection.makefile("rb") as lines:
-            for line in lines:
-                scheduler.hear(json.loads(line))
+        for request in channel.requests():
+            scheduler.hear(request)
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
 
-    from luthier.core.system.threads import wait_briefly
-
-    wait_briefly()
     import torch
 
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(document["num_threads"])
     scheduler.work()
-
-
-if __name__ == "__main__":
-    _, *_numbers, _folder = sys.argv
-    main(*map(int, _numbers), rates_folder=Path(_folder))

@@ -7,13 +7,8 @@ another. Nothing here computes: torch is never loaded in this process.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import queue
-import select
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
+from luthier.core.child_process.process import ChildProcess
 from luthier.core.errors import WorkError
 from luthier.core.stream import (
     Embedded,
@@ -39,6 +35,7 @@ from luthier.platform.home.settings import Settings
 Event = StreamEvent
 OnEvent = Callable[[Event], None]
 
+_SERVE: Final = "luthier.features.serving.engine_process:serve"
 _LOOK_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 10.0
 
@@ -121,15 +118,13 @@ class _Child:
         self._lock = threading.Lock()
         self._asks: dict[str, _Ask] = {}
         self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._ours, self._theirs = socket.socketpair()
         self._last_asked = time.monotonic()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.has_ended = False
+        self._process: ChildProcess | None = None
+        self._is_closed = self.has_ended = False
         self.loaded: tuple[LoadedModel, ...] = ()
         # The kernel kills the child when the thread that started it ends: so that is a thread which lives as long.
         self._reader = threading.Thread(target=self._live, name="serving", daemon=True)
         self._reader.start()
-        threading.Thread(target=self._send_all, name="serving-asks", daemon=True).start()
 
     @property
     def pid(self) -> int | None:
@@ -163,57 +158,54 @@ class _Child:
         return len(self._asks)
 
     def close(self) -> None:
-        self._hang_up()
+        with self._lock:
+            self._is_closed = True
+            if self._process is not None:
+                self._process.hang_up()
         self._reader.join(_CLOSE_SECONDS)
-
-    def _hang_up(self) -> None:
-        with contextlib.suppress(OSError):
-            self._ours.shutdown(socket.SHUT_RDWR)
 
     def _live(self) -> None:
         """Start the process, hear it until it has ended, and fail what it leaves behind."""
         try:
-            self._process = self._start()
-            self._theirs.close()
-            self._hear_all()
+            process = self._start()
+            with self._lock:
+                self._process = process
+                if self._is_closed:
+                    process.hang_up()
+            # Requests leave from a thread of their own: a process that is busy must not keep the server's waiting.
+            threading.Thread(target=self._send_all, args=(process,), name="serving-asks", daemon=True).start()
+            self._hear_all(process)
         except OSError as error:
             sys.stderr.write(f"luthier: the process that answers cannot be started or heard: {error}\n")
         finally:
             self._end()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> ChildProcess:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = self._settings.serving_threads or max(1, cores // 2)
-        most = (self._settings.max_loaded_models, self._settings.serving_memory_bytes)
-        told = (self._theirs.fileno(), os.getpid(), *most, threads, self._settings.rates_folder)
-        return subprocess.Popen(
-            [sys.executable, "-m", "luthier.features.serving.engine_process", *map(str, told)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(self._theirs.fileno(),),
-            start_new_session=True,  # Ctrl-C goes to us alone
-        )
+        document = {
+            "most_models": self._settings.max_loaded_models,
+            "memory_bytes": self._settings.serving_memory_bytes,
+            "num_threads": self._settings.serving_threads or max(1, cores // 2),
+            "rates_folder": str(self._settings.rates_folder),
+        }
+        # Its session is its own: the server has lowered the priority of the session that it leads itself.
+        return ChildProcess(_SERVE, document, log="inherit", has_session=True)
 
-    def _hear_all(self) -> None:
-        poll, rest = select.poll(), b""
-        poll.register(self._ours, select.POLLIN)
+    def _hear_all(self, process: ChildProcess) -> None:
         look = min(_LOOK_SECONDS, self._settings.serving_idle_seconds)
         while True:
-            if not poll.poll(look * 1000):
-                if self._is_idle():
-                    return
-                continue
-            chunk = self._ours.recv(1 << 16)
-            if not chunk:
+            messages = process.receive(look)
+            if not messages and (process.has_hung_up or self._is_idle()):
                 return
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                said = json.loads(line)
-                if isinstance(said, dict):
-                    self.loaded = tuple(LoadedModel.model_validate(one) for one in said["loaded"])
+            for message in messages:
+                if "event" not in message:  # it has failed, which its log says
+                    return
+                event = message["event"]
+                if isinstance(event, dict):
+                    self.loaded = tuple(LoadedModel.model_validate(one) for one in event["loaded"])
                     continue
-                for key, event in said:
-                    self._tell(key, stream_event.validate_python(event))
+                for key, document in event:
+                    self._tell(key, stream_event.validate_python(document))
 
     def _is_idle(self) -> bool:
         """Whether nobody has asked for long; from then on nobody can ask this process."""
@@ -243,18 +235,14 @@ class _Child:
         self._outbox.put(None)
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
-        self._theirs.close()
+            self._process.close()
         for ask in left.values():
             ask.slot.leave(has_ended=False)
             ask.hear(Failed(error=_ended_error().as_json()))
 
-    def _send_all(self) -> None:
-        with contextlib.suppress(OSError):  # it has ended: the reader sees it, too
-            while (document := self._outbox.get()) is not None:
-                self._ours.sendall(json.dumps(document).encode() + b"\n")
-        self._reader.join()
-        self._ours.close()
+    def _send_all(self, process: ChildProcess) -> None:
+        while (document := self._outbox.get()) is not None:
+            process.send(document)
 
 
 def _ended_error() -> WorkError:

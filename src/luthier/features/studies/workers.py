@@ -7,19 +7,16 @@ the process that has started them, and hold the study's lock as long as one of t
 
 from __future__ import annotations
 
-import json
 import os
-import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol
 
-from luthier.core.errors import error_from
+from luthier.core.child_process.process import ChildProcess, result_of, signal_name, wait_any
 from luthier.core.ports import ProgressTask
 from luthier.core.workflows.study import Study, Trial
 from luthier.features.studies.trials import Priced, train_to
@@ -27,6 +24,7 @@ from luthier.ml.search.extrapolation import Finished
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
+_TRAIN: Final = "luthier.features.studies.child:train_trials"
 _LOOK_SECONDS: Final = 0.2
 
 
@@ -110,12 +108,10 @@ class InProcessPool:
 
 @dataclass(slots=True)
 class _Worker:
-    """One process. heard: the beginning of a line that it has not yet said to its end."""
+    """One process, its task, when that began (`time.perf_counter`), and the step that it has come to."""
 
     number: int
-    process: subprocess.Popen[bytes] | None = None
-    answers: int = -1
-    heard: bytearray = field(default_factory=bytearray)
+    child: ChildProcess | None = None
     task: Task | None = None
     began: float = 0.0
     step: int = 0
@@ -135,7 +131,6 @@ class ProcessPool:
         self._context, self._lock, self._bar = context, lock, bar
         self._folder = context.settings.home / "studies" / study.study_id / "workers"
         self._workers = [_Worker(number) for number in range(self.size)]
-        self._selector = selectors.DefaultSelector()
         self._is_told = False
 
     def stop_requested(self) -> str | None:
@@ -150,57 +145,50 @@ class ProcessPool:
     def begin(self, task: Task) -> None:
         """Hand it to the first worker that has nothing to do; one that died meanwhile is started again."""
         worker = next(worker for worker in self._workers if worker.task is None)
-        if worker.process is None or worker.process.poll() is not None:
+        if worker.child is None or not worker.child.is_running:
             self._end(worker)
-            self._start(worker, max(1, task.priced.prepared.plan.training.num_threads))
+            worker.child = self._start(worker.number, max(1, task.priced.prepared.plan.training.num_threads))
         worker.task, worker.began, worker.step = task, time.perf_counter(), 0
-        document = {
-            "trial": task.trial.model_dump(mode="json"),
-            "rung": task.rung,
-            "steps": task.priced.steps,
-            "machine_share": task.priced.machine_share,
-            "finished": task.finished.curves,
-            "plan": task.priced.prepared.plan.model_dump(mode="json"),
-        }
-        assert worker.process is not None
-        with suppress(BrokenPipeError):  # it has just died, which is noticed where it is listened to
-            _pipe(worker.process.stdin).write(json.dumps(document).encode() + b"\n")
-            _pipe(worker.process.stdin).flush()
+        worker.child.send(
+            {
+                "trial": task.trial.model_dump(mode="json"),
+                "rung": task.rung,
+                "steps": task.priced.steps,
+                "machine_share": task.priced.machine_share,
+                "finished": task.finished.curves,
+                "plan": task.priced.prepared.plan.model_dump(mode="json"),
+            }
+        )
 
     def wait(self) -> FinishedTask:
-        """Listen to all until one is done; a wish to stop is told to those that train."""
+        """Listen to all until one is done; a wish to stop is passed on to those that train."""
         while True:
             self._pass_on_wish()
-            for key, _ in self._selector.select(_LOOK_SECONDS):
-                worker: _Worker = key.data
-                chunk = os.read(worker.answers, 1 << 16)
-                if not chunk:
+            of_child = {worker.child: worker for worker in self._workers if worker.child is not None}
+            for child in wait_any(list(of_child), _LOOK_SECONDS):
+                worker, messages = of_child[child], child.receive(0)
+                if not messages and child.has_hung_up:
                     died = self._end(worker)
                     if worker.task is not None:
                         return self._done(worker, died=died)
-                worker.heard.extend(chunk)
-                while b"\n" in worker.heard:
-                    line, _, rest = bytes(worker.heard).partition(b"\n")
-                    worker.heard[:] = rest
-                    if (done := self._hear(worker, json.loads(line))) is not None:
-                        return done  # the rest of what was heard is of other tasks, of which it has none
+                for message in messages:
+                    if (done := self._hear(worker, message)) is not None:
+                        return done  # it sends nothing more until it has another task
 
     def close(self) -> None:
         """End all processes."""
         for worker in self._workers:
-            if worker.process is not None:
-                worker.process.kill()
+            if worker.child is not None:
+                worker.child.kill()
             self._end(worker)
-        self._selector.close()
 
-    def _hear(self, worker: _Worker, said: dict[str, Any]) -> FinishedTask | None:
-        if "error" in said:
-            raise error_from(said["error"])
-        if "trial" in said:
-            return self._done(worker, said["seconds"], Trial.model_validate(said["trial"]))
-        worker.step = said["step"]
-        self._bar.note("  ".join(_how_far(w.task, w.step) for w in self._workers if w.task is not None))
-        return None
+    def _hear(self, worker: _Worker, message: dict[str, Any]) -> FinishedTask | None:
+        if "event" in message:
+            worker.step = message["event"]["step"]
+            self._bar.note("  ".join(_how_far(w.task, w.step) for w in self._workers if w.task is not None))
+            return None
+        found = result_of(message)
+        return self._done(worker, found["seconds"], Trial.model_validate(found["trial"]))
 
     def _done(
         self, worker: _Worker, seconds: float | None = None, trial: Trial | None = None, died: str = ""
@@ -216,39 +204,33 @@ class ProcessPool:
             return
         self._is_told = True
         for worker in self._workers:
-            if worker.process is not None:
-                worker.process.send_signal(signal.SIGTERM)
+            if worker.child is not None:
+                worker.child.send_signal(signal.SIGTERM)
 
-    def _start(self, worker: _Worker, num_threads: int) -> None:
+    def _start(self, number: int, num_threads: int) -> ChildProcess:
         self._folder.mkdir(parents=True, exist_ok=True)
-        worker.answers, writing = os.pipe()
-        arguments = [str(self._context.home), str(os.getpid()), str(writing)]
-        with (self._folder / f"{worker.number}.log").open("ab") as log:
-            worker.process = subprocess.Popen(
-                [sys.executable, "-m", "luthier.features.studies.child", *arguments],
-                env=os.environ | {"OMP_NUM_THREADS": str(num_threads)} | device_of(worker.number, os.environ),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(writing, self._lock),
-                start_new_session=True,  # Ctrl-C goes to us alone, and we tell them
-            )
-        os.close(writing)
-        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+        return ChildProcess(
+            _TRAIN,
+            {"home": str(self._context.home)},
+            environment=device_of(number, os.environ),
+            num_threads=num_threads,
+            log=self._log(number),
+            pass_fds=(self._lock,),  # as long as a worker lives, nobody else takes up the study
+            has_session=True,
+        )
+
+    def _log(self, number: int) -> Path:
+        return self._folder / f"{number}.log"
 
     def _end(self, worker: _Worker) -> str:
         """Clear away a process that has died or is to; how it ended, in words."""
-        process, worker.process = worker.process, None
-        if process is None:
+        child, worker.child = worker.child, None
+        if child is None:
             return ""
-        self._selector.unregister(worker.answers)
-        os.close(worker.answers)
-        worker.heard.clear()
-        with suppress(BrokenPipeError):
-            _pipe(process.stdin).close()
-        code = process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"its process {how} (see {self._folder / f'{worker.number}.log'})"
+        child.close()
+        code = child.wait()
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        return f"its process {how} (see {self._log(worker.number)})"
 
 
 def study_notice(study: Study) -> str:
@@ -287,8 +269,3 @@ def device_of(worker: int, environment: Mapping[str, str]) -> dict[str, str]:
 
 def _how_far(task: Task, step: int) -> str:
     return f"trial {task.trial.number}: step {step:,} of {task.priced.steps[task.rung]:,}"
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream

@@ -275,9 +275,9 @@ def parse_metrics(text: str) -> list[MetricName]:
     from difflib import get_close_matches
 
     from luthier.core.errors import RequestError
-    from luthier.core.recipe import known_metrics
+    from luthier.core.registry import METRICS
 
-    known = known_metrics()
+    known = METRICS.names()
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown or not names:

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from luthier.core.evaluation import Metric
 from luthier.core.results.task_result import GateOutcome, SuiteResult, TaskResult, TasksVerdict
+from luthier.features.evaluations.verdict_format import STYLES
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import make_table, visible
 
-_STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
 _PANEL_WIDTH = 100
 
 
@@ -49,7 +49,7 @@ def show_task(console: Console, task: TaskResult, candidate: str) -> None:
                     f"{one.candidate} - {one.baseline}: {one.difference:+.4g}, 95% interval {one.low:+.4g} to "
                     f"{one.high:+.4g}, p {p_value:.2g}: "
                 ),
-                (one.verdict, _STYLES[one.verdict]),
+                (one.verdict, STYLES[one.verdict]),
                 needed,
             ),
             soft_wrap=True,
@@ -101,4 +101,4 @@ def _verdict_panel(console: Console, verdict: TasksVerdict) -> Panel:
         text.append(f"\nNote: {visible(line)}", style="yellow")
     shape = box.ROUNDED if console.encoding.lower().startswith("utf") else box.ASCII
     width = min(console.width, _PANEL_WIDTH)
-    return Panel(text, title=f"Verdict: {verdict.word}", border_style=_STYLES[verdict.word], width=width, box=shape)
+    return Panel(text, title=f"Verdict: {verdict.word}", border_style=STYLES[verdict.word], width=width, box=shape)

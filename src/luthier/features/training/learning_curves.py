@@ -16,7 +16,7 @@ from typing import Final
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.plan import Plan, ValueSource
-from luthier.core.recipe import PREFERENCE_OBJECTIVES, BudgetRecipe, Recipe
+from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
 from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, LearningCurve
 from luthier.features.planning.budgets import BudgetTooSmallError
@@ -89,6 +89,8 @@ def learning_curve(
 
 def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """The recipe with validation rows and without a budget of its own, and what was changed for that."""
+    from luthier.ml.training.objectives.rules import rules_of
+
     notes = []
     if recipe.data.part is not None:
         raise RequestError(
@@ -102,7 +104,7 @@ def _ready(recipe: Recipe) -> tuple[Recipe, list[str]]:
     if recipe.budget is not None:
         recipe = recipe.model_copy(update={"budget": None})
         notes.append("the recipe's budget is for the run itself: it does not count here")
-    if recipe.objective is not None and recipe.objective.name in PREFERENCE_OBJECTIVES:
+    if recipe.objective is not None and rules_of(recipe.objective.name).learns_preferences:
         notes.append(f"losses are those of {recipe.objective.name}, plain numbers, also where they are called nats")
     return recipe, notes
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from luthier.core.evaluation import Comparison, Forgetting, Metric, SystemResult, VerdictWord
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, Metric, SystemResult, VerdictWord
 from luthier.ml.charts import figures
 from luthier.ml.charts.metric_titles import metric_heading, on_scale
 
@@ -15,7 +15,7 @@ Heading = Callable[[str], str]
 _TONES: Final[dict[VerdictWord | None, Tone]] = {
     "better": "good",
     "worse": "bad",
-    "not distinguishable": "open",
+    NOT_DISTINGUISHABLE: "open",
     None: "quiet",
 }
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from luthier.core.system.disk_full import disk_full_explained
+from luthier.ml.charts import figures
+from luthier.ml.charts.visible import shown
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -25,16 +29,29 @@ class Chart:
     svg: Markup
 
 
-def page_environment(templates: Path) -> Environment:
-    """Templates of a report: its own folder first, then what all share (`style.css`). Everything is escaped."""
-    return Environment(
+@cache
+def page_environment(templates: Path, fold: Callable[..., Any] | None = None) -> Environment:
+    """Templates of a report; everything is escaped, and what a browser would hide is made visible.
+
+    One for all reports of a folder: it keeps the compiled templates, and compiling them costs more than filling them.
+
+    Args:
+        templates: the folder that is searched first; then what all reports share (`style.css`).
+        fold: the filter `fold`, which shortens long texts.
+    """
+    made = Environment(
         loader=FileSystemLoader([templates, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters |= {"plain": figures.plain, "short": figures.short_digest}
+    if fold is not None:
+        made.filters["fold"] = fold
+    return made
 
 
 def replace_text(path: Path, text: str) -> None:

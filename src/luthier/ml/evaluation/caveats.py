@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
+from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.charts.thinking import thinking_sentence
-from luthier.ml.evaluation.names import held_out_rows, metric_title
+from luthier.ml.evaluation.names import held_out_rows
 
 FEW_ROWS = 30
 
@@ -83,7 +84,7 @@ def _disagreement(comparisons: Sequence[Comparison]) -> list[str]:
     """Where likelihood and text point to opposite sides against the same baseline."""
     found = []
     for likely in comparisons:
-        if likely.metric != "perplexity" or likely.verdict == "not distinguishable":
+        if likely.metric != "perplexity" or likely.verdict == NOT_DISTINGUISHABLE:
             continue
         opposite = "worse" if likely.verdict == "better" else "better"
         same = [c for c in comparisons if c.baseline == likely.baseline]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from luthier.core.errors import DivergedError, RequestError
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
 from luthier.core.ports import Generation, Progress, Score
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.metrics.preference import margins
@@ -277,9 +277,6 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
     )
     are_shares = all(is_share(resamples.rows[:, one], metric.aggregate) for one in (own, other))
     settled = statistics.is_settled(found)
-    word: VerdictWord = "not distinguishable"
-    if settled:
-        word = "better" if (found.difference > 0) == metric.higher_is_better else "worse"
     return Comparison(
         baseline=earlier.system.name,
         candidate=later.system.name,
@@ -288,7 +285,7 @@ def _compare(earlier: _Outcome, later: _Outcome, metric: MetricDefinition, resam
         low=found.low,
         high=found.high,
         p_value=found.p_value,
-        verdict=word,
+        verdict=statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
         test="mcnemar" if are_shares else "bootstrap",
     )

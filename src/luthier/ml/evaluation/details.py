@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from luthier.core.evaluation import Comparison, SystemResult
-from luthier.ml.charts.metric_titles import on_scale
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
+from luthier.ml.charts.metric_titles import metric_title, on_scale, start
 from luthier.ml.evaluation.headline import finding, relation, short_names
-from luthier.ml.evaluation.names import held_out_rows, listed, metric_title, start, system_title
+from luthier.ml.evaluation.names import held_out_rows, listed, system_title
 
 _OPENINGS = {
     "better": "Better than",
     "worse": "Worse than",
-    "not distinguishable": "Not distinguishable from",
+    NOT_DISTINGUISHABLE: "Not distinguishable from",
     "equal": "Equal to",
 }
 
@@ -92,7 +92,7 @@ def _primary(
 
 
 def _rows_needed(comparison: Comparison, decimals: int) -> str:
-    if comparison.verdict != "not distinguishable":
+    if comparison.verdict != NOT_DISTINGUISHABLE:
         return ""
     if float(f"{comparison.difference:.{decimals}f}") == 0:
         return "; equal as far as these decimals go, so no number of rows that would settle it can be named"

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult, VerdictWord
+from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
 from luthier.core.records.bounds import REAL_LINE, UNIT, Bounds
 from luthier.core.results.task_result import TaskResult
 from luthier.ml.evaluation import statistics
@@ -213,9 +213,6 @@ def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed
             return None
         found = unpaired
     settled = statistics.is_settled(found)
-    word: VerdictWord = "not distinguishable"
-    if settled:
-        word = "better" if (found.difference > 0) == later.is_higher_better(metric) else "worse"
     num_rows = len(later.samples)
     return Comparison(
         baseline=earlier.name,
@@ -225,7 +222,7 @@ def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed
         low=found.low,
         high=found.high,
         p_value=found.p_value,
-        verdict=word,
+        verdict=statistics.verdict_word(found, higher_is_better=later.is_higher_better(metric)),
         rows_needed=None if settled else statistics.rows_needed(found.difference, found.standard_error, num_rows),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.evaluation import Comparison, Forgetting, SystemResult, VerdictWord
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Forgetting, SystemResult, VerdictWord
 from luthier.core.recipe import MetricName
 
 METRICS: Final[tuple[MetricName, ...]] = ("bits_per_byte", "perplexity")
@@ -18,7 +18,7 @@ METRICS: Final[tuple[MetricName, ...]] = ("bits_per_byte", "perplexity")
 _OPENINGS: Final[dict[VerdictWord, str]] = {
     "worse": "It forgot",
     "better": "It forgot nothing, and gained",
-    "not distinguishable": "No forgetting can be told",
+    NOT_DISTINGUISHABLE: "No forgetting can be told",
 }
 
 

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from luthier.core.evaluation import Comparison, SystemResult
-from luthier.ml.evaluation.names import (
-    examples,
-    held_out_rows,
-    listed,
-    metric_title,
-    start,
-    system_title,
-    without_examples,
-)
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult
+from luthier.ml.charts.metric_titles import metric_title, start
+from luthier.ml.evaluation.names import examples, held_out_rows, listed, system_title, without_examples
 
 LONGEST = 130
 _RELATIONS = {
     "better": "better than",
     "worse": "worse than",
-    "not distinguishable": "not clearly different from",
+    NOT_DISTINGUISHABLE: "not clearly different from",
     "equal": "equal to",
 }
 
@@ -28,7 +21,7 @@ _RELATIONS = {
 def finding(comparison: Comparison) -> str:
     """The word of a comparison, and a fourth one: "equal" where not even a resample of the rows shows a difference."""
     nothing = comparison.difference == comparison.low == comparison.high == 0
-    return "equal" if nothing and comparison.verdict == "not distinguishable" else comparison.verdict
+    return "equal" if nothing and comparison.verdict == NOT_DISTINGUISHABLE else comparison.verdict
 
 
 def relation(comparison: Comparison) -> str:
@@ -52,10 +45,10 @@ def _named(judged: SystemResult, found: Sequence[Comparison], results: Sequence[
     title, subject = metric_title(found[0].metric), system_title(judged, results)
     rows = held_out_rows(judged.num_samples)
     words, names = {finding(comparison) for comparison in found}, short_names(found, results, where)
-    if words == {"not distinguishable"} and len(found) == 2 and names[1].startswith("it with "):
+    if words == {NOT_DISTINGUISHABLE} and len(found) == 2 and names[1].startswith("it with "):
         both = f"{names[0]}, with or without {names[1].removeprefix('it with ')}"
         return f"{_subject(judged, results)} is {relation(found[0])} {both}, by {title}."
-    if words == {"not distinguishable"}:
+    if words == {NOT_DISTINGUISHABLE}:
         return f"By {title}, no difference between {subject} and {' or '.join(names)} can be told from {rows}."
     if words == {"equal"} and len(found) == 1:
         return f"By {title}, {subject} and {names[0]} are equal on {rows}."
@@ -85,7 +78,7 @@ def _counted(judged: SystemResult, found: Sequence[Comparison], results: Sequenc
     if len(counts) > 1:
         parts = listed([f"{words} {number:,}" for words, number in counts.items()])
         return f"Of {num} other systems, {subject} is {parts}, by {title}."
-    every = f"any of the {num}" if finding(found[0]) == "not distinguishable" else f"each of the {num}"
+    every = f"any of the {num}" if finding(found[0]) == NOT_DISTINGUISHABLE else f"each of the {num}"
     return f"{_subject(judged, results)} is {relation(found[0])} {every} other systems, by {title}."
 
 

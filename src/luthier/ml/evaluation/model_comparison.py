@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from luthier.core.evaluation import Comparison, Metric
 from luthier.core.workflows.showdown import Contender, Recommendation, ShowdownSpec, Standing, Tuning
 from luthier.ml.charts import figures
-from luthier.ml.evaluation.names import examples, held_out_rows, listed, metric_title
+from luthier.ml.charts.metric_titles import metric_title
+from luthier.ml.evaluation.names import examples, held_out_rows, listed
 from luthier.ml.evaluation.statistics import LEVEL, holm
 
 FEW_ROWS = 50

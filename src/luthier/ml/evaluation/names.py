@@ -1,36 +1,12 @@
-"""What metrics and systems are called in a sentence."""
+"""What systems and counts are called in a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import SystemResult
-from luthier.ml.evaluation.metrics.registry import load_metrics
 
 _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
-
-
-def metric_title(name: str) -> str:
-    """The name of a metric in the middle of a sentence: `rouge_l` is ROUGE-L, `exact_match` is exact match.
-
-    An evaluation may outlive the package that brought one of its metrics; that one goes by its bare name then.
-    """
-    try:
-        return load_metrics([name])[0].title
-    except (NotFoundError, RequestError):
-        return name.replace("_", " ")
-
-
-def metric_heading(name: str) -> str:
-    """The name of a metric as a heading: `rouge_l` is ROUGE-L, `exact_match` is Exact match."""
-    return start(metric_title(name))
-
-
-def start(text: str) -> str:
-    """The same text at the start of a sentence; a word that brings its own capitals (chrF) keeps them."""
-    first = text.split(" ", 1)[0]
-    return text[:1].upper() + text[1:] if first.islower() else text
 
 
 def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from luthier.core.errors import RequestError
 from luthier.core.ports import Attempt, Grade
 from luthier.core.results.graders import LengthPenalty, Reward, RewardMetric
 from luthier.ml.evaluation.graders.grade import make_grader
@@ -64,6 +66,12 @@ def _metric(name: RewardMetric) -> Part:
         return lambda attempt, item: sentence_bleu(attempt.text, item["reference"])
     metric = load_metrics([name])[0]  # a family begins with the figure of its name
     lower, upper = bounds_of(metric)
+    if metric.needs != "text" or not math.isfinite(upper - lower):
+        raise RequestError(
+            f"metric {name} as a reward: it reads {metric.needs}, and its figure is from {lower:g} to {upper:g}",
+            expected="a metric of written texts whose figure has both ends",
+            do="choose another metric in objective.rewards",
+        )
 
     def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:
         observed = Observations(outputs=[attempt.text], references=[item["reference"]])

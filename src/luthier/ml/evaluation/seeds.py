@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from luthier.core.evaluation import Comparison, Metric, SystemResult, VerdictWord
+from luthier.core.evaluation import Comparison, Metric, SystemResult
 from luthier.ml.evaluation import statistics
 from luthier.ml.evaluation.compare import Judged
 from luthier.ml.evaluation.metrics.protocol import MetricDefinition
@@ -76,10 +76,6 @@ def _against(
         seed=seed,
         clusters=clusters,
     )
-    settled = statistics.is_settled(found)
-    word: VerdictWord = "not distinguishable"
-    if settled:
-        word = "better" if (found.difference > 0) == metric.higher_is_better else "worse"
     # More rows alone may not settle what seeds leave open, so nothing is said of how many it would take.
     return one.model_copy(
         update={
@@ -87,7 +83,7 @@ def _against(
             "low": found.low,
             "high": found.high,
             "p_value": found.p_value,
-            "verdict": word,
+            "verdict": statistics.verdict_word(found, higher_is_better=metric.higher_is_better),
             "rows_needed": None,
             "test": "seeds",
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from luthier.core.evaluation import Comparison, Evaluation, Verdict
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation, Verdict
 from luthier.core.results.task_result import Confusion, ReliabilityBin, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.judged_rows import Cell, DifferenceRow, MetricRow, difference_row, metric_rows
 from luthier.ml.evaluation.roles import Roles, base_of
@@ -139,7 +139,7 @@ def as_evaluation(result: Result, task: TaskResult) -> Evaluation:
     """A task as an evaluation of its own: for code that chooses, filters and shows samples."""
     who = roles_in(result, task)
     own = _own_comparisons(result, task).get(task.primary)
-    word = "not distinguishable" if own is None else own.verdict
+    word = NOT_DISTINGUISHABLE if own is None else own.verdict
     return Evaluation(
         evaluation_id=f"{result.result_id}/{task.name}",
         created_at=result.created_at,
@@ -174,7 +174,7 @@ def _gain(one: Comparison, *, higher_is_better: bool) -> tuple[float, float, flo
 
 
 def _held(one: Comparison, adjusted: float) -> bool | None:
-    if one.verdict == "not distinguishable":
+    if one.verdict == NOT_DISTINGUISHABLE:
         return None
     return (adjusted if one.adjusted_p_value is None else one.adjusted_p_value) < _CUSTOMARY
 

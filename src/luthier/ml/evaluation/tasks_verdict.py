@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.evaluation import Comparison, VerdictWord
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, VerdictWord
 from luthier.core.results.task_result import TaskResult, TasksVerdict
-from luthier.ml.charts.metric_titles import on_scale
-from luthier.ml.evaluation.names import listed, metric_title
+from luthier.ml.charts.metric_titles import metric_title, on_scale
+from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.statistics import LEVEL, holm
 
 _MOST_NAMES: Final = 3
@@ -38,7 +38,7 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
         primary = iter(holm([one.p_value for _, _, one, is_primary in own if is_primary]))
         for (place, number, one, is_primary), among_all in zip(own, everything, strict=True):
             p_value = next(primary) if is_primary else among_all
-            word: VerdictWord = one.verdict if p_value < 1 - LEVEL else "not distinguishable"
+            word: VerdictWord = one.verdict if p_value < 1 - LEVEL else NOT_DISTINGUISHABLE
             changed[place, number] = one.model_copy(update={"adjusted_p_value": p_value, "verdict": word})
     return tuple(
         task.model_copy(
@@ -65,7 +65,7 @@ def tasks_verdict(
     if not baselines:
         return None
     found = [_Against(candidate, baseline, own) for baseline in baselines]
-    word: VerdictWord = "not distinguishable"
+    word: VerdictWord = NOT_DISTINGUISHABLE
     if all(one.better and not one.worse for one in found):
         word = "better"
     elif any(one.worse and not one.better for one in found):
@@ -115,7 +115,7 @@ class _Against:
             one = _primary_of(task, candidate, baseline)
             if one is None:
                 continue
-            if one.verdict != "not distinguishable":
+            if one.verdict != NOT_DISTINGUISHABLE:
                 (self.better if one.verdict == "better" else self.worse).append(task.name)
             values = {system.name: system.metrics[one.metric].value for system in task.systems}
             scale = on_scale(next(s.metrics[one.metric].unit for s in task.systems if s.name == candidate))

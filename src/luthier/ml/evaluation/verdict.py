@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import Comparison, SystemResult, Verdict, VerdictWord
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, SystemResult, Verdict, VerdictWord
 from luthier.ml.evaluation.caveats import caveats
 from luthier.ml.evaluation.details import further_details, primary_details
 from luthier.ml.evaluation.headline import headline
@@ -108,4 +108,4 @@ def _overall(comparisons: Sequence[Comparison]) -> VerdictWord:
     words = {comparison.verdict for comparison in comparisons}
     if "worse" in words:
         return "worse"
-    return "better" if words == {"better"} else "not distinguishable"
+    return "better" if words == {"better"} else NOT_DISTINGUISHABLE

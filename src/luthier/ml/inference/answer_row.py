@@ -17,7 +17,7 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class Constraint(Protocol):
-    """Lets only those tokens be drawn that keep to a form."""
+    """Lets only those tokens be drawn that follow a form."""
 
     def mask(self, logits: Tensor) -> Tensor:
         """[vocabulary] with minus infinity at what must not come next."""
@@ -47,9 +47,11 @@ class CallReader(Protocol):
 
 @dataclass(slots=True)
 class AnswerRow:
-    """One choice of one ask. num_tokens: of its prompt and all that it may write.
+    """One choice of one request.
 
-    max_new_tokens: of thought and answer; the answer alone has `asked.max_new_tokens`.
+    Attributes:
+        num_tokens: of its prompt and all that it may write.
+        max_new_tokens: of thought and answer; the answer alone has `asked.max_new_tokens`.
     """
 
     key: Hashable
@@ -83,13 +85,19 @@ class AnswerRow:
         return self.sampler.takes_likeliest and self.constraint is None
 
     def write(self, logits: Tensor, likeliest: int) -> tuple[int, list[Piece | Ended]]:
-        """Draw one token; returns it and what there is to tell. logits: [vocabulary]; likeliest: its largest."""
+        """Draw one token; returns it and the events that it causes.
+
+        Args:
+            logits: [vocabulary].
+            likeliest: its largest.
+        """
         token = likeliest
         if not self.takes_likeliest:
             token = self.sampler.draw(logits if self.constraint is None else self.constraint.mask(logits))
             if self.constraint is not None:
                 self.constraint.take(token)
         if token in self.end_ids:
+            # The end token itself is neither counted nor decoded.
             return token, self._end("stop")
         self.num_new_tokens += 1
         if self.asked.returns_token_ids:
@@ -98,25 +106,27 @@ class AnswerRow:
             self._open_tokens.append(self._likelihoods(token, logits))
         text = self._text.add(token)
         self._num_characters += len(text)
-        told = self._pieces(*self._answer.add(text, self.num_new_tokens))
+        events = self._pieces(*self._answer.add(text, self.num_new_tokens))
         is_full = self.num_new_tokens == self.max_new_tokens or self._answer.is_full(self.num_new_tokens)
         if self._answer.found_stop or is_full:
-            told += self._end("stop" if self._answer.found_stop else "length")
-        return token, told
+            events += self._end("stop" if self._answer.found_stop else "length")
+        return token, events
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
         """The rest of the text, which may yet hold a stop text, and the end."""
         self.has_ended = True
         reasoning, left = "", ""
         if not self._answer.found_stop:
+            # Text that the decoder held back may complete a stop text.
             reasoning, left = self._answer.add(self._text.end(), self.num_new_tokens)
             more, rest = self._answer.end(self.num_new_tokens)
             reasoning, left = reasoning + more, left + rest
         if self._answer.found_stop:
             reason = "stop"
             num_emitted = self._answer.num_dropped + self._num_emitted + len(left)
+            # Tokens behind the stop text are not reported.
             self._open_tokens = [token for token in self._open_tokens if token.offset < num_emitted]
-        told: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
+        events: list[Piece | Ended] = [*self._pieces(reasoning, left, is_last=True)]
         # OpenAI reports a call of the tool that the request itself named as an ordinary end.
         calls_tools = self.calls is not None and self.calls.num_calls > 0 and self.asked.tool_name is None
         if reason == "stop" and calls_tools:
@@ -129,15 +139,17 @@ class AnswerRow:
             ends_in_thought=self._answer.ends_in_thought,
             token_ids=tuple(self._ids) if self.asked.returns_token_ids else None,
         )
-        return [*told, ended]
+        return [*events, ended]
 
     def _pieces(self, reasoning: str, text: str, *, is_last: bool = False) -> list[Piece | Ended]:
         self._num_emitted += len(text)
         tokens: Sequence[WrittenToken] = ()
         if self._open_tokens and (text or reasoning or is_last):
             num_emitted = self._answer.num_dropped + self._num_emitted
+            # Offsets count all characters written; `num_dropped` are those of the thought and its delimiters.
             tokens = [token for token in self._open_tokens if is_last or token.offset < num_emitted]
             self._open_tokens = self._open_tokens[len(tokens) :]
+        # Calls are taken out after the offsets are matched: likelihoods refer to the text as it was written.
         calls: list[CallPiece] = []
         if self.calls is not None:
             text, calls = self.calls.add(text)

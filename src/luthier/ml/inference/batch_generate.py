@@ -25,8 +25,10 @@ def batch_generate(
 ) -> list[Continuation]:
     """One continuation a request, in order; `done` is called as each one ends.
 
-    prefix: what precedes every prompt already (`Decoder.run`); with none, what all begin with is found here where
-    it is at least 32 tokens long. batch_tokens: how many tokens' keys and values a batch may hold.
+    Args:
+        prefix: what precedes every prompt already (`Decoder.run`); with none, what all begin with is found here where
+            it is at least 32 tokens long.
+        batch_tokens: how many tokens' keys and values a batch may hold.
     """
     if not requests:
         return []

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 _WINDOWS: Final = ("window", "window_size")
+# Layers that hold keys and values by position, or nothing: rows can be padded, joined and cut.
 _HELD_LAYERS: Final = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 

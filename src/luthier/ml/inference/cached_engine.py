@@ -29,7 +29,8 @@ class ResultCache(Protocol):
 class Usage:
     """What was asked. Tokens and requests from the cache are not among those that are new in this process.
 
-    seconds: spent in the engine, its loading among them.
+    Attributes:
+        seconds: spent in the engine, its loading among them.
     """
 
     num_requests: int = 0
@@ -45,9 +46,12 @@ class Usage:
 class CachedEngine:
     """Asks `open_engine()` for what is not kept; the engine is opened when it is first needed.
 
-    name: who answers, as provenance names it. identity: what decides the answers beside the prompt, JSON values only:
-    equal identities must mean equal answers. open_engine gets a function to call with each answer as it comes; an
-    engine that cannot may ignore it, and then its answers are kept when a whole call has ended.
+    Args:
+        name: who answers, as provenance names it.
+        identity: what decides the answers beside the prompt, JSON values only: equal identities must mean equal
+            answers.
+        open_engine: gets a function to call with each answer as it comes; an engine that cannot may ignore it, and then
+            its answers are kept when a whole call has ended.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class CachedEngine:
 
         Equal prompts are asked once. What was answered is kept even where another prompt of the call fails.
 
-        Raises what the engine raises, but OverlongError.
+        Errors of the engine pass through, except OverlongError.
         """
         keys = [self.key(prompt) for prompt in prompts]
         by_key = dict(zip(keys, prompts, strict=True))
@@ -104,6 +108,7 @@ class CachedEngine:
                 self._engine = self._open(self._keep)
             written = self._engine.generate(list(missing.values()), progress)
         except OverlongError as error:
+            # What was answered before the error is kept, and not asked again.
             found.update(self._known)
             rest = [key for key in missing if key not in found]
             if len(rest) == 1:
@@ -111,6 +116,7 @@ class CachedEngine:
                 self._usage["num_overlong"] = self._usage.get("num_overlong", 0) + 1
                 return
         else:
+            # Engines that report each answer as it comes have stored those already (`_keep`).
             new = {key: made for key, made in zip(missing, written, strict=True) if key not in self._known}
             self._cache.keep(new, engine=self.name)
             for made in new.values():

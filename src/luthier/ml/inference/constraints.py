@@ -66,6 +66,7 @@ class ConstraintFactory:
         first = _library().LLMatcher(self._known, grammar, log_level=0)
         if first.is_error():
             raise _refused(first.get_error())
+        # The grammar is compiled once; each answer gets a copy of the parser in its first state.
         return lambda: _GrammarConstraint(first.deep_copy(), self._num_logits)
 
     @cached_property

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from luthier.ml.inference.thoughts import ThoughtLimit
 
 
+# Tokens of prompts that go through the model together: more no longer fit the processor's caches.
 PREFILL_TOKENS = 2048
 
 
@@ -61,8 +62,9 @@ PREFILL_TOKENS = 2048
 class Request:
     """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
 
-    constraint: makes the constraint of its answer. limit: makes what ends the answer before `max_new_tokens`, where
-    thought and answer have limits of their own.
+    Attributes:
+        constraint: makes the constraint of its answer.
+        limit: makes what ends the answer before `max_new_tokens`, where thought and answer have limits of their own.
     """
 
     ids: Sequence[int]
@@ -75,10 +77,12 @@ class Request:
 
 @dataclass(slots=True)
 class Continuation:
-    """New ids without the token that ended them. end_id: that token; None where `max_new_tokens` was reached first.
+    """New ids without the token that ended them.
 
-    log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
-    nothing is drawn (temperature 0).
+    Attributes:
+        end_id: that token; None where `max_new_tokens` was reached first.
+        log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
+            nothing is drawn (temperature 0).
     """
 
     ids: list[int] = field(default_factory=list)
@@ -93,7 +97,11 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What prompts or rows begin with, gone through the model once. cache: keys and values with batch size 1."""
+    """What prompts or rows begin with, gone through the model once.
+
+    Attributes:
+        cache: keys and values with batch size 1.
+    """
 
     num_tokens: int
     cache: DynamicCache
@@ -101,7 +109,12 @@ class Prefix:
 
 @dataclass(slots=True)
 class Batch:
-    """The rows that still write. `mask`: [rows, width] 1 at real tokens; `positions`: [rows] of the next token."""
+    """The rows that still write.
+
+    Attributes:
+        mask: [rows, width] 1 at real tokens.
+        positions: [rows] of the next token.
+    """
 
     rows: list[int]
     cache: DynamicCache
@@ -110,10 +123,11 @@ class Batch:
 
     def trim(self) -> None:
         """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow."""
-        num_padding = int(self.mask.any(0).int().argmax())
+        num_padding = int(self.mask.any(0).int().argmax())  # the first column with a real token
         if num_padding:
             self.mask = self.mask[:, num_padding:]
             for layer in filter(holds_keys, self.cache.layers):
+                # [rows, kv_heads, tokens, head]
                 layer.keys, layer.values = layer.keys[:, :, num_padding:], layer.values[:, :, num_padding:]
 
     def keep(self, places: list[int]) -> None:
@@ -176,20 +190,24 @@ class Decoder:
     def prefill(self, ids: Sequence[int], before: Prefix | None = None) -> Prefix:
         """Send tokens that several prompts share, or the next part of a long one, through the model, once.
 
-        before: what precedes them already; it is used up.
+        Args:
+            before: what precedes them already; it is used up.
         """
         cache = self.new_cache() if before is None else before.cache
         first = 0 if before is None else before.num_tokens
         tokens = torch.tensor([list(ids)], device=self._model.device)  # [1, tokens]
-        positions = torch.arange(first, first + len(ids), device=self._model.device)[None]
+        positions = torch.arange(first, first + len(ids), device=self._model.device)[None]  # [1, tokens]
         self._forward(tokens, cache, None, positions)
         return Prefix(num_tokens=first + len(ids), cache=cache)
 
     @torch.inference_mode()
     def prefill_vectors(self, vectors: Tensor) -> Prefix:
-        """Send a trained prompt, which has no tokens, through the model once. vectors: [num, width], as embedded.
+        """Send a trained prompt, which has no tokens, through the model once.
 
         Requests must hold any ids in its places, which are never read.
+
+        Args:
+            vectors: [num, width], as embedded.
         """
         cache = self.new_cache()
         arguments: dict[str, Any] = {self._cache_argument: cache}
@@ -248,6 +266,7 @@ class Decoder:
                 return out
             tokens = torch.tensor([[chosen[place][0]] for place in going], device=self._model.device)  # [rows, 1]
             if len(going) < len(batch.rows):
+                # Rows that have ended leave at once: the others' steps get cheaper.
                 batch.keep(going)
             logits = self.step(batch, tokens)
 
@@ -259,6 +278,7 @@ class Decoder:
             return self._start_each(requests, prefix)
         numbers = list(firsts.values())
         batch, logits = self._start_each([requests[number] for number in numbers], prefix)
+        # Batches by length change the order: where each distinct prompt lies now.
         places = {numbers[row]: place for place, row in enumerate(batch.rows)}
         again = [places[first] for first in same_as]
         batch.keep(again)
@@ -300,7 +320,8 @@ class Decoder:
     ) -> tuple[Batch | RowBatch, Tensor]:
         """Send some of the prompts through the model: together where that is proved, else each by itself.
 
-        Returns the batch and its first logits: [rows, vocabulary].
+        Returns:
+            The batch and its first logits: [rows, vocabulary].
         """
         kind = self.path_of(max(len(requests[row].ids) + requests[row].max_new_tokens for row in rows)).kind
         if kind == "batched":
@@ -321,6 +342,7 @@ class Decoder:
         device = self._model.device
         tokens = torch.full((len(rows), width), self._pad_id)
         mask = torch.zeros((len(rows), skip + width), dtype=torch.long)
+        # The shared prefix is real in every row; padding follows it, then the row's own tokens.
         mask[:, :skip] = 1
         for place, row in enumerate(rows):
             own = list(requests[row].ids[skip:])
@@ -331,13 +353,14 @@ class Decoder:
         mask = mask.to(device)
         cache = expanded(prefix.cache, len(rows)) if prefix else self.new_cache()
         logits = self._forward(tokens.to(device), cache, mask, positions)
+        # Padding is on the left, so the last column is real in every row.
         return Batch(list(rows), cache, mask, positions[:, -1] + 1), logits
 
     def step(self, batch: Batch | RowBatch, tokens: Tensor) -> Tensor:
         """Send one token a row ([rows, 1]) through the model; returns the logits of the next: [rows, vocabulary]."""
         if isinstance(batch, RowBatch):
             return self._sound(batch.step(tokens[:, 0].tolist()))
-        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)
+        batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)  # [rows, width + 1]
         logits = self._forward(tokens, batch.cache, batch.mask, batch.positions[:, None])
         batch.positions = batch.positions + 1
         return logits
@@ -356,7 +379,7 @@ class Decoder:
     def _sound(self, logits: Tensor) -> Tensor:
         """The logits, if they may be used: NaN only for callers who look after it."""
         if not self._may_diverge and logits.isnan().any():
-            # argmax returns the index of a NaN without complaint, and decoding would go on with a meaningless token.
+            # argmax returns the index of a NaN without complaint, and decoding would continue with a meaningless token.
             raise DivergedError(
                 f"{type(self._model).__name__} gives logits that are not numbers",
                 expected="finite logits",
@@ -373,6 +396,7 @@ class Decoder:
         why = self._why_not_held if may_batch else "its positions change their meaning with the length of a text"
         if not why:
             trials.insert(0, ("batched", self._batched))
+        # A probe must see NaN, which `prove` judges, instead of an error.
         may_diverge, self._may_diverge = self._may_diverge, True
         try:
             found = prove(self._model, probe, trials)

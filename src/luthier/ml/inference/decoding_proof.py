@@ -28,7 +28,7 @@ Kind = Literal["batched", "grouped", "by_row", "uncached"]
 
 NUM_STEPS: Final = 2
 _LENGTHS: Final = (10, 6)
-_MOST_CHUNK: Final = 256
+_MAX_CHUNK: Final = 256
 _NUM_SHARED: Final = 3
 _FINE: Final = 1e-4
 """How far float32 logits may differ, as a share of the largest: other shapes sum in another order."""
@@ -45,10 +45,11 @@ _proved: dict[tuple[object, ...], DecodingPath] = {}
 class DecodingPath:
     """How a model writes, and why not by a faster way.
 
-    kind: `batched` is our own key-value cache, rows together, prefixes shared; `grouped` is the cache that the model
-    makes for itself, rows of one length together; `by_row` the same, each row by itself; `uncached` sends the whole
-    text through the model for every token.
-    reason: empty where nothing faster was tried in vain.
+    Attributes:
+        kind: `batched` is our own key-value cache, rows together, prefixes shared; `grouped` is the cache that the
+            model makes for itself, rows of one length together; `by_row` the same, each row by itself; `uncached` sends
+            the whole text through the model for every token.
+        reason: empty where nothing faster was tried in vain.
     """
 
     kind: Kind
@@ -72,9 +73,10 @@ BATCHED: Final = DecodingPath("batched")
 class Probe:
     """Texts that go through the model both ways. The last `NUM_STEPS` ids of each are given one at a time.
 
-    num_shared: how many ids all of them begin with in common. is_stepwise: hold each step against a forward pass over
-    the text so far: for models whose positions change their meaning as a text grows, so that later tokens change
-    earlier logits.
+    Attributes:
+        num_shared: how many ids all of them begin with in common.
+        is_stepwise: hold each step against a forward pass over the text so far: for models whose positions change their
+            meaning as a text grows, so that later tokens change earlier logits.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -98,12 +100,12 @@ def short_probe(model: PreTrainedModel, window: int | None, *, is_recurrent: boo
         longest, short = window, max(window - 1, NUM_STEPS + 1)
         return _probe(model, (longest, short), 0)
     if is_recurrent:
-        longest += min(_chunk(model.config.get_text_config(decoder=True)), _MOST_CHUNK)
+        longest += min(_chunk(model.config.get_text_config(decoder=True)), _MAX_CHUNK)
     return _probe(model, (longest, short), _NUM_SHARED)
 
 
 def long_probe(model: PreTrainedModel, window: int) -> Probe:
-    """Rows that cross the end of a window or chunk of so many tokens: one as it writes, one with its prompt."""
+    """Rows that cross the end of a window or chunk of that many tokens: one as it writes, one with its prompt."""
     return _probe(model, (window + 2, window + 2 + NUM_STEPS + 1), 0)
 
 
@@ -157,6 +159,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
             reasons.append(f"{_TITLES[kind]}: {type(error).__name__}: {_first_line(error)}")
             continue
         far = max(apart(ours, own) for ours, own in zip(found, expected, strict=True))
+        # The tolerance of narrow types may cost a pass of its own, so the exact one is tried first.
         if far <= _FINE or far <= tolerance(model, probe, expected, far):
             return DecodingPath(kind, "; ".join(reasons))
         reasons.append(f"{_TITLES[kind]}: logits differ by {far:.2g} of the largest")
@@ -197,7 +200,8 @@ def text_part(model: PreTrainedModel) -> PreTrainedModel:
 def own_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """[tokens, vocabulary] in float32: the model's own forward pass over one text, without a cache.
 
-    Raises RequestError where it fails.
+    Raises:
+        RequestError: it fails.
     """
     tokens = torch.tensor([list(ids)], device=model.device)
     arguments = accepted(model, {"use_cache": False})
@@ -235,9 +239,11 @@ def tolerance(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor], 
 def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> float:
     """How far apart the same logits are when rows go through the model together, padded on the right.
 
-    expected: the model's own logits of each row: of all its tokens, or of the last ones.
+    Args:
+        expected: the model's own logits of each row: of all its tokens, or of the last ones.
     """
     width = max(map(len, probe.rows))
+    # [rows, width], padded on the right: a causal model never looks there.
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in probe.rows], device=model.device)
     logits = model(input_ids=tokens, **accepted(model, {"use_cache": False})).logits.float()
     parts = [logits[place, len(row) - NUM_STEPS - 1 : len(row)].contiguous() for place, row in enumerate(probe.rows)]
@@ -267,7 +273,9 @@ def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> P
     rows = []
     for number, length in enumerate(lengths):
         own = [
-            plain[(5 + 7 * place + (3 + 11 * number) * (place >= num_shared)) % len(plain)] for place in range(length)
+            # Alike in the shared places, and shifted by a number of the row's own behind them.
+            plain[(5 + 7 * place + (3 + 11 * number) * (place >= num_shared)) % len(plain)]
+            for place in range(length)
         ]
         rows.append(tuple(own))
     return Probe(tuple(rows), num_shared)

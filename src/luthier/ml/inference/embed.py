@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class PartialStates:
-    """A long text of which a part has gone through the model. total: [width], the sum of its states in float32."""
+    """A long text of which a part has gone through the model.
+
+    Attributes:
+        total: [width], the sum of its states in float32.
+    """
 
     cache: DynamicCache
     total: Tensor
@@ -30,14 +34,16 @@ class PartialStates:
 def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, skip: int = 0) -> Tensor:
     """[prompts, width] in float32: of each prompt the mean over its tokens, scaled to the length 1.
 
-    skip: how many ids at the beginning stand for a trained prompt, and are left out of the mean.
+    Args:
+        skip: how many ids at the beginning represent a trained prompt, and are left out of the mean.
     """
     lengths = [len(ids) for ids in prompts]
-    tokens = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)
+    tokens = torch.zeros((len(prompts), max(lengths)), dtype=torch.long)  # [prompts, longest]
     for row, ids in enumerate(prompts):
         tokens[row, : len(ids)] = torch.tensor(list(ids))
     # Padding on the right needs no mask: no token looks at what comes after it.
     states = language_model(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state.float()
+    # states: [prompts, longest, width], float32 so that long sums keep their digits
     means = [states[row, skip:length].mean(0) for row, length in enumerate(lengths)]
     return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
@@ -48,8 +54,10 @@ def add_states(
 ) -> PartialStates:
     """Send the next tokens of a long text through the model, and add up their states.
 
-    before: what of it has gone through already; it is used up. new_cache: an empty one, for the first part. skip: as in
-    `mean_states`; the first part must be longer.
+    Args:
+        before: what of it has gone through already; it is used up.
+        new_cache: an empty one, for the first part.
+        skip: as in `mean_states`; the first part must be longer.
     """
     first = 0 if before is None else before.num_tokens
     cache = new_cache if before is None else before.cache
@@ -58,7 +66,7 @@ def add_states(
     body = language_model(model)
     arguments: dict[str, Any] = {cache_argument(body): cache, "position_ids": positions}
     states = body(input_ids=tokens, use_cache=True, **accepted(body, arguments)).last_hidden_state[0].float()
-    total = states[max(0, skip - first) :].sum(0)
+    total = states[max(0, skip - first) :].sum(0)  # [width] of states [tokens, width]
     return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
 
 

@@ -25,9 +25,12 @@ DIVERGED: Final = DivergedError(
 
 @dataclass(slots=True, eq=False)
 class _Texts:
-    """One ask. parts: places of texts of like length, the next one last. found: vectors by place.
+    """One request.
 
-    partial: what of a long text has gone through the model already.
+    Attributes:
+        parts: places of texts of like length, the next one last.
+        found: vectors by place.
+        partial: what of a long text has gone through the model already.
     """
 
     key: Hashable
@@ -40,7 +43,7 @@ class _Texts:
 
 
 class EmbeddingQueue:
-    """The asks of one engine. Those of different owners take turns, a part each; a part has at most 512 tokens."""
+    """The requests of one engine. Those of different owners take turns, a part each; a part has at most 512 tokens."""
 
     def __init__(self, engine: TransformersEngine, decoder: Decoder, adapters: MixedAdapters, max_rows: int) -> None:
         self._engine, self._decoder, self._adapters, self._max_rows = engine, decoder, adapters, max_rows
@@ -49,7 +52,7 @@ class EmbeddingQueue:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks that wait."""
+        """The requests that wait."""
         return {one.key for one in self._waiting}
 
     def add(self, key: Hashable, inputs: list[Request], adapter: str | None, owner: str | None) -> None:
@@ -59,7 +62,7 @@ class EmbeddingQueue:
         self._waiting.append(_Texts(key, inputs, adapter, owner, parts))
 
     def cancel(self, key: Hashable) -> None:
-        """Forget an ask."""
+        """Forget a request."""
         self._waiting = [one for one in self._waiting if one.key != key]
 
     def clear(self) -> None:
@@ -71,7 +74,7 @@ class EmbeddingQueue:
         if not self._waiting:
             return []
         one, num_hidden = self._turns.first(self._waiting), self._engine.num_virtual_tokens
-        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of an ask have one adapter
+        self._adapters.use([one.adapter])  # broadcast over the rows: all texts of a request have one adapter
         if not self._add_part(one, num_hidden):
             self.cancel(one.key)
             return [(one.key, Failed.of(DIVERGED))]
@@ -87,6 +90,7 @@ class EmbeddingQueue:
         causal, places = self._engine.causal, one.parts[-1]
         ids = one.inputs[places[0]].ids
         if len(places) > 1 or len(ids) <= PART_TOKENS or not self._decoder.fits_windows(len(ids)):
+            # Short texts go together; so does a long one that no cache can be kept of.
             vectors = mean_states(causal, [one.inputs[place].ids for place in places], skip=num_hidden)
         else:
             done = 0 if one.partial is None else one.partial.num_tokens
@@ -95,6 +99,7 @@ class EmbeddingQueue:
             if one.partial.num_tokens < len(ids):
                 return bool(one.partial.total.isfinite().all())
             vectors, one.partial = unit(one.partial), None
+        # Only once all its texts are done: a long text stays the last part until then.
         one.parts.pop()
         one.found.update(zip(places, vectors.tolist(), strict=True))
         return bool(vectors.isfinite().all())

@@ -10,10 +10,12 @@ from luthier.core.ports import Generation, Progress, Prompt, Score
 
 
 class FakeEngine:
-    """Answers from a function or a table, in words; scores with a fixed loss a token.
+    """Answers from a function or a table, as text; scores with a fixed loss a token.
 
-    answers: called with the prompt, or looked up by the content of its last message (or its text). A word is a token.
-    nll_nats_a_token: what each learned token costs; a function of the example where it should differ.
+    Args:
+        answers: called with the prompt, or looked up by the content of its last message (or its text). A word is a
+            token.
+        nll_nats_a_token: what each learned token costs; a function of the example where it should differ.
     """
 
     def __init__(

@@ -24,7 +24,9 @@ class _Answer:
 class FakeStreamEngine:
     """Answers from a function of the request, the number of the choice and the path of the adapter; a word is a token.
 
-    most_answers: written at once. context_words: a longer prompt is refused. wait_seconds are not waited.
+    Args:
+        most_answers: written at once.
+        context_words: a longer prompt is refused. wait_seconds are not waited.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class FakeStreamEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return {answer.key for answer in self._answers}
 
     @property

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 def length_batches(lengths: Sequence[int], *, max_tokens: int, max_rows: int) -> list[list[int]]:
     """Group indices into batches of like length, longest first, so that a batch too big shows itself at once.
 
-    lengths: tokens of each item. A batch holds at most `max_rows` items, and rows times its longest row is at most
-    `max_tokens`; an item longer than that is a batch of its own. Equal lengths keep their order.
+    A batch holds at most `max_rows` items, and rows times its longest row is at most `max_tokens`; an item longer than
+    that is a batch of its own. Equal lengths keep their order.
+
+    Args:
+        lengths: tokens of each item.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []

@@ -5,7 +5,7 @@ prompt. So the body runs over whole rows, and logits are made for the positions 
 several rows begin with goes through the body once.
 
 That holds for a model that proves it: on a few tokens head(body(x)) gives its own logits, rows padded together give
-what each gives by itself, and so does what goes on from a shared prefix. Another model is scored by its own forward
+what each gives by itself, and so does what continues from a shared prefix. Another model is scored by its own forward
 pass, a row at a time.
 """
 
@@ -45,7 +45,7 @@ from luthier.ml.inference.preallocated_kv_cache import expanded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# A vocabulary of 49,152 makes 50 MB of logits in fp32 of so many positions, and the log-softmax as much again.
+# A vocabulary of 49,152 makes 50 MB of logits in fp32 of that many positions, and the log-softmax as much again.
 MAX_LOGIT_ROWS = 256
 # Numbers of logits that a model's own forward pass may make at once: 256 MB in float32.
 MAX_OWN_LOGITS = 1 << 26
@@ -58,9 +58,12 @@ _EXACT = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class ScoringPath:
-    """How a model is scored. by_head: its head over its body, rows together; else by its own forward pass.
+    """How a model is scored.
 
-    shares: whether a prefix may go through the body once. reason: why not all of that holds.
+    Attributes:
+        by_head: its head over its body, rows together; else by its own forward pass.
+        shares: whether a prefix may go through the body once.
+        reason: why not all of that holds.
     """
 
     by_head: bool
@@ -274,7 +277,7 @@ class Scorer:
         tokens = torch.tensor([list(ids)], device=self._device)
         arguments = accepted(self._model, {"use_cache": False, "logits_to_keep": places.to(self._device)})
         logits: Tensor = self._model(input_ids=tokens, **arguments).logits[0]
-        # not every model makes only what is asked for
+        # not every model makes only what is requested
         return logits.float() if logits.shape[0] == len(places) else logits[places.to(self._device)].float()
 
     @torch.inference_mode()
@@ -303,7 +306,11 @@ class Scorer:
         return _proved[key]
 
     def _prove(self, probe: Probe, why: str) -> ScoringPath:
-        """Whether rows may be padded together, and go on from a shared prefix. why: why they cannot, if known."""
+        """Whether rows may be padded together, and continue from a shared prefix.
+
+        Args:
+            why: why they cannot, if known.
+        """
         expected = [own_logits(self._model, row) for row in probe.rows]
         if not why and probe.num_shared:
             why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
@@ -318,7 +325,8 @@ class Scorer:
     ) -> str:
         """Why a way of scoring is not taken: it fails, or its logits differ from the model's own; empty where not.
 
-        most: how far they may differ, as a share of the largest; None is what another order of sums comes to.
+        Args:
+            most: how far they may differ, as a share of the largest; None allows what another order of sums causes.
         """
         try:
             far = self._distance(probe, expected, num_shared)

@@ -24,9 +24,13 @@ _HARMLESS: Final = frozenset(("top_p", "top_k", "num_beams", "num_return_sequenc
 
 
 class LmEvalModel(TemplateLM):  # type: ignore[misc]
-    """The engine behind the harness's three questions. tokenizer: the model's own; None for a server.
+    """The engine behind the harness's three questions.
 
-    num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
+    Args:
+        tokenizer: the model's own; None for a server.
+
+    Attributes:
+        num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text of which the first token is scored, too."""
+        """What comes before a text of which the first token is scored, too."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else int(begin)
 

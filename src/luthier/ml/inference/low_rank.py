@@ -2,7 +2,7 @@
 
     y = x W^T + scale (x A^T) B^T
 
-That is what LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA come to in the files of a run. DoRA (which rescales
+LoRA, rsLoRA, LoRA+, QLoRA, PiSSA, OLoRA and AdaLoRA all have this form in the files of a run. DoRA (which rescales
 the base's own product), IA3, trained prompts, adapters on experts (many matrices in one tensor), and files of others
 that replace or bend a part of the base are not: those get an engine of their own, with a copy of the base.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."
-# How a matrix is started never matters afterwards, but for those that take their start out of the base.
+# How a matrix is started never matters afterwards, except for those that take their start out of the base.
 _PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal", "eva")
 # What any of these holds makes an adapter more than low-rank products.
 _MORE_THAN_PRODUCTS: Final = (
@@ -35,7 +35,13 @@ _MORE_THAN_PRODUCTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What an adapter adds to one matrix. a: [rank, in], b: [out, rank]."""
+    """What an adapter adds to one matrix.
+
+    Attributes:
+        a: [rank, in].
+        b: [out, rank].
+        scale: factor of the product.
+    """
 
     a: Tensor
     b: Tensor
@@ -50,7 +56,8 @@ class LowRank:
 def why_not_shared(path: str | Path) -> str | None:
     """Why an adapter needs a copy of the base for itself; None where it does not.
 
-    Raises ModelSourceError for a folder without a readable `adapter_config.json`.
+    Raises:
+        ModelSourceError: a folder without a readable `adapter_config.json`.
     """
     config = _config(Path(path))
     if config.get("peft_type") != "LORA":
@@ -68,8 +75,9 @@ def why_not_shared(path: str | Path) -> str | None:
 def read_low_rank(path: str | Path) -> dict[str, LowRank]:
     """What an adapter adds, by the name of the module in the base. On the CPU, as it is in the file.
 
-    Raises NotFoundError, ModelSourceError: the folder is not there, damaged, or no adapter that can share its base.
-    DivergedError: it holds NaN or infinity, which would reach the answers of others.
+    Raises:
+        NotFoundError, ModelSourceError: the folder is not there, damaged, or no adapter that can share its base.
+        DivergedError: it holds NaN or infinity, which would reach the answers of others.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -108,6 +116,7 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any
         if a.shape[0]:
             own = module.removeprefix(_PREFIX)
             found[own] = LowRank(a, b, _scale(own, a.shape[0], config))
+    # Each A has its B by now; this finds a B without an A.
     if 2 * sum(name.endswith(".lora_A.weight") for name in tensors) != len(tensors):
         raise _damaged(folder, "some of its matrices have no partner")
     return found

@@ -3,7 +3,7 @@
 The matrices of the base are multiplied once for all rows. Beside them, A of all adapters in use are stacked into
 one matrix, and B into another: two products for all rows, with what is another adapter's set to zero in
 between. So every adapter is read once a step however many rows ask for it, and nothing is gathered by row; the zeros
-leave what a row gets as it would be alone, but for the order of floating-point sums.
+leave what a row gets as it would be alone, except for the order of floating-point sums.
 
 A matrix that sees tokens without their rows (behind the router of a mixture of experts, say) cannot tell whose they
 are. Where an adapter changes such a one, all rows of a pass must have the same adapter (`mixes`).
@@ -37,7 +37,7 @@ class MixedAdapters:
         self._model = model
         self._loaded: dict[str, dict[str, LowRank]] = {}
         self._wrapped: dict[str, _MixedLinear] = {}
-        self._in_use: dict[str, int] = {}  # by name: how many passes ago it was asked for
+        self._in_use: dict[str, int] = {}  # by name: how many passes ago it was requested
         self._rows: tuple[str | None, ...] = ()
         self._mixes = True
 
@@ -49,7 +49,9 @@ class MixedAdapters:
     def load(self, name: str, path: str) -> None:
         """Read an adapter, in the precision of the base; nothing happens where it is loaded.
 
-        Raises what `read_low_rank` does, ModelSourceError also where it does not fit the base.
+        Raises:
+            NotFoundError, DivergedError: as `read_low_rank`.
+            ModelSourceError: it is damaged, or does not fit the base.
         """
         if name in self._loaded:
             return
@@ -98,6 +100,7 @@ class MixedAdapters:
             self._in_use = kept | dict.fromkeys(sorted(wanted - kept.keys()), 0)
             self._lay()
         self._rows = tuple(rows)
+        # Matrices with the same adapters in the same order share one tensor of scales.
         scales: dict[tuple[tuple[str, int, float], ...], Tensor | None] = {}
         for linear in self._wrapped.values():
             if linear.layout not in scales:
@@ -171,8 +174,9 @@ class MixedAdapters:
 class _MixedLinear(nn.Module):
     """A linear layer of the base with the low-rank products of the adapters in use.
 
-    _a: [sum of ranks, in], _b: [sum of ranks, out], stacked over adapters. scales: [rows, 1, sum of ranks]; None where
-    no row of the pass has an adapter of this layer.
+    Attributes:
+        _a: [sum of ranks, in], _b: [sum of ranks, out], stacked over adapters.
+        scales: [rows, 1, sum of ranks]; None where no row of the pass has an adapter of this layer.
     """
 
     def __init__(self, base: nn.Module) -> None:

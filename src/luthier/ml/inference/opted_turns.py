@@ -1,7 +1,7 @@
 """What a recipe has written in another way, for templates that have no place for it: system turns, tools, thoughts.
 
     data.system: fold           the system text, a blank line, then the first user turn
-    data.tools: as_text         tools in words in the system turn, calls and their results as text, as a server writes
+    data.tools: as_text         tools as text in the system turn, calls and their results as text, as a server writes
                                 them for models whose template knows no tools (`ml/inference/tool_prompt.py`)
     data.reasoning: as_text     <think>, the thought, </think>, then the answer, all of it content
     data.reasoning: drop        the answer without its thought
@@ -37,7 +37,7 @@ def text_of(template: ChatTemplate) -> str:
 
 
 def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template: ChatTemplate) -> Sequence[Example]:
-    """The examples, both sides of a pair, rewritten; the very same where nothing is asked for."""
+    """The examples, both sides of a pair, rewritten; the same where nothing is requested."""
     if opted == AS_THEY_ARE:
         return examples
     form = form_of(text_of(template))
@@ -45,7 +45,11 @@ def rewritten_examples(opted: OptedTurns, examples: Sequence[Example], template:
 
 
 def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> Conversation:
-    """One conversation, rewritten. form: in which the model calls tools."""
+    """One conversation, rewritten.
+
+    Args:
+        form: in which the model calls tools.
+    """
     if opted.reasoning is not None:
         messages = tuple(_thought(opted, message) for message in conversation.messages)
         conversation = conversation.model_copy(update={"messages": messages})

@@ -83,6 +83,7 @@ def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0)
         ]
         result.layers.append(PreallocatedLayer(buffers[0], buffers[1], num_tokens))
         for layer in layers:
+            # Freed layer by layer: at most one layer exists twice.
             layer.keys = layer.values = None
     return result
 
@@ -94,6 +95,7 @@ def _num_tokens(cache: DynamicCache) -> int:
 def _lay(states: Sequence[Tensor], num_tokens: int, num_room: int, prefix_tokens: int) -> Tensor:
     first = states[0]
     num_rows = sum(len(part) for part in states)
+    # [all rows, kv_heads, tokens + room, head]; zeros, since garbage times a weight of 0 may be NaN
     buffer = first.new_zeros(num_rows, first.shape[1], num_tokens + num_room, first.shape[3])
     start = 0
     for part in states:

@@ -16,7 +16,12 @@ PART_TOKENS: Final = 512
 
 @dataclass(slots=True, eq=False)
 class QueuedPrompt:
-    """An ask for text. owner: whose it is. prefix: what of a long prompt has gone through the model already."""
+    """A request for text.
+
+    Attributes:
+        owner: whose it is.
+        prefix: what of a long prompt has gone through the model already.
+    """
 
     key: Hashable
     prepared: Prepared
@@ -58,7 +63,11 @@ class PrefillTurns:
         self._num_turns = 0
 
     def first(self, waiting: Sequence[_Waiting]) -> _Waiting:
-        """The one whose turn it is: of one owner whoever came first. waiting: not empty, in the order of arrival."""
+        """The one whose turn it is: of one owner whoever came first.
+
+        Args:
+            waiting: not empty, in the order of arrival.
+        """
         chosen = min(waiting, key=lambda one: self._served.get(one.owner, 0))
         self._num_turns += 1
         owners = {one.owner for one in waiting}  # those who have gone start over when they come again
@@ -72,7 +81,8 @@ def next_prefill_batch(
 ) -> list[QueuedPrompt]:
     """The one whose turn it is, and those of like length whose prompts go through the model with it.
 
-    fits: whether rows of that many tokens can be padded.
+    Args:
+        fits: whether rows of that many tokens can be padded.
     """
     if first.prefix is not None or first.next_part():
         return [first]

@@ -28,13 +28,22 @@ def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, cont
 
 
 def check_bytes(least_tokens: int, context_tokens: int) -> None:
-    """Raise OverlongError where a text cannot fit, whatever its tokens are. least_tokens: no fewer has it."""
+    """Raise OverlongError where a text cannot fit, whatever its tokens are.
+
+    Args:
+        least_tokens: no fewer has it.
+    """
     if least_tokens >= context_tokens:
         raise overlong(least_tokens, context_tokens, "at least ")
 
 
 def checked(ids: list[int], context_tokens: int) -> list[int]:
-    """The ids. Raises RequestError where there is none, OverlongError where they leave no room."""
+    """The ids.
+
+    Raises:
+        RequestError: there is none.
+        OverlongError: they leave no room.
+    """
     if not ids:
         raise RequestError("an empty prompt", expected="at least one token", do="write something")
     if len(ids) >= context_tokens:

@@ -1,12 +1,11 @@
-"""Which engines there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
+"""Which engines there are. A table of "module:Class" strings names them, built-ins and plug-ins alike.
 
 Entry points in the group `luthier.engines` add to it.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.ports import Engine
@@ -25,7 +24,7 @@ def engine_names() -> list[str]:
 
 
 def load_engine_class(name: str) -> type[Engine]:
-    """The class of the engine called `name`; nothing is imported before it is asked for.
+    """The class of the engine called `name`; nothing is imported before it is requested.
 
     Raises:
         NotFoundError: no table knows the name.

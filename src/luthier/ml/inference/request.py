@@ -31,9 +31,11 @@ class PreparedTexts:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that is ready to be written. constraint: makes the constraint of one choice, where there is one.
+    """A request that is ready to be written.
 
-    decode: tokens as text, where thoughts are looked for.
+    Attributes:
+        constraint: makes the constraint of one choice, where there is one.
+        decode: tokens as text, where thoughts are looked for.
     """
 
     asked: TextRequest
@@ -68,8 +70,10 @@ class RequestPreparer:
     def prepare(self, asked: TextRequest) -> Prepared:
         """The request as tokens.
 
-        Raises RequestError (an empty prompt, a token or schema that is not there or cannot be followed), OverlongError
-        (no room for an answer), TemplateError (a conversation that the model's template cannot write).
+        Raises:
+            RequestError: an empty prompt, a token or schema that is not there or cannot be followed.
+            OverlongError: no room for an answer.
+            TemplateError: a conversation that the model's template cannot write.
         """
         if wrong := next((one for one, _ in asked.sampling.logit_bias if not 0 <= one < self._num_logits), None):
             raise RequestError(
@@ -127,11 +131,11 @@ class RequestPreparer:
     def _request(self, asked: TextRequest, template: ChatTemplate | None) -> Request:
         if asked.token_ids is not None:
             return self._engine.request_of_ids(asked.token_ids, asked.max_new_tokens)
-        talk = asked.conversation
-        if talk is not None:
-            talk = self._tools.conversation(asked)
+        conversation = asked.conversation
+        if conversation is not None:
+            conversation = self._tools.conversation(asked)
         return self._engine.request_within_context(
-            Prompt(conversation=talk, text=asked.text, max_new_tokens=asked.max_new_tokens), template
+            Prompt(conversation=conversation, text=asked.text, max_new_tokens=asked.max_new_tokens), template
         )
 
     def _token_id(self, text: str) -> int | None:

@@ -18,8 +18,9 @@ def is_passing(status: int) -> bool:
 def pause_seconds(attempt: int, retry_after: str | None, first: float, draw: float) -> float | None:
     """Seconds to wait after try number `attempt` (from 1); None where the server asks for more than five minutes.
 
-    retry_after: the header of that name, seconds or a date (RFC 9110, 10.2.3); one that cannot be read counts as none.
-    Without it: first * 2^(attempt - 1), at most 60, of which `draw` (0 to 1) takes away up to a half.
+    Args:
+        retry_after: the header of that name, seconds or a date (RFC 9110, 10.2.3); one that cannot be read counts as
+            none. Without it: first * 2^(attempt - 1), at most 60, of which `draw` (0 to 1) takes away up to a half.
     """
     if (asked := _asked_seconds(retry_after)) is not None:
         return asked if asked <= MAX_RETRY_AFTER_SECONDS else None

@@ -1,4 +1,4 @@
-"""Rows that go through a model without padding, with whatever state the model makes to go on from.
+"""Rows that go through a model without padding, with whatever state the model makes to continue from.
 
 transformers' models hand back what they need for the next token (a cache of keys, convolutions, recurrent states) among
 their outputs, under the name of the argument that takes it. So nothing need be known of what is in it. Rows of one
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Lane:
-    """Rows of one length. ids: all tokens of each so far. carried: what the model handed back, by argument."""
+    """Rows of one length.
+
+    Attributes:
+        ids: all tokens of each so far.
+        carried: what the model handed back, by argument.
+    """
 
     ids: list[list[int]]
     carried: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +39,8 @@ class Lane:
     def select(self, places: Sequence[int]) -> None:
         """Keep the rows at `places`, in that order; a place may come twice.
 
-        Raises TypeError for several rows in a state that is no cache of transformers.
+        Raises:
+            TypeError: several rows in a state that is no cache of transformers.
         """
         if list(places) != list(range(len(self.ids))):
             self.ids = [list(self.ids[place]) for place in places]
@@ -45,9 +51,11 @@ class Lane:
 
 
 class RowStepper:
-    """Sends rows through a model. keeps_cache: over what the model hands back; else each text whole.
+    """Sends rows through a model.
 
-    groups: rows of one length together; else each row by itself.
+    Args:
+        keeps_cache: over what the model hands back; else each text whole.
+        groups: rows of one length together; else each row by itself.
     """
 
     def __init__(self, model: PreTrainedModel, *, keeps_cache: bool, groups: bool) -> None:
@@ -108,7 +116,11 @@ class RowStepper:
 
 @dataclass(slots=True)
 class RowBatch:
-    """Rows that still write. places: of each row its lane and its place in it."""
+    """Rows that still write.
+
+    Attributes:
+        places: of each row its lane and its place in it.
+    """
 
     rows: list[int]
     stepper: RowStepper
@@ -121,7 +133,8 @@ class RowBatch:
     ) -> tuple[RowBatch, Tensor]:
         """Send prompts through the model; returns the batch and its first logits: [rows, vocabulary].
 
-        most_tokens: of prompts of one length that go together.
+        Args:
+            most_tokens: of prompts of one length that go together.
         """
         lanes: list[Lane] = []
         places: dict[int, tuple[int, int]] = {}
@@ -166,7 +179,7 @@ class RowBatch:
 
 
 def _groups(prompts: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
-    """Numbers of prompts of one length, as many together as have at most so many tokens; one at least."""
+    """Numbers of prompts of one length, as many together as have at most that many tokens; one at least."""
     groups: list[list[int]] = []
     for number in sorted(range(len(prompts)), key=lambda one: len(prompts[one])):
         length = len(prompts[number])

@@ -15,7 +15,8 @@ _GREEDY_BELOW: Final = 1e-4
 class Sampler:
     """Draws the tokens of one answer. Equal logits, rules and seeds give equal tokens.
 
-    number: of the choice; each draws from numbers of its own.
+    Args:
+        number: of the choice; each draws from numbers of its own.
     """
 
     def __init__(self, rules: Sampling, number: int, device: torch.device) -> None:
@@ -34,14 +35,19 @@ class Sampler:
         return self._generator is None and not changes_logits
 
     def draw(self, logits: Tensor) -> int:
-        """The next token. logits: [vocabulary]."""
-        scores = self._with_penalties(self._with_bias(logits.float()))
+        """The next token.
+
+        Args:
+            logits: [vocabulary].
+        """
+        scores = self._with_penalties(self._with_bias(logits.float()))  # [vocabulary] in fp32
         if self._generator is None:
             token = int(scores.argmax())
         else:
             probabilities = torch.softmax(scores / self._rules.temperature, -1)
             if self._rules.top_p < 1:
                 probabilities = _nucleus(probabilities, self._rules.top_p)
+            # multinomial normalises: what the nucleus leaves need not sum to 1.
             token = int(torch.multinomial(probabilities, 1, generator=self._generator))
         if self._rules.frequency_penalty or self._rules.presence_penalty:
             self._counts[token] = self._counts.get(token, 0) + 1
@@ -66,13 +72,18 @@ class Sampler:
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """The smallest set of likeliest tokens with `top_p` of the probability; all others get none."""
     ordered, places = probabilities.sort(descending=True)
+    # The probability of all likelier tokens: the token that crosses top_p stays in.
     before = ordered.cumsum(-1) - ordered
     ordered[before >= top_p] = 0.0
     return torch.zeros_like(probabilities).scatter(0, places, ordered)
 
 
 def likelihoods(logits: Tensor, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of a token, and the `num_top` likeliest with theirs. logits: [vocabulary]."""
+    """The log-probability of a token, and the `num_top` likeliest with theirs.
+
+    Args:
+        logits: [vocabulary].
+    """
     log_probabilities = torch.log_softmax(logits.float(), -1)
     found = log_probabilities.topk(min(num_top, len(log_probabilities)))
     top = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))

@@ -23,10 +23,11 @@ def generate_by_streaming(
 ) -> list[Generation]:
     """One generation a prompt, in the order of the prompts; as many are under way as the engine has room for.
 
-    returns_token_ids: whether each holds the ids of its tokens, where the engine gives them.
-
     Raises what `ask` raises, with the number of the prompt where it is known, and WorkError for an answer that failed.
     The first error ends all.
+
+    Args:
+        returns_token_ids: whether each holds the ids of its tokens, where the engine gives them.
     """
     requests = [_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
     waiting = deque(range(len(requests)))
@@ -62,6 +63,7 @@ def generate_by_streaming(
                         )
                         task.advance()
     finally:
+        # After an error too: the engine must not go on writing for nobody.
         for key in keys:
             engine.cancel(key)
     return [found[number] for number in range(len(requests))]

@@ -7,8 +7,8 @@ Each function opens what `Served` names: `opener(served: Served) -> StreamEngine
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
+from luthier.core.entry_points import entry_points
 from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.ports import StreamEngine

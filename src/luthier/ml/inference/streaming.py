@@ -1,9 +1,9 @@
 """Many answers written at once by one model, each with its own adapter, each streamed as it comes.
 
 All answers share one batch, because one step costs nearly the same for 16 rows as for one, whatever adapters they have
-(`mixed_adapters`). Asks come and go between two steps: prompts that have come go through the model together and join
-with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of the
-model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
+(`mixed_adapters`). Requests come and go between two steps: prompts that have come go through the model together and
+join with their first token; an answer that ends leaves at once. An answer that does not fit into the sliding windows of
+the model is written beside the others. So is every answer of a model that cannot hold rows together (`decoding_proof`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def open_stream_engine(served: Served) -> StreamingEngine:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Rows that go through the model together. num_room: tokens that still fit; None for an ordinary cache."""
+    """Rows that go through the model together.
+
+    Attributes:
+        num_room: tokens that still fit; None for an ordinary cache.
+    """
 
     batch: Batch | RowBatch
     logits: Tensor
@@ -80,7 +84,9 @@ class _Group:
 class StreamingEngine:
     """Writes answers with an open engine: `core.ports.StreamEngine`, `EmbeddingEngine` and `PreparingEngine`.
 
-    max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may hold.
+    Args:
+        max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may
+            hold.
     """
 
     def __init__(
@@ -111,12 +117,12 @@ class StreamingEngine:
 
     @property
     def decoding(self) -> Decoding:
-        """The path in the words of the API."""
+        """The path as the API names it."""
         return Decoding(path=self.path.kind, description=self.path.describe())
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         waiting = {one.key for one in self._prefill_queue} | self._embeddings.keys
         return {row.key for row in self._rows.values()} | waiting
 
@@ -128,7 +134,8 @@ class StreamingEngine:
     def load_adapter(self, name: str, path: str) -> None:
         """Make an adapter ready to be asked by `name`; nothing happens where it is.
 
-        Raises NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
+        Raises:
+            NotFoundError, ModelSourceError, DivergedError: as `low_rank.read_low_rank`; it does not fit this base.
         """
         self._adapters.load(name, path)
 
@@ -148,7 +155,11 @@ class StreamingEngine:
         return True
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> Prepared | PreparedTexts:
-        """The request as tokens, from any thread. Raises what `ask` raises of a request."""
+        """The request as tokens, from any thread.
+
+        Raises:
+            RequestError, OverlongError, TemplateError: as `RequestPreparer.prepare`.
+        """
         if isinstance(request, EmbeddingRequest):
             return self._reader.embedded(request)
         return self._reader.prepare(request)
@@ -178,7 +189,7 @@ class StreamingEngine:
         return self.admit(key, self._reader.embedded(request), adapter)
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this ask; nothing happens where it has ended."""
+        """Write no more of this request; nothing happens where it has ended."""
         self._prepared.pop(key, None)
         self._prefill_queue = [one for one in self._prefill_queue if one.key != key]
         self._embeddings.cancel(key)
@@ -191,7 +202,7 @@ class StreamingEngine:
         return self._embeddings.step() + self._begin() + self._step()
 
     def close(self) -> None:
-        """Let go of the weights; nothing can be written afterwards."""
+        """Release the weights; nothing can be written afterwards."""
         self._rows, self._groups, self._prefill_queue = {}, [], []
         self._embeddings.clear()
         self._engine.close()
@@ -205,7 +216,8 @@ class StreamingEngine:
     def _has_room_for(self, prepared: Prepared, share: float) -> bool:
         """Whether it can be written together with those that are being written; one alone always can.
 
-        share: how much of the ordinary room may be taken.
+        Args:
+            share: how much of the ordinary room may be taken.
         """
         waiting = [one.prepared for one in self._prefill_queue]
         if not self._rows and not waiting:
@@ -229,6 +241,7 @@ class StreamingEngine:
         self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
+        # One row a choice: the prompt's row of the cache is copied, not computed again.
         places = [place for place, one in enumerate(begun) for _ in range(one.prepared.num_rows)]
         if len(places) > len(begun):
             batch.keep(places)
@@ -251,11 +264,12 @@ class StreamingEngine:
         events: list[KeyedEvent] = []
         for group in self._groups:
             tokens = []
+            # Two transfers for all rows of a group, not two for each.
             likeliest = group.logits.argmax(-1).tolist()
             sound = (~group.logits.isnan().any(-1)).tolist()
             for place, number in enumerate(group.batch.rows):
                 token, new_events = likeliest[place], list[KeyedEvent]()
-                if number in self._rows:  # else it failed with another choice of the same ask
+                if number in self._rows:  # else it failed with another choice of the same request
                     token, new_events = self._write(number, group.logits[place], token, is_sound=sound[place])
                 tokens.append(token)
                 events += new_events
@@ -263,7 +277,7 @@ class StreamingEngine:
             self._drop_from(group)
             if going:
                 adapters = [self._rows[number].adapter for number in group.batch.rows]
-                # rows that go through the model each by itself are choices of one ask, with one adapter
+                # rows that go through the model each by itself are choices of one request, with one adapter
                 self._adapters.use(adapters[:1] if isinstance(group.batch, RowBatch) else adapters)
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)
@@ -304,6 +318,7 @@ class StreamingEngine:
             if all(group.num_room for group in fitting) and len(fitting) < 2:
                 continue
             for group in fitting:
+                # Padding that only ended rows needed must not be copied.
                 group.batch.trim()
             batch = self._decoder.join([one.batch for one in fitting if isinstance(one.batch, Batch)], _ROOM_TOKENS)
             joined = _Group(batch, torch.cat([group.logits for group in fitting]), _ROOM_TOKENS)

@@ -10,15 +10,18 @@ _UNKNOWN = "\ufffd"
 class TextStream:
     """The text of a growing list of tokens, piece by piece.
 
-    A token may hold a part of a character, so the end of the text can change with the next token: what is still open
-    is held back. decode: token ids to text, special tokens left out.
+    A token may hold a part of a character, so the end of the text can change with the next token: what is still open is
+    held back.
+
+    Args:
+        decode: token ids to text, special tokens left out.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        # Some tokenizers write a token differently at the beginning of a text: the tokens that were told last are
-        # decoded again before those that were not.
+        # Some tokenizers write a token differently at the beginning of a text: the tokens that were
+        # emitted last are decoded again before those that were not.
         self._context, self._emitted = 0, 0
 
     def add(self, token: int) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # The delimiter that opens a thought is the last thing in a prompt; it has few tokens.
 _TAIL_TOKENS: Final = 32
-_MOST_TEMPLATES: Final = 32
+_MAX_TEMPLATES: Final = 32
 
 
 class _GrammarConstraint(Protocol):
@@ -79,7 +79,7 @@ class Thoughts:
         return self.is_known and not self.form.prompt_closes
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Tokens as text, without special ones but for those that delimit thoughts."""
+        """Tokens as text, without special ones except for those that delimit thoughts."""
         if not self.shown:
             return str(self._backend.decode(list(ids), skip_special_tokens=True))
         return str(
@@ -107,7 +107,8 @@ class Thoughts:
     def budget(self, asked: int | None, room_tokens: int) -> int:
         """Tokens that a thought may take beside the answer's, at most `room_tokens`; 0 where it shares the answer's.
 
-        asked: as `Prompt.max_thinking_tokens`.
+        Args:
+            asked: as `Prompt.max_thinking_tokens`.
         """
         if self.form.prompt_closes:
             return 0
@@ -121,7 +122,11 @@ class Thoughts:
         return list(self._backend.encode(f"{self.form.end}\n\n", add_special_tokens=False).ids)
 
     def of_answer(self, prompt_ids: Sequence[int], asked: int | None, room_tokens: int) -> Thinking:
-        """The thought of the answer to a prompt. asked, room_tokens: as in `budget`."""
+        """The thought of the answer to a prompt.
+
+        Args:
+            asked, room_tokens: as in `budget`.
+        """
         return Thinking(self.form, self.is_open(prompt_ids), self.budget(asked, room_tokens), self.shown)
 
     def limit(self, max_new_tokens: int, max_thinking_tokens: int, *, is_open: bool) -> Callable[[], ThoughtLimit]:
@@ -138,7 +143,11 @@ class Thoughts:
 
 
 class ThoughtTokens:
-    """Follows one answer token by token. num_thinking: tokens of its thought so far, delimiters included."""
+    """Follows one answer token by token.
+
+    Attributes:
+        num_thinking: tokens of its thought so far, delimiters included.
+    """
 
     def __init__(self, form: ThinkingFormat, decode: Callable[[Sequence[int]], str], *, is_open: bool) -> None:
         self._reader, self._text = form.reader(is_open=is_open), TextStream(decode)
@@ -218,7 +227,11 @@ class AnswerText:
         self._num_read = self._num_answered = 0
 
     def is_full(self, num_tokens: int) -> bool:
-        """Whether the thought, or what follows it, has come to its own limit. num_tokens: of all that was written."""
+        """Whether the thought, or what follows it, has come to its own limit.
+
+        Args:
+            num_tokens: of all that was written.
+        """
         if not self._most_thinking or self._reader is None:
             return False
         if self._reader.is_thinking or self._reader.is_undecided:
@@ -238,7 +251,8 @@ class AnswerText:
     def add(self, text: str, num_tokens: int) -> tuple[str, str]:
         """What is certain with this text: more of the thought, and more of the answer.
 
-        num_tokens: of all that was written so far.
+        Args:
+            num_tokens: of all that was written so far.
         """
         if self._reader is None:
             return "", self._stops.add(text)
@@ -275,22 +289,25 @@ class RequestTemplates:
     def of(self, asked: TextRequest) -> tuple[ChatTemplate, Thoughts]:
         """Those for a request.
 
-        Raises RequestError for an option that the template never reads, TemplateError for one that it fails on.
+        Raises:
+            RequestError: an option that the template never reads.
+            TemplateError: one that it fails on.
         """
         options = dict(self._template.options) | asked.trained_options | requested_options(self._template, asked)
         key = json.dumps(options, sort_keys=True)
         if key not in self._made:
             template = self._template.with_options(options)
-            if len(self._made) >= _MOST_TEMPLATES:
-                self._made.pop(next(iter(self._made)))
+            if len(self._made) >= _MAX_TEMPLATES:
+                self._made.pop(next(iter(self._made)))  # a dict keeps its order: the oldest goes
             self._made[key] = template, Thoughts(template)
         return self._made[key]
 
 
 def requested_options(template: ChatTemplate, asked: TextRequest) -> dict[str, TemplateOption]:
-    """What a request sets: its options of the template, and those that stand for its effort of reasoning.
+    """What a request sets: its options of the template, and those that represent its effort of reasoning.
 
-    Raises RequestError for what the template never reads.
+    Raises:
+        RequestError: what the template never reads.
     """
     if not asked.template_options and asked.reasoning_effort is None:
         return {}

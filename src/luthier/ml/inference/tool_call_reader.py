@@ -15,10 +15,14 @@ _NAME: Final = r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|pa
 
 
 class ToolCallReader:
-    """Reads one answer. begin, end: what stands around a call; `end` may be empty.
+    """Reads one answer.
 
-    only_whole: a call is the whole answer or none. is_list: calls stand in a JSON list behind `begin`. names: of the
-    tools that may be called: what calls another is text. most: what comes after so many calls is left out.
+    Args:
+        begin, end: what surrounds a call; `end` may be empty.
+        only_whole: a call is the whole answer or none.
+        is_list: calls are in a JSON list behind `begin`.
+        names: of the tools that may be called: what calls another is text.
+        most: what comes after that many calls is left out.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ToolCallReader:
                 self._is_inside = False
                 self._take(1)
                 return ""
+        # Name first, then arguments: in this order the arguments can be streamed as they grow.
         if (match := re.match(_NAME, self._held)) is not None:
             name = json.loads(match[1])
             if name not in self._names:
@@ -99,7 +104,7 @@ class ToolCallReader:
         return self._whole(calls)
 
     def _whole(self, calls: list[CallPiece]) -> str:
-        """A call whose parts stand in another order, once it is complete; returns what turned out to be text."""
+        """A call whose parts are in another order, once it is complete; returns what turned out to be text."""
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
             return self._give_up()

@@ -1,6 +1,6 @@
 """How models write tool calls, and how those are separated from the rest of an answer.
 
-    family                      form of a call                                                          told by
+    family                      form of a call                                                          recognised by
     Hermes, Qwen, SmolLM2/3     <tool_call>{"name": "f", "arguments": {...}}</tool_call>                 <tool_call>
     Luthier's own tiny model    <call>{"name": "f", "arguments": {...}}</call>                           <call>
     Mistral                     [TOOL_CALLS][{"name": "f", "arguments": {...}}, ...]                     [TOOL_CALLS]
@@ -29,10 +29,14 @@ COMPACT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_sep
 
 @dataclass(frozen=True, slots=True)
 class ToolForm:
-    """One family's way to call. begin, end: what stands around each call; `end` empty where nothing does.
+    """One family's way to call.
 
-    key: of the arguments. begins_only_answers: a call is the whole answer or none. has_special_marks: `begin` is a
-    special token, which decoding usually leaves out. is_list: calls stand in one JSON list.
+    Attributes:
+        begin, end: what surrounds each call; `end` empty where nothing does.
+        key: of the arguments.
+        begins_only_answers: a call is the whole answer or none.
+        has_special_marks: `begin` is a special token, which decoding usually leaves out.
+        is_list: calls are in one JSON list.
     """
 
     begin: str
@@ -43,17 +47,23 @@ class ToolForm:
     is_list: bool = False
 
     def written(self, name: str, arguments: str, *, quotes: bool = True) -> str:
-        """A call as the model writes it. arguments: JSON text."""
+        """A call as the model writes it.
+
+        Args:
+            arguments: JSON text.
+        """
         named = json.dumps(name) if quotes else name
         call = f'{{"name": {named}, "{self.key}": {arguments}}}'
         return f"{self.begin}[{call}]" if self.is_list else f"{self.begin}{call}{self.end}"
 
     def grammar(self, asked: TextRequest, token_id: TokenId) -> str:
-        """What an answer that must call may be, or, with a schema, call or keep to it; llguidance's dialect of Lark.
+        """What an answer that must call may be, or, with a schema, call or follow it; llguidance's dialect of Lark.
 
-        token_id: of a text that is one token of its own in the vocabulary; None for any other.
+        Args:
+            token_id: of a text that is one token of its own in the vocabulary; None for any other.
 
-        Raises UnsupportedError for a schema that is too large, or that no finite value keeps to.
+        Raises:
+            UnsupportedError: a schema that is too large, or that no finite value follows.
         """
         functions = [tool.get("function", tool) for tool in asked.tools]
         if asked.tool_name is not None:

@@ -21,7 +21,11 @@ class ToolFormat:
         self._knows_tools, self._form = "tools" in template, form_of(template)
 
     def form(self, asked: TextRequest) -> ToolForm | None:
-        """How it calls, where there is something to call. Raises RequestError where it must call and cannot."""
+        """How it calls, where there is something to call.
+
+        Raises:
+            RequestError: it must call and cannot.
+        """
         if asked.tool_choice == "required" and not asked.tools:
             raise RequestError("a tool must be called, and there is none", expected="tools", do="send tools")
         return self._form if asked.tools else None
@@ -33,13 +37,17 @@ class ToolFormat:
         Turns that were written in another way in the model's training are written so here.
         """
         assert asked.conversation is not None
-        talk = asked.conversation.model_copy(update={"tools": asked.tools})
+        conversation = asked.conversation.model_copy(update={"tools": asked.tools})
         as_text = asked.opted_turns.tools_as_text or not self._knows_tools
-        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), talk, self._form)
+        return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), conversation, self._form)
 
 
 class CallsInText:
-    """Takes calls out of the text of one answer. form: None where nothing may be called."""
+    """Takes calls out of the text of one answer.
+
+    Args:
+        form: None where nothing may be called.
+    """
 
     def __init__(self, asked: TextRequest, form: ToolForm | None) -> None:
         self._reader: ToolCallReader | None = None if form is None else form.reader(asked)

@@ -1,6 +1,6 @@
 """Tools for models whose chat template does not know them: described in the system message.
 
-What such a model is told, and how its earlier calls and their results stand in the conversation, is always the same:
+The instructions, and the form of earlier calls and their results in the conversation, are always the same:
 
     system      ...its own text, if there is one...
                 You may call these functions. To call one, write:
@@ -30,14 +30,14 @@ Functions, one a line, with the JSON schema of their arguments:
 {functions}"""
 """What the system text says of tools. example: of a call. functions: one a line."""
 TOOL_RESPONSE: Final = ("<tool_response>", "</tool_response>")
-"""What stands around the result of a call."""
+"""What surrounds the result of a call."""
 
 
-def with_tools_as_text(talk: Conversation, form: ToolForm) -> Conversation:
+def with_tools_as_text(conversation: Conversation, form: ToolForm) -> Conversation:
     """The same conversation in messages of text alone; unchanged where it has to do with no tool."""
-    messages = [_as_text(message, form) for message in talk.messages]
-    if talk.tools:
-        functions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in talk.tools)
+    messages = [_as_text(message, form) for message in conversation.messages]
+    if conversation.tools:
+        functions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in conversation.tools)
         words = TOOLS_PROMPT.format(example=form.written("...", "{...}", quotes=False), functions=functions)
         if messages and messages[0].role in ("system", "developer"):
             content = f"{messages[0].content or ''}\n\n{words}"

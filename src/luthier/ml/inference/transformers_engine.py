@@ -43,8 +43,10 @@ MAX_SCORE_TOKENS = 2048
 class TransformersEngine:
     """A base model, with or without an adapter, that writes text and scores likelihoods.
 
-    batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together. A trained
-    prompt stands before every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+    A trained prompt precedes every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
+
+    Args:
+        batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
     """
 
     def __init__(
@@ -83,14 +85,14 @@ class TransformersEngine:
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         quantisation: Quantisation | None = None,
     ) -> TransformersEngine:
-        """Load a transformers folder, packed where that is asked for, and an adapter on top of it where one is given.
+        """Load a transformers folder, packed where that is requested, and an adapter on top of it where one is given.
 
         template_options: what its chat template is given beside each conversation. opted_turns: what of a conversation
         is written in another way, as in training.
 
         Raises:
             NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
-            RequestError: a chat template is asked for and the model has none.
+            RequestError: a chat template is requested and the model has none.
         """
         model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
         if adapter_path is not None:
@@ -119,8 +121,8 @@ class TransformersEngine:
         """One generation a prompt, in the order of the prompts. returns_token_ids: each with the ids of its tokens.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
-        at least 32 tokens long. Neither changes what is written, but for the last bits of floating-point sums. Answers
-        come without their thoughts, which may take `max_thinking_tokens` beside them.
+        at least 32 tokens long. Neither changes what is written, except for the last bits of floating-point sums.
+        Answers come without their thoughts, which may take `max_thinking_tokens` beside them.
 
         Raises:
             RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
@@ -148,7 +150,11 @@ class TransformersEngine:
 
     @property
     def causal(self) -> PreTrainedModel:
-        """The language model itself, for those who go through its layers. Raises RequestError once closed."""
+        """The language model itself, for those who go through its layers.
+
+        Raises:
+            RequestError: once closed.
+        """
         return self._causal
 
     @property
@@ -159,9 +165,14 @@ class TransformersEngine:
         return int((causal.get_input_embeddings() if head is None else head).weight.shape[0])
 
     def request_within_context(self, prompt: Prompt, template: ChatTemplate | None = None) -> Request:
-        """The prompt as a decoder takes it; its new tokens end where the context does. template: in place of its own.
+        """The prompt as a decoder takes it; its new tokens end where the context does.
 
-        Raises RequestError where it is empty, OverlongError where not one token more fits into the context.
+        Args:
+            template: in place of its own.
+
+        Raises:
+            RequestError: it is empty.
+            OverlongError: not one token more fits into the context.
         """
         request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
@@ -186,7 +197,7 @@ class TransformersEngine:
 
     @property
     def num_virtual_tokens(self) -> int:
-        """How many ids of every request stand for a trained prompt."""
+        """How many ids of every request represent a trained prompt."""
         return len(self._trained_prompt)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
@@ -216,7 +227,11 @@ class TransformersEngine:
         return self._in_batches(examples, scorer, scorer.states, task)
 
     def head(self) -> Tensor:
-        """[vocabulary, width] the matrix that makes logits of hidden states. Raises RequestError where none does."""
+        """[vocabulary, width] the matrix that makes logits of hidden states.
+
+        Raises:
+            RequestError: none does.
+        """
         return Scorer(self._causal, pad_id=self._pad_id).head
 
     def scaled_head(self) -> ScaledHead:
@@ -269,7 +284,7 @@ class TransformersEngine:
             self._notes[f"{type(self._causal).__name__} {what}"] = None
 
     def close(self) -> None:
-        """Let go of the weights. The engine cannot be used afterwards."""
+        """Release the weights. The engine cannot be used afterwards."""
         self._model = None
 
     @property
@@ -295,8 +310,8 @@ class TransformersEngine:
             )
         if prompt.conversation is not None:
             used = template or self._template
-            talk = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
-            text = used.render(talk, add_generation_prompt=True)
+            conversation = rewritten(self._opted, prompt.conversation, form_of(text_of(used)))
+            text = used.render(conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
         self._check_bytes(text, number + 1)
@@ -315,7 +330,11 @@ class TransformersEngine:
             )
 
     def _checked(self, ids: list[int], number: int, prompt: Prompt) -> Request:
-        """The request, if it is not empty and fits into the context. number: of the prompt, counted from 1."""
+        """The request, if it is not empty and fits into the context.
+
+        Args:
+            number: of the prompt, counted from 1.
+        """
         if not ids:
             raise RequestError(f"prompt {number} is empty", expected="at least one token", do="remove the prompt")
         if len(ids) + prompt.max_new_tokens > self._room_tokens:

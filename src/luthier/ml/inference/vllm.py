@@ -1,7 +1,7 @@
 """Inference through vLLM: a supervised child process, asked over its HTTP API, with adapters loaded at run time.
 
 Prompts are written by Luthier's template and sent as token ids, so that a model sees what it saw when it was trained.
-A child that ends is started again, later and later; asks under way fail, those that come wait.
+A child that ends is started again, later and later; requests under way fail, those that come wait.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from luthier.ml.inference.vllm_process import VllmProcess, vllm_command
 
 BASE: Final = "base"
 START_SECONDS: Final = 1800.0
-MOST_ADAPTERS: Final = 8
-MOST_RANK: Final = 64
+MAX_ADAPTERS: Final = 8
+MAX_RANK: Final = 64
 _NUM_STARTS: Final = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LOOK_SECONDS: Final = 0.2
@@ -45,7 +45,12 @@ _NO_DEFAULTS: Final = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request as token ids. calls: reads calls out of one answer; extra: further fields for vLLM."""
+    """A request as token ids.
+
+    Attributes:
+        calls: reads calls out of one answer.
+        extra: further fields for vLLM.
+    """
 
     request: TextRequest
     calls: Callable[[], CallsInText]
@@ -56,9 +61,11 @@ class _Prepared:
 class VllmEngine:
     """A transformers folder run by vLLM: `Engine` and `StreamEngine` at once. Used by one thread only.
 
-    most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts. command: how
-    vLLM is called; None looks for it. extra_arguments: further ones of `vllm serve`. first_pause_seconds: before the
-    second start.
+    Args:
+        most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts.
+        command: how vLLM is called; None looks for it.
+        extra_arguments: further ones of `vllm serve`.
+        first_pause_seconds: before the second start.
     """
 
     def __init__(
@@ -67,8 +74,8 @@ class VllmEngine:
         *,
         template: Literal["auto", "chat", "plain"] = "auto",
         precision: Literal["float32", "bfloat16"] | None = None,
-        most_adapters: int = MOST_ADAPTERS,
-        most_rank: int = MOST_RANK,
+        most_adapters: int = MAX_ADAPTERS,
+        most_rank: int = MAX_RANK,
         command: Sequence[str] | None = None,
         extra_arguments: Sequence[str] = (),
         start_seconds: float = START_SECONDS,
@@ -115,7 +122,7 @@ class VllmEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return self._stream.keys if self._stream is not None else set()
 
     @property
@@ -124,7 +131,12 @@ class VllmEngine:
         return sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Have vLLM load a PEFT folder. Raises NotFoundError (no adapter there), RequestError (vLLM refuses it)."""
+        """Have vLLM load a PEFT folder.
+
+        Raises:
+            NotFoundError: no adapter there.
+            RequestError: vLLM refuses it.
+        """
         self._check_open()
         if self._adapters.get(name) == path:
             return
@@ -147,12 +159,20 @@ class VllmEngine:
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Begin to write; false where there is no room, or while vLLM is being started again.
 
-        Raises RequestError, OverlongError, TemplateError. WorkError: vLLM has ended too often.
+        Raises:
+            RequestError: a request that vLLM cannot follow, or an unknown adapter.
+            OverlongError: the prompt leaves no room in the context.
+            TemplateError: the template cannot write the conversation.
+            WorkError: vLLM has ended too often.
         """
         return self.admit(key, self.prepare(request), adapter)
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
-        """The request as token ids, from any thread. Raises what `ask` raises of a request."""
+        """The request as token ids, from any thread.
+
+        Raises:
+            RequestError, OverlongError, TemplateError: as `ask`.
+        """
         assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
         if request.tool_choice == "required":
             raise RequestError(
@@ -191,12 +211,16 @@ class VllmEngine:
         )
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this ask."""
+        """Write no more of this request."""
         if self._stream is not None:
             self._stream.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call. Raises WorkError where vLLM has ended too often."""
+        """What has been written since the last call.
+
+        Raises:
+            WorkError: vLLM has ended too often.
+        """
         self._check_open()
         self._look_after()
         if self._stream is not None and not self._events:
@@ -273,7 +297,11 @@ class VllmEngine:
         self._process.start()
 
     def _failed(self, when: str) -> None:
-        """Count an end, and say when to start again. Raises WorkError where it was one too many."""
+        """Count an end, and say when to start again.
+
+        Raises:
+            WorkError: it was one too many.
+        """
         if time.monotonic() - self._begun > _LONG_SECONDS:
             self._num_failed = 0
         self._num_failed += 1
@@ -284,6 +312,7 @@ class VllmEngine:
 
     def _connect(self) -> None:
         self._context_tokens = self._ask_context()
+        # A child that was started again knows no adapter.
         for name, path in self._adapters.items():
             self._load(name, path)
         self._stream = OpenAIStreamEngine(
@@ -314,7 +343,7 @@ class VllmEngine:
         if response.status_code != httpx2.codes.OK and "already" not in response.text:
             raise RequestError(
                 f"vLLM refuses the adapter {name!r} at {path}: {response.text[:400]}",
-                expected=f"a LoRA adapter of this base, of a rank up to {MOST_RANK}",
+                expected=f"a LoRA adapter of this base, of a rank up to {MAX_RANK}",
                 do="see what it says; serve other kinds of adapters merged, or with the engine transformers",
             )
 

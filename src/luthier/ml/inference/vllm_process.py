@@ -60,9 +60,12 @@ def vllm_command(environment: Mapping[str, str]) -> list[str]:
 
 
 class VllmProcess:
-    """One child at a time. arguments: of `vllm serve`, without host, port and key.
+    """One child at a time.
 
     The thread that calls `start` must outlive the child: the kernel ends it with that thread.
+
+    Args:
+        arguments: of `vllm serve`, without host, port and key.
     """
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
@@ -80,7 +83,11 @@ class VllmProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start a child on a free port. Raises NotFoundError where there is no such program."""
+        """Start a child on a free port.
+
+        Raises:
+            NotFoundError: there is no such program.
+        """
         self.stop()
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -90,13 +97,14 @@ class VllmProcess:
         environment = os.environ | {
             "VLLM_API_KEY": self.key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-            # The model lies here, and nobody is to be told that it is run.
+            # The model is on this machine, and no usage statistics are sent.
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
         }
         command = [*self._command, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(port)]
         try:
+            # Not `core.child_process`: a program of another environment, which speaks HTTP.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from luthier.core.cost import Option
-from luthier.core.recipe import METHODS, BudgetRecipe
+from luthier.core.recipe import BudgetRecipe
 from luthier.core.records.advice import Advice, AdvisedMethod
-from luthier.ml.planning import defaults
 from luthier.ml.planning.changes import METHOD_TITLES
 from luthier.ml.planning.workload import WorkMethod
+from luthier.ml.training.methods.rules import LORA_RANK, RULES
 
 FEW_ROWS: Final = 1000
 """Below that, full fine-tuning has so much more room than there is to learn that it learns rows by heart."""
@@ -50,7 +50,7 @@ class DataFacts:
     def needed_rank(self) -> int:
         """The smallest usual rank whose adapter has a parameter for each learned token, the default one at least."""
         needed = -(-self.num_learned_tokens // self.parameters_per_rank)
-        rank = defaults.LORA_RANK[0]
+        rank = LORA_RANK[0]
         while rank < needed:
             rank *= 2
         return rank
@@ -194,12 +194,12 @@ def _headline(
 
 
 def _ask(chosen: WorkMethod | None, rank: int | None, data: DataFacts) -> str:
-    if chosen is None or chosen not in METHODS:
+    if chosen is None or chosen not in RULES:
         return ""
     asks = [] if data.asked_method == chosen else [f"--set method.name={chosen}"]
     if data.asked_rank is not None and asks and "adalora" in (chosen, data.asked_method):
         # each refuses the other's name for the rank
         asks.append(f"--set method.{'rank' if chosen == 'adalora' else 'target_rank'}=")
-    if rank is not None and rank != (data.asked_rank or defaults.LORA_RANK[0]):
+    if rank is not None and rank != (data.asked_rank or LORA_RANK[0]):
         asks.append(f"--set method.{'target_rank' if chosen == 'adalora' else 'rank'}={rank}")
     return " ".join(asks)

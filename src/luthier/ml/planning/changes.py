@@ -7,11 +7,11 @@ from typing import Final, Literal
 
 from luthier.core.cost import Change, Device, Market, PriceTable
 from luthier.core.errors import RequestError
-from luthier.core.recipe import METHODS
 from luthier.ml.planning.calibration import Calibration
 from luthier.ml.planning.fit import Fitted, made_to_fit, ways_to_fit
 from luthier.ml.planning.predict import predict
 from luthier.ml.planning.workload import Workload, WorkMethod, with_method
+from luthier.ml.training.methods.rules import RULES
 
 WorkloadOn = Callable[[Device], Workload]
 """The run as it would be carried out on a device: precision, micro-batches and sharding are that device's."""
@@ -112,7 +112,7 @@ def _change(
         asks.insert(0, f"--set method.name={method}")
     else:
         kind = next(name for name in ("sharding", "checkpointing", "micro_batch") if name in way.changes)
-    is_possible = "sharding" not in way.changes and (method is None or method in METHODS)
+    is_possible = "sharding" not in way.changes and (method is None or method in RULES)
     return Change(
         kind=kind,
         words=words,

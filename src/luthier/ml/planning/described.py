@@ -13,6 +13,7 @@ from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.workload import Workload, WorkMethod, with_method
+from luthier.ml.training.methods.rules import LORA_RANK
 
 PADDING_FRACTION: Final = 0.06
 """Padding that batches of like length leave (docs/benchmarks.md)."""
@@ -33,7 +34,7 @@ class Described:
     num_rows: int
     mean_tokens: float
     method: WorkMethod = "lora"
-    rank: int = defaults.LORA_RANK[0]
+    rank: int = LORA_RANK[0]
     epochs: float = defaults.EPOCHS[0]
     max_tokens: int | None = None
     learned_fraction: float = 0.5

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate
 from luthier.core.plan import Plan
+from luthier.ml.evaluation.metrics.registry import needs_of
 from luthier.ml.planning.drawing import CACHE_TOKENS, ROWS_AT_ONCE, key_value_bytes, writing_seconds
 
 if TYPE_CHECKING:
     from luthier.ml.planning.workload import Workload
 
-SCORED_METRICS: Final = frozenset({"perplexity", "bits_per_byte"})
-"""Metrics of likelihoods, that need no answer; a test holds them equal to what the metrics themselves say."""
-PAIR_METRICS: Final = frozenset({"reward_accuracy", "preference_accuracy", "preference_margin"})
-"""Metrics of the likelihoods of both sides of a preference pair."""
 LOGIT_ROWS: Final = 256
 """Positions whose logits are held at one time while scoring (ml/inference/likelihood.py; a test holds them equal)."""
 _LOGIT_COPIES: Final = 3.0
@@ -85,7 +82,7 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
     reference = held_out.num_trained_tokens / count
     shots = evaluation.few_shot * plan.data.train.mean_tokens
     teacher = plan.objective.teacher
-    texts = set(evaluation.metrics) - SCORED_METRICS - PAIR_METRICS
+    needs = needs_of(evaluation.metrics)
     return Judging(
         num_rows=min(count, evaluation.max_samples),
         systems=(False, *((False,) if evaluation.few_shot else ()), plan.method.name != "full"),
@@ -94,8 +91,8 @@ def judging_of(plan: Plan, *, base_parameters: int) -> Judging | None:
         shot_tokens=shots,
         new_tokens=evaluation.max_new_tokens + evaluation.max_thinking_tokens,
         longest_tokens=held_out.max_tokens + shots + evaluation.max_new_tokens + evaluation.max_thinking_tokens,
-        writes=bool(texts),
-        scores=bool(set(evaluation.metrics) & (SCORED_METRICS | PAIR_METRICS)),
+        writes="text" in needs,
+        scores=bool(needs - {"text"}),
         teacher_share=teacher.num_parameters / base_parameters if teacher and base_parameters else 0.0,
     )
 

@@ -1,52 +1,34 @@
-"""What each optimizer takes, what it uses where the recipe is silent, and where it cannot be used.
-
-The update rules themselves are in `train/optimizers/`; here is what a plan must know before anything is loaded.
-"""
+"""The optimizer's part of a plan: what was asked, checked against what the update rule takes, and completed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan
-from luthier.core.recipe import OptimizerName, OptimizerRecipe
+from luthier.core.recipe import OptimizerRecipe
 from luthier.ml.planning import defaults
 from luthier.ml.planning.sources import Sources
-
-_ADAM: Final = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-
-SETTINGS: Final[Mapping[OptimizerName, Mapping[str, float]]] = {
-    "adamw": _ADAM,
-    "adamw_8bit": _ADAM,
-    "paged_adamw_8bit": _ADAM,
-    "adafactor": {},
-    "muon": _ADAM | {"momentum": 0.95, "num_iterations": 5},
-}
-"""The settings of each rule with their defaults: those of the papers. Muon's betas are those of what AdamW moves."""
+from luthier.ml.training.optimizers.rules import rules_of
 
 
-# Muon's update has a root mean square of 0.2, AdamW's first ones have nearly 1 (docs/log.md).
-_MUON_FACTOR: Final = 5.0
-
-
-def default_rate(usual: tuple[float, str], name: OptimizerName) -> tuple[float, str]:
+def default_rate(usual: tuple[float, str], name: str) -> tuple[float, str]:
     """The default learning rate and its reason, from those that AdamW would have."""
-    if name != "muon":
-        return usual
-    return _MUON_FACTOR * usual[0], f"{_MUON_FACTOR:g} times AdamW's, since Muon's updates are that much smaller"
+    factor = rules_of(name).learning_rate_factor
+    return usual if factor is None else (factor[0] * usual[0], factor[1])
 
 
 def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Sources) -> OptimizerPlan:
     """The update rule with all of its settings.
 
-    Raises RecipeError for settings that the rule does not take, Muon without full tuning, and paging without a device
-    to page from.
+    Raises:
+        RecipeError: Settings that the rule does not take, a rule for full tuning with an adapter, or one for an
+            accelerator on a CPU.
     """
     if asked is None:
         sources.note("training.optimizer", "default", defaults.OPTIMIZER[1])
         return OptimizerPlan()
-    takes = SETTINGS[asked.name]
+    takes = rules_of(asked.name).settings
     given = {name: value for name, value in asked.model_dump(exclude={"name"}).items() if value is not None}
     if unused := [f"training.optimizer.{name}" for name in given if name not in takes]:
         raise RecipeError(
@@ -60,17 +42,15 @@ def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, s
     return OptimizerPlan(name=asked.name, **values)
 
 
-def _refuse_useless(name: OptimizerName, method: str, device: str) -> None:
-    if name == "muon" and method != "full":
+def _refuse_useless(name: str, method: str, device: str) -> None:
+    rules = rules_of(name)
+    if rules.only_full and method != "full":
         raise RecipeError(
-            f"optimizer muon with method {method}",
-            expected="method full: Muon evens out the singular values of a whole matrix's update, and an adapter's two "
-            "thin matrices are none",
+            f"optimizer {name} with method {method}",
+            expected=f"method full: {rules.only_full}",
             do="set method.name: full, or training.optimizer: adamw",
         )
-    if name == "paged_adamw_8bit" and device == "cpu":
-        raise RecipeError(
-            "optimizer paged_adamw_8bit on a CPU",
-            expected="a GPU: paging keeps the moments in the host's memory, and on a CPU they are there anyway",
-            do="set training.optimizer: adamw_8bit, which is the same without the paging",
-        )
+    if rules.only_accelerator is not None and device == "cpu":
+        why, instead = rules.only_accelerator
+        do = f"set training.optimizer: {instead}"
+        raise RecipeError(f"optimizer {name} on a CPU", expected=f"a GPU: {why}", do=do)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from luthier.core.recipe import OptimizerName
-from luthier.ml.planning.methods import rules_of
-from luthier.ml.planning.objectives import learning_rate
 from luthier.ml.planning.optimizers import default_rate as rate_of_optimizer
+from luthier.ml.planning.resolve_objective import learning_rate
+from luthier.ml.training.methods.rules import rules_of
 
 REFERENCE_WIDTH: Final = 2000
 _POWER: Final = 0.781
@@ -15,9 +14,7 @@ NARROWEST: Final = 576
 """The narrowest model whose rate has been measured (docs/benchmarks.md): narrower ones take no more than that."""
 
 
-def default_rate(
-    method: str, objective: str, hidden_size: int, optimizer: OptimizerName = "adamw"
-) -> tuple[float, str]:
+def default_rate(method: str, objective: str, hidden_size: int, optimizer: str = "adamw") -> tuple[float, str]:
     """The default peak of the learning rate, and why. hidden_size: of the base model. Raises NotFoundError.
 
     Methods that move weight matrices learn best at a rate that falls with the width of the model, to the power of

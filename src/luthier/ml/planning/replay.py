@@ -5,7 +5,8 @@ from __future__ import annotations
 from luthier.core.errors import RecipeError
 from luthier.core.plan import DataPlan, ObjectivePlan
 from luthier.core.recipe import Recipe, TrainingRecipe
-from luthier.ml.planning import defaults, objectives
+from luthier.ml.planning import defaults
+from luthier.ml.training.objectives.rules import rules_of
 
 
 def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
@@ -32,7 +33,7 @@ def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
 def num_replayed(data: DataPlan, objective: ObjectivePlan) -> int:
     """Replayed examples a step. Raises RecipeError for objectives that do not learn from the answers of rows."""
     num = data.replay.num_per_step if data.replay else 0
-    if num and (objective.draws or objectives.rules_of(objective.name).rows_per_unit != 1):
+    if num and (objective.draws or rules_of(objective.name).rows_per_unit != 1):
         raise RecipeError(
             f"data.replay with objective {objective.name}",
             expected="an objective that learns from the answers of single rows, such as sft",

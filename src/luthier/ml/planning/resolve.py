@@ -18,23 +18,24 @@ from luthier.core.plan import (
     TeacherPlan,
     TrainingPlan,
 )
-from luthier.core.recipe import PREFERENCE_OBJECTIVES, EvaluationRecipe, MetricName, Recipe, TrainingRecipe
+from luthier.core.recipe import EvaluationRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models.answer_lengths import AnswerLengths
 from luthier.ml.inference.models.structure import Structure
-from luthier.ml.planning import checkpointing, defaults, objectives
+from luthier.ml.planning import checkpointing, defaults
 from luthier.ml.planning.acceleration import attention_on, compiled_for, packs, usual_order
 from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.averaging import resolve_average
 from luthier.ml.planning.experts import experts_do_not_fit
 from luthier.ml.planning.hardware import Hardware
-from luthier.ml.planning.objectives import resolve_objective
 from luthier.ml.planning.optimizers import resolve_optimizer
 from luthier.ml.planning.rates import default_rate
 from luthier.ml.planning.replay import num_replayed
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
+from luthier.ml.planning.resolve_objective import fitted_method, resolve_objective
 from luthier.ml.planning.router_loss import with_router_loss
 from luthier.ml.planning.sources import Sources as _Sources
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
 _SECTIONS = tuple(Plan.model_fields)
 
@@ -71,7 +72,7 @@ def max_length_tokens(recipe: Recipe, context_length_tokens: int) -> int:
 
 def fills_blocks(recipe: Recipe) -> bool:
     """Whether the texts of a recipe are cut and filled into blocks."""
-    return recipe.objective is not None and objectives.rules_of(recipe.objective.name).packs
+    return recipe.objective is not None and objective_rules(recipe.objective.name).packs
 
 
 def resolve(
@@ -130,7 +131,7 @@ def _resolved(
     )
     sources.note("base_model.template", "asked" if asked_template else "derived", why)
     _note_rows(data, sources)
-    asked_method = objectives.fitted_method(recipe.method, recipe.objective)
+    asked_method = fitted_method(recipe.method, recipe.objective)
     method = resolve_method(asked_method, structure, hardware.device, sources, why_no_experts=why_no_experts)
     if asked_method is not recipe.method:
         sources.note("method.dropout", "derived", "answers are drawn without dropout, and learned as they were drawn")
@@ -195,7 +196,7 @@ def _why_joined(data: DataPlan) -> str:
 def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
     """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
     found = sources.found.get("method.dropout")
-    if objective.name not in PREFERENCE_OBJECTIVES or not method.dropout or found is None or found.source == "asked":
+    if not objective.learns_preferences or not method.dropout or found is None or found.source == "asked":
         return method
     why = "rewards are differences of log-probabilities, to which dropout only adds noise"
     sources.note("method.dropout", "derived", why)

@@ -19,14 +19,14 @@ from luthier.ml.planning.adapter import (
     refuse_rank,
     targeted,
 )
-from luthier.ml.planning.methods import RULES, MethodRules, rules_of
 from luthier.ml.planning.quantisation import choose_quantisation, packed_share
 from luthier.ml.planning.sources import Sources
+from luthier.ml.training.methods.rules import RULES, MethodRules, rules_of
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
 _WITH_EXPERTS: Final = tuple(name for name, rules in RULES.items() if rules.takes_experts)
 _EXPERTS_HOW: Final = "experts of a block lie in one tensor, each matrix gets a product of its own, without dropout"
-_WITH_OUTER: Final = ("lora", "rslora", "qlora")
+_WITH_OUTER: Final = tuple(name for name, rules in RULES.items() if rules.takes_outer)
 _PLAIN: Final = ("learning_rate_ratio", "num_svd_iterations", "num_virtual_tokens")
 _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertainty_smoothing")
 
@@ -49,7 +49,7 @@ def resolve_method(
     place = _placement(pick, structure, why_no_experts)
     targets = place.targets
     layers = targeted(structure, targets, place.expert_targets)
-    _refuse_outer(asked.name, outer_targets(structure, targets))
+    _refuse_outer(asked.name, rules, outer_targets(structure, targets))
     ranks = _ranks(pick, layers)
     if place.expert_targets:
         ranks["expert_rank"] = _expert_rank(ranks["rank"], layers, structure)
@@ -142,8 +142,8 @@ def _refuse_unused(asked: MethodRecipe, rules: MethodRules) -> None:
         )
 
 
-def _refuse_outer(method: str, outer: Sequence[LinearLayer]) -> None:
-    if outer and method not in _WITH_OUTER:
+def _refuse_outer(method: str, rules: MethodRules, outer: Sequence[LinearLayer]) -> None:
+    if outer and not rules.takes_outer:
         names = ", ".join(layer.name for layer in outer)
         raise RecipeError(
             f"method {method} on {names}",

@@ -10,22 +10,21 @@ from typing import Final, Literal
 from luthier.core.cost import Device
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ForwardPath, Plan
-from luthier.core.recipe import OptimizerName
 from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.drawing import Drawing
 from luthier.ml.planning.judging import Judging, judging_of
-from luthier.ml.planning.objectives import rules_of as objective_rules
 from luthier.ml.planning.teaching import Compute, Stored, Teaching, teaching_of
+from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
+from luthier.ml.training.methods.rules import rules_of as method_rules
+from luthier.ml.training.objectives.rules import rules_of as objective_rules
+from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
-WorkMethod = Literal["full", "lora", "adalora", "qlora"]
-OptimizerKind = Literal[
-    "master_adamw", "master_adamw_8bit", "master_paged_adamw_8bit", "master_adafactor", "master_muon",
-    "adamw", "adamw_8bit", "paged_adamw_8bit",
-]  # fmt: skip
-"""This project's own, over fp32 masters, and those of other tools, which have none."""
+WorkMethod = CostModel
+OWN: Final = "master_"
+"""What the names of this project's own optimizers begin with, which are over fp32 masters; other tools' have none."""
 AttentionKind = Literal["by_length", "flash", "eager"]
 LossKind = Literal["learned_chunks", "all_chunks", "all", "fused", "own_chunks", "own_all"]
 """`own_chunks`: by the model's own head, a chunk of learned tokens at a time; `own_all`: by its whole forward."""
@@ -34,15 +33,6 @@ Sharding = Literal["none", "ddp", "fsdp"]
 BYTES: Final = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.01, "nf4": 0.516}
 """Bytes a weight. int8: with a scale an output. nf4: 4 bits and 0.127 of doubly quantised scales (Dettmers et al.,
 2023, arXiv:2305.14314, section 3)."""
-
-_KIND_OF: Final[dict[OptimizerName, OptimizerKind]] = {
-    "adamw": "master_adamw",
-    "adamw_8bit": "master_adamw_8bit",
-    "paged_adamw_8bit": "master_paged_adamw_8bit",
-    "adafactor": "master_adafactor",
-    "muon": "master_muon",
-}
-
 
 ADALORA_START: Final = 1.5
 """AdaLoRA begins with half as many ranks again as it ends with (Zhang et al., 2023, arXiv:2303.10512, section 4.1)."""
@@ -76,7 +66,7 @@ class Workload:
     compute: Compute
     base: Stored
     adapters: Compute
-    optimizer: OptimizerKind
+    optimizer: str
     batches: Batches
     attention: AttentionKind
     loss: LossKind
@@ -190,7 +180,7 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         compute=compute,
         base=plan.method.quantisation or compute,
         adapters=compute,
-        optimizer=_KIND_OF[training.optimizer.name],
+        optimizer=OWN + training.optimizer.name,
         batches=batches or _derived_batches(plan, device),
         attention=attention_of(training.forward, device),
         loss=loss_of(training.forward),
@@ -247,7 +237,7 @@ def _drawing(plan: Plan) -> Drawing | None:
     )
 
 
-def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.LORA_RANK[0]) -> Workload:
+def with_method(workload: Workload, method: WorkMethod, *, rank: int = LORA_RANK[0]) -> Workload:
     """The same run by another method, with adapters on every matrix where there were none."""
     if method == "full":
         plain = replace(workload, expert_targets=(), expert_rank=0)
@@ -260,15 +250,18 @@ def with_method(workload: Workload, method: WorkMethod, *, rank: int = defaults.
         method=method,
         rank=workload.rank or rank,
         targets=place.targets,
-        dropout=workload.dropout if workload.rank else defaults.LORA_DROPOUT[0],
+        dropout=workload.dropout if workload.rank else LORA_DROPOUT[0],
         base="nf4" if method == "qlora" else workload.compute,
-        # Muon is for full tuning alone
-        optimizer="master_adamw" if workload.optimizer == "master_muon" else workload.optimizer,
+        optimizer=f"{OWN}adamw" if _is_for_full(workload.optimizer) else workload.optimizer,
         initial_rank=0,
         trainable=None,
         expert_targets=() if method == "adalora" else place.expert_targets,
         expert_rank=workload.expert_rank or expert_rank(workload.structure, workload.rank or rank),
     )
+
+
+def _is_for_full(optimizer: str) -> bool:
+    return optimizer.startswith(OWN) and bool(optimizer_rules(optimizer.removeprefix(OWN)).only_full)
 
 
 def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
@@ -281,8 +274,8 @@ def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
 
 
 def work_method(name: str) -> WorkMethod:
-    """What a method costs like: LoRA's kin as LoRA does."""
-    return name if name in ("full", "adalora", "qlora") else "lora"  # type: ignore[return-value]
+    """The method whose cost model a method declares as its own."""
+    return method_rules(name).costs_as
 
 
 def packs_on(plan: Plan, device: Device) -> bool:

@@ -28,6 +28,7 @@ def mark_recomputable(tensor: Tensor, make: Callable[..., Tensor], *parts: Tenso
 
     The parts must be saved for the backward pass elsewhere, and never be changed in place.
     """
+    # Detached, so that the mark keeps no part of the graph alive.
     setattr(tensor, _NAME, Recomputation(make, tuple(part.detach() for part in parts)))
     return tensor
 
@@ -39,6 +40,7 @@ def recomputed(tensor: Tensor) -> Recomputation | None:
 
 def save_input(ctx: Any, x: Tensor, *others: Tensor | None) -> None:
     """Save x [..., width] for the backward pass, or the parts it can be recomputed from, and the other tensors."""
+    # An unmarked input is its own part: the backward pass then has one path.
     how = recomputed(x) or Recomputation(_itself, (x,))
     ctx.make, ctx.num_parts = how.make, len(how.parts)
     ctx.save_for_backward(*how.parts, *others)

@@ -36,12 +36,19 @@ class NotComputedError(ValueError):
 class _BlockedCausal(torch.autograd.Function):
     """softmax(q k^T * scale + mask) v, a block of queries at a time.
 
-    q: [batch, kv_heads, groups, T, head]; k, v: [batch, kv_heads, T, head]; mask: additive, [T, T] where it hides
-    more than what comes later (`is_full`), else that of one block, [BLOCK_TOKENS, BLOCK_TOKENS] at most. Returns the
-    shape of q. The query heads that share a key head are stacked along the rows, so that grouped attention is one
-    batched product and no key is copied. A block of queries meets only the keys up to its last one, and as many rows
-    are computed at a time as the processor's caches hold.
-    keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
+    The query heads that share a key head are stacked along the rows, so that grouped attention is one batched product
+    and no key is copied. A block of queries meets only the keys up to its last one, and as many rows are computed at a
+    time as the processor's caches hold.
+
+    Args:
+        q: [batch, kv_heads, groups, T, head].
+        k, v: [batch, kv_heads, T, head].
+        mask: additive, [T, T] where it hides more than what comes later (`is_full`), else that of one block,
+            [BLOCK_TOKENS, BLOCK_TOKENS] at most.
+        keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
+
+    Returns:
+        Attention outputs, of the shape of q.
     """
 
     @staticmethod
@@ -51,7 +58,9 @@ class _BlockedCausal(torch.autograd.Function):
         out, scaled = torch.empty_like(q), []
         kept = []
         for rows, queries, keys in _blocks(q):
+            # Scaled once here: the backward pass reads the scaled queries too.
             block = (q[rows, :, :, queries] * scale).contiguous()  # [rows, kv_heads, groups, queries, head]
+            # [rows * kv_heads, groups * queries, keys]
             probabilities = _probabilities(block, k[rows, :, keys], _part(mask, queries, is_full))
             out[rows, :, :, queries] = torch.bmm(probabilities, v[rows, :, keys].flatten(0, 1)).view(block.shape)
             scaled.append(block)
@@ -80,10 +89,12 @@ class _BlockedCausal(torch.autograd.Function):
             # Blocks go backwards: the last queries, which meet all keys, come first and write. Earlier blocks then add,
             # so the uninitialised buffers never have to be zeroed.
             put = Tensor.copy_ if keys.stop == k.shape[2] else Tensor.add_
+            # [rows * kv_heads, groups * queries, head]
             grad = grad_out[rows, :, :, queries].contiguous().flatten(2, 3).flatten(0, 1)
             put(grad_v[rows, :, keys], torch.bmm(probabilities.transpose(1, 2), grad).view(shape))
             grad_p = torch.bmm(grad, v[rows, :, keys].flatten(0, 1).transpose(1, 2))  # as the probabilities
             grad_s = torch._softmax_backward_data(grad_p, probabilities, -1, probabilities.dtype)
+            # The scores were made of scale * q: by the chain rule the factor returns for q; for k it is in `scaled`.
             found = torch.bmm(grad_s, k[rows, :, keys].flatten(0, 1))
             grad_q[rows, :, :, queries] = found.mul_(ctx.scale).view(scaled.shape)
             stacked = scaled.flatten(2, 3).flatten(0, 1)
@@ -92,9 +103,11 @@ class _BlockedCausal(torch.autograd.Function):
 
 
 def _probabilities(scaled: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """[rows * kv_heads, groups * queries, keys] of a block. scaled: [rows, kv_heads, groups, queries, head].
+    """[rows * kv_heads, groups * queries, keys] of a block.
 
-    mask: of the block's queries, over the last of the keys; all keys before these are seen.
+    Args:
+        scaled: [rows, kv_heads, groups, queries, head].
+        mask: of the block's queries, over the last of the keys; all keys before these are seen.
     """
     scores = torch.bmm(scaled.flatten(2, 3).flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
     scores.view(*scaled.shape[:4], -1)[..., -mask.shape[1] :].add_(mask)
@@ -111,6 +124,7 @@ def _blocks(q: Tensor) -> Iterator[tuple[slice, slice, slice]]:
     num_rows, num_kv_heads, num_groups, num_tokens, _ = q.shape
     for first in range(0, num_tokens, BLOCK_TOKENS):
         last = min(num_tokens, first + BLOCK_TOKENS)
+        # Rows whose scores [rows, kv_heads, groups, queries, keys] are BLOCK_SCORES numbers at most together.
         each = max(1, BLOCK_SCORES // (num_kv_heads * num_groups * (last - first) * last))
         for start in range(0, num_rows, each):
             yield slice(start, start + each), slice(first, last), slice(0, last)
@@ -124,6 +138,7 @@ def _causal_mask(num_tokens: int, window: int | None, dtype: torch.dtype, device
     return torch.zeros(num_tokens, num_tokens, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
 
 
+# Every layer of a step asks for the same mask.
 _kept_causal_mask = lru_cache(maxsize=16)(_causal_mask)
 
 
@@ -143,10 +158,16 @@ def causal_attention(
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers calls.
 
-    query: [batch, heads, T, head]; key, value: [batch, kv_heads, T, head]; returns [batch, T, heads, head].
-    prefix_layout: how a micro-batch lies in one row and shares its prefixes (prefix_attention.py), or such a row with
-    the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
     Kinds of attention that it does not compute (score capping, sinks) are refused, never approximated.
+
+    Args:
+        query: [batch, heads, T, head].
+        key, value: [batch, kv_heads, T, head].
+        prefix_layout: how a micro-batch is packed into one row and shares prefixes (prefix_attention.py), or such a row
+            with the masks by which FlexAttention computes it (packed_attention.py); None for plain rows.
+
+    Returns:
+        [batch, T, heads, head].
     """
     if softcap is not None or s_aux is not None or attention_mask is not None or dropout:
         raise NotComputedError(
@@ -189,10 +210,12 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, sliding_win
     window = sliding_window if sliding_window is not None and num_tokens > sliding_window else None
     is_compiling = torch.compiler.is_compiling()
     if is_blocked(query.device) and not is_compiling:
+        # A window hides keys before the last block too, so it needs the mask of the whole row.
         side = num_tokens if window is not None else min(num_tokens, BLOCK_TOKENS)
         hidden = _kept_causal_mask(side, window, query.dtype, query.device)
-        grouped = query.unflatten(1, (num_kv_heads, -1))
+        grouped = query.unflatten(1, (num_kv_heads, -1))  # [batch, kv_heads, groups, T, head]
         keeps = num_tokens <= KEPT_MAX_TOKENS
+        # Contiguous, so that rows and heads of every block flatten into a view, without a copy.
         k, v = key.contiguous(), value.contiguous()
         out: Tensor = _BlockedCausal.apply(grouped, k, v, hidden, window is not None, scale, keeps)
         return out.flatten(1, 2)

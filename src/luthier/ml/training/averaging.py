@@ -3,11 +3,11 @@
 - `ema`: an exponential moving average, m = k m + (1 - k) w after each step (Polyak & Juditsky, 1992, "Acceleration of
   Stochastic Approximation by Averaging", in the form that networks are averaged with today). It begins as the weights
   after the first step, and k is held down to (1 + step) / (10 + step) at first, so that the start is soon forgotten.
-- `uniform`: the plain mean of the weights of every so many steps from a step on (Izmailov et al., 2018, "Averaging
+- `uniform`: the plain mean of the weights at regular steps, from a given step on (Izmailov et al., 2018, "Averaging
   Weights Leads to Wider Optima and Better Generalization", arXiv:1803.05407, algorithm 1).
 
 The average is taken of the fp32 weights that the optimizer holds, by their names, and knows nothing else of it.
-Training goes on from the weights themselves: the average is looked at, never trained from. A low-rank adapter's thin
+Training continues from the weights themselves; the average is only read. A low-rank adapter's thin
 matrices are averaged one by one; their product is then near the average of the products, and not equal to it.
 """
 
@@ -27,7 +27,11 @@ _PREFIX: Final = "average."
 
 
 class WeightAverage:
-    """The average so far. plan: None for no average, so that nothing is held and nothing changes."""
+    """The average so far.
+
+    Args:
+        plan: None for no average, so that nothing is held and nothing changes.
+    """
 
     def __init__(self, plan: AveragePlan | None) -> None:
         self.plan = plan
@@ -44,6 +48,7 @@ class WeightAverage:
             self.weights = {name: weight.detach().clone() for name, weight in weights.items()}
             return
         new = [weights[name].detach() for name in self.weights]
+        # m += share * (w - m), in fp32, by one kernel for all parameters.
         torch._foreach_lerp_(shares(list(self.weights.values())), shares(new), share)
 
     def _share(self, step: int) -> float | None:
@@ -59,6 +64,7 @@ class WeightAverage:
         since = step - plan.from_step
         if since < 0 or since % plan.every_steps:
             return None
+        # The n-th of n averaged weights counts 1 / n: this is the running mean.
         return 1.0 / (since // plan.every_steps + 1)
 
     @contextmanager
@@ -69,6 +75,7 @@ class WeightAverage:
         parameters = dict(module.named_parameters()) if self.weights else {}
         try:
             for name, weight in self.weights.items():
+                # Values are copied, tensors are not exchanged: optimizer and compiled layers hold these very tensors.
                 own[name] = parameters[name].detach().clone()
                 parameters[name].detach().copy_(weight)
             yield
@@ -82,7 +89,11 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-        """Take up a state that `state` gave; other entries are left alone. weights: those that are averaged."""
+        """Load a state that `state` returned; other entries are ignored.
+
+        Args:
+            weights: those that are averaged.
+        """
         kept = averages_in(state)
         self.weights = {name: torch.empty_like(weights[name]).copy_(kept[name]) for name in weights if name in kept}
 

@@ -29,7 +29,9 @@ def last_hidden_states(
 ) -> Tensor:
     """Last hidden states [rows, T, width] of ids [rows, T] or of embeddings [rows, T, width].
 
-    positions: [rows or 1, T]. layout: where several examples lie in one row; attention reads it.
+    Args:
+        positions: [rows or 1, T].
+        layout: of several examples packed into one row; read by the attention. None for plain rows.
     """
     shared = {} if layout is None else {"prefix_layout": layout}
     inputs = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}

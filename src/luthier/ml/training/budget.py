@@ -29,7 +29,12 @@ _FORWARD_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One cap, and how time and tokens use it up."""
+    """One cap, and how time and tokens use it up.
+
+    Attributes:
+        cap: in the limit's own unit: hours, USD, tokens or kWh.
+        per_second, per_token: what a second and a token use of it, in that unit.
+    """
 
     name: LimitName
     cap: float
@@ -70,7 +75,12 @@ BUDGET_SPENT: Final = "budget of"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something may not begin: which cap, and in words that start with `BUDGET_SPENT`."""
+    """Why an action may not begin.
+
+    Attributes:
+        limit: the cap that it would exceed.
+        words: the reason as text, which starts with `BUDGET_SPENT`.
+    """
 
     limit: LimitName
     words: str
@@ -80,6 +90,7 @@ def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: fl
     """Why an action that should take that much may not begin; None where it may."""
     for limit in limits(budget):
         needed = limit.used(seconds, tokens)
+        # An action that was never measured needs 0: it must not pass a cap that is used up.
         if limit.left(spent) >= needed and limit.left(spent) > 0:
             continue
         unit, used = _WORDS[limit.name], limit.cap - limit.left(spent)
@@ -115,8 +126,9 @@ def remaining(
 ) -> Remaining:
     """What is left after `step` steps with `num_tokens` tokens, if the run goes to its last step.
 
-    has_just_ended: the validation and the checkpoint after this very step are still to come. was_judged: judging is
-    done, or will not be.
+    Args:
+        has_just_ended: the validation and the checkpoint after this very step are still to come.
+        was_judged: judging is done, or will not be.
     """
     p = plan.training
     rows = plan.data.train
@@ -141,7 +153,7 @@ def remaining(
 
 
 def bill_summary(bill: Bill) -> str:
-    """The bill beside a progress bar: time and money so far, and what they are expected to come to."""
+    """The bill beside a progress bar: time and money so far, and the totals expected at the end."""
     now, end = (figures.duration(hours * 3600) for hours in (bill.hours, bill.final_hours.value))
     text = f"{now} of about {end}".replace(figures.NO_BREAK, " ")
     if bill.usd is not None and bill.final_usd is not None:
@@ -150,10 +162,14 @@ def bill_summary(bill: Bill) -> str:
 
 
 class Meter:
-    """Watches what a run spends. `begin` says what begins now; all time until the next `begin` belongs to it.
+    """Measures what a run spends: all time from one `begin` to the next counts for the action of the first.
 
-    seconds_before: spent in this process before there was a ledger. clock: seconds that only grow. refused_by: the cap
-    that something was refused for; None as long as there was none.
+    Args:
+        seconds_before: spent in this process before there was a ledger.
+        clock: seconds that only grow.
+
+    Attributes:
+        refused_by: the cap that something was refused for; None as long as there was none.
     """
 
     def __init__(
@@ -183,14 +199,22 @@ class Meter:
         return self._settled.model_copy(update=more)
 
     def begin(self, action: Action, tokens: int = 0) -> None:
-        """Settle what went before, and note that this begins. Raises StorageFullError where that cannot be noted."""
+        """Settle what went before, and note that this begins.
+
+        Raises:
+            StorageFullError: the disk has no room for the note.
+        """
         self._settle()
         expected = self.expected_seconds(action, tokens)
         self._doing = (action, tokens, self._since)
         self._note(action, expected, tokens)
 
     def refuses(self, action: Action, tokens: int = 0, *, num_checkpoints: int = 0) -> str | None:
-        """Why this may not begin now, or None. num_checkpoints: those that must follow, so that nothing is lost."""
+        """Why this may not begin now, or None.
+
+        Args:
+            num_checkpoints: those that must follow, so that nothing is lost.
+        """
         seconds = self.expected_seconds(action, tokens) + num_checkpoints * self.expected_seconds("checkpoint", 0)
         return self._ask(action, seconds, tokens if action == "step" else 0)
 
@@ -227,7 +251,7 @@ class Meter:
         return max(0.0, self.expected_seconds(action, tokens) - (self._clock() - began))
 
     def refuses_to_go_on(self, *, training_is_done: bool) -> str | None:
-        """Why a new process would be for nothing: it would load the model, and then not even begin."""
+        """Why a new process would be useless: the cap would not even cover loading the model and one action."""
         first = self.budget.first if self.budget else None
         action: Action = "judging" if training_is_done else "step"
         tokens = 0 if training_is_done or first is None else round(first.step_tokens)
@@ -252,7 +276,7 @@ class Meter:
         return held
 
     def bill(self, ahead: Remaining) -> Bill:
-        """What is spent, and what will be at the end of what is ahead, with its interval."""
+        """What is spent so far, and the total expected at the end of the run, with its interval."""
         spent = self.spent
         hours = spent.seconds / 3600
         final = Estimate(value=hours, low=hours, high=hours).plus(self._ahead(ahead).times(1 / 3600))
@@ -270,8 +294,9 @@ class Meter:
         )
 
     def close(self) -> None:
-        """Settle; nothing is under way any more. What was cut short is paid, but says nothing about the next one."""
+        """Settle and close the ledger. An action cut short is counted, but does not change the throughput."""
         action, tokens, _ = self._doing or (None, 0, 0.0)
+        # Cleared before settling: the time is counted, but must not enter the throughput of whole actions.
         self._doing = None
         self._settle()
         if action == "step":
@@ -280,7 +305,7 @@ class Meter:
         self._ledger.close()
 
     def take_up(self) -> None:
-        """Go on, after `close`, with what another process has written into the ledger since."""
+        """Continue after `close` from what another process has written to the ledger since."""
         last = self._ledger.last()
         self._settled, self._pace, self._since = last.settled(), last.pace, self._clock()
 
@@ -324,6 +349,7 @@ class Meter:
             else:
                 self._pace = self._pace.after(action, now - began)
             if action == "checkpoint":
+                # What a checkpoint has cost becomes as durable as the checkpoint itself.
                 self._ledger.sync()
         self._settled = self._settled.model_copy(update=more)
 

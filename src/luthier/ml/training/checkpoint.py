@@ -41,7 +41,10 @@ _METHOD = "method.safetensors"
 class LoopState(Frozen):
     """What the loop has counted so far. Sums are exact floats: JSON keeps every bit of a double.
 
-    loss_sum, loss_weight: of all steps so far; their quotient is the mean loss. window_*: since the last validation.
+    Attributes:
+        loss_sum, loss_weight: of all steps so far; their quotient is the mean loss.
+        window_*: since the last validation.
+        seconds: wall time of all steps.
     """
 
     plan_hash: str
@@ -59,7 +62,15 @@ class LoopState(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint as it was read, every digest checked."""
+    """A checkpoint as it was read, every digest checked.
+
+    Attributes:
+        path: its folder.
+        state: the counters of the loop.
+        weights: fp32 masters by parameter name.
+        moments: the optimizer's state by `part.name`.
+        method: what method and weight average keep beside them; may be empty.
+    """
 
     path: Path
     state: LoopState
@@ -69,7 +80,7 @@ class Checkpoint:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies in the folder of a run's checkpoints."""
+    """The path of a step's checkpoint in the folder of a run's checkpoints."""
     return folder / f"{_PREFIX}{step:08d}"
 
 
@@ -88,12 +99,14 @@ class CheckpointStore:
     ) -> tuple[Path, int]:
         """Write one checkpoint; returns its folder and size in bytes. Saving a step again replaces it.
 
-        Raises StorageFullError where the disk has no room; the checkpoints before stay as they were.
+        Raises:
+            StorageFullError: the disk has no room; the checkpoints before stay as they were.
         """
         tensors = {"weights.safetensors": weights, "moments.safetensors": moments}
         if method:
             tensors[_METHOD] = method
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Hidden folders are what a killed save or deletion left behind; nothing reads them.
         for rubbish in self.folder.glob(".*"):
             shutil.rmtree(rubbish)
         final = self._path(state.step)
@@ -110,9 +123,11 @@ class CheckpointStore:
                 expected=f"about {sum(t.nbytes for part in tensors.values() for t in part.values()):,} bytes",
                 do="free some disk space and resume the run: nothing before this step is lost",
             ) from error
+        # A rename cannot replace a folder that is not empty.
         if final.exists():
             final.rename(self.folder / f".old-{final.name}")
         partial.rename(final)
+        # The rename must be on the disk before older checkpoints are deleted.
         sync(self.folder)
         self._prune()
         return final, num_bytes
@@ -127,7 +142,8 @@ class CheckpointStore:
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint (None where the run has none yet), and a message for each broken one skipped.
 
-        Raises CheckpointError where there are checkpoints but all of them are broken.
+        Raises:
+            CheckpointError: there are checkpoints but all of them are broken.
         """
         broken: list[str] = []
         for step in reversed(self.steps()):
@@ -144,7 +160,11 @@ class CheckpointStore:
         return None, broken
 
     def load(self, step: int) -> Checkpoint:
-        """Read one checkpoint and check every file against its manifest. Raises CheckpointError."""
+        """Read one checkpoint and check every file against its manifest.
+
+        Raises:
+            CheckpointError: a file is missing, or does not match its digest.
+        """
         path = self._path(step)
         damage = _damage(path)
         if damage:
@@ -181,6 +201,7 @@ class CheckpointStore:
         kept = {*last, *(self._best_of(step) for step in last)}
         for step in steps:
             if step not in kept:
+                # Renamed first: a kill during rmtree must not leave a half-deleted folder under a checkpoint's name.
                 doomed = self.folder / f".old-{self._path(step).name}"
                 self._path(step).rename(doomed)
                 shutil.rmtree(doomed)
@@ -203,6 +224,7 @@ def _write(folder: Path, state: LoopState, tensors: Mapping[str, Mapping[str, Te
     manifest = {file.name: {"sha256": sha256_file(file), "num_bytes": sizes[file.name]} for file in files}
     for file in files:
         sync(file)
+    # The manifest comes last, after all other files are synced: a folder that has one is whole.
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     sync(folder / _MANIFEST)
     sync(folder)
@@ -213,6 +235,7 @@ def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, as text, or None."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        # The three files that a resume reads are checked even where a damaged manifest does not list them.
         for name in sorted({"weights.safetensors", "moments.safetensors", "state.json"} | set(manifest)):
             file = path / name
             if file.stat().st_size != manifest[name]["num_bytes"]:

@@ -30,4 +30,5 @@ def compile_layers(layers: Sequence[nn.Module], compiler: Compiler = "inductor")
 def leave_uncompiled(layers: Sequence[nn.Module]) -> None:
     """Run the layers as they were before `compile_layers`."""
     for layer in layers:
+        # Module.compile() stores its result here and nowhere else.
         layer._compiled_call_impl = None

@@ -35,8 +35,12 @@ def _one_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Smoothed and plain loss of a chunk, how many are right, and the gradient of its logits where it is needed.
 
-    rows: [n, width]; weight: [vocabulary, width]; wanted: [n, 1]. A function of its own, so that its logits are freed
-    before the next chunk's are allocated.
+    A function of its own, so that its logits are freed before the next chunk's are allocated.
+
+    Args:
+        rows: [n, width].
+        weight: [vocabulary, width].
+        wanted: [n, 1].
     """
     logits = rows @ weight.t()  # [n, vocabulary], in the precision of the model
     loss, plain = (torch.zeros((), dtype=wide, device=rows.device) for _ in range(2))
@@ -69,11 +73,17 @@ def _one_chunk(
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of `hidden @ weight.T` against targets.
 
-    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]; cap: of a soft cap on the logits, or None.
+    The gradient of the weight is formed only where the weight is trained.
 
-    Returns the sum in nats (a scalar, fp32 or wider),
-    the same without smoothing (of which no gradient is taken), and how many targets have the largest logit. The
-    gradient of the weight is formed only where the weight is trained.
+    Args:
+        hidden: [N, width].
+        weight: [vocabulary, width].
+        targets: [N].
+        cap: of a soft cap on the logits, or None.
+
+    Returns:
+        The sum in nats (a scalar, fp32 or wider), the same without smoothing (of which no gradient is taken), and how
+        many targets have the largest logit.
     """
 
     @staticmethod
@@ -91,7 +101,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         plain = torch.zeros_like(total)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None  # [N, width]
+        # [vocabulary, width]; fp32, since every chunk adds into the same entries
         grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         for start in range(0, hidden.shape[0], chunk):
             rows = hidden[start : start + chunk]
@@ -142,7 +153,8 @@ def smoothed_cross_entropy_sum(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the cross-entropy with label smoothing, the sum without, and number of correct predictions.
 
-    smoothing: the share of the weight that is spread evenly over the vocabulary, at least 0 and below 1.
+    Args:
+        smoothing: the share of the weight that is spread evenly over the vocabulary, at least 0 and below 1.
     """
     out: tuple[Tensor, Tensor, Tensor] = ChunkedCrossEntropy.apply(hidden, head, targets, chunk, smoothing, cap)
     return out

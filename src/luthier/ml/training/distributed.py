@@ -35,10 +35,14 @@ DEFAULT_TIMEOUT_SECONDS: Final = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process among `size`, as it sees itself. device: torch's name of the device that this process works on.
+    """One process among `size`, as it sees itself.
 
-    local_size: processes on this machine, which share its cores. All methods are called by every rank, at the same
-    point of the same step; each waits for the others, and raises what torch raises where one of them has gone.
+    All methods are called by every rank, at the same point of the same step; each waits for the others, and raises what
+    torch raises where one of them has gone.
+
+    Attributes:
+        device: torch's name of the device that this process works on.
+        local_size: processes on this machine, which share its cores.
     """
 
     rank: int = 0
@@ -58,6 +62,7 @@ class World:
         content = text.encode()
         if len(content) > _FRAME_BYTES - 4:
             raise ValueError(f"{len(content):,} bytes to gather; at most {_FRAME_BYTES - 4:,}")
+        # One fixed size, so that a single collective does: no lengths have to be agreed on first.
         frame = torch.zeros(_FRAME_BYTES, dtype=torch.uint8)
         frame[: 4 + len(content)] = _bytes(len(content).to_bytes(4, "big") + content)
         frames = [torch.empty_like(frame) for _ in range(self.size)]
@@ -112,6 +117,7 @@ class World:
             return
         gradients = _whole(gradients)
         on_its_way: tuple[list[Tensor], Tensor, dist.Work] | None = None
+        # The next piece is flattened while the one before is reduced; the empty one collects the last result.
         for piece in [*_pieces(gradients), []]:
             flat = torch.cat([gradient.reshape(-1) for gradient in piece]) if piece else None
             if on_its_way is not None:
@@ -123,7 +129,7 @@ class World:
     def broadcast_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor by rank 0's."""
         for tensor in _whole(tensors) if self.size > 1 else ():
-            whole = tensor.contiguous()
+            whole = tensor.contiguous()  # a broadcast writes into storage, which a view does not own
             dist.broadcast(whole, 0)
             tensor.copy_(whole)
 
@@ -142,9 +148,13 @@ ALONE: Final = World()
 def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Iterator[World]:
     """This process's world for as long as the block runs, joined as the environment says.
 
-    device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the process
-    group exists already (Ray Train creates it), that one is used and left open. Raises RequestError for variables
-    that are incomplete, PeerLostError where the others have gone or never come.
+    Args:
+        device: `cpu` or `cuda`; with several processes a machine each takes the GPU of its local rank. Where the
+            process group exists already (Ray Train creates it), that one is used and left open.
+
+    Raises:
+        RequestError: variables that are incomplete.
+        PeerLostError: the others have gone or never come.
     """
     if dist.is_initialized():
         yield _seen(device, dist.get_rank(), dist.get_world_size())
@@ -164,6 +174,7 @@ def joined(device: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> 
     world = _seen(device, rank, size)
     if world.device.startswith("cuda"):
         torch.cuda.set_device(world.device)
+    # Texts and counters are CPU tensors and go by gloo, gradients on GPUs by NCCL.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_seconds))
@@ -237,6 +248,7 @@ def _is_about_peers(error: RuntimeError) -> bool:
 
 
 def _bytes(content: bytes) -> Tensor:
+    # frombuffer wants writable memory, and refuses an empty buffer.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
@@ -245,6 +257,7 @@ def _whole(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _fingerprint(tensor: Tensor) -> int:
+    # The raw bits as integers: an exact sum in any order, in which -0.0 and NaN count by their bits.
     raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
     whole = raw if raw.numel() % 4 else raw.view(torch.int32)
     return int(whole.sum(dtype=torch.int64))
@@ -255,6 +268,7 @@ def _pieces(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     pieces: list[list[Tensor]] = []
     room = 0
     for tensor in tensors:
+        # One dtype a piece: torch.cat would promote. A tensor larger than a piece gets one of its own.
         if not pieces or room < tensor.nbytes or pieces[-1][0].dtype != tensor.dtype:
             pieces.append([])
             room = _PIECE_BYTES

@@ -27,7 +27,14 @@ CHUNK_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """Which divergence, how soft, and how much of it. teacher_share: b of the Jensen-Shannon divergence."""
+    """Which divergence, how soft, and how much of it.
+
+    Attributes:
+        divergence: which divergence from the teacher is learned.
+        temperature: T, that softens both distributions.
+        alpha: share of the divergence in the loss; the rest is cross-entropy.
+        teacher_share: b of the Jensen-Shannon divergence.
+    """
 
     divergence: Divergence
     temperature: float
@@ -38,7 +45,8 @@ class Mixing:
 def divergence_of(log_p: Tensor, log_q: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor]:
     """The summed divergence of students from teachers, and its gradient by the logits that q is the softmax of.
 
-    log_p, log_q: [N, vocabulary] log-probabilities of teacher and student.
+    Args:
+        log_p, log_q: [N, vocabulary] log-probabilities of teacher and student.
     """
     q = log_q.exp()  # [N, vocabulary]
     # The gradients are those by the student's logits z: with q = softmax(z), d/dz of sum(q f) is q (f - sum(q f)).
@@ -64,13 +72,19 @@ def _one_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Cross-entropy, divergence, how many are right, and the gradient of the student's logits where it is needed.
 
-    student: [n, its vocabulary], teacher: [n, its own] logits. What both know are the tokens of the smaller one: the
-    rest are rows that pad a head to a round number, and no text has them.
+    Only the tokens that both vocabularies have are compared: further rows pad a head to a round number, and no text
+    contains them.
+
+    Args:
+        student: logits [n, vocabulary].
+        teacher: logits [n, teacher's vocabulary].
+        wanted: targets [n, 1].
     """
     common, soft = min(student.shape[1], teacher.shape[1]), mixing.temperature
+    # A tie for the largest logit counts as right, as in cross_entropy.py.
     chosen = student.gather(1, wanted)
     correct = (chosen == student.amax(1, keepdim=True)).sum()
-    hard = student.log_softmax(1)
+    hard = student.log_softmax(1)  # [n, vocabulary], at temperature 1: the cross-entropy is not softened
     cross_entropy = -hard.gather(1, wanted).sum()
     log_q = (student[:, :common] / soft).log_softmax(1)
     log_p = (teacher[:, :common] / soft).log_softmax(1)
@@ -86,10 +100,18 @@ def _one_chunk(
 class ChunkedDistillation(torch.autograd.Function):
     """The summed loss of `hidden @ head.T` against targets and the teacher's `states @ teacher_head.T`.
 
-    hidden: [N, width]; head: [vocabulary, width]; targets: [N]; states: [N, teacher's width]; teacher_head: [teacher's
-    vocabulary, its width]; cap: of a soft cap on the student's logits, or None; teacher_scaled: what is done to
-    the teacher's. Returns the loss, the cross-entropy and the divergence in it, all summed in nats (fp32 or
-    wider), and how many targets have the largest logit. Only the loss has a gradient, and only the student.
+    Args:
+        hidden: [N, width].
+        head: [vocabulary, width].
+        targets: [N].
+        states: [N, teacher's width].
+        teacher_head: [teacher's vocabulary, its width].
+        cap: of a soft cap on the student's logits, or None.
+        teacher_scaled: scale and soft cap of the teacher's logits.
+
+    Returns:
+        The loss, the cross-entropy and the divergence in it, all summed in nats (fp32 or wider), and how many targets
+        have the largest logit. Only the loss has a gradient, and only with respect to the student.
     """
 
     @staticmethod
@@ -113,6 +135,7 @@ class ChunkedDistillation(torch.autograd.Function):
         grad_head = torch.zeros_like(head, dtype=wide) if needs_head else None
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
+            # Cast before the softmax: log-probabilities in bf16 would have two or three digits.
             student = cap_((hidden[part] @ head.t()).to(wide), cap)  # [n, vocabulary]
             teacher = teacher_scaled.of((states[part] @ teacher_head.t()).to(wide))  # [n, teacher's vocabulary]
             one, other, right, gradient = _one_chunk(
@@ -124,11 +147,11 @@ class ChunkedDistillation(torch.autograd.Function):
             entropy, apart, correct = entropy + one, apart + other, correct + right
             if gradient is None:
                 continue
-            narrow = gradient.to(hidden.dtype)
+            narrow = gradient.to(hidden.dtype)  # [n, vocabulary]
             if grad_hidden is not None:
-                torch.mm(narrow, head, out=grad_hidden[part])
+                torch.mm(narrow, head, out=grad_hidden[part])  # [n, width]
             if grad_head is not None:
-                grad_head.add_(narrow.t() @ hidden[part])
+                grad_head.add_(narrow.t() @ hidden[part])  # [vocabulary, width]
             del gradient, narrow
         ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
         ctx.mark_non_differentiable(entropy, apart, correct)

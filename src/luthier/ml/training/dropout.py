@@ -38,9 +38,11 @@ class Dropout(NamedTuple):
         if self._keep_steps == _DROPOUT_STEPS:
             return None
         count = like.numel()
+        # Each 64-bit word is read as four draws of 16 bits, of which 15 are used.
         mask = self._random_words((count + 3) // 4, like.device).view(torch.int16)[:count]
         # 0..32767 less the number kept is negative exactly where kept; shifting spreads the sign over all bits
         mask.bitwise_and_(_DROPOUT_STEPS - 1).sub_(self._keep_steps).bitwise_right_shift_(15)
+        # Widening an integer repeats its sign bit: all ones stay all ones.
         return mask.view(like.shape).to(_INTEGERS[like.element_size()])
 
     def _random_words(self, count: int, device: torch.device) -> Tensor:
@@ -52,4 +54,5 @@ class Dropout(NamedTuple):
 
 def keep(x: Tensor, mask: Tensor | None) -> Tensor:
     """x with what the mask drops set to zero, and the rest as it is, not scaled up; laid over it bit by bit."""
+    # A bitwise AND, not a product: 0 * inf and 0 * NaN would be NaN.
     return x if mask is None else (x.view(mask.dtype) & mask).view(x.dtype)

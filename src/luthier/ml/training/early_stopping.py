@@ -10,8 +10,9 @@ OVERFITTING_RISES = 2
 class EarlyStopping(Frozen):
     """The state of the watch over validation loss; part of every checkpoint, so that a resumed run decides alike.
 
-    patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
-    but when?", criterion UP).
+    Attributes:
+        patience: validations without a new best before the run stops; 0 never stops (Prechelt, 1998, "Early Stopping,
+            but when?", criterion UP).
     """
 
     patience: int
@@ -26,6 +27,7 @@ class EarlyStopping(Frozen):
     def after(self, step: int, loss: float, train_loss: float) -> EarlyStopping:
         """The state after a validation at `step`; `train_loss` is the mean since the validation before."""
         is_best = self.best_loss is None or loss < self.best_loss
+        # A rise while training loss falls: a rise of both is a step that was too large, not overfitting.
         rises = (
             self.last_loss is not None
             and self.last_train_loss is not None
@@ -41,6 +43,7 @@ class EarlyStopping(Frozen):
                 "num_rises": num_rises,
                 "last_loss": loss,
                 "last_train_loss": train_loss,
+                # By the rises before this validation, so that `overfitting` is set for just one validation.
                 "has_warned": self.has_warned or self.num_rises >= OVERFITTING_RISES,
             }
         )

@@ -82,8 +82,10 @@ def states_and_gradients(
     """Of the model as it judges, without dropout: the last hidden state at the places that predict the learned tokens,
     [learned tokens, width], and the gradient of the embedding of each token that occurs, [tokens, width].
 
-    prefix_lengths: as `collate` takes them. The gradients are those of a random sum over the states. Leaves no
-    gradients behind.
+    The gradients are those of a random sum over the states. Leaves no gradients behind.
+
+    Args:
+        prefix_lengths: as `collate` takes them.
     """
     batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
     inputs: list[Tensor] = []
@@ -98,11 +100,13 @@ def states_and_gradients(
     try:
         with torch.enable_grad():
             states = model.hidden(batch).flatten(0, 1)[batch.rows]
+            # Random weights: in a plain sum errors of opposite sign would cancel. Drawn on the CPU, alike everywhere.
             weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
             (gradient,) = torch.autograd.grad(states, inputs[-1], weight)
     finally:
         hook.remove()
         model.module.train(was_training)
+    # Gradients are compared by token, not by place: a packed row lies elsewhere than a padded one.
     known = torch.tensor(sorted({token for row in rows for token in row.input_ids}), device=model.device)
     ids = batch.input_ids.flatten()
     at = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
@@ -127,6 +131,7 @@ def _short_rows(model: TrainableModel) -> list[TokenisedExample]:
 def _difference(wanted: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor], what: str) -> str | None:
     for (name, narrow), one, other in zip(_TOLERANCES, wanted, found, strict=True):
         difference = float((other - one).float().norm() / one.float().norm().clamp_min(1e-30))
+        # `not <=` and not `>`: a NaN must fail.
         if not difference <= (narrow if wanted[0].dtype == torch.bfloat16 else _TOLERANCE_WIDE):
             return f"{name} {what} differ by {difference:.2g} of their size"
     return None

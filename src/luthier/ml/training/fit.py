@@ -1,4 +1,4 @@
-"""What the losses of a run say: learned by heart, still learning, gone astray or settled."""
+"""What the losses of a run say: overfitted, still learning, unstable or settled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luthier.core.records.fit import Fit
 from luthier.ml.training.fit_advice import for_astray, for_by_heart, for_still_learning, for_unlooked
 
 RISE: Final = 0.01
-"""A validation loss this share above its best at the end is a rise; less is within what a few rows' chance makes."""
+"""A final validation loss this share above its best counts as a rise; less is within the noise of a few rows."""
 
 LAST_SHARE: Final = 0.3
 FALL: Final = 0.02
@@ -30,6 +30,7 @@ def diagnose(plan: Plan, events: Sequence[Event]) -> Fit:
     """
     steps = {e.step: e for e in events if isinstance(e, StepDone)}
     checks = [v for _, v in sorted({e.step: e for e in events if isinstance(e, ValidationDone)}.items())]
+    # Each new best is flagged when it comes, so the last flagged one is the best of all.
     best = next((check for check in reversed(checks) if check.is_best), None)
     if best is None or len(checks) < 2:
         return Fit(kind="unknown", seen=_too_few(checks), remedies=for_unlooked(plan, len(checks)))

@@ -1,4 +1,4 @@
-"""What to do in the next run, by what this one was: only what applies, with its numbers, the most telling first."""
+"""Advice for the next run, from the losses of this one: only what applies, with figures, the most useful first."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from luthier.core.plan import Plan
 from luthier.core.records.fit import Remedy
 
 _FEW_ROWS: Final = 2000
-_MOST_DROPOUT: Final = 0.3
+_MAX_DROPOUT: Final = 0.3
 _SMALL_RANK: Final = 8
 _NOT_ADAPTED: Final = ("full", "ia3", "prompt_tuning")
 
 
 def for_by_heart(plan: Plan, best_step: int, last_step: int) -> tuple[Remedy, ...]:
-    """Against learning by heart: less of the same, more rows, smaller steps, then what holds the weights back."""
+    """Against overfitting: fewer steps, more rows, a smaller learning rate, then regularisation."""
     training, found = plan.training, list[Remedy]()
     if best_step < last_step:
         epochs = best_step / training.num_steps_per_epoch
@@ -61,11 +61,12 @@ def _held_back(plan: Plan) -> list[Remedy]:
     if not training.neftune_alpha:
         text = "Put noise on the embeddings (NEFTune), so that no row is ever seen twice."
         found.append(Remedy(text=text, settings=("training.neftune_alpha=5",)))
-    if method.name not in _NOT_ADAPTED and method.dropout < _MOST_DROPOUT:
-        more = min(_MOST_DROPOUT, max(0.1, 2 * method.dropout))
+    if method.name not in _NOT_ADAPTED and method.dropout < _MAX_DROPOUT:
+        more = min(_MAX_DROPOUT, max(0.1, 2 * method.dropout))
         text = f"Raise dropout from {method.dropout:g} to {more:g}."
         found.append(Remedy(text=text, settings=(f"method.dropout={more:g}",)))
     if method.target_rank is None and method.rank > _SMALL_RANK:
+        # alpha falls with the rank: alpha / rank, the scale of the update, stays.
         half, alpha = method.rank // 2, method.alpha / method.rank * (method.rank // 2)
         text = f"Give it less to learn with: rank {half} in place of {method.rank}, at the same scale."
         found.append(Remedy(text=text, settings=(f"method.rank={half}", f"method.alpha={alpha:g}")))
@@ -79,7 +80,7 @@ def _held_back(plan: Plan) -> list[Remedy]:
 
 
 def for_still_learning(plan: Plan) -> tuple[Remedy, ...]:
-    """Against ending too soon: more steps, larger steps, then less that holds back."""
+    """Against ending too soon: more steps, larger steps, then less regularisation."""
     training, method = plan.training, plan.method
     asked = plan.recipe.training
     if asked is not None and asked.max_steps is not None and asked.max_steps == training.num_steps:
@@ -114,7 +115,7 @@ def for_astray(plan: Plan) -> tuple[Remedy, ...]:
 
 
 def for_unlooked(plan: Plan, num_validations: int) -> tuple[Remedy, ...]:
-    """What makes a next run tell more."""
+    """What makes the next run easier to judge."""
     if num_validations:
         every = max(1, plan.training.num_steps // 10)
         return (Remedy(text="Validate more often.", settings=(f"training.validate_every_steps={every}",)),)

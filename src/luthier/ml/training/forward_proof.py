@@ -6,10 +6,10 @@
 
 Models scale, cap, shift and mask, each under another name in its config (`logit_scale`, `attn_logit_softcapping`,
 `lm_head_multiplier`, sinks, ALiBi, chunks). A list of these names would miss the next one, and the loss would be wrong
-without a word. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
+without notice. So a row longer than a block of attention, and than windows and chunks, which are shortened for it,
 goes through the first layers of the model (one of each kind at least, in fp32 where that fits) as transformers computes
-it with eager attention, and through each piece, forth and back. What computes the same is taken; what does not is left
-out, and said.
+it with eager attention, and through each piece, forward and backward. A piece that computes the same is used; one that
+does not is left out, and the reason is reported.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Proof:
         try:
             states, logits, gradient = self._own_forward()
         except FORWARD_ERRORS as error:
-            raise _refused(self.base, f"its own forward fails: {_in_short(error)}") from error
+            raise _refused(self.base, f"its own forward fails: {_error_summary(error)}") from error
         if not bool(logits.isfinite().all()):
             raise _refused(self.base, "its logits on made-up tokens are not finite")
         self._refuse_later_tokens()
@@ -181,7 +181,7 @@ class _Proof:
                 states = last_hidden_states(self.body, _positions(self.ids), input_ids=self.ids)
                 gradient = _gradient(states, inputs[-1])
         except FORWARD_ERRORS as error:
-            return _in_short(error)
+            return _error_summary(error)
         tolerance = _TOLERANCES[self.dtype]
         for what, one, other in (("hidden states", own.states, states), ("gradients", own.gradient, gradient)):
             if one.shape != other.shape:
@@ -200,7 +200,7 @@ class _Proof:
         try:
             formed = head(last).float()
         except FORWARD_ERRORS as error:
-            self.reasons.append(f"logits: {_in_short(error)}")
+            self.reasons.append(f"logits: {_error_summary(error)}")
             return "model", PLAIN
         tolerance = _HEAD_TOLERANCES[self.dtype]
         if formed.shape != logits.shape or not _near(formed, logits, 4 * tolerance):
@@ -230,6 +230,7 @@ class _Proof:
     def _why_no_product(self, head: OwnHead, last: Tensor, tolerance: float, scaled: ScaledHead) -> str | None:
         """Why logits are not the scaled product with the head's matrix, tried on states of several sizes."""
         size = float(self._product(last).float().abs().max().clamp_min(1e-30))
+        # Plain states, states whose logits reach a cap, and zeros, which make an added constant visible.
         for states in (last, last * (_LARGE / size), torch.zeros_like(last)):
             ours, theirs = scaled.of(self._product(states).float()), head(states).float()
             if ours.shape != theirs.shape:
@@ -252,6 +253,7 @@ def _further_parameters(base: PreTrainedModel, body: nn.Module, head: nn.Module)
 def _probe(base: PreTrainedModel) -> Tensor:
     """Random ids [1, T], longer than a block of attention and than what windows and chunks are shortened to."""
     longest = getattr(text_config(base.config), "max_position_embeddings", None)
+    # Three more, so that the last block of attention is not a full one.
     num = max(attention.BLOCK_TOKENS, SPAN_TOKENS) + 3
     num = min(num, longest) if isinstance(longest, int) and longest > 0 else num
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
@@ -280,6 +282,7 @@ def _embeddings(base: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 def _gradient(states: Tensor, inputs: Tensor) -> Tensor:
     """The gradient of a random sum over the states by the embeddings."""
+    # Random weights: in a plain sum errors of opposite sign would cancel.
     weight = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states)
     (found,) = torch.autograd.grad(states, inputs, weight)
     return found
@@ -295,10 +298,11 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 
 def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    # The absolute part lets logits that are zero throughout compare equal.
     return float((one - other).abs().max()) <= tolerance * float(one.abs().max()) + 1e-6 * tolerance
 
 
-def _in_short(error: Exception) -> str:
+def _error_summary(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

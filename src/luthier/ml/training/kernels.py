@@ -51,6 +51,7 @@ class RmsNorm(torch.autograd.Function):
         grad_weight = None
         if ctx.needs_input_grad[1]:
             wide_out = grad_out.to(inverse.dtype)
+            # [width], a sum over all positions: in bf16 each product would be rounded before it is added.
             grad_weight = (wide_out * normal).flatten(0, -2).sum(0).to(weight.dtype)
         grad = (grad_out * weight).to(inverse.dtype)
         wide = normal.to(inverse.dtype, copy=True)
@@ -60,7 +61,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    return F.silu(gate).mul_(up)
+    return F.silu(gate).mul_(up)  # in place on the tensor that silu has just made
 
 
 class SwiGlu(torch.autograd.Function):
@@ -105,7 +106,7 @@ Make = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
 
 def _replacements(module: nn.Module, with_liger: bool) -> tuple[dict[str, Make], int]:
-    """What may stand in for a module of a known form, by what is said of it, the first tried first; its width."""
+    """Replacements for a module of a known form, by a suffix for reports, in the order of trial; and its width."""
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         theirs, ours, width = liger.norm_forward, _norm_forward, next(module.parameters()).shape[-1]
     elif all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
@@ -128,6 +129,7 @@ def _output_and_gradient(forward: Callable[[Tensor], Tensor], x: Tensor) -> tupl
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    # Relative to the largest entry: small entries may be sums of large ones that cancel.
     scale = one.abs().max().clamp_min(torch.finfo(one.dtype).tiny)
     return bool((one - other).abs().max() <= _TOLERANCE[one.dtype] * scale)
 
@@ -144,14 +146,18 @@ def _same_function(module: nn.Module, forward: Callable[[Tensor], Tensor], width
 def install(model: nn.Module, *, with_liger: bool = True) -> Counter[str]:
     """Swap in every replacement that proves equal; returns how many of each class were swapped, and which were not.
 
-    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ). with_liger: try
-    Liger Kernel's, too, where they are installed. Keys of the result: a class name, with " (liger)" where one of those
-    was taken, with " (kept)" where no replacement agreed.
+    Call it after the adapter is in place, in eval mode (dropout would make two honest runs differ).
+
+    Keys of the result: a class name, with " (liger)" where one of those was taken, with " (kept)" where no replacement
+    agreed.
+
+    Args:
+        with_liger: try Liger Kernel's, too, where they are installed.
     """
     swapped: Counter[str] = Counter()
     # packed matrices are integers: what is computed with them has the precision of the weights that are not packed
     like = next(p for p in model.parameters() if p.is_floating_point())
-    with_liger = with_liger and liger.is_at_hand(like.device)
+    with_liger = with_liger and liger.is_available(like.device)
     for module in model.modules():
         found, width = _replacements(module, with_liger)
         for said, make in found.items():
@@ -170,6 +176,7 @@ def uninstall(model: nn.Module) -> None:
     """Give every module that `install` takes care of its own forward back."""
     for module in model.modules():
         if _replacements(module, False)[0]:
+            # `install` set an instance attribute; without it the forward of the class is found again.
             vars(module).pop("forward", None)
 
 
@@ -179,7 +186,7 @@ def linear_cross_entropy(head: Tensor, *, with_liger: bool = True) -> CrossEntro
     By reading, not by measurement (benchmarks/train_gpu.py can tell): ours passes over the logits of a chunk about
     seven times in fp32, theirs twice in the precision of the model.
     """
-    if not (with_liger and liger.is_at_hand(head.device)):
+    if not (with_liger and liger.is_available(head.device)):
         return cross_entropy_sum
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(8, head.shape[1], generator=generator).to(head)

@@ -3,7 +3,7 @@
     spent.jsonl     one line before each action: all that is settled, and what the action that begins now should take
 
 A line is appended by one write, which a kill leaves whole or not there; a power cut can tear the last one, which then
-is not read. Checkpoints know nothing of it: what is trained never depends on what it cost.
+is not read. Checkpoints do not contain it: what is trained never depends on its cost.
 """
 
 from __future__ import annotations
@@ -22,14 +22,22 @@ from luthier.core.system.disk_full import is_disk_full
 from luthier.ml.training.throughput import Action, Throughput
 
 LEDGER: Final = "spent.jsonl"
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 14
 
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Entry(Frozen):
-    """One line. `doing`: the action that began when it was written, None after the last; `expected_`: what it takes."""
+    """One line of the ledger.
+
+    Attributes:
+        seconds, tokens: settled so far.
+        interrupted_seconds: of these, the time of actions that were cut short.
+        doing: the action that began when the line was written; None after the last.
+        expected_seconds, expected_tokens: what that action should take.
+        pace: the throughput measured so far.
+    """
 
     seconds: _Amount = 0.0
     tokens: Annotated[int, Field(ge=0)] = 0
@@ -40,7 +48,7 @@ class Entry(Frozen):
     pace: Throughput = Throughput()
 
     def settled(self) -> Spent:
-        """What is spent for one who finds this line as the last: an action that was under way counts as expected."""
+        """What is spent if this line is the last one found: an action under way counts as expected."""
         lost = self.expected_seconds if self.doing else 0.0
         return Spent(
             seconds=self.seconds + lost,
@@ -50,7 +58,11 @@ class Entry(Frozen):
 
 
 class Ledger:
-    """The ledger of one run; whoever writes holds the run's lock. `folder` None: kept nowhere."""
+    """The ledger of one run. Only the process that holds the run's lock may write.
+
+    Args:
+        folder: of the run; None keeps nothing on disk.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._file = None if folder is None else folder / LEDGER
@@ -66,6 +78,7 @@ class Ledger:
         if self._file is None or not self._file.is_file():
             return Entry()
         with self._file.open("rb") as file:
+            # The tail holds many lines; one that is torn or cut by the seek does not parse and is passed over.
             file.seek(max(0, self._file.stat().st_size - _TAIL_BYTES))
             lines = file.read().splitlines()
         for line in reversed(lines):
@@ -76,13 +89,18 @@ class Ledger:
         return Entry()
 
     def append(self, entry: Entry) -> None:
-        """Write one line. Raises StorageFullError where the disk has no room."""
+        """Write one line.
+
+        Raises:
+            StorageFullError: the disk has no room.
+        """
         if self._file is None:
             return
         try:
             if self._descriptor is None:
                 self._descriptor = self._open(self._file)
             line = entry.model_dump_json().encode() + b"\n"
+            # A short write to a regular file means a full disk.
             if os.write(self._descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -108,7 +126,7 @@ class Ledger:
 
     def _open(self, file: Path) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and file.stat().st_size > _MOST_BYTES:
+        if file.is_file() and file.stat().st_size > _MAX_BYTES:
             self._shorten(file)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         size = os.fstat(descriptor).st_size

@@ -2,8 +2,8 @@
 
 Hsu et al., 2024, "Liger Kernel: Efficient Triton Kernels for LLM Training", arXiv:2410.10989: normalisation (section
 3.1), the gated MLP (3.1) and the loss of a linear head (3.2). Each reads and writes its tensors once where plain
-operations do so several times. Nothing here is trusted: whoever takes one of these holds it against the plain formula
-on the same numbers first, and keeps the plain one where they differ.
+operations do so several times. Nothing here is trusted: callers compare each operation with the plain formula
+on the same numbers first, and keep the plain one where they differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 PACKAGE = "liger_kernel"
 
 
-def is_at_hand(device: torch.device) -> bool:
+def is_available(device: torch.device) -> bool:
     """Whether its kernels can run there; nothing is imported to find out."""
     return device.type == "cuda" and find_spec(PACKAGE) is not None
 

@@ -34,6 +34,7 @@ def _one_chunk(
     own = cap_(own, cap) / temperature
     logits = cap_((rows @ weight.t()).to(wide), cap)  # [n, vocabulary]
     capped = None if cap is None or not needs_gradient else logits.scatter(1, wanted, own * temperature)
+    # The exact logit also replaces the rounded one in the sum: otherwise p could exceed 1.
     logits = logits.div_(temperature).scatter_(1, wanted, own)
     # log p = own - logsumexp, with the largest logit taken off before exp so that nothing overflows
     largest = logits.amax(1, keepdim=True)  # [n, 1]
@@ -51,10 +52,17 @@ def _one_chunk(
 class TokenLogProbabilities(torch.autograd.Function):
     """Log-probabilities of targets under softmax(`hidden @ weight.T` / temperature), in nats.
 
-    hidden: [N, width]; weight: [vocabulary, width]; targets: [N]; cap: of a soft cap on the logits, or None.
+    Saved for the backward pass is the gradient of each row, [N, width]; where the weight is trained the logits are
+    computed again.
 
-    Returns [N], fp32 or wider. Saved for the backward pass is the gradient of each row, [N, width]; where the weight is
-    trained the logits are computed again.
+    Args:
+        hidden: [N, width].
+        weight: [vocabulary, width].
+        targets: [N].
+        cap: of a soft cap on the logits, or None.
+
+    Returns:
+        [N], fp32 or wider.
     """
 
     @staticmethod
@@ -79,6 +87,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             if narrow is not None and unit is not None:
                 torch.mm(narrow, weight, out=unit[part])
             del narrow  # otherwise two chunks of logits would exist at one time
+        # Inputs are kept and logits computed twice: [N, vocabulary] for all rows would not fit.
         again = (hidden, weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(unit, *again)
         ctx.chunk, ctx.temperature, ctx.cap = chunk, temperature, cap
@@ -97,6 +106,7 @@ class TokenLogProbabilities(torch.autograd.Function):
             part = slice(start, start + ctx.chunk)
             _, narrow = _one_chunk(hidden[part], weight, targets[part, None], wide, True, ctx.temperature, ctx.cap)
             assert narrow is not None
+            # The row factor is folded into the logits' gradient, so that one product sums over the rows.
             grad_weight.add_((narrow * scale[part].to(narrow.dtype)).t() @ hidden[part])
             del narrow
         return grad_hidden, grad_weight.to(weight.dtype), *(None,) * 4
@@ -121,17 +131,22 @@ def entropy_sum(
 ) -> Tensor:
     """The entropies of softmax(`hidden @ head.T` / temperature) in nats, added up over all rows; no gradient.
 
-    cap: of a soft cap on the logits, or None.
+    Args:
+        cap: of a soft cap on the logits, or None.
     """
     total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
     for rows in hidden.split(chunk):
-        logarithms = (cap_((rows @ head.t()).to(total.dtype), cap) / temperature).log_softmax(1)
+        logarithms = (cap_((rows @ head.t()).to(total.dtype), cap) / temperature).log_softmax(1)  # [n, vocabulary]
         total -= (logarithms.exp() * logarithms).sum()
     return total
 
 
 def summed_by_row(values: Tensor, learned: Sequence[int]) -> Tensor:
-    """Sums of values [N] over the learned tokens of each row: [rows]. learned: how many of the N are each row's."""
+    """Sums of values [N] over the learned tokens of each row: [rows].
+
+    Args:
+        learned: how many of the N are each row's.
+    """
     counts = torch.tensor(learned, device=values.device)
     # [N]: the row that each value belongs to
     owner = torch.repeat_interleave(torch.arange(len(learned), device=values.device), counts)

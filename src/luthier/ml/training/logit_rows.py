@@ -94,8 +94,9 @@ class LogitRows:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, cross-entropy and divergence from a teacher, summed, and how many targets are predicted right.
 
-        states: [N, teacher's width] times teacher_head [its vocabulary, its width] are the teacher's logits, once
-        they are scaled and capped as it does it.
+        Args:
+            states: [N, teacher's width] times teacher_head [its vocabulary, its width] are the teacher's logits, once
+                they are scaled and capped as it does it.
         """
         if self.matrix is not None:
             return divergence.distillation_sum(

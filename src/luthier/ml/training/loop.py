@@ -70,15 +70,17 @@ def train(
 ) -> LoopOutcome:
     """Train from the newest checkpoint (or the start) to the end of the plan; leaves the best weights in the model.
 
-    units: what is trained, indexed by `schedule`. validation: ready-made micro-batches, empty for none.
-    stop_requested: asked after each step; a text stops the run as `paused`, with a checkpoint, for that reason.
-    meter: told what begins, and asked first; where it refuses, the run stops as `paused`, too. None: no cap.
-    snapshot: called at the end of each epoch and of the last step, before the checkpoint of that step. None: never.
-    world: the processes that share the work. Each calls this with the same arguments, but that only rank 0's `emit`,
-    `progress`, `folder` and `meter` count; a wish to stop may come from any.
+    Args:
+        units, validation: what is trained, indexed by `schedule`; and ready-made micro-batches, empty for none.
+        stop_requested: called after each step; a text pauses the run, with a checkpoint, for that reason.
+        meter: counts what is spent; where it refuses an action the run pauses. None: no cap.
+        snapshot: called at the end of each epoch and of the run, before that step's checkpoint. None: never.
+        world: the processes that share the work. All pass the same arguments, but only rank 0's `emit`, `progress`,
+            `folder` and `meter` count; any of them may ask to stop.
 
-    Returns with status `succeeded` or `paused`. Raises DivergedError where loss or gradient norm is NaN or infinite:
-    the weights of the step before are in a checkpoint then. Raises CheckpointError for checkpoints of another plan.
+    Raises:
+        DivergedError: loss or gradient norm is NaN or infinite; the last good weights are in a checkpoint.
+        CheckpointError: the checkpoints are those of another plan.
     """
     p = plan.training
     optimizer = MasterOptimizer(model.module, p, model.method.rate_factor)
@@ -173,7 +175,7 @@ def train(
 
 
 def _step_summary(event: StepDone) -> str:
-    """What a step came to; of a step that is graded the mean reward, since its loss lies near 0 whatever it learns."""
+    """The figure shown for a step: its loss, or the mean reward of a step that is graded, whose loss is near 0."""
     reward = event.measures.get("reward")
     return f"loss {event.loss:.3f}" if reward is None else f"reward {reward:.3f}"
 
@@ -185,7 +187,7 @@ def _is_epoch_done(p: TrainingPlan, state: LoopState) -> bool:
 
 
 def _metrics(step: int, trained: StepDone | None, checked: ValidationDone | None) -> dict[str, float]:
-    """What is known of this very step, for its snapshot."""
+    """Metrics of just this step, for its snapshot."""
     found = {}
     for name, event in (("train", trained), ("valid", checked)):
         if event is not None and event.step == step:
@@ -196,14 +198,14 @@ def _metrics(step: int, trained: StepDone | None, checked: ValidationDone | None
 
 
 def _num_tokens(plan: Plan, units: Sequence[Unit]) -> int:
-    """Tokens of a step, known before it is taken; of answers that it draws, the most that they may be."""
+    """Tokens of a step, before it is taken; for answers that it samples, the upper bound."""
     rows = rows_of(units)
     prompts = sum(row.num_prompt_tokens for row in rows)
     return round(plan.objective.max_step_tokens(sum(row.num_tokens for row in rows), prompts, len(rows)))
 
 
 def _is_validation_due(p: TrainingPlan, state: LoopState) -> bool:
-    """Whether this step is one to validate after, and that has not been done: a pause may lie between the two."""
+    """Whether this step calls for a validation that has not been done yet: the run may have paused in between."""
     is_such = state.step == p.num_steps or state.step % p.validate_every_steps == 0
     return is_such and state.window_loss_weight > 0
 

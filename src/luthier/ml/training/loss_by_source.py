@@ -16,7 +16,10 @@ _WEIGHT: Final = "replayed_weight"
 def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Losses:
     """The same losses, with the share in them of replayed rows as two more measures, which add up as the others do.
 
-    A micro-batch holds replayed rows or rows of the task, never both. weight: of these units.
+    A micro-batch holds replayed rows or rows of the task, never both.
+
+    Args:
+        weight: of these units.
     """
     is_replayed = float(units[0][0].is_replayed)
     plain = losses.measures.get(PLAIN_LOSS, losses.total).detach()
@@ -27,7 +30,10 @@ def with_source_loss(losses: Losses, units: Sequence[Unit], weight: float) -> Lo
 def split_loss_by_source(measures: Mapping[str, float], loss: float) -> dict[str, float]:
     """The measures of a step, the two shares turned into the mean loss of the task's rows and of replayed ones.
 
-    Both without what regularisation adds. loss: the mean over all.
+    Both without what regularisation adds.
+
+    Args:
+        loss: the mean over all.
     """
     found = dict(measures)
     replayed, share = found.pop(_SUM), found.pop(_WEIGHT)

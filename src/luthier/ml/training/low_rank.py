@@ -23,9 +23,20 @@ class PackedMatrix(Protocol):
 class LoraProduct(torch.autograd.Function):
     """x W^T (+ bias) + scale * dropout(x) A^T B^T with W frozen.
 
-    x: [..., in]; W: [out, in], or a packed matrix that is unpacked where it is needed; A: [rank, in]; B: [out, rank].
     Saves the thin product for the backward pass, and x unless it can be computed again; neither the dropped-out copy of
     x nor its mask is kept.
+
+    Args:
+        x: [..., in].
+        base: W [out, in], or a packed matrix that is unpacked where it is needed.
+        bias: [out], or None.
+        a: A [rank, in].
+        b: B [out, rank].
+        dropout: of the adapter's input; None for none.
+        scale: factor of the adapter's product, with 1 / (1 - p) of the dropout in it.
+
+    Returns:
+        [..., out].
     """
 
     @staticmethod
@@ -55,16 +66,17 @@ class LoraProduct(torch.autograd.Function):
         (grad,) = gradients
         rows, (weight, a, b, thin) = saved_rows(ctx)
         mask = None if ctx.dropout is None else ctx.dropout.mask(rows)
-        grad = grad.reshape(-1, grad.shape[-1])
+        grad = grad.reshape(-1, grad.shape[-1])  # [N, out]
         grad_b = (grad.t() @ thin).mul_(ctx.scale)  # [out, rank]
         grad_thin = (grad @ b).mul_(ctx.scale)  # [N, rank]
         grad_a = grad_thin.t() @ keep(rows, mask)  # [rank, in]
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ (weight if ctx.packed is None else ctx.packed.unpacked(grad.dtype))
+            grad_x = grad @ (weight if ctx.packed is None else ctx.packed.unpacked(grad.dtype))  # [N, in]
             if mask is None:
                 grad_x.addmm_(grad_thin, a)
             else:
+                # The mask applies to the adapter's part alone: the frozen matrix reads x without dropout.
                 grad_x.add_(keep(grad_thin @ a, mask))
             grad_x = grad_x.view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None, None
@@ -89,7 +101,7 @@ class LoraProducts(torch.autograd.Function):
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         """factors: A and B of the first product, then of the second, and so on."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1])  # [N, in]
         masks = [None if dropout is None else dropout.mask(rows) for dropout in dropouts]
         thins, outs = _read(rows, masks, factors[::2]), []
         for base, bias, thin, b, scale in zip(bases, biases, thins, factors[1::2], scales, strict=True):
@@ -105,7 +117,7 @@ class LoraProducts(torch.autograd.Function):
         rows, saved = saved_rows(ctx)
         bases, thins, factors = saved[:num], saved[num : 2 * num], saved[2 * num :]
         masks = [None if dropout is None else dropout.mask(rows) for dropout in ctx.dropouts]
-        grads = [g.reshape(-1, g.shape[-1]) for g in gradients]
+        grads = [g.reshape(-1, g.shape[-1]) for g in gradients]  # each [N, out]
         grad_bs = [(g.t() @ thin).mul_(scale) for g, thin, scale in zip(grads, thins, ctx.scales, strict=True)]
         grad_thins = [(g @ b).mul_(scale) for g, b, scale in zip(grads, factors[1::2], ctx.scales, strict=True)]
         is_stacked = all(mask is None for mask in masks)

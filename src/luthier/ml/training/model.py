@@ -1,4 +1,4 @@
-"""A base model made ready for training: method in place, fast kernels installed, loss at hand."""
+"""A base model made ready for training: method in place, fast kernels and loss installed."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ def collate(
             laid[number, : len(row)] = row
         # the hidden state of token t - 1 predicts token t: flat index of the predicting token in [rows * longest]
         places = [own - 1 + number * longest for number, own in enumerate(learned)]
+    # [N], row after row, in the order of `places`
     targets = np.concatenate([row[own] for row, own in zip(ids, learned, strict=True)]).astype(np.int64)
     return MicroBatch(
         input_ids=_on(device, laid),
@@ -134,6 +135,7 @@ def _share(
     """One row of ids [1, T], for each row the places that predict its learned tokens, and how the rows lie."""
     num = len(ids) // len(prefix_lengths)
     cuts = [prefix_lengths[number // num] for number in range(len(ids))]
+    # cuts: [rows], the prefix length of each row's group
     layout = PrefixLayout(tuple(prefix_lengths), tuple(len(row) - cut for row, cut in zip(ids, cuts, strict=True)))
     for number, (row, cut) in enumerate(zip(ids, cuts, strict=True)):
         if not np.array_equal(row[:cut], ids[number - number % num][:cut]):
@@ -154,9 +156,11 @@ def _share(
 
 
 class TrainableModel:
-    """Base model, method and loss in one; everything that the loop needs to know of a model.
+    """Base model, method and loss in one; all that the loop needs of a model.
 
-    micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has them.
+    Args:
+        micro_batch_tokens, shared_prefix: how an objective cuts what it computes beside the steps, as the plan has
+            them.
     """
 
     def __init__(
@@ -205,7 +209,11 @@ class TrainableModel:
 
     @classmethod
     def load(cls, plan: Plan, device: str | None = None) -> TrainableModel:
-        """The model of a plan, from its local folder. device: in place of the plan's, where there are several."""
+        """The model of a plan, from its local folder.
+
+        Args:
+            device: in place of the plan's, where there are several.
+        """
         device = device or plan.training.device
         base = load_model(
             plan.base_model.path,
@@ -331,7 +339,7 @@ class TrainableModel:
 
     @cached_property
     def shares_prefix(self) -> bool:
-        """Whether an objective may share prefixes in what it computes by itself: asked for, and proved."""
+        """Whether an objective may share prefixes in its own passes: the plan allows it, and this model can."""
         return self._shared_prefix and self.can_share_prefix()
 
     @property

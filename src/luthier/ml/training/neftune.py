@@ -26,7 +26,8 @@ from luthier.ml.training.prefix_attention import PrefixLayout
 class EmbeddingNoise:
     """Adds the noise to what an embedding returns for the tokens that were announced, in training mode only.
 
-    alpha: 0 is none at all.
+    Args:
+        alpha: 0 is none at all.
     """
 
     def __init__(self, embeddings: nn.Module, alpha: float) -> None:
@@ -36,7 +37,7 @@ class EmbeddingNoise:
             embeddings.register_forward_hook(self._add)
 
     def expect(self, input_ids: Tensor, lengths: Sequence[int], layout: PrefixLayout | None = None) -> None:
-        """Say what the embedding is asked for next: ids as they lie, and the tokens of each example."""
+        """Announce the next call of the embedding: its ids, and the number of tokens of each example."""
         if self.alpha:
             self._own_lengths = own_lengths(input_ids, lengths, layout)
 

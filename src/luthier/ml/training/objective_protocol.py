@@ -1,4 +1,4 @@
-"""What the loop asks of an objective, and the answers of one that has nothing special to say."""
+"""The interface of an objective, and a base class with its defaults."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ Batch = tuple[Sequence[Unit], tuple[int, ...]]
 class Tools:
     """What a run lends its objective beside the plan: what one that writes answers itself cannot do without.
 
-    template: what ids are as text, and which of them end an answer. grade: what answers are worth. seed: the run's.
-    writes_files: false in all but one of several processes.
+    Attributes:
+        template: what ids are as text, and which of them end an answer.
+        grade: what answers are worth.
+        seed: the run's.
+        writes_files: false in all but one of several processes.
     """
 
     template: ChatTemplate | None = None
@@ -43,10 +46,12 @@ NO_TOOLS: Final = Tools()
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What a micro-batch gives. total: a scalar, the sum of the loss over its units, of which gradients are taken.
+    """What a micro-batch gives.
 
-    measures: other sums over its units, by name, such as how many tokens are predicted right; the loop divides them by
-    the weight of the whole batch, as it does the loss.
+    Attributes:
+        total: a scalar, the sum of the loss over its units, of which gradients are taken.
+        measures: other sums over its units, by name, such as how many tokens are predicted right; the loop divides them
+            by the weight of the whole batch, as it does the loss.
     """
 
     total: Tensor
@@ -57,8 +62,10 @@ class Objective(Protocol):
     """One thing to minimise: the sum over all units of a global batch, divided by their weight.
 
     A micro-batch holds whole units, so any cut into micro-batches gives the gradient of the whole batch.
-    loss_tells_overfitting: whether the losses of training and validation measure the same thing, so that their parting
-    means learning by heart.
+
+    Attributes:
+        loss_tells_overfitting: whether the losses of training and validation measure the same thing, so that a
+            growing difference means overfitting.
     """
 
     loss_tells_overfitting: ClassVar[bool]
@@ -68,8 +75,11 @@ class Objective(Protocol):
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
         """Compute once what every step needs of these units, all that are trained or validated on.
 
-        Called with the model as it is before its first step. folder: the run's own, where what is computed is kept, so
-        that a run that resumes, its weights no longer the first ones, reads the same bytes.
+        Called with the model as it is before its first step.
+
+        Args:
+            folder: the run's own, where what is computed is kept, so that a run that resumes, its weights no longer the
+                first ones, reads the same bytes.
         """
         ...
 
@@ -96,7 +106,11 @@ class Objective(Protocol):
         ...
 
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
-        """The loss of a micro-batch. batch: the rows of all its units, in order."""
+        """The loss of a micro-batch.
+
+        Args:
+            batch: the rows of all its units, in order.
+        """
         ...
 
 

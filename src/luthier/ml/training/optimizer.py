@@ -23,8 +23,10 @@ AfterUpdate = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]
 class MasterOptimizer:
     """The trainable parameters of a module, moved by the rule that the plan names.
 
-    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone. rate_factor:
-    what the learning rate is multiplied by for a parameter of that name.
+    Weight decay acts on matrices (two or more dimensions) only: biases and norm weights are left alone.
+
+    Args:
+        rate_factor: what the learning rate is multiplied by for a parameter of that name.
     """
 
     def __init__(
@@ -55,13 +57,17 @@ class MasterOptimizer:
 
     def gradient_norm(self) -> float:
         """Euclidean norm over all summed gradients, before clipping."""
+        # The norm of the norms: one kernel for the list, and one number brought from the device.
         return float(whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients)))))
 
     def step(self, norm: float, rate_factor: float, after: AfterUpdate | None = None) -> float:
         """Clip to the plan's norm, update masters, round them into the model; returns the learning rate used.
 
-        after: called once the masters are updated, with masters and clipped gradients by name; may change the masters.
         Clipping scales all gradients by clip/norm where norm > clip (Pascanu et al., 2013, arXiv:1211.5063).
+
+        Args:
+            after: called once the masters are updated, with masters and clipped gradients by name; may change the
+                masters.
         """
         if norm > self.clip_norm:
             torch._foreach_mul_(self.gradients, self.clip_norm / norm)
@@ -70,6 +76,7 @@ class MasterOptimizer:
         if after is not None:
             with torch.no_grad():
                 after(self.weight_state(), self.gradient_state())
+        # Zeroed in place: `master.grad` refers to these tensors.
         torch._foreach_zero_(self.gradients)
         self.round_into_model()
         return rate

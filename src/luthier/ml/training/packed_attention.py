@@ -1,4 +1,4 @@
-"""FlexAttention for a micro-batch that lies in one row: its examples end to end, or behind the prefixes they share.
+"""FlexAttention for a micro-batch packed into one row: its examples end to end, or behind the prefixes they share.
 
     tokens     a0 a1 a2 | b0 b1 | c0 c1 c2 c3
     positions  0  1  2  | 0  1  | 0  1  2  3
@@ -34,7 +34,7 @@ I64 = NDArray[np.int64]
 
 class Tokens(NamedTuple):
     """Of each token of a row, [tokens]: the segment (a prefix or a suffix) that it lies in, the one that its segment
-    goes on from (its own for a prefix), and its position."""
+    continues from (its own for a prefix), and its position."""
 
     segment: I64
     before: I64
@@ -71,6 +71,7 @@ def allowed_blocks(layout: PrefixLayout, window: int | None, block: int = BLOCK_
     sizes = np.array((*layout.prefix_tokens, *layout.suffix_tokens), dtype=np.int64)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
     first_position = np.zeros_like(position) if window is None else np.maximum(0, position - window + 1)
+    # First key of a token's own segment that it sees, and below the first one of the prefix before it.
     own = np.maximum(starts[segment], tokens - (position - first_position))
     ahead = np.where(segment == before, 0, sizes[before])
     prefix_start = starts[before] + np.minimum(first_position, ahead)
@@ -119,6 +120,7 @@ def _mask_function(layout: PrefixLayout, window: int | None, device: torch.devic
     segment, before, position = (torch.from_numpy(found.astype(np.int32)).to(device) for found in tokens_of(layout))
 
     def causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+        # A token sees its own segment and the prefix that this continues from, both up to its position.
         seen = (segment[key] == segment[query]) | (segment[key] == before[query])
         return seen & (position[key] <= position[query])
 

@@ -1,6 +1,6 @@
 """Causal attention for a micro-batch whose rows begin alike, in groups: each prefix is computed once.
 
-The micro-batch lies in one row without any padding: the prefixes of G groups, then the suffixes of each group, K of
+The micro-batch is packed into one row without padding: the prefixes of G groups, then the suffixes of each group, K of
 each. Examples with one system prompt are one group of many; the two completions of each preference pair, and the
 samples of each prompt, are a group of their own.
 
@@ -35,7 +35,9 @@ BLOCK_SCORES = 1 << 20
 class PrefixLayout:
     """Sizes of a shared micro-batch.
 
-    prefix_tokens: of the prefix of each group, [G]. suffix_tokens: of each suffix, group after group, [G * K].
+    Attributes:
+        prefix_tokens: of the prefix of each group, [G].
+        suffix_tokens: of each suffix, group after group, [G * K].
     """
 
     prefix_tokens: tuple[int, ...]
@@ -111,6 +113,7 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padded: Tensor, packed: Tensor) -> Tensor:
         ctx.save_for_backward(packed)
+        # [1, heads, T, head] -> [1, heads, G * P + G * K * S, head]
         return x.index_select(2, padded)
 
     @staticmethod
@@ -137,10 +140,15 @@ class _Unpad(torch.autograd.Function):
 class _BlockedSuffixes(torch.autograd.Function):
     """softmax over the prefix's and the suffix's own keys, as many at a time as the processor's caches hold.
 
-    Heads and groups of rows are one dimension, H = kv_heads * G. q: [H, K, queries a key * S, head]; k, v:
-    [H, K, S, head]; prefix_k, prefix_v: [H, P, head]; mask: [G, S, P + S] additive. The keys of a prefix meet all of
-    its suffixes in one product and are never copied. sees_all: whether nothing of the prefixes is hidden. keeps:
-    whether probabilities are saved for the backward pass; otherwise they are computed again there.
+    Heads and groups of rows are one dimension, H = kv_heads * G.
+
+    Args:
+        q: [H, K, queries a key * S, head].
+        k, v: [H, K, S, head].
+        prefix_k, prefix_v: [H, P, head].
+        mask: [G, S, P + S] additive. The keys of a prefix meet all of its suffixes in one product and are never copied.
+        sees_all: whether nothing of the prefixes is hidden.
+        keeps: whether probabilities are saved for the backward pass; otherwise they are computed again there.
     """
 
     @staticmethod
@@ -160,6 +168,7 @@ class _BlockedSuffixes(torch.autograd.Function):
         for heads, part in _blocks(q, mask.shape[2]):
             scaled = q[heads, part] * scale
             at_prefix, at_own = _probabilities(scaled, k[heads, part], prefix_k[heads], _of(mask, heads), sees_all)
+            # [heads * K, queries, head] of the own keys, then the prefix's part is added in place.
             found = torch.bmm(at_own, v[heads, part].flatten(0, 1))
             found.view(len(at_prefix), -1, q.shape[3]).baddbmm_(at_prefix, prefix_v[heads])
             out[heads, part] = found.view(scaled.shape)
@@ -185,6 +194,7 @@ class _BlockedSuffixes(torch.autograd.Function):
             else:
                 at_prefix, at_own = _probabilities(scaled, own_k, prefix_k[heads], _of(mask, heads), ctx.sees_all)
             grad = grad_out[heads, part]
+            # One gradient in two shapes: [heads, K * queries, head] and [heads * K, queries, head].
             together, apart = grad.reshape(len(at_prefix), -1, k.shape[3]), grad.reshape(len(at_own), -1, k.shape[3])
             grad_v[heads, part] = torch.bmm(at_own.transpose(1, 2), apart).view(own_v.shape)
             sums[1][heads].add_(torch.bmm(at_prefix.transpose(1, 2), together))
@@ -200,7 +210,11 @@ class _BlockedSuffixes(torch.autograd.Function):
 
 
 def _blocks(q: Tensor, num_keys: int) -> Iterator[tuple[slice, slice]]:
-    """Heads and suffixes of each block. q: [H, K, queries a key * S, head]."""
+    """Heads and suffixes of each block.
+
+    Args:
+        q: [H, K, queries a key * S, head].
+    """
     num_heads, num_suffixes, num_queries, _ = q.shape
     each = max(1, BLOCK_SCORES // (num_queries * num_keys))  # suffixes that may be computed together
     num_together = max(1, each // num_suffixes)
@@ -224,6 +238,7 @@ def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, se
     """
     num_heads, num_suffixes, num_queries, size = scaled.shape
     num_own, cut = k.shape[2], prefix_k.shape[1]
+    # One tensor for both parts, so that the softmax runs over prefix and own keys at once.
     scores = scaled.new_empty(num_heads, num_suffixes * num_queries, cut + num_own)
     by_suffix = scores.view(num_heads * num_suffixes, num_queries, cut + num_own)
     torch.bmm(scaled.view(num_heads, -1, size), prefix_k.transpose(1, 2), out=scores[..., :cut])
@@ -237,6 +252,7 @@ def _probabilities(scaled: Tensor, k: Tensor, prefix_k: Tensor, mask: Tensor, se
 
 def _back_through_softmax(to_prefix: Tensor, to_own: Tensor, at_prefix: Tensor, at_own: Tensor) -> None:
     """Turn gradients of probabilities into those of scores, in place: p * (g - sum(p * g)), the sum over both parts."""
+    # The sum over all keys is taken in fp32 and rounded once.
     wide = torch.promote_types(to_own.dtype, torch.float32)
     mean = (to_prefix * at_prefix).sum(-1, keepdim=True, dtype=wide)
     mean.add_((to_own * at_own).sum(-1, keepdim=True, dtype=wide).view(mean.shape))
@@ -274,11 +290,17 @@ def shared_attention(
     is_blocked: bool,
     keeps: bool,
 ) -> Tensor:
-    """Attention of a micro-batch in one row. query: [1, heads, T, head]; key, value: [1, kv_heads, T, head].
+    """Attention of a micro-batch in one row.
 
-    causal: attention of plain rows, for the prefixes. window: how far back a token looks, itself counted.
-    is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`). Returns
-    [1, heads, T, head].
+    Args:
+        query: [1, heads, T, head].
+        key, value: [1, kv_heads, T, head].
+        causal: attention of plain rows, for the prefixes.
+        window: how far back a token looks, itself counted.
+        is_blocked: by matrix products (CPU), not SDPA; these keep their probabilities or not (`keeps`).
+
+    Returns:
+        [1, heads, T, head].
     """
     padded, packed = _indices(layout, str(query.device))
     cut = layout.num_groups * layout.longest_prefix

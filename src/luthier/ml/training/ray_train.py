@@ -1,8 +1,8 @@
 """A function run by the workers of Ray Train, which starts them, joins them and starts them again when one is lost.
 
 Ray brings the processes together and sees them die; what is trained, and where a run goes on, is this project's own
-loop and checkpoints: nothing is reported to Ray, whose `report` costs seconds a call. Ray is imported here alone, and
-only when it is asked for.
+loop and checkpoints: nothing is reported to Ray, whose `report` costs seconds a call. Ray is imported only here, and
+only when it is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from luthier.core.errors import PeerLostError, RequestError, WorkError
 
 Answer = Callable[[dict[str, Any]], None]
 Work = Callable[[dict[str, Any], Answer, Callable[[], str | None]], None]
-MOST_FAILURES: Final = 3
+MAX_FAILURES: Final = 3
 _LOOK_SECONDS: Final = 0.3
 _SETTINGS: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -72,12 +72,16 @@ def fit(
 ) -> None:
     """Call `work(job, answer, stop)` in each of `num_workers` processes of the cluster that this machine belongs to.
 
-    work: must be importable on every node; what it raises has it started again, but for errors it answers. Where this
-    machine belongs to no cluster, Ray is started on it for as long as this takes. take: is given each answer, in this
-    thread. listening: entered once Ray stands, which takes signals for itself; gives what is asked a few times a second
-    for a wish to stop, of which the workers hear.
+    Args:
+        work: must be importable on every node; what it raises has it started again, except for errors it answers. Where
+            this machine belongs to no cluster, Ray is started on it for as long as this takes.
+        take: is given each answer, in this thread.
+        listening: entered once Ray has started, which takes signals for itself; yields a function that is called a few
+            times a second and returns the reason to stop, if any, which is passed on to the workers.
 
-    Raises RequestError without Ray, WorkError where the workers were lost more than `MOST_FAILURES` times.
+    Raises:
+        RequestError: Ray is not installed.
+        WorkError: the workers were lost more than `MAX_FAILURES` times.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -87,6 +91,7 @@ def fit(
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="warning", include_dashboard=False)
     failures: list[Exception] = []
     try:
+        # No CPU is reserved for it: it would be one fewer for the workers.
         mailbox = ray.remote(_Mailbox).options(num_cpus=0).remote()
         trainer = _trainer(work, job, mailbox, num_workers, on_gpus, cpus_per_worker)
 
@@ -96,23 +101,24 @@ def fit(
             except Exception as error:  # noqa: BLE001 - Ray's own classes; what it says is passed on
                 failures.append(error)
 
+        # fit() blocks: the main thread stays free for signals, and for passing answers on.
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        has_told = has_ended = False
+        has_sent_stop = has_ended = False
         with listening() as stop_requested:
             while not has_ended:
                 thread.join(_LOOK_SECONDS)
                 has_ended = not thread.is_alive()
-                if not has_told and (wish := stop_requested()) is not None:
+                if not has_sent_stop and (wish := stop_requested()) is not None:
                     ray.get(mailbox.ask_to_stop.remote(wish))
-                    has_told = True
+                    has_sent_stop = True
                 for text in ray.get(mailbox.take.remote()):
                     take(json.loads(text))
     finally:
         ray.shutdown()
     if failures:
         raise WorkError(
-            f"Ray gave up after {MOST_FAILURES} new starts: {str(failures[0]).strip().splitlines()[-1][:500]}",
+            f"Ray gave up after {MAX_FAILURES} new starts: {str(failures[0]).strip().splitlines()[-1][:500]}",
             expected="workers that live until the next checkpoint",
             do="look at the logs of the workers in Ray's dashboard, then go on with the run",
         ) from failures[0]
@@ -148,5 +154,5 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=on_gpus, resources_per_worker={"CPU": cpus_per_worker}
         ),
-        run_config=RunConfig(storage_path=job["storage"], failure_config=FailureConfig(max_failures=MOST_FAILURES)),
+        run_config=RunConfig(storage_path=job["storage"], failure_config=FailureConfig(max_failures=MAX_FAILURES)),
     )

@@ -41,7 +41,8 @@ _PROBE_LENGTHS: Final = (23, 14)
 class RouterLoss:
     """Records the logits of routers while a micro-batch is computed, and has the model make its loss of them.
 
-    Attributes: coefficient, what the loss is multiplied by where it is added to that of the objective.
+    Attributes:
+        coefficient: what the loss is multiplied by where it is added to that of the objective.
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module, coefficient: float) -> None:
@@ -60,6 +61,7 @@ class RouterLoss:
             return given, {**named, _ARGUMENT: True}
 
         def keep(_body: nn.Module, _given: Any, out: Any) -> None:
+            # Passes without gradients (reference log-probabilities, drawn answers) are no part of the loss.
             if torch.is_grad_enabled():
                 self._recorded.append(out)
 
@@ -84,7 +86,7 @@ class RouterLoss:
 
     def _made(self, out: Any, places: Tensor, num_tokens: int) -> Tensor:
         """The model's own loss of the router logits in what its body gave, of the tokens at these places."""
-        logits = tuple(layer.flatten(0, -2) for layer in out.router_logits)
+        logits = tuple(layer.flatten(0, -2) for layer in out.router_logits)  # each [tokens, experts]
         if any(len(layer) != num_tokens for layer in logits):
             raise RuntimeError(f"router logits of {[len(layer) for layer in logits]} tokens, expected {num_tokens}")
         chosen = tuple(layer[places.to(layer.device)] for layer in logits)
@@ -121,7 +123,7 @@ class RouterLoss:
 
 
 def token_indices(batch: MicroBatch) -> Any:
-    """Where the tokens of all rows lie in the flattened ids, row after row; a shared prefix comes for each row."""
+    """Indices of all rows' tokens in the flattened ids, row after row; a shared prefix is repeated for each row."""
     if batch.layout is None:
         longest = batch.input_ids.shape[1]
         return np.concatenate([row * longest + np.arange(size) for row, size in enumerate(batch.lengths)])

@@ -17,8 +17,10 @@ def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tupl
     """Save the trained weights as `adapter/` (or `model/` after full fine-tuning) under the run's folder.
 
     The weights are written in the precision that the model was run and validated in: what is judged is what was
-    trained, to the bit. Written beside and renamed, so that the folder is whole whenever it is there. Returns its path
-    and the digest of the weights.
+    trained, to the bit. Written beside and renamed, so that the folder is whole whenever it is there.
+
+    Returns:
+        Its path and the digest of the weights.
     """
     final = run_folder / model.method.folder_name
     return final, _write(model, base_path, final)
@@ -27,7 +29,9 @@ def save_model(model: TrainableModel, base_path: Path, run_folder: Path) -> tupl
 class Snapshots:
     """What a run was after its last few epochs: `snapshots/step-NNNNNNNN/`, each as `save_model` would write it.
 
-    base_path: of the base model. num_kept: how many of the newest are kept.
+    Args:
+        base_path: of the base model.
+        num_kept: how many of the newest are kept.
     """
 
     def __init__(self, base_path: Path, run_folder: Path, num_kept: int) -> None:
@@ -44,6 +48,7 @@ class Snapshots:
         if final not in kept and len([path for path in kept if path.name > final.name]) < self.num_kept:
             _write(model, self.base_path, final)
         for path in self._all()[: -self.num_kept]:
+            # Renamed first: a kill during rmtree must not leave half a snapshot under its name.
             doomed = path.with_name(f".old-{path.name}")
             path.rename(doomed)
         for rubbish in self.folder.glob(".old-*"):

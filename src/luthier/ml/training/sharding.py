@@ -9,7 +9,7 @@ weights are spread: one made before would go on training tensors that no model r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,15 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import Plan
 from luthier.ml.inference.models.layer_kinds import layers_of
 from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.training.methods.rules import RULES as METHODS
+from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objective_protocol import Losses, Unit, rows_of
+from luthier.ml.training.optimizers.rules import RULES as OPTIMIZERS
+from luthier.ml.training.optimizers.rules import rules_of as optimizer_rules
 
 if TYPE_CHECKING:
     from luthier.ml.training.distributed import World
     from luthier.ml.training.model import TrainableModel
-
-METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora")
-"""Methods whose step looks at no weight as a whole, and whose base is not packed."""
 
 
 class _Root(nn.Module):
@@ -45,13 +46,20 @@ class _Root(nn.Module):
 
 def refuse_unspreadable(plan: Plan) -> None:
     """Raise RecipeError where the weights of a plan cannot be spread."""
+    methods = [name for name, rules in METHODS.items() if rules.can_be_sharded]
+    by_number = [name for name, rules in OPTIMIZERS.items() if rules.can_be_sharded]
     optimizer, average, outer = plan.training.optimizer.name, plan.training.average, _outer_targets(plan)
     for came, is_wrong, expected, do in (
-        (f"method {plan.method.name}", plan.method.name not in METHODS, f"one of {', '.join(METHODS)}", "choose one"),
+        (
+            f"method {plan.method.name}",
+            not method_rules(plan.method.name).can_be_sharded,
+            f"one of {', '.join(methods)}",
+            "choose one",
+        ),
         (
             f"optimizer {optimizer}",
-            optimizer != "adamw",
-            "adamw, which moves each number of a weight by itself",
+            not optimizer_rules(optimizer).can_be_sharded,
+            f"{', '.join(by_number)}, which moves each number of a weight by itself",
             "set training.optimizer: adamw",
         ),
         (
@@ -95,7 +103,7 @@ def _outer_targets(plan: Plan) -> list[str]:
 
 
 def spread(model: TrainableModel, world: World) -> None:
-    """Spread a model that lies whole in each process, usually on the CPU, over the devices of all; layer by layer."""
+    """Shard a model that each process holds whole, usually on the CPU, over all devices, layer by layer."""
     kind = world.device.partition(":")[0]
     mesh = init_device_mesh(kind, (world.size,))
     # gradients of bf16 weights are summed in fp32, as ours are over micro-batches
@@ -141,7 +149,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shares(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this rank holds of each tensor: all of it, but for those that are spread."""
+    """What this rank holds of each tensor: all of it, except for those that are spread."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 

@@ -1,6 +1,6 @@
 """The checkpoints of a run of several processes: rank 0 alone reads and writes the folder, the others ask rank 0.
 
-So the nodes need no folder in common, and a checkpoint says nothing of how many processes wrote it: a run goes on with
+So the nodes need no folder in common, and a checkpoint does not depend on the number of processes: a run resumes with
 any number. What is read goes out one tensor at a time.
 """
 
@@ -37,9 +37,11 @@ class CheckpointFolder(Protocol):
 class SharedCheckpoints:
     """A folder of checkpoints as every rank may use it; called by all of them at the same points.
 
-    Errors are raised on rank 0, where the folder is; the others end when it does. patterns: the trained weights by
-    name. Where they are spread over the ranks, what is saved is gathered and what is loaded is spread likewise, one
-    tensor at a time.
+    Errors are raised on rank 0, where the folder is; the others end when it does.
+
+    Args:
+        patterns: the trained weights by name. Where they are spread over the ranks, what is saved is gathered and what
+            is loaded is spread likewise, one tensor at a time.
     """
 
     def __init__(self, world: World, folder: CheckpointFolder, patterns: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,10 @@ def cap_(logits: Tensor, cap: float | None) -> Tensor:
 def through_cap_(gradient: Tensor, capped: Tensor, cap: float | None) -> Tensor:
     """The gradient by capped logits turned, in place, into the one by the logits before the cap; as it is with None.
 
-    d/dx of cap tanh(x / cap) is 1 - tanh^2. capped: the logits behind the cap; they are overwritten.
+    d/dx of cap tanh(x / cap) is 1 - tanh^2.
+
+    Args:
+        capped: the logits behind the cap; they are overwritten.
     """
     if cap is None:
         return gradient

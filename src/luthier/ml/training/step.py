@@ -84,7 +84,7 @@ def one_step(
     for _ in range(num_missing):  # sharded weights are gathered in every pass: ranks must make equally many
         idle_pass(model, units[0]).backward()
         optimizer.collect()
-    world.sum_gradients(optimizer.gradients)
+    world.sum_gradients(optimizer.gradients)  # once a step: gradients cross the network as fp32 sums
     sums = sums.over(world)  # from here on loss and counts are those of the whole global batch, the same on all ranks
     model.method.before_step(optimizer.weight_state(), optimizer.gradient_state())
     norm, loss = optimizer.gradient_norm(), sums.loss / weight

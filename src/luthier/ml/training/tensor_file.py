@@ -1,4 +1,4 @@
-"""Safetensors files written one tensor at a time, so that all of them never lie in memory.
+"""Safetensors files written one tensor at a time, so that they are never all in memory.
 
 The bytes are those that the library `safetensors` writes: an eight-byte length, a JSON header padded with blanks to
 eight bytes, then the tensors, those of wider types first and by name within a type.
@@ -44,5 +44,6 @@ def save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
+            # One tensor at a time: with sharding this gathers it from all ranks.
             there = whole(tensors[name]).detach().cpu().contiguous()
             file.write(there.reshape(-1).view(torch.uint8).numpy().data)

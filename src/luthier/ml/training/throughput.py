@@ -1,4 +1,4 @@
-"""How long the actions of a run take: measured as it goes, so that the next one can be foreseen.
+"""How long the actions of a run take: measured as it goes, so that the next one can be predicted.
 
 Steps differ in tokens, so what is followed is seconds a token: a mean over recent steps in which each weighs by its
 tokens, and older ones fade, since the machine's load changes.
@@ -29,9 +29,10 @@ _LEAST_SPREAD: Final = 0.02
 class Throughput(Frozen):
     """What actions have taken so far. tokens, seconds, squares (seconds^2 / tokens), weights: fading sums over steps.
 
-    num_steps: steps measured; the first one warms up and is forgotten once there is a second.
-    others: seconds of each other kind of action, the newest weighing half; of judging, which may be cut short, the
-    most.
+    Attributes:
+        num_steps: steps measured; the first one warms up and is forgotten once there is a second.
+        others: seconds of each other kind of action, the newest weighing half; of judging, which may be cut short, the
+            most.
     """
 
     num_steps: int = 0
@@ -44,6 +45,7 @@ class Throughput(Frozen):
 
     def after_step(self, tokens: int, seconds: float) -> Throughput:
         """The pace with one more step of that many tokens."""
+        # The first step compiled, allocated and filled caches: it says little about the others.
         kept = 0.0 if self.num_steps == 1 else _DECAY
         return self.model_copy(
             update={
@@ -52,6 +54,7 @@ class Throughput(Frozen):
                 "weight_squared": self.weight_squared * kept**2 + 1.0,
                 "tokens": self.tokens * kept + tokens,
                 "seconds": self.seconds * kept + seconds,
+                # tokens * (seconds / tokens)^2: the second moment of seconds a token, weighted by tokens
                 "squares": self.squares * kept + seconds**2 / tokens,
             }
         )
@@ -68,6 +71,7 @@ class Throughput(Frozen):
         if self.num_steps < 2:
             return 0.0
         mean = self.seconds / self.tokens
+        # Rounding can make the variance of equal steps slightly negative.
         return math.sqrt(max(0.0, self.squares / self.tokens - mean**2)) / mean
 
     def seconds_for(self, tokens: float, num_steps: int) -> Estimate:

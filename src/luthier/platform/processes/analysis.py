@@ -1,21 +1,18 @@
-"""Questions whose answers take heavy libraries and many seconds: each is answered by a process of its own.
+"""Questions whose answers take heavy libraries and many seconds: each is answered by a child process.
 
 So a server stays small and quick while somebody has a file of a million rows planned: its memory and its threads are
-not what that takes. The process is `python -m luthier.platform.processes.analysis_child`; it dies with the one that
-asked.
+not what that takes. `answer_to` starts a process for one question, a `WarmChild` keeps its own for the next.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import threading
 from typing import Any, Final, Literal
 
-from luthier.core.errors import RequestError, WorkError, error_from
+from luthier.core.child_process.process import ChildEndedError, ChildProcess
+from luthier.core.errors import LuthierError, RequestError, WorkError
+from luthier.core.system.disk_full import storage_full
 from luthier.platform.home.context import Context
 
 log = logging.getLogger("luthier.questions")
@@ -23,19 +20,27 @@ log = logging.getLogger("luthier.questions")
 Question = Literal["wake", "plan", "audit", "look", "repair", "tokens", "map", "diff", "split", "index", "watch"]
 
 MAX_SECONDS: Final = 600.0
+LARGE_BYTES: Final = 2 << 30
+"""Libraries alone take a quarter of that: beyond it lies what rows have left behind."""
+_SERVE: Final = "luthier.platform.processes.analysis_child:serve"
 _MOST_AT_ONCE: Final = 2
 _WAIT_SECONDS: Final = 10.0
-_LAST_BYTES: Final = 2000
+_GRACE_SECONDS: Final = 5.0
 _turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
 
 def answer_to(context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
-    """The answer, as a plain document.
+    """The answer of a process of its own, as a plain document.
 
-    given: what the question is about, as `question_child` reads it.
+    Args:
+        context: of the home that the question is about.
+        question: a key of `analysis_child`'s table.
+        given: what the question is about, as the function of that table reads it.
 
-    Raises what the services raise that answer it, and WorkError where it takes too long, ends without an answer, or too
-    many are being answered already.
+    Raises:
+        LuthierError: what the service raised that answers it.
+        WorkError: it takes too long, ends without an answer, or too many are being answered already.
+        StorageFullError: no room was left on the disk.
     """
     if not _turns.acquire(timeout=_WAIT_SECONDS):
         raise WorkError(
@@ -44,67 +49,80 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
             do="ask again in a moment",
         )
     try:
-        answer = _ask(context, {"question": question, **given})
+        with _child(context) as child:
+            return _answer_of(child, question, given)
+    except ChildEndedError as error:
+        raise _no_answer(error) from error
     finally:
         _turns.release()
-    return answered(answer)
 
 
-def answered(answer: dict[str, Any]) -> dict[str, Any]:
-    """What the process has answered. Raises the error that it told of."""
-    if "error" in answer:
-        raise error_from(answer["error"])
-    found: dict[str, Any] = answer["answer"]
-    return found
+class WarmChild:
+    """A process that answers one question after the other: its libraries are loaded once, most of a plan's time.
+
+    It starts with the first question, and again where it has ended. It belongs to the thread that asks, and dies with
+    it; `kill` may be called by any thread.
+    """
+
+    def __init__(self) -> None:
+        self._child: ChildProcess | None = None
+        self.was_killed = False
+        """Whether the process that was last asked was ended by `kill`."""
+
+    def answer_to(self, context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
+        """The answer, and the errors, of `answer_to`; a WorkError, too, where it was killed meanwhile."""
+        child = self._child
+        if child is None or not child.is_running:
+            self.close()
+            self.was_killed, self._child = False, (child := _child(context))
+        try:
+            return _answer_of(child, question, given)
+        except ChildEndedError as error:
+            if self.was_killed:
+                raise WorkError(
+                    "the question was withdrawn", expected="somebody who waits for it", do="ask again"
+                ) from error
+            raise _no_answer(error) from error
+
+    def kill(self) -> None:
+        """End it at once: whoever waits for an answer gets an error."""
+        child = self._child
+        if child is not None:
+            self.was_killed = True
+            child.kill()
+
+    def close(self) -> None:
+        """Have it end, and wait until it has."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close(_GRACE_SECONDS)
 
 
-def _ask(context: Context, document: dict[str, Any]) -> dict[str, Any]:
-    command, environment = child_command(context)
+def _child(context: Context) -> ChildProcess:
+    return ChildProcess(_SERVE, {"large_bytes": LARGE_BYTES}, environment={"LUTHIER_HOME": str(context.home)})
+
+
+def _answer_of(child: ChildProcess, question: Question, given: dict[str, Any]) -> dict[str, Any]:
     try:
-        ended = subprocess.run(
-            command,
-            input=as_line(document),
-            capture_output=True,
-            timeout=MAX_SECONDS,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise too_long() from error
-    if ended.returncode != 0:
-        raise no_answer(ended.returncode, ended.stderr[-_LAST_BYTES:])
-    answer: dict[str, Any] = json.loads(ended.stdout)
-    return answer
-
-
-def child_command(context: Context) -> tuple[list[str], dict[str, str]]:
-    """The command of a process that answers, and its environment."""
-    command = [sys.executable, "-m", "luthier.platform.processes.analysis_child", str(os.getpid())]
-    return command, os.environ | {"LUTHIER_HOME": str(context.home)}
-
-
-def as_line(document: dict[str, Any]) -> bytes:
-    """A question as the process reads it. Raises RequestError for one that is nested too deep."""
-    try:
-        return json.dumps(document).encode() + b"\n"
+        answer: dict[str, Any] = child.request({"question": question, **given}, timeout_seconds=MAX_SECONDS)
     except RecursionError as error:
         raise RequestError(
             "the request holds values in values in values", expected="a plain document", do="write it out flat"
         ) from error
+    except OSError as error:  # a full disk is the only one that the protocol carries
+        raise storage_full(error) from error
+    return answer
 
 
-def too_long() -> WorkError:
-    """The error of a question that nobody waits for any longer."""
-    return WorkError(
-        f"it took longer than {MAX_SECONDS:.0f} s",
-        expected="less to look at",
-        do="ask about fewer rows, or use the commands on the server",
-    )
-
-
-def no_answer(code: int | None, last_words: bytes) -> WorkError:
-    """The error of a process that died; its last words go to the log."""
-    log.error("a question ended with code %s: %s", code, last_words.decode("utf-8", "replace"))
+def _no_answer(error: ChildEndedError) -> LuthierError:
+    """The error of a process that was late or died; what it said last goes to the log alone."""
+    if error.is_late:
+        return WorkError(
+            f"it took longer than {MAX_SECONDS:.0f} s",
+            expected="less to look at",
+            do="ask about fewer rows, or use the commands on the server",
+        )
+    log.error("a question ended %s: %s", error.how, "\n".join(error.log_lines))
     return WorkError(
         "the process that was to answer ended without an answer",
         expected="enough memory, and no bug of ours",

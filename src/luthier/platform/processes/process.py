@@ -50,6 +50,8 @@ class Attempt:
     def __init__(self, command: Sequence[str], folder: Path, most_seconds_without_ping: float) -> None:
         self.folder = folder
         guard = [sys.executable, "-m", "luthier.platform.processes.guard", str(most_seconds_without_ping), *command]
+        # Not `core.child_process`: a guard also ends an attempt whose worker hangs, and its outcome is a file, since it
+        # must outlive both.
         with (folder / LOG_NAME).open("ab") as log:
             self._guard = subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True

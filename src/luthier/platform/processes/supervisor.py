@@ -142,6 +142,7 @@ class Supervisor:
 
     def _start(self, one: _Running) -> None:
         supervisor = os.getpid()
+        # Not `core.child_process`: programs serve on sockets of their own, are probed over HTTP and have no result.
         one.process = subprocess.Popen(
             one.program.command,
             stdin=subprocess.DEVNULL,

@@ -19,7 +19,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from luthier.core.evaluation import Metric
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment
-from luthier.ml.charts.visible import shown
 from luthier.platform.auth.member_records import Session
 from luthier.platform.ui.assets import Assets
 from luthier.platform.ui.charts.svg import drawn
@@ -91,7 +90,6 @@ def environment() -> Environment:
     made = page_environment(_TEMPLATES)
     assert made.loader is not None
     made.loader = ChoiceLoader([made.loader, PrefixLoader(_feature_loaders())])
-    made.finalize = shown
     made.filters |= {
         "number": figures.number,
         "count": figures.count,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.errors import NotFoundError, RequestError, TemplateError
-from luthier.features.model_checks import service as model_check
 from luthier.features.model_checks.records import CHECKS
 from luthier.features.model_checks.service import check_model
 from luthier.platform.home.context import Context
@@ -36,9 +36,9 @@ def test_a_process_that_dies_is_a_fault_of_its_part(
     context: Context, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stub = tmp_path / "python"
-    stub.write_text('#!/bin/sh\ncat > /dev/null\necho \'{"begins": "template"}\'\nkill -9 $$\n', encoding="utf-8")
+    stub.write_text("#!/bin/sh\nkill -9 $$\n", encoding="utf-8")
     stub.chmod(0o755)
-    monkeypatch.setattr(model_check.sys, "executable", str(stub))
+    monkeypatch.setattr(sys, "executable", str(stub))
     found = check_model(context, str(tiny_model))
     assert (found.checks[0].name, found.checks[0].status) == ("template", "fault")
     assert "signal 9" in found.checks[0].reason

@@ -157,7 +157,7 @@ def test_a_process_of_its_own_looks(context: Context, caplog: pytest.LogCaptureF
 
 def test_a_process_that_dies_is_told_as_a_look_that_failed(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy(context, "shop-bot")
-    monkeypatch.setattr(questions, "child_command", lambda _: ([sys.executable, "-c", "raise SystemExit(9)"], {}))
+    monkeypatch.setattr(questions, "_SERVE", "luthier.no_such_module:serve")
     with pytest.raises(WorkError, match="without an answer"):
         monitor_loop.run_due_checks(context)
     state = monitor_loop.state_of(context, DEFAULT_PROJECT, "shop-bot")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,8 @@ from luthier.features.planning import drafts as draft_planner
 from luthier.features.planning.drafts import DraftPlanner
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.processes import analysis_worker as warm_child
-from luthier.platform.processes.analysis_worker import WarmChild
+from luthier.platform.processes import analysis as warm_child
+from luthier.platform.processes.analysis import WarmChild
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def test_one_process_plans_one_recipe_after_the_other(
     first = planner.plan("default", "d", recipe, wait_seconds=120)
     assert first is not None
     assert first.plan is not None, first.error
-    process = planner._child._process
+    process = planner._child._child
     assert process is not None
     assert first.plan["plan"]["data"]["train"]["num_examples"] == 40
     assert first.plan["plan"]["recipe"]["data"]["train"] == file
@@ -55,10 +54,10 @@ def test_one_process_plans_one_recipe_after_the_other(
     assert wrong is not None
     assert isinstance(wrong.error, RequestError)
     assert planner.plan("default", "d", recipe | {"training": {"epochs": 2}}, wait_seconds=120)
-    assert planner._child._process is process, "the same process has answered all of them"
+    assert planner._child._child is process, "the same process has answered all of them"
     assert str(context.home) not in str(first.plan)
     planner.close()
-    assert process.poll() is not None
+    assert process.returncode is not None
 
 
 class Slow:
@@ -148,28 +147,21 @@ def test_a_bug_is_told_and_the_desk_goes_on(planner: DraftPlanner, monkeypatch: 
 def test_a_process_that_dies_is_told_of_and_started_again(context: Context) -> None:
     child = WarmChild()
     child.answer_to(context, "wake", {})
-    assert child._process is not None
-    os.kill(child._process.pid, 9)
-    child._process.wait()
+    assert child._child is not None
+    os.kill(child._child.pid, 9)
+    child._child.wait()
     assert child.answer_to(context, "wake", {})["device"] == "cpu"
     with pytest.raises(WorkError, match="without an answer"):
         child.answer_to(context, "no such question", {})  # type: ignore[arg-type]
     child.close()
 
 
-def test_one_that_has_ended_after_its_answer_is_followed_by_another(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = warm_child._asked
-
-    def ends_first(process: subprocess.Popen[bytes], _line: bytes, _timed_out: threading.Event) -> bytes:
-        monkeypatch.setattr(warm_child, "_asked", asked)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
-        return b""
-
-    child = WarmChild()
-    monkeypatch.setattr(warm_child, "_asked", ends_first)
-    assert child.answer_to(context, "wake", {})["device"] == "cpu"
+def test_one_that_has_grown_large_is_followed_by_another(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_child, "LARGE_BYTES", 1)
+    child, pids = WarmChild(), set[int]()
+    for _ in range(2):
+        assert child.answer_to(context, "wake", {})["device"] == "cpu"
+        assert child._child is not None
+        pids.add(child._child.pid)
+    assert len(pids) == 2
     child.close()

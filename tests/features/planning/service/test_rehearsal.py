@@ -18,7 +18,6 @@ from tests.ml.training.architectures import ARCHITECTURES
 from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
 from luthier.core.events import StepDone
 from luthier.core.plan import ForwardPath, ObjectivePlan, Plan
-from luthier.core.recipe import PREFERENCE_OBJECTIVES
 from luthier.core.results.graders import Reward
 from luthier.features.planning import rehearsal as plan_rehearsal
 from luthier.features.planning.service import make_plan
@@ -31,7 +30,8 @@ from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.workload import workload_of
 from luthier.ml.training.objective_protocol import Tools
-from luthier.ml.training.objectives.registry import BUILT_IN, load_objective
+from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import RULES as OBJECTIVES
 from luthier.platform.home.context import Context
 
 VOCABULARY = 640
@@ -269,7 +269,7 @@ def objective(name: str, teacher: Path | None = None) -> ObjectivePlan:
         "distillation": {"alpha": 0.5, "temperature": 2.0, "divergence": "forward_kl"},
     }
     found: dict[str, Any] = {"name": name, **own.get(name, {})}
-    if name in PREFERENCE_OBJECTIVES:
+    if OBJECTIVES[name].learns_preferences:
         found["beta"] = 0.1
     if teacher is not None:
         found["teacher"] = {
@@ -279,7 +279,7 @@ def objective(name: str, teacher: Path | None = None) -> ObjectivePlan:
     return ObjectivePlan.model_validate(found)
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_the_step_is_that_of_the_plans_own_objective(
     base_folder: Callable[..., Path], plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from luthier.core import registry as core_registry
 from luthier.core.errors import NotFoundError
 from luthier.ml.data.audit import registry
 
@@ -33,7 +34,7 @@ def test_plug_ins_add_checks_but_replace_none(monkeypatch: pytest.MonkeyPatch) -
         names = ("zeta", "alpha", "schema")
         return [EntryPoint(name, "luthier.ml.data.audit.refusal:check", group) for name in names]
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(core_registry, "entry_points", entry_points)
     assert registry.check_names() == [*registry.BUILT_IN, "alpha", "zeta"]
     assert registry.load_checks(["schema"])["schema"].__module__ == "luthier.ml.data.audit.schema"  # type: ignore[attr-defined]
     assert list(registry.load_checks(["zeta"])) == ["zeta"]

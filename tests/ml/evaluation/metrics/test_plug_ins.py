@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tests.vacuous import nonempty
 
 from luthier.core import recipe
+from luthier.core import registry as core_registry
 from luthier.core.errors import RequestError
 from luthier.core.ports import SilentProgress
 from luthier.features.suites.eval_cli import parse_metrics
@@ -37,8 +38,7 @@ class Shouting:
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint(name, f"{__name__}:Shouting", "luthier.metrics") for name in ("shouting", "bleu")]
-    for module in (registry, recipe):
-        monkeypatch.setattr(module, "entry_points", lambda group: entries if group == "luthier.metrics" else [])
+    monkeypatch.setattr(core_registry, "entry_points", lambda group: entries if group == "luthier.metrics" else [])
     here = ModuleType(__name__)  # pytest imports this file under a name of its own
     here.Shouting = Shouting  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, __name__, here)

@@ -63,7 +63,7 @@ def test_half_a_character_from_a_model_is_written_visibly(tmp_path: Path, docume
         plan=plan, evaluation=evaluation.model_copy(update={"systems": (tuned,), "comparisons": ()})
     )
     path = write_report(tmp_path, **changed.arguments())
-    assert "half \\ud83d" in path.read_text(encoding="utf-8")
+    assert "half \u27e8U+D83D\u27e9" in path.read_text(encoding="utf-8")
     found = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
     assert found["evaluation"]["systems"][0]["samples"][0]["output"] == "half \ud83d"
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.ml.export.bundle.keys import write_keys
@@ -88,7 +88,7 @@ def test_keys_that_cannot_be_used(bundle: Path, tmp_path: Path) -> None:
         verify(bundle, key=private)
     with pytest.raises(RequestError, match="no private key"):
         add_signature(bundle, public)
-    curve = generate_private_key(SECP256R1())
+    curve = generate_private_key(SECP256K1())
     (tmp_path / "curve.pem").write_bytes(curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (tmp_path / "curve.pub").write_bytes(
         curve.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -104,6 +104,11 @@ def test_sizes_that_make_no_sense_are_refused(text: str) -> None:
         choose_layers(text, 6)
 
 
+def test_a_model_without_a_layer_to_spare_is_named() -> None:
+    with pytest.raises(RequestError, match="layers 1 of a model that has 2\n  expected: a model with more"):
+        choose_layers("1", 2)
+
+
 def test_the_student_says_what_the_teacher_says_with_those_layers_idle(deep: Path, tmp_path: Path) -> None:
     target = tmp_path / "student"
     target.mkdir()

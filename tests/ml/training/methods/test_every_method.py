@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
-from luthier.core.recipe import METHODS
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quantised import PackedLinear
+from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.save_model import save_model
 

@@ -14,12 +14,12 @@ import torch
 from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import SilentProgress
-from luthier.ml.planning.objectives import rules_of
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Objective, Unit, rows_of
 from luthier.ml.training.objectives.kto import mismatched
 from luthier.ml.training.objectives.reference import FILE_NAME
 from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import rules_of
 
 PAIRS = ("dpo", "ipo", "orpo", "simpo")
 

@@ -1,18 +1,19 @@
-"""Every objective that a recipe may name has rules for the plan and a class for the loop."""
+"""Every objective that is declared has a class for the loop."""
 
 from __future__ import annotations
 
 import pytest
 
 from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
 from luthier.core.plan import ObjectivePlan
-from luthier.core.recipe import OBJECTIVES
-from luthier.ml.planning.objectives import RULES
-from luthier.ml.training.objectives.registry import BUILT_IN, load_objective
+from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.objectives.rules import RULES
 
 
-def test_recipe_plan_and_loop_know_the_same_objectives() -> None:
-    assert set(OBJECTIVES) == set(RULES) == set(BUILT_IN)
+@pytest.mark.parametrize("name", RULES)
+def test_every_implementation_can_be_loaded(name: str) -> None:
+    assert isinstance(import_string(RULES[name].implementation), type)
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:

@@ -14,12 +14,11 @@ from torch import nn
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import StepDone
 from luthier.core.plan import OptimizerPlan, Plan
-from luthier.ml.planning.optimizers import SETTINGS
 from luthier.ml.training.checkpoint import CheckpointStore
 from luthier.ml.training.model import TrainableModel
 from luthier.ml.training.optimizer import MasterOptimizer
 from luthier.ml.training.optimizers import adamw_8bit
-from luthier.ml.training.optimizers.registry import RULES
+from luthier.ml.training.optimizers.rules import RULES
 
 MakePlan = Callable[..., Plan]
 MakeModel = Callable[..., TrainableModel]
@@ -27,7 +26,7 @@ EVERY_RULE = pytest.mark.parametrize("name", list(RULES))
 
 
 def optimizer_plan(name: str) -> OptimizerPlan:
-    return OptimizerPlan.model_validate({"name": name} | dict(SETTINGS[name]))  # type: ignore[index]
+    return OptimizerPlan.model_validate({"name": name} | dict(RULES[name].settings))
 
 
 @EVERY_RULE
@@ -36,7 +35,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(adamw_8bit, "LEAST_PACKED", 60)  # the matrices of a tiny model are small
-    method = "full" if name == "muon" else "lora"
+    method = "full" if RULES[name].only_full else "lora"
     settings = {"rank": 16, "targets": "all-linear"} if method == "lora" else {}
     plan = make_plan(
         method, settings=settings, precision="bfloat16", optimizer=optimizer_plan(name), checkpoint_every_steps=3,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from tests.features.training.service.test_service import Child, _after
 
-from luthier.core.recipe import METHODS
 from luthier.features.evaluations.service import evaluate
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, train
+from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.platform.home.context import Context
 
 MakeRecipe = Callable[..., Path]

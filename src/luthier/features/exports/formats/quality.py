@@ -131,7 +131,7 @@ def judge_formats(
 
 def losses_of(result: SystemResult, comparisons: Sequence[Comparison], metric: str) -> tuple[str, ...]:
     """What a format has lost beyond doubt, a sentence each: the metric that counts, or over 2% in perplexity."""
-    from luthier.ml.evaluation.names import metric_title
+    from luthier.ml.charts.metric_titles import metric_title
 
     found = []
     for one in comparisons:

@@ -63,9 +63,9 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table or
     the beginning of another one in it, and what reading the rows and finding the model raise.
     """
+    from luthier.ml.charts.metric_titles import metric_heading
     from luthier.ml.charts.page import replace_text
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.evaluation.names import metric_heading
     from luthier.ml.export.format_benchmark.page import write_format_page
 
     _check(request)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.core.results.rating_report import Estimate, PanelFigures, PanelReport, RaterReport
+from luthier.features.evaluations.verdict_format import STYLES
 from luthier.ml.charts import figures
 from luthier.platform.cli.console import make_table, visible
 
@@ -15,7 +16,6 @@ MEASURES = {
     "fleiss_kappa": "Fleiss' kappa",
     "cohen_kappa": "Cohen's kappa",
 }
-_STYLES = {"better": "green", "worse": "red", "not distinguishable": "yellow"}
 
 
 def show_report(console: Console, report: PanelReport) -> None:
@@ -93,7 +93,7 @@ def _win_rates(found: PanelFigures) -> Table:
     for one in found.win_rates:
         counts = (one.num_rows, one.num_wins, one.num_losses, one.num_ties)
         needed = "-" if one.rows_needed is None else f"about {one.rows_needed:,}"
-        word = Text(one.word, style=_STYLES[one.word])
+        word = Text(one.word, style=STYLES[one.word])
         numbers = [*map(str, counts), _estimate(one.rate), figures.p_value(one.p_value)]
         table.add_row(visible(one.system), visible(one.against), *numbers, word, needed)
     return table
@@ -104,7 +104,7 @@ def _differences(found: PanelFigures) -> Table:
     table = make_table(headers, num_text_columns=3)
     for one in found.differences:
         needed = "-" if one.rows_needed is None else f"about {one.rows_needed:,}"
-        word = Text(one.word, style=_STYLES[one.word])
+        word = Text(one.word, style=STYLES[one.word])
         names = (one.criterion, visible(one.system), visible(one.against))
         table.add_row(*names, _estimate(one.difference), figures.p_value(one.p_value), word, needed)
     return table

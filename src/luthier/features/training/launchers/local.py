@@ -7,24 +7,23 @@ changed) would end the same way and is not tried again.
 
 from __future__ import annotations
 
-import json
 import os
-import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.errors import PeerLostError, RequestError, WorkError
+from luthier.core.child_process.process import ChildProcess, result_of, signal_name, wait_any
+from luthier.core.errors import LuthierError, PeerLostError, RequestError, WorkError
 from luthier.core.events import WarningRaised
 from luthier.core.plan import Plan
 from luthier.core.ports import EventSink, ProgressTask
 from luthier.core.run import TrainResult
+from luthier.core.system.disk_full import storage_full
 from luthier.features.planning.service import Prepared
 from luthier.features.training.launchers.messages import Answers
 from luthier.platform.home.context import Context
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_RESTARTS: Final = 3
 """In a row without a new checkpoint between them."""
+_TRAIN: Final = "luthier.features.training.launchers.child:train_share"
 _GRACE_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
 _TAIL_LINES: Final = 15
@@ -46,7 +46,7 @@ class _Attempt:
 
     answers: Answers
     died: str = ""
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[ChildProcess] = field(default_factory=list)
 
 
 class LocalLauncher:
@@ -128,75 +128,65 @@ class LocalLauncher:
         bar: ProgressTask,
     ) -> _Attempt:
         """Start all, listen until all have ended."""
-        attempt, selector = _Attempt(Answers(emit, bar)), selectors.DefaultSelector()
-        with self._started(context, run_id, plan, attempt, selector):
+        attempt = _Attempt(Answers(emit, bar))
+        with self._started(context, run_id, plan, attempt):
             is_told, deadline = False, float("inf")
-            while selector.get_map() and time.monotonic() < deadline:
-                for key, _ in selector.select(_LOOK_SECONDS):
-                    chunk = os.read(key.fd, 1 << 16)
-                    if not chunk:
-                        selector.unregister(key.fd)
-                    key.data.extend(chunk)
-                    while b"\n" in key.data:
-                        line, _, rest = bytes(key.data).partition(b"\n")
-                        key.data[:] = rest
-                        attempt.answers.take(json.loads(line))
+            while time.monotonic() < deadline:
+                alive = [process for process in attempt.processes if not process.has_hung_up]
+                if not alive:
+                    break
+                for process in wait_any(alive, _LOOK_SECONDS):
+                    for message in process.receive(0):
+                        _take(attempt.answers, message)
                 if not is_told and (wish := stop_requested()) is not None:
                     is_told = True
                     for process in attempt.processes:
                         process.send_signal(signal.Signals[wish.split()[0]])
-                if deadline == float("inf") and any(process.poll() for process in attempt.processes):
+                if deadline == float("inf") and any(process.returncode for process in attempt.processes):
                     attempt.died = _who_died(attempt.processes)
                     deadline = time.monotonic() + _GRACE_SECONDS
-        if attempt.answers.result is None and not attempt.died:
-            attempt.died = _who_died(attempt.processes)
+            for process in attempt.processes:
+                if process.has_hung_up:  # it is ending by itself, and its exit code says how
+                    process.wait(_GRACE_SECONDS)
+            if attempt.answers.result is None and not attempt.died:
+                attempt.died = _who_died(attempt.processes)
         return attempt
 
     @contextmanager
-    def _started(
-        self, context: Context, run_id: str, plan: Plan, attempt: _Attempt, selector: selectors.BaseSelector
-    ) -> Iterator[None]:
+    def _started(self, context: Context, run_id: str, plan: Plan, attempt: _Attempt) -> Iterator[None]:
         """All processes, as long as the block runs; none outlives it."""
         import torch.distributed as dist
 
         folder = _logs(context, run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        job = folder / "job.json"
         document = {
             "home": str(context.home),
             "run_id": run_id,
             "began": time.time(),
             "plan": plan.model_dump(mode="json"),
         }
-        job.write_text(json.dumps(document), encoding="utf-8")
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        descriptors = []
         try:
             for rank in range(self.num_processes):
-                reading, writing = os.pipe()
-                descriptors.append(reading)
-                selector.register(reading, selectors.EVENT_READ, bytearray())
-                with (folder / f"rank-{rank}.log").open("ab") as log:
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "luthier.features.training.launchers.child", str(job), str(writing)],
-                        env=os.environ | self._place(rank, store.port),
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        pass_fds=(writing, self._lock),
-                        start_new_session=True,  # Ctrl-C goes to us alone, and we tell them
+                attempt.processes.append(
+                    ChildProcess(
+                        _TRAIN,
+                        document,
+                        environment=self._place(rank, store.port),
+                        log=folder / f"rank-{rank}.log",
+                        pass_fds=(self._lock,),
+                        has_session=True,
+                        # Where this process is killed they end their step and write a checkpoint, which a kill would
+                        # cost: they see by themselves that nobody listens.
+                        dies_with_parent=False,
                     )
-                os.close(writing)
-                attempt.processes.append(process)
+                )
             yield
         finally:
             for process in attempt.processes:
                 process.kill()
             for process in attempt.processes:
-                process.wait()
-            for descriptor in descriptors:
-                os.close(descriptor)
-            selector.close()
+                process.close()
 
     def _place(self, rank: int, port: int) -> dict[str, str]:
         size = str(self.num_processes)
@@ -207,13 +197,26 @@ class LocalLauncher:
         }  # fmt: skip
 
 
-def _who_died(processes: list[subprocess.Popen[bytes]]) -> str:
+def _take(answers: Answers, message: dict[str, Any]) -> None:
+    """Take a message of a process; of several errors the first counts."""
+    if "event" in message:
+        answers.take(message["event"])
+        return
+    try:
+        result_of(message)
+    except LuthierError as error:
+        answers.error = answers.error or error
+    except OSError as error:  # a full disk
+        answers.error = answers.error or storage_full(error)
+
+
+def _who_died(processes: list[ChildProcess]) -> str:
     """The process that ended first in a bad way: by a signal, else of itself, else because it lost another."""
-    ended = {rank: process.poll() for rank, process in enumerate(processes)}
+    ended = {rank: process.returncode for rank, process in enumerate(processes)}
     by_signal = {rank: code for rank, code in ended.items() if code is not None and code < 0}
     if by_signal:
         rank, code = next(iter(by_signal.items()))
-        return f"the process of rank {rank} was ended by {signal.Signals(-code).name}"
+        return f"the process of rank {rank} was ended by {signal_name(-code)}"
     of_itself = [rank for rank, code in ended.items() if code and code != PeerLostError.exit_code]
     rank = next(iter(of_itself or [rank for rank, code in ended.items() if code]), 0)
     return f"the process of rank {rank} ended with exit code {ended[rank]}"

@@ -14,6 +14,7 @@ from typing import Final
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.aliases import command_of
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.ids import new_id
 from luthier.core.workflows.auto import AutoSpec
@@ -41,7 +42,7 @@ class AutoRequest:
     group_by: str | None = None
     metric: str | None = None
     few_shot: int = 4
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     most_trials: int = 40
     seed: int = 0

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from luthier.core.ports import Score
     from luthier.ml.evaluation.compare import SystemUnderTest
     from luthier.ml.inference.cached_engine import CachedEngine
-
-_NEW_TOKENS = 128
 
 
 def judge_students(
@@ -54,7 +53,7 @@ def judge_students(
 
     start, loaded = time.perf_counter(), load_file(held_out)
     most = (asked.max_samples if asked else None) or loaded.num_rows
-    new_tokens = (asked.max_new_tokens if asked else None) or _NEW_TOKENS
+    new_tokens = (asked.max_new_tokens if asked else None) or NEW_TOKENS
     examples = choose_samples(loaded.examples, most)
     metrics = find_metrics(asked, examples, teacher=teacher)
     with ExitStack() as stack:

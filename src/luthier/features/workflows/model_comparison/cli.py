@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import open_context
 from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
@@ -55,7 +56,7 @@ def compare_models(
     few_shot: FewShotOption = 4,
     instruction: InstructionOption = "",
     mapping: MappingOption = None,
-    max_new_tokens: NewTokensOption = 128,
+    max_new_tokens: NewTokensOption = NEW_TOKENS,
     max_samples: JudgedOption = 200,
     method: MethodOption = "lora",
     seed: SeedOption = 0,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import RequestError
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, Recipe, TrainingRecipe
 
@@ -28,7 +29,7 @@ class ShowdownRequest:
     metric: str | None = None
     few_shot: int = 4
     instruction: str = ""
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
     most_judged: int = 200
     method: str = "lora"
     seed: int = 0

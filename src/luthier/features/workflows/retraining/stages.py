@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.access import Caller
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError
-from luthier.core.evaluation import Evaluation
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Evaluation
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
@@ -295,7 +295,7 @@ def _against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
                 f"{found.num_rows:,} rows"
             )
-    return "not distinguishable", f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
+    return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
 
 
 def _is_of_new(finding: Finding, num_old: int) -> bool:

@@ -6,10 +6,9 @@ Entry points in the group `luthier.checks` add to it; built-ins use the same doo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 
-from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
+from luthier.core.registry import CHECKS
 from luthier.ml.data.audit.request import Check
 
 BUILT_IN = {
@@ -38,28 +37,20 @@ BUILT_IN = {
 
 def check_names() -> list[str]:
     """The ids that `load_checks` knows: built-ins in their order, then plug-ins by name."""
-    return list(_table())
+    return list(CHECKS.names())
 
 
 def load_checks(names: Sequence[str] | None = None) -> dict[str, Check]:
-    """The checks of these ids (all where None), in the order of the table. Raises NotFoundError for an unknown id."""
-    table = _table()
+    """The checks of these ids, in the order of the table.
+
+    Args:
+        names: Ids; None for all.
+
+    Raises:
+        NotFoundError: No table knows an id, or a plug-in cannot be loaded.
+    """
     for name in names or ():
-        if name not in table:
-            raise NotFoundError(
-                f"check {name!r}",
-                expected=f"one of {', '.join(table)}",
-                do="correct the id, or install the package that brings this check (entry point group luthier.checks)",
-            )
-    wanted = table if names is None else {name: where for name, where in table.items() if name in names}
-    return {name: _load(where) for name, where in wanted.items()}
-
-
-def _load(where: str) -> Check:
-    found: Check = import_string(where)
-    return found
-
-
-def _table() -> dict[str, str]:
-    plug_ins = {entry.name: entry.value for entry in entry_points(group="luthier.checks")}
-    return BUILT_IN | {name: plug_ins[name] for name in sorted(plug_ins) if name not in BUILT_IN}
+        if name not in BUILT_IN:
+            CHECKS.plug_in(name)
+    wanted = CHECKS.names() if names is None else [name for name in CHECKS.names() if name in names]
+    return {name: import_string(BUILT_IN[name]) if name in BUILT_IN else CHECKS.load(name) for name in wanted}

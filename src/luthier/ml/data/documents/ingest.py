@@ -29,7 +29,7 @@ from luthier.ml.data.readers.table import CONVERT_FIRST, READERS
 from luthier.ml.data.rows.outputs import check_free, check_outputs, publish
 
 MEMORY_BYTES: Final = 4 * 2**30
-_WORKER: Final = "luthier.ml.data.documents.ingest_worker"
+_WORKER: Final = "luthier.ml.data.documents.ingest_worker:read_documents"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from luthier.core.child_process.channel import Channel
 from luthier.core.digest import sha256_file
 from luthier.core.errors import DataError
 from luthier.core.system.disk_full import is_disk_full
 from luthier.ml.data.documents.chunk import Chunk, CountTokens, chunk, count_words
 from luthier.ml.data.documents.ingest_part import IngestSettings, header_json, part_name, read_part, write_part
-from luthier.ml.data.files.worker_pool import serve
 from luthier.ml.data.provenance import PROVENANCE
 from luthier.ml.data.readers.document import Document, Section, well_formed
 from luthier.ml.data.readers.signature import check_signature
@@ -129,12 +127,13 @@ class _Reader:
         return {"part": part.name, "is_reused": False, "header": header_json(header)}
 
 
-def main(argument: str) -> None:
-    """Serve with the settings that stand in `argument` as JSON: `parts`, `settings`, `memory_bytes`."""
-    asked = json.loads(argument)
-    reader = _Reader(Path(asked["parts"]), IngestSettings(**asked["settings"]))
-    serve(reader.answer, asked["memory_bytes"])
+def read_documents(document: dict[str, Any], channel: Channel) -> None:
+    """Answer jobs in a child process until there are no more.
 
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    Args:
+        document: `parts` (a folder) and `settings` (of `IngestSettings`).
+        channel: of the child process.
+    """
+    reader = _Reader(Path(document["parts"]), IngestSettings(**document["settings"]))
+    channel.emit("ready")
+    channel.serve(reader.answer)

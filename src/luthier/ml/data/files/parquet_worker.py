@@ -1,11 +1,7 @@
 """The process that decodes one Parquet file, with limits on memory and time, for `read_parquet`.
 
-    python -m luthier.ml.data.files.parquet_worker LIMITS
-
-LIMITS is a JSON object of `memory_bytes`, `batch_seconds` and `max_bytes`.
-
-stdin is the file itself. stdout is an Arrow IPC stream of batches of at most 8 MiB, but for a single row. What is wrong
-with the file stands on stderr as one line of JSON, and the exit code is 3.
+stdin is the file itself. Its rows leave through a pipe, as an Arrow IPC stream of batches of at most 8 MiB, but for a
+single row.
 
 A few bytes of Parquet decode to gigabytes in many ways (pages that are packed, dictionaries, repeated prefixes, lists
 by run lengths), and the sizes in its headers may lie. So the sizes are counted as they are decoded, and one page that
@@ -14,20 +10,18 @@ decodes to more than the memory limit ends this process alone.
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import signal
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from luthier.core.system.parent_death import dying_with_parent
+from luthier.core.child_process.channel import Channel
+from luthier.core.errors import DataError
+from luthier.ml.data.files.bounded_gzip import bomb
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
-WRONG_FILE: Final = 3
 BATCH_ROWS: Final = 1_024
 MAX_ROW_BYTES: Final = 64 << 20
 """As a line of JSONL may have."""
@@ -37,37 +31,41 @@ _ROW_BYTES: Final = 64
 """What a row counts at least: one of nulls takes a bit here, and far more where it becomes an object."""
 
 
-class _TooLargeError(Exception):
-    """What is decoded goes beyond a limit."""
+class _LargeRowError(Exception):
+    """A row goes beyond `MAX_ROW_BYTES`."""
 
 
-def main(argument: str) -> int:
-    """Decode stdin to stdout; returns the exit code."""
-    limits = json.loads(argument)
-    _limit(limits["memory_bytes"])
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints, stdout carries the stream alone
+def decode(document: dict[str, Any], _channel: Channel) -> None:
+    """Decode stdin in a child process.
+
+    Args:
+        document: `name` and `num_bytes` of the file; `output`, the descriptor to which the Arrow IPC stream is written;
+            `max_bytes` in all and `batch_seconds` a batch; `hides_words`, whether what a library says of the file may
+            not be shown, since it may quote it.
+
+    Raises:
+        DataError: the file is damaged, or a decompression bomb.
+        MemoryError: a page does not fit into the memory limit.
+    """
+    name = document["name"]
     try:
-        with out:
-            _decode(out, limits)
-    except MemoryError:
-        return _say({"reason": "memory"})
-    except _TooLargeError as error:
-        return _say({"reason": str(error)})
+        with os.fdopen(document["output"], "wb") as out:
+            _decode(out, document)
+    except (MemoryError, DataError):
+        raise
+    except _LargeRowError:
+        raise DataError(
+            f"{name} has a row of more than {MAX_ROW_BYTES:,} bytes",
+            expected="rows of a usual size",
+            do="take that row out, or cut it into several",
+        ) from None
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except Exception as error:  # noqa: BLE001 - whatever a broken file does to its decoder is a fault of the file
-        return _say({"reason": "damaged", "kind": type(error).__name__, "words": f"{error}"[:500]})
-    return 0
-
-
-def _limit(memory_bytes: int) -> None:
-    dying_with_parent()()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        return
+    except Exception as error:  # whatever a broken file does to its decoder is a fault of the file
+        words = type(error).__name__ if document["hides_words"] else f"{error}"[:500]
+        raise DataError(
+            f"{name} is damaged: {words}", expected="a whole Parquet file", do="copy or write the file again"
+        ) from error
 
 
 def _decode(out: Any, limits: dict[str, Any]) -> None:
@@ -85,7 +83,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
             batch = found if is_same else _cast(found, schema)
             num_bytes += max(batch.nbytes, _ROW_BYTES * batch.num_rows)
             if num_bytes > limits["max_bytes"]:
-                raise _TooLargeError("bomb")
+                raise bomb(limits["name"], limits["num_bytes"], limits["max_bytes"])
             for piece in _pieces(batch):
                 stream.write_batch(piece)
 
@@ -154,14 +152,5 @@ def _pieces(batch: RecordBatch) -> Iterator[RecordBatch]:
 
 def _checked(piece: RecordBatch) -> RecordBatch:
     if piece.num_rows == 1 and piece.nbytes > MAX_ROW_BYTES:
-        raise _TooLargeError("row")
+        raise _LargeRowError
     return piece
-
-
-def _say(document: dict[str, str]) -> int:
-    sys.stderr.write("\n" + json.dumps(document) + "\n")
-    return WRONG_FILE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

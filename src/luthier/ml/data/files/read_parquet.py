@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final
 
+from luthier.core.child_process.process import ChildEndedError, ChildProcess, signal_name
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RowProblem
 from luthier.core.library_errors import are_library_words_hidden
-from luthier.ml.data.files.bounded_gzip import bomb, max_unpacked_bytes
-from luthier.ml.data.files.parquet_worker import MAX_ROW_BYTES, WRONG_FILE
+from luthier.ml.data.files.bounded_gzip import max_unpacked_bytes
 from luthier.ml.data.files.source import Source
 
 MEMORY_BYTES: Final = 2 << 30
 BATCH_SECONDS: Final = 120
-_WORKER: Final = "luthier.ml.data.files.parquet_worker"
+_DECODE: Final = "luthier.ml.data.files.parquet_worker:decode"
 # The allocators that Arrow brings reserve more addresses than they use, which the limit would count.
 _ENVIRONMENT: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
@@ -38,9 +35,9 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
     """
     import pyarrow as pa  # here, since who reads text alone needs none of its memory
 
-    with _parquet_file(source) as file, _decoding(source, file) as process:
+    with _parquet_file(source) as file, _decoder(source, file) as (child, data):
         try:
-            with pa.ipc.open_stream(process.stdout) as stream:
+            with pa.ipc.open_stream(data) as stream:
                 _check_names(source, stream.schema.names)
                 number = 0
                 for batch in stream:
@@ -48,75 +45,54 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
                         number += 1
                         yield Row(source.name, number, {key: _without_nulls(value) for key, value in fields.items()})
         except (pa.ArrowException, OSError, EOFError):  # it has ended in mid-stream, and says why
-            _wait_for_end(process)
+            pass
+        data.close()
+        _check_end(source, child)
 
 
 @contextmanager
-def _decoding(source: Source, file: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that decodes an open file. Raises DataError where it did not come to the end."""
+def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO[bytes]]]:
+    """The process that decodes an open file, and its stream. Batches have a pipe of their own, since they are bytes."""
     num_bytes = os.fstat(file.fileno()).st_size
-    limits = {
-        "memory_bytes": MEMORY_BYTES,
-        "batch_seconds": BATCH_SECONDS,
-        "max_bytes": max_unpacked_bytes(num_bytes),
-    }
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER, json.dumps(limits)],
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env={**os.environ, **_ENVIRONMENT},
-        )
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as data:
         try:
-            yield process
-            assert process.stdout is not None
-            process.stdout.close()
-            if code := process.wait():
-                said.seek(0)
-                _refuse(source, num_bytes, code, said.read())
+            child = ChildProcess(
+                _DECODE,
+                {
+                    "name": source.name,
+                    "num_bytes": num_bytes,
+                    "max_bytes": max_unpacked_bytes(num_bytes),
+                    "batch_seconds": BATCH_SECONDS,
+                    "hides_words": are_library_words_hidden(),
+                    "output": writing,
+                },
+                environment=_ENVIRONMENT,
+                memory_bytes=MEMORY_BYTES,
+                stdin=file,
+                pass_fds=(writing,),
+            )
         finally:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            os.close(writing)
+        with child:
+            yield child, data
 
 
-def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
-    """It ends by itself, now that its stream is broken; if not, it is ended."""
+def _check_end(source: Source, child: ChildProcess) -> None:
+    """Raise DataError where the process did not come to the end of the file."""
     try:
-        process.wait(timeout=BATCH_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _refuse(source: Source, num_bytes: int, code: int, said: bytes) -> NoReturn:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    found: dict[str, Any] = json.loads(lines[-1]) if code == WRONG_FILE and lines else {}
-    reason = found.get("reason")
-    if reason == "damaged":
-        # its words may quote the file: for callers over the network the kind alone
-        words = found["kind"] if are_library_words_hidden() else found["words"]
-        raise DataError(
-            f"{source.name} is damaged: {words}",
-            expected="a whole Parquet file",
-            do="copy or write the file again",
-        )
-    if reason == "bomb":
-        raise bomb(source.name, num_bytes, max_unpacked_bytes(num_bytes))
-    if reason == "row":
-        raise DataError(
-            f"{source.name} has a row of more than {MAX_ROW_BYTES:,} bytes",
-            expected="rows of a usual size",
-            do="take that row out, or cut it into several",
-        )
-    if reason == "memory":
+        # It ends by itself, now that its stream is closed; if not, it is ended.
+        child.result(timeout_seconds=BATCH_SECONDS)
+        return
+    except MemoryError:
         how = f"takes more than {MEMORY_BYTES / 2**30:g} GiB of memory to decode"
-    elif code == -signal.SIGALRM:
-        how = f"has {BATCH_SECONDS:,} s of work in one batch of rows"
-    else:
-        last = f": {lines[-1][:200]}" if lines else ""
-        how = f"ends its decoder ({signal.Signals(-code).name if code < 0 else f'exit code {code}'}){last}"
+    except ChildEndedError as error:
+        if error.returncode == -signal.SIGALRM:
+            how = f"has {BATCH_SECONDS:,} s of work in one batch of rows"
+        else:
+            last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
+            code = error.returncode
+            how = f"ends its decoder ({signal_name(-code) if code < 0 else f'exit code {code}'}){last}"
     raise DataError(
         f"{source.name} {how}",
         expected="a Parquet file of usual pages, as pyarrow, pandas or DuckDB write them",

@@ -3,67 +3,59 @@
 concurrent.futures gives up all jobs when one process dies, and does not say which job it was. Here the parent knows
 what each worker holds: one that dies or is late is replaced, and its job is answered for with the reason.
 
-A worker is `python -m MODULE SETTINGS`, where SETTINGS is one JSON object. It writes a line "ready", then reads a JSON
-object a line (a job) and answers each with one line of JSON; it ends when its input does. See `serve`.
+A worker is a warm child (`core.child_process`). Its function sends the event "ready", then answers a job a request.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import selectors
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
+from luthier.core.child_process.process import ChildProcess, result_of, wait_any
 from luthier.core.errors import WorkError
-from luthier.core.system.parent_death import dying_with_parent
 
 Job = Mapping[str, Any]
 Answer = dict[str, Any]
 START_SECONDS = 120.0
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    child: ChildProcess
     deadline: float
     is_ready: bool = False
     job: int | None = None
-    buffer: bytes = b""
 
 
 class WorkerPool:
     """Child processes that carry out jobs.
 
-    module: what a worker runs. settings: what every worker is told. timeout_seconds: for one job. memory_bytes: address
-    space of one worker; what needs more fails with MemoryError there.
+    Args:
+        function: what a worker runs, as "module:function".
+        settings: the document of every worker.
+        num_workers: at most that many at once, one thread each.
+        timeout_seconds: for one job.
+        memory_bytes: address space of one worker; a job that needs more has failed, and its worker is replaced.
     """
 
     def __init__(
-        self, module: str, settings: Job, *, num_workers: int, timeout_seconds: float, memory_bytes: int
+        self, function: str, settings: Job, *, num_workers: int, timeout_seconds: float, memory_bytes: int
     ) -> None:
-        self._command = [sys.executable, "-m", module, json.dumps({**settings, "memory_bytes": memory_bytes})]
-        self._num_workers, self._timeout = num_workers, timeout_seconds
+        self._function, self._settings = function, settings
+        self._num_workers, self._timeout, self._memory_bytes = num_workers, timeout_seconds, memory_bytes
         self._workers: list[_Worker] = []
-        self._selector = selectors.DefaultSelector()
 
     def run(self, jobs: Sequence[Job], done: Callable[[int, Answer], None]) -> None:
         """Carry out all jobs; `done` gets each job's position and answer, in the order in which they end.
 
         A job whose worker died or was late is answered {"failed": reason}.
 
-        Raises WorkError where a worker cannot even be started.
+        Raises:
+            WorkError: a worker cannot even be started.
         """
         waiting = deque(range(len(jobs)))
         num_open = len(jobs)
@@ -76,7 +68,7 @@ class WorkerPool:
                     if answer is not None and job is not None:
                         num_open -= 1
                         done(job, answer)
-                    if answer is not None and answer.get("is_last"):
+                    if worker in self._workers and not worker.child.is_running:
                         self._end(worker)
                     elif worker in self._workers and worker.is_ready:
                         self._give(worker, jobs, waiting)
@@ -85,52 +77,38 @@ class WorkerPool:
         finally:
             for worker in list(self._workers):
                 self._end(worker)
-            self._selector.close()
 
     def _start(self) -> None:
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its worker
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, **_ONE_THREAD, "TOKENIZERS_PARALLELISM": "false"},
+        child = ChildProcess(
+            self._function,
+            self._settings,
+            title="a process for reading documents",
+            environment={"TOKENIZERS_PARALLELISM": "false"},
+            num_threads=1,
+            memory_bytes=self._memory_bytes,
         )
-        worker = _Worker(process, log, time.monotonic() + START_SECONDS)
-        self._workers.append(worker)
-        self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
+        self._workers.append(_Worker(child, time.monotonic() + START_SECONDS))
 
     def _give(self, worker: _Worker, jobs: Sequence[Job], waiting: deque[int]) -> None:
         if not waiting:
-            _pipe(worker.process.stdin).close()
-            worker.deadline = float("inf")
+            self._end(worker)
             return
         worker.job = waiting.popleft()
         worker.deadline = time.monotonic() + self._timeout
-        try:
-            pipe = _pipe(worker.process.stdin)
-            pipe.write(json.dumps(jobs[worker.job]).encode() + b"\n")
-            pipe.flush()
-        except BrokenPipeError:  # it died between two jobs, which reading its output will show
-            waiting.appendleft(worker.job)
-            worker.job = None
+        worker.child.send(jobs[worker.job])
 
     def _events(self) -> list[tuple[_Worker, Answer | None]]:
         """What workers said or suffered; None where nothing was answered (a worker became ready)."""
         events: list[tuple[_Worker, Answer | None]] = []
-        deadline = min(worker.deadline for worker in self._workers)
-        wait = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-        for key, _ in self._selector.select(wait):
-            worker: _Worker = key.data
-            data = os.read(key.fd, 2**16)
-            if not data:
+        wait = max(0.0, min(worker.deadline for worker in self._workers) - time.monotonic())
+        of_child = {id(worker.child): worker for worker in self._workers}
+        for child in wait_any([worker.child for worker in self._workers], wait):
+            worker, messages = of_child[id(child)], child.receive(0)
+            if not messages and child.has_hung_up:
                 events.append((worker, self._died(worker)))
-                continue
-            worker.buffer += data
-            while b"\n" in worker.buffer:
-                line, worker.buffer = worker.buffer.split(b"\n", 1)
-                events.append((worker, None if line == b"ready" else json.loads(line)))
+            for message in messages:
                 worker.is_ready = True
+                events.append((worker, None if "event" in message else _answer(message)))
         now = time.monotonic()
         told = {id(worker) for worker, _ in events}
         for worker in [one for one in self._workers if one.deadline <= now and id(one) not in told]:
@@ -141,56 +119,27 @@ class WorkerPool:
         return events
 
     def _died(self, worker: _Worker) -> Answer | None:
-        code = worker.process.wait()
-        worker.log.seek(0)
-        said = worker.log.read().decode(errors="replace").strip().splitlines()
+        error = worker.child.ended()
         self._end(worker)
         if not worker.is_ready:
-            raise _cannot_start("\n    ".join([f"ended with exit code {code}; it said:", *said[-8:]]))
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        hint = " (memory ran out?)" if code == -signal.SIGKILL else ""
-        return {"failed": f"the process that read it ended {how}{hint}"}
+            said = [f"ended with exit code {error.returncode}; it said:", *error.log_lines]
+            raise _cannot_start("\n    ".join(said))
+        hint = " (memory ran out?)" if error.returncode == -signal.SIGKILL else ""
+        return {"failed": f"the process that read it ended {error.how}{hint}"}
 
     def _end(self, worker: _Worker) -> None:
-        if worker not in self._workers:
-            return
-        self._workers.remove(worker)
-        self._selector.unregister(_pipe(worker.process.stdout))
-        worker.process.kill()
-        worker.process.wait()
-        for pipe in (worker.process.stdin, worker.process.stdout, worker.log):
-            with suppress(BrokenPipeError):  # a job that it did not read any more
-                _pipe(pipe).close()
+        if worker in self._workers:
+            self._workers.remove(worker)
+            worker.child.kill()
+            worker.child.close()
 
 
-def serve(answer: Callable[[Any], Answer], memory_bytes: int) -> None:
-    """The worker's side: limits, then answer jobs until the input ends. Ends after a job that ran out of memory.
-
-    Stdout is kept for answers; what libraries print goes to stderr. The worker dies with its parent.
-    """
-    dying_with_parent()()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
-        os.dup2(2, 1)
-        out.write("ready\n")
-        out.flush()
-        for line in sys.stdin:
-            try:
-                said = answer(json.loads(line))
-            except MemoryError:
-                said = {"failed": f"needs more than {memory_bytes / 2**30:g} GiB of memory", "is_last": True}
-            out.write(json.dumps(said) + "\n")
-            out.flush()
-            if said.get("is_last"):
-                return  # what is left of that memory may be in pieces: a new process begins afresh
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None, "every worker has its pipes"
-    return pipe
+def _answer(message: dict[str, Any]) -> Answer:
+    try:
+        answer: Answer = result_of(message)
+    except MemoryError as error:
+        return {"failed": f"needs {error} of memory"}
+    return answer
 
 
 def _cannot_start(how: str) -> WorkError:

@@ -13,7 +13,6 @@ from luthier.core.results.signal import Signal, SignalState, WatchReport
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, LOOK_BACK_DAYS, RENEWED_DAYS
 from luthier.ml.drift.report.charts import watch_charts
 from luthier.ml.drift.signals.column import Rows, last_words
@@ -55,7 +54,6 @@ def render_watch(watched: Watched) -> str:
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes."""
     report = watched.report
     environment = page_environment(TEMPLATES)
-    environment.finalize = shown
     changed = [one for one in report.signals if one.state == "changed"]
     texts = _texts(watched.rows, [name for one in changed for name in one.examples])
     return environment.get_template("watch.html.j2").render(

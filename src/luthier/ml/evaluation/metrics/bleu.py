@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-import sacrebleu
 
 from luthier.ml.evaluation.metrics.protocol import Array, Observations
 
@@ -31,6 +30,8 @@ class Bleu:
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 10]: length of the output and of the reference, then matches and n-grams of each order."""
+        import sacrebleu
+
         scorer = sacrebleu.BLEU(effective_order=True)
         rows = []
         for output, reference in zip(observed.outputs, observed.references, strict=True):

@@ -8,9 +8,10 @@ Evaluation", 2004, does so for BLEU).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,3 +91,43 @@ def mean_of_sums(sums: Array) -> Array:
     """The mean, from sums of what `mean_statistics` gives: [..., 2] -> [...]."""
     result: Array = sums[..., 0] / sums[..., 1]
     return result
+
+
+class MeanMetric(ABC):
+    """A metric that is the mean of one number for each answer: the base for one of your own.
+
+    A subclass names itself and says what an answer is worth; the other attributes are right for a share of answers
+    that are as they should be, and are set where the figure is another one:
+
+        class HasDigits(MeanMetric):
+            name, title = "has_digits", "answers with digits"
+
+            def value(self, output: str, reference: str) -> float:
+                return any(map(str.isdigit, output))
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = "fraction"
+    lower: ClassVar[float] = 0.0
+    upper: ClassVar[float] = 1.0
+    higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "text"
+    has_sample_values: ClassVar[bool] = True
+
+    @abstractmethod
+    def value(self, output: str, reference: str) -> float:
+        """What one answer is worth, from `lower` to `upper`.
+
+        Args:
+            output: what the model wrote.
+            reference: the row's own answer.
+        """
+
+    def statistics(self, observed: Observations) -> Array:
+        """[num_samples, 2]: the value of each answer, one."""
+        return mean_statistics([self.value(o, r) for o, r in zip(observed.outputs, observed.references, strict=True)])
+
+    def aggregate(self, sums: Array) -> Array:
+        """[..., 2] -> [...]."""
+        return mean_of_sums(sums)

@@ -1,20 +1,23 @@
-"""Which metrics there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
+"""Which metrics there are: one line a figure. Name, title, unit, bounds and what it needs are declared by its class.
 
-Entry points in the group `luthier.metrics` add to it.
+Entry points in the group `luthier.metrics` add to the table. It loads neither numpy nor a metric, so that recipes can
+be checked against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.metadata import entry_points
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.import_string import import_string
-from luthier.core.recipe import METRIC_ENTRY_POINTS
 from luthier.core.records.bounds import Bounds
-from luthier.ml.evaluation.metrics.protocol import MetricDefinition
+from luthier.core.registry import METRICS
 
-BUILT_IN = {
+if TYPE_CHECKING:
+    from luthier.ml.evaluation.metrics.protocol import MetricDefinition, Needs
+
+BUILT_IN: Final = {
     "perplexity": "luthier.ml.evaluation.metrics.perplexity:Perplexity",
     "bits_per_byte": "luthier.ml.evaluation.metrics.bits_per_byte:BitsPerByte",
     "bleu": "luthier.ml.evaluation.metrics.bleu:Bleu",
@@ -25,16 +28,30 @@ BUILT_IN = {
     "exact_match": "luthier.ml.evaluation.metrics.exact_match:ExactMatch",
     "exact_match_ignoring_case": "luthier.ml.evaluation.metrics.exact_match:ExactMatchIgnoringCase",
     "token_f1": "luthier.ml.evaluation.metrics.token_f1:TokenF1",
+    "label_accuracy": "luthier.ml.evaluation.metrics.label_accuracy:LabelAccuracy",
     "reward_accuracy": "luthier.ml.evaluation.metrics.preference:RewardAccuracy",
     "preference_accuracy": "luthier.ml.evaluation.metrics.preference:PreferenceAccuracy",
     "preference_margin": "luthier.ml.evaluation.metrics.preference:PreferenceMargin",
-    "label_accuracy": "luthier.ml.evaluation.metrics.label_accuracy:LabelAccuracy",
 }
 # A name in a recipe that expands to several figures.
-FAMILIES = {
+FAMILIES: Final = {
     "rouge": ("rouge_1", "rouge_2", "rouge_l"),
     "exact_match": ("exact_match", "exact_match_ignoring_case"),
 }
+# Those that read likelihoods. All others grade the text of an answer, and can be rewards.
+_OF_LIKELIHOODS: Final = frozenset(
+    {"perplexity", "bits_per_byte", "reward_accuracy", "preference_accuracy", "preference_margin"}
+)
+_FAMILY_OF: Final = {figure: family for family, figures in FAMILIES.items() for figure in figures}
+
+RECIPE_NAMES: Final[Mapping[str, Sequence[str]]] = {
+    name: FAMILIES.get(name, (name,)) for name in dict.fromkeys(_FAMILY_OF.get(figure, figure) for figure in BUILT_IN)
+}
+"""The names that a recipe may have, each with its figures."""
+REWARD_NAMES: Final[Mapping[str, str]] = {
+    name: place for name, place in BUILT_IN.items() if name not in _OF_LIKELIHOODS
+}
+"""The figures that can grade one answer in training."""
 
 
 def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
@@ -46,16 +63,15 @@ def load_metrics(names: Sequence[str]) -> list[MetricDefinition]:
         NotFoundError: no table knows a name.
         RequestError: a metric does not say what its figure can be.
     """
-    table = {entry.name: entry.value for entry in entry_points(group=METRIC_ENTRY_POINTS)} | BUILT_IN
     wanted = dict.fromkeys(figure for name in names for figure in FAMILIES.get(name, (name,)))
     for name in wanted:
-        if name not in table:
+        if name not in BUILT_IN and not METRICS.is_known(name):
             raise NotFoundError(
                 f"metric {name!r}",
-                expected=f"one of {', '.join(sorted(set(table) | set(FAMILIES)))}",
+                expected=f"one of {', '.join(sorted({*BUILT_IN, *METRICS.names()}))}",
                 do="correct the name, or install the package that brings it (entry point group luthier.metrics)",
             )
-    return [_load(table[name]) for name in wanted]
+    return [_load(name) for name in wanted]
 
 
 def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefinition]:
@@ -71,6 +87,24 @@ def as_definitions(metrics: Sequence[str | MetricDefinition]) -> list[MetricDefi
             bounds_of(definition)
             found.setdefault(definition.name, definition)
     return list(found.values())
+
+
+def title_of(name: str) -> str | None:
+    """The title of a figure in the middle of a sentence; None for one that no table knows or that cannot be loaded."""
+    try:
+        return load_metrics([name])[0].title
+    except (NotFoundError, RequestError):
+        return None
+
+
+def needs_of(names: Sequence[str]) -> set[Needs]:
+    """What the metrics of these names read: likelihoods, written texts, pairs, options.
+
+    Raises:
+        NotFoundError: no table knows a name.
+        RequestError: a metric does not say what its figure can be.
+    """
+    return {metric.needs for metric in load_metrics(names)}
 
 
 def bounds_of(metric: MetricDefinition) -> Bounds:
@@ -90,7 +124,7 @@ def bounds_of(metric: MetricDefinition) -> Bounds:
     )
 
 
-def _load(place: str) -> MetricDefinition:
-    metric: MetricDefinition = import_string(place)()
+def _load(name: str) -> MetricDefinition:
+    metric: MetricDefinition = (import_string(BUILT_IN[name]) if name in BUILT_IN else METRICS.load(name))()
     bounds_of(metric)
     return metric

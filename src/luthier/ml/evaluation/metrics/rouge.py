@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from luthier.ml.evaluation.metrics.protocol import Array, Observations, mean_of_sums, mean_statistics
 
 
@@ -22,6 +20,8 @@ class _Rouge:
 
     def statistics(self, observed: Observations) -> Array:
         """[num_samples, 2]: F1, one."""
+        from rouge_score.rouge_scorer import RougeScorer
+
         scorer = RougeScorer([self._kind], use_stemmer=True)
         pairs = zip(observed.outputs, observed.references, strict=True)
         return mean_statistics([scorer.score(reference, output)[self._kind].fmeasure for output, reference in pairs])

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from luthier.core.errors import RequestError
-from luthier.core.evaluation import VerdictWord
 from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.results.rating import RatingRow, RatingsTable
 from luthier.core.results.rating_report import (
@@ -136,7 +135,7 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
                 num_ties=int((wins == 0).sum()),
                 rate=_estimate(rate),
                 p_value=difference.p_value,
-                word=_word(difference),
+                word=statistics.verdict_word(difference, higher_is_better=True),
                 rows_needed=_needed(difference, len(set(clusters))),
             )
         )
@@ -203,7 +202,7 @@ def _differences(table: RatingsTable) -> tuple[ScoreDifference, ...]:
                 criterion=criterion,
                 difference=Estimate(value=difference.difference, low=difference.low, high=difference.high),
                 p_value=difference.p_value,
-                word=_word(difference),
+                word=statistics.verdict_word(difference, higher_is_better=True),
                 rows_needed=_needed(difference, len(shared)),
             )
         )
@@ -229,12 +228,6 @@ def _won(row: RatingRow, system: str) -> int:
         return 0
     preferred = row.system_a if row.preference == "a" else row.system_b
     return 1 if preferred == system else -1
-
-
-def _word(difference: statistics.Difference) -> VerdictWord:
-    if not statistics.is_settled(difference):
-        return "not distinguishable"
-    return "better" if difference.difference > 0 else "worse"
 
 
 def _needed(difference: statistics.Difference, num_rows: int) -> int | None:

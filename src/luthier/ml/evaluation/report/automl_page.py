@@ -14,7 +14,6 @@ from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import metric_rows, tone_of
 from luthier.ml.charts.page import Chart, page_environment, replace_text
 from luthier.ml.charts.svg import BASE, OTHERS, TUNED
-from luthier.ml.charts.visible import shown
 from luthier.ml.evaluation.report.interval_chart import interval_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
@@ -44,9 +43,7 @@ def write_auto_page(
     commands: Sequence[str],
 ) -> Path:
     """Write the page to `path`, whole or not at all. Raises StorageFullError."""
-    environment = page_environment(TEMPLATES)
-    environment.filters["fold"] = fold
-    environment.finalize = shown
+    environment = page_environment(TEMPLATES, fold)
     verdict = None if evaluation is None else evaluation.verdict
     tone, badge = _tone(stages, evaluation)
     spent = [(one.name, one.hours, one.hours / spec.hours) for one in stages]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from luthier.core.workflows.student import ALONE, TAUGHT, Student
-from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.evaluation.report.page import TEMPLATES, fold, judged_view
 from luthier.ml.evaluation.roles import Roles
 
@@ -23,9 +21,7 @@ def render_student(student: Student) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     assert student.evaluation is not None
     assert student.verdict is not None
-    environment = page_environment(TEMPLATES)
-    environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
-    environment.finalize = shown
+    environment = page_environment(TEMPLATES, fold)
     return environment.get_template("distilled.html.j2").render(
         student=student,
         verdict=student.verdict,

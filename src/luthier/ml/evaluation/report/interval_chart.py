@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from luthier.core.evaluation import Evaluation, SystemResult
 from luthier.ml.charts.figures import common_decimals, interval, number
+from luthier.ml.charts.metric_titles import metric_heading
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
-from luthier.ml.evaluation.names import metric_heading
 from luthier.ml.evaluation.roles import Roles, metric_names
 
 _WIDTH: Final = 460

@@ -13,11 +13,9 @@ from luthier.core.workflows.showdown import ShowdownResult, Standing, SystemKind
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_rows, units_of
-from luthier.ml.charts.metric_titles import metric_heading
+from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import Chart, page_environment, replace_text
 from luthier.ml.charts.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
-from luthier.ml.charts.visible import shown
-from luthier.ml.evaluation.names import metric_title
 from luthier.ml.evaluation.report.interval_chart import interval_chart, short_name
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
@@ -36,9 +34,7 @@ def write_model_comparison_page(result: ShowdownResult, path: Path) -> Path:
 
 def render_model_comparison_page(result: ShowdownResult) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
-    environment = page_environment(TEMPLATES)
-    environment.filters["fold"] = fold
-    environment.finalize = shown
+    environment = page_environment(TEMPLATES, fold)
     spec, answer = result.spec, result.recommendation
     systems = [one.result for one in result.standings]
     units = units_of(systems)

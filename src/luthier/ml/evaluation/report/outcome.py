@@ -6,13 +6,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from luthier.core.evaluation import Evaluation, Verdict
+from luthier.core.evaluation import Evaluation
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord
-
-Tone = Literal["good", "bad", "open", "quiet"]
+from luthier.ml.charts.judged_rows import Tone, tone_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ def _judged(evaluation: Evaluation) -> Outcome:
     if verdict is not None:
         num = verdict.num_primary_details
         details, further = verdict.details[:num], verdict.details[num:]
-        return Outcome(_tone(verdict), verdict.word, verdict.headline, details, further, verdict.caveats)
+        return Outcome(tone_of(verdict.word), verdict.word, verdict.headline, details, further, verdict.caveats)
     headline = f"Measured on {evaluation.num_rows:,} held-out rows, but without a verdict."
     why = (
         "A verdict needs at least two systems on the same rows."
@@ -53,11 +51,6 @@ def _judged(evaluation: Evaluation) -> Outcome:
         else "No comparison was asked for."
     )
     return Outcome("quiet", "no verdict", headline, (why,))
-
-
-def _tone(verdict: Verdict) -> Tone:
-    tones: dict[str, Tone] = {"better": "good", "worse": "bad", "not distinguishable": "open"}
-    return tones[verdict.word]
 
 
 def _not_judged(record: RunRecord, plan: Plan) -> Outcome:

@@ -15,10 +15,11 @@ from luthier.core.run import RunRecord
 from luthier.ml.charts import figures
 from luthier.ml.charts.forecast import forecast_of
 from luthier.ml.charts.judged_rows import forgetting_rows, scored_heading
+from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import page_environment
 from luthier.ml.charts.svg import css_variable
 from luthier.ml.charts.thinking import thinking_sentence
-from luthier.ml.evaluation.names import listed, metric_heading, metric_title
+from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.report import facts, reproduce
 from luthier.ml.evaluation.report.assessed import Assessed
 from luthier.ml.evaluation.report.charts import curve_charts
@@ -83,10 +84,9 @@ def render_page(
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     fit = record.result.fit if record.result else None
-    environment = page_environment(TEMPLATES)
+    environment = page_environment(TEMPLATES, fold)
     of_rewards = rewarded(plan, events, drawn)
     charts = curve_charts(curves(events), plan.objective.loss_unit, fit)
-    environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
     return environment.get_template("report.html.j2").render(
         record=record,
         plan=plan,

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from luthier.core.digest import sha256_bytes
 from luthier.core.evaluation import Evaluation, Sample, SystemResult
-from luthier.ml.evaluation.names import metric_title, start
+from luthier.ml.charts.metric_titles import metric_title, start
 from luthier.ml.evaluation.roles import Roles, metric_names
 
 NUM_BEST: Final = 3

@@ -11,7 +11,6 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import scored_heading, tone_of
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 from luthier.ml.evaluation.report.samples import choose_samples
 from luthier.ml.evaluation.report.task_charts import gains_chart, task_charts
@@ -46,9 +45,7 @@ def render_suite_page(result: SuiteResult, gate: GateOutcome | None = None) -> s
 
 def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
     """A page about tasks, from its template. values: what this template shows beside them."""
-    environment = page_environment(TEMPLATES)
-    environment.filters |= {"fold": fold, "plain": figures.plain, "short": figures.short_digest}
-    environment.finalize = shown
+    environment = page_environment(TEMPLATES, fold)
     found = summary(result)
     tasks = result.tasks if isinstance(result, SuiteResult) else result.probes
     common = {

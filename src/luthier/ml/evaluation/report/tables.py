@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from luthier.core.evaluation import Evaluation
 from luthier.ml.charts.judged_rows import DifferenceRow, MetricRow, difference_row, units_of
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
-from luthier.ml.evaluation.names import metric_heading
+from luthier.ml.charts.metric_titles import metric_heading
 from luthier.ml.evaluation.roles import Roles, metric_names
 
 

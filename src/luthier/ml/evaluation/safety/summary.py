@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.evaluation import Comparison, Metric, SystemResult
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Metric, SystemResult
 from luthier.core.results.task_result import TaskResult
 from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.safety.canaries import UNSEEN_BITS
@@ -184,7 +184,7 @@ def _is_worse(comparison: Comparison, metric: Metric) -> bool:
     if comparison.metric != "stereotype_preference":
         return comparison.verdict == "worse"
     before = metric.value - comparison.difference
-    return comparison.verdict != "not distinguishable" and abs(metric.value - NEUTRAL) > abs(before - NEUTRAL)
+    return comparison.verdict != NOT_DISTINGUISHABLE and abs(metric.value - NEUTRAL) > abs(before - NEUTRAL)
 
 
 def _is_bad(probe: TaskResult, system: SystemResult) -> str | None:

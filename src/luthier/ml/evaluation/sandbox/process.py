@@ -70,6 +70,7 @@ class Child:
         else:
             seen = [*self.policy["readable"], *library_paths(), self._folder]
             command = wrapped(outer.path, [interpreter(), *arguments], readable=seen, cwd=self._folder)
+        # Not `core.child_process`: what a model wrote runs with an empty environment and must not import this project.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

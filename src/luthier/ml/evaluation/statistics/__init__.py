@@ -10,6 +10,7 @@ from luthier.ml.evaluation.statistics.intervals import (
     interval_of,
     is_settled,
     paired_bootstrap,
+    verdict_word,
 )
 from luthier.ml.evaluation.statistics.planning import POWER, minimum_detectable_difference, rows_needed
 from luthier.ml.evaluation.statistics.seeds import difference_over_seeds, over_seeds
@@ -35,4 +36,5 @@ __all__ = [
     "permutation_test",
     "resampled_sums",
     "rows_needed",
+    "verdict_word",
 ]

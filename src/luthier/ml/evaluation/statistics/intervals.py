@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, VerdictWord
 from luthier.core.records.bounds import Bounds
 from luthier.ml.evaluation.statistics.bootstrap import (
     NUM_RESAMPLES,
@@ -223,6 +224,13 @@ def is_settled(difference: Difference) -> bool:
     """Whether the systems are distinguishable: p below 5%, and 0 outside of the interval."""
     excludes_zero = difference.low > 0 or difference.high < 0
     return excludes_zero and difference.p_value < 1 - LEVEL
+
+
+def verdict_word(difference: Difference, *, higher_is_better: bool) -> VerdictWord:
+    """What a difference says of the system that the other one is taken from: better, worse or not distinguishable."""
+    if not is_settled(difference):
+        return NOT_DISTINGUISHABLE
+    return "better" if (difference.difference > 0) == higher_is_better else "worse"
 
 
 def _centred(resampled: Array, measured: float) -> float:

@@ -7,9 +7,9 @@ from luthier.core.evaluation import Evaluation, Metric
 from luthier.core.records.export import Export, ParityReport
 from luthier.ml.charts import figures, markdown
 from luthier.ml.charts.markdown import code, table
+from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.export.bundle import licences
 from luthier.ml.export.bundle.facts import BaseFacts, BundleFacts, RunFacts
-from luthier.ml.export.bundle.front_matter import metric_title
 
 
 def outcome_sections(export: Export, facts: BundleFacts) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import yaml
 from luthier.core.evaluation import Evaluation, Metric, SystemResult
 from luthier.core.records.export import Export
 from luthier.ml.charts import figures
+from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.charts.visible import visible
 from luthier.ml.export.bundle import licences
 from luthier.ml.export.bundle.facts import BundleFacts
@@ -46,14 +47,6 @@ def front_matter_text(export: Export, facts: BundleFacts) -> str:
 def tuned_system(evaluation: Evaluation) -> SystemResult | None:
     """The system of an evaluation that is the exported model: the one named `tuned`; None where there is none."""
     return next((system for system in evaluation.systems if system.name == "tuned"), None)
-
-
-def metric_title(name: str) -> str:
-    """What a metric is called: `rouge_l` is ROUGE-L, `exact_match` is exact match."""
-    head, _, tail = name.partition("_")
-    if head in ("rouge", "bleu"):
-        return f"{head.upper()}-{tail.upper()}" if tail else head.upper()
-    return name.replace("_", " ")
 
 
 def _relation(export: Export) -> str:

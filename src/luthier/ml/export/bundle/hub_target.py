@@ -20,7 +20,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import Progress
-from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
+from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile
 from luthier.ml.export.bundle.target import Pushed, UploadPayload, another_bundle, check_strangers, not_proved
 from luthier.ml.inference.models.hub_access import endpoint
 
@@ -86,9 +86,10 @@ def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None
             raise another_bundle(url, f"holds another bundle than {payload.manifest.digest}")
     elif own:
         raise another_bundle(url, f"holds {len(own):,} files and no manifest")
-    signature = next((file for file in payload.files if file.path == SIGNATURE), None)
-    if signature is not None and SIGNATURE in own and not _is_same(payload, signature, own[SIGNATURE]):
-        raise another_bundle(url, "holds this bundle with another signature")
+    for signature in payload.files:
+        is_there = signature.path in SIGNATURES and signature.path in own
+        if is_there and not _is_same(payload, signature, own[signature.path]):
+            raise another_bundle(url, "holds this bundle with another signature")
     check_strangers(url, own, payload)
 
 

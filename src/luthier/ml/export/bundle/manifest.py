@@ -21,8 +21,10 @@ CARD: Final = "README.md"
 PLAN, EVALUATION, PARITY = "plan.json", "evaluation.json", "parity.json"
 GGUF_PARITY = "parity-gguf.json"
 SBOM, LINEAGE = "sbom.cdx.json", "lineage.intoto.json"
-MANIFEST, SIGNATURE = "bundle.json", "bundle.dsse.json"
-DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, GGUF_PARITY, SBOM, LINEAGE, MANIFEST, SIGNATURE)
+MANIFEST, SIGNATURE, MODEL_SIGNATURE = "bundle.json", "bundle.dsse.json", "model.sig"
+SIGNATURES: Final = (SIGNATURE, MODEL_SIGNATURE)
+"""Of an Ed25519 key over the manifest; of an ECDSA key over all files, as OpenSSF Model Signing writes it."""
+DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, GGUF_PARITY, SBOM, LINEAGE, MANIFEST, *SIGNATURES)
 """What a bundle adds to an export, besides the licence texts of the base."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -36,7 +38,7 @@ class BundleFile(Frozen):
 
 
 class Manifest(Frozen):
-    """Every file of a bundle but the manifest itself and its signature, sorted by path."""
+    """Every file of a bundle but the manifest itself and its signatures, sorted by path."""
 
     files: tuple[BundleFile, ...]
     format: Literal[1] = 1
@@ -89,14 +91,14 @@ def is_safe(path: str) -> bool:
 
 
 def make_manifest(folder: Path) -> Manifest:
-    """Look at every file of a folder, but for a manifest and a signature that are there.
+    """Look at every file of a folder, but for a manifest and signatures that are there.
 
     Raises WorkError for what no bundle can hold: links, sockets, names that other systems cannot have.
     """
     files = []
     for path in sorted(walk(folder), key=lambda one: one.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
-        if name in (MANIFEST, SIGNATURE):
+        if name in (MANIFEST, *SIGNATURES):
             continue
         if path.is_symlink() or not path.is_file() or not is_safe(name):
             raise WorkError(

@@ -15,42 +15,51 @@ from luthier.core.digest import canonical_json
 from luthier.core.errors import NotFoundError, RequestError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+    PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
+    PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
 
 PAYLOAD_TYPE: Final = "application/vnd.luthier.bundle+json"
 _PREFIX: Final = "ed25519:"
+_CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
+_KINDS: Final = "ECDSA on P-256, P-384 or P-521 (OpenSSF Model Signing), or Ed25519"
 
 
 class SignatureError(Exception):
     """A signature that does not hold; the text says why, as the end of a sentence."""
 
 
-def read_private_key(path: Path) -> Ed25519PrivateKey:
-    """The private key in a PEM file (PKCS #8, without a password). Raises NotFoundError and RequestError."""
+def read_private_key(path: Path) -> PrivateKey:
+    """The private key in a PEM file (PKCS #8 or SEC 1, without a password). Raises NotFoundError and RequestError."""
     from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    make = f"make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {path}"
     try:
         key = load_pem_private_key(_content(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RequestError(
             f"{path} holds no private key that can be read: {_first_line(error)}",
-            expected="an Ed25519 private key as PEM, without a password",
-            do=f"make one: openssl genpkey -algorithm ed25519 -out {path}",
+            expected=f"a private key as PEM, without a password: {_KINDS}",
+            do=make,
         ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise RequestError(
-            f"{path} holds a key of another kind ({type(key).__name__})",
-            expected="an Ed25519 private key",
-            do="make one: openssl genpkey -algorithm ed25519 -out key.pem",
-        )
-    return key
+    if isinstance(key, Ed25519PrivateKey):
+        return key
+    if isinstance(key, EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return key
+    raise RequestError(
+        f"{path} holds a key of another kind ({_kind(key)})", expected=f"a private key: {_KINDS}", do=make
+    )
 
 
-def read_public_key(path: Path) -> Ed25519PublicKey:
+def read_public_key(path: Path) -> PublicKey:
     """The public key in a PEM file. Raises NotFoundError and RequestError."""
     from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -59,21 +68,23 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise RequestError(
             f"{path} holds no public key that can be read: {_first_line(error)}",
-            expected="an Ed25519 public key as PEM",
+            expected=f"a public key as PEM: {_KINDS}",
             do="take it from the private one: openssl pkey -in key.pem -pubout -out key.pub",
         ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise RequestError(
-            f"{path} holds a key of another kind ({type(key).__name__})",
-            expected="an Ed25519 public key",
-            do="take the one that belongs to the key that has signed",
-        )
-    return key
+    if isinstance(key, Ed25519PublicKey):
+        return key
+    if isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES:
+        return key
+    raise RequestError(
+        f"{path} holds a key of another kind ({_kind(key)})",
+        expected=f"a public key: {_KINDS}",
+        do="take the one that belongs to the key that has signed",
+    )
 
 
 def sign(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
     """The envelope: the manifest with a signature over it. The same key and manifest give the same bytes."""
-    return _envelope(manifest, key_id(key.public_key()), key.sign(_signed(manifest)))
+    return _envelope(manifest, key_id(key.public_key()), key.sign(pre_authentication_encoding(PAYLOAD_TYPE, manifest)))
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -101,7 +112,7 @@ def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str
     if _envelope(manifest, key_id(signer), signature) != envelope:
         raise SignatureError("is over another manifest, or was changed")
     try:
-        signer.verify(signature, _signed(manifest))
+        signer.verify(signature, pre_authentication_encoding(PAYLOAD_TYPE, manifest))
     except InvalidSignature as error:
         raise SignatureError("does not hold") from error
     return key_id(signer)
@@ -116,9 +127,14 @@ def _envelope(manifest: bytes, key: str, signature: bytes) -> bytes:
     return canonical_json(document).encode()
 
 
-def _signed(manifest: bytes) -> bytes:
-    """What is signed: DSSE's pre-authentication encoding, which separates the payload's type from the payload."""
-    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(manifest), manifest)
+def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
+    """What a DSSE envelope signs, in which the payload's type is separated from the payload."""
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+
+
+def _kind(key: object) -> str:
+    curve = getattr(getattr(key, "curve", None), "name", "")
+    return f"{type(key).__name__} {curve}".strip()
 
 
 def _content(path: Path) -> bytes:

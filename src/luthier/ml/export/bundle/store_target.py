@@ -17,7 +17,7 @@ from fsspec.core import url_to_fs
 from luthier.core.errors import RequestError
 from luthier.core.ports import Progress
 from luthier.core.system.artifact_transfer import copy_to, errors_explained
-from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile
+from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile
 from luthier.ml.export.bundle.target import Pushed, UploadPayload, another_bundle, check_strangers, not_proved
 
 UNFINISHED: Final = "unfinished.json"
@@ -51,7 +51,7 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
         for file in payload.files:
             task.note(file.path)
             found = place.digest(file.path) if file.path in present else None
-            if file.path == SIGNATURE and found not in (None, file.sha256):
+            if file.path in SIGNATURES and found not in (None, file.sha256):
                 raise another_bundle(shown, "holds this bundle with another signature")
             if found != file.sha256:
                 place.send(payload.folder / file.path, file.path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import ConflictError, WorkError
 from luthier.core.frozen import Frozen
-from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURE, BundleFile, Manifest, read_manifest
+from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, Manifest, read_manifest
 
 
 class Pushed(Frozen):
@@ -37,8 +37,9 @@ def load(folder: Path) -> UploadPayload:
     content = (folder / MANIFEST).read_bytes()
     manifest = read_manifest(content)
     last = [BundleFile(path=MANIFEST, sha256=sha256_bytes(content), num_bytes=len(content))]
-    if (signature := folder / SIGNATURE).is_file():
-        last.insert(0, BundleFile(path=SIGNATURE, sha256=sha256_file(signature), num_bytes=signature.stat().st_size))
+    for name in SIGNATURES:
+        if name not in manifest.by_path and (path := folder / name).is_file():
+            last.insert(0, BundleFile(path=name, sha256=sha256_file(path), num_bytes=path.stat().st_size))
     return UploadPayload(folder, manifest, content, (*manifest.files, *last))
 
 

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import NotFoundError
@@ -18,18 +18,28 @@ from luthier.ml.export.bundle.manifest import (
     CARD,
     LINEAGE,
     MANIFEST,
+    MODEL_SIGNATURE,
     PLAN,
     SBOM,
     SIGNATURE,
+    SIGNATURES,
     BundleFile,
     Manifest,
     ManifestError,
     read_manifest,
     walk,
 )
+from luthier.ml.export.bundle.model_signature import check_files
 from luthier.ml.export.bundle.signature import SignatureError, check, read_public_key
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+    from luthier.ml.export.bundle.model_signature import Signer
+    from luthier.ml.export.bundle.signature import PublicKey
+
 FaultKind = Literal["missing", "changed", "extra", "link", "manifest", "lineage", "base", "signature", "name"]
+_UNSIGNED: Final = "is missing: nobody has signed this"
 ADAPTER: Final = "adapter_config.json"
 _MOST_MANIFEST_BYTES: Final = 64 << 20
 # What a hub and git put beside the files of a copy; no runtime reads them.
@@ -47,8 +57,10 @@ class Fault(Frozen):
 class VerifyReport(Frozen):
     """What was found. bundle_sha256: the bundle's name as its files say now; None where they name none.
 
-    signed_by: `ed25519:` and the public key whose signature holds, None where there is none. is_signer_proved: whether
-    that is the key that was asked for. left_aside: files that a hub or git has added, which were not looked at.
+    signed_by: the key whose signature holds, `ed25519:` and the public key or `ecdsa:` and a digest of it; None where
+    there is none. is_signer_proved: whether that is the key that was asked for. unchecked_signer: the key that
+    `model.sig` names, where that signature was not checked since its public key was not given. left_aside: files that a
+    hub or git has added, which were not looked at.
     """
 
     folder: str
@@ -58,6 +70,7 @@ class VerifyReport(Frozen):
     faults: tuple[Fault, ...]
     signed_by: str | None = None
     is_signer_proved: bool = False
+    unchecked_signer: str | None = None
     base_name: str | None = None
     base_sha256: str | None = None
     left_aside: tuple[str, ...] = ()
@@ -78,8 +91,8 @@ def verify(
 ) -> VerifyReport:
     """Compare every file of a bundle with its manifest, and what its documents say with each other.
 
-    key: a PEM file with the Ed25519 public key that must have signed. bundle_sha256: the name that it must have.
-    base_sha256: the digest of the base model that is to be used with it.
+    key: a PEM file with the public key that must have signed (ECDSA on P-256, P-384 or P-521, or Ed25519).
+    bundle_sha256: the name that it must have. base_sha256: the digest of the base model that is to be used with it.
 
     Raises NotFoundError (no such folder) and RequestError (the key cannot be used).
     """
@@ -98,7 +111,6 @@ def verify(
         except ManifestError as error:
             faults.append(Fault(kind="manifest", path=MANIFEST, what=str(error)))
     stated: dict[str, Any] = {}
-    signed_by = None
     if manifest is not None and content is not None:
         faults += _compare(folder, manifest, names, aside, progress or SilentProgress())
         found, stated = _documents(folder, manifest)
@@ -109,14 +121,8 @@ def verify(
     if base_sha256 is not None and stated.get("sha256") not in (None, base_sha256):
         what = f"names a base with digest {stated['sha256']}; the one at hand has {base_sha256}"
         faults.append(Fault(kind="base", path=LINEAGE, what=what))
-    envelope = _small_file(folder / SIGNATURE)
-    if envelope is not None:
-        try:
-            signed_by = check(envelope, content or b"", public)
-        except SignatureError as error:
-            faults.append(Fault(kind="signature", path=SIGNATURE, what=str(error)))
-    elif public is not None or SIGNATURE in names:
-        faults.append(Fault(kind="signature", path=SIGNATURE, what="is missing: nobody has signed this"))
+    wrong, signed_by, unchecked = _signatures(folder, names, content, manifest, public)
+    faults += wrong
     return VerifyReport(
         folder=str(folder),
         bundle_sha256=sha256_bytes(content) if content is not None and manifest is not None else None,
@@ -125,10 +131,67 @@ def verify(
         faults=tuple(faults),
         signed_by=signed_by,
         is_signer_proved=signed_by is not None and public is not None,
+        unchecked_signer=unchecked,
         base_name=stated.get("name"),
         base_sha256=stated.get("sha256"),
         left_aside=tuple(one for one in _OF_THE_HUB if any(_is_in(name, one) for name in aside)),
     )
+
+
+def _signatures(
+    folder: Path, names: set[str], content: bytes | None, manifest: Manifest | None, public: PublicKey | None
+) -> tuple[list[Fault], str | None, str | None]:
+    """Faults of the signatures, the key whose signature holds, and the key of one that could not be checked."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    ed25519 = public if isinstance(public, Ed25519PublicKey) else None
+    ecdsa = None if isinstance(public, Ed25519PublicKey) else public
+    faults: list[Fault] = []
+    signed_by = unchecked = None
+    envelope = _small_file(folder / SIGNATURE)
+    try:
+        if envelope is not None:
+            signed_by = check(envelope, content or b"", ed25519)
+        elif ed25519 is not None or SIGNATURE in names:
+            raise SignatureError(_UNSIGNED)
+    except SignatureError as error:
+        faults.append(Fault(kind="signature", path=SIGNATURE, what=str(error)))
+    try:
+        signer = _model_signer(folder, names, content, manifest, envelope, ecdsa)
+    except SignatureError as error:
+        signer = None
+        faults.append(Fault(kind="signature", path=MODEL_SIGNATURE, what=str(error)))
+    if signer is not None and not signer.is_checked:
+        unchecked = signer.key_id
+    if ecdsa is not None:  # asked for this key: another's signature is no answer
+        signed_by = signer.key_id if signer is not None else None
+    return faults, signed_by, unchecked
+
+
+def _model_signer(
+    folder: Path,
+    names: set[str],
+    content: bytes | None,
+    manifest: Manifest | None,
+    envelope: bytes | None,
+    key: EllipticCurvePublicKey | None,
+) -> Signer | None:
+    """Whose `model.sig` it is; None where there is none and none was asked for. Raises SignatureError."""
+    if manifest is None or content is None:
+        if key is not None:
+            raise SignatureError("cannot be checked without a manifest")
+        return None
+    if MODEL_SIGNATURE in manifest.by_path:  # a file of the export, from before bundles had such a signature
+        if key is not None:
+            raise SignatureError("is a file of the bundle, which this key has not signed")
+        return None
+    signature = _small_file(folder / MODEL_SIGNATURE)
+    if signature is None:
+        if key is not None or MODEL_SIGNATURE in names:
+            raise SignatureError(_UNSIGNED)
+        return None
+    files = {file.path: file.sha256 for file in manifest.files} | {MANIFEST: sha256_bytes(content)}
+    return check_files(signature, files, {} if envelope is None else {SIGNATURE: sha256_bytes(envelope)}, key)
 
 
 def _present(folder: Path) -> tuple[set[str], list[Fault]]:
@@ -161,7 +224,7 @@ def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str],
             elif file.path not in links and (what := _difference(folder / file.path, file)) is not None:
                 yield Fault(kind="changed", path=file.path, what=what)
             task.advance(file.num_bytes)
-    for name in sorted(names - links - aside - manifest.by_path.keys() - {MANIFEST, SIGNATURE}):
+    for name in sorted(names - links - aside - manifest.by_path.keys() - {MANIFEST, *SIGNATURES}):
         yield Fault(kind="extra", path=_shown(name), what="is not part of the bundle")
 
 

@@ -5,7 +5,8 @@ facts, export --> plan.json, evaluation.json, parity.json, licence texts
               --> README.md         the card
               --> lineage.intoto.json   all files so far, and what they came from
               --> bundle.json       all files; its digest is the bundle's name
-              --> bundle.dsse.json  the signature, where there is a key
+              --> model.sig         the signature, where there is an ECDSA key (OpenSSF Model Signing)
+              --> bundle.dsse.json  the same of an Ed25519 key
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import stat
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.digest import sha256_bytes
 from luthier.core.errors import ConflictError, RequestError
@@ -33,16 +34,23 @@ from luthier.ml.export.bundle.manifest import (
     GGUF_PARITY,
     LINEAGE,
     MANIFEST,
+    MODEL_SIGNATURE,
     PARITY,
     PLAN,
     SBOM,
     SIGNATURE,
+    Manifest,
     make_manifest,
+    read_manifest,
 )
+from luthier.ml.export.bundle.model_signature import model_key_id, sign_files
 from luthier.ml.export.bundle.paths import without_folders
 from luthier.ml.export.bundle.sbom import sbom
 from luthier.ml.export.bundle.signature import key_id, read_private_key, sign
 from luthier.ml.export.bundle.verify import verify
+
+if TYPE_CHECKING:
+    from luthier.ml.export.bundle.signature import PrivateKey
 
 _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
@@ -51,8 +59,8 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     """Add a bundle's documents to the files of an export, and make all of them read-only; returns the updated export.
 
     folder: where the files lie now, before the rename; documents of these names that are there are replaced.
-    signing_key: a PEM file with an Ed25519 private key. The export that comes back names every file and carries the
-    bundle's digest. Folders stay writable, so that a bundle can be moved and removed as any other folder. The same
+    signing_key: a PEM file with a private key, ECDSA or Ed25519. The export that comes back names every file and has
+    the bundle's digest. Folders stay writable, so that a bundle can be moved and removed as any other folder. The same
     files, export and facts give the same bytes.
 
     Raises RequestError (the key cannot be used; nothing is written then) and WorkError (a file that no bundle can
@@ -82,19 +90,28 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     files = {file.path: file.sha256 for file in manifest.files} | {MANIFEST: sha256_bytes(content)}
     num_bytes = sum(file.num_bytes for file in manifest.files) + len(content)
     if key is not None:
-        envelope = sign(content, key)
-        _put(folder / SIGNATURE, envelope, closed=True)
-        files[SIGNATURE] = sha256_bytes(envelope)
+        name, envelope = _signature(facts.title, manifest, content, key)
+        _put(folder / name, envelope, closed=True)
+        files[name] = sha256_bytes(envelope)
         num_bytes += len(envelope)
     return export.model_copy(update={"files": files, "num_bytes": num_bytes, "bundle_sha256": manifest.digest})
 
 
 def add_signature(folder: Path, signing_key: Path, progress: Progress | None = None) -> str:
-    """Sign the manifest of a bundle that is whole; returns `ed25519:` and the public key.
+    """Sign a bundle that is whole: all its files with an ECDSA key, its manifest with an Ed25519 key.
 
-    Signing again with the same key changes nothing. Raises NotFoundError and RequestError (the key, or the bundle is
-    not whole) and ConflictError (another key has signed).
+    Signing again with the same key changes nothing.
+
+    Returns:
+        The key: `ecdsa:` and the digest of its public half, or `ed25519:` and the public key.
+
+    Raises:
+        NotFoundError: there is no such folder or key.
+        RequestError: the key cannot be used, or the bundle is not whole.
+        ConflictError: another key has signed, or the bundle has a file of the signature's name.
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     key = read_private_key(signing_key)
     report = verify(folder, progress=progress)
     if not report.is_whole:
@@ -103,15 +120,37 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
             expected="a bundle as it was made",
             do="see all faults with `luthier verify`, and export again",
         )
-    signer = key_id(key.public_key())
-    if report.signed_by is not None and report.signed_by != signer:
+    content = (folder / MANIFEST).read_bytes()
+    manifest = read_manifest(content)
+    name, envelope = _signature(folder.resolve().name, manifest, content, key)
+    if name in manifest.by_path:
         raise ConflictError(
-            f"{folder} is signed by {report.signed_by}",
-            expected="a bundle that nobody has signed, or this key",
-            do=f"delete {SIGNATURE} there first, where that signature is not wanted any more",
+            f"{folder} has a file {name}, which its manifest names",
+            expected="a bundle without one, since the signature is called so",
+            do="sign it with an Ed25519 key, or export again",
         )
-    _put(folder / SIGNATURE, sign((folder / MANIFEST).read_bytes(), key), closed=True)
+    if isinstance(key, Ed25519PrivateKey):
+        signer, other = key_id(key.public_key()), report.signed_by
+    else:
+        signer, other = model_key_id(key.public_key()), report.unchecked_signer
+    if other is not None and other != signer:
+        raise ConflictError(
+            f"{folder} is signed by {other}",
+            expected="a bundle that nobody has signed, or this key",
+            do=f"delete {name} there first, where that signature is not wanted any more",
+        )
+    _put(folder / name, envelope, closed=True)
     return signer
+
+
+def _signature(title: str, manifest: Manifest, content: bytes, key: PrivateKey) -> tuple[str, bytes]:
+    """Name and content of the signature that is made with a key of this kind."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if isinstance(key, Ed25519PrivateKey):
+        return SIGNATURE, sign(content, key)
+    files = {file.path: file.sha256 for file in manifest.files} | {MANIFEST: sha256_bytes(content)}
+    return MODEL_SIGNATURE, sign_files(title, files, key)
 
 
 def _without_folders(export: Export) -> Export:

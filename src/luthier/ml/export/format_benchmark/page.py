@@ -10,7 +10,6 @@ from typing import Final
 from luthier.core.records.format_table import FormatPrice, FormatTable, Spread
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.export.format_benchmark.chart import price_charts
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -38,7 +37,6 @@ class Row:
 def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
     """The page as one HTML document that refers to nothing outside itself. title_of: metric -> its heading."""
     environment = page_environment(TEMPLATES)
-    environment.finalize = shown
     measured = [p for p in table.prices if p.quality is not None and p.format is not None]
     return environment.get_template("formats.html.j2").render(
         table=table,

@@ -27,7 +27,12 @@ _END_SECONDS: Final = 60.0
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One answer, waiting or being written. ids: of its prompt. grammar, shown_marks: as `request_body` takes them."""
+    """One answer, waiting or being written.
+
+    Attributes:
+        ids: of its prompt.
+        grammar, shown_marks: as `request_body` takes them.
+    """
 
     key: Hashable
     number: int
@@ -53,7 +58,11 @@ class Choice:
 
 
 class Writing:
-    """All answers of one engine. num_slots, pool_tokens: as of its server."""
+    """All answers of one engine.
+
+    Args:
+        num_slots, pool_tokens: as of its server.
+    """
 
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
         self._num_slots, self._pool_tokens = num_slots, pool_tokens
@@ -65,7 +74,7 @@ class Writing:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return {choice.key for choice in (*self._running, *self._waiting) if choice.is_going}
 
     @property
@@ -74,21 +83,21 @@ class Writing:
         return not self._running and not self._waiting
 
     def has_room_for(self, num: int, num_tokens: int) -> bool:
-        """Whether so many answers of so many tokens can be taken up; those of one ask alone always can."""
+        """Whether that many answers of that many tokens can be taken up; those of one request alone always can."""
         return self.is_idle or (not self._waiting and self._slots.has_room_for(num, num_tokens))
 
     def forget_slots(self) -> None:
         """The server is a new one."""
         self._slots = Slots(self._num_slots, self._pool_tokens)
 
-    def begin(self, server: LlamaServer, told: KeyedEvent, choices: Sequence[Choice]) -> None:
-        """Take up the choices of one ask."""
-        self._events.append(told)
+    def begin(self, server: LlamaServer, started: KeyedEvent, choices: Sequence[Choice]) -> None:
+        """Begin with the choices of one request, after the event that says so."""
+        self._events.append(started)
         self._waiting.extend(choices)
         self._launch(server)
 
     def cancel(self, key: Hashable) -> None:
-        """Nobody listens to this ask any more; its slots are free after the token that is being computed."""
+        """Nobody listens to this request any more; its slots are free after the token that is being computed."""
         self._waiting = deque(choice for choice in self._waiting if choice.key != key)
         for choice in self._running:
             if choice.key == key:
@@ -96,20 +105,21 @@ class Writing:
         self._events = [event for event in self._events if event[0] != key]
 
     def poll(self, server: LlamaServer, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been said since the last call; waits at most so long where there is nothing."""
+        """What has been said since the last call; waits at most that long where there is nothing."""
         if self._running and not self._events:
             self._take(wait_seconds)
         while not self._inbox.empty():
             self._take(0)
         self._launch(server)
-        told, self._events = self._events, []
-        return told
+        events, self._events = self._events, []
+        return events
 
     def end(self) -> None:
         """Write no more of anything, and wait until llama.cpp has stopped."""
         self._waiting.clear()
         for choice in self._running:
             choice.stop.set()
+        # Threads cannot be killed; each stops at its next token.
         deadline = time.monotonic() + _END_SECONDS
         while self._running and time.monotonic() < deadline:
             self._take(1.0)
@@ -133,6 +143,7 @@ class Writing:
                 shown_marks=choice.shown_marks,
             )
             self._running.add(choice)
+            # A daemon, so that a hanging answer does not keep the process alive.
             threading.Thread(target=_write, args=(server, body, choice, self._inbox), daemon=True).start()
 
     def _take(self, wait_seconds: float) -> None:
@@ -142,6 +153,7 @@ class Writing:
         except queue.Empty:
             return
         if chunk is None:
+            # The thread has ended: only now is its slot free.
             self._running.discard(choice)
             self._slots.give_back(choice.slot)
             if choice.is_going:
@@ -165,11 +177,12 @@ def _write(
 ) -> None:
     def hear(chunk: str) -> bool:
         inbox.put((choice, chunk))
-        return choice.stop.is_set()
+        return choice.stop.is_set()  # true has llama.cpp stop after this token
 
     try:
         server.complete(body, hear)
     finally:
+        # Whatever happens: without it the slot would never come back.
         inbox.put((choice, None))
 
 

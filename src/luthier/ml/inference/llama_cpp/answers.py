@@ -31,7 +31,9 @@ def request_body(
 
     Everything that changes what is drawn is named, since llama.cpp's own defaults cut off unlikely tokens.
 
-    grammar: what the answer is held to. shown_marks: special tokens that are to stand in the text.
+    Args:
+        grammar: what the answer is held to.
+        shown_marks: special tokens that are to appear in the text.
     """
     rules = asked.sampling
     is_greedy = rules.temperature < _GREEDY_BELOW or rules.top_p == 0
@@ -41,6 +43,7 @@ def request_body(
         "stream": True,
         "timings_per_token": True,
         "lora": scales,
+        # Together: the slot continues from what it has read of this prompt before.
         "id_slot": slot,
         "cache_prompt": True,
         "temperature": 0.0 if is_greedy else rules.temperature,
@@ -48,7 +51,7 @@ def request_body(
         "top_k": 0,
         "min_p": 0.0,
         "top_p": 1.0 if is_greedy else rules.top_p,
-        "seed": (rules.seed + choice) % _NUM_SEEDS,
+        "seed": (rules.seed + choice) % _NUM_SEEDS,  # each choice draws for itself
         "frequency_penalty": rules.frequency_penalty,
         "presence_penalty": rules.presence_penalty,
         "repeat_penalty": 1.0,
@@ -60,6 +63,7 @@ def request_body(
     if shown_marks:
         body["preserved_tokens"] = list(shown_marks)
     if asked.num_top is not None:
+        # 0 would switch likelihoods off.
         body["logprobs"] = max(1, asked.num_top)
     return body
 
@@ -75,7 +79,11 @@ class AnswerReader:
         self.ended = False
 
     def read(self, chunk: str) -> list[Piece | Ended]:
-        """The events of a chunk. Raises LuthierError where it reports a failure."""
+        """The events of a chunk.
+
+        Raises:
+            LuthierError: it reports a failure.
+        """
         document = json.loads(chunk)
         if "choices" not in document:
             raise _failure(document)

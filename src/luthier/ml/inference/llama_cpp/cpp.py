@@ -5,8 +5,8 @@ adapter. Each answer waits in a thread of its own, which holds no lock of Python
 
     ask -> a slot -> a thread, which puts chunks into the inbox -> poll, which reads them
 
-An adapter that comes late needs a new server: no new ask is taken up until all answers under way have ended, then the
-server is opened again (a third of a second for a small model).
+An adapter that comes late needs a new server: no new request is taken up until all answers under way have ended, then
+the server is opened again (a third of a second for a small model).
 """
 
 from __future__ import annotations
@@ -41,9 +41,12 @@ _CACHE_BYTES: Final = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request as token ids. grammar: what the answer is held to; form: how it calls tools.
+    """A request as token ids.
 
-    max_new_tokens: of thought and answer.
+    Attributes:
+        grammar: what the answer is held to.
+        form: how it calls tools.
+        max_new_tokens: of thought and answer.
     """
 
     request: TextRequest
@@ -57,11 +60,13 @@ class _Prepared:
 class LlamaCppEngine:
     """A GGUF model: `Engine` and `StreamEngine` at once. Used by one thread only.
 
-    num_slots: how many answers are written together. cache_bytes: of the keys and values of all of them; at least one
-    answer as long as the context always fits. cache: how they are held, as `LlamaServer` says.
-
     Frequency and presence penalties count the tokens of the prompt too, as llama.cpp does. Likelihoods of tokens that
     hold only a part of a character are left out, and so is such a part where an answer is cut.
+
+    Args:
+        num_slots: how many answers are written together.
+        cache_bytes: of the keys and values of all of them; at least one answer as long as the context always fits.
+        cache: how they are held, as `LlamaServer` says.
     """
 
     def __init__(
@@ -106,7 +111,7 @@ class LlamaCppEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return self._writing.keys
 
     @property
@@ -120,7 +125,8 @@ class LlamaCppEngine:
 
         Raises:
             NotFoundError, ModelSourceError: there is none, or it is damaged.
-            RequestError: it was made for another base. ConflictError: the name stands for another adapter.
+            RequestError: it was made for another base.
+            ConflictError: the name belongs to another adapter.
         """
         file = only_gguf(Path(path), "adapter").resolve()
         if (known := self._adapters.get(name)) is not None:
@@ -141,8 +147,11 @@ class LlamaCppEngine:
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Begin to write; false where there is no room, or a new adapter waits for the answers under way.
 
-        Raises RequestError (an empty prompt, an unknown adapter, a schema that cannot be kept), OverlongError,
-        TemplateError. WorkError: the server cannot be opened with the new adapters.
+        Raises:
+            RequestError: an empty prompt, an unknown adapter, or a schema that cannot be followed.
+            OverlongError: the prompt leaves no room in the context.
+            TemplateError: the template cannot write the conversation.
+            WorkError: the server cannot be opened with the new adapters.
         """
         self._check_open()
         known = self._prepared.get(key)
@@ -154,9 +163,14 @@ class LlamaCppEngine:
         return True
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
-        """The request as token ids and what its answer is held to, from any thread. Raises what `ask` raises of it."""
+        """The request as token ids and what its answer is held to, from any thread.
+
+        Raises:
+            RequestError, OverlongError, TemplateError: as `ask`.
+        """
         assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
         self._check_wishes(request)
+        # Counted, so that no other thread reopens the server while this one asks it.
         with self._reading:
             self._num_reading += 1
         try:
@@ -200,6 +214,7 @@ class LlamaCppEngine:
                 do="load the adapter before it is asked",
             )
         if self._is_stale(server):
+            # Reopened only while nobody reads with the old server and nothing is written by it.
             with self._reading:
                 if self._num_reading or not self._writing.is_idle:
                     return False
@@ -221,12 +236,12 @@ class LlamaCppEngine:
         return True
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this ask; its slots are free after the token that is being computed."""
+        """Write no more of this request; its slots are free after the token that is being computed."""
         self._prepared.pop(key, None)
         self._writing.cancel(key)
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call; waits at most so long where there is nothing."""
+        """What has been written since the last call; waits at most that long where there is nothing."""
         return self._writing.poll(self._check_open(), wait_seconds)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
@@ -237,7 +252,8 @@ class LlamaCppEngine:
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:
         """One score an example, in order, by the base.
 
-        Raises RequestError where the package that gives logits is missing, or ids are not of this model.
+        Raises:
+            RequestError: the package that gives logits is missing, or ids are not of this model.
         """
         self._check_open()
         from luthier.ml.inference.llama_cpp.likelihood import score_with_llama_cpp
@@ -245,7 +261,7 @@ class LlamaCppEngine:
         return score_with_llama_cpp(self._model, examples, progress, num_threads=self._num_threads)
 
     def close(self) -> None:
-        """Let go of the weights, once what is being computed has been."""
+        """Release the weights, once what is being computed has been."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -292,6 +308,7 @@ class LlamaCppEngine:
         try:
             opened = self._open_server(sorted(set(self._adapters.values())))
         except WorkError:
+            # The new adapters made it fail: the server is opened as it was, without them.
             self._adapters = {name: path for name, path in self._adapters.items() if path in before}
             self._server = self._open_server(before)
             self._reader.use(self._server)

@@ -22,11 +22,18 @@ _PART_TOKENS: Final = 256
 class LlamaLibrary:
     """A GGUF model, with a GGUF adapter over it where one is given. One text at a time.
 
-    is_wide: keys and values are kept in float32, not in float16 as llama.cpp does by itself, which moves likelihoods
-    by a few hundredths. vocabulary: how many tokens it knows. context_tokens: the most that it was trained for.
-    end_ids: tokens that end an answer.
+    Args:
+        is_wide: keys and values are kept in float32, not in float16 as llama.cpp does by itself, which moves
+            likelihoods by a few hundredths.
 
-    Raises RequestError where llama-cpp-py-sync is missing, WorkError where llama.cpp does not load a file.
+    Attributes:
+        vocabulary: how many tokens it knows.
+        context_tokens: the most that it was trained for.
+        end_ids: tokens that end an answer.
+
+    Raises:
+        RequestError: llama-cpp-py-sync is missing.
+        WorkError: llama.cpp does not load a file.
     """
 
     def __init__(self, model: Path, adapter: Path | None = None, *, num_threads: int, is_wide: bool = False) -> None:
@@ -57,7 +64,7 @@ class LlamaLibrary:
                 )
 
     def make_room(self, num_tokens: int) -> None:
-        """Hold keys and values of so many tokens from now on; what was read before is forgotten where that is more."""
+        """Make room for the keys and values of `num_tokens` tokens; growing forgets what was read before."""
         if num_tokens <= self._room_tokens:
             return
         lib, ffi = self._lib, self._ffi
@@ -65,6 +72,7 @@ class LlamaLibrary:
             lib.llama_free(self._context)
         params = lib.llama_context_default_params()
         params.n_ctx = self._room_tokens = max(num_tokens, _PART_TOKENS)
+        # One physical batch a call, so that the logits of all its tokens are there at once.
         params.n_batch = params.n_ubatch = _PART_TOKENS
         params.n_threads = params.n_threads_batch = self._num_threads
         if self._is_wide:
@@ -85,10 +93,13 @@ class LlamaLibrary:
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Read tokens, and yield place and logits [vocabulary] of those that are wanted.
 
-        past: how many tokens were read before them, which they go on from; 0 starts a new sequence. What is yielded is
-        overwritten by the next call of anything here.
+        What is yielded is overwritten by the next call of anything here.
 
-        Raises WorkError where llama.cpp fails.
+        Args:
+            past: how many tokens were read before them, which they continue from; 0 starts a new sequence.
+
+        Raises:
+            WorkError: llama.cpp fails.
         """
         self.make_room(past + len(ids))
         if past == 0:
@@ -102,7 +113,7 @@ class LlamaLibrary:
                     yield place, np.frombuffer(self._ffi.buffer(row, self.vocabulary * 4), dtype=np.float32)
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         if self._context != self._ffi.NULL:
             self._lib.llama_free(self._context)
         if self._model != self._ffi.NULL:  # its adapters go with it

@@ -50,6 +50,7 @@ def _score(library: LlamaLibrary, example: TokenisedExample) -> Score:
     nats, num_correct = 0.0, 0
     before_learned = [*(bool(learned) for learned in mask[1:]), False]
     for place, row in library.logits(ids, before_learned):
+        # log-sum-exp in float64, the largest logit taken off first so that nothing overflows.
         peak = float(row.max())
         own = float(row[ids[place + 1]])
         nats += peak + float(np.log(np.exp(row - peak, dtype=np.float64).sum())) - own

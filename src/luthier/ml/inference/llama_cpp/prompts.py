@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
 _TAIL_TOKENS: Final = 32
+# All bytes but the letters and digits of ASCII.
 _NO_LETTERS: Final = bytes(byte for byte in range(256) if not chr(byte).isascii() or not chr(byte).isalnum())
 _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's spruce. Grüße, naïve café!\n\n"
 
@@ -38,7 +39,9 @@ _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's
 class PromptReader(Protocol):
     """Turns what is asked into token ids, from any thread.
 
-    Raises RequestError or TemplateError for what cannot be written, OverlongError where no answer would fit.
+    Raises:
+        RequestError, TemplateError: what cannot be written.
+        OverlongError: no answer would fit.
     """
 
     tools: ToolFormat
@@ -133,6 +136,7 @@ class FileReader:
         text = self._render(request) if request.conversation is not None else request.text or ""
         check_bytes(self._least_tokens(text), context_tokens)
         ids = self._server.tokenize(text, add_special=True)
+        # Template and tokenizer may each write a beginning-of-text token.
         is_twice = len(self._bos) == 1 and ids[:2] == self._bos * 2
         return checked(ids[1:] if is_twice else ids, context_tokens)
 

@@ -4,10 +4,10 @@ What was found out about it, and is relied on here:
 
 - A request that names no adapter, or `[]`, gets all of them. So every request names each one, with its scale.
 - Its cache of prompts in memory does not ask with which adapter a prompt was read. So it is switched off; each slot
-  keeps its last prompt, and is given to whoever can use it (`llama_slots`).
+  keeps its last prompt, and is given to the request that can use it (`slots.py`).
 - An adapter that comes later needs a new server; ids that it does not know it ignores, so they are checked here.
-- A JSON schema that it cannot follow it ignores without a word: `keeps_grammar` tries each one out.
-- It always listens on a port of the loopback; a key that nobody is told keeps others out.
+- A JSON schema that it cannot follow it ignores silently: `keeps_grammar` tries each one out.
+- It always listens on a port of the loopback; a random key keeps others out.
 """
 
 from __future__ import annotations
@@ -39,12 +39,19 @@ CachePrecision = Literal["float16", "float32"]
 
 
 class LlamaServer:
-    """An open server. adapters: paths of GGUF adapters, in the order of their ids.
+    """An open server.
 
-    num_slots: answers that can be written at once. pool_tokens: whose keys and values fit into memory, of all answers
-    together. cache: how those are held; in 32 bits, with plain attention, an answer depends less on its company.
-    chat_template: used in the place of the file's own.
-    Raises RequestError where xllamacpp is not installed, WorkError where it does not load the model.
+    Args:
+        adapters: paths of GGUF adapters, in the order of their ids.
+        num_slots: answers that can be written at once.
+        pool_tokens: whose keys and values fit into memory, of all answers together.
+        cache: how those are held; in 32 bits, with plain attention, an answer depends less on the other answers of its
+        batch.
+        chat_template: used in the place of the file's own.
+
+    Raises:
+        RequestError: xllamacpp is not installed.
+        WorkError: it does not load the model.
     """
 
     def __init__(
@@ -67,7 +74,7 @@ class LlamaServer:
             base_url=self._server.listening_address,
             headers={"Authorization": f"Bearer {key}"},
             timeout=_HTTP_SECONDS,
-            trust_env=False,
+            trust_env=False,  # a proxy must not see requests to the loopback
         )
         try:
             self.context_tokens = int(self.ask("props")["default_generation_settings"]["n_ctx"])
@@ -76,7 +83,11 @@ class LlamaServer:
             raise
 
     def scales(self, adapter: Path | None) -> list[dict[str, Any]]:
-        """What a request must say so that this adapter alone is on, or none. Raises RequestError for one not here."""
+        """What a request must say so that this adapter alone is on, or none.
+
+        Raises:
+            RequestError: the adapter is not loaded.
+        """
         if adapter is not None and adapter not in self.adapters:
             raise RequestError(
                 f"adapter {adapter}", expected=f"one of {len(self.adapters)} that are loaded", do="load it first"
@@ -84,11 +95,19 @@ class LlamaServer:
         return [{"id": number, "scale": float(path == adapter)} for number, path in enumerate(self.adapters)]
 
     def complete(self, body: dict[str, Any], hear: Callable[[str], bool]) -> None:
-        """Write one answer, in the calling thread. hear: gets each chunk as JSON text; true stops the writing."""
+        """Write one answer, in the calling thread.
+
+        Args:
+            hear: gets each chunk as JSON text; true stops the writing.
+        """
         self._server.handle_completions(json.dumps(body), hear)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask llama.cpp's own HTTP API: `props`, `tokenize`, `apply-template`. Raises RequestError where it refuses."""
+        """Ask llama.cpp's own HTTP API: `props`, `tokenize`, `apply-template`.
+
+        Raises:
+            RequestError: it refuses.
+        """
         response = self._http.get(f"/{path}") if body is None else self._http.post(f"/{path}", json=body)
         if response.status_code != httpx2.codes.OK:
             raise RequestError(
@@ -99,7 +118,7 @@ class LlamaServer:
         return response.json()
 
     def tokenize(self, text: str, *, add_special: bool) -> list[int]:
-        """Token ids; special tokens that stand in the text become special."""
+        """Token ids; special tokens that are in the text become special."""
         body = {"content": text, "add_special": add_special, "parse_special": True}
         return [int(token) for token in self.ask("tokenize", body)["tokens"]]
 
@@ -123,7 +142,7 @@ class LlamaServer:
         return self._grammars[grammar]
 
     def close(self) -> None:
-        """Let go of the weights; nothing may be under way."""
+        """Release the weights; nothing may be under way."""
         self._http.close()
         self._server = None
 
@@ -175,7 +194,7 @@ def _parameters(model: Path, adapters: Sequence[Path]) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in adapters]
-    params.fit_params = False  # else it makes the context smaller without a word where memory is short
+    params.fit_params = False  # else it makes the context smaller silently where memory is short
     params.ui, params.warmup = False, False
     return params
 

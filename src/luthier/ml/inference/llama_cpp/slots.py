@@ -1,7 +1,7 @@
 """Who writes in which slot of llama.cpp's server, and what fits into its memory.
 
 A slot keeps the keys and values of the last prompt that was read in it, with the adapter that read it; whoever begins
-alike with the same adapter goes on from there.
+alike with the same adapter continues from there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ class _Slot:
 
 
 class Slots:
-    """Slots of one server. pool_tokens: of all that are in use at once."""
+    """Slots of one server.
+
+    Args:
+        pool_tokens: of all that are in use at once.
+    """
 
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
         self._slots = [_Slot() for _ in range(num_slots)]
@@ -33,7 +37,7 @@ class Slots:
         return sum(slot.user is not None for slot in self._slots)
 
     def has_room_for(self, num: int, num_tokens: int) -> bool:
-        """Whether so many answers of so many tokens each, prompts included, fit beside those under way."""
+        """Whether that many answers of that many tokens each, prompts included, fit beside those under way."""
         used = sum(slot.num_tokens for slot in self._slots if slot.user is not None)
         return num <= len(self._slots) - self.num_used and used + num * num_tokens <= self._pool_tokens
 
@@ -44,6 +48,7 @@ class Slots:
         def worth(number: int) -> tuple[int, int]:
             slot = self._slots[number]
             known = _num_alike(slot.ids, ids) if slot.adapter == adapter else 0
+            # The most tokens that need not be read again; of equals, the slot that has been idle longest.
             return known, -slot.last_used
 
         chosen = max(free, key=worth)

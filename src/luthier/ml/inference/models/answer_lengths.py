@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
 from luthier.core.ports import THINKING_TOKENS
 from luthier.ml.inference.models.thinking import thinking_format
@@ -14,12 +15,10 @@ from luthier.ml.inference.models.thinking import thinking_format
 if TYPE_CHECKING:
     from luthier.ml.inference.models.chat_template import ChatTemplate
 
-USUAL_TOKENS: Final = 128
-"""What an answer may take where the rows' own are shorter."""
 _SPARE: Final = 1.25
 _ROUND: Final = 32
 _DELIMITERS: Final = 16
-"""Tokens for what stands around a thought."""
+"""Tokens for what surrounds a thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,9 @@ class AnswerLengths:
 
     @property
     def max_new_tokens(self) -> int:
-        """Room for the longest answer and a quarter more, at least 128 tokens."""
-        if self.longest_answer < USUAL_TOKENS:
-            return USUAL_TOKENS
+        """Room for the longest answer and a quarter more, at least `NEW_TOKENS`."""
+        if self.longest_answer < NEW_TOKENS:
+            return NEW_TOKENS
         return _rounded(self.longest_answer * _SPARE)
 
     @property

@@ -138,7 +138,11 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that a folder with this config is loaded as. Raises what `auto_class` raises."""
+    """The class that a folder with this config is loaded as.
+
+    Raises:
+        ModelSourceError: as `auto_class`.
+    """
     classes = _classes(auto_class(config), config)
     saved = set(config.architectures or ())
     return next((one for one in classes if one.__name__ in saved), classes[0])
@@ -169,7 +173,7 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
 
 
 def causal_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The innermost part that makes logits of text: the model itself, but for those with a causal model inside.
+    """The innermost part that makes logits of text: the model itself, except for those with a causal model inside.
 
     Llama 4 as published holds a whole causal model with its head beside its tower.
     """

@@ -55,7 +55,7 @@ def use_proved_attention(base: PreTrainedModel) -> None:
 
 
 def why_eager(model: nn.Module) -> str:
-    """Why a loaded model has eager attention in place of the fused one that was asked for; empty where it has not."""
+    """Why a loaded model has eager attention in place of the fused one that was requested; empty where it has not."""
     return _reasons.get(model, "")
 
 
@@ -90,6 +90,7 @@ def _why_eager(base: PreTrainedModel) -> str | None:
             except FORWARD_ERRORS as error:
                 return f"{fused} attention fails on {what}: {' '.join(str(error).split())[:200]}"
             apart = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+            # `not <=` and not `>`: a NaN must fail.
             if not apart <= tolerance:
                 return f"by {fused} attention the logits of {what} differ by {apart:.2g} of their size"
     return "" if was_proved else None
@@ -115,6 +116,6 @@ def _probes(base: PreTrainedModel) -> list[tuple[Tensor, Tensor | None]]:
     ids = torch.randint(vocabulary, (3, num), generator=torch.Generator().manual_seed(0)).to(base.device)
     mask = torch.ones_like(ids)
     padding = min(_NUM_PADDED, num // 2)
-    mask[1, num - padding :] = 0
-    mask[2, :padding] = 0
+    mask[1, num - padding :] = 0  # padded on the right
+    mask[2, :padding] = 0  # padded on the left
     return [(ids[:1], None), (ids[1:], mask[1:])]

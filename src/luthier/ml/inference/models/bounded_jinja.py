@@ -6,7 +6,7 @@ transformers renders them in jinja's sandbox, which keeps them from files and fr
     a loop          counts what it goes over, all loops of one rendering together
     * ** %          and the string methods and filters that pad or repeat are refused where their result would be huge
 
-What a template renders is the same, character for character, but for the date (`template_clock`). Doubling a text by
+What a template renders is the same, character for character, except for the date (`template_clock`). Doubling a text by
 `+`, `~` or `set` blocks is not counted: that, and whatever else takes long, is found when the model is pulled, by
 `template_probe`, in its own process.
 """
@@ -60,7 +60,11 @@ class BoundedTemplate(jinja2.Template):
     """A template whose loops are counted from the start of each rendering, and whose clock stands still."""
 
     def render(self, *_args: Any, **_kwargs: Any) -> str:
-        """As jinja's, on the fixed day. Raises SecurityError for a rendering that takes too much."""
+        """As jinja's, on the fixed day.
+
+        Raises:
+            SecurityError: a rendering that takes too much.
+        """
         with _counted():
             return super().render(*_args, **_kwargs, **_CLOCK)
 
@@ -85,24 +89,37 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         for loop in list(tree.find_all(nodes.For)):
+            # `for x in y` becomes `for x in y | luthier_bounded_loop`.
             counted = nodes.Filter(loop.iter, _LOOP, [], [], None, None, lineno=loop.lineno)
             loop.iter = counted.set_environment(self)
         return tree
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """The value of `left operator right`. Raises SecurityError where it would be huge."""
+        """The value of `left operator right`.
+
+        Raises:
+            SecurityError: it would be huge.
+        """
         _check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, obj: Any, /, *_args: Any, **_kwargs: Any) -> Any:
-        """What a call gives. Raises SecurityError for a method that pads a text without bounds."""
+        """What a call gives.
+
+        Raises:
+            SecurityError: a method that pads a text without bounds.
+        """
         holder = getattr(obj, "__self__", None)
         if isinstance(holder, str) and getattr(obj, "__name__", "") in _PADDING:
             _check_widths((*_args, *_kwargs.values()))
         return super().call(context, obj, *_args, **_kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`format` of a text, as jinja guards it. Raises SecurityError for a width of millions."""
+        """`format` of a text, as jinja guards it.
+
+        Raises:
+            SecurityError: a width of millions.
+        """
         guarded = super().wrap_str_format(value)
         if guarded is not None:
             _check_format(value.__self__)

@@ -1,4 +1,4 @@
-"""Where base models lie on this machine: `home/models/<safe name>/`, whole or not at all.
+"""The base models on this machine: `home/models/<safe name>/`, whole or not at all.
 
 A model folder holds the transformers files, `manifest.json` (digest and size of every weight file, and where it all
 came from) and `luthier.json` (the LocalModel), written last: a folder without it is not a model. New models are made in
@@ -33,7 +33,11 @@ DOCUMENT, MANIFEST = "luthier.json", "manifest.json"
 
 
 class Manifest(Frozen):
-    """What a model was when it was taken in. `origin`: where it came from (digests, commit, path), for the record."""
+    """What a model was when it was taken in.
+
+    Attributes:
+        origin: where it came from (digests, commit, path), for the record.
+    """
 
     files: dict[str, WeightFile]
     origin: dict[str, str]
@@ -185,6 +189,7 @@ def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest
     for path in made.rglob("*"):
         sync(path)
     sync(made)
+    # Last, after all else is on the disk: a folder without this document is no model.
     write_json(made / DOCUMENT, model)
     sync(made / DOCUMENT)
     sync(made)
@@ -213,6 +218,7 @@ def write_json_object(file: Path, document: dict[str, Any]) -> None:
 def _discard(home: Path, name: ModelName) -> None:
     final = models_folder(home) / name.safe
     if final.exists():
+        # Renamed first: others see the model whole or not at all.
         grave = models_folder(home) / f".tmp-{name.safe}~{uuid.uuid4().hex[:8]}"
         final.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)

@@ -19,7 +19,7 @@ ENVIRONMENT = "LUTHIER_CATALOG"
 def entries() -> dict[str, CatalogEntry]:
     """All entries by name, in the order of the catalogue.
 
-    A YAML file of the same form may add entries: its path stands in the environment variable LUTHIER_CATALOG.
+    A YAML file of the same form may add entries: its path is in the environment variable LUTHIER_CATALOG.
 
     Raises:
         RequestError: that file cannot be read, is not a catalogue, or takes a name that Luthier has already.

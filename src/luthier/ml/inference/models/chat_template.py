@@ -81,7 +81,7 @@ class ChatTemplate:
         self._stop_ids = stop_ids
         self.sha256 = template_digest(tokenizer.chat_template if kind == "chat" else None)
         self._backend = tokenizer.backend_tokenizer
-        # A tokenizer file may ask for truncation or padding: both would change the data without a word.
+        # A tokenizer file may ask for truncation or padding: both would change the data silently.
         self._backend.no_truncation()
         self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
@@ -113,7 +113,7 @@ class ChatTemplate:
         template is given beside each conversation.
 
         Raises:
-            RequestError: `chat` was asked for and the model has no template, or `plain` and it has no end token.
+            RequestError: `chat` was requested and the model has no template, or `plain` and it has no end token.
             TemplateError: the model's template cannot end a turn, or fails on the simplest conversation; or, of one
                 that is new, takes too much.
         """
@@ -239,7 +239,7 @@ class ChatTemplate:
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of the text, and for each the range of characters that it covers.
 
-        Special tokens written in the text become special tokens; none is added, but for a beginning-of-text token
+        Special tokens written in the text become special tokens; none is added, except for a beginning-of-text token
         where this tokenizer puts one and the text does not start with it: that one covers (0, 0).
         """
         encoding = self._backend.encode(text, add_special_tokens=False)

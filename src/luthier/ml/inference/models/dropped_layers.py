@@ -3,7 +3,7 @@
 Which layers to keep, "15" or "0,2,4-29" -> the teacher in float32, its adapter merged -> the layers, renumbered ->
 a transformers folder, loaded again and held against the teacher with the same layers skipped.
 
-Students made like this, every so many layers of the teacher: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108,
+Students made like this, from evenly spaced layers of the teacher: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108,
 section 3; Shleifer & Rush, 2020, "Pre-trained Summarization Distillation", arXiv:2010.13002, section 3.1.
 """
 
@@ -37,11 +37,19 @@ _NUM_PROBED_TOKENS: Final = 24
 
 
 def choose_layers(text: str, num_layers: int) -> tuple[int, ...]:
-    """The layers to keep of `num_layers`, counted from 0: so many ("15"), evenly spread with the first and the last of
+    """The layers to keep of `num_layers`, counted from 0: a number ("15"), evenly spread with the first and the last of
     them, or those named ("0,2,4-29").
 
-    Raises RequestError for anything else: fewer than two, all of them, one that is not there, twice or out of order.
+    Raises:
+        RequestError: anything else: fewer than two, all of them, one that is not there, twice or out of order; and a
+            model that has no layer to spare.
     """
+    if num_layers <= _FEWEST:
+        raise RequestError(
+            f"layers {text} of a model that has {num_layers}",
+            expected=f"a model with more than {_FEWEST} layers, of which at least {_FEWEST} are kept",
+            do="choose a deeper model, or another base model as it is",
+        )
     if LAYERS.fullmatch(text) is None:
         raise RequestError(
             f"layers {text!r}",
@@ -75,11 +83,15 @@ def layers_text(kept: Sequence[int]) -> str:
 def write_student(base_path: Path, adapter_path: Path | None, text: str, folder: Path) -> tuple[int, ...]:
     """Write the student of a teacher into an existing empty folder; returns the layers that were kept.
 
-    adapter_path: what is merged into the base first, in float32; None takes the base as it is. Weights keep the type
-    that they are stored in, merged ones are float32. Tokenizer, template, generation config and licences are copied.
+    Weights keep the type that they are stored in, merged ones are float32. Tokenizer, template, generation config and
+    licences are copied.
 
-    Raises RequestError for impossible layers, ModelSourceError for an architecture whose layers cannot be taken out
-    alone, and what loading and merging raise.
+    Args:
+        adapter_path: what is merged into the base first, in float32; None takes the base as it is.
+
+    Raises:
+        RequestError: impossible layers.
+        ModelSourceError: an architecture whose layers cannot be taken out alone, or a folder that does not load.
     """
     import torch
 
@@ -113,15 +125,16 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
 
 def _spread(count: int, num_layers: int) -> tuple[int, ...]:
     if not _FEWEST <= count < num_layers:
-        return (0,) * min(count, _FEWEST)  # refused by whoever asks
+        return (0,) * min(count, _FEWEST)  # refused by the caller
     steps, last = count - 1, num_layers - 1
+    # place * last / steps, rounded to the nearest in whole numbers: the same on every machine.
     return tuple((2 * place * last + steps) // (2 * steps) for place in range(count))
 
 
 def _range(part: str, num_layers: int) -> list[int]:
     first, _, last = part.partition("-")
     if last and int(last) < int(first):
-        return [int(first), int(last)]  # out of order: refused by whoever asks
+        return [int(first), int(last)]  # out of order: refused by the caller
     return list(range(int(first), min(int(last or first), num_layers) + 1)) or [int(first)]
 
 

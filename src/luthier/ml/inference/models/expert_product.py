@@ -46,9 +46,10 @@ class ExpertProduct:
             return plain
         inner, num_chosen = self.inner, top_k_index.shape[-1]
         experts = top_k_index.reshape(-1)
+        # [N k], choices sorted by expert: the rows of one expert lie together.
         order = torch.argsort(experts, stable=True)
         counts: list[int] = torch.bincount(experts, minlength=inner.num_experts).tolist()
-        rows = hidden_states[order // num_chosen]
+        rows = hidden_states[order // num_chosen]  # [N k, width]; choice i is of token i // k
         wide = self._product("gate_up_proj" if inner.has_gate else "up_proj", rows, counts)
         activated = inner._apply_gate(wide) if inner.has_gate else inner.act_fn(wide)
         out = self._product("down_proj", activated, counts)
@@ -134,6 +135,7 @@ def _is_the_same(product: ExpertProduct) -> bool:
     before = [weight.clone() for weight in thin]
     try:
         for weight in thin:
+            # B starts at zero, and so would the products that are compared.
             weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
         given = (x.to(down), chosen.to(down.device), weights.to(down))
         theirs, ours = type(outer).forward(outer, *given), product(*given)

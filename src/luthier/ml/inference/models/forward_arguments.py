@@ -36,7 +36,7 @@ def names_parameter(module: nn.Module, name: str) -> bool:
 def text_inputs(causal: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
     """What else the forward of a model is given with ids [rows, T] that are text and nothing else."""
     also: dict[str, Any] = accepted(causal, {"use_cache": False})
-    if is_composite(causal.config):  # which tokens stand for pictures: none
+    if is_composite(causal.config):  # which tokens represent pictures: none
         kinds = ("token_type_ids", "mm_token_type_ids")
         also |= {name: torch.zeros_like(ids) for name in kinds if names_parameter(causal, name)}
     return also

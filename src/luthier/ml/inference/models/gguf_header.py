@@ -1,4 +1,4 @@
-"""What stands before the weights of a GGUF file: its keys, and the names and shapes of its tensors.
+"""What comes before the weights of a GGUF file: its keys, and the names and shapes of its tensors.
 
 Format: "GGUF" specification of ggml, version 2 and 3. Read in one pass, values of lists left out, so that the
 vocabulary of a large model costs no time. A file that ends before its last weights is refused.
@@ -19,7 +19,7 @@ _MAGIC: Final = b"GGUF"
 _STRING, _ARRAY = 8, 9
 _FORMATS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _DEFAULT_ALIGNMENT: Final = 32
-# By ggml's number of a type: how many weights stand in one block, and how many bytes it takes ("ggml-common.h").
+# By ggml's number of a type: how many weights are in one block, and how many bytes it takes ("ggml-common.h").
 _BLOCKS: Final = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8),
@@ -31,9 +31,13 @@ _MAX_STRING_BYTES: Final = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """values: by key, without lists, which stand in `num_in_list` with their length. shapes: as ggml orders them.
+    """The header of a GGUF file.
 
-    longest_in_list: of lists of texts, the bytes of the longest.
+    Attributes:
+        values: by key, without lists.
+        num_in_list: length of each list, by key.
+        shapes: of the tensors, with the dimensions in ggml's order.
+        longest_in_list: bytes of the longest text of each list of texts.
     """
 
     path: Path
@@ -108,6 +112,7 @@ def _num_bytes(kind: int, shape: tuple[int, ...]) -> int:
 
 
 def _check_whole(path: Path, header_bytes: int, alignment: int, weight_bytes: int) -> None:
+    # The weights begin at the next multiple of the alignment.
     wanted = -(-header_bytes // max(1, alignment)) * alignment + weight_bytes if weight_bytes else header_bytes
     if (found := path.stat().st_size) < wanted:
         raise ValueError(f"{found:,} bytes, where its header speaks of {wanted:,}: it is cut off")

@@ -50,7 +50,8 @@ class RemoteFile:
 class RemoteModel:
     """A repository at one commit, and the files of it that are wanted, smallest first.
 
-    never_fetched: code and pickles that lie in it.
+    Attributes:
+        never_fetched: code and pickles that lie in it.
     """
 
     repo: str
@@ -159,6 +160,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
         except (httpx2.TransportError, HfHubHTTPError, OfflineModeIsEnabled) as caught:
             error = caught
         after = part.stat().st_size
+        # An attempt that brought more starts the count over: a slow connection is no failure.
         failures = 0 if best < after <= file.num_bytes else failures + 1
         best = max(best, min(after, file.num_bytes))
         if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):

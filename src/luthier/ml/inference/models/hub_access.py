@@ -16,9 +16,12 @@ def endpoint() -> str:
 
 
 def explained(repo: str, revision: str, error: Exception, what: str = "") -> ModelSourceError | NotFoundError:
-    """The error of a client of the hub in Luthier's words. what: what could not be fetched, where that is not `repo`.
+    """The error of a client of the hub in Luthier's words.
 
     No token is in it, whoever reads it.
+
+    Args:
+        what: what could not be fetched, where that is not `repo`.
     """
     hub = endpoint()
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None

@@ -41,7 +41,7 @@ def _said_of_layers(base: PreTrainedModel, num_layers: int) -> list[tuple[Any, .
 
 
 def _kind(layer: nn.Module) -> tuple[Any, ...]:
-    """What tells layers apart: the modules in them, and plain settings of these, but for numbers of layers."""
+    """What tells layers apart: the modules in them, and plain settings of these, except for numbers of layers."""
     found = []
     for name, module in layer.named_modules():
         settings = tuple(

@@ -30,11 +30,15 @@ def merged_model(
     """The base with the adapter's update in its weights, in eval mode on the CPU.
 
     Merged in float32 and rounded once, whatever `dtype` is: in bfloat16 an update smaller than 1/256 of a weight would
-    be lost in the sum. quantisation: how the base was packed while the adapter was trained over it: what packing has
-    rounded is part of what was trained, so the update is added to the matrices as they were unpacked.
+    be lost in the sum.
 
-    Raises RequestError for a trained prompt, which no weight can hold, and for weights that float16 has no room for;
-    and what `load_model` and `attach_adapter` raise.
+    Args:
+        quantisation: how the base was packed while the adapter was trained over it: what packing has rounded is part of
+            what was trained, so the update is added to the matrices as they were unpacked.
+
+    Raises:
+        RequestError: a trained prompt, which no weight can hold, or weights that float16 has no room for.
+        NotFoundError, ModelSourceError: as `load_model` and `attach_adapter`.
     """
     adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:

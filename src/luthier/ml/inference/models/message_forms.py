@@ -24,7 +24,13 @@ _ARGUMENTS: Final = CALLS[0]["function"]["arguments"]
 
 @dataclass(frozen=True, slots=True)
 class MessageForms:
-    """What a template wants: content_as_parts, arguments_as_text, names_results; nothing of it is the usual form."""
+    """The forms that a template takes; all false is the usual one.
+
+    Attributes:
+        content_as_parts: the content is a list of parts.
+        arguments_as_text: arguments of a tool call are JSON text.
+        names_results: a tool's result bears the name of the tool.
+    """
 
     content_as_parts: bool = False
     arguments_as_text: bool = False
@@ -52,7 +58,8 @@ AS_USUAL: Final = MessageForms()
 def measure_forms(render: Render) -> MessageForms | None:
     """The forms that a template takes; None where it writes a plain question and its answer in neither form.
 
-    render: given messages as they are, in no other form.
+    Args:
+        render: given messages as they are, in no other form.
     """
     turns: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     contents = (AS_USUAL, MessageForms(content_as_parts=True))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> tuple[LinearLayer, ...]:
     """Every linear layer but the output head, with its role, in the order of the model; also transformers' Conv1D.
 
-    experts: as `expert_layers` gives them.
+    Args:
+        experts: as `expert_layers` gives them.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D

@@ -1,4 +1,4 @@
-"""How a base model is asked for: what kind of name it is, and under which folder it is kept."""
+"""How a base model is requested: what kind of name it is, and under which folder it is kept."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _REPO_LIKE = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A name, understood. `text`: its one canonical spelling. `safe`: its folder under `home/models`.
+    """A name, understood.
 
-    layers, teacher: of `layers:15@TEACHER`, which layers of which base model or run.
+    Attributes:
+        text: its one canonical spelling.
+        safe: its folder under `home/models`.
+        layers, teacher: of `layers:15@TEACHER`, which layers of which base model or run.
     """
 
     text: str

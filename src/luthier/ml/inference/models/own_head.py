@@ -37,13 +37,15 @@ class _Given(ModelOutput):  # type: ignore[misc]  # transformers is not typed
 class OwnHead:
     """Forms logits [N, vocabulary] of hidden states [N, width] by the forward of a causal model.
 
-    body: the module inside that makes hidden states.
+    Args:
+        body: the module inside that makes hidden states.
     """
 
     def __init__(self, causal: PreTrainedModel, body: nn.Module) -> None:
         self._causal, self._body = causal, body
 
     def __call__(self, states: Tensor) -> Tensor:
+        # Any ids: the body that hands states on ignores them.
         ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
         with self._handing_on(states[None]):
             logits: Tensor = self._causal(input_ids=ids, **text_inputs(self._causal, ids)).logits
@@ -70,6 +72,7 @@ class OwnHead:
         def hand_on(*_given: Any, **_named: Any) -> Any:
             return made
 
+        # An attribute of the instance hides the forward of the class.
         self._body.forward = hand_on
         try:
             yield

@@ -64,7 +64,7 @@ class PackedLinear(nn.Linear, ABC):
         return self.in_features * self.out_features
 
     def forward(self, input: Tensor) -> Tensor:
-        """As the layer that it stands for, up to what packing has rounded."""
+        """As the layer that it replaces, up to what packing has rounded."""
         out: Tensor = _UnpackedProduct.apply(input, self)  # type: ignore[no-untyped-call]
         return out
 
@@ -135,7 +135,8 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
     A pass over the first layers shows what their code hides: a matrix whose weight was read there past its module stays
     as it is, and so do those of the same name in modules of the same class.
 
-    device: where each is packed, and stays; what is not packed is left where it is.
+    Args:
+        device: where each is packed, and stays; what is not packed is left where it is.
     """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
     past = _read_in_a_pass(model)
@@ -151,6 +152,7 @@ def _is_product(layer: nn.Linear) -> bool:
     if type(layer).forward is nn.Linear.forward:
         return True
     draw = torch.Generator().manual_seed(0)
+    # A shallow copy with small parameters of its own: the layer keeps its weights.
     few = copy.copy(layer)
     weight = torch.randn(layer.out_features, _FEW, generator=draw)
     bias = None if layer.bias is None else torch.randn(layer.out_features, generator=draw)
@@ -189,7 +191,7 @@ def _place(model: nn.Module, name: str) -> tuple[type[nn.Module], str]:
 
 @torch.no_grad()
 def unpack(model: PreTrainedModel) -> int:
-    """Replace each packed layer by a plain one with the matrix that it stands for, in float32; returns how many."""
+    """Replace each packed layer by a plain one with the matrix that it represents, in float32; returns how many."""
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, PackedLinear)]
     for name, layer in found:
         parent, _, own = name.rpartition(".")
@@ -201,6 +203,6 @@ def unpack(model: PreTrainedModel) -> int:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """All parameters, tied ones once; packed matrices count the weights that they stand for."""
+    """All parameters, tied ones once; packed matrices count the weights that they represent."""
     packed = sum(m.num_weights - m.weight.numel() for m in model.modules() if isinstance(m, PackedLinear))
     return packed + sum(p.numel() for p in model.parameters())

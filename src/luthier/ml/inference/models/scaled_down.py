@@ -3,7 +3,7 @@
 What makes an architecture what it is stays: kinds of layers, scales, caps, activation, how heads and experts are laid
 out. Sizes are cut: layers to the shortest prefix with one of each kind, the hidden state and the number of heads by one
 factor, feed-forward layers, experts, vocabulary, windows and chunks to small numbers. An architecture may not allow
-every cut; so configs come from the smallest to the widest, and whoever asks takes the first that runs.
+every cut; so configs come from the smallest to the widest, and the caller takes the first that runs.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _read(part: Any, name: str) -> Any:
 
 
 def _cut_layers(part: Any, num_layers: int | None, num_kept: int | None) -> None:
-    """Leave so many layers; what is listed once a layer, or lists numbers of layers, is cut with them."""
+    """Leave that many layers; what is listed once a layer, or lists numbers of layers, is cut with them."""
     names = ("num_hidden_layers", "depth", "num_layers", "n_layer", "n_layers")
     name = next((n for n in names if type(getattr(part, n, None)) is int), None)
     if name is None or num_kept is None or getattr(part, name) <= num_kept:

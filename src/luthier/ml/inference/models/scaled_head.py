@@ -61,7 +61,9 @@ PLAIN: Final = ScaledHead()
 def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float) -> ScaledHead | None:
     """Scale and cap of a model's own head, by what it gives for some states [N, width]; None where neither fits.
 
-    matrix_product: states times the matrix of the head. tolerance: of logits, as a share of the largest.
+    Args:
+        matrix_product: states times the matrix of the head.
+        tolerance: of logits, as a share of the largest.
     """
     product = matrix_product(states).double()
     size = float(product.abs().max().clamp_min(1e-30))
@@ -77,12 +79,13 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
         is_unbent = logits.abs() <= _UNBENT * cap
         product = product[is_unbent]
         logits = (logits[is_unbent] / cap).atanh() * cap
+    # Least squares through the origin, in float64.
     scale = float((logits * product).sum() / product.square().sum().clamp_min(1e-30))
     return ScaledHead(_plain_number(scale, tolerance), cap) if scale and abs(scale) < float("inf") else None
 
 
 def _plain_number(value: float, tolerance: float) -> float:
-    """The shortest decimal number, or one over such a number, that a measured value stands for within its error.
+    """The shortest decimal number, or one over such a number, that a measured value represents within its error.
 
     So that rounding, which differs from device to device, does not become part of a loss.
     """

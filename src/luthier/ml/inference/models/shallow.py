@@ -1,6 +1,6 @@
 """A loaded model as its first layers in fp32, for a proof that must be exact and cheap; then as it was, to the bit.
 
-Layers that are built alike compute alike, so the shortest prefix that holds one of each kind stands for all. Windows
+Layers that are built alike compute alike, so the shortest prefix that holds one of each kind represents all. Windows
 and chunks of attention are shortened, so that short rows are longer than these. Nothing is copied but the weights of
 that prefix, of the embeddings and of the head.
 """
@@ -107,6 +107,7 @@ def _wide(base: PreTrainedModel) -> Iterator[None]:
     kept = [(p, p.data) for p in narrow.values()]
     try:
         for p in narrow.values():
+            # The data is exchanged, not the parameter: tied weights stay tied.
             p.data = p.data.float()
         yield
     finally:

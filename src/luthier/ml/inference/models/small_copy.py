@@ -26,7 +26,8 @@ FAILURES: Final = (
 def small_copy(path: str, *, keeps_vocabulary: bool = False) -> PreTrainedModel | None:
     """The first small copy of a folder's architecture that runs at all, in float32; None where none does.
 
-    keeps_vocabulary: it has the tokens of the model itself, so that the model's own tokenizer fits it.
+    Args:
+        keeps_vocabulary: it has the tokens of the model itself, so that the model's own tokenizer fits it.
     """
     import torch
 

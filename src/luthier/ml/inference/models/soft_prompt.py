@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def virtual_tokens(model: PreTrainedModel | PeftModel) -> tuple[int, ...]:
-    """The ids that stand for the model's trained prompt; none where it has no such prompt.
+    """The ids that represent the model's trained prompt; none where it has no such prompt.
 
     The first call puts the prompt's rows behind those of the input embedding, in place. The output head keeps its rows,
     also where the two were tied: no virtual token is ever predicted.

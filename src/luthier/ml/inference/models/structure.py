@@ -43,7 +43,8 @@ or experts' in one tensor."""
 class LinearLayer:
     """One matrix that an adapter may be put on: its full module name and its widths.
 
-    num_matrices: how many lie in one tensor, the experts of a block; the name is then that of the parameter.
+    Attributes:
+        num_matrices: how many lie in one tensor, the experts of a block; the name is then that of the parameter.
     """
 
     name: str
@@ -78,17 +79,22 @@ class LinearLayer:
 class Structure:
     """What the planner needs to know of an architecture.
 
-    linear_layers: what an adapter may be put on by its module, in the language model. experts: the matrices of experts
-    that lie in one tensor; outside_layers: linear layers outside the language model, which text does not go through.
-    outer_layers: the table of embeddings (vocabulary in, width out) and the output head, which may carry one, too.
-    num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded;
-    num_active_parameters: those of them that one token meets (fewer where there are experts).
-    num_packed_parameters: those that quantisation packs, which experts in one tensor are not among.
-    fuses_experts: whether the low-rank products of all experts can be computed beside theirs (expert_product.py).
-    num_windowed_layers: layers whose attention looks back `sliding_window` tokens only. num_norms: normalisations of
-    the hidden state a layer; has_head_norms: whether queries and keys are normalised, too. is_silu_gated: whether the
-    MLP is silu(gate) * up; is_gated: whether it has a gate at all. has_plain_rms_norm: normalisations are w * x / rms.
-    num_heads, num_kv_heads, head_size: 0 for a model without attention.
+    Attributes:
+        linear_layers: what an adapter may be put on by its module, in the language model.
+        experts: the matrices of experts that lie in one tensor.
+        outside_layers: linear layers outside the language model, which text does not go through.
+        outer_layers: the table of embeddings (vocabulary in, width out) and the output head, which may carry one, too.
+        num_matrix_parameters: all matrices that hidden states are multiplied with, head and embeddings excluded.
+        num_active_parameters: those of them that one token meets (fewer where there are experts).
+        num_packed_parameters: those that quantisation packs, which experts in one tensor are not among.
+        fuses_experts: whether the low-rank products of all experts can be computed beside theirs (expert_product.py).
+        num_windowed_layers: layers whose attention looks back `sliding_window` tokens only.
+        num_norms: normalisations of the hidden state a layer.
+        has_head_norms: whether queries and keys are normalised, too.
+        is_silu_gated: whether the MLP is silu(gate) * up.
+        is_gated: whether it has a gate at all.
+        has_plain_rms_norm: normalisations are w * x / rms.
+        num_heads, num_kv_heads, head_size: 0 for a model without attention.
     """
 
     linear_layers: tuple[LinearLayer, ...]
@@ -316,7 +322,8 @@ def _window(text: PreTrainedConfig, num_layers: int) -> dict[str, Any]:
 def context_length(path: str) -> int:
     """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
 
-    Raises what `load_config` raises.
+    Raises:
+        ModelSourceError: as `load_config`.
     """
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
     return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS

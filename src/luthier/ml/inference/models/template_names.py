@@ -23,7 +23,12 @@ _FUNCTIONS: Final = frozenset(("raise_exception", "strftime_now", "dict", "names
 
 @dataclass(frozen=True, slots=True)
 class TemplateNames:
-    """options: variables that the template expects from outside. fields: all names and keys that it looks up."""
+    """Names in a chat template.
+
+    Attributes:
+        options: variables that the template expects from outside.
+        fields: all names and keys that it looks up.
+    """
 
     options: frozenset[str]
     fields: frozenset[str]
@@ -31,7 +36,7 @@ class TemplateNames:
 
 @lru_cache(maxsize=32)
 def names_of(template: str) -> TemplateNames:
-    """The names that a template reads; none of one that does not parse, which rendering tells of."""
+    """The names that a template reads; none of one that does not parse, which rendering reports."""
     environment = BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )

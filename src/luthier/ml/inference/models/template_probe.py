@@ -1,8 +1,6 @@
 """Whether a model's chat template can be rendered at all: tried once, in a process of its own with bounds.
 
-    python -m luthier.ml.inference.models.template_probe      stdin: the templates and the special tokens, as JSON
-
-It is asked when a model is pulled, before this process compiles the template: jinja computes constants while it
+It runs when a model is pulled, before this process compiles the template: jinja computes constants while it
 compiles. The process renders conversations as they are common (one turn, many, a long one, tools), each of them in the
 environment of `bounded_jinja`, and ends by itself or by its bounds: 5 s of CPU time and 512 MiB. That a template fails
 on a conversation, as many do on a system message, is not checked here.
@@ -13,13 +11,14 @@ Later renderings, in training and serving, are bounded by that environment alone
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from luthier.core.child_process.channel import Channel
+from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import TemplateError
 
 CPU_SECONDS: Final = 5
@@ -27,7 +26,8 @@ MEMORY_BYTES: Final = 512 << 20
 MOST_CHARACTERS: Final = 2_000_000
 """Of a rendered conversation; those that are tried have at most 40,000."""
 _PATIENCE_SECONDS: Final = 600.0
-_NO_MEMORY, _TOO_LONG = 3, 4
+_RENDER: Final = "luthier.ml.inference.models.template_probe:render"
+_ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 _tried: Final[set[str]] = set()
 
 
@@ -45,33 +45,22 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
         return
     texts = list(template.values()) if isinstance(template, dict) else [template]
     tokens = {name: str(token) for name, token in special_tokens.items() if isinstance(token, str)}
-    asked = json.dumps({"templates": texts, "special_tokens": tokens})
-    if asked in _tried:
+    asked = {"templates": texts, "special_tokens": tokens}
+    key = json.dumps(asked)
+    if key in _tried:
         return
-    command = [sys.executable, "-P", "-m", "luthier.ml.inference.models.template_probe"]
     try:
-        ended = subprocess.run(
-            command,
-            input=asked.encode(),
-            capture_output=True,
-            timeout=_PATIENCE_SECONDS,
-            env=_environment(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _refused("does not come to an end") from error
-    if ended.returncode == _NO_MEMORY:
-        raise _refused(f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation")
-    if ended.returncode == _TOO_LONG:
-        raise _refused(f"makes more than {MOST_CHARACTERS:,} characters of a short conversation")
-    if ended.returncode != 0:
-        raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation, or ends the process that renders it")
-    _tried.add(asked)
-
-
-def _environment() -> dict[str, str]:
-    """That of this process, with its own places of modules, and no help of the network."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+        met = run_child(_RENDER, asked, timeout_seconds=_PATIENCE_SECONDS, environment=_ENVIRONMENT)
+    except ChildEndedError as error:
+        if error.is_late:
+            raise _refused("does not come to an end") from error
+        if error.returncode == -signal.SIGXCPU:
+            raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation") from error
+        last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
+        raise _refused(f"ends the process that renders it, {error.how}{last}") from error
+    if met is not None:
+        raise _refused(met)
+    _tried.add(key)
 
 
 def _refused(what: str) -> TemplateError:
@@ -82,16 +71,22 @@ def _refused(what: str) -> TemplateError:
     )
 
 
-def main() -> int:
-    """Render the templates on stdin within bounds; the exit code says which bound was met."""
+def render(document: dict[str, Any], _channel: Channel) -> str | None:
+    """Render common conversations within bounds, in a child process.
+
+    Args:
+        document: `templates` (texts) and `special_tokens`.
+
+    Returns:
+        Which bound a template met, as the end of a sentence about it; None for none.
+    """
     from transformers.utils.chat_template_utils import render_jinja_template
 
     from luthier.ml.inference.models.bounded_jinja import use_bounded_sandbox
 
     use_bounded_sandbox()
-    asked = json.loads(sys.stdin.read())
     _bound()
-    for template in asked["templates"]:
+    for template in document["templates"]:
         for messages, tools in _conversations():
             for begins in (False, True):
                 try:
@@ -100,19 +95,19 @@ def main() -> int:
                         tools=tools,
                         chat_template=template,
                         add_generation_prompt=begins,
-                        **asked["special_tokens"],
+                        **document["special_tokens"],
                     )
                 except MemoryError:
-                    return _NO_MEMORY
+                    return f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation"
                 except Exception:  # noqa: BLE001, S112 - whatever it says of this conversation, it has come to an end
                     continue
                 if len(found[0]) > MOST_CHARACTERS:
-                    return _TOO_LONG
-    return 0
+                    return f"makes more than {MOST_CHARACTERS:,} characters of a short conversation"
+    return None
 
 
 def _bound() -> None:
-    """Take at most so much from here on; libraries are loaded."""
+    """Take at most that much from here on; libraries are loaded."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
@@ -131,7 +126,7 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
     tool = {"type": "function", "function": {"name": "price", "description": "Of a wood.", "parameters": parameters}}
     call = {"type": "function", "id": "call_1", "function": {"name": "price", "arguments": {"wood": "spruce"}}}
     called: list[dict[str, Any]] = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    told = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
+    result = {"role": "tool", "tool_call_id": "call_1", "name": "price", "content": "12"}
     return [
         ([user], None),
         ([user, answer], None),
@@ -139,9 +134,5 @@ def _conversations() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | 
         ([user, answer] * 50, None),
         ([{"role": "user", "content": "word " * 8000}, answer], None),
         ([user], [tool]),
-        ([*called, told, answer], [tool]),
+        ([*called, result, answer], [tool]),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

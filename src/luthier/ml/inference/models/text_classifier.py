@@ -118,7 +118,7 @@ def _toxic_labels(folder: Path, labels: dict[int, str], toxic_label: str | None)
 
 
 def _positions(model: Any) -> int:
-    """How many tokens the model has positions for; RoBERTa and its kin keep the first ones for padding."""
+    """How many tokens the model has positions for; RoBERTa and its variants keep the first ones for padding."""
     num = getattr(model.config, "max_position_embeddings", None) or _MOST_TOKENS
     is_offset = model.config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
     return int(num) - (int(model.config.pad_token_id or 0) + 1 if is_offset else 0)

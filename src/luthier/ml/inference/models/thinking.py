@@ -201,6 +201,7 @@ class ThoughtReader:
             self._held, self._state = self._held[place + len(self._form.end) :], "after"
             return emitted
         sure = len(self._held) - _num_open(self._held, self._form.end)
+        # Space at the end is held back: before the closing delimiter it is no part of the thought.
         return self._emit(self._take(len(self._held[:sure].rstrip())))
 
     def _emit(self, text: str) -> str:
@@ -218,6 +219,7 @@ class ThoughtReader:
                 self._held, self._state = text[len(delimiter) :], state
                 self._is_framed = state == "answer"
                 if state == "thought" and self._has_reasoning:
+                    # Two thoughts are joined by a line feed.
                     self._held = "\n" + self._held.lstrip()
                 return
         if text and not any(one.startswith(text) for one in (form.answer_frame, form.next_start)):

@@ -1,8 +1,8 @@
 """How a chat template marks thoughts, measured by rendering probes: no list of model families.
 
-    reasoning_content    an answer with a thought of its own is rendered: what stands before and behind the thought
+    reasoning_content    an answer with a thought of its own is rendered: what comes before and behind the thought
                          (beside text, beside a call of a tool, as a block of the content)
-    content              a text that stands before one of the template's own tags disappears: the tag ends a thought
+    content              a text that is before one of the template's own tags disappears: the tag ends a thought
     instructions         an option adds a system text that names a pair of tags
     generation prompt    whether it ends inside of a thought, or behind an empty one
 
@@ -106,7 +106,7 @@ def option_names(template: str) -> tuple[str, ...]:
 def options_of(
     template: str, special_tokens: Mapping[str, Any], options: Mapping[str, TemplateOption], effort: str | None
 ) -> dict[str, TemplateOption]:
-    """What a request sets of a template: its options, and those that stand for its effort of reasoning.
+    """What a request sets of a template: its options, and those that represent its effort of reasoning.
 
     An effort goes to the option that takes a word (`reasoning_effort`), and to those that turn thoughts on and off:
     `none` turns them off, any other on. A template with the word alone gets `low` for `none` and `minimal`, and
@@ -115,7 +115,7 @@ def options_of(
     Args:
         template: Text of the template; empty for none.
         special_tokens: What templates know by name.
-        options: By name, as they were asked for.
+        options: By name, as requested.
         effort: One of `EFFORTS`; None for no wish.
 
     Raises:
@@ -263,7 +263,7 @@ class _Probe:
                 yield self.with_option(name, value).tail
 
     def _tail(self, prompt: str | None) -> str:
-        """What stands behind the question's turn."""
+        """What follows the question's turn."""
         asked = self.render([_USER])
         if prompt is None:
             return ""
@@ -272,7 +272,7 @@ class _Probe:
         return prompt[prompt.rfind(_QUESTION) + len(_QUESTION) :]
 
     def behind_question(self, rendered: str | None) -> str:
-        """What stands behind the question's turn in a rendering that has one; as far as it is known where that ends."""
+        """What follows the question's turn in a rendering that has one; as far as it is known where that ends."""
         if rendered is None or self.prompt is None:
             return ""
         start = len(self.prompt) - len(self.tail)
@@ -285,7 +285,7 @@ class _Probe:
         return _common([*known, *self.tails()])
 
     def answer_start(self, header: str, start: str) -> str:
-        """What stands between the header and an answer without a thought; empty where it is an empty thought."""
+        """What is between the header and an answer without a thought; empty where it is an empty thought."""
         plain = self.behind_question(self.render([_USER, _answer()]))
         frame = plain.partition(_ANSWER)[0]
         if not frame.startswith(header) or _ANSWER not in plain:
@@ -339,7 +339,7 @@ def _of_fields(probe: _Probe) -> tuple[str, str, str] | None:
 
 
 def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) -> tuple[str, str, str]:
-    """With what stands before the thought: the counterpart of what ends it, or all that is behind the header."""
+    """With what comes before the thought: the counterpart of what ends it, or all that is behind the header."""
     header = probe.header(*beside)
     before = rendered[: rendered.index(_THOUGHT)]
     mirrored = _mirrored(_end_and_frame(between)[0])
@@ -350,7 +350,7 @@ def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) 
 
 
 def _of_contents(probe: _Probe) -> tuple[str, str, str] | None:
-    """A tag of the template's own that ends a thought within the content: what stands before it disappears."""
+    """A tag of the template's own that ends a thought within the content: what comes before it disappears."""
     kept = probe.render([_USER, _answer() | {"content": f"{_THOUGHT} {_ANSWER}"}, _FOLLOWING, _LATER])
     if kept is None or _THOUGHT not in kept:
         return None

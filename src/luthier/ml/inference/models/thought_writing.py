@@ -23,7 +23,7 @@ TAGS: Final = (
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"), ("[THINK]", "[/THINK]"),
 )  # fmt: skip
-"""How a thought stands in the text of an answer."""
+"""How a thought is written in the text of an answer."""
 _OTHER_FIELD: Final = re.compile(r"^[a-z_]*(?:reason|think|thought)[a-z_]*$")
 _LAST_TAG: Final = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
 _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood", "Which glue?"
@@ -31,10 +31,11 @@ _QUESTION, _THOUGHT, _ANSWER, _NEXT = "Which wood?", "Grain-first", "Spruce-wood
 
 @dataclass(frozen=True, slots=True)
 class ThoughtWriting:
-    """How a thought stands beside its answer: `before`, the thought, `between`, the answer.
+    """How a thought is written beside its answer: `before`, the thought, `between`, the answer.
 
-    way: where the template takes it from: the field of a message called `field`, a block of the content, or the
-    content's own text.
+    Attributes:
+        way: where the template takes it from: the field of a message called `field`, a block of the content, or the
+            content's own text.
     """
 
     way: Way
@@ -55,7 +56,7 @@ class ThoughtWriting:
     def state_of(self, prompt: str) -> tuple[PromptState, int]:
         """What a generation prompt does to a thought, and how many of its characters come before that.
 
-        `open`: it ends inside a thought. `closed`: it ends behind an empty one. `none`: it has nothing of either.
+        `open`: it ends inside a thought. `closed`: it ends behind an empty one. `none`: neither.
         """
         bare = prompt.rstrip()
         if bare.endswith(self.start):
@@ -99,7 +100,9 @@ def length_of_tagged(text: str) -> int:
 def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str, Any]]) -> ThoughtWriting | None:
     """How a template takes a thought; None where nothing that was tried reaches its text.
 
-    fields: the names that the template reads (`template_names`). calls: tool calls for a turn that calls one.
+    Args:
+        fields: the names that the template reads (`template_names`).
+        calls: tool calls for a turn that calls one.
     """
     headers = list(_headers(render))
     if not headers:

@@ -1,7 +1,7 @@
 """How few tokens a text can have, known before it is tokenised: its bytes over those of the longest token.
 
 The bound holds where every byte of a text ends up in some token: byte-level BPE, and BPE or Unigram with byte fallback,
-behind a pre-tokenizer that only splits. Of other tokenizers (WordPiece, word lists, an unknown token that stands for
+behind a pre-tokenizer that only splits. Of other tokenizers (WordPiece, word lists, an unknown token that represents
 any length) nothing is known.
 """
 
@@ -24,7 +24,8 @@ _BLANKS: Final = re.compile(r"\s+")
 class TokenBytes:
     """The bound of one tokenizer.
 
-    longest: bytes of text that one token can stand for at most; None where the tokenizer has no such bound.
+    Attributes:
+        longest: bytes of text that one token can represent at most; None where the tokenizer has no such bound.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -57,8 +58,8 @@ def _longest_token_bytes(backend: Tokenizer) -> int | None:
     is_byte_level = _is_byte_level(backend)
     if not is_byte_level and not _falls_back(backend.model, vocabulary):
         return None
-    # In a byte-level vocabulary a character stands for a byte; added tokens are written as they are.
-    # One that takes in the blanks beside it stands for one more on that side: a run of them counts as one.
+    # In a byte-level vocabulary a character represents a byte; added tokens are written as they are.
+    # One that takes in the blanks beside it represents one more on that side: a run of them counts as one.
     added = {
         token.content: len(token.content.encode()) + token.lstrip + token.rstrip
         for token in backend.get_added_tokens_decoder().values()

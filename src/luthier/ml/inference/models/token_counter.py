@@ -16,10 +16,15 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 def token_counter(folder: Path) -> CountTokens:
     """A function that gives for each text the number of its tokens, special tokens of the model not added.
 
-    folder: a transformers folder. Its tokenizer.json is read directly; where there is none, transformers rebuilds the
-    fast tokenizer. Texts are encoded on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one).
+    Texts are encoded on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one).
 
-    Raises NotFoundError (no such folder) and ModelSourceError (no tokenizer that can be read).
+    Args:
+        folder: a transformers folder. Its tokenizer.json is read directly; where there is none, transformers rebuilds
+            the fast tokenizer.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: no tokenizer that can be read.
     """
     tokenizer = _load(folder)
     # A saved tokenizer may cut or pad what it encodes, which would be counted.

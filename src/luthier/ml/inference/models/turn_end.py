@@ -22,7 +22,11 @@ CALLS: Final[list[dict[str, Any]]] = [
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """id and text of the token that ends a turn. is_written: whether the template writes it after a last turn."""
+    """id and text of the token that ends a turn.
+
+    Attributes:
+        is_written: whether the template writes it after a last turn.
+    """
 
     id: int
     text: str
@@ -33,8 +37,10 @@ class TurnEnd:
 class EndProbe:
     """What is needed to find the ends of turns.
 
-    special: the tokens that stand for themselves, by id. encode: ids of a text. stops: ids that stop a generation, the
-    tokenizer's own first.
+    Attributes:
+        special: the special tokens by id.
+        encode: ids of a text.
+        stops: ids that stop a generation, the tokenizer's own first.
     """
 
     render: Render
@@ -43,7 +49,11 @@ class EndProbe:
     stops: tuple[int, ...]
 
     def of_answer(self, tail: str) -> TurnEnd | None:
-        """The end of an answer. tail: what the template writes after a last one."""
+        """The end of an answer.
+
+        Args:
+            tail: what the template writes after a last one.
+        """
         if (own := self._first(tail)) is not None:
             if own not in self.stops:
                 own = self._stop_of_every(tail) or own

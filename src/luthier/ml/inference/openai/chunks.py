@@ -25,12 +25,14 @@ _REASONS: Final[dict[str, EndReason]] = {
 
 
 class ChunkReader:
-    """Reads one choice. calls: takes them out of the text, where the server leaves them there.
-
-    thinking: of the thought that stands in the text; of a chat by default one in `<think>` tags, where the server does
-    not tell it apart (`reasoning_content`, or `reasoning`).
+    """Reads one choice.
 
     Raises ValueError, with what is wrong, for a chunk that is none.
+
+    Args:
+        calls: takes them out of the text, where the server leaves them there.
+        thinking: of the thought that is in the text; of a chat by default one in `<think>` tags, where the server
+            does not tell it apart (`reasoning_content`, or `reasoning`).
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class ChunkReader:
 
     @property
     def _num_so_far(self) -> int:
-        """Tokens so far: those that are told, or else chunks, which are tokens, or a few of them joined."""
+        """Tokens so far: as the server counts them, else chunks, which are tokens, or a few of them joined."""
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
@@ -99,7 +101,8 @@ class ChunkReader:
     def end(self) -> list[Piece | Ended]:
         """The rest, and the end: the server has closed the stream in good order, or a stop text was found.
 
-        Raises ValueError where the server has not said how the answer ended, or what it took.
+        Raises:
+            ValueError: the server has not said how the answer ended, or what it took.
         """
         if self._answer.found_stop or (self._is_full and self._reason is None):
             # The rest is not waited for, nor the count that comes with it; chunks are tokens, or a few of them joined.

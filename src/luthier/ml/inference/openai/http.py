@@ -37,10 +37,14 @@ _Ask = Callable[[str, dict[str, Any], int, threading.Event, Callable[[str], None
 class OpenAIHttpEngine:
     """A model behind an OpenAI-compatible server.
 
-    url: up to and with the version, such as http://127.0.0.1:8000/v1. api_key: sent as a bearer token; it stands in no
-    message of this engine. concurrency: requests under way at once. timeout_seconds: of one try. keep: called in the
-    caller's thread with every answer as it comes, so that what was paid for outlives a failure of another.
-    first_pause_seconds: before the second try; it doubles from try to try.
+    Args:
+        url: up to and with the version, such as http://127.0.0.1:8000/v1.
+        api_key: sent as a bearer token; it appears in no message of this engine.
+        concurrency: requests under way at once.
+        timeout_seconds: of one try.
+        keep: called in the caller's thread with every answer as it comes, so that what was paid for outlives a failure
+            of another.
+        first_pause_seconds: before the second try; it doubles from try to try.
     """
 
     def __init__(
@@ -120,7 +124,7 @@ class OpenAIHttpEngine:
         )
 
     def close(self) -> None:
-        """Let go of the connections. The engine cannot be used afterwards."""
+        """Release the connections. The engine cannot be used afterwards."""
         client, self._client = self._client, None
         if client is not None:
             client.close()

@@ -15,7 +15,11 @@ _MOST_STOPS: Final = 4
 
 
 def auth_headers(key: str) -> Mapping[str, str]:
-    """The key as a bearer token; none for an empty one. Raises RequestError where no header can carry it."""
+    """The key as a bearer token; none for an empty one.
+
+    Raises:
+        RequestError: no header can carry it.
+    """
     if not key:
         return {}
     if not (key.isascii() and key.isprintable()):

@@ -1,9 +1,9 @@
 """Many answers at once through a server that speaks OpenAI's API, each streamed as server-sent events.
 
-Every answer is a task of one event loop in a thread of its own: to cancel one closes its connection, which is how such
-servers are told to stop. What the tasks hear goes into one inbox, which `poll` reads.
+Every answer is a task of one event loop in a thread of its own: cancelling one closes its connection, which stops the
+server. All events go into one inbox, which `poll` reads.
 
-Tried again is only what has not begun: after the first event a second try would write another answer.
+Only a request that has not begun is retried: after the first event a retry would write another answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ _MAX_LINE: Final = 1 << 24
 
 @dataclass(slots=True, eq=False)
 class _Ask:
-    """One ask under way. futures: one a choice."""
+    """One request under way.
+
+    Attributes:
+        futures: one a choice.
+    """
 
     key: Hashable
     asked: TextRequest
@@ -57,9 +61,13 @@ class _Ask:
 class OpenAIStreamEngine:
     """A model behind an OpenAI-compatible server, and others that it serves beside it, as adapters by name.
 
-    url: up to and with the version. api_key: stands in no message. most_answers: written at once. timeout_seconds: of
-    silence. extra: added to every request, where a server knows more than the API. num_bytes: what to say that the
-    model weighs; 0, since it weighs nothing here.
+    Args:
+        url: up to and with the version.
+        api_key: appears in no message.
+        most_answers: written at once.
+        timeout_seconds: of silence.
+        extra: added to every request, where a server knows more than the API.
+        num_bytes: what to say that the model weighs; 0, since it weighs nothing here.
     """
 
     def __init__(
@@ -92,16 +100,16 @@ class OpenAIStreamEngine:
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         return set(self._asks)
 
     @property
     def num_bytes(self) -> int:
-        """As it was told."""
+        """As given when the engine was made."""
         return self._num_bytes
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Let `name` stand for the model that the server calls `path`; whether it has it, the first ask shows."""
+        """Use `name` for the model that the server calls `path`; a missing one shows at the first request."""
         self._adapters[name] = path
 
     def unload_adapter(self, name: str) -> None:
@@ -120,9 +128,15 @@ class OpenAIStreamEngine:
     ) -> bool:
         """Begin to write; false where as many answers as may be are under way.
 
-        calls: made for each choice, takes calls of tools out of its text. extra: added to this request. thinking: of
-        the thought that stands in the text of each choice.
-        What the server refuses comes as `Failed`. Raises RequestError: a closed engine, an unknown adapter.
+        What the server refuses comes as `Failed`.
+
+        Args:
+            calls: made for each choice, takes calls of tools out of its text.
+            extra: added to this request.
+            thinking: of the thought that is in the text of each choice.
+
+        Raises:
+            RequestError: a closed engine, an unknown adapter.
         """
         loop = self._check_open()
         if adapter is not None and adapter not in self._adapters:
@@ -146,13 +160,13 @@ class OpenAIStreamEngine:
         return True
 
     def cancel(self, key: Hashable) -> None:
-        """Close the connections of this ask."""
+        """Close the connections of this request."""
         if (ask := self._asks.pop(key, None)) is not None:
             for future in ask.futures:
                 future.cancel()
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call; waits at most so long where there is nothing."""
+        """What has been written since the last call; waits at most that long where there is nothing."""
         self._check_open()
         events: list[KeyedEvent] = []
         until = time.monotonic() + wait_seconds
@@ -172,6 +186,7 @@ class OpenAIStreamEngine:
             return
         for key in list(self._asks):
             self.cancel(key)
+        # The client belongs to the loop: it is closed there, before the loop stops.
         _run(loop, _closed(self._client)).result(_CLOSE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(_CLOSE_SECONDS)
@@ -243,7 +258,11 @@ class OpenAIStreamEngine:
             await asyncio.sleep(pause)
 
     async def _read(self, response: httpx2.Response, ask: _Ask, reader: ChunkReader) -> None:
-        """Events as they come, to the end of the stream. Raises WorkError for one that is malformed or cut off."""
+        """Events as they come, to the end of the stream.
+
+        Raises:
+            WorkError: one that is malformed or cut off.
+        """
         ids = ask.asked.token_ids
         self._inbox.put((ask, Started(num_prompt_tokens=0 if ids is None else len(ids))))
         line = ""
@@ -277,7 +296,8 @@ class OpenAIStreamEngine:
 def open_stream_engine(served: Served) -> OpenAIStreamEngine:
     """The engine for `served.path`: `http(s)://host:port/v1#MODEL`. The key is that of LUTHIER_SERVE_API_KEY.
 
-    Raises RequestError where the address names no host or no model.
+    Raises:
+        RequestError: the address names no host or no model.
     """
     parts = urlsplit(served.path)
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.fragment:

@@ -12,7 +12,6 @@ from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.study import GoalName, Study, Trial
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.search.front import front_of, point_of
 from luthier.ml.search.rungs import ranked
 
@@ -43,7 +42,6 @@ def write_study_page(
     from luthier.ml.search.report.charts import study_charts  # the only part that needs matplotlib
 
     environment = page_environment(TEMPLATES)
-    environment.finalize = shown
     best_first = ranked(trials)
     page = environment.get_template("study.html.j2").render(
         study=study,

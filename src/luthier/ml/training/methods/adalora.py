@@ -66,8 +66,8 @@ class AdaLora(Lora):
             return
         for name in thin:
             rows = weights[name] if ".lora_A." in name else weights[name].t()
-            excess = rows @ rows.t()
-            excess.diagonal().sub_(1.0)
+            excess = rows @ rows.t()  # [rank, rank]
+            excess.diagonal().sub_(1.0)  # A A^T - I
             norm = torch.linalg.matrix_norm(excess)
             if norm > 0:
                 slope = (excess @ rows).mul_(2.0 * weight / norm)
@@ -104,12 +104,13 @@ class AdaLora(Lora):
             kept = self.budget.kept[name]
             if not kept.any():
                 continue
-            a, b = forward.factors()
+            a, b = forward.factors()  # [rank, in] with the singular values in it, [out, rank]
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a[kept], b[:, kept]
             ranks[name.removeprefix("base_model.model.")] = int(kept.sum())
         scale = self.plan.alpha / self.plan.rank
         config = self.config()
         config.r = max(ranks.values())
+        # PEFT scales by alpha / r: alpha follows each rank, so that the scale stays that of training.
         config.lora_alpha = scale * config.r
         config.target_modules = set(ranks)
         config.rank_pattern = {name: rank for name, rank in ranks.items() if rank != config.r}

@@ -18,7 +18,7 @@ CONFIG = "adapter_config.json"
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """The adapter's tensors by the names of PEFT's files; nothing of the base."""
+    """The adapter's tensors by the names of PEFT's files, without those of the base."""
     tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return tensors
 

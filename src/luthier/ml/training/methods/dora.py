@@ -30,6 +30,7 @@ class RowScale(torch.autograd.Function):
         (grad,) = gradients
         x, length, norm = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
+        # [out], a sum over all positions, in fp32
         columns = (grad * x).flatten(0, -2).sum(0, dtype=wide)
         return grad * (length / norm), (columns / norm).to(length.dtype), None
 
@@ -41,7 +42,7 @@ class _RowLengthForward(AdaptedForward):
         super().__init__(layer, probability)
         self.matrix = matrix_of(layer.get_base_layer())
         self.length = layer.lora_magnitude_vector[ADAPTER].weight
-        self.squares = self.matrix.float().square().sum(1)
+        self.squares = self.matrix.float().square().sum(1)  # [out]
         self.norm, self.norm_of = torch.empty(0), (-1, -1)
 
     @torch.no_grad()
@@ -51,10 +52,11 @@ class _RowLengthForward(AdaptedForward):
         |w + s bA|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b, so that B A is never formed. Rounded to the weights' own
         precision, as PEFT has it: so length / norm is exactly 1 at the start.
         """
+        # torch counts in-place changes of a tensor: comparing counters costs nothing.
         versions = (self.a._version, self.b._version)
         if versions != self.norm_of:
             a, b, s = self.a.float(), self.b.float(), self.scale
-            along = (self.matrix @ self.a.t()).float()
+            along = (self.matrix @ self.a.t()).float()  # [out, rank]
             squares = self.squares + (b * (2 * s * along + s * s * (b @ (a @ a.t())))).sum(1)
             norm = squares.clamp_min(0).sqrt().to(self.matrix.dtype)
             # a row of zeros has no direction: its length of zero keeps it zero

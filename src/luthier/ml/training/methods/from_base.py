@@ -33,6 +33,7 @@ class _DifferenceForward(AdaptedForward):
         self.first_a, self.minus_first_b = first_a, -first_b
 
     def factors(self) -> tuple[Tensor, Tensor]:
+        # [2 rank, in] and [out, 2 rank]
         return torch.cat([self.a, self.first_a]), torch.cat([self.b, self.minus_first_b], 1)
 
 
@@ -79,5 +80,6 @@ class FromBase(Lora, ABC):
             a, b = forward.factors()
             tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = a, b
         config = super().config()
+        # Both double: alpha / r, the scale, stays.
         config.r, config.lora_alpha = 2 * config.r, 2 * config.lora_alpha
         return tensors, meant_for_peft(model.get_base_model(), config)

@@ -35,6 +35,7 @@ class Full(PlainMethod):
         """Write a transformers folder: weights as trained, the base's tokenizer and chat template beside them."""
         assert isinstance(model, PreTrainedModel)
         attention = model.config._attn_implementation
+        # The config that is written must not name our own attention, which other programs do not know.
         model.config._attn_implementation = "sdpa"
         model.save_pretrained(str(folder))
         model.config._attn_implementation = attention

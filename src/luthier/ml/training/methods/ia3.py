@@ -27,7 +27,8 @@ class Ia3(PlainMethod):
     def prepare(self, model: PreTrainedModel, seed: int) -> nn.Module:
         """Add the factors in the base's own precision; nothing is random but what other modules may draw.
 
-        Raises RequestError where PEFT put them on something else than the plan says.
+        Raises:
+            RequestError: PEFT put them on something else than the plan says.
         """
         torch.manual_seed(seed)
         config = IA3Config(

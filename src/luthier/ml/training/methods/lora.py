@@ -33,7 +33,7 @@ from luthier.ml.training.methods.protocol import PlainMethod
 
 ADAPTER = "default"
 AdaptedLayer: TypeAlias = PeftLoraLinear | ParamWrapper
-"""A matrix with an adapter; the wrapper stands around one that PEFT would not find by its name (`peft_targets`)."""
+"""A matrix with an adapter; the wrapper holds one that PEFT would not find by its name (`peft_targets`)."""
 
 
 def matrix_of(layer: nn.Module) -> Tensor:
@@ -43,7 +43,7 @@ def matrix_of(layer: nn.Module) -> Tensor:
 
 
 class AdaptedForward:
-    """Stands in for the forward of one PEFT LoRA layer. `training` is read from the layer at each call."""
+    """Replaces the forward of one PEFT LoRA layer. `training` is read from the layer at each call."""
 
     def __init__(self, layer: AdaptedLayer, probability: float) -> None:
         self.layer, self.probability = layer, probability
@@ -80,7 +80,7 @@ class AdaptedForward:
         return self.a, self.b
 
     def draw(self) -> tuple[Dropout | None, float]:
-        """This call's dropout, and the scale with what it takes away made good."""
+        """This call's dropout, and the scale divided by its keep probability."""
         if not (self.layer.training and self.probability > 0):
             return None, self.scale
         # The key comes from torch's generator, which the loop seeds from (seed, step).
@@ -89,7 +89,7 @@ class AdaptedForward:
 
     @property
     def can_join(self) -> bool:
-        """Whether this is the plain product, over a matrix that lies there as it is, on a CPU."""
+        """Whether this is the plain product over an unpacked matrix, on a CPU."""
         is_plain = type(self).__call__ is AdaptedForward.__call__ and isinstance(self.base, Tensor)
         return is_plain and self.a.device.type == "cpu"
 
@@ -105,7 +105,7 @@ class AdaptedForward:
 def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
     """An adapted matrix in operations that a compiler fuses by itself, with torch's own dropout."""
     base = layer.get_base_layer()
-    thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)
+    thin = F.linear(layer.lora_dropout[ADAPTER](x), layer.lora_A[ADAPTER].weight)  # [..., rank]
     added = F.linear(thin, layer.lora_B[ADAPTER].weight) * layer.scaling[ADAPTER]
     out: Tensor = F.linear(x, matrix_of(base), base.bias) + added
     return out
@@ -114,8 +114,8 @@ def _traced_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
 def open_to_a_compiler(model: nn.Module) -> list[tuple[nn.Module, AdaptedForward]]:
     """Have each plain adapted matrix computed by one function that all share; returns what computed it before.
 
-    An object of its own for each matrix would have every layer compiled by itself. Kin of LoRA that compute something
-    else stay as they are.
+    An object of its own for each matrix would have every layer compiled by itself. Variants of LoRA that compute
+    something else stay as they are.
     """
     found = []
     for layer in model.modules():
@@ -126,7 +126,7 @@ def open_to_a_compiler(model: nn.Module) -> list[tuple[nn.Module, AdaptedForward
 
 
 class Joined:
-    """Adapted matrices of one input, computed together when the first is called; the others then take what is theirs.
+    """Adapted matrices of one input, computed together when the first is called; the others then take their outputs.
 
     The model's own code stays as it is and calls one after the other. What belongs to another input is never taken, and
     where the others turn out to read another input, each goes on alone.
@@ -145,7 +145,7 @@ class Joined:
         if forward is not self.forwards[0]:
             found = self.ready.pop(id(forward), None) if x is self.x else None
             if not self.ready:
-                self.x = None
+                self.x = None  # nothing is left to hand out: release the input's memory
             return found
         self.is_apart = self.is_apart or bool(self.ready)  # the last ones were never used
         self.x, self.ready = None, {}
@@ -189,7 +189,7 @@ def _join(model: nn.Module) -> None:
 
 
 class Lora(PlainMethod):
-    """Trains a low-rank adapter; the base stays untouched. Its kin say only what they do otherwise.
+    """Trains a low-rank adapter; the base stays untouched. Subclasses define only what differs.
 
     An adapter on the table of embeddings is PEFT's own, without dropout. One on the output head is part of the logits.
     """
@@ -197,7 +197,7 @@ class Lora(PlainMethod):
     head_forward: AdaptedForward | None = None
 
     def config(self) -> LoraConfig:
-        """The adapter in PEFT's words.
+        """The adapter as PEFT's config.
 
         With experts their rank is the usual one and that of all others a pattern: of patterns for parameters PEFT says,
         wherever the adapter is loaded, that they are ignored, though they are not.
@@ -263,7 +263,9 @@ class Lora(PlainMethod):
         dropout, scale = self.head_forward.draw()
         a, b = self.head_forward.factors()
         mask = None if dropout is None else dropout.mask(rows)
+        # `where`, not `keep`: autograd has to differentiate through the mask here.
         thin = (rows if mask is None else rows.where(mask != 0, 0.0)) @ a.t()
+        # [N, width + rank] and [vocabulary, width + rank]
         return torch.cat([rows, thin * scale], 1), torch.cat([head, b], 1)
 
     def export(self, model: PeftModel) -> tuple[dict[str, Tensor], LoraConfig]:

@@ -1,4 +1,4 @@
-"""What PEFT is asked to adapt, and the check that it adapted just that.
+"""The targets given to PEFT, and the check that it adapted exactly these.
 
 PEFT 0.21 takes some names of modules for the tensors of experts that older versions of transformers had in their place:
 on mixtures of the Mixtral and Qwen2 kinds `gate_proj` silently becomes the experts' `gate_up_proj` at twice the rank,
@@ -109,7 +109,7 @@ def _is_meant(name: str, targets: tuple[str, ...]) -> bool:
 def all_but(tensors: Sequence[str]) -> str:
     """A key of `rank_pattern` and `alpha_pattern` that matches every name but those of tensors of experts.
 
-    PEFT matches keys against the end of a name from a dot on, so that the last part is told by what lies before it.
+    PEFT matches keys against the end of a name from a dot on, so that the part before the last one decides.
     """
     holders = sorted({tensor.rpartition(".")[0].rpartition(".")[2] for tensor in tensors})
     return "".join(rf"(?<!{re.escape(holder)}\.)" for holder in holders) + r"[^.]+"

@@ -32,5 +32,6 @@ class Pissa(FromBase):
             vh = v.t()
         else:
             u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        # The forward multiplies B A by `scale`: it is divided out, half on either side.
         root = (s[:rank] / scale).sqrt()
         return root[:, None] * vh[:rank], u[:, :rank] * root

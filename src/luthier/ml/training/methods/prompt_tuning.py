@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class PromptTuning(PlainMethod):
     """Trains `num_virtual_tokens` embeddings."""
 
-    # The prompt would have to stand before the shared prefix, where no layout has a place for it.
+    # The prompt would have to precede the shared prefix, where no layout has a place for it.
     can_share_prefix: ClassVar[bool] = False
     prompt: Tensor
 
@@ -55,9 +55,10 @@ class PromptTuning(PlainMethod):
         """The body run on prompt and texts; the hidden states of the texts alone."""
         num = self.prompt.shape[0]
         texts = body.get_input_embeddings()(input_ids)  # type: ignore[operator]
-        both = torch.cat([self.prompt.expand(len(texts), -1, -1), texts], 1)
+        # texts: [batch, T, width]
+        both = torch.cat([self.prompt.expand(len(texts), -1, -1), texts], 1)  # [batch, num + T, width]
         ahead = torch.arange(num, device=positions.device)[None].expand(len(positions), -1)
-        places = torch.cat([ahead, positions + num], 1)
+        places = torch.cat([ahead, positions + num], 1)  # [1 or batch, num + T]
         return last_hidden_states(body, places, inputs_embeds=both)[:, num:]
 
     def virtual_prompt(self) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What the loop asks of a method, and the answers of one that has nothing special to say."""
+"""The interface of a training method, and a base class with its defaults."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Method(Protocol):
     """
 
     folder_name: ClassVar[str]
-    """Folder name of what it saves: "adapter", or "model" where the outcome stands without its base."""
+    """Folder name of what it saves: "adapter", or "model" where the outcome needs no base model."""
     can_share_prefix: ClassVar[bool]
-    """Whether a prefix that rows share may be computed once for all of them, and rows may lie end to end."""
+    """Whether a prefix that rows share may be computed once for all of them, and rows may be packed end to end."""
 
     def __init__(self, plan: MethodPlan) -> None: ...
 
@@ -41,7 +41,8 @@ class Method(Protocol):
     def hidden(self, body: nn.Module, input_ids: Tensor, positions: Tensor, layout: RowLayout | None = None) -> Tensor:
         """Last hidden states [batch, T, width] of the ids [batch, T] by the body of the prepared model.
 
-        layout: where all rows lie in one after a prefix that they share; never given to a method that cannot.
+        Args:
+            layout: of rows packed into one behind a shared prefix; only where `can_share_prefix`.
         """
         ...
 
@@ -77,7 +78,7 @@ class Method(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up a state that `state` gave."""
+        """Load a state that `state` returned."""
         ...
 
     def ranks(self) -> dict[str, int]:

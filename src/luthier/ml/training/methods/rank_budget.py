@@ -26,7 +26,11 @@ class Triplets(NamedTuple):
 
 
 class RankBudget:
-    """The state of the allocation. `kept`: for each matrix which of its triplets are left, bool [rank]."""
+    """The state of the allocation.
+
+    Attributes:
+        kept: for each matrix which of its triplets are left, bool [rank].
+    """
 
     def __init__(self, plan: MethodPlan) -> None:
         self.warmup_steps = plan.warmup_steps or 0
@@ -83,10 +87,11 @@ class RankBudget:
         return {f"{part}.{name}": tensor for part, found in parts for name, tensor in found.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` gave."""
+        """Load what `state` returned."""
         for part, found in (("kept", self.kept), ("smoothed", self.smoothed), ("uncertain", self.uncertain)):
             device = next(iter(self.kept.values())).device
             loaded = {n.removeprefix(f"{part}."): t.to(device) for n, t in state.items() if n.startswith(f"{part}.")}
+            # `kept` has a mask for every matrix from the start; the averages are empty once the ranks are final.
             if part != "kept":
                 found.clear()
             found.update(loaded)
@@ -98,12 +103,13 @@ class RankBudget:
                 if key not in self.smoothed:
                     self.smoothed[key], self.uncertain[key] = torch.zeros_like(now), torch.zeros_like(now)
                 smoothed = self.smoothed[key].mul_(self.sensitivity).add_(now, alpha=1 - self.sensitivity)
+                # Equation 10 takes the distance from the average that has just moved.
                 distance = now.sub_(smoothed).abs_()
                 self.uncertain[key].mul_(self.uncertainty).add_(distance, alpha=1 - self.uncertainty)
 
     def _decide(self, num_kept: int) -> None:
         """Keep the most important triplets over all matrices; of equals, those that come first."""
-        scores = torch.cat([self._scores(name) for name in self.kept])
+        scores = torch.cat([self._scores(name) for name in self.kept])  # [sum of ranks]
         order = torch.argsort(scores, descending=True, stable=True)
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[order[:num_kept]] = True

@@ -1,6 +1,6 @@
 """Knowledge distillation by logits: learn at each learned token what the teacher would have said there.
 
-The teacher is asked once, before training (`teacher_states.py`); a step reads what it said and needs no teacher.
+The teacher runs once, before training (`teacher_states.py`); steps read its stored states and need no teacher.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Distillation(PlainObjective):
         folder: Path,
         progress: Progress,  # noqa: ARG002
     ) -> None:
-        """Open what the teacher was asked before the model was loaded."""
+        """Open the teacher's states, which were computed before the model was loaded."""
         self._states = TeacherStates(folder / FOLDER, self.teacher, rows_of(units), model.device)
 
     def rehearse(self, model: TrainableModel, states: States | None = None) -> None:

@@ -36,5 +36,6 @@ class Ipo(AgainstReference):
     def of_pairs(self, sums: PairSums, units: Sequence[Unit]) -> tuple[Tensor, Tensor, Tensor]:
         """The rewards are beta times the log-ratio of whole completions, as for DPO."""
         chosen, rejected = self.log_ratios(sums, units)
+        # [P]: means a token, see above
         margin = chosen / sums.chosen_lengths - rejected / sums.rejected_lengths
         return (margin - 1 / (2 * self.beta)).square(), self.beta * chosen, self.beta * rejected

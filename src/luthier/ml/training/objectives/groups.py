@@ -21,9 +21,11 @@ LEAST_SPREAD: Final = 1e-4
 
 @dataclass(slots=True, eq=False)
 class Answer:
-    """One drawn answer with its grade. is_idle: its whole group is worth the same, so nothing is learned from it.
+    """One drawn answer with its grade.
 
-    reference: log-probabilities of its tokens by the model as it was at first.
+    Attributes:
+        is_idle: its whole group is worth the same, so nothing is learned from it.
+        reference: log-probabilities of its tokens by the model as it was at first.
     """
 
     sample: Sample
@@ -40,19 +42,24 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All answers to one prompt. spread: standard deviation of their rewards, of a sample (n - 1)."""
+    """All answers to one prompt.
+
+    Attributes:
+        spread: standard deviation of their rewards, of a sample (n - 1).
+    """
 
     answers: tuple[Answer, ...]
     spread: float
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, divide_by_spread: bool) -> Group:
-        """The group with an advantage for each answer: reward less mean, over the spread where that is asked for.
+        """The group with an advantage for each answer: reward less mean, over the spread if `divide_by_spread`.
 
         Without the division, as Liu et al., 2025, "Understanding R1-Zero-Like Training", arXiv:2503.20783, section 3.2.
         """
         rewards = [answer.grade.reward for answer in answers]
         mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
+        # By value, with no threshold: rewards that differ at all are a signal.
         is_idle = max(rewards) == min(rewards)
         for answer, reward in zip(answers, rewards, strict=True):
             scale = spread + LEAST_SPREAD if divide_by_spread else 1.0
@@ -68,7 +75,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """All groups of a step, and the figures reported about them. with_idle: groups without signal are computed, too."""
+    """All groups of a step, and the figures reported about them.
+
+    Attributes:
+        with_idle: groups without signal are computed, too.
+    """
 
     groups: tuple[Group, ...]
     with_idle: bool = False
@@ -85,13 +96,14 @@ class Step:
         return sum(answer.row.num_trained_tokens for group in computed for answer in group.answers)
 
     def weight(self, of: Callable[[Sequence[Unit]], float]) -> float:
-        """The weight of the whole step, by the objective's own reckoning."""
+        """The weight of the whole step, as the objective computes it."""
         return of([(answer.row,) for answer in self.answers.values()])
 
     def measures(self, answers: Sequence[Answer], weight: float, device: torch.device) -> dict[str, Tensor]:
         """What a micro-batch of these answers adds to the step's measures, each a mean over answers or over groups.
 
-        weight: of the whole step, by which all is divided in the end.
+        Args:
+            weight: of the whole step, by which all is divided in the end.
         """
         share = weight / len(self.answers)
         sums = {
@@ -110,8 +122,11 @@ class Step:
 def make_batches(groups: Sequence[Group], *, micro_batch_tokens: int, shares_prefix: bool) -> list[Batch]:
     """Micro-batches of whole groups, each prompt computed once for its answers where that is shared.
 
-    Groups without signal lie apart, since they may be left out. micro_batch_tokens: most tokens of a micro-batch,
-    padding included; a group that is larger is cut, and a longer answer is a group of its own.
+    Groups without signal are kept apart, since they may be left out.
+
+    Args:
+        micro_batch_tokens: most tokens of a micro-batch, padding included; a group that is larger is cut, and a longer
+            answer is a group of its own.
     """
     made: list[Batch] = []
     for part in ([g for g in groups if g.has_signal], [g for g in groups if not g.has_signal]):
@@ -124,6 +139,7 @@ def _plain(groups: Sequence[Group], micro_batch_tokens: int) -> list[Batch]:
     rows = sorted((answer.row for group in groups for answer in group.answers), key=lambda row: -row.num_tokens)
     made: list[list[Unit]] = []
     for row in rows:
+        # Sorted, so the first row of a micro-batch is the longest: all others are padded to it.
         if not made or made[-1][0][0].num_tokens * (len(made[-1]) + 1) > micro_batch_tokens:
             made.append([])
         made[-1].append((row,))
@@ -165,4 +181,5 @@ def _cut(group: Group, micro_batch_tokens: int) -> list[Batch]:
             size = prompt
         made[-1].append((answer.row,))
         size += answer.row.num_trained_tokens
+    # A single answer has no one to share its prompt with: it goes as a plain row.
     return [(units, (prompt,) if len(units) > 1 else ()) for units in made]

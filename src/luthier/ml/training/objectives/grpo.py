@@ -1,4 +1,4 @@
-"""Reinforcement with graders: the model writes several answers to a prompt and learns from which are worth more.
+"""Reinforcement learning with graders: the model samples several answers to a prompt and learns from their rewards.
 
 Shao et al., 2024, "DeepSeekMath", arXiv:2402.03300, section 4.1 (GRPO): an answer's advantage is its reward less the
 mean of its group, over the group's spread; every token of it is made likelier by that much. Answers are drawn with the
@@ -33,8 +33,12 @@ from luthier.ml.training.objectives.sampling import draw_samples
 class Grpo(PlainObjective):
     """Learn to write what is worth most. A unit is one prompt as it is given, one answer as it is drawn.
 
-    drawn: the answers of the step that was drawn last. validated: those of the last validation, by their rows' ids.
-    Raises RequestError where the run lends no template or no grading.
+    Attributes:
+        drawn: the answers of the step that was drawn last.
+        validated: those of the last validation, by their rows' ids.
+
+    Raises:
+        RequestError: the run lends no template or no grading.
     """
 
     loss_tells_overfitting: ClassVar[bool] = False
@@ -57,7 +61,7 @@ class Grpo(PlainObjective):
         self._folder: Path | None = None
 
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:  # noqa: ARG002
-        """Keep what is trained as it is at first, where a divergence from it is asked for."""
+        """Keep what is trained as it is at first, where the loss has a divergence from it."""
         self._folder = folder
         if self._kl_weight:
             trained = ((name, p) for name, p in model.module.named_parameters() if p.requires_grad)
@@ -102,23 +106,27 @@ class Grpo(PlainObjective):
         answers = [self.drawn.answers[row.id] for row in rows]
         scale = self.drawn.weight(self.weight)
         if not self._kl_weight and all(answer.is_idle for answer in answers):
+            # A leaf that requires a gradient, so that the caller's backward() has something to differentiate.
             nothing = torch.zeros((), device=batch.targets.device, requires_grad=True)
             return Losses(nothing, self.drawn.measures(answers, scale, nothing.device))
         logits = model.logit_rows(batch)
-        new = logits.token_log_probabilities(batch.targets, self._temperature)
+        new = logits.token_log_probabilities(batch.targets, self._temperature)  # [N]
         counts = torch.tensor(batch.learned, device=new.device)
         advantage = _of_tokens([answer.advantage for answer in answers], counts, new)
+        # The ratio is 1 in value; its gradient is that of log p, so this is the policy gradient.
         loss = -advantage * (new - new.detach()).exp()
         entropy = logits.detach().entropy_sum(self._temperature)
         sums = {"entropy": entropy, "sampling_gap": self._gap(answers, new.detach())}
         if self._kl_weight:
             further = torch.cat([answer.reference for answer in answers if answer.reference is not None]).to(new) - new
+            # k3: with r = log(reference / new), exp(r) - r - 1 is never negative and has KL(new || reference) as mean.
             divergence = further.exp() - further - 1
             loss = loss + self._kl_weight * divergence
             sums["kl"] = divergence.detach().sum()
         if self.plan.loss_weighting == "sample":
             loss = loss / _of_tokens(counts.tolist(), counts, new)
         measures = self.drawn.measures(answers, scale, new.device)
+        # The loop divides by `scale`; these sums are means over the tokens that were computed.
         measures |= {name: value * (scale / self.drawn.num_computed_tokens) for name, value in sums.items()}
         return Losses(loss.sum(), measures)
 

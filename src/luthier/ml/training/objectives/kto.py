@@ -42,6 +42,7 @@ class Kto(PlainObjective):
     def prepare(self, model: TrainableModel, units: Sequence[Unit], folder: Path, progress: Progress) -> None:
         """Give each prompt its partner, and compute the reference of all rows and of those with partners."""
         rows = rows_of(units)
+        # Each row is paired with the one before it, the first with the last.
         for before, row in zip([rows[-1], *rows[:-1]], rows, strict=True):
             self._partners[key_of(row)] = mismatched(row, before, model.context_length_tokens)
         partners: list[Unit] = [(partner,) for partner in self._partners.values()]
@@ -59,6 +60,7 @@ class Kto(PlainObjective):
             found = summed_log_probabilities(model, chosen)
             total += float((found - self.reference.of(rows_of(chosen), like=found)).sum())
         model.module.train(was_training)
+        # A plain float: no gradient flows through z0.
         self._distance = max(0.0, total / len(rows))
         num_wanted = sum(row.is_wanted is True for row in rows)
         self._shares = num_wanted / len(rows), (len(rows) - num_wanted) / len(rows)
@@ -70,7 +72,7 @@ class Kto(PlainObjective):
     def losses(self, model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Losses:
         """The summed loss of the completions, z0, and the rewards of what is wanted and of what is not."""
         rows = rows_of(units)
-        sums = summed_by_row(model.log_probabilities(batch), batch.learned)
+        sums = summed_by_row(model.log_probabilities(batch), batch.learned)  # [rows]
         ratios = sums - self.reference.of(rows, like=sums)
         is_wanted = torch.tensor([row.is_wanted is True for row in rows], device=sums.device)
         gains = torch.where(is_wanted, 1.0, -1.0) * (ratios - self._distance)

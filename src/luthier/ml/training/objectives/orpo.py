@@ -55,7 +55,8 @@ class Orpo(PairObjective):
             with_prompts = [self._with_mask(row) if number % 2 == 0 else row for number, row in enumerate(rows)]
             prefix_lengths = () if batch.layout is None else batch.layout.prefix_tokens
             marked = collate(with_prompts, model.pad_id, model.device, prefix_lengths=prefix_lengths)
-        found = model.log_probabilities(marked)
+        found = model.log_probabilities(marked)  # [N of marked]
+        # num_learned is tokens a pair; the loop divides by pairs: together a mean over the tokens of the batch.
         nll = -summed_by_row(found, marked.learned)[0::2].sum() / self.num_learned
         is_answer = torch.tensor(_answers(rows, marked.learned), device=found.device)
         sums = PairSums.of(summed_by_row(found * is_answer, marked.learned), batch.learned)

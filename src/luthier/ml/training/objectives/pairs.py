@@ -35,6 +35,7 @@ class PairSums:
     def of(cls, sums: Tensor, learned: Sequence[int]) -> PairSums:
         """From what rows give in order: chosen, rejected, chosen, rejected..."""
         lengths = torch.tensor(learned, dtype=sums.dtype, device=sums.device)
+        # Rows alternate: even ones are chosen, odd ones rejected.
         return cls(sums[0::2], sums[1::2], lengths[0::2], lengths[1::2])
 
     def means(self) -> tuple[Tensor, Tensor]:

@@ -6,4 +6,4 @@ from luthier.ml.training.objectives.sft import Sft
 
 
 class Pretraining(Sft):
-    """Learn to go on with texts. A unit is a block: pieces of documents that do not see one another."""
+    """Learn to continue with texts. A unit is a block: pieces of documents that do not see one another."""

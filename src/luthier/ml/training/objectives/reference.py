@@ -1,8 +1,8 @@
 """Log-probabilities of whole completions under the model as it is before its first step: computed once, and kept.
 
-That model is the reference of DPO and its kin. Every method begins as the base itself (an adapter that adds nothing, a
-factor of 1), but for prompt tuning, which begins with a prompt of random tokens: what it begins with is the reference.
-So no second model is ever in memory, and no adapter is switched off and on.
+That model is the reference of DPO, IPO and KTO. Every method begins as the base itself (an adapter that adds nothing, a
+factor of 1), except for prompt tuning, which begins with a prompt of random tokens: what it begins with is the
+reference. So no second model is ever in memory, and no adapter is switched off and on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEY_BYTES: Final = 16
 
 
 def key_of(row: TokenisedExample) -> bytes:
-    """16 bytes that stand for a row's tokens and mask, whatever its id."""
+    """16 bytes that represent a row's tokens and mask, whatever its id."""
     digest = hashlib.blake2b(memoryview(row.input_ids).cast("B"), digest_size=_KEY_BYTES)
     digest.update(row.loss_mask)
     return digest.digest()
@@ -55,6 +55,7 @@ def reference_of(model: TrainableModel, units: Sequence[Unit], folder: Path, pro
     if found is None:
         found = _compute(model, units, progress)
         _write(folder / FILE_NAME, {key: found[key] for key in keys})
+        # Read back, so that the first process sees the very numbers that a resumed one will.
         found = _read(folder / FILE_NAME, list(keys)) or found
     return Reference(found)
 
@@ -82,6 +83,7 @@ def cut(model: TrainableModel, units: Sequence[Unit]) -> Iterator[list[int]]:
     lengths = [max(row.num_tokens for row in unit) for unit in units]
     current: list[int] = []
     for index in sorted(range(len(units)), key=lambda i: (-lengths[i], i)):
+        # The first is the longest: what all rows of the micro-batch are padded to.
         size = lengths[current[0]] if current else lengths[index]
         if current and (len(current) + 1) * len(units[index]) * size > model.micro_batch_tokens:
             yield current
@@ -108,6 +110,7 @@ def _compute(model: TrainableModel, units: Sequence[Unit], progress: Progress) -
 
 def _write(path: Path, sums: Mapping[bytes, float]) -> None:
     keys = torch.frombuffer(bytearray(b"".join(sums)), dtype=torch.uint8).view(-1, _KEY_BYTES)
+    # float64 holds fp32 and fp64 sums to the bit.
     values = torch.tensor(list(sums.values()), dtype=torch.float64)
     digest = _digest(keys, values)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,39 +1,22 @@
-"""Which objectives there are. A table of "module:Class" strings is the door: built-ins and plug-ins use the same one.
-
-Entry points in the group `luthier.objectives` add to it.
-"""
+"""The class that trains by an objective: of a built-in as `rules` names it, of a plug-in its entry point."""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
-from luthier.core.errors import NotFoundError
 from luthier.core.import_string import import_string
 from luthier.core.plan import ObjectivePlan
-from luthier.core.recipe import OBJECTIVE_ENTRY_POINTS
+from luthier.core.registry import OBJECTIVES
 from luthier.ml.training.objective_protocol import NO_TOOLS, Objective, Tools
-
-BUILT_IN = {
-    "sft": "luthier.ml.training.objectives.sft:Sft",
-    "dpo": "luthier.ml.training.objectives.dpo:Dpo",
-    "ipo": "luthier.ml.training.objectives.dpo:Ipo",
-    "orpo": "luthier.ml.training.objectives.orpo:Orpo",
-    "kto": "luthier.ml.training.objectives.kto:Kto",
-    "simpo": "luthier.ml.training.objectives.simpo:Simpo",
-    "grpo": "luthier.ml.training.objectives.grpo:Grpo",
-    "pretraining": "luthier.ml.training.objectives.pretraining:Pretraining",
-    "distillation": "luthier.ml.training.objectives.distillation:Distillation",
-}
+from luthier.ml.training.objectives.rules import RULES
 
 
 def load_objective(plan: ObjectivePlan, tools: Tools = NO_TOOLS) -> Objective:
-    """The objective that a plan names, with what the run lends it. Raises NotFoundError for an unknown name."""
-    known = {entry.name: entry.value for entry in entry_points(group=OBJECTIVE_ENTRY_POINTS)} | BUILT_IN
-    if plan.name not in known:
-        raise NotFoundError(
-            f"objective {plan.name!r}",
-            expected=f"one of {', '.join(sorted(known))}",
-            do="correct objective.name, or install the package that brings it (entry point group luthier.objectives)",
-        )
-    objective: Objective = import_string(known[plan.name])(plan, tools)
+    """The objective that a plan names, with what the run lends it.
+
+    Raises:
+        NotFoundError: No table knows the name.
+    """
+    if plan.name in RULES:
+        objective: Objective = import_string(RULES[plan.name].implementation)(plan, tools)
+    else:
+        objective = OBJECTIVES.load(plan.name)(plan, tools)
     return objective

@@ -27,7 +27,8 @@ from luthier.ml.training.model import TrainableModel
 class Sample:
     """One answer: the row it was written for, prompt and answer as a trainable row, and the answer as it is graded.
 
-    log_probabilities: of each drawn token, as it was drawn; empty of greedy answers.
+    Attributes:
+        log_probabilities: of each drawn token, as it was drawn; empty of greedy answers.
     """
 
     row_id: str
@@ -59,12 +60,13 @@ def draw_samples(
     """`num_samples` answers to the prompt of each row, in order.
 
     temperature 0 writes the likeliest one. Else each answer has a generator of its own, seeded from `seed`, its row and
-    its number: what it draws depends neither on what else stands in its batch nor on the process that draws it.
+    its number: what it draws depends neither on the rest of its batch nor on the process that draws it.
     """
     prompt = model.method.virtual_prompt()
     ahead = 0 if prompt is None else len(prompt)
     requests = []
     for row in rows:
+        # Placeholders at the positions of the trained prompt, which has no token ids.
         ids = [model.pad_id] * ahead + prompt_ids(row)
         seeds = [_seed(f"{seed}\n{row.id}\n{number}") for number in range(num_samples)]
         requests += [Request(ids, max_new_tokens, temperature, one) for one in seeds]

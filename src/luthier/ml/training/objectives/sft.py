@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the mean cross-entropy of the learned tokens.
 
 By `loss_weighting` every token counts the same (`token`), or every row of the data does (`sample`): its loss is then
-the mean over its learned tokens, those of all its answers together, in however many sequences they stand.
+the mean over its learned tokens, those of all its answers together, in however many sequences.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Sft(PlainObjective):
 
 def _mean_of_each(model: TrainableModel, units: Sequence[Unit], batch: MicroBatch) -> Tensor:
     """The sum over units of the mean cross-entropy of their learned tokens, in nats."""
+    # [rows]: one over the learned tokens of the row's whole unit
     shares = [1 / sum(row.num_trained_tokens for row in unit) for unit in units for _ in unit]
     by_row = summed_by_row(model.log_probabilities(batch), batch.learned)
     return -(by_row * by_row.new_tensor(shares)).sum()

@@ -89,10 +89,13 @@ def ask_teacher(
 ) -> list[str]:
     """Make sure that the states of all rows lie in `folder`, and say what of earlier work could not be used.
 
-    The teacher is opened only where something is missing, and closed at the end. part_bytes: states in one file;
-    None is 32 MiB, what a kill costs at most.
+    The teacher is opened only where something is missing, and closed at the end.
 
-    Raises StorageFullError where the disk has no room (what is there stays), and what the engine raises.
+    Args:
+        part_bytes: states in one file; None is 32 MiB, what a kill costs at most.
+
+    Raises:
+        StorageFullError: the disk has no room; what is there stays.
     """
     parts = _parts(_unique(rows), teacher, part_bytes)
     identity = _identity(teacher, parts)
@@ -116,6 +119,7 @@ def ask_teacher(
                     tensors = {"states": torch.cat(engine.hidden_states(parts[wanted.index(name) - 1], task))}
                 kept[name] = _write(folder / name, tensors)
                 files = tuple(kept[name] for name in wanted if name in kept)
+                # After each file, so that a kill loses at most the part that was being computed.
                 replace_text(folder / _MANIFEST, _Manifest(identity=identity, files=files).model_dump_json(indent=1))
     finally:
         engine.close()
@@ -125,7 +129,8 @@ def ask_teacher(
 class TeacherStates:
     """The states that `ask_teacher` left, read a row at a time from files that are mapped into memory.
 
-    Raises WorkError where they are not those of this teacher and these rows.
+    Raises:
+        WorkError: they are not those of this teacher and these rows.
     """
 
     def __init__(
@@ -189,6 +194,7 @@ class MadeUpStates:
 
     def _random(self, count: int) -> Tensor:
         drawn = torch.randn(count, self._width, generator=self._draw)
+        # Rows of norm about 1, so that logits have the size of a real model's.
         return drawn.mul_(self._width**-0.5).to(self._device, self._dtype)
 
 
@@ -210,7 +216,7 @@ def _parts(
     """The rows in their order, cut where their states fill a part."""
     most = max(1, (part_bytes or PART_BYTES) // (teacher.hidden_size * _BYTES[teacher.precision]))
     parts: list[list[TokenisedExample]] = []
-    size = most
+    size = most  # the first row opens a part
     for row in rows:
         if size >= most:
             parts.append([])

@@ -4,7 +4,7 @@ Shazeer & Stern, 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory
 second moments (algorithm 4), updates whose root mean square is clipped (section 6), a second moment that forgets by
 1 - t^-0.8 (section 7.2). The step is the recipe's learning rate, not one relative to the weight (section 8): a LoRA
 matrix that starts at zero has no size to be relative to, and the rate would mean something else than with every other
-optimizer. torch's own Adafactor always makes it relative; that of transformers does as it is told, and is used here.
+optimizer. torch's own Adafactor always makes it relative; that of transformers, which is used here, does not.
 """
 
 from __future__ import annotations

@@ -75,10 +75,13 @@ class AdamW8bit:
         """Algorithm 2 of arXiv:1711.05101 on one piece."""
         beta1, beta2, count = self.plan.beta1, self.plan.beta2, weights.numel()
         mean = _here(first, weights, is_signed=True)[:count].lerp_(gradient, 1 - beta1)
+        # The root was packed, so it is squared before it is averaged.
         square = _here(second, weights, is_signed=False)[:count].square_()
         root = square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2).sqrt_()
+        # Packed now: `root` is scaled in place below.
         blockwise.pack(mean, first, is_signed=True)
         blockwise.pack(root, second, is_signed=False)
+        # Bias correction of the second moment: sqrt(v / (1 - b2^t)) is root * (1 - b2^t)^-1/2.
         root.mul_((1 - beta2**self.num_steps) ** -0.5).add_(self.plan.epsilon)
         weights.mul_(1 - rate * decay).addcdiv_(mean, root, value=-rate / (1 - beta1**self.num_steps))
 

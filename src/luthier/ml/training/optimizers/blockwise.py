@@ -22,7 +22,12 @@ _NAME_MASK: Final = (1 << (32 - _DROPPED_BITS)) - 1
 
 
 class Packed(NamedTuple):
-    """Numbers in blocks. codes: uint8 [blocks, 256], the last one filled up; largest: fp32 [blocks]."""
+    """Numbers in blocks.
+
+    Attributes:
+        codes: uint8 [blocks, 256], the last one filled up.
+        largest: fp32 [blocks].
+    """
 
     codes: Tensor
     largest: Tensor
@@ -30,7 +35,7 @@ class Packed(NamedTuple):
 
 @cache
 def levels(*, is_signed: bool) -> Tensor:
-    """The 256 numbers that a code stands for, sorted: fp32 from 0 (signed: about -1) to 1."""
+    """The 256 values of the codes, sorted: fp32 from 0 (signed: about -1) to 1."""
     found = [0.0, 1.0]
     for power in range(_NUM_POWERS):
         count = 2 ** (_NUM_POWERS - 1 - power) * (1 if is_signed else 2)
@@ -54,7 +59,11 @@ def _code_of_name(*, is_signed: bool) -> Tensor:
 
 
 def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool = False) -> Packed:
-    """Room for so many numbers, all zero. pins: in page-locked host memory."""
+    """A packed tensor of `count` zeros.
+
+    Args:
+        pins: in page-locked host memory.
+    """
     num_blocks = -(-count // BLOCK)
     zero = int(torch.searchsorted(levels(is_signed=is_signed), 0.0))
     return Packed(
@@ -66,7 +75,7 @@ def zeros(count: int, device: torch.device | str, *, is_signed: bool, pins: bool
 def unpack(packed: Packed, *, is_signed: bool, dtype: torch.dtype) -> Tensor:
     """The numbers [blocks * 256]."""
     table = levels(is_signed=is_signed).to(packed.codes.device, dtype)
-    found = table.index_select(0, packed.codes.flatten().int()).view(-1, BLOCK)
+    found = table.index_select(0, packed.codes.flatten().int()).view(-1, BLOCK)  # [blocks, 256]
     return found.mul_(packed.largest[:, None]).flatten()
 
 
@@ -76,6 +85,7 @@ def pack(numbers: Tensor, into: Packed, *, is_signed: bool) -> None:
     blocks[: numbers.numel()] = numbers
     blocks = blocks.view(-1, BLOCK)
     largest = blocks.abs().amax(1)
+    # The smallest normal number in place of 0: in a block of zeros 0 / tiny stays 0.
     names = blocks.div_(largest.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).view(torch.int32)
     names = names.bitwise_right_shift_(_DROPPED_BITS).bitwise_and_(_NAME_MASK)
     table = _code_of_name(is_signed=is_signed).to(names.device)

@@ -1,4 +1,4 @@
-"""What the optimizer asks of an update rule."""
+"""The interface of an update rule."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ Place = Literal["embedding", "head", "matrix", "vector"]
 class Trained:
     """One trained parameter as a rule sees it.
 
-    master: the fp32 (or wider) copy that moves; its `.grad` holds the summed and clipped gradient of the step.
-    rate_factor: what the learning rate is multiplied by. decay: weight decay, 0 for vectors. place: `embedding` for
-    tables that are looked up (tied to the head or not), `head` for an untied one, `matrix` for two or more dimensions
-    anywhere else.
+    Attributes:
+        master: the fp32 (or wider) copy that moves; its `.grad` holds the summed and clipped gradient of the step.
+        rate_factor: what the learning rate is multiplied by.
+        decay: weight decay, 0 for vectors.
+        place: `embedding` for tables that are looked up (tied to the head or not), `head` for an untied one, `matrix`
+            for two or more dimensions anywhere else.
     """
 
     name: str
@@ -44,7 +46,7 @@ class UpdateRule(Protocol):
         ...
 
     def load(self, state: Mapping[str, Tensor], num_steps_taken: int) -> None:
-        """Take up what `state` gave after so many steps, to the bit; called once at least one was taken."""
+        """Load what `state` returned after that many steps, bit for bit; called only where at least one was taken."""
         ...
 
 

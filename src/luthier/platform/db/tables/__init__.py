@@ -1,4 +1,4 @@
-"""The tables as the code sees them today. How a database gets there is written in migrations/, append-only.
+"""The tables of this version. New databases get them as they are here, older ones by migrations/, append-only.
 
 Documents (plans, results, events, evaluations) are JSON text of the core specs: the columns beside them are only what
 is searched by. Nothing here is SQLite's own: PostgreSQL has the same tables.
@@ -46,7 +46,7 @@ from luthier.platform.db.tables.workshop import (
     web_sessions,
 )
 
-# The newest migration. A test holds that this is the head of migrations/ and that these tables are what it makes.
+# The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
 SCHEMA_VERSION = "0010"
 
 __all__ = [

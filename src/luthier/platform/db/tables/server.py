@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+import time
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
 
 from luthier.platform.db.tables.base import metadata, number, project_id
 
@@ -17,6 +33,13 @@ projects = Table(
     UniqueConstraint("name"),
     sqlite_autoincrement=True,
 )
+
+
+@event.listens_for(projects, "after_create")
+def _add_default_project(_table: Table, connection: Connection, **_options: Any) -> None:
+    values = {"project_id": "default", "name": "default", "created_at": time.time()}
+    connection.execute(projects.insert().values(**values))
+
 
 api_keys = Table(
     "api_keys",
@@ -75,6 +98,27 @@ audit_log = Table(
     UniqueConstraint("hash"),
     sqlite_autoincrement=True,
 )
+
+
+@event.listens_for(audit_log, "after_create")
+def _make_audit_log_append_only(_table: Table, connection: Connection, **_options: Any) -> None:
+    """Triggers that refuse changes: against slips and bugs, not against the owner of the database."""
+    if connection.dialect.name == "sqlite":
+        for change in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER audit_log_no_{change.lower()} BEFORE {change} ON audit_log "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            )
+        return
+    connection.exec_driver_sql(
+        "CREATE FUNCTION audit_log_refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$"
+    )
+    connection.exec_driver_sql(
+        "CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()"
+    )
+
 
 files = Table(
     "files",

@@ -8,7 +8,6 @@ from typing import Final
 
 from luthier.core.results.audit import Audit
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.data.audit.report import views
 from luthier.ml.data.audit.report.charts import audit_charts
 from luthier.ml.data.audit.table import AuditTable
@@ -24,9 +23,7 @@ def render_audit(
     table: the one that was audited. versions: names of programs, to what they are. held_out: the file it was held
     against.
     """
-    environment = page_environment(TEMPLATES)
-    environment.finalize = shown
-    environment.filters["fold"] = views.fold
+    environment = page_environment(TEMPLATES, views.fold)
     return environment.get_template("audit.html.j2").render(
         audit=audit,
         name=Path(audit.file).name,

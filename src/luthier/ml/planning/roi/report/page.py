@@ -9,7 +9,6 @@ from typing import Final
 
 from luthier.core.results.worth_result import WorthResult
 from luthier.ml.charts.page import page_environment, replace_text
-from luthier.ml.charts.visible import shown
 from luthier.ml.planning.roi import views
 from luthier.ml.planning.roi.report.charts import worth_charts
 
@@ -22,7 +21,6 @@ def render_worth(result: WorthResult, *, case_file: str, verdict: str | None = N
     case_file, verdict, html: what the command that makes it again is given.
     """
     environment = page_environment(TEMPLATES)
-    environment.finalize = shown
     currency = result.case.currency
     return environment.get_template("worth.html.j2").render(
         result=result,

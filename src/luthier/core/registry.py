@@ -1,0 +1,177 @@
+"""Things by name: metrics, methods, objectives, optimizers, exporters, pages, each with a table of ours and plug-ins.
+
+A registry names its table by a string, so that recipes can be checked here against what libraries above declare. The
+tables import nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import Any, Final
+
+from pydantic_core import PydanticCustomError
+
+from luthier.core.entry_points import entry_points
+from luthier.core.errors import NotFoundError
+from luthier.core.import_string import import_string
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """One kind of thing.
+
+    Attributes:
+        kind: What one is called, with its article: "a metric".
+        group: The group of entry points by which other packages add theirs.
+        table: "module:NAME" of a mapping from the names of ours to their declarations.
+        declares: "module:Class" of a declaration; a plug-in has one in its attribute `rules`, or is one.
+        key: Where users name one: a recipe key or an option.
+    """
+
+    kind: str
+    group: str
+    table: str
+    declares: str
+    key: str
+
+    @property
+    def noun(self) -> str:
+        """`kind` without its article."""
+        return self.kind.partition(" ")[2]
+
+    @property
+    def built_in(self) -> Mapping[str, Any]:
+        """The table of ours, in its order."""
+        found: Mapping[str, Any] = import_string(self.table)
+        return found
+
+    def plug_ins(self) -> dict[str, EntryPoint]:
+        """The entry points of other packages, sorted by name; none takes the place of one of ours."""
+        found = {entry.name: entry for entry in entry_points(self.group)}
+        return {name: found[name] for name in sorted(found) if name not in self.built_in}
+
+    def names(self) -> tuple[str, ...]:
+        """All names: ours in the order of the table, then those of plug-ins."""
+        return (*self.built_in, *self.plug_ins())
+
+    def is_known(self, name: str) -> bool:
+        """Whether a name is in the table or brought by a plug-in."""
+        return name in self.built_in or name in self.plug_ins()
+
+    def validated(self, name: str) -> str:
+        """The name, for a field of a pydantic model.
+
+        Raises:
+            PydanticCustomError: The name is unknown; the context lists all known ones.
+        """
+        if not self.is_known(name):
+            raise PydanticCustomError("literal_error", f"not {self.kind}", {"expected": ", ".join(self.names())})
+        return name
+
+    def add_names(self, schema: dict[str, Any]) -> None:
+        """Add all names to the JSON Schema of a field."""
+        schema["enum"] = list(self.names())
+
+    def plug_in(self, name: str) -> EntryPoint:
+        """The entry point of a name that is not one of ours.
+
+        Raises:
+            NotFoundError: No package brings it.
+        """
+        found = self.plug_ins().get(name)
+        if found is None:
+            raise NotFoundError(
+                f"{self.noun} {name!r}",
+                expected=f"one of {', '.join(self.names())}",
+                do=f"correct {self.key}, or install the package that brings it (entry point group {self.group})",
+            )
+        return found
+
+    def load(self, name: str) -> Any:
+        """The object that a plug-in's entry point names.
+
+        Raises:
+            NotFoundError: No package brings the name, or its module or declaration is broken.
+        """
+        entry = self.plug_in(name)
+        try:
+            return entry.load()
+        except Exception as error:
+            raise NotFoundError(
+                f"{self.noun} {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}",
+                expected="a module that imports, and a declaration with every field that has no default",
+                do="ask the author of the package that brings it, or remove the package",
+            ) from error
+
+    def declaration(self, name: str) -> Any:
+        """What is declared under a name, of the class that `declares` names.
+
+        Raises:
+            NotFoundError: The name is unknown, or the plug-in declares nothing of that class.
+        """
+        if name in self.built_in:
+            return self.built_in[name]
+        loaded, kind = self.load(name), import_string(self.declares)
+        found = loaded if isinstance(loaded, kind) else getattr(loaded, "rules", None)
+        if isinstance(found, kind):
+            return found
+        raise NotFoundError(
+            f"{self.noun} {name!r} ({self.plug_in(name).value}) has rules={found!r}",
+            expected=f"an attribute `rules` of type {self.declares.replace(':', '.')}, or such an object itself",
+            do="ask the author of the package that brings it",
+        )
+
+    def declarations(self) -> dict[str, Any]:
+        """All declarations by name, without plug-ins that cannot be loaded: those are refused where they are named."""
+        found = dict(self.built_in)
+        for name in self.plug_ins():
+            with suppress(NotFoundError):
+                found[name] = self.declaration(name)
+        return found
+
+
+METRICS: Final = Registry(
+    kind="a metric",
+    group="luthier.metrics",
+    table="luthier.ml.evaluation.metrics.registry:RECIPE_NAMES",
+    declares="luthier.ml.evaluation.metrics.protocol:MetricDefinition",
+    key="evaluation.metrics",
+)
+REWARD_METRICS: Final = Registry(
+    kind="a metric of single answers",
+    group="luthier.metrics",
+    table="luthier.ml.evaluation.metrics.registry:REWARD_NAMES",
+    declares="luthier.ml.evaluation.metrics.protocol:MetricDefinition",
+    key="objective.rewards",
+)
+METHODS: Final = Registry(
+    kind="a method",
+    group="luthier.methods",
+    table="luthier.ml.training.methods.rules:RULES",
+    declares="luthier.ml.training.methods.rules:MethodRules",
+    key="method.name",
+)
+OBJECTIVES: Final = Registry(
+    kind="an objective",
+    group="luthier.objectives",
+    table="luthier.ml.training.objectives.rules:RULES",
+    declares="luthier.ml.training.objectives.rules:ObjectiveRules",
+    key="objective.name",
+)
+CHECKS: Final = Registry(
+    kind="a check",
+    group="luthier.checks",
+    table="luthier.ml.data.audit.registry:BUILT_IN",
+    declares="luthier.ml.data.audit.request:Check",
+    key="the id",
+)
+OPTIMIZERS: Final = Registry(
+    kind="an optimizer",
+    group="luthier.optimizers",
+    table="luthier.ml.training.optimizers.rules:RULES",
+    declares="luthier.ml.training.optimizers.rules:OptimizerRules",
+    key="training.optimizer",
+)

@@ -1,0 +1,156 @@
+"""The objective's part of a plan: what was asked, checked against what the objective takes, and completed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from luthier.core.aliases import new_key
+from luthier.core.dataset import Shape
+from luthier.core.errors import RecipeError
+from luthier.core.plan import ObjectivePlan, TeacherPlan
+from luthier.core.recipe import MethodRecipe, ObjectiveRecipe
+from luthier.ml.planning.sources import Sources
+from luthier.ml.training.methods.rules import rules_of as method_rules
+from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
+
+_EXAMPLES: Final = {"objective.rewards": "rewards: [{metric: token_f1, weight: 1.0}]"}
+_INSTEAD: Final[Mapping[Shape, str]] = {
+    "preference": "choose objective: {name: dpo} (or ipo, orpo, simpo, kto); to learn chosen answers alone, map the "
+    "field: completion=chosen",
+    "unpaired": "choose objective: {name: kto}; as plain pairs, bad answers would be learned too: if that is meant, "
+    "map the field: completion=completion",
+}
+
+
+def learning_rate(name: str, of_method: tuple[float, str]) -> tuple[float, str]:
+    """The default rate under an objective and why, from that of the method."""
+    factor = rules_of(name).learning_rate_factor
+    if factor is None:
+        return of_method
+    return float(f"{of_method[0] * factor[0]:.6g}"), factor[1]
+
+
+def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
+    """Raise RecipeError for rows that the objective cannot learn from; what could is in the error."""
+    name = recipe.name if recipe else "sft"
+    if shape not in rules_of(name).shapes:
+        usual = "give it such rows, or choose another objective"
+        if rules_of(name).packs:
+            usual = "choose objective: {name: sft}, which learns the answers of such rows, or give rows with `text`"
+            usual += "; the texts alone of rows with a label: data: {columns: {text: text}}"
+        raise RecipeError(
+            f"objective {name} with {shape} rows",
+            expected=f"rows of shape {', '.join(rules_of(name).shapes)}",
+            do=_INSTEAD.get(shape, usual) if name == "sft" else usual,
+        )
+
+
+def resolve_objective(
+    recipe: ObjectiveRecipe | None, shape: Shape, sources: Sources, *, teacher: TeacherPlan | None = None
+) -> ObjectivePlan:
+    """The objective's part of a plan. shape: of the training rows. teacher: the one that the recipe names, found.
+
+    Raises RecipeError for settings that the objective does not take, and for rows that it cannot learn from.
+    """
+    asked = recipe or ObjectiveRecipe(name="sft")
+    rules = rules_of(asked.name)
+    sources.note("objective.name", "asked" if recipe else "default", rules.title)
+    given = {k: v for k, v in asked.model_dump(exclude={"name", "options"}).items() if v is not None}
+    if rules.needs_teacher:
+        named = given.pop("teacher", None)
+        sources.note("objective.teacher", "asked", _teacher_in_words(asked.name, named, teacher))
+    if unknown := sorted(set(given) - set(rules.settings)):
+        settings = [new_key(f"objective.{name}").removeprefix("objective.") for name in rules.settings]
+        raise RecipeError(
+            f"objective {asked.name} with {', '.join(new_key(f'objective.{name}') for name in unknown)}",
+            expected=f"settings of {asked.name}: {', '.join(settings) or 'none'}",
+            do="remove them: they would be ignored",
+        )
+    check_shape(recipe, shape)
+    if missing := [f"objective.{name}" for name in rules.required if name not in given]:
+        raise RecipeError(
+            f"objective {asked.name} without {', '.join(missing)}",
+            expected="that it is named: there is no usual value",
+            do=f"add it, such as {_EXAMPLES.get(missing[0], 'in docs/recipe.md')}",
+        )
+    values = {
+        name: sources.pick(f"objective.{name}", given.get(name), default) for name, default in rules.settings.items()
+    }
+    if asked.name == "sft":
+        _check_weighting(values["loss_weighting"], values["label_smoothing"])
+    if "router_aux_loss" in values:
+        del values["router_aux_loss"]
+        sources.found.pop("objective.router_aux_loss", None)
+    if "teacher_share" in values:
+        values["teacher_share"] = _teacher_share(values["divergence"], values["teacher_share"], sources)
+    return ObjectivePlan(name=asked.name, options=asked.options or {}, teacher=teacher, **values)
+
+
+def _check_weighting(weighting: str, smoothing: float) -> None:
+    """Raise RecipeError for a weighting that answers of rows do not have, or that cannot be smoothed."""
+    if weighting == "fixed":
+        raise RecipeError(
+            "objective sft with objective.loss_weighting fixed",
+            expected="token (every learned token counts the same) or sample (every row does)",
+            do="choose one of them: a fixed divisor is for drawn answers (grpo)",
+        )
+    if weighting == "sample" and smoothing:
+        raise RecipeError(
+            f"objective.loss_weighting sample with objective.label_smoothing {smoothing:g}",
+            expected="one of the two: the smoothed loss is summed over tokens, not row by row",
+            do="remove one of them",
+        )
+
+
+def fitted_method(recipe: MethodRecipe | None, asked: ObjectiveRecipe | None) -> MethodRecipe | None:
+    """The method as the objective can use it: without dropout where answers are drawn, which are drawn without any.
+
+    Raises RecipeError where dropout is asked for, and for full fine-tuning where what is trained must lie beside.
+    """
+    rules = rules_of(asked.name if asked else "sft")
+    method = recipe or MethodRecipe(name="lora")
+    needed = None if asked is None or rules.needs_adapter_for is None else getattr(asked, rules.needs_adapter_for)
+    if method.name == "full" and needed:
+        setting = new_key(f"objective.{rules.needs_adapter_for}")
+        raise RecipeError(
+            f"{setting} {needed:g} with method full",
+            expected="an adapter, which can be set back to its start; of a whole model a second one would be needed",
+            do=f"choose another method, or set {setting}: 0",
+        )
+    if rules.takes_dropout or "dropout" not in method_rules(method.name).settings:
+        return recipe
+    if method.dropout:
+        raise RecipeError(
+            f"objective {asked.name if asked else 'sft'} with method.dropout {method.dropout:g}",
+            expected="0: answers are drawn without dropout, and must be learned by the model that wrote them",
+            do="remove method.dropout",
+        )
+    return method.model_copy(update={"dropout": 0.0})
+
+
+def _teacher_in_words(objective: str, named: str | None, teacher: TeacherPlan | None) -> str:
+    if named is None or teacher is None:
+        raise RecipeError(
+            f"objective {objective} without a teacher",
+            expected="objective.teacher: a base model, a folder, or a run that has succeeded",
+            do="add it, for example: objective: {name: distillation, teacher: qwen2.5-1.5b-instruct}",
+        )
+    learned_mb = teacher.hidden_size * (2 if teacher.precision == "bfloat16" else 4) / 1e6 * 1000
+    return (
+        f"{named}: {teacher.num_parameters:,} parameters in {teacher.precision}, asked once before training; "
+        f"{learned_mb:.2g} MB are kept for every 1,000 learned tokens"
+    )
+
+
+def _teacher_share(divergence: str, share: float | None, sources: Sources) -> float | None:
+    if divergence == "jensen_shannon":
+        return sources.pick("objective.teacher_share", share, TEACHER_SHARE)
+    if share is not None:
+        raise RecipeError(
+            f"objective.teacher_share {share:g} with divergence {divergence}",
+            expected="divergence: jensen_shannon, the only one with a mixture",
+            do="remove objective.teacher_share, or set objective.divergence: jensen_shannon",
+        )
+    sources.found.pop("objective.teacher_share", None)
+    return None

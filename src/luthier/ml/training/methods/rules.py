@@ -1,0 +1,244 @@
+"""One declaration a method: what it is called, what it takes and costs, its defaults, and which class trains.
+
+Nothing here loads torch: recipes, plans and pages read it. A method that another package brings (entry point group
+`luthier.methods`) declares the same in an attribute `rules` of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from luthier.core.registry import METHODS
+from luthier.ml.inference.models.structure import FEED_FORWARD_OUTPUTS, LinearLayer, Structure
+
+if TYPE_CHECKING:
+    from luthier.core.plan import MethodPlan
+
+Setting = tuple[Any, str]
+Count = Callable[[Structure, Sequence[LinearLayer], "MethodPlan"], int]
+CostModel = Literal["full", "lora", "adalora", "qlora"]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRules:
+    """What a method declares.
+
+    Attributes:
+        settings: What it takes, each with its default and the reason for it; None where the default is derived.
+        learning_rate: Default of training.learning_rate, with its reason.
+        count: Trainable parameters, from the structure, the targeted matrices and the plan of the method.
+        costs_as: The built-in method whose activations and held base the planner computes memory and time from.
+        title: What people call it.
+        summary: What choosing it means, in a sentence.
+        implementation: "module:Class" that trains; empty for a plug-in, whose entry point is the class.
+        why_not: Why settings that are not among these are refused.
+        falls_with_width: Whether the default rate is that of a model of width 2,000, from which
+            `planning.rates.default_rate` takes it to another one's.
+        takes_experts: Whether it can be put on tensors that hold the matrices of experts.
+        takes_outer: Whether it can be put on embeddings and head.
+        can_be_sharded: Whether its step looks at no weight as a whole, and its base is not packed.
+    """
+
+    settings: Mapping[str, Setting]
+    learning_rate: tuple[float, str]
+    count: Count
+    costs_as: CostModel
+    title: str
+    summary: str
+    implementation: str = ""
+    why_not: str = "the method has no use for them, so they would be ignored"
+    falls_with_width: bool = False
+    takes_experts: bool = False
+    takes_outer: bool = False
+    can_be_sharded: bool = False
+
+
+def rules_of(name: str) -> MethodRules:
+    """The rules of a method.
+
+    Raises:
+        NotFoundError: No table knows the name, or the plug-in has no rules.
+    """
+    rules: MethodRules = METHODS.declaration(name)
+    return rules
+
+
+def low_rank_parameters(_: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    """rank x (inputs + outputs) over the targeted matrices, each expert's counted by itself."""
+    return sum(
+        ((method.expert_rank or 0) if x.role == "expert" else method.rank)
+        * x.num_matrices
+        * (x.num_inputs + x.num_outputs)
+        for x in layers
+    )
+
+
+def _dora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    return low_rank_parameters(structure, layers, method) + sum(x.num_outputs for x in layers)
+
+
+def _adalora(structure: Structure, layers: Sequence[LinearLayer], method: MethodPlan) -> int:
+    return low_rank_parameters(structure, layers, method) + method.rank * len(layers)
+
+
+def _ia3(_: Structure, layers: Sequence[LinearLayer], __: MethodPlan) -> int:
+    # the inputs of an MLP's last matrix are scaled, the outputs of all others
+    return sum(x.num_inputs if x.kind in FEED_FORWARD_OUTPUTS else x.num_outputs for x in layers)
+
+
+def _prompt(structure: Structure, _: Sequence[LinearLayer], method: MethodPlan) -> int:
+    return (method.num_virtual_tokens or 0) * structure.hidden_size
+
+
+def _full(structure: Structure, _: Sequence[LinearLayer], __: MethodPlan) -> int:
+    return structure.num_parameters
+
+
+LORA_RANK: Final = (16, "enough for style, format and narrow tasks; 8 to 64 is usual")
+LORA_DROPOUT: Final = (0.1, "guards small data sets against learning by heart; 0 to 0.3 is usual")
+_IMPORTANCE_SMOOTHING: Final = (0.85, "importance of one step alone is noise (Zhang et al., 2023, section 3.2)")
+_PLACES: Final[dict[str, Setting]] = {
+    "targets": ("all-linear", "adapters on every matrix learn more at the same rank than on attention alone"),
+    "layers": (None, "every layer"),
+}
+_LOW_RANK: Final[dict[str, Setting]] = {
+    "rank": LORA_RANK,
+    "alpha": (None, "twice the rank: the usual scale"),
+    "dropout": LORA_DROPOUT,
+    **_PLACES,
+}
+_LORA: Final = MethodRules(
+    _LOW_RANK,
+    (5e-4, "the usual rate for adapters"),
+    low_rank_parameters,
+    "lora",
+    "LoRA",
+    "A small adapter on a base that stays as it is. Forgets least; the usual choice.",
+    "luthier.ml.training.methods.lora:Lora",
+    falls_with_width=True,
+    takes_experts=True,
+    takes_outer=True,
+    can_be_sharded=True,
+)
+# What the initial product is taken out of the base with is put back by the adapter: the scale cancels out.
+_FROM_BASE: Final = replace(
+    _LORA,
+    settings=_LOW_RANK | {"alpha": (None, "the rank: a scale of 1, as in the paper")},
+    learning_rate=(2e-4, "the largest directions of the base move at once, which wants smaller steps"),
+    takes_experts=False,
+    takes_outer=False,
+)
+
+RULES: Final[Mapping[str, MethodRules]] = {
+    "full": MethodRules(
+        {},
+        (5e-5, "the usual rate when every weight moves: a tenth of an adapter's"),
+        _full,
+        "full",
+        "Full fine-tuning",
+        "Every weight moves: learns most, forgets most; every copy is a whole model.",
+        "luthier.ml.training.methods.full:Full",
+        why_not="full fine-tuning has no adapter, and a base whose every weight moves cannot be held quantised",
+        falls_with_width=True,
+        can_be_sharded=True,
+    ),
+    "lora": _LORA,
+    "rslora": replace(
+        _LORA,
+        settings=_LOW_RANK | {"alpha": (8.0, "with the square root of rank 16 it makes LoRA's usual scale of 2")},
+        title="rsLoRA",
+        summary="LoRA scaled by the root of the rank: for large ranks.",
+        implementation="luthier.ml.training.methods.rslora:RsLora",
+    ),
+    "dora": replace(
+        _LORA,
+        count=_dora,
+        title="DoRA",
+        summary="LoRA that learns direction and size of weights apart: a little better, a little slower.",
+        implementation="luthier.ml.training.methods.dora:Dora",
+        takes_experts=False,
+        takes_outer=False,
+        can_be_sharded=False,
+    ),
+    "loraplus": replace(
+        _LORA,
+        settings=_LOW_RANK
+        | {"learning_rate_ratio": (16.0, "B learns best well above A's rate (Hayou et al., 2024, arXiv:2402.12354)")},
+        learning_rate=(1.25e-4, "of A; B moves faster by method.learning_rate_ratio"),
+        title="LoRA+",
+        summary="LoRA whose two halves learn at rates of their own: faster.",
+        implementation="luthier.ml.training.methods.loraplus:LoraPlus",
+        takes_outer=False,
+    ),
+    "pissa": replace(
+        _FROM_BASE,
+        settings={
+            **_FROM_BASE.settings,
+            "num_svd_iterations": (
+                16,
+                "a randomised SVD, exact to a few digits in a fraction of the time; 0: the exact one",
+            ),
+        },
+        title="PiSSA",
+        summary="LoRA that starts from the largest directions of the base: learns faster at first.",
+        implementation="luthier.ml.training.methods.pissa:Pissa",
+    ),
+    "olora": replace(
+        _FROM_BASE,
+        title="OLoRA",
+        summary="LoRA that starts from an orthonormal part of the base: steadier.",
+        implementation="luthier.ml.training.methods.olora:OLora",
+    ),
+    "adalora": MethodRules(
+        {
+            "target_rank": (16, "the average rank at the end: as many ranks as LoRA has by default"),
+            "initial_rank": (None, "half as many again as at the end, as far as the smallest matrix has them"),
+            "alpha": (None, "twice the initial rank: the usual scale"),
+            "dropout": LORA_DROPOUT,
+            **_PLACES,
+            "warmup_steps": (None, "a tenth of the run learns at full rank before any is taken away"),
+            "final_steps": (None, "two fifths of the run go on with the ranks that were found"),
+            "reallocate_every_steps": (None, "about fifty times between warm-up and final phase"),
+            "orthogonality_weight": (0.5, "keeps the ranks of a matrix apart; 0.1 to 0.5 is usual"),
+            "sensitivity_smoothing": _IMPORTANCE_SMOOTHING,
+            "uncertainty_smoothing": _IMPORTANCE_SMOOTHING,
+        },
+        (2.5e-3, "singular values start at zero and learn slower than LoRA's B"),
+        _adalora,
+        "adalora",
+        "AdaLoRA",
+        "LoRA whose ranks move to where they help; wants many steps.",
+        "luthier.ml.training.methods.adalora:AdaLora",
+        why_not="AdaLoRA's ranks are initial_rank and target_rank; other settings would be ignored",
+        falls_with_width=True,
+    ),
+    "qlora": replace(
+        _LORA,
+        settings=_LOW_RANK | {"quantisation": (None, "")},
+        costs_as="qlora",
+        title="QLoRA",
+        summary="LoRA over a base held in 4 bits: least memory, slower, a coarser base.",
+        implementation="luthier.ml.training.methods.qlora:QLora",
+        can_be_sharded=False,
+    ),
+    "ia3": MethodRules(
+        {"targets": (None, "keys, values and the MLP's last matrix, as in the paper"), "layers": (None, "every layer")},
+        (3e-3, "few parameters, each a factor near 1 (Liu et al., 2022, arXiv:2205.05638)"),
+        _ia3,
+        "lora",
+        "IA3",
+        "Scales a few activations: thousands of parameters, for very narrow tasks.",
+        "luthier.ml.training.methods.ia3:Ia3",
+    ),
+    "prompt_tuning": MethodRules(
+        {"num_virtual_tokens": (20, "longer prompts hardly help beyond 20 (Lester et al., 2021, section 3.2)")},
+        (1e-2, "nothing but the prompt moves"),
+        _prompt,
+        "lora",
+        "Prompt tuning",
+        "Learns a prompt and no weight: the smallest of all.",
+        "luthier.ml.training.methods.prompt_tuning:PromptTuning",
+    ),
+}

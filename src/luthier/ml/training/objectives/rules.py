@@ -1,0 +1,229 @@
+"""One declaration an objective: what it is called, which rows it learns from, what it takes and costs, its defaults.
+
+Nothing here loads torch: recipes, plans and pages read it. An objective that another package brings (entry point group
+`luthier.objectives`) declares the same in an attribute `rules` of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from luthier.core.conversation import NEW_TOKENS
+from luthier.core.dataset import Shape
+from luthier.core.registry import OBJECTIVES
+
+Setting = tuple[Any, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveRules:
+    """What an objective declares.
+
+    Attributes:
+        title: What it is, in a plan.
+        settings: What it takes, each with its default and the reason for it.
+        shapes: The shapes of row that it can learn from.
+        name: What people call it, in a form.
+        summary: What choosing it means, in a sentence.
+        implementation: "module:Class" that trains; empty for a plug-in, whose entry point is the class.
+        rows_per_unit: Rows that lie side by side in a micro-batch.
+        learning_rate_factor: What the method's default of training.learning_rate is multiplied by, with the reason;
+            None where it is right as it is.
+        reference_passes: Passes forward over each row before the first step, for the model at the start.
+        step_passes: Passes forward over each row of a step beside those that the loss itself takes.
+        required: Settings that the recipe must name.
+        takes_dropout: Whether it can learn while an adapter drops inputs.
+        needs_adapter_for: A setting that, above 0, needs what is trained to lie beside the base model.
+        needs_teacher: Whether objective.teacher must be given; it is no setting with a default.
+        packs: Whether its units are blocks, into which texts of any length are cut and filled.
+        learns_preferences: Whether it compares answers, so that its loss is a number without a unit.
+    """
+
+    title: str
+    settings: Mapping[str, Setting]
+    shapes: tuple[Shape, ...]
+    name: str = ""
+    summary: str = ""
+    implementation: str = ""
+    rows_per_unit: int = 1
+    learning_rate_factor: Setting | None = None
+    reference_passes: int = 0
+    step_passes: int = 0
+    required: tuple[str, ...] = ()
+    takes_dropout: bool = True
+    needs_adapter_for: str | None = None
+    needs_teacher: bool = False
+    packs: bool = False
+    learns_preferences: bool = False
+
+
+def rules_of(name: str) -> ObjectiveRules:
+    """The rules of an objective.
+
+    Raises:
+        NotFoundError: No table knows the name, or the plug-in has no rules.
+    """
+    rules: ObjectiveRules = OBJECTIVES.declaration(name)
+    return rules
+
+
+TEACHER_SHARE: Final = (0.5, "teacher and student count alike in the mixture (Agarwal et al., 2023, section 2)")
+
+_ROUTERS: Final[Mapping[str, Setting]] = {"router_aux_loss": (None, "off")}
+"""Resolved once method and structure are known (`router_loss.py`)."""
+
+_ANSWERS: Final[tuple[Shape, ...]] = ("chat", "prompt_completion", "alpaca", "sharegpt", "text")
+
+_PAIRS: Final[tuple[Shape, ...]] = ("preference",)
+_BETA: Final = (0.1, "how fast leaving the start is punished; 0.01 to 0.5 is usual (Rafailov et al., 2023, section 6)")
+_SMOOTHING: Final = (0.0, "labels are taken as they are; 0.1 says that one in ten is the wrong way round")
+_SLOW: Final = (0.1, "preferences move a model that can answer already: a tenth of the rate at which it learns answers")
+_EACH: Final = (1.0, "both kinds count alike; weigh the rarer kind more where one is much rarer (KTO, section 4.1)")
+
+RULES: Final[Mapping[str, ObjectiveRules]] = {
+    "sft": ObjectiveRules(
+        "supervised fine-tuning on the answers",
+        {
+            "label_smoothing": (0.0, "off: the answers count as given; 0.05 to 0.2 is usual (docs/regularisation.md)"),
+            "loss_weighting": (
+                "token",
+                "every learned token counts the same; sample: every row does, however long it is",
+            ),
+            **_ROUTERS,
+        },
+        _ANSWERS,
+        name="SFT",
+        summary="Learn the answers of the rows.",
+        implementation="luthier.ml.training.objectives.sft:Sft",
+    ),
+    "pretraining": ObjectiveRules(
+        "continued pre-training on plain text, in blocks",
+        {**_ROUTERS},
+        ("text",),
+        packs=True,
+        name="Continued pre-training",
+        summary="Go on reading plain texts, in blocks.",
+        implementation="luthier.ml.training.objectives.pretraining:Pretraining",
+    ),
+    "distillation": ObjectiveRules(
+        "the answers, and at each of their tokens what the teacher would have said",
+        {
+            "alpha": (0.5, "as much of the teacher as of the answers; 1 learns from the teacher alone"),
+            "temperature": (
+                1.0,
+                "probabilities as they are; 2 to 4 shows more of what the teacher thinks unlikely",
+            ),
+            "divergence": (
+                "forward_kl",
+                "the student covers all that the teacher thinks possible (Hinton et al.)",
+            ),
+            "teacher_share": (None, "only for jensen_shannon"),
+            **_ROUTERS,
+        },
+        _ANSWERS,
+        needs_teacher=True,
+        name="Distillation",
+        summary="Learn the answers, and what a larger teacher would have said.",
+        implementation="luthier.ml.training.objectives.distillation:Distillation",
+    ),
+    "dpo": ObjectiveRules(
+        "direct preference optimisation, against the model at the start",
+        {"beta": _BETA, "label_smoothing": _SMOOTHING},
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=_SLOW,
+        reference_passes=1,
+        name="DPO",
+        summary="Learn to prefer one answer to another, held near the start. Rows with chosen and rejected.",
+        implementation="luthier.ml.training.objectives.dpo:Dpo",
+        learns_preferences=True,
+    ),
+    "ipo": ObjectiveRules(
+        "identity preference optimisation: a margin a token to reach and not to pass",
+        {"beta": (0.1, "the margin to reach is 1 / (2 beta), in nats a token (Azar et al., 2023, equation 17)")},
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=_SLOW,
+        reference_passes=1,
+        name="IPO",
+        summary="Learn preferences up to a margin: holds back where labels are certain.",
+        implementation="luthier.ml.training.objectives.dpo:Ipo",
+        learns_preferences=True,
+    ),
+    "orpo": ObjectiveRules(
+        "odds-ratio preference optimisation: answers and preferences learned together",
+        {
+            "beta": (0.1, "weight of the odds ratio beside the cross-entropy (lambda of Hong et al., 2024)"),
+            "nll_over": ("all", "cross-entropy of prompt and answer, as the authors' code has it; or answer alone"),
+        },
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=(0.25, "it learns answers, too, so it goes faster than DPO (Hong et al., 2024: 8e-6)"),
+        name="ORPO",
+        summary="Learn answers and preferences at once, without a reference.",
+        implementation="luthier.ml.training.objectives.orpo:Orpo",
+        learns_preferences=True,
+    ),
+    "kto": ObjectiveRules(
+        "Kahneman-Tversky optimisation: single answers, each wanted or not",
+        {"beta": _BETA, "desirable_weight": _EACH, "undesirable_weight": _EACH},
+        ("unpaired", "preference"),
+        learning_rate_factor=_SLOW,
+        reference_passes=2,
+        step_passes=1,
+        name="KTO",
+        summary="Learn from single answers, each marked as wanted or not.",
+        implementation="luthier.ml.training.objectives.kto:Kto",
+        learns_preferences=True,
+    ),
+    "simpo": ObjectiveRules(
+        "simple preference optimisation: likelihood a token, without a reference",
+        {
+            "beta": (2.0, "2.0 to 2.5 is usual, since rewards are means a token (Meng et al., 2024, section 3)"),
+            "gamma": (1.0, "the margin to reach: a half of beta is usual (Meng et al., 2024, section 3)"),
+            "label_smoothing": _SMOOTHING,
+        },
+        _PAIRS,
+        rows_per_unit=2,
+        learning_rate_factor=(0.05, "nothing holds it near the start, so it goes slower than DPO"),
+        name="SimPO",
+        summary="Learn preferences by likelihood a token, without a reference.",
+        implementation="luthier.ml.training.objectives.simpo:Simpo",
+        learns_preferences=True,
+    ),
+    "grpo": ObjectiveRules(
+        "reinforcement: the model's own answers, graded against each other",
+        {
+            "rewards": (None, "what an answer is worth"),
+            "num_samples": (
+                8,
+                "fewer make the group's mean a poor measure; 16 and more cost as many times the drawing",
+            ),
+            "temperature": (
+                1.0,
+                "answers are drawn as the model gives them: the gradient is that of what it really writes",
+            ),
+            "max_new_tokens": (NEW_TOKENS, "longer answers are cut, learned from as they are, and counted as cut"),
+            "kl_weight": (
+                0.0,
+                "rewards are rules, hard to deceive: nothing holds the model near where it began "
+                "(arXiv:2503.14476, section 2.3)",
+            ),
+            "divide_by_spread": (True, "GRPO as published: easy and hard prompts teach alike (arXiv:2402.03300)"),
+            "loss_weighting": (
+                "token",
+                "every token counts the same, in long answers too (arXiv:2503.14476, section 3.3)",
+            ),
+        },
+        ("chat", "prompt_completion", "alpaca", "sharegpt"),
+        learning_rate_factor=(0.2, "gradients of a few drawn answers are noisy: a fifth of the rate of given ones"),
+        required=("rewards",),
+        takes_dropout=False,
+        needs_adapter_for="kl_weight",
+        name="GRPO",
+        summary="Reinforcement: draws answers and learns from how they are graded.",
+        implementation="luthier.ml.training.objectives.grpo:Grpo",
+    ),
+}

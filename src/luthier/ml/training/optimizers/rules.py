@@ -1,0 +1,224 @@
+"""One declaration an optimizer: its update rule, its settings, what it holds, moves and computes, its default rate.
+
+Nothing here loads torch: recipes and plans read it. An optimizer that another package brings (entry point group
+`luthier.optimizers`) is an `OptimizerRules` of its own. What it holds must be declared: without it a plan could only
+guess the memory of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from luthier.core.registry import OPTIMIZERS
+
+FP32: Final = 4.0
+"""Bytes of a number in 32 bits."""
+
+
+class Matrices(NamedTuple):
+    """Trained matrices of one size.
+
+    Attributes:
+        num: How many.
+        rows, columns: Of each.
+        is_stacked: Whether they lie in one tensor of three dimensions, as those of experts do.
+    """
+
+    num: int
+    rows: int
+    columns: int
+    is_stacked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedSizes:
+    """The sizes of what an optimizer moves, all devices together.
+
+    Attributes:
+        num_parameters: Trained numbers altogether.
+        is_full: Whether the model itself is trained, and not an adapter.
+        matrices: Of the layers, or of the adapter.
+        tables: Embeddings and an untied head, where they are trained.
+        num_looked_up: Numbers in tables that are looked up.
+        num_in_vectors: Numbers in biases and norms.
+    """
+
+    num_parameters: int
+    is_full: bool
+    matrices: tuple[Matrices, ...] = ()
+    tables: tuple[Matrices, ...] = ()
+    num_looked_up: int = 0
+    num_in_vectors: int = 0
+
+    @property
+    def single(self) -> tuple[Matrices, ...]:
+        """The matrices of the layers that are parameters of their own."""
+        return tuple(one for one in self.matrices if not one.is_stacked)
+
+
+class StateBytes(NamedTuple):
+    """Bytes of what a rule remembers from step to step: on the device, and in the host's memory where it is paged."""
+
+    device: float
+    host: float = 0.0
+
+
+def _nothing(_: TrainedSizes) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerRules:
+    """What an optimizer declares.
+
+    Attributes:
+        title: What people call it.
+        summary: When to take it, in a sentence.
+        update_rule: "module:Class" of its `optimizers.protocol.UpdateRule`.
+        settings: What it takes, each with its default: those of its paper.
+        state_bytes: Bytes of what it remembers, beside the fp32 masters and summed gradients that every rule has.
+        passing_bytes: Bytes that come and go while a step is made.
+        moved_bytes: Bytes a parameter that a step moves in memory beyond AdamW's, on a CPU and on a GPU.
+        step_flops: Operations of products in a step, in bf16; each device makes all of them.
+        learning_rate_factor: What the default rate is multiplied by, and why; None where AdamW's is right.
+        only_full: Why it is refused with an adapter; empty where it is not.
+        only_accelerator: Why it is refused on a CPU, and what to take there; empty where it is not.
+        can_be_sharded: Whether it moves each number of a weight by itself.
+    """
+
+    title: str
+    summary: str
+    update_rule: str
+    settings: Mapping[str, float]
+    state_bytes: Callable[[TrainedSizes], StateBytes]
+    passing_bytes: Callable[[TrainedSizes], float] = _nothing
+    moved_bytes: tuple[float, float] = (0.0, 0.0)
+    step_flops: Callable[[TrainedSizes], float] = _nothing
+    learning_rate_factor: tuple[float, str] | None = None
+    only_full: str = ""
+    only_accelerator: tuple[str, str] | None = None
+    can_be_sharded: bool = False
+
+
+def rules_of(name: str) -> OptimizerRules:
+    """The rules of an optimizer.
+
+    Raises:
+        NotFoundError: No table knows the name, or the plug-in declares no `OptimizerRules`.
+    """
+    rules: OptimizerRules = OPTIMIZERS.declaration(name)
+    return rules
+
+
+_ADAM: Final = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+# Two codes of one byte, and two scales of four bytes for each 256 of them (`blockwise`).
+_PACKED: Final = 2.0 + 2 * FP32 / 256
+_MUON_ITERATIONS: Final = 5
+
+
+def _two_moments(sizes: TrainedSizes) -> StateBytes:
+    return StateBytes(2 * FP32 * sizes.num_parameters)
+
+
+def _packed_moments(sizes: TrainedSizes) -> StateBytes:
+    tables = sizes.num_looked_up
+    return StateBytes(2 * FP32 * tables + _PACKED * (sizes.num_parameters - tables))
+
+
+def _paged_moments(sizes: TrainedSizes) -> StateBytes:
+    tables = sizes.num_looked_up
+    return StateBytes(2 * FP32 * tables, _PACKED * (sizes.num_parameters - tables))
+
+
+def _rows_and_columns(sizes: TrainedSizes) -> StateBytes:
+    sides = sum(one.num * (one.rows + one.columns) for one in (*sizes.matrices, *sizes.tables))
+    return StateBytes(FP32 * (sides + sizes.num_in_vectors))
+
+
+def _largest(sizes: TrainedSizes) -> float:
+    """Two copies of the largest matrix: its squared gradient and its update, in full."""
+    if not sizes.is_full:
+        return 0.0
+    return 2 * FP32 * max((one.rows * one.columns for one in (*sizes.single, *sizes.tables)), default=0)
+
+
+def _momentum(sizes: TrainedSizes) -> StateBytes:
+    """Of a matrix one moment, of all else AdamW's two."""
+    by_muon = sum(one.num * one.rows * one.columns for one in sizes.single)
+    return StateBytes(2 * FP32 * sizes.num_parameters - FP32 * by_muon)
+
+
+def _orthogonal(sizes: TrainedSizes) -> float:
+    """The update in fp32, and in bf16 before and after an iteration."""
+    return (FP32 + 4.0) * max((one.rows * one.columns for one in sizes.single), default=0)
+
+
+def _iterations(sizes: TrainedSizes) -> float:
+    """x x^T, its square, and their product with x, each time."""
+    total = 0.0
+    for one in sizes.single:
+        short, long = sorted((one.rows, one.columns))
+        total += one.num * _MUON_ITERATIONS * (4.0 * short * short * long + 2.0 * short**3)
+    return total
+
+
+_ADAMW: Final = OptimizerRules(
+    "AdamW",
+    "Always first; with an adapter nothing else saves memory worth speaking of.",
+    "luthier.ml.training.optimizers.adamw:AdamW",
+    _ADAM,
+    _two_moments,
+    can_be_sharded=True,
+)
+# What packing and Adafactor's full-size intermediates move is fitted on a CPU (docs/log.md); on a GPU nobody has
+# measured it, and each of their elementwise passes counts.
+_ADAMW_8BIT: Final = OptimizerRules(
+    "8-bit AdamW",
+    "Full tuning that should take less memory and learn the same.",
+    "luthier.ml.training.optimizers.adamw_8bit:AdamW8bit",
+    _ADAM,
+    _packed_moments,
+    moved_bytes=(28.0, 190.0),
+)
+
+RULES: Final[Mapping[str, OptimizerRules]] = {
+    "adamw": _ADAMW,
+    "adamw_8bit": _ADAMW_8BIT,
+    "paged_adamw_8bit": replace(
+        _ADAMW_8BIT,
+        title="Paged 8-bit AdamW",
+        summary="Full tuning on a GPU that is still too small; its moments are in the host's memory.",
+        update_rule="luthier.ml.training.optimizers.adamw_8bit:PagedAdamW8bit",
+        state_bytes=_paged_moments,
+        only_accelerator=(
+            "paging keeps the moments in the host's memory, and on a CPU they are there anyway",
+            "adamw_8bit, which is the same without the paging",
+        ),
+    ),
+    "adafactor": OptimizerRules(
+        "Adafactor",
+        "Full tuning with the least memory.",
+        "luthier.ml.training.optimizers.adafactor:Adafactor",
+        {},
+        _rows_and_columns,
+        passing_bytes=_largest,
+        moved_bytes=(28.0, 60.0),
+    ),
+    "muon": OptimizerRules(
+        "Muon",
+        "Full tuning, where a trial of yours shows that it pays: its products cost time.",
+        "luthier.ml.training.optimizers.muon:Muon",
+        # the betas are those of what AdamW moves
+        _ADAM | {"momentum": 0.95, "num_iterations": _MUON_ITERATIONS},
+        _momentum,
+        passing_bytes=_orthogonal,
+        moved_bytes=(8.0, 8.0),
+        step_flops=_iterations,
+        # Muon's update has a root mean square of 0.2, AdamW's first ones have nearly 1 (docs/log.md).
+        learning_rate_factor=(5.0, "5 times AdamW's, since Muon's updates are that much smaller"),
+        only_full="Muon evens out the singular values of a whole matrix's update, and an adapter's two thin matrices "
+        "are none",
+    ),
+}
