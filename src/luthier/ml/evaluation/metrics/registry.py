@@ -27,6 +27,7 @@ BUILT_IN: Final = {
     "chrf": "luthier.ml.evaluation.metrics.chrf:Chrf",
     "exact_match": "luthier.ml.evaluation.metrics.exact_match:ExactMatch",
     "exact_match_ignoring_case": "luthier.ml.evaluation.metrics.exact_match:ExactMatchIgnoringCase",
+    "meteor": "luthier.ml.evaluation.metrics.meteor:Meteor",
     "token_f1": "luthier.ml.evaluation.metrics.token_f1:TokenF1",
     "label_accuracy": "luthier.ml.evaluation.metrics.label_accuracy:LabelAccuracy",
     "reward_accuracy": "luthier.ml.evaluation.metrics.preference:RewardAccuracy",

@@ -137,6 +137,15 @@ def _rows_and_columns(sizes: TrainedSizes) -> StateBytes:
     return StateBytes(FP32 * (sides + sizes.num_in_vectors))
 
 
+def _one_moment(sizes: TrainedSizes) -> StateBytes:
+    return StateBytes(FP32 * sizes.num_parameters)
+
+
+def _direction(sizes: TrainedSizes) -> float:
+    """The direction of the largest matrix."""
+    return FP32 * max((one.rows * one.columns for one in (*sizes.single, *sizes.tables)), default=0)
+
+
 def _largest(sizes: TrainedSizes) -> float:
     """Two copies of the largest matrix: its squared gradient and its update, in full."""
     if not sizes.is_full:
@@ -205,6 +214,21 @@ RULES: Final[Mapping[str, OptimizerRules]] = {
         _rows_and_columns,
         passing_bytes=_largest,
         moved_bytes=(28.0, 60.0),
+    ),
+    "lion": OptimizerRules(
+        "Lion",
+        "Full tuning with half of AdamW's moments; its rate wants a trial of yours.",
+        "luthier.ml.training.optimizers.lion:Lion",
+        {"beta1": 0.9, "beta2": 0.99},
+        _one_moment,
+        passing_bytes=_direction,
+        # five elementwise passes over 52 bytes, where AdamW's one pass is over 28; counted, not measured
+        moved_bytes=(24.0, 24.0),
+        learning_rate_factor=(
+            0.2,
+            "a fifth of AdamW's: Lion moves every weight by the whole rate (3 to 10 times smaller, arXiv:2302.06675, "
+            "section 5)",
+        ),
     ),
     "muon": OptimizerRules(
         "Muon",

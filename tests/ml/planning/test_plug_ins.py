@@ -1,0 +1,179 @@
+"""A package from outside adds one of each: recipe, plan, forms, reports and messages know it by its own declaration."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from luthier.core import entry_points
+from luthier.core.errors import NotFoundError
+from luthier.core.plan import Plan
+from luthier.core.recipe import OptimizerName, Recipe
+from luthier.features.run_drafts import fields
+from luthier.features.suites.eval_cli import parse_metrics
+from luthier.ml.charts.metric_titles import metric_heading
+from luthier.ml.data.audit.registry import check_names, load_checks
+from luthier.ml.evaluation.metrics.registry import bounds_of, load_metrics
+from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.planning import optimizer_cost
+from luthier.ml.planning.devices import device_of
+from luthier.ml.planning.hardware import measure
+from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.workload import workload_of
+from luthier.ml.training.methods.registry import load_method
+from luthier.ml.training.objectives.registry import load_objective
+from luthier.ml.training.optimizers.registry import load_rule
+
+MakePlan = Callable[..., Plan]
+ENTRY_POINTS = """
+[luthier.metrics]
+digits = theirs:Digits
+
+[luthier.optimizers]
+sign_sgd = theirs:SIGN_SGD
+forgetful = theirs:FORGETFUL
+broken = theirs:missing
+
+[luthier.methods]
+thin = theirs:Thin
+
+[luthier.objectives]
+plain = theirs:Plain
+
+[luthier.checks]
+shouting = theirs:shouting
+"""
+CODE = '''
+from luthier.ml.evaluation.metrics.protocol import MeanMetric
+from luthier.ml.training.methods.protocol import PlainMethod
+from luthier.ml.training.methods.rules import MethodRules, low_rank_parameters
+from luthier.ml.training.objective_protocol import PlainObjective
+from luthier.ml.training.objectives.rules import ObjectiveRules
+from luthier.ml.training.optimizers.rules import OptimizerRules, StateBytes
+
+
+class Digits(MeanMetric):
+    """The share of answers with digits."""
+
+    name, title, unit, lower, upper = "digits", "answers with DIGITS", "0 to 10", 0.0, 10.0
+
+    def value(self, output, reference):
+        return 10.0 * any(map(str.isdigit, output))
+
+
+class SignSgd:
+    def __init__(self, trained, plan):
+        self.trained = trained
+
+
+SIGN_SGD = OptimizerRules(
+    "signSGD", "No memory at all.", "theirs:SignSgd", {"momentum": 0.5}, lambda sizes: StateBytes(sizes.num_parameters),
+    learning_rate_factor=(0.5, "half of it"),
+)
+FORGETFUL = SignSgd
+
+
+class Thin(PlainMethod):
+    rules = MethodRules(
+        {"rank": (2, "thin"), "targets": ("q_proj", "queries")}, (1e-3, "fast"), low_rank_parameters, "lora", "Thin",
+        "Two ranks are enough.",
+    )
+
+
+class Plain(PlainObjective):
+    rules = ObjectiveRules("their plain loss", {}, ("chat", "prompt_completion"), name="Plain", summary="As it is.")
+
+
+def shouting(request):
+    """Rows in capitals."""
+    return []
+'''
+
+
+@pytest.fixture(autouse=True)
+def _package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed distribution `theirs`, with its metadata as an installer writes it."""
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    (tmp_path / "theirs.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    entry_points._installed.cache_clear()
+    yield
+    sys.modules.pop("theirs", None)
+    entry_points._installed.cache_clear()
+
+
+def recipe(**sections: Any) -> Recipe:
+    return Recipe.model_validate({"base_model": "m", "data": {"train": "x"}, **sections})
+
+
+def test_a_metric_brings_its_title_unit_and_range() -> None:
+    asked = recipe(evaluation={"metrics": ["digits", "bleu"]}, objective={"name": "grpo", "rewards": ["digits"]})
+    assert asked.evaluation is not None
+    assert asked.evaluation.metrics == ("digits", "bleu")
+    assert metric_heading("digits") == "Answers with DIGITS"
+    (metric,) = load_metrics(["digits"])
+    assert (metric.unit, bounds_of(metric).upper) == ("0 to 10", 10.0)
+    assert parse_metrics("digits,rouge") == ["rouge", "digits"]
+
+
+def test_an_optimizer_is_planned_by_the_memory_that_it_declares(make_plan: MakePlan, tiny_model: Path) -> None:
+    full: dict[str, Any] = {"method": {"name": "full"}}
+    theirs = make_plan(full | {"training": {"optimizer": "sign_sgd"}})
+    adamw = make_plan(full)
+    assert theirs.training.optimizer.momentum == 0.5
+    assert theirs.training.learning_rate == adamw.training.learning_rate / 2
+    assert theirs.sources["training.learning_rate"].why == "half of it"
+    structure, device = read_structure(str(tiny_model)), device_of("cpu", measure())
+    works = [workload_of(plan, structure, device) for plan in (theirs, adamw)]
+    assert optimizer_cost.moment_bytes(works[0]) == works[0].num_trainable
+    assert optimizer_cost.moment_bytes(works[1]) == 8 * works[1].num_trainable
+    held = [predict_memory(work, device).optimizer_bytes for work in works]
+    assert held[1] - held[0] == 7 * works[0].num_trainable
+    assert type(load_rule((), theirs.training.optimizer)).__name__ == "SignSgd"
+    assert "sign_sgd" in TypeAdapter(OptimizerName).json_schema()["enum"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("forgetful", "OptimizerRules, or such an object"), ("broken", "cannot be loaded")]
+)
+def test_an_optimizer_that_does_not_declare_its_memory_is_refused(make_plan: MakePlan, name: str, words: str) -> None:
+    with pytest.raises(NotFoundError, match=words):
+        make_plan({"method": {"name": "full"}, "training": {"optimizer": name}})
+
+
+def test_a_method_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
+    plan = make_plan({"method": {"name": "thin"}})
+    assert (plan.method.rank, plan.method.targets) == (2, ("q_proj",))
+    assert type(load_method(plan.method)).__name__ == "Thin"
+    assert fields.methods()[-1] == fields.Choice("thin", "Thin", "Two ranks are enough.")
+    assert [field.name for field in fields.method_of("thin")] == ["method.rank"]
+
+
+def test_an_objective_is_planned_shown_and_loaded(make_plan: MakePlan) -> None:
+    plan = make_plan({"objective": {"name": "plain"}})
+    assert type(load_objective(plan.objective)).__name__ == "Plain"
+    assert plan.sources["objective.name"].why == "their plain loss"
+    assert fields.objectives()[-1] == fields.Choice("plain", "Plain", "As it is.")
+    assert "plain" in fields.fitting("chat")
+    assert "plain" not in fields.fitting("preference")
+
+
+def test_a_check_is_run_after_ours() -> None:
+    assert check_names()[-1] == "shouting"
+    assert load_checks(["shouting"])["shouting"].__doc__ == "Rows in capitals."
+
+
+def test_a_wrong_name_is_refused_with_theirs_among_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="not an optimizer") as error:
+        recipe(training={"optimizer": "sign_sdg"})
+    assert "sign_sgd" in str(error.value.errors()[0]["ctx"]["expected"])  # type: ignore[attr-defined]
