@@ -107,7 +107,8 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("llama_hermes", "hermes3", model_type="llama"),
         _family("llama_deepseek", "deepseek_r1", model_type="llama"),
         _family("qwen2", "qwen25"),
-        _family("qwen2_deepseek", "deepseek_r1", model_type="qwen2"),
+        # with rows beyond its tokens, as published: transformers adds one to tokenizers of Qwen 2
+        _family("qwen2_deepseek", "deepseek_r1", model_type="qwen2", vocab_size=512),
         _family("qwen2_qwq", "qwq", model_type="qwen2"),
         _family("qwen3", "qwen3"),
         _family("gemma", "gemma2"),
