@@ -47,7 +47,7 @@ def write_study_page(
     Raises:
         StorageFullError: the disk is full.
     """
-    from luthier.ml.search.report.charts import study_charts  # the only part that needs matplotlib
+    from luthier.ml.search.report.charts import study_charts
 
     environment = page_environment(TEMPLATES)
     best_first = ranked(trials)
