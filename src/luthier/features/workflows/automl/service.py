@@ -16,6 +16,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.aliases import command_of
 from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
+from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.ids import new_id
 from luthier.core.workflows.auto import AutoSpec
 from luthier.core.workflows.pipeline import Pipeline, Stage
@@ -41,9 +42,9 @@ class AutoRequest:
     mapping: Mapping[str, str] | None = None
     group_by: str | None = None
     metric: str | None = None
-    few_shot: int = 4
+    few_shot: int = NUM_SHOTS
     max_new_tokens: int = NEW_TOKENS
-    most_judged: int = 200
+    most_judged: int = NUM_JUDGED
     most_trials: int = 40
     seed: int = 0
     always_tunes: bool = False
