@@ -75,7 +75,8 @@ def one_kind(
     context: Context, args: argparse.Namespace, teacher: str, train: Path, held_out: Path, kind: str
 ) -> Student:
     """One distillation, as `luthier distill` does it."""
-    from luthier.features.workflows.distillation.service import DistilRequest, distil
+    from luthier.features.workflows.distillation.request import DistilRequest
+    from luthier.features.workflows.distillation.workflow import distil
 
     recipe = {
         "training": common(args) | {"epochs": args.epochs, "learning_rate": args.learning_rate},

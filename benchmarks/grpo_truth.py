@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from luthier.core.dataset import Example, TokenisedExample
+from luthier.core.graders import Reward
 from luthier.core.plan import MethodPlan, ObjectivePlan
 from luthier.core.ports import Attempt, Grade, SilentProgress
-from luthier.core.results.graders import Reward
 from luthier.ml.data.tokenise.loss_mask import tokenise
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.inference.models.loading import load_model

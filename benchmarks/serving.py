@@ -113,7 +113,7 @@ def _cpu_seconds(server_pid: int) -> dict[str, float]:
     used = {"engine": 0.0, "server": 0.0}
     for process in [psutil.Process(server_pid), *psutil.Process(server_pid).children(recursive=True)]:
         times = process.cpu_times()
-        part = "engine" if "luthier.features.serving.engine_process" in process.cmdline() else "server"
+        part = "engine" if "luthier.features.serving.engine_process:serve" in process.cmdline() else "server"
         used[part] += times.user + times.system
     return used
 

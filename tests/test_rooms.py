@@ -52,3 +52,14 @@ def test_a_circle_is_found() -> None:
     assert circles(graph) == {}
     graph.add_import(importer="luthier.a.c", imported="luthier.a.b.x")
     assert set(circles(graph)) == {"luthier.a"}
+
+
+def test_files_of_core_itself_import_nothing_of_its_folders() -> None:
+    graph = grimp.build_graph("luthier", exclude_type_checking_imports=True, cache_dir=None)
+    children = graph.find_children("luthier.core")
+    folders = {child for child in children if graph.find_children(child)}
+    inside = folders | {module for folder in folders for module in graph.find_descendants(folder)}
+    assert folders
+    assert children - folders
+    found = {file: graph.find_modules_directly_imported_by(file) & inside for file in children - folders}
+    assert {file: used for file, used in found.items() if used} == {}

@@ -11,9 +11,9 @@ from playwright.sync_api import Page, expect
 
 from luthier.core.system.file_lock import file_lock
 from luthier.core.workflows.pipeline import Stage
-from luthier.features.workflows.service import lock_of
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import lock_of
 from luthier.testing.pipelines_home import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_retrain, add_showdown
 from luthier.testing.running_server import running_server
 

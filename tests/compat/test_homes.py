@@ -15,7 +15,7 @@ from luthier.features.deployments import service as deployments
 from luthier.features.studies import service as studies
 from luthier.features.training.jobs import resume as resume_job
 from luthier.features.training.service import resume
-from luthier.features.workflows.retraining import service as retraining
+from luthier.features.workflows.retraining import workflow as retraining
 from luthier.platform.auth import members
 from luthier.platform.auth.service import caller_of
 from luthier.platform.files import service as files

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.frozen import Frozen
-from luthier.core.text.reply_text import split_tags
+from luthier.core.reply_text import split_tags
 
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
 Split = Literal["train", "validation", "held_out", "replay", "replay_held_out"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
-from luthier.core.text.json_limits import JsonLimitError
+from luthier.core.json_limits import JsonLimitError
 
 _hides_words: Final[ContextVar[bool]] = ContextVar("hides_library_words", default=False)
 

@@ -11,6 +11,7 @@ from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
 from luthier.core.frozen import Frozen
+from luthier.core.graders import Reward
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import (
     AverageKind,
@@ -27,8 +28,7 @@ from luthier.core.recipe import (
     TemplateOption,
 )
 from luthier.core.registry import OBJECTIVES
-from luthier.core.results.graders import Reward
-from luthier.core.results.split_provenance import SplitProvenance
+from luthier.core.split_provenance import SplitProvenance
 from luthier.core.target_modules import format_target_modules
 
 Source = Literal["asked", "default", "measured", "derived"]

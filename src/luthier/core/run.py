@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.budget import Bill
+from luthier.core.fit import Fit
 from luthier.core.frozen import Frozen
-from luthier.core.records.fit import Fit
 
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
 

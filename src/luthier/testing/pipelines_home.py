@@ -11,7 +11,6 @@ from luthier.core.evaluation import Metric, SystemResult
 from luthier.core.workflows.auto import AutoSpec
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.core.workflows.showdown import Contender, Recommendation, ShowdownResult, ShowdownSpec, Standing, Tuning
-from luthier.features.workflows.retraining.stages import STAGES
 from luthier.platform.home.context import Context
 
 SHOWDOWN_ID: Final = "showdown-20261126-120000-abcdef"
@@ -93,7 +92,7 @@ def add_retrain(home: Context, last: Mapping[str, Any], *, project_id: str = DEF
     stages = [
         Stage(name="rows", status="done", came=came["rows"]),
         Stage.model_validate({"name": "audit"} | dict(last)),
-        *(Stage(name=name) for name in STAGES[2:]),
+        *(Stage(name=name) for name in ("version", "train", "judge", "gate", "canary")),
     ]
     return _add(home, RETRAIN_ID, "retrain", asked, stages, project_id)
 

@@ -8,8 +8,8 @@ import pytest
 import sacrebleu
 from pydantic import ValidationError
 
+from luthier.core.graders import Reward
 from luthier.core.ports import Attempt
-from luthier.core.results.graders import Reward
 from luthier.ml.evaluation.metrics.registry import BUILT_IN, REWARD_NAMES, load_metrics
 from luthier.ml.evaluation.rewards import Rewards, names
 

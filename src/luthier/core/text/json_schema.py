@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from luthier.core.errors import UnsupportedError
-from luthier.core.text.json_limits import fault_of
+from luthier.core.json_limits import fault_of
 
 MAX_BYTES: Final = 131_072
 MAX_PROPERTIES: Final = 5000

@@ -1,4 +1,4 @@
-"""Work in stages that resumes where it stopped: `luthier compare-models`, `luthier automl` and `luthier retrain`."""
+"""The stored record of a workflow: what was asked, and each of its stages with its result."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from pydantic import Field
 
 from luthier.core.frozen import Frozen
 
-PipelineKind = Literal["auto", "retrain", "showdown"]
+PipelineKind = Literal["auto", "distill", "formats", "quickstart", "retrain", "showdown", "tune"]
 StageStatus = Literal["waiting", "running", "done", "paused", "refused", "failed"]
 
 
 class Stage(Frozen):
-    """One step of the way. came: what it has made, as JSON, for the stages after it. reason: why it went no further.
+    """One stage of a workflow.
 
-    refused: it was done, and what came of it ends the way (a gate that was not passed, prompting that was enough).
-    paused: it was asked to stop, by a signal.
-    began_at, ended_at: seconds since 1970.
+    Attributes:
+        name: Unique within the workflow.
+        status: `refused` where it was done and its result ends the workflow (a gate refuses the model); `paused` where
+            it was asked to stop by a signal.
+        came: Its result as JSON, for the stages after it; until it is done, what it has begun.
+        reason: Why it went no further.
+        began_at: Seconds since 1970.
+        ended_at: Seconds since 1970.
+        inputs: Digest of what the result depends on; empty where it was stored before there were digests.
     """
 
     name: str
@@ -26,10 +32,19 @@ class Stage(Frozen):
     reason: str = ""
     began_at: float | None = None
     ended_at: float | None = None
+    inputs: str = ""
 
 
 class Pipeline(Frozen):
-    """What was asked, and how far it is. asked: as JSON, with absolute paths; it never changes."""
+    """A workflow that was begun.
+
+    Attributes:
+        pipeline_id: Its id.
+        kind: Which workflow.
+        asked: The request as JSON, with absolute paths; it never changes.
+        stages: In order.
+        created_at: Seconds since 1970, by the clock of the database.
+    """
 
     pipeline_id: str
     kind: PipelineKind
@@ -37,9 +52,14 @@ class Pipeline(Frozen):
     stages: tuple[Stage, ...] = Field(min_length=1)
     created_at: float = 0.0
 
+    def stage(self, name: str) -> Stage | None:
+        """A stage by its name."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
     def came(self, name: str) -> dict[str, Any]:
-        """What a stage that is done has made; empty where it is not done yet."""
-        return next((stage.came for stage in self.stages if stage.name == name), {})
+        """The result of a stage, or what it has begun; empty where it has not begun yet."""
+        stage = self.stage(name)
+        return {} if stage is None else stage.came
 
     @property
     def next_stage(self) -> Stage | None:

@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records.deployment import Deployment, Revision
 from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import append_audit_event
-from luthier.platform.db.database import Database
+from luthier.platform.audit_log.store import AuditedStore
+from luthier.platform.db.store import RecordTable
 from luthier.platform.db.tables import deployment_revisions, deployments
 
+_REVISIONS: Final = RecordTable(deployment_revisions, Revision, clock="created_at")
 _IS_NEWEST = (deployment_revisions.c.deployment_id == deployments.c.deployment_id) & (
     deployment_revisions.c.number == deployments.c.revision
 )
 _WITH_NEWEST = select(deployments, deployment_revisions.c.document).join(deployment_revisions, _IS_NEWEST)
 
 
-class DeploymentStore:
-    """The deployments of all projects. Every method is one short transaction, which writes the audit events too."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class DeploymentStore(AuditedStore):
+    """The deployments of all projects."""
 
     def add(self, deployment: Deployment, *audit_events: AuditEvent) -> Deployment:
         """Keep a new deployment with its first revision. Raises ConflictError where the project has one of the name."""
-        try:
-            with self._database.write() as connection:
-                now = self._database.clock(connection)
-                values = deployment.model_dump(exclude={"revision"})
-                values |= {"revision": deployment.revision.number, "created_at": now}
-                connection.execute(insert(deployments).values(**values))
-                revision = self._add_revision(connection, deployment.deployment_id, deployment.revision, now)
-                self._log(connection, audit_events)
-        except IntegrityError as error:
-            raise ConflictError(
-                f"a deployment {deployment.name!r} exists already",
-                expected="a name that is free",
-                do="look at it, then deploy again",
-            ) from error
+        conflict = ConflictError(
+            f"a deployment {deployment.name!r} exists already",
+            expected="a name that is free",
+            do="look at it, then deploy again",
+        )
+        with self._audited(*audit_events, conflict=conflict) as connection:
+            now = self._database.clock(connection)
+            values = deployment.model_dump(exclude={"revision"})
+            values |= {"revision": deployment.revision.number, "created_at": now}
+            connection.execute(insert(deployments).values(**values))
+            revision = self._add_revision(connection, deployment.deployment_id, deployment.revision, now)
         return deployment.model_copy(update={"revision": revision, "created_at": now})
 
     def revise(self, known: Deployment, revision: Revision, *audit_events: AuditEvent) -> Deployment:
@@ -50,7 +45,7 @@ class DeploymentStore:
         Raises ConflictError where it has another revision by now, or is gone.
         """
         is_it = deployments.c.deployment_id == known.deployment_id
-        with self._database.write() as connection:
+        with self._audited(*audit_events) as connection:
             as_known = is_it & (deployments.c.revision == known.revision.number)
             changed = connection.execute(update(deployments).where(as_known).values(revision=revision.number))
             if changed.rowcount == 0:
@@ -58,15 +53,12 @@ class DeploymentStore:
                 raise changed_meanwhile(known.name, known.revision.number, newest)
             now = self._database.clock(connection)
             made = self._add_revision(connection, known.deployment_id, revision, now)
-            self._log(connection, audit_events)
         return known.model_copy(update={"revision": made})
 
     def find(self, project_id: str, name: str) -> Deployment | None:
         """The project's deployment of this name; None where there is none."""
         is_it = (deployments.c.project_id == project_id) & (deployments.c.name == name)
-        with self._database.read() as connection:
-            row = connection.execute(_WITH_NEWEST.where(is_it)).mappings().first()
-        return None if row is None else _deployment(row)
+        return next(map(_deployment, self._rows(_WITH_NEWEST.where(is_it))), None)
 
     def get(self, project_id: str, name: str) -> Deployment:
         """The same. Raises NotFoundError, also for another project's."""
@@ -77,39 +69,26 @@ class DeploymentStore:
     def list(self, project_id: str) -> list[Deployment]:
         """The project's deployments, newest first."""
         query = _WITH_NEWEST.where(deployments.c.project_id == project_id).order_by(deployments.c.number.desc())
-        with self._database.read() as connection:
-            return [_deployment(row) for row in connection.execute(query).mappings()]
+        return [_deployment(row) for row in self._rows(query)]
 
     def routing_to(self, target: str) -> Sequence[str]:
         """The names of deployments, of all projects, whose newest revision has this target."""
-        with self._database.read() as connection:
-            found = [_deployment(row) for row in connection.execute(_WITH_NEWEST).mappings()]
+        found = map(_deployment, self._rows(_WITH_NEWEST))
         return [one.name for one in found if one.revision.share_of(target) is not None]
 
     def revisions(self, deployment_id: str) -> tuple[Revision, ...]:
         """All revisions of a deployment, newest first."""
-        query = select(deployment_revisions.c.document).where(deployment_revisions.c.deployment_id == deployment_id)
-        with self._database.read() as connection:
-            found = connection.execute(query.order_by(deployment_revisions.c.number.desc())).scalars()
-            return tuple(Revision.model_validate_json(document) for document in found)
+        return tuple(self._list(_REVISIONS, deployment_id=deployment_id))
 
     def delete(self, project_id: str, name: str, *audit_events: AuditEvent) -> None:
         """Forget a deployment and its revisions. Raises NotFoundError."""
         is_it = (deployments.c.project_id == project_id) & (deployments.c.name == name)
-        with self._database.write() as connection:
+        with self._audited(*audit_events) as connection:
             if connection.execute(delete(deployments).where(is_it)).rowcount == 0:
                 raise _no_such_deployment(name)
-            self._log(connection, audit_events)
 
     def _add_revision(self, connection: Connection, deployment_id: str, revision: Revision, now: float) -> Revision:
-        made = revision.model_copy(update={"created_at": now})
-        values = {"deployment_id": deployment_id, "number": made.number, "document": made.model_dump_json()}
-        connection.execute(insert(deployment_revisions).values(**values))
-        return made
-
-    def _log(self, connection: Connection, audit_events: Sequence[AuditEvent]) -> None:
-        for audit_event in audit_events:
-            append_audit_event(connection, self._database.now, audit_event)
+        return _REVISIONS.insert(connection, revision, now, deployment_id=deployment_id)
 
 
 def changed_meanwhile(name: str, known: int, newest: int | None) -> ConflictError:

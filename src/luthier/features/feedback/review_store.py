@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import delete, func, select
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.records.feedback import ReviewItem, ReviewStatus
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import review_items
 
+_ITEMS: Final = RecordTable(
+    review_items,
+    ReviewItem,
+    key="review_id",
+    clock="created_at",
+    missing=Missing(
+        "nothing to review has the id {key!r}",
+        "an item of this project's queue",
+        "open /review, or see `luthier feedback list`",
+    ),
+)
 
-class ReviewStore:
-    """The review items of all projects. Every method is one short transaction."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class ReviewStore(Store):
+    """The review items of all projects."""
 
     def add(self, items: Sequence[ReviewItem]) -> list[ReviewItem]:
         """Add those whose id is new, with the time of the database; returns these."""
         added = []
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             for item in items:
-                known = select(review_items.c.number).where(review_items.c.review_id == item.review_id)
-                if connection.execute(known).first() is None:
-                    made = item.model_copy(update={"created_at": now})
-                    place = made.model_dump(include={"review_id", "project_id", "model", "exchange_id"})
-                    connection.execute(insert(review_items).values(**place, **_values(made)))
-                    added.append(made)
+                if _ITEMS.first(connection, review_id=item.review_id) is None:
+                    added.append(_ITEMS.insert(connection, item, now))
         return added
 
     def get(self, review_id: str, project_id: str) -> ReviewItem:
         """One item. Raises NotFoundError; also for another project's."""
-        with self._database.read() as connection:
-            return _item(connection, review_id, project_id)
+        return self._get(_ITEMS, review_id, project_id=project_id)
 
     def find(self, review_id: str, project_id: str) -> ReviewItem | None:
         """One item; None where there is none."""
@@ -49,8 +54,8 @@ class ReviewStore:
 
         Raises NotFoundError where it is gone, ConflictError where somebody else has changed it since.
         """
-        with self._database.write() as connection:
-            now = _item(connection, item.review_id, item.project_id, is_write=True)
+        with self._write() as connection:
+            now = _ITEMS.get(connection, item.review_id, is_locked=True, project_id=item.project_id)
             if now != seen:
                 who = now.decided_by or "somebody"
                 raise ConflictError(
@@ -58,13 +63,12 @@ class ReviewStore:
                     expected="an item as you saw it",
                     do="look at it again, then decide",
                 )
-            is_it = review_items.c.review_id == item.review_id
-            connection.execute(update(review_items).where(is_it).values(**_values(item)))
+            _ITEMS.change(connection, item.review_id, _ITEMS.row(item))
 
     def remove(self, review_id: str, project_id: str) -> None:
         """Forget an item; one that is gone already changes nothing."""
-        is_it = (review_items.c.review_id == review_id) & (review_items.c.project_id == project_id)
-        with self._database.write() as connection:
+        with self._write() as connection:
+            is_it = (review_items.c.review_id == review_id) & (review_items.c.project_id == project_id)
             connection.execute(delete(review_items).where(is_it))
 
     def list(
@@ -76,52 +80,21 @@ class ReviewStore:
         limit: int | None = None,
     ) -> Sequence[ReviewItem]:
         """Items in the order in which they came."""
-        query = select(review_items.c.document).where(_which(project_id, model, status)).order_by(review_items.c.number)
-        with self._database.read() as connection:
-            found = connection.execute(query.limit(limit)).scalars()
-            return [ReviewItem.model_validate_json(document) for document in found]
+        order = [review_items.c.number]
+        return self._list(_ITEMS, order=order, project_id=project_id, model=model, status=status, limit=limit)
 
     def ids(self, project_id: str, *, model: str | None = None, status: ReviewStatus | None = None) -> Sequence[str]:
         """The ids of items, in the order in which they came."""
-        which = _which(project_id, model, status)
-        query = select(review_items.c.review_id).where(which).order_by(review_items.c.number)
-        with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+        which = _ITEMS.where(project_id=project_id, model=model, status=status)
+        return self._scalars(select(review_items.c.review_id).where(*which).order_by(review_items.c.number))
 
     def counts(self, project_id: str) -> dict[tuple[str, ReviewStatus], int]:
         """How many items there are, by model and status."""
-        table = review_items
-        query = select(table.c.model, table.c.status, func.count()).where(table.c.project_id == project_id)
-        with self._database.read() as connection:
-            found = connection.execute(query.group_by(table.c.model, table.c.status))
-            return {(model, status): num for model, status, num in found}
+        by = (review_items.c.model, review_items.c.status)
+        query = select(*by, func.count().label("num")).where(review_items.c.project_id == project_id).group_by(*by)
+        return {(row["model"], row["status"]): row["num"] for row in self._rows(query)}
 
     def exchange_ids(self, project_id: str) -> set[str]:
         """The exchanges that were ever queued."""
-        query = select(review_items.c.exchange_id).where(review_items.c.project_id == project_id).distinct()
-        with self._database.read() as connection:
-            return set(connection.execute(query).scalars())
-
-
-def _item(connection: Connection, review_id: str, project_id: str, *, is_write: bool = False) -> ReviewItem:
-    is_it = (review_items.c.review_id == review_id) & (review_items.c.project_id == project_id)
-    query = select(review_items.c.document).where(is_it)
-    document = connection.execute(query.with_for_update() if is_write else query).scalar()
-    if document is None:
-        raise NotFoundError(
-            f"nothing to review has the id {review_id!r}",
-            expected="an item of this project's queue",
-            do="open /review, or see `luthier feedback list`",
-        )
-    return ReviewItem.model_validate_json(document)
-
-
-def _values(item: ReviewItem) -> dict[str, str]:
-    return {"status": item.status, "document": item.model_dump_json()}
-
-
-def _which(project_id: str, model: str | None, status: ReviewStatus | None) -> ColumnElement[bool]:
-    which = review_items.c.project_id == project_id
-    if model is not None:
-        which &= review_items.c.model == model
-    return which if status is None else which & (review_items.c.status == status)
+        of_project = review_items.c.project_id == project_id
+        return set(self._scalars(select(review_items.c.exchange_id).where(of_project).distinct()))

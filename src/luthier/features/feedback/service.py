@@ -19,10 +19,10 @@ from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
 from luthier.core.frozen import Frozen
 from luthier.core.ids import new_id
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.core.records.feedback import Feedback, Thumb
 from luthier.core.records.traffic import Exchange
-from luthier.core.text.json_limits import loads
 from luthier.features.feedback import review as review_queue
 from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context

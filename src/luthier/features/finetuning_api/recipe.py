@@ -108,7 +108,7 @@ def _check_reinforcement(request: FineTuningRequest) -> None:
     """Only graders that run here without another model or foreign code can be learned from."""
     from pydantic import ValidationError
 
-    from luthier.core.results.graders import Reward
+    from luthier.core.graders import Reward
     from luthier.ml.evaluation.graders.grade import make_grader
 
     try:

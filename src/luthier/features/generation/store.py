@@ -9,18 +9,15 @@ from typing import Final
 from sqlalchemy import func, insert, select
 
 from luthier.core.ports import Generation
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import Store
 from luthier.platform.db.tables import generations
 
 # SQLite takes 999 variables in one statement at the least.
 _KEYS_A_QUERY: Final = 500
 
 
-class GenerationStore:
+class GenerationStore(Store):
     """Generations by key. A key once taken keeps its generation: a second one for it is dropped."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def find(self, keys: Sequence[str]) -> dict[str, Generation]:
         """The generations that are there; a key that is absent from the answer was never kept."""
@@ -38,7 +35,7 @@ class GenerationStore:
         if not new:
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._database.write() as connection:
+        with self._write() as connection:
             query = select(generations.c.key).where(generations.c.key.in_(list(new)))
             known = set(connection.execute(query).scalars())
             rows = [
@@ -51,5 +48,4 @@ class GenerationStore:
 
     def count(self) -> int:
         """How many generations are kept."""
-        with self._database.read() as connection:
-            return int(connection.execute(select(func.count()).select_from(generations)).scalar() or 0)
+        return int(self._scalar(select(func.count()).select_from(generations)) or 0)

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from luthier.core.access import Caller
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ids import new_id
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.core.results.rating import (
     MOST_COMMENT_CHARACTERS,
@@ -33,7 +34,6 @@ from luthier.core.results.rating import (
     columns_of,
 )
 from luthier.core.results.suite import Criterion
-from luthier.core.text.json_limits import loads
 from luthier.features.human_eval.rating_view import shown_first
 from luthier.features.human_eval.service import ratings_table
 from luthier.platform.audit_log.service import make_audit_event

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import update
 
-from luthier.core.errors import NotFoundError
 from luthier.core.records.alert import Alert, AlertStatus
-from luthier.core.text.suggest import suggest_ids
-from luthier.platform.db.database import Database
 from luthier.platform.db.monitor_state import WatchDocument, put
+from luthier.platform.db.store import Codec, Missing, RecordTable, Store
 from luthier.platform.db.tables import alerts
 from luthier.platform.notifications.records import EventType
 from luthier.platform.notifications.store import announce_event
 
 Event = tuple[EventType, dict[str, Any]]
+_MAX_SIGNAL_CHARACTERS: Final = 128
+_ALERTS: Final = RecordTable(
+    alerts,
+    Alert,
+    key="alert_id",
+    codecs={"signal": Codec(lambda signal: signal.name[:_MAX_SIGNAL_CHARACTERS], str)},
+    missing=Missing(
+        "no alert {key!r}", "the id of an alert of this project", "see `luthier alerts list`", suggests=True
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +38,17 @@ class Settled:
     events: Sequence[Event] = ()
 
 
-class AlertStore:
-    """The alerts of all projects. Every method is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class AlertStore(Store):
+    """The alerts of all projects."""
 
     def settle(self, project_id: str, settled: Settled) -> None:
         """Write down all that a look has changed, or, where that fails, nothing of it."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             for alert in settled.alerts:
                 values = {"status": alert.status, "document": alert.model_dump_json()}
                 is_it = alerts.c.alert_id == alert.alert_id
                 if connection.execute(update(alerts).where(is_it).values(**values)).rowcount == 0:
-                    place = alert.model_dump(include={"alert_id", "project_id", "model", "opened_at"})
-                    connection.execute(insert(alerts).values(**values, **place, signal=alert.signal.name[:128]))
+                    _ALERTS.insert(connection, alert)
             for one in settled.documents:
                 put(connection, one.project_id, one.kind, one.name, one.document)
             now = self._database.clock(connection)
@@ -55,26 +59,8 @@ class AlertStore:
         self, project_id: str, *, model: str | None = None, status: AlertStatus | None = None, limit: int | None = None
     ) -> Sequence[Alert]:
         """Alerts of a project, newest first."""
-        query = select(alerts.c.document).where(alerts.c.project_id == project_id).order_by(alerts.c.number.desc())
-        if model is not None:
-            query = query.where(alerts.c.model == model)
-        if status is not None:
-            query = query.where(alerts.c.status == status)
-        with self._database.read() as connection:
-            found = connection.execute(query.limit(limit)).scalars()
-            return [Alert.model_validate_json(document) for document in found]
+        return self._list(_ALERTS, project_id=project_id, model=model, status=status, limit=limit)
 
     def get(self, alert_id: str, project_id: str) -> Alert:
         """An alert. Raises NotFoundError, naming the nearest ids; also for another project's."""
-        is_it = (alerts.c.alert_id == alert_id) & (alerts.c.project_id == project_id)
-        known = select(alerts.c.alert_id).where(alerts.c.project_id == project_id).order_by(alerts.c.number.desc())
-        with self._database.read() as connection:
-            document = connection.execute(select(alerts.c.document).where(is_it)).scalar()
-            if document is not None:
-                return Alert.model_validate_json(document)
-            ids = connection.execute(known.limit(1000)).scalars().all()
-        raise NotFoundError(
-            f"no alert {alert_id!r}; {suggest_ids(alert_id, ids)}",
-            expected="the id of an alert of this project",
-            do="see `luthier alerts list`",
-        )
+        return self._get(_ALERTS, alert_id, project_id=project_id)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, OverlongError, RequestError
+from luthier.core.graders import Reward
 from luthier.core.plan import Plan
-from luthier.core.results.graders import Reward
 
 if TYPE_CHECKING:
     from luthier.features.planning.service import Prepared

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from luthier.core.dataset import DatasetProfile
 from luthier.core.plan import DataPlan
-from luthier.core.results.split_provenance import Judging, SplitProvenance, provenance_from
+from luthier.core.split_provenance import Judging, SplitProvenance, provenance_from
 from luthier.platform.home.context import Context
 
 _SUMMARY: Final = "split.json"

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.core.aliases import new_key, typed_keys
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
-from luthier.core.text.json_limits import JsonLimitError, fault_of_text
+from luthier.core.json_limits import JsonLimitError, fault_of_text
 from luthier.core.text.plain_yaml import parse_yaml
 from luthier.core.text.suggest import suggest_ids
 

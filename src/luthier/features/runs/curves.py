@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
-from luthier.core.results.graders import RewardMetric
+from luthier.core.graders import RewardMetric
 from luthier.features.runs.series import GRADIENT_NORM, LEARNING_RATE, TOKENS_PER_SECOND, Curves, Key
 from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Point, Role, Series
 

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, union_all
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.run import RunRecord
-from luthier.features.runs.store import record_of
-from luthier.platform.db.database import Database
+from luthier.features.runs.store import RUNS
+from luthier.platform.db.store import Store
 from luthier.platform.db.tables import dataset_versions, datasets, evaluations, files, jobs, plans, runs
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.rows import job_of
@@ -46,11 +46,8 @@ class DatasetName:
     version: int
 
 
-class RunEntryStore:
-    """Lists of runs and jobs. Every method is one short transaction that reads a bounded number of rows."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class RunEntryStore(Store):
+    """Lists of runs and jobs. Every method reads a bounded number of rows."""
 
     def page(
         self,
@@ -81,8 +78,8 @@ class RunEntryStore:
         newest = select(both.c.run_id).order_by(both.c.run_id.desc()).limit(limit)
         with self._database.read() as connection:
             ids = connection.execute(newest).scalars().all()
-            records = connection.execute(select(runs).where(runs.c.run_id.in_(ids))).mappings()
-            found = {row["run_id"]: record_of(row) for row in records}
+            records = connection.execute(RUNS.query(runs.c.run_id.in_(ids))).mappings()
+            found = {row["run_id"]: RUNS.of_row(row) for row in records}
             asked = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
             made_by = {row["run_id"]: job_of(row) for row in connection.execute(asked).mappings()}
         return [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
@@ -92,20 +89,17 @@ class RunEntryStore:
         own = select(jobs.c.number, jobs.c.lane).where(jobs.c.job_id == job_id).subquery()
         is_ahead = or_(jobs.c.status == "running", (jobs.c.status == "queued") & (jobs.c.number < own.c.number))
         count = select(func.count()).select_from(jobs.join(own, jobs.c.lane == own.c.lane))
-        with self._database.read() as connection:
-            return connection.execute(count.where(is_ahead, jobs.c.number != own.c.number)).scalar_one()
+        return int(self._scalar(count.where(is_ahead, jobs.c.number != own.c.number)))
 
     def plan_documents(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The plans of runs, as JSON, by the run's id."""
         query = select(plans.c.run_id, plans.c.document).where(plans.c.run_id.in_(run_ids))
-        with self._database.read() as connection:
-            return {row.run_id: row.document for row in connection.execute(query)}
+        return {row["run_id"]: row["document"] for row in self._rows(query)}
 
     def evaluation_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
         """The newest evaluation of each run that was judged."""
         query = select(evaluations.c.run_id, evaluations.c.evaluation_id).where(evaluations.c.run_id.in_(run_ids))
-        with self._database.read() as connection:
-            return {row.run_id: row.evaluation_id for row in connection.execute(query.order_by(evaluations.c.number))}
+        return {row["run_id"]: row["evaluation_id"] for row in self._rows(query.order_by(evaluations.c.number))}
 
     def dataset_names(self, project_id: str, named: Sequence[str]) -> dict[str, DatasetName]:
         """The newest dataset version of the project that holds each file, where there is one; by what named the file.

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.errors import ConflictError
 from luthier.core.events import Event, RunStarted, WarningRaised, event_adapter
 from luthier.core.plan import Plan
 from luthier.core.run import RunRecord, RunStatus, TrainResult
-from luthier.core.text.suggest import suggest_ids
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import Missing, RecordTable, Store, json_of
 from luthier.platform.db.tables import events, jobs, plans, runs
 
+RUNS: Final = RecordTable(
+    runs,
+    RunRecord,
+    key="run_id",
+    codecs={"result": json_of(TrainResult)},
+    missing=Missing("no run {key!r}", "the id of a run in this home", "see `luthier runs list`", suggests=True),
+)
+"""The runs of all projects."""
+_PLANS: Final = RecordTable(plans, Plan)
 _WITH_JOBS = runs.outerjoin(jobs, jobs.c.run_id == runs.c.run_id)
 # Put together once: polls of a job ask for these.
-_BY_ID: Final = select(runs).where(runs.c.run_id == bindparam("its_id"))
+_BY_ID: Final = RUNS.select.where(runs.c.run_id == bindparam("its_id"))
 _LAST: Final = (
     select(events.c.document)
     .where(events.c.run_id == bindparam("its_id"), events.c.kind == bindparam("its_kind"))
@@ -32,43 +40,36 @@ _MAX_UNDER_WAY: Final = 1_000
 """Positions that transactions may have taken and not yet written."""
 
 
-class RunStore:
-    """What the database knows of runs. Every method is one short transaction.
+class RunStore(Store):
+    """What the database knows of runs.
 
     Methods that take a run id raise NotFoundError, naming the nearest ids, where there is no such run.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     def create(self, record: RunRecord, plan: Plan) -> None:
         """Add a run with its plan. Raises ConflictError where the id is taken."""
-        values = record.model_dump(mode="json", exclude={"result"})
-        values["result"] = None if record.result is None else record.result.model_dump_json()
-        try:
-            with self._database.write() as connection:
-                connection.execute(insert(runs).values(**values))
-                connection.execute(insert(plans).values(run_id=record.run_id, document=plan.model_dump_json()))
-        except IntegrityError as error:
-            raise ConflictError(
-                f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
-            ) from error
+        conflict = ConflictError(
+            f"run {record.run_id} exists already", expected="a new id", do="make one with new_id('run')"
+        )
+        with self._write(conflict) as connection:
+            RUNS.insert(connection, record)
+            _PLANS.insert(connection, plan, run_id=record.run_id)
 
     def get(self, run_id: str) -> RunRecord:
         """One run."""
         with self._database.read() as connection:
             row = connection.execute(_BY_ID, {"its_id": run_id}).mappings().first()
             if row is None:
-                raise _no_such_run(connection, run_id)
-        return record_of(row)
+                raise RUNS.not_found(connection, run_id)
+        return RUNS.of_row(row)
 
     def plan(self, run_id: str) -> Plan:
         """The plan that a run executes."""
         with self._database.read() as connection:
-            document = connection.execute(select(plans.c.document).where(plans.c.run_id == run_id)).scalar()
-            if document is None:
-                raise _no_such_run(connection, run_id)
-        return Plan.model_validate_json(document)
+            found = _PLANS.first(connection, run_id=run_id)
+            if found is None:
+                raise RUNS.not_found(connection, run_id)
+        return found
 
     def update(
         self,
@@ -92,12 +93,9 @@ class RunStore:
         }
         values = {name: value for name, value in given.items() if value is not None}
         values["updated_at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        with self._database.write() as connection:
-            changed = connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
-            if changed.rowcount == 0:
-                raise _no_such_run(connection, run_id)
-            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().one()
-        return record_of(row)
+        with self._write() as connection:
+            RUNS.change(connection, run_id, values)
+            return RUNS.get(connection, run_id)
 
     def set_budget(self, run_id: str, plan: Plan) -> None:
         """Replace the plan of a run by one that differs in its budget alone. Raises ConflictError for another plan."""
@@ -105,7 +103,7 @@ class RunStore:
             raise ConflictError(
                 f"another plan for run {run_id}", expected="its own with another budget", do="start a new run"
             )
-        with self._database.write() as connection:
+        with self._write() as connection:
             changed = update(plans).where(plans.c.run_id == run_id).values(document=plan.model_dump_json())
             connection.execute(changed)
 
@@ -115,12 +113,12 @@ class RunStore:
         key = (events.c.run_id == run_id, events.c.kind == event.kind, events.c.step == step, events.c.code == code)
         values = {"run_id": run_id, "kind": event.kind, "step": step, "code": code}
         try:
-            with self._database.write() as connection:
+            with self._write() as connection:
                 connection.execute(delete(events).where(*key))
                 connection.execute(insert(events).values(**values, document=event.model_dump_json()))
         except IntegrityError as error:
             with self._database.read() as connection:
-                raise _no_such_run(connection, run_id) from error
+                raise RUNS.not_found(connection, run_id) from error
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:
         """The events of a run by step, within a step as they came; those after the position `after` (see `tail`)."""
@@ -158,18 +156,14 @@ class RunStore:
     def of_kinds(self, run_id: str, kinds: Sequence[str], *, limit: int | None = None) -> Sequence[Event]:
         """The events of some kinds, the last appended first, at most `limit`."""
         query = select(events.c.document).where(events.c.run_id == run_id, events.c.kind.in_(kinds))
-        with self._database.read() as connection:
-            found = connection.execute(query.order_by(events.c.position.desc()).limit(limit)).scalars()
-            return [event_adapter.validate_json(document) for document in found]
+        return self._events(query.order_by(events.c.position.desc()).limit(limit))
 
     def at_steps(self, run_id: str, steps: Sequence[int]) -> Sequence[Event]:
         """What was measured in these steps, in their order; of those that there are."""
         query = select(events.c.document).where(
             events.c.run_id == run_id, events.c.kind == "step", events.c.step.in_(steps)
         )
-        with self._database.read() as connection:
-            found = connection.execute(query.order_by(events.c.step)).scalars()
-            return [event_adapter.validate_json(document) for document in found]
+        return self._events(query.order_by(events.c.step))
 
     def last(self, run_id: str, kind: str) -> Event | None:
         """The newest event of a kind; None where there is none."""
@@ -179,34 +173,27 @@ class RunStore:
 
     def truncate_after(self, run_id: str, step: int) -> int:
         """Drop the events after `step`, as when a run resumes from the checkpoint of that step; returns how many."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             _check_exists(connection, run_id)
             return connection.execute(delete(events).where(events.c.run_id == run_id, events.c.step > step)).rowcount
 
     def delete(self, run_id: str) -> None:
         """Forget a run with its plan, events, evaluations and links to artifacts. Files stay where they are."""
-        with self._database.write() as connection:
-            if connection.execute(delete(runs).where(runs.c.run_id == run_id)).rowcount == 0:
-                raise _no_such_run(connection, run_id)
+        with self._write() as connection:
+            RUNS.remove(connection, run_id)
 
     def list(self, limit: int | None = None) -> list[RunRecord]:
         """Runs, newest first; at most `limit`, where it is given."""
-        query = select(runs).order_by(runs.c.number.desc()).limit(limit)
-        with self._database.read() as connection:
-            return [record_of(row) for row in connection.execute(query).mappings()]
+        return self._list(RUNS, limit=limit)
 
     def project_of(self, run_id: str) -> str | None:
         """The project that a run belongs to: that of its job, or `default`; None where there is no such run."""
-        query = select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id)
-        with self._database.read() as connection:
-            owner: str | None = connection.execute(query).scalar()
-            return owner
+        owner: str | None = self._scalar(select(_OWNER).select_from(_WITH_JOBS).where(runs.c.run_id == run_id))
+        return owner
 
     def some(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
         """These runs by their ids, as far as they are there."""
-        query = select(runs).where(runs.c.run_id.in_(run_ids))
-        with self._database.read() as connection:
-            return {row["run_id"]: record_of(row) for row in connection.execute(query).mappings()}
+        return {record.run_id: record for record in self._list(RUNS, runs.c.run_id.in_(run_ids))}
 
     def results_since(self, project_id: str, moment: str, *, limit: int) -> Sequence[str]:
         """What came out of the runs of a project that last changed at or after a moment (UTC, ISO 8601), as JSON.
@@ -215,8 +202,7 @@ class RunStore:
         """
         query = select(runs.c.result).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
         query = query.where(runs.c.updated_at >= moment, runs.c.result.is_not(None))
-        with self._database.read() as connection:
-            return connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).scalars().all()
+        return self._scalars(query.order_by(runs.c.number.desc()).limit(limit))
 
     def of_project(
         self, project_id: str, *, limit: int, after: str | None = None, status: RunStatus | None = None
@@ -225,39 +211,19 @@ class RunStore:
 
         status: only runs that are in this one.
         """
-        query = select(runs).select_from(_WITH_JOBS).where(_OWNER == project_id)  # noqa: SIM300 - a column
-        if status is not None:
-            query = query.where(runs.c.status == status)
+        where = [_OWNER == project_id]  # noqa: SIM300 - a column
         if after is not None:
-            query = query.where(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
-        with self._database.read() as connection:
-            return [
-                record_of(row)
-                for row in connection.execute(query.order_by(runs.c.number.desc()).limit(limit)).mappings()
-            ]
+            where.append(runs.c.number < select(runs.c.number).where(runs.c.run_id == after).scalar_subquery())
+        return self._records(RUNS, RUNS.query(*where, limit=limit, status=status).select_from(_WITH_JOBS))
+
+    def _events(self, query: Select[Any]) -> Sequence[Event]:
+        return [event_adapter.validate_json(document) for document in self._scalars(query)]
 
 
 def _step(event: Event) -> int:
     return event.from_step if isinstance(event, RunStarted) else event.step
 
 
-def record_of(row: RowMapping) -> RunRecord:
-    """The run of a row."""
-    values = {name: value for name, value in row.items() if name != "number"}
-    if values["result"] is not None:
-        values["result"] = TrainResult.model_validate_json(values["result"])
-    return RunRecord(**values)
-
-
 def _check_exists(connection: Connection, run_id: str) -> None:
     if connection.execute(select(runs.c.number).where(runs.c.run_id == run_id)).first() is None:
-        raise _no_such_run(connection, run_id)
-
-
-def _no_such_run(connection: Connection, run_id: str) -> NotFoundError:
-    known: Sequence[str] = connection.execute(select(runs.c.run_id).order_by(runs.c.number.desc())).scalars().all()
-    return NotFoundError(
-        f"no run {run_id!r}; {suggest_ids(run_id, known)}",
-        expected="the id of a run in this home",
-        do="see `luthier runs list`",
-    )
+        raise RUNS.not_found(connection, run_id)

@@ -20,7 +20,7 @@ from luthier.core.events import (
     WarningRaised,
 )
 from luthier.core.plan import Plan
-from luthier.core.results.split_provenance import coverage
+from luthier.core.split_provenance import coverage
 from luthier.features.planning.quotes import load_quote
 from luthier.features.runs.list import Judged, asked_of, bill_of, datasets_of
 from luthier.features.runs.state import Standing, last_bill, last_step, left_seconds

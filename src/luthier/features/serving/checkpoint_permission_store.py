@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import RowMapping, delete, insert, select
+from sqlalchemy import select
 
-from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.errors import RequestError
 from luthier.features.serving.checkpoint_permission_records import CheckpointPermission
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import checkpoint_permissions, projects
 
+_PERMISSIONS: Final = RecordTable(
+    checkpoint_permissions,
+    CheckpointPermission,
+    key="permission_id",
+    missing=Missing(
+        "no permission {key!r}",
+        "the id of a permission of this checkpoint",
+        "list what there is: GET /v1/fine_tuning/checkpoints/CHECKPOINT/permissions",
+    ),
+)
 
-class CheckpointPermissionStore:
-    """Permissions of all models. Every method is one short transaction; the caller knows that the model is its own."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class CheckpointPermissionStore(Store):
+    """Permissions of all models. The caller knows that the model is its own."""
 
     def add(self, model_id: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
         """Let projects ask a model, all of them or none; one that may already keeps the permission that it has.
@@ -25,57 +34,30 @@ class CheckpointPermissionStore:
         Raises RequestError for a project that is not there.
         """
         made = []
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             for project_id in dict.fromkeys(project_ids):
-                if (
-                    connection.execute(select(projects.c.number).where(projects.c.project_id == project_id)).first()
-                    is None
-                ):
+                its = select(projects.c.number).where(projects.c.project_id == project_id)
+                if connection.execute(its).first() is None:
                     raise RequestError(
                         f"project_ids has {project_id!r}, which is no project",
                         expected="ids of projects of this server",
                         do="correct it, or make the project first: luthier projects create NAME",
                     )
-                is_it = (checkpoint_permissions.c.model_id == model_id) & (
-                    checkpoint_permissions.c.project_id == project_id
-                )
-                known = connection.execute(select(checkpoint_permissions).where(is_it)).mappings().first()
-                if known is not None:
-                    made.append(_permission(known))
-                    continue
                 permission = CheckpointPermission(
                     permission_id=f"cp_{secrets.token_hex(12)}",
                     model_id=model_id,
                     project_id=project_id,
                     created_at=now,
                 )
-                connection.execute(insert(checkpoint_permissions).values(**permission.model_dump()))
-                made.append(permission)
+                known = _PERMISSIONS.first(connection, model_id=model_id, project_id=project_id)
+                made.append(known or _PERMISSIONS.insert(connection, permission))
         return made
 
     def list(self, model_id: str, project_id: str | None = None) -> list[CheckpointPermission]:
         """The permissions of a model, newest first; that of one project, where it is named."""
-        query = select(checkpoint_permissions).where(checkpoint_permissions.c.model_id == model_id)
-        if project_id is not None:
-            query = query.where(checkpoint_permissions.c.project_id == project_id)
-        with self._database.read() as connection:
-            rows = connection.execute(query.order_by(checkpoint_permissions.c.number.desc())).mappings()
-            return [_permission(row) for row in rows]
+        return self._list(_PERMISSIONS, model_id=model_id, project_id=project_id)
 
     def delete(self, model_id: str, permission_id: str) -> None:
         """Take a permission back. Raises NotFoundError."""
-        is_it = (checkpoint_permissions.c.model_id == model_id) & (
-            checkpoint_permissions.c.permission_id == permission_id
-        )
-        with self._database.write() as connection:
-            if connection.execute(delete(checkpoint_permissions).where(is_it)).rowcount == 0:
-                raise NotFoundError(
-                    f"no permission {permission_id!r}",
-                    expected="the id of a permission of this checkpoint",
-                    do="list what there is: GET /v1/fine_tuning/checkpoints/CHECKPOINT/permissions",
-                )
-
-
-def _permission(row: RowMapping) -> CheckpointPermission:
-    return CheckpointPermission(**{name: value for name, value in row.items() if name != "number"})
+        self._delete(_PERMISSIONS, permission_id, model_id=model_id)

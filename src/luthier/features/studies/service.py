@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from luthier.core.access import DEFAULT_PROJECT
+from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
 from luthier.core.plan import Plan
 from luthier.core.recipe import Recipe
+from luthier.core.workflows.pipeline import Pipeline, Stage, StageStatus
 from luthier.core.workflows.study import GoalName, SamplerName, StartPoint, Study, StudySpec, Trial
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.planning.service import make_plan
@@ -30,8 +32,16 @@ from luthier.features.studies.trials import expected_hours, price
 from luthier.features.studies.workers import worker_pool
 from luthier.ml.search.rungs import QUALITY, REDUCTION, RUNGS, usable
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import (
+    Outcome,
+    PausedError,
+    StageSpec,
+    Workflow,
+    WorkflowRun,
+    hold,
+    run_stages,
+)
 
-_LOCK_SECONDS: Final = 1.0
 _END_SHARE: Final = 1.2
 """What the final run takes, as a share of a trial's whole training: it has the validation rows, too."""
 
@@ -143,29 +153,80 @@ def go_on(
     Raises ConflictError where another process works on it or its rows have changed, BudgetTooSmallError, RequestError
     for a budget in money where nobody knows the price of an hour, StudyFailedError.
     """
-    from luthier.core.system.file_lock import file_lock
-
     began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"
-    with file_lock(lock, what=f"study {study_id}", timeout_seconds=_LOCK_SECONDS) as held:
+    with hold(lock, f"study {study_id}") as held, ExitStack() as pool:
         study = context.studies.get(study_id)  # who held it may have gone on
         if study.status == "done":
             return study
         study = _with_budget(study, hours, usd)
         own = make_plan(context, study.spec.recipe, base_dir=Path())
         final_hours = _final_hours(context, study, own, data_loader)
-        with worker_pool(context, study, held) as pool:
-            search = Search(context, study, own, final_hours, tell, pool, began, data_loader)
-            is_through = study.final_run_id is not None
-            if not is_through:
-                if study.status in ("searching", "paused"):
-                    search.change(study.model_copy(update={"status": "searching"}))
-                is_through = search.run() and bring_up_own(search) and confirm(search)
-                search.rest()
-        if not is_through:
-            search.change(search.study.model_copy(update={"status": "paused"}))
-            return search.study
-        return finish(search)
+        workers = pool.enter_context(worker_pool(context, study, held))
+        search = Search(context, study, own, final_hours, tell, workers, began, data_loader)
+        material = {"search": search, "pool": pool}
+        run = WorkflowRun(context, Caller(), WORKFLOW, _record(study), study.spec, material)
+        with suppress(PausedError):  # the study says so
+            run_stages(run, lambda pipeline: _keep(search, pipeline))
+        return search.study
+
+
+def _record(study: Study) -> Pipeline:
+    """The stages as the study has them. What decides about a search is in its trials: each resume walks through them
+    again, until the final run is named."""
+    found: StageStatus = "waiting" if study.final_run_id is None else "done"
+    stages = (Stage(name="search", status=found), Stage(name="confirm", status=found), Stage(name="final"))
+    asked = study.spec.model_dump(mode="json")
+    return Pipeline(pipeline_id=study.study_id, kind="tune", asked=asked, stages=stages)
+
+
+def _keep(search: Search, pipeline: Pipeline) -> None:
+    """Store that a search is under way or paused; what else there is to say, its stages store with their results."""
+    stage = pipeline.next_stage
+    if stage is not None and stage.status == "paused":
+        search.change(search.study.model_copy(update={"status": "paused"}))
+    elif stage is not None and (stage.name, stage.status) == ("search", "running") and search.study.status == "paused":
+        search.change(search.study.model_copy(update={"status": "searching"}))
+
+
+def _search_stage(run: WorkflowRun) -> Outcome:
+    search: Search = run.material["search"]
+    return _ended(search, search.run() and bring_up_own(search))
+
+
+def _confirm_stage(run: WorkflowRun) -> Outcome:
+    search: Search = run.material["search"]
+    ended = _ended(search, confirm(search))
+    search.rest()
+    return ended
+
+
+def _final_stage(run: WorkflowRun) -> Outcome:
+    run.material["pool"].close()  # the final run has the machine to itself
+    study = finish(run.material["search"])
+    if study.status != "done":
+        raise PausedError(f"the study is {study.status}", expected="a final run at its end", do=study.way_on)
+    return Outcome()
+
+
+def _ended(search: Search, is_through: bool) -> Outcome:
+    if not is_through:
+        search.rest()
+        raise PausedError("it was asked to stop", expected="the end of the search", do=search.study.way_on)
+    return Outcome()
+
+
+WORKFLOW: Final = Workflow(
+    kind="tune",
+    noun="a study",
+    request=StudySpec,
+    stages=lambda _spec: [
+        StageSpec("search", "Trials on rungs, until the budget is used but for what the end takes", _search_stage),
+        StageSpec("confirm", "The best few once more with other seeds", _confirm_stage),
+        StageSpec("final", "The winner's recipe on all rows, judged once on the held-out ones", _final_stage),
+    ],
+    folder="studies",
+)
 
 
 def trial_line(trial: Trial) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from luthier.core.records.fit import Fit
+from luthier.core.fit import Fit
 
 _STYLES = {"overfitted": "yellow", "unstable": "yellow", "still_learning": "yellow", "settled": "green"}
 

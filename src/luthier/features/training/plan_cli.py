@@ -175,7 +175,7 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
 
 
 def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
-    from luthier.core.results.split_provenance import coverage
+    from luthier.core.split_provenance import coverage
     from luthier.features.planning.advice_format import show_advice
     from luthier.features.planning.quote_format import show_options, show_quote
 

@@ -1,4 +1,4 @@
-"""/pipelines/ID: a showdown, an auto or a retraining stage by stage, while it goes on and at its end, and its pages."""
+"""/pipelines/ID: a workflow stage by stage, while it goes on and at its end, and the pages that it has written."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from luthier.core.access import Caller
 from luthier.core.digest import sha256_document
 from luthier.features.runs.run_pages import REPORT_POLICY
-from luthier.features.workflows import format as pipeline_format
-from luthier.features.workflows import reports as pipeline_pages
-from luthier.features.workflows import views as pipeline_views
-from luthier.features.workflows.format import Thing
-from luthier.features.workflows.views import AuditPage, PipelineView
-from luthier.platform.home.context import Context
+from luthier.features.workflows import views
+from luthier.features.workflows.views import WorkflowView
 from luthier.platform.ui.render import is_fragment_request, render
 from luthier.platform.ui.visitor import HomeContext, Reader
+from luthier.platform.workflows.engine import Thing
 
 router = APIRouter(prefix="/pipelines")
 
@@ -46,8 +42,7 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
 
     after: what was seen last; nothing is sent (204) while that is still how it is.
     """
-    found = pipeline_views.view_pipeline(context, caller, pipeline_id)
-    view = pipeline_views.without_folders(context, found)
+    view = views.without_folders(context, views.view_pipeline(context, caller, pipeline_id))
     mark = _mark(view)
     if not is_fragment_request(request):
         return render(request, "workflows/show.html", _values(view, mark))
@@ -59,24 +54,19 @@ def show(request: Request, context: HomeContext, caller: Reader, pipeline_id: st
 @router.get("/{pipeline_id}/report")
 def report(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
     """The report that it has written; what it links to on the disk is linked to on this server."""
-    text = pipeline_pages.report_of(context, caller, pipeline_id)
-    return _as_page(_FILE_LINK.sub(_address_of, text))
+    return _as_page(_FILE_LINK.sub(_address_of, views.report_of(context, caller, pipeline_id)))
 
 
 @router.get("/{pipeline_id}/audit.html")
 def audit(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
     """The audit of the rows as they came; the report links to it by this name."""
-    return _audit(context, caller, pipeline_id, "audit.html")
+    return _as_page(views.stage_page(context, caller, pipeline_id, "audit.html"))
 
 
 @router.get("/{pipeline_id}/audit_repaired.html")
 def audit_repaired(context: HomeContext, caller: Reader, pipeline_id: str) -> Response:
     """The audit of the rows once they were repaired."""
-    return _audit(context, caller, pipeline_id, "audit_repaired.html")
-
-
-def _audit(context: Context, caller: Caller, pipeline_id: str, name: AuditPage) -> Response:
-    return _as_page(pipeline_pages.audit_of(context, caller, pipeline_id, name))
+    return _as_page(views.stage_page(context, caller, pipeline_id, "audit_repaired.html"))
 
 
 def _as_page(text: str) -> Response:
@@ -87,20 +77,20 @@ def _address_of(link: re.Match[str]) -> str:
     return f'href="/{"pipelines" if link[1] == "showdowns" else link[1]}/{link[2]}/report"'
 
 
-def _values(view: PipelineView, mark: str) -> dict[str, Any]:
+def _values(view: WorkflowView, mark: str) -> dict[str, Any]:
     """What the templates know."""
     return {
         "view": view,
         "pipeline": view.pipeline,
-        "asked": pipeline_format.request_details(view.pipeline),
+        "asked": view.details,
         "addresses": _ADDRESSES,
-        "things": pipeline_format.THINGS,
+        "things": views.THINGS,
         "mark": mark,
         "current": "/studies",
     }
 
 
-def _mark(view: PipelineView) -> str:
+def _mark(view: WorkflowView) -> str:
     stages = [
         [stage.status, stage.reason, list(stage.found), [list(one) for one in stage.made], stage.page]
         for stage in view.stages

@@ -12,7 +12,7 @@ from luthier.features.runs.run_pages import REPORT_POLICY
 from luthier.features.studies import views as study_views
 from luthier.features.studies.charts import study_charts
 from luthier.features.studies.views import StudyView
-from luthier.features.workflows import views as pipeline_views
+from luthier.features.workflows import views as workflow_views
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, shown_reference
 from luthier.platform.ui.render import is_fragment_request, render
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/studies")
 @router.get("")
 def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """Searches, and below them what works in stages; each newest first."""
-    found = [pipeline_views.without_folders(context, one) for one in pipeline_views.list_pipelines(context, caller)]
+    found = [workflow_views.without_folders(context, one) for one in workflow_views.list_pipelines(context, caller)]
     return render(
         request, "workflows/studies/list.html", {"views": study_views.list_studies(context, caller), "pipelines": found}
     )

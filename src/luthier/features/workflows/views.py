@@ -1,35 +1,58 @@
-"""Use cases of who looks at showdowns, autos and retrainings: those of a project, and one of them as it is now."""
+"""The view of a workflow: what pages, reports, `--json` and the terminal show of one, and those of a project."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.aliases import command_of
 from luthier.core.errors import NotFoundError
+from luthier.core.system.file_lock import is_held
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
-from luthier.core.workflows.showdown import ShowdownResult
-from luthier.features.workflows import format as pipeline_format
-from luthier.features.workflows.format import Thing
-from luthier.features.workflows.service import lock_of
+from luthier.features.workflows.registry import workflow_of
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_paths
+from luthier.platform.workflows.engine import (
+    StageSpec,
+    Thing,
+    Workflow,
+    WorkflowRun,
+    lock_of,
+    remaining_seconds,
+)
 
 Status = Literal["waiting", "running", "interrupted", "paused", "done", "refused", "failed"]
-AuditPage = Literal["audit.html", "audit_repaired.html"]
 MAX_LISTED: Final = 100
-_AUDITS: Final[dict[str, AuditPage]] = {"audit": "audit.html", "repair": "audit_repaired.html"}
+THINGS: Final[dict[Thing, str]] = {
+    "run": "run",
+    "study": "study",
+    "evaluation": "evaluation",
+    "showdown": "showdown",
+    "dataset": "dataset",
+    "suite": "result of the suite",
+}
+_one_page_at_once = threading.Lock()  # matplotlib's settings are those of the whole process
 
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """A stage as it is now. status: its own, or `interrupted` where it should go on and no process works on it.
+    """A stage as it is now.
 
-    about: what it is for. reason: why it went no further. found: sentences. made: what can be looked at, by kind and
-    id. page: of the audit that it has written. seconds: that it has worked, up to now; None before it began.
+    Attributes:
+        name: Of the stage.
+        about: What it is for.
+        status: Its own, or `interrupted` where it should go on and no process works on it.
+        reason: Why it went no further.
+        found: What it found, a sentence each.
+        made: What can be looked at, by kind and id.
+        page: The page that it has written, if any.
+        began_at: Seconds since 1970; None before it began.
+        seconds: That it has worked, up to now; None before it began.
     """
 
     name: str
@@ -38,31 +61,49 @@ class StageView:
     reason: str
     found: Sequence[str]
     made: Sequence[tuple[Thing, str]]
-    page: AuditPage | None
+    page: str | None
     began_at: float | None
     seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineView:
-    """One as it is now. status: of the whole. stage: the one that it is in, or that ended it; None where all are done.
+class WorkflowView:
+    """A workflow as it is now.
 
-    subject, asked: what was asked, short and on one line. answer: what came of one that is done; of the list a short
-    form. seconds: of all stages. part_of: the id of the auto whose stage it is. command: goes on with it, where it
-    stands still. has_report: whether `pipeline_pages.report_file` finds or makes one.
+    Attributes:
+        pipeline: The record.
+        noun: What it is, with its article.
+        subject: What it is about, in a few words.
+        asked: What was asked, on one line.
+        details: What was asked, a name and a value each, without folders.
+        status: Of the whole.
+        stage: The one that it is in, or that ended it; None where all are done.
+        stages: In order.
+        seconds: That all stages have worked.
+        remaining_seconds: That the stages that are left should take; None where no process works on it, or that is not
+            known.
+        ended_at: Seconds since 1970; None where it is not done.
+        answer: The result of one that is done; in the list a short form.
+        part_of: The id of the automatic run whose stage it is.
+        command: Resumes it; None where there is nothing to resume.
+        has_report: Whether `report_file` finds or writes one.
     """
 
     pipeline: Pipeline
+    noun: str
     subject: str
     asked: str
+    details: Sequence[tuple[str, str]]
     status: Status
     stage: str | None
     stages: Sequence[StageView]
     seconds: float
+    remaining_seconds: float | None
     ended_at: float | None
-    answer: str = ""
-    part_of: str | None = None
-    command: str | None = None
+    answer: str
+    part_of: str | None
+    command: str | None
+    has_report: bool
 
     @property
     def is_at_work(self) -> bool:
@@ -74,93 +115,122 @@ class PipelineView:
         """Of the stage that it is in, from 1; None where all are done."""
         return next((number for number, one in enumerate(self.stages, start=1) if one.name == self.stage), None)
 
-    @property
-    def has_report(self) -> bool:
-        """Whether it has a page of its own: at its end, and an auto also where a stage ended it."""
-        ends = {"showdown": ("done",), "auto": ("done", "refused", "failed"), "retrain": ()}
-        return self.status in ends[self.pipeline.kind]
 
-
-def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None = None) -> list[PipelineView]:
+def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None = None) -> list[WorkflowView]:
     """Those of the caller's project, the newest first, at most 100; of one kind, where it is given."""
     found = context.pipelines.list(caller.project_id, kind, limit=MAX_LISTED)
     parts = _parts(context, caller) if any(one.kind == "showdown" for one in found) else {}
-    now = context.access.now()
-    return [_view(context, caller, one, parts, now) for one in found]
+    return [_view(context, caller, one, parts) for one in found]
 
 
-def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
+def view_pipeline(context: Context, caller: Caller, pipeline_id: str) -> WorkflowView:
     """One of them. Raises NotFoundError, also for another project's."""
     pipeline = context.pipelines.get(pipeline_id, caller.project_id)
-    parts = _parts(context, caller) if pipeline.kind == "showdown" else {}
-    view = _view(context, caller, pipeline, parts, context.access.now())
+    view = _view(context, caller, pipeline, _parts(context, caller) if pipeline.kind == "showdown" else {})
     stages = [
         replace(stage, made=[one for one in stage.made if _is_there(context, caller, *one)]) for stage in view.stages
     ]
-    return replace(view, stages=stages, answer=_answer(context, caller, view))
+    headline = workflow_of(pipeline.kind).headline
+    answer = headline(context, caller, pipeline) if headline and view.status == "done" else view.answer
+    return replace(view, stages=stages, answer=answer)
 
 
-def without_folders(context: Context, view: PipelineView) -> PipelineView:
-    """The same without places of this machine, for who is not at it."""
+def without_folders(context: Context, view: WorkflowView) -> WorkflowView:
+    """The same without places of this machine, for people who are not at it."""
     shown = dict.fromkeys(folders_of(context, view.pipeline), "")
     stages = [
         replace(stage, reason=redact_paths(stage.reason, shown), found=redact_paths(list(stage.found), shown))
         for stage in view.stages
     ]
-    return replace(view, stages=stages, answer=redact_paths(view.answer, shown))
-
-
-def folder_of(context: Context, pipeline: Pipeline) -> Path:
-    """Where its pages lie."""
-    from luthier.features.workflows.automl import stages as auto_work
-    from luthier.features.workflows.model_comparison import stages as showdown_work
-
-    if pipeline.kind == "retrain":
-        return lock_of(context, pipeline.pipeline_id).parent
-    if pipeline.kind == "auto":
-        return auto_work.folder_of(context, pipeline.pipeline_id)
-    return showdown_work.folder_of(context, pipeline.pipeline_id)
+    command = None if view.command is None else redact_paths(view.command, shown)
+    return replace(view, stages=stages, answer=redact_paths(view.answer, shown), command=command)
 
 
 def folders_of(context: Context, pipeline: Pipeline) -> list[str]:
     """What no page shows of this machine, with a slash at the end, the longest first: the home, and where files are."""
     asked = pipeline.asked
-    named = [asked.get(name) for name in ("data", "held_out", "gate", "suite")]
+    named = [asked.get(name) for name in ("data", "held_out", "gate", "suite", "teacher", "student")]
     named += [*asked.get("models", []), *(one.get("model") for one in asked.get("contenders", []))]
     found = {str(PurePath(one).parent) for one in named if isinstance(one, str) and one.startswith("/")}
     return sorted((f"{folder}/" for folder in {*found, str(context.home)} if folder != "/"), key=len, reverse=True)
 
 
-def result_of(context: Context, caller: Caller, pipeline: Pipeline) -> ShowdownResult | None:
-    """What came of a showdown; None where it is gone."""
+def report_file(context: Context, caller: Caller, pipeline_id: str) -> Path:
+    """The report, written again where the file is missing. Raises NotFoundError, also where there is none."""
+    view = view_pipeline(context, caller, pipeline_id)
+    pipeline, workflow = view.pipeline, workflow_of(view.pipeline.kind)
+    if not view.has_report or workflow.write_report is None:
+        its = "the report of the run that it trained"
+        raise NotFoundError(
+            f"{pipeline.pipeline_id} has no report: it is {view.noun} that is {view.status}",
+            expected=its if workflow.write_report is None else "one that has come to its end",
+            do=f"see its stages: luthier pipelines show {pipeline.pipeline_id}",
+        )
+    path = workflow.folder_of(context, pipeline.pipeline_id) / "report.html"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_page_at_once:
+            workflow.write_report(context, caller, pipeline, path)
+    return path
+
+
+def report_of(context: Context, caller: Caller, pipeline_id: str) -> str:
+    """Its report as text, without places of this machine. Raises NotFoundError."""
+    text = report_file(context, caller, pipeline_id).read_text(encoding="utf-8")
+    return _plain(context, context.pipelines.get(pipeline_id, caller.project_id), text)
+
+
+def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) -> str:
+    """A page that a stage has written, such as `audit.html`, without places of this machine. Raises NotFoundError."""
+    pipeline = context.pipelines.get(pipeline_id, caller.project_id)
     try:
-        return context.assessments.get("showdown", ShowdownResult, caller.project_id, pipeline.pipeline_id)
-    except NotFoundError:
-        return None
+        folder = workflow_of(pipeline.kind).folder_of(context, pipeline_id)
+        return _plain(context, pipeline, (folder / name).read_text(encoding="utf-8"))
+    except OSError:
+        raise NotFoundError(
+            f"{pipeline_id} has no page {name}",
+            expected="an auto or a retraining whose rows were audited",
+            do="see its stages, and wait until they were",
+        ) from None
 
 
-def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str, str], now: float) -> PipelineView:
-    from luthier.core.system.file_lock import is_held
+def _plain(context: Context, pipeline: Pipeline, text: str) -> str:
+    """A page of its own without these folders, as they stand in HTML and elsewhere."""
+    for folder in folders_of(context, pipeline):
+        text = text.replace(escape(folder), "").replace(folder, "")
+    return text
 
+
+def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str, str]) -> WorkflowView:
+    workflow, now = workflow_of(pipeline.kind), context.access.now()
+    run = WorkflowRun(context, caller, workflow, pipeline)
+    specs = {one.name: one for one in workflow.stages(run.spec)}
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
-    stages = [_stage_view(context, pipeline, stage, is_at_work, now) for stage in pipeline.stages]
-    refused = next((stage for stage in pipeline.stages if stage.status == "refused"), None)
-    at = refused or pipeline.next_stage
-    sizing = pipeline.asked.get("sizing_hours", 0.0) * 3600  # of a showdown, before its stages are known
+    stages = [_stage_view(run, specs[stage.name], stage, is_at_work, now) for stage in pipeline.stages]
+    at = next((stage for stage in pipeline.stages if stage.status == "refused"), None) or pipeline.next_stage
     part_of = parts.get(pipeline.pipeline_id)
-    return PipelineView(
+    remaining = None
+    if is_at_work:
+        with suppress(NotFoundError):  # a result that it would be reckoned from was removed
+            remaining = remaining_seconds(run)
+    is_over = status in ("running", "done", "refused")
+    return WorkflowView(
         pipeline=pipeline,
-        subject=pipeline_format.subject(pipeline),
-        asked=pipeline_format.format_request(pipeline),
+        noun=workflow.noun,
+        subject=workflow.subject(pipeline.asked) or pipeline.pipeline_id,
+        asked=workflow.summary(pipeline.asked),
+        details=[(name, str(value)) for name, value in workflow.details(pipeline.asked).items() if value],
         status=status,
         stage=None if at is None else at.name,
         stages=stages,
-        seconds=sizing + sum(stage.seconds or 0.0 for stage in stages),
+        seconds=workflow.hours_before(pipeline.asked) * 3600 + sum(stage.seconds or 0.0 for stage in stages),
+        remaining_seconds=remaining,
         ended_at=max((one.ended_at or 0.0 for one in pipeline.stages), default=0.0) if status == "done" else None,
-        answer=pipeline_format.format_answer(pipeline) if status == "done" else "",
+        answer=workflow.answer(pipeline) if status == "done" else "",
         part_of=part_of,
-        command=_command(context, caller, pipeline, part_of) if status not in ("running", "done", "refused") else None,
+        command=None if is_over else _command(context, caller, workflow, pipeline, part_of),
+        has_report=status in workflow.reported,
     )
 
 
@@ -175,18 +245,17 @@ def _status(pipeline: Pipeline, is_at_work: bool) -> Status:
     return "interrupted" if any(stage.status != "waiting" for stage in pipeline.stages) else "waiting"
 
 
-def _stage_view(context: Context, pipeline: Pipeline, stage: Stage, is_at_work: bool, now: float) -> StageView:
-    kind, page = pipeline.kind, _AUDITS.get(stage.name)
-    is_written = page is not None and (folder_of(context, pipeline) / page).is_file()
+def _stage_view(run: WorkflowRun, spec: StageSpec, stage: Stage, is_at_work: bool, now: float) -> StageView:
     status: Status = "interrupted" if stage.status == "running" and not is_at_work else stage.status
+    outcome = spec.outcome.model_validate(stage.came)
     return StageView(
         name=stage.name,
-        about=pipeline_format.stage_title(kind, stage.name),
+        about=spec.title,
         status=status,
         reason=stage.reason,
-        found=pipeline_format.format_findings(kind, stage),
-        made=pipeline_format.made_by(kind, stage),
-        page=page if is_written else None,
+        found=outcome.lines(),
+        made=outcome.made(),
+        page=spec.page if spec.page and (run.folder / spec.page).is_file() else None,
         began_at=stage.began_at,
         seconds=_seconds(stage, status, now),
     )
@@ -201,24 +270,17 @@ def _seconds(stage: Stage, status: Status, now: float) -> float | None:
     return max(0.0, (now if status == "running" else stage.ended_at or stage.began_at) - stage.began_at)
 
 
-def _command(context: Context, caller: Caller, pipeline: Pipeline, part_of: str | None) -> str:
+def _command(context: Context, caller: Caller, workflow: Workflow, pipeline: Pipeline, part_of: str | None) -> str:
     if part_of is not None:
         return f"luthier automl --resume {part_of}"
     of = "" if caller.project_id == DEFAULT_PROJECT else f" --project {context.access.project(caller.project_id).name}"
-    return f"luthier {command_of(pipeline.kind)} --resume {pipeline.pipeline_id}{of}"
+    return f"{workflow.command(pipeline)}{of}"
 
 
 def _parts(context: Context, caller: Caller) -> dict[str, str]:
-    """Id of a showdown to id of the auto whose stage it is."""
+    """Id of a model comparison to id of the automatic run whose stage it is."""
     autos = context.pipelines.list(caller.project_id, "auto")
     return {one.came("showdown").get("showdown_id", ""): one.pipeline_id for one in autos}
-
-
-def _answer(context: Context, caller: Caller, view: PipelineView) -> str:
-    """As the list has it; a showdown says it with its figures, where its result is still there."""
-    is_showdown = view.pipeline.kind == "showdown" and view.status == "done"
-    found = result_of(context, caller, view.pipeline) if is_showdown else None
-    return view.answer if found is None else found.recommendation.headline
 
 
 def _is_there(context: Context, caller: Caller, thing: Thing, made_id: str) -> bool:

@@ -12,7 +12,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.digest import canonical_json, sha256_document
 from luthier.core.errors import RequestError
-from luthier.core.text.reply_text import split_tags
+from luthier.core.reply_text import split_tags
 
 _OPENING_ROLES = ("system", "developer")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from luthier.core.errors import RequestError
+from luthier.core.graders import LengthPenalty, Reward, RewardMetric
 from luthier.core.ports import Attempt, Grade
-from luthier.core.results.graders import LengthPenalty, Reward, RewardMetric
 from luthier.ml.evaluation.graders.grade import make_grader
 from luthier.ml.evaluation.graders.similarity import sentence_bleu
 from luthier.ml.evaluation.metrics.protocol import Observations

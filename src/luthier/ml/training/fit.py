@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Final
 
 from luthier.core.events import Event, StepDone, ValidationDone, comparable_loss
+from luthier.core.fit import Fit
 from luthier.core.plan import Plan
-from luthier.core.records.fit import Fit
 from luthier.ml.training.fit_advice import for_astray, for_by_heart, for_still_learning, for_unlooked
 
 RISE: Final = 0.01

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from luthier.core.fit import Remedy
 from luthier.core.plan import Plan
-from luthier.core.records.fit import Remedy
 
 _FEW_ROWS: Final = 2000
 _MAX_DROPOUT: Final = 0.3

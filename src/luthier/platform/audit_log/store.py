@@ -7,29 +7,31 @@ and deletions besides.
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
+from sqlalchemy import ColumnElement, Connection, select
+
+from luthier.core.errors import LuthierError
 from luthier.platform.audit_log.records import GENESIS_HASH, AuditEntry, AuditEvent
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import audit_log
 
+_ENTRIES: Final = RecordTable(audit_log, AuditEntry)
 
-class AuditLogStore:
-    """The log of one database. Every method is one short transaction."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class AuditLogStore(Store):
+    """The log of one database."""
 
     def append(self, audit_event: AuditEvent) -> AuditEntry:
         """Add an entry."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             return append_audit_event(connection, self._database.now, audit_event)
 
     def after(self, number: int, *, limit: int) -> list[AuditEntry]:
         """At most `limit` entries behind this number, oldest first."""
-        query = select(audit_log).where(audit_log.c.number > number).order_by(audit_log.c.number).limit(limit)
-        with self._database.read() as connection:
-            return [AuditEntry(**row) for row in connection.execute(query).mappings()]
+        return self._list(_ENTRIES, audit_log.c.number > number, order=[audit_log.c.number], limit=limit)
 
     def newest(
         self,
@@ -44,30 +46,34 @@ class AuditLogStore:
 
         before: only those with a smaller number. actor: part of who did it, capitals or not. action: as it stands.
         """
-        query = select(audit_log).order_by(audit_log.c.number.desc()).limit(limit)
-        if project_id is not None:
-            query = query.where(audit_log.c.project_id == project_id)
-        if before is not None:
-            query = query.where(audit_log.c.number < before)
+        where = [] if before is None else [audit_log.c.number < before]
         if actor:
-            query = query.where(audit_log.c.actor.icontains(actor, autoescape=True))
-        if action:
-            query = query.where(audit_log.c.action == action)
-        with self._database.read() as connection:
-            return [AuditEntry(**row) for row in connection.execute(query).mappings()]
+            where.append(audit_log.c.actor.icontains(actor, autoescape=True))
+        return self._list(_ENTRIES, *where, project_id=project_id, action=action or None, limit=limit)
 
     def actions(self, project_id: str) -> list[str]:
         """What was done in a project, each action once, in the order of the alphabet."""
-        query = select(audit_log.c.action).where(audit_log.c.project_id == project_id).distinct()
-        with self._database.read() as connection:
-            return sorted(connection.execute(query).scalars())
+        return sorted(self._scalars(select(audit_log.c.action).where(audit_log.c.project_id == project_id).distinct()))
 
     def about(self, project_id: str, subject: str, *, limit: int) -> list[AuditEntry]:
         """At most `limit` entries of a project about one thing, newest first."""
-        is_it = (audit_log.c.project_id == project_id) & (audit_log.c.subject == subject)
-        query = select(audit_log).where(is_it).order_by(audit_log.c.number.desc()).limit(limit)
-        with self._database.read() as connection:
-            return [AuditEntry(**row) for row in connection.execute(query).mappings()]
+        return self._list(_ENTRIES, project_id=project_id, subject=subject, limit=limit)
+
+
+class AuditedStore(Store):
+    """A store whose changes are in the audit log: both take effect, or neither."""
+
+    @contextmanager
+    def _audited(self, *audit_events: AuditEvent | None, conflict: LuthierError | None = None) -> Iterator[Connection]:
+        """As `_write`, with these entries at the end of the transaction."""
+        with self._write(conflict) as connection:
+            yield connection
+            self._log(connection, *audit_events)
+
+    def _log(self, connection: Connection, *audit_events: AuditEvent | None) -> None:
+        for audit_event in audit_events:
+            if audit_event is not None:
+                append_audit_event(connection, self._database.now, audit_event)
 
 
 def append_audit_event(connection: Connection, now: ColumnElement[float], audit_event: AuditEvent) -> AuditEntry:
@@ -75,9 +81,8 @@ def append_audit_event(connection: Connection, now: ColumnElement[float], audit_
 
     Write transactions are serialised, so no other entry can be appended between the last one and this.
     """
-    last = connection.execute(
-        select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc()).limit(1)
-    ).first()
+    newest_first = select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc())
+    last = connection.execute(newest_first.limit(1)).first()
     number, previous_hash = (0, GENESIS_HASH) if last is None else (last.number, last.hash)
     entry = AuditEntry(
         number=number + 1,
@@ -86,6 +91,4 @@ def append_audit_event(connection: Connection, now: ColumnElement[float], audit_
         previous_hash=previous_hash,
         **audit_event.model_dump(),
     )
-    sealed = entry.model_copy(update={"hash": entry.hash_of_it()})
-    connection.execute(insert(audit_log).values(**sealed.model_dump()))
-    return sealed
+    return _ENTRIES.insert(connection, entry.model_copy(update={"hash": entry.hash_of_it()}))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from luthier.core.access import ApiKey
-from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.errors import ConflictError
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import append_audit_event
+from luthier.platform.audit_log.store import AuditedStore
 from luthier.platform.auth.member_records import Member, Role
-from luthier.platform.auth.store import key_from
-from luthier.platform.db.database import Database
-from luthier.platform.db.tables import api_keys, members, projects, sign_in_links, web_sessions
+from luthier.platform.auth.store import KEYS
+from luthier.platform.db.store import Missing, RecordTable
+from luthier.platform.db.tables import members, projects, sign_in_links, web_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +43,39 @@ class KnownSession:
     now: float
 
 
-class MemberStore:
-    """Who signs in to the pages. Every method is one short transaction, which writes the audit events too."""
+_MEMBERS: Final = RecordTable(
+    members,
+    Member,
+    key="member_id",
+    clock="created_at",
+    missing=Missing("no member {key!r}", "the id of a member of this project", "see the list of members"),
+)
+_SESSIONS: Final = RecordTable(web_sessions, OpenSession)
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+
+class MemberStore(AuditedStore):
+    """Who signs in to the pages."""
 
     def add(self, member: Member, password: str, audit_event: AuditEvent | None = None) -> Member:
         """Keep a member with the hash of a password. Raises ConflictError where the name is taken."""
-        try:
-            with self._database.write() as connection:
-                made = member.model_copy(update={"created_at": self._database.clock(connection)})
-                connection.execute(insert(members).values(**made.model_dump(), password=password))
-                self._log(connection, audit_event)
-                return made
-        except IntegrityError as error:
-            raise ConflictError(
-                f"a member {member.name!r} exists already", expected="a new name", do="choose another name"
-            ) from error
+        conflict = ConflictError(
+            f"a member {member.name!r} exists already", expected="a new name", do="choose another name"
+        )
+        with self._audited(audit_event, conflict=conflict) as connection:
+            return _MEMBERS.insert(connection, member, self._database.clock(connection), password=password)
 
     def list(self, project_id: str) -> Sequence[Member]:
         """The members of a project, oldest first."""
-        query = select(members).where(members.c.project_id == project_id).order_by(members.c.number)
-        with self._database.read() as connection:
-            return [_member(row) for row in connection.execute(query).mappings()]
+        return self._list(_MEMBERS, order=[members.c.number], project_id=project_id)
 
     def get(self, project_id: str, member_id: str) -> Member:
         """One member. Raises NotFoundError, also for another project's."""
-        is_it = (members.c.project_id == project_id) & (members.c.member_id == member_id)
-        with self._database.read() as connection:
-            row = connection.execute(select(members).where(is_it)).mappings().first()
-        if row is None:
-            raise _no_such_member(member_id)
-        return _member(row)
+        return self._get(_MEMBERS, member_id, project_id=project_id)
 
     def with_password(self, name: str) -> tuple[Member, str] | None:
         """A member by name, of whatever project, with the hash of the password; None where there is none."""
-        with self._database.read() as connection:
-            row = connection.execute(select(members).where(members.c.name == name)).mappings().first()
-        return None if row is None else (_member(row), str(row["password"]))
+        found = self._rows(select(members).where(members.c.name == name))
+        return (_MEMBERS.of_row(found[0]), str(found[0]["password"])) if found else None
 
     def change(
         self,
@@ -94,27 +87,19 @@ class MemberStore:
         audit_event: AuditEvent | None = None,
     ) -> Member:
         """Change the role, or the hash of the password, which also ends the member's sessions. Raises NotFoundError."""
-        is_it = (members.c.project_id == project_id) & (members.c.member_id == member_id)
-        values: dict[str, Any] = {} if role is None else {"role": role}
-        values |= {} if password is None else {"password": password}
-        with self._database.write() as connection:
+        given = {"role": role, "password": password}
+        values = {name: value for name, value in given.items() if value is not None}
+        with self._audited(audit_event) as connection:
             if values:
-                connection.execute(update(members).where(is_it).values(**values))
-            row = connection.execute(select(members).where(is_it)).mappings().first()
-            if row is None:
-                raise _no_such_member(member_id)
+                _MEMBERS.change(connection, member_id, values, project_id=project_id)
             if password is not None:
                 connection.execute(delete(web_sessions).where(web_sessions.c.member_id == member_id))
-            self._log(connection, audit_event)
-        return _member(row)
+            return _MEMBERS.get(connection, member_id, project_id=project_id)
 
     def remove(self, project_id: str, member_id: str, audit_event: AuditEvent | None = None) -> None:
         """Forget a member; the sessions end with that. Raises NotFoundError."""
-        is_it = (members.c.project_id == project_id) & (members.c.member_id == member_id)
-        with self._database.write() as connection:
-            if connection.execute(delete(members).where(is_it)).rowcount == 0:
-                raise _no_such_member(member_id)
-            self._log(connection, audit_event)
+        with self._audited(audit_event) as connection:
+            _MEMBERS.remove(connection, member_id, project_id=project_id)
 
     def add_session(
         self,
@@ -127,30 +112,16 @@ class MemberStore:
         audit_event: AuditEvent | None = None,
     ) -> None:
         """Keep a session by the digest of its secret, for so many seconds."""
-        with self._database.write() as connection:
+        values: dict[str, Any] = {"project_id": project_id, "member_id": member_id, "key_id": key_id}
+        with self._audited(audit_event) as connection:
             now = self._database.clock(connection)
-            connection.execute(
-                insert(web_sessions).values(
-                    digest=digest,
-                    project_id=project_id,
-                    member_id=member_id,
-                    key_id=key_id,
-                    created_at=now,
-                    seen_at=now,
-                    expires_at=now + seconds,
-                )
-            )
+            _SESSIONS.insert(connection, OpenSession(digest, now, now, now + seconds), **values)
             connection.execute(delete(web_sessions).where(web_sessions.c.expires_at <= now))
-            self._log(connection, audit_event)
 
     def session(self, digest: str) -> KnownSession | None:
         """A session that has not expired; None where there is none."""
         query = (
-            select(
-                web_sessions,
-                projects.c.name.label("project_name"),
-                self._database.now.label("now"),
-            )
+            select(web_sessions, projects.c.name.label("project_name"), self._database.now.label("now"))
             .join(projects, projects.c.project_id == web_sessions.c.project_id)
             .where(web_sessions.c.digest == digest)
         )
@@ -158,33 +129,18 @@ class MemberStore:
             row = connection.execute(query).mappings().first()
             if row is None or row["expires_at"] <= row["now"]:
                 return None
-            member = key = None
-            if row["member_id"] is not None:
-                is_it = members.c.member_id == row["member_id"]
-                member = _member(connection.execute(select(members).where(is_it)).mappings().one())
-            if row["key_id"] is not None:
-                its = api_keys.c.key_id == row["key_id"]
-                key = key_from(connection.execute(select(api_keys).where(its)).mappings().one())
-        return KnownSession(
-            project_id=row["project_id"],
-            project_name=row["project_name"],
-            member=member,
-            key=key,
-            created_at=row["created_at"],
-            seen_at=row["seen_at"],
-            expires_at=row["expires_at"],
-            now=float(row["now"]),
-        )
+            member_id, key_id = row["member_id"], row["key_id"]
+            member = None if member_id is None else _MEMBERS.get(connection, member_id)
+            key = None if key_id is None else KEYS.get(connection, key_id)
+        same = ("project_id", "project_name", "created_at", "seen_at", "expires_at")
+        values = {name: row[name] for name in same}
+        return KnownSession(member=member, key=key, now=float(row["now"]), **values)
 
     def sessions(self, project_id: str, *, member_id: str | None, key_id: str | None) -> Sequence[OpenSession]:
         """The sessions of a member, of who holds a key, or, with neither, of who is at the machine; newest first."""
-        query = (
-            select(web_sessions.c.digest, web_sessions.c.created_at, web_sessions.c.seen_at, web_sessions.c.expires_at)
-            .where(_is_of(project_id, member_id, key_id), web_sessions.c.expires_at > self._database.now)
-            .order_by(web_sessions.c.created_at.desc())
-        )
-        with self._database.read() as connection:
-            return [OpenSession(**row) for row in connection.execute(query).mappings()]
+        columns = web_sessions.c
+        where = (_is_of(project_id, member_id, key_id), columns.expires_at > self._database.now)
+        return self._list(_SESSIONS, *where, order=[columns.created_at.desc()])
 
     def end_others(
         self,
@@ -197,7 +153,7 @@ class MemberStore:
     ) -> int:
         """Forget all of those sessions but this one; returns how many."""
         others = _is_of(project_id, member_id, key_id) & (web_sessions.c.digest != digest)
-        with self._database.write() as connection:
+        with self._write() as connection:
             num_ended = connection.execute(delete(web_sessions).where(others)).rowcount
             if num_ended:
                 self._log(connection, audit_event)
@@ -205,19 +161,19 @@ class MemberStore:
 
     def extend(self, digest: str, seconds: float) -> None:
         """Let a session last for so many seconds from now on."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             values = {"seen_at": now, "expires_at": now + seconds}
             connection.execute(update(web_sessions).where(web_sessions.c.digest == digest).values(**values))
 
     def end_session(self, digest: str) -> None:
         """Forget a session; where there is none, nothing happens."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(delete(web_sessions).where(web_sessions.c.digest == digest))
 
     def add_link(self, digest: str, seconds: float) -> None:
         """Keep a link that signs in once, for so many seconds."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             connection.execute(delete(sign_in_links).where(sign_in_links.c.expires_at <= now))
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
@@ -229,13 +185,9 @@ class MemberStore:
         """
         columns, now = sign_in_links.c, self._database.now
         is_good = (columns.expires_at > now) & (columns.expires_at <= now + seconds + SLACK_SECONDS)
-        with self._database.write() as connection:
+        with self._write() as connection:
             used = delete(sign_in_links).where((columns.digest == digest) & is_good)
             return connection.execute(used).rowcount > 0
-
-    def _log(self, connection: Connection, audit_event: AuditEvent | None) -> None:
-        if audit_event is not None:
-            append_audit_event(connection, self._database.now, audit_event)
 
 
 def _is_of(project_id: str, member_id: str | None, key_id: str | None) -> ColumnElement[bool]:
@@ -245,13 +197,3 @@ def _is_of(project_id: str, member_id: str | None, key_id: str | None) -> Column
         (columns.project_id == project_id) & (columns.member_id == member_id) & (columns.key_id == key_id)
     )
     return found
-
-
-def _member(row: RowMapping) -> Member:
-    return Member(**{name: value for name, value in row.items() if name not in ("number", "password")})
-
-
-def _no_such_member(member_id: str) -> NotFoundError:
-    return NotFoundError(
-        f"no member {member_id!r}", expected="the id of a member of this project", do="see the list of members"
-    )

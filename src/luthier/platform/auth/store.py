@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, func, insert, select, update
 
 from luthier.core.access import ApiKey, Project
 from luthier.core.errors import ConflictError, NotFoundError, QuotaError
 from luthier.platform.audit_log.records import AuditEvent
-from luthier.platform.audit_log.store import append_audit_event
+from luthier.platform.audit_log.store import AuditedStore
 from luthier.platform.auth.usage_records import Use
 from luthier.platform.auth.usage_store import add_use, day_of
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import WORDS, Missing, RecordTable
 from luthier.platform.db.tables import api_keys, key_usage, projects
 
+_PROJECTS: Final = RecordTable(projects, Project, clock="created_at")
+KEYS: Final = RecordTable(
+    api_keys,
+    ApiKey,
+    key="key_id",
+    clock="created_at",
+    codecs={"scopes": WORDS},
+    missing=Missing("no key {key!r}", "the id of a key", "see `luthier keys list`"),
+)
+"""The keys of all projects."""
 
-class AccessStore:
-    """Who may come in. Every method is one short transaction, and what it changes stands in the audit log with it."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class AccessStore(AuditedStore):
+    """Who may come in."""
 
     def add_project(self, project_id: str, name: str, audit_event: AuditEvent | None = None) -> Project:
         """Make a project. Raises ConflictError where the id or the name is taken."""
-        try:
-            with self._database.write() as connection:
-                now = self._database.clock(connection)
-                project = Project(project_id=project_id, name=name, created_at=now)
-                connection.execute(insert(projects).values(**project.model_dump()))
-                self._log(connection, audit_event)
-                return project
-        except IntegrityError as error:
-            raise ConflictError(
-                f"a project {name!r} exists already", expected="a new name", do="use that one, or choose another name"
-            ) from error
+        conflict = ConflictError(
+            f"a project {name!r} exists already", expected="a new name", do="use that one, or choose another name"
+        )
+        with self._audited(audit_event, conflict=conflict) as connection:
+            project = Project(project_id=project_id, name=name, created_at=0.0)
+            return _PROJECTS.insert(connection, project, self._database.clock(connection))
 
     def projects(self) -> list[Project]:
         """All projects, oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(projects).order_by(projects.c.number)).mappings()
-            return [Project(**{k: v for k, v in row.items() if k != "number"}) for row in rows]
+        return self._list(_PROJECTS, order=[projects.c.number])
 
     def project(self, name_or_id: str) -> Project:
         """One project. Raises NotFoundError."""
@@ -57,28 +57,27 @@ class AccessStore:
 
     def add_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey:
         """Keep a key by the SHA-256 of its text; the time of its making is the database's."""
-        with self._database.write() as connection:
-            return self._add_key(connection, key, digest, audit_event)
+        with self._audited(audit_event) as connection:
+            return self._add_key(connection, key, digest)
 
     def add_first_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey | None:
         """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
-        with self._database.write() as connection:
-            if connection.execute(select(api_keys.c.number).limit(1)).first() is not None:
+        with self._write() as connection:
+            if KEYS.first(connection) is not None:
                 return None
-            return self._add_key(connection, key, digest, audit_event)
+            made = self._add_key(connection, key, digest)
+            self._log(connection, audit_event)
+            return made
 
     def key_of(self, digest: str) -> ApiKey | None:
         """The key with this digest, be it revoked or expired or not; None where there is none."""
-        with self._database.read() as connection:
-            row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
-            return None if row is None else key_from(row)
+        return self._find(KEYS, digest=digest)
 
     def key_and_now(self, digest: str) -> tuple[ApiKey | None, float]:
         """The same, and the database's clock, in one read."""
         with self._database.read() as connection:
             now = self._database.clock(connection)
-            row = connection.execute(select(api_keys).where(api_keys.c.digest == digest)).mappings().first()
-            return None if row is None else key_from(row), now
+            return KEYS.first(connection, digest=digest), now
 
     def now(self) -> float:
         """The database's clock."""
@@ -87,26 +86,17 @@ class AccessStore:
 
     def keys(self, project_id: str | None = None) -> list[ApiKey]:
         """All keys, newest first, or those of one project."""
-        query = select(api_keys).order_by(api_keys.c.number.desc())
-        if project_id is not None:
-            query = query.where(api_keys.c.project_id == project_id)
-        with self._database.read() as connection:
-            return [key_from(row) for row in connection.execute(query).mappings()]
+        return self._list(KEYS, project_id=project_id)
 
     def revoke(self, key_id: str, project_id: str | None = None, audit_event: AuditEvent | None = None) -> ApiKey:
         """Let a key in no longer; a second time changes nothing. Raises NotFoundError, also for another project's."""
-        is_it: ColumnElement[Any] = api_keys.c.key_id == key_id
-        if project_id is not None:
-            is_it &= api_keys.c.project_id == project_id
-        with self._database.write() as connection:
+        is_it = [api_keys.c.key_id == key_id, *KEYS.where(project_id=project_id)]
+        with self._write() as connection:
             now = self._database.clock(connection)
-            revoked = update(api_keys).where(is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
+            revoked = update(api_keys).where(*is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
             if connection.execute(revoked).rowcount:
                 self._log(connection, audit_event)
-            row = connection.execute(select(api_keys).where(is_it)).mappings().first()
-        if row is None:
-            raise NotFoundError(f"no key {key_id!r}", expected="the id of a key", do="see `luthier keys list`")
-        return key_from(row)
+            return KEYS.get(connection, key_id, project_id=project_id)
 
     def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool, use: Use | None = None) -> int | None:
         """Add to what a key has used today (UTC, by the database's clock); returns what is left, None for no limit.
@@ -115,7 +105,7 @@ class AccessStore:
 
         Raises QuotaError, and adds nothing, where nothing was left and `may_refuse` is true.
         """
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             day = day_of(now)
             limit = connection.execute(
@@ -142,23 +132,7 @@ class AccessStore:
     def num_tokens_on(self, key_id: str, day: str) -> int:
         """How many tokens a key used on a day (UTC, ISO 8601)."""
         query = select(func.sum(key_usage.c.num_tokens)).where(key_usage.c.key_id == key_id, key_usage.c.day == day)
-        with self._database.read() as connection:
-            return int(connection.execute(query).scalar_one() or 0)
+        return int(self._scalar(query) or 0)
 
-    def _add_key(self, connection: Connection, key: ApiKey, digest: str, audit_event: AuditEvent | None) -> ApiKey:
-        now = self._database.clock(connection)
-        made = key.model_copy(update={"created_at": now})
-        values = made.model_dump() | {"scopes": " ".join(made.scopes), "digest": digest}
-        connection.execute(insert(api_keys).values(**values))
-        self._log(connection, audit_event)
-        return made
-
-    def _log(self, connection: Connection, audit_event: AuditEvent | None) -> None:
-        if audit_event is not None:
-            append_audit_event(connection, self._database.now, audit_event)
-
-
-def key_from(row: RowMapping) -> ApiKey:
-    """A key as its row holds it."""
-    values = {name: value for name, value in row.items() if name not in ("number", "digest")}
-    return ApiKey(**(values | {"scopes": tuple(values["scopes"].split())}))
+    def _add_key(self, connection: Connection, key: ApiKey, digest: str) -> ApiKey:
+        return KEYS.insert(connection, key, self._database.clock(connection), digest=digest)

@@ -4,46 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from sqlalchemy import Connection, func, insert, select, update
 
 from luthier.platform.auth.usage_records import DayOfUse, Use
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import model_usage
 
-_MOST_NAME_CHARACTERS = 255
+_MAX_NAME_CHARACTERS: Final = 255
+_USAGE: Final = RecordTable(model_usage, DayOfUse)
 
 
-class UsageStore:
-    """The sums of all projects. Every method is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class UsageStore(Store):
+    """The sums of all projects."""
 
     def add(self, use: Use) -> None:
         """Count one answer on today (UTC, by the database's clock)."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             add_use(connection, day_of(now), use)
 
     def list(self, project_id: str, *, since: str | None = None, model: str | None = None) -> list[DayOfUse]:
         """The sums of a project, newest day first; from a day on, and of one model as it was asked for."""
-        query = select(model_usage).where(model_usage.c.project_id == project_id)
-        if since is not None:
-            query = query.where(model_usage.c.day >= since)
-        if model is not None:
-            query = query.where(model_usage.c.model == model)
-        order = (model_usage.c.day.desc(), model_usage.c.model, model_usage.c.target, model_usage.c.key_id)
-        with self._database.read() as connection:
-            return [DayOfUse(**row) for row in connection.execute(query.order_by(*order)).mappings()]
+        columns = model_usage.c
+        order = [columns.day.desc(), columns.model, columns.target, columns.key_id]
+        where = [] if since is None else [columns.day >= since]
+        return self._list(_USAGE, *where, order=order, project_id=project_id, model=model)
 
     def num_requests(self, project_id: str, models: Sequence[str]) -> dict[tuple[str, str], int]:
         """How many requests each target of these models has answered, by model and target."""
-        query = select(model_usage.c.model, model_usage.c.target, func.sum(model_usage.c.num_requests))
-        query = query.where(model_usage.c.project_id == project_id, model_usage.c.model.in_(models))
-        with self._database.read() as connection:
-            rows = connection.execute(query.group_by(model_usage.c.model, model_usage.c.target))
-            return {(model, target): int(count) for model, target, count in rows}
+        by, count = (model_usage.c.model, model_usage.c.target), func.sum(model_usage.c.num_requests).label("num")
+        query = select(*by, count).where(model_usage.c.project_id == project_id, model_usage.c.model.in_(models))
+        return {(row["model"], row["target"]): int(row["num"]) for row in self._rows(query.group_by(*by))}
 
 
 def day_of(seconds: float) -> str:
@@ -57,8 +50,8 @@ def add_use(connection: Connection, day: str, use: Use) -> None:
         "project_id": use.project_id,
         "key_id": use.key_id,
         "day": day,
-        "model": use.model[:_MOST_NAME_CHARACTERS],
-        "target": use.target[:_MOST_NAME_CHARACTERS],
+        "model": use.model[:_MAX_NAME_CHARACTERS],
+        "target": use.target[:_MAX_NAME_CHARACTERS],
     }
     is_it = [model_usage.c[name] == value for name, value in key.items()]
     more = {

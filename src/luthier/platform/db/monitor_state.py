@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select
 from sqlalchemy.exc import IntegrityError
 
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import RecordTable, Store
 from luthier.platform.db.tables import watches
 
 
@@ -23,26 +24,21 @@ class WatchDocument:
     document: str
 
 
-class WatchStore:
-    """The documents of all projects, one for each project, kind and name. Every method is one short transaction."""
+_DOCUMENTS: Final = RecordTable(watches, WatchDocument)
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+
+class WatchStore(Store):
+    """The documents of all projects, one for each project, kind and name."""
 
     def get(self, project_id: str, kind: str, name: str = "") -> str | None:
         """A document; None where there is none."""
-        query = select(watches.c.document).where(_is(project_id, kind, name))
-        with self._database.read() as connection:
-            found: str | None = connection.execute(query).scalar()
-            return found
+        found = self._find(_DOCUMENTS, project_id=project_id, kind=kind, name=name)
+        return None if found is None else found.document
 
     def list(self, kind: str, project_id: str | None = None) -> list[WatchDocument]:
         """All documents of a kind, of one project or of all, in the order of their names."""
-        query = select(watches).where(watches.c.kind == kind).order_by(watches.c.project_id, watches.c.name)
-        if project_id is not None:
-            query = query.where(watches.c.project_id == project_id)
-        with self._database.read() as connection:
-            return [WatchDocument(**row) for row in connection.execute(query).mappings()]
+        order = [watches.c.project_id, watches.c.name]
+        return self._list(_DOCUMENTS, order=order, kind=kind, project_id=project_id)
 
     def change(self, project_id: str, kind: str, name: str, change: Callable[[str | None], str | None]) -> str | None:
         """Make the next document of the one that is there, or none of it; returns what is there then.
@@ -52,7 +48,7 @@ class WatchStore:
         while True:
             before = self.get(project_id, kind, name)
             after = change(before)
-            with contextlib.suppress(IntegrityError), self._database.write() as connection:
+            with contextlib.suppress(IntegrityError), self._write() as connection:
                 if _is_still(connection, project_id, kind, name, before):
                     put(connection, project_id, kind, name, after)
                     return after
@@ -63,7 +59,7 @@ class WatchStore:
 
     def remove(self, project_id: str, kind: str, name: str = "") -> None:
         """Forget a document; one that is gone already changes nothing."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             put(connection, project_id, kind, name, None)
 
 
@@ -72,9 +68,8 @@ def put(connection: Connection, project_id: str, kind: str, name: str, document:
     is_it = _is(project_id, kind, name)
     if document is None:
         connection.execute(delete(watches).where(is_it))
-    elif connection.execute(update(watches).where(is_it).values(document=document)).rowcount == 0:
-        values = {"project_id": project_id, "kind": kind, "name": name, "document": document}
-        connection.execute(insert(watches).values(**values))
+    else:
+        _DOCUMENTS.put(connection, WatchDocument(project_id, kind, name, document))
 
 
 def _is_still(connection: Connection, project_id: str, kind: str, name: str, document: str | None) -> bool:

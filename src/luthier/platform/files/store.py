@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from sqlalchemy import Column, ColumnElement, Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, delete, or_, select, update
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import is_id, new_id
 from luthier.core.system.artifact_transfer import ArtifactReader
 from luthier.platform.db.database import Database
+from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import dataset_versions, datasets, files
 from luthier.platform.files.artifacts import ArtifactStore
 from luthier.platform.files.records import PURPOSES, Purpose, StoredFile
@@ -18,16 +19,28 @@ from luthier.platform.files.records import PURPOSES, Purpose, StoredFile
 TRACE_SECONDS: Final = 24 * 3600.0
 """How long a deleted file is still known by its place in lists: who walks through one may delete as they go."""
 _DELETED: Final = "deleted"
+FILES: Final = RecordTable(
+    files,
+    StoredFile,
+    key="file_id",
+    missing=Missing(
+        "no such file: {key!r}",
+        "the id of a file of this project, such as file-20261125-093000-1f2e3d",
+        "list what there is: GET /v1/files; one that has expired must be uploaded again",
+    ),
+)
+"""The files of all projects, those that were deleted or have expired among them."""
 
 
-class FileStore:
+class FileStore(Store):
     """What projects have. A file of another project, or one that has expired, is as one that is not there.
 
     Every method but `add` is one short transaction, and what it removes is gone once it has ended.
     """
 
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
-        self._database, self._artifacts = database, artifacts
+        super().__init__(database)
+        self._artifacts = artifacts
 
     def add(
         self,
@@ -44,21 +57,17 @@ class FileStore:
 
         def insert_row(connection: Connection) -> None:
             now = self._database.clock(connection)
-            made.append(
-                insert_file(
-                    connection,
-                    StoredFile(
-                        file_id=unused_id(connection, files.c.file_id, "file"),
-                        project_id=project_id,
-                        filename=filename,
-                        purpose=purpose,
-                        sha256=sha256,
-                        num_bytes=num_bytes,
-                        created_at=now,
-                        expires_at=None if expires_after_seconds is None else now + expires_after_seconds,
-                    ),
-                )
+            file = StoredFile(
+                file_id=unused_id(connection, files.c.file_id, "file"),
+                project_id=project_id,
+                filename=filename,
+                purpose=purpose,
+                sha256=sha256,
+                num_bytes=num_bytes,
+                created_at=now,
+                expires_at=None if expires_after_seconds is None else now + expires_after_seconds,
             )
+            made.append(FILES.insert(connection, file))
 
         num_bytes = partial.stat().st_size
         self._artifacts.adopt(partial, sha256, "file", insert_row)
@@ -67,7 +76,7 @@ class FileStore:
     def get(self, project_id: str, file_id: str) -> StoredFile:
         """One file. Raises NotFoundError."""
         with self._database.read() as connection:
-            return _file(self._row(connection, project_id, file_id))
+            return self._found(connection, project_id, file_id)
 
     def list(
         self,
@@ -82,17 +91,15 @@ class FileStore:
 
         Raises RequestError where `after` was never a file of this project.
         """
-        query = select(files).where(files.c.project_id == project_id, self._is_there())
-        if purpose is not None:
-            if purpose not in PURPOSES:
-                return [], False
-            query = query.where(files.c.purpose == purpose)
-        with self._database.read() as connection:
+        if purpose is not None and purpose not in PURPOSES:
+            return [], False
+        place, where = files.c.number, [is_there(self._database)]
+        with self._database.snapshot():
             if after is not None:
-                number = self._number(connection, project_id, after)
-                query = query.where(files.c.number > number if order == "asc" else files.c.number < number)
-            ordered = query.order_by(files.c.number.asc() if order == "asc" else files.c.number.desc())
-            found = [_file(row) for row in connection.execute(ordered.limit(limit + 1)).mappings()]
+                number = self._number(project_id, after)
+                where.append(place > number if order == "asc" else place < number)
+            by = [place.asc() if order == "asc" else place.desc()]
+            found = self._list(FILES, *where, order=by, limit=limit + 1, project_id=project_id, purpose=purpose)
         return found[:limit], len(found) > limit
 
     def open(self, file: StoredFile) -> ArtifactReader:
@@ -104,16 +111,16 @@ class FileStore:
 
         Raises NotFoundError, and ConflictError for one that holds the rows of a dataset.
         """
-        with self._database.write() as connection:
-            row = self._row(connection, project_id, file_id)
+        with self._write() as connection:
+            found = self._found(connection, project_id, file_id)
             self._check_is_free(connection, file_id)
-            connection.execute(update(files).where(files.c.number == row["number"]).values(status=_DELETED))
-        self._artifacts.forget_unused([row["sha256"]])
-        return _file(row)
+            FILES.change(connection, file_id, {"status": _DELETED})
+        self._artifacts.forget_unused([found.sha256])
+        return found
 
     def sweep(self) -> int:
         """Delete what has expired, and the traces of what was deleted a day ago; returns how many files expired."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             has_expired = (files.c.status != _DELETED) & (files.c.expires_at <= now)
             expired = connection.execute(select(files.c.number, files.c.sha256).where(has_expired)).all()
@@ -138,23 +145,17 @@ class FileStore:
                 do=f"remove the dataset first, on its page /datasets/{held.dataset_id}",
             )
 
-    def _is_there(self) -> ColumnElement[bool]:
-        return is_there(self._database)
-
-    def _row(self, connection: Connection, project_id: str, file_id: str) -> RowMapping:
-        is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
-        row = None
+    def _found(self, connection: Connection, project_id: str, file_id: str) -> StoredFile:
+        where, found = (files.c.file_id == file_id, is_there(self._database)), None
         if is_id(file_id, "file"):
-            row = connection.execute(select(files).where(is_it, self._is_there())).mappings().first()
-        if row is None:
-            raise no_such_file(file_id)
-        return row
+            found = FILES.first(connection, *where, project_id=project_id)
+        if found is None:
+            raise FILES.not_found(connection, file_id)
+        return found
 
-    def _number(self, connection: Connection, project_id: str, file_id: str) -> int:
+    def _number(self, project_id: str, file_id: str) -> int:
         is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
-        number = None
-        if is_id(file_id, "file"):
-            number = connection.execute(select(files.c.number).where(is_it)).scalar()
+        number = self._scalar(select(files.c.number).where(is_it)) if is_id(file_id, "file") else None
         if number is None:
             raise RequestError(
                 f"after={file_id!r} is not in this list",
@@ -182,24 +183,4 @@ def hold_file(connection: Connection, database: Database, project_id: str, file_
     """Let a file never expire, within the transaction that gives it to who needs it. Raises NotFoundError."""
     is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
     if connection.execute(update(files).where(is_it, is_there(database)).values(expires_at=None)).rowcount == 0:
-        raise no_such_file(file_id)
-
-
-def no_such_file(file_id: str) -> NotFoundError:
-    """What to tell who asks for a file that the project has not."""
-    return NotFoundError(
-        f"no such file: {file_id!r}",
-        expected="the id of a file of this project, such as file-20261125-093000-1f2e3d",
-        do="list what there is: GET /v1/files; one that has expired must be uploaded again",
-    )
-
-
-def insert_file(connection: Connection, file: StoredFile) -> StoredFile:
-    """Add a row within a transaction that makes its content known."""
-    connection.execute(insert(files).values(**file.model_dump()))
-    return file
-
-
-def _file(row: RowMapping) -> StoredFile:
-    values: dict[str, Any] = {name: value for name, value in row.items() if name != "number"}
-    return StoredFile(**values)
+        raise FILES.not_found(connection, file_id)

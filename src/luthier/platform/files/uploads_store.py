@@ -6,29 +6,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, select
 
-from luthier.core.errors import ConflictError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import is_id
 from luthier.core.system.artifact_transfer import ArtifactReader
 from luthier.platform.db.database import Database
+from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import files, upload_parts, uploads
 from luthier.platform.files.artifacts import ArtifactStore
 from luthier.platform.files.records import StoredFile, Upload, UploadPart, UploadPurpose
-from luthier.platform.files.store import insert_file, unused_id
+from luthier.platform.files.store import FILES, unused_id
 
 LIFE_SECONDS: Final = 3600.0
 MAX_PARTS: Final = 10_000
+_UPLOADS: Final = RecordTable(
+    uploads,
+    Upload,
+    key="upload_id",
+    missing=Missing(
+        "no such upload: {key!r}",
+        "the id of an upload of this project, such as upload-20261125-093000-1f2e3d",
+        "begin one: POST /v1/uploads",
+    ),
+)
+_PARTS: Final = RecordTable(upload_parts, UploadPart)
 
 
-class UploadStore:
+class UploadStore(Store):
     """What projects are sending. An upload of another project is as one that is not there.
 
     Methods that take an upload's id raise NotFoundError, and ConflictError where it is no longer pending.
     """
 
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
-        self._database, self._artifacts = database, artifacts
+        super().__init__(database)
+        self._artifacts = artifacts
 
     def create(
         self,
@@ -41,7 +54,7 @@ class UploadStore:
         file_expires_after_seconds: int | None = None,
     ) -> Upload:
         """Begin an upload, which has an hour to become complete."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             upload = Upload(
                 upload_id=unused_id(connection, uploads.c.upload_id, "upload"),
@@ -55,13 +68,12 @@ class UploadStore:
                 expires_at=now + LIFE_SECONDS,
                 file_expires_after_seconds=file_expires_after_seconds,
             )
-            connection.execute(insert(uploads).values(**upload.model_dump()))
-            return upload
+            return _UPLOADS.insert(connection, upload)
 
     def get(self, project_id: str, upload_id: str) -> Upload:
         """One upload, whatever its status."""
         with self._database.read() as connection:
-            return self._get(connection, project_id, upload_id)
+            return self._found(connection, project_id, upload_id)
 
     def pending(self, project_id: str, upload_id: str) -> Upload:
         """One upload that still takes parts."""
@@ -78,7 +90,7 @@ class UploadStore:
         num_bytes = partial.stat().st_size
 
         def insert_row(connection: Connection) -> None:
-            upload = self._get(connection, project_id, upload_id)
+            upload = self._found(connection, project_id, upload_id)
             _check_pending(upload)
             known = select(func.count(), func.coalesce(func.sum(upload_parts.c.num_bytes), 0))
             count, total = connection.execute(known.where(upload_parts.c.upload_id == upload_id)).one()
@@ -96,17 +108,14 @@ class UploadStore:
                 num_bytes=num_bytes,
                 created_at=self._database.clock(connection),
             )
-            connection.execute(insert(upload_parts).values(**part.model_dump()))
-            made.append(part)
+            made.append(_PARTS.insert(connection, part))
 
         self._artifacts.adopt(partial, sha256, "upload_part", insert_row)
         return made[-1]
 
     def parts(self, upload_id: str, part_ids: Sequence[str]) -> list[UploadPart]:
         """The parts with these ids, in this order. Raises RequestError for one that is not of this upload."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(upload_parts).where(upload_parts.c.upload_id == upload_id)).mappings()
-            known = {row["part_id"]: _part(row) for row in rows}
+        known = {part.part_id: part for part in self._list(_PARTS, upload_id=upload_id)}
         for part_id in part_ids:
             if part_id not in known:
                 raise RequestError(
@@ -125,7 +134,7 @@ class UploadStore:
         made: list[StoredFile] = []
 
         def insert_rows(connection: Connection) -> None:
-            _check_pending(self._get(connection, upload.project_id, upload.upload_id))
+            _check_pending(self._found(connection, upload.project_id, upload.upload_id))
             now, life = self._database.clock(connection), upload.file_expires_after_seconds
             file = StoredFile(
                 file_id=unused_id(connection, files.c.file_id, "file"),
@@ -137,7 +146,7 @@ class UploadStore:
                 created_at=now,
                 expires_at=None if life is None else now + life,
             )
-            made.append(insert_file(connection, file))
+            made.append(FILES.insert(connection, file))
             forgotten.extend(_close(connection, upload.upload_id, "completed", file.file_id))
 
         forgotten: list[str] = []
@@ -147,16 +156,16 @@ class UploadStore:
 
     def cancel(self, project_id: str, upload_id: str) -> Upload:
         """Give an upload up, and forget its parts."""
-        with self._database.write() as connection:
-            _check_pending(self._get(connection, project_id, upload_id))
+        with self._write() as connection:
+            _check_pending(self._found(connection, project_id, upload_id))
             forgotten = _close(connection, upload_id, "cancelled")
-            upload = self._get(connection, project_id, upload_id)
+            upload = self._found(connection, project_id, upload_id)
         self._artifacts.forget_unused(forgotten)
         return upload
 
     def sweep(self) -> int:
         """Give up the uploads whose hour is over, and forget their parts; returns how many they were."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             is_over = (uploads.c.status == "pending") & (uploads.c.expires_at <= self._database.clock(connection))
             over = connection.execute(select(uploads.c.upload_id).where(is_over)).scalars().all()
             forgotten = [digest for upload_id in over for digest in _close(connection, upload_id, "expired")]
@@ -164,18 +173,10 @@ class UploadStore:
             self._artifacts.forget_unused(forgotten)
         return len(over)
 
-    def _get(self, connection: Connection, project_id: str, upload_id: str) -> Upload:
-        row = None
-        if is_id(upload_id, "upload"):
-            is_it = (uploads.c.project_id == project_id) & (uploads.c.upload_id == upload_id)
-            row = connection.execute(select(uploads).where(is_it)).mappings().first()
-        if row is None:
-            raise NotFoundError(
-                f"no such upload: {upload_id!r}",
-                expected="the id of an upload of this project, such as upload-20261125-093000-1f2e3d",
-                do="begin one: POST /v1/uploads",
-            )
-        upload = _upload(row)
+    def _found(self, connection: Connection, project_id: str, upload_id: str) -> Upload:
+        if not is_id(upload_id, "upload"):
+            raise _UPLOADS.not_found(connection, upload_id)
+        upload = _UPLOADS.get(connection, upload_id, project_id=project_id)
         if upload.status == "pending" and upload.expires_at <= self._database.clock(connection):  # not swept yet
             return upload.model_copy(update={"status": "expired"})
         return upload
@@ -191,8 +192,7 @@ def _close(
     of_it = upload_parts.c.upload_id == upload_id
     digests = list(connection.execute(select(upload_parts.c.sha256).where(of_it)).scalars())
     connection.execute(delete(upload_parts).where(of_it))
-    changed = update(uploads).where(uploads.c.upload_id == upload_id).values(status=status, file_id=file_id)
-    connection.execute(changed)
+    _UPLOADS.change(connection, upload_id, {"status": status, "file_id": file_id})
     return digests
 
 
@@ -203,11 +203,3 @@ def _check_pending(upload: Upload) -> None:
             expected="a pending one: an upload has an hour to become complete",
             do="begin another: POST /v1/uploads",
         )
-
-
-def _upload(row: RowMapping) -> Upload:
-    return Upload(**{name: value for name, value in row.items() if name != "number"})
-
-
-def _part(row: RowMapping) -> UploadPart:
-    return UploadPart(**{name: value for name, value in row.items() if name != "number"})

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from luthier.core.frozen import Frozen
 from luthier.core.system.clock_jump import SLACK_SECONDS
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import Store
 from luthier.platform.db.tables import idempotency_keys as table
 
 KEPT_SECONDS: Final = 24 * 3600.0
@@ -37,15 +37,12 @@ class Turn(Frozen):
     seconds: float = 0.0
 
 
-class IdempotencyStore:
-    """The idempotency keys of one database. Every method is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class IdempotencyStore(Store):
+    """The idempotency keys of one database."""
 
     def begin(self, project_id: str, key: str, request_sha256: str) -> Turn:
         """Ask whose turn it is."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             is_it = _is(project_id, key)
             row = connection.execute(select(table).where(is_it)).mappings().first()
@@ -71,18 +68,18 @@ class IdempotencyStore:
     def finish(self, project_id: str, key: str, ticket: float, *, status: int, answer: str) -> None:
         """Keep the answer; without effect where another has taken the work over."""
         is_it = _is(project_id, key) & (table.c.created_at == ticket)
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(table).where(is_it).values(status=status, answer=answer))
 
     def forget(self, project_id: str, key: str, ticket: float) -> None:
         """Let the next request with this key do the work: this one failed and has changed nothing."""
         is_it = _is(project_id, key) & (table.c.created_at == ticket) & table.c.status.is_(None)
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(delete(table).where(is_it))
 
     def sweep(self) -> int:
         """Remove the keys that are older than `KEPT_SECONDS`; returns how many."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             oldest = self._database.clock(connection) - KEPT_SECONDS
             return connection.execute(delete(table).where(table.c.created_at < oldest)).rowcount
 

@@ -12,11 +12,10 @@ import json
 import secrets
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, case, delete, insert, select, update
 
-from luthier.core.errors import NotFoundError
 from luthier.core.system.clock_jump import SLACK_SECONDS
-from luthier.platform.db.database import Database
+from luthier.platform.db.store import WORDS, Missing, RecordTable, Store
 from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
 from luthier.platform.jobs.records import ENDED
 from luthier.platform.notifications.records import Delivery, DeliveryStatus, DueDelivery, EventType, Webhook
@@ -24,60 +23,57 @@ from luthier.platform.notifications.records import Delivery, DeliveryStatus, Due
 _KEPT_SECONDS: Final = 30 * 24 * 3600.0
 _MOST_AT_ONCE: Final = 500
 _IS_UNTOLD: Final = jobs.c.status.in_(ENDED) & (jobs.c.announced == 0)
+_WEBHOOKS: Final = RecordTable(
+    webhooks,
+    Webhook,
+    key="webhook_id",
+    clock="created_at",
+    codecs={"event_types": WORDS},
+    missing=Missing("no webhook {key!r}", "the id of a webhook of this project", "list them: GET /api/v1/webhooks"),
+)
+_DELIVERIES: Final = RecordTable(webhook_deliveries, Delivery)
 
 
-class WebhookStore:
-    """The webhooks of all projects. Every method is one short transaction, or two.
+class WebhookStore(Store):
+    """The webhooks of all projects.
 
     Methods that take a webhook id raise NotFoundError, also for another project's.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     def add(self, webhook: Webhook, secret: str) -> Webhook:
         """Keep a webhook; the time of its making is the database's."""
-        with self._database.write() as connection:
-            made = webhook.model_copy(update={"created_at": self._database.clock(connection)})
-            values = made.model_dump() | {"event_types": " ".join(made.event_types), "secret": secret}
-            connection.execute(insert(webhooks).values(**values))
-            return made
+        return self._insert(_WEBHOOKS, webhook, secret=secret)
 
     def of_project(self, project_id: str) -> list[Webhook]:
         """The webhooks of a project, newest first."""
-        query = select(webhooks).where(webhooks.c.project_id == project_id).order_by(webhooks.c.number.desc())
-        with self._database.read() as connection:
-            return [_webhook(row) for row in connection.execute(query).mappings()]
+        return self._list(_WEBHOOKS, project_id=project_id)
 
     def get(self, webhook_id: str, project_id: str) -> Webhook:
         """One webhook."""
-        with self._database.read() as connection:
-            return _webhook(_row(connection, webhook_id, project_id))
+        return self._get(_WEBHOOKS, webhook_id, project_id=project_id)
 
     def remove(self, webhook_id: str, project_id: str) -> Webhook:
         """Forget a webhook, and what it was still to be told."""
-        with self._database.write() as connection:
-            row = _row(connection, webhook_id, project_id)
-            connection.execute(delete(webhooks).where(webhooks.c.number == row["number"]))
-            return _webhook(row)
+        with self._write() as connection:
+            found = _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
+            _WEBHOOKS.remove(connection, webhook_id)
+            return found
 
     def drop(self, webhook_id: str) -> None:
         """Forget a webhook whose receiver wants no more; one that is gone already changes nothing."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(delete(webhooks).where(webhooks.c.webhook_id == webhook_id))
 
     def deliveries(self, webhook_id: str, project_id: str, limit: int) -> list[Delivery]:
         """The messages to a webhook, newest first; those that are done with are kept for 30 days."""
-        table = webhook_deliveries
-        query = select(table).where(table.c.webhook_id == webhook_id).order_by(table.c.number.desc()).limit(limit)
-        with self._database.read() as connection:
-            _row(connection, webhook_id, project_id)
-            return [_delivery(row) for row in connection.execute(query).mappings()]
+        with self._database.snapshot():
+            self._get(_WEBHOOKS, webhook_id, project_id=project_id)
+            return self._list(_DELIVERIES, webhook_id=webhook_id, limit=limit)
 
     def tell(self, webhook_id: str, project_id: str, event_type: str, data: dict[str, Any]) -> Delivery:
         """Write down one message, to be sent at once."""
-        with self._database.write() as connection:
-            _row(connection, webhook_id, project_id)
+        with self._write() as connection:
+            _WEBHOOKS.get(connection, webhook_id, project_id=project_id)
             now = self._database.clock(connection)
             values = _message(webhook_id, _event(event_type, data, now), now)
             connection.execute(insert(webhook_deliveries).values(**values))
@@ -92,7 +88,7 @@ class WebhookStore:
             to_do = select(jobs.c.number).where(_IS_UNTOLD).limit(1)
             if connection.execute(to_do).first() is None:
                 return 0
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             ended = select(jobs).where(_IS_UNTOLD).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
             rows = connection.execute(ended.with_for_update(skip_locked=True)).mappings().all()
@@ -121,7 +117,7 @@ class WebhookStore:
         with self._database.read() as connection:
             if connection.execute(due.limit(1)).first() is None:
                 return []
-        with self._database.write() as connection:
+        with self._write() as connection:
             now = self._database.clock(connection)
             query = due.limit(limit).with_for_update(of=table, skip_locked=True)
             rows = connection.execute(query).mappings().all()
@@ -142,7 +138,7 @@ class WebhookStore:
         """
         table = webhook_deliveries
         is_ours = (table.c.message_id == taken.message_id) & (table.c.num_attempts == taken.num_attempts)
-        with self._database.write() as connection:
+        with self._write() as connection:
             values = {
                 "status": status,
                 "last_answer": answer,
@@ -151,7 +147,7 @@ class WebhookStore:
             pending = table.c.status == "pending"
             if connection.execute(update(table).where(is_ours, pending).values(**values)).rowcount == 0:
                 return None
-            return _delivery(connection.execute(select(table).where(is_ours)).mappings().one())
+            return _DELIVERIES.first(connection, is_ours)
 
 
 def announce_event(
@@ -201,28 +197,7 @@ def _message(webhook_id: str, body: str, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(connection: Connection, webhook_id: str, project_id: str) -> RowMapping:
-    is_it: ColumnElement[bool] = (webhooks.c.webhook_id == webhook_id) & (webhooks.c.project_id == project_id)
-    row = connection.execute(select(webhooks).where(is_it)).mappings().first()
-    if row is None:
-        raise NotFoundError(
-            f"no webhook {webhook_id!r}",
-            expected="the id of a webhook of this project",
-            do="list them: GET /api/v1/webhooks",
-        )
-    return row
-
-
-def _webhook(row: RowMapping) -> Webhook:
-    values = {name: value for name, value in row.items() if name not in ("number", "secret")}
-    return Webhook(**(values | {"event_types": tuple(values["event_types"].split())}))
-
-
-def _delivery(row: RowMapping, **changed: Any) -> Delivery:
-    names = Delivery.model_fields
-    return Delivery(**({name: value for name, value in row.items() if name in names} | changed))
-
-
 def _due(row: RowMapping, now: float, lease_seconds: float) -> DueDelivery:
-    taken = _delivery(row, num_attempts=row["num_attempts"] + 1, next_at=now + lease_seconds)
+    changed = {"num_attempts": row["num_attempts"] + 1, "next_at": now + lease_seconds}
+    taken = _DELIVERIES.of_row(row).model_copy(update=changed)
     return DueDelivery(delivery=taken, url=row["url"], secret=row["secret"], age_seconds=now - row["created_at"])

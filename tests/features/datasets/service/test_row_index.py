@@ -13,7 +13,7 @@ from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.records import DatasetVersion
 from luthier.features.datasets.row_index import columns_of, index_state, open_rows
 from luthier.features.datasets.rows import rows_page
-from luthier.ml.data.rows.rows import row_index
+from luthier.ml.data.rows import row_index
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.testing.waiting import wait_for

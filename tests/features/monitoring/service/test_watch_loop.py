@@ -21,8 +21,8 @@ from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring import service as monitoring
 from luthier.features.traffic import policy as traffic_policy
 from luthier.features.traffic import service as traffic
-from luthier.features.workflows.retraining import service as retrains
-from luthier.features.workflows.retraining.service import RetrainRequest
+from luthier.features.workflows.retraining import workflow as retrains
+from luthier.features.workflows.retraining.request import RetrainRequest
 from luthier.platform.audit_log import service as audit_log
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context

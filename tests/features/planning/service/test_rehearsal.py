@@ -17,8 +17,8 @@ from tests.ml.training.architectures import ARCHITECTURES
 
 from luthier.core.errors import DataError, LuthierError, ModelSourceError, RequestError
 from luthier.core.events import StepDone
+from luthier.core.graders import Reward
 from luthier.core.plan import ForwardPath, ObjectivePlan, Plan
-from luthier.core.results.graders import Reward
 from luthier.features.planning import rehearsal as plan_rehearsal
 from luthier.features.planning.service import make_plan
 from luthier.features.recipes.service import load_recipe

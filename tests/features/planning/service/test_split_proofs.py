@@ -10,7 +10,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.plan import DataPlan
-from luthier.core.results.split_provenance import coverage, is_proved
+from luthier.core.split_provenance import coverage, is_proved
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.file_splits import SplitOptions, split
 from luthier.features.datasets.splits import SplitWishes, split_dataset

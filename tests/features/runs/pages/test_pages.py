@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from luthier.core.access import Caller
 from luthier.core.events import CheckpointSaved, RunEnded, RunStarted, ValidationDone, WarningRaised
-from luthier.core.records.fit import Fit, Remedy
+from luthier.core.fit import Fit, Remedy
 from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.features.models.tuned_records import TunedModel
 from luthier.platform.auth.service import create_project

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from luthier.core.records.fit import Fit, Remedy
+from luthier.core.fit import Fit, Remedy
 from luthier.features.training.fit_format import show_fit
 
 

@@ -12,7 +12,7 @@ from luthier.core.plan import Plan
 from luthier.core.run import RunStatus
 from luthier.features.datasets.previews import DataPreview
 from luthier.features.training.service import TrainOutcome
-from luthier.features.workflows.quickstart import service as quickstart
+from luthier.features.workflows.quickstart import workflow as quickstart
 from luthier.features.workflows.quickstart.size import SIZES, ChosenSize
 from luthier.ml.data.tokenise.preview import Preview, Span
 from luthier.testing.records import RUN_ID, make_evaluation, make_plan, make_record, make_result
@@ -24,7 +24,13 @@ def fake(folder: Path, status: RunStatus) -> Callable[..., quickstart.Quickstart
     ) -> quickstart.QuickstartOutcome:
         rows = {"train": 700, "validation": 80} if not full else {"train": 7000}
         chosen = ChosenSize(SIZES[2], 100.0, "a processor")
-        data = quickstart.QuickstartData(folder, rows, {"too long": 3}, folder / "recipe.yaml", chosen)
+        data = quickstart.QuickstartData(
+            folder=folder,
+            num_rows=rows,
+            num_left_out={"too long": 3},
+            recipe_path=folder / "recipe.yaml",
+            chosen=chosen,
+        )
         row = Preview("train.jsonl:1", (Span("in", False, (1,)), Span("out", True, (2,))), 2, 1, 0)
         show(data, DataPreview("train.jsonl", "tiny", "chat", "chat", "every row has messages", 700, (row,)))
         show_plan(RUN_ID, make_plan(), "no prediction: a test")

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 from luthier.core.system.file_lock import file_lock
 from luthier.core.workflows.pipeline import Stage
-from luthier.features.workflows.service import lock_of
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import lock_of
 from luthier.testing.pipelines_home import (
     AUTO_ID,
     HEADLINE,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.features.planning.budgets import BudgetTooSmallError
-from luthier.features.workflows.automl.budget import refuse_hopeless_hours, shortest_row_tokens
+from luthier.features.workflows.automl.request import refuse_hopeless_hours, shortest_row_tokens
 from luthier.platform.home.context import Context
 
 

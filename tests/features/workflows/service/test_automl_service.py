@@ -17,10 +17,9 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.workflows.showdown import Recommendation
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
-from luthier.features.workflows.automl import service as autos
+from luthier.features.workflows.automl import workflow as autos
 from luthier.features.workflows.automl.report import headline, next_commands
-from luthier.features.workflows.automl.service import AutoRequest
-from luthier.features.workflows.automl.stages import folder_of
+from luthier.features.workflows.automl.request import AutoRequest
 from luthier.platform.home.context import Context
 from luthier.testing.tiny import make_tiny_model
 
@@ -110,7 +109,7 @@ def test_from_a_file_to_a_judged_model(context, asked, decided):
     assert found.num_rows == min(12, sides["held_out"])
     for record in nonempty(context.runs.list()):  # the held-out rows are in no run's reach
         assert context.runs.plan(record.run_id).data.held_out is None
-    page = (folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    page = (autos.WORKFLOW.folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
     for said in ("Name the wood.", headline(done).split(".")[0][:40], found.evaluation_id, "base_model:"):
         assert said in page
     assert next_commands(done)[0] == f"luthier chat {study.final_run_id}"
@@ -137,7 +136,7 @@ def test_nothing_that_is_any_good_ends_the_way_and_is_told(context, asked, decid
     pipeline = autos.begin(context, asked())
     done = autos.go_on(context, pipeline.pipeline_id)
     assert [stage.status for stage in done.stages][3:] == ["refused", "waiting", "waiting", "waiting"]
-    page = (folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    page = (autos.WORKFLOW.folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
     assert "It is nothing." in page
     assert next_commands(done) == []
 
@@ -186,7 +185,7 @@ def test_documents_are_read_into_rows_first(context, asked, tmp_path, decided):
 CHILD = """
 import sys
 from luthier.platform.home.context import Context
-from luthier.features.workflows.automl import service as autos
+from luthier.features.workflows.automl import workflow as autos
 with Context.open(sys.argv[1]) as context:
     autos.go_on(context, sys.argv[2])
 """
@@ -240,4 +239,6 @@ def test_data_that_is_not_there_and_a_budget_too_small_are_refused(context, aske
     with pytest.raises(BudgetTooSmallError, match="in all"):
         autos.go_on(context, pipeline.pipeline_id)
     assert context.runs.list() == []
-    assert "It ended at showdown" in (folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    assert (
+        "It ended at showdown" in (autos.WORKFLOW.folder_of(context, pipeline.pipeline_id) / "report.html").read_text()
+    )

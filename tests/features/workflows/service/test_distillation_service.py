@@ -13,13 +13,14 @@ import yaml
 from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
-from luthier.core.errors import DataError, LeakageError, LuthierError, NotFoundError, RecipeError, RequestError
+from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeError, RequestError
 from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import judging as student_judging
-from luthier.features.workflows.distillation import service as students
-from luthier.features.workflows.distillation.service import DistilRequest, distil, read_student
+from luthier.features.workflows.distillation import workflow as students
+from luthier.features.workflows.distillation.request import DistilRequest
+from luthier.features.workflows.distillation.workflow import distil
 from luthier.ml.evaluation.report import distilled
 from luthier.ml.inference.cached_engine import CachedEngine
 from luthier.ml.inference.models import cache
@@ -109,9 +110,6 @@ def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
     assert kept is not None
     assert kept[1].origin["adapter_sha256"] == context.runs.get(teacher).result.adapter_sha256  # type: ignore[union-attr]
     assert distil(context, request) == student
-    assert read_student(context, student.student_id) == student
-    with pytest.raises(NotFoundError, match=student.student_id):
-        read_student(context, "student-x")
 
 
 def test_what_no_teacher_changes_is_trained_once_as_long_as_its_weights_are_whole(

@@ -20,13 +20,13 @@ from luthier.core.workflows.showdown import ShowdownSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.training.service import TrainOutcome
 from luthier.features.workflows import views as pipeline_views
-from luthier.features.workflows.model_comparison import service as showdowns
+from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.answers import instructed
 from luthier.features.workflows.model_comparison.request import ShowdownRequest
 from luthier.features.workflows.model_comparison.sizes import Pace, choose_sizes
-from luthier.features.workflows.model_comparison.stages import page_of
-from luthier.features.workflows.service import PausedError
+from luthier.features.workflows.model_comparison.workflow import page_of
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import PausedError
 from luthier.testing.tiny import make_tiny_model
 
 
@@ -158,7 +158,7 @@ def test_a_training_that_diverges_leaves_the_others_in(context, asked, monkeypat
 CHILD = """
 import sys
 from luthier.platform.home.context import Context
-from luthier.features.workflows.model_comparison import service as showdowns
+from luthier.features.workflows.model_comparison import workflow as showdowns
 with Context.open(sys.argv[1]) as context:
     showdowns.go_on(context, sys.argv[2])
 """

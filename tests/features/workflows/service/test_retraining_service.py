@@ -17,13 +17,11 @@ from luthier.features.datasets.service import get_version
 from luthier.features.deployments import service as deployments
 from luthier.features.training import service as training
 from luthier.features.workflows import views as pipeline_views
-from luthier.features.workflows.retraining import service as retrains
-from luthier.features.workflows.retraining import stages as retrain_stages
+from luthier.features.workflows.retraining import workflow as retrains
+from luthier.features.workflows.retraining.request import RetrainRequest
 from luthier.features.workflows.retraining.rows import Reviewed, example_of, reviewed_rows
-from luthier.features.workflows.retraining.service import RetrainRequest
-from luthier.features.workflows.retraining.stages import RetrainStages
-from luthier.features.workflows.service import PausedError
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import PausedError
 
 ME = Caller()
 WORDS = ("river", "castle", "violin", "garden", "rocket", "window", "pepper", "market", "silver", "harbour")
@@ -52,9 +50,9 @@ def item(number: int, **changes: Any) -> ReviewItem:
 @pytest.fixture
 def untrained(deployed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is trained or judged: the deployed run stands for the new one."""
-    monkeypatch.setattr(RetrainStages, "_train", lambda *_: {"run_id": deployed})
-    monkeypatch.setattr(RetrainStages, "_evaluated", lambda *_: None)
-    monkeypatch.setattr(retrain_stages, "_against", lambda *_: ("better", "+0.1 (0.05 to 0.15, 95%)"))
+    monkeypatch.setattr(retrains, "trained_run", lambda run, _run_id: run.context.runs.get(deployed))
+    monkeypatch.setattr(retrains, "evaluated", lambda *_: None)
+    monkeypatch.setattr(retrains, "against", lambda *_: ("better", "+0.1 (0.05 to 0.15, 95%)"))
 
 
 def retrain(context: Context, **asked: Any) -> Pipeline:
@@ -143,7 +141,7 @@ def test_a_training_that_is_asked_to_stop_is_a_paused_stage(
 
 
 def test_a_worse_model_goes_no_further(untrained: None, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrain_stages, "_against", lambda *_: ("worse", "-0.4 (-0.5 to -0.3, 95%)"))
+    monkeypatch.setattr(retrains, "against", lambda *_: ("worse", "-0.4 (-0.5 to -0.3, 95%)"))
     context.review_items.add([item(number) for number in range(20)])
     done = retrain(context, canary=0.2)
     assert [stage.status for stage in done.stages[4:]] == ["refused", "waiting", "waiting"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError
 from luthier.core.system.file_lock import file_lock
 from luthier.core.workflows.pipeline import Pipeline, Stage
-from luthier.features.workflows import reports as pipeline_pages
 from luthier.features.workflows import views as pipeline_views
-from luthier.features.workflows.service import PausedError, lock_of, run_pipeline
+from luthier.features.workflows.retraining.workflow import WORKFLOW
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import Outcome, PausedError, StageSpec, Workflow, lock_of, resume
 from luthier.testing.finished_run import add_run
 from luthier.testing.pipelines_home import (
     AUTO_ID,
@@ -88,15 +89,18 @@ def test_what_was_asked_to_stop_is_paused_and_goes_on(context: Context) -> None:
     context.pipelines.create(made, ME.project_id)
     assert pipeline_views.view_pipeline(context, ME, RETRAIN_ID).status == "waiting"
 
-    def stop(_pipeline: Pipeline) -> dict[str, object]:
+    def stop(_run: object) -> Outcome:
         raise PausedError("paused: SIGTERM received", expected="its end", do="go on")
 
+    def stages(work: Callable[[object], Outcome]) -> Workflow:
+        return replace(WORKFLOW, stages=lambda _spec: [StageSpec("rows", "", work)])
+
     with pytest.raises(PausedError):
-        run_pipeline(context, RETRAIN_ID, {"rows": stop})
+        resume(stages(stop), context, ME, RETRAIN_ID)
     view = pipeline_views.view_pipeline(context, ME, RETRAIN_ID)
     assert (view.status, view.stages[0].reason) == ("paused", "paused: SIGTERM received")
     assert view.command == f"luthier retrain --resume {RETRAIN_ID}"
-    run_pipeline(context, RETRAIN_ID, {"rows": lambda _pipeline: {}})
+    resume(stages(lambda _run: Outcome()), context, ME, RETRAIN_ID)
     assert pipeline_views.view_pipeline(context, ME, RETRAIN_ID).status == "done"
 
 
@@ -105,37 +109,37 @@ def test_the_answer_of_a_showdown_and_its_page_are_there_though_the_file_is_gone
     view = pipeline_views.view_pipeline(context, ME, SHOWDOWN_ID)
     assert view.answer == HEADLINE
     assert view.seconds == pytest.approx(95 + 140 + 2 * 680 + 0.02 * 3600 + 12)
-    path = pipeline_pages.report_file(context, ME, SHOWDOWN_ID)
+    path = pipeline_views.report_file(context, ME, SHOWDOWN_ID)
     assert HEADLINE[:30] in path.read_text()
     path.write_text(f"<p>of {context.home}/rows</p>")
-    assert pipeline_pages.report_of(context, ME, SHOWDOWN_ID) == "<p>of rows</p>", "it is not written again"
+    assert pipeline_views.report_of(context, ME, SHOWDOWN_ID) == "<p>of rows</p>", "it is not written again"
 
 
 def test_a_page_that_is_gone_with_its_result_is_said_to_be(context: Context) -> None:
     add_showdown(context, is_kept=False)
     assert pipeline_views.view_pipeline(context, ME, SHOWDOWN_ID).answer.startswith("One of them, tuned,")
     with pytest.raises(NotFoundError, match="and so is the result") as refused:
-        pipeline_pages.report_file(context, ME, SHOWDOWN_ID)
+        pipeline_views.report_file(context, ME, SHOWDOWN_ID)
     assert "stages" in refused.value.do
 
 
 def test_the_page_of_an_auto_is_written_anew_where_a_stage_ended_it(context: Context) -> None:
     add_auto(context, {"status": "refused", "reason": "grade F <even> after repair"}, num_done=1)
-    path = pipeline_pages.report_file(context, ME, AUTO_ID)
+    path = pipeline_views.report_file(context, ME, AUTO_ID)
     assert "grade F &lt;even&gt; after repair" in path.read_text()
     with pytest.raises(NotFoundError, match=r"no page audit\.html"):
-        pipeline_pages.audit_of(context, ME, AUTO_ID, "audit.html")
+        pipeline_views.stage_page(context, ME, AUTO_ID, "audit.html")
     (path.parent / "audit.html").write_text(f"{context.home}/x.jsonl &amp; y")
-    assert pipeline_pages.audit_of(context, ME, AUTO_ID, "audit.html") == "x.jsonl &amp; y"
+    assert pipeline_views.stage_page(context, ME, AUTO_ID, "audit.html") == "x.jsonl &amp; y"
 
 
 def test_what_is_not_done_and_a_retraining_have_no_page_of_their_own(context: Context) -> None:
     add_auto(context, {"status": "running"})
     add_retrain(context, {"status": "done", "came": {"grade": "A", "findings": [{"message": "1 short row"}]}})
     with pytest.raises(NotFoundError, match="has no report: it is an auto that is interrupted"):
-        pipeline_pages.report_file(context, ME, AUTO_ID)
+        pipeline_views.report_file(context, ME, AUTO_ID)
     with pytest.raises(NotFoundError, match="has no report: it is a retraining") as refused:
-        pipeline_pages.report_file(context, ME, RETRAIN_ID)
+        pipeline_views.report_file(context, ME, RETRAIN_ID)
     assert "run that it trained" in refused.value.expected
     assert list(pipeline_views.view_pipeline(context, ME, RETRAIN_ID).stages[1].found) == ["grade A", "1 short row"]
 
@@ -164,13 +168,13 @@ def test_another_projects_is_not_found_nor_named(context: Context) -> None:
     add_retrain(context, {"status": "failed"}, project_id=other.project_id)
     them = Caller(project_id=other.project_id)
     assert [one.pipeline.pipeline_id for one in pipeline_views.list_pipelines(context, ME)] == [SHOWDOWN_ID]
-    for look in (pipeline_views.view_pipeline, pipeline_pages.report_file):
+    for look in (pipeline_views.view_pipeline, pipeline_views.report_file):
         with pytest.raises(NotFoundError) as refused:
             look(context, them, SHOWDOWN_ID.replace("a", "b"))
         assert SHOWDOWN_ID not in refused.value.came
         with pytest.raises(NotFoundError, match="nothing under way"):
             look(context, them, SHOWDOWN_ID)
     with pytest.raises(NotFoundError, match="nothing under way"):
-        pipeline_pages.audit_of(context, ME, RETRAIN_ID, "audit.html")
+        pipeline_views.stage_page(context, ME, RETRAIN_ID, "audit.html")
     command = pipeline_views.view_pipeline(context, them, RETRAIN_ID).command
     assert command == f"luthier retrain --resume {RETRAIN_ID} --project other"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import RequestError
-from luthier.core.results.graders import Grader
+from luthier.core.graders import Grader
 from luthier.ml.evaluation.graders.fill import filled, item_fields
 from luthier.ml.evaluation.graders.formula import Formula
 from luthier.ml.evaluation.graders.grade import fields_of, make_grader

@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.evaluation import Evaluation
 from luthier.core.events import Event, StepDone
-from luthier.core.records.fit import Fit
+from luthier.core.fit import Fit
 from luthier.ml.evaluation.report.charts import curve_charts
 from luthier.ml.evaluation.report.curves import curves, smooth, smooth_window
 from luthier.ml.evaluation.report.interval_chart import interval_charts

@@ -9,7 +9,7 @@ import pytest
 from tests.vacuous import nonempty
 
 from luthier.core.aliases import new_key
-from luthier.core.records.fit import Fit, Remedy
+from luthier.core.fit import Fit, Remedy
 from luthier.ml.charts.page import TEMPLATES
 from luthier.ml.evaluation.report import page
 from luthier.ml.evaluation.report.write import render_report

@@ -9,8 +9,8 @@ import pytest
 from tests.ml.evaluation.report.conftest import VERSIONS, make_plan, make_record
 
 from luthier.core.events import Event, StepDone, ValidationDone
+from luthier.core.graders import LengthPenalty, Reward
 from luthier.core.plan import ObjectivePlan, Plan
-from luthier.core.results.graders import LengthPenalty, Reward
 from luthier.ml.evaluation.report import render_report
 from luthier.ml.evaluation.report.facts import key_figures, model_facts
 from luthier.ml.evaluation.report.rewarded import best_validation, rewarded

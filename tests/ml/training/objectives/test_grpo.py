@@ -15,9 +15,9 @@ from torch import Tensor
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
+from luthier.core.graders import Reward
 from luthier.core.plan import ObjectivePlan, Plan
 from luthier.core.ports import Attempt, Grade, SilentProgress
-from luthier.core.results.graders import Reward
 from luthier.ml.inference.models.chat_template import ChatTemplate
 from luthier.ml.training.model import TrainableModel, collate
 from luthier.ml.training.objective_protocol import Batch, Tools, rows_of

@@ -51,9 +51,9 @@ OWN: Final = {
     "platform/http/socket.py": "the listening socket",
     "ml/inference/models/architecture.py": "an error class of huggingface_hub, to catch it",
     "server/standalone.py": "the listening socket",
-    "features/serving/inference_client.py": "a pair of sockets to its child process",
+    "core/child_process/process.py": "a pair of sockets to its child process",
     "server/service.py": "its own API on loopback",
-    "features/serving/engine_process.py": "the pair of sockets to its parent",
+    "core/child_process/channel.py": "the pair of sockets to its parent",
     "platform/notifications/webhooks.py": "numeric hosts are parsed, nothing is looked up",
     "testing/postgresql_server.py": "a database of the tests",
 }

@@ -9,7 +9,7 @@ from typing import Final
 from luthier.core.errors import ParityError, RequestError
 from luthier.core.records.export import Export, ExportFormat, ExportPrecision, ExportSource
 from luthier.core.records.format_table import SOURCE_LABEL, FormatPrice
-from luthier.features.exports.formats.progress import EXPORTS, FormatProgress
+from luthier.features.exports.formats.progress import EXPORTS
 from luthier.features.exports.service import export
 from luthier.platform.home.context import Context
 
@@ -35,20 +35,12 @@ def place(folder: Path, to: ExportFormat, precision: ExportPrecision) -> Path:
 
 
 def exported(
-    context: Context,
-    data: Path,
-    source: ExportSource,
-    to: ExportFormat,
-    precision: ExportPrecision,
-    progress: FormatProgress,
+    context: Context, data: Path, source: ExportSource, to: ExportFormat, precision: ExportPrecision, folder: Path
 ) -> FormatPrice:
-    """The export, in a folder of its own where it lies already or is written now; or why there is none."""
-    label, folder = f"{to}:{precision}", place(progress.folder, to, precision)
-    if label in progress.prices and (folder.exists() or progress.prices[label].status == "missing"):
-        return progress.prices[label]
-    shutil.rmtree(folder, ignore_errors=True)  # a kill came between its end and the note of it
-    price = FormatPrice(label=label, format=to, precision=precision)
-    return progress.keep_price(_made(context, data, source, price, folder))
+    """The export, written into a folder of its own; or why there is none. folder: of the table."""
+    target = place(folder, to, precision)
+    shutil.rmtree(target, ignore_errors=True)  # a kill came between its end and the note of it
+    return _made(context, data, source, FormatPrice(label=f"{to}:{precision}", format=to, precision=precision), target)
 
 
 def _made(context: Context, data: Path, source: ExportSource, price: FormatPrice, folder: Path) -> FormatPrice:

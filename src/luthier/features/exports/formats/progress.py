@@ -5,35 +5,52 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from luthier.core.errors import ConflictError
 from luthier.core.records.format_table import FormatPrice
-
-if TYPE_CHECKING:
-    from luthier.ml.export.format_benchmark.asking import Quality
+from luthier.core.workflows.pipeline import Pipeline, Stage
+from luthier.ml.export.format_benchmark.asking import Quality
+from luthier.platform.workflows.engine import Outcome, hold
 
 EXPORTS: Final = "exports"
 TABLE: Final = "formats.json"
 PAGE: Final = "formats.html"
+EXPORT, JUDGE = "export ", "judge "
 _KEPT, _LOCK = "unfinished.json", "lock"
 
 
-class FormatProgress:
-    """The exports that are made and the qualities that are measured, by label. seconds: that earlier attempts took.
+class Exported(Outcome):
+    """An export, or why there is none."""
 
-    Speeds are not kept: they compare with each other only where they are measured together.
+    price: FormatPrice | None = None
+
+
+class Measured(Outcome):
+    """What a format makes of the rows. missing: why it was not asked."""
+
+    quality: Quality | None = None
+    missing: str = ""
+
+    @property
+    def why_skipped(self) -> str:
+        """There is no export to ask."""
+        return self.missing
+
+
+class FormatProgress:
+    """The stored record of a table: exports that are made and qualities that are measured, by label.
+
+    Speeds are not kept: they compare with each other only where they are measured together. Formats may be added to an
+    unfinished table: what is made of the others holds.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        from luthier.ml.export.format_benchmark.asking import Quality
-
         self.folder, self._asked = folder, asked
-        self.prices = {label: FormatPrice.model_validate(one) for label, one in found.get("prices", {}).items()}
-        self.qualities = {label: Quality.model_validate(one) for label, one in found.get("qualities", {}).items()}
+        self._prices, self._qualities = dict(found.get("prices", {})), dict(found.get("qualities", {}))
         self._before, self._began = float(found.get("seconds", 0.0)), time.perf_counter()
 
     @property
@@ -41,35 +58,39 @@ class FormatProgress:
         """What the table has taken so far, in this attempt and those before it that came to something."""
         return self._before + time.perf_counter() - self._began
 
-    def keep_price(self, price: FormatPrice) -> FormatPrice:
-        """Write down that an export is made, or why there is none."""
-        self.prices[price.label] = price
-        self._write()
-        return price
+    def pipeline(self, names: Sequence[str]) -> Pipeline:
+        """The record with these stages."""
+        kept = {f"{EXPORT}{label}": {"price": one} for label, one in self._prices.items()}
+        kept |= {f"{JUDGE}{label}": {"quality": one} for label, one in self._qualities.items()}
+        stages = tuple(
+            Stage(name=name, status="done" if name in kept else "waiting", came=kept.get(name, {})) for name in names
+        )
+        return Pipeline(pipeline_id=self.folder.name, kind="formats", asked=dict(self._asked), stages=stages)
 
-    def keep_quality(self, label: str, quality: Quality) -> Quality:
-        """Write down what a format makes of the rows."""
-        self.qualities[label] = quality
-        self._write()
-        return quality
-
-    def close(self, *, keeps_exports: bool) -> None:
-        """The table is written: nothing is unfinished any more."""
-        (self.folder / EXPORTS / _KEPT).unlink(missing_ok=True)
-        (self.folder / EXPORTS / _LOCK).unlink(missing_ok=True)
-        if not keeps_exports:
-            shutil.rmtree(self.folder / EXPORTS, ignore_errors=True)
-
-    def _write(self) -> None:
+    def save(self, pipeline: Pipeline) -> None:
+        """Store the stages that are done."""
         from luthier.ml.charts.page import replace_text
 
+        for stage in pipeline.stages:
+            if stage.status == "done" and "price" in stage.came:
+                self._prices[stage.name.removeprefix(EXPORT)] = stage.came["price"]
+            if stage.status == "done" and "quality" in stage.came:
+                self._qualities[stage.name.removeprefix(JUDGE)] = stage.came["quality"]
         document = {
             "asked": self._asked,
             "seconds": self.seconds,
-            "prices": {label: one.model_dump(mode="json") for label, one in self.prices.items()},
-            "qualities": {label: one.model_dump(mode="json") for label, one in self.qualities.items()},
+            "prices": self._prices,
+            "qualities": self._qualities,
         }
         replace_text(self.folder / EXPORTS / _KEPT, json.dumps(document) + "\n")
+
+
+def close_table(folder: Path, *, keeps_exports: bool) -> None:
+    """The table is written: nothing is unfinished any more."""
+    (folder / EXPORTS / _KEPT).unlink(missing_ok=True)
+    (folder / EXPORTS / _LOCK).unlink(missing_ok=True)
+    if not keeps_exports:
+        shutil.rmtree(folder / EXPORTS, ignore_errors=True)
 
 
 @contextmanager
@@ -79,13 +100,11 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
     asked: all that exports and qualities depend on, as JSON. Raises ConflictError where the folder holds a table, or
     what was made for another one, and where another process is at it.
     """
-    from luthier.core.system.file_lock import file_lock
-
     folder = folder.absolute()
     check_table_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / EXPORTS / _KEPT
-    with file_lock(folder / EXPORTS / _LOCK, what=f"the table of formats in {folder}", timeout_seconds=1):
+    with hold(folder / EXPORTS / _LOCK, f"the table of formats in {folder}"):
         found = _read(kept)
         if found and found["asked"] != asked:
             differing = [name for name in asked if found["asked"].get(name) != asked[name]]

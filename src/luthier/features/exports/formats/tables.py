@@ -7,23 +7,39 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from luthier.core.access import Caller
+from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
+from luthier.core.frozen import Frozen
 from luthier.core.recipe import MetricName
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
-from luthier.core.records.format_table import FormatPrice, FormatTable
+from luthier.core.records.format_table import SOURCE_LABEL, FormatPrice, FormatTable
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.exports.formats.exports import exported, place, source_price
-from luthier.features.exports.formats.progress import PAGE, TABLE, FormatProgress, check_table_folder, format_progress
+from luthier.features.exports.formats.progress import (
+    EXPORT,
+    JUDGE,
+    PAGE,
+    TABLE,
+    Exported,
+    FormatProgress,
+    Measured,
+    check_table_folder,
+    close_table,
+    format_progress,
+)
 from luthier.features.exports.formats.quality import asked_rows, judge_formats, losses_of, max_answer_tokens
 from luthier.features.exports.service import find_source
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.recipes.evaluation_checks import check_metrics, usual_metrics
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import Outcome, StageSpec, Workflow, WorkflowRun, run_stages
 
 if TYPE_CHECKING:
     from luthier.ml.export.format_benchmark.asking import AskedRow, Quality, Speed
@@ -63,10 +79,7 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table or
     the beginning of another one in it, and what reading the rows and finding the model raise.
     """
-    from luthier.ml.charts.metric_titles import metric_heading
-    from luthier.ml.charts.page import replace_text
     from luthier.ml.data.rows.formats import load_file
-    from luthier.ml.export.format_benchmark.page import write_format_page
 
     _check(request)
     check_table_folder(request.folder.absolute())
@@ -80,42 +93,145 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     tokenised, rows = asked_rows(source, examples)
     asked = _asked(request, source, loaded.sha256)
     with format_progress(request.folder, asked) as progress:
-        prices = [source_price(source)]
-        prices += [exported(context, request.data, source, *one, progress) for one in wanted]
         most = max_answer_tokens(source, examples, request.max_new_tokens)
-        qualities = _qualities(context, request, source, prices, rows, most, progress)
-        speeds = _speeds(context, request, source, prices, rows)
-        judged = judge_formats(
-            source,
-            examples,
-            tokenised,
-            qualities,
-            metrics=metrics,
-            max_new_tokens=request.max_new_tokens,
-            progress=context.progress,
+        material = _Material(request, source, wanted, examples, tokenised, rows, metrics, most, loaded.sha256, progress)
+        stages = WORKFLOW.stages(material)
+        record = progress.pipeline([stage.name for stage in stages])
+        run = WorkflowRun(context, Caller(), WORKFLOW, record, material)
+        run_stages(run, progress.save)
+        close_table(progress.folder, keeps_exports=request.keeps_exports)
+        return FormatTable.model_validate_json((progress.folder / TABLE).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What the stages share: the request, checked and with its rows read."""
+
+    request: FormatRequest
+    source: ExportSource
+    wanted: Sequence[tuple[ExportFormat, ExportPrecision]]
+    examples: Sequence[Example]
+    tokenised: Sequence[TokenisedExample]
+    rows: Sequence[AskedRow]
+    metrics: Sequence[MetricName]
+    max_answer_tokens: int
+    data_sha256: str
+    progress: FormatProgress
+
+
+def _prices(run: WorkflowRun) -> list[FormatPrice]:
+    """The model itself, and its exports."""
+    labels = [f"{to}:{precision}" for to, precision in run.spec.wanted]
+    made = [run.outcome(EXPORT + label, Exported).price for label in labels]
+    return [source_price(run.spec.source), *(price for price in made if price is not None)]
+
+
+def _export(run: WorkflowRun, to: ExportFormat, precision: ExportPrecision) -> Exported:
+    asked: _Material = run.spec
+    return Exported(price=exported(run.context, asked.request.data, asked.source, to, precision, asked.progress.folder))
+
+
+def _is_there(run: WorkflowRun, outcome: Exported) -> bool:
+    price = outcome.price
+    return price is not None and (price.status == "missing" or Path(_place(run.spec.request, price)).exists())
+
+
+def _price_of(run: WorkflowRun, label: str) -> FormatPrice:
+    return next(price for price in _prices(run) if price.label == label)
+
+
+def _begin_judging(run: WorkflowRun, label: str) -> Measured:
+    price = _price_of(run, label)
+    return Measured(missing=price.reason or price.status) if price.status == "missing" else Measured()
+
+
+def _judge(run: WorkflowRun, label: str) -> Measured:
+    from luthier.ml.export.format_benchmark.measure import measure_quality
+
+    asked, price = run.spec, _price_of(run, label)
+    found = measure_quality(
+        price.format,
+        _place(asked.request, price),
+        asked.source,
+        asked.rows,
+        max_new_tokens=asked.max_answer_tokens,
+        label=label,
+        progress=run.context.progress,
+    )
+    return Measured(quality=found)
+
+
+def _table(run: WorkflowRun) -> Outcome:
+    """Speeds, measured together; what is lost; the table and its page."""
+    from luthier.ml.charts.metric_titles import metric_heading
+    from luthier.ml.charts.page import replace_text
+    from luthier.ml.export.format_benchmark.page import write_format_page
+
+    asked: _Material = run.spec
+    request, progress, prices = asked.request, asked.progress, _prices(run)
+    measured = {price.label: run.outcome(JUDGE + price.label, Measured).quality for price in prices}
+    qualities = {label: quality for label, quality in measured.items() if quality is not None}
+    speeds = _speeds(run.context, request, asked.source, prices, asked.rows)
+    judged = judge_formats(
+        asked.source,
+        asked.examples,
+        asked.tokenised,
+        qualities,
+        metrics=asked.metrics,
+        max_new_tokens=request.max_new_tokens,
+        progress=run.context.progress,
+    )
+    done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
+    table = FormatTable(
+        name=asked.source.name,
+        base_name=asked.source.base_name,
+        data_file=str(request.data),
+        data_sha256=asked.data_sha256,
+        num_rows=len(asked.examples),
+        num_timed=min(request.num_timed, len(asked.rows)),
+        num_rounds=request.num_rounds,
+        num_threads=os.cpu_count() or 1,
+        max_new_tokens=request.max_new_tokens,
+        metric=judged.metric,
+        prices=_with_fronts(done, judged.metric),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=_machine(),
+        seconds=progress.seconds,
+        report_path=str(progress.folder / PAGE),
+    )
+    write_format_page(progress.folder / PAGE, table, metric_heading)
+    replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
+    return Outcome()
+
+
+def _stages(asked: _Material) -> list[StageSpec]:
+    title = "An export in {}, and how much room it takes"
+    exports = [
+        StageSpec(
+            f"{EXPORT}{to}:{precision}",
+            title.format(f"{to}:{precision}"),
+            partial(_export, to=to, precision=precision),
+            Exported,
+            ("model", "base"),
+            holds=_is_there,
         )
-        done = tuple(_price(price, judged.of(price.label), judged.metric, qualities, speeds) for price in prices)
-        table = FormatTable(
-            name=source.name,
-            base_name=source.base_name,
-            data_file=str(request.data),
-            data_sha256=loaded.sha256,
-            num_rows=len(examples),
-            num_timed=min(request.num_timed, len(rows)),
-            num_rounds=request.num_rounds,
-            num_threads=os.cpu_count() or 1,
-            max_new_tokens=request.max_new_tokens,
-            metric=judged.metric,
-            prices=_with_fronts(done, judged.metric),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=_machine(),
-            seconds=progress.seconds,
-            report_path=str(progress.folder / PAGE),
+        for to, precision in asked.wanted
+    ]
+    judged = [
+        StageSpec(
+            JUDGE + label,
+            f"What {label} makes of the rows",
+            partial(_judge, label=label),
+            Measured,
+            ("rows", "num_rows", "max_new_tokens"),
+            begin=partial(_begin_judging, label=label),
         )
-        write_format_page(progress.folder / PAGE, table, metric_heading)
-        replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
-        progress.close(keeps_exports=request.keeps_exports)
-    return table
+        for label in (SOURCE_LABEL, *(f"{to}:{precision}" for to, precision in asked.wanted))
+    ]
+    return [*exports, *judged, StageSpec("table", "Speeds, losses, and the table", _table)]
+
+
+WORKFLOW: Final = Workflow(kind="formats", noun="a table of formats", request=Frozen, stages=_stages, folder="formats")
 
 
 def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:
@@ -163,33 +279,6 @@ def _check(request: FormatRequest) -> None:
 
 def _place(request: FormatRequest, price: FormatPrice) -> str:
     return "" if price.format is None else str(place(request.folder, price.format, price.precision))
-
-
-def _qualities(
-    context: Context,
-    request: FormatRequest,
-    source: ExportSource,
-    prices: Sequence[FormatPrice],
-    rows: Sequence[AskedRow],
-    max_new_tokens: int,
-    progress: FormatProgress,
-) -> dict[str, Quality]:
-    from luthier.ml.export.format_benchmark.measure import measure_quality
-
-    def measured(price: FormatPrice) -> Quality:
-        found = measure_quality(
-            price.format,
-            _place(request, price),
-            source,
-            rows,
-            max_new_tokens=max_new_tokens,
-            label=price.label,
-            progress=context.progress,
-        )
-        return progress.keep_quality(price.label, found)
-
-    labels = {price.label: price for price in prices if price.status == "measured"}
-    return {label: progress.qualities.get(label) or measured(price) for label, price in labels.items()}
 
 
 def _speeds(

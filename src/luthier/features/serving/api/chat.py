@@ -9,9 +9,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.conversation import Conversation, Message
+from luthier.core.json_limits import fault_of_text
 from luthier.core.records.fine_tuning import Metadata
 from luthier.core.stream import TextRequest
-from luthier.core.text.json_limits import fault_of_text
 from luthier.core.text.json_schema import check_schema
 from luthier.features.serving.api.answering import ANSWERS, respond
 from luthier.features.serving.api.chat_format import ChatResponseBuilder

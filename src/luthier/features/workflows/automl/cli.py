@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.workflows.pipeline import Pipeline
-    from luthier.features.workflows.automl.service import AutoRequest
+    from luthier.features.workflows.automl.request import AutoRequest
     from luthier.platform.home.context import Context
 
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE_OR_DIR", help="Rows, or documents.")]
@@ -73,8 +73,12 @@ def automl(
     Where prompting is found to be enough, nothing more is trained. Ctrl-C pauses, --resume goes on; see how far it is
     by `luthier pipelines`.
     """
-    from luthier.features.workflows.automl import service as autos
-    from luthier.features.workflows.model_comparison.cli import check_asked, split_names, teller
+    from luthier.core.access import Caller
+    from luthier.features.workflows.automl import workflow as autos
+    from luthier.features.workflows.automl.request import AutoRequest
+    from luthier.features.workflows.model_comparison.cli import check_asked, split_names
+    from luthier.features.workflows.render import shown, teller
+    from luthier.platform.cli.console import visible
     from luthier.platform.cli.options import parse_mapping
 
     check_asked({"--data": data, "--goal": goal, "--budget-hours": budget_hours}, resume, _EXAMPLE)
@@ -84,7 +88,7 @@ def automl(
             assert data is not None
             assert goal is not None
             assert budget_hours is not None
-            request = autos.AutoRequest(
+            request = AutoRequest(
                 data=data,
                 goal=goal,
                 hours=budget_hours,
@@ -101,9 +105,16 @@ def automl(
             )
             auto_id = _begin(context, request)
         done = autos.go_on(context, auto_id, tell=teller())
-        document = _document(context, done)
+        document, show = _document(context, done), shown(context, Caller(), auto_id)
+
+    def show_all(console: Console) -> None:
+        console.print(visible(document["headline"]), soft_wrap=True)
+        show(console)
+        for line in document["next_commands"]:
+            console.print(visible(f"  {line}"), soft_wrap=True)
+
     exit_code = 1 if any(stage.status == "refused" for stage in done.stages) else 0
-    return Answer(as_json, document, lambda console: _show(console, document), exit_code)
+    return Answer(as_json, document, show_all, exit_code)
 
 
 _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query." --budget-hours 2'
@@ -111,7 +122,7 @@ _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query."
 
 def _begin(context: Context, request: AutoRequest) -> str:
     from luthier.core.workflows.auto import AutoSpec
-    from luthier.features.workflows.automl import service as autos
+    from luthier.features.workflows.automl import workflow as autos
     from luthier.platform.cli.console import stderr_console, visible
 
     pipeline = autos.begin(context, request)
@@ -126,31 +137,14 @@ def _begin(context: Context, request: AutoRequest) -> str:
 
 def _document(context: Context, done: Pipeline) -> dict[str, Any]:
     from luthier.features.workflows.automl.report import headline, next_commands
-    from luthier.features.workflows.automl.stages import folder_of, spent_hours
+    from luthier.features.workflows.automl.workflow import WORKFLOW
+    from luthier.platform.workflows.engine import spent_hours
 
     return {
         **done.model_dump(mode="json"),
         "headline": headline(done),
-        "hours": spent_hours(done),
+        "hours": spent_hours(WORKFLOW, done),
         "run_id": done.came("tune").get("run_id"),
-        "report_path": str(folder_of(context, done.pipeline_id) / "report.html"),
+        "report_path": str(WORKFLOW.folder_of(context, done.pipeline_id) / "report.html"),
         "next_commands": next_commands(done),
     }
-
-
-def _show(console: Console, document: dict[str, Any]) -> None:
-    from luthier.core.workflows.pipeline import Stage
-    from luthier.features.workflows.automl.report import lines_of
-    from luthier.platform.cli import figures
-    from luthier.platform.cli.console import visible
-
-    console.print(visible(document["headline"]), soft_wrap=True)
-    for one in document["stages"]:
-        stage = Stage.model_validate(one)
-        took = figures.duration(stage.came["seconds"]) if "seconds" in stage.came else "-"
-        console.print(visible(f"  {stage.name}: {stage.status}, {took}"), soft_wrap=True)
-        for line in lines_of(stage):
-            console.print(visible(f"    {line}"), soft_wrap=True)
-    console.print(visible(f"report: {document['report_path']}"), soft_wrap=True)
-    for line in document["next_commands"]:
-        console.print(visible(f"  {line}"), soft_wrap=True)

@@ -1,52 +1,41 @@
-"""The one page of an automatic run: the answer, each stage with its result, and where the budget went."""
+"""What people read of an automatic run: what was asked, its answer, what to type next, and its one page."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Any
 
+from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.auto import AutoSpec
-from luthier.core.workflows.pipeline import Pipeline, Stage
-from luthier.features.workflows.automl.stages import folder_of, spent_hours
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
 from luthier.platform.home.context import Context
-
-if TYPE_CHECKING:
-    from luthier.ml.evaluation.report.automl_page import AutoStage
-
-STAGE_WORDS: Final = {
-    "ingest": "Documents are read into rows",
-    "audit": "The rows are checked",
-    "repair": "What is safe to repair is repaired, and checked again",
-    "split": "Rows to train on, to choose by, to judge by",
-    "showdown": "A model is chosen, and whether to tune it",
-    "tune": "The best recipe is searched",
-    "judge": "Judged on rows that nothing was chosen by",
-    "report": "This page",
-}
+from luthier.platform.workflows.engine import spent_hours
 
 
-def write_auto_report(context: Context, pipeline: Pipeline) -> Path:
-    """Write the page again, also of a run that is not done. Raises StorageFullError."""
-    from luthier.ml.evaluation.report.automl_page import write_auto_page
+def subject(asked: dict[str, Any]) -> str:
+    """The goal."""
+    return short(str(asked.get("goal", "")))
 
-    spec = AutoSpec.model_validate(pipeline.asked)
-    path = folder_of(context, pipeline.pipeline_id) / "report.html"
-    stages = [_stage(stage, path.parent) for stage in pipeline.stages if stage.name != "report"]
-    return write_auto_page(
-        path,
-        pipeline,
-        spec,
-        headline=headline(pipeline),
-        stages=stages,
-        evaluation=_evaluation(context, pipeline),
-        recipe=_recipe(context, pipeline),
-        spent_hours=spent_hours(pipeline),
-        commands=next_commands(pipeline),
-    )
+
+def summary(asked: dict[str, Any]) -> str:
+    """The goal, the file and the budget."""
+    return f"“{subject(asked)}” from {file_name(asked.get('data'))}, within {asked.get('hours', 0):.3g} h"
+
+
+def details(asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked, a name and a value each."""
+    return {
+        "Goal": asked.get("goal"),
+        "Folder of documents" if asked.get("is_folder") else "Rows": file_name(asked.get("data")),
+        "Base models": model_names(asked.get("models", [])),
+        "Decides": asked.get("metric"),
+        "Budget": f"{asked.get('hours', 0):.3g} h, {asked.get('showdown_hours', 0):.3g} h of them for the showdown",
+    }
 
 
 def headline(pipeline: Pipeline) -> str:
@@ -55,8 +44,7 @@ def headline(pipeline: Pipeline) -> str:
     if stopped is not None:
         return f"It ended at {stopped.name}: {stopped.reason}"
     if pipeline.came("judge"):
-        showdown, judged = pipeline.came("showdown"), pipeline.came("judge")
-        return str(judged["headline"] or showdown["headline"])
+        return str(pipeline.came("judge").get("headline") or pipeline.came("showdown").get("headline"))
     waiting = pipeline.next_stage
     return f"It is not done: {waiting.name if waiting else 'report'} comes next."
 
@@ -74,51 +62,42 @@ def next_commands(pipeline: Pipeline) -> list[str]:
     return []
 
 
-def lines_of(stage: Stage) -> list[str]:
-    """What a stage came to, a sentence each: why it went no further, what it found, the ids of what it made."""
-    made = [stage.came[name] for name in ("showdown_id", "study_id", "run_id", "evaluation_id") if stage.came.get(name)]
-    return [*([stage.reason] if stage.reason else []), *found_by(stage), *made]
+def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, path: Path) -> None:
+    """Write the page, also of a run that is not done. Raises StorageFullError."""
+    from luthier.ml.evaluation.report.automl_page import AutoStage, write_auto_page
 
-
-def found_by(stage: Stage) -> list[str]:
-    """What a stage has found, a sentence each."""
-    came = stage.came
-    found: list[str] = []
-    if "grade" in came:
-        found.append(f"{came['num_rows']:,} rows of grade {came['grade']}")
-        found += came["reasons"][:3] if stage.name == "audit" else []
-    if "actions" in came:
-        done = ", ".join(f"{name} {number:,}" for name, number in came["actions"].items())
-        gone = came["num_rows_before"] - came["num_rows"]
-        found.append(
-            f"{gone:,} {'row' if gone == 1 else 'rows'} removed; rows changed or removed by reason: {done or 'none'}"
+    workflow = workflow_of("auto")
+    spec = AutoSpec.model_validate(pipeline.asked)
+    titles, lines = {one.name: one.title for one in workflow.stages(spec)}, lines_of(workflow, pipeline)
+    stages = [
+        AutoStage(
+            name=stage.name,
+            words=titles[stage.name],
+            status=stage.status,
+            lines=tuple(lines[stage.name]),
+            hours=stage.came.get("seconds", 0.0) / 3600,
+            href=_link(stage.came.get("page"), path.parent),
         )
-    if "sides" in came:
-        found.append(
-            ", ".join(f"{name.replace('_', '-')} {side['num_rows']:,}" for name, side in came["sides"].items())
-        )
-    if came.get("headline"):
-        found.append(came["headline"])
-    if came.get("skipped"):
-        found.append(came["skipped"])
-    return found
-
-
-def _stage(stage: Stage, folder: Path) -> AutoStage:
-    from luthier.ml.evaluation.report.automl_page import AutoStage
-
-    page = stage.came.get("page")
-    href = ""
-    if page is not None:
-        href = Path(page).relative_to(folder).as_posix() if Path(page).is_relative_to(folder) else Path(page).as_uri()
-    return AutoStage(
-        name=stage.name,
-        words=STAGE_WORDS[stage.name],
-        status=stage.status,
-        lines=tuple(lines_of(stage)),
-        hours=stage.came.get("seconds", 0.0) / 3600,
-        href=href,
+        for stage in pipeline.stages
+        if stage.name != "report"
+    ]
+    write_auto_page(
+        path,
+        pipeline,
+        spec,
+        headline=headline(pipeline),
+        stages=stages,
+        evaluation=_evaluation(context, pipeline),
+        recipe=_recipe(context, pipeline),
+        spent_hours=spent_hours(workflow, pipeline),
+        commands=next_commands(pipeline),
     )
+
+
+def _link(page: str | None, folder: Path) -> str:
+    if page is None:
+        return ""
+    return Path(page).relative_to(folder).as_posix() if Path(page).is_relative_to(folder) else Path(page).as_uri()
 
 
 def _evaluation(context: Context, pipeline: Pipeline) -> Evaluation | None:

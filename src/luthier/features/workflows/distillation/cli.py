@@ -59,8 +59,8 @@ def distill(
 
     Stopped at any moment, the same command goes on where it was.
     """
-    from luthier.features.workflows.distillation.service import DistilRequest
-    from luthier.features.workflows.distillation.service import distil as carry_out
+    from luthier.features.workflows.distillation.request import DistilRequest
+    from luthier.features.workflows.distillation.workflow import distil as carry_out
 
     with open_context(home) as context:
         found = carry_out(

@@ -14,7 +14,6 @@ from luthier.core.conversation import NEW_TOKENS
 from luthier.core.dataset import Example
 from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.ids import new_id
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
 from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER
@@ -41,12 +40,21 @@ def judge_students(
     held_out: Path,
     num_same_prompt: int,
     asked: EvaluationRecipe | None,
+    evaluation_id: str,
 ) -> Evaluation:
     """The three on the held-out rows, with paired intervals; the verdict is about taught against alone.
 
-    alone, taught: run ids. num_same_prompt: held-out rows that ask what a training row asks. asked: metrics,
-    max_new_tokens and max_samples of the recipe. A teacher behind a server is judged by what it writes alone, and so
-    are the others then: it gives no likelihoods. The evaluation is kept.
+    A teacher behind a server is judged by what it writes alone, and so are the others then: it gives no likelihoods.
+
+    Args:
+        context: The home; the evaluation is kept in it.
+        teacher: A run, a model, or one behind a server.
+        alone: The run without the teacher.
+        taught: The run with it.
+        held_out: Chat rows.
+        num_same_prompt: Held-out rows that ask what a training row asks.
+        asked: Metrics, max_new_tokens and max_samples of the recipe.
+        evaluation_id: Under which it is kept.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge, primary_metric, verdict
@@ -57,17 +65,7 @@ def judge_students(
     examples = choose_samples(loaded.examples, most)
     metrics = find_metrics(asked, examples, teacher=teacher)
     with ExitStack() as stack:
-        pool = stack.enter_context(closing(EnginePool(open_engine)))
-        systems: list[SystemUnderTest] = []
-        for name, model in ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)):
-            if is_address(model):
-                writer = stack.enter_context(closing(find_teacher(context, model)))
-                systems.append(_behind_server(name, writer, examples, new_tokens))
-                continue
-            candidate = replace(find_candidate(context, model), name=name)
-            systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
-        if is_address(teacher):
-            systems = [replace(system, tokenised=(), num_bytes=()) for system in systems]
+        systems = _systems(context, ((TEACHER, teacher), (ALONE, alone), (TAUGHT, taught)), examples, new_tokens, stack)
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     words = verdict(
         results,
@@ -78,7 +76,7 @@ def judge_students(
         num_rows_in_file=loaded.num_rows,
     )
     evaluation = Evaluation(
-        evaluation_id=new_id("eval"),
+        evaluation_id=evaluation_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=taught,
         held_out_file=str(held_out),
@@ -91,6 +89,28 @@ def judge_students(
     )
     context.evaluations.save(evaluation)
     return evaluation
+
+
+def _systems(
+    context: Context,
+    models: Sequence[tuple[str, str]],
+    examples: Sequence[Example],
+    new_tokens: int,
+    stack: ExitStack,
+) -> list[SystemUnderTest]:
+    """The models by their names; `stack` closes what they hold. Where one is behind a server, none is scored."""
+    pool = stack.enter_context(closing(EnginePool(open_engine)))
+    systems: list[SystemUnderTest] = []
+    for name, model in models:
+        if is_address(model):
+            writer = stack.enter_context(closing(find_teacher(context, model)))
+            systems.append(_behind_server(name, writer, examples, new_tokens))
+            continue
+        candidate = replace(find_candidate(context, model), name=name)
+        systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
+    if any(is_address(model) for _, model in models):
+        return [replace(system, tokenised=(), num_bytes=()) for system in systems]
+    return systems
 
 
 def find_metrics(

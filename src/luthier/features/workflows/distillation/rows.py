@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, LeakageError, RequestError
 from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import TimedOutcome
 
 if TYPE_CHECKING:
     from luthier.core.dataset import Example
@@ -17,18 +17,26 @@ if TYPE_CHECKING:
 _TRAIN, _HELD_OUT, _ANSWERS, _GOLD = "train.jsonl", "held_out.jsonl", "answers.jsonl", "gold.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class StudentRows:
-    """Files of chat rows, in one order. taught: what the taught student learns; gold: what the other learns.
+class StudentRows(TimedOutcome):
+    """Files of chat rows, in one order.
 
-    num_rows: in each of them. num_refused: rows of which the teacher's answer could not be used, in neither.
+    Attributes:
+        taught: What the taught student learns.
+        gold: What the other learns.
+        held_out: What all are judged on.
+        num_rows: In each of the first two.
+        num_refused: Rows of which the teacher's answer could not be used, in neither.
     """
 
-    taught: Path
-    gold: Path
-    held_out: Path
-    num_rows: int
-    num_refused: int
+    taught: Path = Path()
+    gold: Path = Path()
+    held_out: Path = Path()
+    num_rows: int = 0
+    num_refused: int = 0
+
+    def lines(self) -> Sequence[str]:
+        """How many rows are learned."""
+        return [f"{self.num_rows:,} rows learned, {self.num_refused:,} left out"] if self.num_rows else []
 
 
 def write_gold(
@@ -86,7 +94,7 @@ def write_taught(
 
     train, held_out = folder / _TRAIN, folder / _HELD_OUT
     if teacher is None:
-        return StudentRows(train, train, held_out, num_rows, 0)
+        return StudentRows(taught=train, gold=train, held_out=held_out, num_rows=num_rows, num_refused=0)
     answers, gold = folder / _ANSWERS, folder / _GOLD
     if not gold.exists():
         answer(context, train, teacher=teacher, output=answers, max_new_tokens=max_new_tokens, force=True)
@@ -94,7 +102,8 @@ def write_taught(
         rows = (row for number, row in enumerate(_read(train), start=1) if number in answered)
         write_rows(rows, gold)  # last: where it lies, the answers do
     num_kept = len(_read(gold))
-    return StudentRows(answers, gold, held_out, num_kept, num_rows - num_kept)
+    refused = num_rows - num_kept
+    return StudentRows(taught=answers, gold=gold, held_out=held_out, num_rows=num_kept, num_refused=refused)
 
 
 def _gold_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,6 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.workflows.pipeline import Pipeline, Stage
     from luthier.core.workflows.showdown import ShowdownResult
     from luthier.features.workflows.model_comparison.request import ShowdownRequest
 
@@ -71,9 +70,10 @@ def compare_models(
     All get the same rows, as many as the budget holds. Ctrl-C pauses, --resume goes on; see how far it is by
     `luthier pipelines`.
     """
-    from luthier.features.workflows.model_comparison import service as showdowns
+    from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.features.workflows.model_comparison.request import ShowdownRequest
-    from luthier.features.workflows.model_comparison.stages import page_of
+    from luthier.features.workflows.model_comparison.workflow import page_of
+    from luthier.features.workflows.render import teller
     from luthier.platform.cli.options import parse_mapping
 
     given = {"--models": models, "--data": data, "--held-out": held_out, "--budget-hours": budget_hours}
@@ -134,26 +134,9 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def teller() -> Callable[[Pipeline, Stage], None]:
-    """Says on stderr how far the stages are: they are part of the progress."""
-    from luthier.platform.cli import figures
-    from luthier.platform.cli.console import stderr_console, visible
-
-    def tell(pipeline: Pipeline, stage: Stage) -> None:
-        number = [one.name for one in pipeline.stages].index(stage.name) + 1
-        took = ""
-        if stage.began_at is not None and stage.ended_at is not None and stage.status != "running":
-            took = f" after {figures.duration(stage.ended_at - stage.began_at)}"
-        why = f": {stage.reason}" if stage.reason else ""
-        line = f"{number}/{len(pipeline.stages)} {stage.name}: {stage.status}{took}{why}"
-        stderr_console().print(visible(line), soft_wrap=True)
-
-    return tell
-
-
 def _begin(context: Any, request: ShowdownRequest) -> str:
     from luthier.core.workflows.showdown import ShowdownSpec
-    from luthier.features.workflows.model_comparison import service as showdowns
+    from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.platform.cli.console import stderr_console, visible
 
     pipeline = showdowns.begin(context, request)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.features.datasets.previews import DataPreview
-    from luthier.features.workflows.quickstart.service import QuickstartData, QuickstartOutcome
     from luthier.features.workflows.quickstart.size import ChosenSize
+    from luthier.features.workflows.quickstart.workflow import QuickstartData, QuickstartOutcome
 
 
 def quickstart(
@@ -30,10 +30,10 @@ def quickstart(
     6 minutes on two cores. With --full all rows, which takes a machine without bfloat16 products hours.
     """
     from luthier.features.planning.format import show_plan
-    from luthier.features.workflows.quickstart import service
+    from luthier.features.workflows.quickstart import workflow
 
     with open_context(home) as context:
-        outcome = service.quickstart(context, full=full, show=_show_data, show_plan=show_plan)
+        outcome = workflow.quickstart(context, full=full, show=_show_data, show_plan=show_plan)
     exit_code = 1 if outcome.training.record.status == "failed" else 0
     return Answer(as_json, outcome.as_json(), lambda console: _show(console, outcome, home), exit_code)
 

@@ -12,10 +12,7 @@ from luthier.platform.cli.opening import caller_of, open_context
 from luthier.platform.cli.options import HomeOption, JsonOption
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from luthier.core.workflows.pipeline import Pipeline, Stage
-    from luthier.features.workflows.retraining.service import RetrainRequest
+    from luthier.features.workflows.retraining.request import RetrainRequest
 
 _STARTS: Final = ("base", "last")
 
@@ -59,7 +56,7 @@ def retrain(
     deployed one on old or new held-out rows, or a gate refuses it; see how far it is by `luthier pipelines`.
     """
     from luthier.core.errors import RequestError
-    from luthier.features.workflows.retraining.service import RetrainRequest
+    from luthier.features.workflows.retraining.request import RetrainRequest
 
     if (model is None) == (resume is None):
         raise RequestError(
@@ -84,35 +81,18 @@ def retrain(
 
 
 def _carried_out(request: RetrainRequest, resume: str | None, project: str, as_json: bool, home: Path | None) -> Answer:
-    from luthier.features.workflows.retraining import service as retrains
+    from luthier.features.workflows.render import shown, teller
+    from luthier.features.workflows.retraining import workflow as retrains
+    from luthier.platform.cli.console import stderr_console
+    from luthier.platform.workflows.engine import silent
 
     with open_context(home) as context:
         caller = caller_of(context, project)
         pipeline_id = resume or retrains.begin(context, caller, request).pipeline_id
-        if resume is None:
-            _say(as_json, f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}")
-        found = retrains.go_on(context, caller, pipeline_id, tell=lambda _, stage: _tell(as_json, stage))
+        if resume is None and not as_json:
+            line = f"{pipeline_id}: goes on after a stop with: luthier retrain --resume {pipeline_id}"
+            stderr_console().print(line, soft_wrap=True)
+        found = retrains.go_on(context, caller, pipeline_id, tell=silent if as_json else teller())
+        show = shown(context, caller, pipeline_id)
     refused = any(stage.status == "refused" for stage in found.stages)
-    document = found.model_dump(mode="json")
-    return Answer(as_json, document, lambda console: _show(console, found), exit_code=1 if refused else 0)
-
-
-def _say(as_json: bool, words: str) -> None:
-    if not as_json:
-        typer.echo(words, err=True)
-
-
-def _tell(as_json: bool, stage: Stage) -> None:
-    if stage.status in ("running", "done"):
-        _say(as_json, f"{stage.name}: {'...' if stage.status == 'running' else 'done'}")
-
-
-def _show(console: Console, found: Pipeline) -> None:
-    from rich.text import Text
-
-    from luthier.features.workflows.retraining.format import format_stage
-    from luthier.platform.cli.console import visible
-
-    for stage in found.stages:
-        said = stage.reason or format_stage(stage.name, stage.came)
-        console.print(Text.assemble((f"{stage.name:<8}", "bold"), f"{stage.status:<8} ", visible(said)), soft_wrap=True)
+    return Answer(as_json, found.model_dump(mode="json"), show, exit_code=1 if refused else 0)

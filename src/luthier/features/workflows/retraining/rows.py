@@ -17,11 +17,17 @@ from luthier.core.dataset import Example, Split
 from luthier.core.errors import ConflictError, DataError
 from luthier.core.recipe import Recipe
 from luthier.core.records.feedback import ReviewItem
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.records import DatasetVersion
+from luthier.features.model_cards.service import rows_by_digest
 from luthier.features.planning.split_files import load_splits
 from luthier.platform.home.context import Context
 
 HELD_OUT_SHARE: Final = 0.2
 """Of the reviewed rows, so many are judged by and not trained on."""
+_BLOCK: Final = 1 << 20
+_TITLES: Final = {"train": "rows", "held_out": "held-out"}
 
 
 @dataclass(slots=True)
@@ -211,6 +217,47 @@ def _uncontaminated(
     found = audit(context, folder / "new.jsonl", options).audit.findings
     leaking = {line for one in found if one.severity == "error" for line in one.lines}
     return [row for line, row in enumerate(rows, start=1) if line not in leaking]
+
+
+def stored_version(context: Context, caller: Caller, pipeline: Pipeline, path: Path, before: str) -> DatasetVersion:
+    """A file as the next version of the dataset that holds the rows before it, or as a new dataset; made once.
+
+    Args:
+        context: The home.
+        caller: Whose project it is.
+        pipeline: The retraining. The version names it, its run and what the rows are made of in its details.
+        path: `train.jsonl` or `held_out.jsonl` of the retraining.
+        before: The digest of the rows that the last run was given; empty for none.
+    """
+    model = pipeline.asked["model"]
+    known = rows_by_digest(context, caller, [before]).get(before) if before else None
+    title = f"{model} {_TITLES[path.stem]}"
+    dataset = known[0] if known is not None else context.datasets.find(caller.project_id, title)
+    versions = context.datasets.versions(dataset.dataset_id) if dataset is not None else ()
+    for version in versions:
+        if version.details.get("retrain") == pipeline.pipeline_id:
+            return version
+    rows = pipeline.came("rows")
+    counted = {key: rows[key] for key in ("by_source", "num_old", "num_new", "num_replaced")}
+    details = {"retrain": pipeline.pipeline_id, "model": model, "from_run": pipeline.asked["run_id"]} | counted
+    with path.open("rb") as source:
+        file = dataset_versions.keep_rows(context, caller, iter(lambda: source.read(_BLOCK), b""), path.name)
+    note = f"reviewed rows of {model}"
+    if dataset is None:
+        made = dataset_versions.create_dataset(
+            context, caller, title, file, origin="review", note=note, details=details
+        )
+        return made[1]
+    return dataset_versions.add_version(
+        context,
+        caller,
+        dataset.dataset_id,
+        file,
+        origin="review",
+        parent=known[1].number if known is not None else versions[0].number,
+        note=note,
+        details=details,
+    )
 
 
 def _row_of(item: ReviewItem) -> dict[str, Any]:

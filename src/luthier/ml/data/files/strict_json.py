@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from luthier.core.text.json_limits import MAX_DEPTH, fault_of, is_shallow
+from luthier.core.json_limits import MAX_DEPTH, fault_of, is_shallow
 
 
 class StrictJsonError(ValueError):

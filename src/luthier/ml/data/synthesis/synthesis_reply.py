@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from luthier.core.text.reply_text import ends_in_thoughts, json_objects, without_thoughts
+from luthier.core.reply_text import ends_in_thoughts, json_objects, without_thoughts
 from luthier.ml.data.files.bad_field import BadFieldError, check_text, name_of_type
 from luthier.ml.data.synthesis.synthesis_prompts import KEYS, Kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from luthier.core.results.graders import Grader, MultiGrader, StringCheck, TextSimilarity
+from luthier.core.graders import Grader, MultiGrader, StringCheck, TextSimilarity
 from luthier.ml.evaluation.graders.fill import filled, item_fields
 from luthier.ml.evaluation.graders.formula import Formula
 from luthier.ml.evaluation.graders.similarity import similarity

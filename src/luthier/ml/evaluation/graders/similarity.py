@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from luthier.core.results.graders import Similarity
+from luthier.core.graders import Similarity
 
 _ROUGE: Final = {
     "rouge_1": "rouge1",

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 
 from luthier.core.ports import Generation
 from luthier.core.records.calibration import NoVerdictKind
+from luthier.core.reply_text import ends_in_thoughts, json_objects, without_thoughts
 from luthier.core.results.suite import Criterion
-from luthier.core.text.reply_text import ends_in_thoughts, json_objects, without_thoughts
 
 Shown = Literal["A", "B", "tie"]
 """The answer shown first, the one shown second, or neither."""

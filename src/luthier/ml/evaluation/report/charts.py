@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from luthier.core.records.fit import Fit
+from luthier.core.fit import Fit
 from luthier.ml.charts.figures import number, rough
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.svg import BASE, MUTED, OTHERS, PAPER, TUNED, canvas, inline_svg

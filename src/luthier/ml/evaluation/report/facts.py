@@ -10,8 +10,8 @@ from typing import Final
 from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.events import BillUpdated, Event, StepDone, ValidationDone, WarningRaised
 from luthier.core.plan import DataPlan, MethodPlan, Plan
-from luthier.core.results.split_provenance import coverage
 from luthier.core.run import RunRecord
+from luthier.core.split_provenance import coverage
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.evaluation.report.rewarded import best_validation

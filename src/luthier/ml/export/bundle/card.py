@@ -8,7 +8,7 @@ from typing import Final
 from luthier.core.dataset import CUT_REASON, joined_note
 from luthier.core.plan import MethodPlan, ObjectivePlan, Plan
 from luthier.core.records.export import Export
-from luthier.core.results.split_provenance import coverage
+from luthier.core.split_provenance import coverage
 from luthier.ml.charts import figures, markdown
 from luthier.ml.charts.markdown import code, table
 from luthier.ml.export.bundle.card_outcome import outcome_sections

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError, TemplateError
+from luthier.core.json_limits import loads
 from luthier.core.opted_turns import OptedTurns
 from luthier.core.recipe import TemplateOption
 from luthier.core.records.export import ExportSource
-from luthier.core.text.json_limits import loads
 from luthier.ml.inference.opted_turns import rewritten, text_of
 from luthier.ml.inference.tool_calls import form_of
 

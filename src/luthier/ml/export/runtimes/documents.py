@@ -6,8 +6,8 @@ from typing import Any
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import TemplateError
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
-from luthier.core.text.json_limits import loads
 from luthier.ml.inference.models.thought_writing import FIELDS
 
 

@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerFast
 from luthier.core.conversation import Conversation, Message
 from luthier.core.digest import sha256_bytes, sha256_document
 from luthier.core.errors import RequestError, TemplateError
+from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
-from luthier.core.text.json_limits import loads
 from luthier.ml.inference.models.bounded_jinja import use_bounded_sandbox
 from luthier.ml.inference.models.loading import load_tokenizer
 from luthier.ml.inference.models.message_forms import AS_USUAL, MessageForms, measure_forms

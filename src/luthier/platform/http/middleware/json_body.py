@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from luthier.core.text.json_limits import MAX_REQUEST_VALUES, JsonFault, fault_of_text
+from luthier.core.json_limits import MAX_REQUEST_VALUES, JsonFault, fault_of_text
 from luthier.platform.http.errors import ApiError, error_response, http_error
 from luthier.platform.http.middleware.body import is_upload
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.text.json_limits import MAX_DEPTH, MAX_VALUES, JsonLimitError, fault_of, fault_of_text, loads
+from luthier.core.json_limits import MAX_DEPTH, MAX_VALUES, JsonLimitError, fault_of, fault_of_text, loads
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -1,0 +1,492 @@
+"""The workflow of `luthier automl`: from a file and a goal to a judged model, or to the word that prompting is enough.
+
+Documents are read into rows first. The held-out rows of the split are looked at once, by the last judging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field
+
+from luthier.core.access import Caller
+from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.frozen import Frozen
+from luthier.core.ids import new_id
+from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
+from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.core.workflows.showdown import ShowdownResult, ShowdownSpec
+from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
+from luthier.features.workflows.automl.request import AutoRequest, spec_of
+from luthier.features.workflows.model_comparison import workflow as showdowns
+from luthier.features.workflows.model_comparison.request import ShowdownRequest
+from luthier.features.workflows.model_comparison.sizes import ShowdownTooSmallError
+from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import (
+    PausedError,
+    StageRefusedError,
+    StageSpec,
+    Tell,
+    TimedOutcome,
+    Workflow,
+    WorkflowRun,
+    resume,
+    silent,
+)
+
+VALIDATION, HELD_OUT = 0.1, 0.1
+_MUST_NOT: Final = "F"
+_GRADES_ARE: Final = "an error about 1% of the rows or more, or about the file as a whole"
+
+
+class RowsFile(TimedOutcome):
+    """Documents as rows of text."""
+
+    file: str = ""
+
+
+class Audited(TimedOutcome):
+    """What an audit has found of the rows as they came."""
+
+    grade: str = ""
+    reasons: tuple[str, ...] = ()
+    num_rows: int = 0
+    page: str = ""
+
+    def lines(self) -> Sequence[str]:
+        """The grade, and the first reasons for it."""
+        return [*self.grade_line(), *self.reasons[:3]]
+
+    def grade_line(self) -> list[str]:
+        """The grade alone."""
+        return [f"{self.num_rows:,} rows of grade {self.grade}"] if self.grade else []
+
+
+class Repaired(Audited):
+    """What was repaired, and the audit after it.
+
+    Attributes:
+        actions: Rows changed or removed, by the reason.
+    """
+
+    num_rows_before: int = 0
+    file: str = ""
+    actions: dict[str, int] | None = None
+
+    def lines(self) -> Sequence[str]:
+        """The grade, and how many rows were changed or removed for which reason."""
+        if self.actions is None:
+            return self.grade_line()
+        done = ", ".join(f"{name} {number:,}" for name, number in self.actions.items())
+        gone = self.num_rows_before - self.num_rows
+        removed = f"{gone:,} {'row' if gone == 1 else 'rows'} removed"
+        return [*self.grade_line(), f"{removed}; rows changed or removed by reason: {done or 'none'}"]
+
+
+class Side(Frozen):
+    """One side of a split."""
+
+    num_rows: int
+
+
+class SplitRows(TimedOutcome):
+    """The rows to train on, to choose by, and to judge by once."""
+
+    folder: str = ""
+    sides: dict[str, Side] = Field(default_factory=dict)
+
+    def lines(self) -> Sequence[str]:
+        """How many rows each side has."""
+        found = ", ".join(f"{name.replace('_', '-')} {side.num_rows:,}" for name, side in self.sides.items())
+        return [found] if found else []
+
+
+class Headed(TimedOutcome):
+    """A result with a sentence that says it."""
+
+    headline: str = ""
+
+    def lines(self) -> Sequence[str]:
+        """The sentence."""
+        return [self.headline] if self.headline else []
+
+
+class Chosen(Headed):
+    """The model comparison that has chosen the base model. hours: that it took."""
+
+    showdown_id: str = ""
+    hours: float = 0.0
+    word: str = ""
+    page: str = ""
+
+
+class Tuned(TimedOutcome):
+    """The search and its final run; without a search why there is none, and the run of the model comparison, if any."""
+
+    skipped: str = ""
+    study_id: str | None = None
+    run_id: str | None = None
+    page: str | None = None
+    hours: float = 0.0
+
+    @property
+    def why_skipped(self) -> str:
+        """Prompting is enough, or the budget holds no search."""
+        return self.skipped
+
+    def lines(self) -> Sequence[str]:
+        """Why there was no search."""
+        return [self.skipped] if self.skipped else []
+
+
+class Judged(Headed):
+    """The judging on rows that nothing was chosen by."""
+
+    evaluation_id: str = ""
+
+
+class Reported(TimedOutcome):
+    """The one page of all of it."""
+
+    page: str = ""
+
+
+def begin(context: Context, request: AutoRequest, *, caller: Caller | None = None) -> Pipeline:
+    """Check what is asked and store it; reads no rows yet.
+
+    Args:
+        context: The home.
+        request: What is asked.
+        caller: Whose project it belongs to; None for the default project.
+
+    Raises:
+        LuthierError: What `spec_of` raises.
+    """
+    spec, auto_id = spec_of(context, request), new_id("auto")
+    WORKFLOW.folder_of(context, auto_id).mkdir(parents=True)
+    return WORKFLOW.create(context, caller or Caller(), auto_id, spec)
+
+
+def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller | None = None) -> Pipeline:
+    """Do all that is left; the record as it is then: done, or with a stage that is `refused`, which says why.
+
+    The page is written at the end, and also where a stage fails or ends the workflow. Raises what `resume` raises.
+    """
+    caller = caller or Caller()
+    path = WORKFLOW.folder_of(context, auto_id) / "report.html"
+    try:
+        done = resume(WORKFLOW, context, caller, auto_id, tell).pipeline
+    except LuthierError:
+        pipeline = context.pipelines.get(auto_id, caller.project_id)
+        if pipeline.kind == "auto" and any(stage.status == "failed" for stage in pipeline.stages):
+            write_auto_report(context, caller, pipeline, path)
+        raise
+    if done.came("report").get("page") is None:
+        write_auto_report(context, caller, done, path)
+    return done
+
+
+def _ingest(run: WorkflowRun) -> RowsFile:
+    """Documents to rows of text; a document that was read before a kill is not read again."""
+    from luthier.features.datasets.ingestions import ingest
+
+    output = Path(run.outcome("ingest", RowsFile).file)
+    if not output.is_file():
+        ingest(run.context, [Path(run.spec.data)], output, model=run.spec.models[0])
+    return RowsFile(file=str(output))
+
+
+def _begin_ingest(run: WorkflowRun) -> RowsFile:
+    """Rows of documents that have changed since are read again."""
+    output = run.folder / "rows.jsonl"
+    output.unlink(missing_ok=True)
+    return RowsFile(file=str(output))
+
+
+def _audit(run: WorkflowRun) -> Audited:
+    return Audited(**_audited(run, _rows_file(run), run.folder / "audit.html"))
+
+
+def _repair(run: WorkflowRun) -> Repaired:
+    """Repair what is safe to repair; it ends where the rows must not be trained on even so."""
+    from luthier.features.datasets.file_repairs import RepairOptions, repair
+
+    output = run.folder / "repaired.jsonl"
+    document = repair(run.context, _rows_file(run), output, RepairOptions(mapping=run.spec.map, force=True)).document
+    found = _audited(run, output, run.folder / "audit_repaired.html")
+    if found["grade"] == _MUST_NOT:
+        raise StageRefusedError(
+            f"the rows have grade {found['grade']} even after repair: {'; '.join(found['reasons'])}",
+            expected=f"no grade {_MUST_NOT}, which is {_GRADES_ARE}",
+            do=f"look at {run.folder / 'audit_repaired.html'}, and correct the rows",
+        )
+    actions = {one["id"]: one["num_rows"] for one in document["actions"] if one["num_rows"]}
+    counts = {"num_rows_before": document["num_rows"], "num_rows": document["num_rows_after"]}
+    return Repaired(**{**found, **counts, "file": str(output), "actions": actions})
+
+
+def _split(run: WorkflowRun) -> SplitRows:
+    from luthier.features.datasets.file_splits import SplitOptions, split
+
+    options = SplitOptions(
+        folder=run.folder / "split",
+        validation=VALIDATION,
+        held_out=HELD_OUT,
+        seed=run.spec.seed,
+        group_by=run.spec.group_by,
+        mapping=run.spec.map,
+        force=True,
+    )
+    made = split(run.context, Path(run.outcome("repair", Repaired).file), options)
+    sides = {name: Side(num_rows=side["num_rows"]) for name, side in made.document["sides"].items()}
+    return SplitRows(folder=str(made.folder), sides=sides)
+
+
+def _choose(run: WorkflowRun) -> Chosen:
+    """Choose the base model, and whether to tune it; judged on the validation rows, so the held-out stay unseen."""
+    showdown_id = run.outcome("showdown", Chosen).showdown_id
+    try:
+        run.context.pipelines.get(showdown_id, run.project_id)
+    except NotFoundError:
+        _begin_showdown(run, showdown_id)
+    result = showdowns.go_on(run.context, showdown_id, caller=run.caller)
+    answer, page = result.recommendation, str(showdowns.page_of(run.context, showdown_id))
+    if answer.word == "nothing":
+        raise StageRefusedError(
+            answer.headline, expected="a system that gets some rows right", do=f"look at what they wrote: {page}"
+        )
+    hours = result.hours
+    return Chosen(word=answer.word, headline=answer.headline, page=page, hours=hours, seconds=hours * 3600)
+
+
+def _begin_showdown(run: WorkflowRun, showdown_id: str) -> None:
+    folder, spec = Path(run.outcome("split", SplitRows).folder), run.spec
+    request = ShowdownRequest(
+        models=spec.models,
+        data=folder / "train.jsonl",
+        held_out=folder / "validation.jsonl",
+        hours=spec.showdown_hours,
+        mapping=spec.map,
+        metric=spec.metric,
+        few_shot=spec.few_shot,
+        instruction=spec.goal,
+        max_new_tokens=spec.max_new_tokens,
+        most_judged=spec.most_judged,
+        seed=spec.seed,
+        is_probed=spec.is_probed,
+    )
+    try:
+        showdowns.begin(run.context, request, caller=run.caller, showdown_id=showdown_id)
+    except ShowdownTooSmallError as error:
+        whole = error.needed_hours * spec.hours / spec.showdown_hours
+        raise BudgetTooSmallError(
+            f"{spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose a model; {error.came}",
+            expected=f"at least {whole:.2g} h in all",
+            do="start again with more hours, fewer models or smaller ones",
+        ) from error
+
+
+def _begin_tune(run: WorkflowRun) -> Tuned:
+    """The search, or why there is none: prompting is enough, or the budget holds no search."""
+    from luthier.features.studies import service as studies
+
+    result = _result(run)
+    answer = result.recommendation
+    assert answer.contender is not None
+    if answer.word == "prompting" and not run.spec.always_tunes:
+        return Tuned(skipped="prompting is enough", run_id=None)
+    left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged)
+    request = studies.StudyRequest(
+        recipe=_recipe(run, result.spec.contenders[answer.contender].model),
+        hours=max(left, 1e-6),
+        most_trials=run.spec.most_trials,
+        seed=run.spec.seed,
+    )
+    try:
+        return Tuned(study_id=studies.begin(run.context, request, project_id=run.project_id).study_id)
+    except BudgetTooSmallError as error:
+        done = [one for one in result.tunings if one.contender == answer.contender and not one.reason]
+        what = "the short training of the showdown is judged" if done else "no tuned model is judged"
+        run_id = done[0].run_id if done else None
+        return Tuned(skipped=f"no search: {error.came}; {what}", run_id=run_id)
+
+
+def _tune(run: WorkflowRun) -> Tuned:
+    """Search for the best recipe of the chosen model, and train it."""
+    from luthier.features.studies import service as studies
+
+    study = studies.go_on(run.context, str(run.outcome("tune", Tuned).study_id))
+    if study.status != "done":
+        on_its_own = "" if study.needs_hours is None else f"{study.way_on}, then "
+        raise PausedError(
+            f"paused: the search is {study.status}" + (", its budget used up" if on_its_own else ""),
+            expected="all stages done",
+            do=f"go on with it: {on_its_own}luthier automl --resume {run.id}",
+        )
+    hours = study.hours
+    return Tuned(run_id=study.final_run_id, page=study.report_path, hours=hours, seconds=hours * 3600)
+
+
+def _judge(run: WorkflowRun) -> Judged:
+    """Hold the tuned model, where there is one, against prompting its base, on rows that nobody has looked at."""
+    from luthier.features.workflows.automl.judging import judge_at_end
+
+    evaluation_id = run.outcome("judge", Judged).evaluation_id
+    try:
+        found = run.context.evaluations.get(evaluation_id)
+    except NotFoundError:
+        held_out = Path(run.outcome("split", SplitRows).folder) / "held_out.jsonl"
+        run_id = run.outcome("tune", Tuned).run_id
+        found = judge_at_end(run.context, run.spec, _result(run), held_out, run_id, evaluation_id)
+    return Judged(headline=found.verdict.headline if found.verdict else "")
+
+
+def _report(run: WorkflowRun) -> Reported:
+    page = run.folder / "report.html"
+    write_auto_report(run.context, run.caller, run.pipeline, page)
+    return Reported(page=str(page))
+
+
+def _rows_file(run: WorkflowRun) -> Path:
+    """The rows as they came: those of the file, or those that documents were read into."""
+    return Path(run.outcome("ingest", RowsFile).file or run.spec.data)
+
+
+def _audited(run: WorkflowRun, file: Path, html: Path) -> dict[str, Any]:
+    from luthier.features.datasets.file_audits import AuditOptions, audit
+
+    options = AuditOptions(mapping=run.spec.map, group_by=run.spec.group_by)
+    found = audit(run.context, file, options, html=html).audit
+    reasons = tuple(found.grade_reasons[:5])
+    return {"grade": found.grade, "reasons": reasons, "num_rows": found.num_rows, "page": str(html)}
+
+
+def _result(run: WorkflowRun) -> ShowdownResult:
+    showdown_id = run.outcome("showdown", Chosen).showdown_id
+    return run.context.assessments.get("showdown", ShowdownResult, run.project_id, showdown_id)
+
+
+def _recipe(run: WorkflowRun, model: str) -> Recipe:
+    folder = Path(run.outcome("split", SplitRows).folder)
+    data = DataRecipe(
+        train=str(folder / "train.jsonl"),
+        validation=str(folder / "validation.jsonl"),
+        map=run.spec.map,
+        group_by=run.spec.group_by,
+    )
+    training = TrainingRecipe(overlong="drop", seed=run.spec.seed)  # a run counts and names what it drops
+    return Recipe(base_model=model, data=data, training=training)
+
+
+def judging_hours(spec: ShowdownSpec, num_rows: int) -> float:
+    """What judging at the end should take for the slowest contender, as measured in the model comparison."""
+    each = [
+        2 * one.loading_seconds + num_rows * (sum(one.judging_seconds.values()) + one.judging_seconds["zero-shot"])
+        for one in spec.contenders
+    ]
+    return max(each) / 3600
+
+
+def _asked_files(run: WorkflowRun) -> Sequence[Path]:
+    data = Path(run.spec.data)
+    return [data] if data.is_file() else sorted(path for path in data.rglob("*") if path.is_file())
+
+
+def _judging_seconds(run: WorkflowRun) -> float:
+    """Within what a search is given, until the model comparison has measured it."""
+    is_known = bool(run.outcome("showdown", Chosen).word)
+    return judging_hours(_result(run).spec, run.spec.most_judged) * 3600 if is_known else 0.0
+
+
+def _choosing_seconds(run: WorkflowRun) -> float:
+    return float(run.spec.showdown_hours) * 3600
+
+
+def _searching_seconds(run: WorkflowRun) -> float:
+    """All that is left but the last judging: a search takes what it is given."""
+    choosing = 0.0 if run.outcome("showdown", Chosen).word else _choosing_seconds(run)
+    return max(0.0, float(run.spec.hours - run.spent_hours) * 3600 - choosing - _judging_seconds(run))
+
+
+def _stages(spec: AutoSpec) -> list[StageSpec]:
+    rows = ("data", "map", "group_by")
+    before: tuple[str, ...] = ("ingest",) if spec.is_folder else ()
+    files = (lambda _run: ()) if spec.is_folder else _asked_files
+    ingest = StageSpec(
+        "ingest",
+        "Documents are read into rows",
+        _ingest,
+        RowsFile,
+        needs=("data", "models"),
+        reads=_asked_files,
+        begin=_begin_ingest,
+    )
+    return [
+        *([ingest] if spec.is_folder else []),
+        StageSpec(
+            "audit", "The rows are checked", _audit, Audited, needs=(*rows, *before), reads=files, page="audit.html"
+        ),
+        StageSpec(
+            "repair",
+            "What is safe to repair is repaired, and checked again",
+            _repair,
+            Repaired,
+            needs=(*rows, *before),
+            reads=files,
+            page="audit_repaired.html",
+        ),
+        StageSpec(
+            "split",
+            "Rows to train on, to choose by, to judge by",
+            _split,
+            SplitRows,
+            needs=("repair", "seed", "group_by", "map"),
+        ),
+        StageSpec(
+            "showdown",
+            "A model is chosen, and whether to tune it",
+            _choose,
+            Chosen,
+            needs=("split", "models", "goal", "metric"),
+            begin=lambda _run: Chosen(showdown_id=new_id("showdown")),
+            estimate=_choosing_seconds,
+        ),
+        StageSpec(
+            "tune",
+            "The best recipe is searched",
+            _tune,
+            Tuned,
+            needs=("showdown", "always_tunes"),
+            begin=_begin_tune,
+            estimate=_searching_seconds,
+        ),
+        StageSpec(
+            "judge",
+            "Judged on rows that nothing was chosen by",
+            _judge,
+            Judged,
+            needs=("split", "showdown", "tune"),
+            begin=lambda _run: Judged(evaluation_id=new_id("eval")),
+            estimate=_judging_seconds,
+        ),
+        StageSpec("report", "One page of all of it", _report, Reported, needs=("judge",)),
+    ]
+
+
+WORKFLOW: Final = Workflow(
+    kind="auto",
+    noun="an auto",
+    request=AutoSpec,
+    stages=_stages,
+    folder="autos",
+    subject=subject,
+    summary=summary,
+    details=details,
+    answer=headline,
+    write_report=write_auto_report,
+    reported=("done", "refused", "failed"),
+)

@@ -1,0 +1,294 @@
+"""What is asked of a distillation: checked, with the models that it names, and the recipes that both students share."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.digest import sha256_document, sha256_file
+from luthier.core.errors import NotFoundError, RecipeError, RequestError
+from luthier.core.frozen import Frozen
+from luthier.core.ids import is_id
+from luthier.core.recipe import Recipe
+from luthier.core.workflows.student import DistilKind
+from luthier.features.generation.teachers import identity_of, is_address, parse_address
+from luthier.features.recipes.file import read_recipe_file
+from luthier.features.recipes.service import override_value, recipe_from
+from luthier.platform.home.context import Context
+
+_FORMAT: Final = 1
+# What a recipe may say of the rows here: all else would part the two trainings, or is said by the command.
+_KEPT_OF_DATA = ("template", "replay", "validation")
+_PARTING_DATA = ("subset", "group_by")
+# Above what full fine-tuning takes by default: each layer that is left must learn to follow upon another one.
+_HEALING_RATE = 2e-4
+_OBJECTIVES = {"sequence": ("sft",), "logit": ("distillation",)}
+
+
+@dataclass(frozen=True, slots=True)
+class DistilRequest:
+    """What is asked.
+
+    Attributes:
+        teacher: A run, a base model, a folder, or a model behind a server.
+        student: A base model, or `layers:15` or `layers:0,2,4-29` of the teacher.
+        data: Rows with prompts and gold answers.
+        kind: Whether the teacher's answers or its logits are learned.
+        held_out: A file, or the fraction of the rows that is kept back.
+        recipe: How both students are trained and all are judged; its base model and rows are replaced.
+        overrides: Single values of the recipe.
+        mapping: Field of the shape to field of the file.
+        max_new_tokens: Of the teacher's answers; longer ones are not learned.
+    """
+
+    teacher: str
+    student: str
+    data: Path
+    kind: DistilKind = "sequence"
+    held_out: Path | float = 0.2
+    recipe: Path | None = None
+    overrides: Sequence[str] = ()
+    mapping: Mapping[str, str] | None = None
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that both trainings begin with, and the teacher's name as they are to know it."""
+
+    name: str
+    layers: str | None
+    num_parameters: int
+    teacher: str
+    teacher_parameters: int | None
+    identity: dict[str, Any]
+
+
+class DistilSpec(Frozen):
+    """What is stored: the request, with the models that it names.
+
+    Attributes:
+        command: What was typed, which resumes it.
+        teacher: The teacher as the trainings know it.
+        student: The base that both trainings begin with.
+        layers: Those of the teacher that it keeps; None where it is a model of its own.
+        settings: The sections of the recipe that both trainings share.
+    """
+
+    command: str
+    teacher: str
+    student: str
+    layers: str | None
+    student_parameters: int
+    teacher_parameters: int | None
+    data: str
+    kind: DistilKind
+    held_out: float | str
+    mapping: dict[str, str] | None
+    settings: dict[str, Any]
+    max_new_tokens: int
+
+    @property
+    def held_out_rows(self) -> Path | float:
+        """The file of held-out rows, or their share."""
+        return self.held_out if isinstance(self.held_out, float) else Path(self.held_out)
+
+
+def spec_of(context: Context, request: DistilRequest) -> tuple[str, DistilSpec]:
+    """The id and the specification of a request; the same request has the same id.
+
+    Raises:
+        RequestError: What cannot go together.
+        RecipeError: A recipe that would make the two trainings differ in more than the teacher.
+        NotFoundError: No such file, model or run.
+    """
+    check(request)
+    settings = read_settings(request.recipe, request.overrides, request.kind)
+    evaluation_of(settings)
+    base = find_base(context, request)
+    spec = DistilSpec(
+        command=_command(request),
+        teacher=base.teacher,
+        student=base.name,
+        layers=base.layers,
+        student_parameters=base.num_parameters,
+        teacher_parameters=base.teacher_parameters,
+        data=str(request.data.absolute()),
+        kind=request.kind,
+        held_out=str(request.held_out.absolute()) if isinstance(request.held_out, Path) else request.held_out,
+        mapping=dict(request.mapping) if request.mapping else None,
+        settings=settings,
+        max_new_tokens=request.max_new_tokens,
+    )
+    return f"student-{digest_of(request, settings, base)[:16]}", spec
+
+
+def _command(request: DistilRequest) -> str:
+    words = ["luthier", "distill", request.teacher, "--student", request.student, "--data", str(request.data)]
+    words += ["--kind", request.kind, "--held-out", str(request.held_out)]
+    words += [] if request.recipe is None else ["--recipe", str(request.recipe)]
+    words += [word for one in request.overrides for word in ("--set", one)]
+    words += [word for name, column in (request.mapping or {}).items() for word in ("--map", f"{name}={column}")]
+    return shlex.join([*words, "--max-new-tokens", str(request.max_new_tokens)])
+
+
+def check(request: DistilRequest) -> None:
+    """Raise RequestError for what cannot go together."""
+    behind_server = is_address(request.teacher)
+    layers = request.student.startswith("layers:")
+    problems = [
+        (
+            behind_server and request.kind == "logit",
+            f"--kind logit with the teacher {request.teacher}",
+            "a base model, a folder or a run: a server does not give the probability of every token",
+            "let it write the answers: --kind sequence",
+        ),
+        (
+            behind_server and layers,
+            f"--student {request.student} with the teacher {request.teacher}",
+            "a teacher whose weights are on this machine: the student is made of its layers",
+            "name a base model as the student",
+        ),
+        (
+            request.max_new_tokens < 1,
+            f"max_new_tokens={request.max_new_tokens}",
+            "at least 1",
+            "correct max_new_tokens",
+        ),
+    ]
+    for is_wrong, came, expected, do in problems:
+        if is_wrong:
+            raise RequestError(came, expected=expected, do=do)
+    if behind_server:
+        parse_address(request.teacher)
+
+
+def find_base(context: Context, request: DistilRequest) -> Base:
+    """The student's base, made of the teacher's layers where that is asked for; and who the teacher is."""
+    from luthier.features.models.resolve import find_candidate
+    from luthier.ml.inference.models import names, sources
+    from luthier.ml.inference.models.structure import read_structure
+
+    layers = request.student.removeprefix("layers:") if request.student.startswith("layers:") else None
+    if is_address(request.teacher):
+        model = sources.pull(request.student, context.home, context.progress)
+        url, name = parse_address(request.teacher)
+        return Base(model.name, None, model.num_parameters, request.teacher, None, {"url": url, "model": name})
+    is_run = is_id(request.teacher, "run")
+    teacher = request.teacher if is_run else names.parse(request.teacher).text
+    candidate = find_candidate(context, teacher)
+    identity = identity_of(context, teacher, candidate)
+    if layers is None or "@" in layers:  # a student of layers that was made before is a model like any other
+        model = sources.pull(request.student, context.home, context.progress)
+        layers = None
+    else:
+        licence = sources.pull(candidate.model_name, context.home, context.progress).licence
+        lineage = {
+            name: str(identity[key])
+            for name, key in (("teacher_sha256", "sha256"), ("adapter_sha256", "trained_sha256"))
+            if identity.get(key)
+        }
+        made_of = sources.LayerTeacher(candidate.model_path, candidate.adapter_path, licence, lineage)
+        model = sources.pull_layers(f"layers:{layers}@{teacher}", context.home, context.progress, made_of)
+    size = read_structure(candidate.model_path).num_parameters
+    return Base(model.name, layers, model.num_parameters, teacher, size, identity | {"student": model.sha256})
+
+
+def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> str:
+    """Over all that decides the result."""
+    held_out = request.held_out
+    for file in (request.data, *([held_out] if isinstance(held_out, Path) else [])):
+        if not file.is_file():
+            raise NotFoundError(f"{file}: no such file", expected="a file of rows", do="check the path")
+    return sha256_document(
+        {
+            "format": _FORMAT,
+            "teacher": base.identity | {"name": base.teacher},
+            "student": base.name,
+            "kind": request.kind,
+            "data": sha256_file(request.data),
+            "held_out": held_out if isinstance(held_out, float) else sha256_file(held_out),
+            "mapping": dict(request.mapping or {}),
+            "settings": settings,
+            "max_new_tokens": request.max_new_tokens,
+        }
+    )
+
+
+def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind) -> dict[str, Any]:
+    """The sections of a recipe file that both trainings share; `base_model` and the files of `data` are left out.
+
+    overrides: as `training.epochs=3`. Raises RecipeError for what would make the two trainings differ in more than the
+    teacher: a budget, a part of the rows, validation rows as a fraction, another objective.
+    """
+    keys = dict(read_recipe_file(path).keys) if path is not None else {}
+    for override in overrides:
+        override_value(keys, override)
+    data = dict(keys.get("data") or {})
+    objective = keys.get("objective")
+    named = objective.get("name") if isinstance(objective, dict) else objective
+    problems = [
+        ("budget", "budget" in keys, "caps would stop the two at different steps"),
+        *((f"data.{name}", data.get(name) is not None, "the rows are split by --held-out") for name in _PARTING_DATA),
+        ("data.validation", isinstance(data.get("validation"), float), "name a file: both must see the same rows"),
+        (
+            f"objective {named}",
+            objective is not None and named not in _OBJECTIVES[kind],
+            f"--kind {kind} trains with {_OBJECTIVES[kind][0]}, and the student without the teacher with sft",
+        ),
+    ]
+    for name, is_there, why in problems:
+        if is_there:
+            raise RecipeError(
+                f"{name} in the recipe of a distillation",
+                expected=f"two trainings that differ in the teacher alone: {why}",
+                do="take it out of the recipe",
+            )
+    folder = path.absolute().parent if path is not None else Path.cwd()
+    kept = {name: data[name] for name in _KEPT_OF_DATA if data.get(name) is not None}
+    if isinstance(kept.get("validation"), str):
+        kept["validation"] = str(folder / Path(kept["validation"]).expanduser())
+    if isinstance(kept.get("replay"), dict) and isinstance(kept["replay"].get("file"), str):
+        kept["replay"] = kept["replay"] | {"file": str(folder / Path(kept["replay"]["file"]).expanduser())}
+    return {name: value for name, value in keys.items() if name not in ("base_model", "data")} | {"data": kept}
+
+
+def recipe_of(settings: dict[str, Any], *, student: str, rows: Path, teacher: str | None, is_whole: bool) -> Recipe:
+    """The recipe of one training. teacher: whose logits are learned, None for plain supervised fine-tuning.
+
+    is_whole: where the recipe names no method, train every weight: a student that has lost layers must find its way
+    again in all of the others. Raises RecipeError.
+    """
+    document = {name: value for name, value in settings.items() if name not in ("evaluation", "objective")}
+    document |= {"base_model": student, "data": {**settings["data"], "train": str(rows)}}
+    training = dict(document.get("training") or {})
+    if is_whole and document.get("method") is None:
+        document["method"] = {"name": "full"}
+        training.setdefault("learning_rate", _HEALING_RATE)
+    training.setdefault("early_stopping_patience", 0)  # the same number of steps for both
+    document["training"] = training
+    if teacher is not None:
+        asked = settings.get("objective")
+        document["objective"] = {
+            **(asked if isinstance(asked, dict) else {}),
+            "name": "distillation",
+            "teacher": teacher,
+        }
+    return recipe_from(document, base_dir=rows.parent)
+
+
+def evaluation_of(settings: dict[str, Any]) -> Recipe:
+    """The recipe with its evaluation alone, checked. Raises RecipeError."""
+    asked = settings.get("evaluation")
+    document = {"base_model": "none", "data": {"train": "none"}} | ({"evaluation": asked} if asked else {})
+    return recipe_from(document, base_dir=Path.cwd())
+
+
+def seed_of(settings: dict[str, Any]) -> int:
+    """The seed of the recipe, by which rows are split."""
+    training = settings.get("training")
+    seed = training.get("seed") if isinstance(training, dict) else None
+    return seed if isinstance(seed, int) else 0

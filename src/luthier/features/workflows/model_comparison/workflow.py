@@ -1,0 +1,440 @@
+"""The workflow of `luthier compare-models`: which base model, and whether to tune it at all?
+
+Rows that all can hold are chosen, and as many of them as the budget holds. Each contender is asked without and with
+examples in its prompt, then trained for a short while on the same examples in the same order, at the learning rate of
+its own plan, and asked again. At the end all systems are compared, paired over the rows.
+
+Answers that are kept are not asked again, and a training resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.cost import Estimate
+from luthier.core.errors import DivergedError, NotFoundError
+from luthier.core.ids import new_id
+from luthier.core.recipe import BudgetRecipe, Recipe
+from luthier.core.run import RunRecord
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.core.workflows.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
+from luthier.features.planning.budgets import BudgetTooSmallError
+from luthier.features.workflows.model_comparison.answers import (
+    ComparisonRows,
+    Recorded,
+    candidate_of,
+    read_material,
+    record,
+    replayed,
+    rows_for,
+)
+from luthier.features.workflows.model_comparison.request import (
+    ShowdownRequest,
+    check,
+    pull_all,
+    read_all,
+    recipe_of,
+    sized,
+)
+from luthier.features.workflows.registry import file_name, model_names, short
+from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import (
+    Outcome,
+    PausedError,
+    StageSpec,
+    Tell,
+    TimedOutcome,
+    Workflow,
+    WorkflowRun,
+    resume,
+    silent,
+)
+
+_COMPARING: Final = "comparing"
+_MAX_SAMPLES: Final = 6
+_MIN_HOURS: Final = 1e-4
+_ANSWERS: Final = {
+    "tuned": "One of them, tuned, is better than the best that prompting can do.",
+    "prompting": "Prompting is enough: no tuned model was shown to be better.",
+    "nothing": "None of them gets any row right.",
+}
+
+
+class Trained(TimedOutcome):
+    """The short training of a contender. reason: why it is not judged; empty where it was trained to its end."""
+
+    run_id: str = ""
+    reason: str = ""
+
+    def lines(self) -> Sequence[str]:
+        """Why it is not judged."""
+        return [self.reason] if self.reason else []
+
+
+class Compared(TimedOutcome):
+    """The comparison of all systems. word: of the recommendation."""
+
+    page: str = ""
+    word: str = ""
+
+
+def page_of(context: Context, showdown_id: str) -> Path:
+    """The page of one that is done."""
+    return WORKFLOW.folder_of(context, showdown_id) / "report.html"
+
+
+def begin(
+    context: Context, request: ShowdownRequest, *, caller: Caller | None = None, showdown_id: str | None = None
+) -> Pipeline:
+    """Check all that is asked, find the sizes, and store it; trains and judges no more than a few rows.
+
+    Args:
+        context: The home.
+        request: What is asked.
+        caller: Whose project it belongs to; None for the default project.
+        showdown_id: Its id; by default a new one.
+
+    Raises:
+        NotFoundError: No such model or file.
+        RequestError: The same model twice, rows that cannot be compared, a metric that they do not have, a model that
+            does not fit into memory.
+        DataError: Wrong rows, or none that all contenders can hold.
+        LeakageError: Held-out rows among the training rows.
+        BudgetTooSmallError: The hours hold not even the least.
+    """
+    began = time.perf_counter()
+    check(request)
+    models = pull_all(context, request.models)
+    rows = read_all(context, request, models)
+    showdown_id = showdown_id or new_id("showdown")
+    folder = WORKFLOW.folder_of(context, showdown_id)
+    try:
+        spec = sized(context, request, models, rows, folder / "train.jsonl", began)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing stays of one that is refused
+        raise
+    return WORKFLOW.create(context, caller or Caller(), showdown_id, spec)
+
+
+def go_on(context: Context, showdown_id: str, *, tell: Tell = silent, caller: Caller | None = None) -> ShowdownResult:
+    """Do all that is left, and return the result; of one that is done, the same result. Raises what `resume` raises."""
+    caller = caller or Caller()
+    resume(WORKFLOW, context, caller, showdown_id, tell)
+    return context.assessments.get("showdown", ShowdownResult, caller.project_id, showdown_id)
+
+
+def _material(run: WorkflowRun) -> ComparisonRows:
+    """The rows, read when they are first needed."""
+    if "rows" not in run.material:
+        run.material["rows"] = read_material(run.spec)
+    found: ComparisonRows = run.material["rows"]
+    return found
+
+
+def _prompt(run: WorkflowRun, number: int) -> Outcome:
+    """Ask a contender without and with examples."""
+    _ask(run, number, "zero-shot")
+    if run.spec.few_shot:
+        _ask(run, number, "few-shot")
+    return TimedOutcome()
+
+
+def _tune(run: WorkflowRun, number: int) -> Trained:
+    """Train a contender for a short while, within its share of what is left."""
+    contender = run.spec.contenders[number]
+    begun = run.outcome(_tuning(contender.label), Trained)
+    reason = _train(run, begun.run_id, contender.model, _cap_hours(run, number))
+    trained = begun.model_copy(update={"reason": reason})
+    # processes that were killed count, too
+    return trained.model_copy(update={"seconds": _short_training(run, trained, number).hours * 3600})
+
+
+def _ask_tuned(run: WorkflowRun, number: int) -> Outcome:
+    """Ask a contender as it is after its training; nothing where that came to no end."""
+    trained = run.outcome(_tuning(run.spec.contenders[number].label), Trained)
+    if not trained.reason:
+        result = run.context.runs.get(trained.run_id).result
+        assert result is not None
+        _ask(run, number, "tuned", str(result.adapter_path))
+    return TimedOutcome()
+
+
+def _compare(run: WorkflowRun) -> Compared:
+    """Judge all systems side by side, keep the result, and write the page."""
+    from luthier.ml.evaluation.report.model_comparison_page import write_model_comparison_page
+
+    found = result_of(run.context, run.caller, run.id)
+    if found is None:
+        found = _judge(run)
+        chosen = found.recommendation.contender
+        subject = "none" if chosen is None else run.spec.contenders[chosen].label
+        run.context.assessments.save("showdown", run.id, found, project_id=run.project_id, subject=subject[:255])
+    page = write_model_comparison_page(found, page_of(run.context, run.id))
+    return Compared(page=str(page), word=found.recommendation.word)
+
+
+def result_of(context: Context, caller: Caller, showdown_id: str) -> ShowdownResult | None:
+    """The result; None where there is none yet, or it is gone."""
+    try:
+        return context.assessments.get("showdown", ShowdownResult, caller.project_id, showdown_id)
+    except NotFoundError:
+        return None
+
+
+def _ask(run: WorkflowRun, number: int, kind: SystemKind, adapter_path: str = "") -> None:
+    path = _answers(run, number, kind)
+    if path.is_file():
+        return
+    from luthier.ml.charts.page import replace_text
+
+    candidate = candidate_of(run.context, run.spec, number, kind, _material(run), adapter_path)
+    examples = rows_for(run.spec, kind, _material(run))
+    found = record(candidate, examples, run.spec.max_new_tokens, run.context.progress)
+    path.parent.mkdir(exist_ok=True)
+    replace_text(path, found.model_dump_json())
+
+
+def _answers(run: WorkflowRun, number: int, kind: SystemKind) -> Path:
+    return run.folder / "answers" / f"{number}-{kind}.json"
+
+
+def _cap_hours(run: WorkflowRun, number: int) -> float:
+    """What this training may take: of what is left for trainings its share, by what each was expected to take."""
+    spec = run.spec
+    later = spec.contenders[number:]
+    judging = sum(one.judging_seconds["zero-shot"] * spec.num_judged + 2 * one.loading_seconds for one in later)
+    left = spec.hours - run.spent_hours - judging / 3600
+    wanted = sum(one.training_hours.value for one in later)
+    share = spec.contenders[number].training_hours.value / wanted if wanted else 1.0
+    return float(max(_MIN_HOURS, left * share))
+
+
+def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
+    """Train, or resume; why it came to no end, empty where it did."""
+    from luthier.features.training import service as training
+
+    budget, context = BudgetRecipe(hours=hours), run.context
+    try:
+        try:
+            record: RunRecord = context.runs.get(run_id)
+            if record.status not in ("succeeded", "failed"):
+                record = training.resume(context, run_id, budget=budget, is_judged=False).record
+        except NotFoundError:
+            recipe = _recipe(run.spec, model, budget)
+            record = training.train(context, recipe, base_dir=Path("/"), run_id=run_id).record
+    except (DivergedError, BudgetTooSmallError) as error:
+        return error.came
+    if record.status == "succeeded":
+        return ""
+    reason = record.stopped_because or record.status
+    if record.status == "paused" and "received" in reason:
+        raise PausedError(
+            f"paused: {reason}",
+            expected="all stages done",
+            do=f"go on with the same command and --resume; of itself: luthier compare-models --resume {run.id}",
+        )
+    return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
+
+
+def _recipe(spec: ShowdownSpec, model: str, budget: BudgetRecipe) -> Recipe:
+    return recipe_of(
+        model,
+        spec.train_file,
+        mapping=spec.map,
+        method=spec.method,
+        seed=spec.seed,
+        epochs=spec.epochs,
+        budget=budget,
+    )
+
+
+def _judge(run: WorkflowRun) -> ShowdownResult:
+    from luthier.ml.evaluation.compare import judge
+    from luthier.ml.evaluation.model_comparison import not_equal, recommend
+
+    spec, asked = run.spec, _systems(run)
+    under_test = []
+    for number, kind, adapter_path, recorded in asked:
+        candidate = candidate_of(run.context, spec, number, kind, _material(run), adapter_path)
+        under_test.append(replayed(candidate, recorded, rows_for(spec, kind, _material(run)), spec.max_new_tokens))
+    results, comparisons = judge(under_test, metrics=spec.metrics, seed=spec.seed, progress=run.context.progress)
+    standings = tuple(
+        _standing(spec, number, kind, result, recorded)
+        for (number, kind, _, recorded), result in zip(asked, results, strict=True)
+    )
+    trained = [run.outcome(_tuning(contender.label), Trained) for contender in spec.contenders]
+    tunings = tuple(_short_training(run, one, number) for number, one in enumerate(trained))
+    return ShowdownResult(
+        showdown_id=run.id,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        spec=spec,
+        standings=standings,
+        tunings=tunings,
+        comparisons=comparisons,
+        recommendation=recommend(spec, standings, tunings, comparisons),
+        not_equal=not_equal(spec.contenders, standings, spec.few_shot),
+        hours=run.spent_hours,
+    )
+
+
+def _systems(run: WorkflowRun) -> list[tuple[int, SystemKind, str, Recorded]]:
+    """All that were asked, the plain before the tuned."""
+    found: list[tuple[int, SystemKind, str, Recorded]] = []
+    for kind in SYSTEM_KINDS:
+        for number, contender in enumerate(run.spec.contenders):
+            path, adapter_path = _answers(run, number, kind), ""
+            if not path.is_file():
+                continue
+            if kind == "tuned":
+                result = run.context.runs.get(run.outcome(_tuning(contender.label), Trained).run_id).result
+                adapter_path = str(result.adapter_path) if result else ""
+            recorded = Recorded.model_validate_json(path.read_text(encoding="utf-8"))
+            found.append((number, kind, adapter_path, recorded))
+    return found
+
+
+def _short_training(run: WorkflowRun, trained: Trained, number: int) -> Tuning:
+    try:
+        result = run.context.runs.get(trained.run_id).result
+    except NotFoundError:  # refused before it began
+        result = None
+    bill = None if result is None else result.bill
+    return Tuning(
+        contender=number,
+        run_id=trained.run_id,
+        reason=trained.reason,
+        hours=0.0 if bill is None else bill.hours,
+        usd=None if bill is None else bill.usd,
+        peak_memory_bytes=None if result is None else result.peak_memory_bytes,
+    )
+
+
+def _standing(spec: ShowdownSpec, number: int, kind: SystemKind, result: Any, recorded: Recorded) -> Standing:
+    """A system with what asking it takes; of its answers, those to the first few rows are kept."""
+    seconds = recorded.write_seconds / spec.num_judged if recorded.generations else None
+    usd: Estimate | None = None
+    if seconds is not None and spec.usd_per_hour is not None:
+        usd = spec.usd_per_hour.times(seconds * 1000 / 3600)
+    shown = {"samples": result.samples[:_MAX_SAMPLES], "seconds": recorded.write_seconds + recorded.score_seconds}
+    return Standing(
+        contender=number,
+        kind=kind,
+        result=result.model_copy(update=shown),
+        seconds_per_answer=seconds,
+        usd_per_1000_answers=usd,
+    )
+
+
+def _tuning(label: str) -> str:
+    return f"{label}: tuning"
+
+
+def _stages(spec: ShowdownSpec) -> list[StageSpec]:
+    """Asking comes first, since it says what tuning has to beat."""
+    prompting, trained = [], []
+    for number, one in enumerate(spec.contenders):
+        judging = {
+            name: seconds * spec.num_judged + one.loading_seconds for name, seconds in one.judging_seconds.items()
+        }
+        prompting.append(
+            StageSpec(
+                f"{one.label}: prompting",
+                "Asked without and with examples in its prompt",
+                partial(_prompt, number=number),
+                TimedOutcome,
+                needs=("judged_file", "max_new_tokens", "instruction"),
+                estimate=partial(_seconds, seconds=sum(judging.values())),
+            )
+        )
+        trained += [
+            StageSpec(
+                _tuning(one.label),
+                "Trained for a short while, on the same examples as the others",
+                partial(_tune, number=number),
+                Trained,
+                needs=("train_file", "method", "seed"),
+                begin=lambda _run: Trained(run_id=new_id("run")),
+                estimate=partial(_seconds, seconds=one.training_hours.value * 3600),
+            ),
+            StageSpec(
+                f"{one.label}: tuned",
+                "Asked as it is after its training",
+                partial(_ask_tuned, number=number),
+                TimedOutcome,
+                needs=(_tuning(one.label), "judged_file", "max_new_tokens"),
+                estimate=partial(_seconds, seconds=judging.get("zero-shot", 0.0)),
+            ),
+        ]
+    names = [one.name for one in (*prompting, *trained)]
+    title = "All systems are compared over the same rows"
+    return [*prompting, *trained, StageSpec(_COMPARING, title, _compare, Compared, needs=names)]
+
+
+def _seconds(_run: WorkflowRun, seconds: float) -> float:
+    return seconds
+
+
+def _subject(asked: dict[str, Any]) -> str:
+    return short(", ".join(str(one.get("label", "")) for one in asked.get("contenders", [])))
+
+
+def _summary(asked: dict[str, Any]) -> str:
+    return f"{_subject(asked)}: which of them for {file_name(asked.get('data'))}, within {asked.get('hours', 0):.3g} h"
+
+
+def _details(asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Base models": model_names([one.get("model", "") for one in asked.get("contenders", [])]),
+        "Rows to tune on": file_name(asked.get("data")),
+        "Rows to judge on": file_name(asked.get("held_out")),
+        "Instruction": asked.get("instruction"),
+        "Decides": asked.get("primary"),
+        "Method": asked.get("method"),
+        "Budget": f"{asked.get('hours', 0):.3g} h",
+    }
+
+
+def _answer(pipeline: Pipeline) -> str:
+    return _ANSWERS.get(str(pipeline.came(_COMPARING).get("word")), "")
+
+
+def _headline(context: Context, caller: Caller, pipeline: Pipeline) -> str:
+    found = result_of(context, caller, pipeline.pipeline_id)
+    return _answer(pipeline) if found is None else found.recommendation.headline
+
+
+def _write_report(context: Context, caller: Caller, pipeline: Pipeline, path: Path) -> None:
+    from luthier.ml.evaluation.report.model_comparison_page import write_model_comparison_page
+
+    found = result_of(context, caller, pipeline.pipeline_id)
+    if found is None:
+        raise NotFoundError(
+            f"the report of {pipeline.pipeline_id} is gone, and so is the result that it was written from",
+            expected="a showdown whose result is kept",
+            do="read what came of it at its stages, or hold the showdown again",
+        )
+    write_model_comparison_page(found, path)
+
+
+WORKFLOW: Final = Workflow(
+    kind="showdown",
+    noun="a showdown",
+    request=ShowdownSpec,
+    stages=_stages,
+    folder="showdowns",
+    subject=_subject,
+    summary=_summary,
+    details=_details,
+    answer=_answer,
+    headline=_headline,
+    write_report=_write_report,
+    reported=("done",),
+    hours_before=lambda asked: float(asked.get("sizing_hours", 0.0)),
+)

@@ -1,0 +1,317 @@
+"""The workflow of `luthier quickstart`: the main job on real rows that every machine has, from nothing to a verdict.
+
+The rows are the functions of this machine's own Python standard library: source without its docstring in, the summary
+line of the docstring out. They are split by module, so that no module is on two sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field
+
+from luthier.core.access import Caller
+from luthier.core.aliases import with_new_keys
+from luthier.core.errors import NotFoundError
+from luthier.core.evaluation import Verdict
+from luthier.core.frozen import Frozen
+from luthier.core.ids import new_id
+from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from luthier.core.records.base_model import DEFAULT_BASE_MODEL
+from luthier.core.system.file_lock import is_held
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.features.training import service as training
+from luthier.features.training.service import ShowPlan, TrainOutcome
+from luthier.features.workflows.quickstart.size import FULL, ChosenSize, Size, choose_size, forecast_seconds
+from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import (
+    PausedError,
+    StageSpec,
+    TimedOutcome,
+    Workflow,
+    WorkflowRun,
+    lock_of,
+    resume,
+    silent,
+)
+
+if TYPE_CHECKING:
+    from luthier.features.datasets.previews import DataPreview
+
+BASE_MODEL: Final = DEFAULT_BASE_MODEL
+_VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
+
+
+class QuickstartSpec(Frozen):
+    """What is asked. full: all rows, however long that takes."""
+
+    full: bool = False
+
+
+class QuickstartData(TimedOutcome):
+    """The files that were written, what was left out for which reason, and how much work was chosen."""
+
+    folder: Path = Path()
+    num_rows: dict[str, int] = Field(default_factory=dict)
+    num_left_out: dict[str, int] = Field(default_factory=dict)
+    recipe_path: Path = Path()
+    chosen: ChosenSize = ChosenSize(FULL, None, "")
+
+    def lines(self) -> Sequence[str]:
+        """How many rows there are on each side."""
+        found = ", ".join(f"{name.replace('_', '-')} {number:,}" for name, number in self.num_rows.items())
+        return [found] if found else []
+
+
+class Trained(TimedOutcome):
+    """The run."""
+
+    run_id: str = ""
+    verdict: str = ""
+
+    def lines(self) -> Sequence[str]:
+        """The verdict."""
+        return [self.verdict] if self.verdict else []
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartOutcome:
+    """What a quickstart ends with."""
+
+    data: QuickstartData
+    training: TrainOutcome
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer in words."""
+        return self.training.evaluation.verdict if self.training.evaluation else None
+
+    @property
+    def report_path(self) -> str | None:
+        """The page that tells the whole story."""
+        return self.training.record.report_path
+
+    @property
+    def next_commands(self) -> list[str]:
+        """Three commands to type next."""
+        run_id = self.training.record.run_id
+        held_out = self.data.folder / "held_out.jsonl"
+        return [
+            f"luthier runs show {run_id}",
+            f"luthier data preview {self.data.folder / 'train.jsonl'} --model {BASE_MODEL}",
+            f"luthier eval {run_id} --data {held_out} --against {BASE_MODEL}",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `luthier quickstart --json` ends with."""
+        return {
+            "data": {
+                "folder": str(self.data.folder),
+                "num_rows": self.data.num_rows,
+                "num_left_out": self.data.num_left_out,
+                "recipe": str(self.data.recipe_path),
+            },
+            "chosen": {
+                **asdict(self.data.chosen.size),
+                "expected_seconds": self.data.chosen.expected_seconds,
+                "why": self.data.chosen.why,
+            },
+            "train": self.training.as_json(),
+            "next_commands": self.next_commands,
+        }
+
+
+ShowData = Callable[[QuickstartData, "DataPreview"], None]
+
+
+def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
+    """Build the rows from the standard library, split them by module, and write files and recipe into the home."""
+    from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
+    from luthier.ml.data.rows.write_rows import write_rows
+
+    size = chosen.size
+    docs = build_python_docs(
+        progress=context.progress,
+        max_rows=size.num_rows,
+        max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
+    )
+    parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
+    folder = context.home / "quickstart"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
+    recipe_path = folder / "recipe.yaml"
+    recipe_path.write_text(recipe_text(quickstart_recipe(size)), encoding="utf-8")
+    return QuickstartData(
+        folder=folder,
+        num_rows={str(split): num for split, num in counts.items()},
+        num_left_out=dict(docs.num_left_out),
+        recipe_path=recipe_path,
+        chosen=chosen,
+    )
+
+
+def size_for(context: Context, *, full: bool) -> ChosenSize:
+    """How much work this machine does in a few minutes, by its measured speed and its present load; or all of it.
+
+    Fetches the base model, whose shape the forecast needs. Raises what fetching it raises.
+    """
+    from luthier.ml.inference.models import sources
+    from luthier.ml.inference.models.structure import read_structure
+    from luthier.platform.home.hardware_benchmark import hardware_of, load_of
+
+    structure = read_structure(sources.pull(BASE_MODEL, context.home, context.progress).path)
+    hardware = hardware_of(context)
+    load = load_of(context) if hardware.device == "cpu" else None
+    if not full:
+        return choose_size(structure, hardware, load)
+    return ChosenSize(FULL, forecast_seconds(FULL, structure, hardware, load), "--full: all rows")
+
+
+def quickstart_recipe(size: Size) -> Recipe:
+    """The recipe of the quickstart: little is asked for, the plan fills in the rest."""
+    return Recipe(
+        base_model=BASE_MODEL,
+        data=DataRecipe(train="train.jsonl", validation="validation.jsonl", held_out="held_out.jsonl"),
+        method=MethodRecipe(name="lora"),
+        training=TrainingRecipe(
+            epochs=size.epochs,
+            max_length_tokens=FULL.max_tokens,
+            overlong="drop",
+            # the usual number is left to the plan
+            global_batch_size=None if size.batch_rows == FULL.batch_rows else size.batch_rows,
+        ),
+        evaluation=EvaluationRecipe(
+            metrics=("rouge", "perplexity", "bleu", "exact_match"),
+            few_shot=4,
+            max_new_tokens=40,
+            max_samples=size.max_samples,
+        ),
+    )
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML, only what was asked."""
+    import yaml
+
+    document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
+    return yaml.safe_dump(document, sort_keys=False, width=120)
+
+
+def quickstart(
+    context: Context,
+    *,
+    full: bool,
+    show: ShowData | None = None,
+    show_plan: ShowPlan | None = None,
+    caller: Caller | None = None,
+) -> QuickstartOutcome:
+    """Rows, base model, plan, training, verdict, report. The newest one goes on where it was stopped or killed.
+
+    Args:
+        context: The home.
+        full: All rows.
+        show: Called with the data and a preview of what will be trained, before anything is.
+        show_plan: As for `training.service.train`.
+        caller: Whose project it belongs to; None for the default project.
+
+    Raises:
+        LuthierError: What fetching the model and training raise.
+    """
+    caller, spec = caller or Caller(), QuickstartSpec(full=full)
+    stopped = _stopped(context, caller, spec)
+    made = stopped or WORKFLOW.create(context, caller, new_id("quickstart"), spec)
+    material: dict[str, Any] = {"show": show, "show_plan": show_plan}
+    with suppress(PausedError):  # the outcome says so
+        resume(WORKFLOW, context, caller, made.pipeline_id, silent, material)
+    return QuickstartOutcome(material["data"], material["training"])
+
+
+def _stopped(context: Context, caller: Caller, spec: QuickstartSpec) -> Pipeline | None:
+    """The newest quickstart, where it is of the same kind, has not ended, and no process works on it."""
+    for one in context.pipelines.list(caller.project_id, "quickstart", limit=1):
+        stage = one.next_stage
+        is_over = stage is None or stage.status == "failed"
+        if not is_over and one.asked == spec.model_dump(mode="json") and not is_held(lock_of(context, one.pipeline_id)):
+            return one
+    return None
+
+
+def _write_rows(run: WorkflowRun) -> QuickstartData:
+    return write_quickstart_data(run.context, chosen=size_for(run.context, full=run.spec.full))
+
+
+def _train(run: WorkflowRun) -> Trained:
+    run.material["data"] = data = run.outcome("rows", QuickstartData)
+    if (show := run.material["show"]) is not None:
+        from luthier.features.datasets.previews import preview
+
+        show(data, preview(run.context, data.folder / "train.jsonl", BASE_MODEL, num_rows=1))
+    run_id = run.outcome("train", Trained).run_id
+    outcome = run.material["training"] = _trained(run, data, run_id)
+    if outcome.record.status == "paused":
+        raise PausedError(
+            f"paused: {outcome.record.stopped_because}", expected="a run that has succeeded", do="luthier quickstart"
+        )
+    verdict = outcome.evaluation.verdict if outcome.evaluation else None
+    return Trained(run_id=run_id, verdict=verdict.headline if verdict else "")
+
+
+def _trained(run: WorkflowRun, data: QuickstartData, run_id: str) -> TrainOutcome:
+    """The run, begun or resumed; of one that had ended before its stage did, what is stored."""
+    try:
+        record = run.context.runs.get(run_id)
+    except NotFoundError:
+        recipe = quickstart_recipe(data.chosen.size)
+        show_plan = run.material["show_plan"]
+        return training.train(run.context, recipe, base_dir=data.folder, show_plan=show_plan, run_id=run_id)
+    if record.status != "succeeded":
+        return training.resume(run.context, run_id)
+    evaluation = None if record.evaluation_id is None else run.context.evaluations.get(record.evaluation_id)
+    return TrainOutcome(record, run.context.runs.plan(run_id), evaluation, ())
+
+
+def _are_there(_run: WorkflowRun, data: QuickstartData) -> bool:
+    return all((data.folder / f"{name}.jsonl").is_file() for name in data.num_rows)
+
+
+def _training_seconds(run: WorkflowRun) -> float | None:
+    return run.outcome("rows", QuickstartData).chosen.expected_seconds
+
+
+WORKFLOW: Final = Workflow(
+    kind="quickstart",
+    noun="a quickstart",
+    request=QuickstartSpec,
+    stages=lambda _spec: [
+        StageSpec(
+            "rows",
+            "Rows from this machine's own Python, as many as it trains in a few minutes",
+            _write_rows,
+            QuickstartData,
+            ("full",),
+            holds=_are_there,
+        ),
+        StageSpec(
+            "train",
+            "A small model is trained and judged",
+            _train,
+            Trained,
+            ("rows",),
+            begin=lambda _run: Trained(run_id=new_id("run")),
+            estimate=_training_seconds,
+        ),
+    ],
+    folder="quickstart",
+    subject=lambda _asked: BASE_MODEL,
+    summary=lambda asked: f"{BASE_MODEL} on {'all' if asked.get('full') else 'some'} rows of this machine's own Python",
+    details=lambda asked: {
+        "Base model": BASE_MODEL,
+        "Rows": "all" if asked.get("full") else "what takes a few minutes",
+    },
+    answer=lambda pipeline: str(pipeline.came("train").get("verdict", "")),
+    command=lambda pipeline: "luthier quickstart" + (" --full" if pipeline.asked.get("full") else ""),
+)

@@ -1,0 +1,60 @@
+"""The workflows by their kind, and the short forms in which their requests are named."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Final
+
+from luthier.core.import_string import import_string
+from luthier.core.workflows.pipeline import Pipeline, PipelineKind
+from luthier.platform.workflows.engine import Workflow
+
+WORKFLOWS: Final[Mapping[PipelineKind, str]] = {
+    "showdown": "luthier.features.workflows.model_comparison.workflow:WORKFLOW",
+    "auto": "luthier.features.workflows.automl.workflow:WORKFLOW",
+    "retrain": "luthier.features.workflows.retraining.workflow:WORKFLOW",
+    "quickstart": "luthier.features.workflows.quickstart.workflow:WORKFLOW",
+    "distill": "luthier.features.workflows.distillation.workflow:WORKFLOW",
+}
+"""Those whose records are in the table of workflows. A search keeps its record in its study, a table of formats in its
+folder; both run on the same engine."""
+_MAX_CHARACTERS: Final = 160
+
+
+def workflow_of(kind: PipelineKind) -> Workflow:
+    """The declaration of a kind of workflow."""
+    found: Workflow = import_string(WORKFLOWS[kind])
+    return found
+
+
+def lines_of(workflow: Workflow, pipeline: Pipeline) -> dict[str, list[str]]:
+    """Of each stage why it went no further, what it found, and the ids of what it made."""
+    specs = {one.name: one for one in workflow.stages(workflow.request.model_validate(pipeline.asked))}
+    found = {}
+    for stage in pipeline.stages:
+        outcome = specs[stage.name].outcome.model_validate(stage.came)
+        made = [made_id for _, made_id in outcome.made()]
+        found[stage.name] = [*([stage.reason] if stage.reason else []), *outcome.lines(), *made]
+    return found
+
+
+def short(text: str) -> str:
+    """A text cut to one line."""
+    return textwrap.shorten(text, _MAX_CHARACTERS, placeholder=" …") if len(text) > _MAX_CHARACTERS else text
+
+
+def file_name(path: Any) -> str:
+    """A file without its folder."""
+    return PurePath(str(path)).name if path else ""
+
+
+def model_name(name: Any) -> str:
+    """A model without the folder that it lies in."""
+    return PurePath(str(name)).name if str(name).startswith("/") else str(name)
+
+
+def model_names(names: Sequence[Any]) -> str:
+    """Models, with commas between."""
+    return ", ".join(model_name(name) for name in names)

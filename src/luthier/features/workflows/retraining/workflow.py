@@ -1,0 +1,413 @@
+"""The workflow of `luthier retrain`: a deployed model is trained again on reviewed answers and offered as a canary.
+
+review queue -> rows -> audit -> dataset version -> run -> judged against the deployed model -> gates -> canary
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from luthier.core.access import Caller
+from luthier.core.digest import sha256_file
+from luthier.core.errors import ConflictError, NotFoundError
+from luthier.core.evaluation import NOT_DISTINGUISHABLE, Evaluation
+from luthier.core.ids import new_id
+from luthier.core.plan import Plan
+from luthier.core.recipe import Recipe
+from luthier.core.run import RunRecord
+from luthier.core.workflows.pipeline import Pipeline
+from luthier.features.datasets import service as dataset_versions
+from luthier.features.datasets.records import DatasetVersion
+from luthier.features.deployments.run import deployed_run
+from luthier.features.workflows.registry import file_name, short
+from luthier.features.workflows.retraining.outcomes import (
+    Audited,
+    Canary,
+    FoundProblem,
+    Gated,
+    Judged,
+    Rows,
+    Trained,
+    VersionFields,
+    Versions,
+)
+from luthier.features.workflows.retraining.request import RetrainRequest, RetrainSpec, spec_of
+from luthier.features.workflows.retraining.rows import (
+    fresh_rows,
+    joined,
+    read_jsonl,
+    reviewed_rows,
+    rows_of_run,
+    stored_version,
+)
+from luthier.platform.home.context import Context
+from luthier.platform.workflows.engine import (
+    PausedError,
+    StageRefusedError,
+    StageSpec,
+    Tell,
+    Workflow,
+    WorkflowRun,
+    resume,
+    silent,
+)
+
+if TYPE_CHECKING:
+    from luthier.core.results.audit import Finding
+
+
+def begin(context: Context, caller: Caller, request: RetrainRequest) -> Pipeline:
+    """Store what is asked, with the model that is deployed now; nothing is trained yet."""
+    return WORKFLOW.create(context, caller, new_id("retrain"), spec_of(context, caller, request))
+
+
+def go_on(context: Context, caller: Caller, pipeline_id: str, *, tell: Tell = silent) -> Pipeline:
+    """Do what is left; the record as it is then, which a stage may have refused. Raises what `resume` raises."""
+    return resume(WORKFLOW, context, caller, pipeline_id, tell).pipeline
+
+
+def _rows(run: WorkflowRun) -> Rows:
+    from luthier.ml.data.rows.write_rows import write_rows
+
+    spec = run.spec
+    found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)
+    old = rows_of_run(_plan(run).recipe)
+    fresh, known = fresh_rows(found.rows, old)
+    if len(fresh) < spec.min_rows:
+        told = "".join(f"; {num:,} more: {reason}" for reason, num in (found.left_out | Counter(known)).items())
+        raise ConflictError(
+            f"{len(fresh):,} reviewed rows for {spec.model} that its last run has not seen{told}",
+            expected=f"at least {spec.min_rows:,}, so that there is something to learn and to judge by",
+            do="review more, with --from-traffic also sampled answers; then --resume " + run.id,
+        )
+    made = joined(run.context, run.folder, old, fresh)
+    files = {
+        "train": [*made.old, *made.new],
+        "old_held_out": made.old_held_out,
+        "new_held_out": made.new_held_out,
+        "held_out": [*made.old_held_out, *made.new_held_out],
+        "validation": made.validation,
+    }
+    for name, rows in files.items():
+        write_rows(rows, run.folder / f"{name}.jsonl")
+    return Rows(
+        num_reviewed=len(found.rows),
+        by_source=dict(found.by_source),
+        left_out=dict(found.left_out) | known | dict(made.left_out),
+        num_old=len(made.old),
+        num_new=len(made.new),
+        num_replaced=made.num_replaced,
+        num_old_held_out=len(made.old_held_out),
+        num_new_held_out=len(made.new_held_out),
+        num_validation=len(made.validation),
+        sha256={name: sha256_file(run.folder / f"{name}.jsonl") for name in files},
+    )
+
+
+def _audit(run: WorkflowRun) -> Audited:
+    """All checks over all rows; it ends here where a reviewed row is gravely wrong."""
+    from luthier.features.datasets.file_audits import AuditOptions, audit
+
+    rows, plan = run.outcome("rows", Rows), _plan(run)
+    against = _file(run, "held_out") if rows.num_held_out else None
+    options = AuditOptions(against=against, model=plan.base_model.name, method=plan.method.name)
+    report = run.folder / "audit.html"
+    found = audit(run.context, _file(run, "train"), options, html=report).audit
+    grave = [one for one in found.findings if _is_of_new(one, rows.num_old)]
+    if grave:
+        raise StageRefusedError(
+            f"the audit refuses reviewed rows: {'; '.join(one.message for one in grave)}",
+            expected="reviewed rows without errors",
+            do=f"see {report}, reject these rows in the review, and start again",
+        )
+    problems = [one.model_dump(mode="json", include=set(FoundProblem.model_fields)) for one in found.findings]
+    findings = tuple(FoundProblem.model_validate(one) for one in problems)
+    return Audited(grade=found.grade, findings=findings, skipped=found.skipped, report=str(report))
+
+
+def _version(run: WorkflowRun) -> Versions:
+    """The rows as versions of datasets: of the one that the last run was trained on, where there is one."""
+    plan = _plan(run)
+    train = stored_version(run.context, run.caller, run.pipeline, _file(run, "train"), plan.data.train.sha256)
+    made = Versions(train=_fields(train), train_path=_path_of(run, train))
+    if not run.outcome("rows", Rows).num_held_out:
+        return made
+    before = plan.data.held_out.sha256 if plan.data.held_out is not None else ""
+    held_out = stored_version(run.context, run.caller, run.pipeline, _file(run, "held_out"), before)
+    return made.model_copy(update={"held_out": _fields(held_out), "held_out_path": _path_of(run, held_out)})
+
+
+def _train(run: WorkflowRun) -> Trained:
+    run_id = run.outcome("train", Trained).run_id
+    record = trained_run(run, run_id)
+    if record.status != "succeeded":
+        raise PausedError(
+            f"run {run_id} is {record.status}: {record.stopped_because or 'it was stopped'}",
+            expected="a run that has succeeded",
+            do=f"go on with: luthier retrain --resume {run.id}",
+        )
+    return Trained(run_id=record.run_id, report=record.report_path, started_from=run.spec.start)
+
+
+def trained_run(run: WorkflowRun, run_id: str) -> RunRecord:
+    """The run, begun or resumed, as it is when it has ended for now."""
+    from luthier.features.training import service as training
+
+    recipe = _recipe(run)
+    try:
+        record = run.context.runs.get(run_id)
+    except NotFoundError:
+        return training.train(run.context, recipe, base_dir=Path(), run_id=run_id).record
+    return record if record.status == "succeeded" else training.resume(run.context, run_id).record
+
+
+def _judge(run: WorkflowRun) -> Judged:
+    """Against the deployed model, on the rows that it was judged by and on reviewed ones: worse on one ends it."""
+    rows, made = run.outcome("rows", Rows), run.outcome("judge", Judged)
+    run_id, before = run.outcome("train", Trained).run_id, run.spec.judged_against
+    worse = []
+    for which, number in (("old", rows.num_old_held_out), ("new", rows.num_new_held_out)):
+        if not number:
+            made = made.model_copy(update={f"{which}_said": "there are no such rows: nothing is known of it"})
+            continue
+        word, sentence = against(evaluated(run, which, getattr(made, which)), run_id, before)
+        made = made.model_copy(update={f"{which}_word": word, f"{which}_said": sentence})
+        if word == "worse":
+            worse.append(f"on {which} held-out rows: {sentence}")
+    if run.spec.suite:
+        made = made.model_copy(update={"suite_said": _suite(run, made.suite)})
+    if worse:
+        raise StageRefusedError(
+            f"run {run_id} is worse than {before} {'; '.join(worse)}",
+            expected="a model that is no worse than the deployed one",
+            do="look at its report; review more rows, or train from the other start (--start)",
+        )
+    return made
+
+
+def _gate(run: WorkflowRun) -> Gated:
+    from luthier.features.deployments.gates import pass_gates
+    from luthier.features.serving.targets import find_share
+
+    share = find_share(run.context, run.caller, run.outcome("train", Trained).run_id)
+    try:
+        found = pass_gates(run.context, run.caller, [share], gate=_path(run.spec.gate), override=None)
+    except ConflictError as error:
+        raise StageRefusedError(error.came, expected=error.expected, do=error.do) from error
+    if found is None:
+        return Gated(said="no gate holds for this project")
+    return Gated(said="passed", checked=tuple(one.file for one in found.checked), sha256=found.sha256())
+
+
+def _canary(run: WorkflowRun) -> Canary:
+    from luthier.features.deployments.service import deploy
+
+    spec, run_id = run.spec, run.outcome("train", Trained).run_id
+    offered = f"luthier deploy {run_id} --as {spec.model} --canary {spec.canary or 0.1:g}"
+    if spec.canary is None:
+        return Canary(said="offered", command=offered)
+    revision = run.context.deployments.get(run.project_id, spec.model).revision
+    if revision.canary != run_id:
+        if (now := deployed_run(run.context, run.caller, revision)) != spec.judged_against:
+            raise ConflictError(
+                f"{spec.model} is answered by {now} now; {run_id} was judged against {spec.judged_against}",
+                expected="the deployment that it was judged against",
+                do=f"judge it against {now}, then: {offered}",
+            )
+        gate = _path(spec.gate)
+        revision = deploy(run.context, run.caller, spec.model, run_id, canary=spec.canary, gate=gate).revision
+    return Canary(said="made", revision=revision.number, fraction=spec.canary)
+
+
+def _plan(run: WorkflowRun) -> Plan:
+    return run.context.runs.plan(run.spec.run_id)
+
+
+def _file(run: WorkflowRun, name: str) -> Path:
+    """A file of the first stage, as it was. Raises ConflictError where it has changed."""
+    path = run.folder / f"{name}.jsonl"
+    if not path.is_file() or sha256_file(path) != run.outcome("rows", Rows).sha256[name]:
+        raise ConflictError(
+            f"{path} is gone or was changed",
+            expected="the rows that this retraining began with",
+            do=f"begin again: luthier retrain {run.spec.model}",
+        )
+    return path
+
+
+def _recipe(run: WorkflowRun) -> Recipe:
+    """The last run's, with these rows. The base is the last one's, or, where it goes on, the merged last model."""
+    rows, version, recipe = run.outcome("rows", Rows), run.outcome("version", Versions), _plan(run).recipe
+    has_groups = "group" in (read_jsonl(_file(run, "train"))[0])
+    data = recipe.data.model_copy(
+        update={
+            "train": version.train_path,
+            "validation": str(_file(run, "validation")) if rows.num_validation else None,
+            "held_out": version.held_out_path,
+            "map": None,
+            "part": None,
+            "split_seed": None,
+            "group_by": "group" if has_groups else None,
+        }
+    )
+    found: dict[str, Any] = {"data": data, "budget": None}
+    if run.spec.start == "last":
+        found["base_model"] = str(_merged(run))
+    return recipe.model_copy(update=found)
+
+
+def _merged(run: WorkflowRun) -> Path:
+    from luthier.features.exports.service import export
+
+    folder = run.folder / "merged"
+    if not folder.is_dir():
+        export(run.context, run.spec.run_id, to="merged", output=folder)
+    return folder
+
+
+def evaluated(run: WorkflowRun, which: str, evaluation_id: str) -> Evaluation:
+    """The evaluation of both runs on the old or the new held-out rows, made once."""
+    from luthier.features.evaluations.service import evaluate
+
+    run_id = run.outcome("train", Trained).run_id
+    judging = run.context.runs.plan(run_id).evaluation
+    try:
+        return run.context.evaluations.get(evaluation_id)
+    except NotFoundError:
+        return evaluate(
+            run.context,
+            [run_id, run.spec.judged_against],
+            data=_file(run, f"{which}_held_out"),
+            metrics=judging.metrics,
+            max_new_tokens=judging.max_new_tokens,
+            max_thinking_tokens=judging.max_thinking_tokens,
+            max_samples=judging.max_samples,
+            evaluation_id=evaluation_id,
+            called=f"{which} held-out rows of {run.id}",
+        )
+
+
+def _suite(run: WorkflowRun, result_id: str) -> str:
+    from luthier.features.suites.service import run_suite
+
+    found = run_suite(
+        run.context,
+        [run.outcome("train", Trained).run_id, run.spec.judged_against],
+        suite=Path(run.spec.suite),
+        project_id=run.project_id,
+        result_id=result_id,
+    )
+    return found.verdict.headline if found.verdict is not None else "no verdict"
+
+
+def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
+    """(word, sentence) of the new model less the deployed one, by the metric that the verdict is about."""
+    metric = found.verdict.metric if found.verdict is not None else ""
+    for one in found.comparisons:
+        if one.metric == metric and {one.baseline, one.candidate} == {before, run_id}:
+            return one.verdict, (
+                f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "
+                f"{found.num_rows:,} rows"
+            )
+    return NOT_DISTINGUISHABLE, f"no comparison by {metric or 'a metric'} came of {found.num_rows:,} rows"
+
+
+def _is_of_new(finding: Finding, num_old: int) -> bool:
+    return finding.severity == "error" and any(line > num_old for line in finding.lines)
+
+
+def _fields(version: DatasetVersion) -> VersionFields:
+    return VersionFields(dataset_id=version.dataset_id, version=version.number, sha256=version.sha256)
+
+
+def _path_of(run: WorkflowRun, version: DatasetVersion) -> str:
+    return str(dataset_versions.path_of(run.context, run.caller, version))
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _unknown(_run: WorkflowRun) -> None:
+    """How long a training and its judging take is not forecast here."""
+
+
+def _stages(_spec: RetrainSpec) -> list[StageSpec]:
+    rows = ("model", "from_traffic", "panels", "min_rows", "run_id")
+    judge = ("rows", "train", "suite", "judged_against")
+    return [
+        StageSpec("rows", "Reviewed rows, beside those of the last run", _rows, Rows, rows),
+        StageSpec("audit", "All checks over all rows", _audit, Audited, ("rows",), page="audit.html"),
+        StageSpec("version", "The rows are kept as the next version of the dataset", _version, Versions, ("rows",)),
+        StageSpec(
+            "train",
+            "The last run's recipe is trained with these rows",
+            _train,
+            Trained,
+            ("version", "start"),
+            begin=lambda _run: Trained(run_id=new_id("run")),
+            estimate=_unknown,
+        ),
+        StageSpec(
+            "judge",
+            "The new model is held against the deployed one",
+            _judge,
+            Judged,
+            judge,
+            begin=lambda _run: Judged(old=new_id("eval"), new=new_id("eval"), suite=new_id("suite")),
+            estimate=_unknown,
+        ),
+        StageSpec("gate", "The project's rules for what may be deployed", _gate, Gated, ("train", "judge", "gate")),
+        StageSpec(
+            "canary", "The new model is offered, or tried on some of the users", _canary, Canary, ("gate", "canary")
+        ),
+    ]
+
+
+def _subject(asked: dict[str, Any]) -> str:
+    return short(str(asked.get("model", "")))
+
+
+def _learned(asked: dict[str, Any]) -> str:
+    traffic = ["accepted traffic"] if asked.get("from_traffic") else []
+    return " and ".join(["reviewed answers", *traffic, *(f"panel {one}" for one in asked.get("panels", []))])
+
+
+def _summary(asked: dict[str, Any]) -> str:
+    tried = f", tried on {asked['canary']:.0%} of the users" if asked.get("canary") else ""
+    return f"{_subject(asked)}, again on {_learned(asked)}{tried}"
+
+
+def _details(asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Deployment": asked.get("model"),
+        "Deployed then": asked.get("run_id"),
+        "Learns from": _learned(asked),
+        "Begins with": "the last model" if asked.get("start") == "last" else "its base",
+        "Canary": f"{asked['canary']:.0%} of the users" if asked.get("canary") else "only offered",
+        "Gate": file_name(asked.get("gate")),
+        "Suite": file_name(asked.get("suite")),
+    }
+
+
+def _answer(pipeline: Pipeline) -> str:
+    said = [
+        *Judged.model_validate(pipeline.came("judge")).lines(),
+        *Canary.model_validate(pipeline.came("canary")).lines(),
+    ]
+    return f"{pipeline.came('train').get('run_id')} beside {pipeline.asked.get('judged_against')}: {'; '.join(said)}"
+
+
+WORKFLOW: Final = Workflow(
+    kind="retrain",
+    noun="a retraining",
+    request=RetrainSpec,
+    stages=_stages,
+    folder="pipelines",
+    subject=_subject,
+    summary=_summary,
+    details=_details,
+    answer=_answer,
+)

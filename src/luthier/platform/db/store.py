@@ -1,0 +1,271 @@
+"""Stores over declared tables: records to rows and back, and the statements that every noun needs.
+
+A `RecordTable` declares how the records of one type lie in one table. Its methods work within an open transaction. A
+`Store` has one or more of them; its methods are one short transaction each, and stores of features add only the queries
+that are their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    RowMapping,
+    Select,
+    Table,
+    UnaryExpression,
+    delete,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from luthier.core.errors import LuthierError, NotFoundError
+from luthier.core.text.suggest import suggest_ids
+from luthier.platform.db.database import Database
+
+Record = TypeVar("Record")
+_MAX_SUGGESTED: Final = 1000
+_MAX_KEY_CHARACTERS: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How one field is written into its column and read from it."""
+
+    dump: Callable[[Any], Any]
+    load: Callable[[Any], Any]
+
+
+WORDS: Final = Codec(" ".join, lambda text: tuple(text.split()))
+"""A tuple of words, separated by blanks."""
+JSON: Final = Codec(json.dumps, lambda text: json.loads(text or "{}"))
+"""A mapping as JSON text."""
+
+
+def json_of(model: type[BaseModel]) -> Codec:
+    """The codec of an optional model as JSON text, NULL for None."""
+    return Codec(
+        lambda value: None if value is None else value.model_dump_json(),
+        lambda text: None if text is None else model.model_validate_json(text),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What is said of a key that no record has.
+
+    Attributes:
+        came: A format string with `key`, such as "no study {key!r}".
+        expected: What the key should have been.
+        do: What to do about it.
+        suggests: Whether the nearest keys are named.
+    """
+
+    came: str
+    expected: str
+    do: str
+    suggests: bool = False
+
+
+class RecordTable(Generic[Record]):
+    """The records of one type in one table.
+
+    A table with a column `document` keeps a whole record there, as JSON; its other columns repeat fields to search by.
+    In any other table each field has the column of its name.
+
+    Args:
+        table: The table.
+        record: The type of the records, a frozen model or dataclass.
+        key: The column that names a record.
+        missing: The error for a key that no record has.
+        renamed: Fields by the columns that have other names.
+        codecs: How fields are written that are not plain values, by column.
+        overlay: Columns that are newer than the document.
+        given: Columns that whoever inserts gives, though a field has the same name.
+        clock: The field that an insert sets to the time of the database; empty for none.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        record: type[Record],
+        *,
+        key: str = "",
+        missing: Missing | None = None,
+        renamed: Mapping[str, str] | None = None,
+        codecs: Mapping[str, Codec] | None = None,
+        overlay: Sequence[str] = (),
+        given: Sequence[str] = (),
+        clock: str = "",
+    ) -> None:
+        self.table, self.record, self.key, self.missing = table, record, key, missing
+        self.overlay, self.clock, self._codecs = tuple(overlay), clock, codecs or {}
+        names = record.__dataclass_fields__ if is_dataclass(record) else getattr(record, "model_fields")  # noqa: B009
+        fields = {column.name: (renamed or {}).get(column.name, column.name) for column in table.columns}
+        self._fields = {column: field for column, field in fields.items() if field in names and column not in given}
+        self._is_document = "document" in table.columns and not {"document"} & {*self._fields, *given}
+        columns = ("document", *overlay) if self._is_document else tuple(self._fields)
+        self.select: Select[Any] = select(*(table.c[name] for name in columns))
+        self._newest_first = [table.c.number.desc()] if "number" in table.columns else []
+
+    def where(self, **_columns: Any) -> list[ColumnElement[bool]]:
+        """Conditions that columns have these values; None leaves its column out."""
+        return [self.table.c[name] == value for name, value in _columns.items() if value is not None]
+
+    def row(self, record: Record) -> dict[str, Any]:
+        """The columns of a record."""
+        found = {column: getattr(record, field) for column, field in self._fields.items()}
+        found |= {name: codec.dump(found[name]) for name, codec in self._codecs.items()}
+        if self._is_document:
+            assert isinstance(record, BaseModel)
+            found["document"] = record.model_dump_json()
+        return found
+
+    def of_row(self, row: RowMapping) -> Record:
+        """The record of a row."""
+        if not self._is_document:
+            values = {field: row[column] for column, field in self._fields.items()}
+            loaded = {self._fields[name]: codec.load(row[name]) for name, codec in self._codecs.items()}
+            return self.record(**(values | loaded))
+        assert issubclass(self.record, BaseModel)
+        record = self.record.model_validate_json(row["document"])
+        changed = {name: row[name] for name in self.overlay}
+        return record.model_copy(update=changed) if changed else record
+
+    def insert(self, connection: Connection, record: Record, now: float | None = None, **_columns: Any) -> Record:
+        """Add a record, whose `clock` field becomes `now`, with the values of columns that it has no field for."""
+        if self.clock and now is not None:
+            assert isinstance(record, BaseModel)
+            record = record.model_copy(update={self.clock: now})
+        connection.execute(insert(self.table).values(**(self.row(record) | _columns)))
+        return record
+
+    def put(self, connection: Connection, record: Record, **_columns: Any) -> None:
+        """Write a record in place of the one with its primary key, or add it."""
+        row = self.row(record) | _columns
+        is_it = [column == row[column.name] for column in self.table.primary_key]
+        if connection.execute(update(self.table).where(*is_it).values(**row)).rowcount == 0:
+            connection.execute(insert(self.table).values(**row))
+
+    def first(
+        self, connection: Connection, *where: ColumnElement[bool], is_locked: bool = False, **_columns: Any
+    ) -> Record | None:
+        """A record of which all this is true; None where there is none. is_locked: until the transaction ends."""
+        query = self.select.where(*where, *self.where(**_columns)).limit(1)
+        row = connection.execute(query.with_for_update() if is_locked else query).mappings().first()
+        return None if row is None else self.of_row(row)
+
+    def get(self, connection: Connection, key: str, *, is_locked: bool = False, **_scope: Any) -> Record:
+        """The record of a key, within what `_scope` says of other columns. Raises NotFoundError."""
+        found = self.first(connection, self.table.c[self.key] == key, is_locked=is_locked, **_scope)
+        if found is None:
+            raise self.not_found(connection, key, **_scope)
+        return found
+
+    def not_found(self, connection: Connection, key: str, **_scope: Any) -> NotFoundError:
+        """The error for a key that no record has; the nearest keys are those of the same scope."""
+        assert self.missing is not None
+        came = self.missing.came.format(key=key[:_MAX_KEY_CHARACTERS])
+        if self.missing.suggests:
+            query = select(self.table.c[self.key]).where(*self.where(**_scope)).order_by(*self._newest_first)
+            came += f"; {suggest_ids(key, connection.execute(query.limit(_MAX_SUGGESTED)).scalars().all())}"
+        return NotFoundError(came, expected=self.missing.expected, do=self.missing.do)
+
+    def query(
+        self,
+        *where: ColumnElement[bool],
+        order: Sequence[ColumnElement[Any] | UnaryExpression[Any]] | None = None,
+        limit: int | None = None,
+        **_columns: Any,
+    ) -> Select[Any]:
+        """The query for records, the newest first where no order is given."""
+        query = self.select.where(*where, *self.where(**_columns))
+        return query.order_by(*(self._newest_first if order is None else order)).limit(limit)
+
+    def change(self, connection: Connection, key: str, values: Mapping[str, Any], **_scope: Any) -> None:
+        """Set columns of the record of a key. Raises NotFoundError."""
+        is_it = [self.table.c[self.key] == key, *self.where(**_scope)]
+        if connection.execute(update(self.table).where(*is_it).values(**values)).rowcount == 0:
+            raise self.not_found(connection, key, **_scope)
+
+    def remove(self, connection: Connection, key: str, **_scope: Any) -> None:
+        """Delete the record of a key. Raises NotFoundError."""
+        is_it = [self.table.c[self.key] == key, *self.where(**_scope)]
+        if connection.execute(delete(self.table).where(*is_it)).rowcount == 0:
+            raise self.not_found(connection, key, **_scope)
+
+
+class Store:
+    """What stores have in common. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextmanager
+    def _write(self, conflict: LuthierError | None = None) -> Iterator[Connection]:
+        """A transaction that writes; `conflict` is raised where it breaks a constraint."""
+        try:
+            with self._database.write() as connection:
+                yield connection
+        except IntegrityError as error:
+            if conflict is None:
+                raise
+            raise conflict from error
+
+    def _get(self, table: RecordTable[Record], key: str, **scope: Any) -> Record:
+        with self._database.read() as connection:
+            return table.get(connection, key, **scope)
+
+    def _find(self, table: RecordTable[Record], *where: ColumnElement[bool], **columns: Any) -> Record | None:
+        with self._database.read() as connection:
+            return table.first(connection, *where, **columns)
+
+    def _list(
+        self,
+        table: RecordTable[Record],
+        *where: ColumnElement[bool],
+        order: Sequence[ColumnElement[Any] | UnaryExpression[Any]] | None = None,
+        limit: int | None = None,
+        **columns: Any,
+    ) -> list[Record]:
+        return self._records(table, table.query(*where, order=order, limit=limit, **columns))
+
+    def _records(self, table: RecordTable[Record], query: Select[Any]) -> list[Record]:
+        return [table.of_row(row) for row in self._rows(query)]
+
+    def _rows(self, query: Executable) -> Sequence[RowMapping]:
+        with self._database.read() as connection:
+            return connection.execute(query).mappings().all()
+
+    def _scalars(self, query: Executable) -> list[Any]:
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def _scalar(self, query: Executable) -> Any:
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def _insert(self, table: RecordTable[Record], record: Record, **columns: Any) -> Record:
+        with self._write() as connection:
+            now = self._database.clock(connection) if table.clock else None
+            return table.insert(connection, record, now, **columns)
+
+    def _save(self, table: RecordTable[Record], record: Record) -> None:
+        """Write a record in place of the one with its key. Raises NotFoundError."""
+        row = table.row(record)
+        with self._write() as connection:
+            table.change(connection, row[table.key], row)
+
+    def _delete(self, table: RecordTable[Any], key: str, **scope: Any) -> None:
+        with self._write() as connection:
+            table.remove(connection, key, **scope)
