@@ -1,5 +1,6 @@
 # make quickstart   a virtual environment, Luthier in it, and the main job from rows to verdict (no account, no GPU)
 # make test         lint, types, layers and all tests
+# make coverage     all tests, or TESTS="tests/core ...", and which lines and branches they leave out; slower than make test
 # make drill        the slow ones: kills again and again, whole stories, long simulations
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
@@ -18,9 +19,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 RESULTS := build/tests.xml
+TESTS  ?= tests
 
 .DELETE_ON_ERROR:
-.PHONY: quickstart test drill zoo lint format docs story-shop story-law story-thinking notebooks models wheel screenshots clean
+.PHONY: quickstart test coverage drill zoo lint format docs story-shop story-law story-thinking notebooks models wheel screenshots clean
 
 quickstart: $(VENV)/installed $(VENV)/assets
 	$(BIN)/luthier quickstart
@@ -29,6 +31,14 @@ test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
+
+coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
+	@mkdir -p build
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage html --quiet -d build/coverage
+	$(BIN)/python -m coverage report
 
 drill: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build

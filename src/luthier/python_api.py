@@ -67,7 +67,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The run as a notebook shows it: verdict, key figures, the loss curve."""
-        from luthier.ml.evaluation.report.charts import loss_chart
+        from luthier.ml.charts.chart_file import svg_alone
+        from luthier.ml.evaluation.report.charts import loss_plot
         from luthier.ml.evaluation.report.curves import curves
 
         head = self.verdict.headline if self.verdict else f"{self.record.method} on {self.record.base_model}"
@@ -86,7 +87,7 @@ class Run:
         if self.report_path is not None:
             rows.append(("report", str(self.report_path)))
         table = "".join(f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows)
-        chart = loss_chart(curves(self.events)).svg if self.events else ""
+        chart = svg_alone(loss_plot(curves(self.events))) if self.events else ""
         return f"<h4>{escape(head)}</h4><table>{table}</table>{chart}"
 
 

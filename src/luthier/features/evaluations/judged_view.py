@@ -8,8 +8,8 @@ from luthier.core.evaluation import Comparison, Evaluation, Metric, Verdict
 from luthier.ml.charts.judged_rows import DifferenceRow, MetricRow, difference_row
 from luthier.ml.charts.judged_rows import metric_rows as rows_of
 from luthier.ml.charts.metric_titles import metric_heading
+from luthier.ml.charts.spec import Axis, Estimate, Intervals, Role
 from luthier.ml.evaluation.roles import Roles, metric_names
-from luthier.platform.ui.charts.spec import Axis, Estimate, Intervals, Role
 
 _OTHERS: tuple[Role, ...] = ("other-1", "other-2", "other-3")
 

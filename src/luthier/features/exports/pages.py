@@ -13,9 +13,9 @@ from luthier.core.records.export import ParityReport
 from luthier.features.exports import files as export_files
 from luthier.features.exports import requests as server_exports
 from luthier.features.exports.requests import SERVED, ExportView
+from luthier.ml.charts.spec import Axis, Estimate, Intervals
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import home_paths, redact_paths, reference_paths
-from luthier.platform.ui.charts.spec import Axis, Estimate, Intervals
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.page_work import Led, page_work
 from luthier.platform.ui.render import is_fragment_request, redirect, render

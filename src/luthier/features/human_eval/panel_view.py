@@ -9,8 +9,8 @@ from typing import Final
 from luthier.core.results.rating_report import Agreement, Estimate, PanelFigures, PanelReport
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import Tone, tone_of
-from luthier.platform.ui.charts.spec import Axis, Intervals, Role
-from luthier.platform.ui.charts.spec import Estimate as Drawn
+from luthier.ml.charts.spec import Axis, Intervals, Role
+from luthier.ml.charts.spec import Estimate as Drawn
 
 MEASURES: Final = {
     "krippendorff_alpha": "Krippendorff's alpha",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from luthier.core.results.signal import Signal
 from luthier.features.monitoring.loop import PastCheck
 from luthier.features.runs.curves import rounded
-from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Point, Series
+from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Series
 
 _HOUR = 3600.0
 

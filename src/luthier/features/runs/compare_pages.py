@@ -18,9 +18,9 @@ from luthier.features.runs.list import Judged, bill_of, page_of_runs
 from luthier.features.runs.series import TRAINING, VALIDATION, RunSeries
 from luthier.features.runs.state import Standing, standing
 from luthier.ml.charts import figures
+from luthier.ml.charts.spec import Axis, Chart, Estimate, Intervals
 from luthier.platform.home.context import Context
 from luthier.platform.http.path_redaction import redact_text, run_paths
-from luthier.platform.ui.charts.spec import Axis, Chart, Estimate, Intervals
 from luthier.platform.ui.render import render
 from luthier.platform.ui.visitor import HomeContext, Reader
 

@@ -7,7 +7,7 @@ from typing import Final, get_args
 
 from luthier.core.graders import RewardMetric
 from luthier.features.runs.series import GRADIENT_NORM, LEARNING_RATE, TOKENS_PER_SECOND, Curves, Key
-from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Point, Role, Series
+from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Role, Series
 
 STEP: Final = Axis("step")
 FIRST_POINTS: Final = 160

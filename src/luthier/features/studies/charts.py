@@ -8,8 +8,8 @@ from itertools import accumulate
 from luthier.core.workflows.study import Study, Trial
 from luthier.features.studies.views import StudyView
 from luthier.ml.charts import figures
+from luthier.ml.charts.spec import Axis, Bar, Bars, Chart, Column, Mark, Parallel, Plot, Role, Series, Thread
 from luthier.ml.search.scales import ends_of, height_of, short_name
-from luthier.platform.ui.charts.spec import Axis, Bar, Bars, Chart, Column, Mark, Parallel, Plot, Role, Series, Thread
 
 _ROLES: tuple[Role, ...] = ("base", "other-1", "other-2", "other-3")
 

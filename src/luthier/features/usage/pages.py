@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from luthier.features.usage.service import ModelUse, UseOfDays, usage_by_model
-from luthier.platform.ui.charts.spec import Axis, Bar, Bars, Plot, Role, Series
+from luthier.ml.charts.spec import Axis, Bar, Bars, Plot, Role, Series
 from luthier.platform.ui.settings_tabs import show
 from luthier.platform.ui.visitor import HomeContext, Reader
 

@@ -36,7 +36,7 @@ THINGS: Final[dict[Thing, str]] = {
     "dataset": "dataset",
     "suite": "result of the suite",
 }
-_one_page_at_once = threading.Lock()  # matplotlib's settings are those of the whole process
+_one_page_at_once = threading.Lock()  # so that two readers do not write the same file
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
 from luthier.core.errors import ConflictError, RequestError
+from luthier.ml.charts.drawer import drawing_of
+from luthier.ml.charts.drawing import Area, Dot, Drawing, Line, Rule, Shape, Text
 from luthier.ml.charts.page import TEMPLATES, replace_bytes, replace_text
-from luthier.ml.charts.svg import css_variable, inline_svg, stand_ins
+from luthier.ml.charts.spec import Chart, Parallel
+from luthier.ml.charts.svg import COLOUR_RULES, has_legend_of, svg_of
+from luthier.ml.charts.visible import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SUFFIXES: Final = (".svg", ".png")
-_DOTS_AN_INCH: Final = 192
+_PIXELS_AN_INCH: Final = 96
 
 
 def check_chart_path(path: Path) -> None:
@@ -47,50 +54,104 @@ def _is_picture(path: Path) -> bool:
     return not head or head.startswith((b"\x89PNG", b"<svg", b"<?xml"))
 
 
-def write_chart(figure: Figure, path: Path, *, name: str, title: str, description: str) -> None:
-    """Write a figure that was drawn on `reporting.svg.canvas`, whole or not at all; an older file is replaced.
+def write_chart(chart: Chart, path: Path) -> None:
+    """Write a chart, whole or not at all; an older file is replaced.
 
-    name, title, description: as for `inline_svg`. Raises RequestError as `check_chart_path` does, StorageFullError.
+    Raises:
+        RequestError: as `check_chart_path` does.
+        ConflictError: as `check_chart_path` does.
+        StorageFullError: the disk is full.
     """
     check_chart_path(path)
+    drawing = drawing_of(chart, has_legend=has_legend_of(chart)) or _empty(chart)
     if path.suffix.lower() == ".png":
-        _paint(figure, _palettes()[0])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DOTS_AN_INCH, facecolor="white", metadata={"Title": title})
-        replace_bytes(path, buffer.getvalue())
-        return
-    markup = str(inline_svg(figure, name=name, title=title, description=description))
-    light, dark = (" ".join(f"{key}: {value};" for key, value in palette.items()) for palette in _palettes())
+        replace_bytes(path, _png(drawing))
+    else:
+        replace_text(path, f"{_alone(drawing)}\n")
+
+
+def _empty(chart: Chart) -> Drawing:
+    """A drawing that says that there is nothing to draw, and what its axis would have said."""
+    axis = [] if isinstance(chart, Parallel) else chart.x.title.split("\n")
+    lines = [f"{chart.title}: nothing to draw", *filter(None, axis)]
+    shapes = [Text((16, 24.0 + 20 * number), line) for number, line in enumerate(lines)]
+    return Drawing(chart.key, chart.title, chart.description, chart.width_pixels, 20.0 * len(lines) + 24, shapes)
+
+
+def svg_alone(chart: Chart) -> Markup:
+    """The chart as an `<svg>` that brings its colours; empty where there is nothing to draw."""
+    drawing = drawing_of(chart, has_legend=has_legend_of(chart))
+    return Markup() if drawing is None else _alone(drawing)
+
+
+def _alone(drawing: Drawing) -> Markup:
+    light, dark = (" ".join(f"--{ink}: {colour};" for ink, colour in palette.items()) for palette in _palettes())
     style = (
-        f"<style>svg {{ {light} background: var(--paper); font-family: system-ui, sans-serif; }} "
-        f"@media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}</style>"
+        f"<style>.drawn {{ {light} background: var(--paper); font-family: system-ui, sans-serif; }} {COLOUR_RULES} "
+        f"@media (prefers-color-scheme: dark) {{ .drawn {{ {dark} }} }}</style>"
     )
-    head, rest = markup.split(">", 1)
-    width, height = (round(inches * 96) for inches in figure.get_size_inches())
-    head = head.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" ', 1)
-    replace_text(path, f"{head}>{style}{rest}\n")
+    size = f' xmlns="http://www.w3.org/2000/svg" width="{drawing.width:g}" height="{drawing.height:g}"'
+    return svg_of(drawing, size, style)
 
 
-def _paint(figure: Figure, palette: dict[str, str]) -> None:
-    """Real colours in place of the stand-ins, on everything that was drawn."""
-    real = {stand_in: palette[css_variable(stand_in)] for stand_in in stand_ins()}
-    for artist in figure.findobj():
-        for kind in ("color", "facecolor", "edgecolor", "markeredgecolor", "markerfacecolor"):
-            get, put = getattr(artist, f"get_{kind}", None), getattr(artist, f"set_{kind}", None)
-            if get is None or put is None:
-                continue
-            try:
-                found = to_hex(get())
-            except (TypeError, ValueError):  # none, or one for each of many parts
-                continue
-            if found in real:
-                put(real[found])
+def _png(drawing: Drawing) -> bytes:
+    """The same shapes on white paper, in the light colours, at two dots a pixel."""
+    from matplotlib import rc_context, rcdefaults
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        rcdefaults()  # a person's matplotlibrc must not change the picture
+        figure = Figure((drawing.width / _PIXELS_AN_INCH, drawing.height / _PIXELS_AN_INCH), facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set_axis_off()
+        axes.set(xlim=(0, drawing.width), ylim=(drawing.height, 0))
+        for number, shape in enumerate(drawing.shapes):
+            _paint(axes, shape, number)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=2 * _PIXELS_AN_INCH, metadata={"Title": drawing.title})
+        return buffer.getvalue()
+
+
+def _paint(axes: Axes, shape: Shape, order: int) -> None:
+    from matplotlib.patches import Circle, Polygon
+
+    colours = {**_palettes()[0], "paper": "#ffffff"}
+    colour = colours[shape.ink]
+    points = 72 / _PIXELS_AN_INCH  # matplotlib measures lines and letters in points
+    if isinstance(shape, Rule | Line):
+        x, y = zip(*((shape.start, shape.end) if isinstance(shape, Rule) else shape.points), strict=True)
+        dashes = (0, (4, 3)) if shape.is_dashed else "-"
+        opacity = 1.0 if isinstance(shape, Rule) else shape.opacity
+        axes.plot(x, y, color=colour, lw=shape.width * points, ls=dashes, alpha=opacity, zorder=order)
+    elif isinstance(shape, Area):
+        axes.add_patch(Polygon(shape.points, fc=colour, ec="none", alpha=shape.opacity, zorder=order))
+    elif isinstance(shape, Dot):
+        face = "none" if shape.is_open else colour
+        edge = colour if shape.is_open else "none"
+        axes.add_patch(Circle(shape.at, shape.radius, fc=face, ec=edge, lw=1.2, alpha=shape.opacity, zorder=order))
+    else:
+        axes.text(
+            *shape.at,
+            visible(shape.text),
+            color=colour,
+            ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
+            va="baseline",
+            fontsize=shape.size * points,
+            fontweight="bold" if shape.is_bold else "normal",
+            rotation=-shape.angle,
+            rotation_mode="anchor",
+            parse_math=False,
+            zorder=order,
+        )
 
 
 @lru_cache(maxsize=1)
 def _palettes() -> tuple[dict[str, str], dict[str, str]]:
-    """The light and the dark colours of the report's own style, by their CSS variable."""
+    """The light and the dark colours of the report's own style, by name."""
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     light, dark = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)[:2]
-    found = [dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]+);", block)) for block in (light, dark)]
+    found = [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]+);", block)) for block in (light, dark)]
     return found[0], found[1]

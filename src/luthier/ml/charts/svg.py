@@ -1,123 +1,115 @@
-"""A matplotlib figure as SVG inside the page: themed by CSS, named for screen readers, repeatable byte for byte.
+"""A drawing as SVG inside a page: coloured by the page's style, named for screen readers, the same bytes each time.
 
-Text stays text (`svg.fonttype` "none"), for three reasons: it takes the page's own system font, a screen reader and the
-browser's search can read it, and a chart takes a third to two thirds of the bytes. Colours are drawn as
-stand-ins and become CSS variables, so that one chart is right on a light page, on a dark one and on paper.
+Text stays text, so that it takes the page's own font, and a screen reader and the browser's search can read it. Colours
+are classes (`c-tuned`), so that one drawing is right on a light page, on a dark one and on paper, and so that it may
+stand in a page whose policy forbids styles at elements.
 """
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-import matplotlib as mpl
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
+from luthier.ml.charts.drawer import drawing_of
+from luthier.ml.charts.drawing import TEXT_PIXELS, Area, Dot, Drawing, Line, Rule, Shape
+from luthier.ml.charts.page import Chart as PageChart
+from luthier.ml.charts.spec import Chart, Plot, Point, Series
+from luthier.ml.charts.visible import visible
 
-INK: Final = "#000101"
-MUTED: Final = "#000102"
-RULE: Final = "#000103"
-PAPER: Final = "#000104"
-BASE: Final = "#000105"
-TUNED: Final = "#000106"
-OTHERS: Final = ("#000107", "#000108", "#000109")
-_VARIABLES: Final[Mapping[str, str]] = {
-    INK: "--ink",
-    MUTED: "--muted",
-    RULE: "--rule",
-    PAPER: "--paper",
-    BASE: "--base",
-    TUNED: "--tuned",
-    OTHERS[0]: "--other-1",
-    OTHERS[1]: "--other-2",
-    OTHERS[2]: "--other-3",
-}
-_PIXELS_AN_INCH: Final = 96
-_SETTINGS: Final[dict[RcKeyType, Any]] = {
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.unicode_minus": True,
-    "text.color": INK,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "ytick.major.size": 0.0,
-    "xtick.major.size": 3.0,
-    "grid.color": RULE,
-    "grid.linewidth": 0.75,
-    "axes.axisbelow": True,
-    "path.simplify": False,
-    "text.parse_math": False,
-}
+INKS: Final = (
+    *("ink", "muted", "rule", "paper", "base", "tuned", "other-1", "other-2", "other-3"),
+    *("good", "bad", "quiet"),
+)
+"""Every colour of a drawing; each is the CSS variable of its name."""
+COLOUR_RULES: Final = " ".join(f".c-{ink} {{ color: var(--{ink}); }}" for ink in INKS)
 
 
-@contextmanager
-def canvas(width_pixels: int, height_pixels: int) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one pair of axes in the style of the report, measured in CSS pixels."""
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a person's matplotlibrc must not change the report
-        mpl.rcParams.update(_SETTINGS)
-        figure = Figure(figsize=(width_pixels / _PIXELS_AN_INCH, height_pixels / _PIXELS_AN_INCH), layout="constrained")
-        FigureCanvasSVG(figure)
-        yield figure, figure.add_subplot()
+def drawn(chart: Chart, *, has_legend: bool = False) -> Markup:
+    """The chart as one `<svg>` element without outside references.
 
-
-def inline_svg(figure: Figure, *, name: str, title: str, description: str) -> Markup:
-    """The figure as one `<svg>` element without outside references.
-
-    name: unique in the page, prefix of all ids. title, description: what a screen reader says in place of the picture.
+    Args:
+        chart: what to draw.
+        has_legend: whether names of series are in the picture; pages have them beside it.
     """
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    text = buffer.getvalue()
-    view = re.search(r'viewBox="([^"]+)"', text)
-    if view is None:
-        raise AssertionError("matplotlib wrote an SVG without viewBox")
-    body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var({variable})")
+    drawing = drawing_of(chart, has_legend=has_legend)
+    if drawing is None:
+        return Markup('<p class="muted no-chart">Nothing to draw yet for <em>{}</em>.</p>').format(visible(chart.title))
+    return svg_of(drawing)
+
+
+def report_chart(chart: Chart, *, heading: str = "", caption: str = "") -> PageChart:
+    """The chart as a report shows it. heading, caption: where they are not the chart's own."""
+    return PageChart(heading or chart.title, caption or chart.caption, drawn(chart, has_legend=has_legend_of(chart)))
+
+
+def has_legend_of(chart: Chart) -> bool:
+    """Whether several series have names to be told apart by."""
+    return isinstance(chart, Plot) and len({s.name for s in named(chart)}) > 1
+
+
+def named(chart: Plot) -> list[Series]:
+    """The series that a legend names."""
+    return [series for series in chart.series if series.name and series.points]
+
+
+def svg_of(drawing: Drawing, attributes: str = "", style: str = "") -> Markup:
+    """A drawing as an `<svg>` element. attributes, style: of one that lies in a file of its own."""
+    key = re.sub(r"[^\w-]+", "-", drawing.key)  # ids have no spaces
     head = (
-        f'<svg class="chart" viewBox="{view[1]}" role="img" aria-labelledby="{name}-title {name}-text">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>'
+        f'<svg class="drawn" viewBox="0 0 {_number(drawing.width)} {_number(drawing.height)}" role="img" '
+        f'font-size="{TEXT_PIXELS:g}" aria-labelledby="{key}-title {key}-text"{attributes}>{style}'
+        f'<title id="{key}-title">{_text(drawing.title)}</title>'
+        f'<desc id="{key}-text">{_text(drawing.description)}</desc>'
     )
-    body = re.sub(r">\s+<", "><", _own_ids(body, name)).strip()
-    return Markup(f"{head}{body}</svg>")  # noqa: S704 - matplotlib escapes the text that it draws
+    return Markup(f"{head}{''.join(map(_shape, drawing.shapes))}</svg>")  # noqa: S704 - every text went through `escape`
 
 
-def css_variable(colour: str) -> str:
-    """The CSS variable that a stand-in colour becomes."""
-    return _VARIABLES[colour]
+def _shape(shape: Shape) -> str:
+    if isinstance(shape, Rule):
+        (x1, y1), (x2, y2) = shape.start, shape.end
+        places = f'x1="{_number(x1)}" y1="{_number(y1)}" x2="{_number(x2)}" y2="{_number(y2)}"'
+        return f'<line class="c-{shape.ink}" {places} {_stroke(shape.width, shape.is_dashed)}/>'
+    if isinstance(shape, Line):
+        stroke = f"{_stroke(shape.width, shape.is_dashed)}{_opacity(shape.opacity)}"
+        return f'<polyline class="c-{shape.ink}" points="{_places(shape.points)}" fill="none" {stroke}/>'
+    if isinstance(shape, Area):
+        fill = f'fill="currentColor"{_opacity(shape.opacity)}'
+        return f'<polygon class="c-{shape.ink}" points="{_places(shape.points)}" {fill}/>'
+    if isinstance(shape, Dot):
+        x, y = shape.at
+        paint = 'fill="none" stroke="currentColor" stroke-width="1.6"' if shape.is_open else 'fill="currentColor"'
+        place = f'cx="{_number(x)}" cy="{_number(y)}" r="{_number(shape.radius)}"'
+        return f'<circle class="c-{shape.ink}" {place} {paint}{_opacity(shape.opacity)}/>'
+    x, y = shape.at
+    place = f'x="{_number(x)}" y="{_number(y)}"'
+    if shape.angle:
+        place = f'transform="translate({_number(x)} {_number(y)}) rotate({_number(shape.angle)})"'
+    look = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
+    look += "" if shape.size == TEXT_PIXELS else f' font-size="{shape.size:g}"'
+    look += ' font-weight="600"' if shape.is_bold else ""
+    return f'<text class="c-{shape.ink}" {place} fill="currentColor"{look}>{_text(shape.text)}</text>'
 
 
-def stand_ins() -> tuple[str, ...]:
-    """Every stand-in colour that a chart may be drawn in."""
-    return tuple(_VARIABLES)
+def _stroke(width: float, is_dashed: bool) -> str:
+    dashes = ' stroke-dasharray="5 4"' if is_dashed else ""
+    return f'stroke="currentColor" stroke-width="{width:g}"{dashes}'
 
 
-def _own_ids(body: str, name: str) -> str:
-    """Drop ids that nothing refers to, and give the others the chart's name: ids must be unique in a page."""
-    used = set(re.findall(r'href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
-    body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+def _opacity(opacity: float) -> str:
+    return "" if opacity == 1 else f' opacity="{opacity:.3g}"'
+
+
+def _places(points: Sequence[Point]) -> str:
+    return " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
+
+
+def _number(value: float) -> str:
+    """At most one decimal: a tenth of a pixel is not seen."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _text(text: str) -> Markup:
+    return escape(visible(text))

@@ -19,9 +19,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from luthier.core.evaluation import Metric
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import page_environment
+from luthier.ml.charts.svg import drawn
 from luthier.platform.auth.member_records import Session
 from luthier.platform.ui.assets import Assets
-from luthier.platform.ui.charts.svg import drawn
 from luthier.platform.ui.form_tokens import form_token
 from luthier.platform.ui.navigation import current, entries_for
 from luthier.platform.ui.page_advice import page_advice

@@ -42,7 +42,7 @@ def test_a_page_says_what_has_changed_with_examples_and_is_the_same_each_time(wa
     for part in ("Answers that refuse", "exchanges that show it", "Unknown: no prices are set", "False alarms a month"):
         assert part in page
     assert "The log had to drop 7 exchanges" in page
-    assert page.count('<svg class="chart"') >= 3
+    assert page.count('<svg class="drawn"') >= 3
     assert "http" not in page.replace("http://www.w3.org", "")
 
 

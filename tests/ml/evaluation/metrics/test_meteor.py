@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.meteor_score import single_meteor_score
 
+from luthier.core.graders import Reward
 from luthier.core.ports import Attempt
 from luthier.core.recipe import Recipe
-from luthier.core.results.graders import Reward
 from luthier.ml.charts.metric_titles import metric_heading
 from luthier.ml.evaluation.metrics.meteor import Meteor, words
 from luthier.ml.evaluation.metrics.protocol import Observations

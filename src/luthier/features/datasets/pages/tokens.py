@@ -13,10 +13,10 @@ from luthier.core.errors import LuthierError
 from luthier.features.datasets.pages.datasets import Number
 from luthier.features.datasets.pages.head import head
 from luthier.features.datasets.tokens import TEMPLATES, begin_tokens, tokens_state
+from luthier.ml.charts.spec import Axis, Mark, Plot, Series
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import local_base_models
 from luthier.platform.processes.result_cache import CachedResult
-from luthier.platform.ui.charts.spec import Axis, Mark, Plot, Series
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import HomeContext, Reader, Trainer

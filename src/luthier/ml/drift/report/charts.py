@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from luthier.ml.charts.figures import number, rough
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import BASE, MUTED, OTHERS, RULE, TUNED, canvas, inline_svg
+from luthier.ml.charts.spec import Axis, Mark, Plot, Series, Span, Tick, points_of
+from luthier.ml.charts.svg import report_chart
+from luthier.ml.charts.ticks import linear_ticks
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, false_alarms_a_month, needed_strength
-from luthier.ml.drift.drift.ranks import Floats, Ints
+from luthier.ml.drift.drift.ranks import Ints
 from luthier.ml.drift.signals.column import Rows
 from luthier.ml.drift.signals.tested import Tested
 
@@ -46,15 +47,10 @@ def _volume_chart(rows: Rows, since: float) -> Chart:
         f"{len(rows.at):,} exchanges in {len(hours):,} hours, at most {number(all_.max(), 0)} in one; "
         f"{number(failed.sum(), 0)} were refused or failed."
     )
-    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
-        axes.step(_days(hours), all_, color=BASE, lw=1.3, where="post", label="all")
-        if failed.any():
-            axes.step(_days(hours), failed, color=TUNED, lw=1.3, where="post", label="refused or failed")
-        _legend(axes)
-        _finish(axes, hours, since)
-        axes.set_ylim(bottom=0)
-        svg = inline_svg(figure, name="chart-volume", title="Exchanges an hour", description=text)
-    return Chart("Exchanges an hour", text, svg)
+    series = [Series("all", points_of(hours / 24, all_), "base", "steps")]
+    if failed.any():
+        series.append(Series("refused or failed", points_of(hours / 24, failed), "tuned", "steps"))
+    return report_chart(_plot("volume", "Exchanges an hour", Axis("", low=0.0), series, hours, since, text))
 
 
 def _latency_chart(rows: Rows, since: float) -> Chart | None:
@@ -66,14 +62,11 @@ def _latency_chart(rows: Rows, since: float) -> Chart | None:
     middle = np.array([np.quantile(values, 0.5) for values in of_hour])
     high = np.array([np.quantile(values, 0.95) for values in of_hour])
     text = f"Median {rough(float(np.median(middle)))} s; the highest 95th percentile of an hour {rough(high.max())} s."
-    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
-        axes.plot(_days(hours), high, color=TUNED, lw=1.2, label="95th percentile")
-        axes.plot(_days(hours), middle, color=BASE, lw=1.4, label="median")
-        _legend(axes)
-        _finish(axes, hours, since)
-        axes.set_ylim(bottom=0)
-        svg = inline_svg(figure, name="chart-latency", title="Latency by the hour, seconds", description=text)
-    return Chart("Latency by the hour, seconds", text, svg)
+    series = [
+        Series("95th percentile", points_of(hours / 24, high), "tuned", radius_pixels=0.0),
+        Series("median", points_of(hours / 24, middle), "base", radius_pixels=0.0),
+    ]
+    return report_chart(_plot("latency", "Latency by the hour, seconds", Axis("", low=0.0), series, hours, since, text))
 
 
 def _strength_chart(tested: Tested, since: float, num_signals: int) -> Chart:
@@ -85,33 +78,44 @@ def _strength_chart(tested: Tested, since: float, num_signals: int) -> Chart:
         f"Evidence that this has changed, as a power of ten. Above the dashed line steady traffic comes at most "
         f"{FALSE_ALARMS_A_MONTH:g} times a month over all signals; where it stands now, {chance:.2g} times."
     )
-    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
-        axes.plot(_days(tested.hours), strength, color=OTHERS[0], lw=1.6)
-        axes.axhline(needed, color=MUTED, lw=1.0, ls=(0, (4, 3)))
-        _finish(axes, tested.hours, since)
-        svg = inline_svg(figure, name=f"chart-{signal.name}", title=signal.title, description=text)
-    return Chart(signal.title, text, svg)
+    series = [Series("", points_of(tested.hours / 24, strength), "other-1", radius_pixels=0.0)]
+    marks = [Mark(float(needed), "", "y")]
+    y = Axis("", low=float(min(needed, strength.min())), high=float(max(needed, strength.max())))
+    return report_chart(_plot(signal.name, signal.title, y, series, tested.hours, since, text, marks))
 
 
-def _days(hours: Ints) -> Floats:
-    return hours / 24.0
+def _plot(
+    name: str,
+    title: str,
+    y: Axis,
+    series: Sequence[Series],
+    hours: Ints,
+    since: float,
+    text: str,
+    marks: Sequence[Mark] = (),
+) -> Plot:
+    """A plot over days, of which those since the window began are shaded."""
+    first, last = float(hours[0]) / 24, float(hours[-1] + 1) / 24
+    begins = since / 86_400
+    return Plot(
+        f"chart-{name}",
+        title,
+        Axis("", low=first, high=last, ticks=_days(first, last)),
+        y,
+        series,
+        marks=marks,
+        caption=text,
+        spans=[Span(max(first, begins), last)] if begins < last else (),
+        width_pixels=_WIDTH,
+        height_pixels=_HEIGHT,
+    )
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, loc="upper left", labelcolor=MUTED, handlelength=1.4, borderaxespad=0.1, ncols=2)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.2 * (high - low))
-
-
-def _finish(axes: Axes, hours: Ints, since: float) -> None:
-    axes.grid(axis="y")
-    first, last = hours[0] / 24, (hours[-1] + 1) / 24
-    axes.set_xlim(first, last)
-    if since / 86_400 < last:
-        axes.axvspan(max(first, since / 86_400), last, color=RULE, alpha=0.35, lw=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=2))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _day(value)))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+def _days(first: float, last: float) -> list[Tick]:
+    """Days, or, where there are too few of them, hours."""
+    step = max(1, round((last - first) / 7))
+    whole = [float(day) for day in range(math.ceil(first), math.floor(last) + 1, step)]
+    return [(days, _day(days)) for days in (whole if len(whole) > 1 else linear_ticks(first, last))]
 
 
 def _day(days: float) -> str:

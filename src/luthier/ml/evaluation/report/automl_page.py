@@ -13,7 +13,7 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import metric_rows, tone_of
 from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.svg import BASE, OTHERS, TUNED
+from luthier.ml.charts.spec import Role
 from luthier.ml.evaluation.report.interval_chart import interval_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
@@ -88,8 +88,8 @@ def _tone(stages: Sequence[AutoStage], evaluation: Evaluation | None) -> tuple[s
 def _charts(evaluation: Evaluation | None) -> list[Chart]:
     if evaluation is None:
         return []
-    colours = {
-        one.name: TUNED if one.adapter else OTHERS[0] if one.num_few_shot else BASE for one in evaluation.systems
+    colours: dict[str, Role] = {
+        one.name: "tuned" if one.adapter else "other-1" if one.num_few_shot else "base" for one in evaluation.systems
     }
     names = dict.fromkeys(name for one in evaluation.systems for name in one.metrics)
     return [interval_chart(evaluation.systems, colours, name) for name in names]

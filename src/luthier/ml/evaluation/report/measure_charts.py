@@ -10,7 +10,8 @@ import numpy as np
 from luthier.core.events import Event, StepDone, ValidationDone
 from luthier.ml.charts.figures import rough
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import BASE, MUTED, OTHERS, TUNED, canvas, inline_svg
+from luthier.ml.charts.spec import Axis, Plot, Role, Series, points_of
+from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.report.curves import MAX_POINTS, Values
 
 _WIDTH: Final = 460
@@ -40,26 +41,30 @@ def measure_charts(events: Sequence[Event]) -> list[Chart]:
 
 
 def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> Chart:
-    colours = (TUNED, BASE) if len(names) > 1 else (OTHERS[0],)
-    words = []
-    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
-        for name, colour in zip(names, colours, strict=False):
-            side = name.partition("_")[0] if len(names) > 1 else "training"
-            at, values = _points(steps, name)
-            axes.plot(at, values, color=colour, lw=1.8, marker="o" if len(values) < 12 else "", ms=3.5, label=side)
-            words.append(f"{side} {_course(values)}")
-            at, values = _points(checks, name)
-            if len(values):
-                label = "validation" if len(names) == 1 else f"{side}, validation"
-                axes.plot(at, values, "--o", color=colour, lw=1.2, ms=4, mfc="none", label=label)
-                words.append(f"{label} {_course(values)}")
-        axes.grid(axis="y")
-        axes.set_xlabel("step")
-        axes.margins(y=0.12)
-        axes.legend(frameon=False, loc="best", labelcolor=MUTED, handlelength=1.6, borderaxespad=0.1)
-        text = f"{'; '.join(words).capitalize()}."
-        svg = inline_svg(figure, name=f"chart-{group.replace('_', '-')}", title=_TITLES[group], description=text)
-    return Chart(_TITLES[group], text, svg)
+    roles: tuple[Role, ...] = ("tuned", "base") if len(names) > 1 else ("other-1",)
+    series, words = [], []
+    for name, role in zip(names, roles, strict=False):
+        side = name.partition("_")[0] if len(names) > 1 else "training"
+        at, values = _points(steps, name)
+        series.append(Series(side, points_of(at, values), role))
+        words.append(f"{side} {_course(values)}")
+        at, values = _points(checks, name)
+        if len(values):
+            label = "validation" if len(names) == 1 else f"{side}, validation"
+            series.append(Series(label, points_of(at, values), role, is_dashed=True, is_open=True))
+            words.append(f"{label} {_course(values)}")
+    text = f"{'; '.join(words).capitalize()}."
+    chart = Plot(
+        f"chart-{group.replace('_', '-')}",
+        _TITLES[group],
+        Axis("step"),
+        Axis(""),
+        series,
+        caption=text,
+        width_pixels=_WIDTH,
+        height_pixels=_HEIGHT,
+    )
+    return report_chart(chart)
 
 
 def _course(values: Values) -> str:

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Sample
 from luthier.core.workflows.showdown import ShowdownResult, Standing, SystemKind
 from luthier.ml.charts import figures
+from luthier.ml.charts.drawing import short
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.judged_rows import difference_row, metric_rows, units_of
 from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import Chart, page_environment, replace_text
-from luthier.ml.charts.svg import BASE, INK, OTHERS, TUNED, canvas, inline_svg
-from luthier.ml.evaluation.report.interval_chart import interval_chart, short_name
+from luthier.ml.charts.spec import Axis, Note, Plot, Role, Series
+from luthier.ml.charts.svg import report_chart
+from luthier.ml.evaluation.report.interval_chart import interval_chart
 from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
-_COLOURS: Final[dict[SystemKind, str]] = {"zero-shot": BASE, "few-shot": OTHERS[0], "tuned": TUNED}
-_MARKS: Final[dict[SystemKind, str]] = {"zero-shot": "o", "few-shot": "s", "tuned": "D"}
+_COLOURS: Final[dict[SystemKind, Role]] = {"zero-shot": "base", "few-shot": "other-1", "tuned": "tuned"}
+_MARKS: Final[dict[SystemKind, Literal["circle", "square", "diamond"]]] = {
+    "zero-shot": "circle",
+    "few-shot": "square",
+    "tuned": "diamond",
+}
 _BADGES: Final = {"tuned": "tune it", "prompting": "prompting is enough", "nothing": "none of them"}
 _TONES: Final = {"tuned": "good", "prompting": "open", "nothing": "bad"}
 _BY_BYTES: Final = "bits_per_byte"
@@ -108,39 +114,37 @@ def showdown_charts(result: ShowdownResult) -> list[Chart]:
 
 def _against_time(result: ShowdownResult, timed: Sequence[Standing]) -> Chart:
     primary = result.spec.primary
-    with canvas(460, 320) as (figure, axes):
-        for one in timed:
-            metric, seconds = one.result.metrics[primary], one.seconds_per_answer or 0.0
-            colour = _COLOURS[one.kind]
-            axes.plot([seconds, seconds], [metric.low, metric.high], color=colour, lw=1.6, solid_capstyle="round")
-            axes.plot(seconds, metric.value, _MARKS[one.kind], color=colour, ms=7)
-            is_odd = one.contender % 2 == 1
-            label = short_name(result.spec.contenders[one.contender].label)
-            axes.annotate(
-                label,
-                (seconds, metric.value),
-                xytext=(0, -12 if is_odd else 12),
-                textcoords="offset points",
-                ha="center",
-                va="top" if is_odd else "bottom",
-                color=INK,
-                fontsize=7.5,
-            )
-        axes.set_xlabel("seconds an answer")
-        axes.set_ylabel(metric_heading(primary))
-        axes.grid(axis="both")
-        axes.margins(x=0.16, y=0.16)
-        parts = [f"{one.result.name} {one.seconds_per_answer:.3g} s, {_figure(one, primary)}" for one in timed]
-        svg = inline_svg(
-            figure,
-            name="chart-against-time",
-            title=f"{metric_heading(primary)} against the time of an answer",
-            description=f"{metric_title(primary)} and seconds an answer: {'; '.join(parts)}.",
+    series, notes = [], []
+    for one in timed:
+        metric, seconds = one.result.metrics[primary], one.seconds_per_answer or 0.0
+        dot = Series(
+            "",
+            [(seconds, metric.value)],
+            _COLOURS[one.kind],
+            "dots",
+            intervals=[(metric.low, metric.high)],
+            mark=_MARKS[one.kind],
+            radius_pixels=4.5,
         )
+        series.append(dot)
+        label = short(result.spec.contenders[one.contender].label)
+        notes.append(Note(seconds, metric.value, label, below=one.contender % 2 == 1))
     caption = "Circle: as it is; square: with examples in its prompt; diamond: tuned. Up is better, left is faster."
     if not timed[0].result.metrics[primary].higher_is_better:
         caption = caption.replace("Up is", "Down is")
-    return Chart("Quality against time", caption, svg)
+    parts = [f"{one.result.name} {one.seconds_per_answer:.3g} s, {_figure(one, primary)}" for one in timed]
+    chart = Plot(
+        "chart-against-time",
+        f"{metric_heading(primary)} against the time of an answer",
+        Axis("seconds an answer"),
+        Axis(metric_heading(primary)),
+        series,
+        notes=notes,
+        description=f"{metric_title(primary)} and seconds an answer: {'; '.join(parts)}.",
+        width_pixels=460,
+        height_pixels=320,
+    )
+    return report_chart(chart, heading="Quality against time", caption=caption)
 
 
 def _key_figures(result: ShowdownResult) -> list[Fact]:

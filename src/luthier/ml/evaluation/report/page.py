@@ -17,7 +17,6 @@ from luthier.ml.charts.forecast import forecast_of
 from luthier.ml.charts.judged_rows import forgetting_rows, scored_heading
 from luthier.ml.charts.metric_titles import metric_heading, metric_title
 from luthier.ml.charts.page import page_environment
-from luthier.ml.charts.svg import css_variable
 from luthier.ml.charts.thinking import thinking_sentence
 from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.report import facts, reproduce
@@ -133,7 +132,7 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
         "held_out_name": Path(evaluation.held_out_file).name,
         "duration": figures.duration(evaluation.seconds),
         "roles": found,
-        "colours": {name: css_variable(c) for name, c in system_colours(evaluation, found).items()},
+        "colours": {name: f"--{role}" for name, role in system_colours(evaluation, found).items()},
         "metrics": metric_rows(evaluation),
         "differences": mine,
         "other_differences": others,

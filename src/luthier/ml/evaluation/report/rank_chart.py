@@ -6,17 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
-
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import INK, RULE, TUNED, canvas, inline_svg
+from luthier.ml.charts.spec import Axis, Cell, Matrix
+from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.names import listed
 
 _WIDTH: Final = 940
-_CELL_HEIGHT: Final = 26
-_MOST_OPAQUE: Final = 0.6
-_GAP: Final = 0.06
 
 Grid = dict[str, dict[int, float]]
 
@@ -27,11 +22,23 @@ def rank_charts(ranks: Mapping[str, int]) -> list[Chart]:
     if not grid:
         return []
     layers = sorted({layer for row in grid.values() for layer in row})
-    text = _in_words(ranks)
-    with canvas(_WIDTH, _CELL_HEIGHT * len(grid) + 60) as (figure, axes):
-        _draw(axes, grid, layers)
-        svg = inline_svg(figure, name="chart-ranks", title="Rank of each matrix", description=text)
-    return [Chart("Rank of each matrix at the end", text, svg)]
+    most = max(rank for row in grid.values() for rank in row.values()) or 1.0
+    cells = [
+        [Cell(row[layer] / most, f"{row[layer]:.3g}") if layer in row else None for layer in layers]
+        for row in grid.values()
+    ]
+    chart = Matrix(
+        "chart-ranks",
+        "Rank of each matrix",
+        Axis("layer"),
+        Axis(""),
+        [str(layer) for layer in layers],
+        list(grid),
+        cells,
+        caption=_in_words(ranks),
+        width_pixels=_WIDTH,
+    )
+    return [report_chart(chart, heading="Rank of each matrix at the end")]
 
 
 def rank_grid(ranks: Mapping[str, int]) -> Grid:
@@ -42,28 +49,6 @@ def rank_grid(ranks: Mapping[str, int]) -> Grid:
         if number is not None:
             found.setdefault(name.rpartition(".")[2], {}).setdefault(int(number[1]), []).append(rank)
     return {kind: {at: sum(rs) / len(rs) for at, rs in row.items()} for kind, row in found.items()}
-
-
-def _draw(axes: Axes, grid: Grid, layers: list[int]) -> None:
-    most = max(rank for row in grid.values() for rank in row.values()) or 1.0
-    size = 8.5 if len(layers) <= 34 else 6.0
-    for place, row in enumerate(grid.values()):
-        for column, layer in enumerate(layers):
-            if layer not in row:
-                continue
-            corner, side = (column - 0.5 + _GAP / 2, place - 0.5 + _GAP), 1 - _GAP
-            share = row[layer] / most
-            axes.add_patch(Rectangle(corner, side, 1 - 2 * _GAP, fc=TUNED, ec="none", alpha=_MOST_OPAQUE * share))
-            axes.add_patch(Rectangle(corner, side, 1 - 2 * _GAP, fc="none", ec=RULE, lw=0.6))
-            axes.text(column, place, f"{row[layer]:.3g}", ha="center", va="center", fontsize=size, color=INK)
-    axes.set_xlim(-0.5, len(layers) - 0.5)
-    axes.set_ylim(len(grid) - 0.5, -0.5)
-    axes.set_yticks(range(len(grid)), list(grid))
-    every = max(1, -(-len(layers) // 34))
-    axes.set_xticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
-    axes.tick_params(length=0)
-    axes.spines["bottom"].set_visible(False)
-    axes.set_xlabel("layer")
 
 
 def _in_words(ranks: Mapping[str, int]) -> str:

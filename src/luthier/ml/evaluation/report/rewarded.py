@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from luthier.core.events import Event, StepDone, ValidationDone
 from luthier.core.plan import Plan
 from luthier.ml.charts import figures
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import BASE, MUTED, OTHERS, TUNED, canvas, inline_svg
+from luthier.ml.charts.spec import Axis, Plot, Role, Series, points_of
+from luthier.ml.charts.svg import report_chart
 from luthier.ml.evaluation.report.curves import MAX_POINTS, Values
 
 _WIDTH: Final = 460
@@ -95,14 +95,14 @@ def _charts(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -> tupl
     shares = {"no_signal_fraction": "groups without signal", "truncated_fraction": "answers cut off"}
     made.append(
         _chart(
-            "shares", "Groups that teach nothing, answers cut off", steps, shares, (BASE, OTHERS[0]), figures.percent
+            "shares", "Groups that teach nothing, answers cut off", steps, shares, ("base", "other-1"), figures.percent
         )
     )
     length = {"completion_tokens": "tokens"}
-    made.append(_chart("answer-length", "Tokens of an answer, mean", steps, length, (OTHERS[1],), figures.rough))
+    made.append(_chart("answer-length", "Tokens of an answer, mean", steps, length, ("other-2",), figures.rough))
     if any("kl" in step.measures for step in steps):
         title = "Distance from the start, nats a token"
-        made.append(_chart("distance", title, steps, {"kl": "KL divergence"}, (OTHERS[2],), figures.rough))
+        made.append(_chart("distance", title, steps, {"kl": "KL divergence"}, ("other-3",), figures.rough))
     return tuple(made)
 
 
@@ -111,17 +111,16 @@ def _reward_chart(steps: Sequence[StepDone], checks: Sequence[ValidationDone]) -
     at, mean = _points(steps, "reward")
     _, spread = _points(steps, "reward_spread")
     text = f"Mean reward went from {figures.rough(mean[0])} to {figures.rough(mean[-1])} in {int(at[-1]):,} steps."
-    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
-        axes.fill_between(at, mean - spread, mean + spread, color=TUNED, alpha=0.18, lw=0)
-        axes.plot(at, mean, color=TUNED, lw=1.8, marker=_marker(mean), ms=3.5, label="drawn answers")
-        if checks:
-            places, values = _points(checks, "reward")
-            axes.plot(places, values, "--o", color=BASE, lw=1.4, ms=4, label="validation, likeliest answers")
-            text += f" On validation rows the likeliest answers went from {figures.rough(values[0])}"
-            text += f" to {figures.rough(values[-1])}, at best {figures.rough(values.max())}."
-        _finish(axes, has_legend=True)
-        svg = inline_svg(figure, name="chart-reward", title="Reward", description=text)
-    return Chart("Reward, mean", f"{text} Band: mean spread between the answers to one prompt.", svg)
+    band = points_of(mean - spread, mean + spread)
+    series = [Series("drawn answers", points_of(at, mean), "tuned", intervals=band)]
+    if checks:
+        places, values = _points(checks, "reward")
+        validation = points_of(places, values)
+        series.append(Series("validation, likeliest answers", validation, "base", is_dashed=True))
+        text += f" On validation rows the likeliest answers went from {figures.rough(values[0])}"
+        text += f" to {figures.rough(values[-1])}, at best {figures.rough(values.max())}."
+    caption = f"{text} Band: mean spread between the answers to one prompt."
+    return report_chart(_plot("reward", "Reward, mean", Axis(""), series, text), caption=caption)
 
 
 def _chart(
@@ -129,33 +128,21 @@ def _chart(
     title: str,
     steps: Sequence[StepDone],
     measures: Mapping[str, str],
-    colours: Sequence[str],
+    roles: Sequence[Role],
     form: Callable[[float], str],
 ) -> Chart:
-    words = []
-    with canvas(_WIDTH, _HEIGHT) as (figure, axes):
-        for (measure, label), colour in zip(measures.items(), colours, strict=True):
-            at, values = _points(steps, measure)
-            axes.plot(at, values, color=colour, lw=1.8, marker=_marker(values), ms=3.5, label=label)
-            words.append(f"{label} from {form(values[0])} to {form(values[-1])}, mean {form(values.mean())}")
-        axes.set_ylim(bottom=0)
-        _finish(axes, has_legend=len(measures) > 1)
-        text = f"{'; '.join(words)}."
-        text = text[0].upper() + text[1:]
-        svg = inline_svg(figure, name=f"chart-{name}", title=title, description=text)
-    return Chart(title, text, svg)
+    words, series = [], []
+    for (measure, label), role in zip(measures.items(), roles, strict=True):
+        at, values = _points(steps, measure)
+        series.append(Series(label, points_of(at, values), role))
+        words.append(f"{label} from {form(values[0])} to {form(values[-1])}, mean {form(values.mean())}")
+    text = f"{'; '.join(words)}."
+    return report_chart(_plot(name, title, Axis("", low=0.0), series, text[0].upper() + text[1:]))
 
 
-def _finish(axes: Axes, *, has_legend: bool) -> None:
-    axes.grid(axis="y")
-    axes.set_xlabel("step")
-    axes.margins(y=0.12)
-    if has_legend:
-        axes.legend(frameon=False, loc="best", labelcolor=MUTED, handlelength=1.6, borderaxespad=0.1)
-
-
-def _marker(values: Values) -> str:
-    return "o" if len(values) < 12 else ""
+def _plot(name: str, title: str, y: Axis, series: Sequence[Series], text: str) -> Plot:
+    x = Axis("step")
+    return Plot(f"chart-{name}", title, x, y, series, caption=text, width_pixels=_WIDTH, height_pixels=_HEIGHT)
 
 
 def _points(events: Sequence[StepDone] | Sequence[ValidationDone], name: str) -> tuple[Values, Values]:

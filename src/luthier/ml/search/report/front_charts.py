@@ -7,7 +7,8 @@ from typing import Final
 
 from luthier.core.workflows.study import GoalName, Study, Trial
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import INK, MUTED, TUNED, canvas, inline_svg
+from luthier.ml.charts.spec import Axis, Note, Plot, Series
+from luthier.ml.charts.svg import report_chart
 from luthier.ml.search.front import front_of, point_of
 
 _WIDTH: Final = 480
@@ -34,18 +35,22 @@ def _against(goal: GoalName, trials: Sequence[Trial], front: Sequence[Trial], kn
 
     whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
     ends = sorted(at_of(trial) for trial in front)
-    with canvas(_WIDTH, 280) as (figure, axes):
-        for trial in whole:
-            axes.plot(*at_of(trial), "o", ms=5, color=MUTED, alpha=0.6)
-        axes.plot([x for x, _ in ends], [y for _, y in ends], "o-", ms=6, lw=1.4, color=TUNED)
-        if (named := next((trial for trial in front if trial.number == knee), None)) is not None:
-            at = at_of(named)
-            axes.plot(*at, "o", ms=12, mfc="none", mec=INK, mew=1.6)
-            axes.annotate(f"knee: trial {knee}", at, xytext=(8, 8), textcoords="offset points", color=INK, fontsize=8)
-        axes.set_xlabel(label)
-        axes.set_ylabel("validation loss")
-        axes.grid(axis="y")
-        words = f"{len(front)} of {len(whole)} whole trainings are on the front; the knee is trial {knee}."
-        svg = inline_svg(figure, name=f"study-front-{goal}", title=f"Quality against {goal}", description=words)
-    caption = "Each dot is a whole training; no other beats those on the line in all goals of the study."
-    return Chart(f"Quality against {goal}", caption, svg)
+    series = [
+        Series("", [at_of(trial) for trial in whole], "muted", "dots", is_faint=True, radius_pixels=4.0),
+        Series("", ends, "tuned", radius_pixels=4.0),
+        Series("", ends, "tuned", "dots", radius_pixels=4.0),
+    ]
+    notes = [Note(*at_of(trial), f"knee: trial {knee}", is_ringed=True) for trial in front if trial.number == knee]
+    chart = Plot(
+        f"study-front-{goal}",
+        f"Quality against {goal}",
+        Axis(label),
+        Axis("validation loss"),
+        series,
+        notes=notes,
+        caption="Each dot is a whole training; no other beats those on the line in all goals of the study.",
+        description=f"{len(front)} of {len(whole)} whole trainings are on the front; the knee is trial {knee}.",
+        width_pixels=_WIDTH,
+        height_pixels=280,
+    )
+    return report_chart(chart)

@@ -39,7 +39,7 @@ def write_study_page(
 
     repeated: the losses of the trials that were trained with several seeds, by their numbers. Raises StorageFullError.
     """
-    from luthier.ml.search.report.charts import study_charts  # the only part that needs matplotlib
+    from luthier.ml.search.report.charts import study_charts
 
     environment = page_environment(TEMPLATES)
     best_first = ranked(trials)

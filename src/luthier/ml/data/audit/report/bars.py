@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from luthier.ml.charts.drawing import short
 from luthier.ml.charts.figures import count, percent
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, canvas, inline_svg
+from luthier.ml.charts.spec import Axis, Bar, Bars, Mark, Plot, Role, Series, points_of
+from luthier.ml.charts.svg import report_chart
 from luthier.ml.charts.visible import visible
 
 WIDTH: Final = 460
@@ -24,27 +21,13 @@ _NAME_CHARACTERS: Final = 26
 _BINS: Final = 40
 
 
-@contextmanager
-def page_canvas(height: int) -> Iterator[tuple[Figure, Axes]]:
-    """A canvas on which text of any script may be drawn.
-
-    matplotlib measures with its own font and warns of letters that it lacks; the page is drawn with the reader's.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support", category=UserWarning)
-        with canvas(WIDTH, height) as drawn:
-            yield drawn
-
-
 def short_name(text: str) -> str:
     """A name of unknown origin on one line, at most 26 characters."""
-    line = " ".join(visible(text).split()) or "(empty)"
-    return line if len(line) <= _NAME_CHARACTERS else f"{line[: _NAME_CHARACTERS - 1]}…"
+    return short(visible(text), _NAME_CHARACTERS) or "(empty)"
 
 
 def bar_chart(
-    name: str, title: str, counts: Sequence[tuple[str, int]], *, what: str, whole: int, num_kinds: int, colour: str
+    name: str, title: str, counts: Sequence[tuple[str, int]], *, what: str, whole: int, num_kinds: int, role: Role
 ) -> Chart:
     """Bars, longest first; of more than ten kinds the ten largest, and the caption says so.
 
@@ -52,23 +35,17 @@ def bar_chart(
     num_kinds: how many kinds there are in all.
     """
     shown = counts[:NUM_BARS]
-    with page_canvas(40 + 25 * max(len(shown), 2)) as (figure, axes):
-        places = np.arange(len(shown))[::-1]
-        axes.barh(places, [value for _, value in shown], height=0.62, color=colour)
-        axes.set_yticks(places, [short_name(kind) for kind, _ in shown], color=INK)
-        axes.set_xticks([])
-        axes.spines["bottom"].set_visible(False)
-        axes.set_ylim(-0.6, max(len(shown), 2) - 0.4)
-        most = max((value for _, value in shown), default=1)
-        axes.set_xlim(0, most * 1.32)
-        for place, (_, value) in zip(places, shown, strict=True):
-            text = f"{count(value)}  ({percent(value / whole)})" if whole else count(value)
-            axes.annotate(text, (value, place), (5, 0), textcoords="offset points", va="center", color=MUTED)
-        first = f"“{short_name(shown[0][0])}” has {count(shown[0][1])} {what}"
-        first += f", the most of {count(num_kinds)}." if num_kinds > 1 else "."
-        rest = f" The {len(shown)} largest are shown." if num_kinds > len(shown) else ""
-        svg = inline_svg(figure, name=name, title=title, description=f"{title}. {first}{rest}")
-    return Chart(title, f"{first}{rest}", svg)
+    first = f"“{short_name(shown[0][0])}” has {count(shown[0][1])} {what}"
+    first += f", the most of {count(num_kinds)}." if num_kinds > 1 else "."
+    rest = f" The {len(shown)} largest are shown." if num_kinds > len(shown) else ""
+    rows = [
+        Bar(short_name(kind), value, f"{count(value)}  ({percent(value / whole)})" if whole else count(value), role)
+        for kind, value in shown
+    ]
+    axis = Axis("", low=0.0, is_shown=False)
+    described = f"{title}. {first}{rest}"
+    chart = Bars(name, title, axis, rows, caption=f"{first}{rest}", description=described, width_pixels=WIDTH)
+    return report_chart(chart)
 
 
 def length_chart(lengths: npt.NDArray[np.int64], unit: str, limits: Mapping[str, float]) -> Chart:
@@ -79,45 +56,38 @@ def length_chart(lengths: npt.NDArray[np.int64], unit: str, limits: Mapping[str,
     title = f"Length of rows in {unit}"
     filled = lengths[lengths > 0]
     num_empty = len(lengths) - len(filled)
-    with page_canvas(250) as (figure, axes):
-        low, high = int(filled.min()), int(filled.max())
-        edges = _edges(low, high)
-        axes.hist(filled, bins=edges.tolist(), color=OTHERS[0], alpha=0.85)
-        axes.set_xscale("log")
-        reach = [low, high, *(value for value in limits.values() if value > 0)]
-        axes.set_xlim(min(reach) / 1.25, max(reach) * 1.25)
-        for place, (name, value) in enumerate(limits.items()):
-            if value <= 0:
-                continue
-            colour = TUNED if "context" in name else BASE
-            axes.axvline(value, color=colour, lw=1.4, ls="-" if "context" in name else (0, (4, 3)))
-            late = np.log(value / min(reach)) > 0.6 * np.log(max(reach) / min(reach) + 1e-9)
-            axes.annotate(
-                f"{name}, {value:,.0f}",
-                (value, 0.97 - 0.09 * place),
-                (-5 if late else 5, 0),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha="right" if late else "left",
-                va="top",
-                color=colour,
-                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0, "alpha": 0.8},
-            )
-        axes.grid(axis="y")
-        axes.set_xlabel(f"{unit} (logarithmic)")
-        axes.set_ylabel("rows")
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        text = (
-            f"Half of the rows have {np.quantile(lengths, 0.5, method='nearest'):,.0f} {unit} or fewer; the shortest "
-            f"has {int(lengths.min()):,}, the longest {int(lengths.max()):,}."
-        )
-        if num_empty:
-            text += f" {num_empty:,} empty {'row is' if num_empty == 1 else 'rows are'} not drawn."
-        svg = inline_svg(figure, name="chart-length", title=title, description=text)
-    return Chart(title, text, svg)
+    low, high = int(filled.min()), int(filled.max())
+    edges = _edges(low, high)
+    counts, _ = np.histogram(filled, bins=edges)
+    reach = [low, high, *(value for value in limits.values() if value > 0)]
+    text = (
+        f"Half of the rows have {np.quantile(lengths, 0.5, method='nearest'):,.0f} {unit} or fewer; the shortest "
+        f"has {int(lengths.min()):,}, the longest {int(lengths.max()):,}."
+    )
+    if num_empty:
+        text += f" {num_empty:,} empty {'row is' if num_empty == 1 else 'rows are'} not drawn."
+    chart = Plot(
+        "chart-length",
+        title,
+        Axis(f"{unit} (logarithmic)", scale="log", low=min(reach) / 1.25, high=max(reach) * 1.25, ticks=_ticks(reach)),
+        Axis("rows", low=0.0),
+        [Series("", points_of(edges, [*counts, 0]), "other-1", "columns")],
+        marks=[_limit(name, value) for name, value in limits.items() if value > 0],
+        caption=text,
+        width_pixels=WIDTH,
+    )
+    return report_chart(chart)
+
+
+def _limit(name: str, value: float) -> Mark:
+    is_context = "context" in name
+    return Mark(value, f"{name}, {value:,.0f}", role="tuned" if is_context else "base", is_dashed=not is_context)
+
+
+def _ticks(reach: Sequence[float]) -> list[tuple[float, str]]:
+    """Powers of ten, and 2 and 5 times those where there is room."""
+    factors = (1, 2, 5) if max(reach) < 300 * min(reach) else (1,)
+    return [(factor * 10.0**power, f"{factor * 10**power:,}") for power in range(13) for factor in factors]
 
 
 def _edges(low: int, high: int) -> npt.NDArray[np.float64]:

@@ -9,7 +9,6 @@ import numpy as np
 
 from luthier.core.results.audit import Audit, Finding
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import BASE, OTHERS, TUNED
 from luthier.ml.data.audit.report.bars import bar_chart, length_chart
 from luthier.ml.data.audit.report.map_chart import map_chart
 from luthier.ml.data.audit.table import AuditTable
@@ -69,7 +68,7 @@ def _labels(audit: Audit) -> Chart | None:
         what="rows",
         whole=audit.num_rows,
         num_kinds=int(num_labels),
-        colour=OTHERS[1],
+        role="other-2",
     )
 
 
@@ -90,7 +89,7 @@ def _languages(audit: Audit) -> Chart | None:
             what="rows",
             whole=whole,
             num_kinds=len(shown),
-            colour=OTHERS[2],
+            role="other-3",
         )
     return None
 
@@ -110,7 +109,7 @@ def _clusters(audit: Audit) -> Chart | None:
             what="rows",
             whole=audit.num_rows,
             num_kinds=int(num),
-            colour=TUNED,
+            role="tuned",
         )
     return None
 
@@ -145,7 +144,7 @@ def _personal_data(audit: Audit) -> Chart | None:
         what="rows",
         whole=audit.num_rows,
         num_kinds=len(counts),
-        colour=BASE,
+        role="base",
     )
 
 

@@ -7,21 +7,21 @@ from typing import Final
 
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 
 from luthier.core.results.audit import Audit
 from luthier.ml.charts.figures import count, percent
 from luthier.ml.charts.page import Chart
-from luthier.ml.charts.svg import BASE, INK, MUTED, OTHERS, PAPER, TUNED, inline_svg
+from luthier.ml.charts.spec import OTHERS, Axis, Note, Plot, Role, Series, points_of
+from luthier.ml.charts.svg import report_chart
 from luthier.ml.charts.visible import visible
-from luthier.ml.data.audit.report.bars import page_canvas, short_name
+from luthier.ml.data.audit.report.bars import WIDTH, short_name
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.rows.prompt_map import PromptMap, Region, prompt_map
 
 _COPIES: Final = ("exact_duplicate", "near_duplicate")
 _MIN_POINTS: Final = 3
 _PREFIX_SHOWN: Final = 60
-_LEGEND_SIZE: Final = 26
+_ROLES: Final[tuple[Role, ...]] = (*OTHERS, "base")
 
 
 def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
@@ -33,47 +33,41 @@ def map_chart(audit: Audit, table: AuditTable) -> Chart | None:
         return None
     copies = {line for finding in audit.findings if finding.check in _COPIES for line in finding.lines}
     what = "prompts" if column == "prompt" else "texts"
-    title = f"Map of the {what}"
-    with page_canvas(400) as (figure, axes):
-        caption = _draw(axes, found, frame[found.positions], copies)
-        described = f"{_how(found, what)} {caption}".strip()
-        svg = inline_svg(figure, name="chart-map", title=title, description=described)
-    return Chart(title, described, svg)
+    series, said = _series(found, frame[found.positions], copies)
+    described = f"{_how(found, what)} {said}".strip()
+    hidden = Axis("", is_shown=False)
+    chart = Plot(
+        "chart-map",
+        f"Map of the {what}",
+        hidden,
+        hidden,
+        series,
+        notes=_regions(found),
+        caption=described,
+        width_pixels=WIDTH,
+        height_pixels=400,
+    )
+    return report_chart(chart)
 
 
-def _draw(axes: Axes, found: PromptMap, rows: pl.DataFrame, copies: Collection[int]) -> str:
+def _series(found: PromptMap, rows: pl.DataFrame, copies: Collection[int]) -> tuple[list[Series], str]:
+    """A series for each class of label and one of rings for copies, and what colours and rings mean."""
     x, y = found.xy.T
-    size = 22 if len(x) < 300 else 12 if len(x) < 1_500 else 8
+    radius = 2.6 if len(x) < 300 else 2.0 if len(x) < 1_500 else 1.6
     classes, said = _classes(rows["label"])
-    for place, (name, members) in enumerate(classes):
-        colour = (*OTHERS, BASE)[min(place, 3)]
-        axes.scatter(x[members], y[members], s=size, color=colour, alpha=0.6, linewidths=0, label=short_name(name))
+    series = [
+        Series(short_name(name), points_of(x[members], y[members]), role, "dots", is_faint=True, radius_pixels=radius)
+        for (name, members), role in zip(classes, _ROLES, strict=False)
+    ]
     is_copy = np.isin(rows["line"].to_numpy(), np.fromiter(copies, dtype=np.int64, count=len(copies)))
     if is_copy.any():
-        axes.scatter(
-            x[is_copy], y[is_copy], s=size * 2.2, facecolors="none", edgecolors=TUNED, linewidths=1.0, label="copy"
-        )
+        rings = points_of(x[is_copy], y[is_copy])
+        series.append(Series("copy", rings, "tuned", "dots", is_open=True, radius_pixels=1.6 * radius))
         said += " Rings: surplus copies and near-copies of other rows."
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.margins(0.08)
-    _name_regions(axes, found)
-    if len(classes) > 1 or is_copy.any():
-        axes.legend(
-            frameon=False,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.01),
-            ncols=4,
-            markerscale=(_LEGEND_SIZE / size) ** 0.5,
-            labelcolor=MUTED,
-            handletextpad=0.2,
-            columnspacing=1.2,
-        )
-    return said.strip()
+    return series, said.strip()
 
 
-def _name_regions(axes: Axes, found: PromptMap) -> None:
+def _regions(found: PromptMap) -> list[Note]:
     """The words of each region at its middle; of two that would overlap, or say the same, the one with more rows."""
     width, height = np.ptp(found.xy, axis=0)
     taken: list[Region] = []
@@ -85,17 +79,7 @@ def _name_regions(axes: Axes, found: PromptMap) -> None:
         ):
             continue
         taken.append(region)
-        axes.annotate(
-            visible(" · ".join(region.words)),
-            (region.x, region.y),
-            (0, 9),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            color=INK,
-            fontweight="bold",
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5, "alpha": 0.8},
-        )
+    return [Note(one.x, one.y, visible(" · ".join(one.words)), is_bold=True) for one in taken]
 
 
 def _classes(labels: pl.Series) -> tuple[list[tuple[str, np.ndarray]], str]:

@@ -82,8 +82,9 @@ function common(spec) {
   const muted = colour("muted"), rule = colour("rule");
   const axis = (title, part, isUp, scale) => ({
     type: scale === "log" ? "log" : "value", name: title, nameLocation: "middle", nameGap: isUp ? 46 : 28, scale: true,
-    min: part.low ?? undefined, max: part.high ?? undefined,
-    nameTextStyle: { color: muted }, axisLabel: { color: muted, formatter: number, hideOverlap: true },
+    min: part.low ?? undefined, max: part.high ?? undefined, inverse: part.is_reversed, show: part.is_shown,
+    nameTextStyle: { color: muted }, axisLabel: { color: muted, hideOverlap: true, ...(part.ticks.length
+      ? { customValues: part.ticks.map(([value]) => value), formatter: (value) => new Map(part.ticks).get(value) ?? "" } : { formatter: number }) },
     axisLine: { lineStyle: { color: rule } }, axisTick: { show: false }, splitLine: { lineStyle: { color: rule } },
   });
   return {
@@ -100,26 +101,56 @@ function common(spec) {
   };
 }
 
+// The intervals of a series: whiskers of dots, of a line a band (an invisible line at its foot, the rest stacked on it).
+function band(series) {
+  const shown = colour(series.role), ends = series.points.map(([x], n) => [x, ...series.intervals[n]]);
+  if (series.shape === "dots") {
+    return [{ type: "custom", silent: true, encode: { x: 0, y: [1, 2] }, data: ends, renderItem: (_, api) => {
+      const [low, high] = [1, 2].map((n) => api.coord([api.value(0), api.value(n)]));
+      return { type: "line", shape: { x1: low[0], y1: low[1], x2: high[0], y2: high[1] }, style: { stroke: shown, lineWidth: 1.6, opacity: 0.6 } };
+    } }];
+  }
+  const part = (height, area) => ({
+    type: "line", stack: `${series.name} interval`, stackStrategy: "all", silent: true, showSymbol: false, lineStyle: { opacity: 0 }, areaStyle: area,
+    data: ends.map(([x, low, high]) => [x, height(low, high)]), tooltip: { show: false },
+  });
+  return [part((low) => low, undefined), part((low, high) => high - low, { color: shown, opacity: 0.17 })];
+}
+
 // The lines of a plot: as they are, or, where they are smoothed, faintly with the smooth ones over them.
 function lines(entry) {
   const { spec, smoothing, isLog } = entry;
   const shown = (points) => (isLog ? points.filter((point) => point[1] > 0) : points);
-  const marks = spec.marks.map((mark) => ({ xAxis: mark.x, label: { formatter: mark.name, position: "insideEndTop" } }));
+  const marks = spec.marks.map((mark) => ({
+    [mark.axis === "y" ? "yAxis" : "xAxis"]: mark.x, label: { formatter: mark.name, position: "insideEndTop", color: colour(mark.role) },
+    lineStyle: { color: colour(mark.role), type: mark.is_dashed ? "dashed" : "solid" },
+  }));
   return spec.series.flatMap((series, n) => {
     const points = shown(series.points), isSmooth = smoothing > 0 && points.length >= FEWEST_SMOOTHED, isDots = series.shape === "dots";
     const drawn = {
       id: series.name, name: series.name, type: isDots ? "scatter" : "line", step: series.shape === "steps" ? "end" : false,
       data: points.map((point, i) => (series.labels[i] ? [...point, series.labels[i]] : point)),
       sampling: isDots ? undefined : "lttb", large: isDots, showSymbol: points.length === 1, symbolSize: isDots ? 8 : 5, color: colour(series.role),
-      lineStyle: { width: isSmooth ? 1 : 1.8, opacity: isSmooth ? 0.3 : 1 }, silent: isSmooth, emphasis: { disabled: true },
+      symbol: series.mark === "square" ? "rect" : series.mark, itemStyle: series.is_open ? { color: "transparent", borderColor: colour(series.role) } : {},
+      lineStyle: { width: isSmooth || series.is_faint ? 1 : 1.8, opacity: isSmooth ? 0.3 : series.is_faint ? 0.45 : 1, type: series.is_dashed ? "dashed" : "solid" }, silent: isSmooth, emphasis: { disabled: true },
       markLine: n ? undefined : {
         silent: true, symbol: "none", animation: false, data: marks,
-        lineStyle: { color: colour("muted"), type: "dashed", opacity: 1 }, label: { color: colour("muted") },
+      },
+      markArea: n || !spec.spans.length ? undefined : {
+        silent: true, animation: false, data: spec.spans.map((span) => [{ xAxis: span.low, itemStyle: { color: colour(span.role), opacity: 0.2 } }, { xAxis: span.high }]),
+      },
+      markPoint: n || !spec.notes.length ? undefined : {
+        silent: true, animation: false, symbol: "circle",
+        data: spec.notes.map((note) => ({
+          coord: [note.x, note.y], symbolSize: note.is_ringed ? 14 : 0.1, itemStyle: { color: "transparent", borderColor: colour(note.role) },
+          label: { formatter: note.text, color: colour(note.role), position: note.below ? "bottom" : "top" },
+        })),
       },
     };
-    if (!isSmooth) return [drawn];
+    const ranges = series.intervals.length && !isLog ? band(series) : [];
+    if (!isSmooth) return [...ranges, drawn];
     const smooth = { ...drawn, id: `${series.name} smoothed`, data: smoothed(points, smoothing), lineStyle: { width: 2 }, silent: false, markLine: undefined };
-    return [drawn, smooth];
+    return [...ranges, drawn, smooth];
   });
 }
 
@@ -217,7 +248,33 @@ function parallel({ spec }) {
   };
 }
 
-const kinds = { plot, intervals, bars, parallel };
+// A cell for each pair of a row and a column, the stronger the larger its share.
+function matrix({ spec }) {
+  const { base, muted } = common(spec), shown = colour(spec.role);
+  const names = (title, data, inverse) => ({
+    type: "category", name: title, nameLocation: "middle", nameGap: 34, data, inverse, nameTextStyle: { color: muted },
+    axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: muted },
+  });
+  return {
+    ...base, grid: { left: 24, right: 8, top: 8, bottom: 34, containLabel: true },
+    xAxis: names(spec.x_title, spec.columns, false), yAxis: names(spec.y_title, spec.rows, true),
+    series: [{
+      type: "custom", encode: { x: 0, y: 1 },
+      data: spec.cells.flatMap((row, y) => row.flatMap((cell, x) => (cell ? [[x, y, cell.share, cell.words]] : []))),
+      tooltip: { ...base.tooltip, formatter: ({ value }) => `${spec.rows[value[1]]}, ${spec.columns[value[0]]}: ${value[3]}` },
+      renderItem: (_, api) => {
+        const [x, y] = api.coord([api.value(0), api.value(1)]), [width, height] = api.size([1, 1]).map((size) => size - 2);
+        const text = { text: String(api.value(3)), fill: colour("ink"), x, y, align: "center", verticalAlign: "middle", fontSize: 12 };
+        return { type: "group", children: [
+          { type: "rect", shape: { x: x - width / 2, y: y - height / 2, width, height }, style: { fill: shown, opacity: 0.65 * api.value(2) } },
+          { type: "text", style: text },
+        ] };
+      },
+    }],
+  };
+}
+
+const kinds = { plot, intervals, bars, parallel, matrix };
 
 function draw(entry) {
   entry.isStale = false;
@@ -258,7 +315,7 @@ function start(figure) {
   const spec = JSON.parse(figure.dataset.chart);
   const canvas = document.createElement("div");
   canvas.className = "canvas";
-  if (spec.rows) canvas.style.height = `${Math.max(110, 60 + 32 * spec.rows.length)}px`;
+  if (spec.rows && spec.kind !== "matrix") canvas.style.height = `${Math.max(110, 60 + 32 * spec.rows.length)}px`;
   figure.querySelector(".drawn, .no-chart")?.after(canvas);
   figure.querySelector(".no-chart")?.toggleAttribute("hidden", true);
   figure.querySelector(".legend")?.toggleAttribute("hidden", true);
@@ -312,9 +369,9 @@ window.Luthier.charts = {
     }
   },
   mark(key, marks) {
-    const entry = charts.get(key);
-    if (!entry || JSON.stringify(entry.spec.marks) === JSON.stringify(marks)) return;
-    entry.spec.marks = marks;
+    const entry = charts.get(key), whole = marks.map(({ x, name }) => ({ x, name, axis: "x", role: "muted", is_dashed: true }));
+    if (!entry || JSON.stringify(entry.spec.marks) === JSON.stringify(whole)) return;
+    entry.spec.marks = whole;
     entry.isStale = true;
   },
   refresh() {

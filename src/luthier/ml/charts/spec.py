@@ -1,0 +1,314 @@
+"""What a chart shows, apart from how it is drawn. `drawer.drawing_of` and the pages' `charts.js` both draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+Role = Literal["base", "tuned", "other-1", "other-2", "other-3", "good", "bad", "quiet", "ink", "muted", "rule"]
+"""Colours by meaning: base and tuned model first, then what is neither."""
+OTHERS: tuple[Role, Role, Role] = ("other-1", "other-2", "other-3")
+Point = tuple[float, float]
+Tick = tuple[float, str]
+
+
+def points_of(x: Iterable[float], y: Iterable[float]) -> list[Point]:
+    """Pairs of plain numbers, from arrays of any kind. The shorter one decides how many."""
+    return [(float(a), float(b)) for a, b in zip(x, y, strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What one direction of a chart measures.
+
+    Attributes:
+        name: what it measures; empty where the chart's title says so.
+        unit: empty for a plain number.
+        scale: how values become places.
+        low: an end that must be seen.
+        high: the other one.
+        ticks: where there are words, and which; empty for round numbers.
+        is_reversed: whether small values are at the top, or to the right.
+        is_shown: whether it has ticks and a grid.
+    """
+
+    name: str
+    unit: str = ""
+    scale: Literal["linear", "log"] = "linear"
+    low: float | None = None
+    high: float | None = None
+    ticks: Sequence[Tick] = ()
+    is_reversed: bool = False
+    is_shown: bool = True
+
+    @property
+    def title(self) -> str:
+        """Name and unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points of one kind over both axes.
+
+    Attributes:
+        name: as the legend has it; a series without one is not in the legend.
+        points: (x, y) in the order of x; of `columns` the left edge and the height of each, the last with height 0.
+        role: its colour.
+        shape: how the points are joined. columns: filled down to zero.
+        labels: what each point is, to be read on hover; empty for none.
+        intervals: (low, high) of each point: a band beside a line, a whisker at a dot; empty for none.
+        is_dashed: for what is expected, or beside the matter.
+        is_faint: for what lies behind another line.
+        mark: the form of its dots, and of points on a line where there are few.
+        is_open: whether dots are rings.
+        radius_pixels: of a dot.
+    """
+
+    name: str
+    points: Sequence[Point]
+    role: Role = "tuned"
+    shape: Literal["line", "dots", "steps", "columns"] = "line"
+    labels: Sequence[str] = ()
+    intervals: Sequence[Point] = ()
+    is_dashed: bool = False
+    is_faint: bool = False
+    mark: Literal["circle", "square", "diamond"] = "circle"
+    is_open: bool = False
+    radius_pixels: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line across the chart with a word. axis: on which `x` lies. role: a dashed muted line where it is "muted"."""
+
+    x: float
+    name: str
+    axis: Literal["x", "y"] = "x"
+    role: Role = "muted"
+    is_dashed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the x axis that is shaded."""
+
+    low: float
+    high: float
+    role: Role = "rule"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Words at a point. is_ringed: with a ring around it. below: whether they lie under it."""
+
+    x: float
+    y: float
+    text: str
+    role: Role = "ink"
+    is_ringed: bool = False
+    below: bool = False
+    is_bold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Lines and dots over two axes.
+
+    Attributes:
+        key: names it among the charts of a page, for what comes later.
+        title: its heading.
+        x: across.
+        y: up.
+        series: what is drawn, the last on top.
+        marks: lines with words.
+        caption: the sentence below it.
+        group: charts of one group show the same place at once.
+        tools: whether a reader may smooth the lines and take the logarithm, where scripts run.
+        spans: shaded stretches.
+        notes: words at points.
+        description: what a screen reader says in place of the picture; empty: the caption.
+        width_pixels: of the static drawing, before it is fitted into the page.
+        height_pixels: the same.
+    """
+
+    key: str
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+    marks: Sequence[Mark] = ()
+    caption: str = ""
+    group: str = ""
+    tools: bool = False
+    spans: Sequence[Span] = ()
+    notes: Sequence[Note] = ()
+    description: str = ""
+    width_pixels: int = 560
+    height_pixels: int = 260
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        return {"kind": "plot", **_fields(self), "x_title": self.x.title, "y_title": self.y.title}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One row of an interval chart: a value with the ends of its interval. words: what is written at it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    role: Role = "tuned"
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Estimates one below the other.
+
+    Attributes:
+        zero: whether a line at zero tells better from worse.
+        limit: another line that they are compared with.
+    """
+
+    key: str
+    title: str
+    x: Axis
+    rows: Sequence[Estimate]
+    zero: bool = False
+    caption: str = ""
+    limit: Mark | None = None
+    description: str = ""
+    width_pixels: int = 560
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        return {"kind": "intervals", **_fields(self), "x_title": self.x.title}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar, with what is written at its end.
+
+    Attributes:
+        name: of its row.
+        value: where it ends.
+        words: at its end; empty for the value.
+        role: its colour.
+        start: where it begins.
+        other: (end, role) of a second bar in the same row from the same start.
+        other_words: at the end of the second bar.
+        interval: the range of the value, as a thin line.
+    """
+
+    name: str
+    value: float
+    words: str = ""
+    role: Role = "tuned"
+    start: float = 0.0
+    other: tuple[float, Role] | None = None
+    other_words: str = ""
+    interval: Point | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Bars one below the other. limit: a line that they are compared with."""
+
+    key: str
+    title: str
+    x: Axis
+    rows: Sequence[Bar]
+    limit: Mark | None = None
+    caption: str = ""
+    description: str = ""
+    width_pixels: int = 560
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        return {"kind": "bars", **_fields(self), "x_title": self.x.title}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One axis of a parallel chart, and what its lower and its upper end stand for."""
+
+    name: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One line through all columns. heights: from 0 to 1 on each, None where it has no part. words: read on hover."""
+
+    name: str
+    heights: Sequence[float | None]
+    words: str = ""
+    role: Role = "tuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """A line for each thing over all that it is made of, each column with a scale of its own. The last lies on top."""
+
+    key: str
+    title: str
+    columns: Sequence[Column]
+    lines: Sequence[Thread]
+    caption: str = ""
+    description: str = ""
+    width_pixels: int = 560
+    height_pixels: int = 260
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        return {"kind": "parallel", **_fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One field of a matrix. share: from 0 to 1, how strong its colour is."""
+
+    share: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A number for each pair of a row and a column; None where there is none."""
+
+    key: str
+    title: str
+    x: Axis
+    y: Axis
+    columns: Sequence[str]
+    rows: Sequence[str]
+    cells: Sequence[Sequence[Cell | None]]
+    role: Role = "tuned"
+    caption: str = ""
+    description: str = ""
+    width_pixels: int = 460
+
+    def as_json(self) -> dict[str, Any]:
+        """For the script."""
+        cells = [[None if cell is None else _fields(cell) for cell in row] for row in self.cells]
+        return {"kind": "matrix", **_fields(self), "cells": cells, "x_title": self.x.title, "y_title": self.y.title}
+
+
+Chart = Plot | Intervals | Bars | Parallel | Matrix
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A chart as plain values. Points, of which there may be many, are not copied."""
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return _fields(value)
+    is_of_parts = isinstance(value, list | tuple) and value and is_dataclass(value[0])
+    return [_fields(one) for one in value] if is_of_parts else value

@@ -1,1 +1,0 @@
-"""Charts of the pages: specified once, drawn as SVG by the server and by ECharts where scripts run."""
