@@ -88,6 +88,8 @@ def _family(name: str, maker: str = "chatml", /, model_type: str | None = None, 
 
 
 _MIXED_WINDOWS: Final = ["sliding_attention", "full_attention"]
+# The order of Command R7B, which llama.cpp takes for granted
+_THREE_WINDOWS: Final = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
 _MIXED_LINEAR: Final = ["linear_attention", "full_attention"]
 _MROPE: Final = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
 _PARTIAL_MROPE: Final = _MROPE | {"mrope_section": [1, 0, 1], "partial_rotary_factor": 0.5, "mrope_interleaved": True}
@@ -105,7 +107,8 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("llama_hermes", "hermes3", model_type="llama"),
         _family("llama_deepseek", "deepseek_r1", model_type="llama"),
         _family("qwen2", "qwen25"),
-        _family("qwen2_deepseek", "deepseek_r1", model_type="qwen2"),
+        # with rows beyond its tokens, as published: transformers adds one to tokenizers of Qwen 2
+        _family("qwen2_deepseek", "deepseek_r1", model_type="qwen2", vocab_size=512),
         _family("qwen2_qwq", "qwq", model_type="qwen2"),
         _family("qwen3", "qwen3"),
         _family("gemma", "gemma2"),
@@ -120,24 +123,25 @@ FAMILIES: Final[dict[str, Family]] = {
         _family("mistral", "mistral_spm"),
         _family("ministral", "mistral_nemo", layer_types=_MIXED_WINDOWS),
         _family("ministral3", "ministral3", sliding_window=None),
-        _family("phi", partial_rotary_factor=0.5),
+        _family("phi", partial_rotary_factor=0.5, num_key_value_heads=_HEADS, intermediate_size=4 * _HIDDEN),
         _family("phi3", "phi35"),
         _family("glm", "glm46", partial_rotary_factor=0.5),
         _family("glm4", "glm46", partial_rotary_factor=0.5),
         _family("granite", "granite33", embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.7,
                 attention_multiplier=0.3),
-        _family("smollm3", "qwen3", no_rope_layers=[1, 0], layer_types=["full_attention"] * 2),
+        _family("smollm3", "qwen3", num_hidden_layers=4, no_rope_layers=[1, 1, 1, 0],
+                layer_types=["full_attention"] * 4),
         _family("olmo", clip_qkv=4.0),
         _family("olmo2", "chatml"),
         _family("olmo3", "chatml", layer_types=_MIXED_WINDOWS),
-        _family("falcon", multi_query=True),
+        _family("falcon", multi_query=True, ffn_hidden_size=4 * _HIDDEN),
         _family("falcon_alibi", model_type="falcon", alibi=True, new_decoder_architecture=False, multi_query=False),
         _family("nemotron", partial_rotary_factor=0.5),
         _family("cohere", logit_scale=0.25, use_qk_norm=True),
-        _family("cohere2", logit_scale=0.25, layer_types=_MIXED_WINDOWS),
+        _family("cohere2", logit_scale=0.25, num_hidden_layers=4, layer_types=_THREE_WINDOWS),
         _family("starcoder2", sliding_window=WINDOW_TOKENS),
-        _family("gpt2", "chatml_gpt2"),
-        _family("gpt_bigcode"),
+        _family("gpt2", "chatml_gpt2", n_inner=None),
+        _family("gpt_bigcode", n_inner=None),
         _family("gpt_neo", attention_types=[[["global", "local"], 1]]),
         _family("gpt_neox"),
         _family("gptj"),

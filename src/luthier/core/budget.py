@@ -41,11 +41,6 @@ class BudgetPlan(Frozen):
     watts_source: str
     first: FirstActions
 
-    @property
-    def is_capped(self) -> bool:
-        """Whether there is any cap."""
-        return any(cap is not None for cap in (self.hours, self.usd, self.tokens, self.energy_kwh))
-
 
 class Spent(Frozen):
     """What a run has taken in all of its processes, work that a kill threw away included.

@@ -57,6 +57,18 @@ class LuthierError(Exception):
         return {"type": type(self).__name__, "came": self.came, "expected": self.expected, "do": self.do}
 
 
+class StoppedError(Exception):
+    """Work ended by its stop check, between two pieces of it. No fault: whoever passed the check catches it.
+
+    Args:
+        reason: What the check said, such as which cap of a budget is spent.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class RequestError(LuthierError):
     """What was asked for cannot be done as asked."""
 

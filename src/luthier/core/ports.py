@@ -17,6 +17,9 @@ from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextReq
 
 EventSink = Callable[[Event], None]
 
+StopCheck = Callable[[], str | None]
+"""Asked between two pieces of work: why it may not go on, in words; None as long as it may."""
+
 
 class ProgressTask(Protocol):
     """One bar. `advance` by units done; `note` sets a short text beside it (a loss, a file name)."""

@@ -351,7 +351,7 @@ def test_what_is_served_is_found_in_its_folder(tiny_gguf, gguf_adapters, tmp_pat
 def test_a_model_that_llama_cpp_does_not_know_is_said_with_words(tiny_gguf, tmp_path):
     unknown = tmp_path / "unknown.gguf"
     unknown.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lrama"))
-    with pytest.raises(WorkError, match=r"cannot load .*unknown\.gguf"):
+    with pytest.raises(WorkError, match=r"cannot load .*unknown\.gguf: unknown model architecture: 'lrama'"):
         LlamaCppEngine(unknown)
 
 

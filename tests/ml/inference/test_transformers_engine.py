@@ -9,13 +9,13 @@ from tests.vacuous import nonempty
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, StoppedError
 from luthier.core.ports import Prompt, SilentProgress
 from luthier.ml.inference.decode import Decoder
 from luthier.ml.inference.likelihood import Scorer
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.transformers_engine import TransformersEngine
-from luthier.testing.engine_contract import QUESTIONS, EngineContract, ask
+from luthier.testing.engine_contract import QUESTIONS, CountingProgress, EngineContract, ask
 
 SILENT = SilentProgress()
 
@@ -49,6 +49,28 @@ def adapter(tiny, tmp_path_factory):
         )
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder
+
+
+def test_a_stop_check_ends_the_work_after_the_batch_under_way(tiny):
+    """The bar only shows: it is the engine that asks, after what is done was counted."""
+    reasons = [None, "budget of 1 h: 1 h spent"]
+    small = TransformersEngine.open(str(tiny), dtype="float32", batch_tokens=64, stop=lambda: reasons.pop(0))
+    prompts = [Prompt(text=f"a b c {n}", max_new_tokens=50) for n in range(6)]
+    shown = CountingProgress()
+    with pytest.raises(StoppedError, match="budget of 1 h") as caught:
+        small.generate(prompts, shown)
+    assert caught.value.reason == "budget of 1 h: 1 h spent"
+    assert reasons == []
+    assert 0 < shown.done < 6
+    row = TokenisedExample("r:1", array("i", [5, 6, 7]), bytes([0, 1, 1]))
+    reasons.append("SIGTERM received")
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        small.score([row], SILENT)
+    reasons.append("SIGTERM received")
+    with pytest.raises(StoppedError, match="SIGTERM"), SILENT.task("rows", 1, "rows") as task:
+        small.hidden_states([row], task)
+    reasons.append(None)
+    assert len(small.score([row], SILENT)) == 1
 
 
 def few_shot(question: str) -> Prompt:

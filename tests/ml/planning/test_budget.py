@@ -61,7 +61,7 @@ def test_first_actions_are_those_of_the_prediction(workload: Workload) -> None:
     assert made.first.step_seconds == predicted.step_seconds
     assert made.first.step_tokens == workload.batches.num_tokens
     assert made.first.checkpoint_seconds == pytest.approx(workload.num_trainable * 12 / 0.5e9)
-    assert not made.is_capped
+    assert (made.hours, made.usd, made.tokens, made.energy_kwh) == (None, None, None, None)
 
 
 def test_rates_are_of_all_devices_and_say_where_they_are_from(workload: Workload) -> None:

@@ -21,7 +21,6 @@ from luthier.core.library_errors import library_reason
 from luthier.core.results.suite import CRITERIA, Criterion
 
 RatingKind = Literal["pairwise", "likert"]
-RATING_KINDS: Final[tuple[RatingKind, ...]] = get_args(RatingKind)
 Preference = Literal["a", "b", "tie"]
 """Of a pair: the item's first answer is better, its second is, or neither."""
 Score = Annotated[int, Field(ge=1, le=5)]

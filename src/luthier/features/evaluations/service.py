@@ -14,6 +14,7 @@ from luthier.core.dataset import Example
 from luthier.core.errors import ConflictError, DataError, LeakageError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id, new_id
+from luthier.core.ports import StopCheck
 from luthier.core.recipe import MetricName
 from luthier.core.run import TrainResult
 from luthier.features.generation.engine_pool import EnginePool
@@ -48,8 +49,13 @@ class HeldOut:
     notes: tuple[str, ...] = ()
 
 
-def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainResult) -> Evaluation:
-    """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows."""
+def judge_run(
+    context: Context, run_id: str, prepared: Prepared, result: TrainResult, *, stop: StopCheck | None = None
+) -> Evaluation:
+    """Base, base with few-shot examples, the teacher if any, and the tuned model of a run, on its held-out rows.
+
+    stop: asked after each batch of answers or rows; a reason ends the evaluation with StoppedError.
+    """
     plan, held_out = prepared.plan, prepared.held_out
     if held_out is None or result.adapter_path is None:
         raise ConflictError(
@@ -84,10 +90,11 @@ def judge_run(context: Context, run_id: str, prepared: Prepared, result: TrainRe
         max_samples=plan.evaluation.max_samples,
         run_id=run_id,
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
+        stop=stop,
     )
     if prepared.replay_held_out is None:
         return evaluation
-    return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared)
+    return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared, stop)
 
 
 def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
@@ -101,7 +108,11 @@ def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
 
 
 def _with_forgetting(
-    context: Context, evaluation: Evaluation, candidates: Sequence[Candidate], prepared: Prepared
+    context: Context,
+    evaluation: Evaluation,
+    candidates: Sequence[Candidate],
+    prepared: Prepared,
+    stop: StopCheck | None,
 ) -> Evaluation:
     """The evaluation with what was forgotten: base and tuned model on the general rows that were held out."""
     from luthier.ml.evaluation.forgetting import METRICS, forgetting
@@ -121,6 +132,7 @@ def _with_forgetting(
         max_thinking_tokens=0,
         max_samples=most,
         run_id=None,
+        stop=stop,
     )
     found = forgetting(
         judged.systems,
@@ -223,6 +235,7 @@ def _judge(
     max_samples: int,
     run_id: str | None,
     beside: Sequence[str] = (),
+    stop: StopCheck | None = None,
 ) -> Evaluation:
     """Open each engine once, let `evaluate.compare` judge, and put the verdict into words.
 
@@ -232,7 +245,7 @@ def _judge(
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
-    with closing(EnginePool(open_engine)) as pool:
+    with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
         systems = [
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates

@@ -13,7 +13,7 @@ from luthier.core.errors import ConflictError
 from luthier.core.ids import is_id
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Plan, Quantisation, TeacherPlan
-from luthier.core.ports import Engine, Prompt
+from luthier.core.ports import Engine, Prompt, StopCheck
 from luthier.core.recipe import TemplateOption
 from luthier.features.recipes.evaluation_checks import are_pairs, check_lengths, have_text_answers
 from luthier.platform.home.context import Context
@@ -148,8 +148,8 @@ def as_candidate(teacher: TeacherPlan) -> Candidate:
     )
 
 
-def open_engine(candidate: Candidate) -> TransformersEngine:
-    """The engine that runs a candidate."""
+def open_engine(candidate: Candidate, *, stop: StopCheck | None = None) -> TransformersEngine:
+    """The engine that runs a candidate. stop: asked between batches; the engine raises StoppedError for a reason."""
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     return TransformersEngine.open(
@@ -161,6 +161,7 @@ def open_engine(candidate: Candidate) -> TransformersEngine:
         dtype=candidate.precision,
         device=candidate.device,
         quantisation=candidate.quantisation,
+        stop=stop,
     )
 
 

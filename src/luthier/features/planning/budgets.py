@@ -1,19 +1,17 @@
-"""What a run may cost: the budget of its plan, a larger one for a run that goes on, and progress that ends with it."""
+"""What a run may cost: the budget of its plan, a larger one for a run that goes on, and the check that ends with it."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
 from luthier.core.budget import BudgetPlan
 from luthier.core.errors import RequestError, StorageFullError
 from luthier.core.plan import Plan
-from luthier.core.ports import Progress, ProgressTask
+from luthier.core.ports import StopCheck
 from luthier.core.recipe import BudgetRecipe
 from luthier.platform.home.context import Context
 
@@ -30,14 +28,6 @@ FLAGS: Mapping[str, str] = {
 
 class BudgetTooSmallError(RequestError):
     """What is left of a budget does not cover what comes next."""
-
-
-class BudgetSpentError(Exception):
-    """The budget ran out in the middle of something that may be stopped at any moment; `reason` says which cap."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def asked_budget(
@@ -143,58 +133,6 @@ def how_to_go_on(run_id: str, meter: Meter) -> str:
     return command if name is None else f"{command} {FLAGS[name]} {2 * getattr(meter.budget, name):.12g}"
 
 
-class StopCheck(Protocol):
-    """What knows why work may not go on: a meter, or one that also asks for signals."""
-
-    def overrun(self) -> str | None: ...
-
-
-class StopOrBudget:
+def stop_check(meter: Meter, stop_requested: StopCheck) -> StopCheck:
     """Why work may not go on: a signal, or the budget."""
-
-    def __init__(self, meter: Meter, stop_requested: Callable[[], str | None]) -> None:
-        self._meter, self._stop_requested = meter, stop_requested
-
-    def overrun(self) -> str | None:
-        """The reason in words; None as long as there is none."""
-        return self._stop_requested() or self._meter.overrun()
-
-
-class BudgetedProgress:
-    """Shows progress as another one does, and stops the work with BudgetSpentError once a budget is spent."""
-
-    def __init__(self, inner: Progress, meter: StopCheck) -> None:
-        self._inner, self._meter = inner, meter
-
-    def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:
-        """A task that asks at each advance."""
-        return _BudgetedTask(self._inner.task(title, total, unit, done), self._meter)
-
-
-class _BudgetedTask:
-    def __init__(self, inner: ProgressTask, meter: StopCheck) -> None:
-        self._inner, self._meter = inner, meter
-
-    def advance(self, amount: float = 1) -> None:
-        self._inner.advance(amount)
-        if (reason := self._meter.overrun()) is not None:
-            raise BudgetSpentError(reason)
-
-    def note(self, text: str) -> None:
-        self._inner.note(text)
-
-    def __enter__(self) -> Self:
-        self._inner.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inner.__exit__(kind, error, trace)
-
-
-def with_progress(context: Context, progress: Progress) -> Context:
-    """The same open home, with something else to show progress."""
-    twin = copy.copy(context)
-    twin.progress = progress
-    return twin
+    return lambda: stop_requested() or meter.overrun()

@@ -125,15 +125,14 @@ def _load_what_a_run_loads(model_path: str) -> None:
     """A run's process has read rows with the tokenizer and opened its database before: that is part of its memory."""
     from importlib import import_module
 
-    for name in (
-        "ml.data.formats",
-        "ml.data.loss_mask",
-        "ml.data.split",
-        "ml.evaluation.few_shot",
-        "ml.inference.models.sources",
-        "features.runs.store",
-    ):
-        import_module(f"luthier.{name}")
+    # Imports and no strings, where the order of features allows it: a module that moves fails the type check.
+    import luthier.ml.data.rows.formats
+    import luthier.ml.data.split.split
+    import luthier.ml.data.tokenise.loss_mask
+    import luthier.ml.evaluation.few_shot
+    import luthier.ml.inference.models.sources  # noqa: F401
+
+    import_module("luthier.features.runs.store")
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.errors import ConflictError, RequestError
+from luthier.core.errors import ConflictError, RequestError, StoppedError
 from luthier.core.events import WarningRaised
 from luthier.core.ids import is_id
 from luthier.core.opted_turns import OptedTurns
@@ -17,7 +17,7 @@ from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.recipe import Recipe
 from luthier.core.run import TrainResult
 from luthier.features.models.resolve import Candidate, as_candidate, find_candidate, open_engine
-from luthier.features.planning.budgets import BudgetedProgress, BudgetSpentError, StopOrBudget
+from luthier.features.planning.budgets import stop_check
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
@@ -152,12 +152,12 @@ def ask_teacher(prepared: Prepared, hooks: Hooks) -> TrainResult | None:
     )
     listening = stop_signals(lambda: notice) if hooks.stop_requested is None else None
     with listening or nullcontext(hooks.stop_requested or (lambda: None)) as stop_requested:
-        progress = BudgetedProgress(hooks.progress, StopOrBudget(hooks.meter, stop_requested))
+        stop = stop_check(hooks.meter, stop_requested)
         try:
             messages = teacher_states.ask_teacher(
-                folder, teacher, rows, lambda: open_engine(as_candidate(teacher)), progress
+                folder, teacher, rows, lambda: open_engine(as_candidate(teacher), stop=stop), hooks.progress
             )
-        except BudgetSpentError as error:
+        except StoppedError as error:
             return not_begun(prepared, f"{error.reason}, while the teacher was asked")
     if (otherwise := _trained_otherwise(prepared.plan)) is not None:
         hooks.emit(WarningRaised(step=0, code="teacher_trained_otherwise", message=otherwise))

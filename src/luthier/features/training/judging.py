@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from luthier.core.errors import StoppedError
 from luthier.core.evaluation import Evaluation
 from luthier.core.run import TrainResult
-from luthier.features.planning.budgets import BudgetedProgress, BudgetSpentError, StopOrBudget, with_progress
+from luthier.features.planning.budgets import stop_check
 from luthier.platform.home.context import Context
 from luthier.platform.processes.stop_signals import AGAIN, stop_signals
 
@@ -32,9 +33,8 @@ def judge_within(
         memory.forget_peaks(prepared.plan.training.device)
         try:
             with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:
-                within = with_progress(context, BudgetedProgress(context.progress, StopOrBudget(meter, stop_requested)))
-                evaluation = judge_run(within, run_id, prepared, result)
-        except BudgetSpentError as error:
+                evaluation = judge_run(context, run_id, prepared, result, stop=stop_check(meter, stop_requested))
+        except StoppedError as error:
             reason = error.reason
         else:
             context.evaluations.save(evaluation)

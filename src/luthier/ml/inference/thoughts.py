@@ -73,11 +73,6 @@ class Thoughts:
         self.shown = tuple(content for content in special.values() if content in delimiters)
         self._hidden = frozenset(number for number, content in special.items() if content not in self.shown)
 
-    @property
-    def may_think(self) -> bool:
-        """Whether the model is expected to think: its template knows of thoughts and has not closed an empty one."""
-        return self.is_known and not self.form.prompt_closes
-
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, without special ones except for those that delimit thoughts."""
         if not self.shown:

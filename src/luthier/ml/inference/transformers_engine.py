@@ -5,14 +5,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from luthier.core.dataset import TokenisedExample
-from luthier.core.errors import OverlongError, RequestError
+from luthier.core.errors import OverlongError, RequestError, StoppedError
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
-from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score
+from luthier.core.ports import Generation, Progress, ProgressTask, Prompt, Score, StopCheck
 from luthier.ml.inference.batch_generate import DEFAULT_BATCH_TOKENS, batch_generate
 from luthier.ml.inference.constraints import ConstraintFactory
 from luthier.ml.inference.decode import Continuation, Decoder, Prefix, Request
@@ -47,6 +47,7 @@ class TransformersEngine:
 
     Args:
         batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
+        stop: asked after each batch; where it has a reason, `generate`, `score` and `hidden_states` raise StoppedError.
     """
 
     def __init__(
@@ -56,13 +57,14 @@ class TransformersEngine:
         *,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         opted_turns: OptedTurns = AS_THEY_ARE,
+        stop: StopCheck | None = None,
     ) -> None:
         if batch_tokens < 1:
             raise RequestError(f"batch_tokens={batch_tokens}", expected="at least 1", do="pass a larger number")
         self._model: PreTrainedModel | PeftModel | None = model
         self._trained_prompt = virtual_tokens(model)
         self._template, self._opted = template, opted_turns
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self._stop = batch_tokens, stop
         tokenizer = template.tokenizer
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._context_tokens = context_tokens(model.config)
@@ -84,6 +86,7 @@ class TransformersEngine:
         device: str = "cpu",
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         quantisation: Quantisation | None = None,
+        stop: StopCheck | None = None,
     ) -> TransformersEngine:
         """Load a transformers folder, packed where that is requested, and an adapter on top of it where one is given.
 
@@ -98,7 +101,7 @@ class TransformersEngine:
         if adapter_path is not None:
             model = attach_adapter(model, adapter_path)
         written = ChatTemplate.load(model_path, template, options=template_options)
-        return cls(model, written, batch_tokens=batch_tokens, opted_turns=opted_turns)
+        return cls(model, written, batch_tokens=batch_tokens, opted_turns=opted_turns, stop=stop)
 
     @property
     def name(self) -> str:
@@ -132,8 +135,9 @@ class TransformersEngine:
             return []
         decoder = self.open_decoder()
         with progress.task("Writing answers", len(requests), "answers") as task:
+            advance = partial(self._advance, task)
             found = batch_generate(
-                decoder, requests, task.advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
+                decoder, requests, advance, batch_tokens=self._batch_tokens, shares_prefix=self.share_prefix
             )
         for path in decoder.paths:
             self._note(path.kind == "batched", f"writes {path.describe()}")
@@ -238,6 +242,12 @@ class TransformersEngine:
         """What this model does to the product of hidden states and `head`: a scale, a soft cap, or nothing."""
         return Scorer(self._causal, pad_id=self._pad_id).scaled
 
+    def _advance(self, task: ProgressTask, amount: float = 1) -> None:
+        """Show that a batch is done. Raises StoppedError where the stop check lets no other one begin."""
+        task.advance(amount)
+        if self._stop is not None and (reason := self._stop()) is not None:
+            raise StoppedError(reason)
+
     def _in_batches(
         self,
         examples: Sequence[TokenisedExample],
@@ -257,7 +267,7 @@ class TransformersEngine:
                 ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
                 prefix = scorer.begin(ids) if batch.num_shared else None
             found.update(zip(batch.rows, look([whole[row] for row in batch.rows], prefix), strict=True))
-            task.advance(len(batch.rows))
+            self._advance(task, len(batch.rows))
         return [found[number] for number in range(len(examples))]
 
     def _score_batches(self, whole: Sequence[TokenisedExample], scorer: Scorer) -> list[Shared]:

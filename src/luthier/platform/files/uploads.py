@@ -37,11 +37,6 @@ def create_upload(
     )
 
 
-def get_upload(context: Context, project_id: str, upload_id: str) -> Upload:
-    """One upload. Raises NotFoundError, for uploads of other projects too."""
-    return context.uploads.get(project_id, upload_id)
-
-
 def pending_upload(context: Context, project_id: str, upload_id: str) -> Upload:
     """One that still takes parts. Raises NotFoundError and ConflictError."""
     return context.uploads.pending(project_id, upload_id)

@@ -15,7 +15,7 @@ from tests.features.training.service.test_service import SLOW, Child, _same_stor
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
 from luthier.core.events import BillUpdated
 from luthier.core.recipe import BudgetRecipe
-from luthier.features.planning.budgets import BudgetedProgress, BudgetSpentError, asked_budget, merged, with_budget
+from luthier.features.planning.budgets import asked_budget, merged, stop_check, with_budget
 from luthier.features.planning.service import prepare
 from luthier.features.recipes.service import load_recipe
 from luthier.features.training.service import TrainOutcome, resume, train
@@ -154,45 +154,19 @@ def test_judging_is_not_begun_where_it_is_known_to_take_longer(context: Context,
     assert meter.refuses_to_go_on(training_is_done=False) is None
 
 
-def test_progress_of_judging_passes_through_until_the_budget_ends() -> None:
-    class Task:
-        def __init__(self) -> None:
-            self.told: list[Any] = []
-
-        def advance(self, amount: float = 1) -> None:
-            self.told.append(amount)
-
-        def note(self, text: str) -> None:
-            self.told.append(text)
-
-        def __enter__(self) -> Task:
-            self.told.append("in")
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.told.append("out")
-
-    task, reasons = Task(), [None, "budget of 1 h: 1 h spent"]
-
-    class Shown:
-        def task(self, *_: Any) -> Task:
-            return task
-
-    class Asked:
+def test_work_stops_for_a_signal_or_for_the_budget() -> None:
+    class Spent:
         def overrun(self) -> str | None:
-            return reasons.pop(0)
+            return "budget of 1 h: 1 h spent"
 
-    progress = BudgetedProgress(Shown(), Asked())  # type: ignore[arg-type]
+    class Plenty:
+        def overrun(self) -> str | None:
+            return None
 
-    def write() -> None:
-        with progress.task("writing", 3, "answer") as bar:
-            bar.note("hello")
-            bar.advance(2)
-            bar.advance()
-
-    with pytest.raises(BudgetSpentError, match="budget of 1 h"):
-        write()
-    assert task.told == ["in", "hello", 2, 1, "out"]
+    assert stop_check(Plenty(), lambda: None)() is None  # type: ignore[arg-type]
+    assert stop_check(Plenty(), lambda: "SIGTERM received")() == "SIGTERM received"  # type: ignore[arg-type]
+    assert stop_check(Spent(), lambda: None)() == "budget of 1 h: 1 h spent"  # type: ignore[arg-type]
+    assert stop_check(Spent(), lambda: "SIGTERM received")() == "SIGTERM received"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

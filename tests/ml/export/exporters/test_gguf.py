@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 
+import gguf as gguf_library
 import numpy as np
 import pytest
 from gguf import GGUFReader
 from safetensors.torch import load_file
+from tests.zoo.families import make_family
 
 from luthier.core.child_process.process import run_child
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.ml.export.exporters import gguf as module
+from luthier.ml.export.exporters import registry
+from luthier.ml.export.exporters.convert_worker import TensorNames, older_names
 from luthier.ml.export.exporters.gguf import write
 
 
@@ -65,3 +69,35 @@ def test_an_architecture_that_the_converter_does_not_know_is_an_error(tools, tin
     document |= {"name": "m", "end_of_turn": 2, "begins": False}
     with pytest.raises(WorkError, match="LutherieForCausalLM is not supported"):
         run_child(module.CONVERT, document, title="Writing GGUF")
+
+
+def test_a_config_is_completed_by_the_names_that_the_converter_reads():
+    new = {"n_positions": 1024, "vocab_size": 50257, "rope_parameters": {"partial_rotary_factor": 0.25}}
+    older_names(new)
+    assert (new["n_ctx"], new["rotary_pct"], new["pad_vocab_size_multiple"]) == (1024, 0.25, 1)
+    published = {"n_ctx": 512, "n_positions": 1024, "rotary_pct": 0.5, "rope_parameters": {}}
+    older_names(published)
+    assert published == {"n_ctx": 512, "n_positions": 1024, "rotary_pct": 0.5, "rope_parameters": {}}
+    outer = {"text_config": {"max_position_embeddings": 64, "rope_parameters": {"rope_theta": 1e4}}}
+    older_names(outer)
+    assert outer["text_config"]["n_ctx"] == 64
+    assert outer["text_config"]["rotary_pct"] == 1.0
+    for is_new, heads in ((False, 1), (True, 71)):
+        falcon = {"multi_query": True, "new_decoder_architecture": is_new, "num_kv_heads": 71}
+        older_names(falcon)
+        assert falcon["num_kv_heads"] == heads
+
+
+def test_a_tensor_that_gguf_does_not_know_keeps_its_name():
+    names = TensorNames(gguf_library.MODEL_TENSOR)
+    assert names.OUTPUT is gguf_library.MODEL_TENSOR.OUTPUT
+    assert names.NO_SUCH_TENSOR == "NO_SUCH_TENSOR"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "cohere2", "mamba2", "glm4", "falcon"])
+def test_architectures_whose_configs_transformers_5_saves_otherwise(family, tmp_path, make_source, tools):
+    """And GLM 4, whose classes the converter has in a module that names tensors which its `gguf` does not have."""
+    pytest.importorskip("xllamacpp", reason="needs the extra `gguf`")
+    base = make_family(family, tmp_path / family)
+    source = make_source(base_path=str(base), adapter_path=None, adapter_sha256=None, base_name=family)
+    registry.check("gguf", source, SilentProgress(), tools)

@@ -11,7 +11,6 @@ import polars as pl
 from luthier.core.ports import Progress
 from luthier.ml.data.text.words import I64, U64, Words, mixed, word_blocks
 
-SHINGLE_WORDS: Final = 3
 HASH_BITS: Final = 52
 _BLOCK_TEXTS: Final = 20_000
 _WEIGHTS: Final = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F, 0xE7037ED1A0B428DB)

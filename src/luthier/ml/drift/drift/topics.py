@@ -48,12 +48,11 @@ class TextWords:
 @dataclass(frozen=True, slots=True)
 class Topics:
     """Groups of texts. weights: idf of each hashed place. centres: unit vectors, [topics, places], the largest group
-    first. known: the words of the texts that they were found in, sorted.
+    first.
     """
 
     weights: Floats
     centres: Floats
-    known: NDArray[np.uint64]
 
     def nearest(self, words: TextWords) -> tuple[Floats, Floats]:
         """The topic of each text, 0 for the largest, and how near it is (cosine); NaN for a text without words."""
@@ -63,15 +62,6 @@ class Topics:
             np.where(is_empty, np.nan, similarities.argmax(axis=1)),
             np.where(is_empty, np.nan, similarities.max(axis=1)),
         )
-
-    def share_of_new_words(self, words: TextWords) -> Floats:
-        """The share of the words of each text that no text had in which the topics were found; NaN without words."""
-        at = np.searchsorted(self.known, words.hashes)
-        is_new = self.known[np.minimum(at, len(self.known) - 1)] != words.hashes
-        new = np.bincount(words.texts, weights=is_new, minlength=len(words.counts))
-        with np.errstate(invalid="ignore"):
-            found: Floats = new / words.counts
-        return found
 
 
 def find_topics(words: TextWords, num_topics: int = NUM_TOPICS) -> Topics | None:
@@ -84,7 +74,7 @@ def find_topics(words: TextWords, num_topics: int = NUM_TOPICS) -> Topics | None
     weights: Floats = np.log((1 + len(words.counts)) / (1 + in_texts)) + 1
     vectors = _vectors(words.of(np.flatnonzero(words.counts)), weights)
     num_topics = max(1, min(num_topics, vectors.shape[0] // _FEWEST_A_TOPIC))
-    return Topics(weights, _centres(vectors, num_topics), np.unique(words.hashes))
+    return Topics(weights, _centres(vectors, num_topics))
 
 
 def _vectors(words: TextWords, weights: Floats) -> csr_array:

@@ -51,8 +51,3 @@ def frame_of_lines(data: bytes) -> tuple[pl.DataFrame, int]:
                 except (ValueError, TypeError, AttributeError, ValidationError):
                     num_broken += 1
         return pl.DataFrame(rows, schema=SCHEMA), num_broken
-
-
-def empty_frame() -> pl.DataFrame:
-    """No exchanges."""
-    return pl.DataFrame(schema=SCHEMA)

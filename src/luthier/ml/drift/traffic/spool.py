@@ -84,12 +84,6 @@ class Spool:
         here = {segment_id_of(path) for path in self._paths()}
         return all(segment.segment_id in here for segment in segments)
 
-    def num_open_bytes(self) -> int:
-        """Of the segment that is being appended to."""
-        with contextlib.suppress(FileNotFoundError):
-            return path.stat().st_size if (path := self._open_path()) is not None else 0
-        return 0
-
     def _paths(self) -> list[Path]:
         found = self._folder.glob("*.jsonl")
         return sorted((path for path in found if is_id(segment_id_of(path), KIND)), key=segment_id_of)

