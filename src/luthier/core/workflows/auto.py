@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.core.conversation import NEW_TOKENS
+from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.frozen import Frozen
 
 STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")
@@ -28,9 +29,9 @@ class AutoSpec(Frozen):
     map: dict[str, str] | None = None
     group_by: str | None = None
     metric: str | None = None
-    few_shot: int = 4
+    few_shot: int = NUM_SHOTS
     max_new_tokens: int = NEW_TOKENS
-    most_judged: int = 200
+    most_judged: int = NUM_JUDGED
     most_trials: int = 40
     seed: int = 0
     always_tunes: bool = False

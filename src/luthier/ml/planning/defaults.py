@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.core.conversation import NEW_TOKENS
+from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.recipe import MetricName
 
 EPOCHS: Final = (2.0, "two passes; validation picks the best step of them")
@@ -47,8 +48,8 @@ PREFERENCE_METRICS: Final[tuple[tuple[MetricName, ...], str]] = (
     ("reward_accuracy", "preference_accuracy", "preference_margin", "perplexity"),
     "which side has gained, which is likelier, and by how much; perplexity is of the chosen side",
 )
-FEW_SHOT: Final = (4, "the plain alternative to tuning: a few examples in the prompt")
+FEW_SHOT: Final = (NUM_SHOTS, "the plain alternative to tuning: a few examples in the prompt")
 MAX_NEW_TOKENS: Final = (NEW_TOKENS, "longer answers are cut and counted as cut")
-MAX_SAMPLES: Final = (200, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
+MAX_SAMPLES: Final = (NUM_JUDGED, "keeps judging to minutes on a CPU; raise it to narrow the intervals")
 MICRO_BATCH_TOKENS_CPU: Final = 2048
 MICRO_BATCH_TOKENS_GPU: Final = 16384

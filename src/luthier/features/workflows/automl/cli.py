@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.conversation import NEW_TOKENS
+from luthier.core.evaluation import NUM_JUDGED
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import open_context
 from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
@@ -58,7 +59,7 @@ def automl(
     group_by: GroupOption = None,
     metric: MetricOption = None,
     trials: TrialsOption = 40,
-    max_samples: JudgedOption = 200,
+    max_samples: JudgedOption = NUM_JUDGED,
     max_new_tokens: NewTokensOption = NEW_TOKENS,
     seed: SeedOption = 0,
     tune_anyway: AnywayOption = False,

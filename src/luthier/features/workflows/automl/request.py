@@ -14,6 +14,7 @@ from typing import Final
 
 from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import NotFoundError, RequestError
+from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.workflows.auto import AutoSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import pull_all
@@ -44,9 +45,9 @@ class AutoRequest:
     mapping: Mapping[str, str] | None = None
     group_by: str | None = None
     metric: str | None = None
-    few_shot: int = 4
+    few_shot: int = NUM_SHOTS
     max_new_tokens: int = NEW_TOKENS
-    most_judged: int = 200
+    most_judged: int = NUM_JUDGED
     most_trials: int = 40
     seed: int = 0
     always_tunes: bool = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.conversation import NEW_TOKENS
+from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.platform.cli.answer import Answer
 from luthier.platform.cli.opening import open_context
 from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
@@ -52,11 +53,11 @@ def compare_models(
     held_out: HeldOutOption = None,
     budget_hours: HoursOption = None,
     metric: MetricOption = None,
-    few_shot: FewShotOption = 4,
+    few_shot: FewShotOption = NUM_SHOTS,
     instruction: InstructionOption = "",
     mapping: MappingOption = None,
     max_new_tokens: NewTokensOption = NEW_TOKENS,
-    max_samples: JudgedOption = 200,
+    max_samples: JudgedOption = NUM_JUDGED,
     method: MethodOption = "lora",
     seed: SeedOption = 0,
     probe: ProbeOption = True,

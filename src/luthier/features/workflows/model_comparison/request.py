@@ -13,6 +13,7 @@ from luthier.core.conversation import NEW_TOKENS
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import RequestError
+from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
 from luthier.core.workflows.showdown import Contender, ShowdownSpec
@@ -41,10 +42,10 @@ class ShowdownRequest:
     hours: float
     mapping: Mapping[str, str] | None = None
     metric: str | None = None
-    few_shot: int = 4
+    few_shot: int = NUM_SHOTS
     instruction: str = ""
     max_new_tokens: int = NEW_TOKENS
-    most_judged: int = 200
+    most_judged: int = NUM_JUDGED
     method: str = "lora"
     seed: int = 0
     is_probed: bool = True
