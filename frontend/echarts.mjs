@@ -3,13 +3,13 @@ import * as core from "echarts/core";
 import { BarChart, CustomChart, LineChart, ParallelChart, ScatterChart } from "echarts/charts";
 import {
   AriaComponent, AxisPointerComponent, DataZoomInsideComponent, GridComponent, LegendComponent, MarkAreaComponent,
-  MarkLineComponent, ParallelComponent, TooltipComponent, VisualMapComponent,
+  MarkLineComponent, MarkPointComponent, ParallelComponent, TooltipComponent, VisualMapComponent,
 } from "echarts/components";
 import { CanvasRenderer } from "echarts/renderers";
 
 core.use([
   BarChart, CustomChart, LineChart, ParallelChart, ScatterChart,
   AriaComponent, AxisPointerComponent, DataZoomInsideComponent, GridComponent, LegendComponent, MarkAreaComponent,
-  MarkLineComponent, ParallelComponent, TooltipComponent, VisualMapComponent, CanvasRenderer,
+  MarkLineComponent, MarkPointComponent, ParallelComponent, TooltipComponent, VisualMapComponent, CanvasRenderer,
 ]);
 window.echarts = core;

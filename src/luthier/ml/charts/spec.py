@@ -193,6 +193,8 @@ class Intervals:
 class Bar:
     """One bar, with what is written at its end.
 
+    `start`, `other` and `interval` are in the static drawing alone; the script of the pages draws bars from zero.
+
     Attributes:
         name: of its row.
         value: where it ends.

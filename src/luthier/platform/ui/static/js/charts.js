@@ -111,7 +111,7 @@ function band(series) {
     } }];
   }
   const part = (height, area) => ({
-    type: "line", stack: `${series.name} interval`, stackStrategy: "all", silent: true, showSymbol: false, lineStyle: { opacity: 0 }, areaStyle: area,
+    type: "line", stack: `${series.name} ${series.role} interval`, stackStrategy: "all", silent: true, showSymbol: false, lineStyle: { opacity: 0 }, areaStyle: area,
     data: ends.map(([x, low, high]) => [x, height(low, high)]), tooltip: { show: false },
   });
   return [part((low) => low, undefined), part((low, high) => high - low, { color: shown, opacity: 0.17 })];
@@ -128,7 +128,7 @@ function lines(entry) {
   return spec.series.flatMap((series, n) => {
     const points = shown(series.points), isSmooth = smoothing > 0 && points.length >= FEWEST_SMOOTHED, isDots = series.shape === "dots";
     const drawn = {
-      id: series.name, name: series.name, type: isDots ? "scatter" : "line", step: series.shape === "steps" ? "end" : false,
+      id: `${n} ${series.name}`, name: series.name, type: isDots ? "scatter" : "line", step: ["steps", "columns"].includes(series.shape) ? "end" : false, areaStyle: series.shape === "columns" ? { opacity: 0.85 } : undefined,
       data: points.map((point, i) => (series.labels[i] ? [...point, series.labels[i]] : point)),
       sampling: isDots ? undefined : "lttb", large: isDots, showSymbol: points.length === 1, symbolSize: isDots ? 8 : 5, color: colour(series.role),
       symbol: series.mark === "square" ? "rect" : series.mark, itemStyle: series.is_open ? { color: "transparent", borderColor: colour(series.role) } : {},
@@ -149,7 +149,7 @@ function lines(entry) {
     };
     const ranges = series.intervals.length && !isLog ? band(series) : [];
     if (!isSmooth) return [...ranges, drawn];
-    const smooth = { ...drawn, id: `${series.name} smoothed`, data: smoothed(points, smoothing), lineStyle: { width: 2 }, silent: false, markLine: undefined };
+    const smooth = { ...drawn, id: `${n} ${series.name} smoothed`, data: smoothed(points, smoothing), lineStyle: { width: 2 }, silent: false, markLine: undefined };
     return [...ranges, drawn, smooth];
   });
 }
@@ -160,7 +160,7 @@ function plot(entry) {
   return {
     ...base,
     grid: { left: 62, right: 16, top: spec.series.length > 1 ? 34 : 14, bottom: 44 },
-    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name) },
+    legend: { show: spec.series.length > 1, top: 0, left: 0, type: "scroll", textStyle: { color: muted }, itemWidth: 14, itemHeight: 8, data: spec.series.map((series) => series.name).filter(Boolean) },
     xAxis: { ...axis(spec.x_title, spec.x, false, spec.x.scale), splitLine: { show: false }, ...(spec.group ? { max: "dataMax" } : {}) },
     yAxis: axis(spec.y_title, spec.y, true, entry.isLog ? "log" : spec.y.scale),
     dataZoom: [{ type: "inside", xAxisIndex: 0, filterMode: "none", zoomOnMouseWheel: "shift", moveOnMouseWheel: false }],
@@ -171,10 +171,10 @@ function plot(entry) {
         const all = Array.isArray(found) ? found : [found];
         const x = all[0].value[0], named = new Map(all.map((one) => [one.seriesName, one.value])); // of a smoothed line, the smooth
         if (all[0].value[2]) return `${spec.x.name} ${number(x)}\n${all[0].value[2]}: ${number(all[0].value[1])} ${spec.y.unit}`;
-        const lines = spec.series.flatMap((series) => {
+        const lines = spec.series.filter((series) => series.name || spec.series.length === 1).flatMap((series) => {
           const point = named.get(series.name) ?? pointAt(series, x);
           const where = point && point[0] !== x ? ` (${spec.x.name} ${number(point[0])})` : "";
-          return point ? [`${series.name}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
+          return point ? [`${series.name || spec.title}: ${number(point[1])} ${spec.y.unit}${where}`] : [];
         });
         return [`${spec.x.name} ${number(x)}`, ...lines].join("\n");
       },
