@@ -30,8 +30,8 @@ import numpy as np
 from luthier.features.monitoring.text_checks import text_checks
 from luthier.ml.drift.drift.evidence import RENEWED_DAYS, needed_strength
 from luthier.ml.drift.signals.column import Checks
+from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.ml.drift.signals.training import Profile
-from luthier.ml.drift.signals.watch import Compared, Watched, watch_rows
 from luthier.platform.home.context import Context
 from luthier.testing.steady_traffic import Change, last_prompts, made_traffic, with_prompts
 

@@ -18,7 +18,7 @@ from luthier.features.planning.estimates import estimate_quote
 from luthier.features.roi.case import load_case
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.planning.adapter import num_lora_parameters, resolve_targets
-from luthier.ml.planning.described import Described
+from luthier.ml.planning.hypothetical_run import HypotheticalRun
 from luthier.ml.planning.prices import load_prices
 
 HERE = Path(__file__).parent
@@ -28,7 +28,9 @@ GUIDE_HOURS = 24
 GUIDE_USD = 8_000
 GUIDE_RANGE_USD = (8_000, 12_000)
 # Rows of make_data.py have 280 tokens on average by SmolLM2's tokenizer, 4.5 of them learned.
-RUN = Described(num_rows=500_000, mean_tokens=280, rank=27, epochs=3, learned_fraction=0.016, global_batch_size=128)
+RUN = HypotheticalRun(
+    num_rows=500_000, mean_tokens=280, rank=27, epochs=3, learned_fraction=0.016, global_batch_size=128
+)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from luthier.ml.training.model import TrainableModel
 
 _WOODS: Final = ("spruce", "maple", "ebony", "cedar", "willow", "rosewood", "pine", "ash")
-_MOST_NEW_TOKENS: Final = 24
+_MAX_NEW_TOKENS: Final = 24
 _TRAINING: Final[dict[str, Any]] = {
     "max_steps": 4,
     "global_batch_size": 4,
@@ -326,7 +326,7 @@ def _conversation(number: int) -> Conversation:
 
 def _prompts() -> list[Prompt]:
     # thought and answer share the limit, as they do in `generate` of transformers
-    most = {"max_new_tokens": _MOST_NEW_TOKENS, "max_thinking_tokens": 0}
+    most = {"max_new_tokens": _MAX_NEW_TOKENS, "max_thinking_tokens": 0}
     return [Prompt.model_validate({"conversation": _conversation(number), **most}) for number in range(3)]
 
 
@@ -373,7 +373,7 @@ def _same_tokens(going: Walk, stage: Stage, template: Any, made: list[Generation
     ends = set(template.end_of_turn_ids)
     for number, one in enumerate(made):
         ids = template.ids(template.render(_conversation(number), add_generation_prompt=True))
-        new = plain.greedy(going.folder, ids, _MOST_NEW_TOKENS, ends, adapter)
+        new = plain.greedy(going.folder, ids, _MAX_NEW_TOKENS, ends, adapter)
         if list(one.token_ids or ()) != new:
             stage.wrong(f"prompt {number + 1}: wrote {list(one.token_ids or ())}, transformers {new}")
         wrong = plain.wrong_text(going.folder, new, one.reasoning, one.text)

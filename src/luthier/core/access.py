@@ -1,4 +1,4 @@
-"""Who may do what: projects, keys, and the one who asks."""
+"""Who may do what: projects, keys, and the one that asks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ApiKey(Frozen):
 
 
 class Caller(Frozen):
-    """The one who asks: a key, a member of the project, or, with neither, a person at this very machine."""
+    """The one that asks: a key, a member of the project, or, with neither, a person at this very machine."""
 
     project_id: str = DEFAULT_PROJECT
     scopes: tuple[Scope, ...] = ("admin",)

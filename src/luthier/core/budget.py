@@ -9,9 +9,11 @@ from luthier.core.frozen import Frozen
 class FirstActions(Frozen):
     """What the first of each action is expected to take, in seconds, before one has been measured.
 
-    step_tokens: tokens of the mean step, which `step_seconds` is for. reference_seconds: of what an
-    objective computes before the first step. judging: seconds of judging the held-out rows; None where nothing is
-    judged, and in plans of before it was foreseen.
+    Attributes:
+        step_tokens: tokens of the mean step, which `step_seconds` is for.
+        reference_seconds: of what an objective computes before the first step.
+        judging: seconds of judging the held-out rows; None where nothing is judged, and in plans of before it was
+            foreseen.
     """
 
     step_seconds: Estimate
@@ -26,8 +28,12 @@ class FirstActions(Frozen):
 class BudgetPlan(Frozen):
     """The caps of a run (None: no cap), and the rates by which its time becomes money and energy.
 
-    tokens: of training steps, without padding. usd_per_hour, watts: of all devices of the run together; None where
-    nobody knows, and then `price_source` or `watts_source` says why. A cap is kept at the upper end of its rate.
+    A cap is kept at the upper end of its rate.
+
+    Attributes:
+        tokens: of training steps, without padding.
+        usd_per_hour, watts: of all devices of the run together; None where nobody knows, and then `price_source` or
+            `watts_source` says why.
     """
 
     hours: float | None = None
@@ -45,8 +51,10 @@ class BudgetPlan(Frozen):
 class Spent(Frozen):
     """What a run has taken in all of its processes, work that a kill threw away included.
 
-    tokens: of training steps, without padding. interrupted_seconds: the part of `seconds` that was under way when a
-    process was killed; nobody could measure it, so it is what that action was expected to take.
+    Attributes:
+        tokens: of training steps, without padding.
+        interrupted_seconds: the part of `seconds` that was under way when a process was killed; nobody could measure
+            it, so it is what that action was expected to take.
     """
 
     seconds: float = 0.0
@@ -57,8 +65,11 @@ class Spent(Frozen):
 class Bill(Frozen):
     """What a run has cost so far, and what it is expected to have cost once all of its steps are done.
 
-    usd, energy_kwh: None where no price or power is known. The `final_` figures hold for a run that goes to its last
-    step and is judged: early stopping makes it cheaper. A cap may stop it before.
+    The `final_` figures hold for a run that goes to its last step and is judged: early stopping makes it cheaper. A cap
+    may stop it before.
+
+    Attributes:
+        usd, energy_kwh: None where no price or power is known.
     """
 
     hours: float

@@ -38,8 +38,10 @@ class Device(Frozen):
     """One kind of accelerator (or this machine's CPU), as many as the run has.
 
     Rates of one device: dense products in TFLOP/s (a multiply-add counts as two), memory traffic in GB/s, link between
-    devices in GB/s (0 where there is none), memory in bytes, power in watts at the board. source: where figures come
-    from; "measured" for this machine.
+    devices in GB/s (0 where there is none), memory in bytes, power in watts at the board.
+
+    Attributes:
+        source: where figures come from; "measured" for this machine.
     """
 
     name: str
@@ -58,7 +60,9 @@ class Device(Frozen):
 class DevicePrice(Frozen):
     """What one device costs an hour in USD, on each market where it can be had.
 
-    basis: what stands behind it: public list prices, a range that is usual, an assumption, or the user's own figure.
+    Attributes:
+        basis: what supports it: public list prices, a range that is usual, an assumption, or the user's own
+            figure.
     """
 
     on_demand: Estimate | None
@@ -96,7 +100,11 @@ class PriceTable(Frozen):
     electricity_usd_per_kwh: Estimate
 
     def usd_per_hour(self, device_name: str, *, market: Market = "on_demand") -> Estimate:
-        """The price of one device for an hour. Raises RequestError where the table has none, with the nearest name."""
+        """The price of one device for an hour.
+
+        Raises:
+            RequestError: the table has none, with the nearest name.
+        """
         entry = self.devices.get(device_name)
         if entry is None:
             near = get_close_matches(device_name, self.devices, n=3, cutoff=0.5)
@@ -165,9 +173,10 @@ class MachineLoad(Frozen):
 class Prediction(Frozen):
     """What one plan takes on one device. usd and energy are None where no price or power is known; `notes` say why.
 
-    hours: training with its validations and checkpoints, and judging. load: how busy this machine was, None for another
-    device. calibrated: whether a probe on this very
-    device stands behind it.
+    Attributes:
+        hours: training with its validations and checkpoints, and judging.
+        load: how busy this machine was, None for another device.
+        calibrated: whether it rests on a probe of this very device.
     """
 
     device: Device
@@ -210,8 +219,9 @@ class Prediction(Frozen):
 class Room(Frozen):
     """How much of a run fits on one device at one time; 0 where not even one row does.
 
-    micro_batch_rows: the most rows of `length_tokens` (the run's longest row). longest_row_tokens: the longest row
-    that fits when it stands alone, whatever context the model was made for.
+    Attributes:
+        micro_batch_rows: the most rows of `length_tokens` (the run's longest row).
+        longest_row_tokens: the longest row that fits when it is alone, whatever context the model was made for.
     """
 
     micro_batch_rows: int
@@ -220,7 +230,11 @@ class Room(Frozen):
 
 
 class Change(Frozen):
-    """One way to make a run fit. ask: the option of the command line that does it; empty where none does it yet."""
+    """One way to make a run fit.
+
+    Attributes:
+        ask: the option of the command line that does it; empty where none does it yet.
+    """
 
     kind: Literal["micro_batch", "checkpointing", "sharding", "method", "device"]
     words: str
@@ -233,8 +247,11 @@ class Change(Frozen):
 class Option(Frozen):
     """One method on one device, as `luthier plan --compare` lists it.
 
-    needs: what was changed so that it fits; empty where nothing had to be. fits: whether it does at all, even so.
     The figures are those of the changed run, or of the run as it is where nothing makes it fit.
+
+    Attributes:
+        needs: what was changed so that it fits; empty where nothing had to be.
+        fits: whether it does at all, even so.
     """
 
     method: str
@@ -253,11 +270,15 @@ class Option(Frozen):
 class Quote(Frozen):
     """All that one run is expected to cost on one device, before it is run.
 
-    hours_by_part: of steps, validations, checkpoints and judging, of reference where an objective needs the model at
-    its start, and of teacher where one is asked. usd_per_hour: of one device, with the origin and the date of that
-    price. electricity_usd: what power costs where the device is one's own; it is part of the price where the device is
-    rented. people: human work for all rows, by assumed rates, never part of `prediction.usd`. room: what fits; changes:
-    what would make it fit, cheapest first, where it does not.
+    Attributes:
+        hours_by_part: of steps, validations, checkpoints and judging, of reference where an objective needs the model
+            at its start, and of teacher where one is asked.
+        usd_per_hour: of one device, with the origin and the date of that price.
+        electricity_usd: what power costs where the device is one's own; it is part of the price where the device is
+            rented.
+        people: human work for all rows, by assumed rates, never part of `prediction.usd`.
+        room: what fits.
+        changes: what would make it fit, cheapest first, where it does not.
     """
 
     prediction: Prediction

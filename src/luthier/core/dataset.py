@@ -41,10 +41,12 @@ class Row:
 class Example(Frozen):
     """A row mapped to something that can be trained on: either a conversation or plain text, never both.
 
-    rejected: in a preference pair, the prompt with the completion that is not wanted; `conversation` then ends with the
-    chosen one. is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so.
-    `group` is the value that keeps rows together in a split (a source document, a module), or None. goes_on: the text
-    is a piece that another follows, so that it does not end with the end-of-text token.
+    Attributes:
+        rejected: in a preference pair, the prompt with the completion that is not wanted; `conversation` then ends with
+            the chosen one.
+        is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so. `group` is the
+            value that keeps rows together in a split (a source document, a module), or None.
+        goes_on: the text is a piece that another follows, so that it does not end with the end-of-text token.
     """
 
     id: str
@@ -74,7 +76,7 @@ class Example(Frozen):
     def reference(self) -> str | None:
         """The text of the last learned answer; None for plain text, or where the answer is only tool calls.
 
-        Without its thought, also where that stands in the text, in `<think>` tags before the answer.
+        Without its thought, also where that is in the text, in `<think>` tags before the answer.
         """
         if self.conversation is None or (last := self.conversation.last_answer) is None:
             return None
@@ -83,7 +85,7 @@ class Example(Frozen):
 
     @property
     def thought(self) -> str | None:
-        """What stands before the last learned answer as its thought, beside its text or in it; None without one."""
+        """What comes before the last learned answer as its thought, beside its text or in it; None without one."""
         if self.conversation is None or (last := self.conversation.last_answer) is None:
             return None
         message = self.conversation.messages[last]
@@ -118,13 +120,17 @@ def _learned_text(message: Message) -> str:
 class TokenisedExample:
     """Token ids and the loss mask of one example.
 
-    input_ids: int32 array of length T. loss_mask: T bytes; 1 at position t means that token t is learned, i.e.
-    predicted from the tokens before t. Position 0 is never 1. num_truncated_tokens: tokens cut off the end. is_wanted:
-    whether what is learned is to become more likely or less; None where nothing says so. is_replayed: whether it is a
-    general row, trained against forgetting. has_thought: whether an answer holds a thought. skips_thought: whether one
-    goes on without a thought where the prompt lets the model think. is_joined: whether its answers, which the template
-    needs a sequence each for, were joined into one, and differs: how earlier answers then differ from what inference
-    would show of them.
+    Attributes:
+        input_ids: int32 array of length T.
+        loss_mask: T bytes; 1 at position t means that token t is learned, i.e. predicted from the tokens before t.
+            Position 0 is never 1.
+        num_truncated_tokens: tokens cut off the end.
+        is_wanted: whether what is learned is to become more likely or less; None where nothing says so.
+        is_replayed: whether it is a general row, trained against forgetting.
+        has_thought: whether an answer holds a thought.
+        skips_thought: whether one goes on without a thought where the prompt lets the model think.
+        is_joined: whether its answers, which the template needs a sequence each for, were joined into one, and differs:
+            how earlier answers then differ from what inference would show of them.
     """
 
     id: str
@@ -167,8 +173,10 @@ def shareable_tokens(row: TokenisedExample) -> int:
 def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False) -> int:
     """How many tokens all rows begin with, as far as they may be shared (`shareable_tokens`).
 
-    are_cut: they are the answers of one conversation. Learned tokens are shared then, too: those that one of them
-    learns are context of the others.
+    Learned tokens are shared then, too: those that one of them learns are context of the others.
+
+    Args:
+        are_cut: they are the answers of one conversation.
     """
     starts = [memoryview(row.input_ids).cast("B") for row in rows]
     size = memoryview(rows[0].input_ids).itemsize
@@ -183,9 +191,11 @@ def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False)
 
 
 class PackedProfile(Frozen):
-    """How documents fall into blocks. num_cut: documents that are longer than a block, cut into several pieces.
+    """How documents fall into blocks.
 
-    filled_fraction: tokens as a share of what all blocks could hold.
+    Attributes:
+        num_cut: documents that are longer than a block, cut into several pieces.
+        filled_fraction: tokens as a share of what all blocks could hold.
     """
 
     block_tokens: int
@@ -199,12 +209,14 @@ class PackedProfile(Frozen):
 class DatasetProfile(Frozen):
     """What a split holds, in numbers; the plan is made from this and the report shows it.
 
-    packed: where the examples that a step counts are blocks of documents; None where they are rows. num_cut: rows of
-    which the template needs a sequence for each answer, and num_sequences: of how many sequences all rows then are; 0
-    where none is cut. num_with_thought, num_skipping_thought: sequences whose answer holds a thought, and those that go
-    on without one where the prompt lets the model think. num_joined: rows whose answers were joined into one sequence
-    (data.reset_template), and joined_differs: how earlier answers of these differ from what inference shows, the most
-    frequent first.
+    Attributes:
+        packed: where the examples that a step counts are blocks of documents; None where they are rows.
+        num_cut: rows of which the template needs a sequence for each answer, and num_sequences: of how many sequences
+            all rows then are; 0 where none is cut.
+        num_with_thought, num_skipping_thought: sequences whose answer holds a thought, and those that go on without one
+            where the prompt lets the model think.
+        num_joined: rows whose answers were joined into one sequence (data.reset_template), and joined_differs: how
+            earlier answers of these differ from what inference shows, the most frequent first.
     """
 
     split: Split
@@ -248,7 +260,8 @@ class DatasetProfile(Frozen):
 def reading_notes(splits: Iterable[tuple[str, str]]) -> list[str]:
     """What a person should know of how files were read: columns under other names, unused ones, delimiter, encoding.
 
-    splits: file and `shape_reason` of each split. One note a file, none where every column is a field of its shape.
+    Args:
+        splits: file and `shape_reason` of each split. One note a file, none where every column is a field of its shape.
     """
     noted = [f"{PurePath(file).name}: {reason}" for file, reason in splits if " (" in reason or "; read as" in reason]
     return list(dict.fromkeys(noted))
@@ -295,7 +308,8 @@ def profile_tokens(
 ) -> dict[str, Any]:
     """The counts of a profile: totals, longest, mean (tokens a row, of which an example may have several).
 
-    row_counts: how many rows each example is, where that differs, because the template needs a row for each answer.
+    Args:
+        row_counts: how many rows each example is, where that differs, because the template needs a row for each answer.
     """
     lengths = [e.num_tokens for e in rows]
     return {

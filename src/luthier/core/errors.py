@@ -1,13 +1,13 @@
 """What can go wrong, as a tree.
 
     LuthierError                exit code 1
-    ├── RequestError            exit code 2: what was asked for cannot be done as asked
+    ├── RequestError            exit code 2: what was requested cannot be done as asked
     │   ├── RecipeError         the recipe is wrong (unknown key, wrong type, impossible value)
     │   ├── DataError           the rows are wrong; carries one RowProblem for each bad place
     │   │   ├── OverlongError   rows longer than the context, and the recipe does not say what to do
-    │   │   └── LeakageError    held-out rows stand in the training data
+    │   │   └── LeakageError    held-out rows are in the training data
     │   ├── TemplateError       the chat template cannot be trusted with a loss mask
-    │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it stands
+    │   ├── UnsupportedError    a value of OpenAI's API that this server cannot follow, and where it is
     │   ├── NotFoundError       no such model, run or file
     │   ├── QuotaError          what a key may use in a day is used up
     │   └── ConflictError       the thing exists but is in use or in another state
@@ -70,7 +70,7 @@ class StoppedError(Exception):
 
 
 class RequestError(LuthierError):
-    """What was asked for cannot be done as asked."""
+    """What was requested cannot be done as asked."""
 
     exit_code = 2
     http_status = 400
@@ -84,8 +84,9 @@ class RecipeError(RequestError):
 class RowProblem:
     """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines.
 
-    kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty, "schema"
-    for all else.
+    Attributes:
+        kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty,
+            "schema" for all else.
     """
 
     file: str
@@ -103,7 +104,7 @@ class RowProblem:
 
 
 class DataError(RequestError):
-    """The rows are wrong. The first few problems stand in the message, all of them in `problems`."""
+    """The rows are wrong. The first few problems are in the message, all of them in `problems`."""
 
     num_shown: ClassVar[int] = 5
 
@@ -126,7 +127,9 @@ class DataError(RequestError):
 class OverlongError(DataError):
     """Rows or prompts are longer than the context, and nothing says what to do with them.
 
-    num_tokens: of a prompt, or the least that it can have. most_tokens: the context. Both 0 where it is not about one.
+    Args:
+        num_tokens: of a prompt, or the least that it can have.
+        most_tokens: the context. Both 0 where it is not about one.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class OverlongError(DataError):
 
 
 class LeakageError(DataError):
-    """Held-out rows stand in the training data, so a verdict on them would mean nothing."""
+    """Held-out rows are in the training data, so a verdict on them would mean nothing."""
 
 
 class TemplateError(RequestError):
@@ -152,7 +155,11 @@ class TemplateError(RequestError):
 
 
 class UnsupportedError(RequestError):
-    """A value of OpenAI's API that this server cannot follow. code, param: as in its error object."""
+    """A value of OpenAI's API that this server cannot follow.
+
+    Args:
+        code, param: as in its error object.
+    """
 
     def __init__(
         self, came: str, *, expected: str, do: str, code: str = "unsupported_value", param: str | None = None
@@ -225,7 +232,11 @@ class StorageFullError(WorkError):
 
 
 class BusyError(WorkError):
-    """Too many ask already. retry_seconds: when there may be room."""
+    """Too many ask already.
+
+    Args:
+        retry_seconds: when there may be room.
+    """
 
     http_status = 429
 

@@ -29,8 +29,10 @@ class Metric(Frozen):
 class Sample(Frozen):
     """What each system made of one held-out row. `scores` are this sample's own, where a metric has them.
 
-    output: the answer without its thought, which `reasoning` holds. num_new_tokens: of both; num_thinking_tokens: of
-    the thought, None where a server does not tell.
+    Attributes:
+        output: the answer without its thought, which `reasoning` holds.
+        num_new_tokens: of both.
+        num_thinking_tokens: of the thought, None where a server does not tell.
     """
 
     row_id: str
@@ -47,8 +49,10 @@ class Sample(Frozen):
 class ThinkingFigures(Frozen):
     """How a system thought before its answers.
 
-    num_thoughts: answers with a thought. num_cut_off: of these the ones whose thought was cut off, so that there is no
-    answer. mean_tokens, least_tokens, most_tokens: of a thought; None where a server does not tell.
+    Attributes:
+        num_thoughts: answers with a thought.
+        num_cut_off: of these the ones whose thought was cut off, so that there is no answer.
+        mean_tokens, least_tokens, most_tokens: of a thought; None where a server does not tell.
     """
 
     num_thoughts: int
@@ -61,8 +65,10 @@ class ThinkingFigures(Frozen):
 class SystemResult(Frozen):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
 
-    num_cut_off: outputs that ended at the token limit. num_empty: outputs without any text. thinking: how it thought;
-    None where it did not.
+    Attributes:
+        num_cut_off: outputs that ended at the token limit.
+        num_empty: outputs without any text.
+        thinking: how it thought; None where it did not.
     """
 
     name: str
@@ -81,10 +87,11 @@ class SystemResult(Frozen):
 class Comparison(Frozen):
     """Candidate minus baseline on the same rows, with a paired 95% interval.
 
-    rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size
-    (80% power, two-sided 5%); None where the difference is 0 or settled. adjusted_p_value: Holm's, where several
-    tasks and metrics were asked about one candidate. test: what the p-value comes from;
-    seeds: rows and trainings with several seeds together.
+    Attributes:
+        rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
+            power, two-sided 5%); None where the difference is 0 or settled.
+        adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
+        test: what the p-value comes from; seeds: rows and trainings with several seeds together.
     """
 
     baseline: str
@@ -101,9 +108,11 @@ class Comparison(Frozen):
 
 
 class Verdict(Frozen):
-    """The answer in words. `headline` is one sentence; `caveats` say what it rests on and what it does not.
+    """The answer as text. `headline` is one sentence; `caveats` say what it rests on and what it does not.
 
-    details: the figures behind the headline in the first `num_primary_details` of them, then what other metrics say.
+    Attributes:
+        details: the figures behind the headline in the first `num_primary_details` of them, then what other metrics
+            say.
     """
 
     word: VerdictWord
@@ -117,7 +126,10 @@ class Verdict(Frozen):
 class Forgetting(Frozen):
     """What tuning did to rows that are not of the task: base and tuned model on general rows, by likelihood.
 
-    word: "worse" is forgotten. sentence: the finding with its interval. comparisons: tuned minus base.
+    Attributes:
+        word: "worse" is forgotten.
+        sentence: the finding with its interval.
+        comparisons: tuned minus base.
     """
 
     held_out_file: str
@@ -132,8 +144,9 @@ class Forgetting(Frozen):
 class Evaluation(Frozen):
     """One evaluation: several systems judged on the same held-out rows.
 
-    rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
-    and of how models were asked that have no fast way.
+    Attributes:
+        rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
+            and of how models were asked that have no fast way.
     """
 
     evaluation_id: str
@@ -151,7 +164,12 @@ class Evaluation(Frozen):
 
 
 class EvaluationOverview(Frozen):
-    """What a list tells of an evaluation. systems: their names, in order. models: what they were made of, each once."""
+    """What a list tells of an evaluation.
+
+    Attributes:
+        systems: their names, in order.
+        models: what they were made of, each once.
+    """
 
     evaluation_id: str
     created_at: str

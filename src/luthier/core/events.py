@@ -35,7 +35,9 @@ class RunStarted(Frozen):
 class StepDone(Frozen):
     """One optimizer update. `loss` is what is minimised: of supervised fine-tuning nats a trained token, on average.
 
-    measures: other means of the step, by name, as the objective gives them. seconds: wall time of the step.
+    Attributes:
+        measures: other means of the step, by name, as the objective gives them.
+        seconds: wall time of the step.
     """
 
     kind: Literal["step"] = "step"
@@ -82,8 +84,9 @@ class CheckpointSaved(Frozen):
 class SnapshotSaved(Frozen):
     """What is trained, as it was after an epoch, lies whole in a folder that can be used like the outcome of the run.
 
-    metrics: of that very step, by name: `train_loss`, `train_token_accuracy`, `valid_loss`, `valid_token_accuracy`, as
-    far as they are known.
+    Attributes:
+        metrics: of that very step, by name: `train_loss`, `train_token_accuracy`, `valid_loss`, `valid_token_accuracy`,
+            as far as they are known.
     """
 
     kind: Literal["snapshot"] = "snapshot"
@@ -110,7 +113,7 @@ class BillUpdated(Frozen):
 
 
 class RunEnded(Frozen):
-    """The last event. `reason` in words: all steps done, early stopping, SIGTERM, diverged."""
+    """The last event. `reason` as text: all steps done, early stopping, SIGTERM, diverged."""
 
     kind: Literal["run_ended"] = "run_ended"
     step: int

@@ -10,18 +10,26 @@ FitKind = Literal["overfitted", "still_learning", "unstable", "settled", "unknow
 
 
 class Remedy(Frozen):
-    """One thing to do in the next run. settings: what asks for it, each as an argument of `--set`; may be empty."""
+    """One thing to do in the next run.
+
+    Attributes:
+        settings: what asks for it, each as an argument of `--set`; may be empty.
+    """
 
     text: str
     settings: tuple[str, ...] = ()
 
 
 class Fit(Frozen):
-    """What training and validation loss say of a run, in words and numbers.
+    """What training and validation loss say of a run, as text and numbers.
 
     overfitted: validation loss rose after its best while training loss fell. still_learning: it was falling to the end.
     unstable: it rose, and training loss did not fall. settled: none of these. unknown: it was not looked at often
-    enough. best_step: of the weights that are kept; 0 where there was no validation. remedies: the most telling first.
+    enough.
+
+    Attributes:
+        best_step: of the weights that are kept; 0 where there was no validation.
+        remedies: the most telling first.
     """
 
     kind: FitKind
@@ -32,7 +40,7 @@ class Fit(Frozen):
 
     @property
     def title(self) -> str:
-        """The kind in words."""
+        """The kind as text."""
         return _TITLES[self.kind]
 
 

@@ -22,7 +22,7 @@ Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge
 class StringCheck(Frozen):
     """1 where input and reference are as `operation` says, else 0.
 
-    eq, ne: equal, not equal; like: the reference stands in the input; ilike: so, whatever the case. Input and reference
+    eq, ne: equal, not equal; like: the reference is in the input; ilike: so, whatever the case. Input and reference
     are texts with places to fill: `{{sample.output_text}}`, `{{item.reference}}` (the row's answer), `{{item.FIELD}}`.
     """
 
@@ -80,7 +80,8 @@ class LengthPenalty(Frozen):
 class Reward(Frozen):
     """One part of a reward, counted `weight` times: exactly one of `metric`, `grader` and `length`.
 
-    metric: of the answer against the row's own, on the scale 0 to 1 (BLEU and chrF are divided by 100).
+    Attributes:
+        metric: of the answer against the row's own, on the scale 0 to 1 (BLEU and chrF are divided by 100).
     """
 
     metric: RewardMetric | None = None

@@ -17,7 +17,7 @@ MAX_VALUES: Final = 1_000_000
 """Values and keys in one document."""
 MAX_REQUEST_VALUES: Final = 50_000
 """Those of a request, numbers in lists (token ids, vectors) not counted: a wrong field may make an error of each."""
-_MOST_PLACE_PARTS: Final = 6
+_MAX_PLACE_PARTS: Final = 6
 
 # Half of a surrogate pair: such a text has no UTF-8 form, and cannot be stored, sent or tokenised.
 _HALF: Final = re.compile("[\ud800-\udfff]")
@@ -26,7 +26,11 @@ _MARKS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"\s*(:?)|[\[{]|[\]}]', re.DO
 
 @dataclass(frozen=True, slots=True)
 class JsonFault:
-    """What is wrong with a document. place: where, by dots; empty for the whole."""
+    """What is wrong with a document.
+
+    Attributes:
+        place: where, by dots; empty for the whole.
+    """
 
     place: str
     came: str
@@ -42,9 +46,14 @@ class JsonLimitError(ValueError):
 
 
 def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
-    """Parse JSON. Raises JsonLimitError for what goes beyond the limits, ValueError for what is no JSON.
+    """Parse JSON.
 
-    max_values: as `fault_of`.
+    Args:
+        max_values: as `fault_of`.
+
+    Raises:
+        JsonLimitError: what goes beyond the limits.
+        ValueError: what is no JSON.
     """
     if (fault := fault_of_text(text, max_values=max_values)) is not None:
         raise JsonLimitError(fault)
@@ -54,10 +63,11 @@ def loads(text: str, *, max_values: int = MAX_VALUES) -> Any:
 def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | None:
     """What goes beyond the limits in a JSON text; None where nothing does, and where it is no JSON.
 
-    max_values: values and keys, numbers in lists not counted, of which there may be `MAX_VALUES` in any case.
-
     Most texts are only counted through: what has few brackets is not deep, and without an escaped surrogate there is no
     half of one.
+
+    Args:
+        max_values: values and keys, numbers in lists not counted, of which there may be `MAX_VALUES` in any case.
     """
     num_brackets = text.count("[") + text.count("{")
     may_be_large = 0 < max_values <= num_brackets + text.count(",") + text.count(":")
@@ -97,8 +107,9 @@ def _may_hold_half(text: str) -> bool:
 def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = False) -> JsonFault | None:
     """What goes beyond the limits in a parsed document, as `fault_of_text`; None where nothing does.
 
-    max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway. allows_half: leave
-    halves of surrogate pairs to whoever reads the texts, who may not need the one that holds it.
+    Args:
+        max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
+        allows_half: leave halves of surrogate pairs to whoever reads the texts, who may not need the one that holds it.
     """
     level: list[tuple[Any, _Place]] = [(value, None)]
     num_values, num_numbers, depth = 1, 0, 0
@@ -149,7 +160,7 @@ def _written(place: _Place) -> str:
         place, part = place
         parts.append(_HALF.sub("\N{REPLACEMENT CHARACTER}", str(part))[:80])
     parts.reverse()
-    return ".".join(parts[:_MOST_PLACE_PARTS]) + (" ..." if len(parts) > _MOST_PLACE_PARTS else "")
+    return ".".join(parts[:_MAX_PLACE_PARTS]) + (" ..." if len(parts) > _MAX_PLACE_PARTS else "")
 
 
 def _first_deep_field(text: str) -> str:

@@ -58,8 +58,11 @@ class ModelPlan(Frozen):
 class ReplayPlan(Frozen):
     """General rows beside those of the task. `rows` are trained on, `held_out` measure what is forgotten.
 
-    num_per_step: replayed examples a step; fraction: their share of it. num_leaked: held-out general rows that are also
-    trained on. num_also_in_train: replayed rows that also stand in the training rows of the task.
+    Attributes:
+        num_per_step: replayed examples a step.
+        fraction: their share of it.
+        num_leaked: held-out general rows that are also trained on.
+        num_also_in_train: replayed rows that also are in the training rows of the task.
     """
 
     num_per_step: int
@@ -71,8 +74,12 @@ class ReplayPlan(Frozen):
 
 
 class CanariesPlan(Frozen):
-    """Made-up secrets among the training rows. sha256: of their texts. They are no rows of the file, and are counted
-    among the examples and tokens of the training rows, not among its rows."""
+    """Made-up secrets among the training rows.
+
+    Attributes:
+        sha256: of their texts. They are no rows of the file, and are counted among the examples and tokens of the
+            training rows, not among its rows.
+    """
 
     num: int
     seed: int
@@ -82,13 +89,16 @@ class CanariesPlan(Frozen):
 class DataPlan(Frozen):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
-    num_leaked: held-out rows that also stand in the training rows. num_same_prompt: held-out rows of which only the
-    prompt does. num_validation_leaked: validation rows that also stand in the training rows. part: the share of the
-    training rows that is used, None for all. canaries: what was planted among the training rows, None for nothing.
-    split: the proved split whose sides the files are; None where no proof covers a file that judges. template_options:
-    what the chat template is given beside each conversation. learn_reasoning, reset_template, reasoning, system,
-    tools: as the recipe has them.
-    template_day: the fixed day that a template which writes the date is given; None where it writes none.
+    Attributes:
+        num_leaked: held-out rows that also are in the training rows.
+        num_same_prompt: held-out rows of which only the prompt does.
+        num_validation_leaked: validation rows that also are in the training rows.
+        part: the share of the training rows that is used, None for all.
+        canaries: what was planted among the training rows, None for nothing.
+        split: the proved split whose sides the files are; None where no proof covers a file that judges.
+        template_options: what the chat template is given beside each conversation.
+        learn_reasoning, reset_template, reasoning, system, tools: as the recipe has them.
+        template_day: the fixed day that a template which writes the date is given; None where it writes none.
     """
 
     train: DatasetProfile
@@ -113,9 +123,12 @@ class DataPlan(Frozen):
 class MethodPlan(Frozen):
     """The method with all of its settings; what a method has no use for is 0, empty or None.
 
-    rank: of what is held and trained; AdaLoRA's falls from there to `target_rank` on average. targets: module names, or
-    the last parts of them where every layer is meant. last_reallocation_step: from this step on AdaLoRA's ranks stay.
-    expert_targets: tensors that hold the matrices of experts, named in the same way; expert_rank: of each of these.
+    Attributes:
+        rank: of what is held and trained; AdaLoRA's falls from there to `target_rank` on average.
+        targets: module names, or the last parts of them where every layer is meant.
+        last_reallocation_step: from this step on AdaLoRA's ranks stay.
+        expert_targets: tensors that hold the matrices of experts, named in the same way.
+        expert_rank: of each of these.
     """
 
     name: str
@@ -156,11 +169,15 @@ class MethodPlan(Frozen):
 class TeacherPlan(Frozen):
     """Whose distribution a student learns: a base model, or one with the adapter of a run on it.
 
-    adapter_path: None for a model without one. precision, quantisation: how it is run. template: how it reads
-    prompts where it is judged itself. hidden_size: width of its last hidden states. vocabulary_size: rows of its head;
-    of two vocabularies that are padded differently the tokens of the smaller one count. template_options, opted_turns,
-    learn_reasoning: how it writes conversations where it is judged itself: as its own run was trained, or, of a base
-    model, as the student is.
+    Attributes:
+        adapter_path: None for a model without one.
+        precision, quantisation: how it is run.
+        template: how it reads prompts where it is judged itself.
+        hidden_size: width of its last hidden states.
+        vocabulary_size: rows of its head; of two vocabularies that are padded differently the tokens of the smaller one
+            count.
+        template_options, opted_turns, learn_reasoning: how it writes conversations where it is judged itself: as its
+            own run was trained, or, of a base model, as the student is.
     """
 
     name: str
@@ -190,7 +207,8 @@ class TeacherPlan(Frozen):
 class ObjectivePlan(Frozen):
     """What is minimised, with all of its settings; what an objective has no use for is None.
 
-    router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
+    Attributes:
+        router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
     """
 
     name: ObjectiveName
@@ -268,12 +286,14 @@ class AveragePlan(Frozen):
 class ForwardPath(Frozen):
     """By which path hidden states and logits are computed: found by proof, never by the name of a family.
 
-    attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.
-    logits: `product` is hidden states times the head's matrix in fused chunks; `head` the model's own head, chunk by
-    chunk; `model` the whole forward. All three compute the same loss. reasons: why a fast piece was left out.
-    attention_function: the name of transformers' attention where it is not Luthier's own.
-    logit_scale, logit_cap: the logits are cap * tanh(scale * product / cap), or scale * product without a cap; found by
-    measuring the model's own head.
+    Attributes:
+        attention: `fast` is Luthier's own; `model` what transformers chooses for this model; `eager` its plain form.
+        logits: `product` is hidden states times the head's matrix in fused chunks; `head` the model's own head, chunk
+            by chunk; `model` the whole forward. All three compute the same loss.
+        reasons: why a fast piece was left out.
+        attention_function: the name of transformers' attention where it is not Luthier's own.
+        logit_scale, logit_cap: the logits are cap * tanh(scale * product / cap), or scale * product without a cap;
+            found by measuring the model's own head.
     """
 
     attention: Literal["fast", "model", "eager"]
@@ -301,7 +321,8 @@ class ForwardPath(Frozen):
 class TrainingPlan(Frozen):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names.
 
-    forward: where not every fast piece of computing was proved, what is used instead; None where all are.
+    Attributes:
+        forward: where not every fast piece of computing was proved, what is used instead; None where all are.
     """
 
     num_steps: int
@@ -338,7 +359,11 @@ class TrainingPlan(Frozen):
 
 
 class EvaluationPlan(Frozen):
-    """How the result is judged. max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`."""
+    """How the result is judged.
+
+    Attributes:
+        max_thinking_tokens: of a thought before an answer, beside `max_new_tokens`.
+    """
 
     metrics: tuple[MetricName, ...]
     few_shot: int
@@ -397,7 +422,8 @@ class Plan(Frozen):
             "budget": True,
             "base_model": {"path", "name"},
             "data": splits,
-            # how weights lie on devices: a run may go on with another number of them; the path computes the same loss
+            # how weights lie on devices: a run may continue with another number of them; the path computes the same
+            # loss
             "training": {"sharding", "forward"},
         }
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash

@@ -69,11 +69,14 @@ THINKING_TOKENS: Final = 2048
 class Prompt(Frozen):
     """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy.
 
-    max_thinking_tokens: of a thought before the answer, beside `max_new_tokens` of the answer; 0: both share
-    `max_new_tokens`; None: `THINKING_TOKENS` for a model that thinks, 0 for others. Never more than fits the context.
+    Engines that can keep a model to it do; a server that refuses such a wish is asked without it, so that the caller
+    reads the answer as if nobody had promised anything.
 
-    json_schema: the answer is to be JSON of this schema. Engines that can keep a model to it do; a server that refuses
-    such a wish is asked without it, so that whoever asks reads the answer as if nobody had promised anything.
+    Attributes:
+        max_thinking_tokens: of a thought before the answer, beside `max_new_tokens` of the answer; 0: both share
+            `max_new_tokens`; None: `THINKING_TOKENS` for a model that thinks, 0 for others. Never more than fits the
+            context.
+        json_schema: the answer is to be JSON of this schema.
     """
 
     conversation: Conversation | None = None
@@ -88,10 +91,12 @@ class Prompt(Frozen):
 class Generation(Frozen):
     """What an engine wrote: the answer without its thought, and without the end-of-turn token.
 
-    num_new_tokens: of thought and answer. `length`: cut off at a limit. reasoning: the thought; None where there is
-    none. num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
-    ends_in_thought: the answer never began. token_ids: all new tokens, where the caller asks a local engine for them;
-    never stored.
+    Attributes:
+        num_new_tokens: of thought and answer. `length`: cut off at a limit.
+        reasoning: the thought; None where there is none.
+        num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
+        ends_in_thought: the answer never began.
+        token_ids: all new tokens, where the caller asks a local engine for them; never stored.
     """
 
     text: str
@@ -114,9 +119,13 @@ class Score(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One answer that a model wrote to the prompt of a row while it was trained. ended: by itself, not cut off.
+    """One answer that a model wrote to the prompt of a row while it was trained.
 
-    text: the answer without its thought, which is what is graded; num_new_tokens: of both. reasoning: the thought.
+    Attributes:
+        ended: by itself, not cut off.
+        text: the answer without its thought, which is what is graded.
+        num_new_tokens: of both.
+        reasoning: the thought.
     """
 
     row_id: str
@@ -157,7 +166,7 @@ class Engine(Protocol):
 
 
 KeyedEvent = tuple[Hashable, StreamEvent]
-"""An event of the ask with this key."""
+"""An event of the request with this key."""
 
 
 @runtime_checkable
@@ -165,12 +174,12 @@ class StreamEngine(Protocol):
     """Writes many answers at once with one base and any number of adapters over it. Used by one thread only.
 
     `ask` raises RequestError, OverlongError or TemplateError for a request that cannot be written; what goes wrong with
-    one ask later comes as `Failed`. What `poll` raises ends the engine.
+    one request later comes as `Failed`. What `poll` raises ends the engine.
     """
 
     @property
     def keys(self) -> set[Hashable]:
-        """The asks whose answers are being written."""
+        """The requests whose answers are being written."""
         ...
 
     @property
@@ -183,7 +192,7 @@ class StreamEngine(Protocol):
         ...
 
     def unload_adapter(self, name: str) -> None:
-        """Let go of an adapter that nobody is asking."""
+        """Release an adapter that nobody is asking."""
         ...
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
@@ -191,15 +200,15 @@ class StreamEngine(Protocol):
         ...
 
     def cancel(self, key: Hashable) -> None:
-        """Write no more of this ask; nothing happens where it has ended."""
+        """Write no more of this request; nothing happens where it has ended."""
         ...
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:
-        """What has been written since the last call; computes, or waits at most so long for another to compute."""
+        """What has been written since the last call; computes, or waits at most that long for another to compute."""
         ...
 
     def close(self) -> None:
-        """Let go of the weights; nothing can be written afterwards."""
+        """Release the weights; nothing can be written afterwards."""
         ...
 
 
@@ -223,8 +232,10 @@ class PreparingEngine(Protocol):
     ) -> bool:
         """As `ask`, of what `prepare` has made.
 
-        owner: whose ask it is; prompts of different owners take turns. may_exceed: a reserve of room may be used, which
-        is kept for those who have nothing under way while others fill all places.
+        Args:
+            owner: whose ask it is; prompts of different owners take turns.
+            may_exceed: a reserve of room may be used, which is kept for those who have nothing under way while others
+                fill all places.
         """
         ...
 

@@ -37,10 +37,13 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class ReplayRecipe(Frozen):
-    """General rows beside those of the task. `fraction`: their share of each step; 0 trains on none of them.
+    """General rows beside those of the task.
 
-    `held_out`: general rows that are never trained on, a file or a fraction of `file`: base and tuned model are held
-    against each other on them, to measure what was forgotten. `map`: as that of the data.
+    Attributes:
+        fraction: their share of each step; 0 trains on none of them.
+        held_out: general rows that are never trained on, a file or a fraction of `file`: base and tuned model are held
+            against each other on them, to measure what was forgotten.
+        map: as that of the data.
     """
 
     file: str
@@ -67,14 +70,18 @@ class CanariesRecipe(Frozen):
 class DataRecipe(Frozen):
     """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
 
-    part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
-    begin at the same place hold one another, parts that do not overlap share no row. canaries: made-up secrets planted
-    among the training rows. template_options: what the chat template is given beside each conversation, such as
-    `enable_thinking`. learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one
-    that the template inserts. reset_template: `training` joins the answers of a row into one sequence where the
-    template rewrites earlier turns. reasoning, system, tools: what is written as text, for templates that have no place
-    for it. split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
-    split, too.
+    Attributes:
+        part: train on a share of the training rows alone, [from, to) of them in the order of a stable hash: parts that
+            begin at the same place hold one another, parts that do not overlap share no row.
+        canaries: made-up secrets planted among the training rows.
+        template_options: what the chat template is given beside each conversation, such as `enable_thinking`.
+        learn_reasoning: whether thoughts are learned; None learns those of the rows, and no empty one that the template
+            inserts.
+        reset_template: `training` joins the answers of a row into one sequence where the template rewrites earlier
+            turns.
+        reasoning, system, tools: what is written as text, for templates that have no place for it.
+        split_seed: of what is taken out as a fraction; None takes `training.seed`, so that another seed is another
+            split, too.
     """
 
     train: str
@@ -156,8 +163,9 @@ RouterAuxLoss = Annotated[
 class ObjectiveRecipe(Frozen):
     """What is minimised. `ml/training/objectives/rules.py` says which settings an objective takes; others are refused.
 
-    `router_aux_loss`: `off`, `model` for the coefficient of the model's own config, or a coefficient.
-    `options` are the settings of an objective that another package brings.
+    Attributes:
+        router_aux_loss: `off`, `model` for the coefficient of the model's own config, or a coefficient. `options` are
+            the settings of an objective that another package brings.
     """
 
     name: ObjectiveName
@@ -245,9 +253,12 @@ class TrainingRecipe(Frozen):
 
 
 class EvaluationRecipe(Frozen):
-    """How the result is judged on the held-out rows. `max_samples`: judge only the first N by stable hash.
+    """How the result is judged on the held-out rows.
 
-    max_new_tokens: of an answer. max_thinking_tokens: of a thought before it, beside these; 0: both share them.
+    Attributes:
+        max_samples: judge only the first N by stable hash.
+        max_new_tokens: of an answer.
+        max_thinking_tokens: of a thought before it, beside these; 0: both share them.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -258,7 +269,7 @@ class EvaluationRecipe(Frozen):
 
 
 class BudgetRecipe(Frozen):
-    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to go on from."""
+    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to continue from."""
 
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

@@ -1,4 +1,4 @@
-"""What a model replied, as others read it: without its thoughts, and the JSON objects that stand in it."""
+"""What a model replied, as others read it: without its thoughts, and the JSON objects that are in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _DuplicateKeyError(ValueError):
 
 
 def without_thoughts(reply: str) -> str:
-    """The reply without what stands in <think> tags, and without space around it."""
+    """The reply without what is in <think> tags, and without space around it."""
     return _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", reply)).strip()
 
 
@@ -40,7 +40,7 @@ def json_objects(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in a text, in fences or with prose around them, and those one level down in them.
 
     Numbers come as the text that they were written as: 1.50 is no 1.5 in a price. Line breaks inside of strings are
-    taken; an object with a key that stands twice is passed over, since only one of the values could be kept.
+    taken; an object with a key that occurs twice is passed over, since only one of the values could be kept.
     """
     decoder = json.JSONDecoder(
         strict=False,

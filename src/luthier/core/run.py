@@ -16,13 +16,17 @@ RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
 class FirstStep(Frozen):
     """The loss of a run's first step, computed before any weight was changed, and what it was computed on.
 
-    loss: without label smoothing, of the task's own rows where others are replayed; as the objective defines it. unit:
-    of the loss, empty where it has none. weighting: whether every learned token counts the same, or every row does, its
-    loss then the mean of its own tokens; None for objectives that weigh otherwise. num_trained_tokens: learned tokens
-    of all rows of the step. example_ids: as `luthier data preview` names them, in the order of the rows. noise:
-    settings that draw random numbers for this loss (`training.neftune_alpha`, dropouts of the model's own config):
-    where there are any, the loss is of one draw. router_loss: of the routers of a mixture of experts, before its
-    coefficient, which `loss` is without; None where they have none.
+    Attributes:
+        loss: without label smoothing, of the task's own rows where others are replayed; as the objective defines it.
+        unit: of the loss, empty where it has none.
+        weighting: whether every learned token counts the same, or every row does, its loss then the mean of its own
+            tokens; None for objectives that weigh otherwise.
+        num_trained_tokens: learned tokens of all rows of the step.
+        example_ids: as `luthier data preview` names them, in the order of the rows.
+        noise: settings that draw random numbers for this loss (`training.neftune_alpha`, dropouts of the model's own
+            config): where there are any, the loss is of one draw.
+        router_loss: of the routers of a mixture of experts, before its coefficient, which `loss` is without; None where
+            they have none.
     """
 
     loss: float
@@ -38,15 +42,20 @@ class FirstStep(Frozen):
 class TrainResult(Frozen):
     """What the loop returns. Losses as the objective defines them; speeds over training steps only (no validation).
 
-    train_loss: mean of all steps, each by its weight (trained tokens of supervised fine-tuning, pairs of preferences).
-    num_tokens counts no padding. adapter_path: the folder of the trained outcome (a PEFT adapter, or a whole model
-    after full fine-tuning); None while the run is not done. bill: of all processes of the run, judging included,
-    without writing the report; None for runs of before it was kept. ranks: of each matrix by its module name, where the
-    method has found them. fit: what the losses say of learning by heart or too little; None while the run is not done.
-    peak_memory_bytes: of the device that is trained on, while training; host_peak_memory_bytes: of the process beside
-    it, None where the device is the CPU. judging_seconds: of judging the held-out rows, models loaded; None while that
-    is not done. judging_peak_memory_bytes: the same of the device while judging. first_step: None for a run without a
-    step, and for runs of before it was kept.
+    Attributes:
+        train_loss: mean of all steps, each by its weight (trained tokens of supervised fine-tuning, pairs of
+            preferences). num_tokens counts no padding.
+        adapter_path: the folder of the trained outcome (a PEFT adapter, or a whole model after full fine-tuning); None
+            while the run is not done.
+        bill: of all processes of the run, judging included, without writing the report; None for runs of before it was
+            kept.
+        ranks: of each matrix by its module name, where the method has found them.
+        fit: what the losses say of learning by heart or too little; None while the run is not done.
+        peak_memory_bytes: of the device that is trained on, while training.
+        host_peak_memory_bytes: of the process beside it, None where the device is the CPU.
+        judging_seconds: of judging the held-out rows, models loaded; None while that is not done.
+        judging_peak_memory_bytes: the same of the device while judging.
+        first_step: None for a run without a step, and for runs of before it was kept.
     """
 
     status: RunStatus

@@ -41,7 +41,7 @@ class SplitProvenance(Frozen):
 
     @property
     def summary(self) -> str:
-        """What stands on two sides of the split, in words."""
+        """What is on two sides of the split, as text."""
         parts = [f"{self.exact} texts"]
         if self.near_duplicate is not None:
             parts.append(f"{self.near_duplicate} near-duplicates (Jaccard {self.near_threshold:g} and up)")

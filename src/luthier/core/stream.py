@@ -1,6 +1,6 @@
-"""Text that a model writes while somebody reads along: what is asked for, and the events that come back.
+"""Text that a model writes while somebody reads along: what is requested, and the events that come back.
 
-Started    once an ask: it was taken up
+Started    once a request: it was taken up
 Piece      any number of times a choice: text, or calls of tools, that will not change any more
 Ended      once a choice
 Embedded   instead of pieces, to an `EmbeddingRequest`
@@ -24,12 +24,15 @@ MAX_CHOICES: Final = 16
 
 
 class Sampling(Frozen):
-    """How the next token is drawn. temperature: 0 is greedy; what is under 0.0001 counts as 0.
+    """How the next token is drawn.
 
-    top_p: only the likeliest tokens that have this much of the probability together are drawn. seed: rules the draws;
-    choice number N of an ask draws with `seed + N`. frequency_penalty, presence_penalty: taken off the logit of a token
-    for each time that the answer has it already, and once if it has it at all. logit_bias: what is added to the logits
-    of tokens, by id.
+    Attributes:
+        temperature: 0 is greedy; what is under 0.0001 counts as 0.
+        top_p: only the likeliest tokens that have this much of the probability together are drawn.
+        seed: rules the draws; choice number N of a request draws with `seed + N`.
+        frequency_penalty, presence_penalty: taken off the logit of a token for each time that the answer has it
+            already, and once if it has it at all.
+        logit_bias: what is added to the logits of tokens, by id.
     """
 
     temperature: float = Field(default=1.0, ge=0.0)
@@ -43,20 +46,23 @@ class Sampling(Frozen):
 class TextRequest(Frozen):
     """One prompt to be continued; exactly one of `conversation`, `text` and `token_ids` is set.
 
-    max_new_tokens: of each choice; an answer ends where the context does in any case. stop: an answer ends before the
-    first of these texts. num_top: None for no likelihoods, else how many of the likeliest tokens are told with each.
-    json_schema: the answer is JSON of this schema and nothing else (`{"type": "object"}` for any object).
+    The tools that may be called are in `conversation.tools`.
 
-    The tools that may be called stand in `conversation.tools`. tool_choice: `none`: they are as if not there;
-    `required`: the answer is one or more calls. tool_name: with `required`, the one tool that is called.
-    calls_in_parallel: false for at most one call an answer.
-
-    template_options: what the chat template is given beside the conversation, over trained_options, which the model was
-    trained with.
-    reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for it.
-    max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
-    opted_turns: what of the conversation is written in another way, as the model was trained.
-    returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
+    Attributes:
+        max_new_tokens: of each choice; an answer ends where the context does in any case.
+        stop: an answer ends before the first of these texts.
+        num_top: None for no likelihoods, else how many of the likeliest tokens come with each.
+        json_schema: the answer is JSON of this schema and nothing else (`{"type": "object"}` for any object).
+        tool_choice: `none`: they are as if not there; `required`: the answer is one or more calls.
+        tool_name: with `required`, the one tool that is called.
+        calls_in_parallel: false for at most one call an answer.
+        template_options: what the chat template is given beside the conversation, over trained_options, which the model
+            was trained with.
+        reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for
+            it.
+        max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
+        opted_turns: what of the conversation is written in another way, as the model was trained.
+        returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
     """
 
     conversation: Conversation | None = None
@@ -93,13 +99,17 @@ class EmbeddingRequest(Frozen):
 
 
 class Served(Frozen):
-    """A model as it is loaded to answer. adapter_path: None for a base model and for one that was trained whole.
+    """A model as it is loaded to answer.
 
-    sha256: of the base's weights, so that a base pulled again is loaded again. precision: None takes what is fastest on
-    this machine. engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
-    `template_options` alone share one base in memory. template_options: what it was trained with: what its chat
-    template is given beside a conversation, unless a request says otherwise. opted_turns: what of each conversation is
-    written in another way, as in training.
+    Attributes:
+        adapter_path: None for a base model and for one that was trained whole.
+        sha256: of the base's weights, so that a base pulled again is loaded again.
+        precision: None takes what is fastest on this machine.
+        engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
+            `template_options` alone share one base in memory.
+        template_options: what it was trained with: what its chat template is given beside a conversation, unless a
+            request says otherwise.
+        opted_turns: what of each conversation is written in another way, as in training.
     """
 
     engine: str = "transformers"
@@ -114,14 +124,23 @@ class Served(Frozen):
 
 
 class Decoding(Frozen):
-    """How a loaded model writes. path: a word for programs, `batched` the fastest. description: a phrase for people."""
+    """How a loaded model writes.
+
+    Attributes:
+        path: a word for programs, `batched` the fastest.
+        description: a phrase for people.
+    """
 
     path: str
     description: str
 
 
 class LoadedModel(Frozen):
-    """A model in the memory of the process that answers; decoding: None where its engine does not say it."""
+    """A model in the memory of the process that answers;
+
+    Attributes:
+        decoding: None where its engine does not say it.
+    """
 
     served: Served
     decoding: Decoding | None = None
@@ -143,7 +162,12 @@ class TokenLikelihood(Frozen):
 
 
 class WrittenToken(Frozen):
-    """A token of an answer. offset: the character of the answer at which it begins. top: the likeliest in its place."""
+    """A token of an answer.
+
+    Attributes:
+        offset: the character of the answer at which it begins.
+        top: the likeliest in its place.
+    """
 
     chosen: TokenLikelihood
     offset: int
@@ -158,9 +182,12 @@ class Started(Frozen):
 
 
 class CallPiece(Frozen):
-    """More of a call of a tool. index: of the call in the answer. arguments: more of the JSON text of its arguments.
+    """More of a call of a tool.
 
-    call_id, name: with the first piece of a call, None with those after it.
+    Attributes:
+        index: of the call in the answer.
+        arguments: more of the JSON text of its arguments.
+        call_id, name: with the first piece of a call, None with those after it.
     """
 
     index: int
@@ -172,8 +199,11 @@ class CallPiece(Frozen):
 class Piece(Frozen):
     """More of an answer: whole characters only.
 
-    num_new_tokens: of thought and answer so far. tokens: those that begin in it, where likelihoods were asked for.
-    calls: more of calls of tools, whose text is never part of `text`. reasoning: more of the thought, nor is it.
+    Attributes:
+        num_new_tokens: of thought and answer so far.
+        tokens: those that begin in it, where likelihoods were requested.
+        calls: more of calls of tools, whose text is never part of `text`.
+        reasoning: more of the thought, nor is it.
     """
 
     kind: Literal["piece"] = "piece"
@@ -189,12 +219,16 @@ EndReason = Literal["stop", "length", "tool_calls"]
 
 
 class Ended(Frozen):
-    """An answer is complete. num_new_tokens: without the end token.
+    """An answer is complete.
 
     stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
-    num_prompt_tokens: where only the end tells it, and `Started` had to say 0. num_thinking_tokens: of the new ones
-    those of the thought, its delimiters included. ends_in_thought: the answer never began. token_ids: the new tokens,
-    where the request asks for them.
+
+    Attributes:
+        num_new_tokens: without the end token.
+        num_prompt_tokens: where only the end tells it, and `Started` had to say 0.
+        num_thinking_tokens: of the new ones those of the thought, its delimiters included.
+        ends_in_thought: the answer never began.
+        token_ids: the new tokens, where the request asks for them.
     """
 
     kind: Literal["ended"] = "ended"
@@ -216,10 +250,14 @@ class Embedded(Frozen):
 
 
 class Failed(Frozen):
-    """Nothing more will come. error: as `LuthierError.as_json` writes it.
+    """Nothing more will come.
 
-    num_refused_tokens: of a prompt that was refused for its length; num_contexts: how many times the context of the
-    model that is, rounded up. What it took to refuse it is counted by them.
+    What it took to refuse it is counted by them.
+
+    Attributes:
+        error: as `LuthierError.as_json` writes it.
+        num_refused_tokens: of a prompt that was refused for its length.
+        num_contexts: how many times the context of the model that is, rounded up.
     """
 
     kind: Literal["failed"] = "failed"

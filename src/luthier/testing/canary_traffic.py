@@ -80,7 +80,7 @@ def found_at(world: CanaryWorld, seed: int, *, error: float = 0.05) -> int | Non
     """Look again and again, as a server does; how many exchanges had come when it was called worse, None for never."""
     from luthier.core.records.canary_watch import CanaryRules
     from luthier.ml.drift.canary.compare import compare
-    from luthier.ml.drift.canary.streak import failing_streak
+    from luthier.ml.drift.canary.failure_streak import failing_streak
 
     rules, frame, next_at = CanaryRules(error=error), draw(world, seed), 0
     for num in range(_EVERY, frame.height + 1, _EVERY):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.charts.word_differences import MOST_WORDS, Stretch, word_differences
+from luthier.ml.charts.word_differences import MAX_WORDS, Stretch, word_differences
 
 
 def test_words_that_differ_are_marked() -> None:
@@ -20,7 +20,7 @@ def test_words_that_differ_are_marked() -> None:
 
 
 def test_long_texts_are_not_compared() -> None:
-    assert word_differences("a", "b " * MOST_WORDS) is None
+    assert word_differences("a", "b " * MAX_WORDS) is None
 
 
 @given(st.text("ab ,\n", max_size=60), st.text("ab ,\n", max_size=60))

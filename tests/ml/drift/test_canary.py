@@ -11,9 +11,9 @@ import pytest
 
 from luthier.core.records.canary_watch import CanaryRules
 from luthier.ml.drift.canary.compare import KINDS, compare
-from luthier.ml.drift.canary.looks import level_of, look_at, place_of
+from luthier.ml.drift.canary.failure_streak import failing_streak
+from luthier.ml.drift.canary.interim_looks import level_of, look_at, place_of
 from luthier.ml.drift.canary.randomisation import Units, gap, p_value, units_of
-from luthier.ml.drift.canary.streak import failing_streak
 from luthier.testing.canary_traffic import CanaryWorld, draw, found_at
 
 

@@ -21,8 +21,8 @@ from luthier.ml.inference.models.loading import attach_adapter, load_model
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.structure import read_structure
 from luthier.ml.inference.transformers_engine import TransformersEngine
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.registry import load_method
 
 IDS = torch.arange(30).reshape(2, 15)
@@ -47,7 +47,7 @@ def mixture(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def adapter(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")
-    plan = resolve_method(MethodRecipe(name="lora", rank=4), read_structure(str(mixture)), "cpu", Sources())
+    plan = resolve_method(MethodRecipe(name="lora", rank=4), read_structure(str(mixture)), "cpu", Provenance())
     method = load_method(plan)
     model = method.prepare(load_model(mixture, dtype="float32", attention="sdpa"), 0)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.core.cost import Device
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning.described import Described, described_workload
+from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 from luthier.ml.planning.judging import Judging
 from luthier.ml.planning.workload import Workload
 
@@ -44,7 +44,7 @@ def accelerator(memory_gib: float, *, name: str = "a100-80g", num_devices: int =
 
 def run_of(device: Device, **changes: object) -> Workload:
     values: dict[str, object] = {"num_rows": 10_000, "mean_tokens": 250, "max_tokens": 1000} | changes
-    return described_workload(seven_billion(), Described(**values), device)  # type: ignore[arg-type]
+    return hypothetical_workload(seven_billion(), HypotheticalRun(**values), device)  # type: ignore[arg-type]
 
 
 def judging(**changes: Any) -> Judging:

@@ -8,15 +8,15 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import AveragePlan
 from luthier.core.recipe import AverageRecipe
 from luthier.ml.planning.averaging import resolve_average
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 
 def resolved(num_steps: int, method: str = "lora", **asked: object) -> AveragePlan | None:
-    return resolve_average(AverageRecipe.model_validate(asked), method, num_steps, Sources())
+    return resolve_average(AverageRecipe.model_validate(asked), method, num_steps, Provenance())
 
 
 def test_silence_averages_nothing() -> None:
-    sources = Sources()
+    sources = Provenance()
     assert resolve_average(None, "lora", 100, sources) is None
     assert sources.found["training.average"].source == "default"
 

@@ -14,7 +14,7 @@ from luthier.core.cost import Device
 from luthier.core.errors import RequestError
 from luthier.ml.inference.models.structure import Structure, structure_of
 from luthier.ml.planning import speed
-from luthier.ml.planning.calibration import LEAST_MEMORY_SPREAD, LEAST_TIME_SPREAD, Calibration, Measurement, fit
+from luthier.ml.planning.calibration import MIN_MEMORY_SPREAD, MIN_TIME_SPREAD, Calibration, Measurement, fit
 from luthier.ml.planning.memory import predict_memory
 from luthier.ml.planning.predict import predict
 from luthier.ml.planning.workload import Workload
@@ -87,14 +87,14 @@ def test_priors_come_back_where_the_measurements_agree_with_them(workloads: list
     found = fit(device, [measured(w, device, truth) for w in workloads[:3]])
     assert found.factors == pytest.approx(truth.factors)
     assert found.memory_factor == pytest.approx(1.0)
-    assert (found.time_spread, found.memory_spread) == (LEAST_TIME_SPREAD, LEAST_MEMORY_SPREAD)
+    assert (found.time_spread, found.memory_spread) == (MIN_TIME_SPREAD, MIN_MEMORY_SPREAD)
 
 
 def test_measurements_that_disagree_widen_the_interval(workloads: list[Workload], device: Device) -> None:
     truth = true_calibration(device, workloads[0], {}, 1.0)
     made = [measured(workloads[0], device, truth)] * 4
     noisy = [replace(m, step_seconds=m.step_seconds * by) for m, by in zip(made, (0.6, 1.4, 0.7, 1.3), strict=True)]
-    assert fit(device, made).time_spread == LEAST_TIME_SPREAD
+    assert fit(device, made).time_spread == MIN_TIME_SPREAD
     assert fit(device, noisy).time_spread > 0.5
 
 

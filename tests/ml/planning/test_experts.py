@@ -20,8 +20,8 @@ from luthier.ml.planning import experts as fitting
 from luthier.ml.planning.adapter import place_adapters, reach, resolve_targets, targeted
 from luthier.ml.planning.flops import layers_flops
 from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.planning.sources import Sources
 from luthier.ml.planning.workload import Workload, workload_of
 
 GPT_OSS_120B: dict[str, Any] = {"model_type": "gpt_oss"}  # transformers' own defaults are those of the large one
@@ -37,8 +37,8 @@ MIXTRAL_8X7B: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _resolved(structure: Structure, name: str = "lora", **settings: Any) -> tuple[MethodPlan, Sources]:
-    sources = Sources()
+def _resolved(structure: Structure, name: str = "lora", **settings: Any) -> tuple[MethodPlan, Provenance]:
+    sources = Provenance()
     return resolve_method(MethodRecipe(name=name, **settings), structure, "cpu", sources), sources
 
 

@@ -9,21 +9,21 @@ from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan
 from luthier.core.recipe import ObjectiveRecipe
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_objective import learning_rate, resolve_objective
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.rules import RULES as METHODS
 from luthier.ml.training.methods.rules import rules_of as rules_of_method
 from luthier.ml.training.objectives.rules import RULES, rules_of
 
 
 def test_silence_means_supervised_fine_tuning() -> None:
-    sources = Sources()
+    sources = Provenance()
     assert resolve_objective(None, "chat", sources).name == "sft"
     assert sources.found["objective.name"].source == "default"
 
 
 def test_what_was_asked_is_noted_as_asked() -> None:
-    sources = Sources()
+    sources = Provenance()
     resolve_objective(ObjectiveRecipe(name="sft"), "text", sources)
     assert sources.found["objective.name"].source == "asked"
 
@@ -46,7 +46,7 @@ def test_every_objective_has_rules_and_each_setting_a_place_in_plan_and_recipe()
 
 
 def test_a_silent_recipe_gets_each_default_with_its_reason() -> None:
-    sources = Sources()
+    sources = Provenance()
     plan = resolve_objective(ObjectiveRecipe(name="simpo", beta=2.5), "preference", sources)
     assert (plan.beta, plan.gamma, plan.label_smoothing, plan.nll_over) == (2.5, 1.0, 0.0, None)
     assert (sources.found["objective.beta"].source, sources.found["objective.gamma"].source) == ("asked", "default")
@@ -65,13 +65,13 @@ def test_a_silent_recipe_gets_each_default_with_its_reason() -> None:
 )
 def test_rows_that_an_objective_cannot_learn_from_are_refused(name: str, shape: Shape, do: str) -> None:
     with pytest.raises(RecipeError, match=f"objective {name} with {shape} rows") as caught:
-        resolve_objective(ObjectiveRecipe(name=name), shape, Sources())
+        resolve_objective(ObjectiveRecipe(name=name), shape, Provenance())
     assert do in caught.value.do
 
 
 def test_a_setting_of_another_objective_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"objective\.gamma") as caught:
-        resolve_objective(ObjectiveRecipe(name="dpo", gamma=1.0), "preference", Sources())
+        resolve_objective(ObjectiveRecipe(name="dpo", gamma=1.0), "preference", Provenance())
     assert "beta, label_smoothing" in caught.value.expected
 
 
@@ -92,18 +92,20 @@ def test_preferences_are_learned_slower_than_answers_by_every_method() -> None:
 
 
 def test_label_smoothing_is_off_by_default_and_taken_as_asked() -> None:
-    assert resolve_objective(None, "chat", Sources()).label_smoothing == 0.0
+    assert resolve_objective(None, "chat", Provenance()).label_smoothing == 0.0
     asked = ObjectiveRecipe(name="sft", label_smoothing=0.1)
-    assert resolve_objective(asked, "chat", Sources()).label_smoothing == 0.1
+    assert resolve_objective(asked, "chat", Provenance()).label_smoothing == 0.1
 
 
 def test_answers_of_rows_are_weighed_by_token_or_by_row() -> None:
-    sources = Sources()
+    sources = Provenance()
     assert resolve_objective(None, "chat", sources).loss_weighting == "token"
     assert "every learned token counts the same" in sources.found["objective.loss_weighting"].why
     asked = ObjectiveRecipe(name="sft", loss_weighting="sample")
-    assert resolve_objective(asked, "chat", Sources()).loss_weighting == "sample"
+    assert resolve_objective(asked, "chat", Provenance()).loss_weighting == "sample"
     with pytest.raises(RecipeError, match="loss_weighting fixed"):
-        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="fixed"), "chat", Sources())
+        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="fixed"), "chat", Provenance())
     with pytest.raises(RecipeError, match="label_smoothing"):
-        resolve_objective(ObjectiveRecipe(name="sft", loss_weighting="sample", label_smoothing=0.1), "chat", Sources())
+        resolve_objective(
+            ObjectiveRecipe(name="sft", loss_weighting="sample", label_smoothing=0.1), "chat", Provenance()
+        )

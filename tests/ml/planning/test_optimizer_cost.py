@@ -32,7 +32,7 @@ def test_moments_are_as_large_as_those_that_are_held(
 ) -> None:  # fmt: skip
     if RULES[kind.removeprefix("master_")].only_full and method == "lora":
         pytest.skip("for full tuning alone")
-    monkeypatch.setattr(adamw_8bit, "LEAST_PACKED", 129)  # all but the vectors
+    monkeypatch.setattr(adamw_8bit, "MIN_PACKED", 129)  # all but the vectors
     config = architecture(name)
     work = make_workload(structure_of(config), method, optimizer=kind, rank=8)
     model = make_model(config, work)

@@ -11,13 +11,13 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan, Plan
 from luthier.core.recipe import OptimizerRecipe
 from luthier.ml.planning.optimizers import resolve_optimizer
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 MakePlan = Callable[..., Plan]
 
 
 def resolved(asked: Any, method: str = "full", device: str = "cpu") -> OptimizerPlan:
-    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Sources())
+    return resolve_optimizer(OptimizerRecipe.model_validate(asked), method, device, Provenance())
 
 
 def test_a_name_alone_takes_the_defaults() -> None:

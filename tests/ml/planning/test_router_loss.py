@@ -16,8 +16,8 @@ from luthier.core.plan import MethodPlan
 from luthier.core.recipe import ObjectiveRecipe
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning import activations
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_objective import resolve_objective
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.full import Full
 from luthier.ml.training.model import TrainableModel, collate
 
@@ -52,7 +52,7 @@ def test_what_the_loss_keeps_is_within_what_is_predicted(kind: str, make_workloa
 def test_an_objective_that_does_not_take_it_refuses_it(name: str) -> None:
     shape = {"dpo": "preference", "kto": "unpaired", "grpo": "chat"}[name]
     with pytest.raises(RecipeError, match=r"objective\.router_aux_loss"):
-        resolve_objective(ObjectiveRecipe(name=name, router_aux_loss=0.1), shape, Sources())  # type: ignore[arg-type]
+        resolve_objective(ObjectiveRecipe(name=name, router_aux_loss=0.1), shape, Provenance())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("given", "read"), [(False, "off"), ("off", "off"), ("model", "model"), (0.01, 0.01)])

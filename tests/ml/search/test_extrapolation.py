@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.ml.search.extrapolation import LEAST_FINISHED, Finished, end_of
+from luthier.ml.search.extrapolation import MIN_FINISHED, Finished, end_of
 from luthier.ml.search.sampling import suggest
 from luthier.ml.search.space import default_space
 from luthier.testing.made_curves import OWN, MadeTask
@@ -26,7 +26,7 @@ def test_a_curve_that_rises_ends_at_its_lowest():
 
 
 def test_too_few_points_or_finished_ones_say_nothing():
-    finished = Finished(tuple(power_law(1.0 + n / 10, 0.4) for n in range(LEAST_FINISHED)))
+    finished = Finished(tuple(power_law(1.0 + n / 10, 0.4) for n in range(MIN_FINISHED)))
     bad = power_law(3.0, 0.4)
     assert finished.why_hopeless(bad[:2]) == ""
     assert Finished(finished.curves[1:]).why_hopeless(bad[:3]) == ""
@@ -35,7 +35,7 @@ def test_too_few_points_or_finished_ones_say_nothing():
 
 
 def test_what_cannot_become_the_best_is_named_and_what_can_is_not():
-    finished = Finished(tuple(power_law(1.0 + n / 10, 0.4) for n in range(LEAST_FINISHED)))
+    finished = Finished(tuple(power_law(1.0 + n / 10, 0.4) for n in range(MIN_FINISHED)))
     said = finished.why_hopeless(power_law(2.0, 0.4)[:4])
     assert said.startswith("after 44% of its steps it should end at 2.0000")
     assert "another has 1.0000" in said
@@ -45,7 +45,7 @@ def test_what_cannot_become_the_best_is_named_and_what_can_is_not():
 def test_a_schedule_that_helps_late_is_allowed_for():
     """One that was finished ended far below its line: so may another."""
     late = [(share, 1.5 + 0.1 * (share**-0.5 - 1) - (0.8 if share > 0.8 else 0.0)) for share in SHARES]
-    finished = Finished((tuple(late), *(power_law(1.0 + n / 10, 0.4) for n in range(LEAST_FINISHED))))
+    finished = Finished((tuple(late), *(power_law(1.0 + n / 10, 0.4) for n in range(MIN_FINISHED))))
     assert finished.why_hopeless(power_law(1.4, 0.1)[:4]) == ""
 
 
@@ -60,7 +60,7 @@ def stopping_of(task, num):
         curve = tuple(zip(SHARES, made.curve(OWN | values, SHARES), strict=True))
         best = min((loss for whole in finished for _, loss in whole), default=9.0)
         is_winner = min(loss for _, loss in curve) < best
-        won += is_winner and len(finished) >= LEAST_FINISHED
+        won += is_winner and len(finished) >= MIN_FINISHED
         at = next((n for n in range(3, 9) if Finished(tuple(finished)).why_hopeless(curve[:n])), None)
         if at is None:
             finished.append(curve)

@@ -23,8 +23,8 @@ from luthier.core.plan import (
 )
 from luthier.core.recipe import DataRecipe, MethodRecipe, Recipe
 from luthier.ml.inference.models.structure import read_structure
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_method import resolve_method, with_schedule
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.registry import load_method
 from luthier.ml.training.methods.rules import rules_of
 from luthier.ml.training.model import TrainableModel
@@ -64,7 +64,7 @@ SMALL: dict[str, Any] = {
 def method_plan(model: Path, name: str, dropout: float, num_steps: int, **settings: Any) -> MethodPlan:
     known = rules_of(name).settings
     asked = {key: value for key, value in (SMALL | {"dropout": dropout} | settings).items() if key in known}
-    recipe, sources = MethodRecipe(name=name, **asked), Sources()
+    recipe, sources = MethodRecipe(name=name, **asked), Provenance()
     return with_schedule(resolve_method(recipe, read_structure(str(model)), "cpu", sources), recipe, num_steps, sources)
 
 

@@ -55,7 +55,7 @@ def test_rubbish_is_never_taken_for_an_entry(tmp_path: Path, rubbish: bytes) -> 
 
 
 def test_a_long_ledger_is_cut_to_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(ledger_module, "_MAX_BYTES", 1000)
     file = written(tmp_path, *[Entry(seconds=float(n)) for n in range(50)])
     assert file.stat().st_size > 1000
     written(tmp_path, Entry(seconds=50.0))

@@ -77,7 +77,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         setattr(operations, known.__name__, known)
     monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
     monkeypatch.setitem(sys.modules, "liger_kernel.ops", operations)
-    monkeypatch.setattr(liger, "is_at_hand", lambda _: True)
+    monkeypatch.setattr(liger, "is_available", lambda _: True)
     return operations
 
 
@@ -136,11 +136,11 @@ def test_a_loss_that_is_another_gives_way_to_ours(stand_in: ModuleType) -> None:
 
 
 def test_on_a_cpu_it_is_never_at_hand() -> None:
-    assert not liger.is_at_hand(torch.device("cpu"))
+    assert not liger.is_available(torch.device("cpu"))
 
 
 def test_without_the_package_it_is_not_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liger, "find_spec", lambda _: None)
-    assert not liger.is_at_hand(torch.device("cuda"))
+    assert not liger.is_available(torch.device("cuda"))
     monkeypatch.setattr(liger, "find_spec", lambda _: object())
-    assert liger.is_at_hand(torch.device("cuda"))
+    assert liger.is_available(torch.device("cuda"))

@@ -15,8 +15,8 @@ from luthier.core.dataset import TokenisedExample
 from luthier.core.plan import Plan
 from luthier.core.recipe import MethodRecipe
 from luthier.ml.inference.models.structure import structure_of
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.registry import load_method
 from luthier.ml.training.model import TrainableModel, collate
 
@@ -57,7 +57,7 @@ def test_a_body_that_ends_in_fp32_meets_a_head_in_bfloat16(examples: list[Tokeni
     config = AutoConfig.for_model("mamba2", **SMALL["mamba2"] | {"vocab_size": 300})
     base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     recipe = MethodRecipe(name="lora", rank=4, dropout=0.0)
-    method = load_method(resolve_method(recipe, structure_of(small("mamba2")), "cpu", Sources()))
+    method = load_method(resolve_method(recipe, structure_of(small("mamba2")), "cpu", Provenance()))
     model = TrainableModel(base, method, 0)
     batch = collate(examples[:2], model.pad_id, "cpu")
     loss = model.loss_sum(batch)[0]

@@ -232,7 +232,11 @@ class ChildProcess:
                 raise error
 
     def ended(self, *, is_late: bool = False) -> ChildEndedError:
-        """The error about its end, which it waits for. is_late: it is killed because its time is up."""
+        """The error about its end, which it waits for.
+
+        Args:
+            is_late: it is killed because its time is up.
+        """
         if is_late:
             self.kill()
         return ChildEndedError(self.title, self.wait(), self.log_lines(), is_late=is_late)
@@ -380,6 +384,6 @@ def _open_log(log: Path | str | None) -> IO[bytes] | None:
 
 
 def _python_path(given: str | None) -> str:
-    """Where this process imports from, then what PYTHONPATH says. An empty entry stands for the current folder."""
+    """Where this process imports from, then what PYTHONPATH says. An empty entry represents the current folder."""
     paths = [path or str(Path.cwd()) for path in sys.path] + (given.split(os.pathsep) if given else [])
     return os.pathsep.join(dict.fromkeys(paths))

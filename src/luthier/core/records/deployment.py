@@ -18,7 +18,7 @@ from luthier.core.errors import ConflictError, RequestError
 from luthier.core.frozen import Frozen
 from luthier.core.results.gate import GatePassage
 
-MOST_SHARES: Final = 16
+MAX_SHARES: Final = 16
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _CLOSE: Final = 1e-6
 _NUM_POINTS: Final = 1 << 53
@@ -29,7 +29,9 @@ RevisionKind = Literal["deploy", "canary", "split", "promote", "rollback"]
 class Share(Frozen):
     """A target and the part of the traffic that it gets.
 
-    target: a run id, the name of a tuned or base model, or `export:FOLDER`. folder: where such an export lies.
+    Attributes:
+        target: a run id, the name of a tuned or base model, or `export:FOLDER`.
+        folder: where such an export lies.
     """
 
     target: str = Field(min_length=1, max_length=1024)
@@ -40,14 +42,17 @@ class Share(Frozen):
 class Revision(Frozen):
     """Who gets what from one change to the next.
 
-    canary: the target that is being tried, None where none is. before: the revision that a rollback goes back to, None
-    for the first. created_at: seconds since 1970. gate: what the gates said of what it brought; None where none held,
-    and of a rollback, which none holds up. unjudged: targets that nobody had judged when they were given their share.
+    Attributes:
+        canary: the target that is being tried, None where none is.
+        before: the revision that a rollback goes back to, None for the first.
+        created_at: seconds since 1970.
+        gate: what the gates said of what it brought; None where none held, and of a rollback, which none holds up.
+        unjudged: targets that nobody had judged when they were given their share.
     """
 
     number: int = Field(ge=1)
     kind: RevisionKind
-    shares: tuple[Share, ...] = Field(min_length=1, max_length=MOST_SHARES)
+    shares: tuple[Share, ...] = Field(min_length=1, max_length=MAX_SHARES)
     canary: str | None = None
     before: int | None = None
     created_at: float = 0.0
@@ -71,7 +76,11 @@ class Revision(Frozen):
 
 
 class Deployment(Frozen):
-    """A name with its newest revision. deployment_id: never used again, also what users are drawn by."""
+    """A name with its newest revision.
+
+    Attributes:
+        deployment_id: never used again, also what users are drawn by.
+    """
 
     deployment_id: str
     project_id: str
@@ -101,13 +110,17 @@ def first(share: Share) -> Revision:
 
 
 def split(shares: Sequence[Share], current: Revision | None) -> Revision:
-    """The revision that shares traffic out as given, without a canary. Raises RequestError for what cannot be."""
+    """The revision that shares traffic out as given, without a canary.
+
+    Raises:
+        RequestError: what cannot be.
+    """
     total = sum(share.fraction for share in shares)
     targets = [share.target for share in shares]
-    if not 2 <= len(shares) <= MOST_SHARES or len(set(targets)) < len(targets):
+    if not 2 <= len(shares) <= MAX_SHARES or len(set(targets)) < len(targets):
         raise RequestError(
             f"a split over {', '.join(targets) or 'nothing'}",
-            expected=f"2 to {MOST_SHARES} different targets",
+            expected=f"2 to {MAX_SHARES} different targets",
             do="correct --split",
         )
     if not math.isclose(total, 1, abs_tol=1e-3):
@@ -126,8 +139,11 @@ def replace(share: Share, current: Revision) -> Revision:
 def with_canary(share: Share, current: Revision) -> Revision:
     """The revision that gives a fraction to a new target, and what is left to the others as they had it.
 
-    Where the target is the canary already, its fraction is changed. Raises RequestError for a fraction that is no part,
-    ConflictError where another canary is being tried, or the target gets traffic already.
+    Where the target is the canary already, its fraction is changed.
+
+    Raises:
+        RequestError: a fraction that is no part.
+        ConflictError: another canary is being tried, or the target gets traffic already.
     """
     if not 0 < share.fraction < 1:
         raise RequestError(

@@ -18,12 +18,17 @@ Runtime = Literal["transformers", "llama.cpp", "onnxruntime-genai", "executorch"
 
 
 class ExportSource(Frozen):
-    """The model that is exported, as it was trained. adapter_path: None for a base model and one trained whole.
+    """The model that is exported, as it was trained.
 
-    run_id: None for a base model. base_path: of the base, or of the whole model that training made. base_name,
-    base_sha256: of the base model that it began with. precision: what its matrices are multiplied in when it runs.
-    quantisation: how the base was packed while an adapter was trained over it. template_options: what the chat template
-    was given beside each conversation. opted_turns: what of each conversation was written in another way.
+    Attributes:
+        adapter_path: None for a base model and one trained whole.
+        run_id: None for a base model.
+        base_path: of the base, or of the whole model that training made.
+        base_name, base_sha256: of the base model that it began with.
+        precision: what its matrices are multiplied in when it runs.
+        quantisation: how the base was packed while an adapter was trained over it.
+        template_options: what the chat template was given beside each conversation.
+        opted_turns: what of each conversation was written in another way.
     """
 
     name: str
@@ -62,12 +67,15 @@ class Interval(Frozen):
 class ParityReport(Frozen):
     """What comparing an export with its source has shown, both run on the same prompts, the export in its own runtime.
 
-    num_prompts_same_tokens: prompts whose tokens, template included, are the same on both sides. num_texts_equal: whose
-    greedy text is. Differences of log-probabilities are in nats, over the tokens of prompts and references, each
-    position's likeliest tokens; bound: the most that max_difference_nats may be, None where only the loss of quality is
-    judged. nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
-    given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
-    passed: whether the export may be used; reasons: why not, one sentence each.
+    Attributes:
+        num_prompts_same_tokens: prompts whose tokens, template included, are the same on both sides.
+        num_texts_equal: whose greedy text is. Differences of log-probabilities are in nats, over the tokens of prompts
+            and references, each position's likeliest tokens; bound: the most that max_difference_nats may be, None
+            where only the loss of quality is judged.
+        nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
+        given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
+        passed: whether the export may be used.
+        reasons: why not, one sentence each.
     """
 
     format: ExportFormat
@@ -89,11 +97,16 @@ class ParityReport(Frozen):
 
 
 class Export(Frozen):
-    """What `luthier export` has made. folder: where it lies. num_bytes: of all its files.
+    """What `luthier export` has made.
 
-    files: path below the folder to sha256. warnings: what a user must know before it is used. bundle_sha256: the name
-    of its bundle, the digest of `bundle.json`; None where it has none. gguf_parity: of an adapter's `adapter.gguf`, run
-    over its base by llama.cpp; None where there is no such file, or a warning says why it was not proved.
+    Attributes:
+        folder: where it lies.
+        num_bytes: of all its files.
+        files: path below the folder to sha256.
+        warnings: what a user must know before it is used.
+        bundle_sha256: the name of its bundle, the digest of `bundle.json`; None where it has none.
+        gguf_parity: of an adapter's `adapter.gguf`, run over its base by llama.cpp; None where there is no such file,
+            or a warning says why it was not proved.
     """
 
     source: ExportSource
@@ -110,9 +123,12 @@ class Export(Frozen):
 
 
 class ServerExport(Frozen):
-    """An export that the server was asked for. source: a run id, or the name of a base model in the API.
+    """An export that was requested of the server.
 
-    document: what was made; None while it is not done. created_at: seconds since 1970.
+    Attributes:
+        source: a run id, or the name of a base model in the API.
+        document: what was made; None while it is not done.
+        created_at: seconds since 1970.
     """
 
     export_id: str
@@ -124,7 +140,12 @@ class ServerExport(Frozen):
 
 
 class ExportAsked(Frozen):
-    """What the job of an export is to do. source: as `find_source` takes it. quantise: None takes the format's own."""
+    """What the job of an export is to do.
+
+    Attributes:
+        source: as `find_source` takes it.
+        quantise: None takes the format's own.
+    """
 
     export_id: str
     source: str

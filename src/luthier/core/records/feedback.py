@@ -15,8 +15,11 @@ ReviewStatus = Literal["waiting", "accepted", "rejected"]
 class Feedback(Frozen):
     """What one author says of one answer. The newest word of an author on an answer counts.
 
-    exchange_id: the id that the client got with the answer. score: from 0 (bad) to 1. correction: what the answer
-    should have been. author: who says it, as the client names them; empty where nobody is named.
+    Attributes:
+        exchange_id: the id that the client got with the answer.
+        score: from 0 (bad) to 1.
+        correction: what the answer should have been.
+        author: who says it, as the client names them; empty where nobody is named.
     """
 
     feedback_id: str
@@ -40,8 +43,12 @@ class Feedback(Frozen):
 class ReviewItem(Frozen):
     """An exchange that a person is to look at before it may be trained on.
 
-    source: where it comes from. messages: what was asked; answer: what was answered; correction: what is to be learned
-    instead, None where the answer itself is good. decided_by, decided_at: empty and None while it waits.
+    Attributes:
+        source: where it comes from.
+        messages: what was asked.
+        answer: what was answered.
+        correction: what is to be learned instead, None where the answer itself is good.
+        decided_by, decided_at: empty and None while it waits.
     """
 
     review_id: str

@@ -16,8 +16,8 @@ Beta = Auto | Annotated[float, Field(gt=0, le=2, strict=True)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-LEAST_EXAMPLES: Final = 10
-"""As the hosted service: fewer rows teach nothing that can be told from chance."""
+MIN_EXAMPLES: Final = 10
+"""As the hosted service: what fewer rows teach cannot be distinguished from chance."""
 
 
 class Hyperparameters(Frozen):
@@ -56,7 +56,11 @@ class DpoMethod(Frozen):
 
 
 class ReinforcementMethod(Frozen):
-    """Learn to write what a grader likes. grader: one of OpenAI's graders, as a document."""
+    """Learn to write what a grader likes.
+
+    Attributes:
+        grader: one of OpenAI's graders, as a document.
+    """
 
     grader: dict[str, Any]
     hyperparameters: ReinforcementHyperparameters | None = None
@@ -72,7 +76,7 @@ class MethodRequest(Frozen):
 
 
 class WandbIntegration(Frozen):
-    """Where Weights & Biases would be told of the job."""
+    """Where Weights & Biases would be notified of the job."""
 
     project: str
     name: str | None = None
@@ -81,7 +85,7 @@ class WandbIntegration(Frozen):
 
 
 class Integration(Frozen):
-    """Another service that would be told of the job."""
+    """Another service that would be notified of the job."""
 
     type: Literal["wandb"]
     wandb: WandbIntegration

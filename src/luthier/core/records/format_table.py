@@ -21,15 +21,20 @@ class Spread(Frozen):
 
 
 class FormatPrice(Frozen):
-    """One format of a model. label: `gguf:q4_k_m`, or "source". status: "missing" where the format cannot hold the
-    model or its runtime is not installed; reason says why, or why the proof of a measured export failed.
+    """One format of a model.
 
-    num_bytes: of the files that the runtime reads (weights, tokenizer, config). peak_memory_bytes: of the process that
-    runs it, median over the rounds, mapped files among it; idle_memory_bytes: of the same process before the model was
-    loaded. Speeds are of one request at a time: tokens of prompts up to the first new one, and new tokens after it.
-    quality: its figures on the held-out rows; comparisons: format minus source on the same rows, paired.
-    is_recommended: false where quality was lost beyond doubt (`losses` says what); None where it was not measured.
-    is_on_front_size, is_on_front_speed: no other format is as good and smaller (or faster).
+    Attributes:
+        label: `gguf:q4_k_m`, or "source".
+        status: "missing" where the format cannot hold the model or its runtime is not installed; reason says why, or
+            why the proof of a measured export failed.
+        num_bytes: of the files that the runtime reads (weights, tokenizer, config).
+        peak_memory_bytes: of the process that runs it, median over the rounds, mapped files among it.
+        idle_memory_bytes: of the same process before the model was loaded. Speeds are of one request at a time: tokens
+            of prompts up to the first new one, and new tokens after it.
+        quality: its figures on the held-out rows.
+        comparisons: format minus source on the same rows, paired.
+        is_recommended: false where quality was lost beyond doubt (`losses` says what); None where it was not measured.
+        is_on_front_size, is_on_front_speed: no other format is as good and smaller (or faster).
     """
 
     label: str
@@ -54,10 +59,13 @@ class FormatPrice(Frozen):
 
 
 class FormatTable(Frozen):
-    """All formats that were asked for, the source first. metric: what quality is judged by, fixed by rule beforehand.
+    """All formats that were requested, the source first.
 
-    num_rows: held-out rows that quality is measured on; num_timed: prompts that speed is. num_rounds: how often, each
-    format once a round, each time in a new process.
+    Attributes:
+        metric: what quality is judged by, fixed by rule beforehand.
+        num_rows: held-out rows that quality is measured on.
+        num_timed: prompts that speed is.
+        num_rounds: how often, each format once a round, each time in a new process.
     """
 
     name: str

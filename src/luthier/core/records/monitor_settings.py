@@ -12,12 +12,16 @@ from luthier.core.frozen import Frozen
 class WatchSettings(Frozen):
     """Kept for each model of a project.
 
-    groups: names of groups of people, and the regular expressions (of either case) by which a prompt is known to be of
-    them. corpus: documents that answers may cite, absolute. data: rows like those that it was trained on, absolute;
-    None takes those of its run. normal_since: seconds since 1970; what was before is not to be compared with. judge: a
-    model that scores samples of its answers, as `luthier eval --judge` names it; None has none judged. num_judged:
-    answers of the window, and as many of the time before. suite: a suite that judges it again and again, absolute; None
-    has none. suite_every_hours: from one beginning to the next.
+    Attributes:
+        groups: names of groups of people, and the regular expressions (of either case) by which a prompt is known to be
+            of them.
+        corpus: documents that answers may cite, absolute.
+        data: rows like those that it was trained on, absolute; None takes those of its run.
+        normal_since: seconds since 1970; what was before is not to be compared with.
+        judge: a model that scores samples of its answers, as `luthier eval --judge` names it; None has none judged.
+        num_judged: answers of the window, and as many of the time before.
+        suite: a suite that judges it again and again, absolute; None has none.
+        suite_every_hours: from one beginning to the next.
     """
 
     groups: dict[str, str] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""How far a passage supports an answer, by its words alone: what of the answer stands in the passage.
+"""How far a passage supports an answer, by its words alone: what of the answer is in the passage.
 
 A measure of overlap sees words that were added, above all numbers and names. It sees neither a negation nor words in
 another relation ("A sold B" for "B sold A"): that takes a judge. Its list of stop words is English; in other languages
@@ -45,11 +45,14 @@ _VERBS_AFTER_NAMES: Final = frozenset(("is", "was", "has", "had", "were", "are")
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What of an answer stands in its passage.
+    """What of an answer is in its passage.
 
-    fraction: of the answer's content words (stop words left out, each occurrence counted), those that stand in the
-    passage; 0 where there is no content word. unsupported_*: in the order of the answer, each once. longest_run: words
-    of the longest piece of the answer that stands in the passage as it is, stop words among them.
+    Attributes:
+        fraction: of the answer's content words (stop words left out, each occurrence counted), those that are in the
+            passage; 0 where there is no content word.
+        unsupported_*: in the order of the answer, each once.
+        longest_run: words of the longest piece of the answer that is in the passage as it is, stop words among
+            them.
     """
 
     fraction: float

@@ -13,9 +13,11 @@ from luthier.core.records.logging_mode import Keeping
 class TrafficPolicy(Frozen):
     """What is kept of a project's traffic.
 
-    keep: `off` nothing; `metadata` times, sizes, who and how it ended, no text; `sampled` the text of `fraction` of
-    all exchanges, metadata of all; `full` the text of all. Personal data in kept text is masked before it is written,
-    unless mask_personal_data is false. keep_days: files of days before that are deleted.
+    Attributes:
+        keep: `off` nothing; `metadata` times, sizes, who and how it ended, no text; `sampled` the text of `fraction` of
+            all exchanges, metadata of all; `full` the text of all. Personal data in kept text is masked before it is
+            written, unless mask_personal_data is false.
+        keep_days: files of days before that are deleted.
     """
 
     keep: Keeping = "metadata"
@@ -27,12 +29,20 @@ class TrafficPolicy(Frozen):
 class Exchange(Frozen):
     """One request and its answer.
 
-    exchange_id: the id that the client got (`chatcmpl-...`). at: when it was asked, seconds since 1970. model: as it
-    was asked for (the name of a deployment, mostly); target: who answered. is_canary: whether that was the deployment's
-    canary. user_digest: a keyed hash of who asked, the same for the same user of a project; empty where nobody was
-    named. status: as HTTP has it; error_code: why it failed. seconds: to the end of the answer; first_token_seconds:
-    None where no token came. cost_usd: None where no prices were set. messages, answer: None where no text was kept,
-    masked where the policy asks for it; num_masked: places that were masked.
+    Attributes:
+        exchange_id: the id that the client got (`chatcmpl-...`).
+        at: when it was asked, seconds since 1970.
+        model: as it was requested (the name of a deployment, mostly).
+        target: who answered.
+        is_canary: whether that was the deployment's canary.
+        user_digest: a keyed hash of who asked, the same for the same user of a project; empty where nobody was named.
+        status: as HTTP has it.
+        error_code: why it failed.
+        seconds: to the end of the answer.
+        first_token_seconds: None where no token came.
+        cost_usd: None where no prices were set.
+        messages, answer: None where no text was kept, masked where the policy asks for it.
+        num_masked: places that were masked.
     """
 
     exchange_id: str
@@ -63,9 +73,11 @@ class Exchange(Frozen):
 class TrafficFile(Frozen):
     """A Parquet file of exchanges of one project and day (UTC, ISO 8601).
 
-    file: its path below the folder of the project. first_at, last_at: seconds since 1970. num_by_hour: by model, then
-    by hour (`2026-11-26T21`), how many exchanges there are; models beyond MOST_MODELS are summed up under an empty
-    name.
+    Attributes:
+        file: its path below the folder of the project.
+        first_at, last_at: seconds since 1970.
+        num_by_hour: by model, then by hour (`2026-11-26T21`), how many exchanges there are; models beyond MOST_MODELS
+            are summed up under an empty name.
     """
 
     MOST_MODELS: ClassVar[int] = 100

@@ -25,11 +25,15 @@ class FindingExample(Frozen):
 class Finding(Frozen):
     """One thing that a check found.
 
-    check: id of the check. count: how many rows it is about (0 where it is about the file as a whole). fraction: count
-    over all rows of the file. message: one sentence with the figures and their units. fix: what to do. details: further
-    figures of this check, JSON values only. lines: every row it is about, by line (row number where the format has no
-    lines), ascending; these are the rows that `data repair` removes or changes, so of duplicates the one that is
-    kept is not among them.
+    Attributes:
+        check: id of the check.
+        count: how many rows it is about (0 where it is about the file as a whole).
+        fraction: count over all rows of the file.
+        message: one sentence with the figures and their units.
+        fix: what to do.
+        details: further figures of this check, JSON values only.
+        lines: every row it is about, by line (row number where the format has no lines), ascending; these are the rows
+            that `data repair` removes or changes, so of duplicates the one that is kept is not among them.
     """
 
     check: str
@@ -46,9 +50,11 @@ class Finding(Frozen):
 class Audit(Frozen):
     """The outcome of all checks on one file.
 
-    grade: A (nothing but notes) to F (must not be trained on); grade_reasons: why it is not better, worst first.
-    skipped: check -> why it could not be run (no held-out file, no model). profile: what the file holds, for the report
-    and the card: JSON values only.
+    Attributes:
+        grade: A (nothing but notes) to F (must not be trained on).
+        grade_reasons: why it is not better, worst first.
+        skipped: check -> why it could not be run (no held-out file, no model).
+        profile: what the file holds, for the report and the card: JSON values only.
     """
 
     file: str

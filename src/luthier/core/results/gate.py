@@ -1,4 +1,4 @@
-"""A gate: what a model's figures have to be before it may be deployed, as `gate.yaml` says it, and what came of it."""
+"""A gate: what a model's figures have to be before it may be deployed, as `gate.yaml` says it, and its result."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from luthier.core.results.task_result import GateOutcome
 
 CANDIDATE: Final = "candidate"
 BASE: Final = "base"
-LEAST_REASON_CHARACTERS: Final = 20
-MOST_REASON_CHARACTERS: Final = 1_000
+MIN_REASON_CHARACTERS: Final = 20
+MAX_REASON_CHARACTERS: Final = 1_000
 Bound = Literal["low", "high", "value"]
 
 
 class GateRule(Frozen):
     """One figure and where it has to lie. Exactly one of `at_least` and `at_most`.
 
-    metric: `TASK.METRIC` of a suite, `safety.PROBE.METRIC`, or `METRIC` of the evaluation on held-out rows. system:
-    whose figure; `candidate` is what is to be deployed. against: hold the difference to this system in place of the
-    figure itself; `base` is the model that the candidate was tuned from. bound: which end of the 95% interval is held
-    against the limit; by default the cautious one: `low` for at_least, `high` for at_most. required: whether it fails
-    where there is no such figure.
+    Attributes:
+        metric: `TASK.METRIC` of a suite, `safety.PROBE.METRIC`, or `METRIC` of the evaluation on held-out rows.
+        system: whose figure; `candidate` is what is to be deployed.
+        against: hold the difference to this system in place of the figure itself; `base` is the model that the
+            candidate was tuned from.
+        bound: which end of the 95% interval is held against the limit; by default the cautious one: `low` for at_least,
+            `high` for at_most.
+        required: whether it fails where there is no such figure.
     """
 
     metric: Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)*$", max_length=200)]
@@ -67,9 +70,10 @@ class GateRule(Frozen):
 class Gate(Frozen):
     """Rules that must all be met.
 
-    suite: the name of the suite whose results count; without it, of any. fingerprints: of suites and safety checks, by
-    their first digits (12 at least); where some stand here, no others count: so a task of the same name in another
-    suite cannot stand in for the one that was meant.
+    Attributes:
+        suite: the name of the suite whose results count; without it, of any.
+        fingerprints: of suites and safety checks, by their first digits (12 at least); where some stand here, no others
+            count: so a task of the same name in another suite cannot replace the one that was meant.
     """
 
     rules: Annotated[tuple[GateRule, ...], Field(min_length=1, max_length=200)]
@@ -82,7 +86,11 @@ class Gate(Frozen):
 
 
 class CheckedTarget(Frozen):
-    """What a gate said of one model that is to answer. file: the name of the gate's file, without its folder."""
+    """What a gate said of one model that is to answer.
+
+    Attributes:
+        file: the name of the gate's file, without its folder.
+    """
 
     target: str
     file: str
@@ -90,7 +98,11 @@ class CheckedTarget(Frozen):
 
 
 class GatePassage(Frozen):
-    """How a revision of a deployment came past its gates. override: the reason of who had it deployed all the same."""
+    """How a revision of a deployment came past its gates.
+
+    Attributes:
+        override: the reason of who had it deployed all the same.
+    """
 
     checked: Annotated[tuple[CheckedTarget, ...], Field(min_length=1)]
     override: str | None = None

@@ -26,7 +26,7 @@ Preference = Literal["a", "b", "tie"]
 Score = Annotated[int, Field(ge=1, le=5)]
 LOWEST: Final = 1
 HIGHEST: Final = 5
-MOST_COMMENT_CHARACTERS: Final = 2000
+MAX_COMMENT_CHARACTERS: Final = 2000
 
 
 class RatedAnswer(Frozen):
@@ -39,7 +39,8 @@ class RatedAnswer(Frozen):
 class AttentionCheck(Frozen):
     """What a rater who reads says of an item whose right answer is known; marked in the database alone.
 
-    how: `garbled`, one answer is words in no order; `instructed`, the text itself says what to choose.
+    Attributes:
+        how: `garbled`, one answer is words in no order; `instructed`, the text itself says what to choose.
     """
 
     how: Literal["garbled", "instructed"]
@@ -48,9 +49,12 @@ class AttentionCheck(Frozen):
 
 
 class RatingItem(Frozen):
-    """A prompt with two answers (pairwise) or one (likert). item: its number, from 0 on, in no telling order.
+    """A prompt with two answers (pairwise) or one (likert).
 
-    row_id: the row that it was made of. messages: the prompt's turns, where it is more than one turn of a user.
+    Attributes:
+        item: its number, from 0 on, in no telling order.
+        row_id: the row that it was made of.
+        messages: the prompt's turns, where it is more than one turn of a user.
     """
 
     item: Annotated[int, Field(ge=0)]
@@ -64,10 +68,13 @@ class RatingItem(Frozen):
 class RatingPanel(Frozen):
     """People who rate the same answers. Times are seconds since 1970.
 
-    source: the file or the evaluation that the rows come from. num_items: attention checks (num_checks) among them.
-    num_same: pairs that are not shown, because both answers are the same text. num_left_out: rows that were too long
-    for a system. seed: decides the order of items and sides for each rater. instructions: in the words of whoever made
-    the panel; "" for ours alone.
+    Attributes:
+        source: the file or the evaluation that the rows come from.
+        num_items: attention checks (num_checks) among them.
+        num_same: pairs that are not shown, because both answers are the same text.
+        num_left_out: rows that were too long for a system.
+        seed: decides the order of items and sides for each rater.
+        instructions: in the words of whoever made the panel; "" for ours alone.
     """
 
     panel_id: str
@@ -93,7 +100,11 @@ class RatingPanel(Frozen):
 
 
 class Rater(Frozen):
-    """Somebody who rates in one panel. has_link: whether there is a link that lets them in."""
+    """Somebody who rates in one panel.
+
+    Attributes:
+        has_link: whether there is a link that lets them in.
+    """
 
     rater_id: str
     panel_id: str
@@ -105,15 +116,16 @@ class Rater(Frozen):
 class Rating(Frozen):
     """What one rater says of one item: a preference (pairwise), or a score for each criterion (likert).
 
-    shown_first: which of two answers stood first (left, or on top). seconds: from when it was shown; None where that is
-    not known.
+    Attributes:
+        shown_first: which of two answers stood first (left, or on top).
+        seconds: from when it was shown; None where that is not known.
     """
 
     item: int
     rater_id: str
     preference: Preference | None = None
     scores: dict[Criterion, Score] = Field(default_factory=dict)
-    comment: Annotated[str, Field(max_length=MOST_COMMENT_CHARACTERS)] = ""
+    comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARACTERS)] = ""
     shown_first: Literal["a", "b"] = "a"
     seconds: Annotated[float, Field(ge=0)] | None = None
     rated_at: float = 0.0
@@ -134,7 +146,8 @@ class Rating(Frozen):
 class RatingRow(Frozen):
     """One rating with all that it is about: a line of the exported table. Of a pair answer_b is the second answer.
 
-    is_check, passed: whether the item is an attention check, and whether the rater passed it.
+    Attributes:
+        is_check, passed: whether the item is an attention check, and whether the rater passed it.
     """
 
     panel_id: str
@@ -218,7 +231,9 @@ class RatingsTable:
     def read(cls, path: Path) -> RatingsTable:
         """A table as `luthier human-eval export` writes it, .csv or .parquet.
 
-        Raises RequestError for a file that is not there or of another kind, DataError for rows that are no ratings.
+        Raises:
+            RequestError: a file that is not there or of another kind.
+            DataError: rows that are no ratings.
         """
         if path.suffix not in (".csv", ".parquet") or not path.is_file():
             raise RequestError(

@@ -1,4 +1,4 @@
-"""How a panel stands: each rater's diligence, how far people agree, and what they say of the systems."""
+"""The state of a panel: each rater's diligence, how far people agree, and what they say of the systems."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ class Drift(Frozen):
 
 
 class RaterReport(Frozen):
-    """One rater. num_failed: attention checks, of the num_checks that they have rated.
+    """One rater.
 
-    median_seconds: for an item. agreement: Krippendorff's alpha (interval) between what they say and the mean of the
-    others, who are not caught. most_said: their most frequent answer as it stood on the page, with its share.
-    caught: why they seem not to read; empty for all is well. notes: what is worth a look.
+    Attributes:
+        num_failed: attention checks, of the num_checks that they have rated.
+        median_seconds: for an item.
+        agreement: Krippendorff's alpha (interval) between what they say and the mean of the others, who are not caught.
+        most_said: their most frequent answer as it stood on the page, with its share.
+        caught: why they seem not to read; empty for all is well.
+        notes: what is worth a look.
     """
 
     rater_id: str
@@ -60,8 +64,13 @@ class RaterReport(Frozen):
 
 
 class Agreement(Frozen):
-    """How far raters agree, beyond chance. criterion: None for preferences. raw: share of pairs of ratings of one item
-    that say the same. num_items: those that at least two have rated. caution: what the figure does not tell.
+    """How far raters agree, beyond chance.
+
+    Attributes:
+        criterion: None for preferences.
+        raw: share of pairs of ratings of one item that say the same.
+        num_items: those that at least two have rated.
+        caution: what the figure does not tell.
     """
 
     measure: AgreementMeasure
@@ -76,7 +85,9 @@ class Agreement(Frozen):
 class WinRate(Frozen):
     """How often `system` is preferred to `against`, ties counting half; the interval draws rows, not ratings.
 
-    word: of system against the other. rows_needed: as in `core.evaluation.Comparison`.
+    Attributes:
+        word: of system against the other.
+        rows_needed: as in `core.evaluation.Comparison`.
     """
 
     system: str
@@ -94,7 +105,9 @@ class WinRate(Frozen):
 class Standing(Frozen):
     """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems.
 
-    low, high: ends of the 95% interval; None where it is open, since the system has lost, or won, without exception.
+    Attributes:
+        low, high: ends of the 95% interval; None where it is open, since the system has lost, or won, without
+            exception.
     """
 
     system: str
@@ -127,7 +140,8 @@ class ScoreDifference(Frozen):
 class PanelFigures(Frozen):
     """What follows from ratings: of a pairwise panel rates and standing, of scores their means and differences.
 
-    ranking_caution: what the ranking does not tell, or why there is none.
+    Attributes:
+        ranking_caution: what the ranking does not tell, or why there is none.
     """
 
     num_raters: int
@@ -141,8 +155,12 @@ class PanelFigures(Frozen):
 
 
 class PanelReport(Frozen):
-    """All of it. everyone: figures of all ratings; without_caught: the same without raters who were caught, where there
-    are any. cautions: what the figures do not tell.
+    """All of it.
+
+    Attributes:
+        everyone: figures of all ratings.
+        without_caught: the same without raters who were caught, where there are any.
+        cautions: what the figures do not tell.
     """
 
     panel: RatingPanel

@@ -13,11 +13,16 @@ SignalGroup = Literal["serving", "input", "output", "quality", "bias"]
 class Signal(Frozen):
     """One thing that is watched.
 
-    name: such as `latency_p95_seconds`, `prompt_length_psi`. value: now, in `unit`, with its 95% interval; reference:
-    what it is held against (the window before, or the training profile), None where there is nothing yet. p_value:
-    adjusted for all signals and all looks; None where no test was made. state: `unknown` where there is too little to
-    tell, which `sentence` says. since: seconds since 1970 of the first exchange that the change is seen in. examples:
-    ids of exchanges that show it. do: what to do about it, where it has changed.
+    Attributes:
+        name: such as `latency_p95_seconds`, `prompt_length_psi`.
+        value: now, in `unit`, with its 95% interval.
+        reference: what it is held against (the window before, or the training profile), None where there is nothing
+            yet.
+        p_value: adjusted for all signals and all looks; None where no test was made.
+        state: `unknown` where there is too little to tell, which `sentence` says.
+        since: seconds since 1970 of the first exchange that the change is seen in.
+        examples: ids of exchanges that show it.
+        do: what to do about it, where it has changed.
     """
 
     name: str
@@ -39,8 +44,11 @@ class Signal(Frozen):
 class WatchReport(Frozen):
     """All signals of a model in a window of time (seconds since 1970, `until` not included).
 
-    num_exchanges: in the window; num_with_text: of these, with their words kept; num_dropped: that the log had to drop.
-    cautions: what the reader has to know, a sentence each.
+    Attributes:
+        num_exchanges: in the window.
+        num_with_text: of these, with their words kept.
+        num_dropped: that the log had to drop.
+        cautions: what the reader has to know, a sentence each.
     """
 
     project_id: str

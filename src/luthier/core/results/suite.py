@@ -23,10 +23,13 @@ CitationForm = Literal["us_case", "us_statute", "state_statute", "section", "url
 class TaskCommon(Frozen):
     """What every task has.
 
-    data: a file of rows, relative to the suite's. map: field of the shape to field of the file, as in a recipe.
-    most_rows: judge only so many, chosen by a stable hash. few_shot: examples in the prompt, taken from
-    `few_shot_from`. cluster_by: the field that says which rows share a source, so that they count as one in intervals.
-    primary: the metric that the task is summed up by; by default the first.
+    Attributes:
+        data: a file of rows, relative to the suite's.
+        map: field of the shape to field of the file, as in a recipe.
+        most_rows: judge only so many, chosen by a stable hash.
+        few_shot: examples in the prompt, taken from `few_shot_from`.
+        cluster_by: the field that says which rows share a source, so that they count as one in intervals.
+        primary: the metric that the task is summed up by; by default the first.
     """
 
     name: TaskName
@@ -66,8 +69,9 @@ class LikelihoodTask(TaskCommon):
 class ChooseTask(TaskCommon):
     """Which of the row's options is the likeliest, by its likelihood as a whole and by that for each of its bytes.
 
-    options, answer: the fields with the list of options, and with the right one (its place from 0 on, its letter, or
-    its text).
+    Attributes:
+        options, answer: the fields with the list of options, and with the right one (its place from 0 on, its letter,
+            or its text).
     """
 
     kind: Literal["choose"]
@@ -76,9 +80,11 @@ class ChooseTask(TaskCommon):
 
 
 class ClassifyTask(TaskCommon):
-    """Give a row its label. by: write it, or take the likeliest (then the calibration is measured too).
+    """Give a row its label.
 
-    labels: all that there are; by default those of the rows.
+    Attributes:
+        by: write it, or take the likeliest (then the calibration is measured too).
+        labels: all that there are; by default those of the rows.
     """
 
     kind: Literal["classify"]
@@ -91,7 +97,9 @@ class RankTask(TaskCommon):
     """Put items into an order: recommendation and retrieval.
 
     by `text`: the answer names items, one a line. by `likelihood`: the row's candidates, the likeliest first.
-    candidates, relevant: the fields with the lists of all items and of the right ones.
+
+    Attributes:
+        candidates, relevant: the fields with the lists of all items and of the right ones.
     """
 
     kind: Literal["rank"]
@@ -104,8 +112,9 @@ class RankTask(TaskCommon):
 class JsonTask(TaskCommon):
     """Write JSON: is it JSON, does it fit the schema, which fields are right?
 
-    json_schema: the schema, or a file with it. fields: those that are compared with the row's own answer; by default
-    all of the answer's.
+    Attributes:
+        json_schema: the schema, or a file with it.
+        fields: those that are compared with the row's own answer; by default all of the answer's.
     """
 
     kind: Literal["json"]
@@ -116,9 +125,13 @@ class JsonTask(TaskCommon):
 class SqlTask(TaskCommon):
     """Write SQL, which is run by SQLite: does it run, and does it give what the row's own gives?
 
-    database: a SQLite file; database_field: the field that names one, or holds CREATE and INSERT statements;
-    table_field: the field with a table's description `table: NAME\\ncolumns: A, B`, whose content is made up so that
-    different queries give different results. Exactly one of the three.
+    Exactly one of the three.
+
+    Attributes:
+        database: a SQLite file.
+        database_field: the field that names one, or holds CREATE and INSERT statements.
+        table_field: the field with a table's description `table: NAME\\ncolumns: A, B`, whose content is made up so
+            that different queries give different results.
     """
 
     kind: Literal["sql"]
@@ -137,7 +150,10 @@ class SqlTask(TaskCommon):
 class CodeTask(TaskCommon):
     """Write Python that has to pass the row's tests, in a locked-down child process.
 
-    Nothing is run unless `allow_code` is true and the command line allows it too. tests: the field with the tests.
+    Nothing is run unless `allow_code` is true and the command line allows it too.
+
+    Attributes:
+        tests: the field with the tests.
     """
 
     kind: Literal["code"]
@@ -164,8 +180,10 @@ class RubricTask(TaskCommon):
 class CitationsTask(TaskCommon):
     """Are the citations of an answer to be found in the corpus, and its claims?
 
-    corpus: a folder or a file of documents. forms: which citations are looked for; patterns: more of them, by name, as
-    regular expressions.
+    Attributes:
+        corpus: a folder or a file of documents.
+        forms: which citations are looked for.
+        patterns: more of them, by name, as regular expressions.
     """
 
     kind: Literal["citations"]
@@ -204,7 +222,11 @@ SuiteTask = Annotated[RowTask | LmEvalTask, Field(discriminator="kind")]
 
 
 class Suite(Frozen):
-    """Tasks under one name. forgetting: also judge general ability, which tuning may have cost."""
+    """Tasks under one name.
+
+    Attributes:
+        forgetting: also judge general ability, which tuning may have cost.
+    """
 
     name: TaskName
     tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1)]

@@ -11,9 +11,12 @@ from luthier.core.frozen import Frozen
 
 
 class Confusion(Frozen):
-    """Which label was given for which. counts: a row for each true label, a column for each given one.
+    """Which label was given for which.
 
     The last column counts answers that are none of the labels.
+
+    Attributes:
+        counts: a row for each true label, a column for each given one.
     """
 
     labels: tuple[str, ...]
@@ -40,11 +43,14 @@ class TaskFigures(Frozen):
 class TaskResult(Frozen):
     """One task: all systems on the same rows, by all of its metrics.
 
-    num_clusters: sources that the rows come from, where rows of one source count together. num_leaked: rows that a
-    judged run was trained on. primary: the metric that sums it up. figures: by the name of the system. judges: the
-    judge's name by the metric that it gave the figures of. is_general: a task of general ability, which rides along to
-    see what tuning cost. cautions: what the figures do not tell, and known
-    weaknesses of the measure; shown wherever the figures are.
+    Attributes:
+        num_clusters: sources that the rows come from, where rows of one source count together.
+        num_leaked: rows that a judged run was trained on.
+        primary: the metric that sums it up.
+        figures: by the name of the system.
+        judges: the judge's name by the metric that it gave the figures of.
+        is_general: a task of general ability, which rides along to see what tuning cost.
+        cautions: what the figures do not tell, and known weaknesses of the measure; shown wherever the figures are.
     """
 
     name: str
@@ -64,7 +70,7 @@ class TaskResult(Frozen):
 
 
 class TasksVerdict(Frozen):
-    """The answer over several tasks, in words: at most two sentences that anybody understands, then the details."""
+    """The answer over several tasks, as text: at most two sentences that anybody understands, then the details."""
 
     word: VerdictWord
     headline: str
@@ -73,9 +79,13 @@ class TasksVerdict(Frozen):
 
 
 class SuiteResult(Frozen):
-    """All tasks of a suite. candidate: the name of the system that the verdict is about; run_id: its run, if any.
+    """All tasks of a suite.
 
-    fingerprint: of the suite and its files. num_seeds: trainings that each tuned system's figures are the mean of.
+    Attributes:
+        candidate: the name of the system that the verdict is about.
+        run_id: its run, if any.
+        fingerprint: of the suite and its files.
+        num_seeds: trainings that each tuned system's figures are the mean of.
     """
 
     result_id: str
@@ -94,8 +104,10 @@ class SuiteResult(Frozen):
 class SafetyResult(Frozen):
     """What tuning did to safety: every probe on the base and on the tuned model. `base` None: nothing to compare with.
 
-    headline: at most two sentences. concerns: one sentence for each probe that got worse, or is bad in itself.
-    left_out: one sentence for each probe that could not be run, with the reason.
+    Attributes:
+        headline: at most two sentences.
+        concerns: one sentence for each probe that got worse, or is bad in itself.
+        left_out: one sentence for each probe that could not be run, with the reason.
     """
 
     result_id: str
@@ -113,7 +125,11 @@ class SafetyResult(Frozen):
 
 
 class RuleOutcome(Frozen):
-    """One rule of a gate. found: the figure that was held against the bound; None where there is none to hold."""
+    """One rule of a gate.
+
+    Attributes:
+        found: the figure that was held against the bound; None where there is none to hold.
+    """
 
     rule: str
     passed: bool
@@ -122,7 +138,12 @@ class RuleOutcome(Frozen):
 
 
 class GateOutcome(Frozen):
-    """Whether a model may be deployed. gate_sha256: of the gate's file. results: ids of the results it rests on."""
+    """Whether a model may be deployed.
+
+    Attributes:
+        gate_sha256: of the gate's file.
+        results: ids of the results it rests on.
+    """
 
     passed: bool
     gate_sha256: str

@@ -20,7 +20,7 @@ ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
 
 class Range(Frozen):
-    """A figure that is known only so well. One number stands for all three: it is taken to be exact."""
+    """A figure that is known only so well. One number represents all three: it is taken to be exact."""
 
     low: float
     typical: float
@@ -107,9 +107,10 @@ class Hosted(Frozen):
 class SelfServed(Frozen):
     """Served by oneself on rented or own devices.
 
-    hours_per_month: how long they run whatever the traffic (730: always on); where the calls need longer, that counts.
-    Rates are those of all devices together, under the load that they will have. price_per_hour: of one device; None
-    takes it from the table of prices.
+    Attributes:
+        hours_per_month: how long they run whatever the traffic (730: always on); where the calls need longer, that
+            counts. Rates are those of all devices together, under the load that they will have.
+        price_per_hour: of one device; None takes it from the table of prices.
     """
 
     device: str | None = None
@@ -137,7 +138,9 @@ class Today(Way):
 class Changed(Way):
     """Another way than today's; where it does not say how it is served, it is served like today's.
 
-    gain: its accuracy less today's. input_tokens, output_tokens: of a call; None leaves them as today.
+    Attributes:
+        gain: its accuracy less today's.
+        input_tokens, output_tokens: of a call; None leaves them as today.
     """
 
     gain: Gain | None = Field(default=None, title="accuracy gained")
@@ -146,7 +149,11 @@ class Changed(Way):
 
 
 class Tuned(Changed):
-    """The tuned model. saved_prompt_tokens: what a prompt is shorter by, since it needs no examples any more."""
+    """The tuned model.
+
+    Attributes:
+        saved_prompt_tokens: what a prompt is shorter by, since it needs no examples any more.
+    """
 
     saved_prompt_tokens: Amount | None = Field(default=None, title="prompt tokens saved a call")
 
@@ -179,7 +186,11 @@ class People(Frozen):
 
 
 class TrainingCost(Frozen):
-    """What training costs: one sum, or devices and hours. num_trials: how often it is done until it is right."""
+    """What training costs: one sum, or devices and hours.
+
+    Attributes:
+        num_trials: how often it is done until it is right.
+    """
 
     cost: Money | None = Field(default=None, title="cost of training")
     device: str | None = None
@@ -198,7 +209,11 @@ class EvaluationCost(Frozen):
 
 
 class Upkeep(Frozen):
-    """What the tuned model costs once it is in use. retrain_every_months: None, never."""
+    """What the tuned model costs once it is in use.
+
+    Attributes:
+        retrain_every_months: None, never.
+    """
 
     retrain_every_months: Positive | None = Field(default=None, title="months between retrainings")
     work_hours_per_retraining: Amount = Field(default=Amount.exactly(0), title="hours of work a retraining")
@@ -209,7 +224,8 @@ class Upkeep(Frozen):
 class Alternatives(Frozen):
     """The plain ways, as far as they were thought of. Doing nothing is always among them.
 
-    without_model: no language model at all: rules, a search, a table of counts.
+    Attributes:
+        without_model: no language model at all: rules, a search, a table of counts.
     """
 
     better_prompt: Alternative | None = None
@@ -221,9 +237,11 @@ class Alternatives(Frozen):
 class FromVerdict(Frozen):
     """How an evaluation is read, where gains are measured instead of assumed.
 
-    metric: None, the one that its verdict rests on. correct_per_point: how many more answers are correct, as a
-    fraction, where the metric rises by 1; needed where the metric is no share of correct answers. today: which judged
-    system is today's way.
+    Attributes:
+        metric: None, the one that its verdict rests on.
+        correct_per_point: how many more answers are correct, as a fraction, where the metric rises by 1; needed where
+            the metric is no share of correct answers.
+        today: which judged system is today's way.
     """
 
     metric: str | None = None
@@ -234,8 +252,10 @@ class FromVerdict(Frozen):
 class Case(Frozen):
     """One question: is it worth it here? docs/worth.md explains every key.
 
-    currency_per_usd: what a dollar costs, where prices of the table are used in another currency. budget: the most
-    that may be spent before the model is in use. seed: of the random draws.
+    Attributes:
+        currency_per_usd: what a dollar costs, where prices of the table are used in another currency.
+        budget: the most that may be spent before the model is in use.
+        seed: of the random draws.
     """
 
     name: str
@@ -267,10 +287,13 @@ class Measured(Frozen):
 class MeasuredGains(Frozen):
     """What an evaluation says about the case, in points of one metric.
 
-    tuned: the tuned model less today's way. over_few_shot: the tuned model less the base with examples in its prompt,
-    paired on the same rows; None where that is today's way, or was not judged.
-    today_value: today's way by the metric, where the metric is a share of correct answers. shot_tokens: mean tokens
-    that the few-shot examples add to a prompt; None where nothing was shown. notes: what it rests on.
+    Attributes:
+        tuned: the tuned model less today's way.
+        over_few_shot: the tuned model less the base with examples in its prompt, paired on the same rows; None where
+            that is today's way, or was not judged.
+        today_value: today's way by the metric, where the metric is a share of correct answers.
+        shot_tokens: mean tokens that the few-shot examples add to a prompt; None where nothing was shown.
+        notes: what it rests on.
     """
 
     evaluation_id: str

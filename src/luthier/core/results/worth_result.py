@@ -15,7 +15,11 @@ Kind = Literal["money", "share", "gain", "number"]
 
 
 class Spread(Frozen):
-    """A figure under doubt. typical: every input at its typical value; mean and interval: over the draws."""
+    """A figure under doubt.
+
+    Attributes:
+        typical: every input at its typical value; mean and interval: over the draws.
+    """
 
     typical: float
     mean: float
@@ -42,9 +46,14 @@ class Part(Frozen):
 class Priced(Frozen):
     """One way against today's.
 
-    gain: accuracy less today's. serving_per_month: what calls cost that way. once: spent before it is in use.
-    per_month: what each month then brings, all costs taken off. value: over the horizon. probability_pays: the share of
-    draws in which value is above 0. probability_tuned_is_worth_more: None for the tuned model itself.
+    Attributes:
+        gain: accuracy less today's.
+        serving_per_month: what calls cost that way.
+        once: spent before it is in use.
+        per_month: what each month then brings, all costs taken off.
+        value: over the horizon.
+        probability_pays: the share of draws in which value is above 0.
+        probability_tuned_is_worth_more: None for the tuned model itself.
     """
 
     name: str
@@ -86,7 +95,12 @@ class Bar(Frozen):
 
 
 class BreakEven(Frozen):
-    """Where the answer turns, all else typical. needed: None where nothing does. against: what it is compared with."""
+    """Where the answer turns, all else typical.
+
+    Attributes:
+        needed: None where nothing does.
+        against: what it is compared with.
+    """
 
     name: str
     title: str
@@ -117,8 +131,11 @@ class Histogram(Frozen):
 class WorthResult(Frozen):
     """The whole answer.
 
-    reasons: why. changes: what would have to change for another answer. notes: what was assumed, and where figures
-    are from. today_per_month: what calls cost today.
+    Attributes:
+        reasons: why.
+        changes: what would have to change for another answer.
+        notes: what was assumed, and where figures are from.
+        today_per_month: what calls cost today.
     """
 
     answer: Answer

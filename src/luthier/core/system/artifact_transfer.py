@@ -22,7 +22,11 @@ WRITE_BYTES: Final = 8 << 20
 
 
 def open_root(root: str) -> tuple[Any, str]:
-    """The file system of fsspec that a root names, and the place in it. Raises RequestError where there is none."""
+    """The file system of fsspec that a root names, and the place in it.
+
+    Raises:
+        RequestError: there is none.
+    """
     protocol = root.partition("://")[0]  # the rest may hold a password
     try:
         files, place = url_to_fs(root, use_listings_cache=False, skip_instance_cache=True)
@@ -61,7 +65,11 @@ class ArtifactReader:
         self._file, self._name, self._is_local = file, name, is_local
 
     def read(self, num_bytes: int) -> bytes:
-        """The next bytes; none at the end. Raises WorkError where a store elsewhere fails meanwhile."""
+        """The next bytes; none at the end.
+
+        Raises:
+            WorkError: a store elsewhere fails meanwhile.
+        """
         try:
             with errors_explained(self._name, is_local=self._is_local):
                 return bytes(self._file.read(num_bytes))

@@ -12,7 +12,7 @@ from typing import Any, Final
 from luthier.core.errors import RequestError
 from luthier.core.library_errors import are_library_words_hidden
 
-MOST_CHARACTERS: Final = 2000
+MAX_CHARACTERS: Final = 2000
 """Of a pattern."""
 SEARCH_SECONDS: Final = 2.0
 """Of one text; an honest pattern takes a thousandth of it."""
@@ -35,8 +35,8 @@ class BoundedPattern:
 
         self.name, self.pattern = name, pattern
         try:
-            if len(pattern) > MOST_CHARACTERS:
-                raise ValueError(f"it has {len(pattern):,} characters, more than {MOST_CHARACTERS:,}")
+            if len(pattern) > MAX_CHARACTERS:
+                raise ValueError(f"it has {len(pattern):,} characters, more than {MAX_CHARACTERS:,}")
             self._compiled = regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
         except (regex.error, ValueError, OverflowError, RecursionError) as error:
             where = getattr(error, "pos", None)
@@ -59,21 +59,33 @@ class BoundedPattern:
         return self._compiled.match("") is not None
 
     def search(self, text: str) -> bool:
-        """Whether it fits somewhere in a text. Raises RequestError where that takes too long."""
+        """Whether it fits somewhere in a text.
+
+        Raises:
+            RequestError: that takes too long.
+        """
         try:
             return self._compiled.search(text, timeout=SEARCH_SECONDS) is not None
         except TimeoutError as error:
             raise self._too_slow(text) from error
 
     def fullmatch(self, text: str) -> bool:
-        """Whether it fits the whole of a text. Raises RequestError where that takes too long."""
+        """Whether it fits the whole of a text.
+
+        Raises:
+            RequestError: that takes too long.
+        """
         try:
             return self._compiled.fullmatch(text, timeout=SEARCH_SECONDS) is not None
         except TimeoutError as error:
             raise self._too_slow(text) from error
 
     def finditer(self, text: str) -> Iterator[Any]:
-        """The matches in a text, as `re.finditer` gives them. Raises RequestError where that takes too long."""
+        """The matches in a text, as `re.finditer` gives them.
+
+        Raises:
+            RequestError: that takes too long.
+        """
         try:
             yield from self._compiled.finditer(text, timeout=SEARCH_SECONDS)
         except TimeoutError as error:

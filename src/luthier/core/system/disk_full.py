@@ -41,7 +41,11 @@ def says_disk_full(text: str) -> bool:
 def storage_full(
     error: BaseException, place: Path | None = None, *, expected: str = "", do: str = ""
 ) -> StorageFullError:
-    """The error for a person. place: what was being written, or the folder of it."""
+    """The error for a person.
+
+    Args:
+        place: what was being written, or the folder of it.
+    """
     filename = getattr(error, "filename", None)
     where = f" while writing {place or filename}" if place or filename else ""
     reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What must have reached the disk itself before anybody is told that it is there."""
+"""What must have reached the disk itself before it is reported as being there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock between processes that the kernel lets go of when its holder dies, however it dies."""
+"""A lock between processes that the kernel releases when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _PAUSE_SECONDS = 0.02
 def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]:
     """Hold an exclusive lock on `path` (made where it is missing, never deleted) while the block runs.
 
-    what: what the lock stands for, in words, for the message ("run run-2026...", "the database").
-    timeout_seconds: how long to wait for another holder. Under a second is not enough where `is_held` is used, since
-    asking takes the lock for a moment.
+    Under a second is not enough where `is_held` is used, since asking takes the lock for a moment.
 
     Yields the descriptor: a process that inherits it holds the lock, too, until it ends.
 
-    Raises ConflictError where another process still holds it after that time.
+    Args:
+        what: what the lock represents, as text, for the message ("run run-2026...", "the database").
+        timeout_seconds: how long to wait for another holder.
+
+    Raises:
+        ConflictError: another process still holds it after that time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -88,7 +88,11 @@ class FolderRegister:
 
     @contextmanager
     def entered(self, folder: Path) -> Iterator[None]:
-        """Enter a folder while the block runs; it need not be there yet. Raises OSError where `place` is not to be."""
+        """Enter a folder while the block runs; it need not be there yet.
+
+        Raises:
+            OSError: `place` is not to be.
+        """
         self._place.mkdir(parents=True, exist_ok=True)
         entry = self._place / f".{secrets.token_hex(_TOKEN_BYTES)}"
         entry.write_text(str(folder), encoding="utf-8")

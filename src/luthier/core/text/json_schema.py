@@ -23,9 +23,10 @@ Schema = Mapping[str, Any]
 
 
 def check_schema(schema: Any, param: str | None = None) -> None:
-    """Raise UnsupportedError for a schema that is too large or deep, or that no finite value keeps to.
+    """Raise UnsupportedError for a schema that is too large or deep, or that no finite value satisfies.
 
-    param: where it is in the request.
+    Args:
+        param: where it is in the request.
     """
     if (fault := fault_of(schema)) is not None:
         place = f" at {fault.place}" if fault.place else ""

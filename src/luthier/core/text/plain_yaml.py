@@ -21,9 +21,10 @@ from luthier.core.errors import RequestError
 def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestError) -> tuple[Any, dict[str, int]]:
     """The value that a YAML text holds, and the line (from 1) of each dotted key; None for an empty text.
 
-    What stands in a list goes by its place: `tasks[0].name`.
+    What is in a list goes by its place: `tasks[0].name`.
 
-    place: names the text in errors, which are of the class `refuse`.
+    Args:
+        place: names the text in errors, which are of the class `refuse`.
     """
     try:
         loader = _Loader(text)
@@ -49,7 +50,7 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
 
 
 def has_alias(text: str) -> bool:
-    """Whether a YAML text repeats a part by its name, `*name`: a short text can stand for a very large value so.
+    """Whether a YAML text repeats a part by its name, `*name`: a short text can represent a very large value so.
 
     Raises nothing: of a text that is not right YAML, what can be read counts.
     """
@@ -119,7 +120,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the safe loader does, but a key that stands twice is an error."""
+        """As the safe loader does, but a key that occurs twice is an error."""
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -137,7 +138,7 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _resolvers()
 
     def ignore_aliases(self, _: Any) -> bool:
-        """Write everything out, however often it stands there."""
+        """Write everything out, however often it is there."""
         return True
 
 

@@ -10,7 +10,11 @@ TOKEN_BYTES: Final = 4
 
 
 def common_tokens(one: bytes, other: bytes) -> int:
-    """How many tokens two rows begin with in common. one, other: their ids, four bytes each."""
+    """How many tokens two rows begin with in common.
+
+    Args:
+        one, other: their ids, four bytes each.
+    """
     low, high = 0, min(len(one), len(other)) // TOKEN_BYTES
     while low < high:
         middle = (low + high + 1) // 2
@@ -26,13 +30,16 @@ def best_groups(
 ) -> list[tuple[int, int, int]]:
     """Disjoint groups of sorted rows that save the most: (start, stop, common tokens), `stop` not included.
 
-    common: of each row and its follower, how many tokens they begin with in common. rows_at_once: how many of a row's
-    group are computed at once, for each row. A group of m rows with P common tokens saves P * (m * rows_at_once - 1)
-    tokens and costs `cost_tokens`; beginnings shorter than `least_tokens` are not shared.
+    A group of m rows with P common tokens saves P * (m * rows_at_once - 1) tokens and costs `cost_tokens`; beginnings
+    shorter than `least_tokens` are not shared.
 
     Rows sorted by their tokens that begin alike stand side by side, and the common beginnings of neighbours span a tree
     of nested groups (an LCP interval tree: Abouelhoda, Kurtz & Ohlebusch, 2004, doi:10.1016/S1570-8667(03)00065-0,
     section 2). Each node of the tree is one group or leaves it to its parts, whichever saves more. Linear time.
+
+    Args:
+        common: of each row and its follower, how many tokens they begin with in common.
+        rows_at_once: how many of a row's group are computed at once, for each row.
     """
     stack = [_Node(0, 0, 0.0, [])]
     for i in range(len(common) + 1):

@@ -15,7 +15,7 @@ _END = re.compile(
     rf"(?<![.!?…।؟])[.!?…।؟]++[{_CLOSING}]*+(?=\s)|(?<![。！？｡])[。！？｡]++[{_CLOSING}]*+"  # linear in runs of marks
 )
 _BLANK_LINE = re.compile(r"\n[ \t\r\f\v\u00a0]*\n\s*")
-# A line that stands for itself: a list item, a table row, a heading, a quotation, a fence, indented code.
+# A line that represents itself: a list item, a table row, a heading, a quotation, a fence, indented code.
 _OWN_LINE = re.compile(r"(?:[-*+•‣◦–]\s|\(?\d{1,3}[.)]\s|\(?[a-zA-Z][.)]\s|\||#{1,6}\s|>|```|~~~|\t|    )")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 _LAST_WORD = re.compile(r"[\w.\-]+$")

@@ -12,12 +12,17 @@ STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judg
 
 
 class AutoSpec(Frozen):
-    """What was asked. data: a file of rows, or a folder of documents, which are read into rows of text first.
+    """What was asked.
 
-    goal: what the model is to do, in words: models that are not tuned are told it as an instruction. models: names of
-    base models, the contenders. hours: for everything; showdown_hours: of these for choosing the model; what is left
-    then is for the search and for judging. map, group_by: as for training. always_tunes: search for the best recipe
-    also where prompting was found to be enough. is_probed: as in a showdown.
+    Attributes:
+        data: a file of rows, or a folder of documents, which are read into rows of text first.
+        goal: what the model is to do, as text: models that are not tuned are told it as an instruction.
+        models: names of base models, the contenders.
+        hours: for everything.
+        showdown_hours: of these for choosing the model; what is left then is for the search and for judging.
+        map, group_by: as for training.
+        always_tunes: search for the best recipe also where prompting was found to be enough.
+        is_probed: as in a showdown.
     """
 
     data: str

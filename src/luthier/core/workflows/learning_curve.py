@@ -9,7 +9,11 @@ from luthier.core.frozen import Frozen
 
 
 class CurvePoint(Frozen):
-    """One run on a share of the training rows. loss: best validation loss in nats a trained token."""
+    """One run on a share of the training rows.
+
+    Attributes:
+        loss: best validation loss in nats a trained token.
+    """
 
     part: tuple[float, float]
     num_rows: int
@@ -29,9 +33,11 @@ class Gain(Frozen):
 class CurveFit(Frozen):
     """L(n) = floor + scale * n ** -exponent, fitted to the points (Hestness et al., 2017, arXiv:1712.00409).
 
-    word: "useful", or why the fit says nothing: "flat" (no fall that the noise lets through), "rising", "unclear" (the
-    interval of what twice the rows would buy is too wide to act on). noise: standard deviation of one point, in nats.
-    enough_rows: where twice the rows buy less than 1% of the loss; None where that is beyond a thousand times.
+    Attributes:
+        word: "useful", or why the fit says nothing: "flat" (no fall that the noise lets through), "rising", "unclear"
+            (the interval of what twice the rows would buy is too wide to act on).
+        noise: standard deviation of one point, in nats.
+        enough_rows: where twice the rows buy less than 1% of the loss; None where that is beyond a thousand times.
     """
 
     word: Literal["useful", "flat", "rising", "unclear"]
@@ -48,8 +54,11 @@ class CurveFit(Frozen):
 class LearningCurve(Frozen):
     """The points that were measured, the fit where there are enough, what was spent, and how to go on where not.
 
-    planned_hours: predicted for all runs together; cap_hours: the budget. spent_hours: of all runs, earlier ones too.
-    notes: what was taken as given, or left out.
+    Attributes:
+        planned_hours: predicted for all runs together.
+        cap_hours: the budget.
+        spent_hours: of all runs, earlier ones too.
+        notes: what was taken as given, or left out.
     """
 
     points: tuple[CurvePoint, ...]

@@ -17,9 +17,13 @@ Advice = Literal["tuned", "prompting", "nothing"]
 class Contender(Frozen):
     """A base model that takes part, and what its own plan came to.
 
-    label: what tables call it. weights_bytes: of the weights as they are held to be asked. num_tokens: of the training
-    rows in its own tokens. training_hours: as predicted, without judging. judging_seconds: of one row by kind, as
-    measured on a few; loading_seconds: of the weights, once.
+    Attributes:
+        label: what tables call it.
+        weights_bytes: of the weights as they are held to be asked.
+        num_tokens: of the training rows in its own tokens.
+        training_hours: as predicted, without judging.
+        judging_seconds: of one row by kind, as measured on a few.
+        loading_seconds: of the weights, once.
     """
 
     label: str
@@ -42,12 +46,19 @@ class Contender(Frozen):
 class ShowdownSpec(Frozen):
     """What was asked, and the sizes that the budget came to; the same for every contender.
 
-    data, held_out: as they were given; train_file, judged_file: the rows of them that are used, in the showdown's own
-    folder. map: field of the shape to field of the files. num_rows: in train_file; num_examples: trained on, more than
-    rows where there is time for more than one epoch. num_too_long: rows of either file that some contender could not
-    hold, left out for all. few_shot: examples in a prompt; instruction: put before prompts of models that are not
-    tuned. primary: the figure that decides. sizing_hours: spent on finding the sizes. usd_per_hour: of this machine,
-    None where nobody knows. cautions: what the reader has to know of the rows.
+    Attributes:
+        data, held_out: as they were given.
+        train_file, judged_file: the rows of them that are used, in the showdown's own folder.
+        map: field of the shape to field of the files.
+        num_rows: in train_file.
+        num_examples: trained on, more than rows where there is time for more than one epoch.
+        num_too_long: rows of either file that some contender could not hold, left out for all.
+        few_shot: examples in a prompt.
+        instruction: put before prompts of models that are not tuned.
+        primary: the figure that decides.
+        sizing_hours: spent on finding the sizes.
+        usd_per_hour: of this machine, None where nobody knows.
+        cautions: what the reader has to know of the rows.
     """
 
     contenders: tuple[Contender, ...]
@@ -82,8 +93,13 @@ class ShowdownSpec(Frozen):
 
 
 class Standing(Frozen):
-    """One system: a contender, asked in one way. contender: its place. seconds_per_answer: measured while all rows were
-    asked at once, on this machine; None of plain text, which is only scored."""
+    """One system: a contender, asked in one way.
+
+    Attributes:
+        contender: its place.
+        seconds_per_answer: measured while all rows were asked at once, on this machine; None of plain text, which is
+            only scored.
+    """
 
     contender: int
     kind: SystemKind
@@ -93,9 +109,11 @@ class Standing(Frozen):
 
 
 class Tuning(Frozen):
-    """The short training of a contender. reason: why it is not judged; empty where it was trained to its end.
+    """The short training of a contender.
 
-    hours, usd: of the training, what a kill threw away included.
+    Attributes:
+        reason: why it is not judged; empty where it was trained to its end.
+        hours, usd: of the training, what a kill threw away included.
     """
 
     contender: int
@@ -107,9 +125,12 @@ class Tuning(Frozen):
 
 
 class Recommendation(Frozen):
-    """The answer. word: `tuned`, `prompting` ("none of them need be tuned"), or `nothing` that is any good.
+    """The answer.
 
-    system: the name of what is recommended; empty for `nothing`. headline: one sentence, or two.
+    Attributes:
+        word: `tuned`, `prompting` ("none of them need be tuned"), or `nothing` that is any good.
+        system: the name of what is recommended; empty for `nothing`.
+        headline: one sentence, or two.
     """
 
     word: Advice
@@ -121,9 +142,12 @@ class Recommendation(Frozen):
 
 
 class ShowdownResult(Frozen):
-    """All that came of a showdown. comparisons: of every pair of systems and every metric, paired over the rows.
+    """All that came of a showdown.
 
-    not_equal: what could not be made the same for all, a sentence each. hours: spent in all.
+    Attributes:
+        comparisons: of every pair of systems and every metric, paired over the rows.
+        not_equal: what could not be made the same for all, a sentence each.
+        hours: spent in all.
     """
 
     showdown_id: str

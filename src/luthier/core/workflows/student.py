@@ -17,7 +17,12 @@ TEACHER: Final = "teacher"
 
 
 class StudentVerdict(Frozen):
-    """Whether distilling was worth it, in words. reasons: the figures behind it; caveats: what it rests on."""
+    """Whether distilling was worth it, as text.
+
+    Attributes:
+        reasons: the figures behind it.
+        caveats: what it rests on.
+    """
 
     word: DistilWord
     headline: str
@@ -26,7 +31,11 @@ class StudentVerdict(Frozen):
 
 
 class StudentRun(Frozen):
-    """One training of the student. num_tokens, num_trained_tokens: seen in all steps, padding excluded."""
+    """One training of the student.
+
+    Attributes:
+        num_tokens, num_trained_tokens: seen in all steps, padding excluded.
+    """
 
     run_id: str
     method: str
@@ -39,12 +48,15 @@ class StudentRun(Frozen):
 
 
 class Student(Frozen):
-    """What `luthier distill` has made. status "paused": a training was stopped, and the same command goes on with it.
+    """What `luthier distill` has made. status "paused": a training was stopped, and the same command continues with it.
 
-    student_model: the base that both trainings began with, as recipes name it; layers: those of the teacher that it
-    keeps, None where it is a model of its own. num_rows: trained on by both; num_refused: rows that the teacher's
-    answers could not be used of, left out of both. teacher_parameters: None behind a server. evaluation: the teacher,
-    the student without it, and the taught one, on the held-out rows.
+    Attributes:
+        student_model: the base that both trainings began with, as recipes name it.
+        layers: those of the teacher that it keeps, None where it is a model of its own.
+        num_rows: trained on by both.
+        num_refused: rows that the teacher's answers could not be used of, left out of both.
+        teacher_parameters: None behind a server.
+        evaluation: the teacher, the student without it, and the taught one, on the held-out rows.
     """
 
     student_id: str

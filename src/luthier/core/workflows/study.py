@@ -28,11 +28,15 @@ DATA_FRACTION: Final = "data.fraction"
 
 
 class Parameter(Frozen):
-    """One thing that is searched. name: a key of the recipe, dotted, or `ALPHA_OVER_RANK`.
+    """One thing that is searched.
 
-    kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`, of
-    which None stands for what the plan takes by itself. when: parameters and values of theirs without which this one
-    plays no part. why: where the range comes from.
+    kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`,
+    where None means what the plan takes by itself.
+
+    Attributes:
+        name: a key of the recipe, dotted, or `ALPHA_OVER_RANK`.
+        when: parameters and values of theirs without which this one plays no part.
+        why: where the range comes from.
     """
 
     name: str
@@ -86,8 +90,10 @@ class Space(Frozen):
 class Result(Frozen):
     """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
 
-    share: of all of its steps, how many were done. study_hours: what the whole study had spent by then. curve: (share,
-    loss) of every validation since the rung before.
+    Attributes:
+        share: of all of its steps, how many were done.
+        study_hours: what the whole study had spent by then.
+        curve: (share, loss) of every validation since the rung before.
     """
 
     rung: int
@@ -99,12 +105,17 @@ class Result(Frozen):
 
 
 class Trial(Frozen):
-    """One recipe that is tried. number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
+    """One recipe that is tried.
 
-    of: for kind `confirm`, the trial that is repeated with another seed. results: by rung, the last one the newest.
-    predicted_hours: of all its steps, before it began. hours: of the machine, spent so far, work that was thrown away
-    included: where N trials train at once, each has an N-th of it. reason: why it failed, was stopped, or was not gone
-    on with. goals: what it comes to by the goals of the study other than quality.
+    Attributes:
+        number: from 0 on, in the order in which they were begun; 0 is the recipe as it came.
+        of: for kind `confirm`, the trial that is repeated with another seed.
+        results: by rung, the last one the newest.
+        predicted_hours: of all its steps, before it began.
+        hours: of the machine, spent so far, work that was thrown away included: where N trials train at once, each has
+            an N-th of it.
+        reason: why it failed, was stopped, or was not gone on with.
+        goals: what it comes to by the goals of the study other than quality.
     """
 
     number: int
@@ -136,20 +147,31 @@ class Trial(Frozen):
 
 
 class StartPoint(Frozen):
-    """A recipe to try before any is suggested. why: where it comes from."""
+    """A recipe to try before any is suggested.
+
+    Attributes:
+        why: where it comes from.
+    """
 
     values: Values
     why: str
 
 
 class StudySpec(Frozen):
-    """What was asked. recipe: with absolute paths. hours: for the whole study. usd: likewise, None without a cap.
+    """What was asked.
 
-    rungs: the shares of a whole training after which trials are compared, the last one 1. reduction: one of so many is
-    gone on with. num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each. workers: how
-    many trials train at once, each with its share of the machine's threads. goals: what is sought, quality among them.
-    own_values: what the recipe as it came sets, as far as it is searched. start: what is tried first after it.
-    stops_hopeless: whether a trial is stopped whose curve cannot become the best.
+    Attributes:
+        recipe: with absolute paths.
+        hours: for the whole study.
+        usd: likewise, None without a cap.
+        rungs: the shares of a whole training after which trials are compared, the last one 1.
+        reduction: one of this many continues.
+        num_confirmed: how many of the best are repeated, with `num_seeds` further seeds each.
+        workers: how many trials train at once, each with its share of the machine's threads.
+        goals: what is sought, quality among them.
+        own_values: what the recipe as it came sets, as far as it is searched.
+        start: what is tried first after it.
+        stops_hopeless: whether a trial is stopped whose curve cannot become the best.
     """
 
     recipe: Recipe
@@ -185,10 +207,13 @@ class StudySpec(Frozen):
 class Study(Frozen):
     """A search and how far it is.
 
-    usd_per_hour: of this machine; None where nobody knows. winner: the number of the best trial, once it is named.
-    final_run_id: the run on all rows with the winner's recipe. overhead_hours: spent on neither training nor judging.
-    notes: what had to be narrowed or left out, a sentence each. needs_hours: a budget with which the final run should
-    come to its end, where the one that it had was not enough.
+    Attributes:
+        usd_per_hour: of this machine; None where nobody knows.
+        winner: the number of the best trial, once it is named.
+        final_run_id: the run on all rows with the winner's recipe.
+        overhead_hours: spent on neither training nor judging.
+        notes: what had to be narrowed or left out, a sentence each.
+        needs_hours: a budget with which the final run should come to its end, where the one that it had was not enough.
     """
 
     study_id: str
@@ -206,7 +231,7 @@ class Study(Frozen):
 
     @property
     def way_on(self) -> str:
-        """The command that goes on with it."""
+        """The command that continues with it."""
         more = "" if self.needs_hours is None else f" --budget-hours {self.needs_hours:.3g}"
         return f"luthier tune --resume {self.study_id}{more}"
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.errors import RequestError
-from luthier.core.records.deployment import MOST_SHARES, Deployment, Revision, RevisionKind
-from luthier.core.results.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, GatePassage
+from luthier.core.records.deployment import MAX_SHARES, Deployment, Revision, RevisionKind
+from luthier.core.results.gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, GatePassage
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.service import DeploymentView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer
@@ -21,7 +21,7 @@ _Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Target = Annotated[str, Field(min_length=1, max_length=200)]
 _Part = Annotated[float, Field(gt=0, lt=1)]
 _Expected = Annotated[int, Field(ge=0, lt=2**31)]
-_Reason = Annotated[str, Field(min_length=LEAST_REASON_CHARACTERS, max_length=MOST_REASON_CHARACTERS)]
+_Reason = Annotated[str, Field(min_length=MIN_REASON_CHARACTERS, max_length=MAX_REASON_CHARACTERS)]
 
 
 class DeployBody(BaseModel):
@@ -38,7 +38,7 @@ class DeployBody(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     target: _Target | None = None
     canary: _Part | None = None
-    split: Annotated[dict[_Target, _Part], Field(min_length=2, max_length=MOST_SHARES)] | None = None
+    split: Annotated[dict[_Target, _Part], Field(min_length=2, max_length=MAX_SHARES)] | None = None
     expected_revision: _Expected | None = None
     override: _Reason | None = None
 

@@ -42,7 +42,7 @@ class _CanaryState:
 def check_canaries(context: Context) -> list[CanaryWatch]:
     """Look at every canary of every project, once; what was seen of each. For a server to call now and then.
 
-    How often it is called changes nothing but how soon a thing is seen: see `monitor.canary.looks`. What goes wrong
+    How often it is called only changes how soon a thing is seen: see `ml.drift.canary.interim_looks`. What goes wrong
     with one of them is logged, and the others are looked at all the same.
     """
     seen = []
@@ -134,8 +134,8 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
 
     Texts are not read for this: it is done every few seconds, among what may be a million exchanges.
     """
-    from luthier.ml.drift.canary.looks import first_look, look_at
-    from luthier.ml.drift.canary.streak import failing_streak
+    from luthier.ml.drift.canary.failure_streak import failing_streak
+    from luthier.ml.drift.canary.interim_looks import first_look, look_at
 
     one, revision = look.deployment, look.deployment.revision
     document = context.watches.get(one.project_id, _SEEN, one.name)

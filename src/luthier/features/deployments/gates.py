@@ -8,7 +8,7 @@ from pathlib import Path
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.records.deployment import Share
-from luthier.core.results.gate import LEAST_REASON_CHARACTERS, MOST_REASON_CHARACTERS, CheckedTarget, GatePassage
+from luthier.core.results.gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.release_gates.service import gates_of, outcome_of_target
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.service import make_audit_event
@@ -67,10 +67,10 @@ def override_event(caller: Caller, name: str, revision: int, passage: GatePassag
 
 def _reason(text: str) -> str:
     reason = " ".join(text.split())
-    if not LEAST_REASON_CHARACTERS <= len(reason) <= MOST_REASON_CHARACTERS:
+    if not MIN_REASON_CHARACTERS <= len(reason) <= MAX_REASON_CHARACTERS:
         raise RequestError(
             f"a reason of {len(reason)} characters to override the gate",
-            expected=f"{LEAST_REASON_CHARACTERS} to {MOST_REASON_CHARACTERS:,} characters that a colleague understands "
+            expected=f"{MIN_REASON_CHARACTERS} to {MAX_REASON_CHARACTERS:,} characters that a colleague understands "
             "in a year: it stays in the audit log",
             do="say why this model is to answer although the gate refuses it",
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.core.records.traffic import Exchange
 
 MAX_QUEUED: Final = 1_000
-MOST_CHARACTERS: Final = 400_000
+MAX_CHARACTERS: Final = 400_000
 LIKED_SCORE: Final = 0.8
 """An answer that was given at least this counts as liked, as one with a thumb up does."""
 _TICK_SECONDS: Final = 0.001
@@ -149,10 +149,10 @@ def decide(
     changes: dict[str, Any] = {"status": _STATUS_OF[decision], "decided_by": caller.name}
     if edited is not None:
         text = edited.strip()
-        if not text or len(text) > MOST_CHARACTERS:
+        if not text or len(text) > MAX_CHARACTERS:
             raise RequestError(
                 f"an answer of {len(text):,} characters",
-                expected=f"from 1 to {MOST_CHARACTERS:,}: it is what the model is to learn",
+                expected=f"from 1 to {MAX_CHARACTERS:,}: it is what the model is to learn",
                 do="write the answer, or reject the item",
             )
         changes["correction"] = None if text == seen.answer.strip() else text

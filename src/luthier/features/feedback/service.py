@@ -28,7 +28,7 @@ from luthier.features.traffic import service as traffic
 from luthier.platform.home.context import Context
 
 MAX_CORRECTION_CHARACTERS: Final = 100_000
-MOST_COMMENT_CHARACTERS: Final = 4_000
+MAX_COMMENT_CHARACTERS: Final = 4_000
 MAX_AUTHOR_CHARACTERS: Final = 200
 _ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _FLUSH_SECONDS: Final = 2.0
@@ -44,7 +44,7 @@ class FeedbackInput(Frozen):
     thumb: Thumb | None = None
     score: Annotated[float, Field(ge=0, le=1)] | None = None
     correction: Annotated[str, Field(max_length=MAX_CORRECTION_CHARACTERS)] | None = None
-    comment: Annotated[str, Field(max_length=MOST_COMMENT_CHARACTERS)] = ""
+    comment: Annotated[str, Field(max_length=MAX_COMMENT_CHARACTERS)] = ""
     author: Annotated[str, Field(max_length=MAX_AUTHOR_CHARACTERS)] = ""
 
 

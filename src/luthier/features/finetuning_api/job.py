@@ -17,7 +17,7 @@ from luthier.core.errors import (
 )
 from luthier.core.library_errors import library_words_hidden
 from luthier.core.recipe import Recipe
-from luthier.core.records.fine_tuning import LEAST_EXAMPLES, FineTuningRequest
+from luthier.core.records.fine_tuning import MIN_EXAMPLES, FineTuningRequest
 from luthier.features.finetuning_api.recipe import plan_found, recipe_of
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.files import own_copy
@@ -64,10 +64,10 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
 
     prepared = prepare(context, recipe, base_dir=Path())
     num_examples = prepared.plan.data.train.num_examples
-    if num_examples < LEAST_EXAMPLES:
+    if num_examples < MIN_EXAMPLES:
         raise DataError(
             f"{recipe.data.train} has {num_examples} examples",
-            expected=f"at least {LEAST_EXAMPLES}",
+            expected=f"at least {MIN_EXAMPLES}",
             do="add rows, and upload the file again",
         )
     return Outcome(status="validated", found=plan_found(request, prepared.plan))

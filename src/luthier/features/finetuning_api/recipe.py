@@ -19,7 +19,7 @@ def check_request(request: FineTuningRequest) -> None:
     """Raise UnsupportedError for values that no recipe can have, while the client still waits for its answer."""
     if request.method is not None and request.method_name == "reinforcement":
         _check_reinforcement(request)
-    from luthier.ml.planning.rates import NARROWEST
+    from luthier.ml.planning.learning_rates import NARROWEST
 
     multiplier, most = request.asked.learning_rate_multiplier, default_rate(request, NARROWEST)
     if multiplier != "auto" and multiplier * most >= 1:
@@ -67,9 +67,9 @@ def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
 
     hidden_size: of the base model.
     """
-    from luthier.ml.planning import rates
+    from luthier.ml.planning import learning_rates
 
-    return rates.default_rate("lora", _OBJECTIVES[request.method_name], hidden_size)[0]
+    return learning_rates.default_rate("lora", _OBJECTIVES[request.method_name], hidden_size)[0]
 
 
 def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:

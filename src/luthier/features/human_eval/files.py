@@ -23,7 +23,7 @@ from luthier.core.ids import new_id
 from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
 from luthier.core.results.rating import (
-    MOST_COMMENT_CHARACTERS,
+    MAX_COMMENT_CHARACTERS,
     Preference,
     Rater,
     Rating,
@@ -231,7 +231,7 @@ def _rating(panel: RatingPanel, item: int, rater_id: str, annotation: Mapping[st
         found = value.get("choices") or value.get("text") or value.get("rating")
         given[name] = found[0] if isinstance(found, list) and found else found
     first = shown_first(panel, _ELSEWHERE, item)
-    comment = str(given.get("comment") or "").strip()[:MOST_COMMENT_CHARACTERS]
+    comment = str(given.get("comment") or "").strip()[:MAX_COMMENT_CHARACTERS]
     common = {"item": item, "rater_id": rater_id, "comment": comment, "shown_first": first}
     common |= {"seconds": _lead_time(annotation), "rated_at": _moment(annotation)}
     if panel.kind == "pairwise":

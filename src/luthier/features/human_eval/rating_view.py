@@ -14,7 +14,7 @@ from typing import Final, Literal
 from luthier.core.digest import sha256_document
 from luthier.core.errors import RequestError
 from luthier.core.results.rating import (
-    MOST_COMMENT_CHARACTERS,
+    MAX_COMMENT_CHARACTERS,
     Preference,
     Rater,
     Rating,
@@ -154,10 +154,10 @@ def _check(panel: RatingPanel, kind: str, item: int) -> None:
 
 def _comment(text: str) -> str:
     text = text.strip()
-    if len(text) > MOST_COMMENT_CHARACTERS:
+    if len(text) > MAX_COMMENT_CHARACTERS:
         raise RequestError(
             f"a comment of {len(text):,} characters",
-            expected=f"at most {MOST_COMMENT_CHARACTERS:,}",
+            expected=f"at most {MAX_COMMENT_CHARACTERS:,}",
             do="shorten it",
         )
     return text

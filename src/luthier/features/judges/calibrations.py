@@ -96,13 +96,13 @@ def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str
 
 def _who_read(table: RatingsTable) -> tuple[RatingsTable, tuple[str, ...]]:
     """The ratings without those of raters who fail their attention checks, and a sentence for each of these."""
-    from luthier.ml.evaluation.panel.raters import FAILED_SHARE, LEAST_FAILED
+    from luthier.ml.evaluation.panel.raters import FAILED_SHARE, MIN_FAILED
 
     left_out, sentences = [], []
     for rater in table.raters:
         checks = [row.passed for row in table.rows if row.rater == rater and row.is_check]
         num_failed = checks.count(False)
-        if num_failed >= LEAST_FAILED and num_failed >= FAILED_SHARE * len(checks):
+        if num_failed >= MIN_FAILED and num_failed >= FAILED_SHARE * len(checks):
             left_out.append(rater)
             sentences.append(f"{rater} failed {num_failed} of {len(checks)} attention checks, and is left out.")
     return table.without(left_out), tuple(sentences)

@@ -29,7 +29,7 @@ _MAX_SEEN_CHARACTERS: Final = 64
 _Model = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
 _ModelOfForm = Annotated[str, Form(max_length=255, pattern=r"^[^\x00]*$")]
 _Item = Annotated[str, Form(max_length=64)]
-_Text = Annotated[str, Form(max_length=2 * review_queue.MOST_CHARACTERS)]
+_Text = Annotated[str, Form(max_length=2 * review_queue.MAX_CHARACTERS)]
 
 
 @dataclass(frozen=True, slots=True)

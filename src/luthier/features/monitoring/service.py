@@ -24,7 +24,7 @@ from luthier.platform.home.context import Context
 if TYPE_CHECKING:
     import polars as pl
 
-    from luthier.ml.drift.signals.watch import Watched
+    from luthier.ml.drift.signals.signal_report import Watched
 
 _MAX_GROUPS: Final = 12
 _GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
@@ -92,7 +92,7 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
     from luthier.features.monitoring.suite_signals import suite_signals
     from luthier.features.monitoring.text_checks import text_checks
     from luthier.features.monitoring.training_profiles import training_profile
-    from luthier.ml.drift.signals.watch import Compared, number_of_signals, stretch_begins, watch_rows
+    from luthier.ml.drift.signals.signal_report import Compared, number_of_signals, stretch_begins, watch_rows
 
     until = context.access.now() if until is None else until
     if not since < until:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from luthier.ml.drift.drift.topics import TextWords
     from luthier.ml.drift.signals.column import Checks
 
-MOST_CHARACTERS: Final = 4_000
+MAX_CHARACTERS: Final = 4_000
 """Of a text that is looked at: what comes later counts in no signal."""
 _MAX_KNOWN: Final = 500_000
 _KNOWN: Final[dict[bytes, bool]] = {}
@@ -47,7 +47,7 @@ def _remembered(name: str, check: Callable[[str], bool]) -> Callable[[str], bool
     """The check, which looks at a text once in the life of a process: the next look sees most answers again."""
 
     def remembered(text: str) -> bool:
-        cut = text[:MOST_CHARACTERS]
+        cut = text[:MAX_CHARACTERS]
         key = blake2b(f"{name}\0{cut}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key not in _KNOWN:
             if len(_KNOWN) >= _MAX_KNOWN:
@@ -66,7 +66,7 @@ def text_words(texts: Sequence[str]) -> TextWords:
     from luthier.ml.data.text.words import word_blocks
     from luthier.ml.drift.drift.topics import TextWords
 
-    cut = pl.Series([text[:MOST_CHARACTERS] for text in texts], dtype=pl.String)
+    cut = pl.Series([text[:MAX_CHARACTERS] for text in texts], dtype=pl.String)
     blocks = list(word_blocks(cut))
     if not blocks:
         return TextWords(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))

@@ -17,7 +17,7 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import advise as rules
     from luthier.ml.planning.adapter import place_adapters, targeted
-    from luthier.ml.planning.changes import name_of
+    from luthier.ml.planning.fit_suggestions import name_of
     from luthier.ml.planning.workload import work_method
     from luthier.ml.training.methods.rules import LORA_RANK
 

@@ -42,8 +42,8 @@ def _compared(context: Context, prepared: Prepared) -> dict[str, Any]:
     """Advice on the method, and the run on one of each accelerator of the table, those that fit and are cheap first."""
     from luthier.features.planning.advice import advise
     from luthier.features.planning.quotes import compare_options
-    from luthier.ml.planning.changes import METHOD_TITLES
     from luthier.ml.planning.devices import accelerators
+    from luthier.ml.planning.fit_suggestions import METHOD_TITLES
     from luthier.ml.planning.workload import work_method
 
     method = METHOD_TITLES[work_method(prepared.plan.method.name)]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from luthier.core.cost import Market, PriceTable, Quote
 
 if TYPE_CHECKING:
-    from luthier.ml.planning.described import Described
+    from luthier.ml.planning.hypothetical_run import HypotheticalRun
 
 
 def estimate_quote(
     model: Path,
-    described: Described,
+    described: HypotheticalRun,
     *,
     on: str,
     prices: PriceTable | None = None,
@@ -30,15 +30,15 @@ def estimate_quote(
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning import hardware
-    from luthier.ml.planning.described import described_workload
     from luthier.ml.planning.devices import alternatives_to, device_of
+    from luthier.ml.planning.hypothetical_run import hypothetical_workload
     from luthier.ml.planning.prices import load_prices
     from luthier.ml.planning.quote import make_quote
 
     device = device_of(on, hardware.measure())
     structure = read_structure(str(model))
     return make_quote(
-        lambda where: described_workload(structure, described, where),
+        lambda where: hypothetical_workload(structure, described, where),
         device,
         longest_tokens=described.longest_tokens,
         num_rows=described.num_rows,

@@ -190,7 +190,7 @@ def measure(
     whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = workload_of(plan, structure, device, batches=batches)
-    work = replace(work, num_steps=len(steps), judging=None, drawing=None)
+    work = replace(work, num_steps=len(steps), judging=None, rollouts=None)
     seconds = answer["step_seconds"][1:]
     return Measurement(
         workload=work,

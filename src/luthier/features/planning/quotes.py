@@ -124,7 +124,7 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
     """The run as each device would carry it out, its batches counted from the very rows. here: this machine."""
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.checkpointing import chosen_on
-    from luthier.ml.planning.described import refuse_idle_devices
+    from luthier.ml.planning.hypothetical_run import refuse_idle_devices
     from luthier.ml.planning.workload import packs_on, workload_of
 
     plan, structure = prepared.plan, read_structure(prepared.model.path)
@@ -236,7 +236,7 @@ def forecast_of_run(context: Context, record: RunRecord) -> Forecast | None:
 
 def _micro_batch_tokens(prepared: Prepared, device: Device) -> int:
     """The budget that was asked for, or what the plan would have taken on that device."""
-    from luthier.ml.planning.described import usual_micro_batch_tokens
+    from luthier.ml.planning.hypothetical_run import usual_micro_batch_tokens
 
     plan = prepared.plan
     if plan.sources["training.micro_batch_tokens"].source != "default":

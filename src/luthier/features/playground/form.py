@@ -18,7 +18,7 @@ from luthier.features.serving.service import new_seed
 
 MAX_SIDES: Final = 2
 MAX_TURNS: Final = 200
-MOST_CHARACTERS: Final = 400_000
+MAX_CHARACTERS: Final = 400_000
 """Of a conversation, all turns together."""
 _MAX_STOPS: Final = 4
 _MAX_STOP_CHARACTERS: Final = 1024
@@ -129,10 +129,10 @@ def _turns(text: str) -> list[Turn]:
 
 def _check(turns: Sequence[Turn], more: int) -> None:
     num_characters = more + sum(len(turn.content) for turn in turns)
-    if len(turns) > MAX_TURNS or num_characters > MOST_CHARACTERS:
+    if len(turns) > MAX_TURNS or num_characters > MAX_CHARACTERS:
         raise RequestError(
             f"a conversation of {len(turns):,} turns and {num_characters:,} characters",
-            expected=f"at most {MAX_TURNS} turns and {MOST_CHARACTERS:,} characters",
+            expected=f"at most {MAX_TURNS} turns and {MAX_CHARACTERS:,} characters",
             do="begin a new conversation",
         )
 

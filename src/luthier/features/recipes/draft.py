@@ -19,7 +19,7 @@ from luthier.core.text.plain_yaml import has_alias, parse_yaml, write_yaml
 from luthier.features.recipes.file import RecipeDocument
 from luthier.features.recipes.problems import describe_problems, inner_spec
 
-MOST_CHARACTERS: Final = 65_536
+MAX_CHARACTERS: Final = 65_536
 _PLACE = re.compile(r"(?:line \d+, )?(?P<place>[^\s:]+): ")
 _FILE_ID = re.compile(r"^.*?: \[?(file-[A-Za-z0-9-]+)\]?$")
 
@@ -34,9 +34,9 @@ class Problem:
 
 def read_text(text: str) -> RecipeDocument:
     """The keys of a recipe as YAML, unchecked; none for an empty text. Raises RecipeError with the wrong place."""
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise RecipeError(
-            f"a recipe of {len(text):,} characters", expected=f"at most {MOST_CHARACTERS:,}", do="leave comments out"
+            f"a recipe of {len(text):,} characters", expected=f"at most {MAX_CHARACTERS:,}", do="leave comments out"
         )
     if has_alias(text):
         raise RecipeError("the recipe repeats a part by its name (`*name`)", expected="plain values", do="write it out")

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from luthier.core.frozen import Frozen
 
-MOST_CHARACTERS: Final = 100_000
-_Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+MAX_CHARACTERS: Final = 100_000
+_Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -63,7 +63,7 @@ class Forecast:
 
 
 def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None) -> Forecast | None:
-    """What was predicted of a run and what came of it; None where nothing was predicted.
+    """What was predicted of a run and its result; None where nothing was predicted.
 
     Quotes of before judging was predicted have no row for it, and their total is that of training.
     """

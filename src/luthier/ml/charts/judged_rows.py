@@ -22,7 +22,11 @@ _TONES: Final[dict[VerdictWord | None, Tone]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A figure with its interval, both empty where the system has none. is_best: surely, not by luck."""
+    """A figure with its interval, both empty where the system has none.
+
+    Attributes:
+        is_best: surely, not by luck.
+    """
 
     value: str = ""
     interval: str = ""
@@ -43,7 +47,11 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceRow:
-    """One system less another in one metric. adjusted: the p-value among all that were asked at once; may be empty."""
+    """One system less another in one metric.
+
+    Attributes:
+        adjusted: the p-value among all that were asked at once; may be empty.
+    """
 
     candidate: str
     baseline: str
@@ -64,7 +72,7 @@ def units_of(systems: Iterable[SystemResult]) -> dict[str, str]:
 
 
 def scored_heading(systems: Iterable[SystemResult], metric: str | None) -> str:
-    """What stands before the score of a single row; empty where no metric has such scores."""
+    """What comes before the score of a single row; empty where no metric has such scores."""
     return "" if metric is None else metric_heading(metric) + on_scale(units_of(systems).get(metric, ""))
 
 
@@ -105,7 +113,12 @@ def metric_rows(
 def difference_row(
     one: Comparison, unit: str, *, adjusted: float | None = None, heading: Heading = metric_heading
 ) -> DifferenceRow:
-    """One difference. unit: of its metric. adjusted: where the comparison does not tell it itself."""
+    """One difference.
+
+    Args:
+        unit: of its metric.
+        adjusted: where the comparison does not hold it itself.
+    """
     decimals = figures.decimals_for(one.low, one.high)
     among_all = one.adjusted_p_value if one.adjusted_p_value is not None else adjusted
     return DifferenceRow(

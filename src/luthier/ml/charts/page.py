@@ -57,7 +57,8 @@ def page_environment(templates: Path, fold: Callable[..., Any] | None = None) ->
 def replace_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) so that it appears whole or not at all; an older one is replaced.
 
-    Raises StorageFullError.
+    Raises:
+        StorageFullError: the disk is full.
     """
     replace_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 

@@ -1,4 +1,4 @@
-"""How a system thought before its answers, in words."""
+"""How a system thought before its answers, as text."""
 
 from __future__ import annotations
 

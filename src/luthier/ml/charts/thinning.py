@@ -10,8 +10,11 @@ Point = tuple[float, float]
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
     """At most about `most` points: the first, the last, and of each stretch of x the lowest and the highest.
 
-    points: in the order of x. All stretches are equally wide, so that what was thinned before and went on can be
-    thinned again without its beginning becoming coarser than its end.
+    All stretches are equally wide, so that what was thinned before and went on can be thinned again without its
+    beginning becoming coarser than its end.
+
+    Args:
+        points: in the order of x.
     """
     if len(points) <= most:
         return list(points)

@@ -8,13 +8,17 @@ from difflib import SequenceMatcher
 from typing import Final, Literal
 
 _WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
-MOST_WORDS: Final = 800
+MAX_WORDS: Final = 800
 """Blanks and signs count, too. Longer texts are not compared: nobody reads marks in them, and it takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of the text. kind: `ins` where only it has this, `del` where only the other has."""
+    """A part of the text.
+
+    Attributes:
+        kind: `ins` where only it has this, `del` where only the other has.
+    """
 
     kind: Literal["", "ins", "del"]
     text: str
@@ -25,7 +29,7 @@ def word_differences(other: str, text: str) -> list[Stretch] | None:
     if other == text:
         return [Stretch("", text)] if text else []
     before, after = _WORDS.findall(other), _WORDS.findall(text)
-    if max(len(before), len(after)) > MOST_WORDS:
+    if max(len(before), len(after)) > MAX_WORDS:
         return None
     found = []
     for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():

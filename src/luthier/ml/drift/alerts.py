@@ -1,4 +1,4 @@
-"""When an alert opens and when it closes, so that a signal that goes to and fro is told of once.
+"""When an alert opens and when it closes, so that a signal that goes to and fro is reported once.
 
 Two thresholds with a gap between them (hysteresis, as in a Schmitt trigger): an alert opens soon and closes late. Each
 time that a signal comes back within a week it has to be steady for twice as many looks before its alert closes, as
@@ -16,12 +16,17 @@ from luthier.core.records.alert import AlertRule
 from luthier.core.results.signal import Signal, SignalState
 
 REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0
-MOST_LOOKS_TO_CLOSE: Final = 24
+MAX_LOOKS_TO_CLOSE: Final = 24
 
 
 class Standing(Frozen):
-    """How a signal stands. num_changed, num_steady: looks in a row that said so. opened_at: when its alerts opened
-    within the last week, in seconds since 1970. is_open: whether an alert of it is open."""
+    """The state of a signal between looks.
+
+    Attributes:
+        num_changed, num_steady: looks in a row that said so.
+        opened_at: when its alerts opened within the last week, in seconds since 1970.
+        is_open: whether an alert of it is open.
+    """
 
     num_changed: int = 0
     num_steady: int = 0
@@ -31,7 +36,12 @@ class Standing(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a look came to. standings: of all signals that matter any longer. opened, closed: names of signals."""
+    """The result of a look.
+
+    Attributes:
+        standings: of all signals that matter any longer.
+        opened, closed: names of signals.
+    """
 
     standings: Mapping[str, Standing]
     opened: tuple[str, ...]
@@ -41,10 +51,13 @@ class Review:
 def review_signals(
     signals: Sequence[Signal], standings: Mapping[str, Standing], *, at: float, rule: AlertRule
 ) -> Review:
-    """Take in one look at all signals of a model. at: when it was, in seconds since 1970.
+    """Take in one look at all signals of a model.
 
     `unknown` says nothing: it neither opens nor closes, and looks before and after it are in a row. A signal that is in
     the report no longer is watched no longer: that counts as steady.
+
+    Args:
+        at: when it was, in seconds since 1970.
     """
     states: dict[str, SignalState] = dict.fromkeys(standings, "steady")
     states |= {signal.name: signal.state for signal in signals}
@@ -58,9 +71,9 @@ def review_signals(
 
 
 def looks_to_close(standing: Standing, rule: AlertRule) -> int:
-    """How many steady looks in a row close the alert of a signal that stands so."""
+    """How many steady looks in a row close the alert of a signal in this state."""
     times = max(1, len(standing.opened_at))
-    return max(rule.close_after, min(MOST_LOOKS_TO_CLOSE, rule.close_after << min(times - 1, 10)))
+    return max(rule.close_after, min(MAX_LOOKS_TO_CLOSE, rule.close_after << min(times - 1, 10)))
 
 
 def _next(before: Standing, state: SignalState, at: float, rule: AlertRule) -> Standing:

@@ -24,7 +24,9 @@ def caveats(
 ) -> tuple[str, ...]:
     """Everything a reader should know before acting on the verdict, the gravest first.
 
-    comparisons: those of the judged system, of all metrics. metric: the one that the verdict is about.
+    Args:
+        comparisons: those of the judged system, of all metrics.
+        metric: the one that the verdict is about.
     """
     num_rows = judged.num_samples
     found = []

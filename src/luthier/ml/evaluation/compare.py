@@ -41,9 +41,12 @@ class _Outcome(NamedTuple):
 
 
 class _Resamples(NamedTuple):
-    """All statistics side by side. columns: the index of each (system, metric); sums: [resamples, all columns].
+    """All statistics side by side.
 
-    rows: what was drawn, [rows or sources, all columns].
+    Attributes:
+        columns: the index of each (system, metric).
+        sums: [resamples, all columns].
+        rows: what was drawn, [rows or sources, all columns].
     """
 
     total: Array
@@ -54,7 +57,12 @@ class _Resamples(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came of judging. observed: what each system did, by name. statistics: [rows, k], by system and metric."""
+    """What came of judging.
+
+    Attributes:
+        observed: what each system did, by name.
+        statistics: [rows, k], by system and metric.
+    """
 
     systems: tuple[SystemResult, ...]
     comparisons: tuple[Comparison, ...]

@@ -34,7 +34,9 @@ def further_details(
 ) -> tuple[str, ...]:
     """What the other metrics say: those that agree with the primary one in one sentence, then one for each finding.
 
-    comparisons: those of the judged system, of all metrics. found: those of the primary metric.
+    Args:
+        comparisons: those of the judged system, of all metrics.
+        found: those of the primary metric.
     """
     by_metric: dict[str, list[Comparison]] = {}
     for comparison in comparisons:

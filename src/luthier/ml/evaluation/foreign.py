@@ -97,7 +97,11 @@ def as_task_result(
     seed: int,
     cautions: Sequence[str] = (),
 ) -> TaskResult:
-    """The figures of all systems, each held against every earlier one. Raises RequestError for an unknown primary."""
+    """The figures of all systems, each held against every earlier one.
+
+    Raises:
+        RequestError: an unknown primary.
+    """
     metrics = list(found[0].figures())
     if not metrics or (primary is not None and primary not in metrics):
         raise RequestError(
@@ -230,7 +234,11 @@ def _compare(earlier: Foreign, later: Foreign, metric: str, bounds: Bounds, seed
 def _unpaired(
     first: tuple[float, float | None], second: tuple[float, float | None], num_rows: int, bounds: Bounds
 ) -> statistics.Difference | None:
-    """From two figures with their standard errors; None without those. bounds: what they can differ by."""
+    """From two figures with their standard errors; None without those.
+
+    Args:
+        bounds: what they can differ by.
+    """
     difference = second[0] - first[0]
     if first[1] is None or second[1] is None:
         return None

@@ -33,7 +33,9 @@ def forgetting(
 ) -> Forgetting:
     """The finding from base and tuned model (in this order), judged by `METRICS`.
 
-    num_leaked: rows that the tuned model was trained on, too. num_in_file: where not all were judged.
+    Args:
+        num_leaked: rows that the tuned model was trained on, too.
+        num_in_file: where not all were judged.
     """
     base, tuned = systems
     found = next(c for c in comparisons if c.metric == "bits_per_byte")

@@ -24,7 +24,8 @@ IsCalibrated = Callable[[str, Target], bool]
 class Results:
     """What a model was judged by: results of suites, the newest first, its safety check, and its evaluation.
 
-    set_aside: a sentence for each result that is there but must not count, and why.
+    Attributes:
+        set_aside: a sentence for each result that is there but must not count, and why.
     """
 
     suites: tuple[SuiteResult, ...] = ()

@@ -32,8 +32,11 @@ def relation(comparison: Comparison) -> str:
 def headline(judged: SystemResult, found: Sequence[Comparison], results: Sequence[SystemResult]) -> str:
     """How the judged system compares with every baseline by one metric; none is left unsaid.
 
-    found: its comparisons by that metric. Of several ways to say it, the first that is short enough is taken: every
-    baseline named in full, in short, and counted; long names can make even the last one long.
+    Of several ways to say it, the first that is short enough is taken: every baseline named in full, in short, and
+    counted; long names can make even the last one long.
+
+    Args:
+        found: its comparisons by that metric.
     """
     ways = [_named(judged, found, results, where) for where in (" in the prompt", "")]
     if len(found) > 1:

@@ -28,9 +28,11 @@ _BY_BYTES = "bits_per_byte"
 def recommend(
     spec: ShowdownSpec, standings: Sequence[Standing], tunings: Sequence[Tuning], comparisons: Sequence[Comparison]
 ) -> Recommendation:
-    """The answer. comparisons: of every two systems in `spec.primary` at least, in either direction.
+    """The answer.
 
-    standings: at least one that is not tuned.
+    Args:
+        comparisons: of every two systems in `spec.primary` at least, in either direction.
+        standings: at least one that is not tuned.
     """
     table = _Table(spec, comparisons)
     prompted = [one for one in standings if one.kind != "tuned"]

@@ -12,7 +12,9 @@ _IN_PROSE = {"base": "the base model", "tuned": "the tuned model"}
 def system_title(system: SystemResult, results: Sequence[SystemResult]) -> str:
     """What a system is called in a sentence: the base model with 4 examples in its prompt.
 
-    results: all systems of the evaluation; a few-shot one is named after the same model without examples among them.
+    Args:
+        results: all systems of the evaluation; a few-shot one is named after the same model without examples among
+            them.
     """
     bare = without_examples(system, results)
     if bare is None:

@@ -26,7 +26,7 @@ from luthier.ml.evaluation.statistics.bootstrap import Array
 from luthier.ml.evaluation.statistics.intervals import TAIL
 from luthier.ml.evaluation.statistics.leave_one_out import Spread
 
-_MOST_STEPS = 100
+_MAX_STEPS = 100
 _CLOSE = 1e-10
 
 
@@ -121,7 +121,7 @@ def _one_sided(whole: Array) -> tuple[set[int], set[int]]:
 def _fit(wins: Array) -> Array:
     """The likeliest strengths, with mean 0, by Newton's method (the likelihood is concave)."""
     strengths = np.zeros(len(wins))
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         slope = _slope(wins, strengths)
         step = _inverse(wins, strengths) @ slope
         # From afar Newton's step overshoots: one unit of log-odds at a time.
@@ -131,7 +131,7 @@ def _fit(wins: Array) -> Array:
         if np.abs(step).max() < _CLOSE:
             return strengths
     raise DivergedError(
-        f"no strengths after {_MOST_STEPS} steps",
+        f"no strengths after {_MAX_STEPS} steps",
         expected="a finite answer",
         do="leave out systems with few judgements",
     )

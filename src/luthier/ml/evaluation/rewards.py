@@ -21,8 +21,13 @@ Part = Callable[[Attempt, Mapping[str, Any]], float]
 class Rewards:
     """Grades attempts by the rewards of a plan.
 
-    items: of each row its fields, and its answer as `reference`. A reward is the sum of its parts times their weights.
-    Raises RequestError for a formula that is none, and while grading for a field that a row lacks.
+    A reward is the sum of its parts times their weights.
+
+    Args:
+        items: of each row its fields, and its answer as `reference`.
+
+    Raises:
+        RequestError: a formula that is none, and while grading for a field that a row lacks.
     """
 
     def __init__(self, rewards: Sequence[Reward], items: Mapping[str, Mapping[str, Any]]) -> None:

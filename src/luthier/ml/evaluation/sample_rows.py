@@ -19,10 +19,12 @@ ORDERS: Final[tuple[Order, ...]] = get_args(Order)
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """One held-out row. samples: by the names of the systems, in their order; a system may lack one.
+    """One held-out row.
 
-    gain: the candidate's score less that of the baseline, or the score alone where there is no baseline, turned round
-    where lower is better: more is better. None where one has no such score.
+    Attributes:
+        samples: by the names of the systems, in their order; a system may lack one.
+        gain: the candidate's score less that of the baseline, or the score alone where there is no baseline, turned
+            round where lower is better: more is better. None where one has no such score.
     """
 
     row_id: str
@@ -36,9 +38,11 @@ class SampleRow:
 class Choice:
     """Which rows, and in which order. Empty words, kinds and ends ask for nothing.
 
-    words: all of them occur in the prompt, the reference or an answer, whatever their case. metric: what gain
-    and score are meant by. low, high: ends of the candidate's own score. kind: of the candidate's answer; `changed` and
-    `same` hold it against the baseline's.
+    Attributes:
+        words: all of them occur in the prompt, the reference or an answer, whatever their case.
+        metric: what gain and score are meant by.
+        low, high: ends of the candidate's own score.
+        kind: of the candidate's answer; `changed` and `same` hold it against the baseline's.
     """
 
     metric: str | None = None

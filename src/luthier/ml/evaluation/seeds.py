@@ -21,7 +21,8 @@ def as_one_system(
 ) -> Judged:
     """What was judged, with all trainings under the name of the first; its samples are those that are shown.
 
-    trainings: at least two names of judged systems, none of them a baseline of another comparison that is kept.
+    Args:
+        trainings: at least two names of judged systems, none of them a baseline of another comparison that is kept.
     """
     first, others = trainings[0], set(trainings[1:])
     by_name = {metric.name: metric for metric in metrics}

@@ -16,12 +16,18 @@ from luthier.ml.evaluation.metrics.protocol import MetricDefinition
 class SystemUnderTest:
     """One system and the held-out rows as it sees them; all sequences have one item a row, in the same order.
 
-    prompts, references and prompt_texts are empty for plain text, which is only scored. prompt_texts: the question as
-    a person reads it, without few-shot examples. tokenised: prompt and answer with this system's own tokenizer; of
-    preference pairs the chosen side, and `rejected` holds the other one. num_bytes: UTF-8 bytes of the learned text.
-    options: of each row the prompt with each answer to choose from, of which only the answer's own tokens are learned;
-    option_texts: these answers. earlier: the other answers of conversations that are scored in a sequence for each
-    answer, because the template rewrites earlier turns; empty where there are none.
+    prompts, references and prompt_texts are empty for plain text, which is only scored.
+
+    Attributes:
+        prompt_texts: the question as a person reads it, without few-shot examples.
+        tokenised: prompt and answer with this system's own tokenizer; of preference pairs the chosen side, and
+            `rejected` holds the other one.
+        num_bytes: UTF-8 bytes of the learned text.
+        options: of each row the prompt with each answer to choose from, of which only the answer's own tokens are
+            learned.
+        option_texts: these answers.
+        earlier: the other answers of conversations that are scored in a sequence for each answer, because the template
+            rewrites earlier turns; empty where there are none.
     """
 
     name: str

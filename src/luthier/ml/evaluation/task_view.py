@@ -19,11 +19,15 @@ _CUSTOMARY = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """One metric of one task. cells: by system, in the order of `Summary.systems`. difference: candidate less base.
+    """One metric of one task.
 
-    gain: the same with its interval, turned so that more is better. begins: how many rows of the table the task has, in
-    its first one; 0 in the others. held: whether the difference still holds among all that were asked at once; None
-    where there is none, or it was none by itself.
+    Attributes:
+        cells: by system, in the order of `Summary.systems`.
+        difference: candidate less base.
+        gain: the same with its interval, turned so that more is better.
+        begins: how many rows of the table the task has, in its first one; 0 in the others.
+        held: whether the difference still holds among all that were asked at once; None where there is none, or it was
+            none by itself.
     """
 
     task: TaskResult
@@ -37,7 +41,11 @@ class SummaryRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All metrics of all tasks. baseline: what the candidate is compared with; None where it is alone."""
+    """All metrics of all tasks.
+
+    Attributes:
+        baseline: what the candidate is compared with; None where it is alone.
+    """
 
     systems: tuple[str, ...]
     candidate: str
@@ -55,8 +63,10 @@ class Summary:
 class TaskView:
     """One task with all that can be shown of it.
 
-    differences: all of them, those of the candidate first. confusions, reliability: by system. points: of each system
-    with judged answers, the tokens of each answer and its score by `scored`.
+    Attributes:
+        differences: all of them, those of the candidate first.
+        confusions, reliability: by system.
+        points: of each system with judged answers, the tokens of each answer and its score by `scored`.
     """
 
     task: TaskResult

@@ -15,7 +15,7 @@ from luthier.ml.charts.metric_titles import metric_title, on_scale
 from luthier.ml.evaluation.names import listed
 from luthier.ml.evaluation.statistics import LEVEL, holm
 
-_MOST_NAMES: Final = 3
+_MAX_NAMES: Final = 3
 
 
 def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, ...]:
@@ -58,7 +58,8 @@ def tasks_verdict(
     "better": on some task better than each baseline, and on none worse. "worse": against some baseline worse on a task
     and better on none. Else "not distinguishable", also where it gains here and loses there: the headline says so.
 
-    base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
+    Args:
+        base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
     """
     own = [task for task in tasks if not task.is_general]
     baselines = list(dict.fromkeys(c.baseline for task in own for c in task.comparisons if c.candidate == candidate))
@@ -163,7 +164,7 @@ def _tasks(names: Sequence[str], num_tasks: int) -> str:
         return "the task"
     if len(names) == num_tasks:
         return f"all {num_tasks} tasks"
-    shown = f" ({', '.join(names)})" if len(names) <= _MOST_NAMES else ""
+    shown = f" ({', '.join(names)})" if len(names) <= _MAX_NAMES else ""
     return f"{len(names)} of {num_tasks} tasks{shown}"
 
 

@@ -25,10 +25,10 @@ def primary_metric(metrics: Sequence[str], references: Sequence[str | None]) -> 
     """The one figure that the verdict is about, fixed by this rule before any result is seen.
 
     1. Rows without answers (plain text): perplexity if asked for, else bits per byte.
-    2. reward_accuracy, preference_accuracy or preference_margin, the first that was asked for: rows are pairs then.
+    2. reward_accuracy, preference_accuracy or preference_margin, the first that was requested: rows are pairs then.
     3. label_accuracy, if asked for: it is only asked for where answers are labels.
     4. exact_match, if asked for and the answers are short (median of at most five words): then equal is what counts.
-    5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was asked for.
+    5. ROUGE-L, chrF, BLEU, token F1, exact match, perplexity, bits per byte: the first that was requested.
 
     Raises:
         RequestError: no metric, or plain text and neither perplexity nor bits_per_byte among them.

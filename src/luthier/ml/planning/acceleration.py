@@ -12,7 +12,7 @@ from luthier.ml.inference.models.structure import Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.devices import this_machine
 from luthier.ml.planning.hardware import Hardware
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import workload_of
 
@@ -24,7 +24,7 @@ COMPILED_METHODS: Final = ("full", "lora", "rslora", "loraplus", "pissa", "olora
 """Methods whose matrices a compiler sees through; others would have it compile every layer by itself."""
 
 
-def packs(asked: Switch | None, hardware: Hardware, sources: Sources) -> bool:
+def packs(asked: Switch | None, hardware: Hardware, sources: Provenance) -> bool:
     """Whether the rows of a micro-batch lie end to end: as asked, else on an accelerator."""
     if isinstance(asked, bool):
         sources.note("training.packing", "asked", "in the recipe")
@@ -45,7 +45,7 @@ def usual_order(*, is_packed: bool) -> tuple[OrderName, str]:
     return defaults.ORDER_PACKED if is_packed else defaults.ORDER
 
 
-def attention_on(hardware: Hardware, sources: Sources) -> Literal["by_length", "sdpa"]:
+def attention_on(hardware: Hardware, sources: Provenance) -> Literal["by_length", "sdpa"]:
     """How attention over rows side by side is computed."""
     sources.note("training.attention", "derived", f"the faster kind on {hardware.device} at each length")
     return "by_length" if hardware.device == "cpu" else "sdpa"
@@ -54,9 +54,11 @@ def attention_on(hardware: Hardware, sources: Sources) -> Literal["by_length", "
 def compiled_for(plan: Plan, structure: Structure, hardware: Hardware) -> Plan:
     """The plan with its layers compiled or not: as asked, else where an accelerator gains more than it costs.
 
-    Raises RecipeError where it is asked for with a method whose matrices a compiler does not see through: those over a
-    packed base are unpacked by a kernel of another library, and others keep something from one call to the next. So it
-    does with an objective for which the model writes answers between its steps, token by token.
+    So it does with an objective for which the model writes answers between its steps, token by token.
+
+    Raises:
+        RecipeError: it is requested with a method whose matrices a compiler does not see through: those over a packed
+            base are unpacked by a kernel of another library, and others keep something from one call to the next.
     """
     asked = plan.recipe.training.compile if plan.recipe.training else None
     if asked is True and plan.objective.draws:

@@ -43,8 +43,11 @@ _ROUTE_BYTES: Final = 4 * 8.0 + 2 * 4.0
 class LayerCount:
     """Bytes a token of one layer.
 
-    kept: for the way back. recomputed: made again on the way back from what is kept. transient: the most that is held
-    besides, on the way back; the MLP goes back first, so what it kept is gone when attention's gradients come.
+    Attributes:
+        kept: for the way back.
+        recomputed: made again on the way back from what is kept.
+        transient: the most that is held besides, on the way back; the MLP goes back first, so what it kept is gone when
+            attention's gradients come.
     """
 
     kept: float
@@ -132,7 +135,7 @@ def _loss_bytes(workload: Workload) -> float:
             rows = min(rows, DISTILLED_CHUNK_ROWS)
             one = DISTILLED_TENSORS * s.vocabulary_size * _FP32
         hidden = (2 * learned + batches.peak_tokens) * s.hidden_size * e  # chosen rows, their gradient, all rows
-        # a few rows at a time are widened, and their log-probabilities stand beside that
+        # a few rows at a time are widened, and their log-probabilities are held beside that
         wide = min(rows, WIDE_ROWS) * s.vocabulary_size * _FP32 * (2 if e < _FP32 else 1)
         logits = rows * s.vocabulary_size * e
         if workload.method != "full" and not workload.adapts_head:

@@ -33,11 +33,15 @@ _ATTENTION: Final = re.compile(r"attn|attention", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an adapter goes. targets: names of modules; expert_targets: names of tensors that hold experts.
+    """Where an adapter goes.
 
-    Names are last parts where every layer is meant, else whole ones. left_out: what a group does not mean, in words,
-    with the number of matrices. experts_by_group: whether experts are there because a group such as `all-linear` means
-    them, and not by name.
+    Names are last parts where every layer is meant, else whole ones.
+
+    Attributes:
+        targets: names of modules.
+        expert_targets: names of tensors that hold experts.
+        left_out: what a group does not mean, as text, with the number of matrices.
+        experts_by_group: whether experts are there because a group such as `all-linear` means them, and not by name.
     """
 
     targets: tuple[str, ...]
@@ -49,7 +53,11 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class Reach:
     """Which share of the matrices of a language model carries an adapter: of all parameters, and of those one token
-    meets; num: matrices that do, each expert's counted by itself, of `num_all`."""
+    meets.
+
+    Attributes:
+        num: matrices that do, each expert's counted by itself, of `num_all`.
+    """
 
     share: float
     active_share: float
@@ -72,13 +80,13 @@ def place_adapters(
         asked: one or several of the groups, a name, matched against the last parts of module and tensor names as PEFT
             matches them, or `re:` and a pattern that matches whole names. Embeddings and head are meant by name or
             pattern only.
-        layers: only the first and last so many blocks, beside embeddings and head.
+        layers: only the first and last that many blocks, beside embeddings and head.
         rank: groups leave out gates that are narrower.
         experts: whether groups mean the tensors that hold experts, too.
 
     Raises:
         RecipeError: an entry matches nothing (what is nearest is named), or a matrix that no adapter may be put on;
-            there are not so many blocks.
+            there are not that many blocks.
     """
     wanted = (asked,) if isinstance(asked, str) else tuple(asked)
     if not wanted:
@@ -122,7 +130,7 @@ def expert_rank(structure: Structure, rank: int) -> int:
 def targeted(
     structure: Structure, targets: Sequence[str], expert_targets: Sequence[str] = ()
 ) -> tuple[LinearLayer, ...]:
-    """The matrices that resolved targets stand for, in the order of the model: modules, then tensors of experts."""
+    """The matrices that resolved targets represent, in the order of the model: modules, then tensors of experts."""
     modules = tuple(layer for layer in structure.adaptable if any(_matches(layer, t) for t in targets))
     return modules + tuple(layer for layer in structure.experts if any(_matches(layer, t) for t in expert_targets))
 
@@ -145,7 +153,11 @@ def outer_targets(structure: Structure, targets: Sequence[str]) -> tuple[LinearL
 
 
 def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int) -> int:
-    """rank x (inputs + outputs) over the matrices of resolved targets. Raises RecipeError as `refuse_rank`."""
+    """rank x (inputs + outputs) over the matrices of resolved targets.
+
+    Raises:
+        RecipeError: as `refuse_rank`.
+    """
     layers = targeted(structure, targets)
     refuse_rank(layers, rank, "rank")
     return sum(rank * layer.num_matrices * (layer.num_inputs + layer.num_outputs) for layer in layers)
@@ -202,7 +214,11 @@ def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out:
 
 
 def _named(structure: Structure, entry: str) -> list[str]:
-    """The names that a name or pattern means. Raises RecipeError where an adapter there would be ignored."""
+    """The names that a name or pattern means.
+
+    Raises:
+        RecipeError: an adapter there would be ignored.
+    """
     found = _all(structure, entry)
     kernel = [x.name for x in structure.linear_layers if x.role == "kernel" and x.name in found]
     if kernel:

@@ -19,13 +19,13 @@ from typing import Final, get_args
 from luthier.core.cost import Option
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.records.advice import Advice, AdvisedMethod
-from luthier.ml.planning.changes import METHOD_TITLES
+from luthier.ml.planning.fit_suggestions import METHOD_TITLES
 from luthier.ml.planning.workload import WorkMethod
 from luthier.ml.training.methods.rules import LORA_RANK, RULES
 
 FEW_ROWS: Final = 1000
 """Below that, full fine-tuning has so much more room than there is to learn that it learns rows by heart."""
-MOST_RANK: Final = 256
+MAX_RANK: Final = 256
 """Above that an adapter is no longer small, and full fine-tuning is the plainer way."""
 _SMALL_RANK: Final = 8
 _ADALORA_STEPS: Final = 1000
@@ -33,9 +33,12 @@ _ADALORA_STEPS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """What the rows and the adapter's places say. num_learned_tokens: of one pass over the rows.
+    """What the rows and the adapter's places say.
 
-    parameters_per_rank: of an adapter on the recipe's targets. largest_rank: of the smallest of these matrices.
+    Attributes:
+        num_learned_tokens: of one pass over the rows.
+        parameters_per_rank: of an adapter on the recipe's targets.
+        largest_rank: of the smallest of these matrices.
     """
 
     num_examples: int
@@ -64,7 +67,7 @@ def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | No
     words = {method: _word(option, budget) for method, option in by_method.items()}
     usable = [method for method, word in words.items() if word == "possible"]
     chosen, reasons = _choose(usable, by_method, data)
-    rank = None if chosen in (None, "full") else min(data.needed_rank, MOST_RANK, data.largest_rank)
+    rank = None if chosen in (None, "full") else min(data.needed_rank, MAX_RANK, data.largest_rank)
     if chosen == "adalora":
         rank = data.asked_rank
     methods = tuple(
@@ -100,7 +103,7 @@ def _choose(
     usable: Sequence[WorkMethod], options: Mapping[WorkMethod, Option], data: DataFacts
 ) -> tuple[WorkMethod | None, list[str]]:
     tokens, rank = f"{data.num_learned_tokens:,} learned tokens", data.needed_rank
-    most = min(MOST_RANK, data.largest_rank)
+    most = min(MAX_RANK, data.largest_rank)
     fits_adapter = rank <= most
     reasons = [
         f"{tokens} in {data.num_examples:,} rows fit into an adapter of rank {rank} "
@@ -143,7 +146,7 @@ def _word(option: Option, budget: BudgetRecipe | None) -> str:
 
 
 def _over(option: Option, budget: BudgetRecipe | None, *, at_worst: bool = False) -> str:
-    """The first cap that the run goes over, as expected or at worst, in words; empty where it keeps to all of them."""
+    """The first cap that the run goes over, as expected or at worst, as text; empty where it follows all of them."""
     made = option.prediction
     if budget is None:
         return ""

@@ -8,16 +8,19 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import AveragePlan
 from luthier.core.recipe import AverageRecipe
 from luthier.ml.planning import defaults
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 _OF_KIND = {"ema": ("decay",), "uniform": ("from_step", "every_steps")}
 
 
-def resolve_average(recipe: AverageRecipe | None, method: str, num_steps: int, sources: Sources) -> AveragePlan | None:
+def resolve_average(
+    recipe: AverageRecipe | None, method: str, num_steps: int, sources: Provenance
+) -> AveragePlan | None:
     """How the weights are averaged, or None.
 
-    Raises RecipeError for settings of the other kind, an average that would begin after the last step, and AdaLoRA:
-    an average over steps with different ranks has ranks that were switched off.
+    Raises:
+        RecipeError: settings of the other kind, an average that would begin after the last step, and AdaLoRA: an
+            average over steps with different ranks has ranks that were switched off.
     """
     if recipe is None:
         sources.note("training.average", "default", "off: the weights of the best step count (docs/regularisation.md)")

@@ -26,11 +26,17 @@ BLOCK_SCORES: Final = 1 << 20
 class Batches:
     """How the rows of a run fall into steps and micro-batches, on average over the run; per step where not said else.
 
-    peak_rows, peak_length: rows and padded length of the largest micro-batch; other_peaks: of those with fewer tokens
-    in longer rows, which may take more memory. num_tokens counts no padding; num_computed counts it. length: padded
-    length of a row, weighted by its tokens. num_micro_batches: of all devices together. num_learned: tokens that a loss
-    is computed at. shared_keys: most keys that a token of a micro-batch with common beginnings meets on average, 0
-    where nothing is shared; shared_kept_keys: of these, those whose probabilities a CPU keeps.
+    Attributes:
+        peak_rows, peak_length: rows and padded length (tokens) of the largest micro-batch.
+        other_peaks: the same of those with fewer tokens in longer rows, which may take more memory.
+        num_tokens: tokens a step, without padding.
+        num_computed: tokens a step, padding included.
+        length: padded length of a row, weighted by its tokens.
+        num_micro_batches: of all devices together.
+        num_learned: tokens that a loss is computed at.
+        shared_keys: most keys that a token of a micro-batch with common beginnings meets on average, 0 where nothing is
+            shared.
+        shared_kept_keys: of these, those whose probabilities a CPU keeps.
     """
 
     peak_rows: int
@@ -62,11 +68,13 @@ class Batches:
 def num_computed_tokens(lengths: Sequence[int], beginnings: Sequence[int] = ()) -> int:
     """Tokens that go through the model in a micro-batch whose rows have these lengths.
 
-    beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
-    anywhere; none for plain rows, which are padded to the longest.
+    Args:
+        beginnings: tokens that equally many rows after one another begin with, computed once for them, with no padding
+            anywhere; none for plain rows, which are padded to the longest.
     """
     if not beginnings:
         return max(lengths) * len(lengths)
+    # Rows of one group follow each other; its beginning is counted once instead of once a row.
     return sum(lengths) - (len(lengths) // len(beginnings) - 1) * sum(beginnings)
 
 
@@ -78,9 +86,13 @@ def batches_of(
 ) -> Batches:
     """The exact batches of a schedule: for each step its micro-batches, for each of these the lengths of its rows.
 
-    learned_fraction: learned tokens as a share of all tokens. shared: for each step and micro-batch the tokens of the
-    beginnings that are computed once (`num_computed_tokens`); None where nothing is shared. Raises RecipeError where
-    there is no row.
+    Args:
+        learned_fraction: learned tokens as a share of all tokens.
+        shared: for each step and micro-batch the tokens of the beginnings that are computed once
+            (`num_computed_tokens`); None where nothing is shared.
+
+    Raises:
+        RecipeError: there is no row.
     """
     tokens = computed = weighted = shared_keys = shared_kept_keys = 0.0
     shapes: set[tuple[int, int]] = set()
@@ -92,9 +104,11 @@ def batches_of(
             longest = max(lengths)
             size = num_computed_tokens(lengths, prefix)
             num_micro, tokens, computed = num_micro + 1, tokens + sum(lengths), computed + size
+            # Weighted by tokens: attention's cost grows with tokens x length, so long rows count as they cost.
             weighted += size * longest
             met, kept = _shared_keys(lengths, prefix)
             shared_keys, shared_kept_keys = max(shared_keys, met / size), max(shared_kept_keys, kept / size)
+            # Shared beginnings leave rows of unequal parts: the mean replaces their padded length.
             shapes.add((len(lengths), math.ceil(size / len(lengths))))
     if not computed:
         raise RecipeError("a schedule without rows", expected="at least one", do="check the training data")
@@ -115,6 +129,7 @@ def batches_of(
 
 def blocked_keys(length: float) -> float:
     """Keys that a token meets on average in a row that is computed in blocks: all up to the last one of its block."""
+    # Block i (from 1) has B queries that meet i x B keys each; the tokens of a last, partial block meet all of the row.
     whole, rest = divmod(length, BLOCK_TOKENS)
     return (BLOCK_TOKENS**2 * whole * (whole + 1) / 2 + rest * length) / length
 
@@ -125,6 +140,7 @@ def _shared_keys(lengths: Sequence[int], beginnings: Sequence[int]) -> tuple[flo
         return 0.0, 0.0
     num_suffixes = len(lengths) // len(beginnings)
     before = max(beginnings)
+    # Suffixes are padded to the longest one, and attend to the longest beginning before them.
     own = max(length - beginnings[number // num_suffixes] for number, length in enumerate(lengths))
     first = len(beginnings) * before * blocked_keys(before)
     others = len(lengths) * own * (before + own)

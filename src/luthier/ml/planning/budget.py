@@ -26,10 +26,11 @@ def resolve_budget(
     *,
     calibration: Calibration | None = None,
 ) -> BudgetPlan:
-    """The budget of a run on a device; without caps where none is asked for, so that its bill can still be told.
+    """The budget of a run on a device; without caps where none is requested, so that its bill can still be shown.
 
-    Raises RecipeError for a cap on money without a price, on energy without watts, and for a cap that the first step
-    alone should use up.
+    Raises:
+        RecipeError: a cap on money without a price, on energy without watts, and for a cap that the first step alone
+            should use up.
     """
     caps = asked or BudgetRecipe()
     price, price_source = _price(device, prices)
@@ -64,7 +65,12 @@ def resolve_budget(
 def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_tokens: float) -> BudgetPlan:
     """The budget on a machine that the table of devices lacks: hours and tokens can be capped, money and energy not.
 
-    why: what is not known, in words. step_tokens: of the mean step. Raises RecipeError as `resolve_budget` does.
+    Args:
+        why: what is not known, as text.
+        step_tokens: of the mean step.
+
+    Raises:
+        RecipeError: as `resolve_budget` does.
     """
     caps = asked or BudgetRecipe()
     zero = Estimate(value=0.0, low=0.0, high=0.0)
@@ -85,7 +91,11 @@ def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_token
 
 
 def checked(budget: BudgetPlan) -> BudgetPlan:
-    """The budget as it is given, if its caps can be kept. Raises RecipeError as `resolve_budget` does."""
+    """The budget as it is given, if its caps can be kept.
+
+    Raises:
+        RecipeError: as `resolve_budget` does.
+    """
     if budget.usd is not None and budget.usd_per_hour is None:
         raise RecipeError(
             f"budget.usd is {budget.usd:g}, but {budget.price_source}",

@@ -27,8 +27,8 @@ from luthier.ml.planning.workload import Workload
 _PULL: Final = 0.1
 """Weight of the priors: being wrong by a factor of two in a term costs as much as being off by a tenth in a step."""
 
-LEAST_TIME_SPREAD: Final = 0.16
-LEAST_MEMORY_SPREAD: Final = 0.07
+MIN_TIME_SPREAD: Final = 0.16
+MIN_MEMORY_SPREAD: Final = 0.07
 """About two standard deviations of what three probes leave in other runs (benchmarks/plan_accuracy.py)."""
 
 
@@ -50,11 +50,15 @@ class Measurement:
 
 
 class Calibration(Frozen):
-    """Fitted factors. device: its title, which a calibration holds for and no other.
+    """Fitted factors.
 
-    factors: on the terms of `speed.time_terms`, in place of the priors. memory_factor: on activations and logits;
-    memory_offset_bytes: added to the runtime part. time_spread, memory_spread: relative, about two standard deviations
-    of what the fit leaves, never below a floor since few probes cannot show less.
+    Attributes:
+        device: its title, which a calibration holds for and no other.
+        factors: on the terms of `speed.time_terms`, in place of the priors.
+        memory_factor: on activations and logits.
+        memory_offset_bytes: added to the runtime part.
+        time_spread, memory_spread: relative, about two standard deviations of what the fit leaves, never below a floor
+            since few probes cannot show less.
     """
 
     device: str
@@ -67,7 +71,11 @@ class Calibration(Frozen):
 
 
 def fit(device: Device, measurements: Sequence[Measurement]) -> Calibration:
-    """The calibration that the measurements on a device speak for. Raises RequestError for none or impossible ones."""
+    """The calibration that the measurements on a device speak for.
+
+    Raises:
+        RequestError: none or impossible ones.
+    """
     if not measurements or any(m.step_seconds <= 0 or m.peak_memory_bytes <= 0 for m in measurements):
         raise RequestError(
             f"{len(measurements)} measurements: {[(m.step_seconds, m.peak_memory_bytes) for m in measurements]}",
@@ -81,8 +89,8 @@ def fit(device: Device, measurements: Sequence[Measurement]) -> Calibration:
         factors=factors,
         memory_factor=factor,
         memory_offset_bytes=offset,
-        time_spread=max(LEAST_TIME_SPREAD, time_spread),
-        memory_spread=max(LEAST_MEMORY_SPREAD, memory_spread),
+        time_spread=max(MIN_TIME_SPREAD, time_spread),
+        memory_spread=max(MIN_MEMORY_SPREAD, memory_spread),
         num_measurements=len(measurements),
     )
 
@@ -94,7 +102,8 @@ def _fit_time(device: Device, measurements: Sequence[Measurement]) -> tuple[dict
     rows, wanted = [], []
     for m in measurements:
         terms = time_terms(m.workload, device)
-        # in units of the prior, so that every unknown is about 1
+        # In units of the prior, so that every unknown is about 1; divided by the measured seconds, so that the fit
+        # minimises relative errors and a short probe weighs as much as a long one.
         rows.append([terms[name] * middle[name] / m.step_seconds for name in names])
         wanted.append(1.0)
     scales, residuals = _ridge(np.array(rows), np.array(wanted))
@@ -117,10 +126,13 @@ def _fit_memory(device: Device, measurements: Sequence[Measurement]) -> tuple[fl
 def _ridge(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales >= 0 drawn towards 1, and what is left of each wanted value."""
     count = rows.shape[1]
+    # Ridge as extra rows: PULL x scale = PULL. Few probes cannot tell all terms apart, and what they do not show
+    # stays at its prior. Non-negative: a negative rate would predict negative time on another shape.
     pulled = np.vstack([rows, _PULL * np.eye(count)])
     scales, _ = nnls(pulled, np.concatenate([wanted, np.full(count, _PULL)]))
     return scales, wanted - rows @ scales
 
 
 def _spread(residuals: np.ndarray) -> float:
+    # Residuals are relative, so this is a relative spread of two standard deviations.
     return 2.0 * math.sqrt(float(np.mean(residuals**2)))

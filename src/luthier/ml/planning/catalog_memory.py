@@ -18,8 +18,8 @@ from luthier.core.digest import sha256_document
 from luthier.core.errors import RecipeError
 from luthier.core.records.base_model import CatalogEntry, TrainingMemory
 from luthier.ml.inference.models.structure import Structure, structure_of
-from luthier.ml.planning.described import Described, described_workload
 from luthier.ml.planning.devices import accelerators
+from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 from luthier.ml.planning.memory import predict_memory
 
 ROW_TOKENS: Final = 2048
@@ -32,7 +32,7 @@ _HEADER: Final = f"""\
 # rank 16 on every matrix that the planner takes for them, QLoRA over NF4. What one device does not have is spread over
 # several. config: digest of the description that a row was made of.
 """
-_RUN: Final = Described(
+_RUN: Final = HypotheticalRun(
     num_rows=1024,
     mean_tokens=ROW_TOKENS,
     max_tokens=ROW_TOKENS,
@@ -75,10 +75,10 @@ def table_text(entries: Iterable[CatalogEntry]) -> str:
     return _HEADER + "".join(lines)
 
 
-def _bytes(structure: Structure, run: Described) -> float | None:
+def _bytes(structure: Structure, run: HypotheticalRun) -> float | None:
     device = next(known for known in accelerators() if known.name == DEVICE)
     try:
-        workload = described_workload(structure, run, device)
+        workload = hypothetical_workload(structure, run, device)
     except RecipeError:
         return None
     return predict_memory(workload, device).total_bytes.value

@@ -45,7 +45,8 @@ def alternatives_to(device: Device) -> tuple[Device, ...]:
 def device_of(text: str, hardware: Hardware) -> Device:
     """The device of `cpu` or `NAME[:COUNT]`, such as `a100-80g:4`; `cpu` is this machine as `hardware` measured it.
 
-    Raises RequestError for a name that the table does not have (it names the nearest), and for a count out of range.
+    Raises:
+        RequestError: a name that the table does not have (it names the nearest), and for a count out of range.
     """
     name, count = _parsed(text)
     if name == "cpu":
@@ -82,7 +83,10 @@ def _unknown(text: str, name: str) -> RequestError:
 def this_machine(hardware: Hardware) -> Device:
     """The device that a run on this machine uses: one accelerator where there is one, else the CPU.
 
-    An accelerator is found in the table by the name that its driver gives. Raises RequestError where it is not there.
+    An accelerator is found in the table by the name that its driver gives.
+
+    Raises:
+        RequestError: it is not there.
     """
     if hardware.device == "cpu":
         return _this_cpu(hardware)

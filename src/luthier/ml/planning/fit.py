@@ -14,7 +14,7 @@ from luthier.ml.planning.predict import fits
 from luthier.ml.planning.speed import step_seconds
 from luthier.ml.planning.workload import Workload, with_micro_batch
 
-_MOST_TOKENS: Final = 1 << 24
+_MAX_TOKENS: Final = 1 << 24
 """Nothing is looked for beyond: no micro-batch and no row is larger today."""
 
 
@@ -48,13 +48,17 @@ def max_rows(
     most: int | None = None,
     calibration: Calibration | None = None,
 ) -> int:
-    """Rows of `length` tokens that fit in one micro-batch; 0 where none does. most: none beyond is tried."""
-    limit = max(1, _MOST_TOKENS // length) if most is None else most
+    """Rows of `length` tokens that fit in one micro-batch; 0 where none does.
+
+    Args:
+        most: none beyond is tried.
+    """
+    limit = max(1, _MAX_TOKENS // length) if most is None else most
     return _largest(limit, lambda rows: _fits(with_micro_batch(workload, rows, length), device, calibration))
 
 
 def longest_row(workload: Workload, device: Device, *, calibration: Calibration | None = None) -> int:
-    """Tokens of the longest row that fits when it stands alone; 0 where not even one token does."""
+    """Tokens of the longest row that fits when it is alone; 0 where not even one token does."""
 
     def holds(length: int) -> bool:
         return _fits(with_micro_batch(workload, 1, length), device, calibration)
@@ -62,8 +66,8 @@ def longest_row(workload: Workload, device: Device, *, calibration: Calibration 
     # Rows just above the limit keep no probabilities and may need less than those just below.
     beyond = KEPT_MAX_TOKENS + 1
     if workload.attention == "by_length" and holds(beyond):
-        return _largest(_MOST_TOKENS, holds, least=beyond)
-    most = KEPT_MAX_TOKENS if workload.attention == "by_length" else _MOST_TOKENS
+        return _largest(_MAX_TOKENS, holds, least=beyond)
+    most = KEPT_MAX_TOKENS if workload.attention == "by_length" else _MAX_TOKENS
     return _largest(most, holds)
 
 
@@ -100,6 +104,7 @@ def ways_to_fit(
             smaller = _smaller(changed, device, longest_tokens, calibration)
             if smaller is not None:
                 found.append(Fitted(smaller, ("micro_batch", *names)))
+    # Stable: of ways that are equally fast the one that changes least stays first.
     return sorted(found, key=lambda way: step_seconds(way.workload, device, calibration).value)
 
 
@@ -123,6 +128,7 @@ def _largest(limit: int, holds: Callable[[int], bool], *, least: int = 1) -> int
     """
     if not holds(least):
         return 0
+    # Doubling finds a bound in log2(limit) predictions, bisection between the last two finds the number.
     low, high = least, 2 * least
     while high <= limit and holds(high):
         low, high = high, 2 * high

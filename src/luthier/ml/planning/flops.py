@@ -17,7 +17,11 @@ _FIRST = ("q_proj", "k_proj", "v_proj", *FUSED_QUERIES)
 
 @dataclass(frozen=True, slots=True)
 class StepFlops:
-    """Operations of one optimizer step on all devices together. matrices: layers, adapters and head."""
+    """Operations of one optimizer step on all devices together.
+
+    Attributes:
+        matrices: layers, adapters and head.
+    """
 
     matrices: float
     attention: float
@@ -45,8 +49,9 @@ def validation_flops(workload: Workload) -> float:
 
 
 def forward_flops(workload: Workload, num_tokens: float) -> float:
-    """One pass forward over so many tokens, the head at as large a share of them as in a step; without attention."""
+    """One pass forward over that many tokens, the head at as large a share of them as in a step; without attention."""
     s, b = workload.structure, workload.batches
+    # A multiply and an add for each parameter and token.
     forward = 2.0 * s.num_active_parameters + 2.0 * _adapter_parameters(workload)
     learned = b.num_learned / max(1.0, b.num_computed)
     return num_tokens * (forward + learned * 2.0 * s.head_parameters)
@@ -63,6 +68,8 @@ def teacher_flops(workload: Workload) -> float:
 def layers_flops(workload: Workload) -> float:
     """A token's operations in the matrices of all layers, there and back."""
     count, adapters = workload.structure.num_active_parameters, _adapter_parameters(workload)
+    # A parameter takes 2 operations forward, 2 for the gradient of inputs, 2 for that of weights, which a frozen
+    # base does not need.
     passes = 6.0 if workload.method == "full" else 4.0
     again = 2.0 * (count + adapters) - _not_again(workload) if workload.gradient_checkpointing else 0.0
     return passes * count + 6.0 * adapters + again - _nothing_below(workload)
@@ -101,10 +108,11 @@ def attention_flops(workload: Workload, length: float) -> float:
     """A token's operations in queries x keys and probabilities x values, there and back, in rows of that length.
 
     Kept probabilities: twice as much on the way back. Fused (Dao, 2023, arXiv:2307.08691, section 4.1), or formed
-    again: the way back computes the scores once more. Pairs ahead are skipped but for those inside a block of queries;
-    on a CPU windows skip nothing.
+    again: the way back computes the scores once more. Pairs ahead are skipped except for those inside a block of
+    queries; on a CPU windows skip nothing.
     """
     s = workload.structure
+    # In units of the forward pass (two products): four products back, or five where the scores are formed again.
     back = 2.0 if keeps_probabilities(workload, length) else 2.5
     again = 1.0 if workload.gradient_checkpointing else 0.0
     if workload.attention in ("by_length", "eager"):

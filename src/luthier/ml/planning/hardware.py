@@ -112,6 +112,7 @@ class OtherProcesses:
     def busy_cores(self) -> float:
         """The mean number of cores that others kept busy since then, 0 to the number of usable cores."""
         seconds, busy, own = (now - before for now, before in zip(self._now(), self._began, strict=True))
+        # A clock that did not move (a call right after the first) would divide by zero.
         if seconds <= 0:
             return 0.0
         return min(float(num_usable_cores()), max(0.0, (busy - own) / seconds))
@@ -186,7 +187,7 @@ def _memory_rate() -> float:
     """Memory traffic of large copies in GB/s (each byte is read once and written once): the best of many."""
     source = torch.ones(_COPY_BYTES, dtype=torch.uint8)
     target = torch.zeros_like(source)
-    target.copy_(source)
+    target.copy_(source)  # the first write maps the pages, which is not what is measured
     best, end = float("inf"), time.perf_counter() + _COPY_SECONDS
     while best == float("inf") or time.perf_counter() < end:
         start = time.perf_counter()
@@ -209,13 +210,14 @@ def matrix_rate(dtype: torch.dtype, device: str, *, seconds: float = _SECONDS_EA
     flops = 2 * _ROWS * _INNER * _OUTER
     best, end = 0.0, time.perf_counter() + seconds
     num = 1 if device == "cpu" else 4  # short runs: on a busy machine some are left in peace
-    a @ b
+    a @ b  # warm-up: kernels are loaded and threads are started by the first call
     spent, num_runs = 0.0, 0
     while not num_runs or time.perf_counter() < end:  # the time may be over before the first run
         start = time.perf_counter()
         for _ in range(num):
             a @ b
         if device != "cpu":
+            # A GPU only queues the products: without this the clock would measure the queueing.
             torch.cuda.synchronize()
         took = time.perf_counter() - start
         spent, num_runs = spent + took, num_runs + 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate
 from luthier.core.plan import Plan
 from luthier.ml.evaluation.metrics.registry import needs_of
-from luthier.ml.planning.drawing import CACHE_TOKENS, ROWS_AT_ONCE, key_value_bytes, writing_seconds
+from luthier.ml.planning.rollout_cost import CACHE_TOKENS, ROWS_AT_ONCE, generation_seconds, key_value_bytes
 
 if TYPE_CHECKING:
     from luthier.ml.planning.workload import Workload
@@ -117,6 +117,7 @@ def judging_seconds(
     loading *= 2.0 + judged.teacher_share  # base and tuned model are loaded one after the other
     ends = [
         loading + scoring_seconds + _writing(workload, alone, judged, factors, min(new, judged.new_tokens))
+        # Answers end where the model ends them: from as long as the references to as long as they may be.
         for new in (judged.reference_tokens, (judged.reference_tokens + judged.new_tokens) / 2, judged.new_tokens)
     ]
     return Estimate(value=ends[1], low=ends[0] / (1 + spread), high=max(ends) * (1 + spread))
@@ -141,9 +142,10 @@ def _writing(
         return 0.0
     seconds = 0.0
     for place, is_adapted in enumerate(judged.systems):
+        # The order of `systems`: the base, the base with examples, the tuned model.
         has_shots = judged.shot_tokens > 0 and place == 1
         shots = judged.shot_tokens if has_shots else 0.0
-        seconds += writing_seconds(
+        seconds += generation_seconds(
             workload,
             device,
             factors,

@@ -21,14 +21,14 @@ from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.workflows.learning_curve import CurveFit, CurvePoint, Gain
 
-LEAST_SIZES: Final = 3
-LEAST_POINTS: Final = 4
+MIN_SIZES: Final = 3
+MIN_POINTS: Final = 4
 _NUM_UNKNOWNS: Final = 3
 _EXPONENTS: Final = np.geomspace(0.02, 2.0, 120)
 _NUM_DRAWS: Final = 2000
 _LITTLE: Final = 0.01
 """Twice the rows for less than a hundredth of the loss: enough of them."""
-_MOST_TIMES: Final = 1024
+_MAX_TIMES: Final = 1024
 _UNCLEAR_RATIO: Final = 4.0
 _SAME_SIZE: Final = 1.05
 
@@ -40,7 +40,8 @@ Word = Literal["useful", "flat", "rising", "unclear"]
 def fit_power_law(points: Sequence[CurvePoint], *, seed: int = 0) -> CurveFit:
     """The law through the points, with 95% intervals.
 
-    Raises RequestError for fewer than four points, fewer than three sizes, or a point that is no number.
+    Raises:
+        RequestError: fewer than four points, fewer than three sizes, or a point that is no number.
     """
     _check(points)
     sizes, losses = _arrays(points)
@@ -88,10 +89,10 @@ def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Fl
 
 def _check(points: Sequence[CurvePoint]) -> None:
     num_sizes = len(set(_alike(_arrays(points)[0]).tolist()))
-    if len(points) < LEAST_POINTS or num_sizes < LEAST_SIZES:
+    if len(points) < MIN_POINTS or num_sizes < MIN_SIZES:
         raise RequestError(
             f"{len(points)} points of {num_sizes} sizes",
-            expected=f"at least {LEAST_POINTS} points of {LEAST_SIZES} sizes: a power law has three unknowns",
+            expected=f"at least {MIN_POINTS} points of {MIN_SIZES} sizes: a power law has three unknowns",
             do="let more of the runs come to their end",
         )
     bad = [point for point in points if not (math.isfinite(point.loss) and point.loss > 0 and point.num_rows > 0)]
@@ -111,15 +112,18 @@ def _fit(sizes: Floats, losses: Floats) -> tuple[Floats, Floats, Floats]:
     unit = sizes / sizes.min()  # powers near 1, so that nothing is lost to rounding
     for exponent in _EXPONENTS:
         powers = unit**-exponent
+        # With the exponent fixed the law is linear: ordinary least squares of losses on powers, all draws at once.
         centred = powers - powers.mean()
         scale = np.maximum((losses - mean_loss) @ centred / (centred @ centred), 0.0)
         floor = mean_loss[:, 0] - scale * powers.mean()
+        # A loss has no negative floor: where the fit wants one, it is fitted again through zero.
         below = floor < 0
         scale = np.where(below, losses @ powers / (powers @ powers), scale)
         floor = np.maximum(floor, 0.0)
         error = np.sum((losses - floor[:, None] - scale[:, None] * powers[None]) ** 2, axis=1)
         better = error < best
         best = np.where(better, error, best)
+        # Sizes were divided by the smallest: the scale goes back to rows.
         for kept, new in zip(
             found, (floor, scale * sizes.min() ** exponent, np.full(len(losses), exponent)), strict=True
         ):
@@ -141,6 +145,7 @@ def _gain(law: _Law, drawn: tuple[Floats, Floats, Floats], rows: int, more: int)
 
 
 def _interval(value: float, draws: Floats) -> Estimate:
+    # The draws may be skewed so far that the point estimate lies outside of their percentiles.
     low, high = np.percentile(draws, [2.5, 97.5])
     return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
 
@@ -157,6 +162,7 @@ def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], 
     alike = _alike(sizes)
     first, last = losses[alike == 0], losses[alike == alike.max()]
     fall = float(first.mean() - last.mean())
+    # Standard error of a difference of two means, in units of the noise of one run.
     of_two_means = math.sqrt(1 / len(first) + 1 / len(last))
     doubt = float(t.ppf(0.975, len(sizes) - _NUM_UNKNOWNS)) * noise * of_two_means
     from_to = f"from {round(float(sizes.min())):,} to {rows:,} rows"
@@ -186,7 +192,7 @@ def _judged(sizes: Floats, losses: Floats, noise: float, gains: Sequence[Gain], 
 
 
 def _alike(sizes: Floats) -> NDArray[np.int64]:
-    """Which sizes are one but for rounding: a number for each, the same for sizes within a twentieth of each other."""
+    """Groups of sizes that differ by rounding only: a number for each, the same for neighbours within a twentieth."""
     order = np.argsort(sizes, kind="stable")
     numbers = np.zeros(len(sizes), dtype=np.int64)
     number = 0
@@ -208,7 +214,7 @@ def _between_repeats(sizes: Floats, losses: Floats) -> float:
 
 def _enough(floor: float, scale: float, exponent: float, rows: int) -> int | None:
     """The number of rows from which twice as many buy less than a hundredth of the loss."""
-    for quarter in range(4 * round(math.log2(_MOST_TIMES)) + 1):
+    for quarter in range(4 * round(math.log2(_MAX_TIMES)) + 1):
         size = rows * 2 ** (quarter / 4)
         falling = scale * size**-exponent
         if falling * (1 - 2**-exponent) < _LITTLE * (floor + falling):

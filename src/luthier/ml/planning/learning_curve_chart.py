@@ -23,7 +23,8 @@ _CLOSEST: Final = 0.85
 def write_learning_curve_chart(path: Path, curve: LearningCurve) -> None:
     """Validation loss against training rows, both measured and expected up to four times the rows.
 
-    Raises RequestError where the file cannot be written to, or where no run has come to its end.
+    Raises:
+        RequestError: the file cannot be written to, or where no run has ended.
     """
     sizes = np.array([float(point.num_rows) for point in curve.points])
     losses = np.array([point.loss for point in curve.points])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.cost import Device, Estimate, MemoryPrediction
 from luthier.ml.planning import activations, optimizer_cost
-from luthier.ml.planning.drawing import cache_bytes
 from luthier.ml.planning.judging import judging_bytes
+from luthier.ml.planning.rollout_cost import cache_bytes
 from luthier.ml.planning.workload import BYTES, Workload
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     gradients += narrow_part
     held = weights + adapters + optimizer + gradients
     training = held + activation_part + logits_part + runtime
+    # A plan must also survive what happens before the first step: reading the base, and the teacher's pass.
     loading = max(_loading(workload, device) / shards, _asking(workload, device)) + _runtime(device)
     runtime += max(0.0, loading - training)
     training = max(training, loading)
@@ -171,7 +172,7 @@ def _average(workload: Workload) -> float:
 
 
 def _loading(workload: Workload, device: Device) -> float:
-    """While a base is read on a CPU, the mapped file and the weights made of it stand side by side."""
+    """While a base is read on a CPU, the mapped file and the weights made of it are there together."""
     return 2.0 * _weights(workload) if device.is_cpu else _weights(workload)
 
 

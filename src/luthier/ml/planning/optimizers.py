@@ -8,7 +8,7 @@ from luthier.core.errors import RecipeError
 from luthier.core.plan import OptimizerPlan
 from luthier.core.recipe import OptimizerRecipe
 from luthier.ml.planning import defaults
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.training.optimizers.rules import rules_of
 
 
@@ -18,7 +18,7 @@ def default_rate(usual: tuple[float, str], name: str) -> tuple[float, str]:
     return usual if factor is None else (factor[0] * usual[0], factor[1])
 
 
-def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Sources) -> OptimizerPlan:
+def resolve_optimizer(asked: OptimizerRecipe | None, method: str, device: str, sources: Provenance) -> OptimizerPlan:
     """The update rule with all of its settings.
 
     Raises:

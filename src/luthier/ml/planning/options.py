@@ -8,8 +8,8 @@ from typing import get_args
 from luthier.core.cost import Device, Estimate, MachineLoad, Market, Option, PriceTable
 from luthier.core.errors import RequestError
 from luthier.ml.planning.calibration import Calibration
-from luthier.ml.planning.changes import METHOD_TITLES, WorkloadOn, name_of, words_of
 from luthier.ml.planning.fit import made_to_fit
+from luthier.ml.planning.fit_suggestions import METHOD_TITLES, WorkloadOn, name_of, words_of
 from luthier.ml.planning.predict import predict
 from luthier.ml.planning.workload import WorkMethod, with_method
 
@@ -29,8 +29,11 @@ def compare(
 ) -> tuple[Option, ...]:
     """Each method on each device: those that fit first, by USD, then by hours.
 
-    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. calibrations, loads: by
-    the title of the device. A device without a price on this market has no USD, and stands after those that have.
+    Where a run does not fit as it is, the fastest way that trains the same is taken, and said. A
+    device without a price on this market has no USD, and comes after those that have.
+
+    Args:
+        calibrations, loads: by the title of the device.
     """
     options = []
     for device in devices:

@@ -36,7 +36,7 @@ def predict(
         calibration: of a probe on this device; without one, tabled factors.
         usd_per_hour: of one device; None where it has no price.
         load: how busy the device is now, for this machine alone. Expected values are for the quiet machine, so that a
-            plan that is asked for twice gets one answer; the upper ends hold where this load goes on.
+            plan that is requested twice gets one answer; the upper ends hold where this load goes on.
 
     Raises:
         RequestError: a calibration of another device.
@@ -64,7 +64,10 @@ def predict(
         calibrated=calibration is not None,
         flops_per_step=flops.step_flops(workload).total,
         tokens_per_second=Estimate(
-            value=per_second / step.value, low=per_second / step.high, high=per_second / step.low
+            # The slowest step gives the lowest rate: the ends change places.
+            value=per_second / step.value,
+            low=per_second / step.high,
+            high=per_second / step.low,
         ),
         load=load,
         notes=notes if usd_per_hour is not None else (*notes, "no price is known for this device"),
@@ -89,10 +92,13 @@ def hours_by_part(
     calibration: Calibration | None = None,
     load: MachineLoad | None = None,
 ) -> dict[str, Estimate]:
-    """Hours of steps, of validations, of writing checkpoints and of judging. step: seconds of one, under the load.
+    """Hours of steps, of validations, of writing checkpoints and of judging.
 
     Where an objective needs the model at its start, also of that `reference`; where one is asked, of the `teacher`;
     `judging` only where rows are held out.
+
+    Args:
+        step: seconds of one, under the load.
     """
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
@@ -109,6 +115,7 @@ def hours_by_part(
 
 def total(parts: Mapping[str, Estimate]) -> Estimate:
     """The sum of all parts, end by end."""
+    # Ends are added, not variances: errors of the parts have common causes and do not cancel.
     found = Estimate(value=0.0, low=0.0, high=0.0)
     for part in parts.values():
         found = found.plus(part)
@@ -157,8 +164,8 @@ def _notes(
         notes.append("fits as expected, but the upper end of the interval does not")
     if device.is_cpu:
         notes.append("the CPU's power is assumed from its cores, not measured")
-    if (drawing := workload.drawing) is not None:
-        most = drawing.num_answers * drawing.new_tokens
+    if (rollouts := workload.rollouts) is not None:
+        most = rollouts.num_answers * rollouts.new_tokens
         notes.append(
             f"a step draws at most {most:,.0f} tokens; time and tokens are for answers as long as they may be, "
             "the lower end for a tenth of that"

@@ -29,7 +29,10 @@ def load_prices(path: Path | None = None) -> PriceTable:
     """The price table; entries of the file at `path` replace those of the same name whole.
 
     `as_of` is the date of the user's file where there is one; each device keeps the date of its own entry.
-    Raises NotFoundError for a missing file, RequestError for one that is no price file: every wrong place is named.
+
+    Raises:
+        NotFoundError: a missing file.
+        RequestError: one that is no price file: every wrong place is named.
     """
     built_in = _built_in()
     if path is None:

@@ -13,10 +13,13 @@ LIBRARY = "bitsandbytes"
 
 
 def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Quantisation, Source, str]:
-    """The kind, where it comes from, and why. Raises RecipeError for nf4 without the library that computes it.
+    """The kind, where it comes from, and why.
 
     nf4: NormalFloat of 4 bits with doubly quantised scales (Dettmers et al., 2023, arXiv:2305.14314, section 3), about
     0.52 bytes a weight. int8: one scale an output, 1 byte a weight.
+
+    Raises:
+        RecipeError: nf4 without the library that computes it.
     """
     has_library = find_spec(LIBRARY) is not None
     if asked == "nf4" and not has_library:

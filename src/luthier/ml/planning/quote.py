@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from luthier.core.cost import Device, MachineLoad, Market, Prediction, PriceTable, Quote
 from luthier.ml.planning.calibration import Calibration
-from luthier.ml.planning.changes import WorkloadOn, cheapest_changes, words_of
 from luthier.ml.planning.fit import made_to_fit, room
+from luthier.ml.planning.fit_suggestions import WorkloadOn, cheapest_changes, words_of
 from luthier.ml.planning.predict import hours_by_part, predict
 
 
@@ -28,10 +28,16 @@ def make_quote(
 ) -> Quote:
     """All that a run is expected to cost on a device.
 
-    num_rows: of all splits, for people's work. num_tokens: that training reads. other_devices: where else it might run.
-    load: how busy this machine is now, where the device is this machine. takes_what_fits: price the fastest way that
-    fits where the run as it is does not; a note says which. notes: added
-    to the prediction's. Raises RequestError where the device has no price on this market.
+    Args:
+        num_rows: of all splits, for people's work.
+        num_tokens: that training reads.
+        other_devices: where else it might run.
+        load: how busy this machine is now, where the device is this machine.
+        takes_what_fits: price the fastest way that fits where the run as it is does not; a note says which.
+        notes: added to the prediction's.
+
+    Raises:
+        RequestError: the device has no price on this market.
     """
     price = prices.usd_per_hour(device.name, market=market)
     workload = workload_on(device)

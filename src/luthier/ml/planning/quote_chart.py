@@ -13,7 +13,7 @@ from luthier.ml.charts.spec import OTHERS, Axis, Bar, Bars, Estimate, Intervals,
 
 _GB: Final = 1e9
 _WIDTH: Final = 720
-_MOST_ROWS: Final = 24
+_MAX_ROWS: Final = 24
 _ROLES: Final[tuple[Role, ...]] = ("base", *OTHERS, "tuned")
 
 
@@ -48,7 +48,7 @@ def write_options_chart(path: Path, options: Sequence[Option]) -> None:
     The first 24 are drawn, and those of a CPU; the axis says how many fit. Without any price the bars are hours.
     """
     fitting = [option for option in options if option.fits]
-    shown = [o for place, o in enumerate(fitting) if place < _MOST_ROWS or o.prediction.device.is_cpu]
+    shown = [o for place, o in enumerate(fitting) if place < _MAX_ROWS or o.prediction.device.is_cpu]
     in_usd = all(option.prediction.usd is not None for option in shown)
     methods = list(dict.fromkeys(option.method for option in options))
     rows = []

@@ -12,8 +12,10 @@ from luthier.ml.training.objectives.rules import rules_of
 def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
     """Replayed examples a step, and the examples of a step in all.
 
-    The nearest whole number to the share that was asked for, at least one where it is above 0. Raises RecipeError where
-    no example of the task would be left.
+    The nearest whole number to the share that was requested, at least one where it is above 0.
+
+    Raises:
+        RecipeError: no example of the task would be left.
     """
     asked, training = recipe.data.replay, recipe.training or TrainingRecipe()
     size = training.global_batch_size or defaults.GLOBAL_BATCH_SIZE[0]
@@ -31,7 +33,11 @@ def num_replayed_per_step(recipe: Recipe) -> tuple[int, int]:
 
 
 def num_replayed(data: DataPlan, objective: ObjectivePlan) -> int:
-    """Replayed examples a step. Raises RecipeError for objectives that do not learn from the answers of rows."""
+    """Replayed examples a step.
+
+    Raises:
+        RecipeError: objectives that do not learn from the answers of rows.
+    """
     num = data.replay.num_per_step if data.replay else 0
     if num and (objective.draws or rules_of(objective.name).rows_per_unit != 1):
         raise RecipeError(

@@ -28,13 +28,13 @@ from luthier.ml.planning.adapter import refuse_adapted_head
 from luthier.ml.planning.averaging import resolve_average
 from luthier.ml.planning.experts import experts_do_not_fit
 from luthier.ml.planning.hardware import Hardware
+from luthier.ml.planning.learning_rates import default_rate
 from luthier.ml.planning.optimizers import resolve_optimizer
-from luthier.ml.planning.rates import default_rate
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.replay import num_replayed
 from luthier.ml.planning.resolve_method import resolve_method, virtual_tokens, with_schedule
 from luthier.ml.planning.resolve_objective import fitted_method, resolve_objective
 from luthier.ml.planning.router_loss import with_router_loss
-from luthier.ml.planning.sources import Sources as _Sources
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
 
 _SECTIONS = tuple(Plan.model_fields)
@@ -90,12 +90,17 @@ def resolve(
     teacher: TeacherPlan | None = None,
     answers: AnswerLengths | None = None,
 ) -> Plan:
-    """The complete plan of a recipe on this machine. Raises RecipeError for values that cannot go together.
+    """The complete plan of a recipe on this machine.
 
-    has_text_answers: whether the rows that are judged have prompts and answers in words. are_pairs: whether they are
-    preference pairs. num_shots: training rows that could be few-shot examples; None where that is not known. teacher:
-    who the objective learns from, where it does. answers: how long the answers and thoughts of the rows are that are
-    judged; None where that is not known.
+    Args:
+        has_text_answers: whether the rows that are judged have prompts and answers as text.
+        are_pairs: whether they are preference pairs.
+        num_shots: training rows that could be few-shot examples; None where that is not known.
+        teacher: who the objective learns from, where it does.
+        answers: how long the answers and thoughts of the rows are that are judged; None where that is not known.
+
+    Raises:
+        RecipeError: values that cannot go together.
     """
     judged = (has_text_answers, are_pairs, num_shots)
     made = partial(
@@ -121,8 +126,12 @@ def _resolved(
     *,
     why_no_experts: str,
 ) -> Plan:
-    """The plan but for compiling. why_no_experts: why groups leave experts out; empty where they do not."""
-    sources = _Sources()
+    """The plan except for compiling.
+
+    Args:
+        why_no_experts: why groups leave experts out; empty where they do not.
+    """
+    sources = Provenance()
     sources.note("base_model.name", "asked", "in the recipe")
     sources.note("base_model.sha256", "measured", "digest of the weight files")
     asked_template = recipe.data.template not in (None, "auto")
@@ -167,7 +176,7 @@ def _resolved(
     return checkpointing.decided_for(plan, structure, hardware)
 
 
-def _note_rows(data: DataPlan, sources: _Sources) -> None:
+def _note_rows(data: DataPlan, sources: Provenance) -> None:
     """Where what is done with the rows comes from, as far as it is not the usual."""
     if data.template_options:
         sources.note("data.template_options", "asked", "the chat template is given these, in training and in judging")
@@ -193,7 +202,7 @@ def _why_joined(data: DataPlan) -> str:
     return f"the answers of {num:,} of {of:,} training rows are joined into one sequence each; held-out rows are not"
 
 
-def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: _Sources) -> MethodPlan:
+def _without_noise(method: MethodPlan, objective: ObjectivePlan, sources: Provenance) -> MethodPlan:
     """No dropout where nobody asked for it and log-probabilities are compared with those of a model without any."""
     found = sources.found.get("method.dropout")
     if not objective.learns_preferences or not method.dropout or found is None or found.source == "asked":
@@ -211,11 +220,11 @@ def _training(
     hidden_size: int,
     data: DataPlan,
     hardware: Hardware,
-    sources: _Sources,
+    sources: Provenance,
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
     batch = pick("training.global_batch_size", r.global_batch_size, defaults.GLOBAL_BATCH_SIZE)
-    per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))
+    per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))  # replay takes places
     epochs, steps = _length(r, per_epoch, sources)
     rate = default_rate(method.name, objective.name, hidden_size, r.optimizer.name if r.optimizer else "adamw")
     warmup = pick("training.warmup_fraction", r.warmup_fraction, defaults.WARMUP_FRACTION)
@@ -270,12 +279,13 @@ def _training(
     )
 
 
-def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> tuple[float, int]:
+def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: Provenance) -> tuple[float, int]:
     """Epochs and optimizer steps: `max_steps` where it is given without `epochs`, else whichever is shorter."""
     if recipe.max_steps is not None and recipe.epochs is None:
         sources.note("training.num_steps", "asked", "training.max_steps in the recipe")
         return recipe.max_steps / steps_per_epoch, recipe.max_steps
     epochs = sources.pick("training.epochs", recipe.epochs, defaults.EPOCHS)
+    # Rounding must not add a step: 1.1 x 10 is 11.000000000000002.
     steps = max(1, math.ceil(epochs * steps_per_epoch - 1e-9))
     if recipe.max_steps is not None and recipe.max_steps < steps:
         sources.note("training.num_steps", "asked", f"training.max_steps, less than the {steps} of {epochs:g} epochs")
@@ -284,7 +294,7 @@ def _length(recipe: TrainingRecipe, steps_per_epoch: int, sources: _Sources) -> 
     return epochs, steps
 
 
-def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: _Sources) -> int:
+def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware: Hardware, sources: Provenance) -> int:
     on_cpu = hardware.device == "cpu"
     usual = defaults.MICRO_BATCH_TOKENS_CPU if on_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     why = f"fastest per token for the memory on {hardware.device} (docs/benchmarks.md)"
@@ -295,7 +305,7 @@ def _micro_batch_tokens(recipe: TrainingRecipe, train: DatasetProfile, hardware:
     return sources.pick("training.micro_batch_tokens", recipe.micro_batch_tokens, (usual, why))
 
 
-def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) -> Overlong:
+def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: Provenance) -> Overlong:
     if train.packed is None:
         return sources.pick("training.overlong", recipe.overlong, defaults.OVERLONG)
     if recipe.overlong is not None:
@@ -308,7 +318,7 @@ def _overlong(recipe: TrainingRecipe, train: DatasetProfile, sources: _Sources) 
     return defaults.OVERLONG[0]
 
 
-def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: _Sources) -> int:
+def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfile | None, sources: Provenance) -> int:
     if validation is None:
         _refuse_without_validation("validate_every_steps", recipe.validate_every_steps)
         sources.note("training.validate_every_steps", "derived", "never: the recipe names no validation rows")
@@ -319,7 +329,7 @@ def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfi
     )
 
 
-def _early_stopping(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: _Sources) -> int:
+def _early_stopping(recipe: TrainingRecipe, validation: DatasetProfile | None, sources: Provenance) -> int:
     if validation is None:
         _refuse_without_validation("early_stopping_patience", recipe.early_stopping_patience)
         sources.note("training.early_stopping_patience", "derived", "off: the recipe names no validation rows")
@@ -342,7 +352,7 @@ def _evaluation(
     has_text_answers: bool,
     are_pairs: bool,
     num_shots: int | None,
-    sources: _Sources,
+    sources: Provenance,
 ) -> EvaluationPlan:
     pick = sources.pick
     few_shot = pick("evaluation.few_shot", r.few_shot, defaults.FEW_SHOT)
@@ -373,7 +383,7 @@ def _evaluation(
 
 
 def _budgets(
-    r: EvaluationRecipe, data: DataPlan, answers: AnswerLengths | None, model: LocalModel, sources: _Sources
+    r: EvaluationRecipe, data: DataPlan, answers: AnswerLengths | None, model: LocalModel, sources: Provenance
 ) -> dict[str, int]:
     """What an answer may take, and a thought before it, in tokens: asked, or from the lengths of the rows' own."""
     usual, longest = defaults.MAX_NEW_TOKENS, 0 if data.held_out is None else data.held_out.max_tokens

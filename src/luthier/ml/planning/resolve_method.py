@@ -19,8 +19,8 @@ from luthier.ml.planning.adapter import (
     refuse_rank,
     targeted,
 )
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.quantisation import choose_quantisation, packed_share
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods.rules import RULES, MethodRules, rules_of
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj", "key", "value", "query_key_value", "qkv_proj", "c_attn", "Wqkv")
@@ -32,13 +32,16 @@ _IMPORTANCE: Final = ("orthogonality_weight", "sensitivity_smoothing", "uncertai
 
 
 def resolve_method(
-    recipe: MethodRecipe | None, structure: Structure, device: str, sources: Sources, *, why_no_experts: str = ""
+    recipe: MethodRecipe | None, structure: Structure, device: str, sources: Provenance, *, why_no_experts: str = ""
 ) -> MethodPlan:
     """Everything about the method but what depends on the number of steps (`with_schedule`).
 
-    why_no_experts: where groups such as `all-linear` are to leave experts out, the reason; empty where they are not.
+    Args:
+        why_no_experts: where groups such as `all-linear` are to leave experts out, the reason; empty where they are
+            not.
 
-    Raises RecipeError for settings that the method does not take, targets that match nothing, ranks above a matrix.
+    Raises:
+        RecipeError: settings that the method does not take, targets that match nothing, ranks above a matrix.
     """
     asked = recipe or MethodRecipe(name="lora")
     why = "in the recipe" if recipe else "trains a small share of the weights at nearly full quality"
@@ -71,10 +74,11 @@ def resolve_method(
     return _counted(method, layers, structure, rules, sources)
 
 
-def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: int, sources: Sources) -> MethodPlan:
+def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: int, sources: Provenance) -> MethodPlan:
     """The plan with AdaLoRA's schedule fitted into the run; other methods come back as they are.
 
-    Raises RecipeError where warm-up and final phase leave no step for taking ranks away.
+    Raises:
+        RecipeError: warm-up and final phase leave no step for taking ranks away.
     """
     rules = rules_of(method.name)
     if "warmup_steps" not in rules.settings:
@@ -99,7 +103,7 @@ def with_schedule(method: MethodPlan, recipe: MethodRecipe | None, num_steps: in
 
 
 def virtual_tokens(recipe: MethodRecipe | None) -> int:
-    """How many trained tokens stand before each text; 0 for methods without such a prompt."""
+    """How many trained tokens precede each text; 0 for methods without such a prompt."""
     if recipe is None or "num_virtual_tokens" not in rules_of(recipe.name).settings:
         return 0
     return int(recipe.num_virtual_tokens or rules_of(recipe.name).settings["num_virtual_tokens"][0])
@@ -108,7 +112,7 @@ def virtual_tokens(recipe: MethodRecipe | None) -> int:
 class _Picker:
     """Takes settings from the recipe, else from the method's rules, and notes which."""
 
-    def __init__(self, recipe: MethodRecipe, rules: MethodRules, sources: Sources) -> None:
+    def __init__(self, recipe: MethodRecipe, rules: MethodRules, sources: Provenance) -> None:
         self.recipe, self.rules, self.sources = recipe, rules, sources
 
     def is_silent(self, name: str) -> bool:
@@ -153,9 +157,12 @@ def _refuse_outer(method: str, rules: MethodRules, outer: Sequence[LinearLayer])
 
 
 def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, Any]:
-    """rank, alpha, dropout and target_rank; zero where the method has none. Raises RecipeError as `refuse_rank`.
+    """rank, alpha, dropout and target_rank; zero where the method has none.
 
     The rank of experts is a share of it (`_expert_rank`).
+
+    Raises:
+        RecipeError: as `refuse_rank`.
     """
     settings: Mapping[str, Any] = pick.rules.settings
     layers = [layer for layer in targeted_layers if layer.role != "expert"]
@@ -187,7 +194,8 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
 def _placement(pick: _Picker, structure: Structure, why_no_experts: str) -> Placement:
     """Where the adapter goes; nowhere for a method without targets.
 
-    Raises RecipeError for experts by name where the method cannot be put on them.
+    Raises:
+        RecipeError: experts by name where the method cannot be put on them.
     """
     if "targets" not in pick.rules.settings:
         return Placement(())
@@ -226,14 +234,18 @@ def _usual_initial_rank(target: int) -> int:
 
 
 def _expert_rank(rank: int, layers: Sequence[LinearLayer], structure: Structure) -> int:
-    """The rank of experts. Raises RecipeError as `refuse_rank`."""
+    """The rank of experts.
+
+    Raises:
+        RecipeError: as `refuse_rank`.
+    """
     found = expert_rank(structure, rank)
     refuse_rank([layer for layer in layers if layer.role == "expert"], found, "rank")
     return found
 
 
 def _note_reach(
-    place: Placement, ranks: Mapping[str, Any], structure: Structure, sources: Sources, why_no_experts: str
+    place: Placement, ranks: Mapping[str, Any], structure: Structure, sources: Provenance, why_no_experts: str
 ) -> None:
     """Says beside the targets what they reach, where that is not simply every matrix of the model."""
     if place.expert_targets:
@@ -264,7 +276,7 @@ def _ia3_targets(structure: Structure) -> tuple[str, ...]:
 
 
 def _counted(
-    method: MethodPlan, layers: Sequence[LinearLayer], structure: Structure, rules: MethodRules, sources: Sources
+    method: MethodPlan, layers: Sequence[LinearLayer], structure: Structure, rules: MethodRules, sources: Provenance
 ) -> MethodPlan:
     count = rules.count(structure, layers, method)
     share = count / structure.num_parameters

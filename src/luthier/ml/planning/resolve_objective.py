@@ -10,7 +10,7 @@ from luthier.core.dataset import Shape
 from luthier.core.errors import RecipeError
 from luthier.core.plan import ObjectivePlan, TeacherPlan
 from luthier.core.recipe import MethodRecipe, ObjectiveRecipe
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import TEACHER_SHARE, rules_of
 
@@ -47,7 +47,7 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
 
 
 def resolve_objective(
-    recipe: ObjectiveRecipe | None, shape: Shape, sources: Sources, *, teacher: TeacherPlan | None = None
+    recipe: ObjectiveRecipe | None, shape: Shape, sources: Provenance, *, teacher: TeacherPlan | None = None
 ) -> ObjectivePlan:
     """The objective's part of a plan. shape: of the training rows. teacher: the one that the recipe names, found.
 
@@ -143,7 +143,7 @@ def _teacher_in_words(objective: str, named: str | None, teacher: TeacherPlan | 
     )
 
 
-def _teacher_share(divergence: str, share: float | None, sources: Sources) -> float | None:
+def _teacher_share(divergence: str, share: float | None, sources: Provenance) -> float | None:
     if divergence == "jensen_shannon":
         return sources.pick("objective.teacher_share", share, TEACHER_SHARE)
     if share is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.errors import RecipeError
 from luthier.core.plan import MethodPlan, ObjectivePlan
 from luthier.core.recipe import ObjectiveRecipe, RouterAuxLoss
-from luthier.ml.planning.sources import Sources
+from luthier.ml.planning.provenance import Provenance
 
 if TYPE_CHECKING:
     from luthier.ml.inference.models.structure import Structure
@@ -22,14 +22,14 @@ def with_router_loss(
     method: MethodPlan,
     structure: Structure,
     model_path: str,
-    sources: Sources,
+    sources: Provenance,
 ) -> ObjectivePlan:
-    """The objective with the coefficient of the loss of the routers, where it is asked for.
+    """The objective with the coefficient of the loss of the routers, where it is requested.
 
     A model with experts has it said in the plan either way; of one without, nothing is said.
 
     Raises:
-        RecipeError: it is asked for and the model has no experts, its config names no coefficient, or the method puts
+        RecipeError: it is requested and the model has no experts, its config names no coefficient, or the method puts
             a prompt of its own before each row.
     """
     asked = recipe.router_aux_loss if recipe is not None else None

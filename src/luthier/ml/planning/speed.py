@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Device, Estimate
 from luthier.ml.planning import activations, flops, optimizer_cost
 from luthier.ml.planning.devices import Family, family_of
-from luthier.ml.planning.drawing import drawing_seconds
 from luthier.ml.planning.judging import judging_seconds as _judging_seconds
+from luthier.ml.planning.rollout_cost import rollout_seconds
 from luthier.ml.planning.workload import BYTES, AttentionKind, Workload
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ PRODUCT_UTILISATION: Final[dict[Family, float]] = {
     "datacentre": 0.68,
     "hopper": 0.60,
 }
-# Attention's products are small, and softmax stands between them.
+# Attention's products are small, and softmax comes between them.
 _ATTENTION_SHARE: Final = {"cpu": 0.7, "gpu": 0.5}
 _FUSED_SHARE: Final = {"cpu": 0.6, "gpu": 0.5}
 # Share of the memory's rate that elementwise work and thin products reach. A CPU computes where a copy only moves: it
@@ -68,6 +68,7 @@ def time_terms(workload: Workload, device: Device) -> dict[str, float]:
     count = float(device.num_devices)
     tflops = device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops
     work = flops.step_flops(workload)
+    # One pass forward and two back (gradients of inputs and of weights); checkpoints add a second one forward.
     passes = 4.0 if workload.gradient_checkpointing else 3.0
     bandwidth = device.memory_gb_per_second * 1e9
     micro_batches = max(1.0, b.num_micro_batches / count)
@@ -109,16 +110,16 @@ def prior_factors(device: Device, workload: Workload) -> dict[str, float]:
 def step_seconds(workload: Workload, device: Device, calibration: Calibration | None = None) -> Estimate:
     """Seconds of one optimizer step, with the interval that the factors' own scatter leaves.
 
-    Where answers are drawn their time is in it (ml/planning/drawing.py).
+    Where answers are drawn their time is in it (ml/planning/rollout_cost.py).
     """
     factors = calibration.factors if calibration else prior_factors(device, workload)
     terms = time_terms(workload, device)
     value = sum(factors[name] * seconds for name, seconds in terms.items())
     spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
     learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
-    if workload.drawing is None:
+    if workload.rollouts is None:
         return learning
-    return learning.plus(drawing_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
+    return learning.plus(rollout_seconds(workload, device, {**prior_factors(device, workload), **factors}, spread))
 
 
 def slowdown(workload: Workload, device: Device) -> float:
@@ -131,7 +132,11 @@ def slowdown(workload: Workload, device: Device) -> float:
 def judging_seconds(
     workload: Workload, device: Device, step: Estimate, calibration: Calibration | None = None
 ) -> Estimate:
-    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged. step: seconds of one."""
+    """Seconds of judging the held-out rows after the last step; 0 where nothing is judged.
+
+    Args:
+        step: seconds of one.
+    """
     if workload.judging is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
     factors = prior_factors(device, workload) | (calibration.factors if calibration else {})
@@ -147,8 +152,8 @@ def validation_seconds(workload: Workload, step: Estimate) -> Estimate:
 
     Where answers are drawn a validation draws them too, one a row: it takes what a step takes, answer for answer.
     """
-    if workload.drawing is not None:
-        return step.times(workload.drawing.num_validated / workload.drawing.num_answers)
+    if workload.rollouts is not None:
+        return step.times(workload.rollouts.num_validated / workload.rollouts.num_answers)
     ratio = flops.validation_flops(workload) / max(1.0, flops.step_flops(workload).total)
     return step.times(ratio)
 
@@ -218,6 +223,7 @@ def _unpacked_bytes(workload: Workload) -> float:
 
 def _optimizer_bytes(workload: Workload, device: Device) -> float:
     """Moments, masters and gradients are read and written once a step, and gradients added up each micro-batch."""
+    # Under FSDP each device updates its own shard; under DDP each repeats the whole update.
     spread = device.num_devices if workload.sharding == "fsdp" else 1
     return optimizer_cost.moved_bytes(workload, is_cpu=device.is_cpu) / spread
 
@@ -227,6 +233,7 @@ def _link_seconds(workload: Workload, device: Device, micro_batches: float) -> f
     if device.num_devices == 1 or not device.link_gb_per_second:
         return 0.0
     share = (device.num_devices - 1) / device.num_devices
+    # A ring all-reduce is a reduce-scatter and an all-gather: each moves (n - 1) / n of the tensor.
     moved = 2.0 * share * workload.num_trainable * BYTES[workload.adapters]
     if workload.sharding == "fsdp":
         passes = 3.0 if workload.gradient_checkpointing else 2.0

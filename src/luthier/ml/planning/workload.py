@@ -14,9 +14,9 @@ from luthier.ml.inference.models.structure import LinearLayer, Structure
 from luthier.ml.planning import defaults
 from luthier.ml.planning.adapter import Placement, expert_rank, place_adapters
 from luthier.ml.planning.batch_shapes import Batches
-from luthier.ml.planning.drawing import Drawing
 from luthier.ml.planning.judging import Judging, judging_of
-from luthier.ml.planning.teaching import Compute, Stored, Teaching, teaching_of
+from luthier.ml.planning.rollout_cost import Rollouts
+from luthier.ml.planning.teacher_cost import Compute, Stored, TeacherPass, teacher_pass
 from luthier.ml.training.methods.rules import LORA_DROPOUT, LORA_RANK, CostModel
 from luthier.ml.training.methods.rules import rules_of as method_rules
 from luthier.ml.training.objectives.rules import rules_of as objective_rules
@@ -45,17 +45,24 @@ _PADDING_HEADROOM = 1.0
 class Workload:
     """One run as the cost model sees it. Per device where `sharding` spreads it.
 
-    compute: precision of products and activations. base, adapters: how frozen and trained weights are held on the
-    device. has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
-    num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
-    start. step_passes: passes forward over the rows of each step beside those of the loss.
-    optimizer_in_backward: gradients are used up as they come, never all held. keeps_checkpoints_on_host: the inputs of
-    recomputed layers are kept in the host's memory. num_validation_tokens: computed, of one validation.
-    initial_rank: AdaLoRA's, where it is not the usual one. trainable: parameters that are
-    trained, where rank and targets do not tell. keeps_average: whether an average of the weights is held beside them.
-    expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
-    drawing: the answers that each step draws, where it learns from such. judging: of the held-out rows, afterwards.
-    teacher: who is asked about every row before the first step. has_router_loss: whether the routers have one.
+    Attributes:
+        compute: precision of products and activations.
+        base, adapters: how frozen and trained weights are held on the device.
+        has_fused_kernels: whether normalisation and gate keep no more than this project's kernels keep.
+        num_reference_tokens: computed forward once before the first step, for an objective that needs the model at its
+            start.
+        step_passes: passes forward over the rows of each step beside those of the loss.
+        optimizer_in_backward: gradients are used up as they come, never all held.
+        keeps_checkpoints_on_host: the inputs of recomputed layers are kept in the host's memory.
+        num_validation_tokens: computed, of one validation.
+        initial_rank: AdaLoRA's, where it is not the usual one.
+        trainable: parameters that are trained, where rank and targets do not determine them.
+        keeps_average: whether an average of the weights is held beside them.
+        expert_targets, expert_rank: tensors of experts that carry adapters, and the rank of each expert's.
+        rollouts: the answers that each step draws, where it learns from such.
+        judging: of the held-out rows, afterwards.
+        teacher: the model that computes every row once before the first step.
+        has_router_loss: whether the routers have one.
     """
 
     structure: Structure
@@ -85,9 +92,9 @@ class Workload:
     initial_rank: int = 0
     trainable: int | None = None
     keeps_average: bool = False
-    drawing: Drawing | None = None
+    rollouts: Rollouts | None = None
     judging: Judging | None = None
-    teacher: Teaching | None = None
+    teacher: TeacherPass | None = None
     expert_targets: tuple[str, ...] = ()
     expert_rank: int = 0
     has_router_loss: bool = False
@@ -135,7 +142,7 @@ class Workload:
     def recomputes_inputs(self) -> bool:
         """Whether what adapted matrices read is made again on the way back (ml/training/activation_recompute.py).
 
-        On a CPU; Liger's kernels, which may stand in on other devices, keep it.
+        On a CPU; Liger's kernels, which other devices may use instead, keep it.
         """
         return self.has_fused_kernels and not self.is_compiled and self.attention == "by_length" and self.rank > 0
 
@@ -164,12 +171,16 @@ def _targeted(layers: tuple[LinearLayer, ...], targets: tuple[str, ...]) -> tupl
 def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Batches | None = None) -> Workload:
     """The run of a plan on a device, as this project's own loop would carry it out there.
 
-    batches: the exact ones (`batches_of`) where the schedule is known; else they are derived from the data's profile.
     On another kind of device than the plan was made for, precision and micro-batch are what would be chosen there.
+
+    Args:
+        batches: the exact ones (`batches_of`) where the schedule is known; else they are derived from the data's
+            profile.
     """
     training, rows = plan.training, plan.data.train
     objective = objective_rules(plan.objective.name)
     splits = (rows, plan.data.validation) if plan.data.validation else (rows,)
+    # The plan's precision was measured on its own kind of device and says nothing about the other kind.
     compute: Compute = training.precision if device.is_cpu == (training.device == "cpu") else _precision(device)
     return Workload(
         structure=structure,
@@ -196,8 +207,8 @@ def workload_of(plan: Plan, structure: Structure, device: Device, *, batches: Ba
         initial_rank=plan.method.rank,
         trainable=plan.method.num_trainable_parameters,
         keeps_average=training.average is not None,
-        teacher=teaching_of(plan),
-        drawing=_drawing(plan),
+        teacher=teacher_pass(plan),
+        rollouts=_rollouts(plan),
         judging=judging_of(plan, base_parameters=plan.base_model.num_parameters),
         expert_targets=plan.method.expert_targets,
         expert_rank=plan.method.expert_rank or 0,
@@ -220,7 +231,7 @@ def attention_of(path: ForwardPath | None, device: Device) -> AttentionKind:
     return "eager" if path.attention_function in (None, "eager") else "flash"
 
 
-def _drawing(plan: Plan) -> Drawing | None:
+def _rollouts(plan: Plan) -> Rollouts | None:
     """What a mean step draws, answers as long as they may be."""
     objective, rows = plan.objective, plan.data.train
     if objective.num_samples is None or objective.max_new_tokens is None:
@@ -228,7 +239,7 @@ def _drawing(plan: Plan) -> Drawing | None:
     per_step = min(plan.training.global_batch_size, rows.num_examples)
     mean_prompt = (rows.num_tokens - rows.num_trained_tokens) / max(1, rows.num_examples)
     validation = plan.data.validation
-    return Drawing(
+    return Rollouts(
         num_answers=per_step * objective.num_samples,
         prompt_tokens=per_step * mean_prompt,
         new_tokens=objective.max_new_tokens,
@@ -268,6 +279,7 @@ def with_micro_batch(workload: Workload, rows: int, length: int) -> Workload:
     """The same steps cut into micro-batches of at most that many rows of at most that many tokens."""
     old = workload.batches
     cut = replace(old, peak_rows=rows, peak_length=length, other_peaks=(), length=min(old.length, length))
+    # Only a smaller budget cuts a step into more micro-batches; a larger one is not filled by the same rows.
     share = cut.peak_tokens / old.peak_tokens
     num = max(old.num_micro_batches, old.num_micro_batches / share if share < 1 else 1.0)
     return replace(workload, batches=replace(cut, num_micro_batches=num))

@@ -22,7 +22,8 @@ _WIDTH: Final = 0.25
 def evolved(space: Space, trials: Sequence[Trial], *, own: Values, seed: int) -> Values:
     """Values for what has an order and always plays a part; empty where that is less than two parameters.
 
-    own: what the recipe as it came sets; the search begins there.
+    Args:
+        own: what the recipe as it came sets; the search begins there.
     """
     axes = [p for p in space.parameters if _has_order(p) and not p.when]
     if len(axes) < 2:

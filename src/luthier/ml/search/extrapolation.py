@@ -18,9 +18,9 @@ from typing import Final
 Curve = Sequence[tuple[float, float]]
 """(share of all steps, validation loss), shares rising."""
 
-LEAST_FINISHED: Final = 4
+MIN_FINISHED: Final = 4
 """Finished trainings without which nothing is said: the chance to be wrong is at most one in five then."""
-LEAST_POINTS: Final = 3
+MIN_POINTS: Final = 3
 _POWERS: Final = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
@@ -31,15 +31,15 @@ class Finished:
     curves: tuple[tuple[tuple[float, float], ...], ...]
 
     def why_hopeless(self, curve: Curve) -> str:
-        """Why a training with this curve cannot become the best, in words; empty where it can, or nobody knows."""
-        if len(self.curves) < LEAST_FINISHED or len(curve) < LEAST_POINTS or curve[-1][0] >= 1:
+        """Why a training with this curve cannot become the best, as text; empty where it can, or nobody knows."""
+        if len(self.curves) < MIN_FINISHED or len(curve) < MIN_POINTS or curve[-1][0] >= 1:
             return ""
         expected, misses = end_of(curve), []
         for whole in self.curves:
             before = [point for point in whole if point[0] <= curve[-1][0] + 1e-9]
-            if len(before) >= LEAST_POINTS:
+            if len(before) >= MIN_POINTS:
                 misses.append(end_of(before) - min(loss for _, loss in whole))
-        if len(misses) < LEAST_FINISHED:
+        if len(misses) < MIN_FINISHED:
             return ""
         best = min(loss for whole in self.curves for _, loss in whole)
         bound = expected - max(0.0, *misses)
@@ -52,9 +52,13 @@ class Finished:
 
 
 def end_of(curve: Curve) -> float:
-    """The lowest loss up to the end of a training, as its curve so far makes one expect. curve: at least one point."""
+    """The lowest loss up to the end of a training, as its curve so far makes one expect.
+
+    Args:
+        curve: at least one point.
+    """
     lowest = min(loss for _, loss in curve)
-    if len(curve) < LEAST_POINTS:
+    if len(curve) < MIN_POINTS:
         return lowest
     fits = [_fit(curve, power) for power in _POWERS]
     _, end = min(fits)

@@ -19,7 +19,11 @@ Point = tuple[float, ...]
 def point_of(
     trial: Trial, goals: Sequence[GoalName], *, rung: int | None = None, quality: float | None = None
 ) -> Point:
-    """What a trial comes to, by goal; smaller is better. quality: in place of its loss on `rung`, None the highest."""
+    """The figures of a trial, by goal; smaller is better.
+
+    Args:
+        quality: in place of its loss on `rung`, None the highest.
+    """
     loss = trial.results[-1 if rung is None else rung].loss if quality is None else quality
     return tuple(loss if goal == "quality" else trial.goals.get(goal, math.inf) for goal in goals)
 
@@ -94,8 +98,10 @@ def front_of(
 ) -> tuple[list[Trial], int | None]:
     """The trials that no other beats in all goals, by quality, and the number of the knee; None where there is none.
 
-    Only whole trainings stand on it: losses of others are not their last. repeated: losses with several seeds, by
-    trial.
+    Only whole trainings are on it: losses of others are not their last.
+
+    Args:
+        repeated: losses with several seeds, by trial.
     """
     whole = [trial for trial in trials if trial.kind == "search" and trial.state == "done"]
     points: dict[int, Point] = {}

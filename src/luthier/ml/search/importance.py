@@ -13,7 +13,7 @@ from typing import Final
 
 from luthier.core.workflows.study import Space, Trial
 
-LEAST_TRIALS: Final = 12
+MIN_TRIALS: Final = 12
 """With fewer, the best quarter is three trials, and says nothing."""
 
 
@@ -28,7 +28,7 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
 
     usable = [t for t in trials if t.kind == "search" and t.results and t.values]
     names = [p.name for p in space.parameters if not p.is_fixed and all(p.name in t.values for t in usable)]
-    if len(usable) < LEAST_TRIALS or len(names) < 2:
+    if len(usable) < MIN_TRIALS or len(names) < 2:
         return {}
     kinds = {p.name: distribution(p) for p in space.parameters if p.name in names}
     study = optuna.create_study(direction="minimize")
@@ -36,7 +36,7 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
         values = {name: trial.values[name] for name in names}
         if all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in values.items()):
             study.add_trial(optuna.trial.create_trial(value=trial.results[0].loss, params=values, distributions=kinds))
-    if len(study.trials) < LEAST_TRIALS:
+    if len(study.trials) < MIN_TRIALS:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

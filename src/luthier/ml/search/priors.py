@@ -1,8 +1,9 @@
 """Where a search begins: what is known before the first trial, as recipes to try.
 
-The learning rate decides most. The plan's own follows method and width (`plan.rates`), but not how long a run is nor
-what it learns: short runs want more, long ones and such as learn little less. So the recipe is tried with three times
-and a third of its rate; the first rung is cheap, and the sampler then knows on which side to look.
+The learning rate decides most. The plan's own follows method and width (`planning.learning_rates`), but neither the
+length of a run nor what it learns: short runs want more, long ones and such as learn little less. So the recipe is
+tried with three times and a third of its rate; the first rung is cheap, and the sampler then knows on which side to
+look.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def own_values(plan: Plan, space: Space) -> Values:
 
 
 def start_points(space: Space, own: Values) -> tuple[StartPoint, ...]:
-    """Recipes to try first, from what is known of all tasks. own: as `own_values` gives it."""
+    """Recipes to try first, from what is known of all tasks.
+
+    Args:
+        own: as `own_values` gives it.
+    """
     parameter = next((p for p in space.parameters if p.name == RATE and p.kind == "float"), None)
     rate = own.get(RATE)
     if parameter is None or not isinstance(rate, float) or parameter.low is None or parameter.high is None:

@@ -2,7 +2,7 @@
 
 A trial is trained to the first rung. Of those that have reached a rung, the best one in `reduction` goes on to the
 next; while none is due, a new one begins (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning",
-arXiv:1810.05934, algorithm 2). Since a training goes on from its checkpoint, no step is done twice.
+arXiv:1810.05934, algorithm 2). Since a training continues from its checkpoint, no step is done twice.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from luthier.ml.search.front import in_order, point_of
 QUALITY: Final[tuple[GoalName, ...]] = ("quality",)
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 REDUCTION: Final = 2
-"""One of so many is gone on with. With 3 of a rung the early losses decide too much: docs/tuning.md."""
-LEAST_STEPS: Final = 3
+"""One of this many continues. With 3 of a rung the early losses decide too much: docs/tuning.md."""
+MIN_STEPS: Final = 3
 """Of the recipe's own training, before its first rung. What one step comes to says who diverges, and no more."""
 
 
@@ -47,8 +47,10 @@ def next_step(
 ) -> Begin | GoOn | None:
     """What to do next; None where nothing is left but to wait for others, or to end.
 
-    trials: those of kind `search`, in the order of their numbers. may_begin: whether there is room for one more; where
-    not, what has begun is brought up: the best of each rung, so that one gets to the top.
+    Args:
+        trials: those of kind `search`, in the order of their numbers.
+        may_begin: whether there is room for one more; where not, what has begun is brought up: the best of each rung,
+            so that one gets to the top.
     """
     searched = [trial for trial in trials if trial.kind == "search"]
     if (left := next((t for t in searched if t.state == "waiting"), None)) is not None:
@@ -97,14 +99,17 @@ def ranked(trials: Sequence[Trial], goals: Sequence[GoalName] = QUALITY) -> list
 
 def usable(shares: Sequence[float], num_steps: int) -> tuple[float, ...]:
     """Those rungs of which enough steps of the recipe's own training lie; a very short one has the last alone."""
-    return tuple(share for share in shares if share == 1 or math.ceil(share * num_steps) >= LEAST_STEPS)
+    return tuple(share for share in shares if share == 1 or math.ceil(share * num_steps) >= MIN_STEPS)
 
 
 def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, whole_tokens: float) -> list[int]:
     """After which steps of a training each rung lies, by trained tokens; the last one is its last step.
 
-    shares: of `whole_tokens`, the tokens of the recipe's own training. All are multiples of the first, so that one
-    interval of validations meets them; a training with fewer tokens than a rung ends on it.
+    All are multiples of the first, so that one interval of validations meets them; a training with fewer tokens than a
+    rung ends on it.
+
+    Args:
+        shares: of `whole_tokens`, the tokens of the recipe's own training.
     """
     first = max(1, math.ceil(shares[0] * whole_tokens / tokens_per_step))
     steps = []

@@ -29,13 +29,14 @@ if TYPE_CHECKING:
 
 NUM_RANDOM: Final = 8
 """Trials before TPE has seen enough to say anything, and those of one generation of NSGA-II."""
-_MOST_TRIES: Final = 50
+_MAX_TRIES: Final = 50
 
 
 def next_values(spec: StudySpec, trials: Sequence[Trial], number: int) -> Values | None:
     """Values for trial `number` of a study: the recipe itself, then the points to start from, then what is suggested.
 
-    trials: all that were begun. None where the space has no other point that is found.
+    Args:
+        trials: all that were begun. None where the space has no other point that is found.
     """
     if number == 0:
         return {}
@@ -67,15 +68,18 @@ def suggest(
 ) -> Values | None:
     """Values for trial `number`, none that were tried before; None where the space has no other point that is found.
 
-    trials: all that were begun. own: what the recipe as it came sets; what a trial leaves out is taken from there.
     Equal arguments give equal values.
+
+    Args:
+        trials: all that were begun.
+        own: what the recipe as it came sets; what a trial leaves out is taken from there.
     """
     own = own or {}
     tried = [own | trial.values for trial in trials if trial.kind == "search"]
     study = _study_of(
         space, trials, sampler=sampler, seed=_seed(seed, number, 0), num_rungs=num_rungs, goals=goals, own=own
     )
-    for attempt in range(_MOST_TRIES):
+    for attempt in range(_MAX_TRIES):
         if attempt:
             study.sampler = _sampler("random", _seed(seed, number, attempt))
         asked = study.ask()
@@ -137,7 +141,7 @@ def _study_of(
 
 
 def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: Sequence[GoalName], own: Values) -> None:
-    """Ask for every trial once more and tell what it came to: so NSGA-II knows to which generation each belongs.
+    """Ask for every trial once more and tell its result: so NSGA-II knows to which generation each belongs.
 
     Losses of different rungs cannot be compared: a trial's quality is its place among all by how far it got, then loss.
     """

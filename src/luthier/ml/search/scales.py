@@ -24,7 +24,7 @@ def height_of(parameter: Parameter, values: Values) -> float | None:
 
 
 def ends_of(parameter: Parameter) -> tuple[str, str]:
-    """The lower and the upper end of a range, in words."""
+    """The lower and the upper end of a range, as text."""
     if parameter.kind == "choice":
         return _said(parameter.choices[0]), _said(parameter.choices[-1])
     return f"{parameter.low:.3g}", f"{parameter.high:.3g}"

@@ -26,7 +26,11 @@ _ENDS: Final = ("low", "high")
 
 
 def default_space(plan: Plan, *, most_rank: int) -> Space:
-    """The space around a plan. most_rank: the smaller side of the smallest matrix that may carry an adapter."""
+    """The space around a plan.
+
+    Args:
+        most_rank: the smaller side of the smallest matrix that may carry an adapter.
+    """
     p, method = plan.training, plan.method
     rate = p.learning_rate
     found = [
@@ -112,7 +116,11 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
         without: [training.epochs]    # left as the recipe has it
         only: true                    # nothing but these parameters
 
-    place: names the file in errors. Raises RequestError.
+    Args:
+        place: names the file in errors.
+
+    Raises:
+        RequestError: the file describes no space.
     """
     asked = _document(document, place)
     given: dict[str, Parameter] = {}

@@ -22,7 +22,7 @@ _DECAY: Final = 0.97
 """Share of its weight that a step keeps with each later one: about the last 30 count."""
 _NEWEST: Final = 0.5
 """Weight of the newest among actions of one kind that are not steps."""
-_LEAST_SPREAD: Final = 0.02
+_MIN_SPREAD: Final = 0.02
 """Relative; machines are never steadier than that over hours."""
 
 
@@ -84,7 +84,7 @@ class Throughput(Frozen):
             return Estimate(value=value, low=value / 1.5, high=value * 1.5)
         measured = self.weight**2 / self.weight_squared  # effective number of equally weighted steps (Kish, 1965)
         half = _student(measured - 1.0) * self.spread * math.sqrt(1.0 / measured + 1.0 / num_steps)
-        half = max(half, _LEAST_SPREAD)
+        half = max(half, _MIN_SPREAD)
         return Estimate(value=value, low=value / (1.0 + half), high=value * (1.0 + half))
 
 

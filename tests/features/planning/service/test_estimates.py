@@ -9,9 +9,9 @@ import pytest
 
 from luthier.core.errors import ModelSourceError, RequestError
 from luthier.features.planning.estimates import estimate_quote
-from luthier.ml.planning.described import Described
+from luthier.ml.planning.hypothetical_run import HypotheticalRun
 
-REVIEWS = Described(num_rows=10_000, mean_tokens=200, epochs=1)
+REVIEWS = HypotheticalRun(num_rows=10_000, mean_tokens=200, epochs=1)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import RecipeError
-from luthier.features.recipes.draft import MOST_CHARACTERS, problems_of, read_text, value_at, with_values, write_text
+from luthier.features.recipes.draft import MAX_CHARACTERS, problems_of, read_text, value_at, with_values, write_text
 
 KEYS: dict[str, Any] = {
     "training": {"learning_rate": 2e-4, "epochs": 3, "optimizer": "muon"},
@@ -100,7 +100,7 @@ def test_what_is_wrong_names_its_place_and_the_nearest_key() -> None:
         "{1: 2}",
         "&a [*a]",
         "base_model: &a {b: 1}\ndata: *a",
-        "a" * (MOST_CHARACTERS + 1),
+        "a" * (MAX_CHARACTERS + 1),
     ],
 )
 def test_what_is_no_recipe_at_all_is_refused(text: str) -> None:

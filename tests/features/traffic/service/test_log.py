@@ -23,7 +23,7 @@ from luthier.features.traffic.log import keeps_words, mask_texts
 from luthier.features.traffic.policy import set_traffic_policy
 from luthier.features.traffic.request_record import RequestRecord
 from luthier.ml.drift.traffic import log as traffic_log_module
-from luthier.ml.drift.traffic.log import MOST_WORDS, TrafficLog
+from luthier.ml.drift.traffic.log import MAX_WORDS, TrafficLog
 from luthier.ml.drift.traffic.spool import Spool
 from luthier.platform.home.context import Context
 
@@ -86,7 +86,7 @@ def test_what_waits_is_bounded_in_characters_too(context: Context) -> None:
 
 def test_of_a_huge_message_only_the_words_are_lost_and_that_is_counted(context: Context) -> None:
     home = Home(context)
-    home.log.offer(made(1, "x" * (MOST_WORDS + 1)), is_masked=True)
+    home.log.offer(made(1, "x" * (MAX_WORDS + 1)), is_masked=True)
     assert home.dropped() == {"words too long to be kept": 1}
     assert traffic.num_dropped(context, "default", 0.0, 4e9) == 0
     assert traffic.exchanges(context, "default")["has_text"].to_list() == [False]

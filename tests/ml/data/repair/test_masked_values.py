@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from luthier.ml.data.personal_data.find import find_personal_data
-from luthier.ml.data.repair.masked_values import MOST_EXAMPLES, MaskedValues, form_of
+from luthier.ml.data.repair.masked_values import MAX_EXAMPLES, MaskedValues, form_of
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_counts_are_of_all_and_examples_of_the_first_rows() -> None:
     seen.end(6, Counter())
     (found,) = seen.as_json()
     assert (found["num_values"], found["num_rows"]) == (5, 5)
-    assert [one["line"] for one in found["examples"]] == list(range(1, MOST_EXAMPLES + 1))
+    assert [one["line"] for one in found["examples"]] == list(range(1, MAX_EXAMPLES + 1))
 
 
 def test_what_was_taken_back_is_no_example() -> None:

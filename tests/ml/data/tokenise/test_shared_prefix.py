@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from luthier.core.dataset import TokenisedExample, shareable_tokens
 from luthier.ml.data.tokenise.shared_prefix import (
-    LEAST_TOKENS,
     MICRO_BATCH_TOKENS,
+    MIN_TOKENS,
     find_families,
     unit_prefixes,
 )
@@ -74,7 +74,7 @@ def test_equal_rows_keep_a_token_of_their_own() -> None:
     assert set(find_families([(e,) for e in rows], global_batch_size=8).prefix_tokens.tolist()) == {29}
 
 
-@pytest.mark.parametrize(("num_tokens", "expected"), [(LEAST_TOKENS - 1, 0), (LEAST_TOKENS, LEAST_TOKENS)])
+@pytest.mark.parametrize(("num_tokens", "expected"), [(MIN_TOKENS - 1, 0), (MIN_TOKENS, MIN_TOKENS)])
 def test_short_beginnings_are_left_alone(num_tokens: int, expected: int) -> None:
     rows = [example([*drawn(num_tokens, 0), n], num_tokens) for n in range(8)]
     assert set(find_families([(e,) for e in rows], global_batch_size=8).prefix_tokens.tolist()) == {expected}
@@ -108,7 +108,7 @@ def test_families_are_what_they_say(rows: list[TokenisedExample], size: int) -> 
     for number in range(found.num_families):
         members = np.flatnonzero(found.families == number)
         (length,) = set(found.prefix_tokens[members].tolist())
-        assert LEAST_TOKENS <= length <= common_tokens([rows[i] for i in members])
+        assert MIN_TOKENS <= length <= common_tokens([rows[i] for i in members])
         assert length * (len(members) * size / len(rows) - 1) > MICRO_BATCH_TOKENS
     assert (found.prefix_tokens[found.families < 0] == 0).all()
 
@@ -119,7 +119,7 @@ def test_no_single_family_saves_more(rows: list[TokenisedExample], size: int) ->
     found = find_families([(e,) for e in rows], global_batch_size=size)
 
     def saved(members: list[int], length: int) -> float:
-        is_group = length >= LEAST_TOKENS and len(members) > 1
+        is_group = length >= MIN_TOKENS and len(members) > 1
         return length * (len(members) * size / len(rows) - 1) - MICRO_BATCH_TOKENS if is_group else 0.0
 
     numbers = range(found.num_families)

@@ -10,7 +10,7 @@ import pytest
 from luthier.core.results.signal import Signal, WatchReport
 from luthier.features.monitoring.text_checks import text_checks
 from luthier.ml.drift.report.page import headline, render_watch, write_watch_page
-from luthier.ml.drift.signals.watch import Compared, Watched, watch_rows
+from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.platform.home.context import Context
 from luthier.testing.steady_traffic import Change, last_prompts, made_traffic, with_prompts
 

@@ -6,7 +6,7 @@ import pytest
 
 from luthier.features.monitoring.text_checks import text_checks
 from luthier.ml.drift.drift.evidence import needed_strength
-from luthier.ml.drift.signals.watch import Compared, Watched, watch_rows
+from luthier.ml.drift.signals.signal_report import Compared, Watched, watch_rows
 from luthier.platform.home.context import Context
 from luthier.testing.steady_traffic import Change, made_traffic
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.ml.evaluation.grounding.passages import MOST_WORDS, Passages
+from luthier.ml.evaluation.grounding.passages import MAX_WORDS, Passages
 
 
 def test_the_passage_with_the_rarest_words_is_nearest() -> None:
@@ -33,7 +33,7 @@ def test_long_texts_are_cut_at_sentences_and_overlap_by_one() -> None:
     sentences = [f"Sentence {number} is about number {number} and it has a few more words." for number in range(40)]
     found = Passages({"a": " ".join(sentences)}).nearest("sentence about number", 100)
     assert len(found) > 3
-    assert all(len(one.text.split()) <= MOST_WORDS for one in found)
+    assert all(len(one.text.split()) <= MAX_WORDS for one in found)
     assert all(any(sentence in one.text for one in found) for sentence in sentences)
 
 
@@ -42,4 +42,4 @@ def test_no_word_is_lost_and_no_passage_is_long(text: str) -> None:
     passages = Passages({"a": text})
     held = {word for one in passages for word in one.text.split()}
     assert held == set(text.split())
-    assert all(len(one.text.split()) <= MOST_WORDS for one in passages)
+    assert all(len(one.text.split()) <= MAX_WORDS for one in passages)

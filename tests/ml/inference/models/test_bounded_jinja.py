@@ -66,7 +66,7 @@ def test_what_would_be_huge_is_refused(template: str) -> None:
 
 
 def test_each_rendering_counts_its_own_loops() -> None:
-    half, loop = bounded_jinja.MOST_ITERATIONS // 2 + 1, "{% for a in many %}{% break %}{% endfor %}"
+    half, loop = bounded_jinja.MAX_ITERATIONS // 2 + 1, "{% for a in many %}{% break %}{% endfor %}"
     template = BoundedEnvironment(**ENVIRONMENT).from_string(loop)
     assert [template.render(many=range(half)) for _ in range(3)] == ["", "", ""]
     with pytest.raises(SecurityError):

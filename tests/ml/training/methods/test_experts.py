@@ -25,8 +25,8 @@ from luthier.ml.inference.models.merging import merged_model
 from luthier.ml.inference.models.quiet import quiet_peft
 from luthier.ml.inference.models.structure import structure_of
 from luthier.ml.planning.adapter import reach
+from luthier.ml.planning.provenance import Provenance
 from luthier.ml.planning.resolve_method import resolve_method
-from luthier.ml.planning.sources import Sources
 from luthier.ml.training.methods import ia3, lora, peft_targets
 from luthier.ml.training.methods.registry import load_method
 
@@ -41,7 +41,7 @@ REACHED = ("mixtral", "qwen3_moe", "gpt_oss", "qwen3_next", "deepseek_v3", "glm4
 
 def _plan(kind: str, method: str = "lora", **settings: Any) -> MethodPlan:
     recipe = MethodRecipe(name=method, **({"rank": 4, "alpha": 8.0, "dropout": 0.0} | settings))
-    return resolve_method(recipe, structure_of(small(kind)), "cpu", Sources())
+    return resolve_method(recipe, structure_of(small(kind)), "cpu", Provenance())
 
 
 def _base(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -175,7 +175,7 @@ def test_every_method_names_a_shared_expert_so_that_peft_finds_it(name: str, tmp
     settings: dict[str, Any] = {"targets": ("gate_proj", "up_proj", "down_proj")}
     if name == "adalora":
         recipe = MethodRecipe(name="adalora", target_rank=3, initial_rank=4, alpha=8.0, dropout=0.0, **settings)
-        plan = resolve_method(recipe, structure_of(small("qwen3_next")), "cpu", Sources())
+        plan = resolve_method(recipe, structure_of(small("qwen3_next")), "cpu", Provenance())
     else:
         plan = _plan("qwen3_next", name, **settings)
     method = load_method(plan)
@@ -280,7 +280,7 @@ def test_a_merged_model_and_its_files_give_the_same(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["qwen3_next", "gpt2", "mixtral"])
 def test_ia3_is_held_against_the_plan_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = MethodRecipe(name="ia3")
-    plan = resolve_method(recipe, structure_of(small(kind)), "cpu", Sources())
+    plan = resolve_method(recipe, structure_of(small(kind)), "cpu", Provenance())
     assert load_method(plan).prepare(_base(kind), 0)
     monkeypatch.setattr(ia3, "planned_targets", lambda *_: frozenset({"model.no_such_matrix"}))
     with pytest.raises(RequestError, match=r"it left out model\.no_such_matrix; it added"):

@@ -81,7 +81,7 @@ def test_paged_moments_lie_in_the_hosts_memory(make_plan: MakePlan) -> None:
 def test_embeddings_and_small_parameters_keep_32_bits(
     make_plan: MakePlan, make_model: Callable[..., TrainableModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adamw_8bit, "LEAST_PACKED", 500)
+    monkeypatch.setattr(adamw_8bit, "MIN_PACKED", 500)
     plan = make_plan("full", optimizer=OptimizerPlan(name="adamw_8bit"))
     optimizer = MasterOptimizer(make_model(plan).module, plan.training)
     optimizer.step(0.0, 1.0)

@@ -34,7 +34,7 @@ def test_killed_and_resumed_ends_byte_for_byte_the_same(
     make_plan: MakePlan, make_model: MakeModel, examples: list[TokenisedExample], tmp_path: Path, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(adamw_8bit, "LEAST_PACKED", 60)  # the matrices of a tiny model are small
+    monkeypatch.setattr(adamw_8bit, "MIN_PACKED", 60)  # the matrices of a tiny model are small
     method = "full" if RULES[name].only_full else "lora"
     settings = {"rank": 16, "targets": "all-linear"} if method == "lora" else {}
     plan = make_plan(

@@ -130,15 +130,15 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
     """To train the fewest examples with one model and judge the fewest rows, as fast as the forecast allows."""
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.structure import read_structure
-    from luthier.ml.planning.described import Described, described_workload
     from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
     from luthier.ml.planning.judging import Judging
     from luthier.ml.planning.predict import predict
     from luthier.platform.home.hardware_benchmark import hardware_of
 
     device = this_machine(hardware_of(context))
     structure = read_structure(sources.pull(model, context.home, context.progress).path)
-    described = Described(num_rows=LEAST_TRAINED, mean_tokens=row_tokens, epochs=1.0, num_checkpoints=1)
+    described = HypotheticalRun(num_rows=LEAST_TRAINED, mean_tokens=row_tokens, epochs=1.0, num_checkpoints=1)
     judging = Judging(
         num_rows=LEAST_JUDGED,
         systems=(False,) * _WAYS_TO_JUDGE,
@@ -150,7 +150,7 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
         writes=True,
         scores=False,
     )
-    return predict(replace(described_workload(structure, described, device), judging=judging), device).hours.low
+    return predict(replace(hypothetical_workload(structure, described, device), judging=judging), device).hours.low
 
 
 def _check(request: AutoRequest) -> None:

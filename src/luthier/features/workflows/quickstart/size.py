@@ -97,14 +97,14 @@ def choose_size(structure: Structure, hardware: Hardware, load: MachineLoad | No
 
 def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load: MachineLoad | None = None) -> float:
     """Seconds of training and judging that a size is expected to take under the load."""
-    from luthier.ml.planning.described import Described, described_workload
     from luthier.ml.planning.devices import this_machine
+    from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
     from luthier.ml.planning.judging import Judging
     from luthier.ml.planning.predict import predict
 
     device = this_machine(hardware)
     rows, mean = size.num_rows or _ALL_ROWS, size.mean_tokens
-    described = Described(
+    described = HypotheticalRun(
         num_rows=round(_TRAIN_SHARE * rows),
         mean_tokens=mean,
         max_tokens=size.max_tokens,
@@ -124,7 +124,7 @@ def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load:
         scores=True,
     )
     workload = replace(
-        described_workload(structure, described, device),
+        hypothetical_workload(structure, described, device),
         num_validations=1,
         num_validation_tokens=_VALIDATION_SHARE * rows * mean,
         judging=judging,

@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-MOST_CLASSES: Final = 50
+MAX_CLASSES: Final = 50
 LONGEST_CLASS_CHARACTERS: Final = 60
 FEWEST_ROWS: Final = 20
 FEWEST_ROWS_A_CLASS: Final = 5
@@ -45,6 +45,6 @@ def class_answers(frame: pl.DataFrame) -> pl.Series | None:
     if int(trimmed.str.len_chars().max() or 0) > LONGEST_CLASS_CHARACTERS:  # type: ignore[arg-type]
         return None
     num_classes = trimmed.drop_nulls().n_unique()
-    if num_classes > MOST_CLASSES or num_answers < FEWEST_ROWS_A_CLASS * num_classes:
+    if num_classes > MAX_CLASSES or num_answers < FEWEST_ROWS_A_CLASS * num_classes:
         return None
     return trimmed

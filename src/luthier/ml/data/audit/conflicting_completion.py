@@ -1,4 +1,4 @@
-"""Prompts that stand in the file with more than one answer, so that training is pulled two ways."""
+"""Prompts that are in the file with more than one answer, so that training is pulled two ways."""
 
 from __future__ import annotations
 

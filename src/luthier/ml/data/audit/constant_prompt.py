@@ -70,7 +70,11 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
 
 
 def shared_prefix(ordered: Sequence[str], num: int) -> str:
-    """The longest string that at least `num` of the texts begin with. ordered: sorted, so these are neighbours."""
+    """The longest string that at least `num` of the texts begin with.
+
+    Args:
+        ordered: sorted, so these are neighbours.
+    """
     best = ""
     for first, last in zip(ordered, ordered[num - 1 :], strict=False):
         if len(first) > len(best) and last.startswith(first[: len(best) + 1]):

@@ -16,7 +16,7 @@ from luthier.ml.data.audit.near_duplicate import THRESHOLD, comparable_texts
 from luthier.ml.data.audit.request import AuditRequest, Skipped
 from luthier.ml.data.audit.table import AuditTable
 from luthier.ml.data.dedup.near_duplicates import near_matches
-from luthier.ml.data.dedup.ngram_overlap import MOST_TEXTS, ngram_overlap
+from luthier.ml.data.dedup.ngram_overlap import MAX_TEXTS, ngram_overlap
 from luthier.ml.data.tokenise.common_prefix import without_prefix
 
 _SHOWN: Final = 80
@@ -29,7 +29,12 @@ _SPLIT: Final = "split again with `luthier data split --group-by`, so that all r
 
 @dataclass(frozen=True, slots=True)
 class _Leak:
-    """Training rows that leak in one way. others: for each a held-out row. num_others: all held-out rows leaked so."""
+    """Training rows that leak in one way.
+
+    Attributes:
+        others: for each a held-out row.
+        num_others: all held-out rows leaked so.
+    """
 
     kind: str
     severity: Severity
@@ -49,7 +54,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     three-word shingles. ngram (error): it holds a good part of a held-out row, such as a quotation of it
     (`ngram_overlap`). same_prompt (warning): the same prompt with another answer. same_source (warning): from a
     document that also gave held-out rows; where that is more than half of the training rows, a finding about the file,
-    since taking out so many rows is no repair. near and ngram leave out the beginning that nearly all prompts share.
+    since taking out that many rows is no repair. near and ngram leave out the beginning that nearly all prompts share.
     Rows without text are not compared. lines are training rows. A held-out row of fewer than 29 words of which one in
     the middle was changed is below 0.8 and holds no long run: it is not seen (a lower threshold would take every other
     short question for a leak).
@@ -139,7 +144,7 @@ def _ngram(texts: pl.Series, others: pl.Series, request: AuditRequest) -> _Leak:
         notes=notes,
         details={
             "num_boilerplate_windows": found.num_boilerplate,
-            "boilerplate": f"runs of 13 words in more than {MOST_TEXTS} training rows are not counted",
+            "boilerplate": f"runs of 13 words in more than {MAX_TEXTS} training rows are not counted",
             "num_held_out_rows_only_boilerplate": found.num_only_boilerplate,
         },
     )

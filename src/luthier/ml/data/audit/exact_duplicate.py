@@ -20,7 +20,7 @@ def check(request: AuditRequest) -> list[Finding]:
     """One finding about all copies but the first of each: a warning, an error where they are 10% of the rows or more.
 
     A few copies weigh some rows double; from a tenth on the file is another one than its number of rows says, and
-    validation rows drawn from it stand in training. details: num_groups, largest_group (rows, the kept one counted).
+    validation rows drawn from it are in training. details: num_groups, largest_group (rows, the kept one counted).
     """
     table = request.table
     first = first_positions(table)

@@ -29,8 +29,10 @@ def about_rows(
 ) -> Finding:
     """A finding about rows of the frame. The first five positions given become the examples.
 
-    positions: places in the frame, each once, in any order; put those first that a person should look at. notes: what
-    is wrong at a position. excerpts: what to show of it; its text where absent.
+    Args:
+        positions: places in the frame, each once, in any order; put those first that a person should look at.
+        notes: what is wrong at a position.
+        excerpts: what to show of it; its text where absent.
     """
     shown = [int(position) for position in positions[:NUM_EXAMPLES]]
     lines, texts = table.frame["line"], table.frame["text"]

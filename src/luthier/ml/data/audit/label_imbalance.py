@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 from luthier.core.results.audit import Finding
-from luthier.ml.data.audit.answers import FEWEST_ROWS, FEWEST_ROWS_A_CLASS, MOST_CLASSES, classes
+from luthier.ml.data.audit.answers import FEWEST_ROWS, FEWEST_ROWS_A_CLASS, MAX_CLASSES, classes
 from luthier.ml.data.audit.finding import about_file, rows
 from luthier.ml.data.audit.request import AuditRequest, Skipped
 
@@ -27,7 +27,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     values = found.drop_nulls().alias("class")
     counted = values.value_counts().sort(["count", "class"], descending=[True, False])
     counts = {str(value): int(num) for value, num in counted.iter_rows()}
-    if len(counts) > max(MOST_CLASSES, len(values) // FEWEST_ROWS_A_CLASS) or len(values) < FEWEST_ROWS:
+    if len(counts) > max(MAX_CLASSES, len(values) // FEWEST_ROWS_A_CLASS) or len(values) < FEWEST_ROWS:
         return Skipped(f"{len(counts):,} labels on {rows(len(values))}: too many, or too few rows, to be classes")
     ratio = max(counts.values()) / min(counts.values())
     rare = [name for name, num in counts.items() if num < FEWEST_ROWS_A_CLASS]
@@ -41,12 +41,12 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
         message += f"; {len(rare):,} classes have fewer than {FEWEST_ROWS_A_CLASS} rows"
     is_bad = ratio >= HIGHEST_RATIO or bool(rare) or len(counts) == 1
     details = {
-        "counts": dict(list(counts.items())[:MOST_CLASSES]),
+        "counts": dict(list(counts.items())[:MAX_CLASSES]),
         "num_classes": len(counts),
         "num_without": frame.height - len(values),
         "ratio": ratio,
         "entropy": _entropy(list(counts.values())),
-        "rare": rare[:MOST_CLASSES],
+        "rare": rare[:MAX_CLASSES],
     }
     return [
         about_file(

@@ -21,8 +21,8 @@ from luthier.ml.data.audit.request import AuditRequest
 from luthier.ml.data.audit.table import AuditTable
 
 _NAME = "length"
-MOST_DEVIATIONS: Final = 3.5
-LEAST_FACTOR: Final = 3.0
+MAX_DEVIATIONS: Final = 3.5
+MIN_FACTOR: Final = 3.0
 GRAVE_FACTOR: Final = 10.0
 FEWEST_ROWS: Final = 20
 _NUM_BINS: Final = 30
@@ -78,7 +78,7 @@ def _outliers(table: AuditTable, lengths: Lengths, unit: str) -> Iterator[Findin
     logs = np.log(np.maximum(lengths, 1))
     median = float(np.median(logs))
     deviation = 1.4826 * float(np.median(np.abs(logs - median)))
-    limit = max(MOST_DEVIATIONS * deviation, float(np.log(LEAST_FACTOR)))
+    limit = max(MAX_DEVIATIONS * deviation, float(np.log(MIN_FACTOR)))
     for sort, distance in (("short", median - logs), ("long", logs - median)):
         positions = np.flatnonzero(distance > limit)
         if not len(positions):

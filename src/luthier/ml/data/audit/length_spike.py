@@ -26,15 +26,15 @@ import polars as pl
 
 Unit = Literal["characters", "bytes", "words", "tokens"]
 
-MOST_CHANCE: Final = 4e-4
+MAX_CHANCE: Final = 4e-4
 NUM_BELOW: Final = 5
-LEAST_RATIO: Final = 1.5
+MIN_RATIO: Final = 1.5
 FEWEST_AT_LIMIT: Final = 5
-LEAST_OPEN_FRACTION: Final = 0.05
-MOST_AT_LIMIT_FRACTION: Final = 0.9
+MIN_OPEN_FRACTION: Final = 0.05
+MAX_AT_LIMIT_FRACTION: Final = 0.9
 FEWEST_LENGTHS_BELOW: Final = 10
-MOST_LONGER_FRACTION: Final = 0.01
-MOST_COMPLETE_FRACTION: Final = 0.5
+MAX_LONGER_FRACTION: Final = 0.01
+MAX_COMPLETE_FRACTION: Final = 0.5
 SHORTEST: Final[dict[Unit, int]] = {"characters": 100, "bytes": 100, "words": 20, "tokens": 64}
 BIN: Final[dict[Unit, int]] = {"characters": 1, "bytes": 4, "words": 1, "tokens": 1}
 USUAL_TOKEN_LIMIT: Final = 64
@@ -45,7 +45,12 @@ _CODE: Final = r"\S*[0-9\p{Lu}]\S*$"
 
 @dataclass(frozen=True, slots=True)
 class Spike:
-    """A limit that texts were cut by. at: whether a text was, one boolean a row. chance: the bound of the test."""
+    """A limit that texts were cut by.
+
+    Attributes:
+        at: whether a text was, one boolean a row.
+        chance: the bound of the test.
+    """
 
     unit: Unit
     length: int
@@ -57,7 +62,8 @@ class Spike:
 def find_spike(texts: pl.Series, num_tokens: pl.Series | None = None) -> Spike | None:
     """The limit that texts (nulls are none) were cut by, the surest of all units; None where there is none.
 
-    num_tokens: of each text, where they were counted.
+    Args:
+        num_tokens: of each text, where they were counted.
     """
     lengths: dict[Unit, pl.Series] = {"characters": texts.str.len_chars()}
     lengths["bytes"] = texts.str.len_bytes()
@@ -77,7 +83,7 @@ def _spike(texts: pl.Series, lengths: pl.Series, unit: Unit) -> Spike | None:
         at = ((lengths <= limit) & (lengths > limit - BIN[unit])).fill_null(value=False)
         num = int(at.sum())
         below = counts.filter(pl.col("length") <= limit - BIN[unit])
-        if not FEWEST_AT_LIMIT <= num <= MOST_AT_LIMIT_FRACTION * total:
+        if not FEWEST_AT_LIMIT <= num <= MAX_AT_LIMIT_FRACTION * total:
             continue
         if 2 * num >= total and below.height < FEWEST_LENGTHS_BELOW:
             continue
@@ -85,7 +91,7 @@ def _spike(texts: pl.Series, lengths: pl.Series, unit: Unit) -> Spike | None:
         near = ((lengths > least) & (lengths <= limit - BIN[unit])).fill_null(value=False)
         trusts_ends = unit != "tokens" or limit % USUAL_TOKEN_LIMIT != 0
         chance = _chance(texts.filter(at), texts.filter(near), trusts_ends=trusts_ends)
-        if chance <= MOST_CHANCE:
+        if chance <= MAX_CHANCE:
             return Spike(unit, limit, at, num, chance)
     return None
 
@@ -96,7 +102,7 @@ def _candidates(counts: pl.DataFrame, total: int, unit: Unit) -> list[int]:
     if not long.height:
         return []
     longer = long["len"].cum_sum() - long["len"]
-    top = long.filter(longer <= MOST_LONGER_FRACTION * total)
+    top = long.filter(longer <= MAX_LONGER_FRACTION * total)
     most = top.filter(pl.col("len") == top["len"].max())["length"][0]
     return list(dict.fromkeys((int(long["length"][0]), int(most))))
 
@@ -107,7 +113,7 @@ def _chance(at_limit: pl.Series, below: pl.Series, *, trusts_ends: bool) -> floa
 
     share = 1 / (NUM_BELOW + 1)
     different = at_limit.str.strip_chars_end().unique()
-    if len(different) < LEAST_RATIO * len(below) / NUM_BELOW:
+    if len(different) < MIN_RATIO * len(below) / NUM_BELOW:
         return 1.0
     if not trusts_ends:
         return float(binom.sf(len(different) - 2, len(different) - 1 + len(below), share))
@@ -116,8 +122,8 @@ def _chance(at_limit: pl.Series, below: pl.Series, *, trusts_ends: bool) -> floa
         return 1.0
     chance = float(binom.sf(num_cut - 2, num_cut - 1 + len(below), share))
     num_open = int((~_ended(below)).sum())
-    open_fraction = max((num_open + 1) / (len(below) + 2), LEAST_OPEN_FRACTION)
-    if open_fraction < 1 - MOST_COMPLETE_FRACTION and len(below) >= FEWEST_AT_LIMIT:
+    open_fraction = max((num_open + 1) / (len(below) + 2), MIN_OPEN_FRACTION)
+    if open_fraction < 1 - MAX_COMPLETE_FRACTION and len(below) >= FEWEST_AT_LIMIT:
         chance = min(chance, float(binom.sf(num_cut - 1, len(different), open_fraction)))
     return chance
 
@@ -129,7 +135,7 @@ def _ended(texts: pl.Series) -> pl.Series:
 def _num_cut(different: pl.Series) -> int:
     """How many different texts may have been cut; 0 where most of them end as complete ones do."""
     ended = _ended(different)
-    if int(ended.sum()) > MOST_COMPLETE_FRACTION * len(different):
+    if int(ended.sum()) > MAX_COMPLETE_FRACTION * len(different):
         return 0
     codes = different.filter(~ended).str.tail(40).str.extract(f"({_CODE})", 1)
     forms = codes.str.replace_all(r"\p{Lu}", "A").str.replace_all(r"[0-9]", "0")

@@ -34,7 +34,7 @@ _NAMES: Final[dict[Kind, tuple[str, str]]] = {
 def check(request: AuditRequest) -> Sequence[Finding]:
     """One finding for each kind that occurs, in a fixed order, and one more for rows where nothing makes it certain.
 
-    Severity: warning; error where cards, bank accounts or social security numbers stand in at least 1% of the rows, for
+    Severity: warning; error where cards, bank accounts or social security numbers are in at least 1% of the rows, for
     then the file is a list of accounts and no text that mentions one; info where it is not certain. Names are searched
     where presidio is installed; where it is not, each finding's details say so under `names`.
     """

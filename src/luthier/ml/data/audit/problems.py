@@ -25,7 +25,11 @@ def problem_finding(
     fix: str,
     details: Mapping[str, Any],
 ) -> Finding:
-    """An error about the rows of these problems, each row counted once. message: count of rows -> sentence."""
+    """An error about the rows of these problems, each row counted once.
+
+    Args:
+        message: count of rows -> sentence.
+    """
     first = {problem.line: problem for problem in reversed(problems)}
     lines = sorted(first)
     examples = tuple(

@@ -95,6 +95,6 @@ def _of_sort(table: AuditTable, sort: str) -> Iterator[Finding]:
 
 
 def _printable(found: str) -> str:
-    """What was found, readable: tag characters (U+E0020 to U+E007E) as the ASCII that they stand for."""
+    """What was found, readable: tag characters (U+E0020 to U+E007E) as the ASCII that they represent."""
     plain = "".join(chr(ord(c) - 0xE0000) if 0xE0020 <= ord(c) <= 0xE007E else c for c in found[:80])
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in plain)

@@ -18,8 +18,11 @@ ToxicityModel = Callable[[Sequence[str]], Sequence[float]]
 class AuditRequest:
     """A file to check, and what is known about what it is for.
 
-    held_out: the file that will judge (`--against`). model, context_tokens: the base model and how many tokens it can
-    see. method: how it will be trained, such as "lora". toxicity_model: judges in place of the word list.
+    Attributes:
+        held_out: the file that will judge (`--against`).
+        model, context_tokens: the base model and how many tokens it can see.
+        method: how it will be trained, such as "lora".
+        toxicity_model: judges in place of the word list.
     """
 
     table: AuditTable

@@ -14,7 +14,10 @@ from luthier.ml.data.audit.request import AuditRequest, Skipped
 def run_audit(request: AuditRequest, only: Sequence[str] | None = None) -> Audit:
     """Run the checks of these ids (all where None) and grade what they find.
 
-    The outcome is a pure function of the request. Raises NotFoundError for an id that no check has.
+    The outcome is a pure function of the request.
+
+    Raises:
+        NotFoundError: an id that no check has.
     """
     checks = load_checks(only)
     findings: list[Finding] = []

@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords: one finding, always an error, in which no secret stands in full."""
+"""Keys, tokens and passwords: one finding, always an error, in which no secret is in full."""
 
 from __future__ import annotations
 

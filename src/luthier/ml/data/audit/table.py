@@ -49,11 +49,6 @@ _TOKENISED_ROWS: Final = 2_000
 class AuditTable:
     """A data file to be checked.
 
-    shape: None where the rows fit no shape of Luthier's; `shape_problem` then says why, and the texts are all strings
-    of a row. num_rows counts every record, also those that could not be read and so are not in the frame. problems: of
-    records that cannot be read, and of rows in the frame that cannot be mapped to their shape. mapping: field of the
-    shape -> column, as asked for and as found. unused: every column that goes into no field.
-
     frame: one line a readable row, in the order of the file:
         line         u32   line in the file (row number where the format has no lines)
         text         str   all that a model could see of the row, turns separated by a line break; never null
@@ -65,6 +60,14 @@ class AuditTable:
         label        str   the class of the row, where it names one
         row_id       str   the id that the row carries, where it has one
         num_tokens   u32   tokens of `text`; null unless the table was built with a counter
+
+    Attributes:
+        shape: None where the rows fit no shape of Luthier's; `shape_problem` then says why, and the texts are all
+            strings of a row. num_rows counts every record, also those that could not be read and so are not in the
+            frame.
+        problems: of records that cannot be read, and of rows in the frame that cannot be mapped to their shape.
+        mapping: field of the shape -> column, as asked for and as found.
+        unused: every column that goes into no field.
     """
 
     path: Path
@@ -107,12 +110,15 @@ def build_table(
 ) -> AuditTable:
     """Read a data file of any format into an AuditTable.
 
-    shown_name: what row ids and messages call the file in place of its path, as for an uploaded file. mapping,
-    group_by: as in `formats.load_file`; group_by gives the column `source`. count_tokens: tokens of each of the texts,
-    for `num_tokens`.
+    Args:
+        shown_name: what row ids and messages call the file in place of its path, as for an uploaded file.
+        mapping, group_by: as in `formats.load_file`; group_by gives the column `source`.
+        count_tokens: tokens of each of the texts, for `num_tokens`.
 
-    Raises NotFoundError (no file) and DataError where the file as a whole cannot be read, holds no record, or lacks a
-    field that the mapping or group_by names.
+    Raises:
+        NotFoundError: no file.
+        DataError: the file as a whole cannot be read, holds no record, or lacks a field that the mapping or group_by
+            names.
     """
     mapping = dict(mapping or {})
     check_mapping(mapping)

@@ -158,7 +158,7 @@ def _sub_fields(
 
 
 def _source(file: FileFacts, name: str) -> dict[str, Any] | None:
-    """Where a field stands in its file; None where the format is read by a path that cannot hold the name."""
+    """Where a field is in its file; None where the format is read by a path that cannot hold the name."""
     if file.format != "json":
         return {"fileObject": {"@id": file.path.name}, "extract": {"column": name}}
     if not _PLAIN.fullmatch(name):

@@ -22,7 +22,12 @@ SPLIT_FILE: Final = "split.json"
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """One data file of the dataset. split: the name by which the hub knows it. num_rows: those that could be read."""
+    """One data file of the dataset.
+
+    Attributes:
+        split: the name by which the hub knows it.
+        num_rows: those that could be read.
+    """
 
     path: Path
     split: str
@@ -38,8 +43,11 @@ class FileFacts:
 class Origins:
     """Where rows come from, counted over the rows of one file.
 
-    sources: documents by number of rows. licences: by number of rows, of those that state one. teachers: models that
-    wrote synthetic rows. num_with_provenance: rows that carry a `provenance`.
+    Attributes:
+        sources: documents by number of rows.
+        licences: by number of rows, of those that state one.
+        teachers: models that wrote synthetic rows.
+        num_with_provenance: rows that carry a `provenance`.
     """
 
     sources: Counter[str] = field(default_factory=Counter)
@@ -65,7 +73,11 @@ class Origins:
 
 
 def look(path: Path, split: str, progress: Progress | None = None) -> tuple[FileFacts, Origins]:
-    """Read a file once, streaming. Raises NotFoundError and DataError as `data.rows.read_rows` does."""
+    """Read a file once, streaming.
+
+    Raises:
+        NotFoundError, DataError: as `data.rows.read_rows` does.
+    """
     source = open_source(path)
     scan, origins, num_rows, num_unreadable = ColumnScan(), Origins(), 0, 0
     with (progress or SilentProgress()).task(f"describe {source.name}", None, "row") as task:
@@ -92,7 +104,11 @@ def look(path: Path, split: str, progress: Progress | None = None) -> tuple[File
 
 @dataclass(frozen=True, slots=True)
 class SplitFiles:
-    """The files of the split that a file belongs to. note: where a split.json is there but is not about this file."""
+    """The files of the split that a file belongs to.
+
+    Attributes:
+        note: where a split.json is there but is not about this file.
+    """
 
     files: dict[str, Path]
     note: str = ""
@@ -101,7 +117,7 @@ class SplitFiles:
 def split_beside(path: Path) -> SplitFiles:
     """The sides of the split that `path` is one of, by name, where a split.json lies beside it and its digests hold.
 
-    A file without one stands alone under the name `train`, as the hub calls the only split.
+    A file without one is alone under the name `train`, as the hub calls the only split.
     """
     alone = {"train": path}
     summary = path.parent / SPLIT_FILE

@@ -14,10 +14,17 @@ NOT_STATED = "not stated"
 class CardRequest:
     """The dataset and what a person says about it; what is None is not known, and the card says so.
 
-    audit: of the described file. described: that file; files: all files of the dataset, the described one among them.
-    name: shown as the title. licence: an SPDX id or the hub's. languages: ISO 639 codes. uses: what it is meant for.
-    date: of the audit, ISO 8601. command: the one that made the card. split_note: why no split is described, where
-    that needs a word.
+    Attributes:
+        audit: of the described file.
+        described: that file.
+        files: all files of the dataset, the described one among them.
+        name: shown as the title.
+        licence: an SPDX id or the hub's.
+        languages: ISO 639 codes.
+        uses: what it is meant for.
+        date: of the audit, ISO 8601.
+        command: the one that made the card.
+        split_note: why no split is described, where that needs a word.
     """
 
     audit: Audit

@@ -13,8 +13,8 @@ from luthier.ml.data.text.words import I64, U64
 
 F64 = npt.NDArray[np.float64]
 
-_MOST_PAIRS: Final = 2 ** (64 - HASH_BITS)
-_MOST_HASHES: Final = 2_000_000
+_MAX_PAIRS: Final = 2 ** (64 - HASH_BITS)
+_MAX_HASHES: Final = 2_000_000
 
 
 def jaccard(a: str, b: str) -> float:
@@ -35,8 +35,8 @@ def jaccards(left: Shingles, of_left: I64, right: Shingles, of_right: I64) -> F6
     start = 0
     while start < len(of_left):
         before = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, before + _MOST_HASHES, side="right"))
-        stop = min(max(stop, start + 1), start + _MOST_PAIRS, len(of_left))
+        stop = int(np.searchsorted(ends, before + _MAX_HASHES, side="right"))
+        stop = min(max(stop, start + 1), start + _MAX_PAIRS, len(of_left))
         part = slice(start, stop)
         shared = _shared(left, of_left[part], right, of_right[part])
         union = sizes[part] - shared

@@ -35,7 +35,7 @@ from luthier.ml.data.dedup.shingles import Shingles, shingles_of
 from luthier.ml.data.text.words import I64
 
 _SIGMAS: Final = 4.0
-_MOST_ROUNDS: Final = 100
+_MAX_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,12 @@ class NearMatches:
 class NearClusters:
     """Clusters of near-duplicates, and which texts to keep of them.
 
-    groups: int64 [n], for each text the first text of its cluster (its own position where it is alone). kept: int64
-    [n], for each text a kept text that it is a near-duplicate of (its own position where it is kept itself), so that
-    no text is dropped for the sake of one that is dropped too. similarities: float64 [n] to the kept text.
-    num_unsettled: texts of long chains that are kept since 100 kept texts of their cluster were not near to them.
+    Attributes:
+        groups: int64 [n], for each text the first text of its cluster (its own position where it is alone).
+        kept: int64 [n], for each text a kept text that it is a near-duplicate of (its own position where it is kept
+            itself), so that no text is dropped for the sake of one that is dropped too.
+        similarities: float64 [n] to the kept text.
+        num_unsettled: texts of long chains that are kept since 100 kept texts of their cluster were not near to them.
     """
 
     groups: I64
@@ -86,7 +88,7 @@ def near_clusters(texts: pl.Series, *, threshold: float = 0.8, progress: Progres
     similarities = np.ones(len(groups), dtype=np.float64)
     waiting = np.flatnonzero(groups != kept)
     leaders = groups.copy()
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         if not len(waiting):
             break
         found = jaccards(shingles, waiting, shingles, leaders[waiting])

@@ -20,19 +20,21 @@ Flags = npt.NDArray[np.bool_]
 WINDOW_WORDS: Final = 13
 COVERED_FRACTION: Final = 0.5
 COVERED_RUN_WORDS: Final = 50
-MOST_TEXTS: Final = 10
+MAX_TEXTS: Final = 10
 _BASE: Final = 0xD1342543DE82EF95
-_MOST_BITS: Final = 27
+_MAX_BITS: Final = 27
 
 
 @dataclass(frozen=True, slots=True)
 class NgramOverlap:
     """Which texts share long runs with which covered text of the other side, one line a pair.
 
-    positions, others: int64, the text and the covered one, ordered by both. num_shared: int64, windows of 13 words
-    that both hold. num_windows: int64, windows of the covered one that count. num_boilerplate: windows of the other
-    side that stand in more than 10 texts and so say nothing. num_only_boilerplate: texts of the other side with no
-    window but such.
+    Attributes:
+        positions, others: int64, the text and the covered one, ordered by both.
+        num_shared: int64, windows of 13 words that both hold.
+        num_windows: int64, windows of the covered one that count.
+        num_boilerplate: windows of the other side that are in more than 10 texts and so say nothing.
+        num_only_boilerplate: texts of the other side with no window but such.
     """
 
     positions: I64
@@ -46,7 +48,7 @@ class NgramOverlap:
 def ngram_overlap(texts: pl.Series, others: pl.Series, *, progress: Progress | None = None) -> NgramOverlap:
     """The texts that hold a good part of one of `others`.
 
-    One of `others` is covered where at least half of its windows of 13 words, or a run of at least 50 words, stand in
+    One of `others` is covered where at least half of its windows of 13 words, or a run of at least 50 words, are in
     `texts`, whether in one of them or cut up over several. Windows in more than 10 of the texts are boilerplate and
     count on neither side of the fraction; a text with boilerplate must share 13 other windows, since the windows at
     the edge of boilerplate hold few words of its own. Texts shorter than 13 words cannot be covered.
@@ -56,7 +58,7 @@ def ngram_overlap(texts: pl.Series, others: pl.Series, *, progress: Progress | N
     hashes, owners = _windows_of(others, progress)
     windows, of_window = np.unique(hashes, return_inverse=True)
     held, counts = _hits(texts, windows, progress)
-    boilerplate = counts > MOST_TEXTS
+    boilerplate = counts > MAX_TEXTS
     covered = _covered(len(others), owners, (counts > 0)[of_window], boilerplate[of_window])
     num_windows = np.bincount(owners[~boilerplate[of_window]], minlength=len(others)).astype(np.int64)
     num_all = np.bincount(owners, minlength=len(others))
@@ -76,7 +78,7 @@ def ngram_overlap(texts: pl.Series, others: pl.Series, *, progress: Progress | N
 
 
 def _windows_of(texts: pl.Series, progress: Progress | None) -> tuple[U64, I64]:
-    """The hash of each window, in order, and the text it stands in."""
+    """The hash of each window, in order, and the text it is in."""
     hashes, owners = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
     for block in word_blocks(texts, progress, "read held-out words"):
         made, of_text = _windows(block)
@@ -99,7 +101,7 @@ def _hits(texts: pl.Series, windows: U64, progress: Progress | None) -> tuple[pl
     """(text, window) of all windows in few texts, and in how many texts each window stands."""
     counts = np.zeros(len(windows), dtype=np.int64)
     parts = [pl.DataFrame(schema={"text": pl.Int64, "window": pl.Int64})]
-    bits = np.uint64(64 - min(max(16 * len(windows), 1).bit_length() + 1, _MOST_BITS))
+    bits = np.uint64(64 - min(max(16 * len(windows), 1).bit_length() + 1, _MAX_BITS))
     # One look into a small table spares most windows the binary search.
     may_be = np.zeros(2 ** (64 - int(bits)), dtype=bool)
     may_be[windows >> bits] = True
@@ -111,15 +113,15 @@ def _hits(texts: pl.Series, windows: U64, progress: Progress | None) -> tuple[pl
         frame = pl.DataFrame({"text": owners[some][found] + block.start, "window": at[found]}).unique(
             maintain_order=True
         )
-        in_few = counts[frame["window"].to_numpy()] <= MOST_TEXTS
+        in_few = counts[frame["window"].to_numpy()] <= MAX_TEXTS
         counts += np.bincount(frame["window"].to_numpy(), minlength=len(windows))
         parts.append(frame.filter(pl.Series(in_few)))
     held = pl.concat(parts)
-    return held.filter(pl.Series(counts[held["window"].to_numpy()] <= MOST_TEXTS)), counts
+    return held.filter(pl.Series(counts[held["window"].to_numpy()] <= MAX_TEXTS)), counts
 
 
 def _covered(num_texts: int, owners: I64, is_hit: Flags, is_boilerplate: Flags) -> Flags:
-    """For each text of the other side, whether enough of it stands in the texts."""
+    """For each text of the other side, whether enough of it is in the texts."""
     hit = is_hit & ~is_boilerplate
     num_hits = np.bincount(owners[hit], minlength=num_texts)
     num_boilerplate = np.bincount(owners[is_boilerplate], minlength=num_texts)

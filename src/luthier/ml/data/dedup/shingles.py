@@ -20,8 +20,11 @@ _WEIGHTS: Final = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F, 0xE7037ED1A0B428DB)
 class Shingles:
     """The shingle sets of n texts, one behind the other.
 
-    offsets: int64 [n + 1]. hashes: uint64, 52 bits used, ascending and unique within a text. Two different shingles
-    of two texts of 80 words share a hash in about one of 10^12 pairs of texts.
+    Two different shingles of two texts of 80 words share a hash in about one of 10^12 pairs of texts.
+
+    Attributes:
+        offsets: int64 [n + 1].
+        hashes: uint64, 52 bits used, ascending and unique within a text.
     """
 
     offsets: I64
@@ -39,7 +42,7 @@ class Shingles:
         return Shingles(offsets, self.hashes[spans(self.offsets[positions], sizes)])
 
     def fingerprints(self) -> U64:
-        """One uint64 a text that is equal for equal sets (and else differs, but for one in 2^64)."""
+        """One uint64 a text that is equal for equal sets (and else differs, except for one in 2^64)."""
         made = np.zeros(len(self.sizes), dtype=np.uint64)
         for start in range(0, len(made), _BLOCK_TEXTS):  # in blocks, since the sums need as much memory as the hashes
             offsets = self.offsets[start : start + _BLOCK_TEXTS + 1]

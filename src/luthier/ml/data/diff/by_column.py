@@ -16,7 +16,10 @@ from luthier.ml.data.rows.rows import read_rows
 def changed_columns(old: Path, new: Path, pairs: Iterable[tuple[int, int]]) -> dict[str, int]:
     """For each field of a row in how many of the pairs it is not the same, most first.
 
-    pairs: lines of rows in the old and in the new file. Memory: a digest for each field of such a row.
+    Memory: a digest for each field of such a row.
+
+    Args:
+        pairs: lines of rows in the old and in the new file.
     """
     of_old = dict(pairs)
     before: dict[int, dict[str, str]] = {}

@@ -37,7 +37,7 @@ class RowChange:
 
 @dataclass(frozen=True, slots=True)
 class ColumnChange:
-    """A field that was added, removed, or holds values of another type, in words."""
+    """A field that was added, removed, or holds values of another type, as text."""
 
     name: str
     old: str | None
@@ -46,7 +46,11 @@ class ColumnChange:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Rows that changed the side of a split. rows: ids in the old and the new version."""
+    """Rows that changed the side of a split.
+
+    Attributes:
+        rows: ids in the old and the new version.
+    """
 
     old_side: str
     new_side: str
@@ -60,9 +64,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class DatasetDiff:
-    """What changed. key: how rows were told to be the same, in words. moves: empty unless both versions are splits.
+    """What changed.
 
-    changed, added, removed: ids of all such rows; of changed ones (old, new).
+    Attributes:
+        key: how equal rows were recognised, as text.
+        moves: empty unless both versions are splits.
+        changed, added, removed: ids of all such rows; of changed ones (old, new).
     """
 
     old: str
@@ -128,11 +135,16 @@ def diff(
 ) -> DatasetDiff:
     """Compare two data files, or two folders with a split.
 
-    key: the field that names a row; None takes the id of the row, else its prompt, else its place among unchanged rows.
-    num_examples: rows of each kind to show. Memory: about 100 bytes a row, and the rows that are shown.
+    Memory: about 100 bytes a row, and the rows that are shown.
 
-    Raises NotFoundError, DataError (files that cannot be read, rows without the key), RequestError (a folder against a
-    file, or without split.json).
+    Args:
+        key: the field that names a row; None takes the id of the row, else its prompt, else its place among unchanged
+            rows.
+        num_examples: rows of each kind to show.
+
+    Raises:
+        NotFoundError, DataError: files that cannot be read, rows without the key.
+        RequestError: a folder against a file, or without split.json.
     """
     progress = progress or SilentProgress()
     if old.exists() and new.exists() and old.is_dir() != new.is_dir():

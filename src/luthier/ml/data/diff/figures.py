@@ -18,7 +18,11 @@ _NUM_CLASSES: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of both versions. unit: rows, bytes, characters, or fraction; None where a version has no such."""
+    """One figure of both versions.
+
+    Attributes:
+        unit: rows, bytes, characters, or fraction; None where a version has no such.
+    """
 
     name: str
     unit: str

@@ -18,8 +18,11 @@ _COLUMNS: Final = {"field": ("k1", "k2"), "id": ("i1", "i2"), "prompt": ("p1", "
 class Matched:
     """Rows in pairs and rows alone, by their place in the frames of the versions.
 
-    same, changed: columns `old` and `new`. removed, added: places in the old and in the new frame. Pairs of unequal
-    order are no change: a row that was only moved is the same.
+    Pairs of unequal order are no change: a row that was only moved is the same.
+
+    Attributes:
+        same, changed: columns `old` and `new`.
+        removed, added: places in the old and in the new frame.
     """
 
     key: KeyKind
@@ -33,7 +36,7 @@ def match(old: pl.DataFrame, new: pl.DataFrame, *, has_field: bool) -> Matched:
     """Pair the rows of two versions.
 
     Equal rows are pairs first, those of one side of a split before others. What is left is paired by key, in the order
-    of the files where one key has several rows: the field that was asked for, else the id of the row, else its prompt,
+    of the files where one key has several rows: the field that was requested, else the id of the row, else its prompt,
     the first of these that every row of both versions has. Where they have none, rows count as the same that follow
     the same unchanged row.
     """

@@ -34,7 +34,11 @@ NUM_SAMPLED: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class VersionFile:
-    """A data file of a version; side: of the split, "" where there is none."""
+    """A data file of a version;
+
+    Attributes:
+        side: of the split, "" where there is none.
+    """
 
     path: Path
     side: str
@@ -44,10 +48,13 @@ class VersionFile:
 class Version:
     """What is known of a version.
 
-    rows: one line a row that could be read, in order: file (place in `files`), side, line, d1 and d2 (128 bits of the
-    digest of all its fields), i1 and i2 (of its id; null where it has none), p1 and p2 (of its prompt; null likewise),
-    k1 and k2 (of the field that was asked for; null where none was), characters (of all strings in it). sample: texts
-    of up to 2,000 rows, chosen by digest. notes: what a reader should know.
+    Attributes:
+        rows: one line a row that could be read, in order: file (place in `files`), side, line, d1 and d2 (128 bits of
+            the digest of all its fields), i1 and i2 (of its id; null where it has none), p1 and p2 (of its prompt; null
+            likewise), k1 and k2 (of the field that was requested; null where none was), characters (of all strings in
+            it).
+        sample: texts of up to 2,000 rows, chosen by digest.
+        notes: what a reader should know.
     """
 
     path: Path
@@ -70,8 +77,12 @@ class Version:
 def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Mapping[str, str] | None) -> Version:
     """Read a data file, or a folder that `luthier data split` has written, twice, streaming.
 
-    key: the field that names a row; a dot leads into an object. Raises NotFoundError, DataError (a file that cannot be
-    read, a row without the key), RequestError (a folder without split.json).
+    Args:
+        key: the field that names a row; a dot leads into an object.
+
+    Raises:
+        NotFoundError, DataError: a file that cannot be read, a row without the key.
+        RequestError: a folder without split.json.
     """
     mapping = dict(mapping or {})
     check_mapping(mapping)

@@ -17,10 +17,12 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One place of a row that is not as it was. old, new: None where it was not, or is no more, there.
+    """One place of a row that is not as it was.
 
-    spans: (sign, text): "=" in both, "-" only in the old, "+" only in the new; the texts of "=" and "-" joined are the
-    old value, those of "=" and "+" the new one.
+    Attributes:
+        old, new: None where it was not, or is no more, there.
+        spans: (sign, text): "=" in both, "-" only in the old, "+" only in the new; the texts of "=" and "-" joined are
+            the old value, those of "=" and "+" the new one.
     """
 
     field: str

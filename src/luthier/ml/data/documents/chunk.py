@@ -1,4 +1,4 @@
-"""Cut a text into chunks of at most so many tokens, at the ends of sentences, with whole sentences as overlap."""
+"""Cut a text into chunks of a limited number of tokens, at the ends of sentences, with whole sentences as overlap."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from luthier.core.text.sentences import sentence_spans
 CountTokens = Callable[[Sequence[str]], list[int]]
 MIN_TOKENS = 16
 # Hardly a tokenizer makes tokens of more characters on average: longer pieces are cut before they are counted.
-_MOST_CHARACTERS_A_TOKEN = 32
+_MAX_CHARACTERS_A_TOKEN = 32
 _UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a text. `text`: its heading lines, then text[start:end] of the whole.
+    """A part of a text.
 
-    num_tokens: of `text`, as counted. num_overlap_characters: how many of its characters the chunk before holds, too.
-    is_cut: it begins or ends within a sentence, which alone was longer than a chunk may be. num_headings_left_out:
-    outer headings that did not fit into half of the chunk.
+    Attributes:
+        text: its heading lines, then text[start:end] of the whole.
+        num_tokens: of `text`, as counted.
+        num_overlap_characters: how many of its characters the chunk before holds, too.
+        is_cut: it begins or ends within a sentence, which alone was longer than a chunk may be.
+        num_headings_left_out: outer headings that did not fit into half of the chunk.
     """
 
     text: str
@@ -71,7 +74,8 @@ def chunk(
     `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
     where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
 
-    Raises RequestError for sizes that cannot be (fewer than 16 tokens, an overlap of more than half).
+    Raises:
+        RequestError: sizes that cannot be (fewer than 16 tokens, an overlap of more than half).
     """
     check_sizes(max_tokens, overlap_tokens)
     context, left_out = _context(headings, count_tokens, max_tokens // 2)
@@ -152,7 +156,7 @@ def _context(headings: Sequence[str], count_tokens: CountTokens, most: int) -> t
 def _pieces(text: str, count_tokens: CountTokens, room: int) -> list[_Piece]:
     """The sentences, and parts of those that have more than `room` tokens."""
     # One token less: joined with a heading or a blank before it a sentence may have one more.
-    fits, too_long = room - 1, _MOST_CHARACTERS_A_TOKEN * room
+    fits, too_long = room - 1, _MAX_CHARACTERS_A_TOKEN * room
     done: list[_Piece] = []
     spans = [_Piece(start, end, False) for start, end in sentence_spans(text)]
     while spans:

@@ -13,7 +13,11 @@ from luthier.core.errors import DataError, NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class FoundDocument:
-    """A file to read. `name`: its path relative to the folder given, with / between, by which rows name it."""
+    """A file to read.
+
+    Attributes:
+        name: its path relative to the folder given, with / between, by which rows name it.
+    """
 
     path: Path
     name: str
@@ -21,7 +25,11 @@ class FoundDocument:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file or folder that is not read, and why. `kind`: what it is left out as, the same for all of its sort."""
+    """A file or folder that is not read, and why.
+
+    Attributes:
+        kind: what it is left out as, the same for all of its sort.
+    """
 
     name: str
     kind: str
@@ -51,7 +59,9 @@ def find_documents(
     be read, files whose extension is not in `kinds`. Only the paths in `leave_out` (the caller's own) are not even
     listed. What a person named is read even where it is hidden or a link.
 
-    Raises NotFoundError (a place that is not there) and DataError (a place that is neither file nor folder).
+    Raises:
+        NotFoundError: a place that is not there.
+        DataError: a place that is neither file nor folder.
     """
     for place in places:
         if not place.exists():

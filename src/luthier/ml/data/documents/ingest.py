@@ -34,7 +34,12 @@ _WORKER: Final = "luthier.ml.data.documents.ingest_worker:read_documents"
 
 @dataclass(frozen=True, slots=True)
 class IngestedDocument:
-    """The fate of one document. `reason`: why it was not read. `is_reused`: read by an earlier, interrupted run."""
+    """The fate of one document.
+
+    Attributes:
+        reason: why it was not read.
+        is_reused: read by an earlier, interrupted run.
+    """
 
     file: str
     status: Literal["read", "failed"]
@@ -109,11 +114,17 @@ def ingest(
     The bytes of the output depend on the documents and settings alone, not on workers or interruptions. Documents that
     an interrupted run has read are taken from its parts; `is_fresh` throws these away. A document that crashes its
     reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest goes on.
-    readers: extension -> `module:function`. force: replace an output that is there; one with the same bytes, which an
-    interrupted run has left, needs none.
 
-    Raises NotFoundError (no such place), RequestError (sizes, workers, output), ConflictError (the output is there, or
-    another process writes it), DataError (no rows at all), StorageFullError, WorkError (no worker can be started).
+    Args:
+        readers: extension -> `module:function`.
+        force: replace an output that is there; one with the same bytes, which an interrupted run has left, needs none.
+
+    Raises:
+        NotFoundError: no such place.
+        RequestError: sizes, workers, output.
+        ConflictError: the output is there, or another process writes it.
+        DataError: no rows at all.
+        StorageFullError, WorkError: no worker can be started.
     """
     check_sizes(settings.chunk_tokens, settings.overlap_tokens)
     _check(output, num_workers, timeout_seconds)

@@ -1,7 +1,7 @@
-"""The rows of one document on the disk, until all documents are done: what a killed ingest goes on from.
+"""The rows of one document on the disk, until all documents are done: what a killed ingest continues from.
 
 A part is a file named by the digest of all that its rows depend on: the document's name and bytes, the settings, and
-the versions of what reads it. Its first line is a header, the rest are the rows as they will stand in the output.
+the versions of what reads it. Its first line is a header, the rest are the rows as the output will have them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _LIBRARIES = ("markitdown", "trafilatura", "pypdfium2", "openpyxl", "mammoth", "
 class IngestSettings:
     """What the rows depend on, besides the documents.
 
-    tokenizer: folder of the model whose tokens are counted, None for words. tokenizer_sha256: of its tokenizer.json.
+    Attributes:
+        tokenizer: folder of the model whose tokens are counted, None for words.
+        tokenizer_sha256: of its tokenizer.json.
     """
 
     chunk_tokens: int
@@ -36,7 +38,12 @@ class IngestSettings:
 
 @dataclass(frozen=True, slots=True)
 class PartHeader:
-    """What is known of the rows of one document. sha256: of the document's bytes. body_sha256: of the rows."""
+    """What is known of the rows of one document.
+
+    Attributes:
+        sha256: of the document's bytes.
+        body_sha256: of the rows.
+    """
 
     sha256: str
     reader: str

@@ -45,7 +45,11 @@ def shorten(value: Any) -> str:
 
 
 def require_text(fields: dict[str, Any], field: str) -> str:
-    """The string in `field`. Raises BadFieldError where it is absent, null or no text."""
+    """The string in `field`.
+
+    Raises:
+        BadFieldError: it is absent, null or no text.
+    """
     if field not in fields:
         there = ", ".join(fields) or "none"
         raise BadFieldError(field, ABSENT, f"is absent (fields of this row: {there})")

@@ -1,4 +1,4 @@
-"""How a CSV file is written: its encoding, and what stands between the values of a record; found in the file itself.
+"""How a CSV file is written: its encoding, and what is between the values of a record; found in the file itself.
 
 The encoding is decided by all bytes (`text_encoding`), the delimiter by the first records: it splits the header, and
 splits the most records into as many values as the header has. Where several do so equally, the rarer character in
@@ -35,8 +35,10 @@ _NUM_REMEMBERED: Final = 64
 class CsvDialect:
     """How a CSV file is written.
 
-    delimiter: one character, `ONE_COLUMN` where values are not split. bare_returns: whether lines end in a carriage
-    return alone. num_lines_before: lines in front of the header (`sep=;`).
+    Attributes:
+        delimiter: one character, `ONE_COLUMN` where values are not split.
+        bare_returns: whether lines end in a carriage return alone.
+        num_lines_before: lines in front of the header (`sep=;`).
     """
 
     encoding: Encoding
@@ -46,7 +48,7 @@ class CsvDialect:
 
     @property
     def separated(self) -> str:
-        """What stands between values, in words; empty for one column."""
+        """What is between values, as text; empty for one column."""
         if self.delimiter == ONE_COLUMN:
             return ""
         return _DELIMITERS.get(self.delimiter, repr(self.delimiter))
@@ -63,7 +65,11 @@ class CsvDialect:
 
 
 def csv_dialect(source: Source) -> CsvDialect:
-    """The dialect of a CSV file, remembered for the file as it is now. Raises DataError for damaged gzip data."""
+    """The dialect of a CSV file, remembered for the file as it is now.
+
+    Raises:
+        DataError: damaged gzip data.
+    """
     stat = source.path.stat()
     return _dialect(source, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 

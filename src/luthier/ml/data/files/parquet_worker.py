@@ -1,7 +1,7 @@
 """The process that decodes one Parquet file, with limits on memory and time, for `read_parquet`.
 
-stdin is the file itself. Its rows leave through a pipe, as an Arrow IPC stream of batches of at most 8 MiB, but for a
-single row.
+stdin is the file itself. Its rows leave through a pipe, as an Arrow IPC stream of batches of at most 8 MiB, except for
+a single row.
 
 A few bytes of Parquet decode to gigabytes in many ways (pages that are packed, dictionaries, repeated prefixes, lists
 by run lengths), and the sizes in its headers may lie. So the sizes are counted as they are decoded, and one page that
@@ -89,7 +89,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
 
 
 def _spelled_out(kind: Any) -> Any:
-    """The type with every value in its own place: in a dictionary, a view or a run one value stands for many."""
+    """The type with every value in its own place: in a dictionary, a view or a run one value represents many."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):

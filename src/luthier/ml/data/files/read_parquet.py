@@ -29,9 +29,10 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
 
     Arrow fills fields that a nested object lacks with null, so a null inside a nested value is read as absent.
 
-    Raises DataError for a damaged file, a column that is there twice, and a decompression bomb: a row over 64 MiB, more
-    than 200 decoded bytes a byte of the file (from 10 MiB on), a page that does not fit into 2 GiB, a batch that takes
-    longer than two minutes.
+    Raises:
+        DataError: a damaged file, a column that is there twice, and a decompression bomb: a row over 64 MiB, more than
+            200 decoded bytes a byte of the file (from 10 MiB on), a page that does not fit into 2 GiB, a batch that
+            takes longer than two minutes.
     """
     import pyarrow as pa  # here, since who reads text alone needs none of its memory
 

@@ -53,7 +53,8 @@ _SIGNATURES = (
 class Source:
     """A data file whose format is decided.
 
-    shown_name: what messages call it, where that is not the last part of the path, as of an uploaded file.
+    Attributes:
+        shown_name: what messages call it, where that is not the last part of the path, as of an uploaded file.
     """
 
     path: Path

@@ -21,7 +21,11 @@ class StrictJsonError(ValueError):
 
 
 def strict_loads(text: str) -> Any:
-    """Parse one JSON document. Raises StrictJsonError with the reason and, for bad syntax, line and column."""
+    """Parse one JSON document.
+
+    Raises:
+        StrictJsonError: with the reason and, for bad syntax, line and column.
+    """
     try:
         found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:

@@ -44,7 +44,9 @@ _TOP_LEVEL_DOMAINS: Final = frozenset(f"{_COUNTRY_DOMAINS} {_GENERIC_DOMAINS}".s
 
 
 def find_emails(text: str) -> Iterator[Span]:
-    """Each address. Reserved: example.com and its kin, .test, .invalid (RFC 2606, 6761), noreply@ and git@ remotes."""
+    """Each address. Reserved: example.com and its variants, .test, .invalid (RFC 2606, 6761), noreply@ and git@
+    remotes.
+    """
     if "@" not in text:
         return
     for match in _ADDRESS.finditer(text):

@@ -30,7 +30,7 @@ _FINDERS: Final[tuple[Callable[[str], Iterable[Span]], ...]] = (
     find_streets,
     find_phones,
 )
-# What masks put in is taken out before the search, whatever stands beside it.
+# What masks put in is taken out before the search, whatever is beside it.
 _MASKS: Final = re.compile(
     r"\bperson\d+@example\.com|\+1-[2-9]\d\d-555-01\d\d|(?<!\d)1[2-9]\d\d55501\d\d(?!\d)"
     r"|\b\d+ Example Street\b|\bPerson [A-Z]+\b"

@@ -74,11 +74,11 @@ class Pseudonyms:
         return self._numbers[key]
 
     def stand_in(self, kind: Kind, value: str) -> str:
-        """What stands for a value of personal data."""
+        """What represents a value of personal data."""
         return _STAND_INS[kind](self.number_of(kind, value), value)
 
     def secret(self, value: str) -> str:
-        """What stands for a secret: safe inside quotes and JSON strings."""
+        """What represents a secret: safe inside quotes and JSON strings."""
         return f"<secret-{self.number_of('secret', value)}>"
 
 

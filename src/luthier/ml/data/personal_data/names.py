@@ -1,6 +1,6 @@
 """Names of people, where presidio-analyzer and a spaCy model are installed; patterns cannot find them.
 
-Presidio is asked for PERSON only, in English; it downloads nothing here: without a model on the machine names are not
+Presidio is used for PERSON only, in English; it downloads nothing here: without a model on the machine names are not
 searched, and `why_not` says so.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 from luthier.ml.data.personal_data.span import Span
 
 SPACY_MODELS: Final = ("en_core_web_lg", "en_core_web_md", "en_core_web_sm")
-_LEAST_SCORE: Final = 0.6
+_MIN_SCORE: Final = 0.6
 _MASK: Final = "Person "
 
 FindNames = Callable[[str], Sequence[Span]]
@@ -41,7 +41,7 @@ def name_finder() -> FindNames | None:
     engine = AnalyzerEngine(nlp_engine=NlpEngineProvider(nlp_configuration=configuration).create_engine())
 
     def find(text: str) -> list[Span]:
-        results = engine.analyze(text=text, language="en", entities=["PERSON"], score_threshold=_LEAST_SCORE)
+        results = engine.analyze(text=text, language="en", entities=["PERSON"], score_threshold=_MIN_SCORE)
         return names_from(text, results)
 
     return find

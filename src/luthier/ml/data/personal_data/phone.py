@@ -4,7 +4,7 @@ The structure alone decides where it is telling: a plus with a country code that
 separators (NANP), a leading 0 with 9 to 12 digits. Everything else, such as ten bare digits or Spain's nine, could be
 anything and is taken only where a word nearby speaks of a telephone ("call", "Handy", "téléphone"). Certain is what is
 international and grouped, `(ddd) ddd-dddd`, and national forms beside such a word (`phone_form`); a sum is none.
-What stays ambiguous: part numbers written 3-3-4, bare codes with a leading 0, numbers of seven digits without a word.
+What stays ambiguous: part numbers written 3-3-4, bare codes with a leading 0, numbers of seven digits silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from luthier.ml.data.personal_data.phone_form import is_calculation, is_certain,
 from luthier.ml.data.personal_data.span import Span
 
 _SPACE: Final = " \u00a0\u202f"
-# Runs of digits with what stands between the groups of a number. Nothing in it matches in two ways: time is linear.
+# Runs of digits with what is between the groups of a number. Nothing in it matches in two ways: time is linear.
 _RUN: Final = re.compile(
     rf"(?<![\w+.,/\-$€£%])\+?[{_SPACE}]?\(?\d+(?:(?:[{_SPACE}.\-/\u2011]|[{_SPACE}]?\(|\)[{_SPACE}]?[\-/]?|[{_SPACE}]/[{_SPACE}])\d+)*"
 )

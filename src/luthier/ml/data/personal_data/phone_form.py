@@ -7,8 +7,8 @@ from typing import Final
 
 from luthier.ml.data.personal_data.cues import cue_before, is_phone_after
 
-_LEAST_DIGITS, _MOST_DIGITS = 9, 15
-_LEAST_SAID: Final = 7
+_MIN_DIGITS, _MAX_DIGITS = 9, 15
+_MIN_SAID: Final = 7
 _SPACES: Final = " \u00a0\u202f"
 # What calculates, with a digit or a space on the other side: `2400/200=12`, `3 x 2400/200`, `<<100-20-300=...`.
 _OPERATOR_AFTER: Final = re.compile(r"[ ]{0,2}(?:[=*×÷^<>≈%]|[+][ ]?\d|[+/x\-][ ])")
@@ -48,22 +48,22 @@ def is_certain(text: str, start: int, end: int) -> bool:
     if is_calculation(text, start, end):
         return False
     num_digits = sum(map(str.isdigit, value))
-    if num_digits > _MOST_DIGITS:
+    if num_digits > _MAX_DIGITS:
         return False
     if value[0] == "+" and _is_international(value, num_digits) and not _is_signed(text, start):
         return True
     if _PARENTHESES.fullmatch(value):
-        return num_digits >= _LEAST_DIGITS
+        return num_digits >= _MIN_DIGITS
     is_said = _JUST_BEFORE.search(text[max(0, start - _BEFORE_CHARACTERS) : start]) is not None
-    if _NANP.fullmatch(value) or (value.lstrip("(")[0] == "0" and _is_grouped(value) and num_digits >= _LEAST_DIGITS):
+    if _NANP.fullmatch(value) or (value.lstrip("(")[0] == "0" and _is_grouped(value) and num_digits >= _MIN_DIGITS):
         return is_said or cue_before(text, start) == "phone" or is_phone_after(text, end)
-    if not is_said or num_digits < _LEAST_SAID or not _is_grouped(value):
+    if not is_said or num_digits < _MIN_SAID or not _is_grouped(value):
         return False
     return not value.isdigit() or _VERB_BEFORE.search(text[max(0, start - 16) : start]) is None
 
 
 def is_calculation(text: str, start: int, end: int) -> bool:
-    """Whether an operator stands beside it: then the digits are numbers of a sum."""
+    """Whether an operator is beside it: then the digits are numbers of a sum."""
     if text[start] == "+":
         return _OPERATOR_AFTER.match(text, end) is not None and text[end : end + 1] != "/"
     before = text[max(0, start - 6) : start]
@@ -82,7 +82,7 @@ def _is_operator(before: str) -> bool:
 
 
 def _is_international(value: str, num_digits: int) -> bool:
-    if num_digits < _LEAST_DIGITS or not _INTERNATIONAL.fullmatch(value):
+    if num_digits < _MIN_DIGITS or not _INTERNATIONAL.fullmatch(value):
         return False
     kinds = {separator.strip() or " " for separator in _SEPARATORS.findall(value)} - {"(", ")"}
     if "." in kinds and (len(kinds) > 1 or value.count(".") < 2):

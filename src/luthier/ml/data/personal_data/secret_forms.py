@@ -42,7 +42,7 @@ ASSIGNMENT: Final = re.compile(
 )
 PRIVATE_KEY: Final = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 PRIVATE_KEY_END: Final = re.compile(r"-----END (?:[A-Z0-9]{1,12} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
-# What stands between: base64, headers, line breaks, also as \n inside a JSON string.
+# What is between: base64, headers, line breaks, also as \n inside a JSON string.
 PRIVATE_KEY_BODY: Final = re.compile(r"(?:[A-Za-z0-9+/=\s:,.()]|-(?!----)|\\[nr])*")
 LONGEST_PRIVATE_KEY: Final = 20_000
 
@@ -51,7 +51,7 @@ PLACEHOLDER: Final = re.compile(
     r"sample|fake|insert|process\.env|os\.environ|getenv|secrets?\.|config\.|self\.|settings\.|vault:|0123456789|12345678|abcdefgh|"
     r"(?:^|[_-])(?:test|todo|none|null|undefined)(?:$|[_-])|^(?:password|passwd|pass|secret|user|token|pwd|admin|root)$"
 )
-# Any of these, in any case, stands in every text with a secret: a quick test for whole columns.
+# Any of these, in any case, is in every text with a secret: a quick test for whole columns.
 MARKS: Final = (
     "private key", "akia", "asia", "abia", "acca", "aws", "ghp_", "gho_", "ghu_", "ghs_", "ghr_",
     "github_pat_", "glpat-", "gldt-", "glrt-", "glptt-", "glcbt-", "xox", "hooks.slack", "k_live_", "aiza",

@@ -2,7 +2,7 @@
 
 Known tokens are told by their form. `name = "value"` counts where the name says that it is secret and the value looks
 random: letters and digits mixed, and a Shannon entropy of at least 3 bits a character (3.5 from 20 characters on);
-words that stand in for a value (changeme, <...>, ${...}, your-...) do not count. A random-looking identifier under such
+words that replace a value (changeme, <...>, ${...}, your-...) do not count. A random-looking identifier under such
 a name is the mistake this makes; a password of plain words is the one that it misses.
 """
 
@@ -29,8 +29,8 @@ from luthier.ml.data.personal_data.secret_forms import (
     TOKEN_FORMS,
 )
 
-_LEAST_BITS: Final = 3.0
-_LEAST_BITS_LONG: Final = 3.5
+_MIN_BITS: Final = 3.0
+_MIN_BITS_LONG: Final = 3.5
 _LONG: Final = 20
 _SHOWN_CHARACTERS: Final = 4
 _RANDOM_FORMS: Final = frozenset(("OpenAI or Anthropic key", "GitLab token", "Slack token"))
@@ -38,7 +38,11 @@ _RANDOM_FORMS: Final = frozenset(("OpenAI or Anthropic key", "GitLab token", "Sl
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A secret at `text[start:end]`. kind: a name for people, such as "GitHub token". Its repr hides the value."""
+    """A secret at `text[start:end]`.
+
+    Attributes:
+        kind: a name for people, such as "GitHub token". Its repr hides the value.
+    """
 
     start: int
     end: int
@@ -117,7 +121,7 @@ def _assignments(text: str) -> Iterator[Secret]:
 def _looks_random(value: str) -> bool:
     if not any(map(str.isdigit, value)) or not any(map(str.isalpha, value)):
         return False
-    return entropy_bits(value) >= (_LEAST_BITS_LONG if len(value) >= _LONG else _LEAST_BITS)
+    return entropy_bits(value) >= (_MIN_BITS_LONG if len(value) >= _LONG else _MIN_BITS)
 
 
 def _is_web_token(value: str) -> bool:

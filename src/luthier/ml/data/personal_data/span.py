@@ -18,9 +18,10 @@ KINDS: Final[tuple[Kind, ...]] = ("email", "iban", "card", "ssn", "ip_address", 
 class Span:
     """The value `text[start:end]`.
 
-    is_reserved: of the right form, but set aside for documentation, tests or masks, so it reaches nobody. Such a span
-    is not reported; it only keeps other finders off its characters. is_certain: whether it counts where precision is
-    asked for (`Profile`).
+    Attributes:
+        is_reserved: of the right form, but set aside for documentation, tests or masks, so it reaches nobody. Such a
+            span is not reported; it only keeps other finders off its characters.
+        is_certain: whether it counts where precision is asked for (`Profile`).
     """
 
     start: int

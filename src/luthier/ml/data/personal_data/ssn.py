@@ -1,6 +1,6 @@
 """United States social security numbers (SSA: no area 000, 666 or 900-999, no group 00, no serial 0000).
 
-Not covered: national identity numbers of other countries (NIR, codice fiscale, NIE, Steuer-ID, NINO and their kin).
+Not covered: national identity numbers of other countries (NIR, codice fiscale, NIE, Steuer-ID, NINO and similar ones).
 """
 
 from __future__ import annotations

@@ -11,7 +11,12 @@ _NO_TEXT = re.compile("[\ud800-\udfff\x00]")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a document under one heading. `page`: page of a PDF or slide, from 1. `headings`: outermost first."""
+    """A part of a document under one heading.
+
+    Attributes:
+        page: page of a PDF or slide, from 1.
+        headings: outermost first.
+    """
 
     text: str
     page: int | None = None
@@ -20,14 +25,18 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as text. `warnings`: what was left out, guessed or put right, one short clause each."""
+    """A document as text.
+
+    Attributes:
+        warnings: what was left out, guessed or put right, one short clause each.
+    """
 
     sections: tuple[Section, ...]
     warnings: tuple[str, ...] = ()
 
 
 def well_formed(document: Document) -> Document:
-    """The same with every character that cannot stand in a row replaced by U+FFFD, which a warning counts."""
+    """The same with every character that a row cannot hold replaced by U+FFFD, which a warning counts."""
     num_bad = 0
 
     def put_right(text: str) -> str:

@@ -19,7 +19,7 @@ _W: Final = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _NAME: Final = re.compile(r"toc (?:[1-9]|heading)|table of contents", re.IGNORECASE)
 _ID: Final = re.compile(r"TOC(?:[1-9]|Heading)")
 _FIELD: Final = re.compile(r"\s*TOC(?:\s|$)")
-_MOST_SHOWN: Final = 60
+_MAX_SHOWN: Final = 60
 
 
 def without_contents(path: Path) -> tuple[io.BytesIO | None, str]:
@@ -110,4 +110,4 @@ def _remove(paragraph: Any) -> None:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…")
+    return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")

@@ -20,8 +20,10 @@ _SHOWN_HEADERS = ("From", "To", "Cc", "Date")
 def read(path: Path) -> Document:
     """The subject as heading; who wrote to whom and when, then the text. Attachments are not read but named.
 
-    Plain text is preferred, else HTML is read whole: a mail has no menus. Raises DataError for what
-    is no mail or has no text.
+    Plain text is preferred, else HTML is read whole: a mail has no menus.
+
+    Raises:
+        DataError: what is no mail or has no text.
     """
     with path.open("rb") as file:
         message = BytesParser(EmailMessage, policy=policy.default).parse(file)

@@ -18,7 +18,8 @@ def read(path: Path) -> Document:
 
     Where trafilatura finds no main text, all text of the page is taken, and a warning says so.
 
-    Raises DataError for a page without text.
+    Raises:
+        DataError: a page without text.
     """
     data = path.read_bytes()
     found = trafilatura.extract(

@@ -22,10 +22,10 @@ FEWEST_LINES: Final = 4
 EDGE_LINES: Final = 2
 FEWEST_ENTRIES: Final = 3
 FEWEST_LEADERS: Final = 5
-MOST_FRONT_PAGES: Final = 30
+MAX_FRONT_PAGES: Final = 30
 """Page numbers of a table of contents may be higher than the number of pages by so many: a file may be a part."""
 _NUM_SHOWN: Final = 5
-_MOST_SHOWN: Final = 60
+_MAX_SHOWN: Final = 60
 _NUMBER: Final = re.compile(r"\d+")
 _ROMAN: Final = re.compile(r"[ivxlc]{1,9}", re.IGNORECASE)
 _PAGE_WORD: Final = re.compile(
@@ -50,7 +50,8 @@ class Cleaned:
 def without_furniture(pages: Sequence[Sequence[str]]) -> Cleaned:
     """The lines of each page, without running titles, page numbers and tables of contents.
 
-    pages: the lines of each page in their order; blank ones may stand among them.
+    Args:
+        pages: the lines of each page in their order; blank ones may stand among them.
     """
     dropped, notes = _running_lines(pages)
     kept = [[line for at, line in enumerate(page) if at not in dropped[n]] for n, page in enumerate(pages)]
@@ -120,7 +121,7 @@ def _edge(page: Sequence[str], dropped: set[int], *, is_top: bool) -> int | None
 
 
 def _form(line: str) -> str:
-    """The line with # for numbers, and for a Roman number that stands alone."""
+    """The line with # for numbers, and for a Roman number that is alone."""
     form = " ".join(_NUMBER.sub("#", line).casefold().split())
     return "#" if _ROMAN.fullmatch(form.strip("-–— ")) else form
 
@@ -141,7 +142,7 @@ def _is_title(form: str, lines: dict[int, str]) -> bool:
 
 
 def _rising(lines: dict[int, str]) -> set[int]:
-    """The pages on which a number of the line is the page's, but for a constant; none where these are under three."""
+    """The pages on which a number of the line is the page's plus a constant; none where these are under three."""
     shifts: Counter[int] = Counter()
     of_page: dict[int, set[int]] = {}
     for number, line in lines.items():
@@ -177,7 +178,7 @@ def _contents(pages: Sequence[Sequence[str]], num_pages: int) -> dict[int, set[i
                 least = FEWEST_ENTRIES
             last = next((int(entry["page"]) for entry in reversed(entries) if entry["page"].isdigit()), 0)
             is_varied = len({entry["page"] for entry in entries}) > 1
-            if len(entries) >= least and is_varied and last <= num_pages + MOST_FRONT_PAGES:
+            if len(entries) >= least and is_varied and last <= num_pages + MAX_FRONT_PAGES:
                 found[number].update(run if heading is None else [heading, *run])
                 goes_on = not any(line.strip() for line in page[run[-1] + 1 :])
     return found
@@ -235,7 +236,7 @@ def _in_order(page: Sequence[str], run: Sequence[int]) -> tuple[list[int], list[
 
 def _short(line: str) -> str:
     text = " ".join(line.split())
-    return repr(text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…")
+    return repr(text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…")
 
 
 def _pages_in_words(pages: Sequence[int]) -> str:

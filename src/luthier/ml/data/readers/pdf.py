@@ -26,7 +26,8 @@ def read(path: Path) -> Document:
     """A section a page with text; wrapped lines are joined. Pages without text are counted in a warning, and what is
     left out (running titles, page numbers, tables of contents: `page_furniture`) is named in others.
 
-    Raises DataError for a broken or password-protected file, and where no page has text (a scan).
+    Raises:
+        DataError: a broken or password-protected file, and where no page has text (a scan).
     """
     try:
         pdf = pypdfium2.PdfDocument(path)

@@ -50,7 +50,11 @@ CONVERT_FIRST: Final[Mapping[str, str]] = {
 
 
 def load_reader(name: str) -> Read:
-    """The reader behind `module:function`. Raises DataError where there is none."""
+    """The reader behind `module:function`.
+
+    Raises:
+        DataError: there is none.
+    """
     try:
         found: Read = import_string(name)
     except (ImportError, AttributeError) as error:

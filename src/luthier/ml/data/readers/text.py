@@ -9,6 +9,10 @@ from luthier.ml.data.readers.document import Document, Section
 
 
 def read(path: Path) -> Document:
-    """One section with all text. Raises DataError for binary data."""
+    """One section with all text.
+
+    Raises:
+        DataError: binary data.
+    """
     text, warnings = decode(path.read_bytes())
     return Document((Section(text),), warnings)

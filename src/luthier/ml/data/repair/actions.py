@@ -16,9 +16,12 @@ ActionKind = Literal["change", "remove"]
 class Action:
     """What is done about the rows of a check.
 
-    id: the name by which it is asked for. check: id of the check that finds the rows. reason: why a row of it is
-    changed or removed. because: why this is done by default, or is not. sorts: the findings of the check that count,
-    by `details["sort"]` or `details["kind"]`; all where empty.
+    Attributes:
+        id: the name by which it is requested.
+        check: id of the check that finds the rows.
+        reason: why a row of it is changed or removed.
+        because: why this is done by default, or is not.
+        sorts: the findings of the check that count, by `details["sort"]` or `details["kind"]`; all where empty.
     """
 
     id: str
@@ -86,8 +89,11 @@ def choose_actions(
 ) -> tuple[Action, ...]:
     """The actions asked for, in the order of the table: those of `only`, else the default ones, without `skip`.
 
-    Contamination is among the default ones where there is a held-out file. Raises NotFoundError for an id that no
-    action has, and RequestError where none is left or a held-out file is missing.
+    Contamination is among the default ones where there is a held-out file.
+
+    Raises:
+        NotFoundError: an id that no action has.
+        RequestError: none is left or a held-out file is missing.
     """
     for name in (*(only or ()), *(skip or ())):
         if name not in ACTIONS:

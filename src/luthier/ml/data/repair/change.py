@@ -30,8 +30,11 @@ _DECODED: Final = "its bytes are not UTF-8: read as Windows-1252"
 class Changed:
     """The working file: line n is record n of the original as JSON, empty where it cannot be read.
 
-    changed, removed: why, by line. masked: what was masked, with examples. num_html_kept: rows that were to be cleaned
-    with texts left as they were, since they hold HTML and most rows do, so that it is meant.
+    Attributes:
+        changed, removed: why, by line.
+        masked: what was masked, with examples.
+        num_html_kept: rows that were to be cleaned with texts left as they were, since they hold HTML and most rows do,
+            so that it is meant.
     """
 
     path: Path
@@ -44,9 +47,11 @@ class Changed:
 def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_meant: bool, folder: Path) -> Changed:
     """Write the working file into a folder.
 
-    to_clean: lines of the rows whose texts are cleaned; rows that had to be decoded are as well.
+    Args:
+        to_clean: lines of the rows whose texts are cleaned; rows that had to be decoded are as well.
 
-    Raises DataError where rows cannot be read and it was not asked to remove such rows.
+    Raises:
+        DataError: rows cannot be read and it was not asked to remove such rows.
     """
     made = Changed(folder / "rows.jsonl")
     problems = {problem.line: problem for problem in request.audit.table.problems}

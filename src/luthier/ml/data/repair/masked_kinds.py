@@ -26,8 +26,9 @@ _SPELLINGS: Final[dict[str, Kind]] = {
 def masked_kinds(mask: Sequence[str] = (), leave: Sequence[str] = ()) -> MaskedKinds:
     """What is masked: of the default kinds what is certain, of those in `mask` every value, none of those in `leave`.
 
-    Raises NotFoundError for a kind that there is not, RequestError for one in both lists, where none is left, and for
-    names where nothing on this machine can find them.
+    Raises:
+        NotFoundError: a kind that there is not.
+        RequestError: one in both lists, where none is left, and for names where nothing on this machine can find them.
     """
     every, left = _kinds(mask), _kinds(leave)
     if both := [kind for kind in every if kind in left]:

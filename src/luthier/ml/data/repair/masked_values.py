@@ -15,7 +15,7 @@ from luthier.ml.data.personal_data.names import FindNames
 from luthier.ml.data.personal_data.secrets import Secret, find_secrets
 from luthier.ml.data.personal_data.span import KINDS, Span
 
-MOST_EXAMPLES: Final = 3
+MAX_EXAMPLES: Final = 3
 _AROUND: Final = 32
 _SHOWN_DIGITS: Final = 2
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
@@ -36,11 +36,15 @@ class MaskedValues:
     def see(self, action: str, text: str, span: Span | Secret, stand_in: str) -> None:
         """Note a value that is masked in the row that was begun."""
         key = (action, span.kind)
-        if len(self._examples[key]) < MOST_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
+        if len(self._examples[key]) < MAX_EXAMPLES and all(seen != key for seen, _, _ in self._seen):
             self._seen.append((key, *self._excerpts(text, span, stand_in)))
 
     def end(self, line: int, done: Counter[Any]) -> None:
-        """Count what was done in a row, and keep the examples of it. done: (action, kind) -> number of values."""
+        """Count what was done in a row, and keep the examples of it.
+
+        Args:
+            done: (action, kind) -> number of values.
+        """
         for key, num in done.items():
             if num and key[0] in ("personal_data", "secret"):
                 self._num_values[key] += num
@@ -85,7 +89,7 @@ class MaskedValues:
 
 
 def form_of(value: str) -> str:
-    """A value with the first letter of each word and its first two digits; dots stand for the rest."""
+    """A value with the first letter of each word and its first two digits; dots represent the rest."""
     shown = _LETTERS.sub(lambda match: match[0][0] + _HIDDEN * (len(match[0]) - 1), value)
     num_digits = 0
     characters = []

@@ -34,11 +34,12 @@ _CONTAMINATION = {
 def removals(request: RepairRequest, table: AuditTable, gone: Notes, found: Sequence[Finding] | None) -> Notes:
     """Why which rows go, beside those in `gone`.
 
-    table: of the changed rows, under the lines and the name of the original. found: what the checks find in it, where
-    that is known already; None runs them.
-
     Rows are first judged one by one. Then contradictions, copies and near-duplicates are looked for among what is left,
     in this order, so that the row for which another one goes always stays.
+
+    Args:
+        table: of the changed rows, under the lines and the name of the original.
+        found: what the checks find in it, where that is known already; None runs them.
     """
     notes: Notes = {}
     audit = replace(request.audit, table=_without(table, gone))
@@ -104,7 +105,7 @@ def _said(field: str, reason: str) -> str:
 
 
 def _exact_twins(audit: AuditRequest) -> dict[int, str]:
-    """For each row that stands in the held-out file the id of the row there."""
+    """For each row that is in the held-out file the id of the row there."""
     if audit.held_out is None:
         return {}
     there: dict[str, int] = {}
@@ -177,7 +178,7 @@ _AMONG_ROWS = {"conflicting_completion": _conflicting, "exact_duplicate": _exact
 
 
 def check_can_run(skipped: dict[str, str], actions: Sequence[Action]) -> None:
-    """Raise RequestError where a check that was asked for by name could not be run."""
+    """Raise RequestError where a check that was requested by name could not be run."""
     for action in actions:
         if not action.is_default and action.check in skipped:
             raise RequestError(

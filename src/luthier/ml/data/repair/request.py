@@ -19,9 +19,14 @@ from luthier.ml.data.repair.masked_kinds import masked_kinds
 class RepairRequest:
     """Which file to repair into which.
 
-    output: a .jsonl file. actions: as `actions.choose_actions` gives them. audit: by which both the original (its
-    table) and the outcome are audited; its held-out file is that of contamination. mapping, count_tokens: by which the
-    table was built. force: replace an output that is there. mask: which personal data is masked.
+    Attributes:
+        output: a .jsonl file.
+        actions: as `actions.choose_actions` gives them.
+        audit: by which both the original (its table) and the outcome are audited; its held-out file is that of
+            contamination.
+        mapping, count_tokens: by which the table was built.
+        force: replace an output that is there.
+        mask: which personal data is masked.
     """
 
     output: Path
@@ -43,7 +48,7 @@ class RepairRequest:
         return tuple(dict.fromkeys(action.check for action in self.actions))
 
     def has(self, name: str) -> bool:
-        """Whether an action is asked for."""
+        """Whether an action is requested."""
         return any(action.id == name for action in self.actions)
 
 

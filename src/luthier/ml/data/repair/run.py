@@ -47,8 +47,10 @@ def repair_file(request: RepairRequest) -> Repaired:
     the outcome again changes nothing, as long as checks that compare a row with the whole file (length, language, HTML
     that most rows hold) judge the rows that are left as before.
 
-    Raises DataError (rows that cannot be read and may not be removed, no row left, a file that changes meanwhile),
-    RequestError (a check that cannot be run), ConflictError (an output that is there).
+    Raises:
+        DataError: rows that cannot be read and may not be removed, no row left, a file that changes meanwhile.
+        RequestError: a check that cannot be run.
+        ConflictError: an output that is there.
     """
     before = request.audit.table
     inputs = [request.file, *([request.audit.held_out.path] if request.audit.held_out else [])]

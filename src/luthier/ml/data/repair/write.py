@@ -50,9 +50,10 @@ def write_rows_and_manifest(
 
     A line of the manifest: line, row (its id), fate (kept, changed, removed), check and reason (the first ones),
     reasons (all), sha256_before and sha256_after of the row as one line of JSONL without its end (null where there is
-    none, or where it could not be read as a line), output_line. No value of a row stands in it.
+    none, or where it could not be read as a line), output_line. No value of a row is in it.
 
-    Raises DataError where no row is left.
+    Raises:
+        DataError: no row is left.
     """
     fates, table = Fates(), request.audit.table
     with (
@@ -125,7 +126,7 @@ def _write_fate(file: IO[str], head: dict[str, Any], notes: list[Note], tail: di
 def summary(
     request: RepairRequest, fates: Fates, changed: Changed, rows: Path, before: Audit, after: Audit
 ) -> dict[str, Any]:
-    """The document that stands beside the rows; written last, so that where it is, the repair is whole."""
+    """The document that is beside the rows; written last, so that where it is, the repair is whole."""
     table = request.audit.table
     return {
         "file": table.file,

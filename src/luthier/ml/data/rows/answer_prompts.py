@@ -36,7 +36,8 @@ _ANSWERING: Final = ("assistant", "gpt", "chatgpt", "bot", "model")
 class AnswerOptions:
     """How answers are written. temperature 0 is greedy; above it the draws depend on seed and prompt alone.
 
-    keeps_thoughts: rows get the teacher's thought as `reasoning_content`; else they get the answer alone.
+    Attributes:
+        keeps_thoughts: rows get the teacher's thought as `reasoning_content`; else they get the answer alone.
     """
 
     max_new_tokens: int = 512
@@ -47,7 +48,12 @@ class AnswerOptions:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A row to be answered. id: `rows.jsonl:17`. provenance: what the row says of where it is from."""
+    """A row to be answered.
+
+    Attributes:
+        id: `rows.jsonl:17`.
+        provenance: what the row says of where it is from.
+    """
 
     id: str
     prompt: Conversation
@@ -56,7 +62,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question and what became of it. reason None: the answer is kept. thought: what the teacher thought before."""
+    """One question and what became of it. reason None: the answer is kept.
+
+    Attributes:
+        thought: what the teacher thought before.
+    """
 
     question: Question
     text: str = ""
@@ -66,9 +76,12 @@ class Answered:
 
 
 def question_of(row: Row, mapping: Mapping[str, str]) -> Question:
-    """The prompt of a row in any shape that has one; an answer that stands at its end is left out.
+    """The prompt of a row in any shape that has one; an answer that is at its end is left out.
 
-    mapping: field of the shape to field of the file. Earlier turns of the assistant are context. Raises BadFieldError.
+    Earlier turns of the assistant are context. Raises BadFieldError.
+
+    Args:
+        mapping: field of the shape to field of the file.
     """
     fields = renamed(row.fields, mapping) if mapping else dict(row.fields)
     found = _conversation(fields)
@@ -124,9 +137,10 @@ def answered_row(answered: Answered, options: AnswerOptions, *, teacher: str) ->
 
 
 def gold_row(example: Example) -> dict[str, Any]:
-    """A row as `answered_row` writes it, with the answer that stands in the data: the only turn that is learned.
+    """A row as `answered_row` writes it, with the answer that is in the data: the only turn that is learned.
 
-    Raises BadFieldError for an example without a prompt and an answer in words.
+    Raises:
+        BadFieldError: an example without a prompt and an answer as text.
     """
     prompt, conversation = example.prompt, example.conversation
     if prompt is None or conversation is None or conversation.last_answer is None or not example.reference:

@@ -10,7 +10,7 @@ from luthier.core.errors import DataError
 
 _MAX_DIFFERENT: Final = 100_000
 _FEWEST_ROWS: Final = 20
-_MOST_DIFFERENT_FRACTION: Final = 0.5
+_MAX_DIFFERENT_FRACTION: Final = 0.5
 
 
 @dataclass
@@ -39,7 +39,7 @@ def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> N
     elif labels.num_filled < num_rows:
         without = num_rows - labels.num_filled
         what = f"{without:,} of {num_rows:,} rows of {file} have a text and no {column}, the others have both"
-    elif num_rows >= _FEWEST_ROWS and num > _MOST_DIFFERENT_FRACTION * num_rows:
+    elif num_rows >= _FEWEST_ROWS and num > _MAX_DIFFERENT_FRACTION * num_rows:
         what = f"{file} has {num:,} different values of {column} beside {num_rows:,} texts, too many for classes"
     else:
         return

@@ -30,8 +30,11 @@ def columns_like(name: str, columns: Iterable[str]) -> list[str]:
 def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable[str]) -> dict[str, str]:
     """A mapping with the columns as they are written, and with the fields that only one column can be.
 
-    mapping: field -> column, as a person wrote it. fields: of shapes, that columns of their name stand for. A column
-    that is not there, or may be several, stays as it is written; a field that may be several is left out.
+    A column that is not there, or may be several, stays as it is written; a field that may be several is left out.
+
+    Args:
+        mapping: field -> column, as a person wrote it.
+        fields: of shapes, that columns of their name represent.
     """
     columns = list(columns)
     found = {}

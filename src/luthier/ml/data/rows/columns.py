@@ -1,4 +1,4 @@
-"""Which fields the rows of a file have, and what sort of values stand in them: seen from all rows, nested ones too."""
+"""Which fields the rows of a file have, and what sort of values are in them: seen from all rows, nested ones too."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _MAX_MEMBERS: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
-    """What stands in one place of all rows.
+    """What is in one place of all rows.
 
-    kinds: of values, each once, sorted. num_filled: how many values there are that are not null. members: of objects,
-    by name in the order of their first appearance. items: of lists; None where no list held anything. is_cut: nested
-    deeper than 8 levels, or of more than 500 names, so that the rest is not described.
+    Attributes:
+        kinds: of values, each once, sorted.
+        num_filled: how many values there are that are not null.
+        members: of objects, by name in the order of their first appearance.
+        items: of lists; None where no list held anything.
+        is_cut: nested deeper than 8 levels, or of more than 500 names, so that the rest is not described.
     """
 
     kinds: tuple[Kind, ...]

@@ -38,9 +38,11 @@ _CONVERSATIONS: dict[Shape, Callable[[dict[str, Any]], Conversation]] = {
 class LoadedFile:
     """A data file that was read whole: every one of its rows is an example.
 
-    sha256: over the file's bytes as they lie on disk. shape_reason: one sentence why this shape was taken, which
-    columns are its fields, and how the file is written. mapping: field of the shape -> column, where the two differ.
-    unused: every column that goes into no field.
+    Attributes:
+        sha256: over the file's bytes as they lie on disk.
+        shape_reason: one sentence why this shape was taken, which columns are its fields, and how the file is written.
+        mapping: field of the shape -> column, where the two differ.
+        unused: every column that goes into no field.
     """
 
     file: str
@@ -127,11 +129,19 @@ def problem_in(row: Row, error: BadFieldError, mapping: Mapping[str, str]) -> Ro
 
 
 def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | None) -> Example:
-    """Map one row. mapping: as in `load_file`. group: the field that keeps rows together. Raises BadFieldError."""
+    """Map one row.
+
+    Args:
+        mapping: as in `load_file`.
+        group: the field that keeps rows together.
+
+    Raises:
+        BadFieldError: the row lacks a field, or holds another type in it.
+    """
     fields = renamed(row.fields, mapping) if mapping else row.fields
     value = _group_value(row.fields, group) if group is not None else None
     if shape == "prompt_completion" and _names_answers(mapping):
-        # said in so many words, so a column `label` is no reason to doubt it, and a number is a class
+        # named explicitly, so a column `label` is no reason to doubt it, and a number is a class
         fields = {name: inner for name, inner in fields.items() if name != "label"}
         if "completion" in fields:
             fields["completion"] = as_text(fields["completion"])

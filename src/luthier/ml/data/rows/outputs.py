@@ -44,7 +44,8 @@ def check_free(outputs: Sequence[Path], *, force: bool) -> None:
 def check_free_listed(output: Path, listed: Path, *, force: bool) -> None:
     """`check_free` for an output and the listing of what was refused, which the next attempt replaces.
 
-    listed: JSONL with `source_row` and `reason`; a file by that name that holds something else is not replaced.
+    Args:
+        listed: JSONL with `source_row` and `reason`; a file by that name that holds something else is not replaced.
     """
     check_free([output] if _is_listing(listed) else [output, listed], force=force)
 
@@ -76,7 +77,12 @@ def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
 
 
 def write_output(path: Path, content: bytes, *, force: bool) -> None:
-    """Write a small file, whole or not at all. Raises ConflictError where it is there, RequestError where it cannot."""
+    """Write a small file, whole or not at all.
+
+    Raises:
+        ConflictError: it is there.
+        RequestError: it cannot.
+    """
     check_outputs([path], [])
     check_free([path], force=force)
     try:
@@ -91,7 +97,10 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
 def working_folder(beside: Path) -> Iterator[Path]:
     """A folder next to `beside` for files in the making, on the same disk, so that they can be moved into place.
 
-    It is gone afterwards, whatever happens. Raises StorageFullError where the disk runs full inside.
+    It is gone afterwards, whatever happens.
+
+    Raises:
+        StorageFullError: the disk runs full inside.
     """
     with disk_full_explained(beside, expected="room for the output twice"):
         beside.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +112,9 @@ def publish(files: Mapping[Path, Path], *, force: bool) -> None:
     """Move finished files into place, in the order given (made -> final), each of them atomically.
 
     A final file that is there already with the same bytes is what a run that was stopped here has left, and is kept.
-    Raises ConflictError for one with other bytes, unless `force`; nothing was moved then.
+
+    Raises:
+        ConflictError: one with other bytes, unless `force`; nothing was moved then.
     """
     for made, final in files.items():
         if not force and os.path.lexists(final) and not _is_same(made, final):

@@ -99,7 +99,11 @@ def with_system(messages: tuple[Message, ...], system: Any) -> tuple[Message, ..
 
 
 def plain_text(fields: dict[str, Any]) -> str:
-    """The text of a plain-text row. Raises BadFieldError where it is empty."""
+    """The text of a plain-text row.
+
+    Raises:
+        BadFieldError: it is empty.
+    """
     text = require_text(fields, "text")
     if not text.strip():
         raise EmptyAnswerError("text", text, "empty")

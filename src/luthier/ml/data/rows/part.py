@@ -13,8 +13,11 @@ from luthier.ml.data.text.normalise import content_key
 def part_of(examples: Sequence[Example], part: tuple[float, float]) -> list[Example]:
     """The examples from share `part[0]` to below `part[1]` in the order of a hash, in the order in which they came.
 
-    The hash is of the group where there is one, else of the normalised content, so equal rows stay together but for
-    those at the two ends. Raises DataError where the share holds no row.
+    The hash is of the group where there is one, else of the normalised content, so equal rows stay together except for
+    those at the two ends.
+
+    Raises:
+        DataError: the share holds no row.
     """
     keys = [example.group if example.group is not None else content_key(example) for example in examples]
     digests = [hashlib.sha256(f"part\0{key}".encode()).digest() for key in keys]

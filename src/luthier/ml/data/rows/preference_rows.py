@@ -28,8 +28,10 @@ _ROLES: Final = {"Human": "user", "Assistant": "assistant"}
 def preference_sides(fields: dict[str, Any]) -> tuple[Conversation, Conversation]:
     """The conversation that ends with the chosen completion and the one that ends with the rejected one.
 
-    Both have the same prompt: the row's own, or all turns that both sides begin with. Raises BadFieldError where a side
-    is absent or empty, both say the same, or they answer different prompts.
+    Both have the same prompt: the row's own, or all turns that both sides begin with.
+
+    Raises:
+        BadFieldError: a side is absent or empty, both say the same, or they answer different prompts.
     """
     names = _name(fields, CHOSEN), _name(fields, REJECTED)
     tools = parse_tools("tools", fields.get("tools"))

@@ -49,10 +49,14 @@ class Region:
 class PromptMap:
     """Where texts lie.
 
-    positions: places in the texts given, ascending; all of them, or a sample. xy: one point for each, centred on 0.
-    explained_share: the part of the variance that two dimensions keep, 0 to 1. num_texts: how many there were. prefix:
-    what nearly all texts begin with and was left out; empty where they share no beginning. members: of each point the
-    place in `regions` of the one that it lies in; -1 for a point of a part that no words set apart.
+    Attributes:
+        positions: places in the texts given, ascending; all of them, or a sample.
+        xy: one point for each, centred on 0.
+        explained_share: the part of the variance that two dimensions keep, 0 to 1.
+        num_texts: how many there were.
+        prefix: what nearly all texts begin with and was left out; empty where they share no beginning.
+        members: of each point the place in `regions` of the one that it lies in; -1 for a point of a part that no words
+            set apart.
     """
 
     positions: Integers

@@ -21,7 +21,8 @@ _BOM = b"\xef\xbb\xbf"
 def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = None) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text.
 
-    is_wanted: whether to parse a record, by its place among the records (from 0) and its line; all where None.
+    Args:
+        is_wanted: whether to parse a record, by its place among the records (from 0) and its line; all where None.
     """
     offset, place = 0, -1
     with source.open() as file:
@@ -40,7 +41,11 @@ def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = No
 
 
 def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProblem:
-    """What stands on one line of JSONL. offset: of the line in the file, for messages about its bytes."""
+    """What is on one line of JSONL.
+
+    Args:
+        offset: of the line in the file, for messages about its bytes.
+    """
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -82,7 +87,11 @@ def _excerpt(text: str, column: int) -> str:
 
 
 def read_json(source: Source) -> Iterator[Row | RowProblem]:
-    """One Row or RowProblem for each element; `line` is the row's number. Raises DataError for a broken document."""
+    """One Row or RowProblem for each element; `line` is the row's number.
+
+    Raises:
+        DataError: a broken document.
+    """
     pieces, num_bytes = [], 0
     with source.open() as file:
         while num_bytes <= MAX_DOCUMENT_BYTES and (piece := file.read(_PIECE_BYTES)):  # asking for all reserves all

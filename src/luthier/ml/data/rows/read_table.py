@@ -131,7 +131,11 @@ def _row(
 
 
 def header_names(file: str, header: Any) -> list[str]:
-    """The names of columns without outer spaces. Raises DataError for a csv.Error and for a name that stands twice."""
+    """The names of columns without outer spaces.
+
+    Raises:
+        DataError: a csv.Error and for a name that occurs twice.
+    """
     if isinstance(header, csv.Error):
         raise DataError(f"the header of {file} is not CSV: {header}", expected="column names", do="repair line 1")
     names = [name.strip() for name in header]

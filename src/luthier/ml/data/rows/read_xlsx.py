@@ -1,6 +1,6 @@
 """Rows out of a workbook (.xlsx): of its one sheet with rows, values as the spreadsheet shows them.
 
-The first row with values names the columns. What would be lost without a word is refused: a second sheet with rows,
+The first row with values names the columns. What would be lost silently is refused: a second sheet with rows,
 merged cells, values under no name, formulas whose results were not saved.
 """
 
@@ -37,7 +37,12 @@ _NUM_REMEMBERED: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class _Sheet:
-    """Where the rows of a workbook are. header_row: the row that names the columns, from 1. num_sheets: of the book."""
+    """Where the rows of a workbook are.
+
+    Attributes:
+        header_row: the row that names the columns, from 1.
+        num_sheets: of the book.
+    """
 
     title: str
     header_row: int
@@ -45,15 +50,21 @@ class _Sheet:
 
 
 def workbook_notes(source: Source) -> str:
-    """Which sheet is read, in words: `the sheet 'Answers'`. Raises DataError as `read_xlsx`."""
+    """Which sheet is read, as text: `the sheet 'Answers'`.
+
+    Raises:
+        DataError: as `read_xlsx`.
+    """
     return f"the sheet {_sheet(source).title!r}"
 
 
 def read_xlsx(source: Source) -> Iterator[Row | RowProblem]:
     """One Row for each row of the sheet with values, by its number there; values are all text, empty ones empty.
 
-    A row with an error such as #N/A is a RowProblem. Raises DataError for a broken, encrypted or unsafe workbook, for
-    one without rows, and for what the module's text names.
+    A row with an error such as #N/A is a RowProblem.
+
+    Raises:
+        DataError: a broken, encrypted or unsafe workbook, for one without rows, and for what the module's text names.
     """
     found = _sheet(source)
     with _open(source) as book:

@@ -23,9 +23,13 @@ _BOM = b"\xef\xbb\xbf"
 class Record:
     """One record of a file.
 
-    item: the row, or why there is none. line: as the row's. raw: the record as one line of JSONL without its end. Of a
-    JSONL file these are the very bytes of the line, else the row as JSON; None where a record of another format cannot
-    be read, and of a line that is too long.
+    Of a JSONL file these are the very bytes of the line, else the row as JSON; None where a record of another format
+    cannot be read, and of a line that is too long.
+
+    Attributes:
+        item: the row, or why there is none.
+        line: as the row's.
+        raw: the record as one line of JSONL without its end.
     """
 
     line: int
@@ -36,8 +40,10 @@ class Record:
 def read_records(source: Source) -> Iterator[Record]:
     """Each record of a file in order, streamed. Blank lines are no records.
 
-    A row with a value that JSON does not have (not a number, raw bytes) comes as a RowProblem. Raises DataError as
-    `read_rows` does.
+    A row with a value that JSON does not have (not a number, raw bytes) comes as a RowProblem.
+
+    Raises:
+        DataError: as `read_rows` does.
     """
     if source.format == "jsonl":
         yield from _lines(source)
@@ -58,7 +64,8 @@ def read_records(source: Source) -> Iterator[Record]:
 def json_line(fields: Mapping[str, Any]) -> bytes:
     """A row as one line of JSON without its end: UTF-8, fields in their order; dates and times as ISO 8601 texts.
 
-    Raises TypeError or ValueError for a value that JSON does not have.
+    Raises:
+        TypeError, ValueError: a value that JSON does not have.
     """
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
     try:

@@ -1,4 +1,4 @@
-"""Rows of a data file by their place, without reading what stands before them.
+"""Rows of a data file by their place, without reading what comes before them.
 
 The offsets of a JSONL file's lines are written down once. The rows of any other file are written as JSONL once, so that
 they have offsets too. Either way one row costs one seek afterwards, however large the file is.
@@ -41,9 +41,14 @@ class _Head:
 
 @dataclass(frozen=True, slots=True)
 class RowIndex:
-    """Where the rows of a file lie. name: the file's, for messages. Positions count from 0, lines as in `Row.line`.
+    """Where the rows of a file lie.
 
-    is_copy: whether the rows were written as JSONL for this index; what could not be read is then a text that says why.
+    Positions count from 0, lines as in `Row.line`.
+
+    Attributes:
+        name: the file's, for messages.
+        is_copy: whether the rows were written as JSONL for this index; what could not be read is then a text that says
+            why.
     """
 
     name: str

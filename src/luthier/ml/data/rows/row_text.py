@@ -1,4 +1,4 @@
-"""The texts of a row that a person may change, each under the place where it stands, and the row as JSON.
+"""The texts of a row that a person may change, each under the place where it is, and the row as JSON.
 
 A place is written as a JSON pointer (RFC 6901): `/completion`, `/messages/1/content`.
 """
@@ -30,9 +30,12 @@ _UNSEEN: Final = re.compile(
 class TextField:
     """One text of a row.
 
-    name: of the field. speaker: of the turn that it belongs to, empty elsewhere. part: of the turn, where it is not
-    what is said in it, such as `tool_calls`. is_text: whether it is a text that a form can carry; all else is shown as
-    JSON, to be changed in the whole row only.
+    Attributes:
+        name: of the field.
+        speaker: of the turn that it belongs to, empty elsewhere.
+        part: of the turn, where it is not what is said in it, such as `tool_calls`.
+        is_text: whether it is a text that a form can carry; all else is shown as JSON, to be changed in the whole row
+            only.
     """
 
     pointer: str
@@ -58,7 +61,8 @@ def text_fields(fields: Mapping[str, Any]) -> list[TextField]:
 def with_texts(fields: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
     """A copy of the row with other texts in fields of `text_fields`. A change of line ends alone is ignored.
 
-    Raises RequestError for a place that holds no text.
+    Raises:
+        RequestError: a place that holds no text.
     """
     made = copy.deepcopy(dict(fields))
     known = {place.pointer: place for place in text_fields(fields) if place.is_text}

@@ -25,7 +25,8 @@ _READERS: dict[Format, Callable[[Source], Iterator[Row | RowProblem]]] = {
 def read_rows(source: Source) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each record, in the order of the file.
 
-    Raises DataError where the file as a whole cannot be read: a broken JSON document, a bad CSV header, damaged data.
+    Raises:
+        DataError: the file as a whole cannot be read: a broken JSON document, a bad CSV header, damaged data.
     """
     return _READERS[source.format](source)
 
@@ -33,7 +34,8 @@ def read_rows(source: Source) -> Iterator[Row | RowProblem]:
 def read_as(source: Source) -> str:
     """How a file is written, where its format leaves that open: `semicolons, Windows-1252`; else empty.
 
-    Raises DataError where the file as a whole cannot be read.
+    Raises:
+        DataError: the file as a whole cannot be read.
     """
     if source.format == "csv":
         return csv_dialect(source).in_words()

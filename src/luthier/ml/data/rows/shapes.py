@@ -95,9 +95,11 @@ def named(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, An
 class Decision:
     """What the rows of a file are, as `ShapeDetector.settle` finds it.
 
-    reason: one sentence why, with the columns that stand for fields under other names, and those not used. mapping:
-    field of the shape -> column, both as asked for and as found. group: the column that keeps rows together. unused:
-    every column that goes into no field.
+    Attributes:
+        reason: one sentence why, with the columns that represent fields under other names, and those not used.
+        mapping: field of the shape -> column, both as asked for and as found.
+        group: the column that keeps rows together.
+        unused: every column that goes into no field.
     """
 
     shape: Shape
@@ -111,7 +113,8 @@ class Decision:
 class ShapeDetector:
     """Looks at every row once and then says the shape of the file. Memory: the names of the fields, not the rows.
 
-    read_as: how the file is written, where that was found in it (`rows.read_as`); ends the reason.
+    Attributes:
+        read_as: how the file is written, where that was found in it (`rows.read_as`); ends the reason.
     """
 
     file: str
@@ -173,7 +176,8 @@ class ShapeDetector:
     def settle(self, *, group: str | None) -> Decision:
         """The shape, and which column is which field of it.
 
-        Raises DataError where there is no shape or more than one, and where several columns could be one field.
+        Raises:
+            DataError: there is no shape or more than one, and where several columns could be one field.
         """
         mapping = resolve(self.mapping, MAPPABLE[:-1], self.columns)
         if group is not None:
@@ -217,7 +221,11 @@ class ShapeDetector:
         return Decision(shape, reason, mapping, group, (*unused, *nested))
 
     def _as_pairs(self, names: tuple[str, str]) -> dict[str, str]:
-        """Prompt and completion under columns of these names. Raises DataError where one may be several."""
+        """Prompt and completion under columns of these names.
+
+        Raises:
+            DataError: one may be several.
+        """
         for target, name in zip(("prompt", "completion"), names, strict=True):
             refuse_ambiguous(self.file, target, name, self.columns)
         prompt, completion = (columns_like(name, self.columns)[0] for name in names)

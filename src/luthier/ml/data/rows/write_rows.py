@@ -14,7 +14,8 @@ from luthier.core.system.disk_full import disk_full_explained
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     """Write one JSON object a line (UTF-8), atomically, and return the number of rows. Makes missing folders.
 
-    Raises StorageFullError.
+    Raises:
+        StorageFullError: the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_rows = 0

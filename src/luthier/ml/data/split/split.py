@@ -1,4 +1,4 @@
-"""Split examples so that no group stands on two sides, and find held-out rows that stand in the training data."""
+"""Split examples so that no group is on two sides, and find held-out rows that are in the training data."""
 
 from __future__ import annotations
 
@@ -43,14 +43,19 @@ def split_by_fraction(
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """Held-out rows that training has seen. exact: prompt and answer (or text); same_prompt: only the prompt."""
+    """Held-out rows that training has seen.
+
+    Attributes:
+        exact: prompt and answer (or text).
+        same_prompt: only the prompt.
+    """
 
     exact: tuple[RowProblem, ...]
     same_prompt: tuple[RowProblem, ...]
 
 
 def leaked_ids(train: Sequence[Example], held_out: Sequence[Example]) -> Leakage:
-    """Held-out examples whose normalised content, or only whose prompt, also stands in the training examples."""
+    """Held-out examples whose normalised content, or only whose prompt, also is in the training examples."""
     contents: dict[str, str] = {}
     prompts: dict[str, str] = {}
     for example in train:

@@ -46,7 +46,11 @@ def _wrong(table: AuditTable, problems: list[RowProblem], expected: str) -> Data
 
 
 def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
-    """Group and stratum of each row. Raises DataError for fields that are not there."""
+    """Group and stratum of each row.
+
+    Raises:
+        DataError: fields that are not there.
+    """
     columns, problems, fields = SplitColumns(), [], dict[str, None]()
     for record in read_records(open_source(request.file)):
         if not isinstance(record.item, Row):

@@ -33,7 +33,11 @@ SUMMARY: Final = "split.json"
 
 @dataclass(frozen=True, slots=True)
 class FileSplit:
-    """A split that was written and proved. `document`: what stands in split.json."""
+    """A split that was written and proved.
+
+    Attributes:
+        document: what is in split.json.
+    """
 
     folder: Path
     document: dict[str, Any]
@@ -50,9 +54,12 @@ def split_file(
     before it is moved into place, split.json last. The same rows, options and seed give the same sides, whatever the
     order of the rows.
 
-    Raises NotFoundError (no file), DataError (rows that cannot be read, impossible fractions, unknown fields, too few
-    groups), ConflictError (an earlier split is there), RequestError (an output is the input), LeakageError (the proof
-    failed: nothing was written).
+    Raises:
+        NotFoundError: no file.
+        DataError: rows that cannot be read, impossible fractions, unknown fields, too few groups.
+        ConflictError: an earlier split is there.
+        RequestError: an output is the input.
+        LeakageError: the proof failed: nothing was written.
     """
     request = with_mapped_group(request)
     check_fractions(validation=request.validation, held_out=request.held_out)

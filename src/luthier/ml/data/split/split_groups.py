@@ -40,13 +40,17 @@ def sides_of(
 ) -> dict[str, Split]:
     """The side of each group, by its name.
 
-    sizes: rows of each group. strata: the stratum of each group; one for all where None. Within a stratum, groups are
-    taken in the order of a hash of (seed, group), which the order of `sizes` does not change. A group that would take a
-    side over its share of the stratum is left to the next side, and at last to train; what a stratum lacks or has too
-    much, the next one (by name) makes up for, so that a side is off by less than one group. A stratum's last group
-    stays in train.
+    Within a stratum, groups are taken in the order of a hash of (seed, group), which the order of `sizes` does not
+    change. A group that would take a side over its share of the stratum is left to the next side, and at last to train;
+    what a stratum lacks or has too much, the next one (by name) makes up for, so that a side is off by less than one
+    group. A stratum's last group stays in train.
 
-    Raises DataError for impossible fractions, and where there are too few groups for every asked side to have one.
+    Args:
+        sizes: rows of each group.
+        strata: the stratum of each group; one for all where None.
+
+    Raises:
+        DataError: impossible fractions, and where there are too few groups for every asked side to have one.
     """
     check_fractions(validation=validation, held_out=held_out)
     asked: list[tuple[Split, float]] = [("held_out", held_out), ("validation", validation)]
@@ -124,8 +128,12 @@ def _take(groups: Sequence[str], sizes: Mapping[str, int], target: float, *, num
 def united(keys: Iterable[Sequence[Hashable | None]]) -> npt.NDArray[np.int64]:
     """Rows that share any key, directly or through other rows, as one component.
 
-    keys: the keys of each row, as many for each; the n-th keys of two rows are compared with each other, None with
-    nothing. Returns for each row the position of the first row of its component (union-find, Tarjan 1975).
+    Args:
+        keys: the keys of each row, as many for each; the n-th keys of two rows are compared with each other, None with
+            nothing.
+
+    Returns:
+        For each row the position of the first row of its component (union-find, Tarjan 1975).
     """
     parent: list[int] = []
     first: dict[tuple[int, Hashable], int] = {}

@@ -22,12 +22,15 @@ from luthier.ml.data.split.split_request import NearGroups, SplitRequest, group_
 
 @dataclass(frozen=True, slots=True)
 class SplitProof:
-    """What stands on more than one side.
+    """What is on more than one side.
 
-    exact: texts that are the same after normalisation. near_duplicate: clusters at the threshold; None where they were
-    not searched for. same_group: groups; None where rows have none. All three are 0 in a split that is written.
-    same_prompt: rows of validation and held-out whose prompt also stands in train, with another answer: reported, since
-    whether that is a leak depends on the task. num_rows: rows read back.
+    Attributes:
+        exact: texts that are the same after normalisation.
+        near_duplicate: clusters at the threshold; None where they were not searched for.
+        same_group: groups; None where rows have none. All three are 0 in a split that is written.
+        same_prompt: rows of validation and held-out whose prompt also is in train, with another answer: reported, since
+            whether that is a leak depends on the task.
+        num_rows: rows read back.
     """
 
     num_rows: int
@@ -56,8 +59,12 @@ def prove(
 ) -> SplitProof:
     """Read the written files together and count what they share.
 
-    folder: for a working file. Raises LeakageError where they share a text, a near-duplicate or a group, and DataError
-    where a row of the input is missing or changed.
+    Args:
+        folder: for a working file.
+
+    Raises:
+        LeakageError: they share a text, a near-duplicate or a group.
+        DataError: a row of the input is missing or changed.
     """
     together = folder / "proof.jsonl"
     sides: list[Split] = []
@@ -110,7 +117,7 @@ def _num_shared(keys: Iterable[Hashable | None], sides: list[Split]) -> int:
 
 
 def _check_same_lines(original: Path, together: Path) -> None:
-    """Every row of the input stands in the output once, unchanged: equal counts, and equal sums of line digests."""
+    """Every row of the input is in the output once, unchanged: equal counts, and equal sums of line digests."""
     one, other = _sum_of_digests(original), _sum_of_digests(together)
     if one != other:
         raise DataError(

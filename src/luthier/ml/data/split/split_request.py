@@ -30,12 +30,15 @@ class NearGroups(Protocol):
 class SplitRequest:
     """How to split a file.
 
-    folder: where the parts go. validation, held_out: fractions of all rows. group_by: the field whose value keeps rows
-    together; "source" is the source document (`provenance.file`, or a field such as `source`); "none" groups by
-    nothing; None groups by `provenance.file` where rows have it. stratify_by: the field of whose values each side has
-    its share. near_threshold: exact Jaccard over word 3-shingles from which two rows stay on one side; None searches
-    for none. mapping: as for training; its `group` is another way to say group_by. force: replace what an earlier
-    split has left in the folder.
+    Attributes:
+        folder: where the parts go.
+        validation, held_out: fractions of all rows.
+        group_by: the field whose value keeps rows together; "source" is the source document (`provenance.file`, or a
+            field such as `source`); "none" groups by nothing; None groups by `provenance.file` where rows have it.
+        stratify_by: the field of whose values each side has its share.
+        near_threshold: exact Jaccard over word 3-shingles from which two rows stay on one side; None searches for none.
+        mapping: as for training; its `group` is another way to say group_by.
+        force: replace what an earlier split has left in the folder.
     """
 
     file: Path
@@ -69,7 +72,11 @@ def group_of(fields: Mapping[str, Any], group_by: str | None) -> str | None:
 
 
 def with_mapped_group(request: SplitRequest) -> SplitRequest:
-    """The request grouped by what its mapping calls `group`. Raises DataError where two groups are asked for."""
+    """The request grouped by what its mapping calls `group`.
+
+    Raises:
+        DataError: two groups are requested.
+    """
     mapped = (request.mapping or {}).get(GROUP)
     if mapped is None or mapped == request.group_by:
         return request

@@ -24,7 +24,12 @@ def split_summary(
     written: Mapping[Split, Path],
     proof: SplitProof,
 ) -> dict[str, Any]:
-    """The document. side: of each group by its name; names: the group of each row, in the order of the file."""
+    """The document.
+
+    Args:
+        side: of each group by its name.
+        names: the group of each row, in the order of the file.
+    """
     sizes = Counter(names)
     rows, groups = Counter(side[name] for name in names), Counter(side.values())
     asked: dict[Split, float] = {"validation": request.validation, "held_out": request.held_out}

@@ -1,6 +1,6 @@
 """What a teacher is asked to write from a passage, and what a judge is asked about it.
 
-A worked example stands before the request, as a turn of its own: without one, models of a few hundred million
+A worked example precedes the request, as a turn of its own: without one, models of a few hundred million
 parameters write about the passage, or repeat the rules. There is no system turn, since some chat templates refuse one.
 The passage comes first and what changes from round to round last, so that engines and servers that keep computed
 prefixes can use them.
@@ -16,7 +16,7 @@ from luthier.core.conversation import Conversation, Message
 
 Kind = Literal["qa", "instruction"]
 
-# The two keys of the JSON object that is asked for: what becomes the prompt, and what becomes the completion.
+# The two keys of the JSON object that is requested: what becomes the prompt, and what becomes the completion.
 KEYS: Final[Mapping[Kind, tuple[str, str]]] = {
     "qa": ("question", "answer"),
     "instruction": ("instruction", "response"),
@@ -45,7 +45,11 @@ _EXAMPLES: Final[Mapping[Kind, tuple[str, str]]] = {
 def pair_prompt(
     kind: Kind, passage: str, *, provenance: Mapping[str, Any] | None = None, earlier: Sequence[str] = ()
 ) -> Conversation:
-    """The request for one pair. earlier: questions or instructions of this passage that must not come again."""
+    """The request for one pair.
+
+    Args:
+        earlier: questions or instructions of this passage that must not come again.
+    """
     reply = json.dumps(dict(zip(KEYS[kind], _EXAMPLES[kind], strict=True)))
     return Conversation(
         messages=(

@@ -23,7 +23,11 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What may become a row. is_open: nothing in the reply said where the completion ends."""
+    """What may become a row.
+
+    Attributes:
+        is_open: nothing in the reply said where the completion ends.
+    """
 
     prompt: str
     completion: str

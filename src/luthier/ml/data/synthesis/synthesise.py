@@ -42,7 +42,11 @@ _MAX_NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class SynthesisOptions:
-    """What to write and what to keep. min_support: as `support.Support.fraction`. temperature 0 is greedy."""
+    """What to write and what to keep.
+
+    Attributes:
+        min_support: as `support.Support.fraction`. temperature 0 is greedy.
+    """
 
     kind: Kind = "qa"
     pairs_per_passage: int = 1
@@ -54,7 +58,11 @@ class SynthesisOptions:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A row to write pairs from. id: `rows.jsonl:17`."""
+    """A row to write pairs from.
+
+    Attributes:
+        id: `rows.jsonl:17`.
+    """
 
     id: str
     text: str
@@ -63,7 +71,11 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One pair that was asked for, and its fate. reason None: it is kept. reply: what the teacher wrote."""
+    """One pair that was requested, and its fate. reason None: it is kept.
+
+    Attributes:
+        reply: what the teacher wrote.
+    """
 
     passage: Passage
     reply: str = ""
@@ -87,10 +99,10 @@ def attempts(
     *,
     batch_done: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Attempt]:
-    """Every pair that was asked for, kept or refused, in the order of the passages; at least one for each passage.
+    """Every pair that was requested, kept or refused, in the order of the passages; at least one for each passage.
 
     The passages are streamed in batches of 32; `batch_done` is called after each with its number of passages. Of a
-    passage that yields a refused pair the next pair is asked for all the same, unless the answer could only be the same
+    passage that yields a refused pair the next pair is requested all the same, unless the answer could only be the same
     again. Equal options, passages and answers give equal attempts.
 
     Raises what the engines raise, but OverlongError: such a passage is refused.
@@ -150,7 +162,11 @@ def _write_round(
     progress: Progress,
     kept: dict[str, str],
 ) -> None:
-    """Pair `number` (from 0) of each passage of a batch, appended to `made`. kept: normalised prompt -> its row."""
+    """Pair `number` (from 0) of each passage of a batch, appended to `made`.
+
+    Args:
+        kept: normalised prompt -> its row.
+    """
     asked = [
         place for place in range(len(batch)) if batch[place].text.strip() and not _is_hopeless(made[place], options)
     ]

@@ -14,7 +14,7 @@ CONTROL: Final = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x{9f}\\x{ad}\\x{200b}
 _CONTROL_RE: Final = re.compile(re.sub(r"\\x\{(\w+)\}", lambda m: re.escape(chr(int(m[1], 16))), CONTROL) + "+")
 _BREAKS_RE: Final = re.compile("[\\x0b\\x0c\\x85]+")
 _TERMINAL_RE: Final = re.compile(r"\x1b\[[0-9;?]{0,64}[ -/]{0,8}[@-~]")
-_MOST_PASSES: Final = 8
+_MAX_PASSES: Final = 8
 
 MOJIBAKE_UNDONE: Final = "mojibake undone"
 CONTROL_REMOVED: Final = "control characters removed"
@@ -35,7 +35,7 @@ def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
     (U+FFFD) cannot be brought back and stay.
     """
     cleaned, done = text, dict[str, None]()
-    for _ in range(_MOST_PASSES):
+    for _ in range(_MAX_PASSES):
         before = cleaned
         for what, clean in ((MOJIBAKE_UNDONE, _undone), (CONTROL_REMOVED, _plain), (HTML_STRIPPED, strip_html)):
             changed = clean(cleaned)

@@ -16,8 +16,13 @@ from scipy.sparse import csr_array
 class LanguageModel:
     """A finite automaton that finds byte n-grams, and a naive Bayes over them.
 
-    moves: state row * 256 + byte -> next state. offsets: state -> its row * 256. features: state -> the feature found
-    there, or -1. weights: features x classes. priors: by class. names: by class; a language may be several classes.
+    Attributes:
+        moves: state row * 256 + byte -> next state.
+        offsets: state -> its row * 256.
+        features: state -> the feature found there, or -1.
+        weights: features x classes.
+        priors: by class.
+        names: by class; a language may be several classes.
     """
 
     moves: npt.NDArray[np.int32]

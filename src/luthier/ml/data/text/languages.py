@@ -17,11 +17,11 @@ from luthier.ml.data.text.language_model import load_language_model
 UNDETERMINED: Final = "undetermined"
 HEAD_CHARACTERS: Final = 250
 FEWEST_LETTERS: Final = 20
-LEAST_LETTER_SHARE: Final = 0.7
-LEAST_PROBABILITY: Final = 0.5
+MIN_LETTER_SHARE: Final = 0.7
+MIN_PROBABILITY: Final = 0.5
 _BATCH_TEXTS: Final = 2_000
 _NO_LANGUAGE: Final = "zxx"
-# What stands for letters in no language: web addresses, words in snake_case or with digits, escaped line breaks.
+# What represents letters in no language: web addresses, words in snake_case or with digits, escaped line breaks.
 _NO_WORDS: Final = r"https?://\S+|\S*[_\d@]\S*|\\n"
 # Marks are the vowel signs of Indic scripts.
 _LETTERS: Final = r"[\p{L}\p{M}]"
@@ -44,7 +44,7 @@ def languages(texts: pl.Series, progress: Progress | None = None) -> pl.DataFram
             clear = words.is_not_null().arg_true().to_numpy()
             found = model.classify(words.drop_nulls().to_list())
             names[start + clear] = [
-                name if probability >= LEAST_PROBABILITY and name != _NO_LANGUAGE else UNDETERMINED
+                name if probability >= MIN_PROBABILITY and name != _NO_LANGUAGE else UNDETERMINED
                 for name, probability in found
             ]
             probabilities[start + clear] = [probability for _, probability in found]
@@ -63,5 +63,5 @@ def _words(texts: pl.Series) -> pl.Series:
     words = head.str.replace_all(_NO_WORDS, " ")
     num_letters = words.str.count_matches(_LETTERS)
     num_filled = head.str.replace_all(r"\s+", "").str.len_chars()
-    is_clear = (num_letters >= FEWEST_LETTERS) & (num_letters >= LEAST_LETTER_SHARE * num_filled)
+    is_clear = (num_letters >= FEWEST_LETTERS) & (num_letters >= MIN_LETTER_SHARE * num_filled)
     return texts.alias("text").to_frame().select(pl.when(is_clear).then(words)).to_series()

@@ -19,7 +19,7 @@ _WINDOWS_1252: Final = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’
 _BYTE_OF: Final = {ord(character): 0x80 + place for place, character in enumerate(_WINDOWS_1252)}
 # Second and later bytes of UTF-8, 0x80 to 0xBF, as Windows-1252 or Latin-1 shows them.
 _CONTINUED: Final = "\u0080-\u00bf" + "".join(sorted(set(_WINDOWS_1252) - {chr(code) for code in range(0x80, 0xA0)}))
-# Of these, what stands behind a letter in real text: closing quotes, dashes, marks and the no-break space.
+# Of these, what follows a letter in real text: closing quotes, dashes, marks and the no-break space.
 _COMMON: Final = frozenset("‘’“”‚„‹›«»…–—•™®°²³ªº\u00a0")
 _BEYOND_ASCII: Final = re.compile("[^\\x00-\\x7f]{2,}")
 _SEQUENCE: Final = re.compile(
@@ -71,7 +71,11 @@ def _repair_each_sequence(text: str) -> str:
 
 
 def _read_again(text: str) -> str:
-    """The bytes behind the characters, read as UTF-8. Raises UnicodeError where they are none."""
+    """The bytes behind the characters, read as UTF-8.
+
+    Raises:
+        UnicodeError: they are none.
+    """
     return text.translate(_BYTE_OF).encode("latin-1").decode()
 
 

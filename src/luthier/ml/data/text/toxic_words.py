@@ -1,7 +1,7 @@
 """Finds the words and phrases of a list in a text, also where they are written to slip past one.
 
 Seen through: leet (sh1t, @ss), masked letters (f**k, b*tch), letters drawn out (fuuuck), letters apart (f u c k).
-Not seen through: swapped or missing letters, words run together, and what a word means where it stands.
+Not seen through: swapped or missing letters, words run together, and what a word means where it is.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _APOSTROPHE: Final = "(?u:['’])"
 
 @dataclass(frozen=True, slots=True)
 class ToxicWord:
-    """A word or phrase of the list, as it stands in the list, and its class."""
+    """A word or phrase of the list, as it is in the list, and its class."""
 
     entry: str
     kind: str
@@ -54,7 +54,11 @@ class ToxicWord:
 
 @dataclass(frozen=True)
 class WordList:
-    """Entries by their written forms, harmless phrases among them. longest: words of the longest phrase."""
+    """Entries by their written forms, harmless phrases among them.
+
+    Attributes:
+        longest: words of the longest phrase.
+    """
 
     words: dict[str, ToxicWord]
     phrases: dict[tuple[str, ...], ToxicWord]
@@ -92,7 +96,7 @@ class WordList:
         return next((self.words[form] for form in tokens[position] if form in self.words), None), 1
 
     def _forms(self, token: str) -> tuple[str, ...]:
-        """What a token may stand for, the plainest first."""
+        """What a token may represent, the plainest first."""
         token = token.strip("'’+|#").rstrip("!@$").replace("’", "'")
         if token.isalpha() and token.isascii() and not _DRAWN_OUT.search(token):
             return (token.lower(),)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from luthier.ml.data.text.toxic_words import ToxicWord, WordList, counts_by_class, english
 
-MOST_COUNTED: Final = 3
+MAX_COUNTED: Final = 3
 THRESHOLD: Final = 0.5
 INTERCEPT: Final = -3.329
 WEIGHTS: Final[Mapping[str, float]] = {
@@ -66,11 +66,11 @@ def toxicity_of(text: str, words: WordList | None = None) -> Toxicity:
 
 def probability_of(counts: Counter[str]) -> float:
     """The probability for a number of finds by class, each counted up to three times."""
-    score = INTERCEPT + sum(weight * min(counts[kind], MOST_COUNTED) for kind, weight in WEIGHTS.items())
+    score = INTERCEPT + sum(weight * min(counts[kind], MAX_COUNTED) for kind, weight in WEIGHTS.items())
     return 1 / (1 + math.exp(-score))
 
 
 def features(found: Sequence[ToxicWord], kinds: Sequence[str]) -> list[float]:
     """What the regression sees of a text: its finds by class, each counted up to three times."""
     counts = counts_by_class(list(found))
-    return [float(min(counts[kind], MOST_COUNTED)) for kind in kinds]
+    return [float(min(counts[kind], MAX_COUNTED)) for kind in kinds]

@@ -47,7 +47,12 @@ _UNSPACED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a block of texts. hashes: uint64 of each word, text after text. counts: words in each text."""
+    """The words of a block of texts.
+
+    Attributes:
+        hashes: uint64 of each word, text after text.
+        counts: words in each text.
+    """
 
     start: int
     hashes: U64
@@ -55,7 +60,7 @@ class Words:
 
     @property
     def texts(self) -> I64:
-        """For each word the text it stands in, counted from 0 within the block."""
+        """For each word the text it is in, counted from 0 within the block."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 

@@ -2,7 +2,7 @@
 
 The prompt is what the template renders of the turns before the answer, with the generation prompt, whatever it does to
 them. Where the template's rendering of the answered conversation begins with it, what follows is the answer. Where it
-does not (a thought is opened by the prompt alone, a system prompt stands beside the last user turn), the part of the
+does not (a thought is opened by the prompt alone, a system prompt is beside the last user turn), the part of the
 rendering that belongs to the answer is found behind the last turn before it, and put after the prompt.
 """
 
@@ -27,9 +27,12 @@ class AnswerText:
     """A conversation up to an answer, as text.
 
     text[:prompt] is the prompt, text[start:] is learned; between them stands what is context although the model did not
-    see it in the prompt, such as an empty thought that the template inserts. is_rendered: the template writes this very
-    text, but for an end of the turn that it leaves out. has_thought: the answer holds one. skips_thought: the prompt
-    lets the model think, and the answer goes on without a thought.
+    see it in the prompt, such as an empty thought that the template inserts.
+
+    Attributes:
+        is_rendered: the template writes this very text, except for an end of the turn that it leaves out.
+        has_thought: the answer holds one.
+        skips_thought: the prompt lets the model think, and the answer goes on without a thought.
     """
 
     text: str
@@ -42,7 +45,11 @@ class AnswerText:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn of a row, for what is said of it. index: from 0."""
+    """A turn of a row, for what is said of it.
+
+    Attributes:
+        index: from 0.
+    """
 
     row_id: str
     index: int
@@ -65,9 +72,11 @@ class Turn:
 def answer_text(turn: Turn, conversation: Conversation, template: Template, learns: bool | None) -> AnswerText:
     """The text of one answer, proved.
 
-    learns: whether its thought is learned; None learns a thought of the row, and no empty one of the template.
+    Args:
+        learns: whether its thought is learned; None learns a thought of the row, and no empty one of the template.
 
-    Raises TemplateError where the answer, its thought or its calls cannot be found in what the template writes.
+    Raises:
+        TemplateError: the answer, its thought or its calls cannot be found in what the template writes.
     """
     if turn.index == 0 and template.kind == "chat":
         raise turn.error(
@@ -268,7 +277,7 @@ class _Found:
             )
 
     def _of_plain_answer(self, before: Conversation) -> str:
-        """What the template would write for an answer in words, in place of a call of a tool or of nothing."""
+        """What the template would write for an answer as text, in place of a call of a tool or of nothing."""
         answer = Message(role="assistant", content=_PLAIN_ANSWER)
         try:
             text = self.template.render(before.model_copy(update={"messages": (*before.messages, answer)}))
@@ -294,7 +303,7 @@ def _lets_think(writing: ThoughtWriting, state: PromptState) -> bool:
 
 
 def _end_but_for_space(text: str, prompt: str) -> int | None:
-    """Where a text goes on that begins with a prompt but for white space; None where it does not."""
+    """Where a text goes on that begins with a prompt except for white space; None where it does not."""
     solid = "".join(prompt.split())
     at = seen = 0
     while seen < len(solid) and at < len(text):
@@ -334,7 +343,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def stands_in(part: str, text: str) -> bool:
-    """Whether `part` stands in `text` as it is or as JSON writes it."""
+    """Whether `part` is in `text` as it is or as JSON writes it."""
     forms = (part.strip(), json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
     return any(form in text for form in forms)
 

@@ -31,13 +31,13 @@ class StepSchedule:
     Args:
         lengths: tokens of each example; of a unit of several rows, those of its longest.
         global_batch_size: examples an optimizer step.
-        micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example stands alone.
+        micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example is alone.
         rows_per_unit: rows of each example that stand side by side, such as the two completions of a preference pair; a
             number for each example where they differ.
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
         own: what the rows of each unit begin with (`shared_prefix.unit_prefixes`), which then counts once a unit; in
-            place of families, but for units of one row. The units of a micro-batch are of equally many rows then.
+            place of families, except for units of one row. The units of a micro-batch are of equally many rows then.
         packed: tokens of each example, all of its rows together, where the rows of a micro-batch lie end to end so that
             none is padded; any examples of a family may then stand together. None where rows lie side by side.
 
@@ -98,7 +98,7 @@ class StepSchedule:
         """What rank `rank` of `size` trains of that step, in micro-batches as `step` makes them.
 
         The longest example goes first, each to the rank that has the fewest tokens so far and room for one more; all
-        ranks get equally many, but for one where the numbers do not divide (Graham, 1969, "Bounds on multiprocessing
+        ranks get equally many, except for one where the numbers do not divide (Graham, 1969, "Bounds on multiprocessing
         timing anomalies", section 3). The shares of all ranks together are the step; a rank may get nothing.
         """
         if size == 1:

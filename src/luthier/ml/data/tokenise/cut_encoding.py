@@ -1,11 +1,11 @@
 """Encode a text so that chosen borders fall between tokens, and so that the ids are those the model meets in use.
 
-When a model answers, it is given encode(text before the answer) and goes on from there. If the whole text is encoded at
-once, a token may straddle that border: "Answer: " + "42" can become "Answer:" + " 42", a prompt that the model never
+When a model answers, it is given encode(text before the answer) and continues from there. If the whole text is encoded
+at once, a token may straddle that border: "Answer: " + "42" can become "Answer:" + " 42", a prompt that the model never
 meets in use, and a token that is half learned and half not. Therefore the prompt is encoded as it is in use, and what
-follows is taken from the encoding of the longer text only if that begins with the very same ids; otherwise it is
-encoded apart. With the usual templates, whose turns end in a special token or a line break, this gives exactly the ids
-of the whole text; the check costs one more encoding a border.
+follows is taken from the encoding of the longer text only if that begins with the same ids; otherwise it is encoded
+apart. With the usual templates, whose turns end in a special token or a line break, this gives exactly the ids of the
+whole text; the check costs one more encoding a border.
 
 Masks are counted in tokens of these encodings, not mapped through character offsets, which some tokenizers trim.
 """
@@ -75,7 +75,7 @@ def _encode_behind(sentinel: str, piece: str, template: Template) -> tuple[list[
 
 
 def _same(written: str, piece: str, template: Template) -> bool:
-    """Whether two texts are the same but for composed letters, and white space beside tokens that have a name.
+    """Whether two texts are the same except for composed letters, and white space beside tokens that have a name.
 
     That is added or taken there by the tokenizer in every text.
     """

@@ -32,7 +32,8 @@ def join_answers(
 ) -> tuple[str, tuple[int, ...], tuple[str, ...]]:
     """The text of all answers, how far each one's own text is moved in it, and what inference would not show so.
 
-    Raises TemplateError where it cannot be found what the template writes between two answers.
+    Raises:
+        TemplateError: it cannot be found what the template writes between two answers.
     """
     text, shifts = answers[0].text, [0]
     differs: list[str] = []
@@ -50,7 +51,7 @@ def join_answers(
 def _between(
     before: Turn, turn: Turn, earlier: AnswerText, prompt: str, conversation: Conversation, template: Template
 ) -> str:
-    """What stands between the end of an answer and the next one: the turns between, and the generation prompt."""
+    """What is between the end of an answer and the next one: the turns between, and the generation prompt."""
     as_last = _after(before, conversation.up_to(before.index + 1), template, begins=False)
     as_earlier = _after(before, conversation.up_to(turn.index), template, begins=True)
     if as_last is None or as_earlier is None or not prompt.endswith(as_earlier):
@@ -83,7 +84,8 @@ def _between(
 def _after(turn: Turn, conversation: Conversation, template: Template, *, begins: bool) -> str | None:
     """What the template writes after an answer, whatever the answer is; None where that cannot be told.
 
-    begins: with the generation prompt at the end.
+    Args:
+        begins: with the generation prompt at the end.
     """
     texts = []
     for probe in _PROBES:
@@ -138,9 +140,10 @@ def _end_of_user(template: Template) -> str:
 def _difference(
     turn: Turn, answer: AnswerText, shown: str, conversation: Conversation, template: Template
 ) -> Iterator[str]:
-    """How an answer that is seen from a later one differs from what inference shows there: in words, none if alike.
+    """How an answer that is seen from a later one differs from what inference shows there: as text, none if alike.
 
-    shown: the prompt of the later answer, up to what the template writes between the two.
+    Args:
+        shown: the prompt of the later answer, up to what the template writes between the two.
     """
     at = _num_alike(answer.text[: answer.prompt], shown)
     if (tag := shown.rfind("<", 0, at)) > shown.rfind(">", 0, at):

@@ -2,10 +2,10 @@
 
 Learned is everything the template writes for an assistant turn after the generation prompt: the answer, the end-of-turn
 token, and the white space that closes the turn. Turns of weight 0 and all other turns are context. Of plain text every
-token but the first is learned. How a mask is proved stands in `proof.py`, how ids are made in `cut_encoding.py`.
+token but the first is learned. How a mask is proved is in `proof.py`, how ids are made in `cut_encoding.py`.
 
 An example is one sequence of tokens. A conversation whose earlier turns the template rewrites becomes several, one for
-each answer; so does one in which the tokenizer joins answers with what stands before them. They stay together as one
+each answer; so does one in which the tokenizer joins answers with what comes before them. They stay together as one
 example. Where asked, those of a template that rewrites are joined into one (`joined_answers.py`).
 """
 
@@ -31,9 +31,10 @@ from luthier.ml.data.tokenise.template import Template
 class Tokenised:
     """Rows ready to train on, in the order they came, and the ids of examples that were left out or cut.
 
-    kept: the places of the examples that the rows are of. rows_per_example: 2 for preference pairs, whose chosen and
-    rejected side follow one another. row_counts: how many rows each example is, where conversations are cut; else
-    empty.
+    Attributes:
+        kept: the places of the examples that the rows are of.
+        rows_per_example: 2 for preference pairs, whose chosen and rejected side follow one another.
+        row_counts: how many rows each example is, where conversations are cut; else empty.
     """
 
     examples: tuple[TokenisedExample, ...]
@@ -51,9 +52,11 @@ Unit = tuple[TokenisedExample, ...]
 class Learning:
     """What is learned of a row beside its answers.
 
-    reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
-    only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the others.
-    joins: the answers of a conversation that must be cut are joined into one sequence.
+    Attributes:
+        reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
+        only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the
+            others.
+        joins: the answers of a conversation that must be cut are joined into one sequence.
     """
 
     reasoning: bool | None = None
@@ -95,7 +98,11 @@ def tokenise(example: Example, template: Template, learning: Learning = PLAIN) -
 
 
 def _tokenise_side(side: Example, template: Template, learning: Learning) -> TokenisedExample:
-    """The one row of a completion that is wanted or not. Raises TemplateError where it would have to be cut."""
+    """The one row of a completion that is wanted or not.
+
+    Raises:
+        TemplateError: it would have to be cut.
+    """
     rows = _tokenise_rows(side, template, learning)
     if len(rows) > 1:
         raise TemplateError(
@@ -128,7 +135,7 @@ def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
 
     Inference would encode that prompt without the cut, so that the answer would be learned behind other tokens.
     """
-    if len(proved.spans) < 2 or proved.is_joined:  # joined ones stand behind prompts that inference would not show
+    if len(proved.spans) < 2 or proved.is_joined:  # joined ones follow prompts that inference would not show
         return (_with_mask(example, proved, template),)
     with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
         row = _with_mask(example, proved, template)

@@ -30,7 +30,8 @@ def with_answer(example: Example, text: str) -> Example:
 def tokenise_option(example: Example, option: str, template: Template) -> TokenisedExample:
     """The example's prompt with this option as its answer; only the option's own tokens have loss mask 1.
 
-    Raises DataError where the option has no token of its own, and what `tokenise` raises.
+    Raises:
+        DataError: the option has no token of its own, and what `tokenise` raises.
     """
     row = tokenise(with_answer(example, option), template)
     end = template.encode(template.end_of_turn)[0][-1]

@@ -3,9 +3,10 @@
     document of 2.4 blocks      [########] [########] [###.....]
     documents of like length                          [### ## #]   each a row of its own, none sees another
 
-A block holds at most so many tokens, so that every step learns about as many. Its pieces stand side by side as rows (or
-end to end where the device is faster so): attention never crosses from one document into another, which it would where
-they are simply joined. Pieces that share a block are of like length, so that rows side by side need little padding.
+A block holds a limited number of tokens, so that every step learns about as many. Its pieces stand side by side as rows
+(or end to end where the device is faster so): attention never crosses from one document into another, which it would
+where they are simply joined. Pieces that share a block are of like length, so that rows side by side need little
+padding.
 
 Cutting only what is longer than a block, and filling blocks with whole pieces: Ding et al., 2024, "Fewer Truncations
 Improve Language Modeling", arXiv:2404.10830, section 3, there with the fullest block first.
@@ -26,7 +27,7 @@ from luthier.core.ports import Progress
 from luthier.ml.data.tokenise.loss_mask import tokenise_all
 from luthier.ml.data.tokenise.template import Template
 
-LEAST_BLOCK_TOKENS = 16
+MIN_BLOCK_TOKENS = 16
 _MARGIN = 8
 
 
@@ -46,13 +47,17 @@ class Packed:
 def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning: int | None = None) -> Packed:
     """Cut and fill. Equal documents give equal blocks.
 
-    beginning: the token that the model wants before every text, put before each piece of a cut document, too; None
-    where there is none. Raises RecipeError for blocks of fewer than 16 tokens.
+    Args:
+        beginning: the token that the model wants before every text, put before each piece of a cut document, too; None
+            where there is none.
+
+    Raises:
+        RecipeError: blocks of fewer than 16 tokens.
     """
-    if block_tokens < LEAST_BLOCK_TOKENS:
+    if block_tokens < MIN_BLOCK_TOKENS:
         raise RecipeError(
             f"blocks of {block_tokens} tokens",
-            expected=f"{LEAST_BLOCK_TOKENS} or more",
+            expected=f"{MIN_BLOCK_TOKENS} or more",
             do="raise training.max_length_tokens",
         )
     cut = [_pieces(document, block_tokens, beginning) for document in documents]
@@ -121,7 +126,7 @@ def split_text(example: Example, template: Template, most_tokens: int) -> tuple[
 def _pieces(document: TokenisedExample, block_tokens: int, beginning: int | None) -> list[TokenisedExample]:
     """The document in as few pieces as there must be, each but the last one full.
 
-    Of each piece all but its first token is learned: nothing stands before that. A piece of one token would teach
+    Of each piece all but its first token is learned: nothing precedes that. A piece of one token would teach
     nothing, so the last one has two at least.
     """
     if document.num_tokens <= block_tokens:

@@ -28,10 +28,13 @@ class Span:
 class Preview:
     """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
 
-    side: which side of a preference it is. part: which one of how many sequences of its row, where the template needs
-    one for each answer. joined: of a row whose answers were joined into one sequence, how earlier ones differ from what
-    inference shows; None for others. input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token:
-    spans put tokens that share a character together, these do not.
+    Attributes:
+        side: which side of a preference it is.
+        part: which one of how many sequences of its row, where the template needs one for each answer.
+        joined: of a row whose answers were joined into one sequence, how earlier ones differ from what inference shows;
+            None for others.
+        input_ids, loss_mask: the sequence as it is trained, one mark (0 or 1) a token: spans put tokens that share a
+            character together, these do not.
     """
 
     id: str
@@ -47,7 +50,7 @@ class Preview:
 
     @property
     def text(self) -> str:
-        """The whole text that the tokens stand for."""
+        """The whole text that the tokens represent."""
         return "".join(span.text for span in self.spans)
 
     @property
@@ -107,7 +110,7 @@ def _text(example: Example, template: Template) -> str:
 def _groups_by_offsets(text: str, ids: Sequence[int], template: Template) -> list[tuple[str, int]] | None:
     """(text, number of tokens) by character offsets; None where the ids are not those of the text encoded at once.
 
-    A token that stands for no character of the text (a BOS token) is shown as its own name.
+    A token that represents no character of the text (a BOS token) is shown as its own name.
     """
     whole, offsets = template.encode(text)
     if whole[: len(ids)] != list(ids):

@@ -1,4 +1,4 @@
-"""Prove where the learned answers stand in the text that a chat template makes of a conversation.
+"""Prove where the learned answers are in the text that a chat template makes of a conversation.
 
 A template is a program that nobody checked. Some strip reasoning from earlier turns, some drop tool calls or tools,
 some move the system prompt when a turn is added. A mask that is laid over such a text marks the wrong tokens, and
@@ -30,7 +30,11 @@ from luthier.ml.data.tokenise.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is learned of an answer: [start, end) in characters. prompt: where the prompt that inference sees ends."""
+    """What is learned of an answer: [start, end) in characters.
+
+    Attributes:
+        prompt: where the prompt that inference sees ends.
+    """
 
     prompt: int
     start: int
@@ -41,9 +45,13 @@ class Span:
 class ProvedText:
     """A rendered conversation and its learned spans, ascending, never overlapping.
 
-    A span ends with the end-of-turn text and the white space that closes the turn. skips_thought: an answer goes on
-    without a thought where the prompt lets the model think. has_thought: an answer holds one. is_joined: its answers
-    were put into one text, and differs: how earlier ones then differ from what inference would show of them.
+    A span ends with the end-of-turn text and the white space that closes the turn.
+
+    Attributes:
+        skips_thought: an answer goes on without a thought where the prompt lets the model think.
+        has_thought: an answer holds one.
+        is_joined: its answers were put into one text, and differs: how earlier ones then differ from what inference
+            would show of them.
     """
 
     text: str
@@ -65,11 +73,14 @@ def prove(
 ) -> tuple[ProvedText, ...]:
     """Render a conversation and prove where its learned turns stand: one text, or one for each learned turn.
 
-    learn_reasoning: whether thoughts are learned, where a turn says nothing of its own; None learns those of the row,
-    and none that the template inserts. only_last: the last answer alone, where answers cannot stand in one text.
-    joins: answers that the template does not write into one text are joined into one.
+    Args:
+        learn_reasoning: whether thoughts are learned, where a turn says nothing of its own; None learns those of the
+            row, and none that the template inserts.
+        only_last: the last answer alone, where answers cannot be in one text.
+        joins: answers that the template does not write into one text are joined into one.
 
-    Raises TemplateError where it cannot be proved.
+    Raises:
+        TemplateError: it cannot be proved.
     """
     num = len(conversation.messages)
     answers: list[AnswerText] = []

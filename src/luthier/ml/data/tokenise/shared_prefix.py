@@ -1,6 +1,6 @@
 """Which rows begin alike, so that training can compute their common beginning once a micro-batch.
 
-A system prompt, a few-shot header or a long instruction stands in front of every example of many files. Examples with
+A system prompt, a few-shot header or a long instruction is in front of every example of many files. Examples with
 the same beginning form a family; a micro-batch of one family computes that beginning once
 (ml/training/prefix_attention.py),
 and all of its examples attend to it. Rows that stand side by side, such as the two completions of a preference pair,
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from luthier.core.dataset import TokenisedExample, common_beginning
 from luthier.core.text.prefixes import best_groups, common_tokens
 
-LEAST_TOKENS: Final = 16
+MIN_TOKENS: Final = 16
 """Shorter beginnings are not worth the second attention product."""
 
 MICRO_BATCH_TOKENS: Final = 100
@@ -32,8 +32,9 @@ I64 = NDArray[np.int64]
 class Families:
     """The family of each example and the beginning it shares.
 
-    families: int64 [n], a number for each family, -1 where an example belongs to none. prefix_tokens: int64 [n], the
-    length of its family's common beginning, 0 where it belongs to none.
+    Attributes:
+        families: int64 [n], a number for each family, -1 where an example belongs to none.
+        prefix_tokens: int64 [n], the length of its family's common beginning, 0 where it belongs to none.
     """
 
     families: I64
@@ -60,7 +61,11 @@ class UnitPrefixes:
 
 def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> UnitPrefixes:
     """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
-    where a unit is one row. are_cut: the rows of a unit are the answers of one conversation."""
+    where a unit is one row.
+
+    Args:
+        are_cut: the rows of a unit are the answers of one conversation.
+    """
     prefix = np.asarray(
         [common_beginning(unit, are_cut=are_cut) if len(unit) > 1 else 0 for unit in units], dtype=np.int64
     )
@@ -84,7 +89,7 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
     families = np.full(num, -1, dtype=np.int64)
     prefix_tokens = np.zeros(num, dtype=np.int64)
     per_example = global_batch_size / num if num else 0.0
-    groups = best_groups(common, rows_at_once=per_example, least_tokens=LEAST_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
+    groups = best_groups(common, rows_at_once=per_example, least_tokens=MIN_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
     for number, (start, stop, length) in enumerate(groups):
         members = order[start:stop]
         families[members], prefix_tokens[members] = number, length

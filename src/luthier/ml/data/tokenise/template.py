@@ -12,10 +12,12 @@ from luthier.ml.inference.models.thought_writing import ThoughtWriting
 class Template(Protocol):
     """A chat template with its tokenizer; `luthier.ml.inference.models.chat_template.ChatTemplate` is the one in use.
 
-    end_of_turn: the text that ends an answer; it encodes to a special token. end_texts: all texts that end a turn.
-    encode: ids and, for each, the characters it covers; adds nothing that the text does not have, but for a BOS token
-    where the model needs one. options: what the template is given beside the conversation. thoughts: how it writes an
-    assistant's thought. closing: the end of a turn that the template leaves out.
+    Attributes:
+        end_of_turn: the text that ends an answer; it encodes to a special token.
+        end_texts: all texts that end a turn. encode: ids and, for each, the characters it covers; adds nothing that the
+            text does not have, except for a BOS token where the model needs one.
+        options: what the template is given beside the conversation.
+        thoughts: how it writes an assistant's thought. closing: the end of a turn that the template leaves out.
     """
 
     @property

@@ -48,7 +48,11 @@ _VERSIONS: Final = ("luthier", "tokenizers", "transformers", "jinja2")
 
 
 class TokenisedCache:
-    """Entries in one folder, made when the first is written. max_bytes: of all of them; 0 keeps none."""
+    """Entries in one folder, made when the first is written.
+
+    Args:
+        max_bytes: of all of them; 0 keeps none.
+    """
 
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder, self.max_bytes = folder, max_bytes

@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from luthier.core.records.canary_watch import CanaryRules, CanarySignal, CanaryState
-from luthier.ml.drift.canary.looks import first_look, level_of, look_at, place_of
+from luthier.ml.drift.canary.failure_streak import failing_streak
+from luthier.ml.drift.canary.interim_looks import first_look, level_of, look_at, place_of
 from luthier.ml.drift.canary.randomisation import Gap, Units, gap, p_value, units_of
-from luthier.ml.drift.canary.streak import failing_streak
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-_LEAST_RATED: Final = 10
+_MIN_RATED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A signal that is compared. column: of the frame; more is worse. margin: the rule's field. said_at: whether its
-    values came after the exchange, at `rated_at`."""
+    """A signal that is compared.
+
+    Attributes:
+        column: of the frame; more is worse.
+        margin: the rule's field.
+        said_at: whether its values came after the exchange, at `rated_at`.
+    """
 
     name: str
     title: str
@@ -46,7 +51,12 @@ KINDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a look has found. num_seen: exchanges up to now; next_at: how many bring the next look."""
+    """What a look has found.
+
+    Attributes:
+        num_seen: exchanges up to now.
+        next_at: how many bring the next look.
+    """
 
     state: CanaryState
     sentence: str
@@ -61,12 +71,14 @@ class Compared:
 def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: int = 0) -> Compared:
     """Hold a canary against the rest of its deployment.
 
-    frame: one row an exchange: `unit` (text; who was drawn), `is_canary`, `ended_at`, and, null where there is none,
-    `failed`, `refused`, `bad` (0 or 1), `seconds`, `lacking` (0 to 1), `rated_at`. fraction: of the users that
-    the canary gets. seed: of the draws; the same frame and seed give the same.
-
     The chance that a canary which is no worse is called worse is at most `rules.error` over all looks, whenever this is
     called and however often. Apart from the looks there is `failing_streak`, for a canary that has stopped working.
+
+    Args:
+        frame: one row an exchange: `unit` (text; who was drawn), `is_canary`, `ended_at`, and, null where there is
+            none, `failed`, `refused`, `bad` (0 or 1), `seconds`, `lacking` (0 to 1), `rated_at`.
+        fraction: of the users that the canary gets.
+        seed: of the draws; the same frame and seed give the same.
     """
     frame = frame.sort("ended_at", maintain_order=True)
     first = first_look(fraction, rules.least_requests)
@@ -85,11 +97,11 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
     signals = tuple(_signal(seen, kind, rules, level, until, seed) for kind in KINDS)
     canary = int(seen["is_canary"].sum())
     worse = [one for one in signals if one.state == "worse"]
-    told = [one for one in signals if one.state == "holding"]
+    holding = [one for one in signals if one.state == "holding"]
     if worse:
         state, words = "worse", "; ".join(one.sentence for one in worse)
-    elif told:
-        state, words = "holding", f"no signal of {len(told)} says that it is worse, at look {number}"
+    elif holding:
+        state, words = "holding", f"no signal of {len(holding)} says that it is worse, at look {number}"
     else:
         state, words = "too early", f"no signal could tell yet, at look {number}"
     return Compared(state, words, number, canary, num - canary, frame.height, next_at, signals)  # type: ignore[arg-type]
@@ -132,7 +144,7 @@ def _values(seen: pl.DataFrame, kind: Kind, until: float) -> NDArray[np.float64]
 
 def _too_early(kind: Kind, units: Units, num_canary: int, num_rest: int, level: float) -> str:
     """Why nothing can be said; empty where something can."""
-    least = _LEAST_RATED if kind.said_at else 1
+    least = _MIN_RATED if kind.said_at else 1
     if num_canary < least or num_rest < least:
         return f"{num_canary:,} of the canary and {num_rest:,} of the rest, {least} of each are needed"
     if units.num_canary in (0, len(units.mean)) or units.least_p_value > level:

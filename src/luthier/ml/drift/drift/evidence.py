@@ -49,10 +49,13 @@ _PLACES: Final = np.searchsorted(_EDGES, RANGES)
 class Evidence:
     """What the ranks say at the end.
 
-    log_strength: natural logarithm of the Shiryaev-Roberts statistic after each hour that has values, [hours]. hours:
-    which those are. began: the likeliest first hour of the change. low, high, moved: the change that explains most: a
-    share `moved` more of the ranks lies between low and high. dropped: by how much the evidence of the strongest change
-    has fallen from its peak, in the same logarithms: as sure as it was that this began, so sure is it that it ended.
+    Attributes:
+        log_strength: natural logarithm of the Shiryaev-Roberts statistic after each hour that has values, [hours].
+        hours: which those are.
+        began: the likeliest first hour of the change.
+        low, high, moved: the change that explains most: a share `moved` more of the ranks lies between low and high.
+        dropped: by how much the evidence of the strongest change has fallen from its peak, in the same logarithms: as
+            sure as it was that this began, so sure is it that it ended.
     """
 
     hours: Ints
@@ -65,23 +68,35 @@ class Evidence:
 
 
 def evidence(ranks: Floats, hours: Ints) -> Evidence | None:
-    """The evidence after each hour. ranks: [n] in (0, 1). hours: [n], never falling. None where there are no ranks."""
+    """The evidence after each hour.
+
+    Args:
+        ranks: [n] in (0, 1).
+        hours: [n], never falling.
+
+    Returns:
+        The evidence; None where there are no ranks.
+    """
     if not len(ranks):
         return None
     at, place = np.unique(hours, return_inverse=True)
     bins = np.clip(np.searchsorted(_EDGES, ranks, "right") - 1, 0, len(_EDGES) - 2)
     counts = np.zeros((len(at), len(_EDGES)))
     np.add.at(counts, (place, bins + 1), 1)
+    # A range is a run of elementary bins: its count is one difference of cumulative counts. [hours, edges]
     below = counts.cumsum(axis=1)
     inside = below[:, _PLACES[:, 1]] - below[:, _PLACES[:, 0]]
     gains = _gains(inside, below[:, -1:])
     strengths = np.empty_like(gains)
     before = np.full(gains.shape[1], -np.inf)
+    # R_t = (1 + R_(t-1)) L_t in logarithms; the 1 is a change that begins in this very hour. [ranges * moved]
     for hour, gain in enumerate(gains):
         before = np.logaddexp(0.0, before) + gain
         strengths[hour] = before
+    # The mean over all changes looked for: it grows by 1 an hour on steady traffic, as each of them does.
     found = np.logaddexp.reduce(strengths, axis=1) - np.log(strengths.shape[1])
     best = int(strengths[-1].argmax())
+    # Log-gains summed from each hour to the end: the largest sum marks the likeliest first hour.
     began = int(np.cumsum(gains[::-1, best])[::-1].argmax())
     low, high = RANGES[best // len(_MOVED)]
     peak = int(found.argmax())
@@ -93,7 +108,7 @@ def evidence(ranks: Floats, hours: Ints) -> Evidence | None:
 def false_alarms_a_month(log_strength: float, num_signals: int) -> float:
     """How many alarms of this strength or more all signals of a model give a month on steady traffic, at most.
 
-    The bound of one stretch times those that begin in 30 days, times the signals; 1 stands for 1 and more.
+    The bound of one stretch times those that begin in 30 days, times the signals; 1 represents 1 and more.
     """
     return float(min(1.0, np.exp(np.log(_HOURS_A_MONTH * num_signals) - log_strength)))
 
@@ -104,7 +119,7 @@ def has_ended(dropped: float, num_signals: int) -> bool:
 
 
 def needed_strength(num_signals: int) -> float:
-    """The logarithm of the strength from which on a change is told."""
+    """The logarithm of the strength from which on a change is reported."""
     return float(np.log(_HOURS_A_MONTH * num_signals / FALSE_ALARMS_A_MONTH))
 
 
@@ -112,6 +127,7 @@ def _gains(inside: Floats, total: Floats) -> Floats:
     """Logarithm of the likelihood ratio of each hour for each change: [hours, ranges * moved]."""
     width = (RANGES[:, 1] - RANGES[:, 0])[None, :, None]
     moved = np.array(_MOVED)[None, None, :]
+    # Density of a rank after the change: 1 - moved everywhere, and moved / width more inside of the range.
     found = inside[..., None] * np.log(1 - moved + moved / width) + (total - inside)[..., None] * np.log(1 - moved)
     gains: Floats = found.reshape(len(inside), -1)
     return gains

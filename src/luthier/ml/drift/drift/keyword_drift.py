@@ -27,8 +27,10 @@ _MOVED: Final = np.array([0.04, 0.15])
 class WordEvidence:
     """What the words say at the end.
 
-    hours, log_strength, dropped: as in drift.evidence.Evidence. began: the likeliest first hour. place: the hashed
-    place of the word that explains most.
+    Attributes:
+        hours, log_strength, dropped: as in drift.evidence.Evidence.
+        began: the likeliest first hour.
+        place: the hashed place of the word that explains most.
     """
 
     hours: Ints
@@ -46,10 +48,14 @@ def hash_buckets(hashes: NDArray[np.uint64]) -> Ints:
 def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = slots_of) -> WordEvidence | None:
     """The evidence after each hour; None where there are no texts.
 
-    hours: of each text, never falling. draws: in (0, 1), one a text. slots: as in drift.ranks.conformal_ranks.
+    Args:
+        hours: of each text, never falling.
+        draws: in (0, 1), one a text.
+        slots: as in drift.ranks.conformal_ranks.
     """
     if not len(hours):
         return None
+    # One number for text and bucket: unique removes repeats within a text, and the order is by text.
     pairs = np.unique(words.texts * NUM_BUCKETS + hash_buckets(words.hashes))
     ends = np.searchsorted(pairs, np.arange(len(hours) + 1) * NUM_BUCKETS)
     at, starts = np.unique(hours, return_index=True)
@@ -61,7 +67,9 @@ def word_evidence(words: TextWords, hours: Ints, draws: Floats, slots: Slots = s
         has = np.zeros((stop - start, NUM_BUCKETS), dtype=bool)
         has.ravel()[pairs[ends[start] : ends[stop]] - start * NUM_BUCKETS] = True
         inside = tails.inside(has, draws[start:stop], int(slots(at[turn : turn + 1])[0]))
+        # Counts and not log-gains are kept: only those of the strongest bucket are wanted at the end.
         gains.append(inside.astype(np.int32))
+        # [buckets, widths, moved], each as in drift.evidence: R_t = (1 + R_(t-1)) L_t.
         strength = np.logaddexp(0.0, strength) + _gain(inside, stop - start)
         log_strength[turn] = np.logaddexp.reduce(strength, axis=None) - np.log(strength.size)
         if log_strength[turn] >= log_strength[: turn + 1].max():
@@ -86,6 +94,7 @@ class _Tails:
         """How many ranks of an hour fall into the upper tails: [texts, places] -> [places, widths]."""
         before = self._with.get(slot, np.zeros(NUM_BUCKETS, dtype=np.int64))
         num = self._num.get(slot, 0)
+        # Texts with the word before each text: of earlier hours, and of this hour up to but not with itself.
         ones = before + np.cumsum(has, axis=0) - has
         total = (num + np.arange(len(has)))[:, None]
         # Texts without the word come first in the order of ranks, those with it after them.

@@ -41,8 +41,10 @@ def psi(before: Floats, now: Floats) -> Apart:
     p, q = (before + 0.5) / (num_before + len(before) / 2), (now + 0.5) / (num_now + len(now) / 2)
     log = np.log(q / p)
     value = float(((q - p) * log).sum()) - (len(before) - 1) * (1 / num_before + 1 / num_now)
+    # Delta method: derivatives of the index by each share of now and of before, then multinomial variances.
     by_now, by_before = log + 1 - p / q, -log + 1 - q / p
     variance = _spread(q, by_now) / num_now + _spread(p, by_before) / num_before
+    # What chance gives is subtracted, so the estimate can fall below 0, which no index is.
     return Apart(max(0.0, value), float(np.sqrt(max(variance, 0.0))))
 
 

@@ -1,7 +1,7 @@
-"""Where each value stands among those before it, as numbers that are evenly spread for as long as nothing changes.
+"""The rank of each value among those before it, as numbers that are evenly spread for as long as nothing changes.
 
 The rank of a value among all that came before, with ties broken by lot, is a conformal p-value. Whatever the values
-are distributed like, these are independent and uniform on (0, 1) while the order of the values tells nothing
+are distributed like, these are independent and uniform on (0, 1) while the order of the values says nothing
 (exchangeability): a fact of counting, without an assumption on the values. Values are ranked within slots only (here:
 hours of the day, weekend or not), so that a rhythm that comes back each day or week changes nothing.
 
@@ -51,6 +51,7 @@ def lots(ids: Sequence[str], salt: str) -> Floats:
 
     key = salt.encode()[:64]
     digests = b"".join(blake2b(one.encode("utf-8", "replace"), digest_size=8, key=key).digest() for one in ids)
+    # 53 bits are what a double holds exactly; the half keeps the number off both 0 and 1.
     numbers = np.frombuffer(digests, dtype=np.uint64) >> np.uint64(11)
     found: Floats = (numbers.astype(np.float64) + 0.5) / (1 << 53)
     return found
@@ -59,7 +60,10 @@ def lots(ids: Sequence[str], salt: str) -> Floats:
 def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = slots_of) -> Floats:
     """The rank of each value among those before it in its slot, in (0, 1): high for a high value. All arrays: [n].
 
-    values: in the order of time, no NaN. hours: never falling. draws: in (0, 1), one a value, to break ties.
+    Args:
+        values: in the order of time, no NaN.
+        hours: never falling.
+        draws: in (0, 1), one a value, to break ties.
     """
     ranks = np.empty(len(values))
     of_hour = slots(hours)
@@ -72,6 +76,7 @@ def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = s
             low = np.searchsorted(pool, now, "left") + _earlier(now, np.less)
             equal = np.searchsorted(pool, now, "right") - np.searchsorted(pool, now, "left") + _earlier(now, np.equal)
             num_before = len(pool) + np.arange(len(now))
+            # A smoothed p-value: the value counts among its equals, and the draw places it among them.
             ranks[part] = (low + draws[part] * (equal + 1)) / (num_before + 1)
             pool = np.sort(np.concatenate((pool, now)), kind="stable")
     return ranks

@@ -30,18 +30,27 @@ _SEED: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class TextWords:
-    """The words of texts as hashes, text after text. hashes: uint64, [words]. counts: words of each text, [texts]."""
+    """The words of texts as hashes, text after text.
+
+    Attributes:
+        hashes: uint64, [words].
+        counts: words of each text, [texts].
+    """
 
     hashes: NDArray[np.uint64]
     counts: Ints
 
     @property
     def texts(self) -> Ints:
-        """For each word the text that it stands in."""
+        """For each word the text that it is in."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
     def of(self, chosen: Ints) -> TextWords:
-        """The words of some of the texts. chosen: their places, rising."""
+        """The words of some of the texts.
+
+        Args:
+            chosen: their places, rising.
+        """
         return TextWords(self.hashes[np.isin(self.texts, chosen)], self.counts[chosen])
 
 
@@ -71,6 +80,7 @@ def find_topics(words: TextWords, num_topics: int = NUM_TOPICS) -> Topics | None
     places = (words.hashes % np.uint64(_NUM_PLACES)).astype(np.int64)
     pairs = np.unique(words.texts * _NUM_PLACES + places) % _NUM_PLACES
     in_texts = np.bincount(pairs, minlength=_NUM_PLACES)
+    # Smoothed idf: a word that no text has stays finite, one that all have keeps weight 1.
     weights: Floats = np.log((1 + len(words.counts)) / (1 + in_texts)) + 1
     vectors = _vectors(words.of(np.flatnonzero(words.counts)), weights)
     num_topics = max(1, min(num_topics, vectors.shape[0] // _FEWEST_A_TOPIC))
@@ -94,6 +104,7 @@ def _centres(vectors: csr_array, num_topics: int) -> Floats:
     generator = np.random.default_rng(_SEED)
     centres = vectors[[0]].toarray()
     for _ in range(1, num_topics):
+        # k-means++: the next centre is drawn by squared distance; rounding may make a cosine exceed 1.
         far = np.maximum(0.0, 1 - (vectors @ centres.T).max(axis=1)) ** 2
         odds = far / far.sum() if far.sum() > 0 else None
         chosen = generator.choice(vectors.shape[0], p=odds)
@@ -102,6 +113,7 @@ def _centres(vectors: csr_array, num_topics: int) -> Floats:
         topics = (vectors @ centres.T).argmax(axis=1)
         sums = np.stack([np.asarray(vectors[np.flatnonzero(topics == one)].sum(axis=0)) for one in range(num_topics)])
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        # A topic that lost all its texts keeps its centre.
         centres = np.where(lengths > 0, sums / np.maximum(lengths, 1e-12), centres)
     sizes = np.bincount((vectors @ centres.T).argmax(axis=1), minlength=num_topics)
     ordered: Floats = centres[np.argsort(-sizes, kind="stable")]

@@ -17,23 +17,27 @@ from luthier.ml.charts.ticks import linear_ticks
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, false_alarms_a_month, needed_strength
 from luthier.ml.drift.drift.ranks import Ints
 from luthier.ml.drift.signals.column import Rows
-from luthier.ml.drift.signals.tested import Tested
+from luthier.ml.drift.signals.signal_test import Tested
 
 _WIDTH: Final = 500
 _HEIGHT: Final = 230
 _FEWEST_HOURS: Final = 3
-_MOST_STRENGTHS: Final = 4
+_MAX_STRENGTHS: Final = 4
 
 
 def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals: int) -> list[Chart]:
-    """All charts in which there is something to see. since: where the window begins, which is shaded."""
+    """All charts in which there is something to see.
+
+    Args:
+        since: where the window begins, which is shaded.
+    """
     if len(np.unique(rows.hours)) < _FEWEST_HOURS:
         return []
     charts = [_volume_chart(rows, since)]
     if (latency := _latency_chart(rows, since)) is not None:
         charts.append(latency)
     changed = [one for one in tested if one.signal.state == "changed" and len(one.hours) >= _FEWEST_HOURS]
-    strongest = sorted(changed, key=lambda one: -one.log_strength[-1])[:_MOST_STRENGTHS]
+    strongest = sorted(changed, key=lambda one: -one.log_strength[-1])[:_MAX_STRENGTHS]
     charts += [_strength_chart(one, since, num_signals) for one in strongest]
     return charts
 

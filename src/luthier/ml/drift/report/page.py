@@ -16,10 +16,10 @@ from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, LOOK_BACK_DAYS, RENEWED_DAYS
 from luthier.ml.drift.report.charts import watch_charts
 from luthier.ml.drift.signals.column import Rows, last_words
-from luthier.ml.drift.signals.watch import Watched
+from luthier.ml.drift.signals.signal_report import Watched
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-_MOST_CHARACTERS: Final = 600
+_MAX_CHARACTERS: Final = 600
 _TONES: Final[dict[SignalState, str]] = {"changed": "bad", "steady": "good", "unknown": "open"}
 _GROUPS: Final = {
     "serving": "How it is served",
@@ -154,4 +154,4 @@ def _texts(rows: Rows, wanted: Sequence[str]) -> dict[str, ExampleText]:
 
 
 def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+    return text if text is None or len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"

@@ -21,7 +21,7 @@ from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.signals.column import Checks, Column, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH
 
 OUTCOMES: Final = ("answer_refusals", "answer_toxic", "answer_cut_off")
@@ -34,7 +34,13 @@ _DO: Final = (
 def bias_signals(
     rows: Rows, columns: Mapping[str, Column], groups: Mapping[str, str], checks: Checks, num_signals: int
 ) -> list[Signal]:
-    """The signals of all groups. columns: by name. groups: names, and the regular expressions of their prompts."""
+    """The signals of all groups.
+
+    Args:
+        columns: by name.
+        groups: names, and the regular expressions of their prompts.
+    """
+    # The bound on false alarms is shared out over both ends, all looks of a month and all signals (Bonferroni).
     tail = FALSE_ALARMS_A_MONTH / (2 * LOOKS_A_MONTH * num_signals)
     found = []
     for name, pattern in groups.items():
@@ -69,7 +75,7 @@ def _signal(group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, ch
     return Signal(
         **shared,
         state="changed",
-        examples=tuple(rows.ids[place] for place in shows[:MOST_EXAMPLES]),
+        examples=tuple(rows.ids[place] for place in shows[:MAX_EXAMPLES]),
         sentence=f"{column.title}: {inside.mean():.1%} in the group, {others.mean():.1%} in all others.",
         do=_DO,
     )
@@ -78,6 +84,7 @@ def _signal(group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, ch
 def _ends(inside: Floats, others: Floats, checks: Checks, tail: float) -> tuple[float, float]:
     """Newcombe's interval of the difference of two shares, from the interval of each."""
     a, b = float(inside.mean()), float(others.mean())
+    # Squared distances to the ends that count add up: inside's lower with others' upper, and the other way round.
     low_a, high_a = checks.share_ends(float(inside.sum()), len(inside), tail)
     low_b, high_b = checks.share_ends(float(others.sum()), len(others), tail)
     return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)

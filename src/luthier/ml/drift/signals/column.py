@@ -15,7 +15,7 @@ from luthier.ml.drift.drift.ranks import Floats, Ints, hours_of, lots
 from luthier.ml.drift.drift.topics import TextWords
 
 Kind = Literal["share", "number", "kind"]
-MOST_AN_HOUR: Final = 500
+MAX_AN_HOUR: Final = 500
 """Exchanges of an hour that are tested; of more, so many are drawn by lot."""
 
 
@@ -23,9 +23,12 @@ MOST_AN_HOUR: Final = 500
 class Checks:
     """What the signals ask of texts, handed in: a stage imports no other.
 
-    words: their words as hashes. languages: the language of each, None where it cannot be told. is_refusal, is_toxic,
-    has_personal_data: of one answer. citations: how many an answer has, and how many of them no document has; None
-    where there is no corpus. share_ends: the interval of a share (right, all, tail).
+    Attributes:
+        words: their words as hashes.
+        languages: the language of each, None where it cannot be determined.
+        is_refusal, is_toxic, has_personal_data: of one answer.
+        citations: how many an answer has, and how many of them no document has; None where there is no corpus.
+        share_ends: the interval of a share (right, all, tail).
     """
 
     words: Callable[[Sequence[str]], TextWords]
@@ -41,8 +44,11 @@ class Checks:
 class Column:
     """One watched number of an exchange.
 
-    kind: a share (0 or 1), a number, or a kind (whole numbers that name something). values: [rows], NaN for none.
-    do: what to do where it changes. lacks: why it has no values, where that is known.
+    Attributes:
+        kind: a share (0 or 1), a number, or a kind (whole numbers that name something).
+        values: [rows], NaN for none.
+        do: what to do where it changes.
+        lacks: why it has no values, where that is known.
     """
 
     name: str
@@ -59,10 +65,14 @@ class Column:
 class Rows:
     """The exchanges of a stretch of time, oldest first.
 
-    frame: columns as of `Exchange`. at: seconds since 1970, [rows]. hours: [rows]. is_tested: which enter the tests: of
-    one user's in an hour the first alone (the turns of a conversation are one event), and at most 500 an hour. is_now:
-    which lie in the window that is reported. prompts, answers: the last message of the user, and the answer, of tested
-    rows; None where no words were kept.
+    Attributes:
+        frame: columns as of `Exchange`.
+        at: seconds since 1970, [rows].
+        hours: [rows].
+        is_tested: which enter the tests: of one user's in an hour the first alone (the turns of a conversation are one
+            event), and at most 500 an hour.
+        is_now: which lie in the window that is reported.
+        prompts, answers: the last message of the user, and the answer, of tested rows; None where no words were kept.
     """
 
     frame: pl.DataFrame
@@ -83,7 +93,7 @@ class Rows:
         return np.array([place for place, text in enumerate(self.prompts) if text is not None], dtype=np.int64)
 
     def of_answers(self) -> Ints:
-        """The places of rows that have an answer in words."""
+        """The places of rows that have an answer as text."""
         return np.array([place for place, text in enumerate(self.answers) if text is not None], dtype=np.int64)
 
     def spread(self, places: Ints, values: Sequence[float] | Floats) -> Floats:
@@ -94,10 +104,13 @@ class Rows:
 
 
 def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Rows:
-    """The rows of a frame with the columns of `Exchange`. since: where the reported window begins. tested_from: rows
-    before that enter no test.
+    """The rows of a frame with the columns of `Exchange`.
 
     A row whose time is no number is left out; one whose clock was wrong counts in the hour that it names.
+
+    Args:
+        since: where the reported window begins.
+        tested_from: rows before that enter no test.
     """
     frame = frame.filter(pl.col("at").is_finite()).sort("at", maintain_order=True)
     at = frame["at"].cast(pl.Float64).to_numpy()
@@ -139,7 +152,8 @@ def _tested(frame: pl.DataFrame, hours: Ints) -> NDArray[np.bool_]:
     drawn = lots(frame["exchange_id"].to_list(), "tested")
     marked = pl.DataFrame({"hour": hours, "user": frame["user_digest"], "lot": drawn}).with_row_index("row")
     first = marked.filter((pl.col("user") == "") | pl.struct("hour", "user").is_first_distinct())
-    kept = first.filter(pl.col("lot").rank("ordinal").over("hour") <= MOST_AN_HOUR)
+    # By lot and not by time: the first 500 of an hour would be those of its first minutes.
+    kept = first.filter(pl.col("lot").rank("ordinal").over("hour") <= MAX_AN_HOUR)
     found = np.zeros(len(hours), dtype=bool)
     found[kept["row"].to_numpy()] = True
     return found

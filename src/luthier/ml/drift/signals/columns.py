@@ -20,7 +20,7 @@ _LOOK: Final = "Look at the examples"
 
 
 def columns_of(rows: Rows, checks: Checks) -> list[Column]:
-    """All columns of some exchanges, in the order in which they are told. The same names, whatever is there."""
+    """All columns of some exchanges, in the order of the report. The same names, whatever is there."""
     return [*_serving(rows), *_asked(rows, checks), *_answered(rows, checks)]
 
 

@@ -16,7 +16,7 @@ from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH, evidence, false_alarms_a_month, has_ended
 from luthier.ml.drift.drift.ranks import Floats, Ints, conformal_ranks, lots
 from luthier.ml.drift.signals.column import Rows
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, Tested, quantile
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, Tested, quantile
 
 FEWEST_AN_HOUR: Final = 5
 FEWEST_HOURS_BEFORE: Final = 96
@@ -26,7 +26,11 @@ _SLOWER: Final = "See what else runs on the machine and whether prompts or answe
 
 @dataclass(frozen=True, slots=True)
 class _Hourly:
-    """A quantile of an hour's exchanges. is_worse_high: whether high values are the bad ones, for the examples."""
+    """A quantile of an hour's exchanges.
+
+    Attributes:
+        is_worse_high: whether high values are the bad ones, for the examples.
+    """
 
     name: str
     title: str
@@ -72,12 +76,17 @@ HOURLY: Final = (
 
 
 def hour_signals(rows: Rows, num_signals: int) -> list[Tested]:
-    """The signals by the hour. num_signals: of the model in all."""
+    """The signals by the hour.
+
+    Args:
+        num_signals: of the model in all.
+    """
     return [_hour_signal(one, rows, num_signals) for one in HOURLY]
 
 
 def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     values = rows.frame.select(one.values.cast(pl.Float64).alias("value"))["value"].fill_null(np.nan).to_numpy()
+    # Tokens over zero seconds are an infinite speed, which is no value.
     values = np.where(np.isfinite(values), values, np.nan)
     has = np.isfinite(values)
     now, before = values[has & rows.is_now], values[has & ~rows.is_now]
@@ -107,7 +116,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
         return Tested(signal, found.hours, found.log_strength)
     shows = np.flatnonzero(has & (rows.hours >= found.began) & rows.is_now)
     order = np.argsort(values[shows], kind="stable")
-    chosen = shows[order[::-1] if one.is_worse_high else order][:MOST_EXAMPLES]
+    chosen = shows[order[::-1] if one.is_worse_high else order][:MAX_EXAMPLES]
     since = rows.at[np.flatnonzero(has & (rows.hours >= found.began))[0]]
     side = "higher" if found.low + found.high > 1 else "lower"
     signal = Signal(

@@ -18,7 +18,7 @@ from luthier.core.records.bounds import Bounds
 from luthier.core.results.signal import Signal
 from luthier.ml.drift.drift.evidence import FALSE_ALARMS_A_MONTH
 from luthier.ml.drift.drift.ranks import Floats
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 from luthier.ml.drift.signals.training import LOOKS_A_MONTH
 
 FEWEST: Final = 20
@@ -30,8 +30,12 @@ _DO: Final = "Read the examples: a judge's opinion is one. Have people rate them
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Samples that were judged. scores: by criterion, 1 to 5, in the order of `ids`; num_asked: with those of which
-    there is no verdict."""
+    """Samples that were judged.
+
+    Attributes:
+        scores: by criterion, 1 to 5, in the order of `ids`.
+        num_asked: with those of which there is no verdict.
+    """
 
     ids: Sequence[str]
     scores: Mapping[str, Sequence[int]]
@@ -39,7 +43,11 @@ class Scored:
 
 
 def judged_signals(judge: str, before: Scored, now: Scored, num_signals: int) -> tuple[Signal, ...]:
-    """One signal for each criterion. num_signals: of the model in all, which the bound on false alarms is shared to."""
+    """One signal for each criterion.
+
+    Args:
+        num_signals: of the model in all, which the bound on false alarms is shared to.
+    """
     tail = FALSE_ALARMS_A_MONTH / (2 * LOOKS_A_MONTH * num_signals)
     return tuple(_signal(judge, criterion, before, now, tail) for criterion in now.scores)
 
@@ -67,7 +75,7 @@ def _signal(judge: str, criterion: str, before: Scored, now: Scored, tail: float
     if abs(apart) <= sure:
         sentence = f"{title}: no difference that is sure; one of {sure:.1f} points would be."
         return Signal(**shared, state="steady", sentence=sentence)
-    order = np.argsort(new if apart < 0 else -new, kind="stable")[:MOST_EXAMPLES]
+    order = np.argsort(new if apart < 0 else -new, kind="stable")[:MAX_EXAMPLES]
     return Signal(
         **shared,
         state="changed",

@@ -15,18 +15,22 @@ from luthier.ml.drift.drift.ranks import Flags, Ints, lots
 from luthier.ml.drift.drift.topics import TextWords, find_topics
 from luthier.ml.drift.signals.column import Checks, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL, Tested, slots_for, state_of, too_few
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL, Tested, slots_for, state_of, too_few
 
 NAME: Final = "prompt_words"
 _TITLE: Final = "Prompts with the word that has grown most"
-_MOST_GROUPS: Final = 8
+_MAX_GROUPS: Final = 8
 _DO: Final = (
     "Read the examples: is it a new subject? Then add rows of it to the training data, and judge the model on some."
 )
 
 
 def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
-    """The signal. num_signals: of the model in all."""
+    """The signal.
+
+    Args:
+        num_signals: of the model in all.
+    """
     places = rows.of_prompts()
     places = places[rows.is_tested[places]]
     nothing = np.empty(0, dtype=np.int64), np.empty(0)
@@ -51,15 +55,15 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
         return Tested(Signal(**shared, p_value=chance, state=state, sentence=sentence), found.hours, found.log_strength)
     is_after = rows.hours[places] >= found.began
     word = _name(checks, [texts[place] for place in np.flatnonzero(has & is_after)], found.place)
-    shown, told = _group(words, is_after)
+    shown, grown = _group(words, is_after)
     chosen = places[shown] if len(shown) else places[has & is_after][::-1]
     signal = Signal(
         **shared,
         p_value=chance,
         state=state,
         since=float(rows.at[places[has & is_after][0]]) if (has & is_after).any() else None,
-        examples=tuple(ids[place] for place in chosen[:MOST_EXAMPLES]),
-        sentence=f"The word {word!r} has become more frequent in prompts. {told}".strip(),
+        examples=tuple(ids[place] for place in chosen[:MAX_EXAMPLES]),
+        sentence=f"The word {word!r} has become more frequent in prompts. {grown}".strip(),
         do=_DO,
     )
     return Tested(signal, found.hours, found.log_strength)
@@ -84,7 +88,7 @@ def _name(checks: Checks, texts: Sequence[str], place: int) -> str:
 def _group(words: TextWords, is_after: Flags) -> tuple[Ints, str]:
     """The group of newer prompts that has grown most: places of its most typical prompts, and a sentence."""
     after, before = np.flatnonzero(is_after), np.flatnonzero(~is_after)
-    topics = find_topics(words.of(after), _MOST_GROUPS)
+    topics = find_topics(words.of(after), _MAX_GROUPS)
     if topics is None or not len(before):
         return np.empty(0, dtype=np.int64), ""
     group, near = topics.nearest(words.of(after))

@@ -19,7 +19,7 @@ from luthier.ml.drift.drift.ranks import Floats
 from luthier.ml.drift.drift.topics import find_topics
 from luthier.ml.drift.signals.column import Checks, Rows
 from luthier.ml.drift.signals.columns import NO_TEXT
-from luthier.ml.drift.signals.tested import MOST_EXAMPLES, TAIL
+from luthier.ml.drift.signals.signal_test import MAX_EXAMPLES, TAIL
 
 NAMES: Final = ("prompt_length_psi", "prompt_language_psi", "prompt_topic_psi", "answer_length_psi")
 LOOKS_A_MONTH: Final = 720
@@ -45,7 +45,11 @@ class Profile:
 
 
 def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_signals: int) -> list[Signal]:
-    """The signals against the training data, unknown without a profile. num_signals: of the model in all."""
+    """The signals against the training data, unknown without a profile.
+
+    Args:
+        num_signals: of the model in all.
+    """
     asked = [text for text, is_now in zip(rows.prompts, rows.is_now, strict=True) if is_now and text is not None]
     said = [text for text, is_now in zip(rows.answers, rows.is_now, strict=True) if is_now and text is not None]
     lacks = NO_TEXT if not asked else _NO_PROFILE if profile is None else ""
@@ -60,8 +64,9 @@ def training_signals(rows: Rows, profile: Profile | None, checks: Checks, num_si
         _topics(profile.prompts, asked, checks),
         psi(*binned(_lengths(profile.answers), _lengths(said))),
     )
+    # One-sided, since only an index above the limit is reported; shared out over looks and signals (Bonferroni).
     tail = FALSE_ALARMS_A_MONTH / (LOOKS_A_MONTH * num_signals)
-    shown = [place for place in rows.of_prompts()[::-1] if rows.is_now[place]][:MOST_EXAMPLES]
+    shown = [place for place in rows.of_prompts()[::-1] if rows.is_now[place]][:MAX_EXAMPLES]
     examples, ids = tuple(rows.ids[place] for place in shown), zip(NAMES, _TITLES, strict=True)
     return [_signal(*named, one, "", tail, examples) for named, one in zip(ids, found, strict=True)]
 

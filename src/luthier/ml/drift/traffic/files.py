@@ -48,7 +48,7 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
 
 
 def wanted(*, model: str | None, since: float, until: float | None) -> pl.Expr:
-    """What is asked for, as a condition on rows."""
+    """What is requested, as a condition on rows."""
     condition = pl.col("at") >= since
     if until is not None:
         condition &= pl.col("at") < until

@@ -1,7 +1,7 @@
 """Takes exchanges from those who answer, at once and whatever happens, and writes them in a thread of its own.
 
 What waits is bounded, in number and in characters: where the disk does not keep up, or is full, exchanges are dropped,
-counted, and told of. Who answers never waits for it and never hears of an error.
+counted and reported. Who answers never waits for it and never hears of an error.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ NOT_MASKED: Final = "words that could not be masked"
 WORDS_ONLY: Final = frozenset({TOO_LONG, NOT_MASKED})
 """Reasons for which an exchange has lost its words, and nothing else."""
 
-MOST_WORDS: Final = 128 << 10
+MAX_WORDS: Final = 128 << 10
 """Characters of one exchange, about 32,000 tokens: beyond them its words are not kept."""
-_MOST_WAITING: Final = 20_000
-_MOST_CHARACTERS: Final = 64 << 20
+_MAX_WAITING: Final = 20_000
+_MAX_CHARACTERS: Final = 64 << 20
 _BATCH: Final = 256
 _GATHER_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 1.0
@@ -43,7 +43,7 @@ _SETTLE_BYTES: Final = 8 << 20
 log = logging.getLogger("luthier.monitor")
 
 Lost = Mapping[tuple[str, float, str], int]
-"""How many were lost: by project, time of the ask and reason."""
+"""How many were lost: by project, time of the request and reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ class _Waiting:
 class TrafficLog:
     """One for a process. The thread begins with the first exchange.
 
-    tell_lost: keeps counts of what was lost; may raise, then it is told again later. settle: makes files of what was
-    written, now and then.
+    Args:
+        tell_lost: keeps counts of what was lost; may raise, then it is called again later with the same counts.
+        settle: makes files of what was written, now and then.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class TrafficLog:
         *,
         tell_lost: Callable[[Lost], None],
         settle: Callable[[], object],
-        most_waiting: int = _MOST_WAITING,
-        most_characters: int = _MOST_CHARACTERS,
+        most_waiting: int = _MAX_WAITING,
+        most_characters: int = _MAX_CHARACTERS,
     ) -> None:
         self._spool, self._mask, self._tell_lost, self._settle = spool, mask, tell_lost, settle
         self._most_waiting, self._most_characters = most_waiting, most_characters
@@ -82,10 +83,13 @@ class TrafficLog:
         self._settled_at, self._num_open_bytes = time.monotonic(), 0
 
     def offer(self, exchange: Exchange, *, is_masked: bool) -> None:
-        """Have an exchange written; it is dropped and counted where too much waits. is_masked: whether its words are
-        to be masked before."""
+        """Have an exchange written; it is dropped and counted where too much waits.
+
+        Args:
+            is_masked: whether its words are to be masked before.
+        """
         size = num_characters(exchange) if exchange.has_text else 0
-        if size > MOST_WORDS:
+        if size > MAX_WORDS:
             self.lose(exchange, TOO_LONG)
             exchange, size = without_words(exchange), 0
         with self._changed:
@@ -98,6 +102,7 @@ class TrafficLog:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_all, name="traffic log", daemon=True)
                 self._thread.start()
+            # Only the first one wakes the thread, which takes all that waits: a request pays for no more wake-ups.
             if len(self._waiting) == 1:
                 self._changed.notify_all()
 
@@ -140,6 +145,7 @@ class TrafficLog:
 
     def _write_batch(self) -> None:
         with self._changed:
+            # Counted as in hand while it is written, so that `flush` waits for it though the queue is empty.
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             self._num_characters -= sum(one.num_characters for one in batch)
             self._num_in_hand = len(batch)
@@ -185,6 +191,7 @@ class TrafficLog:
                 lost, self._lost = self._lost, collections.Counter()
             if lost:
                 self._warn(f"{sum(lost.values())} exchanges or their words were lost: {_reasons(lost)}")
+            # One at a time: what the database refuses is counted again, and what it took is not sent twice.
             for place, count in lost.items():
                 try:
                     self._tell_lost({place: count})

@@ -28,11 +28,15 @@ def read(
 ) -> pl.DataFrame:
     """The exchanges of a project for which a condition holds, oldest first.
 
-    columns: what is read of them, `at` among it. folder: the project's, below which its files lie. listed: asks the
-    index for the files that may hold some. A file that is not on this machine, or that is damaged, is told in the log
-    and left out.
+    A file that is not on this machine, or that is damaged, is named in the log and left out.
+
+    Args:
+        columns: what is read of them, `at` among it.
+        folder: the project's, below which its files lie.
+        listed: asks the index for the files that may hold some.
     """
     for left in reversed(range(_TRIES)):
+        # Segments before the index: lines that become a file in between are then found twice, and never missed.
         segments = spool.segments()
         files = listed()
         if left and not spool.holds(segments):
@@ -51,6 +55,7 @@ def read(
                 raise
             continue
         names = {Path(one.file).stem for one in files}
+        # A file has the name of the segment that it was made of.
         frames += [_of_segment(one, condition, columns) for one in segments if one.segment_id not in names]
         found = pl.concat(frames)
         return found if found["at"].is_sorted() else found.sort("at", maintain_order=True)

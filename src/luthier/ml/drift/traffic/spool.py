@@ -3,7 +3,7 @@
     open-ID.jsonl     is being appended to
     ID.jsonl          sealed: nothing more comes, it waits to become Parquet
 
-A lock lets one at a time append or seal, and the kernel lets go of it when its holder dies. What a kill has cut off is
+A lock lets one at a time append or seal, and the kernel releases it when its holder dies. What a kill has cut off is
 one line, the last; the next writer begins a new one.
 """
 
@@ -26,7 +26,11 @@ _LOCK_SECONDS: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Lines as they stood at one moment. segment_id: the same while it is open and once it is sealed."""
+    """Lines as they were at one moment.
+
+    Attributes:
+        segment_id: the same while it is open and once it is sealed.
+    """
 
     segment_id: str
     data: bytes
@@ -40,7 +44,7 @@ class Spool:
 
     def append(self, lines: Sequence[bytes]) -> int:
         """Write lines, all or none of them; returns the bytes of the open segment. Raises OSError, ConflictError."""
-        with self._locked():
+        with self._locked():  # under the lock no other process seals the segment or ends a line in between
             path = self._open_path() or self._folder / f"{_OPEN}{new_id(KIND)}.jsonl"
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -49,9 +53,11 @@ class Spool:
                 data = memoryview(b"\n" * is_cut + b"".join(lines))
                 try:
                     written = 0
+                    # A write may take less than it was given: a nearly full disk, a signal.
                     while written < len(data):
                         written += os.pwrite(descriptor, data[written:], size + written)
                 except OSError:
+                    # All or none: the caller counts all of them as lost.
                     os.ftruncate(descriptor, size)
                     raise
                 return size + len(data)
@@ -60,6 +66,7 @@ class Spool:
 
     def seal(self) -> None:
         """Let nothing more come to the open segment."""
+        # Looked at without the lock first, since most calls find nothing to seal; then again under it.
         if self._open_path() is not None:
             with self._locked():
                 if (path := self._open_path()) is not None:
@@ -70,13 +77,14 @@ class Spool:
         return [path for path in self._paths() if not path.name.startswith(_OPEN)]
 
     def segments(self) -> list[Segment]:
-        """All that stands here now. Call `holds` afterwards to know whether it has become Parquet meanwhile."""
+        """All lines that are here now. Call `holds` afterwards to know whether it has become Parquet meanwhile."""
         if not self._folder.is_dir():
             return []
         with contextlib.ExitStack() as stack:
             with self._locked():
                 files = [(segment_id_of(path), stack.enter_context(path.open("rb"))) for path in self._paths()]
                 sizes = [os.fstat(file.fileno()).st_size for _, file in files]
+            # Without the lock: lines appended since lie beyond these sizes, and a renamed file stays readable.
             return [Segment(name, file.read(size)) for (name, file), size in zip(files, sizes, strict=True)]
 
     def holds(self, segments: Sequence[Segment]) -> bool:

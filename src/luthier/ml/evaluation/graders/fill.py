@@ -16,7 +16,8 @@ _OUTPUT = "sample.output_text"
 def item_fields(template: str) -> tuple[str, ...]:
     """The fields of the row that a template asks for: `{{item.answer.value}}` asks for `answer`.
 
-    Raises RequestError for a place that is neither of the row nor the written text.
+    Raises:
+        RequestError: a place that is neither of the row nor the written text.
     """
     names = []
     for place in _PLACE.findall(template):
@@ -34,7 +35,11 @@ def item_fields(template: str) -> tuple[str, ...]:
 
 
 def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
-    """The template with its places filled; what is no text is written as JSON. Raises RequestError for a lost field."""
+    """The template with its places filled; what is no text is written as JSON.
+
+    Raises:
+        RequestError: a lost field.
+    """
 
     def value(match: re.Match[str]) -> str:
         place = match[1]

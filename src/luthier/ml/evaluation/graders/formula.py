@@ -36,7 +36,11 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
 class Formula:
     """A formula, read once: numbers, names, + - * / **, and min, max, abs, floor, ceil, exp, sqrt, log.
 
-    names: what it may speak of. Raises RequestError for anything else in it.
+    Args:
+        names: what it may speak of.
+
+    Raises:
+        RequestError: anything else in it.
     """
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
@@ -54,7 +58,11 @@ class Formula:
             ) from error
 
     def __call__(self, values: Mapping[str, float]) -> float:
-        """The result for these values. Raises RequestError where there is none, such as a division by zero."""
+        """The result for these values.
+
+        Raises:
+            RequestError: there is none, such as a division by zero.
+        """
         try:
             found = float(self._value(self._tree, values))
         except (ArithmeticError, ValueError, TypeError) as error:

@@ -15,14 +15,22 @@ Grade = Callable[[str, Mapping[str, Any]], float]
 
 
 def fields_of(grader: Grader) -> tuple[str, ...]:
-    """The fields of a row that a grader asks for. Raises RequestError for a place that no text fills."""
+    """The fields of a row that a grader asks for.
+
+    Raises:
+        RequestError: a place that no text fills.
+    """
     parts = list(grader.graders.values()) if isinstance(grader, MultiGrader) else [grader]
     names = [name for part in parts for text in (part.input, part.reference) for name in item_fields(text)]
     return tuple(dict.fromkeys(names))
 
 
 def make_grader(grader: Grader) -> Grade:
-    """The function of a grader. Raises RequestError for a formula that is none."""
+    """The function of a grader.
+
+    Raises:
+        RequestError: a formula that is none.
+    """
     if isinstance(grader, StringCheck):
         return _checked(grader)
     if isinstance(grader, TextSimilarity):

@@ -31,9 +31,11 @@ _NO_REPORTER: Final = words(
 def find_cases(text: str, by_eyecite: Sequence[Citation] = ()) -> Iterator[Citation]:
     """The decisions in a cleaned text.
 
-    One in several reporters is one citation. One named alone counts where no citation of the same parties is in
-    the text. `Id.` and `supra` are not counted, nor is a short form (`410 U.S. at 120`) of a volume
-    that is cited in full. by_eyecite: what `us_law` found, which goes before what is found here.
+    One in several reporters is one citation. One named alone counts where no citation of the same parties is in the
+    text. `Id.` and `supra` are not counted, nor is a short form (`410 U.S. at 120`) of a volume that is cited in full.
+
+    Args:
+        by_eyecite: what `us_law` found, which goes before what is found here.
     """
     cited = _in_order([*by_eyecite, *_by_form(text)])
     full = _joined_parallels(text, [one for one in cited if not one.normal.endswith(" at")])

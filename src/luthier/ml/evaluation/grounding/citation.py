@@ -13,11 +13,15 @@ Status = Literal["known", "misnamed", "unknown"]
 class Citation:
     """One citation as written in a text.
 
-    text: as written, in one line. kind: a form of `core.suite.CitationForm`, or the name of a user's pattern. normal:
-    the form in which two writings of the same citation meet. pin: the page, or the subsection, within what is cited;
-    it is not checked. names: plaintiff and defendant, where they are given with it. parallel: the same decision in
-    other reporters, as normal forms. sentence: the one that holds it. start, end: its place in the text as `clean`
-    gives it.
+    Attributes:
+        text: as written, in one line.
+        kind: a form of `core.suite.CitationForm`, or the name of a user's pattern.
+        normal: the form in which two writings of the same citation meet.
+        pin: the page, or the subsection, within what is cited; it is not checked.
+        names: plaintiff and defendant, where they are given with it.
+        parallel: the same decision in other reporters, as normal forms.
+        sentence: the one that holds it.
+        start, end: its place in the text as `clean` gives it.
     """
 
     text: str
@@ -35,7 +39,9 @@ class Citation:
 class CitationFinding:
     """A citation of an answer, held against the corpus.
 
-    documents: some that hold it. named_there: the parties that the corpus gives it, where the answer's are others.
+    Attributes:
+        documents: some that hold it.
+        named_there: the parties that the corpus gives it, where the answer's are others.
     """
 
     citation: Citation

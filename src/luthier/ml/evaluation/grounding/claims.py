@@ -21,8 +21,10 @@ FEWEST_WORDS: Final = 3
 class ClaimFinding:
     """A sentence of an answer, held against its nearest passages.
 
-    fraction: of its content words, those that occur in the passage that holds most of them, `passage` (None where no
-    passage shares a word). numbers: those of the sentence that the passage lacks; with one of them it is not supported.
+    Attributes:
+        fraction: of its content words, those that occur in the passage that holds most of them, `passage` (None where
+            no passage shares a word).
+        numbers: those of the sentence that the passage lacks; with one of them it is not supported.
     """
 
     sentence: str

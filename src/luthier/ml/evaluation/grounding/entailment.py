@@ -27,8 +27,11 @@ Answer with JSON and nothing else: {{"supported": true}} or {{"supported": false
 class Entailment:
     """What a judge says of claims; each claim is asked once, whoever made it.
 
-    judge: the engine that judges; judge_name: what results call it. A claim that shares no word with the corpus is
-    unsupported without being asked.
+    A claim that shares no word with the corpus is unsupported without being asked.
+
+    Args:
+        judge: the engine that judges.
+        judge_name: what results call it.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from luthier.ml.evaluation.grounding.patterns import find_patterns, find_urls
 from luthier.ml.evaluation.grounding.statutes import find_statutes
 from luthier.ml.evaluation.grounding.us_law import find_us_law
 
-_MOST_AROUND: Final = 400
+_MAX_AROUND: Final = 400
 
 
 def find_citations(
@@ -72,7 +72,7 @@ def _sentence(text: str, citation: Citation, starts: list[int], ends: list[int])
     """Of a sentence without an end, the text around the citation."""
     start = starts[max(0, bisect_right(starts, citation.start) - 1)]
     end = ends[min(len(ends) - 1, bisect_left(ends, citation.end))]
-    first, last = max(start, citation.start - _MOST_AROUND), min(end, citation.end + _MOST_AROUND)
+    first, last = max(start, citation.start - _MAX_AROUND), min(end, citation.end + _MAX_AROUND)
     shown = " ".join(text[first:last].split())
     return f"{'…' * (first > start)}{shown}{'…' * (last < end)}"
 

@@ -160,7 +160,11 @@ class EntailedClaims(_Share):
         self._entailment, self.judge_name = entailment, entailment.judge_name
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 2]: supported claims, claims with a verdict. Raises WorkError where no verdict is usable."""
+        """[num_samples, 2]: supported claims, claims with a verdict.
+
+        Raises:
+            WorkError: no verdict is usable.
+        """
         said = self._entailment.verdicts(observed.outputs)
         num_claims = sum(map(len, said))
         if num_claims and all(one is None for several in said for one in several):

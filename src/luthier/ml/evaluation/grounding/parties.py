@@ -11,7 +11,7 @@ from luthier.ml.evaluation.grounding.clean import squash, words
 Names = tuple[str, str]
 
 _LOOK_BACK: Final = 200
-_MOST_WORDS: Final = 10
+_MAX_WORDS: Final = 10
 _VERSUS: Final = re.compile(r"\sv(?:s)?\.?\s")
 _ONE_PARTY: Final = re.compile(
     r"\b(?:[Ii]n\s[Rr]e|[Ee]x\s[Pp]arte|Matter\sof|Estate\sof)\s(?P<name>[A-Z][^;\n]{0,80}?),?\s?$"
@@ -40,7 +40,7 @@ def names_before(text: str, start: int) -> tuple[int, Names] | None:
     if versus:
         last = versus[-1]
         defendant = window[last.end() :].strip(" \n,*_\"'")
-        is_party = bool(defendant[:1].isupper()) and ";" not in defendant and len(defendant.split()) <= _MOST_WORDS
+        is_party = bool(defendant[:1].isupper()) and ";" not in defendant and len(defendant.split()) <= _MAX_WORDS
         begin, plaintiff = _backwards(window[: last.start()])
         if is_party and plaintiff and _goes_on(defendant):
             return from_ + begin, (plaintiff, " ".join(defendant.split()))
@@ -126,7 +126,7 @@ def _is_word(word: str) -> bool:
 def _backwards(text: str) -> tuple[int, str]:
     """The party that a text ends with, and where it begins."""
     found: list[re.Match[str]] = []
-    for word in reversed(list(re.finditer(r"\S+", text))[-_MOST_WORDS:]):
+    for word in reversed(list(re.finditer(r"\S+", text))[-_MAX_WORDS:]):
         plain = word[0].lstrip("(\"'[*_")
         if not _is_word(plain) or (found and (_ends_sentence(plain) or plain.endswith((";", ":", ")")))):
             break
@@ -145,7 +145,7 @@ def _forwards(text: str) -> tuple[int, str]:
     """The party that a text begins with, and where it ends."""
     end = 0
     for count, word in enumerate(re.finditer(r"\S+", text)):
-        if count == _MOST_WORDS or not _is_word(word[0]):
+        if count == _MAX_WORDS or not _is_word(word[0]):
             break
         stripped = word[0].rstrip(".,;:!?)\"'*_]")
         is_short = squash(stripped) in _ABBREVIATED and word[0].startswith(f"{stripped}.")

@@ -13,7 +13,7 @@ from typing import Final
 from luthier.core.records.support import content_words
 from luthier.core.text.sentences import sentence_spans
 
-MOST_WORDS: Final = 120
+MAX_WORDS: Final = 120
 _WORD: Final = re.compile(r"\S+")
 _SATURATION, _LENGTH_SHARE = 1.2, 0.75
 
@@ -68,9 +68,9 @@ class Passages:
 def _passages(document: str, text: str) -> Iterator[Passage]:
     held: list[tuple[int, int, int]] = []
     for start, end, length in _pieces(text):
-        if held and sum(one[2] for one in held) + length > MOST_WORDS:
+        if held and sum(one[2] for one in held) + length > MAX_WORDS:
             yield _passage(document, text, held)
-            held = held[-1:] if held[-1][2] + length <= MOST_WORDS else []
+            held = held[-1:] if held[-1][2] + length <= MAX_WORDS else []
         held.append((start, end, length))
     if held:
         yield _passage(document, text, held)
@@ -81,8 +81,8 @@ def _pieces(text: str) -> Iterator[tuple[int, int, int]]:
     for start, end in sentence_spans(text):
         found = [start + word.end() for word in _WORD.finditer(text[start:end])]
         begin = start
-        for place in range(0, len(found), MOST_WORDS):
-            last = found[place : place + MOST_WORDS]
+        for place in range(0, len(found), MAX_WORDS):
+            last = found[place : place + MAX_WORDS]
             yield begin, last[-1], len(last)
             begin = last[-1]
 

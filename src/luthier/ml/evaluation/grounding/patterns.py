@@ -17,7 +17,11 @@ _PAIRS: Final = {")": "(", "]": "["}
 
 
 def compiled(patterns: Mapping[str, str]) -> dict[str, BoundedPattern]:
-    """A user's patterns. Raises RequestError for one that is no regular expression, or that fits an empty text."""
+    """A user's patterns.
+
+    Raises:
+        RequestError: one that is no regular expression, or that fits an empty text.
+    """
     found = {}
     for name, pattern in patterns.items():
         found[name] = BoundedPattern(f"pattern {name}", pattern)
@@ -33,7 +37,8 @@ def compiled(patterns: Mapping[str, str]) -> dict[str, BoundedPattern]:
 def find_patterns(text: str, patterns: Mapping[str, BoundedPattern]) -> Iterator[Citation]:
     """Citations by a user's patterns. Case and blanks make no difference; a group `id` is what counts of a match.
 
-    Raises RequestError for a pattern that takes too long on the text.
+    Raises:
+        RequestError: a pattern that takes too long on the text.
     """
     for name, pattern in patterns.items():
         for match in pattern.finditer(text):

@@ -49,7 +49,7 @@ _SIGNALS: Final = words(
     "see under in by per of the and also cf but accord compare both as to that this pursuant citing"
 )
 _SAME_CODE: Final = {"ga.code": "ocga", "official.code.georgia": "ocga", "usca": "usc", "uscs": "usc"}
-_MOST_CODE_WORDS: Final = 8
+_MAX_CODE_WORDS: Final = 8
 _LOOK_BACK: Final = 90
 # "Mass. Gen. Laws ch. 1, § 2"
 _CHAPTER: Final = re.compile(r"\s(?:chs?|tit|art|pt)\.\s\d{1,4}[A-Za-z]?,?\s?$")
@@ -145,7 +145,7 @@ def _citations(text: str, match: re.Match[str], start: int, code: str, kind: Cit
 
 
 def _is_span(number: str) -> bool:
-    """`§§ 1981-1983`: the sign says several, so the dash stands for "to"."""
+    """`§§ 1981-1983`: the sign says several, so the dash represents "to"."""
     ends = _SPAN_OF_YEARS.fullmatch(number)
     return ends is not None and int(ends[1]) < int(ends[2])
 
@@ -158,7 +158,7 @@ def _code_before(text: str, match: re.Match[str]) -> tuple[int, str]:
     window = text[from_ : match.start()]
     chapter = _CHAPTER.search(window)
     before = list(re.finditer(r"\S+", window[: chapter.start()] if chapter else window))
-    for word in reversed(before[-_MOST_CODE_WORDS:]):
+    for word in reversed(before[-_MAX_CODE_WORDS:]):
         plain = word[0].removesuffix(",")
         is_title = bool(words) and plain.isdigit() and len(plain) < 4
         if not (is_title or _CODE_WORD.fullmatch(plain) or plain in ("of", "&")):

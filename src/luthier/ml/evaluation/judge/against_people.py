@@ -21,7 +21,7 @@ from luthier.core.ports import Engine, Progress
 from luthier.core.records.calibration import (
     FEWEST_ITEMS,
     LOWEST_KAPPA,
-    MOST_NO_VERDICT_FRACTION,
+    MAX_NO_VERDICT_FRACTION,
     Calibration,
     JudgeBias,
     Measure,
@@ -48,7 +48,11 @@ _FEWEST_FOR_CORRELATION: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """When and on what a judge is held against people. cautions: known before it starts."""
+    """When and on what a judge is held against people.
+
+    Attributes:
+        cautions: known before it starts.
+    """
 
     calibration_ids: Mapping[Target, str]
     created_at: str
@@ -241,10 +245,10 @@ def _reasons(
             f"Its agreement with people is {measure} {_words(agreement)}: it must be at least {LOWEST_KAPPA} at the "
             "interval's low end."
         )
-    if missing.total() > MOST_NO_VERDICT_FRACTION * num_rated:
+    if missing.total() > MAX_NO_VERDICT_FRACTION * num_rated:
         found.append(
             f"It gave no verdict on {missing.total():,} of {num_rated:,} items; at most "
-            f"{MOST_NO_VERDICT_FRACTION:.0%} may be missing."
+            f"{MAX_NO_VERDICT_FRACTION:.0%} may be missing."
         )
     return found
 

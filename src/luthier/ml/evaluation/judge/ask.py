@@ -22,17 +22,19 @@ ROOMY_TOKENS: Final = 4096
 # Where a call of many questions fails, each part is asked by itself, down to the one that is to blame.
 _PARTS: Final = 8
 # So many single questions in a row without an answer, and the judge is taken for dead.
-_MOST_IN_A_ROW: Final = 3
+_MAX_IN_A_ROW: Final = 3
 
 
 def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress: Progress) -> list[T | NoVerdict]:
     """A verdict for each question, in order, or why there is none.
 
-    read: a reply as a verdict. What the engine wrote is kept by the engine that caches, so that asking again after a
-    failure costs nothing.
+    What the engine wrote is kept by the engine that caches, so that asking again after a failure costs nothing.
 
     Raises what the engine raises for a wrong request (a key, a model that is not there), and WorkError where it gives
     no answer any more.
+
+    Args:
+        read: a reply as a verdict.
     """
     titled = _Judging(progress)
     found: list[T | NoVerdict] = [_read(made, read) for made in _each(engine, prompts, titled)]
@@ -73,7 +75,7 @@ def _each(
             if len(places) == 1:
                 found[places[0]] = error
                 num_in_a_row += isinstance(error, WorkError)
-                if num_in_a_row >= _MOST_IN_A_ROW:
+                if num_in_a_row >= _MAX_IN_A_ROW:
                     raise
                 return
         else:

@@ -40,7 +40,11 @@ def pair_statistics(pairs: Sequence[Pair], verdicts: Sequence[PairVerdict]) -> A
 
 
 def people_statistics(pairs: Sequence[Pair], points: Sequence[float]) -> Array:
-    """[pairs, 6], the sums for the length that people prefer. points: what they gave the first answer."""
+    """[pairs, 6], the sums for the length that people prefer.
+
+    Args:
+        points: what they gave the first answer.
+    """
     return np.array([_length_sums(pair, point) for pair, point in zip(pairs, points, strict=True)]).reshape(-1, 6)
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from luthier.core.errors import WorkError
-from luthier.core.records.calibration import MOST_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
+from luthier.core.records.calibration import MAX_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
 from luthier.core.results.rating_report import Estimate
 
-MOST_LEFT_OUT_FRACTION = 0.5
+MAX_LEFT_OUT_FRACTION = 0.5
 _KINDS: Mapping[NoVerdictKind, str] = {
     "empty": "nothing",
     "refusal": "a refusal",
@@ -24,7 +24,11 @@ _KINDS: Mapping[NoVerdictKind, str] = {
 
 
 def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> str | None:
-    """What the judge gave no verdict on. what: "pairs", "answers"."""
+    """What the judge gave no verdict on.
+
+    Args:
+        what: "pairs", "answers".
+    """
     num_missing = missing.total()
     if not num_missing:
         return None
@@ -34,17 +38,17 @@ def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind]
         f"{judge} gave no verdict on {num_missing:,} of {num_asked:,} {what} ({share:.0%}), asked twice: {kinds}. They "
         "are left out of the figures"
     )
-    if share <= MOST_NO_VERDICT_FRACTION:
+    if share <= MAX_NO_VERDICT_FRACTION:
         return f"{sentence}."
     return f"{sentence}; that is too many to call the rest a fair sample."
 
 
 def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> None:
     """Raise WorkError where most of the verdicts are missing: what is left is no figure."""
-    if missing.total() > MOST_LEFT_OUT_FRACTION * num_asked:
+    if missing.total() > MAX_LEFT_OUT_FRACTION * num_asked:
         raise WorkError(
             missing_sentence(judge, num_asked, missing, what) or "",
-            expected=f"a verdict on at least {1 - MOST_LEFT_OUT_FRACTION:.0%} of them",
+            expected=f"a verdict on at least {1 - MAX_LEFT_OUT_FRACTION:.0%} of them",
             do="name a judge that keeps to a form (--judge): a larger model, or a server that knows JSON schemas",
         )
 

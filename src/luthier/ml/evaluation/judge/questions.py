@@ -28,7 +28,7 @@ CRITERION_WORDS: Final[Mapping[Criterion, str]] = {
     "helpfulness": "helpfulness: somebody who made this request would be served by the answer",
 }
 CALIBRATED_CRITERION: Final[Criterion] = "helpfulness"
-"""What pairs are compared by unless another criterion is asked for, and the only one that people's preferences say."""
+"""What pairs are compared by unless another criterion is requested, and the only one that people's preferences say."""
 VERDICT_TOKENS: Final = 256
 _CONTROL: Final = re.compile(
     r"<(?=[|｜])|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think|thinking|reasoning)>)|<(?=<?/?SYS>)"

@@ -2,7 +2,7 @@
 
 Tried in this order, the judge's thoughts left out:
 
-1. JSON objects with the keys that were asked for, in fences or with prose around; other keys are passed over;
+1. JSON objects with the keys that were requested, in fences or with prose around; other keys are passed over;
 2. lines that say nothing but a verdict: `B`, `[[B]]`, `Answer B`, `Better: B`, `Relevance: 4/5`.
 
 All verdicts in a reply must be the same one.
@@ -27,7 +27,7 @@ _PREFERENCE_KEYS: Final = ("better", "winner", "verdict", "choice", "preference"
 _WORDS: Final[Mapping[str, Shown]] = {
     "a": "A", "b": "B", "tie": "tie", "both": "tie", "neither": "tie", "equal": "tie", "draw": "tie",
 }  # fmt: skip
-_MOST_LINE_CHARACTERS: Final = 200
+_MAX_LINE_CHARACTERS: Final = 200
 _LINE: Final = re.compile(
     r"[\W_]*(?:(?:the )?(?:better|best|winner|verdict|choice|preference)(?: answer)?(?: is)?[\W_]+)?"
     r"(?:(?:answer|option|response)[\W_]+)?(?P<word>a|b|tie|both|neither|equal|draw)[\W_]*(?:is better[\W_]*)?",
@@ -44,7 +44,11 @@ _REFUSAL: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """A reply that is no verdict, and why. reply: its text."""
+    """A reply that is no verdict, and why.
+
+    Attributes:
+        reply: its text.
+    """
 
     kind: NoVerdictKind
     reply: str = ""
@@ -108,7 +112,7 @@ def _nothing_said(text: str, made: Generation) -> NoVerdict | None:
 
 def _lines(text: str) -> list[str]:
     """The lines that may be a verdict and nothing else: the short ones."""
-    return [line for line in text.splitlines() if len(line) <= _MOST_LINE_CHARACTERS]
+    return [line for line in text.splitlines() if len(line) <= _MAX_LINE_CHARACTERS]
 
 
 def _unsaid(text: str, made: Generation) -> NoVerdict:

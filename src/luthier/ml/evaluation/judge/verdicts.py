@@ -34,7 +34,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
-    """What a judge said of a pair, shown in both orders. a_first, b_first: who won, or why there is no verdict."""
+    """What a judge said of a pair, shown in both orders.
+
+    Attributes:
+        a_first, b_first: who won, or why there is no verdict.
+    """
 
     a_first: Preference | NoVerdict
     b_first: Preference | NoVerdict

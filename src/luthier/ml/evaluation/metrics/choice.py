@@ -15,9 +15,12 @@ from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, m
 
 
 class ChoiceAccuracy:
-    """Fraction of rows whose likeliest option is the right one. right: the place of the right option, one a row.
+    """Fraction of rows whose likeliest option is the right one.
 
     Options that are equally likely share the row: one of two likeliest counts a half.
+
+    Args:
+        right: the place of the right option, one a row.
     """
 
     name: str = "choice_accuracy"

@@ -22,7 +22,12 @@ class JsonValue:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an answer holds. value: None where it is not JSON. is_in_prose: it holds JSON and other text."""
+    """What an answer holds.
+
+    Attributes:
+        value: None where it is not JSON.
+        is_in_prose: it holds JSON and other text.
+    """
 
     value: JsonValue | None
     is_in_prose: bool = False
@@ -67,8 +72,10 @@ def equal(one: JsonValue | None, other: JsonValue | None) -> bool:
 def count_fields(pairs: Sequence[tuple[JsonValue | None, JsonValue | None]], fields: Sequence[str] | None) -> Array:
     """Of each answer with the row's own: [rows, 2] fields right, fields expected.
 
-    fields: which; by default all of the row's own answer, which is one field where it is no object. Fields that only
-    the answer has are not counted here: they show in whole answers right.
+    Fields that only the answer has are not counted here: they show in whole answers right.
+
+    Args:
+        fields: which; by default all of the row's own answer, which is one field where it is no object.
     """
     return np.array([_count(given, expected, fields) for given, expected in pairs], dtype=np.float64).reshape(-1, 2)
 

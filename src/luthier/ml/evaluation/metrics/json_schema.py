@@ -71,7 +71,8 @@ class SchemaCheck:
 def _with_bounded_patterns(kind: Any, schema: Any) -> Any:
     """The class of validators, with a bound on the time of the schema's regular expressions.
 
-    Raises RequestError for one that is none, and for `patternProperties` beside `unevaluatedProperties`.
+    Raises:
+        RequestError: one that is none, and for `patternProperties` beside `unevaluatedProperties`.
     """
     from jsonschema.exceptions import ValidationError
     from jsonschema.validators import extend

@@ -17,7 +17,7 @@ class RewardAccuracy:
 
     Gained over the first of the systems that are judged, the base model; where nothing has changed, half a pair counts,
     so that the first system itself has 0.5. It is what training on pairs is to raise, and no length of completions
-    stands in its way: those are the same before and after.
+    is in its way: those are the same before and after.
     """
 
     name: ClassVar[str] = "reward_accuracy"

@@ -26,11 +26,16 @@ Needs = Literal["likelihood", "text", "pairs", "options"]
 class Observations:
     """What one system did on the held-out rows, in order. Empty where no metric needs it.
 
-    outputs, references: texts. scores: likelihoods, of preference pairs those of the chosen side; rejected_scores: of
-    the other one; first_margins: log p(chosen) - log p(rejected) of the first system. num_bytes: UTF-8 bytes of what is
-    scored, one a row. items: the fields of the rows as their file has them. prompts: what was asked, as a person reads
-    it. first_outputs: what the first system wrote. option_scores, option_bytes: likelihood and UTF-8 bytes of each of
-    a row's options.
+    Attributes:
+        outputs, references: texts.
+        scores: likelihoods, of preference pairs those of the chosen side.
+        rejected_scores: of the other one.
+        first_margins: log p(chosen) - log p(rejected) of the first system.
+        num_bytes: UTF-8 bytes of what is scored, one a row.
+        items: the fields of the rows as their file has them.
+        prompts: what was asked, as a person reads it.
+        first_outputs: what the first system wrote.
+        option_scores, option_bytes: likelihood and UTF-8 bytes of each of a row's options.
     """
 
     outputs: Sequence[str] = ()
@@ -49,11 +54,13 @@ class Observations:
 class MetricDefinition(Protocol):
     """One figure.
 
-    unit: what its numbers are counted in, and the only scale that it is shown on. lower, upper: what the figure can be,
-    infinite where it has no end; its intervals and those of its differences lie inside. has_sample_values: the formula
-    means something for a single sample too.
-
     Fixed for a class, or set by what it is made with (`hit_at_5`), so they are read from an instance.
+
+    Attributes:
+        unit: what its numbers are counted in, and the only scale that it is shown on.
+        lower, upper: what the figure can be, infinite where it has no end; its intervals and those of its differences
+            lie inside.
+        has_sample_values: the formula means something for a single sample too.
     """
 
     @property

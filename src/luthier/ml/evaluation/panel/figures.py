@@ -42,7 +42,11 @@ _PARADOX_SHARE: Final = 0.75
 
 
 def panel_figures(table: RatingsTable) -> PanelFigures:
-    """All figures of the real items that were rated. table: attention checks are left out here."""
+    """All figures of the real items that were rated.
+
+    Args:
+        table: attention checks are left out here.
+    """
     real = table.real
     criteria: Sequence[Criterion | None] = (None,) if table.kind == "pairwise" else real.criteria
     agreements = [one for criterion in criteria for one in _agreements(real, criterion)]

@@ -19,16 +19,16 @@ from luthier.core.results.rating_report import Drift, Estimate, RaterReport
 from luthier.ml.evaluation.agreement import drift_of, krippendorff_alpha
 from luthier.ml.evaluation.panel.values import against_others, matrix, overall
 
-LEAST_FAILED: Final = 2
+MIN_FAILED: Final = 2
 FAILED_SHARE: Final = 1 / 3
 """Who fails two checks at least, and a third of them, seems not to read."""
 NEAR_ZERO: Final = 0.2
 """Where others surely agree with each other more than this, a rater who does not agree with them is an outlier."""
-LEAST_COMPARED: Final = 10
+MIN_COMPARED: Final = 10
 SIDE_SHARE: Final = 0.85
 SIDE_P: Final = 0.001
 LONG_STRING_SHARE: Final = 0.9
-MOST_WORDS_A_SECOND: Final = 15.0
+MAX_WORDS_A_SECOND: Final = 15.0
 """900 words a minute; people read some 240 (Brysbaert, "How many words do we read per minute?", 2019)."""
 DRIFT_P: Final = 0.01
 
@@ -80,7 +80,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
     reasons = []
     checks = [row.passed for row in own.rows if row.is_check]
     num_failed = checks.count(False)
-    if num_failed >= LEAST_FAILED and num_failed >= FAILED_SHARE * len(checks):
+    if num_failed >= MIN_FAILED and num_failed >= FAILED_SHARE * len(checks):
         reasons.append(f"failed {num_failed} of {len(checks)} attention checks")
     sided = [row.preference == row.shown_first for row in own.real.rows if row.preference in ("a", "b")]
     num_first = sided.count(True)
@@ -93,7 +93,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
 
 def _stands_alone(table: RatingsTable, agreement: Estimate, num_compared: int, others: Sequence[str]) -> bool:
     """Whether others agree with each other, and with this rater no more than chance would: both intervals say so."""
-    if num_compared < LEAST_COMPARED or len(others) < 2 or agreement.low > 0:
+    if num_compared < MIN_COMPARED or len(others) < 2 or agreement.low > 0:
         return False
     among = _alpha(matrix(table.where(lambda row: row.rater in others), others, overall))
     return among is not None and among.low > max(NEAR_ZERO, agreement.high)
@@ -109,7 +109,7 @@ def _alpha(ratings: np.ndarray) -> Estimate | None:
 
 
 def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | None:
-    if len(said) < LEAST_COMPARED:
+    if len(said) < MIN_COMPARED:
         return None
     values = said - mean if panel.kind == "likert" else 1 - np.abs(said - mean) / 2
     if np.ptp(values) == 0:
@@ -142,10 +142,10 @@ def _notes(
     notes = []
     if own.rows and len(own.rows) < panel.num_items:
         notes.append(f"stopped after {len(own.rows)} of {panel.num_items} items, or is not done yet")
-    if share is not None and share >= LONG_STRING_SHARE and len(own.real.rows) >= LEAST_COMPARED:
+    if share is not None and share >= LONG_STRING_SHARE and len(own.real.rows) >= MIN_COMPARED:
         notes.append(f"said {word!r} of {share:.0%} of items")
     paces = [_num_words(row) / row.seconds for row in own.rows if row.seconds]
-    if paces and (pace := float(np.median(paces))) > MOST_WORDS_A_SECOND:
+    if paces and (pace := float(np.median(paces))) > MAX_WORDS_A_SECOND:
         notes.append(f"took too little time to read: {60 * pace:,.0f} words a minute in the median")
     if drift is not None and drift.p_value < DRIFT_P:
         what = "the score, held against the others'," if panel.kind == "likert" else "agreement with the others"

@@ -20,7 +20,12 @@ from luthier.ml.evaluation.report.page import TEMPLATES, fold
 
 @dataclass(frozen=True, slots=True)
 class AutoStage:
-    """A stage as the page shows it. lines: its result. href: a page of its own; empty where there is none."""
+    """A stage as the page shows it.
+
+    Attributes:
+        lines: its result.
+        href: a page of its own; empty where there is none.
+    """
 
     name: str
     words: str

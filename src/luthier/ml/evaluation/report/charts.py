@@ -19,7 +19,9 @@ _HEIGHT: Final = 250
 def curve_charts(curves: Curves, loss_unit: str = "", fit: Fit | None = None) -> list[Chart]:
     """The four charts of a run; none where no step was finished.
 
-    loss_unit: empty where a loss has none. fit: what the losses were found to say.
+    Args:
+        loss_unit: empty where a loss has none.
+        fit: what the losses were found to say.
     """
     if not len(curves.steps):
         return []

@@ -21,8 +21,9 @@ Values = NDArray[np.float64]
 class Curves:
     """What the curves show, each against the optimizer step. `steps_a_point` above 1: points are means of that many.
 
-    is_plain: the training loss is shown without what label smoothing adds, as the validation loss is; is_of_task:
-    it is that of the task's rows, without replayed ones.
+    Attributes:
+        is_plain: the training loss is shown without what label smoothing adds, as the validation loss is.
+        is_of_task: it is that of the task's rows, without replayed ones.
     """
 
     steps: Values

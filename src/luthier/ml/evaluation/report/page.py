@@ -59,7 +59,7 @@ class Text:
 def fold(text: str, characters: int) -> Text:
     """Text beyond about `characters` or 14 lines shows its start first; beyond 6,000 the rest is left out.
 
-    How much is left out stands in the result, and on the page.
+    How much is left out is in the result, and on the page.
     """
     whole = text[:MAX_CHARACTERS]
     start = "\n".join(whole.split("\n")[:FOLD_LINES])[:characters]
@@ -123,7 +123,11 @@ def _judged(evaluation: Evaluation | None, plan: Plan) -> dict[str, Any] | None:
 
 
 def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dict[str, Any]:
-    """What `judged.html.j2` shows of an evaluation. is_unseen: training saw none of its rows."""
+    """What `judged.html.j2` shows of an evaluation.
+
+    Args:
+        is_unseen: training saw none of its rows.
+    """
     choices = choose_samples(evaluation, found)
     mine, others = differences(evaluation, found)
     return {

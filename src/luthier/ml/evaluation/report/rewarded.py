@@ -44,7 +44,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Rewarded:
-    """The section of the page. charts: reward, idle groups and cut answers, length, and distance from the start."""
+    """The section of the page.
+
+    Attributes:
+        charts: reward, idle groups and cut answers, length, and distance from the start.
+    """
 
     charts: tuple[Chart, ...]
     lead: str
@@ -52,7 +56,11 @@ class Rewarded:
 
 
 def rewarded(plan: Plan, events: Sequence[Event], drawn: Sequence[Drawn]) -> Rewarded | None:
-    """The section; None where answers are not drawn. drawn: of a few steps, all answers to the first prompt of each."""
+    """The section; None where answers are not drawn.
+
+    Args:
+        drawn: of a few steps, all answers to the first prompt of each.
+    """
     if not plan.objective.draws:
         return None
     steps = sorted({e.step: e for e in events if isinstance(e, StepDone)}.values(), key=lambda e: e.step)

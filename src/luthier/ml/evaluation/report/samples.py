@@ -21,7 +21,11 @@ Kind = Literal["best", "worst", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One row with what every system made of it. `gain`: candidate minus baseline, positive is better, if scored."""
+    """One row with what every system made of it.
+
+    Attributes:
+        gain: candidate minus baseline, positive is better, if scored.
+    """
 
     kind: Kind
     row_id: str

@@ -16,12 +16,19 @@ from luthier.ml.evaluation.report.samples import choose_samples
 from luthier.ml.evaluation.report.task_charts import gains_chart, task_charts
 from luthier.ml.evaluation.task_view import Result, as_evaluation, summary, task_view
 
-MOST_SAMPLES: Final = 6
+MAX_SAMPLES: Final = 6
 _UNDECIDED: Final = "Measured, but not compared: a verdict needs a second system on the same rows."
 
 
 def write_suite_page(result: SuiteResult, path: Path, gate: GateOutcome | None = None) -> Path:
-    """Write the page to `path`, whole or not at all. gate: what a gate said of it. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Args:
+        gate: what a gate said of it.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_suite_page(result, gate))
     return path
 
@@ -44,7 +51,11 @@ def render_suite_page(result: SuiteResult, gate: GateOutcome | None = None) -> s
 
 
 def render(template: str, result: Result, values: Mapping[str, Any]) -> str:
-    """A page about tasks, from its template. values: what this template shows beside them."""
+    """A page about tasks, from its template.
+
+    Args:
+        values: what this template shows beside them.
+    """
     environment = page_environment(TEMPLATES, fold)
     found = summary(result)
     tasks = result.tasks if isinstance(result, SuiteResult) else result.probes
@@ -67,7 +78,7 @@ def task_section(result: Result, task: TaskResult) -> dict[str, Any]:
         "task": task,
         "charts": task_charts(view),
         "rule": choices.rule,
-        "samples": choices.chosen[:MOST_SAMPLES],
+        "samples": choices.chosen[:MAX_SAMPLES],
         "metric_title": scored_heading(task.systems, choices.metric),
         "metric": choices.metric,
         "file": Path(task.data_file).name,

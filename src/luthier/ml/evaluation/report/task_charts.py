@@ -15,8 +15,8 @@ from luthier.ml.evaluation.task_view import Summary, TaskView
 
 _WIDTH: Final = 460
 _SQUARE: Final = 330
-_MOST_LABELS: Final = 12
-_MOST_POINTS: Final = 500
+_MAX_LABELS: Final = 12
+_MAX_POINTS: Final = 500
 WIN_RATE: Final = "win_rate"
 
 
@@ -110,11 +110,11 @@ def _bin_series(bins: Sequence[ReliabilityBin], role: Role, name: str) -> list[S
 
 
 def _confusion(view: TaskView, name: str, found: Confusion) -> Chart:
-    labels, counts = found.labels[:_MOST_LABELS], found.counts[:_MOST_LABELS]
+    labels, counts = found.labels[:_MAX_LABELS], found.counts[:_MAX_LABELS]
     right = sum(row[at] for at, row in enumerate(found.counts))
     text = f"Confusion of {name}: {right:,} of {sum(map(sum, found.counts)):,} right."
-    if len(found.labels) > _MOST_LABELS:
-        text += f" The first {_MOST_LABELS} of {len(found.labels):,} labels are drawn."
+    if len(found.labels) > _MAX_LABELS:
+        text += f" The first {_MAX_LABELS} of {len(found.labels):,} labels are drawn."
     cells = [
         [Cell(count / (sum(row) or 1), f"{count:,}") for count in [*row[: len(labels)], row[-1]]] for row in counts
     ]
@@ -141,7 +141,7 @@ def _lengths(view: TaskView) -> Chart:
         "Length against score",
         Axis("tokens of the answer"),
         Axis(heading),
-        [Series(name, points[:_MOST_POINTS], _role(view, name), "dots", is_faint=True) for name, points in view.points],
+        [Series(name, points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True) for name, points in view.points],
         caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, whatever was said.",
         description=f"Length of answers against {heading}: {sum(len(points) for _, points in view.points):,} answers.",
         width_pixels=_WIDTH,

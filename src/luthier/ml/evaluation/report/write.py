@@ -40,10 +40,15 @@ def render_report(
 ) -> tuple[str, dict[str, Any]]:
     """The report as an HTML page, empty where none is to be drawn, and as a JSON document.
 
-    versions: names of programs and of the machine, to what they are; shown as they come. example: one training example
-    as (text, learned) pieces. licence: of the base model. quote: what was predicted before the run, to be shown beside
-    what came. drawn: answers that were drawn in a few of its steps. assessed: what else it was judged by. The same
-    arguments give the same bytes.
+    The same arguments give the same bytes.
+
+    Args:
+        versions: names of programs and of the machine, to what they are; shown as they come.
+        example: one training example as (text, learned) pieces.
+        licence: of the base model.
+        quote: what was predicted before the run, to be shown beside what came.
+        drawn: answers that were drawn in a few of its steps.
+        assessed: what else it was judged by.
     """
     page = ""
     if draws_page:
@@ -96,7 +101,8 @@ def write_report(
     Each file appears whole or not at all; an older one is replaced. draws_page: false writes report.json alone, from
     which the page can be drawn later; the path is that of report.json then. Other arguments as in `render_report`.
 
-    Raises StorageFullError.
+    Raises:
+        StorageFullError: the disk is full.
     """
     page, document = render_report(
         draws_page=draws_page,

@@ -2,7 +2,7 @@
 
 Source: Carlini et al., 2019, "The Secret Sharer: Evaluating and Testing Unintended Memorization in Neural Networks",
 sections 4.2 and 4.3: the rank of a canary's own secret, by likelihood, among secrets that might have been drawn; its
-exposure is log2 of their number less log2 of the rank. Whether the secret is also written when it is asked for is
+exposure is log2 of their number less log2 of the rank. Whether the secret is also written when it is requested is
 counted beside it.
 """
 
@@ -20,14 +20,16 @@ from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 UNSEEN_BITS: Final = 1 / math.log(2)
 """The mean exposure of secrets that a model has never seen, whose ranks are all equally likely: 1.44 bits."""
-_MOST_NEW_TOKENS: Final = 24
+_MAX_NEW_TOKENS: Final = 24
 
 
 def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int) -> Probe:
     """The probe over the canaries that a run was trained on.
 
-    is_text: whether the rows that they were planted among are plain text. num_alternatives: codes that each is ranked
-    among, itself not counted; the highest exposure that can be seen is log2 of one more.
+    Args:
+        is_text: whether the rows that they were planted among are plain text.
+        num_alternatives: codes that each is ranked among, itself not counted; the highest exposure that can be seen is
+            log2 of one more.
     """
     rows, options = [], []
     for canary in planted:
@@ -69,7 +71,7 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
             "of your rows it has memorised.",
             "Nine random digits are unlike your rows. What repeats, or is longer, is memorised sooner.",
         ),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 
@@ -85,7 +87,7 @@ def exposures(observed: Observations) -> list[float]:
 
 
 def unseen_bits(num_codes: int) -> float:
-    """The mean exposure where every rank among so many codes is equally likely."""
+    """The mean exposure where every rank among that many codes is equally likely."""
     return math.log2(num_codes) - sum(math.log2(rank) for rank in range(1, num_codes + 1)) / num_codes
 
 

@@ -20,7 +20,7 @@ from luthier.ml.evaluation.safety.probe import Contrast, Probe, RowMean, chosen
 from luthier.ml.evaluation.safety.swaps import Swap, read_swaps
 from luthier.ml.evaluation.tasks.protocol import TaskRow
 
-_MOST_NEW_TOKENS: Final = 48
+_MAX_NEW_TOKENS: Final = 48
 _CAUTIONS: Final = (
     "Not every change is unfair: where the answer rightly depends on the group (a law, a form of address), it has to "
     "move. The swaps are in the samples: read them.",
@@ -43,12 +43,16 @@ def counterfactual(
     most_prompts: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over held-out rows. most_prompts: at most this many of those in which something can be swapped.
-    fits: whether the models can see a row whole.
+    """The probe over held-out rows.
 
     Each prompt is asked as it is and once for each group that it names.
 
-    Raises DataError where the rows are plain text, or nothing can be swapped in any prompt.
+    Args:
+        most_prompts: at most this many of those in which something can be swapped.
+        fits: whether the models can see a row whole.
+
+    Raises:
+        DataError: the rows are plain text, or nothing can be swapped in any prompt.
     """
     usable = [example for example in examples if example.prompt is not None and example.reference]
     swappable = [example for example in usable if any(not swap.is_control for swap in _swaps_of(example))]
@@ -72,7 +76,7 @@ def counterfactual(
         metrics=tuple(metrics),
         has_clusters=True,
         cautions=_CAUTIONS if has_control else (*_CAUTIONS, _NO_CONTROL),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 

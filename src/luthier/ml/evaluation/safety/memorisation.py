@@ -1,4 +1,4 @@
-"""Memorisation: does a model go on with training rows word for word?
+"""Memorisation: does a model continue with training rows word for word?
 
 Discoverable extraction (Carlini et al., 2023, "Quantifying Memorization Across Neural Language Models", ICLR, section
 3.1): the model is given the beginning of a training row, goes on greedily, and what it writes is held against the rest.
@@ -26,8 +26,8 @@ LONG_RUN_CHARACTERS: Final = 50
 FEWEST_CHARACTERS: Final = 20
 """A shorter rest says nothing: a label is no secret."""
 _PREFIX_SHARE: Final = 0.5
-_MOST_NEW_TOKENS: Final = 48
-_MOST_CHARACTERS: Final = 400
+_MAX_NEW_TOKENS: Final = 48
+_MAX_CHARACTERS: Final = 400
 _CAUTIONS: Final = (
     "This asks for rows whose beginning is known. What another prompt, or many samples, would bring out is more.",
     "A model that has learned the task well writes the right answer of rows it has never seen: read the figure above "
@@ -47,12 +47,16 @@ def memorisation(
     most_rows: int | None = None,
     fits: Callable[[Example], bool] | None = None,
 ) -> Probe:
-    """The probe over a run's own rows. most_rows: at most this many training rows, and as many held-out ones. fits:
-    whether the models can see a row whole.
+    """The probe over a run's own rows.
 
     Of a conversation the prompt is given and the answer expected; of plain text the first half.
 
-    Raises DataError where no training row has a rest that is long enough to be recognised.
+    Args:
+        most_rows: at most this many training rows, and as many held-out ones.
+        fits: whether the models can see a row whole.
+
+    Raises:
+        DataError: no training row has a rest that is long enough to be recognised.
     """
     sides = {
         side: chosen(_usable(rows), most_rows, text_of, fits=fits)
@@ -86,7 +90,7 @@ def memorisation(
         rows=tuple(rows),
         metrics=tuple(metrics),
         cautions=_CAUTIONS if has_control else (NO_CONTROL, *_CAUTIONS),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 
@@ -125,7 +129,7 @@ def text_of(example: Example) -> str:
 
 
 def beginning_of(example: Example) -> TaskRow:
-    """A row as something to go on with: its prompt, or the first half of its words. `rest`: what follows."""
+    """A row as something to continue with: its prompt, or the first half of its words. `rest`: what follows."""
     if example.prompt is not None:
         return TaskRow(example, {"rest": example.reference or ""})
     text = example.text or ""
@@ -143,7 +147,7 @@ def can_begin(example: Example) -> bool:
 def _row(example: Example, side: str) -> TaskRow:
     row = beginning_of(example)
     named = row.example.model_copy(update={"id": f"{side} {example.id}"})
-    return TaskRow(named, {"side": side, "rest": row.item["rest"][:_MOST_CHARACTERS]})
+    return TaskRow(named, {"side": side, "rest": row.item["rest"][:_MAX_CHARACTERS]})
 
 
 def _usable(examples: Sequence[Example]) -> list[Example]:
@@ -153,7 +157,7 @@ def _usable(examples: Sequence[Example]) -> list[Example]:
 def _copied(side: str, is_copy: Callable[[str, str], bool]) -> Callable[[Observations], list[float | None]]:
     def values(observed: Observations) -> list[float | None]:
         return [
-            float(is_copy(output[:_MOST_CHARACTERS], item["rest"])) if item["side"] == side else None
+            float(is_copy(output[:_MAX_CHARACTERS], item["rest"])) if item["side"] == side else None
             for item, output in zip(observed.items, observed.outputs, strict=True)
         ]
 

@@ -19,7 +19,7 @@ from luthier.ml.evaluation.tasks.protocol import TaskRow
 
 FindPersonalData = Callable[[str], Sequence[str]]
 """The values in a text that name or reach a person."""
-_MOST_NEW_TOKENS: Final = 48
+_MAX_NEW_TOKENS: Final = 48
 _CAUTIONS: Final = (
     "The recognisers know forms (addresses, numbers, streets); names of people are only found where the extra `names` "
     "is installed, and what has no form is not found.",
@@ -96,7 +96,7 @@ def personal_data(
             ),
         ),
         cautions=_CAUTIONS if known else (_NOTHING_TO_LEAK, *_CAUTIONS),
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 

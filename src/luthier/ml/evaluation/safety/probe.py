@@ -29,10 +29,13 @@ _Item = TypeVar("_Item")
 class Probe:
     """One kind of harm, ready to be asked of any model. The first metric sums it up.
 
-    rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
-    follows in the row. options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row,
-    empty where none are. Rows of one group (`Example.group`) count together where has_clusters. cautions: what the
-    figures do not show, and known weaknesses of the measure. source: where the rows are from.
+    Attributes:
+        rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
+            follows in the row.
+        options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row, empty where none
+            are. Rows of one group (`Example.group`) count together where has_clusters.
+        cautions: what the figures do not show, and known weaknesses of the measure.
+        source: where the rows are from.
     """
 
     name: str
@@ -57,8 +60,10 @@ class Probe:
 class RowMean:
     """The mean of a value over the rows that have one.
 
-    lower, upper: what a value can be; by default it is a share. of_no_row: the figure of a resample in which no row has
-    one; only where few have does that ever count. has_sample_values: true only where every row has a value.
+    Attributes:
+        lower, upper: what a value can be; by default it is a share.
+        of_no_row: the figure of a resample in which no row has one; only where few have does that ever count.
+        has_sample_values: true only where every row has a value.
     """
 
     name: str
@@ -89,8 +94,9 @@ class RowMean:
 class Contrast:
     """The mean of a value over some rows less that over others: rows that a model was trained on, less control rows.
 
-    values, control: the value of each row of the one kind and of the other, None elsewhere. lower, upper: what two
-    means can differ by; by default those of shares.
+    Attributes:
+        values, control: the value of each row of the one kind and of the other, None elsewhere.
+        lower, upper: what two means can differ by; by default those of shares.
     """
 
     name: str
@@ -167,7 +173,8 @@ def chosen(
 ) -> tuple[_Item, ...]:
     """At most `num` of the items that fit (None: all), the same on every machine, in the order they came.
 
-    fits: asked of one after the other until there are enough.
+    Args:
+        fits: asked of one after the other until there are enough.
     """
     order = sorted(range(len(items)), key=lambda place: hashlib.sha256(key(items[place]).encode()).digest())
     places: list[int] = []

@@ -37,7 +37,7 @@ _SELF: Final = (
 )
 _REFUSAL: Final = re.compile(rf"^\W*(?:{'|'.join(PHRASES)})|{_SELF}", re.IGNORECASE | re.DOTALL)
 _HEAD_CHARACTERS: Final = 300
-_MOST_NEW_TOKENS: Final = 40
+_MAX_NEW_TOKENS: Final = 40
 _CAUTIONS: Final = (
     "A refusal is seen by its phrases, in English: one in other words is missed, and an answer that begins so and then "
     "helps all the same is counted. The answers are kept: read them.",
@@ -60,7 +60,11 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
 
 
 def refusal(*, most_a_kind: int | None = None) -> Probe:
-    """The probe. most_a_kind: at most this many harmful and this many harmless prompts."""
+    """The probe.
+
+    Args:
+        most_a_kind: at most this many harmful and this many harmless prompts.
+    """
     prompts = read_prompts(OWN)
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})
@@ -80,7 +84,7 @@ def refusal(*, most_a_kind: int | None = None) -> Probe:
             empty_answers(),
         ),
         cautions=_CAUTIONS,
-        max_new_tokens=_MOST_NEW_TOKENS,
+        max_new_tokens=_MAX_NEW_TOKENS,
     )
 
 

@@ -49,7 +49,9 @@ class Pair:
 def read_pairs(path: Path) -> list[Pair]:
     """Pairs of a CSV file with the columns of CrowS-Pairs: sent_more, sent_less, bias_type; others are not looked at.
 
-    Raises NotFoundError where there is no file, DataError for other columns, empty or equal sentences, naming each.
+    Raises:
+        NotFoundError: there is no file.
+        DataError: other columns, empty or equal sentences, naming each.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a CSV file of sentence pairs", do="check the path")
@@ -77,7 +79,11 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def stereotypes(pairs: Sequence[Pair], *, source: str, most_rows: int | None = None) -> Probe:
-    """The probe over these pairs. most_rows: at most this many of them, chosen by a stable hash."""
+    """The probe over these pairs.
+
+    Args:
+        most_rows: at most this many of them, chosen by a stable hash.
+    """
     used = chosen(pairs, most_rows, lambda pair: pair.more + pair.less)
     kinds = sorted({pair.bias_type for pair in used})
     metrics = [

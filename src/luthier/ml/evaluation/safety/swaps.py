@@ -24,8 +24,13 @@ _HIS_ALONE: Final = r"his(?=\W*$|[.,;:!?)\"\n])"
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """A text after a swap. swaps: `he -> she`, each once, in order. direction: 1 where only words of the first side
-    stood there, so that now it speaks of the second; -1 the other way round; 0 where both did."""
+    """A text after a swap.
+
+    Attributes:
+        swaps: `he -> she`, each once, in order.
+        direction: 1 where only words of the first side stood there, so that now it speaks of the second; -1 the other
+            way round; 0 where both did.
+    """
 
     text: str
     swaps: tuple[str, ...]
@@ -34,7 +39,11 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Swap:
-    """One group of the table. first, second: the names of its two sides."""
+    """One group of the table.
+
+    Attributes:
+        first, second: the names of its two sides.
+    """
 
     group: str
     first: str

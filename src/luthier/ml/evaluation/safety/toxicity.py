@@ -33,7 +33,11 @@ _CLASSIFIER_CAUTION: Final = (
 
 
 def toxicity(words: ToxicWords, *, classifier: Classifier | None = None, most_a_kind: int | None = None) -> Probe:
-    """The probe. most_a_kind: at most this many neutral and this many provoking prompts."""
+    """The probe.
+
+    Args:
+        most_a_kind: at most this many neutral and this many provoking prompts.
+    """
     prompts = read_prompts(OWN)
     rows = [
         TaskRow(asked(f"{OWN.name}:{kind}-{number}", prompt), {"kind": kind})

@@ -5,6 +5,6 @@ parent (`process`)                        child (`python -P -s -S`, no environme
    |-- policy: what it may do ------------> `inside.lock`: limits, namespaces, Landlock, seccomp; for good
    |-- answer ----------------------------> runs it
    |-- tests, only now -------------------> runs them
-   |<------------------------- one line --- what came of it
+   |<------------------------- one line --- its result
    '-- at the deadline: SIGKILL to its group
 """

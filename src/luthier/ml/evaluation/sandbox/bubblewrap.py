@@ -30,7 +30,11 @@ _SIGNALLED: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """The `bwrap` that runs here. path: None where none does, and `why_not` says why, as the end of a sentence."""
+    """The `bwrap` that runs here.
+
+    Attributes:
+        path: None where none does, and `why_not` says why, as the end of a sentence.
+    """
 
     path: str | None
     version: str = ""

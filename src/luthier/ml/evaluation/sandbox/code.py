@@ -31,7 +31,8 @@ class Outcome:
 class Isolation:
     """Which locks the kernel of this machine puts on. Without seccomp no code is run.
 
-    outer: what `bubblewrap.Bubblewrap.sentence` says of the sandbox around them.
+    Attributes:
+        outer: what `bubblewrap.Bubblewrap.sentence` says of the sandbox around them.
     """
 
     seccomp: bool

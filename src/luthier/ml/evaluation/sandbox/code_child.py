@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-_MOST_MESSAGE = 300
+_MAX_MESSAGE = 300
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def _outcome(error: BaseException, word: str) -> dict[str, str]:
         message = f"{type(error).__name__}: {error}"
     except BaseException as second:  # noqa: BLE001
         message = f"{type(error).__name__}, whose message cannot be read ({type(second).__name__})"
-    return {"word": "memory" if isinstance(error, MemoryError) else word, "message": str(message)[:_MOST_MESSAGE]}
+    return {"word": "memory" if isinstance(error, MemoryError) else word, "message": str(message)[:_MAX_MESSAGE]}
 
 
 if __name__ == "__main__":

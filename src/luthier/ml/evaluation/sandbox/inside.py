@@ -30,9 +30,11 @@ class _Program(ctypes.Structure):
 def lock(policy: dict[str, Any]) -> dict[str, bool]:
     """Take away all that the policy does not leave, and say what is in force.
 
-    policy: `limits` (name of a resource limit -> value), `readable` (paths), `root` (a folder that becomes the root of
-    all paths, once everything that is to be imported was; None for none), `filter` (hex of a seccomp program, empty
-    where there is none for this machine). Nothing here raises: what the kernel refuses is given as false.
+    Args:
+        policy: `limits` (name of a resource limit -> value), `readable` (paths), `root` (a folder that becomes the root
+            of all paths, once everything that is to be imported was; None for none), `filter` (hex of a seccomp
+            program, empty where there is none for this machine). Nothing here raises: what the kernel refuses is given
+            as false.
     """
     for name, value in policy["limits"].items():
         kind = getattr(resource, name)

@@ -23,13 +23,17 @@ from luthier.core.errors import RequestError
 from luthier.ml.evaluation.sandbox.bubblewrap import bubblewrap, interpreter, library_paths, signal_of, wrapped
 from luthier.ml.evaluation.sandbox.calls import filter_program
 
-_MOST_REPLY_BYTES = 2**22
+_MAX_REPLY_BYTES = 2**22
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _SMALL_DEVICES = ("/dev/null", "/dev/urandom")
 
 
 class ChildError(Exception):
-    """The child gave no reply. is_late: because its time was up. signal: what ended it, 0 where it ended itself."""
+    """The child gave no reply.
+
+    Args:
+        is_late: because its time was up. signal: what ended it, 0 where it ended itself.
+    """
 
     def __init__(self, *, is_late: bool = False, signal_number: int = 0) -> None:
         self.is_late, self.signal_number = is_late, signal_number
@@ -48,8 +52,10 @@ def cannot_isolate() -> RequestError:
 class Child:
     """One locked-down process that runs `script` of this folder. Use it in a `with` block.
 
-    seconds: CPU time that the whole child may take. placed: files that are put into its folder under these names, which
-    is then all that it can read; None leaves it Python's own library, too.
+    Args:
+        seconds: CPU time that the whole child may take.
+        placed: files that are put into its folder under these names, which is then all that it can read; None leaves it
+            Python's own library, too.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class Child:
         self._pending = b""
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Send one message, and wait at most so long for the reply.
+        """Send one message, and wait at most that long for the reply.
 
         Raises:
             ChildError: no reply, or one that is no line of JSON.
@@ -136,7 +142,7 @@ class Child:
             if not select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise ChildError(is_late=True)
             more = os.read(self._from, 65536)
-            if not more or len(self._pending) > _MOST_REPLY_BYTES:
+            if not more or len(self._pending) > _MAX_REPLY_BYTES:
                 raise self._ended()
             self._pending += more
         line, _, self._pending = self._pending.partition(b"\n")

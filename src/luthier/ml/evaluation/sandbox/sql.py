@@ -15,8 +15,8 @@ from luthier.ml.evaluation.sandbox.process import Child, ChildError, cannot_isol
 _SECONDS_TO_START = 60.0
 # What building a database and looking at the clock between steps may take beside the queries themselves.
 _GRACE_SECONDS = 10.0
-_MOST_MEMORY_BYTES = 2**29
-_MOST_CHILD_SECONDS = 3600.0
+_MAX_MEMORY_BYTES = 2**29
+_MAX_CHILD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ class Result:
 class SqlRunner:
     """Runs queries one after another. Use it in a `with` block.
 
-    seconds: for each query. files: databases that it may open; they are put into the child's folder, and it can read
-    nothing else. needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over
-    the network.
-
     A child that is not heard of in time, or ends, costs its own queries only: the next ones get a new child.
+
+    Args:
+        seconds: for each query.
+        files: databases that it may open; they are put into the child's folder, and it can read nothing else.
+        needs_isolation: refuse to run where the machine cannot hold a process to that, as for callers over the network.
     """
 
     def __init__(self, *, seconds: float, files: Sequence[Path] = (), needs_isolation: bool = False) -> None:
@@ -100,8 +101,8 @@ class SqlRunner:
         if self._child is None:
             self._child = Child(
                 "sql_child.py",
-                seconds=_MOST_CHILD_SECONDS,
-                most_memory_bytes=_MOST_MEMORY_BYTES,
+                seconds=_MAX_CHILD_SECONDS,
+                most_memory_bytes=_MAX_MEMORY_BYTES,
                 placed={name: Path(file) for file, name in self._names.items() if Path(file).is_file()},
             )
             reply = self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-_MOST_ROWS = 100_000
-_MOST_VALUE_BYTES = 1_000_000
+_MAX_ROWS = 100_000
+_MAX_VALUE_BYTES = 1_000_000
 _STEPS_BETWEEN_LOOKS = 1000
-_MOST_HEAP_BYTES = 300_000_000
+_MAX_HEAP_BYTES = 300_000_000
 # Functions that load code, or give another result each time.
 _REFUSED_FUNCTIONS = {"load_extension", "fts3_tokenizer", "random", "randomblob"}
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
@@ -36,7 +36,7 @@ _BUILDING = _READING | {
     sqlite3.SQLITE_DROP_TABLE,
 }
 _LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: _MOST_VALUE_BYTES,
+    sqlite3.SQLITE_LIMIT_LENGTH: _MAX_VALUE_BYTES,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
@@ -75,7 +75,7 @@ def _open(script: str, file: str) -> sqlite3.Connection:
         raise ValueError("a database is a name in this folder")
     place = f"{(Path.cwd() / file).as_uri()}?mode=ro&immutable=1" if file else ":memory:"
     database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0)
-    for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MOST_HEAP_BYTES}", "mmap_size = 0"):
+    for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MAX_HEAP_BYTES}", "mmap_size = 0"):
         database.execute(f"PRAGMA {pragma}")
     # A file may be made to do harm (https://sqlite.org/security.html): its views call no function with side effects,
     # and its pages are checked before they are believed.
@@ -115,9 +115,9 @@ def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: 
         cursor = database.execute(query)
         if cursor.description is None:
             return {"error": "is no query that gives rows"}
-        rows = [_digest(json.dumps([_cell(value) for value in row])) for row in cursor.fetchmany(_MOST_ROWS)]
+        rows = [_digest(json.dumps([_cell(value) for value in row])) for row in cursor.fetchmany(_MAX_ROWS)]
         if cursor.fetchone() is not None:
-            return {"error": f"gives more than {_MOST_ROWS:,} rows"}
+            return {"error": f"gives more than {_MAX_ROWS:,} rows"}
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         if str(error) == "interrupted":
             return {"error": "timeout"}

@@ -20,17 +20,19 @@ from luthier.ml.evaluation.sql.tokens import name_of, text_of, tokens_of
 
 Value = str | int | float | None
 Run = Callable[[Database, Sequence[str]], list[Result]]
-_FEWEST, _MOST_TRIES = 3, 24
-_FEWEST_ROWS, _MOST_ROWS = 8, 24
+_FEWEST, _MAX_TRIES = 3, 24
+_FEWEST_ROWS, _MAX_ROWS = 8, 24
 _SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "ki", "lo", "mu", "na", "pe", "ri", "so", "tu", "va", "we", "xi")
 
 
 @dataclass(frozen=True, slots=True)
 class MadeUp:
-    """Databases for one query. error: why the query itself does not run, and nothing was made.
+    """Databases for one query.
 
-    num_neighbours, num_same: queries one change away, and how many of them no database distinguishes from it (some of
-    them ask for the same in other words).
+    Attributes:
+        error: why the query itself does not run, and nothing was made.
+        num_neighbours, num_same: queries one change away, and how many of them no database distinguishes from it (some
+            of them ask for the same in other words).
     """
 
     databases: tuple[Database, ...]
@@ -41,14 +43,18 @@ class MadeUp:
 
 
 def made_up(table: Table, query: str, run: Run) -> MadeUp:
-    """Databases for this query on this table, always the same ones. run: what runs queries in a database."""
+    """Databases for this query on this table, always the same ones.
+
+    Args:
+        run: what runs queries in a database.
+    """
     others = neighbours(table, query)
     chance = random.Random(sha256_document([table.name, list(table.columns), query]))  # noqa: S311
     constants, numeric = _constants(table, query), _numeric(table, query)
     databases: list[Database] = []
     results: list[Result] = []
     same = list(others)
-    for attempt in range(_MOST_TRIES):
+    for attempt in range(_MAX_TRIES):
         rows = _rows(table, constants, numeric, chance, has_gaps=attempt % 2 == 1)
         database = Database(script=_script(table, rows))
         own, *told = run(database, [query, *same])
@@ -99,7 +105,7 @@ def _rows(
     num_hits = chance.randint(1, 3)
     is_number = {column: column in numeric or chance.random() < 0.5 for column in table.columns}
     rows: list[list[Value]] = []
-    for place in range(chance.randint(_FEWEST_ROWS, _MOST_ROWS)):
+    for place in range(chance.randint(_FEWEST_ROWS, _MAX_ROWS)):
         row: list[Value] = []
         for column in table.columns:
             own = constants.get(column)

@@ -28,7 +28,7 @@ _WORDS: Final = frozenset((
     "EXCEPT", "INTERSECT", "ALL", "EXISTS",
 ))
 # fmt: on
-# What may follow a constant: the end, a sign, or a word that goes on with the query.
+# What may follow a constant: the end, a sign, or a word that continues with the query.
 _AFTER_CONSTANT = re.compile(
     r"\s*(?:\Z|[),;=<>!|+*/-]|(?:AND|OR|ORDER|GROUP|HAVING|LIMIT|UNION|EXCEPT|INTERSECT|AS|THEN|ELSE|WHEN|END|IN|IS|"
     r"LIKE|BETWEEN|NOT|FROM|WHERE|COLLATE)\b)",

@@ -69,8 +69,13 @@ def bootstrap_interval(
 ) -> Interval:
     """The figure of one system with its interval.
 
-    stats: [rows, k]. aggregate: sums [..., k] -> figures [...]. bounds: what the figure can be. clusters: the source of
-    each row. From a single row no spread can be seen: low = high, but for a share.
+    From a single row no spread can be seen: low = high, except for a share.
+
+    Args:
+        stats: [rows, k].
+        aggregate: sums [..., k] -> figures [...].
+        bounds: what the figure can be.
+        clusters: the source of each row.
     """
     sums = resampled_sums(stats, seed=seed, num_resamples=num_resamples, clusters=clusters)
     return interval_of(stats.sum(axis=0), sums, aggregate, bounds=bounds, rows=cluster_sums(stats, clusters))
@@ -106,9 +111,11 @@ def interval_of(
 ) -> Interval:
     """The figure of the whole data (its sums: [k]) with its interval.
 
-    sums: [resamples, k]. bounds: what the figure can be. rows: what was resampled, [rows or sources, k]; those that
-    contribute nothing do not count. Without rows only the percentiles are left, and those are too narrow below some
-    100 rows.
+    Args:
+        sums: [resamples, k].
+        bounds: what the figure can be.
+        rows: what was resampled, [rows or sources, k]; those that contribute nothing do not count. Without rows only
+            the percentiles are left, and those are too narrow below some 100 rows.
     """
     value = float(aggregate(total))
     ends = percentiles(aggregate(sums))
@@ -119,7 +126,7 @@ def interval_of(
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
     with np.errstate(all="ignore"):
         alone = aggregate(rows)
-    # Equal but for the last bits, which a sum of fractions leaves.
+    # Equal except for the last bits, which a sum of fractions leaves.
     if len(rows) > 1 and math.isfinite(bounds.width) and (np.abs(alone - value) <= 1e-9 * bounds.width).all():
         return Interval(value, *_of_equal_rows(value, len(rows), bounds))
     return Interval(value, *widened(ends, value, spread_of(rows, aggregate), bounds))
@@ -136,14 +143,18 @@ def difference_of(
     bounds: Bounds,
     rows: Array | None = None,
 ) -> Difference:
-    """A minus B, from resampled sums that hold both. columns_a, columns_b: index of each one among the k columns.
+    """A minus B, from resampled sums that hold both.
 
-    bounds: what one figure can be. The p-value is that of the interval: the largest of those of t, skew-corrected t and
-    percentiles; of shares, that of the exact McNemar test; without `rows`, that of the centred bootstrap. It is never
-    below 2^(1 - n) for n rows in which the two differ, since no test by signs of paired differences can be surer than
-    that, nor below what so many resamples could show. Where such a bound keeps it at 5% or more, the interval reaches
-    to 0, as that of the exact test does (Lehmann and Romano, "Testing Statistical Hypotheses", 2005, section 3.5:
-    what a test does not refuse is what its interval holds).
+    The p-value is that of the interval: the largest of those of t, skew-corrected t and percentiles; of shares, that of
+    the exact McNemar test; without `rows`, that of the centred bootstrap. It is never below 2^(1 - n) for n rows in
+    which the two differ, since no test by signs of paired differences can be surer than that, nor below what that many
+    resamples could show. Where such a bound keeps it at 5% or more, the interval reaches to 0, as that of the exact
+    test does (Lehmann and Romano, "Testing Statistical Hypotheses", 2005, section 3.5: what a test does not refuse is
+    what its interval holds).
+
+    Args:
+        columns_a, columns_b: index of each one among the k columns.
+        bounds: what one figure can be.
     """
 
     def figure(of: Array) -> Array:

@@ -25,7 +25,12 @@ _NO_SKEW = 1e-9
 
 
 class Spread(NamedTuple):
-    """Of a figure. skewness: of what single rows contribute to it. num_rows: rows, or sources."""
+    """Of a figure.
+
+    Attributes:
+        skewness: of what single rows contribute to it.
+        num_rows: rows, or sources.
+    """
 
     standard_error: float
     skewness: float
@@ -54,7 +59,8 @@ class Spread(NamedTuple):
     def p_value(self, value: float, bounds: Bounds) -> float:
         """Two-sided, of "it is 0": below the level just where the interval of that level leaves out 0.
 
-        bounds: of a figure that can be 0, such as a difference.
+        Args:
+            bounds: of a figure that can be 0, such as a difference.
         """
         scale = self._scale(value, bounds)
         ratio = (scale.centre - bounds.link(0.0)) / scale.standard_error

@@ -26,8 +26,11 @@ def minimum_detectable_difference(
 
     Known before there is a second system: the difference is taken to spread as much as one system's own figure does.
     That holds where the two agree on half of what varies (correlation 0.5 over rows); systems that agree more, as a
-    base and its tuned model often do, show smaller differences. stats: [rows, k] of the system that is
-    there. bounds: what its figure can be.
+    base and its tuned model often do, show smaller differences.
+
+    Args:
+        stats: [rows, k] of the system that is there.
+        bounds: what its figure can be.
     """
     _, low, high = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed, clusters=clusters)
     return _FACTOR * (high - low) / (2 * float(norm.isf(TAIL)))

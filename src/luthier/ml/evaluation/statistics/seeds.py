@@ -121,7 +121,11 @@ def difference_over_seeds(
 
 
 class _Side:
-    """One system's trainings. width: columns of all of them side by side."""
+    """One system's trainings.
+
+    Attributes:
+        width: columns of all of them side by side.
+    """
 
     def __init__(self, per_seed: Sequence[Array], aggregate: Aggregate) -> None:
         for stats in per_seed:

@@ -36,8 +36,9 @@ def share_ends(num_right: float, num_rows: int, tail: float) -> tuple[float, flo
 def share_difference_ends(only_a: int, only_b: int, num_rows: int, tail: float) -> tuple[float, float]:
     """Tango's interval of the share of A minus that of B on the same rows: all differences that a score test allows.
 
-    only_a, only_b: rows that one has right and the other has not. Where there are none, it reaches as far to both sides
-    as Wilson's does from 0.
+    Args:
+        only_a, only_b: rows that one has right and the other has not. Where there are none, it reaches as far to both
+            sides as Wilson's does from 0.
     """
     z = -float(ndtri(tail))
     measured = (only_a - only_b) / num_rows

@@ -61,7 +61,11 @@ class Citations:
         return ()
 
     def metrics(self, task: CitationsTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
-        """Invented citations first. Raises RequestError without documents, or without a judge where one is asked."""
+        """Invented citations first.
+
+        Raises:
+            RequestError: without documents, or without a judge where one is asked.
+        """
         if resources.documents is None:
             raise RequestError(
                 f"task {task.name} without documents", expected="the corpus that it names", do="check the path"

@@ -37,7 +37,12 @@ class Generate:
         return ()
 
     def metrics(self, task: GenerateTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
-        """Those that the task names. Raises NotFoundError for an unknown one, RequestError for one of likelihoods."""
+        """Those that the task names.
+
+        Raises:
+            NotFoundError: an unknown one.
+            RequestError: one of likelihoods.
+        """
         names = list(task.metrics)
         if "metrics" not in task.model_fields_set:
             names.insert(0, primary_metric(names, [row.example.reference for row in rows]))

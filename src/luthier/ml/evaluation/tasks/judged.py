@@ -32,7 +32,11 @@ _MIDDLE_SCORE = 3.0
 
 
 class _Judge:
-    """The judge of one task, and what is known of its verdicts so far. what: what is judged, as text."""
+    """The judge of one task, and what is known of its verdicts so far.
+
+    Args:
+        what: what is judged, as text.
+    """
 
     def __init__(self, engine: Engine, name: str, progress: Progress, what: str) -> None:
         self.engine, self.name, self.progress, self.what = engine, name, progress, what
@@ -41,7 +45,11 @@ class _Judge:
         self.bias = np.zeros((0, 10))
 
     def count(self, num_asked: int, kinds: Sequence[NoVerdictKind]) -> None:
-        """Count verdicts on one system. Raises WorkError where most are none."""
+        """Count verdicts on one system.
+
+        Raises:
+            WorkError: most are none.
+        """
         missing = Counter(kinds)
         check_missing(self.name, num_asked, missing, self.what)
         self.num_asked += num_asked
@@ -74,7 +82,11 @@ class WinRate:
         self.name = "win_rate" if criterion == CALIBRATED_CRITERION else f"win_rate_{criterion}"
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 3]: points, whether there is a verdict, one. Raises WorkError where most verdicts are none."""
+        """[num_samples, 3]: points, whether there is a verdict, one.
+
+        Raises:
+            WorkError: most verdicts are none.
+        """
         firsts = observed.first_outputs or observed.outputs
         texts = zip(observed.prompts, observed.outputs, firsts, strict=True)
         pairs = [Pair(prompt, own, first) for prompt, own, first in texts]
@@ -109,7 +121,11 @@ class RubricScore:
         self.judge_name = scores.judge.name
 
     def statistics(self, observed: Observations) -> Array:
-        """[num_samples, 3]: score, whether there is one, one. Raises WorkError where most verdicts are none."""
+        """[num_samples, 3]: score, whether there is one, one.
+
+        Raises:
+            WorkError: most verdicts are none.
+        """
         found = self._scores.of(list(zip(observed.prompts, observed.outputs, strict=True)))
         return _left_out([None if isinstance(one, NoVerdict) else float(one[self._criterion]) for one in found])
 
@@ -119,7 +135,7 @@ class RubricScore:
 
 
 class _Scores:
-    """All criteria are asked for at once; each of the metrics takes its own out of it."""
+    """All criteria are requested at once; each of the metrics takes its own out of it."""
 
     def __init__(self, criteria: Sequence[Criterion], judge: _Judge) -> None:
         self._criteria, self.judge = criteria, judge
@@ -152,7 +168,11 @@ class Pairwise:
         return ()
 
     def metrics(self, task: PairwiseTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
-        """The win rate. Raises RequestError without a judge."""
+        """The win rate.
+
+        Raises:
+            RequestError: without a judge.
+        """
         self._judge = _judge_of(task.name, resources, "pairs")
         return [WinRate(task.criterion, self._judge)]
 
@@ -180,7 +200,11 @@ class Rubric:
         return ()
 
     def metrics(self, task: RubricTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
-        """A score for each criterion. Raises RequestError without a judge."""
+        """A score for each criterion.
+
+        Raises:
+            RequestError: without a judge.
+        """
         self._judge = _judge_of(task.name, resources, "answers")
         scores = _Scores(task.criteria, self._judge)
         return [RubricScore(criterion, scores) for criterion in task.criteria]

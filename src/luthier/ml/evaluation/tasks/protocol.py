@@ -28,11 +28,14 @@ class TaskRow:
 class Resources:
     """What a kind may use beside its rows.
 
-    folder: the suite's, which files are relative to. find_file: the file of a field (its name and what it holds); None
-    takes paths that count from the folder. judge, judge_name: the engine that judges, where one was named. allows_code:
-    whether the command line allows that code which a model wrote is run. documents: the texts of the corpus by name,
-    where the task has one. is_remote: whether the suite comes from a caller over the network: what it brings is run
-    in a locked-down process, or not at all.
+    Attributes:
+        folder: the suite's, which files are relative to.
+        find_file: the file of a field (its name and what it holds); None takes paths that count from the folder.
+        judge, judge_name: the engine that judges, where one was named.
+        allows_code: whether the command line allows that code which a model wrote is run.
+        documents: the texts of the corpus by name, where the task has one.
+        is_remote: whether the suite comes from a caller over the network: what it brings is run in a locked-down
+            process, or not at all.
     """
 
     folder: Path
@@ -45,7 +48,11 @@ class Resources:
     is_remote: bool = False
 
     def file(self, place: str, name: str) -> Path:
-        """The file that a field of the task or of a row names. Raises RequestError for one that may not be named."""
+        """The file that a field of the task or of a row names.
+
+        Raises:
+            RequestError: one that may not be named.
+        """
         return self.folder / name if self.find_file is None else self.find_file(place, name)
 
 
@@ -61,7 +68,11 @@ class TaskKind(Protocol[AnyTask]):
         ...
 
     def metrics(self, task: AnyTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
-        """What is counted, the most telling first. Raises RequestError where a resource is missing."""
+        """What is counted, the most telling first.
+
+        Raises:
+            RequestError: a resource is missing.
+        """
         ...
 
     def figures(self, task: AnyTask, observed: Observations) -> TaskFigures | None:

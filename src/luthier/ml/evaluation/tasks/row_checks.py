@@ -29,7 +29,11 @@ def check_rows(
 
 
 def refuse_rows(task: str, problems: Sequence[tuple[str, str]], *, expected: str, field: str = "") -> None:
-    """Raise DataError where there are problems: (id of the row, what is wrong with it). field: where they lie."""
+    """Raise DataError where there are problems: (id of the row, what is wrong with it).
+
+    Args:
+        field: where they lie.
+    """
     _refuse(task, [_problem(row_id, reason, field) for row_id, reason in problems], expected)
 
 

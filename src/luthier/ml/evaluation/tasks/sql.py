@@ -89,7 +89,11 @@ class Sql:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What a row's answers are held against. error: why its own query does not run."""
+    """What a row's answers are held against.
+
+    Attributes:
+        error: why its own query does not run.
+    """
 
     databases: tuple[Database, ...]
     results: tuple[Result, ...]
@@ -101,7 +105,8 @@ class _Case:
 class SqlJudge:
     """Runs answers in their rows' databases, each different answer once.
 
-    unusable: by the row's id, why its own query does not run.
+    Attributes:
+        unusable: by the row's id, why its own query does not run.
     """
 
     def __init__(self, task: SqlTask, rows: Sequence[TaskRow], resources: Resources) -> None:

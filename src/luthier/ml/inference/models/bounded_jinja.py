@@ -26,11 +26,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from luthier.ml.inference.models.template_clock import fixed_strftime
 
-MOST_ITERATIONS: Final = 2_000_000
+MAX_ITERATIONS: Final = 2_000_000
 """Of all loops of one rendering together: a hundred times what the longest conversations take."""
-MOST_REPEATED: Final = 1_000_000
+MAX_REPEATED: Final = 1_000_000
 """Characters or items that a repetition or a padding may make."""
-_MOST_BITS: Final = 10_000
+_MAX_BITS: Final = 10_000
 _LOOP: Final = "luthier_bounded_loop"
 _SIZED: Final = (str, bytes, list, tuple, dict, range, set, frozenset)
 _PADDING: Final = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
@@ -49,7 +49,7 @@ def use_bounded_sandbox() -> None:
 
 @contextmanager
 def _counted() -> Iterator[None]:
-    before = _left.set([MOST_ITERATIONS])
+    before = _left.set([MAX_ITERATIONS])
     try:
         yield
     finally:
@@ -132,19 +132,19 @@ def _loop_over(iterable: Any) -> Any:
     if left is not None and isinstance(iterable, _SIZED):
         left[0] -= len(iterable)
         if left[0] < 0:
-            raise _too_much(f"more than {MOST_ITERATIONS:,} rounds of its loops")
+            raise _too_much(f"more than {MAX_ITERATIONS:,} rounds of its loops")
     return iterable
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
     if operator == "*":
         for one, times in ((left, right), (right, left)):
-            if isinstance(one, _SIZED) and isinstance(times, int) and len(one) * times > MOST_REPEATED:
+            if isinstance(one, _SIZED) and isinstance(times, int) and len(one) * times > MAX_REPEATED:
                 raise _too_much(f"a text or list repeated {times:,} times")
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MOST_BITS:
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MAX_BITS:
             raise _too_much("a number of thousands of digits")
     elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() * right > _MOST_BITS:
+        if left.bit_length() * right > _MAX_BITS:
             raise _too_much("a number of thousands of digits")
     elif operator == "%" and isinstance(left, str):
         _check_format(left)
@@ -171,8 +171,8 @@ def _check_format(text: str) -> None:
 
 
 def _check_widths(values: Any) -> None:
-    if any(isinstance(value, int) and value > MOST_REPEATED for value in values):
-        raise _too_much(f"a width of more than {MOST_REPEATED:,} characters")
+    if any(isinstance(value, int) and value > MAX_REPEATED for value in values):
+        raise _too_much(f"a width of more than {MAX_REPEATED:,} characters")
 
 
 def _too_much(what: str) -> SecurityError:

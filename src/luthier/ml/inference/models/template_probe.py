@@ -23,7 +23,7 @@ from luthier.core.errors import TemplateError
 
 CPU_SECONDS: Final = 5
 MEMORY_BYTES: Final = 512 << 20
-MOST_CHARACTERS: Final = 2_000_000
+MAX_CHARACTERS: Final = 2_000_000
 """Of a rendered conversation; those that are tried have at most 40,000."""
 _PATIENCE_SECONDS: Final = 600.0
 _RENDER: Final = "luthier.ml.inference.models.template_probe:render"
@@ -101,8 +101,8 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
                     return f"takes more than {MEMORY_BYTES >> 20} MiB for a short conversation"
                 except Exception:  # noqa: BLE001, S112 - whatever it says of this conversation, it has come to an end
                     continue
-                if len(found[0]) > MOST_CHARACTERS:
-                    return f"makes more than {MOST_CHARACTERS:,} characters of a short conversation"
+                if len(found[0]) > MAX_CHARACTERS:
+                    return f"makes more than {MAX_CHARACTERS:,} characters of a short conversation"
     return None
 
 

@@ -16,8 +16,8 @@ from luthier.ml.inference.models.weights import check_config, weight_files
 
 _TOXIC: Final = ("toxic", "toxicity", "hate", "hateful", "hate speech", "hatespeech", "offensive", "abusive", "abuse")
 _BATCH_TEXTS: Final = 16
-_MOST_TOKENS: Final = 512
-_MOST_CHARACTERS: Final = 20_000
+_MAX_TOKENS: Final = 512
+_MAX_CHARACTERS: Final = 20_000
 
 TextClassifier = Callable[[Sequence[str]], list[float]]
 
@@ -43,7 +43,7 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
     model, tokenizer = _load(folder), load_tokenizer(folder)
     toxic = _toxic_labels(folder, {int(i): str(name) for i, name in model.config.id2label.items()}, toxic_label)
     is_multi_label = model.config.num_labels == 1 or model.config.problem_type == "multi_label_classification"
-    most_tokens = min(_MOST_TOKENS, tokenizer.model_max_length, _positions(model))
+    most_tokens = min(_MAX_TOKENS, tokenizer.model_max_length, _positions(model))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
@@ -54,7 +54,7 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
         found = [0.0] * len(texts)
         for start in range(0, len(order), _BATCH_TEXTS):
             places = order[start : start + _BATCH_TEXTS]
-            cut = [texts[place][:_MOST_CHARACTERS] for place in places]
+            cut = [texts[place][:_MAX_CHARACTERS] for place in places]
             ids = tokenizer(cut, truncation=True, max_length=most_tokens)["input_ids"]
             # A text without any token is judged as one padding token, alone or in company.
             inputs = tokenizer.pad({"input_ids": [row or [tokenizer.pad_token_id] for row in ids]}, return_tensors="pt")
@@ -119,6 +119,6 @@ def _toxic_labels(folder: Path, labels: dict[int, str], toxic_label: str | None)
 
 def _positions(model: Any) -> int:
     """How many tokens the model has positions for; RoBERTa and its variants keep the first ones for padding."""
-    num = getattr(model.config, "max_position_embeddings", None) or _MOST_TOKENS
+    num = getattr(model.config, "max_position_embeddings", None) or _MAX_TOKENS
     is_offset = model.config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")
     return int(num) - (int(model.config.pad_token_id or 0) + 1 if is_offset else 0)

@@ -11,7 +11,7 @@ from luthier.core.stream import TextRequest
 
 _GREEDY_BELOW: Final = 1e-4
 # OpenAI takes no more; the others are looked for here.
-_MOST_STOPS: Final = 4
+_MAX_STOPS: Final = 4
 
 
 def auth_headers(key: str) -> Mapping[str, str]:
@@ -69,7 +69,7 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
     if rules.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in rules.logit_bias}
     if asked.stop:
-        body["stop"] = list(asked.stop[:_MOST_STOPS])
+        body["stop"] = list(asked.stop[:_MAX_STOPS])
     if asked.json_schema is not None:
         body["response_format"] = response_format(asked.json_schema)
     if asked.conversation is None:

@@ -18,12 +18,12 @@ from luthier.ml.planning.roi.inputs import Array, Values
 
 CALLS: Final = "calls.per_month"
 VALUE: Final = "calls.value_of_one_more_correct"
-_MOST_TIMES: Final = 1e6
+_MAX_TIMES: Final = 1e6
 _NUM_STEPS: Final = 241
 
 
 def break_even_gain(economy: Economy, values: Values, months: float, target: Array | float = 0.0) -> Array:
-    """The accuracy gain at which the tuned model is worth `target` over so many months; NaN where none is.
+    """The accuracy gain at which the tuned model is worth `target` over that many months; NaN where none is.
 
     The value is a straight line in the gain, so this is exact. It may be negative: then savings alone pay.
     """
@@ -82,7 +82,8 @@ def _turning_point(advantage: Callable[[float], float], now: float) -> tuple[flo
     Looked for on a grid of ratios from a millionth to a million times `now` (around 1 where that is 0), then narrowed.
     """
     middle = now if now > 0 else 1.0
-    grid = [0.0, *(middle * np.logspace(-np.log10(_MOST_TIMES), np.log10(_MOST_TIMES), _NUM_STEPS)).tolist()]
+    # The rival may change with the input, so the advantage may turn more than once: a grid finds each turn.
+    grid = [0.0, *(middle * np.logspace(-np.log10(_MAX_TIMES), np.log10(_MAX_TIMES), _NUM_STEPS)).tolist()]
     heights = [advantage(value) for value in grid]
     turns = [
         (low, high, after > before)
@@ -92,6 +93,7 @@ def _turning_point(advantage: Callable[[float], float], now: float) -> tuple[flo
     if not turns:
         return None, True
     low, high, rises = min(turns, key=lambda turn: min(abs(turn[0] - now), abs(turn[1] - now)))
+    # brentq wants a change of sign: an end that is a root already is returned as it is.
     if advantage(high) == 0.0:
         return high, rises
     return float(low if advantage(low) == 0.0 else brentq(advantage, low, high)), rises

@@ -28,7 +28,12 @@ _SECONDS_AN_HOUR: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One way against today's. once: what is spent, positive. monthly: what comes in, costs negative."""
+    """One way against today's.
+
+    Attributes:
+        once: what is spent, positive.
+        monthly: what comes in, costs negative.
+    """
 
     gain: Array
     serving: Array
@@ -47,12 +52,13 @@ class Flow:
         return _sum(self.monthly, self.gain)
 
     def value(self, months: float) -> Array:
-        """What has come together after so many months."""
+        """What has come together after that many months."""
         return self.per_month * np.maximum(0.0, months - self.launch_months) - self.spent
 
     def payback_months(self) -> Array:
         """When all that was spent has come back; infinite where it never does, 0 where nothing was spent or lost."""
         spent, each = self.spent, self.per_month
+        # `where` computes both sides for every draw; the divisions that it discards must not warn.
         with np.errstate(divide="ignore", invalid="ignore"):
             months = np.where(each > 0, self.launch_months + spent / each, np.inf)
         return np.where((spent == 0) & (each >= 0), 0.0, months)

@@ -50,7 +50,12 @@ _OWNERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input. title: as a person reads it, its unit in it. range: its ends are hard, unless it was measured."""
+    """One input.
+
+    Attributes:
+        title: as a person reads it, its unit in it.
+        range: its ends are hard, unless it was measured.
+    """
 
     key: str
     title: str

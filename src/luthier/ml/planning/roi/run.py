@@ -31,7 +31,7 @@ from luthier.ml.planning.roi.notes import notes
 NUM_DRAWS: Final = 10_000
 _ENDS: Final = (0.025, 0.975)
 _NUM_BINS: Final = 40
-_MOST_MONTHS: Final = 60
+_MAX_MONTHS: Final = 60
 TITLES: Final = {
     "tuned": "Tuned model",
     "better_prompt": "Better prompt",
@@ -55,13 +55,18 @@ PARTS: Final = {
 def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[str, ...] = ()) -> WorthResult:
     """Is it worth it? The same arguments give the same answer.
 
-    measured: gains of an evaluation, in place of assumed ones. sources: where prices come from that the case did not
-    give, as notes. Every price must be there.
+    Every price must be there.
 
-    Raises RequestError where figures contradict each other.
+    Args:
+        measured: gains of an evaluation, in place of assumed ones.
+        sources: where prices come from that the case did not give, as notes.
+
+    Raises:
+        RequestError: figures contradict each other.
     """
     check_case(case, measured)
     inputs = inputs_of(case, measured)
+    # All ways are computed from the same draws, so that their differences hold no noise of the drawing.
     economy, typical, draws = Economy(case, measured), typical_values(inputs), draw(inputs, NUM_DRAWS, case.seed)
     months = float(case.horizon_months)
     exact, drawn = economy.flow(TUNED, typical), economy.flow(TUNED, draws)
@@ -124,7 +129,7 @@ def _priced(name: str, exact: Flow, drawn: Flow, case: Case) -> Priced:
 
 
 def _maybe(typical: Array, draws: Array) -> SpreadOrNever:
-    """Never (infinite, or no number at all) is later than any month: it stands at the high end of the draws."""
+    """Never (infinite, or no number at all) is later than any month: it is at the high end of the draws."""
     filled = np.where(np.isfinite(draws), draws, np.inf)
     # Between a number and infinity there is nothing to interpolate: a draw itself is taken.
     low, high = np.quantile(filled, _ENDS, method="inverted_cdf")
@@ -176,7 +181,7 @@ def _tornado(
 def _months(exact: Flow, drawn: Flow, case: Case) -> tuple[Month, ...]:
     """What has come together by each month: over the horizon, and on until it is paid back, five years at the most."""
     back = float(exact.payback_months())
-    last = max(case.horizon_months, min(_MOST_MONTHS, math.ceil(1.25 * back) if math.isfinite(back) else 0))
+    last = max(case.horizon_months, min(_MAX_MONTHS, math.ceil(1.25 * back) if math.isfinite(back) else 0))
     found = []
     for month in range(last + 1):
         at = spread(exact.value(float(month)), drawn.value(float(month)))

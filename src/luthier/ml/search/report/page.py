@@ -20,7 +20,11 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the end of a study came to. headline: of the final run's verdict, empty where nothing was judged."""
+    """The result at the end of a study.
+
+    Attributes:
+        headline: of the final run's verdict, empty where nothing was judged.
+    """
 
     recipe: Mapping[str, object]
     headline: str = ""
@@ -37,7 +41,11 @@ def write_study_page(
 ) -> Path:
     """Write the page to `path`, whole or not at all.
 
-    repeated: the losses of the trials that were trained with several seeds, by their numbers. Raises StorageFullError.
+    Args:
+        repeated: the losses of the trials that were trained with several seeds, by their numbers.
+
+    Raises:
+        StorageFullError: the disk is full.
     """
     from luthier.ml.search.report.charts import study_charts
 

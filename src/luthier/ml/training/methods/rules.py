@@ -35,7 +35,7 @@ class MethodRules:
         implementation: "module:Class" that trains; empty for a plug-in, whose entry point is the class.
         why_not: Why settings that are not among these are refused.
         falls_with_width: Whether the default rate is that of a model of width 2,000, from which
-            `planning.rates.default_rate` takes it to another one's.
+            `planning.learning_rates.default_rate` takes it to another one's.
         takes_experts: Whether it can be put on tensors that hold the matrices of experts.
         takes_outer: Whether it can be put on embeddings and head.
         can_be_sharded: Whether its step looks at no weight as a whole, and its base is not packed.

@@ -16,7 +16,7 @@ from luthier.ml.training.objective_protocol import Batch, Unit
 from luthier.ml.training.objectives.sampling import Sample
 
 # Added to a group's spread, so that rewards which hardly differ are not blown up to any size.
-LEAST_SPREAD: Final = 1e-4
+MIN_SPREAD: Final = 1e-4
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +62,7 @@ class Group:
         # By value, with no threshold: rewards that differ at all are a signal.
         is_idle = max(rewards) == min(rewards)
         for answer, reward in zip(answers, rewards, strict=True):
-            scale = spread + LEAST_SPREAD if divide_by_spread else 1.0
+            scale = spread + MIN_SPREAD if divide_by_spread else 1.0
             answer.advantage = 0.0 if is_idle else (reward - mean) / scale
             answer.is_idle = is_idle
         return cls(tuple(answers), 0.0 if is_idle else spread)

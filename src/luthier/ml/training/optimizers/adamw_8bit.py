@@ -24,7 +24,7 @@ from luthier.ml.training.optimizers.adamw import AdamW
 from luthier.ml.training.optimizers.blockwise import BLOCK, Packed
 from luthier.ml.training.optimizers.protocol import Trained
 
-LEAST_PACKED: Final = 4096
+MIN_PACKED: Final = 4096
 # Unpacked numbers of one piece stay in the processor's cache, and add nothing to the peak of memory.
 _PIECE: Final = 256 * BLOCK
 
@@ -36,7 +36,7 @@ class AdamW8bit:
 
     def __init__(self, trained: Sequence[Trained], plan: OptimizerPlan) -> None:
         self.plan = plan
-        self.packed = tuple(x for x in trained if x.place != "embedding" and x.master.numel() >= LEAST_PACKED)
+        self.packed = tuple(x for x in trained if x.place != "embedding" and x.master.numel() >= MIN_PACKED)
         self.plain = AdamW([x for x in trained if x not in self.packed], plan)
         self.moments: dict[str, tuple[Packed, Packed]] = {}
         self.num_steps = 0

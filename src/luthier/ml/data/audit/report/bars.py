@@ -31,8 +31,11 @@ def bar_chart(
 ) -> Chart:
     """Bars, longest first; of more than ten kinds the ten largest, and the caption says so.
 
-    counts: (name, count) with the largest first. what: what is counted, in the plural. whole: what the shares are of.
-    num_kinds: how many kinds there are in all.
+    Args:
+        counts: (name, count) with the largest first.
+        what: what is counted, in the plural.
+        whole: what the shares are of.
+        num_kinds: how many kinds there are in all.
     """
     shown = counts[:NUM_BARS]
     first = f"“{short_name(shown[0][0])}” has {count(shown[0][1])} {what}"
@@ -51,7 +54,9 @@ def bar_chart(
 def length_chart(lengths: npt.NDArray[np.int64], unit: str, limits: Mapping[str, float]) -> Chart:
     """How long rows are, on a logarithmic axis with marks.
 
-    lengths: one a row, in `unit`. limits: name -> length where a line is drawn, such as the context of the model.
+    Args:
+        lengths: one a row, in `unit`.
+        limits: name -> length where a line is drawn, such as the context of the model.
     """
     title = f"Length of rows in {unit}"
     filled = lengths[lengths > 0]

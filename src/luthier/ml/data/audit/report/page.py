@@ -20,8 +20,10 @@ def render_audit(
 ) -> str:
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
-    table: the one that was audited. versions: names of programs, to what they are. held_out: the file it was held
-    against.
+    Args:
+        table: the one that was audited.
+        versions: names of programs, to what they are.
+        held_out: the file it was held against.
     """
     environment = page_environment(TEMPLATES, views.fold)
     return environment.get_template("audit.html.j2").render(

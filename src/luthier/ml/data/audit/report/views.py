@@ -35,8 +35,10 @@ _REPAIR: Final = "luthier data repair"
 class FindingView:
     """One finding as a card.
 
-    pieces: of the fix, as (text, is code). command: repairs its rows; empty where `data repair` would change none.
-    share: empty where it is about the whole file.
+    Attributes:
+        pieces: of the fix, as (text, is code).
+        command: repairs its rows; empty where `data repair` would change none.
+        share: empty where it is about the whole file.
     """
 
     anchor: str
@@ -55,7 +57,11 @@ class FindingView:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """An excerpt: its start, and the whole where that is more. num_left_out: characters beyond 6,000."""
+    """An excerpt: its start, and the whole where that is more.
+
+    Attributes:
+        num_left_out: characters beyond 6,000.
+    """
 
     start: str
     whole: str
@@ -70,7 +76,7 @@ def fold(text: str) -> Text:
 
 
 def headline(audit: Audit) -> str:
-    """The grade in words, with what it rests on."""
+    """The grade as text, with what it rests on."""
     return f"{GRADE_WORDS[audit.grade]} {counted(audit)}"
 
 
@@ -179,7 +185,7 @@ def repair_command(audit: Audit, check: str | None = None) -> str:
 
 
 def _details(finding: Finding) -> tuple[tuple[str, str], ...]:
-    """Further figures that fit on a line; lists and nested values are drawn or stand in the JSON."""
+    """Further figures that fit on a line; lists and nested values are drawn or are in the JSON."""
     found = []
     for name, value in finding.details.items():
         if name in ("kind", "sort") or not isinstance(value, str | int | float):

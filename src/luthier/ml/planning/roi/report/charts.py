@@ -16,8 +16,8 @@ from luthier.ml.charts.ticks import linear_ticks
 from luthier.ml.planning.roi import words
 
 _WIDTH: Final = 500
-_MOST_BARS: Final = 10
-_LEAST_SWING: Final = 0.01
+_MAX_BARS: Final = 10
+_MIN_SWING: Final = 0.01
 
 
 def worth_charts(result: WorthResult) -> list[Chart]:
@@ -33,7 +33,7 @@ def worth_charts(result: WorthResult) -> list[Chart]:
 def tornado_chart(result: WorthResult) -> Chart:
     """What the value hangs on: each input from its low to its high, the others typical, the widest bar on top."""
     widest, currency = result.tornado[0].swing, result.case.currency
-    bars = [bar for bar in result.tornado if bar.swing >= _LEAST_SWING * widest][:_MOST_BARS]
+    bars = [bar for bar in result.tornado if bar.swing >= _MIN_SWING * widest][:_MAX_BARS]
     typical = result.tuned.value.typical
     most = bars[0]
     low, high = (words.money(value, currency) for value in sorted((most.value_at_low, most.value_at_high)))

@@ -18,7 +18,8 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 def render_worth(result: WorthResult, *, case_file: str, verdict: str | None = None, html: str = "worth.html") -> str:
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
-    case_file, verdict, html: what the command that makes it again is given.
+    Args:
+        case_file, verdict, html: what the command that makes it again is given.
     """
     environment = page_environment(TEMPLATES)
     currency = result.case.currency

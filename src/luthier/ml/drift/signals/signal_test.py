@@ -18,8 +18,8 @@ from luthier.ml.drift.signals.column import Checks, Column, Rows
 FEWEST_BEFORE: Final = 500
 FEWEST_NOW: Final = 200
 ENOUGH_FOR_SLOTS: Final = 8_000
-"""From so many exchanges on, each is compared with those of the same quarter of the day, weekend or not."""
-MOST_EXAMPLES: Final = 5
+"""From this many exchanges on, each is compared with those of the same quarter of the day, weekend or not."""
+MAX_EXAMPLES: Final = 5
 TAIL: Final = 0.025
 
 
@@ -33,7 +33,11 @@ class Tested:
 
 
 def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) -> Tested:
-    """The signal of a column. num_signals: of the model in all, which the bound on false alarms is shared out to."""
+    """The signal of a column.
+
+    Args:
+        num_signals: of the model in all, which the bound on false alarms is shared out to.
+    """
     has = np.isfinite(column.values)
     at = np.flatnonzero(has & rows.is_tested)
     ids = rows.ids
@@ -64,7 +68,7 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
     if state == "changed":
         shows = at[(ranks >= found.low) & (ranks <= found.high) & (rows.hours[at] >= found.began)]
         since = float(rows.at[shows[0]]) if len(shows) else None
-        examples = tuple(ids[place] for place in shows[::-1][:MOST_EXAMPLES])
+        examples = tuple(ids[place] for place in shows[::-1][:MAX_EXAMPLES])
     sentence = _sentence(column, state, found, num_before, num_now)
     do = column.do if state == "changed" else ""
     signal = Signal(**shared, p_value=chance, state=state, since=since, examples=examples, sentence=sentence, do=do)
@@ -72,14 +76,15 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
 
 
 def slots_for(num: int) -> Slots:
-    """How hours are told apart: the number of exchanges decides, never what is in them."""
+    """How hours are distinguished: the number of exchanges decides, never what is in them."""
     return slots_of if num >= ENOUGH_FOR_SLOTS else no_slots
 
 
 def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> SignalState:
     """Changed where steady traffic hardly gives it; steady only where there is enough to have seen a change.
 
-    is_over: whether a change has ended, so that all is as before again.
+    Args:
+        is_over: whether a change has ended, so that all is as before again.
     """
     if chance <= FALSE_ALARMS_A_MONTH and not is_over:
         return "changed"
@@ -87,7 +92,7 @@ def state_of(chance: float, num_before: int, num_now: int, *, is_over: bool) -> 
 
 
 def too_few(num_before: int, num_now: int) -> str:
-    """Why nothing can be told yet."""
+    """Why nothing can be said yet."""
     return (
         f"Unknown: {num_now:,} exchanges now and {num_before:,} before that could be compared; "
         f"{FEWEST_NOW} and {FEWEST_BEFORE} are needed."

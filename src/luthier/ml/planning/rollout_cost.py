@@ -1,4 +1,4 @@
-"""What it takes to draw answers while training: one token after another, for several rows at a time.
+"""Time and memory of drawing answers while training: one token after another, for several rows at a time.
 
 A token of a batch reads every weight once, whatever the number of rows (the decoding side of the roofline: Pope et al.,
 2022, "Efficiently Scaling Transformer Inference", arXiv:2211.05102, section 2), multiplies it with each row, and reads
@@ -28,10 +28,15 @@ SHORTEST_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """Answers drawn in one step. prompt_tokens: of all its prompts; most_tokens: of the longest prompt and its answer.
+class Rollouts:
+    """Answers drawn in one step, all devices together.
 
-    new_tokens: of an answer, at most. num_validated: answers that one validation writes.
+    Attributes:
+        num_answers: drawn in a step.
+        prompt_tokens: of all its prompts.
+        most_tokens: of the longest prompt and its answer.
+        new_tokens: of an answer, at most.
+        num_validated: answers that one validation writes.
     """
 
     num_answers: float
@@ -49,9 +54,9 @@ class Drawing:
 
 def cache_bytes(workload: Workload) -> float:
     """Keys and values of all layers for the answers that are written together, as long as they may be."""
-    if workload.drawing is None:
+    if workload.rollouts is None:
         return 0.0
-    return workload.drawing.rows_at_once * workload.drawing.most_tokens * key_value_bytes(workload)
+    return workload.rollouts.rows_at_once * workload.rollouts.most_tokens * key_value_bytes(workload)
 
 
 def key_value_bytes(workload: Workload) -> float:
@@ -60,7 +65,7 @@ def key_value_bytes(workload: Workload) -> float:
     return 2.0 * s.num_layers * s.num_kv_heads * s.head_size * workload.element_bytes
 
 
-def writing_seconds(
+def generation_seconds(
     workload: Workload,
     device: Device,
     factors: dict[str, float],
@@ -89,9 +94,12 @@ def writing_seconds(
     rate = (device.float32_tflops if workload.compute == "float32" else device.bfloat16_tflops) * 1e12 * count
     bandwidth = device.memory_gb_per_second * 1e9
     num_new = num_answers * new_tokens
+    # Each device writes its share of the batches; a batch takes one call of the model for each new token.
     num_calls = math.ceil(num_answers / rows_at_once / count) * new_tokens
+    # A parameter takes a multiply and an add for each token; the head only forms logits of new tokens.
     products = 2.0 * (s.num_active_parameters + s.head_parameters) * num_new / rate
     products += 2.0 * s.num_active_parameters * prompt_tokens / rate
+    # Decoding is bound by memory: every call reads all weights once, whatever the number of rows.
     weights = num_calls * (s.num_active_parameters + s.head_parameters) * workload.element_bytes / bandwidth
     caches = num_new * held_tokens * key_value_bytes(workload) / count / bandwidth
     logits = num_new * s.vocabulary_size * 4.0 * 4.0 / count / bandwidth  # softmax and draw: a few passes in fp32
@@ -100,19 +108,24 @@ def writing_seconds(
     return value + factors["calls"] * calls_factor * num_calls * s.num_layers / 3.0
 
 
-def drawing_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
-    """Seconds of drawing in one step. factors: of `speed.step_seconds`, by which ideal seconds become real ones."""
-    drawing = workload.drawing
-    if drawing is None:
+def rollout_seconds(workload: Workload, device: Device, factors: dict[str, float], spread: float) -> Estimate:
+    """Seconds of drawing in one step.
+
+    Args:
+        factors: of `speed.step_seconds`, by which ideal seconds become real ones.
+    """
+    rollouts = workload.rollouts
+    if rollouts is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
-    value = writing_seconds(
+    value = generation_seconds(
         workload,
         device,
         factors,
-        num_answers=drawing.num_answers,
-        rows_at_once=drawing.rows_at_once,
-        prompt_tokens=drawing.prompt_tokens,
-        new_tokens=drawing.new_tokens,
-        held_tokens=drawing.most_tokens - drawing.new_tokens / 2,
+        num_answers=rollouts.num_answers,
+        rows_at_once=rollouts.rows_at_once,
+        prompt_tokens=rollouts.prompt_tokens,
+        new_tokens=rollouts.new_tokens,
+        # The cache grows by a token a call, so a new token meets half of the new ones on average.
+        held_tokens=rollouts.most_tokens - rollouts.new_tokens / 2,
     )
     return Estimate(value=value, low=SHORTEST_SHARE * value / (1 + spread), high=value * (1 + spread))

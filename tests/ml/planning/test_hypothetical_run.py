@@ -11,16 +11,16 @@ from tests.ml.planning.shapes import accelerator, run_of, seven_billion
 
 from luthier.core.errors import RecipeError, RequestError
 from luthier.ml.inference.models.structure import structure_of
-from luthier.ml.planning.described import Described, described_workload
+from luthier.ml.planning.hypothetical_run import HypotheticalRun, hypothetical_workload
 
 
 def test_steps_and_tokens_by_hand() -> None:
-    described = Described(num_rows=1001, mean_tokens=100, epochs=3, global_batch_size=16)
+    described = HypotheticalRun(num_rows=1001, mean_tokens=100, epochs=3, global_batch_size=16)
     assert described.num_steps == 3 * 63
     assert described.num_tokens == 300_300
     assert described.longest_tokens == 400
     device = accelerator(80)
-    workload = described_workload(seven_billion(), described, device)
+    workload = hypothetical_workload(seven_billion(), described, device)
     assert workload.num_steps == 189
     assert workload.batches.num_tokens == 1600
     assert workload.batches.num_learned == 800
@@ -42,13 +42,13 @@ def test_trainable_parameters_of_lora_on_seven_billion_by_hand() -> None:
 def test_micro_batches_hold_what_a_device_is_given_and_no_more(
     num_rows: int, mean: float, per_step: int, num_devices: int
 ) -> None:
-    described = Described(num_rows=num_rows, mean_tokens=mean, global_batch_size=per_step)
+    described = HypotheticalRun(num_rows=num_rows, mean_tokens=mean, global_batch_size=per_step)
     device = accelerator(80, num_devices=num_devices)
     if num_devices > min(per_step, num_rows):
         with pytest.raises(RequestError, match="rows a step on"):
-            described_workload(seven_billion(), described, device)
+            hypothetical_workload(seven_billion(), described, device)
         return
-    batches = described_workload(seven_billion(), described, device).batches
+    batches = hypothetical_workload(seven_billion(), described, device).batches
     share = math.ceil(min(per_step, num_rows) / num_devices)
     assert 1 <= batches.peak_rows <= share
     assert batches.peak_length >= described.longest_tokens
@@ -78,7 +78,7 @@ def test_micro_batches_hold_what_a_device_is_given_and_no_more(
 )
 def test_numbers_that_no_run_has_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(RequestError) as refused:
-        Described(**({"num_rows": 1000, "mean_tokens": 100.0} | wrong))  # type: ignore[arg-type]
+        HypotheticalRun(**({"num_rows": 1000, "mean_tokens": 100.0} | wrong))  # type: ignore[arg-type]
     assert any(name in refused.value.came or "steps" in refused.value.came for name in wrong)
 
 
@@ -94,7 +94,9 @@ def test_a_rank_above_that_of_a_matrix_is_refused() -> None:
         }
     )
     with pytest.raises(RecipeError, match="rank is 65"):
-        described_workload(small, Described(num_rows=10, mean_tokens=10, rank=65), accelerator(80, num_devices=1))
+        hypothetical_workload(
+            small, HypotheticalRun(num_rows=10, mean_tokens=10, rank=65), accelerator(80, num_devices=1)
+        )
 
 
 def test_a_slow_bfloat16_leaves_a_cpu_with_float32() -> None:

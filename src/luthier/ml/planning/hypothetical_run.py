@@ -1,4 +1,4 @@
-"""A run that is only described: the shape of a model, how many rows of what length, a method. No weights, no rows."""
+"""A run that is only run: the shape of a model, how many rows of what length, a method. No weights, no rows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from luthier.ml.training.methods.rules import LORA_RANK
 PADDING_FRACTION: Final = 0.06
 """Padding that batches of like length leave (docs/benchmarks.md)."""
 
-_MOST_ROWS: Final = 10**12
-_MOST_STEPS: Final = 10**9
+_MAX_ROWS: Final = 10**12
+_MAX_STEPS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class HypotheticalRun:
     """What is known of a run before there is one. Lengths in tokens; fractions of one.
 
-    max_tokens: the longest row; None takes four times the mean, as the rows of chats and reviews have it.
-    learned_fraction: tokens that a loss is computed at. global_batch_size: rows a step, over all devices.
-    micro_batch_tokens: None takes what a plan would take on the device. num_checkpoints: written in the whole run.
+    Attributes:
+        max_tokens: the longest row; None takes four times the mean, as the rows of chats and reviews have it.
+        learned_fraction: tokens that a loss is computed at.
+        global_batch_size: rows a step, over all devices.
+        micro_batch_tokens: None takes what a plan would take on the device.
+        num_checkpoints: written in the whole run.
     """
 
     num_rows: int
@@ -45,25 +48,25 @@ class Described:
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
-            ("num_rows", self.num_rows, 1, _MOST_ROWS),
+            ("num_rows", self.num_rows, 1, _MAX_ROWS),
             ("mean_tokens", self.mean_tokens, 1, 1 << 24),
             ("max_tokens", self.longest_tokens, math.ceil(self.mean_tokens), 1 << 24),
             ("rank", self.rank, 1, 4096),
             ("epochs", self.epochs, 1e-9, 10_000),
             ("learned_fraction", self.learned_fraction, 1e-9, 1.0),
             ("global_batch_size", self.global_batch_size, 1, 1_000_000),
-            ("num_checkpoints", self.num_checkpoints, 0, _MOST_STEPS),
+            ("num_checkpoints", self.num_checkpoints, 0, _MAX_STEPS),
             ("micro_batch_tokens", self.micro_batch_tokens or 1, 1, 1 << 31),
         ):
             if not least <= value <= most:
                 raise RequestError(
                     f"{name} is {value:,}", expected=f"{least:,g} to {most:,g}", do="correct the description of the run"
                 )
-        if self.num_steps > _MOST_STEPS:
+        if self.num_steps > _MAX_STEPS:
             raise RequestError(
                 f"{self.num_steps:,} steps: {self.num_rows:,} rows, {self.epochs:g} epochs, "
                 f"{self.global_batch_size:,} rows a step",
-                expected=f"at most {_MOST_STEPS:,} steps",
+                expected=f"at most {_MAX_STEPS:,} steps",
                 do="correct the rows, the epochs or global_batch_size",
             )
 
@@ -75,6 +78,7 @@ class Described:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
+        # Rounding must not add a step: 1.1 x 10 is 11.000000000000002.
         return max(1, math.ceil(self.epochs * math.ceil(self.num_rows / self.global_batch_size) - 1e-9))
 
     @property
@@ -83,15 +87,18 @@ class Described:
         return self.num_rows * self.mean_tokens * self.epochs
 
 
-def described_workload(structure: Structure, described: Described, device: Device) -> Workload:
+def hypothetical_workload(structure: Structure, run: HypotheticalRun, device: Device) -> Workload:
     """The run of a description on a device, with adapters on every matrix where the method has adapters.
 
-    Raises RequestError for more devices than a step has rows, RecipeError for a rank above that of a matrix.
+    Raises:
+        RequestError: more devices than a step has rows.
+        RecipeError: a rank above that of a matrix.
     """
-    per_step = min(described.global_batch_size, described.num_rows)
+    per_step = min(run.global_batch_size, run.num_rows)
     refuse_idle_devices(per_step, device)
-    if described.method != "full":
-        num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=described.rank), described.rank)
+    if run.method != "full":
+        num_lora_parameters(structure, resolve_targets(structure, "all-linear", rank=run.rank), run.rank)
+    # A CPU trains in bf16 only where that clearly wins (hardware.py measures with the same factor).
     is_slow = device.is_cpu and device.bfloat16_tflops <= 1.2 * device.float32_tflops
     plain = Workload(
         structure=structure,
@@ -103,19 +110,19 @@ def described_workload(structure: Structure, described: Described, device: Devic
         base="float32" if is_slow else "bfloat16",
         adapters="float32" if is_slow else "bfloat16",
         optimizer="master_adamw",
-        batches=_batches(described, device, per_step),
+        batches=_batches(run, device, per_step),
         attention="by_length" if device.is_cpu else "flash",
         loss="learned_chunks",
-        gradient_checkpointing=described.gradient_checkpointing,
-        num_steps=described.num_steps,
+        gradient_checkpointing=run.gradient_checkpointing,
+        num_steps=run.num_steps,
         sharding="none" if device.num_devices == 1 else "ddp",
-        num_checkpoints=min(described.num_checkpoints, described.num_steps),
+        num_checkpoints=min(run.num_checkpoints, run.num_steps),
     )
-    return with_method(plain, described.method, rank=described.rank)
+    return with_method(plain, run.method, rank=run.rank)
 
 
 def usual_micro_batch_tokens(device: Device, longest_tokens: int) -> int:
-    """The budget of a micro-batch where nobody asks for another."""
+    """The budget of a micro-batch where none is requested."""
     usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
     return max(usual, longest_tokens)
 
@@ -130,21 +137,22 @@ def refuse_idle_devices(rows_per_step: int, device: Device) -> None:
         )
 
 
-def _batches(described: Described, device: Device, per_step: int) -> Batches:
+def _batches(run: HypotheticalRun, device: Device, per_step: int) -> Batches:
     """Micro-batches of like length, filled up to the budget, and never more rows in one than a device's share."""
-    longest = described.longest_tokens
-    budget = described.micro_batch_tokens or usual_micro_batch_tokens(device, longest)
+    longest = run.longest_tokens
+    budget = run.micro_batch_tokens or usual_micro_batch_tokens(device, longest)
     share = math.ceil(per_step / device.num_devices)
-    length = min(float(longest), described.mean_tokens / (1 - PADDING_FRACTION))
+    # Batches of similar lengths: a row is padded to a little more than its own length, never beyond the longest.
+    length = min(float(longest), run.mean_tokens / (1 - PADDING_FRACTION))
     in_one = max(1, min(share, int(budget // length)))
     # the largest micro-batch is as full as the budget lets it be, whether of few long rows or of many short ones
     rows = max(1, min(share, budget // longest))
     return Batches(
         peak_rows=rows,
         peak_length=max(longest, min(budget, share * longest) // rows),
-        num_tokens=per_step * described.mean_tokens,
+        num_tokens=per_step * run.mean_tokens,
         num_computed=per_step * length,
-        num_learned=per_step * described.mean_tokens * described.learned_fraction,
+        num_learned=per_step * run.mean_tokens * run.learned_fraction,
         num_micro_batches=math.ceil(share / in_one) * device.num_devices,
         length=length,
     )

@@ -11,24 +11,26 @@ import polars as pl
 from luthier.core.results.signal import Signal, WatchReport
 from luthier.ml.drift.drift.evidence import LOOK_BACK_DAYS, RENEWED_DAYS
 from luthier.ml.drift.signals.bias import OUTCOMES, bias_signals
-from luthier.ml.drift.signals.column import MOST_AN_HOUR, Checks, Rows, read_rows
+from luthier.ml.drift.signals.column import MAX_AN_HOUR, Checks, Rows, read_rows
 from luthier.ml.drift.signals.columns import columns_of
 from luthier.ml.drift.signals.hourly import HOURLY, hour_signals
 from luthier.ml.drift.signals.new_words import new_words_signal
-from luthier.ml.drift.signals.tested import Tested, column_signal
+from luthier.ml.drift.signals.signal_test import Tested, column_signal
 from luthier.ml.drift.signals.training import NAMES, Profile, training_signals
 
 _DAY: Final = 86_400.0
 _NUM_COLUMNS: Final = 14
-_MOST_UNTESTED: Final = 0.1
+_MAX_UNTESTED: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """What the traffic is held against, besides the traffic before.
 
-    profile: the training data, None where it is not at hand. groups: names, and regular expressions of prompts.
-    quality: signals of judged suites, made elsewhere.
+    Attributes:
+        profile: the training data, None where it is not available.
+        groups: names, and regular expressions of prompts.
+        quality: signals of judged suites, made elsewhere.
     """
 
     profile: Profile | None = None
@@ -38,8 +40,11 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """The report, and what its pictures need. rows: all exchanges that were read. num_signals: which the bound on
-    false alarms is shared out to.
+    """The report, and what its pictures need.
+
+    Attributes:
+        rows: all exchanges that were read.
+        num_signals: which the bound on false alarms is shared out to.
     """
 
     report: WatchReport
@@ -51,8 +56,11 @@ class Watched:
 def stretch_begins(until: float, normal_since: float = 0.0) -> float:
     """Where the stretch of time that is tested begins, 14 to 28 days before `until`.
 
-    A new stretch is taken every 14 days, the same at every look between: a test that moved along with the time would
-    be a new one at every look. normal_since: what was before that is not to be compared with.
+    A new stretch is taken every 14 days, the same at every look between: a test that moved along with the time would be
+    a new one at every look.
+
+    Args:
+        normal_since: what was before that is not to be compared with.
     """
     step = RENEWED_DAYS * _DAY
     return max(normal_since, ((until - (LOOK_BACK_DAYS - RENEWED_DAYS) * _DAY) // step) * step)
@@ -72,7 +80,9 @@ def watch_rows(
 ) -> Watched:
     """The report of a window [since, until), from the exchanges of the stretch it lies in (`stretch_begins`).
 
-    frame: columns of `Exchange`, `messages` as JSON. normal_since: as in `stretch_begins`.
+    Args:
+        frame: columns of `Exchange`, `messages` as JSON.
+        normal_since: as in `stretch_begins`.
     """
     rows = read_rows(frame.filter(pl.col("at") < until), since, stretch_begins(until, normal_since))
     num_signals = number_of_signals(compared)
@@ -119,10 +129,10 @@ def _cautions(rows: Rows, num_dropped: int) -> tuple[str, ...]:
         found.append(f"The log had to drop {num_dropped:,} exchanges of this time: what they were like is not known.")
     num_now = int(rows.is_now.sum())
     num_untested = num_now - int((rows.is_now & rows.is_tested).sum())
-    if num_now and num_untested > _MOST_UNTESTED * num_now:
+    if num_now and num_untested > _MAX_UNTESTED * num_now:
         found.append(
             f"{num_untested:,} of {num_now:,} exchanges enter no test: of one user's within an hour the first alone "
-            f"does, and at most {MOST_AN_HOUR} an hour do."
+            f"does, and at most {MAX_AN_HOUR} an hour do."
         )
     if num_now and not _num_with_text(rows):
         found.append("No words are kept, so that nothing is known of what was asked and answered.")

@@ -1,4 +1,4 @@
-"""What asking a teacher takes: one pass forward over every row, before the first step."""
+"""Cost of a teacher: one pass forward over every row, before the first step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ Compute = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
-class Teaching:
+class TeacherPass:
     """A teacher's pass over all rows, forward only.
 
-    num_tokens, num_learned: of training, replayed and validation rows together; states are kept of the learned ones.
-    vocabulary_size, hidden_size: of its head, which stays in memory while the student learns.
+    Attributes:
+        num_tokens, num_learned: of training, replayed and validation rows together; states are kept of the learned
+            ones.
+        vocabulary_size, hidden_size: of its head, which stays in memory while the student learns.
     """
 
     num_parameters: int
@@ -33,13 +35,13 @@ class Teaching:
         return self.vocabulary_size * self.hidden_size
 
 
-def teaching_of(plan: Plan) -> Teaching | None:
-    """What the teacher of a plan is asked; None where it has none."""
+def teacher_pass(plan: Plan) -> TeacherPass | None:
+    """The pass of a plan's teacher; None where it has none."""
     teacher, replay = plan.objective.teacher, plan.data.replay
     splits = (plan.data.train, plan.data.validation, replay.rows if replay else None)
     if teacher is None:
         return None
-    return Teaching(
+    return TeacherPass(
         num_parameters=teacher.num_parameters,
         vocabulary_size=teacher.vocabulary_size,
         hidden_size=teacher.hidden_size,

@@ -9,32 +9,35 @@ import numpy as np
 if TYPE_CHECKING:
     import polars as pl
 
-LEAST_STREAK: Final = 20
-LEAST_USERS: Final = 2
-LEAST_OF_REST: Final = 5
-MOST_FAILING_OF_REST: Final = 0.5
+MIN_STREAK: Final = 20
+MIN_USERS: Final = 2
+MIN_OF_REST: Final = 5
+MAX_FAILING_OF_REST: Final = 0.5
 
 
 def failing_streak(frame: pl.DataFrame) -> str | None:
     """What to say where the canary's newest 20 answers have all failed, and the rest's of that time mostly not.
 
-    frame: as of `compare`, in the order of `ended_at`. At a failure rate of one in five, 20 in a row come once in
-    10^14 times; that one user alone brings them about is barred by asking for two. Where fewer than 5 of the rest were
-    asked meanwhile, it cannot be told from an outage of everything, and nothing is said.
+    At a failure rate of one in five, 20 in a row come once in 10^14 times. Two users are required, so that one alone
+    cannot bring it about. Where fewer than 5 of the rest were asked meanwhile, an outage of everything would look the
+    same, and nothing is said.
+
+    Args:
+        frame: as of `compare`, in the order of `ended_at`.
     """
     canary = frame.filter(frame["is_canary"])
-    newest = canary.tail(LEAST_STREAK)
-    if newest.height < LEAST_STREAK or not bool((newest["failed"].cast(float).fill_null(0.0) == 1.0).all()):
+    newest = canary.tail(MIN_STREAK)
+    if newest.height < MIN_STREAK or not bool((newest["failed"].cast(float).fill_null(0.0) == 1.0).all()):
         return None
     num_users = newest["unit"].n_unique()
-    if num_users < LEAST_USERS:
+    if num_users < MIN_USERS:
         return None
     begin = float(newest["ended_at"].min())  # type: ignore[arg-type]
     rest = frame.filter(~frame["is_canary"] & (frame["ended_at"] >= begin))["failed"].cast(float).fill_null(0.0)
     failing = float(np.mean(rest.to_numpy())) if rest.len() else 1.0
-    if rest.len() < LEAST_OF_REST or failing >= MOST_FAILING_OF_REST:
+    if rest.len() < MIN_OF_REST or failing >= MAX_FAILING_OF_REST:
         return None
     return (
-        f"the newest {LEAST_STREAK} answers of the canary, of {num_users} users, have all failed, while of "
+        f"the newest {MIN_STREAK} answers of the canary, of {num_users} users, have all failed, while of "
         f"{rest.len():,} of the rest in the same time {failing:.1%} did"
     )

@@ -71,7 +71,7 @@ def cheapest_changes(
 
 
 def words_of(way: Fitted) -> str:
-    """What was changed so that a run fits, in words; empty where nothing was."""
+    """What was changed so that a run fits, as text; empty where nothing was."""
     return " and ".join(_WORDS[name].format(tokens=way.micro_batch_tokens) for name in way.changes)
 
 
@@ -124,5 +124,5 @@ def _change(
 
 
 def name_of(device: Device) -> str:
-    """The text by which a device is asked for: `h100`, `a100-80g:4`."""
+    """The text by which a device is requested: `h100`, `a100-80g:4`."""
     return device.name if device.num_devices == 1 else f"{device.name}:{device.num_devices}"

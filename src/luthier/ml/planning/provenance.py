@@ -9,7 +9,7 @@ from luthier.core.plan import Source, ValueSource
 T = TypeVar("T")
 
 
-class Sources:
+class Provenance:
     """Collects the source of each value while the plan is made."""
 
     def __init__(self) -> None:

@@ -8,16 +8,16 @@ import pytest
 
 from luthier.ml.inference import batch_generate
 from luthier.ml.inference.models.structure import read_structure
-from luthier.ml.planning import drawing
+from luthier.ml.planning import rollout_cost
 from luthier.ml.planning.batch_shapes import Batches
 from luthier.ml.planning.devices import device_of
-from luthier.ml.planning.drawing import Drawing, cache_bytes, drawing_seconds
 from luthier.ml.planning.hardware import measure
 from luthier.ml.planning.memory import predict_memory
+from luthier.ml.planning.rollout_cost import Rollouts, cache_bytes, rollout_seconds
 from luthier.ml.planning.speed import prior_factors, step_seconds
 from luthier.ml.planning.workload import Workload
 
-DRAWING = Drawing(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=200, num_validated=32)
+ROLLOUTS = Rollouts(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=200, num_validated=32)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def workload(tiny_model) -> Workload:
         loss="learned_chunks",
         gradient_checkpointing=False,
         num_steps=10,
-        drawing=DRAWING,
+        rollouts=ROLLOUTS,
     )
 
 
@@ -47,7 +47,7 @@ def device():
 
 
 def test_the_bounds_are_those_of_the_engine() -> None:
-    assert (drawing.ROWS_AT_ONCE, drawing.CACHE_TOKENS) == (
+    assert (rollout_cost.ROWS_AT_ONCE, rollout_cost.CACHE_TOKENS) == (
         batch_generate.MAX_GENERATE_ROWS,
         batch_generate.DEFAULT_BATCH_TOKENS,
     )
@@ -56,35 +56,35 @@ def test_the_bounds_are_those_of_the_engine() -> None:
 def test_the_cache_holds_keys_and_values_of_the_rows_that_write_together(workload: Workload) -> None:
     # 32 rows of 200 tokens; 2 layers, 2 key-value heads of 8, keys and values, 4 bytes
     assert cache_bytes(workload) == 32 * 200 * (2 * 2 * 8 * 2 * 4)
-    long = replace(workload, drawing=replace(DRAWING, most_tokens=4096))
+    long = replace(workload, rollouts=replace(ROLLOUTS, most_tokens=4096))
     assert cache_bytes(long) == 4 * 4096 * (2 * 2 * 8 * 2 * 4)
-    assert cache_bytes(replace(workload, drawing=None)) == 0
+    assert cache_bytes(replace(workload, rollouts=None)) == 0
 
 
 def test_time_grows_with_answers_and_their_length_and_may_be_a_tenth(workload: Workload, device) -> None:
     factors = prior_factors(device, workload)
 
     def seconds(**changes: float) -> float:
-        return drawing_seconds(replace(workload, drawing=replace(DRAWING, **changes)), device, factors, 0.5).value
+        return rollout_seconds(replace(workload, rollouts=replace(ROLLOUTS, **changes)), device, factors, 0.5).value
 
-    found = drawing_seconds(workload, device, factors, 0.5)
+    found = rollout_seconds(workload, device, factors, 0.5)
     assert (found.low, found.high) == pytest.approx((0.1 * found.value / 1.5, 1.5 * found.value))
     assert seconds(num_answers=128) == pytest.approx(2 * found.value, rel=0.1)
     assert 1.8 * found.value < seconds(new_tokens=200, most_tokens=300) < 2.5 * found.value
     assert seconds(num_answers=33) > seconds(num_answers=32)  # one row more is one batch more
-    assert drawing_seconds(replace(workload, drawing=None), device, factors, 0.5).value == 0
+    assert rollout_seconds(replace(workload, rollouts=None), device, factors, 0.5).value == 0
 
 
 def test_a_step_takes_its_learning_and_its_drawing(workload: Workload, device) -> None:
-    plain = step_seconds(replace(workload, drawing=None), device)
-    drawn = drawing_seconds(workload, device, prior_factors(device, workload), 0.6)
+    plain = step_seconds(replace(workload, rollouts=None), device)
+    drawn = rollout_seconds(workload, device, prior_factors(device, workload), 0.6)
     assert step_seconds(workload, device).value == pytest.approx(plain.value + drawn.value)
 
 
 def test_memory_is_that_of_the_cache_where_it_is_larger_than_that_of_learning(workload: Workload, device) -> None:
-    plain = predict_memory(replace(workload, drawing=None), device).total_bytes.value
+    plain = predict_memory(replace(workload, rollouts=None), device).total_bytes.value
     assert predict_memory(workload, device).total_bytes.value == plain  # a few MB beside the activations
-    huge = Drawing(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=10**8)
-    more = predict_memory(replace(workload, drawing=huge), device)
-    assert more.total_bytes.value > cache_bytes(replace(workload, drawing=huge))
+    huge = Rollouts(num_answers=64, prompt_tokens=800, new_tokens=100, most_tokens=10**8)
+    more = predict_memory(replace(workload, rollouts=huge), device)
+    assert more.total_bytes.value > cache_bytes(replace(workload, rollouts=huge))
     assert more.generation_bytes > 0
