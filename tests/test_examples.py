@@ -159,10 +159,10 @@ def test_the_case_of_the_reference_page_has_an_answer(context: Context, tmp_path
 
 
 def test_every_key_of_a_case_is_on_the_reference_page() -> None:
-    from luthier.core.results.worth import Case
+    from luthier.core.results.roi import Case
     from luthier.features.recipes.problems import known_keys
 
     page = (ROOT / "docs" / "worth.md").read_text(encoding="utf-8")
     for key in nonempty(known_keys(Case)):
         name = key.rpartition(".")[2]
-        assert name in ("low", "typical", "high") or f"`{name}`" in page, f"docs/worth.md does not name {key}"
+        assert name in ("low", "typical", "high") or f"`{name}`" in page, f"docs/roi.md does not name {key}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.cost import Quote
-from luthier.core.results.worth import Range
+from luthier.core.results.roi import Range
 from luthier.features.planning.estimates import estimate_quote
 from luthier.features.roi.case import load_case
 from luthier.ml.inference.models.structure import read_structure

@@ -14,7 +14,7 @@ from luthier.core.workflows.pipeline import Stage
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import lock_of
-from luthier.testing.pipelines_home import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_retrain, add_showdown
+from luthier.testing.pipelines_home import AUTO_ID, RETRAIN_ID, SHOWDOWN_ID, add_auto, add_model_comparison, add_retrain
 from luthier.testing.running_server import running_server
 
 from .conftest import PHONE, WIDE, sign_in, violations
@@ -34,7 +34,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("pipelines") / "home"
     with Context.open(home) as context:
-        add_showdown(context)
+        add_model_comparison(context)
         add_auto(context, {"status": "running"})
         add_retrain(context, {"status": "refused", "reason": REASON})
         key = create_key(context, "Ada", scopes=("admin",))[1]

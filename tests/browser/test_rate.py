@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import PHONE, sign_in, violations
 
-from luthier.core.results.rating import RatingItem
+from luthier.core.results.human_eval import RatingItem
 from luthier.platform.home.context import Context
 from luthier.testing.ratings import careful, clicking, make_panel, rate_all
 from luthier.testing.running_server import RunningServer, running_server

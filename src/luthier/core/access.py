@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Scope = Literal["read", "train", "infer", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("read", "train", "infer", "admin")
@@ -13,7 +13,7 @@ DEFAULT_PROJECT: Final = "default"
 """The project of all that is made without a key, by the commands and the Python API."""
 
 
-class Project(Frozen):
+class Project(FrozenModel):
     """What keys, files, jobs and models belong to; one project never sees those of another."""
 
     project_id: str
@@ -21,7 +21,7 @@ class Project(Frozen):
     created_at: float
 
 
-class ApiKey(Frozen):
+class ApiKey(FrozenModel):
     """A key, without the key itself: of that only a digest is kept. Times are seconds since 1970."""
 
     key_id: str
@@ -35,7 +35,7 @@ class ApiKey(Frozen):
     revoked_at: float | None = None
 
 
-class Caller(Frozen):
+class Caller(FrozenModel):
     """The one that asks: a key, a member of the project, or, with neither, a person at this very machine."""
 
     project_id: str = DEFAULT_PROJECT

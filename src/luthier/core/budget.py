@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from luthier.core.cost import Estimate
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class FirstActions(Frozen):
+class FirstActions(FrozenModel):
     """What the first of each action is expected to take, in seconds, before one has been measured.
 
     Attributes:
@@ -25,7 +25,7 @@ class FirstActions(Frozen):
     judging: Estimate | None = None
 
 
-class BudgetPlan(Frozen):
+class BudgetPlan(FrozenModel):
     """The caps of a run (None: no cap), and the rates by which its time becomes money and energy.
 
     A cap is kept at the upper end of its rate.
@@ -48,7 +48,7 @@ class BudgetPlan(Frozen):
     first: FirstActions
 
 
-class Spent(Frozen):
+class Spent(FrozenModel):
     """What a run has taken in all of its processes, work that a kill threw away included.
 
     Attributes:
@@ -62,7 +62,7 @@ class Spent(Frozen):
     interrupted_seconds: float = 0.0
 
 
-class Bill(Frozen):
+class Bill(FrozenModel):
     """What a run has cost so far, and what it is expected to have cost once all of its steps are done.
 
     The `final_` figures hold for a run that goes to its last step and is judged: early stopping makes it cheaper. A cap

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 NEW_TOKENS: Final = 128
 """Tokens that an answer may take where nobody asks for another limit."""
@@ -14,7 +14,7 @@ NEW_TOKENS: Final = 128
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
-class Message(Frozen):
+class Message(FrozenModel):
     """One turn.
 
     `weight` is meaningful on assistant turns only: 0 means "context, do not learn", 1 or None "learn".
@@ -47,7 +47,7 @@ class Message(Frozen):
         return self.role == "assistant" and self.weight != 0
 
 
-class Conversation(Frozen):
+class Conversation(FrozenModel):
     """Turns in order, and the tools the assistant may call (OpenAI's `tools` objects)."""
 
     messages: tuple[Message, ...]

@@ -7,14 +7,14 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from luthier.core.errors import RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Market = Literal["on_demand", "spot"]
 PriceBasis = Literal["list_prices", "typical_range", "assumption", "own"]
 PersonKind = Literal["data_preparation", "annotation", "review"]
 
 
-class Estimate(Frozen):
+class Estimate(FrozenModel):
     """A predicted figure and the range in which it is expected to lie, in the unit that the name of its field says."""
 
     value: float
@@ -34,7 +34,7 @@ class Estimate(Frozen):
         return Estimate(value=self.value * other.value, low=self.low * other.low, high=self.high * other.high)
 
 
-class Device(Frozen):
+class Device(FrozenModel):
     """One kind of accelerator (or this machine's CPU), as many as the run has.
 
     Rates of one device: dense products in TFLOP/s (a multiply-add counts as two), memory traffic in GB/s, link between
@@ -57,7 +57,7 @@ class Device(Frozen):
     source: str
 
 
-class DevicePrice(Frozen):
+class DevicePrice(FrozenModel):
     """What one device costs an hour in USD, on each market where it can be had.
 
     Attributes:
@@ -72,7 +72,7 @@ class DevicePrice(Frozen):
     as_of: date
 
 
-class PeopleRate(Frozen):
+class PeopleRate(FrozenModel):
     """What one kind of human work costs. Hours are `fixed_hours` and `minutes_per_row` for a share of the rows."""
 
     usd_per_hour: Estimate
@@ -83,7 +83,7 @@ class PeopleRate(Frozen):
     source: str
 
 
-class PeopleCost(Frozen):
+class PeopleCost(FrozenModel):
     """Human work for one data set: hours, and USD at its rate."""
 
     kind: PersonKind
@@ -91,7 +91,7 @@ class PeopleCost(Frozen):
     usd: Estimate
 
 
-class PriceTable(Frozen):
+class PriceTable(FrozenModel):
     """Prices of one date: devices by name, people by kind, and power for machines of one's own."""
 
     as_of: date
@@ -132,7 +132,7 @@ class PriceTable(Frozen):
         return tuple(found)
 
 
-class MemoryPrediction(Frozen):
+class MemoryPrediction(FrozenModel):
     """Peak memory of one device, part by part, in bytes. The parts add up to `total_bytes.value`.
 
     weights: the base as it is held. adapters, gradients, optimizer: what is trained, its fp32 masters and moments.
@@ -156,7 +156,7 @@ class MemoryPrediction(Frozen):
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
 
-class MachineLoad(Frozen):
+class MachineLoad(FrozenModel):
     """How busy this machine is while a prediction is made.
 
     Attributes:
@@ -170,7 +170,7 @@ class MachineLoad(Frozen):
     slowdown: float
 
 
-class Prediction(Frozen):
+class Prediction(FrozenModel):
     """What one plan takes on one device. usd and energy are None where no price or power is known; `notes` say why.
 
     Attributes:
@@ -216,7 +216,7 @@ class Prediction(Frozen):
         }
 
 
-class Room(Frozen):
+class Room(FrozenModel):
     """How much of a run fits on one device at one time; 0 where not even one row does.
 
     Attributes:
@@ -229,7 +229,7 @@ class Room(Frozen):
     longest_row_tokens: int
 
 
-class Change(Frozen):
+class Change(FrozenModel):
     """One way to make a run fit.
 
     Attributes:
@@ -244,7 +244,7 @@ class Change(Frozen):
     peak_memory_bytes: Estimate
 
 
-class Option(Frozen):
+class Option(FrozenModel):
     """One method on one device, as `luthier plan --compare` lists it.
 
     The figures are those of the changed run, or of the run as it is where nothing makes it fit.
@@ -267,7 +267,7 @@ class Option(Frozen):
         return {"method": self.method, "needs": self.needs} | figures | {"fits": self.fits}
 
 
-class Quote(Frozen):
+class Quote(FrozenModel):
     """All that one run is expected to cost on one device, before it is run.
 
     Attributes:

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from luthier.core.conversation import Conversation, Message
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.reply_text import split_tags
 
 Shape = Literal["chat", "prompt_completion", "alpaca", "sharegpt", "text", "preference", "unpaired"]
@@ -38,7 +38,7 @@ class Row:
         return f"{self.file}:{self.line}"
 
 
-class Example(Frozen):
+class Example(FrozenModel):
     """A row mapped to something that can be trained on: either a conversation or plain text, never both.
 
     Attributes:
@@ -190,7 +190,7 @@ def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False)
     return low
 
 
-class PackedProfile(Frozen):
+class PackedProfile(FrozenModel):
     """How documents fall into blocks.
 
     Attributes:
@@ -206,7 +206,7 @@ class PackedProfile(Frozen):
     filled_fraction: float
 
 
-class DatasetProfile(Frozen):
+class DatasetProfile(FrozenModel):
     """What a split holds, in numbers; the plan is made from this and the report shows it.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 VerdictWord = Literal["better", "worse", "not distinguishable"]
 NOT_DISTINGUISHABLE: Final = "not distinguishable"
@@ -16,7 +16,7 @@ NUM_JUDGED: Final = 200
 """Held-out rows that are judged at most, where nobody asks for another number."""
 
 
-class Metric(Frozen):
+class Metric(FrozenModel):
     """One figure over all samples with its 95% interval, and the unit it is counted in."""
 
     value: float
@@ -26,7 +26,7 @@ class Metric(Frozen):
     higher_is_better: bool
 
 
-class Sample(Frozen):
+class Sample(FrozenModel):
     """What each system made of one held-out row. `scores` are this sample's own, where a metric has them.
 
     Attributes:
@@ -46,7 +46,7 @@ class Sample(Frozen):
     num_thinking_tokens: int | None = 0
 
 
-class ThinkingFigures(Frozen):
+class ThinkingFigures(FrozenModel):
     """How a system thought before its answers.
 
     Attributes:
@@ -62,7 +62,7 @@ class ThinkingFigures(Frozen):
     most_tokens: int | None = None
 
 
-class SystemResult(Frozen):
+class SystemResult(FrozenModel):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
 
     Attributes:
@@ -84,7 +84,7 @@ class SystemResult(Frozen):
     thinking: ThinkingFigures | None = None
 
 
-class Comparison(Frozen):
+class Comparison(FrozenModel):
     """Candidate minus baseline on the same rows, with a paired 95% interval.
 
     Attributes:
@@ -107,7 +107,7 @@ class Comparison(Frozen):
     test: Literal["bootstrap", "mcnemar", "seeds"] = "bootstrap"
 
 
-class Verdict(Frozen):
+class Verdict(FrozenModel):
     """The answer as text. `headline` is one sentence; `caveats` say what it rests on and what it does not.
 
     Attributes:
@@ -123,7 +123,7 @@ class Verdict(Frozen):
     caveats: tuple[str, ...] = ()
 
 
-class Forgetting(Frozen):
+class Forgetting(FrozenModel):
     """What tuning did to rows that are not of the task: base and tuned model on general rows, by likelihood.
 
     Attributes:
@@ -141,7 +141,7 @@ class Forgetting(Frozen):
     sentence: str
 
 
-class Evaluation(Frozen):
+class Evaluation(FrozenModel):
     """One evaluation: several systems judged on the same held-out rows.
 
     Attributes:
@@ -163,7 +163,7 @@ class Evaluation(Frozen):
     seconds: float
 
 
-class EvaluationOverview(Frozen):
+class EvaluationOverview(FrozenModel):
     """What a list tells of an evaluation.
 
     Attributes:

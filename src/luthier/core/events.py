@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter
 
 from luthier.core.budget import Bill
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunStatus
 
 PLAIN_LOSS: Final = "plain_loss"
@@ -24,7 +24,7 @@ ROUTER_LOSS: Final = "router_loss"
 loss of a step is without it, so that it can be held against that of a validation."""
 
 
-class RunStarted(Frozen):
+class RunStarted(FrozenModel):
     """The loop is about to take step `from_step` + 1 of `num_steps`."""
 
     kind: Literal["run_started"] = "run_started"
@@ -32,7 +32,7 @@ class RunStarted(Frozen):
     num_steps: int
 
 
-class StepDone(Frozen):
+class StepDone(FrozenModel):
     """One optimizer update. `loss` is what is minimised: of supervised fine-tuning nats a trained token, on average.
 
     Attributes:
@@ -60,7 +60,7 @@ def comparable_loss(event: StepDone) -> float:
     return event.loss
 
 
-class ValidationDone(Frozen):
+class ValidationDone(FrozenModel):
     """Loss and measures of the objective on the validation split after `step`, as in `StepDone`."""
 
     kind: Literal["validation"] = "validation"
@@ -72,7 +72,7 @@ class ValidationDone(Frozen):
     measures: dict[str, float] = Field(default_factory=dict)
 
 
-class CheckpointSaved(Frozen):
+class CheckpointSaved(FrozenModel):
     """A checkpoint is whole on disk: files, fsync and manifest done."""
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -81,7 +81,7 @@ class CheckpointSaved(Frozen):
     num_bytes: int
 
 
-class SnapshotSaved(Frozen):
+class SnapshotSaved(FrozenModel):
     """What is trained, as it was after an epoch, lies whole in a folder that can be used like the outcome of the run.
 
     Attributes:
@@ -95,7 +95,7 @@ class SnapshotSaved(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
-class WarningRaised(Frozen):
+class WarningRaised(FrozenModel):
     """Something a person should know: `code` is stable, `message` says what came and what to do."""
 
     kind: Literal["warning"] = "warning"
@@ -104,7 +104,7 @@ class WarningRaised(Frozen):
     message: str
 
 
-class BillUpdated(Frozen):
+class BillUpdated(FrozenModel):
     """What the run has cost and is expected to cost, reckoned again after `step`; a few times a run."""
 
     kind: Literal["bill"] = "bill"
@@ -112,7 +112,7 @@ class BillUpdated(Frozen):
     bill: Bill
 
 
-class RunEnded(Frozen):
+class RunEnded(FrozenModel):
     """The last event. `reason` as text: all steps done, early stopping, SIGTERM, diverged."""
 
     kind: Literal["run_ended"] = "run_ended"

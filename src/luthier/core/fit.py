@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 FitKind = Literal["overfitted", "still_learning", "unstable", "settled", "unknown"]
 
 
-class Remedy(Frozen):
+class Remedy(FrozenModel):
     """One thing to do in the next run.
 
     Attributes:
@@ -20,7 +20,7 @@ class Remedy(Frozen):
     settings: tuple[str, ...] = ()
 
 
-class Fit(Frozen):
+class Fit(FrozenModel):
     """What training and validation loss say of a run, as text and numbers.
 
     overfitted: validation loss rose after its best while training loss fell. still_learning: it was falling to the end.

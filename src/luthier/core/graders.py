@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.registry import REWARD_METRICS
 
 RewardMetric = Annotated[
@@ -19,7 +19,7 @@ RewardMetric = Annotated[
 Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
 
 
-class StringCheck(Frozen):
+class StringCheck(FrozenModel):
     """1 where input and reference are as `operation` says, else 0.
 
     eq, ne: equal, not equal; like: the reference is in the input; ilike: so, whatever the case. Input and reference
@@ -33,7 +33,7 @@ class StringCheck(Frozen):
     operation: Literal["eq", "ne", "like", "ilike"]
 
 
-class TextSimilarity(Frozen):
+class TextSimilarity(FrozenModel):
     """How like the reference the input is, 0 to 1. Input and reference as in `StringCheck`."""
 
     type: Literal["text_similarity"]
@@ -46,7 +46,7 @@ class TextSimilarity(Frozen):
 OneGrader = Annotated[StringCheck | TextSimilarity, Field(discriminator="type")]
 
 
-class MultiGrader(Frozen):
+class MultiGrader(FrozenModel):
     """Several graders and a formula over their names, such as `0.7 * right + 0.3 * short`.
 
     The formula knows numbers, + - * / and **, and the functions min, max, abs, floor, ceil, exp, sqrt and log.
@@ -61,7 +61,7 @@ class MultiGrader(Frozen):
 Grader = Annotated[StringCheck | TextSimilarity | MultiGrader, Field(discriminator="type")]
 
 
-class LengthPenalty(Frozen):
+class LengthPenalty(FrozenModel):
     """0 up to `free_tokens` new tokens, then falling in a line to -1 at `max_tokens` and beyond.
 
     Yu et al., 2025, "DAPO", arXiv:2503.14476, equation 13 (soft overlong punishment).
@@ -77,7 +77,7 @@ class LengthPenalty(Frozen):
         return self
 
 
-class Reward(Frozen):
+class Reward(FrozenModel):
     """One part of a reward, counted `weight` times: exactly one of `metric`, `grader` and `length`.
 
     Attributes:

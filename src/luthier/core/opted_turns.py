@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
     from luthier.core.plan import DataPlan
     from luthier.core.recipe import DataRecipe
 
 
-class OptedTurns(Frozen):
+class OptedTurns(FrozenModel):
     """What is written in another way, in training and wherever the model is used (`ml/inference/opted_turns.py`)."""
 
     folds_system: bool = False

@@ -10,7 +10,7 @@ from luthier.core.aliases import new_key
 from luthier.core.budget import BudgetPlan
 from luthier.core.dataset import DatasetProfile, Overlong
 from luthier.core.digest import sha256_document
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import (
@@ -35,14 +35,14 @@ Source = Literal["asked", "default", "measured", "derived"]
 Quantisation = Literal["nf4", "int8"]
 
 
-class ValueSource(Frozen):
+class ValueSource(FrozenModel):
     """Where a value comes from, and why it is what it is."""
 
     source: Source
     why: str
 
 
-class ModelPlan(Frozen):
+class ModelPlan(FrozenModel):
     """The base model, resolved to a local transformers folder and the digest of its weights."""
 
     name: str
@@ -55,7 +55,7 @@ class ModelPlan(Frozen):
     template_sha256: str
 
 
-class ReplayPlan(Frozen):
+class ReplayPlan(FrozenModel):
     """General rows beside those of the task. `rows` are trained on, `held_out` measure what is forgotten.
 
     Attributes:
@@ -73,7 +73,7 @@ class ReplayPlan(Frozen):
     num_also_in_train: int = 0
 
 
-class CanariesPlan(Frozen):
+class CanariesPlan(FrozenModel):
     """Made-up secrets among the training rows.
 
     Attributes:
@@ -86,7 +86,7 @@ class CanariesPlan(Frozen):
     sha256: str
 
 
-class DataPlan(Frozen):
+class DataPlan(FrozenModel):
     """The splits as they were read. `validation` and `held_out` are None where the run has none.
 
     Attributes:
@@ -120,7 +120,7 @@ class DataPlan(Frozen):
     tools: Literal["as_text"] | None = None
 
 
-class MethodPlan(Frozen):
+class MethodPlan(FrozenModel):
     """The method with all of its settings; what a method has no use for is 0, empty or None.
 
     Attributes:
@@ -166,7 +166,7 @@ class MethodPlan(Frozen):
         return "; ".join(parts)
 
 
-class TeacherPlan(Frozen):
+class TeacherPlan(FrozenModel):
     """Whose distribution a student learns: a base model, or one with the adapter of a run on it.
 
     Attributes:
@@ -204,7 +204,7 @@ class TeacherPlan(Frozen):
         return {name for name, value in unused.items() if getattr(self, name) == value}
 
 
-class ObjectivePlan(Frozen):
+class ObjectivePlan(FrozenModel):
     """What is minimised, with all of its settings; what an objective has no use for is None.
 
     Attributes:
@@ -263,7 +263,7 @@ class ObjectivePlan(Frozen):
         return self.num_samples * (num_prompt_tokens + num_rows * self.max_new_tokens)
 
 
-class OptimizerPlan(Frozen):
+class OptimizerPlan(FrozenModel):
     """How masters move by their gradients. momentum and num_iterations are Muon's, None for all others."""
 
     name: OptimizerName = "adamw"
@@ -274,7 +274,7 @@ class OptimizerPlan(Frozen):
     num_iterations: int | None = None
 
 
-class AveragePlan(Frozen):
+class AveragePlan(FrozenModel):
     """How the weights are averaged over the steps; what a kind has no use for is None."""
 
     kind: AverageKind
@@ -283,7 +283,7 @@ class AveragePlan(Frozen):
     every_steps: int | None = None
 
 
-class ForwardPath(Frozen):
+class ForwardPath(FrozenModel):
     """By which path hidden states and logits are computed: found by proof, never by the name of a family.
 
     Attributes:
@@ -318,7 +318,7 @@ class ForwardPath(Frozen):
         )
 
 
-class TrainingPlan(Frozen):
+class TrainingPlan(FrozenModel):
     """Everything the loop needs to know. Field meanings as in the recipe; all units in the names.
 
     Attributes:
@@ -358,7 +358,7 @@ class TrainingPlan(Frozen):
     seed: int
 
 
-class EvaluationPlan(Frozen):
+class EvaluationPlan(FrozenModel):
     """How the result is judged.
 
     Attributes:
@@ -383,7 +383,7 @@ _ROW_SETTINGS: Final = (
 )
 
 
-class Plan(Frozen):
+class Plan(FrozenModel):
     """One complete, reproducible intention. Two plans with the same hash train the same thing."""
 
     format: Literal[1] = 1

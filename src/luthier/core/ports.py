@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.core.conversation import NEW_TOKENS, Conversation
 from luthier.core.dataset import TokenisedExample
 from luthier.core.events import Event
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Decoding, EmbeddingRequest, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
@@ -66,7 +66,7 @@ THINKING_TOKENS: Final = 2048
 """The budget of a thought where nobody sets one."""
 
 
-class Prompt(Frozen):
+class Prompt(FrozenModel):
     """One request for text. Exactly one of `conversation` and `text` is set. temperature 0 is greedy.
 
     Engines that can keep a model to it do; a server that refuses such a wish is asked without it, so that the caller
@@ -88,7 +88,7 @@ class Prompt(Frozen):
     max_thinking_tokens: int | None = None
 
 
-class Generation(Frozen):
+class Generation(FrozenModel):
     """What an engine wrote: the answer without its thought, and without the end-of-turn token.
 
     Attributes:
@@ -109,7 +109,7 @@ class Generation(Frozen):
     token_ids: tuple[int, ...] | None = Field(default=None, exclude=True)
 
 
-class Score(Frozen):
+class Score(FrozenModel):
     """How well an engine predicts the learned tokens of one example: total negative log-likelihood in nats."""
 
     nll_nats: float

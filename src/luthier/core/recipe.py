@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from luthier.core.dataset import Overlong
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.graders import Reward
 from luthier.core.registry import METHODS, METRICS, OBJECTIVES, OPTIMIZERS
 
@@ -36,7 +36,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class ReplayRecipe(Frozen):
+class ReplayRecipe(FrozenModel):
     """General rows beside those of the task.
 
     Attributes:
@@ -52,7 +52,7 @@ class ReplayRecipe(Frozen):
     map: dict[str, str] | None = None
 
 
-class CanariesRecipe(Frozen):
+class CanariesRecipe(FrozenModel):
     """Made-up secrets that are planted among the training rows, to measure what a model memorises of them.
 
     `canaries: 8` means so many; the seed decides which ones.
@@ -67,7 +67,7 @@ class CanariesRecipe(Frozen):
         return {"num": given} if isinstance(given, int) and not isinstance(given, bool) else given
 
 
-class DataRecipe(Frozen):
+class DataRecipe(FrozenModel):
     """Which rows. `validation` and `held_out` are a file, or a fraction to take out of `train`.
 
     Attributes:
@@ -114,14 +114,14 @@ Rank = Annotated[int, Field(ge=1, le=4096)]
 StepCount = Annotated[int, Field(ge=0)]
 
 
-class LayersRecipe(Frozen):
+class LayersRecipe(FrozenModel):
     """Which layers carry an adapter: the first so many, the last so many, or both ends."""
 
     first: Annotated[int, Field(ge=1)] | None = None
     last: Annotated[int, Field(ge=1)] | None = None
 
 
-class MethodRecipe(Frozen):
+class MethodRecipe(FrozenModel):
     """How the weights change. `ml/training/methods/rules.py` says which settings a method takes; others are refused.
 
     `options` are the settings of a method that another package brings.
@@ -160,7 +160,7 @@ RouterAuxLoss = Annotated[
 ]
 
 
-class ObjectiveRecipe(Frozen):
+class ObjectiveRecipe(FrozenModel):
     """What is minimised. `ml/training/objectives/rules.py` says which settings an objective takes; others are refused.
 
     Attributes:
@@ -190,7 +190,7 @@ class ObjectiveRecipe(Frozen):
     options: dict[str, bool | int | float | str] | None = None
 
 
-class OptimizerRecipe(Frozen):
+class OptimizerRecipe(FrozenModel):
     """How weights move by their gradients. `ml/training/optimizers/rules.py` says which settings a rule takes."""
 
     name: OptimizerName
@@ -207,7 +207,7 @@ class OptimizerRecipe(Frozen):
         return {"name": given} if isinstance(given, str) else given
 
 
-class AverageRecipe(Frozen):
+class AverageRecipe(FrozenModel):
     """An average of the weights over the steps, in place of those of the last step.
 
     `ema`: an exponential moving average that keeps `decay` of itself at each step. `uniform`: the plain mean of the
@@ -220,7 +220,7 @@ class AverageRecipe(Frozen):
     every_steps: Annotated[int, Field(ge=1)] | None = None
 
 
-class TrainingRecipe(Frozen):
+class TrainingRecipe(FrozenModel):
     """How long and how fast. `epochs` may be a fraction; steps are optimizer updates."""
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
@@ -252,7 +252,7 @@ class TrainingRecipe(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
 
-class EvaluationRecipe(Frozen):
+class EvaluationRecipe(FrozenModel):
     """How the result is judged on the held-out rows.
 
     Attributes:
@@ -268,7 +268,7 @@ class EvaluationRecipe(Frozen):
     max_samples: Annotated[int, Field(ge=1)] | None = None
 
 
-class BudgetRecipe(Frozen):
+class BudgetRecipe(FrozenModel):
     """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to continue from."""
 
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -277,7 +277,7 @@ class BudgetRecipe(Frozen):
     energy_kwh: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
-class Recipe(Frozen):
+class Recipe(FrozenModel):
     """The whole of what was asked. Paths are relative to the recipe file until they are resolved."""
 
     base_model: str

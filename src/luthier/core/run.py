@@ -8,12 +8,12 @@ from pydantic import Field
 
 from luthier.core.budget import Bill
 from luthier.core.fit import Fit
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 RunStatus = Literal["planned", "running", "paused", "succeeded", "failed"]
 
 
-class FirstStep(Frozen):
+class FirstStep(FrozenModel):
     """The loss of a run's first step, computed before any weight was changed, and what it was computed on.
 
     Attributes:
@@ -39,7 +39,7 @@ class FirstStep(Frozen):
     router_loss: float | None = None
 
 
-class TrainResult(Frozen):
+class TrainResult(FrozenModel):
     """What the loop returns. Losses as the objective defines them; speeds over training steps only (no validation).
 
     Attributes:
@@ -86,7 +86,7 @@ class TrainResult(Frozen):
     first_step: FirstStep | None = None
 
 
-class RunRecord(Frozen):
+class RunRecord(FrozenModel):
     """A run as the store knows it. Times are UTC, ISO 8601. `result` is None until the run has ended."""
 
     run_id: str

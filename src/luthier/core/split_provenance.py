@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 if TYPE_CHECKING:
     from luthier.core.plan import DataPlan
@@ -14,7 +14,7 @@ Judging = Literal["validation", "held_out"]
 _NO_PROOF_DO: Final = "to have that proved, split the rows first and train with the sides of the split"
 
 
-class SplitProvenance(Frozen):
+class SplitProvenance(FrozenModel):
     """A proved split whose training side a run learns from.
 
     Attributes:

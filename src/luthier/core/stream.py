@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from luthier.core.conversation import NEW_TOKENS, Conversation
 from luthier.core.errors import LuthierError, OverlongError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
@@ -23,7 +23,7 @@ from luthier.core.recipe import TemplateOption
 MAX_CHOICES: Final = 16
 
 
-class Sampling(Frozen):
+class Sampling(FrozenModel):
     """How the next token is drawn.
 
     Attributes:
@@ -43,7 +43,7 @@ class Sampling(Frozen):
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
-class TextRequest(Frozen):
+class TextRequest(FrozenModel):
     """One prompt to be continued; exactly one of `conversation`, `text` and `token_ids` is set.
 
     The tools that may be called are in `conversation.tools`.
@@ -92,13 +92,13 @@ class TextRequest(Frozen):
         return self.conversation.tools
 
 
-class EmbeddingRequest(Frozen):
+class EmbeddingRequest(FrozenModel):
     """Texts, each as text or as token ids, to be made into vectors."""
 
     inputs: tuple[str | tuple[int, ...], ...]
 
 
-class Served(Frozen):
+class Served(FrozenModel):
     """A model as it is loaded to answer.
 
     Attributes:
@@ -123,7 +123,7 @@ class Served(Frozen):
     opted_turns: OptedTurns = AS_THEY_ARE
 
 
-class Decoding(Frozen):
+class Decoding(FrozenModel):
     """How a loaded model writes.
 
     Attributes:
@@ -135,7 +135,7 @@ class Decoding(Frozen):
     description: str
 
 
-class LoadedModel(Frozen):
+class LoadedModel(FrozenModel):
     """A model in the memory of the process that answers;
 
     Attributes:
@@ -154,14 +154,14 @@ class LoadedModel(Frozen):
         return has_same_weights and runs_alike and has_same_precision and own.adapter_path in (None, asked.adapter_path)
 
 
-class TokenLikelihood(Frozen):
+class TokenLikelihood(FrozenModel):
     """A token as text and the logarithm of its probability, before temperature and penalties."""
 
     token: str
     log_probability: float
 
 
-class WrittenToken(Frozen):
+class WrittenToken(FrozenModel):
     """A token of an answer.
 
     Attributes:
@@ -174,14 +174,14 @@ class WrittenToken(Frozen):
     top: tuple[TokenLikelihood, ...] = ()
 
 
-class Started(Frozen):
+class Started(FrozenModel):
     """The prompt is understood and goes through the model next."""
 
     kind: Literal["started"] = "started"
     num_prompt_tokens: int
 
 
-class CallPiece(Frozen):
+class CallPiece(FrozenModel):
     """More of a call of a tool.
 
     Attributes:
@@ -196,7 +196,7 @@ class CallPiece(Frozen):
     arguments: str = ""
 
 
-class Piece(Frozen):
+class Piece(FrozenModel):
     """More of an answer: whole characters only.
 
     Attributes:
@@ -218,7 +218,7 @@ class Piece(Frozen):
 EndReason = Literal["stop", "length", "tool_calls"]
 
 
-class Ended(Frozen):
+class Ended(FrozenModel):
     """An answer is complete.
 
     stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
@@ -241,7 +241,7 @@ class Ended(Frozen):
     token_ids: tuple[int, ...] | None = None
 
 
-class Embedded(Frozen):
+class Embedded(FrozenModel):
     """The vectors of an `EmbeddingRequest`, in the order of its inputs; each has the length 1."""
 
     kind: Literal["embedded"] = "embedded"
@@ -249,7 +249,7 @@ class Embedded(Frozen):
     num_prompt_tokens: int
 
 
-class Failed(Frozen):
+class Failed(FrozenModel):
     """Nothing more will come.
 
     What it took to refuse it is counted by them.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import LuthierError, RequestError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Served
 from luthier.features.serving.loaded import EngineChoice, choose_models
 from luthier.platform.auth.service import digest_of
@@ -36,7 +36,7 @@ _SHORTEST_KEY: Final = 16
 _LOAD_SECONDS: Final = 1800.0
 
 
-class StandaloneConfig(Frozen):
+class StandaloneConfig(FrozenModel):
     """What such a server is told. key_digests: SHA-256 of keys that let in besides those of the home.
 
     is_open: whether everybody is let in without one.

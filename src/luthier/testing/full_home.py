@@ -65,7 +65,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
     made = models_home.fill(home)
     job_id, run_id = _failed_run(home, rows, base)
     evaluation = _evaluation(home, run_id, rows, base)
-    pipelines_home.add_showdown(home)
+    pipelines_home.add_model_comparison(home)
     retrain = pipelines_home.add_retrain(home, {"status": "failed", "reason": f"no room in {home.home}/runs"})
     pipelines_home.add_auto(home, {"status": "failed", "reason": f"{home.home}/rows/orders.jsonl has no rows"})
     studies_home.add_study(home, {"notes": (f"{home.home}/rows/train.jsonl was read",)})

@@ -8,9 +8,16 @@ from typing import Any, Final
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Metric, SystemResult
-from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.automl import AutomlSpec
+from luthier.core.workflows.model_comparison import (
+    Contender,
+    ModelComparisonResult,
+    ModelComparisonSpec,
+    Recommendation,
+    Standing,
+    Tuning,
+)
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
-from luthier.core.workflows.showdown import Contender, Recommendation, ShowdownResult, ShowdownSpec, Standing, Tuning
 from luthier.platform.home.context import Context
 
 SHOWDOWN_ID: Final = "showdown-20261126-120000-abcdef"
@@ -22,7 +29,7 @@ _RUN_IDS: Final = ("run-20261126-120500-aaaaaa", "run-20261126-121500-bbbbbb")
 _AGO_SECONDS: Final = 5000.0
 
 
-def add_showdown(home: Context, *, project_id: str = DEFAULT_PROJECT, is_kept: bool = True) -> Pipeline:
+def add_model_comparison(home: Context, *, project_id: str = DEFAULT_PROJECT, is_kept: bool = True) -> Pipeline:
     """A showdown of two models that is done; its page is gone. is_kept: whether its result is there."""
     tuning = [{"run_id": run_id, "reason": "", "seconds": 620.0} for run_id in _RUN_IDS]
     came: list[dict[str, Any]] = [{"seconds": 95.0}, {"seconds": 140.0}]
@@ -32,7 +39,7 @@ def add_showdown(home: Context, *, project_id: str = DEFAULT_PROJECT, is_kept: b
     names = [f"{model}: prompting" for model in _MODELS]
     names += [f"{model}: {part}" for model in _MODELS for part in ("tuning", "tuned")]
     stages = [Stage(name=name, status="done", came=one) for name, one in zip([*names, "comparing"], came, strict=True)]
-    asked = _showdown_spec(home)
+    asked = _model_comparison_spec(home)
     if is_kept:
         home.assessments.save("showdown", SHOWDOWN_ID, _result(asked), project_id=project_id, subject=_MODELS[0])
     return _add(home, SHOWDOWN_ID, "showdown", asked.model_dump(mode="json"), stages, project_id)
@@ -47,7 +54,7 @@ def add_auto(
     project_id: str = DEFAULT_PROJECT,
 ) -> Pipeline:
     """An auto whose first stages are done. last: fields of the stage after them."""
-    spec = AutoSpec(
+    spec = AutomlSpec(
         data=f"{home.home}/rows/orders.jsonl",
         is_folder=False,
         goal=goal,
@@ -120,9 +127,9 @@ def _add(
     return home.pipelines.create(made, project_id)
 
 
-def _showdown_spec(home: Context) -> ShowdownSpec:
+def _model_comparison_spec(home: Context) -> ModelComparisonSpec:
     folder = home.home / "showdowns" / SHOWDOWN_ID
-    return ShowdownSpec(
+    return ModelComparisonSpec(
         contenders=tuple(_contender(model) for model in _MODELS),
         data=f"{home.home}/rows/train.jsonl",
         held_out=f"{home.home}/rows/test.jsonl",
@@ -167,7 +174,7 @@ def _contender(model: str) -> Contender:
     )
 
 
-def _result(spec: ShowdownSpec) -> ShowdownResult:
+def _result(spec: ModelComparisonSpec) -> ModelComparisonResult:
     standings = []
     for number, (kind, value) in enumerate((("zero-shot", 0.41), ("tuned", 0.86))):
         name = _MODELS[0] + (" tuned" if kind == "tuned" else "")
@@ -185,7 +192,7 @@ def _result(spec: ShowdownSpec) -> ShowdownResult:
             Standing.model_validate({"contender": 0, "kind": kind, "result": result, "seconds_per_answer": 0.5})
         )
     answer = Recommendation(word="tuned", system=standings[1].result.name, contender=0, headline=HEADLINE)
-    return ShowdownResult(
+    return ModelComparisonResult(
         showdown_id=SHOWDOWN_ID,
         created_at="2026-11-26T12:40:00+00:00",
         spec=spec,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from luthier.core.results.rating import Preference, RatingRow, columns_of
+from luthier.core.results.human_eval import Preference, RatingRow, columns_of
 
 GOOD = "good"
 

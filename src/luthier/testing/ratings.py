@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.results.rating import Rater, RatingItem, RatingKind, RatingPanel
+from luthier.core.results.human_eval import Rater, RatingItem, RatingKind, RatingPanel
 from luthier.core.results.suite import Criterion
 from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rating_view

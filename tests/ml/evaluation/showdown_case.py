@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Comparison, Metric, Sample, SystemResult
-from luthier.core.workflows.showdown import Contender, ShowdownResult, ShowdownSpec, Standing, Tuning
+from luthier.core.workflows.model_comparison import (
+    Contender,
+    ModelComparisonResult,
+    ModelComparisonSpec,
+    Standing,
+    Tuning,
+)
 from luthier.ml.evaluation.model_comparison import not_equal, recommend
 
 KINDS = ("zero-shot", "few-shot", "tuned")
@@ -56,7 +62,7 @@ def spec(**changed):
         "planned_hours": Estimate(value=0.8, low=0.6, high=1.1),
         "usd_per_hour": Estimate(value=0.1, low=0.05, high=0.2),
     }
-    return ShowdownSpec(**(usual | changed))
+    return ModelComparisonSpec(**(usual | changed))
 
 
 def metric(value, *, unit="fraction", higher=True):
@@ -110,7 +116,7 @@ def showdown(rouge, seconds, *, p_value=0.001, given=None, reasons=("", "")):
         Tuning(contender=n, run_id=f"run-20261126-000000-00000{n}", hours=0.21, peak_memory_bytes=2 * 10**9, reason=why)
         for n, why in zip(range(len(given.contenders)), reasons, strict=False)
     )
-    return ShowdownResult(
+    return ModelComparisonResult(
         showdown_id="showdown-20261126-000000-000000",
         created_at="2026-11-26T12:00:00+00:00",
         spec=given,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.results.gate import Gate
+from luthier.core.results.release_gate import Gate
 from luthier.core.results.task_result import GateOutcome, SuiteResult
 from luthier.ml.evaluation.gate import Results, check
 from luthier.testing.assessed import FINGERPRINT, make_safety_result, make_suite_result, make_task

@@ -10,7 +10,7 @@ import pytest
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.system.file_lock import file_lock
 from luthier.core.workflows.pipeline import Pipeline, Stage
@@ -32,7 +32,7 @@ from luthier.platform.workflows.engine import (
 ME = Caller()
 
 
-class Asked(Frozen):
+class Asked(FrozenModel):
     """What is asked."""
 
     goal: str = "x"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from luthier.core.cost import Estimate
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class AdvisedMethod(Frozen):
+class AdvisedMethod(FrozenModel):
     """One method on the device that was asked about, and what speaks for or against it.
 
     Attributes:
@@ -27,7 +27,7 @@ class AdvisedMethod(Frozen):
     peak_memory_bytes: Estimate
 
 
-class Advice(Frozen):
+class Advice(FrozenModel):
     """Which method to take, or None where none fits into device and budget.
 
     Attributes:

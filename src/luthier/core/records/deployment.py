@@ -15,8 +15,8 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.errors import ConflictError, RequestError
-from luthier.core.frozen import Frozen
-from luthier.core.results.gate import GatePassage
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.release_gate import GatePassage
 
 MAX_SHARES: Final = 16
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -26,7 +26,7 @@ _NUM_POINTS: Final = 1 << 53
 RevisionKind = Literal["deploy", "canary", "split", "promote", "rollback"]
 
 
-class Share(Frozen):
+class Share(FrozenModel):
     """A target and the part of the traffic that it gets.
 
     Attributes:
@@ -39,7 +39,7 @@ class Share(Frozen):
     folder: str | None = None
 
 
-class Revision(Frozen):
+class Revision(FrozenModel):
     """Who gets what from one change to the next.
 
     Attributes:
@@ -75,7 +75,7 @@ class Revision(Frozen):
         return next((share for share in self.shares if share.target == target), None)
 
 
-class Deployment(Frozen):
+class Deployment(FrozenModel):
     """A name with its newest revision.
 
     Attributes:

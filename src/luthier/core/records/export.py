@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.plan import Quantisation
 from luthier.core.recipe import TemplateOption
@@ -17,7 +17,7 @@ ExportPrecision = Literal["float32", "float16", "bfloat16", "q8_0", "q6_k", "q5_
 Runtime = Literal["transformers", "llama.cpp", "onnxruntime-genai", "executorch"]
 
 
-class ExportSource(Frozen):
+class ExportSource(FrozenModel):
     """The model that is exported, as it was trained.
 
     Attributes:
@@ -56,7 +56,7 @@ class ExportSource(Frozen):
         return document
 
 
-class Interval(Frozen):
+class Interval(FrozenModel):
     """An estimate and the ends of its 95% interval."""
 
     value: float
@@ -64,7 +64,7 @@ class Interval(Frozen):
     high: float
 
 
-class ParityReport(Frozen):
+class ParityReport(FrozenModel):
     """What comparing an export with its source has shown, both run on the same prompts, the export in its own runtime.
 
     Attributes:
@@ -96,7 +96,7 @@ class ParityReport(Frozen):
     given_options: dict[str, TemplateOption] = Field(default_factory=dict)
 
 
-class Export(Frozen):
+class Export(FrozenModel):
     """What `luthier export` has made.
 
     Attributes:
@@ -122,7 +122,7 @@ class Export(Frozen):
     gguf_parity: ParityReport | None = None
 
 
-class ServerExport(Frozen):
+class ServerExport(FrozenModel):
     """An export that was requested of the server.
 
     Attributes:
@@ -139,7 +139,7 @@ class ServerExport(Frozen):
     created_at: float = 0.0
 
 
-class ExportAsked(Frozen):
+class ExportAsked(FrozenModel):
     """What the job of an export is to do.
 
     Attributes:

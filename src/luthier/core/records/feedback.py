@@ -6,13 +6,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Thumb = Literal["up", "down"]
 ReviewStatus = Literal["waiting", "accepted", "rejected"]
 
 
-class Feedback(Frozen):
+class Feedback(FrozenModel):
     """What one author says of one answer. The newest word of an author on an answer counts.
 
     Attributes:
@@ -40,7 +40,7 @@ class Feedback(Frozen):
         return self
 
 
-class ReviewItem(Frozen):
+class ReviewItem(FrozenModel):
     """An exchange that a person is to look at before it may be trained on.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Auto = Literal["auto"]
 NumEpochs = Auto | Annotated[int, Field(ge=1, le=50, strict=True)]
@@ -20,7 +20,7 @@ MIN_EXAMPLES: Final = 10
 """As the hosted service: what fewer rows teach cannot be distinguished from chance."""
 
 
-class Hyperparameters(Frozen):
+class Hyperparameters(FrozenModel):
     """How long and how fast. `learning_rate_multiplier` counts times our own default rate for the method."""
 
     n_epochs: NumEpochs = "auto"
@@ -43,19 +43,19 @@ class ReinforcementHyperparameters(Hyperparameters):
     eval_samples: Auto | Annotated[int, Field(ge=1, strict=True)] = "auto"
 
 
-class SupervisedMethod(Frozen):
+class SupervisedMethod(FrozenModel):
     """Learn to write the answers of the rows."""
 
     hyperparameters: Hyperparameters | None = None
 
 
-class DpoMethod(Frozen):
+class DpoMethod(FrozenModel):
     """Learn to prefer one answer to another."""
 
     hyperparameters: DpoHyperparameters | None = None
 
 
-class ReinforcementMethod(Frozen):
+class ReinforcementMethod(FrozenModel):
     """Learn to write what a grader likes.
 
     Attributes:
@@ -66,7 +66,7 @@ class ReinforcementMethod(Frozen):
     hyperparameters: ReinforcementHyperparameters | None = None
 
 
-class MethodRequest(Frozen):
+class MethodRequest(FrozenModel):
     """The method; of the three sections only that of `type` counts."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
@@ -75,7 +75,7 @@ class MethodRequest(Frozen):
     reinforcement: ReinforcementMethod | None = None
 
 
-class WandbIntegration(Frozen):
+class WandbIntegration(FrozenModel):
     """Where Weights & Biases would be notified of the job."""
 
     project: str
@@ -84,14 +84,14 @@ class WandbIntegration(Frozen):
     tags: tuple[str, ...] | None = None
 
 
-class Integration(Frozen):
+class Integration(FrozenModel):
     """Another service that would be notified of the job."""
 
     type: Literal["wandb"]
     wandb: WandbIntegration
 
 
-class FineTuningRequest(Frozen):
+class FineTuningRequest(FrozenModel):
     """The body of `POST /v1/fine_tuning/jobs`. The top-level `hyperparameters` are deprecated there and still taken."""
 
     model: Annotated[str, Field(min_length=1, max_length=255)]

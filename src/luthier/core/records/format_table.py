@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import ExportFormat, ExportPrecision, ParityReport
 
 SOURCE_LABEL = "source"
 """What the model itself is called in a table of formats: as it was trained, in transformers."""
 
 
-class Spread(Frozen):
+class Spread(FrozenModel):
     """A figure measured several times: the median, the least and the most."""
 
     median: float
@@ -20,7 +20,7 @@ class Spread(Frozen):
     high: float
 
 
-class FormatPrice(Frozen):
+class FormatPrice(FrozenModel):
     """One format of a model.
 
     Attributes:
@@ -58,7 +58,7 @@ class FormatPrice(Frozen):
     is_on_front_speed: bool = False
 
 
-class FormatTable(Frozen):
+class FormatTable(FrozenModel):
     """All formats that were requested, the source first.
 
     Attributes:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class WatchSettings(Frozen):
+class WatchSettings(FrozenModel):
     """Kept for each model of a project.
 
     Attributes:

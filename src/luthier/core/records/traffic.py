@@ -6,11 +6,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.logging_mode import Keeping
 
 
-class TrafficPolicy(Frozen):
+class TrafficPolicy(FrozenModel):
     """What is kept of a project's traffic.
 
     Attributes:
@@ -26,7 +26,7 @@ class TrafficPolicy(Frozen):
     keep_days: Annotated[int, Field(ge=1)] = 30
 
 
-class Exchange(Frozen):
+class Exchange(FrozenModel):
     """One request and its answer.
 
     Attributes:
@@ -70,7 +70,7 @@ class Exchange(Frozen):
         return self.messages is not None
 
 
-class TrafficFile(Frozen):
+class TrafficFile(FrozenModel):
     """A Parquet file of exchanges of one project and day (UTC, ISO 8601).
 
     Attributes:

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from luthier.core.dataset import Shape
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Severity = Literal["error", "warning", "info"]
 Grade = Literal["A", "B", "C", "D", "F"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-class FindingExample(Frozen):
+class FindingExample(FrozenModel):
     """One place that a person can look at. `row` is the row's id (`name.jsonl:17`), `note` what is wrong there."""
 
     row: str
@@ -22,7 +22,7 @@ class FindingExample(Frozen):
     note: str = ""
 
 
-class Finding(Frozen):
+class Finding(FrozenModel):
     """One thing that a check found.
 
     Attributes:
@@ -47,7 +47,7 @@ class Finding(Frozen):
     lines: tuple[int, ...] = Field(default=(), exclude=True, repr=False)
 
 
-class Audit(Frozen):
+class Audit(FrozenModel):
     """The outcome of all checks on one file.
 
     Attributes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 SignalState = Literal["steady", "changed", "unknown"]
 SignalGroup = Literal["serving", "input", "output", "quality", "bias"]
 
 
-class Signal(Frozen):
+class Signal(FrozenModel):
     """One thing that is watched.
 
     Attributes:
@@ -41,7 +41,7 @@ class Signal(Frozen):
     do: str = ""
 
 
-class WatchReport(Frozen):
+class WatchReport(FrozenModel):
     """All signals of a model in a window of time (seconds since 1970, `until` not included).
 
     Attributes:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.conversation import NEW_TOKENS
 from luthier.core.digest import sha256_document
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 Criterion = Literal["relevance", "coherence", "accuracy", "helpfulness"]
@@ -20,7 +20,7 @@ CRITERIA: Final[tuple[Criterion, ...]] = ("relevance", "coherence", "accuracy")
 CitationForm = Literal["us_case", "us_statute", "state_statute", "section", "url"]
 
 
-class TaskCommon(Frozen):
+class TaskCommon(FrozenModel):
     """What every task has.
 
     Attributes:
@@ -194,7 +194,7 @@ class CitationsTask(TaskCommon):
     """Ask the judge, too, whether the corpus supports each claim."""
 
 
-class LmEvalTask(Frozen):
+class LmEvalTask(FrozenModel):
     """A task of EleutherAI's lm-evaluation-harness (extra `lm-eval`), by its name there or by a YAML file's."""
 
     kind: Literal["lm_eval"]
@@ -221,7 +221,7 @@ RowTask = (
 SuiteTask = Annotated[RowTask | LmEvalTask, Field(discriminator="kind")]
 
 
-class Suite(Frozen):
+class Suite(FrozenModel):
     """Tasks under one name.
 
     Attributes:

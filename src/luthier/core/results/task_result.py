@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.evaluation import Comparison, SystemResult, VerdictWord
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class Confusion(Frozen):
+class Confusion(FrozenModel):
     """Which label was given for which.
 
     The last column counts answers that are none of the labels.
@@ -23,7 +23,7 @@ class Confusion(Frozen):
     counts: tuple[tuple[int, ...], ...]
 
 
-class ReliabilityBin(Frozen):
+class ReliabilityBin(FrozenModel):
     """Rows whose confidence lies in [low, high): their mean confidence, and the fraction of them that was right."""
 
     low: float
@@ -33,14 +33,14 @@ class ReliabilityBin(Frozen):
     accuracy: float
 
 
-class TaskFigures(Frozen):
+class TaskFigures(FrozenModel):
     """What is drawn of one system's answers to a task, where its kind has something to draw."""
 
     confusion: Confusion | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
 
 
-class TaskResult(Frozen):
+class TaskResult(FrozenModel):
     """One task: all systems on the same rows, by all of its metrics.
 
     Attributes:
@@ -69,7 +69,7 @@ class TaskResult(Frozen):
     is_general: bool = False
 
 
-class TasksVerdict(Frozen):
+class TasksVerdict(FrozenModel):
     """The answer over several tasks, as text: at most two sentences that anybody understands, then the details."""
 
     word: VerdictWord
@@ -78,7 +78,7 @@ class TasksVerdict(Frozen):
     caveats: tuple[str, ...] = ()
 
 
-class SuiteResult(Frozen):
+class SuiteResult(FrozenModel):
     """All tasks of a suite.
 
     Attributes:
@@ -101,7 +101,7 @@ class SuiteResult(Frozen):
     seconds: float
 
 
-class SafetyResult(Frozen):
+class SafetyResult(FrozenModel):
     """What tuning did to safety: every probe on the base and on the tuned model. `base` None: nothing to compare with.
 
     Attributes:
@@ -124,7 +124,7 @@ class SafetyResult(Frozen):
     seconds: float
 
 
-class RuleOutcome(Frozen):
+class RuleOutcome(FrozenModel):
     """One rule of a gate.
 
     Attributes:
@@ -137,7 +137,7 @@ class RuleOutcome(Frozen):
     sentence: str
 
 
-class GateOutcome(Frozen):
+class GateOutcome(FrozenModel):
     """Whether a model may be deployed.
 
     Attributes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from luthier.core.cost import Estimate
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class CurvePoint(Frozen):
+class CurvePoint(FrozenModel):
     """One run on a share of the training rows.
 
     Attributes:
@@ -22,7 +22,7 @@ class CurvePoint(Frozen):
     hours: float = 0.0
 
 
-class Gain(Frozen):
+class Gain(FrozenModel):
     """What more rows are expected to buy: the loss then, and by how much it is below the loss of today's rows."""
 
     more_rows: int
@@ -30,7 +30,7 @@ class Gain(Frozen):
     bought: Estimate
 
 
-class CurveFit(Frozen):
+class CurveFit(FrozenModel):
     """L(n) = floor + scale * n ** -exponent, fitted to the points (Hestness et al., 2017, arXiv:1712.00409).
 
     Attributes:
@@ -51,7 +51,7 @@ class CurveFit(Frozen):
     enough_rows: int | None
 
 
-class LearningCurve(Frozen):
+class LearningCurve(FrozenModel):
     """The points that were measured, the fit where there are enough, what was spent, and how to go on where not.
 
     Attributes:

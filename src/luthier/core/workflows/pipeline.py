@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 PipelineKind = Literal["auto", "distill", "formats", "quickstart", "retrain", "showdown", "tune"]
 StageStatus = Literal["waiting", "running", "done", "paused", "refused", "failed"]
 
 
-class Stage(Frozen):
+class Stage(FrozenModel):
     """One stage of a workflow.
 
     Attributes:
@@ -35,7 +35,7 @@ class Stage(Frozen):
     inputs: str = ""
 
 
-class Pipeline(Frozen):
+class Pipeline(FrozenModel):
     """A workflow that was begun.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.aliases import new_key, with_new_keys
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import Recipe
 
 Plain = bool | int | float | str
@@ -27,7 +27,7 @@ DATA_FRACTION: Final = "data.fraction"
 """Another: the share of the training rows that is used, the first in the order of a stable hash (`data.subset`)."""
 
 
-class Parameter(Frozen):
+class Parameter(FrozenModel):
     """One thing that is searched.
 
     kind float and int: from `low` to `high`, on a logarithmic scale where `log`. kind choice: one of `choices`,
@@ -65,7 +65,7 @@ class Parameter(Frozen):
         return len(set(self.choices)) == 1 if self.kind == "choice" else self.low == self.high
 
 
-class Space(Frozen):
+class Space(FrozenModel):
     """All that is searched, parameters after those that their conditions name."""
 
     parameters: tuple[Parameter, ...]
@@ -87,7 +87,7 @@ class Space(Frozen):
         return all(parameter.is_fixed for parameter in self.parameters)
 
 
-class Result(Frozen):
+class Result(FrozenModel):
     """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
 
     Attributes:
@@ -104,7 +104,7 @@ class Result(Frozen):
     curve: tuple[tuple[float, float], ...] = ()
 
 
-class Trial(Frozen):
+class Trial(FrozenModel):
     """One recipe that is tried.
 
     Attributes:
@@ -146,7 +146,7 @@ class Trial(Frozen):
         return tuple(point for result in self.results for point in result.curve)
 
 
-class StartPoint(Frozen):
+class StartPoint(FrozenModel):
     """A recipe to try before any is suggested.
 
     Attributes:
@@ -157,7 +157,7 @@ class StartPoint(Frozen):
     why: str
 
 
-class StudySpec(Frozen):
+class StudySpec(FrozenModel):
     """What was asked.
 
     Attributes:
@@ -204,7 +204,7 @@ class StudySpec(Frozen):
         return self
 
 
-class Study(Frozen):
+class Study(FrozenModel):
     """A search and how far it is.
 
     Attributes:

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Origin = Literal["upload", "repair", "split", "annotation", "test case", "review"]
 """How a version came to be: brought by somebody, or made from the version before."""
 Decision = Literal["accept", "reject", "edit"]
 
 
-class Dataset(Frozen):
+class Dataset(FrozenModel):
     """A name for rows. created_at: seconds since 1970."""
 
     dataset_id: str
@@ -22,7 +22,7 @@ class Dataset(Frozen):
     created_at: float = 0.0
 
 
-class DatasetVersion(Frozen):
+class DatasetVersion(FrozenModel):
     """Rows as they were at one time; `file_id` is a file of the project, which stays as long as the version does.
 
     number: counts from 1. parent: the number of the version that it was made from. author: who made it. note: why, in
@@ -45,7 +45,7 @@ class DatasetVersion(Frozen):
     created_at: float = 0.0
 
 
-class RowDecision(Frozen):
+class RowDecision(FrozenModel):
     """What a person said of one row. row: its place in the file, from 1 on. edited: the row as it should be.
 
     decided_at: seconds since 1970.

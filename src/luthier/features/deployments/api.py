@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.errors import RequestError
 from luthier.core.records.deployment import MAX_SHARES, Deployment, Revision, RevisionKind
-from luthier.core.results.gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, GatePassage
+from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, GatePassage
 from luthier.features.deployments import service as deployments
 from luthier.features.deployments.service import DeploymentView
 from luthier.platform.http.authentication import HomeContext, Reader, Trainer

@@ -8,7 +8,7 @@ from pathlib import Path
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.records.deployment import Share
-from luthier.core.results.gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, CheckedTarget, GatePassage
+from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.release_gates.service import gates_of, outcome_of_target
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.service import make_audit_event

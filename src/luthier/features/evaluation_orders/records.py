@@ -6,13 +6,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 OrderKind = Literal["rows", "safety", "suite"]
 MAX_AGAINST: Final = 7
 
 
-class EvaluationOrder(Frozen):
+class EvaluationOrder(FrozenModel):
     """One evaluation that a job carries out. result_id: what its result is called, whichever attempt writes it.
 
     candidate, against: runs and base models by the names that commands know them by. file_id: the held-out rows, or the

@@ -172,7 +172,7 @@ def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping
     tasks = keys.get("tasks") if isinstance(keys, dict) else None
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
         raise RequestError(
-            f"{name} holds no tasks", expected="a mapping with name and tasks", do="see docs/gates.md for one"
+            f"{name} holds no tasks", expected="a mapping with name and tasks", do="see docs/release_gates.md for one"
         )
     for task in tasks:
         _check_task(context, project_id, task)

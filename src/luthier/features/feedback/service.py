@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError, RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
@@ -37,7 +37,7 @@ _PAUSE_SECONDS: Final = 0.2
 Outcome = Literal["new", "replaced", "same"]
 
 
-class FeedbackInput(Frozen):
+class FeedbackInput(FrozenModel):
     """What is said of an answer. exchange_id: the `id` that came with it. The rest is as in `Feedback`."""
 
     exchange_id: Annotated[str, Field(min_length=1, max_length=128)]

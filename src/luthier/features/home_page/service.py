@@ -16,7 +16,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Comparison, Evaluation, Metric, VerdictWord
 from luthier.core.events import BillUpdated, StepDone
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.run import RunRecord
 from luthier.features.runs.evaluations import without_paths
 from luthier.features.runs.service import view_run
@@ -30,7 +30,7 @@ _LOOK_SECONDS: Final = 0.1
 _REMEMBERED_SECONDS: Final = 60.0
 
 
-class Running(Frozen):
+class Running(FrozenModel):
     """Work that is under way. stage: in words, what it does now. step, num_steps: 0 while it is being prepared.
 
     run_id: None for work that makes no run. left_seconds: about, until all steps are done; None where nobody
@@ -50,7 +50,7 @@ class Running(Frozen):
     since: float | str | None = None
 
 
-class Waiting(Frozen):
+class Waiting(FrozenModel):
     """A job that nobody works on yet, or that is paused. run_id: None for work that makes no run."""
 
     job_id: str
@@ -60,7 +60,7 @@ class Waiting(Frozen):
     since: float
 
 
-class Now(Frozen):
+class Now(FrozenModel):
     """What goes on this moment. has_more: whether more wait than are listed."""
 
     running: tuple[Running, ...]
@@ -68,7 +68,7 @@ class Now(Frozen):
     has_more: bool
 
 
-class Judged(Frozen):
+class Judged(FrozenModel):
     """A verdict in short. value: the main metric of what was tuned; comparison: with its baseline."""
 
     evaluation_id: str
@@ -82,7 +82,7 @@ class Judged(Frozen):
     comparison: Comparison | None
 
 
-class Spent(Frozen):
+class Spent(FrozenModel):
     """What the runs that ended, paused or went on since `since` (ISO 8601) have taken. hours are measured.
 
     usd, energy_kwh: estimates; None where no run had a price or a known power. num_unpriced: runs without a price.
@@ -98,7 +98,7 @@ class Spent(Frozen):
     is_all: bool
 
 
-class Room(Frozen):
+class Room(FrozenModel):
     """The disk that holds the home, in bytes. runs_bytes: at least that, where `is_all_counted` is false."""
 
     total_bytes: int

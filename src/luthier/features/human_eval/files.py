@@ -22,7 +22,7 @@ from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ids import new_id
 from luthier.core.json_limits import loads
 from luthier.core.library_errors import library_reason
-from luthier.core.results.rating import (
+from luthier.core.results.human_eval import (
     MAX_COMMENT_CHARACTERS,
     Preference,
     Rater,

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.results.rating import AttentionCheck, RatedAnswer, RatingItem, RatingKind
+from luthier.core.results.human_eval import AttentionCheck, RatedAnswer, RatingItem, RatingKind
 from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
 
 CHECK_SYSTEM: Final = "attention check"

@@ -9,7 +9,7 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.core.results.rating import Rater, RatingPanel
+from luthier.core.results.human_eval import Rater, RatingPanel
 from luthier.platform.audit_log.service import make_audit_event
 from luthier.platform.auth.service import digest_of
 from luthier.platform.home.context import Context

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.evaluation import Evaluation
-from luthier.core.results.rating import RatingKind
+from luthier.core.results.human_eval import RatingKind
 from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.human_eval.answers import USUAL_NUM_ROWS, answers_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from luthier.core.access import Caller
-from luthier.core.results.rating import RatingItem, RatingPanel, RatingRow, RatingsTable
+from luthier.core.results.human_eval import RatingItem, RatingPanel, RatingRow, RatingsTable
 from luthier.features.human_eval.service import panel_report, ratings_table
 from luthier.platform.home.context import Context
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.results.rating_report import Agreement, Estimate, PanelFigures, PanelReport
+from luthier.core.results.human_eval_report import Agreement, Estimate, PanelFigures, PanelReport
 from luthier.ml.charts import figures
 from luthier.ml.charts.judged_rows import Tone, tone_of
 from luthier.ml.charts.spec import Axis, Intervals, Role

@@ -10,7 +10,7 @@ from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
-from luthier.core.results.rating import HIGHEST, LOWEST, MAX_COMMENT_CHARACTERS, Rater, RatingPanel
+from luthier.core.results.human_eval import HIGHEST, LOWEST, MAX_COMMENT_CHARACTERS, Rater, RatingPanel
 from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rating_view
 from luthier.platform.auth.failure_limits import FailureLimit, TooManyFailuresError

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import RequestError
-from luthier.core.results.rating import (
+from luthier.core.results.human_eval import (
     MAX_COMMENT_CHARACTERS,
     Preference,
     Rater,

@@ -10,8 +10,8 @@ from typing import Final
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError
 from luthier.core.ids import new_id
-from luthier.core.results.rating import RatingItem, RatingKind, RatingPanel, RatingRow, RatingsTable
-from luthier.core.results.rating_report import PanelReport
+from luthier.core.results.human_eval import RatingItem, RatingKind, RatingPanel, RatingRow, RatingsTable
+from luthier.core.results.human_eval_report import PanelReport
 from luthier.features.human_eval.answers import AnsweredRows
 from luthier.features.human_eval.items import make_items
 from luthier.features.human_eval.links import RaterLink, new_link

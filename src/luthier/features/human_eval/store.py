@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.results.rating import Rater, Rating, RatingItem, RatingPanel
+from luthier.core.results.human_eval import Rater, Rating, RatingItem, RatingPanel
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditedStore
 from luthier.platform.db.store import Codec, Missing, RecordTable

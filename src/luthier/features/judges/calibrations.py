@@ -14,7 +14,7 @@ from luthier.features.judges.service import judge_name, open_judge, same_base
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.results.rating import RatingsTable
+    from luthier.core.results.human_eval import RatingsTable
 
 _MIN = 2
 
@@ -78,7 +78,7 @@ def calibrations(context: Context, project_id: str, judge: str | None = None) ->
 
 
 def _ratings(context: Context, project_id: str, ratings: Path | None, panel: str | None) -> tuple[RatingsTable, str]:
-    from luthier.core.results.rating import RatingsTable
+    from luthier.core.results.human_eval import RatingsTable
 
     if (ratings is None) == (panel is None):
         raise RequestError(

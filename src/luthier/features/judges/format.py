@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from luthier.core.records.calibration import LOWEST_KAPPA, Calibration
-from luthier.core.results.rating_report import Estimate
+from luthier.core.results.human_eval_report import Estimate
 from luthier.platform.cli.console import make_table, visible
 
 _LOW, _HIGH, _CELLS = -0.2, 1.0, 48

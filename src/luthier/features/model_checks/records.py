@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 CheckStatus = Literal["works", "refused", "wrong", "fault", "not_run"]
 CHECKS: Final = (
@@ -23,7 +23,7 @@ CHECKS: Final = (
 """Parts of a check, in their order. `rows` comes once for each kind of row: `rows: one turn`."""
 
 
-class Check(Frozen):
+class Check(FrozenModel):
     """One part of a check.
 
     status: `refused` is an answer of Luthier with its reason; `wrong` is another result than that of the model's own
@@ -41,7 +41,7 @@ class Check(Frozen):
     measures: dict[str, float] = Field(default_factory=dict)
 
 
-class ModelCheck(Frozen):
+class ModelCheck(FrozenModel):
     """All checks of one base model. layers: how many of its layers were computed with; all of them for small models."""
 
     model: str

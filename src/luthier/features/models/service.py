@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from luthier.core.errors import NotFoundError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.base_model import TrainingMemory
 from luthier.platform.home.context import Context
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.core.records.base_model import CatalogEntry, LocalModel
 
 
-class ModelView(Frozen):
+class ModelView(FrozenModel):
     """A base model as a person sees it. `path` is its transformers folder, None where it was not pulled yet.
 
     num_active_parameters: that one token meets; None where that is all, or not known. training_memory: what the planner

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class TunedModel(Frozen):
+class TunedModel(FrozenModel):
     """What can be asked by name. `model_id`: `ft:BASE:PROJECT:SUFFIX:ID`, a checkpoint with `:ckpt-step-N` behind it.
 
     adapter_path: its folder, as `TrainResult.adapter_path`. step: None for the outcome. metrics: losses (nats a trained

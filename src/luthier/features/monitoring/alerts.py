@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from luthier.core.access import Caller
 from luthier.core.errors import RequestError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.alert import Alert, AlertSettings, AlertStatus
 from luthier.core.results.signal import Signal, WatchReport
@@ -134,7 +134,7 @@ def wants_alerts(event_types: Sequence[EventType]) -> bool:
     return "luthier.alert.opened" in event_types or "luthier.alert.closed" in event_types
 
 
-class _StoredStates(Frozen):
+class _StoredStates(FrozenModel):
     """How the signals of a model stand. at: the end of the look that said so."""
 
     at: float | None = None

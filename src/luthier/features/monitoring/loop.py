@@ -17,7 +17,7 @@ from pydantic import Field
 
 from luthier.core.digest import sha256_document
 from luthier.core.errors import LuthierError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.alert import Alert, AlertSettings
 from luthier.core.results.signal import SignalState, WatchReport
 from luthier.features.monitoring import alerts
@@ -39,7 +39,7 @@ _REST_SECONDS: Final = 20.0
 CANARIES_EVERY_MINUTES: Final = 5
 
 
-class CheckState(Frozen):
+class CheckState(FrozenModel):
     """How far looking at a model is. next_at: when it is looked at next; looked_at: when it was last. problem: why the
     last look failed, in words. Times: seconds since 1970."""
 
@@ -48,7 +48,7 @@ class CheckState(Frozen):
     problem: str = ""
 
 
-class SignalSnapshot(Frozen):
+class SignalSnapshot(FrozenModel):
     """A signal as one look saw it, for a chart."""
 
     value: float | None
@@ -57,14 +57,14 @@ class SignalSnapshot(Frozen):
     state: SignalState
 
 
-class PastCheck(Frozen):
+class PastCheck(FrozenModel):
     """One check. at: its end, in seconds since 1970. signals: by name."""
 
     at: float
     signals: dict[str, SignalSnapshot]
 
 
-class CheckHistory(Frozen):
+class CheckHistory(FrozenModel):
     """Results of a model's checks. report: the last one; None before any. past: oldest first, the last one included."""
 
     report: WatchReport | None = None

@@ -13,7 +13,7 @@ from typing import Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.deployment import Share
 from luthier.core.records.monitor_settings import WatchSettings
@@ -26,7 +26,7 @@ _SUITE: Final = "suite"
 _HOUR_SECONDS: Final = 3600.0
 
 
-class SuiteState(Frozen):
+class SuiteState(FrozenModel):
     """How far the suite of a model is. next_at: when it is begun next, seconds since 1970. job_id: the last job."""
 
     next_at: float = 0.0

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.stream import Sampling, TextRequest
 from luthier.features.serving.service import new_seed
 
@@ -29,7 +29,7 @@ EFFORTS: Final = {"": "as the model was trained", "none": "none", "low": "low", 
 """How much a model is to think, by the value of the field; what it means is the chat template's."""
 
 
-class Turn(Frozen):
+class Turn(FrozenModel):
     """One turn. facts: of an answer, what it took, in words; exchange_id: what it is known by; thumb: given to it.
 
     thought: what stood before the answer; it is shown, and not sent back to the model.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id
 from luthier.core.stream import TextRequest
 from luthier.features.serving.models import Routed, route, user_of
@@ -17,7 +17,7 @@ from luthier.platform.home.context import Context
 _MAX_RUNS: Final = 50
 
 
-class PlaygroundModel(Frozen):
+class PlaygroundModel(FrozenModel):
     """A model or run by its name. kind: its group, in the plural. note: a hint beside the name.
 
     run_id: of a tuned model that is the outcome of a run, which is not listed beside it then.

@@ -21,7 +21,7 @@ from luthier.core.evaluation import Evaluation
 from luthier.core.ids import is_id
 from luthier.core.records.calibration import Target
 from luthier.core.records.deployment import Share
-from luthier.core.results.gate import Gate
+from luthier.core.results.release_gate import Gate
 from luthier.core.results.task_result import GateOutcome, SafetyResult, SuiteResult
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.serving.targets import EXPORT, is_tuned_name
@@ -60,7 +60,7 @@ def read_gate(path: Path) -> Gate:
         raise RequestError(
             "\n    ".join([f"gate {path} has {len(told)} wrong place{'s' if len(told) > 1 else ''}:", *told]),
             expected="rules with metric, one of at_least and at_most, and else known keys alone",
-            do="correct the places named; docs/gates.md shows all keys",
+            do="correct the places named; docs/release_gates.md shows all keys",
         ) from error
 
 

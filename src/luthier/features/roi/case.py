@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from luthier.core.cost import Estimate, Market, PriceTable
 from luthier.core.errors import RequestError
-from luthier.core.results.worth import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
+from luthier.core.results.roi import ALTERNATIVES, Case, Money, SelfServed, TrainingCost
 from luthier.features.recipes.file import FileKind, read_recipe_file
 from luthier.features.recipes.problems import describe_problems
 
@@ -18,7 +18,7 @@ CASE: Final = FileKind(
     word="case",
     needs="a mapping with at least the keys name, currency, calls, today, tuned, people and training",
     begin="copy examples/shop/case.yaml and change its figures",
-    hint="give the case's path; docs/worth.md explains its keys",
+    hint="give the case's path; docs/roi.md explains its keys",
     refuse=RequestError,
 )
 
@@ -39,7 +39,7 @@ def load_case(path: Path) -> Case:
         raise RequestError(
             "\n    ".join([f"case {path} has {count}:", *problems]),
             expected="only known keys, each with a value of its kind",
-            do="correct the places named; docs/worth.md explains every key",
+            do="correct the places named; docs/roi.md explains every key",
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from luthier.core.results.worth_result import WorthResult
+    from luthier.core.results.roi_result import RoiResult
     from luthier.features.roi.service import RoiOutcome
 
 _STYLES = {"yes": "bold green", "no": "bold red", "open": "bold yellow"}
@@ -24,7 +24,7 @@ _NUM_BARS = 6
 
 
 def worth(
-    case: Annotated[Path, typer.Argument(metavar="CASE", help="YAML or JSON; docs/worth.md explains its keys.")],
+    case: Annotated[Path, typer.Argument(metavar="CASE", help="YAML or JSON; docs/roi.md explains its keys.")],
     verdict: Annotated[
         str | None,
         typer.Option("--verdict", metavar="RUN", help="Take gains from this run's evaluation, not from the case."),
@@ -74,7 +74,7 @@ def _show_list(console: Console, title: str, lines: Sequence[str]) -> None:
         console.print(visible(f"  {line}"), soft_wrap=True)
 
 
-def _show_ways(console: Console, result: WorthResult) -> None:
+def _show_ways(console: Console, result: RoiResult) -> None:
     from luthier.ml.planning.roi.views import way_rows
     from luthier.platform.cli.console import make_table, visible
 
@@ -96,7 +96,7 @@ def _show_ways(console: Console, result: WorthResult) -> None:
         console.print(visible(f"not priced: {way.title.lower()} ({way.needs})"), soft_wrap=True)
 
 
-def _show_tornado(console: Console, result: WorthResult) -> None:
+def _show_tornado(console: Console, result: RoiResult) -> None:
     from luthier.ml.planning.roi import words
     from luthier.platform.cli.console import make_table, visible
 

@@ -10,14 +10,14 @@ from luthier.features.datasets.file_audits import check_is_not_input
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.results.worth_result import WorthResult
+    from luthier.core.results.roi_result import RoiResult
 
 
 @dataclass(frozen=True, slots=True)
 class RoiOutcome:
     """An answer. report: the HTML page, where one was asked for."""
 
-    result: WorthResult
+    result: RoiResult
     report: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -51,6 +51,6 @@ def compute_roi(
     result = worth(priced, measured, sources=sources)
     if html is None:
         return RoiOutcome(result)
-    from luthier.ml.planning.roi.report import write_worth_report
+    from luthier.ml.planning.roi.report import write_roi_report
 
-    return RoiOutcome(result, write_worth_report(html, result, case_file=str(file), verdict=verdict))
+    return RoiOutcome(result, write_roi_report(html, result, case_file=str(file), verdict=verdict))

@@ -8,7 +8,7 @@ from typing import Final
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.ids import is_id
-from luthier.core.results.worth import Case, Measured, MeasuredGains
+from luthier.core.results.roi import Case, Measured, MeasuredGains
 from luthier.platform.home.context import Context
 
 SHARES_OF_CORRECT: Final = ("exact_match", "exact_match_ignoring_case", "label_accuracy")

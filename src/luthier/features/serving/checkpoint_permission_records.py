@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class CheckpointPermission(Frozen):
+class CheckpointPermission(FrozenModel):
     """One model, one project that may ask it. `created_at` is seconds since 1970."""
 
     permission_id: str

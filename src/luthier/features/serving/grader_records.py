@@ -6,14 +6,14 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 MAX_CHARACTERS: Final = 100_000
 _Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class StringCheckRequest(Frozen):
+class StringCheckRequest(FrozenModel):
     """1 where two texts are as `operation` says, else 0."""
 
     type: Literal["string_check"]
@@ -23,7 +23,7 @@ class StringCheckRequest(Frozen):
     operation: Literal["eq", "ne", "like", "ilike"]
 
 
-class TextSimilarityRequest(Frozen):
+class TextSimilarityRequest(FrozenModel):
     """How like one text is another, 0 to 1. `cosine` and `meteor` are known and not computed here."""
 
     type: Literal["text_similarity"]
@@ -37,7 +37,7 @@ class TextSimilarityRequest(Frozen):
     pass_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
-class PythonRequest(Frozen):
+class PythonRequest(FrozenModel):
     """Code that grades; it is not run here."""
 
     type: Literal["python"]
@@ -46,14 +46,14 @@ class PythonRequest(Frozen):
     image_tag: str | None = None
 
 
-class TextPart(Frozen):
+class TextPart(FrozenModel):
     """A part of a message."""
 
     type: Literal["input_text", "output_text", "text"]
     text: _Text
 
 
-class GraderMessage(Frozen):
+class GraderMessage(FrozenModel):
     """What the grading model is told; texts have places to fill, as `{{item.x}}`."""
 
     type: Literal["message"] | None = None
@@ -72,7 +72,7 @@ class GraderMessage(Frozen):
 _Messages = Annotated[tuple[GraderMessage, ...], Field(min_length=1, max_length=100)]
 
 
-class SamplingParameters(Frozen):
+class SamplingParameters(FrozenModel):
     """How the grading model writes. `top_p` and `reasoning_effort` must say what is done anyway."""
 
     max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -82,7 +82,7 @@ class SamplingParameters(Frozen):
     reasoning_effort: str | None = None
 
 
-class ScoreModelRequest(Frozen):
+class ScoreModelRequest(FrozenModel):
     """A model that answers with a number, within `range` (0 to 1)."""
 
     type: Literal["score_model"]
@@ -93,7 +93,7 @@ class ScoreModelRequest(Frozen):
     sampling_params: SamplingParameters | None = None
 
 
-class LabelModelRequest(Frozen):
+class LabelModelRequest(FrozenModel):
     """A model that answers with one of `labels`; 1 where it is among `passing_labels`."""
 
     type: Literal["label_model"]
@@ -110,7 +110,7 @@ SingleGrader = Annotated[
 ]
 
 
-class MultiRequest(Frozen):
+class MultiRequest(FrozenModel):
     """Several graders, and a formula over their names; graders by name, or a list of them."""
 
     type: Literal["multi"]
@@ -137,7 +137,7 @@ GraderRequest = Annotated[
 ]
 
 
-class GraderRun(Frozen):
+class GraderRun(FrozenModel):
     """A grader, what was written, and the row that it is held against."""
 
     grader: GraderRequest
@@ -145,7 +145,7 @@ class GraderRun(Frozen):
     item: dict[str, Any] | None = None
 
 
-class GraderCheck(Frozen):
+class GraderCheck(FrozenModel):
     """A grader that is to be looked at only."""
 
     grader: GraderRequest

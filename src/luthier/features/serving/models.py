@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.core.access import Caller
 from luthier.core.digest import sha256_document
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id
 from luthier.core.opted_turns import AS_THEY_ARE, OptedTurns
 from luthier.core.recipe import TemplateOption
@@ -31,7 +31,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 
 
-class NamedModel(Frozen):
+class NamedModel(FrozenModel):
     """A model as it is listed. created_at: seconds since 1970. owned_by: `system`, or the project that tuned it.
 
     template_options, opted_turns: what it was trained with, and what its conversations are written with where a request

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import Caller
 from luthier.core.errors import StorageFullError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.records.traffic import TrafficFile
 from luthier.core.system.file_lock import file_lock
@@ -37,7 +37,7 @@ _LOCK_SECONDS: Final = 30.0
 log = logging.getLogger("luthier.service")
 
 
-class Forgotten(Frozen):
+class Forgotten(FrozenModel):
     """What was deleted of a user. unreadable: files that could not be looked into: damaged, or on another machine."""
 
     num_exchanges: int

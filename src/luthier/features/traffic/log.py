@@ -21,7 +21,7 @@ from luthier.ml.drift.traffic.log import FAILED, Lost, TrafficLog
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.frozen import Frozen
+    from luthier.core.frozen_model import FrozenModel
 
 _KNOWN_SECONDS: Final = 5.0
 _NUM_POINTS: Final = 1 << 32
@@ -62,7 +62,7 @@ def keep(
     context: Context,
     asked: Exchange,
     user: str = "",
-    words: Callable[[], tuple[Sequence[Frozen], str] | None] = lambda: None,
+    words: Callable[[], tuple[Sequence[FrozenModel], str] | None] = lambda: None,
 ) -> None:
     """Have an exchange kept as the project's policy says; never raises, and does not wait.
 

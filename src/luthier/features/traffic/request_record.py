@@ -19,7 +19,7 @@ from luthier.features.usage.service import cost_of
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.core.frozen import Frozen
+    from luthier.core.frozen_model import FrozenModel
     from luthier.features.serving.models import Routed
 
 CLIENT_GONE: Final = 499
@@ -57,7 +57,7 @@ class RequestRecord:
         num_new_tokens: int = 0,
         first_at: float = 0.0,
         ended_at: float = 0.0,
-        words: Callable[[], tuple[Sequence[Frozen], str] | None] = lambda: None,
+        words: Callable[[], tuple[Sequence[FrozenModel], str] | None] = lambda: None,
     ) -> None:
         """Have it kept, as `keep` does. is_whole: whether the client was there to the end. first_at, ended_at: by
         `time.monotonic`; 0 where no token came, and where it ends now."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import NotFoundError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.traffic import Exchange, TrafficFile
 from luthier.platform.home.context import Context
 
@@ -77,7 +77,7 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
     return exchange_of(found.row(-1, named=True))
 
 
-class TrafficSummary(Frozen):
+class TrafficSummary(FrozenModel):
     """What is kept of a time. num_with_text: with their words. num_failed: with a status of 400 or more.
 
     num_bytes: of all files of the project, whatever their time. lost: how many are not there, or have lost their words,

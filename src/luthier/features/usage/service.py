@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from luthier.core.access import Caller
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.auth.usage_records import DayOfUse, Use
 from luthier.platform.home.context import Context
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.features.serving.models import Routed
 
 
-class ModelUse(Frozen):
+class ModelUse(FrozenModel):
     """What one model, as it was asked for, has answered. requests_by_day: from the first day to today, each one.
 
     cost_usd: of the answers for which a price was set; None where it was for none.
@@ -29,7 +29,7 @@ class ModelUse(Frozen):
     requests_by_day: tuple[int, ...]
 
 
-class UseOfDays(Frozen):
+class UseOfDays(FrozenModel):
     """What was asked in so many days: by model, the one asked most often first, and how many keys have asked."""
 
     days: tuple[date, ...]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.alert import AlertRule
 from luthier.core.results.signal import Signal, SignalState
 
@@ -19,7 +19,7 @@ REMEMBERED_SECONDS: Final = 7 * 24 * 3600.0
 MAX_LOOKS_TO_CLOSE: Final = 24
 
 
-class Standing(Frozen):
+class Standing(FrozenModel):
     """The state of a signal between looks.
 
     Attributes:

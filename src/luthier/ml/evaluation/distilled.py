@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from luthier.core.evaluation import NOT_DISTINGUISHABLE, Comparison, Evaluation
-from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER, DistilWord, Student, StudentRun, StudentVerdict
+from luthier.core.workflows.distillation import ALONE, TAUGHT, TEACHER, DistilWord, Student, StudentRun, StudentVerdict
 from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.evaluation.details import primary_details
 from luthier.ml.evaluation.names import held_out_rows

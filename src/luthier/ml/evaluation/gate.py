@@ -8,7 +8,7 @@ from typing import Final
 
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
 from luthier.core.records.calibration import Target, target_of
-from luthier.core.results.gate import BASE, CANDIDATE, Gate, GateRule
+from luthier.core.results.release_gate import BASE, CANDIDATE, Gate, GateRule
 from luthier.core.results.task_result import GateOutcome, RuleOutcome, SafetyResult, SuiteResult, TaskResult
 from luthier.ml.charts.figures import MINUS, decimals_for, interval, number, signed
 from luthier.ml.charts.metric_titles import on_scale

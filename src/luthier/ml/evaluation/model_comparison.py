@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.core.evaluation import Comparison, Metric
-from luthier.core.workflows.showdown import Contender, Recommendation, ShowdownSpec, Standing, Tuning
+from luthier.core.workflows.model_comparison import Contender, ModelComparisonSpec, Recommendation, Standing, Tuning
 from luthier.ml.charts import figures
 from luthier.ml.charts.metric_titles import metric_title
 from luthier.ml.evaluation.names import examples, held_out_rows, listed
@@ -26,7 +26,10 @@ _BY_BYTES = "bits_per_byte"
 
 
 def recommend(
-    spec: ShowdownSpec, standings: Sequence[Standing], tunings: Sequence[Tuning], comparisons: Sequence[Comparison]
+    spec: ModelComparisonSpec,
+    standings: Sequence[Standing],
+    tunings: Sequence[Tuning],
+    comparisons: Sequence[Comparison],
 ) -> Recommendation:
     """The answer.
 
@@ -80,7 +83,7 @@ def recommend(
 class _Table:
     """All differences in one metric, by pair."""
 
-    spec: ShowdownSpec
+    spec: ModelComparisonSpec
     comparisons: Sequence[Comparison]
     name: str = ""
 
@@ -182,7 +185,7 @@ def _why_this(table: _Table, chosen: Standing, best: Standing, equals: Sequence[
 
 
 def _by_bytes(
-    spec: ShowdownSpec, standings: Sequence[Standing], chosen: Standing, comparisons: Sequence[Comparison]
+    spec: ModelComparisonSpec, standings: Sequence[Standing], chosen: Standing, comparisons: Sequence[Comparison]
 ) -> list[str]:
     """What bits per byte say, which compare models of different tokenizers."""
     if spec.primary == _BY_BYTES or _BY_BYTES not in chosen.result.metrics:
@@ -197,7 +200,7 @@ def _by_bytes(
     ]
 
 
-def _cautions(spec: ShowdownSpec, standings: Sequence[Standing], tunings: Sequence[Tuning]) -> tuple[str, ...]:
+def _cautions(spec: ModelComparisonSpec, standings: Sequence[Standing], tunings: Sequence[Tuning]) -> tuple[str, ...]:
     found = list(spec.cautions)
     if spec.num_judged < FEW_ROWS:
         found.append(f"Only {held_out_rows(spec.num_judged)} were judged: small differences cannot be seen.")

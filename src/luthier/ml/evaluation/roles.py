@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from luthier.core.evaluation import Evaluation, SystemResult
-from luthier.core.results.gate import BASE
+from luthier.core.results.release_gate import BASE
 from luthier.ml.charts.judged_rows import metric_names as names_of
 
 

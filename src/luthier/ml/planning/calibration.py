@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from luthier.core.cost import Device
 from luthier.core.errors import RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.ml.planning.memory import memory_terms
 from luthier.ml.planning.speed import prior_factors, time_terms
 from luthier.ml.planning.workload import Workload
@@ -49,7 +49,7 @@ class Measurement:
     busy_cores: float = 0.0
 
 
-class Calibration(Frozen):
+class Calibration(FrozenModel):
     """Fitted factors.
 
     Attributes:

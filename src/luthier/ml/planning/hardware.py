@@ -14,7 +14,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from luthier.core.cost import MachineLoad
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 # The shape of a typical product in training a small model: 1,024 rows through a 576 x 1,536 matrix.
 _ROWS, _INNER, _OUTER = 1024, 576, 1536
@@ -31,7 +31,7 @@ _BUSY_KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 _BF16_MUST_WIN_BY = 1.2
 
 
-class Hardware(Frozen):
+class Hardware(FrozenModel):
     """One machine. Rates in GFLOP/s (a multiply-add counts as two), memory in bytes, a container's limits respected."""
 
     cpu_name: str
@@ -48,14 +48,14 @@ class Hardware(Frozen):
     why: str
 
 
-class Rates(Frozen):
+class Rates(FrozenModel):
     """The sustained rates of a matrix product on this machine, in GFLOP/s."""
 
     float32: PositiveFloat
     bfloat16: PositiveFloat
 
 
-class Benchmark(Frozen):
+class Benchmark(FrozenModel):
     """What one measurement of this machine gave.
 
     Attributes:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import CheckpointError, StorageFullError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.library_errors import library_reason
 from luthier.core.system.disk_full import is_disk_full
 from luthier.core.system.durable import sync
@@ -38,7 +38,7 @@ _MANIFEST = "manifest.json"
 _METHOD = "method.safetensors"
 
 
-class LoopState(Frozen):
+class LoopState(FrozenModel):
     """What the loop has counted so far. Sums are exact floats: JSON keeps every bit of a double.
 
     Attributes:

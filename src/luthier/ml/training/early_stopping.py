@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 OVERFITTING_RISES = 2
 
 
-class EarlyStopping(Frozen):
+class EarlyStopping(FrozenModel):
     """The state of the watch over validation loss; part of every checkpoint, so that a resumed run decides alike.
 
     Attributes:

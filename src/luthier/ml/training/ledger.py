@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from luthier.core.budget import Spent
 from luthier.core.errors import StorageFullError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.disk_full import is_disk_full
 from luthier.ml.training.throughput import Action, Throughput
 
@@ -28,7 +28,7 @@ _TAIL_BYTES: Final = 1 << 14
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Entry(Frozen):
+class Entry(FrozenModel):
     """One line of the ledger.
 
     Attributes:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from luthier.core.cost import Estimate
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Action = Literal[
     "preparing", "teacher", "loading", "reference", "step", "validation", "checkpoint", "saving", "judging", "reporting"
@@ -26,7 +26,7 @@ _MIN_SPREAD: Final = 0.02
 """Relative; machines are never steadier than that over hours."""
 
 
-class Throughput(Frozen):
+class Throughput(FrozenModel):
     """What actions have taken so far. tokens, seconds, squares (seconds^2 / tokens), weights: fading sums over steps.
 
     Attributes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.core.digest import sha256_document
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 GENESIS_HASH: Final = "0" * 64
 """The previous hash of the first entry."""
 
 
-class AuditEvent(Frozen):
+class AuditEvent(FrozenModel):
     """An action to be logged.
 
     Attributes:
@@ -29,7 +29,7 @@ class AuditEvent(Frozen):
     document: str = "{}"
 
 
-class AuditEntry(Frozen):
+class AuditEntry(FrozenModel):
     """One entry. number: 1, 2, 3 ... without a gap. created_at: seconds since 1970, by the database's clock."""
 
     number: int
@@ -47,7 +47,7 @@ class AuditEntry(Frozen):
         return sha256_document(self.model_dump(exclude={"hash"}))
 
 
-class AuditVerdict(Frozen):
+class AuditVerdict(FrozenModel):
     """What a walk along the chain found.
 
     num_entries: how many entries are whole, from the first one on. head_number, head_hash: the last of those (0 and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, get_args
 
 from luthier.core.access import Caller, Scope
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Role = Literal["viewer", "trainer", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -17,7 +17,7 @@ SCOPES_OF: Final[dict[Role, tuple[Scope, ...]]] = {
 """viewer: look at all of the project, and ask its models. trainer: make and change it. admin: members and keys, too."""
 
 
-class Member(Frozen):
+class Member(FrozenModel):
     """A person with a name and a password, in one project. Times are seconds since 1970."""
 
     member_id: str
@@ -27,7 +27,7 @@ class Member(Frozen):
     created_at: float = 0.0
 
 
-class Session(Frozen):
+class Session(FrozenModel):
     """A browser that has signed in, and whom it acts for. Times are seconds since 1970.
 
     caller: its `key_id` is that of the key it signed in with, None for a member and for a person at the machine.

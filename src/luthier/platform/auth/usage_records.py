@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 
-class Use(Frozen):
+class Use(FrozenModel):
     """One answer. key_id: empty for who asked without a key. cost_usd: None where no prices were set."""
 
     project_id: str

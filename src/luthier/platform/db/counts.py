@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import jobs, key_usage, webhook_deliveries
 
 
-class Measured(Frozen):
+class Measured(FrozenModel):
     """Counts at one moment. busy_workers: the names of those whose lease has not run out.
 
     oldest_queued_seconds: how long the job that has waited longest has been there; 0 where none waits.

@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import NotFoundError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.artifact_transfer import ArtifactReader, copy_local, copy_to, errors_explained, open_root
 from luthier.platform.db.database import Database
 from luthier.platform.db.tables import artifact_links, artifacts, files, upload_parts
@@ -29,7 +29,7 @@ READ_BYTES: Final = 4 << 20
 """How much of a file elsewhere is asked for at once."""
 
 
-class Artifact(Frozen):
+class Artifact(FrozenModel):
     """An immutable file. `kind` says what it is (adapter, report, dataset); `sha256` is its name."""
 
     sha256: str

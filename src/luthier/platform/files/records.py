@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 """What a client may say that a file is for."""
@@ -19,7 +19,7 @@ MAX_EXPIRY_SECONDS: Final = 2592000
 """How long after its making a file may expire: an hour to thirty days."""
 
 
-class StoredFile(Frozen):
+class StoredFile(FrozenModel):
     """A file as its project knows it; `sha256` names its content. Times are seconds since 1970.
 
     filename: for people, and never part of a path.
@@ -37,7 +37,7 @@ class StoredFile(Frozen):
     expires_at: float | None = None
 
 
-class Upload(Frozen):
+class Upload(FrozenModel):
     """A file that comes in parts. num_bytes: what all of it will have. file: what became of it."""
 
     upload_id: str
@@ -53,7 +53,7 @@ class Upload(Frozen):
     file_id: str | None = None
 
 
-class UploadPart(Frozen):
+class UploadPart(FrozenModel):
     """One part of an upload."""
 
     part_id: str

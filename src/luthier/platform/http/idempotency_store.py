@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, delete, insert, select, update
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.store import Store
 from luthier.platform.db.tables import idempotency_keys as table
@@ -22,7 +22,7 @@ TAKE_OVER_SECONDS: Final = 60.0
 """Longer than any work that is done behind such a key may take."""
 
 
-class Turn(Frozen):
+class Turn(FrozenModel):
     """What a request with an idempotency key is to do.
 
     kind: "work" (it is the first: do it, then `finish` or `forget` with `ticket`), "replay" (`status` and `answer` are

@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from luthier.core.errors import RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.files.incoming import IncomingFile
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class FormError(RequestError):
         self.code, self.param, self.status = code, param, status
 
 
-class Form(Frozen):
+class Form(FrozenModel):
     """What came beside the bytes of the file: its name as the client says it, and the other fields."""
 
     filename: str

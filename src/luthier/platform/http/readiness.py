@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from luthier.core.errors import LuthierError, UnreachableError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.home.context import Context
 
 LEAST_FREE_BYTES: Final = 256 * 1024**2
@@ -18,7 +18,7 @@ WRITE_SECONDS: Final = 2.0
 _REMEMBERED_SECONDS: Final = 3.0
 
 
-class Check(Frozen):
+class Check(FrozenModel):
     """One thing that work needs. problem: what is wrong with it, None where nothing is."""
 
     name: str

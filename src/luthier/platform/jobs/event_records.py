@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 Level = Literal["info", "warn", "error"]
 
 
-class JobEvent(Frozen):
+class JobEvent(FrozenModel):
     """One thing told. Never changed once it is. `created_at` is seconds since 1970 by the database's clock.
 
     code: what is told, by a name of its own within the job: what an attempt does over again is told once. data: the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from luthier.core.access import DEFAULT_PROJECT
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 JobKind = Literal["train", "export", "evaluation"]
@@ -14,7 +14,7 @@ Lane = Literal["validate", "train"]
 ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 
 
-class Job(Frozen):
+class Job(FrozenModel):
     """One piece of queued work. Times are seconds since 1970 by the database's clock.
 
     document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with, empty

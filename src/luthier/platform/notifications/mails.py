@@ -15,7 +15,7 @@ from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from luthier.core.errors import RequestError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.system.clock_jump import SLACK_SECONDS
 from luthier.platform.db.monitor_state import WatchDocument
@@ -34,7 +34,7 @@ _PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
-class Mail(Frozen):
+class Mail(FrozenModel):
     """A mail that waits, or that was given up. last_answer: how the last attempt went. Times: seconds since 1970."""
 
     mail_id: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 EventType = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
@@ -15,7 +15,7 @@ TEST_EVENT: Final = "luthier.webhook.test"
 DeliveryStatus = Literal["pending", "delivered", "failed"]
 
 
-class Webhook(Frozen):
+class Webhook(FrozenModel):
     """An address that is told of events, without the secret that messages to it are signed with."""
 
     webhook_id: str
@@ -25,7 +25,7 @@ class Webhook(Frozen):
     created_at: float = 0.0
 
 
-class Delivery(Frozen):
+class Delivery(FrozenModel):
     """One message to one webhook. body: the JSON that is sent, byte for byte the same at each attempt.
 
     next_at: when it is tried next, or when whoever tries it now counts as gone. last_answer: how it went the last time.
@@ -41,7 +41,7 @@ class Delivery(Frozen):
     created_at: float
 
 
-class DueDelivery(Frozen):
+class DueDelivery(FrozenModel):
     """A delivery that one sender has taken, with what it takes to send it. age_seconds: since it was made."""
 
     delivery: Delivery

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.processes.guard import LOST
 
 OUTCOME_NAME, LOG_NAME = "outcome.json", "log.txt"
@@ -20,7 +20,7 @@ NOT_NOW: Final = 75
 _LAST_BYTES = 2000
 
 
-class Outcome(Frozen):
+class Outcome(FrozenModel):
     """What the child says at its end. `validated`: it has looked at all there is, and the work may begin.
 
     error: as `LuthierError.as_json` writes it. found: what is to be kept with the job.

@@ -24,7 +24,7 @@ from luthier.core.access import Caller
 from luthier.core.aliases import command_of
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ConflictError, LuthierError, RequestError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.system.file_lock import file_lock
 from luthier.core.workflows.pipeline import Pipeline, PipelineKind, Stage
 from luthier.platform.home.context import Context
@@ -52,7 +52,7 @@ class PausedError(WorkError):
     """The stage was asked to stop by SIGTERM or SIGINT; the workflow can be resumed."""
 
 
-class Outcome(Frozen):
+class Outcome(FrozenModel):
     """The result of a stage. Every field has a default: before the stage ends, only what `begin` has set is stored.
 
     Fields of another version are ignored, so that stored workflows of any version resume.
@@ -140,7 +140,7 @@ class Workflow:
 
     kind: PipelineKind
     noun: str
-    request: type[Frozen]
+    request: type[FrozenModel]
     stages: Callable[[Any], Sequence[StageSpec]]
     folder: str
     subject: Callable[[dict[str, Any]], str] = lambda _asked: ""
@@ -162,7 +162,7 @@ class Workflow:
         context: Context,
         caller: Caller,
         pipeline_id: str,
-        request: Frozen,
+        request: FrozenModel,
         came: dict[str, dict[str, Any]] | None = None,
     ) -> Pipeline:
         """Store a new one, of which nothing is done yet.

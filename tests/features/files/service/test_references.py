@@ -16,7 +16,7 @@ from luthier.core.errors import RequestError
 from luthier.core.recipe import Recipe
 from luthier.core.records.fine_tuning import FineTuningRequest
 from luthier.core.records.monitor_settings import WatchSettings
-from luthier.core.results.gate import Gate
+from luthier.core.results.release_gate import Gate
 from luthier.core.results.suite import Suite
 from luthier.features.evaluation_orders import service as evaluation_orders
 from luthier.features.files import references as file_references

@@ -12,7 +12,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import Caller
 from luthier.core.conversation import Message
 from luthier.core.errors import ConflictError, DataError, NotFoundError, RequestError
-from luthier.core.results.rating import RatingItem, RatingsTable
+from luthier.core.results.human_eval import RatingItem, RatingsTable
 from luthier.features.human_eval.answers import AnsweredRow, AnsweredRows
 from luthier.features.human_eval.files import export_panel, format_of, import_label_studio
 from luthier.features.human_eval.pairs import preference_pairs

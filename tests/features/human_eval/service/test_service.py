@@ -11,7 +11,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, LeakageError, NotFoundError, RequestError
-from luthier.core.results.rating import RatingItem
+from luthier.core.results.human_eval import RatingItem
 from luthier.features.human_eval import links as rating_links
 from luthier.features.human_eval import rating_view as rating_desk
 from luthier.features.human_eval import service as rating_panels

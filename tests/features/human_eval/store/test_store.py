@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.results.rating import RatedAnswer, Rater, Rating, RatingItem, RatingPanel
+from luthier.core.results.human_eval import RatedAnswer, Rater, Rating, RatingItem, RatingPanel
 from luthier.features.human_eval.store import RatingPanelStore
 from luthier.platform.audit_log.records import AuditEvent
 from luthier.platform.audit_log.store import AuditLogStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import DataError, NotFoundError, RequestError
-from luthier.core.results.rating import RatingsTable
+from luthier.core.results.human_eval import RatingsTable
 from luthier.features.judges.calibrations import calibrate, calibrations, is_calibrated
 from luthier.ml.evaluation.judge import questions
 from luthier.platform.home.context import Context

@@ -14,8 +14,8 @@ from luthier.testing.pipelines_home import (
     RETRAIN_ID,
     SHOWDOWN_ID,
     add_auto,
+    add_model_comparison,
     add_retrain,
-    add_showdown,
 )
 
 
@@ -23,7 +23,7 @@ from luthier.testing.pipelines_home import (
 def filled(home: Path) -> Path:
     """One of each kind, and one of another project."""
     with Context.open(home) as context:
-        add_showdown(context)
+        add_model_comparison(context)
         add_auto(context, {"status": "failed", "reason": "its \x1b[31mrows have changed"})
         add_retrain(context, {"status": "running"}, project_id=create_project(context, "other").project_id)
     return home
@@ -69,7 +69,7 @@ def test_the_page_of_one_that_is_done_is_written_anew(luthier, filled):
 
 def test_where_the_result_is_gone_too_the_stages_still_say_what_came_of_it(luthier, home):
     with Context.open(home) as context:
-        add_showdown(context, is_kept=False)
+        add_model_comparison(context, is_kept=False)
     gone = luthier("pipelines", "show", SHOWDOWN_ID, "--json").document
     assert gone["report_path"] is None
     assert gone["answer"].startswith("One of them, tuned, is better")

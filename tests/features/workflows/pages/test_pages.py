@@ -18,8 +18,8 @@ from luthier.testing.pipelines_home import (
     RETRAIN_ID,
     SHOWDOWN_ID,
     add_auto,
+    add_model_comparison,
     add_retrain,
-    add_showdown,
 )
 
 Browser = Callable[..., TestClient]
@@ -30,7 +30,7 @@ HOSTILE = "<script>alert(1)</script>\u202e"
 def test_the_list_stands_below_the_studies(home: Context, browser: Browser) -> None:
     one = browser("read")
     assert "luthier retrain" in one.get("/studies").text
-    add_showdown(home)
+    add_model_comparison(home)
     add_auto(home, {"status": "paused", "reason": "paused: SIGTERM received"})
     text = one.get("/studies").text
     table = text[text.index('id="pipelines"') :]
@@ -61,7 +61,7 @@ def test_a_stage_that_failed_tells_why_and_shows_no_place_of_this_machine(home: 
 
 
 def test_what_goes_on_is_asked_for_again_and_sent_when_it_has_changed(home: Context, browser: Browser) -> None:
-    add_showdown(home)
+    add_model_comparison(home)
     made = add_auto(home, {"status": "running", "came": {"study_id": "study-20261126-133000-abcdef"}})
     one = browser("read")
     with file_lock(lock_of(home, AUTO_ID), what="it", timeout_seconds=1):
@@ -84,7 +84,7 @@ def test_what_goes_on_is_asked_for_again_and_sent_when_it_has_changed(home: Cont
 
 
 def test_a_report_that_is_gone_is_written_anew_or_said_to_be_gone(home: Context, browser: Browser) -> None:
-    add_showdown(home)
+    add_model_comparison(home)
     one = browser("read")
     text = one.get(f"/pipelines/{SHOWDOWN_ID}").text
     assert HEADLINE[:40] in text
@@ -122,7 +122,7 @@ def test_the_report_of_an_auto_leads_to_pages_of_this_server(home: Context, brow
 
 @pytest.mark.parametrize("path", ["", "/report", "/audit.html"])
 def test_others_see_nothing_of_it(home: Context, browser: Browser, path: str) -> None:
-    add_showdown(home)
+    add_model_comparison(home)
     add_auto(home, {"status": "failed"})
     other = create_project(home, "other")
     answer = browser("read", project=other.project_id).get(f"/pipelines/{AUTO_ID}{path}")

@@ -14,7 +14,7 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, RequestError
-from luthier.core.workflows.showdown import Recommendation
+from luthier.core.workflows.model_comparison import Recommendation
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.automl import workflow as autos

@@ -14,7 +14,7 @@ from tests.fixtures.service import chat_row, write_rows
 from tests.vacuous import nonempty
 
 from luthier.core.errors import DataError, LeakageError, LuthierError, RecipeError, RequestError
-from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER, Student
+from luthier.core.workflows.distillation import ALONE, TAUGHT, TEACHER, Student
 from luthier.features.recipes.service import recipe_from
 from luthier.features.training.service import train
 from luthier.features.workflows.distillation import judging as student_judging

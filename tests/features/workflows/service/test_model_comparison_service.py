@@ -16,13 +16,13 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.cost import Estimate
 from luthier.core.dataset import Example
 from luthier.core.errors import DataError, LeakageError, NotFoundError, RequestError
-from luthier.core.workflows.showdown import ShowdownSpec
+from luthier.core.workflows.model_comparison import ModelComparisonSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.training.service import TrainOutcome
 from luthier.features.workflows import views as pipeline_views
 from luthier.features.workflows.model_comparison import workflow as showdowns
 from luthier.features.workflows.model_comparison.answers import instructed
-from luthier.features.workflows.model_comparison.request import ShowdownRequest
+from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 from luthier.features.workflows.model_comparison.sizes import Pace, choose_sizes
 from luthier.features.workflows.model_comparison.workflow import page_of
 from luthier.platform.home.context import Context
@@ -60,7 +60,7 @@ def asked(models, files):
             "max_new_tokens": 6,
             "is_probed": False,
         }
-        return ShowdownRequest(**(usual | changed))
+        return ModelComparisonRequest(**(usual | changed))
 
     return make
 
@@ -119,7 +119,7 @@ def test_from_models_and_rows_to_a_recommendation(context, asked):
 def test_rows_that_one_cannot_hold_are_left_out_for_all(context, asked, files):
     with files[0].open("a") as file:
         file.write("\n" + json.dumps({"prompt": "long " * 150, "completion": "word"}))
-    spec = ShowdownSpec.model_validate(showdowns.begin(context, asked()).asked)
+    spec = ModelComparisonSpec.model_validate(showdowns.begin(context, asked()).asked)
     assert spec.num_too_long == 1
     assert spec.num_rows_in_file == 81
     assert {one.num_steps * one.batch_size for one in spec.contenders} == {

@@ -18,9 +18,9 @@ from luthier.core.access import Caller
 from luthier.core.child_process.channel import Channel
 from luthier.core.errors import RequestError
 from luthier.core.records.format_table import FormatTable
+from luthier.core.workflows.distillation import Student
+from luthier.core.workflows.model_comparison import ModelComparisonResult, Recommendation
 from luthier.core.workflows.pipeline import Pipeline
-from luthier.core.workflows.showdown import Recommendation, ShowdownResult
-from luthier.core.workflows.student import Student
 from luthier.core.workflows.study import Study, Trial
 from luthier.features.exports.formats import exports as format_exports
 from luthier.features.exports.formats.tables import FormatRequest, measure_formats
@@ -105,7 +105,7 @@ def test_of_one_that_is_done_nothing_is_done_again(context: Context, tmp_path: P
 
 def test_a_comparison_that_is_done_gives_its_result(context: Context, tmp_path: Path) -> None:
     found = stored(tmp_path, "showdown_done")
-    record, result = keep(context, found), ShowdownResult.model_validate(found["assessments"][0])
+    record, result = keep(context, found), ModelComparisonResult.model_validate(found["assessments"][0])
     context.assessments.save("showdown", record.pipeline_id, result, project_id=ME.project_id, subject="one")
     assert showdowns.go_on(context, record.pipeline_id) == result
     assert views.view_pipeline(context, ME, record.pipeline_id).answer == result.recommendation.headline

@@ -24,8 +24,8 @@ from luthier.testing.pipelines_home import (
     RETRAIN_ID,
     SHOWDOWN_ID,
     add_auto,
+    add_model_comparison,
     add_retrain,
-    add_showdown,
 )
 
 ME = Caller()
@@ -38,7 +38,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
 
 
 def test_all_kinds_stand_in_one_list_the_newest_first(context: Context) -> None:
-    add_showdown(context)
+    add_model_comparison(context)
     add_auto(context, {"status": "running"})
     add_retrain(context, {"status": "refused", "reason": "a reviewed row holds a secret"})
     found = pipeline_views.list_pipelines(context, ME)
@@ -74,7 +74,7 @@ def test_one_that_goes_on_is_told_from_one_whose_process_died(context: Context) 
 
 
 def test_a_stage_that_fails_tells_why_and_how_to_go_on(context: Context) -> None:
-    add_showdown(context)
+    add_model_comparison(context)
     add_auto(context, {"status": "failed", "reason": f"{context.home}/rows/orders.jsonl has changed"})
     view = pipeline_views.view_pipeline(context, ME, AUTO_ID)
     assert (view.status, view.stage, view.answer, view.ended_at) == ("failed", "tune", "", None)
@@ -105,7 +105,7 @@ def test_what_was_asked_to_stop_is_paused_and_goes_on(context: Context) -> None:
 
 
 def test_the_answer_of_a_showdown_and_its_page_are_there_though_the_file_is_gone(context: Context) -> None:
-    add_showdown(context)
+    add_model_comparison(context)
     view = pipeline_views.view_pipeline(context, ME, SHOWDOWN_ID)
     assert view.answer == HEADLINE
     assert view.seconds == pytest.approx(95 + 140 + 2 * 680 + 0.02 * 3600 + 12)
@@ -116,7 +116,7 @@ def test_the_answer_of_a_showdown_and_its_page_are_there_though_the_file_is_gone
 
 
 def test_a_page_that_is_gone_with_its_result_is_said_to_be(context: Context) -> None:
-    add_showdown(context, is_kept=False)
+    add_model_comparison(context, is_kept=False)
     assert pipeline_views.view_pipeline(context, ME, SHOWDOWN_ID).answer.startswith("One of them, tuned,")
     with pytest.raises(NotFoundError, match="and so is the result") as refused:
         pipeline_views.report_file(context, ME, SHOWDOWN_ID)
@@ -164,7 +164,7 @@ def test_a_retraining_that_is_done_says_what_came_of_it(context: Context) -> Non
 
 def test_another_projects_is_not_found_nor_named(context: Context) -> None:
     other = create_project(context, "other")
-    add_showdown(context)
+    add_model_comparison(context)
     add_retrain(context, {"status": "failed"}, project_id=other.project_id)
     them = Caller(project_id=other.project_id)
     assert [one.pipeline.pipeline_id for one in pipeline_views.list_pipelines(context, ME)] == [SHOWDOWN_ID]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luthier.core.results.rating import Rater, RatingPanel, RatingRow, RatingsTable
+from luthier.core.results.human_eval import Rater, RatingPanel, RatingRow, RatingsTable
 from luthier.ml.evaluation.panel.figures import panel_figures
 from luthier.ml.evaluation.panel.raters import rater_reports
 from luthier.ml.evaluation.panel.report import report

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.results.worth import Case, Measured, MeasuredGains
+from luthier.core.results.roi import Case, Measured, MeasuredGains
 
 PLAIN: dict[str, Any] = {
     "name": "By hand",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from luthier.core.results.worth import Case
-from luthier.core.results.worth_result import BreakEven
+from luthier.core.results.roi import Case
+from luthier.core.results.roi_result import BreakEven
 from luthier.ml.planning.roi.break_even import break_even_gain, break_evens
 from luthier.ml.planning.roi.flows import TUNED, Economy
 from luthier.ml.planning.roi.inputs import inputs_of, typical_values

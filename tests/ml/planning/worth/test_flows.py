@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.core.results.worth import Case
+from luthier.core.results.roi import Case
 from luthier.ml.planning.roi.flows import TUNED, Economy, Flow
 from luthier.ml.planning.roi.inputs import inputs_of, typical_values
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from luthier.core.results.worth import MeasuredGains, Range
+from luthier.core.results.roi import MeasuredGains, Range
 from luthier.ml.planning.roi.inputs import TUNED_OVER_TODAY, Input, draw, inputs_of, typical_values
 
 NUM = 10_000

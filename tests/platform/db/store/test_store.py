@@ -11,7 +11,7 @@ from sqlalchemy import Column, Double, Integer, MetaData, String, Table, Text, e
 from sqlalchemy.exc import IntegrityError
 
 from luthier.core.errors import ConflictError, NotFoundError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.db.database import Database
 from luthier.platform.db.store import JSON, WORDS, Missing, RecordTable, Store, json_of
 
@@ -37,11 +37,11 @@ _whole = Table(
 )
 
 
-class Inner(Frozen):
+class Inner(FrozenModel):
     text: str
 
 
-class Plain(Frozen):
+class Plain(FrozenModel):
     plain_id: str
     project_id: str
     tags: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Plain(Frozen):
     made_at: float | None = None
 
 
-class Whole(Frozen):
+class Whole(FrozenModel):
     number: int
     note: str = ""
     closed_at: int | None = None

@@ -16,7 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import MetricName
 from luthier.core.records.export import ExportFormat, ExportPrecision, ExportSource
 from luthier.core.records.format_table import SOURCE_LABEL, FormatPrice, FormatTable
@@ -231,7 +231,9 @@ def _stages(asked: _Material) -> list[StageSpec]:
     return [*exports, *judged, StageSpec("table", "Speeds, losses, and the table", _table)]
 
 
-WORKFLOW: Final = Workflow(kind="formats", noun="a table of formats", request=Frozen, stages=_stages, folder="formats")
+WORKFLOW: Final = Workflow(
+    kind="formats", noun="a table of formats", request=FrozenModel, stages=_stages, folder="formats"
+)
 
 
 def parse_format(text: str) -> tuple[ExportFormat, ExportPrecision]:

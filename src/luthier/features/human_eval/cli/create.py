@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from luthier.core.access import Caller
-    from luthier.core.results.rating import RatingPanel
+    from luthier.core.results.human_eval import RatingPanel
     from luthier.features.human_eval.answers import AnsweredRows
     from luthier.platform.home.context import Context
 

@@ -121,12 +121,12 @@ _EXAMPLE = 'luthier automl --data rows.jsonl --goal "Answer with one SQL query."
 
 
 def _begin(context: Context, request: AutoRequest) -> str:
-    from luthier.core.workflows.auto import AutoSpec
+    from luthier.core.workflows.automl import AutomlSpec
     from luthier.features.workflows.automl import workflow as autos
     from luthier.platform.cli.console import stderr_console, visible
 
     pipeline = autos.begin(context, request)
-    spec = AutoSpec.model_validate(pipeline.asked)
+    spec = AutomlSpec.model_validate(pipeline.asked)
     line = (
         f"{pipeline.pipeline_id}: {spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose among "
         f"{', '.join(spec.models)}; the search has what is left when the rows are ready, less the last judging"

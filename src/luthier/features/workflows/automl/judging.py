@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from luthier.core.evaluation import Evaluation
-from luthier.core.workflows.auto import AutoSpec
-from luthier.core.workflows.showdown import SYSTEM_KINDS, ShowdownResult, SystemKind
+from luthier.core.workflows.automl import AutomlSpec
+from luthier.core.workflows.model_comparison import SYSTEM_KINDS, ModelComparisonResult, SystemKind
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate
 from luthier.features.workflows.model_comparison.answers import ComparisonRows, candidate_of, record, replayed, rows_for
@@ -19,8 +19,8 @@ from luthier.platform.home.context import Context
 
 def judge_at_end(
     context: Context,
-    spec: AutoSpec,
-    result: ShowdownResult,
+    spec: AutomlSpec,
+    result: ModelComparisonResult,
     held_out: Path,
     run_id: str | None,
     evaluation_id: str,
@@ -71,7 +71,7 @@ def judge_at_end(
 
 def _candidate(
     context: Context,
-    result: ShowdownResult,
+    result: ModelComparisonResult,
     number: int,
     kind: SystemKind,
     material: ComparisonRows,

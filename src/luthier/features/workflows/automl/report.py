@@ -10,7 +10,7 @@ from luthier.core.aliases import with_new_keys
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.text.plain_yaml import write_yaml
-from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.automl import AutomlSpec
 from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
 from luthier.platform.home.context import Context
@@ -67,7 +67,7 @@ def write_auto_report(context: Context, _caller: Caller, pipeline: Pipeline, pat
     from luthier.ml.evaluation.report.automl_page import AutoStage, write_auto_page
 
     workflow = workflow_of("auto")
-    spec = AutoSpec.model_validate(pipeline.asked)
+    spec = AutomlSpec.model_validate(pipeline.asked)
     titles, lines = {one.name: one.title for one in workflow.stages(spec)}, lines_of(workflow, pipeline)
     stages = [
         AutoStage(

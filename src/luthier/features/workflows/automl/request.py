@@ -15,7 +15,7 @@ from typing import Final
 from luthier.core.conversation import NEW_TOKENS
 from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
-from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.automl import AutomlSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.request import pull_all
 from luthier.features.workflows.model_comparison.sizes import KEPT_BACK, LEAST_JUDGED, LEAST_TRAINED
@@ -32,7 +32,7 @@ _WAYS_TO_JUDGE: Final = 3  # without examples, with examples, tuned
 
 @dataclass(frozen=True, slots=True)
 class AutoRequest:
-    """What is asked: the fields of `core.auto.AutoSpec`.
+    """What is asked: the fields of `core.auto.AutomlSpec`.
 
     Attributes:
         models: None takes the models of the catalogue that are on this machine, or the one of the quickstart.
@@ -54,7 +54,7 @@ class AutoRequest:
     is_probed: bool = True
 
 
-def spec_of(context: Context, request: AutoRequest) -> AutoSpec:
+def spec_of(context: Context, request: AutoRequest) -> AutomlSpec:
     """The specification of a request; reads no rows yet.
 
     Raises:
@@ -67,7 +67,7 @@ def spec_of(context: Context, request: AutoRequest) -> AutoSpec:
     models = request.models or _models_here(context)
     pull_all(context, models)
     refuse_hopeless_hours(context, hours=request.hours, share=SHOWDOWN_SHARE, models=models, data=request.data)
-    return AutoSpec(
+    return AutomlSpec(
         data=str(request.data.absolute()),
         is_folder=request.data.is_dir(),
         goal=request.goal.strip(),

@@ -13,18 +13,18 @@ from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.errors import LuthierError, NotFoundError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, Recipe, TrainingRecipe
-from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.automl import AutomlSpec
+from luthier.core.workflows.model_comparison import ModelComparisonResult, ModelComparisonSpec
 from luthier.core.workflows.pipeline import Pipeline
-from luthier.core.workflows.showdown import ShowdownResult, ShowdownSpec
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.automl.report import details, headline, subject, summary, write_auto_report
 from luthier.features.workflows.automl.request import AutoRequest, spec_of
 from luthier.features.workflows.model_comparison import workflow as showdowns
-from luthier.features.workflows.model_comparison.request import ShowdownRequest
-from luthier.features.workflows.model_comparison.sizes import ShowdownTooSmallError
+from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
+from luthier.features.workflows.model_comparison.sizes import ModelComparisonTooSmallError
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (
     PausedError,
@@ -87,7 +87,7 @@ class Repaired(Audited):
         return [*self.grade_line(), f"{removed}; rows changed or removed by reason: {done or 'none'}"]
 
 
-class Side(Frozen):
+class Side(FrozenModel):
     """One side of a split."""
 
     num_rows: int
@@ -252,7 +252,7 @@ def _choose(run: WorkflowRun) -> Chosen:
     try:
         run.context.pipelines.get(showdown_id, run.project_id)
     except NotFoundError:
-        _begin_showdown(run, showdown_id)
+        _begin_model_comparison(run, showdown_id)
     result = showdowns.go_on(run.context, showdown_id, caller=run.caller)
     answer, page = result.recommendation, str(showdowns.page_of(run.context, showdown_id))
     if answer.word == "nothing":
@@ -263,9 +263,9 @@ def _choose(run: WorkflowRun) -> Chosen:
     return Chosen(word=answer.word, headline=answer.headline, page=page, hours=hours, seconds=hours * 3600)
 
 
-def _begin_showdown(run: WorkflowRun, showdown_id: str) -> None:
+def _begin_model_comparison(run: WorkflowRun, showdown_id: str) -> None:
     folder, spec = Path(run.outcome("split", SplitRows).folder), run.spec
-    request = ShowdownRequest(
+    request = ModelComparisonRequest(
         models=spec.models,
         data=folder / "train.jsonl",
         held_out=folder / "validation.jsonl",
@@ -281,7 +281,7 @@ def _begin_showdown(run: WorkflowRun, showdown_id: str) -> None:
     )
     try:
         showdowns.begin(run.context, request, caller=run.caller, showdown_id=showdown_id)
-    except ShowdownTooSmallError as error:
+    except ModelComparisonTooSmallError as error:
         whole = error.needed_hours * spec.hours / spec.showdown_hours
         raise BudgetTooSmallError(
             f"{spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose a model; {error.came}",
@@ -365,9 +365,9 @@ def _audited(run: WorkflowRun, file: Path, html: Path) -> dict[str, Any]:
     return {"grade": found.grade, "reasons": reasons, "num_rows": found.num_rows, "page": str(html)}
 
 
-def _result(run: WorkflowRun) -> ShowdownResult:
+def _result(run: WorkflowRun) -> ModelComparisonResult:
     showdown_id = run.outcome("showdown", Chosen).showdown_id
-    return run.context.assessments.get("showdown", ShowdownResult, run.project_id, showdown_id)
+    return run.context.assessments.get("showdown", ModelComparisonResult, run.project_id, showdown_id)
 
 
 def _recipe(run: WorkflowRun, model: str) -> Recipe:
@@ -382,7 +382,7 @@ def _recipe(run: WorkflowRun, model: str) -> Recipe:
     return Recipe(base_model=model, data=data, training=training)
 
 
-def judging_hours(spec: ShowdownSpec, num_rows: int) -> float:
+def judging_hours(spec: ModelComparisonSpec, num_rows: int) -> float:
     """What judging at the end should take for the slowest contender, as measured in the model comparison."""
     each = [
         2 * one.loading_seconds + num_rows * (sum(one.judging_seconds.values()) + one.judging_seconds["zero-shot"])
@@ -412,7 +412,7 @@ def _searching_seconds(run: WorkflowRun) -> float:
     return max(0.0, float(run.spec.hours - run.spent_hours) * 3600 - choosing - _judging_seconds(run))
 
 
-def _stages(spec: AutoSpec) -> list[StageSpec]:
+def _stages(spec: AutomlSpec) -> list[StageSpec]:
     rows = ("data", "map", "group_by")
     before: tuple[str, ...] = ("ingest",) if spec.is_folder else ()
     files = (lambda _run: ()) if spec.is_folder else _asked_files
@@ -480,7 +480,7 @@ def _stages(spec: AutoSpec) -> list[StageSpec]:
 WORKFLOW: Final = Workflow(
     kind="auto",
     noun="an auto",
-    request=AutoSpec,
+    request=AutomlSpec,
     stages=_stages,
     folder="autos",
     subject=subject,

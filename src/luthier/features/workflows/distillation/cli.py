@@ -14,7 +14,7 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.workflows.student import Student
+    from luthier.core.workflows.distillation import Student
 
 _STYLES = {"worth it": "green", "not worth it": "red", "not settled": "yellow"}
 

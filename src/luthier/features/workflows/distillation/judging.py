@@ -16,7 +16,7 @@ from luthier.core.errors import OverlongError, RequestError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ports import Generation, Progress, Prompt
 from luthier.core.recipe import EvaluationRecipe, MetricName
-from luthier.core.workflows.student import ALONE, TAUGHT, TEACHER
+from luthier.core.workflows.distillation import ALONE, TAUGHT, TEACHER
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.generation.engine_pool import EnginePool
 from luthier.features.generation.teachers import find_teacher, is_address

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id
 from luthier.core.recipe import Recipe
-from luthier.core.workflows.student import DistilKind
+from luthier.core.workflows.distillation import DistilKind
 from luthier.features.generation.teachers import identity_of, is_address, parse_address
 from luthier.features.recipes.file import read_recipe_file
 from luthier.features.recipes.service import override_value, recipe_from
@@ -67,7 +67,7 @@ class Base:
     identity: dict[str, Any]
 
 
-class DistilSpec(Frozen):
+class DistilSpec(FrozenModel):
     """What is stored: the request, with the models that it names.
 
     Attributes:

@@ -21,8 +21,8 @@ from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.evaluation import Evaluation
 from luthier.core.ids import new_id
 from luthier.core.recipe import EvaluationRecipe, Recipe
+from luthier.core.workflows.distillation import Student, StudentRun
 from luthier.core.workflows.pipeline import Pipeline
-from luthier.core.workflows.student import Student, StudentRun
 from luthier.features.recipes.column_maps import column_map
 from luthier.features.workflows.distillation.judging import find_metrics, judge_students
 from luthier.features.workflows.distillation.request import (

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from luthier.core.dataset import Example, TokenisedExample
 from luthier.core.errors import ConflictError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Generation, Progress, Prompt, Score
-from luthier.core.workflows.showdown import ShowdownSpec, SystemKind
+from luthier.core.workflows.model_comparison import ModelComparisonSpec, SystemKind
 from luthier.features.models.resolve import (
     Candidate,
     find_candidate,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _OPENING_ROLES = ("system", "developer")
 
 
-class Recorded(Frozen):
+class Recorded(FrozenModel):
     """What one system did with the judged rows, in their order. generations: empty of plain text, which is scored.
 
     write_seconds, score_seconds: of all rows together.
@@ -56,7 +56,7 @@ class ComparisonRows:
     judged: tuple[Example, ...]
 
 
-def read_material(spec: ShowdownSpec) -> ComparisonRows:
+def read_material(spec: ModelComparisonSpec) -> ComparisonRows:
     """The rows as the showdown keeps them. Raises DataError, NotFoundError."""
     from luthier.ml.data.rows.formats import load_file
 
@@ -86,7 +86,7 @@ def _instructed(example: Example, instruction: str) -> Example:
 
 def candidate_of(
     context: Context,
-    spec: ShowdownSpec,
+    spec: ModelComparisonSpec,
     number: int,
     kind: SystemKind,
     material: ComparisonRows,
@@ -103,7 +103,7 @@ def candidate_of(
     return with_few_shot(base, material.pool, spec.few_shot, spec.seed, held_out=material.judged)
 
 
-def rows_for(spec: ShowdownSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
+def rows_for(spec: ModelComparisonSpec, kind: SystemKind, material: ComparisonRows) -> tuple[Example, ...]:
     """The judged rows as a system of this kind sees them: who is tuned knows the task without being told."""
     return material.judged if kind == "tuned" else instructed(material.judged, spec.instruction)
 

@@ -17,8 +17,8 @@ from luthier.platform.cli.options import HomeOption, JsonOption, MappingOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.core.workflows.showdown import ShowdownResult
-    from luthier.features.workflows.model_comparison.request import ShowdownRequest
+    from luthier.core.workflows.model_comparison import ModelComparisonResult
+    from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="A,B", help="Base models, with commas between.", show_default=False)
@@ -71,7 +71,7 @@ def compare_models(
     `luthier pipelines`.
     """
     from luthier.features.workflows.model_comparison import workflow as showdowns
-    from luthier.features.workflows.model_comparison.request import ShowdownRequest
+    from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
     from luthier.features.workflows.model_comparison.workflow import page_of
     from luthier.features.workflows.render import teller
     from luthier.platform.cli.options import parse_mapping
@@ -85,7 +85,7 @@ def compare_models(
             assert data is not None
             assert held_out is not None
             assert budget_hours is not None
-            request = ShowdownRequest(
+            request = ModelComparisonRequest(
                 models=split_names(models),
                 data=data,
                 held_out=held_out,
@@ -104,7 +104,7 @@ def compare_models(
         found = showdowns.go_on(context, showdown_id, tell=teller())
         page = page_of(context, showdown_id)
     document = {**found.model_dump(mode="json"), "report_path": str(page)}
-    return Answer(as_json, document, lambda console: show_showdown(console, found, page))
+    return Answer(as_json, document, lambda console: show_model_comparison(console, found, page))
 
 
 _EXAMPLE = (
@@ -134,13 +134,13 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _begin(context: Any, request: ShowdownRequest) -> str:
-    from luthier.core.workflows.showdown import ShowdownSpec
+def _begin(context: Any, request: ModelComparisonRequest) -> str:
+    from luthier.core.workflows.model_comparison import ModelComparisonSpec
     from luthier.features.workflows.model_comparison import workflow as showdowns
     from luthier.platform.cli.console import stderr_console, visible
 
     pipeline = showdowns.begin(context, request)
-    spec = ShowdownSpec.model_validate(pipeline.asked)
+    spec = ModelComparisonSpec.model_validate(pipeline.asked)
     planned, num_contenders = spec.planned_hours, len(spec.contenders)
     contenders = f"{num_contenders} contender{'' if num_contenders == 1 else 's'}"
     stderr_console().print(
@@ -154,7 +154,7 @@ def _begin(context: Any, request: ShowdownRequest) -> str:
     return pipeline.pipeline_id
 
 
-def show_showdown(console: Console, found: ShowdownResult, page: Path) -> None:
+def show_model_comparison(console: Console, found: ModelComparisonResult, page: Path) -> None:
     """The recommendation, every system, what was not equal, and where the page lies."""
     from luthier.ml.charts.metric_titles import metric_heading
     from luthier.ml.evaluation.report.model_comparison_page import row_of

@@ -16,7 +16,7 @@ from luthier.core.errors import RequestError
 from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
 from luthier.core.recipe import BudgetRecipe, DataRecipe, MethodRecipe, MetricName, Recipe, TrainingRecipe
 from luthier.core.records.base_model import LocalModel
-from luthier.core.workflows.showdown import Contender, ShowdownSpec
+from luthier.core.workflows.model_comparison import Contender, ModelComparisonSpec
 from luthier.features.planning.service import Prepared, prepare
 from luthier.features.workflows.model_comparison.rows import Rows, read_rows_of, write_chosen
 from luthier.features.workflows.model_comparison.sizes import Pace, Sizes, choose_sizes, paces_of
@@ -28,7 +28,7 @@ _NOT_COMPARABLE: Final = "perplexity"
 
 
 @dataclass(frozen=True, slots=True)
-class ShowdownRequest:
+class ModelComparisonRequest:
     """What is asked. models: names of base models. hours: for everything.
 
     metric: the figure that decides; None takes it by `evaluate.verdict.primary_metric`. few_shot: examples in a prompt.
@@ -75,7 +75,7 @@ def recipe_of(
     )
 
 
-def check(request: ShowdownRequest) -> None:
+def check(request: ModelComparisonRequest) -> None:
     """Raise RequestError for a budget that is none, no models, or one that is named twice."""
     if not (math.isfinite(request.hours) and request.hours > 0):
         raise RequestError(
@@ -91,7 +91,7 @@ def check(request: ShowdownRequest) -> None:
         )
 
 
-def read_all(context: Context, request: ShowdownRequest, models: Sequence[LocalModel]) -> Rows:
+def read_all(context: Context, request: ModelComparisonRequest, models: Sequence[LocalModel]) -> Rows:
     """The rows that all contenders can hold. Raises what `read_rows_of` raises."""
     return read_rows_of(
         context,
@@ -127,12 +127,12 @@ def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
 
 def sized(
     context: Context,
-    request: ShowdownRequest,
+    request: ModelComparisonRequest,
     models: Sequence[LocalModel],
     rows: Rows,
     train_file: Path,
     began: float,
-) -> ShowdownSpec:
+) -> ModelComparisonSpec:
     """The specification, with the sizes that the budget holds; writes the rows that are used.
 
     Args:
@@ -145,7 +145,7 @@ def sized(
 
     Raises:
         RequestError: A contender does not fit into memory, or a metric does not suit the rows.
-        ShowdownTooSmallError: The hours hold not even the least.
+        ModelComparisonTooSmallError: The hours hold not even the least.
     """
     figures = _metrics(request, rows.held_out)
     write_chosen(request.data, rows.train, train_file)
@@ -166,14 +166,14 @@ def sized(
 
 def _spec(
     context: Context,
-    request: ShowdownRequest,
+    request: ModelComparisonRequest,
     models: Sequence[LocalModel],
     rows: Rows,
     paces: Sequence[Pace],
     sizes: Sizes,
     train_file: Path,
     figures: tuple[tuple[MetricName, ...], str],
-) -> ShowdownSpec:
+) -> ModelComparisonSpec:
     """What is written down; the rows that are used are written, too. figures: all, and the one that decides."""
     judged_file = train_file.with_name("judged.jsonl")
     chosen = _write_rows(request, rows, sizes, train_file, judged_file)
@@ -181,7 +181,7 @@ def _spec(
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
     share = sizes.num_examples / len(rows.train)
-    return ShowdownSpec(
+    return ModelComparisonSpec(
         contenders=tuple(
             _contender(model, prepared, pace, share) for model, prepared, pace in zip(models, plans, paces, strict=True)
         ),
@@ -217,7 +217,7 @@ def _labels(models: Sequence[LocalModel]) -> list[str]:
     return short if len(set(short)) == len(short) else [model.name for model in models]
 
 
-def _metrics(request: ShowdownRequest, held_out: Sequence[Example]) -> tuple[tuple[MetricName, ...], str]:
+def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tuple[tuple[MetricName, ...], str]:
     from luthier.features.recipes.evaluation_checks import check_metrics, have_text_answers
     from luthier.ml.evaluation.metrics.registry import FAMILIES
     from luthier.ml.evaluation.verdict import primary_metric
@@ -250,7 +250,7 @@ def _num_shots(most: int, train: Sequence[Example], held_out: Sequence[Example])
 
 
 def _write_rows(
-    request: ShowdownRequest, rows: Rows, sizes: Sizes, train_file: Path, judged_file: Path
+    request: ModelComparisonRequest, rows: Rows, sizes: Sizes, train_file: Path, judged_file: Path
 ) -> Sequence[Example]:
     """Keep what is used; the rows to train on. Those of a smaller size are among those of a larger one."""
     from luthier.features.evaluations.service import choose_samples

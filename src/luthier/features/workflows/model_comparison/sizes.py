@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from luthier.core.cost import Estimate
 from luthier.core.errors import RequestError
 from luthier.core.records.base_model import LocalModel
-from luthier.core.workflows.showdown import SystemKind
+from luthier.core.workflows.model_comparison import SystemKind
 from luthier.features.evaluations.service import choose_samples
 from luthier.features.models.resolve import Candidate, find_candidate, open_engine, with_few_shot
 from luthier.features.planning.budgets import BudgetTooSmallError
@@ -26,7 +26,7 @@ from luthier.features.workflows.model_comparison.rows import Rows
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
-    from luthier.features.workflows.model_comparison.request import ShowdownRequest
+    from luthier.features.workflows.model_comparison.request import ModelComparisonRequest
 
 NUM_PROBED: Final = 8
 """Rows that each contender is asked before sizes are chosen."""
@@ -44,7 +44,7 @@ _MAX_FOR_PROBES: Final = 0.1
 """Share of the budget that probes may take in all; where they would take more, the planner is believed as it is."""
 
 
-class ShowdownTooSmallError(BudgetTooSmallError):
+class ModelComparisonTooSmallError(BudgetTooSmallError):
     """A budget that does not hold the least of a showdown. needed_hours: what would."""
 
     needed_hours = 0.0
@@ -82,7 +82,7 @@ def choose_sizes(
 ) -> Sizes:
     """The sizes. num_rows, num_held_out: that there are. spent_hours: on finding out the paces.
 
-    Raises ShowdownTooSmallError where not even the least of both fits, with what would.
+    Raises ModelComparisonTooSmallError where not even the least of both fits, with what would.
     """
     row_seconds = sum(pace.row_seconds for pace in paces)
     fixed = sum(pace.loading_seconds for pace in paces) * _LOADINGS
@@ -107,11 +107,11 @@ def choose_sizes(
 
 def too_small(
     hours: float, needed: float, paces: Sequence[Pace], least_judged: int, least_trained: int
-) -> ShowdownTooSmallError:
+) -> ModelComparisonTooSmallError:
     """The refusal of a budget that is too small for these contenders."""
     names = ", ".join(pace.label for pace in paces)
     shown = f"{needed * 1.05:.2g}"  # two digits may have rounded it down
-    error = ShowdownTooSmallError(
+    error = ModelComparisonTooSmallError(
         f"a budget of {hours:.3g} h for {names}: {least_trained} examples trained and {least_judged} rows judged with "
         f"each should take {shown} h",
         expected=f"at least {shown} h",
@@ -123,7 +123,7 @@ def too_small(
 
 def paces_of(
     context: Context,
-    request: ShowdownRequest,
+    request: ModelComparisonRequest,
     models: Sequence[LocalModel],
     labels: Sequence[str],
     rows: Rows,
@@ -170,7 +170,7 @@ def paces_of(
 
 
 def _judging_pace(
-    context: Context, request: ShowdownRequest, model: LocalModel, rows: Rows, num_shots: int
+    context: Context, request: ModelComparisonRequest, model: LocalModel, rows: Rows, num_shots: int
 ) -> tuple[dict[SystemKind, float], float]:
     """Seconds a row by kind, and seconds that loading takes; asked of a few rows."""
     few = instructed(choose_samples(rows.held_out, NUM_PROBED), request.instruction)

@@ -23,8 +23,15 @@ from luthier.core.errors import DivergedError, NotFoundError
 from luthier.core.ids import new_id
 from luthier.core.recipe import BudgetRecipe, Recipe
 from luthier.core.run import RunRecord
+from luthier.core.workflows.model_comparison import (
+    SYSTEM_KINDS,
+    ModelComparisonResult,
+    ModelComparisonSpec,
+    Standing,
+    SystemKind,
+    Tuning,
+)
 from luthier.core.workflows.pipeline import Pipeline
-from luthier.core.workflows.showdown import SYSTEM_KINDS, ShowdownResult, ShowdownSpec, Standing, SystemKind, Tuning
 from luthier.features.planning.budgets import BudgetTooSmallError
 from luthier.features.workflows.model_comparison.answers import (
     ComparisonRows,
@@ -36,7 +43,7 @@ from luthier.features.workflows.model_comparison.answers import (
     rows_for,
 )
 from luthier.features.workflows.model_comparison.request import (
-    ShowdownRequest,
+    ModelComparisonRequest,
     check,
     pull_all,
     read_all,
@@ -91,7 +98,7 @@ def page_of(context: Context, showdown_id: str) -> Path:
 
 
 def begin(
-    context: Context, request: ShowdownRequest, *, caller: Caller | None = None, showdown_id: str | None = None
+    context: Context, request: ModelComparisonRequest, *, caller: Caller | None = None, showdown_id: str | None = None
 ) -> Pipeline:
     """Check all that is asked, find the sizes, and store it; trains and judges no more than a few rows.
 
@@ -123,11 +130,13 @@ def begin(
     return WORKFLOW.create(context, caller or Caller(), showdown_id, spec)
 
 
-def go_on(context: Context, showdown_id: str, *, tell: Tell = silent, caller: Caller | None = None) -> ShowdownResult:
+def go_on(
+    context: Context, showdown_id: str, *, tell: Tell = silent, caller: Caller | None = None
+) -> ModelComparisonResult:
     """Do all that is left, and return the result; of one that is done, the same result. Raises what `resume` raises."""
     caller = caller or Caller()
     resume(WORKFLOW, context, caller, showdown_id, tell)
-    return context.assessments.get("showdown", ShowdownResult, caller.project_id, showdown_id)
+    return context.assessments.get("showdown", ModelComparisonResult, caller.project_id, showdown_id)
 
 
 def _material(run: WorkflowRun) -> ComparisonRows:
@@ -180,10 +189,10 @@ def _compare(run: WorkflowRun) -> Compared:
     return Compared(page=str(page), word=found.recommendation.word)
 
 
-def result_of(context: Context, caller: Caller, showdown_id: str) -> ShowdownResult | None:
+def result_of(context: Context, caller: Caller, showdown_id: str) -> ModelComparisonResult | None:
     """The result; None where there is none yet, or it is gone."""
     try:
-        return context.assessments.get("showdown", ShowdownResult, caller.project_id, showdown_id)
+        return context.assessments.get("showdown", ModelComparisonResult, caller.project_id, showdown_id)
     except NotFoundError:
         return None
 
@@ -243,7 +252,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
     return f"its training stopped after {record.step:,} of {record.num_steps:,} steps: {reason}"
 
 
-def _recipe(spec: ShowdownSpec, model: str, budget: BudgetRecipe) -> Recipe:
+def _recipe(spec: ModelComparisonSpec, model: str, budget: BudgetRecipe) -> Recipe:
     return recipe_of(
         model,
         spec.train_file,
@@ -255,7 +264,7 @@ def _recipe(spec: ShowdownSpec, model: str, budget: BudgetRecipe) -> Recipe:
     )
 
 
-def _judge(run: WorkflowRun) -> ShowdownResult:
+def _judge(run: WorkflowRun) -> ModelComparisonResult:
     from luthier.ml.evaluation.compare import judge
     from luthier.ml.evaluation.model_comparison import not_equal, recommend
 
@@ -271,7 +280,7 @@ def _judge(run: WorkflowRun) -> ShowdownResult:
     )
     trained = [run.outcome(_tuning(contender.label), Trained) for contender in spec.contenders]
     tunings = tuple(_short_training(run, one, number) for number, one in enumerate(trained))
-    return ShowdownResult(
+    return ModelComparisonResult(
         showdown_id=run.id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         spec=spec,
@@ -316,7 +325,7 @@ def _short_training(run: WorkflowRun, trained: Trained, number: int) -> Tuning:
     )
 
 
-def _standing(spec: ShowdownSpec, number: int, kind: SystemKind, result: Any, recorded: Recorded) -> Standing:
+def _standing(spec: ModelComparisonSpec, number: int, kind: SystemKind, result: Any, recorded: Recorded) -> Standing:
     """A system with what asking it takes; of its answers, those to the first few rows are kept."""
     seconds = recorded.write_seconds / spec.num_judged if recorded.generations else None
     usd: Estimate | None = None
@@ -336,7 +345,7 @@ def _tuning(label: str) -> str:
     return f"{label}: tuning"
 
 
-def _stages(spec: ShowdownSpec) -> list[StageSpec]:
+def _stages(spec: ModelComparisonSpec) -> list[StageSpec]:
     """Asking comes first, since it says what tuning has to beat."""
     prompting, trained = [], []
     for number, one in enumerate(spec.contenders):
@@ -426,7 +435,7 @@ def _write_report(context: Context, caller: Caller, pipeline: Pipeline, path: Pa
 WORKFLOW: Final = Workflow(
     kind="showdown",
     noun="a showdown",
-    request=ShowdownSpec,
+    request=ModelComparisonSpec,
     stages=_stages,
     folder="showdowns",
     subject=_subject,

@@ -18,7 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.aliases import with_new_keys
 from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Verdict
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
 from luthier.core.recipe import DataRecipe, EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from luthier.core.records.base_model import DEFAULT_BASE_MODEL
@@ -46,7 +46,7 @@ BASE_MODEL: Final = DEFAULT_BASE_MODEL
 _VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
 
 
-class QuickstartSpec(Frozen):
+class QuickstartSpec(FrozenModel):
     """What is asked. full: all rows, however long that takes."""
 
     full: bool = False

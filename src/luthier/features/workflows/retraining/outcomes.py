@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.platform.workflows.engine import Outcome, Thing
 
 
@@ -41,7 +41,7 @@ class Rows(Outcome):
         ]
 
 
-class FoundProblem(Frozen):
+class FoundProblem(FrozenModel):
     """A finding of the audit, in short."""
 
     check: str = ""
@@ -63,7 +63,7 @@ class Audited(Outcome):
         return [f"grade {self.grade}", *(one.message for one in self.findings[:3])] if self.grade else []
 
 
-class VersionFields(Frozen):
+class VersionFields(FrozenModel):
     """A version of a dataset."""
 
     dataset_id: str

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.features.deployments.run import deployed_run
 from luthier.platform.home.context import Context
 
@@ -47,7 +47,7 @@ class RetrainRequest:
     min_rows: int = MIN_ROWS
 
 
-class RetrainSpec(Frozen):
+class RetrainSpec(FrozenModel):
     """What is stored: the request, and the deployment as it was.
 
     Attributes:

@@ -28,8 +28,8 @@ from luthier.core.records.calibration import (
     NoVerdictKind,
     Target,
 )
-from luthier.core.results.rating import RatingRow, RatingsTable
-from luthier.core.results.rating_report import Estimate
+from luthier.core.results.human_eval import RatingRow, RatingsTable
+from luthier.core.results.human_eval_report import Estimate
 from luthier.core.results.suite import Criterion
 from luthier.core.results.task_result import Confusion
 from luthier.ml.evaluation.agreement import cohen_kappa, krippendorff_alpha, spearman

@@ -16,7 +16,7 @@ import numpy as np
 
 from luthier.core.records.bounds import CORRELATION, UNIT, Bounds
 from luthier.core.records.calibration import JudgeBias
-from luthier.core.results.rating_report import Estimate
+from luthier.core.results.human_eval_report import Estimate
 from luthier.ml.evaluation.judge.verdicts import POINTS, Pair, PairVerdict
 from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.statistics import bootstrap_interval

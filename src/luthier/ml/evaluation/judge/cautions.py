@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from luthier.core.errors import WorkError
 from luthier.core.records.calibration import MAX_NO_VERDICT_FRACTION, JudgeBias, NoVerdictKind
-from luthier.core.results.rating_report import Estimate
+from luthier.core.results.human_eval_report import Estimate
 
 MAX_LEFT_OUT_FRACTION = 0.5
 _KINDS: Mapping[NoVerdictKind, str] = {

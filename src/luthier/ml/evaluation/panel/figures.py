@@ -15,8 +15,8 @@ import numpy as np
 
 from luthier.core.errors import RequestError
 from luthier.core.records.bounds import UNIT, Bounds
-from luthier.core.results.rating import RatingRow, RatingsTable
-from luthier.core.results.rating_report import (
+from luthier.core.results.human_eval import RatingRow, RatingsTable
+from luthier.core.results.human_eval_report import (
     Agreement,
     AgreementMeasure,
     Estimate,

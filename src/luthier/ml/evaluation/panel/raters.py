@@ -1,8 +1,9 @@
 """Who of the raters reads: attention checks, agreement with the others, one side chosen always, haste, drift.
 
 Nobody is left out for it: who seems not to read is named, with the reason, and figures are shown with and without them.
-Rules, and what they miss, are in docs/rating.md; sources: Meade and Craig, "Identifying Careless Responses in Survey
-Data", 2012 (checks, long strings); Chmielewski and Kucker, "An MTurk Crisis?", 2020 (one failed check proves nothing).
+Rules, and what they miss, are in docs/human_eval.md; sources: Meade and Craig, "Identifying Careless Responses in
+Survey Data", 2012 (checks, long strings); Chmielewski and Kucker, "An MTurk Crisis?", 2020 (one failed check proves
+nothing).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Final
 import numpy as np
 from scipy.stats import binomtest
 
-from luthier.core.results.rating import Rater, RatingPanel, RatingRow, RatingsTable
-from luthier.core.results.rating_report import Drift, Estimate, RaterReport
+from luthier.core.results.human_eval import Rater, RatingPanel, RatingRow, RatingsTable
+from luthier.core.results.human_eval_report import Drift, Estimate, RaterReport
 from luthier.ml.evaluation.agreement import drift_of, krippendorff_alpha
 from luthier.ml.evaluation.panel.values import against_others, matrix, overall
 

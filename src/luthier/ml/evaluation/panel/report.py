@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luthier.core.results.rating import Rater, RatingPanel, RatingsTable
-from luthier.core.results.rating_report import PanelReport, RaterReport
+from luthier.core.results.human_eval import Rater, RatingPanel, RatingsTable
+from luthier.core.results.human_eval_report import PanelReport, RaterReport
 from luthier.ml.evaluation.panel.figures import panel_figures
 from luthier.ml.evaluation.panel.raters import rater_reports
 

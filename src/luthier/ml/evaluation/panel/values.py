@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.results.rating import RatingRow, RatingsTable
+from luthier.core.results.human_eval import RatingRow, RatingsTable
 from luthier.core.results.suite import Criterion
 
 Array = NDArray[np.float64]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.evaluation import Evaluation
-from luthier.core.workflows.auto import AutoSpec
+from luthier.core.workflows.automl import AutomlSpec
 from luthier.core.workflows.pipeline import Pipeline, StageStatus
 from luthier.ml.charts import figures
 from luthier.ml.charts.fact import Fact
@@ -38,7 +38,7 @@ class AutoStage:
 def write_auto_page(
     path: Path,
     pipeline: Pipeline,
-    spec: AutoSpec,
+    spec: AutomlSpec,
     *,
     headline: str,
     stages: Sequence[AutoStage],
@@ -100,7 +100,7 @@ def _charts(evaluation: Evaluation | None) -> list[Chart]:
     return [interval_chart(evaluation.systems, colours, name) for name in names]
 
 
-def _facts(spec: AutoSpec, evaluation: Evaluation | None, spent_hours: float) -> list[Fact]:
+def _facts(spec: AutomlSpec, evaluation: Evaluation | None, spent_hours: float) -> list[Fact]:
     judged = "none yet" if evaluation is None else figures.count(evaluation.num_rows)
     return [
         Fact("Contenders", f"{len(spec.models)}", ", ".join(spec.models)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from luthier.core.workflows.student import ALONE, TAUGHT, Student
+from luthier.core.workflows.distillation import ALONE, TAUGHT, Student
 from luthier.ml.charts.fact import Fact
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.evaluation.report.page import TEMPLATES, fold, judged_view

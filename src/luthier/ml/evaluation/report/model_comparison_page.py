@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Sample
-from luthier.core.workflows.showdown import ShowdownResult, Standing, SystemKind
+from luthier.core.workflows.model_comparison import ModelComparisonResult, Standing, SystemKind
 from luthier.ml.charts import figures
 from luthier.ml.charts.drawing import short
 from luthier.ml.charts.fact import Fact
@@ -32,13 +32,13 @@ _TONES: Final = {"tuned": "good", "prompting": "open", "nothing": "bad"}
 _BY_BYTES: Final = "bits_per_byte"
 
 
-def write_model_comparison_page(result: ShowdownResult, path: Path) -> Path:
+def write_model_comparison_page(result: ModelComparisonResult, path: Path) -> Path:
     """Write the page to `path`, whole or not at all. Raises StorageFullError."""
     replace_text(path, render_model_comparison_page(result))
     return path
 
 
-def render_model_comparison_page(result: ShowdownResult) -> str:
+def render_model_comparison_page(result: ModelComparisonResult) -> str:
     """The page as one HTML document that refers to nothing outside itself."""
     environment = page_environment(TEMPLATES, fold)
     spec, answer = result.spec, result.recommendation
@@ -52,7 +52,7 @@ def render_model_comparison_page(result: ShowdownResult) -> str:
         badge=_BADGES[answer.word],
         tone=_TONES[answer.word],
         key_figures=_key_figures(result),
-        charts=showdown_charts(result),
+        charts=model_comparison_charts(result),
         systems=[row_of(result, one) for one in result.standings],
         metrics=metric_rows(systems, result.comparisons, spec.primary),
         names=[one.name for one in systems],
@@ -82,7 +82,7 @@ class SystemRow:
     cut_off: str
 
 
-def row_of(result: ShowdownResult, one: Standing) -> SystemRow:
+def row_of(result: ModelComparisonResult, one: Standing) -> SystemRow:
     """A system as text."""
     cut = [(one.result.num_cut_off, "cut off"), (one.result.num_empty, "empty")]
     return SystemRow(
@@ -102,7 +102,7 @@ def estimate(value: Estimate | None) -> str:
     return "" if value is None else f"{value.value:.2g} [{value.low:.2g}, {value.high:.2g}]"
 
 
-def showdown_charts(result: ShowdownResult) -> list[Chart]:
+def model_comparison_charts(result: ModelComparisonResult) -> list[Chart]:
     """The figure that decides, bits per byte, and quality against the time of an answer."""
     systems = [one.result for one in result.standings]
     colours = {one.result.name: _COLOURS[one.kind] for one in result.standings}
@@ -112,7 +112,7 @@ def showdown_charts(result: ShowdownResult) -> list[Chart]:
     return [*charts, _against_time(result, timed)] if timed else charts
 
 
-def _against_time(result: ShowdownResult, timed: Sequence[Standing]) -> Chart:
+def _against_time(result: ModelComparisonResult, timed: Sequence[Standing]) -> Chart:
     primary = result.spec.primary
     series, notes = [], []
     for one in timed:
@@ -147,7 +147,7 @@ def _against_time(result: ShowdownResult, timed: Sequence[Standing]) -> Chart:
     return report_chart(chart, heading="Quality against time", caption=caption)
 
 
-def _key_figures(result: ShowdownResult) -> list[Fact]:
+def _key_figures(result: ModelComparisonResult) -> list[Fact]:
     spec = result.spec
     planned = spec.planned_hours
     expected = f"of {figures.duration(spec.hours * 3600)}; {planned.low:.2g} to {planned.high:.2g} h were expected"
@@ -159,7 +159,7 @@ def _key_figures(result: ShowdownResult) -> list[Fact]:
     ]
 
 
-def _contender_row(result: ShowdownResult, number: int) -> dict[str, str]:
+def _contender_row(result: ModelComparisonResult, number: int) -> dict[str, str]:
     contender, tuning = result.spec.contenders[number], result.tunings[number]
     peak = tuning.peak_memory_bytes
     hours = contender.training_hours

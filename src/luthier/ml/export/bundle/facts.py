@@ -6,12 +6,12 @@ from pydantic import Field
 
 from luthier.core.dataset import Split
 from luthier.core.evaluation import Evaluation
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Plan
 from luthier.core.run import TrainResult
 
 
-class BaseFacts(Frozen):
+class BaseFacts(FrozenModel):
     """The base model. name: a short name, the hub's, or the last part of a path. hub: `org/name`, where it has one.
 
     sha256: over its weight files. licence_texts: of the files that came with it, by their names. note: what a user of
@@ -31,7 +31,7 @@ class BaseFacts(Frozen):
     licence_texts: dict[str, str] = Field(default_factory=dict)
 
 
-class DatasetFacts(Frozen):
+class DatasetFacts(FrozenModel):
     """One file of rows, by its name without a folder, and what of it the run has used."""
 
     split: Split
@@ -44,7 +44,7 @@ class DatasetFacts(Frozen):
     num_trained_tokens: int
 
 
-class RunFacts(Frozen):
+class RunFacts(FrozenModel):
     """The run that trained what was exported. Times are UTC, ISO 8601.
 
     plan: without the reasons of its values, and with the names of files and folders where their paths stood.
@@ -60,7 +60,7 @@ class RunFacts(Frozen):
     result: TrainResult
 
 
-class PackageFacts(Frozen):
+class PackageFacts(FrozenModel):
     """A Python package that took part. licence: as its metadata state it, an SPDX expression where they have one."""
 
     name: str
@@ -68,7 +68,7 @@ class PackageFacts(Frozen):
     licence: str | None = None
 
 
-class BundleFacts(Frozen):
+class BundleFacts(FrozenModel):
     """What is known of an export when its bundle is made.
 
     title: what the card is called. made_at: UTC, ISO 8601. run: None for a base model that no run has changed.

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from luthier.core.digest import canonical_json, sha256_bytes, sha256_file
 from luthier.core.errors import WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 CARD: Final = "README.md"
 PLAN, EVALUATION, PARITY = "plan.json", "evaluation.json", "parity.json"
@@ -29,7 +29,7 @@ DOCUMENTS: Final = (CARD, PLAN, EVALUATION, PARITY, GGUF_PARITY, SBOM, LINEAGE, 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-class BundleFile(Frozen):
+class BundleFile(FrozenModel):
     """One file of a bundle. path: below its folder, parts joined by slashes."""
 
     num_bytes: int
@@ -37,7 +37,7 @@ class BundleFile(Frozen):
     sha256: str
 
 
-class Manifest(Frozen):
+class Manifest(FrozenModel):
     """Every file of a bundle but the manifest itself and its signatures, sorted by path."""
 
     files: tuple[BundleFile, ...]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import ConflictError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, Manifest, read_manifest
 
 
-class Pushed(Frozen):
+class Pushed(FrozenModel):
     """Where a bundle is now, every file of it proved there. num_sent: files that were not there before."""
 
     url: str

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from luthier.core.digest import sha256_bytes, sha256_file
 from luthier.core.errors import NotFoundError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Progress, SilentProgress
 from luthier.ml.export.bundle.lineage import BASE_ROLE, PREDICATE_TYPE, STATEMENT_TYPE, WEIGHTS_DIGEST
 from luthier.ml.export.bundle.manifest import (
@@ -46,7 +46,7 @@ _MOST_MANIFEST_BYTES: Final = 64 << 20
 _OF_THE_HUB: Final = (".gitattributes", ".git", ".cache/huggingface")
 
 
-class Fault(Frozen):
+class Fault(FrozenModel):
     """One thing that is not as it was. path: below the folder. what: the end of a sentence that begins with it."""
 
     kind: FaultKind
@@ -54,7 +54,7 @@ class Fault(Frozen):
     what: str
 
 
-class VerifyReport(Frozen):
+class VerifyReport(FrozenModel):
     """What was found. bundle_sha256: the bundle's name as its files say now; None where they name none.
 
     signed_by: the key whose signature holds, `ed25519:` and the public key or `ecdsa:` and a digest of it; None where

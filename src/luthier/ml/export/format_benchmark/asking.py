@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.records.export import ExportFormat, ExportSource
 
 
-class AskedRow(Frozen):
+class AskedRow(FrozenModel):
     """One held-out row in the source's tokens. learned: places of `ids` that are predicted. num_prompt: tokens before
     the answer, 0 where nothing is written (plain text)."""
 
@@ -17,7 +17,7 @@ class AskedRow(Frozen):
     num_prompt: int
 
 
-class Asked(Frozen):
+class Asked(FrozenModel):
     """format: None runs the source itself, as it was trained. "quality": likelihoods and greedy text of every row;
     "speed": how fast prompts are read and tokens written, by `rows` alone."""
 
@@ -29,7 +29,7 @@ class Asked(Frozen):
     max_new_tokens: int
 
 
-class RowQuality(Frozen):
+class RowQuality(FrozenModel):
     """A format's output for one row. is_ended: the answer ended before the limit."""
 
     nll_nats: float
@@ -38,14 +38,14 @@ class RowQuality(Frozen):
     is_ended: bool
 
 
-class Quality(Frozen):
+class Quality(FrozenModel):
     """What a format makes of all rows."""
 
     runtime: str
     rows: tuple[RowQuality, ...]
 
 
-class Speed(Frozen):
+class Speed(FrozenModel):
     """One round of one format. Seconds: to load it; until the first new token of every prompt; for the whole answers.
 
     num_new: new tokens after the first of each answer.

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from luthier.core.digest import sha256_file
 from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.ports import Progress
 from luthier.core.records.base_model import LocalModel
 from luthier.core.system.disk_full import is_disk_full
@@ -32,7 +32,7 @@ from luthier.ml.inference.models.weights import WeightFile, weight_files, weight
 DOCUMENT, MANIFEST = "luthier.json", "manifest.json"
 
 
-class Manifest(Frozen):
+class Manifest(FrozenModel):
     """What a model was when it was taken in.
 
     Attributes:
@@ -205,7 +205,7 @@ def discard(home: Path, name: ModelName) -> None:
     clear_leftovers(home, name)
 
 
-def write_json(file: Path, document: Frozen) -> None:
+def write_json(file: Path, document: FrozenModel) -> None:
     """Write a spec as readable JSON."""
     write_json_object(file, document.model_dump(mode="json"))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from luthier.core.digest import sha256_document, sha256_file
 from luthier.core.errors import ModelSourceError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.library_errors import library_reason
 from luthier.core.records.base_model import LocalModel
 from luthier.ml.inference.models.structure import context_length, read_structure
@@ -19,7 +19,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors README, "Format").
 
 
-class WeightFile(Frozen):
+class WeightFile(FrozenModel):
     """One safetensors file as it was when the model was taken in."""
 
     sha256: str

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from luthier.core.results.worth import Case
-from luthier.core.results.worth_result import Answer, Bar, BreakEven, Part, Priced
+from luthier.core.results.roi import Case
+from luthier.core.results.roi_result import Answer, Bar, BreakEven, Part, Priced
 from luthier.ml.planning.roi import words
 
 SURE: Final = 0.9

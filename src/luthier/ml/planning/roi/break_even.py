@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from scipy.optimize import brentq
 
-from luthier.core.results.worth_result import BreakEven, Kind
+from luthier.core.results.roi_result import BreakEven, Kind
 from luthier.ml.planning.roi import words
 from luthier.ml.planning.roi.flows import ANSWERS, TUNED, Economy
 from luthier.ml.planning.roi.inputs import Array, Values

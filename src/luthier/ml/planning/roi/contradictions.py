@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from luthier.core.errors import RequestError
-from luthier.core.results.worth import (
+from luthier.core.results.roi import (
     ALTERNATIVES,
     Alternative,
     AlternativeName,

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.results.worth import ALTERNATIVES, Case, Changed, MeasuredGains, Tuned, Way
+from luthier.core.results.roi import ALTERNATIVES, Case, Changed, MeasuredGains, Tuned, Way
 from luthier.ml.planning.roi.inputs import SHOT_TOKENS, TUNED_OVER_FEW_SHOT, TUNED_OVER_TODAY, Array, Values
 
 HOURS_A_MONTH: Final = 730.0

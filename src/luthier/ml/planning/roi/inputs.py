@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
-from luthier.core.frozen import Frozen
-from luthier.core.results.worth import Case, Gain, Measured, MeasuredGains, Money, Range, Share
-from luthier.core.results.worth_result import Kind
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.roi import Case, Gain, Measured, MeasuredGains, Money, Range, Share
+from luthier.core.results.roi_result import Kind
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]
@@ -103,12 +103,12 @@ def _draw(one: Input, num: int, seed: int) -> Array:
     return np.asarray(low + (high - low) * betaincinv(left, right, level))
 
 
-def _walk(spec: Frozen, prefix: str) -> Iterator[Input]:
+def _walk(spec: FrozenModel, prefix: str) -> Iterator[Input]:
     for name, info in type(spec).model_fields.items():
         value, key = getattr(spec, name), f"{prefix}{name}"
         if isinstance(value, Range):
             yield Input(key, _title(info.title or name.replace("_", " "), key), _kind(value), value)
-        elif isinstance(value, Frozen):
+        elif isinstance(value, FrozenModel):
             yield from _walk(value, f"{key}.")
 
 

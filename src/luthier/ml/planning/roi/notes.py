@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from luthier.core.results.worth import Case, MeasuredGains, Way
+from luthier.core.results.roi import Case, MeasuredGains, Way
 from luthier.ml.planning.roi import words
 from luthier.ml.planning.roi.flows import HOURS_A_MONTH, Economy, serving_hours
 from luthier.ml.planning.roi.inputs import Values

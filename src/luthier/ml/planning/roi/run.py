@@ -9,17 +9,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.core.results.worth import ALTERNATIVES, Case, MeasuredGains
-from luthier.core.results.worth_result import (
+from luthier.core.results.roi import ALTERNATIVES, Case, MeasuredGains
+from luthier.core.results.roi_result import (
     Bar,
     Histogram,
     Month,
     NotPriced,
     Part,
     Priced,
+    RoiResult,
     Spread,
     SpreadOrNever,
-    WorthResult,
 )
 from luthier.ml.planning.roi import answer as words_of
 from luthier.ml.planning.roi.break_even import break_even_gain, break_evens
@@ -52,7 +52,7 @@ PARTS: Final = {
 }
 
 
-def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[str, ...] = ()) -> WorthResult:
+def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[str, ...] = ()) -> RoiResult:
     """Is it worth it? The same arguments give the same answer.
 
     Every price must be there.
@@ -82,7 +82,7 @@ def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[s
     verdict = words_of.decide(tuned, alternatives, within)
     monthly, once = _parts(exact.monthly, drawn.monthly), _parts(exact.once, drawn.once)
     turning, tornado = break_evens(economy, typical, months), _tornado(economy, inputs, typical, months)
-    return WorthResult(
+    return RoiResult(
         answer=verdict,
         headline=words_of.headline(verdict, case, tuned, alternatives, within),
         reasons=words_of.reasons(verdict, case, tuned, alternatives, monthly=monthly, once=once),

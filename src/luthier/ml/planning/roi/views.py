@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
-from luthier.core.results.worth_result import Part, Priced, Spread, SpreadOrNever, WorthResult
+from luthier.core.results.roi_result import Part, Priced, RoiResult, Spread, SpreadOrNever
 from luthier.ml.charts.fact import Fact
 from luthier.ml.planning.roi import words
 from luthier.ml.planning.roi.inputs import inputs_of
@@ -39,7 +39,7 @@ class WayRow:
     is_tuned: bool
 
 
-def key_figures(result: WorthResult) -> list[Fact]:
+def key_figures(result: RoiResult) -> list[Fact]:
     """The four figures that the issue of money comes down to."""
     currency, tuned = result.case.currency, result.tuned
     horizon = words.months(float(result.case.horizon_months))
@@ -56,7 +56,7 @@ def key_figures(result: WorthResult) -> list[Fact]:
     ]
 
 
-def way_rows(result: WorthResult) -> list[WayRow]:
+def way_rows(result: RoiResult) -> list[WayRow]:
     """The tuned model, plainer ways, and doing nothing."""
     currency = result.case.currency
     rows = [_way(way, currency) for way in (result.tuned, *result.alternatives)]
@@ -76,7 +76,7 @@ def part_rows(parts: tuple[Part, ...], currency: str) -> list[Fact]:
     ]
 
 
-def input_rows(result: WorthResult) -> list[tuple[str, str, str, str, str]]:
+def input_rows(result: RoiResult) -> list[tuple[str, str, str, str, str]]:
     """Every input: key, title, low, typical, high; one figure alone where there is no doubt."""
     currency = result.case.currency
     rows = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from luthier.core.results.worth_result import Kind
+from luthier.core.results.roi_result import Kind
 from luthier.ml.charts.figures import MINUS
 
 MIDDLE: Final = {

@@ -28,7 +28,7 @@ from torch import Tensor
 from luthier.core.dataset import TokenisedExample
 from luthier.core.digest import sha256_bytes, sha256_document, sha256_file
 from luthier.core.errors import StorageFullError, WorkError
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import TeacherPlan
 from luthier.core.ports import Progress
 from luthier.ml.charts.page import replace_bytes, replace_text
@@ -44,13 +44,13 @@ _HEAD: Final = "head.safetensors"
 _BYTES: Final = {"float32": 4, "bfloat16": 2}
 
 
-class _File(Frozen):
+class _File(FrozenModel):
     name: str
     sha256: str
     num_bytes: int
 
 
-class _Manifest(Frozen):
+class _Manifest(FrozenModel):
     identity: str
     files: tuple[_File, ...] = ()
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from luthier.core.results.worth_result import WorthResult
+from luthier.core.results.roi_result import RoiResult
 from luthier.ml.planning.roi import worth
-from luthier.ml.planning.roi.report import render_worth, write_worth_report
+from luthier.ml.planning.roi.report import render_roi, write_roi_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 DOUBT = {
@@ -58,12 +58,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def result(make_case: Any) -> WorthResult:
+def result(make_case: Any) -> RoiResult:
     return worth(make_case(DOUBT))
 
 
-def test_the_page_is_whole_refers_to_nothing_outside_and_repeats_byte_for_byte(result: WorthResult) -> None:
-    html = render_worth(result, case_file="case.yaml")
+def test_the_page_is_whole_refers_to_nothing_outside_and_repeats_byte_for_byte(result: RoiResult) -> None:
+    html = render_roi(result, case_file="case.yaml")
     page = Page(html)
     assert page.open == []
     assert html.startswith("<!DOCTYPE html>")
@@ -73,12 +73,12 @@ def test_the_page_is_whole_refers_to_nothing_outside_and_repeats_byte_for_byte(r
     assert len(page.ids) == len(set(page.ids))
     assert set(page.labels) <= set(page.ids)
     assert page.tags.count("h1") == 1
-    assert html == render_worth(result, case_file="case.yaml")
+    assert html == render_roi(result, case_file="case.yaml")
     assert len(html.encode()) < 400_000
 
 
-def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: WorthResult) -> None:
-    text = re.sub(r"\s+", " ", Page(render_worth(result, case_file="my case.yaml", verdict="run-1")).words)
+def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: RoiResult) -> None:
+    text = re.sub(r"\s+", " ", Page(render_roi(result, case_file="my case.yaml", verdict="run-1")).words)
     parts = (
         result.headline,
         "What would have to change",
@@ -105,21 +105,21 @@ def test_answer_first_then_pictures_ways_money_inputs_and_limits(result: WorthRe
     [({}, "worth it"), ({"tuned.gain": 0.0}, "not worth it"), (DOUBT, "not settled"), ({"calls.per_month": 0}, "not")],
 )
 def test_every_answer_has_its_page(make_case: Any, changes: dict[str, Any], badge: str) -> None:
-    html = render_worth(worth(make_case(changes)), case_file="case.yaml")
+    html = render_roi(worth(make_case(changes)), case_file="case.yaml")
     assert f'<p class="badge">{badge}' in html
     assert ("chart-tornado" in html) == (changes is DOUBT)
 
 
 def test_hostile_names_stay_text(make_case: Any) -> None:
     name = "</title><script>alert(1)</script>\u202e\x1b[2J"
-    html = render_worth(worth(make_case({"name": name})), case_file="<b>.yaml")
+    html = render_roi(worth(make_case({"name": name})), case_file="<b>.yaml")
     assert Page(html).open == []
     assert "<script" not in html
     assert "\u202e" not in html
     assert "\x1b" not in html
 
 
-def test_the_page_reaches_the_disk_with_its_folder(tmp_path: Path, result: WorthResult) -> None:
-    path = write_worth_report(tmp_path / "new" / "worth.html", result, case_file="case.yaml")
-    assert path.read_text(encoding="utf-8") == render_worth(result, case_file="case.yaml", html=str(path))
+def test_the_page_reaches_the_disk_with_its_folder(tmp_path: Path, result: RoiResult) -> None:
+    path = write_roi_report(tmp_path / "new" / "worth.html", result, case_file="case.yaml")
+    assert path.read_text(encoding="utf-8") == render_roi(result, case_file="case.yaml", html=str(path))
     assert [one.name for one in path.parent.iterdir()] == ["worth.html"]

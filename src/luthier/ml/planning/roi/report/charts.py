@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from luthier.core.results.worth_result import Bar, Priced, WorthResult
+from luthier.core.results.roi_result import Bar, Priced, RoiResult
 from luthier.ml.charts import spec
 from luthier.ml.charts.page import Chart
 from luthier.ml.charts.spec import OTHERS, Axis, Bars, Estimate, Intervals, Mark, Note, Plot, Role, Series
@@ -20,7 +20,7 @@ _MAX_BARS: Final = 10
 _MIN_SWING: Final = 0.01
 
 
-def worth_charts(result: WorthResult) -> list[Chart]:
+def roi_charts(result: RoiResult) -> list[Chart]:
     """All charts in which there is something to see, in the order of the page."""
     drawn = [months_chart(result), ways_chart(result)]
     if result.tornado:
@@ -30,7 +30,7 @@ def worth_charts(result: WorthResult) -> list[Chart]:
     return drawn
 
 
-def tornado_chart(result: WorthResult) -> Chart:
+def tornado_chart(result: RoiResult) -> Chart:
     """What the value hangs on: each input from its low to its high, the others typical, the widest bar on top."""
     widest, currency = result.tornado[0].swing, result.case.currency
     bars = [bar for bar in result.tornado if bar.swing >= _MIN_SWING * widest][:_MAX_BARS]
@@ -62,7 +62,7 @@ def _tornado_bar(bar: Bar, typical: float, currency: str) -> spec.Bar:
     return spec.Bar(name, bar.value_at_high, high, "tuned", typical, (bar.value_at_low, "base"), low)
 
 
-def months_chart(result: WorthResult) -> Chart:
+def months_chart(result: RoiResult) -> Chart:
     """What has come together month by month, with the band that holds 95% of the draws."""
     currency, last = result.case.currency, result.months[-1].month
     notes, marks = [], [Mark(0.0, "", "y", is_dashed=False)]
@@ -91,7 +91,7 @@ def months_chart(result: WorthResult) -> Chart:
     return report_chart(chart)
 
 
-def ways_chart(result: WorthResult) -> Chart:
+def ways_chart(result: RoiResult) -> Chart:
     """The tuned model beside plainer ways and doing nothing: a dot for the value, a whisker for its 95% interval."""
     ways, currency = [result.tuned, *result.alternatives], result.case.currency
     roles: tuple[Role, ...] = ("tuned", *OTHERS)
@@ -116,7 +116,7 @@ def ways_chart(result: WorthResult) -> Chart:
     return report_chart(chart)
 
 
-def draws_chart(result: WorthResult) -> Chart:
+def draws_chart(result: RoiResult) -> Chart:
     """How often the draws give which value: what pays in one colour, what does not in the other."""
     currency = result.case.currency
     edges, counts = np.asarray(result.histogram.edges), np.asarray(result.histogram.counts)

@@ -7,15 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from luthier.core.results.worth_result import WorthResult
+from luthier.core.results.roi_result import RoiResult
 from luthier.ml.charts.page import page_environment, replace_text
 from luthier.ml.planning.roi import views
-from luthier.ml.planning.roi.report.charts import worth_charts
+from luthier.ml.planning.roi.report.charts import roi_charts
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
-def render_worth(result: WorthResult, *, case_file: str, verdict: str | None = None, html: str = "worth.html") -> str:
+def render_roi(result: RoiResult, *, case_file: str, verdict: str | None = None, html: str = "worth.html") -> str:
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
     Args:
@@ -30,7 +30,7 @@ def render_worth(result: WorthResult, *, case_file: str, verdict: str | None = N
         tone=views.TONES[result.answer],
         against=result.break_evens[0].against,
         key_figures=views.key_figures(result),
-        charts=worth_charts(result),
+        charts=roi_charts(result),
         ways=views.way_rows(result),
         monthly=views.part_rows(result.monthly_parts, currency),
         once=views.part_rows(result.once_parts, currency),
@@ -42,9 +42,9 @@ def render_worth(result: WorthResult, *, case_file: str, verdict: str | None = N
     )
 
 
-def write_worth_report(path: Path, result: WorthResult, *, case_file: str, verdict: str | None = None) -> Path:
+def write_roi_report(path: Path, result: RoiResult, *, case_file: str, verdict: str | None = None) -> Path:
     """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
-    page = render_worth(result, case_file=case_file, verdict=verdict, html=str(path))
+    page = render_roi(result, case_file=case_file, verdict=verdict, html=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)
     return path

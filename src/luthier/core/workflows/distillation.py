@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from luthier.core.evaluation import Evaluation
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 DistilKind = Literal["sequence", "logit"]
 DistilWord = Literal["worth it", "not worth it", "not settled"]
@@ -16,7 +16,7 @@ TEACHER: Final = "teacher"
 """What the three are called, in the evaluation and wherever they are shown."""
 
 
-class StudentVerdict(Frozen):
+class StudentVerdict(FrozenModel):
     """Whether distilling was worth it, as text.
 
     Attributes:
@@ -30,7 +30,7 @@ class StudentVerdict(Frozen):
     caveats: tuple[str, ...] = ()
 
 
-class StudentRun(Frozen):
+class StudentRun(FrozenModel):
     """One training of the student.
 
     Attributes:
@@ -47,7 +47,7 @@ class StudentRun(Frozen):
     seconds: float
 
 
-class Student(Frozen):
+class Student(FrozenModel):
     """What `luthier distill` has made. status "paused": a training was stopped, and the same command continues with it.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from luthier.core.evaluation import VerdictWord
-from luthier.core.frozen import Frozen
-from luthier.core.results.rating import RatingPanel
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.human_eval import RatingPanel
 from luthier.core.results.suite import Criterion
 
 AgreementMeasure = Literal["krippendorff_alpha", "fleiss_kappa", "cohen_kappa"]
 
 
-class Estimate(Frozen):
+class Estimate(FrozenModel):
     """A figure with its 95% interval."""
 
     value: float
@@ -20,7 +20,7 @@ class Estimate(Frozen):
     high: float
 
 
-class Drift(Frozen):
+class Drift(FrozenModel):
     """How a rater changes against the others as it goes on: what a rating adds to it, and how sure that is.
 
     Of scores: by how much they lie above the others'. Of preferences: how often they agree with the others.
@@ -30,7 +30,7 @@ class Drift(Frozen):
     p_value: float
 
 
-class RaterReport(Frozen):
+class RaterReport(FrozenModel):
     """One rater.
 
     Attributes:
@@ -63,7 +63,7 @@ class RaterReport(Frozen):
         return self.num_rated >= self.num_items
 
 
-class Agreement(Frozen):
+class Agreement(FrozenModel):
     """How far raters agree, beyond chance.
 
     Attributes:
@@ -82,7 +82,7 @@ class Agreement(Frozen):
     caution: str = ""
 
 
-class WinRate(Frozen):
+class WinRate(FrozenModel):
     """How often `system` is preferred to `against`, ties counting half; the interval draws rows, not ratings.
 
     Attributes:
@@ -102,7 +102,7 @@ class WinRate(Frozen):
     rows_needed: int | None = None
 
 
-class Standing(Frozen):
+class Standing(FrozenModel):
     """A system's place among all: the logarithm of its strength by Bradley and Terry, 0 on average of all systems.
 
     Attributes:
@@ -116,7 +116,7 @@ class Standing(Frozen):
     high: float | None
 
 
-class MeanScore(Frozen):
+class MeanScore(FrozenModel):
     """The mean of all scores that a system's answers were given for a criterion."""
 
     system: str
@@ -125,7 +125,7 @@ class MeanScore(Frozen):
     mean: Estimate
 
 
-class ScoreDifference(Frozen):
+class ScoreDifference(FrozenModel):
     """Mean score of one system less that of another, on the same rows."""
 
     system: str
@@ -137,7 +137,7 @@ class ScoreDifference(Frozen):
     rows_needed: int | None = None
 
 
-class PanelFigures(Frozen):
+class PanelFigures(FrozenModel):
     """What follows from ratings: of a pairwise panel rates and standing, of scores their means and differences.
 
     Attributes:
@@ -154,7 +154,7 @@ class PanelFigures(Frozen):
     differences: tuple[ScoreDifference, ...] = ()
 
 
-class PanelReport(Frozen):
+class PanelReport(FrozenModel):
     """All of it.
 
     Attributes:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from luthier.core.conversation import Message
 from luthier.core.errors import DataError, RequestError, RowProblem
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.library_errors import library_reason
 from luthier.core.results.suite import CRITERIA, Criterion
 
@@ -29,14 +29,14 @@ HIGHEST: Final = 5
 MAX_COMMENT_CHARACTERS: Final = 2000
 
 
-class RatedAnswer(Frozen):
+class RatedAnswer(FrozenModel):
     """An answer that is shown, and the name of the system that wrote it, which is not."""
 
     system: str
     text: str
 
 
-class AttentionCheck(Frozen):
+class AttentionCheck(FrozenModel):
     """What a rater who reads says of an item whose right answer is known; marked in the database alone.
 
     Attributes:
@@ -48,7 +48,7 @@ class AttentionCheck(Frozen):
     score: Score | None = None
 
 
-class RatingItem(Frozen):
+class RatingItem(FrozenModel):
     """A prompt with two answers (pairwise) or one (likert).
 
     Attributes:
@@ -65,7 +65,7 @@ class RatingItem(Frozen):
     check: AttentionCheck | None = None
 
 
-class RatingPanel(Frozen):
+class RatingPanel(FrozenModel):
     """People who rate the same answers. Times are seconds since 1970.
 
     Attributes:
@@ -99,7 +99,7 @@ class RatingPanel(Frozen):
         return self
 
 
-class Rater(Frozen):
+class Rater(FrozenModel):
     """Somebody who rates in one panel.
 
     Attributes:
@@ -113,7 +113,7 @@ class Rater(Frozen):
     created_at: float = 0.0
 
 
-class Rating(Frozen):
+class Rating(FrozenModel):
     """What one rater says of one item: a preference (pairwise), or a score for each criterion (likert).
 
     Attributes:
@@ -143,7 +143,7 @@ class Rating(Frozen):
         return set(self.scores.values()) == {check.score}
 
 
-class RatingRow(Frozen):
+class RatingRow(FrozenModel):
     """One rating with all that it is about: a line of the exported table. Of a pair answer_b is the second answer.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from luthier.core.cost import Estimate
 from luthier.core.evaluation import Comparison, SystemResult
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.recipe import MetricName
 
 SystemKind = Literal["zero-shot", "few-shot", "tuned"]
@@ -14,7 +14,7 @@ SYSTEM_KINDS: Final[tuple[SystemKind, ...]] = ("zero-shot", "few-shot", "tuned")
 Advice = Literal["tuned", "prompting", "nothing"]
 
 
-class Contender(Frozen):
+class Contender(FrozenModel):
     """A base model that takes part, and what its own plan came to.
 
     Attributes:
@@ -43,7 +43,7 @@ class Contender(Frozen):
     loading_seconds: float
 
 
-class ShowdownSpec(Frozen):
+class ModelComparisonSpec(FrozenModel):
     """What was asked, and the sizes that the budget came to; the same for every contender.
 
     Attributes:
@@ -92,7 +92,7 @@ class ShowdownSpec(Frozen):
         return self.num_examples / self.num_rows
 
 
-class Standing(Frozen):
+class Standing(FrozenModel):
     """One system: a contender, asked in one way.
 
     Attributes:
@@ -108,7 +108,7 @@ class Standing(Frozen):
     usd_per_1000_answers: Estimate | None = None
 
 
-class Tuning(Frozen):
+class Tuning(FrozenModel):
     """The short training of a contender.
 
     Attributes:
@@ -124,7 +124,7 @@ class Tuning(Frozen):
     peak_memory_bytes: int | None = None
 
 
-class Recommendation(Frozen):
+class Recommendation(FrozenModel):
     """The answer.
 
     Attributes:
@@ -141,7 +141,7 @@ class Recommendation(Frozen):
     cautions: tuple[str, ...] = ()
 
 
-class ShowdownResult(Frozen):
+class ModelComparisonResult(FrozenModel):
     """All that came of a showdown.
 
     Attributes:
@@ -152,7 +152,7 @@ class ShowdownResult(Frozen):
 
     showdown_id: str
     created_at: str
-    spec: ShowdownSpec
+    spec: ModelComparisonSpec
     standings: tuple[Standing, ...]
     tunings: tuple[Tuning, ...]
     comparisons: tuple[Comparison, ...]

@@ -6,12 +6,12 @@ from typing import Final
 
 from luthier.core.conversation import NEW_TOKENS
 from luthier.core.evaluation import NUM_JUDGED, NUM_SHOTS
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 STAGES: Final = ("ingest", "audit", "repair", "split", "showdown", "tune", "judge", "report")
 
 
-class AutoSpec(Frozen):
+class AutomlSpec(FrozenModel):
     """What was asked.
 
     Attributes:

@@ -12,14 +12,14 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from luthier.core.cost import Market
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 
 JudgedAs = Literal["base", "few_shot"]
 AlternativeName = Literal["better_prompt", "few_shot", "bigger_model", "without_model"]
 ALTERNATIVES: Final[tuple[AlternativeName, ...]] = get_args(AlternativeName)
 
 
-class Range(Frozen):
+class Range(FrozenModel):
     """A figure that is known only so well. One number represents all three: it is taken to be exact."""
 
     low: float
@@ -97,14 +97,14 @@ class Gain(Range):
     most: ClassVar[float] = 1.0
 
 
-class Hosted(Frozen):
+class Hosted(FrozenModel):
     """Served by somebody else, who is paid by the token."""
 
     input_price_per_million_tokens: Money = Field(title="price of a million tokens in")
     output_price_per_million_tokens: Money = Field(title="price of a million tokens out")
 
 
-class SelfServed(Frozen):
+class SelfServed(FrozenModel):
     """Served by oneself on rented or own devices.
 
     Attributes:
@@ -122,7 +122,7 @@ class SelfServed(Frozen):
     output_tokens_per_second: Positive = Field(title="tokens a second that serving writes")
 
 
-class Way(Frozen):
+class Way(FrozenModel):
     """How calls are answered, and what a call costs that way; at most one of the three is given."""
 
     hosted: Hosted | None = None
@@ -167,7 +167,7 @@ class Alternative(Changed):
     cost_per_month: Money = Field(default=Money.exactly(0), title="further cost a month")
 
 
-class Calls(Frozen):
+class Calls(FrozenModel):
     """How often the model is asked, how long a call of today is, and what one more correct answer is worth."""
 
     per_month: Amount = Field(title="calls a month")
@@ -176,7 +176,7 @@ class Calls(Frozen):
     value_of_one_more_correct: Money = Field(title="value of one more correct answer")
 
 
-class People(Frozen):
+class People(FrozenModel):
     """Hours of people until the model is ready. Each must be said, if only as 0: they are what is forgotten."""
 
     rate_per_hour: Money = Field(title="rate of people an hour")
@@ -185,7 +185,7 @@ class People(Frozen):
     review_hours: Amount = Field(title="hours of reviewing")
 
 
-class TrainingCost(Frozen):
+class TrainingCost(FrozenModel):
     """What training costs: one sum, or devices and hours.
 
     Attributes:
@@ -201,14 +201,14 @@ class TrainingCost(Frozen):
     num_trials: Positive = Field(default=Positive.exactly(1), title="trainings until it is right")
 
 
-class EvaluationCost(Frozen):
+class EvaluationCost(FrozenModel):
     """What judging costs, the first time and after each retraining."""
 
     hours: Amount = Field(default=Amount.exactly(0), title="hours of evaluating")
     cost: Money = Field(default=Money.exactly(0), title="cost of evaluating")
 
 
-class Upkeep(Frozen):
+class Upkeep(FrozenModel):
     """What the tuned model costs once it is in use.
 
     Attributes:
@@ -221,7 +221,7 @@ class Upkeep(Frozen):
     cost_per_month: Money = Field(default=Money.exactly(0), title="further upkeep a month")
 
 
-class Alternatives(Frozen):
+class Alternatives(FrozenModel):
     """The plain ways, as far as they were thought of. Doing nothing is always among them.
 
     Attributes:
@@ -234,7 +234,7 @@ class Alternatives(Frozen):
     without_model: Alternative | None = None
 
 
-class FromVerdict(Frozen):
+class FromVerdict(FrozenModel):
     """How an evaluation is read, where gains are measured instead of assumed.
 
     Attributes:
@@ -249,8 +249,8 @@ class FromVerdict(Frozen):
     today: JudgedAs = "base"
 
 
-class Case(Frozen):
-    """One question: is it worth it here? docs/worth.md explains every key.
+class Case(FrozenModel):
+    """One question: is it worth it here? docs/roi.md explains every key.
 
     Attributes:
         currency_per_usd: what a dollar costs, where prices of the table are used in another currency.
@@ -276,7 +276,7 @@ class Case(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-class Measured(Frozen):
+class Measured(FrozenModel):
     """A measured figure with its 95% interval."""
 
     value: float
@@ -284,7 +284,7 @@ class Measured(Frozen):
     high: float
 
 
-class MeasuredGains(Frozen):
+class MeasuredGains(FrozenModel):
     """What an evaluation says about the case, in points of one metric.
 
     Attributes:

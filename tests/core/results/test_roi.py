@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from luthier.core.results.worth import Amount, Calls, Gain, Money, Positive, Range, Share
+from luthier.core.results.roi import Amount, Calls, Gain, Money, Positive, Range, Share
 
 
 def test_a_number_stands_for_a_range_without_doubt() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.digest import sha256_document
-from luthier.core.frozen import Frozen
+from luthier.core.frozen_model import FrozenModel
 from luthier.core.results.task_result import GateOutcome
 
 CANDIDATE: Final = "candidate"
@@ -17,7 +17,7 @@ MAX_REASON_CHARACTERS: Final = 1_000
 Bound = Literal["low", "high", "value"]
 
 
-class GateRule(Frozen):
+class GateRule(FrozenModel):
     """One figure and where it has to lie. Exactly one of `at_least` and `at_most`.
 
     Attributes:
@@ -67,7 +67,7 @@ class GateRule(Frozen):
         return f"{self.metric}{whose}{less} {words} {self.limit:g}"
 
 
-class Gate(Frozen):
+class Gate(FrozenModel):
     """Rules that must all be met.
 
     Attributes:
@@ -85,7 +85,7 @@ class Gate(Frozen):
         return not self.fingerprints or any(fingerprint.startswith(one) for one in self.fingerprints)
 
 
-class CheckedTarget(Frozen):
+class CheckedTarget(FrozenModel):
     """What a gate said of one model that is to answer.
 
     Attributes:
@@ -97,7 +97,7 @@ class CheckedTarget(Frozen):
     outcome: GateOutcome
 
 
-class GatePassage(Frozen):
+class GatePassage(FrozenModel):
     """How a revision of a deployment came past its gates.
 
     Attributes:

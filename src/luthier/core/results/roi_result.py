@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.core.frozen import Frozen
-from luthier.core.results.worth import Case, MeasuredGains
+from luthier.core.frozen_model import FrozenModel
+from luthier.core.results.roi import Case, MeasuredGains
 
 Answer = Literal["yes", "no", "open"]
 Kind = Literal["money", "share", "gain", "number"]
 
 
-class Spread(Frozen):
+class Spread(FrozenModel):
     """A figure under doubt.
 
     Attributes:
@@ -27,7 +27,7 @@ class Spread(Frozen):
     high: float
 
 
-class SpreadOrNever(Frozen):
+class SpreadOrNever(FrozenModel):
     """As a spread, of something that may never happen: None."""
 
     typical: float | None
@@ -35,7 +35,7 @@ class SpreadOrNever(Frozen):
     high: float | None
 
 
-class Part(Frozen):
+class Part(FrozenModel):
     """One part of a sum. What costs is negative."""
 
     name: str
@@ -43,7 +43,7 @@ class Part(Frozen):
     amount: Spread
 
 
-class Priced(Frozen):
+class Priced(FrozenModel):
     """One way against today's.
 
     Attributes:
@@ -68,7 +68,7 @@ class Priced(Frozen):
     probability_tuned_is_worth_more: float | None = None
 
 
-class NotPriced(Frozen):
+class NotPriced(FrozenModel):
     """A plain way that the case says too little about."""
 
     name: str
@@ -76,7 +76,7 @@ class NotPriced(Frozen):
     needs: str
 
 
-class Bar(Frozen):
+class Bar(FrozenModel):
     """One bar of the tornado: the value over the horizon with this input at its low and at its high, others typical."""
 
     name: str
@@ -94,7 +94,7 @@ class Bar(Frozen):
         return abs(self.value_at_high - self.value_at_low)
 
 
-class BreakEven(Frozen):
+class BreakEven(FrozenModel):
     """Where the answer turns, all else typical.
 
     Attributes:
@@ -112,7 +112,7 @@ class BreakEven(Frozen):
     sentence: str
 
 
-class Month(Frozen):
+class Month(FrozenModel):
     """What has come together by the end of a month, all that was spent taken off."""
 
     month: int
@@ -121,14 +121,14 @@ class Month(Frozen):
     high: float
 
 
-class Histogram(Frozen):
+class Histogram(FrozenModel):
     """How often the draws give which value over the horizon; edges are one more than counts."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
-class WorthResult(Frozen):
+class RoiResult(FrozenModel):
     """The whole answer.
 
     Attributes:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, RequestError
-from luthier.core.results.rating import AttentionCheck, Rating, RatingPanel, RatingRow, RatingsTable
+from luthier.core.results.human_eval import AttentionCheck, Rating, RatingPanel, RatingRow, RatingsTable
 
 
 def row(**values: Any) -> RatingRow:
