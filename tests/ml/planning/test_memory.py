@@ -73,6 +73,18 @@ def test_what_is_held_by_hand(llama: Structure, make_workload: Make, device: Dev
     assert quantised.weights_bytes == pytest.approx(0.516 * matrices + 2 * (parameters - matrices))
 
 
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+def test_a_base_that_is_packed_on_a_cpu_is_read_whole_first(
+    base: str, llama: Structure, make_workload: Make, device: Device
+) -> None:
+    work = make_workload(llama, "qlora", base=base, rows=1, length=1, rank=1)
+    fixed, growing, runtime = memory_terms(work, device)
+    assert fixed + growing >= 2 * 2 * llama.num_parameters  # the mapped file, and the bfloat16 made of it
+    assert total(work, device) >= fixed + growing + runtime - 1
+    fixed, growing, _ = memory_terms(work, accelerator(device))  # matrices come one by one, and are packed there
+    assert fixed + growing < 2 * 2 * llama.num_parameters
+
+
 def test_adalora_begins_with_half_as_many_ranks_again(llama: Structure, make_workload: Make) -> None:
     lora, adalora = make_workload(llama), make_workload(llama, "adalora")
     ranks = 6 * len(lora.targeted)

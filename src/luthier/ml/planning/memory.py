@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from luthier.ml.planning.calibration import Calibration
 
 _FP32: Final = 4.0
+_PACKED: Final = ("nf4", "int8")
 # Resident size of a process that has imported what a run needs, before a model is loaded (measured: docs/log.md).
 _CPU_RUNTIME_BYTES: Final = 0.62e9
 # Context, libraries and their workspaces on an accelerator.
@@ -126,7 +127,7 @@ def _interval(total: float, held: float, growing: float, device: Device, calibra
 def _weights(workload: Workload) -> float:
     """The base as it is held; packing takes linear layers only, the rest (experts in one tensor, too) stays wide."""
     s = workload.structure
-    if workload.base in ("nf4", "int8"):
+    if workload.base in _PACKED:
         packed = s.num_packed_parameters
         return packed * BYTES[workload.base] + (s.num_parameters - packed) * BYTES[workload.compute]
     return s.num_parameters * BYTES[workload.base]
@@ -172,8 +173,15 @@ def _average(workload: Workload) -> float:
 
 
 def _loading(workload: Workload, device: Device) -> float:
-    """While a base is read on a CPU, the mapped file and the weights made of it are there together."""
-    return 2.0 * _weights(workload) if device.is_cpu else _weights(workload)
+    """Bytes at the peak of loading the base.
+
+    On a CPU, the mapped file and the weights made of it are in memory together. A base that is packed is read whole, in
+    the precision that is computed in, before its first matrix is packed; a GPU gets its matrices one by one.
+    """
+    if device.is_cpu:
+        is_packed = workload.base in _PACKED
+        return 2.0 * (workload.structure.num_parameters * BYTES[workload.compute] if is_packed else _weights(workload))
+    return _weights(workload)
 
 
 def _teacher_head(workload: Workload) -> float:
@@ -185,8 +193,11 @@ def _asking(workload: Workload, device: Device) -> float:
     """While a teacher is read and asked there is no student yet."""
     if workload.teacher is None:
         return 0.0
-    held = workload.teacher.num_parameters * BYTES[workload.teacher.stored]
-    return 2.0 * held if device.is_cpu else held
+    teacher = workload.teacher
+    if device.is_cpu:  # read whole before it is packed, as in `_loading`
+        read_as = teacher.compute if teacher.stored in _PACKED else teacher.stored
+        return 2.0 * teacher.num_parameters * BYTES[read_as]
+    return teacher.num_parameters * BYTES[teacher.stored]
 
 
 def _runtime(device: Device) -> float:

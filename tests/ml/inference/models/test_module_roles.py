@@ -53,7 +53,7 @@ def test_a_dense_model_has_no_experts_and_no_routers() -> None:
     assert {x.role for x in found.linear_layers} == {"block"}
 
 
-@pytest.mark.parametrize("kind", ["phimoe", "jetmoe", "afmoe"])
+@pytest.mark.parametrize("kind", ["phimoe", "jetmoe", "afmoe", "dbrx"])
 def test_a_linear_router_is_one(kind: str) -> None:
     found = structure_of(small(kind))
     routers = [x.name for x in found.linear_layers if x.role == "router"]

@@ -29,8 +29,10 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
     from transformers.pytorch_utils import Conv1D
 
     head, outside = model.get_output_embeddings(), _prefixes(outside_modules(model))
-    counts = {layer.num_matrices for layer in experts}
+    flat = _flat_experts(model)
+    counts = {layer.num_matrices for layer in experts} | set(flat.values())
     routed = {part for layer in experts for part in _owners(layer.name)}
+    routed |= {part for name in flat for part in (name, name.rpartition(".")[0])}
     past = weight_reads(model).used
     found = []
     for name, module in model.named_modules():
@@ -66,6 +68,21 @@ def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
         inputs, outputs = (rows, columns) if getattr(owner, "is_transposed", False) else (columns, rows)
         found.append(LinearLayer(name, inputs, outputs, "expert", tensor.shape[0]))
     return tuple(found)
+
+
+def _flat_experts(model: PreTrainedModel) -> dict[str, int]:
+    """Modules of experts that state their number, such as those of DBRX, whose tensors have two dimensions.
+
+    Returns:
+        Name of the module -> number of its experts.
+    """
+    return {
+        name: value
+        for name, module in model.named_modules()
+        if "expert" in type(module).__name__.lower()
+        for key, value in vars(module).items()
+        if key.endswith("num_experts") and isinstance(value, int)
+    }
 
 
 def _chooses(model: PreTrainedModel, parent: str, routed: set[str]) -> bool:
