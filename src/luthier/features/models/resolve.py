@@ -103,8 +103,10 @@ def with_few_shot(
 
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
     """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
+    # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
     if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)
+    # A trained prompt occupies positions in front of every row, so less of the context is left for it.
     room = base.context_length_tokens - num_virtual_tokens
     return replace(base, name=name, adapter_path=outcome_path, context_length_tokens=room)
 
@@ -197,24 +199,33 @@ def system_under_test(
     from luthier.ml.inference.opted_turns import rewritten_examples
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
+    # Rows are rewritten as in training first: lengths, shots and references below are those of the rewritten rows.
     examples = rewritten_examples(opted, examples, engine.template)
     shots = tuple(rewritten_examples(opted, candidate.shots, engine.template))
     while True:
+        # Shots go into the context only. References and byte counts below come from `examples`, without them.
         seen = [with_shots(e, shots) if shots else e for e in examples]
         units = [tokenise_sides(e, engine.template, learning) for e in seen]
         choices = tuple(
             tuple(tokenise_option(e, text, engine.template) for text in texts)
             for e, texts in zip(seen, options, strict=bool(options))
         )
+        # The longest of all sequences decides, options included: every system has to be judged on the same rows.
         everything = [t for unit in (*units, *choices) for t in unit]
         if not shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
             break
+        # One shot fewer for all rows, not only for the long ones: the number of shots is part of what is compared.
         shots = shots[:-1]
         name = f"{candidate.name} ({len(shots)} fit)"
+    # Only without shots can a row still be too long here; then it is the row's fault and an error.
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     pairs = are_pairs(examples)
+    # Some templates drop thoughts of earlier turns, so each answer needs a unit of its own: the last unit is the
+    # one that is answered, the others are only scored, as `earlier`.
     cut = not pairs and any(len(unit) > 1 for unit in units)
+    # Of a preference pair unit 0 is the chosen side and unit 1 the rejected one.
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
+    # With `rests` the text goes on without a template, so the rows' own answers say nothing about lengths.
     new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
     room = _room(tokenised, new, candidate.context_length_tokens, goes_on=bool(rests))
     prompt_set = _PromptSet.of(seen, examples, rests, room, thinking)
@@ -273,6 +284,8 @@ class _PromptSet:
 
 def _prompt_tokens(tokenised: TokenisedExample) -> int:
     """Tokens before the last learned turn: where its part of the mask begins."""
+    # loss_mask is bytes, [tokens], 0 or 1. The last 0->1 edge is where the last learned turn starts; rfind gives
+    # -1 for a mask that is learned from its first token, hence 0.
     return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 
