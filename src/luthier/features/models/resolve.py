@@ -184,12 +184,10 @@ def system_under_test(
 ) -> SystemUnderTest:
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
-    max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
-    the rows' own (`answer_lengths`). options: of each row the answers to choose from, where there are any. rests: of
-    plain texts that are only begun, and that the system is to go on with, what follows of each.
-
-    Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
-    answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
+    max_new_tokens, max_thinking_tokens: of an answer and of its thought; None: from the rows' own lengths. options: the
+    answers to choose from, by row. rests: the continuations of plain texts that the system is to go on with. Fewer shots
+    are used for all rows where the longest does not fit; the name says how many. Raises OverlongError for a row that
+    does not fit without shots.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
     from luthier.ml.data.tokenise.option_tokens import tokenise_option
@@ -199,33 +197,26 @@ def system_under_test(
     from luthier.ml.inference.opted_turns import rewritten_examples
 
     learning, opted, name = Learning(reasoning=candidate.learn_reasoning), candidate.opted_turns, candidate.name
-    # Rows are rewritten as in training first: lengths, shots and references below are those of the rewritten rows.
     examples = rewritten_examples(opted, examples, engine.template)
     shots = tuple(rewritten_examples(opted, candidate.shots, engine.template))
     while True:
-        # Shots go into the context only. References and byte counts below come from `examples`, without them.
         seen = [with_shots(e, shots) if shots else e for e in examples]
         units = [tokenise_sides(e, engine.template, learning) for e in seen]
         choices = tuple(
             tuple(tokenise_option(e, text, engine.template) for text in texts)
             for e, texts in zip(seen, options, strict=bool(options))
         )
-        # The longest of all sequences decides, options included: every system has to be judged on the same rows.
+        # One sequence over the context costs all rows a shot: their number is part of what is compared.
         everything = [t for unit in (*units, *choices) for t in unit]
         if not shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
             break
-        # One shot fewer for all rows, not only for the long ones: the number of shots is part of what is compared.
         shots = shots[:-1]
         name = f"{candidate.name} ({len(shots)} fit)"
-    # Only without shots can a row still be too long here; then it is the row's fault and an error.
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     pairs = are_pairs(examples)
-    # Some templates drop thoughts of earlier turns, so each answer needs a unit of its own: the last unit is the
-    # one that is answered, the others are only scored, as `earlier`.
+    # Templates that drop earlier thoughts need a unit an answer: the last unit is the answered one.
     cut = not pairs and any(len(unit) > 1 for unit in units)
-    # Of a preference pair unit 0 is the chosen side and unit 1 the rejected one.
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
-    # With `rests` the text goes on without a template, so the rows' own answers say nothing about lengths.
     new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
     room = _room(tokenised, new, candidate.context_length_tokens, goes_on=bool(rests))
     prompt_set = _PromptSet.of(seen, examples, rests, room, thinking)
