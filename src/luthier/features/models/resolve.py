@@ -185,9 +185,9 @@ def system_under_test(
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
     max_new_tokens, max_thinking_tokens: of an answer and of its thought; None: from the rows' own lengths. options: the
-    answers to choose from, by row. rests: the continuations of plain texts that the system is to go on with. Fewer shots
-    are used for all rows where the longest does not fit; the name says how many. Raises OverlongError for a row that
-    does not fit without shots.
+    answers to choose from, by row. rests: the continuations of plain texts that the system is to go on with. Where the
+    longest row does not fit, fewer shots are used for all rows; the name says how many. Raises OverlongError for a row
+    that does not fit without shots.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
     from luthier.ml.data.tokenise.option_tokens import tokenise_option
