@@ -176,7 +176,6 @@ def tokenise(
         learning=_learning(recipe, split),
     )
     refuse_cut_canaries(made)
-    # Held-out rows are judged, so their unit is the example; the others are grouped as the objective compares them.
     rows_per_unit = made.rows_per_example
     if split != "held_out":
         rows_per_unit = rules_of(recipe.objective.name if recipe.objective else "sft").rows_per_unit

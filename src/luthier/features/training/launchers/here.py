@@ -156,7 +156,6 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     # A collective call: every rank must reach it, also where it keeps nothing.
     peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
     if spreads:
-        # Gathers sharded weights, collectively; only rank 0 writes them.
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
 
