@@ -377,7 +377,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 def stands_in(part: str, text: str) -> bool:
     """Whether `part` is in `text` as it is or as JSON writes it."""
-    # As it is, as JSON with Unicode, and as JSON in ASCII (\uXXXX): templates use tojson with either setting.
+    # As it is, as JSON with Unicode, and as JSON in ASCII with escapes: templates use tojson with either setting.
     forms = (part.strip(), json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
     return any(form in text for form in forms)
 
