@@ -32,6 +32,7 @@ class Archive:
 def file_of(context: Context, caller: Caller, export_id: str, path: str) -> Path:
     """A file of an export, by its path below the folder. Raises NotFoundError for all that is not listed in it."""
     found, folder = made_export(context, caller, export_id)
+    # Membership in the manifest is the traversal guard: `../x` and absolute paths are never listed there.
     if found.document is None or path not in found.document.files or not (folder / path).is_file():
         raise NotFoundError(
             f"no file {path[:200]!r} in the export {export_id}",
@@ -45,6 +46,7 @@ def card_of(context: Context, caller: Caller, export_id: str) -> str:
     """The card of an export, as Markdown. Raises NotFoundError, ConflictError while it is not made."""
     from luthier.ml.export.bundle.manifest import CARD
 
+    # A card is Markdown from the disk and goes into a page: the bound keeps a damaged file from filling memory.
     with file_of(context, caller, export_id, CARD).open("rb") as file:
         return file.read(_MAX_CARD_BYTES).decode("utf-8", "replace")
 
@@ -53,6 +55,8 @@ def archive_of(context: Context, caller: Caller, export_id: str) -> Archive:
     """All files of an export as one tar, in a folder of its id. Raises NotFoundError, ConflictError."""
     found, folder = made_export(context, caller, export_id)
     entries = [_entry(found, folder, path) for path in sorted(found.document.files)] if found.document else []
+    # A tar ends with two zero blocks and is padded to a full record of 20 blocks. The size has to be exact
+    # because it is sent as Content-Length before the first byte is read.
     num_bytes = sum(len(head) + _padded(size) for head, _, size in entries) + 2 * tarfile.BLOCKSIZE
     total = -(-num_bytes // _RECORD_BYTES) * _RECORD_BYTES
     return Archive(f"{export_id}.tar", total, _written(entries, total))
@@ -67,7 +71,9 @@ def _entry(found: ServerExport, folder: Path, path: str) -> tuple[bytes, Path, i
             do="export again",
         )
     about = tarfile.TarInfo(f"{found.export_id}/{path}")
+    # Fixed owner, mode and time: two downloads of one export are the same bytes.
     about.size, about.mode, about.mtime = file.stat().st_size, _FILE_MODE, int(found.created_at)
+    # PAX, not USTAR: names over 100 characters and files over 8 GiB need its extended headers.
     return about.tobuf(tarfile.PAX_FORMAT), file, about.size
 
 

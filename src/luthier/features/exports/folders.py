@@ -33,14 +33,18 @@ def staged_folder(
     Raises ConflictError where there is something in `final`, RequestError where it cannot be written, StorageFullError
     where the disk has not the room or runs full inside.
     """
+    # Checked again by the rename below; this early check spares the caller hours of converting for nothing.
     refuse_taken(final)
     made = _make_parents(final)
     try:
+        # Leftovers go before free space is measured: they may be what fills the disk.
         _clear_leftovers(final)
         _check_room(final.parent, needed_bytes, what)
+        # Same parent, so the same file system: rename(2) is atomic only there, and raises EXDEV across two of them.
         staging = final.parent / f"{_prefix(final)}{secrets.token_hex(4)}"
         with contextlib.ExitStack() as held:
             if register is not None:
+                # Entered before the folder exists: a kill at any later moment leaves an entry that leads to it.
                 register.remove_abandoned()
                 held.enter_context(register.entered(staging))
             held.callback(shutil.rmtree, staging, ignore_errors=True)  # before it leaves the register
@@ -49,11 +53,13 @@ def staged_folder(
                 folder = staging / "export"
                 folder.mkdir()
                 yield folder
+                # Contents reach the disk before the name does: after a power loss `final` is either absent or complete.
                 _settle(folder)
                 _publish(folder, final)
     except BaseException as error:
         is_full = isinstance(error, Exception) and not isinstance(error, LuthierError) and is_disk_full(error)
         told = _full(final.parent, needed_bytes, what) if is_full else None
+        # Deepest first. rmdir refuses a folder that somebody else has used meanwhile, and that folder then stays.
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -64,6 +70,7 @@ def staged_folder(
 
 def refuse_taken(final: Path) -> None:
     """Raise ConflictError where there is something in `final`, or it is no folder."""
+    # exists() follows links, so a dangling link would pass as free and the rename would replace the link itself.
     if final.is_symlink() or final.exists():
         if final.is_dir() and not final.is_symlink() and not any(final.iterdir()):
             return
@@ -86,6 +93,7 @@ def _make_parents(final: Path) -> list[Path]:
         except OSError as error:
             raise _unwritable(folder, error) from error
         made.append(folder)
+    # All parents may have existed already, so no mkdir has tested whether this user may write here.
     if not os.access(final.parent, os.W_OK | os.X_OK):
         raise _unwritable(final.parent, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     return made
@@ -130,12 +138,14 @@ def _settle(folder: Path) -> None:
 
 def _publish(folder: Path, final: Path) -> None:
     try:
+        # Directory over directory: POSIX replaces an empty one in the same step, and refuses one with files in it.
         folder.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         refuse_taken(final)
         raise
+    # The rename is an entry of the parent folder; without this fsync it may be lost with the power.
     sync(final.parent)
 
 
@@ -151,6 +161,7 @@ def remove_abandoned(context: Context) -> list[Path]:
 
 def open_to_readers(folder: Path) -> None:
     """Give all files and folders the rights of any that this user makes: some libraries write for the owner only."""
+    # The only way to read the umask is to set it. Other threads see 0 for that moment.
     umask = os.umask(0)
     os.umask(umask)
     for path in folder.rglob("*"):

@@ -60,6 +60,7 @@ def formats() -> list[FormatView]:
         FormatView(
             name,
             tuple(format.weight_bytes),
+            # find_spec looks a top-level package up without running it: importing onnxruntime here would take seconds.
             tuple(module for module in format.modules if importlib.util.find_spec(module) is None),
             format.extra,
         )
@@ -131,12 +132,14 @@ def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
             expected="an export that has ended",
             do="cancel it first, or wait",
         )
+    # A deployment keeps only the id of the export; without its files every request to that name would fail.
     if names := context.deployments.routing_to(f"{EXPORT}{export_id}"):
         raise ConflictError(
             f"the export {export_id} answers as {', '.join(names)}",
             expected="an export that no deployment routes to",
             do="deploy another model under that name first, or remove the deployment",
         )
+    # Row first, files second: a crash in between leaves unreferenced files, never a listed export without files.
     context.exports.remove(caller.project_id, export_id, make_audit_event(caller, "export.removed", export_id))
     remove_files(context, export_id)
     return view.export
@@ -145,6 +148,7 @@ def remove(context: Context, caller: Caller, export_id: str) -> ServerExport:
 def remove_files(context: Context, export_id: str) -> None:
     """Delete what lies of an export, with what a killed attempt has left beside it."""
     final = export_folder(context, export_id)
+    # The glob repeats the prefix of `folders._prefix`: staging folders lie beside the final one.
     for folder in (final, *final.parent.glob(f".{export_id}.partial-*")):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -193,6 +197,7 @@ def _source(context: Context, caller: Caller, name: str) -> tuple[str, str]:
         name = tuned.run_id
     if not is_id(name, "run"):
         return name, base_model(context, name).name
+    # The error is that of an unknown id, so that a caller cannot probe which runs other projects have.
     if context.runs.project_of(name) != caller.project_id:
         raise NotFoundError(f"no run {name!r}", expected="the id of a run of this project", do="see the list of runs")
     status = context.runs.get(name).status

@@ -49,6 +49,7 @@ def export(
 
     start = time.perf_counter()
     final = Path(output).absolute()
+    # Everything that can refuse comes before the first byte is written; converting may take an hour.
     refuse_taken(final)
     source = find_source(context, name)
     precision = registry.choose_precision(to, quantise, source)
@@ -61,10 +62,13 @@ def export(
         final, needed_bytes=needed, what=f"{to} in {precision}", register=register_of(context)
     ) as folder:
         warnings = registry.write(to, source, folder, precision, context.progress, context.settings.tools_folder)
+        # Some writers create files with mode 0600, which a server under another user could not read.
         open_to_readers(folder)
+        # The forward passes of the source are done once, and serve both proofs.
         observed = observe_source(source, examples, context.progress, prompts=prompts)
         report = _prove(context, source, folder, to, precision, observed)
         gguf_report, unproved = _prove_gguf(context, source, folder, to, observed)
+        # After both proofs: a GGUF that failed its proof is unlinked by then and must not enter the manifest.
         files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
         made = Export(
             source=source,
@@ -78,6 +82,7 @@ def export(
             warnings=(*parity_warnings(report), *day_warnings(observed, report), *notes, *warnings, *unproved),
             gguf_parity=gguf_report,
         )
+        # The manifest is written inside the staging block, so the rename publishes files and manifest together.
         return _bundled(context, folder, made)
 
 
@@ -110,6 +115,7 @@ def _prove_gguf(
         return None, []
     if missing := [module for module in FORMATS["gguf"].modules if importlib.util.find_spec(module) is None]:
         return None, [f"{GGUF} was not run: {', '.join(missing)} is not installed (pip install luthier[gguf])"]
+    # llama.cpp applies the adapter to the full base, whose weights differ from the packed ones it was trained on.
     if source.quantisation is not None:
         return None, [f"{GGUF} was not run: the adapter was trained over a base packed in {source.quantisation}"]
     try:
@@ -120,6 +126,7 @@ def _prove_gguf(
         return None, [f"{GGUF} was not run: {error.came}"]
     if report.passed:
         return report, []
+    # Only the companion fails here. The safetensors adapter has its own proof and may be exported without it.
     (folder / GGUF).unlink()
     return None, [f"there is no {GGUF} for llama.cpp, since its proof has failed: {' '.join(report.reasons)}"]
 

@@ -31,6 +31,7 @@ class ExportStore(AuditedStore):
     def add(self, export: ServerExport, job: Job, audit_event: AuditEvent) -> ServerExport:
         """Keep an export that is to be made, and queue its job: both or neither."""
         with self._audited(audit_event) as connection:
+            # The clock of the database: servers that share it may have clocks that differ.
             now = self._database.clock(connection)
             add_job(connection, now, job)
             return _EXPORTS.insert(connection, export, now)

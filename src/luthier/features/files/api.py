@@ -100,9 +100,11 @@ class _Download(StreamingResponse):
 @router.post("", response_model=FileObject, responses=documented(413, 503, 507), openapi_extra=_BODY)
 async def create_file(request: Request, caller: Trainer, context: HomeContext) -> FileObject:
     """Keep a file; its bytes go to the disk as they come. The key was looked at before any of them was read."""
+    # Disk and database calls block, so they leave the event loop; only the reading of the body stays on it.
     incoming = await run_in_threadpool(incoming_file, context)
     with incoming:
         most = context.settings.max_file_bytes
+        # The limit is enforced while bytes arrive: Content-Length may be absent or wrong.
         form = await read_form(request, incoming, file_field="file", fields=_FIELDS, most_bytes=most)
         purpose = _purpose(form)
         life = _life_seconds(form)
@@ -165,7 +167,9 @@ def content(file_id: str, caller: Reader, context: HomeContext) -> StreamingResp
     """The bytes of a file; the connection is cut before the last of them where they are not what was brought."""
     file = get_file(context, caller.project_id, file_id)
     headers = {
+        # With a fixed length a stream that breaks off is an error to the client, not a short file.
         "Content-Length": str(file.num_bytes),
+        # RFC 5987 form: `quote` escapes quotes, line breaks and non-ASCII of a name that a user chose.
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
     }
     return _Download(read_file(context, file), headers=headers, media_type="application/octet-stream")
@@ -187,6 +191,7 @@ def file_object(file: StoredFile) -> FileObject:
 
 
 def _purpose(form: Form) -> UploadPurpose:
+    # `chosen` returns str; the search gives the Literal type back without a cast.
     given = chosen(form.fields, "purpose", UPLOAD_PURPOSES)
     return next(purpose for purpose in UPLOAD_PURPOSES if purpose == given)
 

@@ -78,11 +78,14 @@ def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> 
         expected="the id of a file of this project, such as file-20261125-093000-1f2e3d",
         do="upload the file first (POST /v1/files), and name it by its id",
     )
+    # The form is checked before any lookup: what looks like a path never reaches code that opens files.
     if not isinstance(file_id, str) or not is_id(file_id, "file"):
         raise wrong
     try:
         return get_file(context, project_id, file_id)
     except NotFoundError:
+        # One error for "no such id" and "another project's id", so that ids cannot be probed. `from None` keeps the
+        # inner message, which may name paths, out of logs of the API.
         raise wrong from None
 
 
@@ -100,6 +103,7 @@ class FileReferences:
 
         stored = self.stored(place, file_id)
         path = str(local_path(self.context, stored))
+        # Error messages of libraries quote the path on this machine; these labels replace it in answers.
         self.shown[path] = stored.file_id
         # Rows are named by the last part of the path, as `NAME:17`, which several files may share.
         name = PurePosixPath(path).name
@@ -142,6 +146,7 @@ def job_file(context: Context, job: Job) -> Callable[[str, str], Path]:
 
     def resolve(place: str, name: str) -> Path:
         stored = stored_file(context, job.project_id, place, name)
+        # A copy: the uploaded file may be deleted or expire while the job is still queued.
         return own_copy(context, job, stored.file_id, stored.file_id)
 
     return resolve
@@ -216,8 +221,10 @@ def audit_of(context: Context, project_id: str, request: AuditRequest) -> dict[s
         "group_by": request.group_by,
         "method": request.method,
         "most_lines": request.most_lines,
+        # Labels go in: the child writes them into its findings. Replacing text afterwards could change row contents.
         "shown": {"file": file.name, "against": against and against.name, "model": request.model},
     }
+    # Errors alone are redacted here: the answer was made with the shown names and holds no path.
     with redacted_errors(names.path_labels):
         found = answer_to(context, "audit", given)
     files = {"file": asdict(file), "against": against and asdict(against)}
@@ -252,6 +259,7 @@ def _with_data_files(file: Callable[[str, Any], str], data: dict[str, Any]) -> d
     laid = data | {
         key: file(f"data.{key}", value)
         for key in RECIPE_FILES
+        # `train` is never a share, so a number there goes to `file`, which refuses it.
         if (value := data.get(key)) is not None and (key == "train" or not _is_share(value))
     }
     if isinstance(replay := data.get("replay"), dict):
@@ -264,6 +272,7 @@ def _with_data_files(file: Callable[[str, Any], str], data: dict[str, Any]) -> d
 
 
 def _is_share(value: Any) -> bool:
+    # A share is a number (0.1 or a row count); a string is taken as a file id.
     return isinstance(value, int | float)
 
 

@@ -55,6 +55,7 @@ class _Request(BaseModel):
 
 
 def _as_number(value: object) -> object:
+    # bool is an int in Python, and lax mode would parse strings: both are mistakes of the client.
     if isinstance(value, bool | str):
         raise ValueError(f"{value!r} is no number")
     return value
@@ -143,6 +144,7 @@ def create(body: UploadRequest, caller: Trainer, context: HomeContext) -> Upload
 )
 async def add_part(upload_id: str, request: Request, caller: Trainer, context: HomeContext) -> UploadPartObject:
     """Add a part of at most 64 MiB; parts may come at the same time and in any order."""
+    # Checked before the body is read: a part for an expired upload is refused without receiving its 64 MiB.
     await run_in_threadpool(pending_upload, context, caller.project_id, upload_id)
     incoming = await run_in_threadpool(incoming_file, context)
     with incoming:

@@ -39,6 +39,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
     from luthier.ml.inference.models import sources
 
     request = FineTuningRequest.model_validate(job.document["request"])
+    # Filled by `_lay_out` as it goes, so that an error in the second file can still name the first.
     laid: list[_Laid] = []
     try:
         with library_words_hidden():
@@ -49,6 +50,7 @@ def carry_out(context: Context, job: Job) -> Outcome:
                 sources.pull(job.document["base_model"], context.home, context.progress),
                 paths["training_file"],
                 paths.get("validation_file"),
+                # Found by the validation lane, so that training validates at the ends of epochs.
                 job.document.get("found", {}).get("validate_every_steps"),
             )
             return _validate(context, request, recipe) if job.lane == "validate" else _train(context, job, recipe)
@@ -81,6 +83,7 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
 
     reporter, launcher = JobReporter(context, job), InProcessLauncher(num_snapshots=NUM_CHECKPOINTS)
     try:
+        # The run id was fixed when the job was made, so a retried attempt finds the run of the one before.
         record = context.runs.get(job.run_id)
     except NotFoundError:
         record = training.train(
@@ -109,6 +112,7 @@ def _as_error(error: LuthierError, laid: list[_Laid], *, is_validating: bool) ->
     message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
     param = None
     for one in laid:
+        # Clients know files by id only, and paths of this machine must not leave it.
         if str(one.path) in message or one.path.name in message:
             param = one.param
             message = message.replace(str(one.path), one.file_id).replace(one.path.name, one.file_id)

@@ -136,8 +136,10 @@ def job_object(job: Job, estimated_finish: float | None) -> JobObject:
     request = FineTuningRequest.model_validate(job.document["request"])
     found = job.document.get("found", {})
     asked = request.asked.model_dump(mode="json")
+    # What was asked (`auto`) until validation has found the values; then those replace it.
     hyperparameters = asked | found.get("hyperparameters", {})
     names = HyperparametersObject.model_fields
+    # Only the fields that the client's method has: `beta` for dpo, reward settings for reinforcement.
     section = {name: hyperparameters[name] for name in asked}
     method: dict[str, Any] = {"type": request.method_name, request.method_name: {"hyperparameters": section}}
     if request.method is not None and request.method.reinforcement is not None:
@@ -166,6 +168,7 @@ def job_object(job: Job, estimated_finish: float | None) -> JobObject:
 
 def status_of(job: Job) -> Status:
     """OpenAI's word for where a job stands. One that is to be cancelled runs until it has stopped."""
+    # Order matters: a pausing job may still be in the validation lane.
     if job.status == "running" and job.wish == "pause":
         return "pausing"
     if job.lane == "validate" and job.status in ("queued", "running"):

@@ -21,6 +21,7 @@ def check_request(request: FineTuningRequest) -> None:
         _check_reinforcement(request)
     from luthier.ml.planning.learning_rates import NARROWEST
 
+    # The model is not pulled yet, so its width is unknown: the narrowest has the largest default rate, the worst case.
     multiplier, most = request.asked.learning_rate_multiplier, default_rate(request, NARROWEST)
     if multiplier != "auto" and multiplier * most >= 1:
         raise UnsupportedError(
@@ -44,6 +45,7 @@ def recipe_of(
     All epochs are trained, as on the hosted service; where there are validation rows, the best step of them is kept.
     """
     asked, name = request.asked, _OBJECTIVES[request.method_name]
+    # Patience 0 turns early stopping off.
     training: dict[str, Any] = {"seed": request.seed, "early_stopping_patience": 0}
     if asked.n_epochs != "auto":
         training["epochs"] = float(asked.n_epochs)
@@ -69,17 +71,20 @@ def default_rate(request: FineTuningRequest, hidden_size: int) -> float:
     """
     from luthier.ml.planning import learning_rates
 
+    # [0]: the rate; the second value is the sentence that explains it.
     return learning_rates.default_rate("lora", _OBJECTIVES[request.method_name], hidden_size)[0]
 
 
 def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:
     """What is kept with the job of its plan: the hyperparameters as OpenAI names them, and how often it validates."""
     training = plan.training
+    # Inverse of `recipe_of`: the wire has a multiplier, the plan a rate.
     rate = training.learning_rate / default_rate(request, _width(plan.base_model.path))
     epochs = training.epochs
     resolved: dict[str, Any] = {
         "n_epochs": int(epochs) if epochs == int(epochs) else epochs,
         "batch_size": training.global_batch_size,
+        # Six digits: the division would give 1.9999999999999998 for a request of 2.
         "learning_rate_multiplier": float(f"{rate:.6g}"),
     }
     if plan.objective.name == "dpo":
@@ -94,7 +99,9 @@ def plan_found(request: FineTuningRequest, plan: Plan) -> dict[str, Any]:
 def _validation_steps(plan: Plan) -> int:
     """About ten validations a run, one of them at the end of each epoch: so that its checkpoint can be judged."""
     per_epoch = plan.training.num_steps_per_epoch
+    # Ceiling division.
     least = -(-plan.training.num_steps // _VALIDATIONS_A_RUN)
+    # The smallest divisor of an epoch that is large enough: only a divisor puts a validation on each epoch's end.
     return next(steps for steps in range(1, per_epoch + 1) if per_epoch % steps == 0 and steps >= min(least, per_epoch))
 
 
@@ -131,5 +138,6 @@ def _grader(request: FineTuningRequest) -> dict[str, Any]:
         raise RequestError("no grader", expected="method.reinforcement.grader", do="add it to the request")
     grader = dict(request.method.reinforcement.grader)
     if isinstance(grader.get("graders"), list):
+        # Clients send the graders of a multi grader as a list or as a mapping by name; ours is the mapping.
         grader["graders"] = {str(one.get("name")): one for one in grader["graders"]}
     return grader

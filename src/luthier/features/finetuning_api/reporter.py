@@ -42,6 +42,7 @@ class JobReporter:
         """Tell of one event."""
         if isinstance(event, StepDone):
             self._step = event
+            # OpenAI's metrics event has the training and validation figures of a step, so the step waits for both.
             if not self._is_validation_due(event.step):
                 self._tell_step(event, None)
         elif isinstance(event, ValidationDone):
@@ -75,12 +76,14 @@ class JobReporter:
         plan = self._plan
         if plan.data.validation is None:
             return False
+        # The last step is validated even where the interval does not divide the number of steps.
         return step == plan.training.num_steps or step % plan.training.validate_every_steps == 0
 
     def _step_before(self, event: ValidationDone) -> StepDone | None:
         """The step that was validated; from the store where a pause lies between the two."""
         if self._step is not None and self._step.step == event.step:
             return self._step
+        # After a resume this object is new and has not seen the step.
         steps = [e for e in self.context.runs.events(self.job.run_id) if isinstance(e, StepDone)]
         return next((e for e in steps if e.step == event.step), None)
 
@@ -96,6 +99,7 @@ class JobReporter:
             "train_mean_token_accuracy": step.measures.get(_ACCURACY),
             **_of_validation(validation),
         }
+        # The code `step-N` makes the event unique: a step that is trained again after a crash is not reported twice.
         self.context.job_events.append(self.job.job_id, f"step-{step.step}", message, data=data)
 
     def _keep_checkpoint(self, event: SnapshotSaved) -> None:
@@ -111,8 +115,10 @@ class JobReporter:
         models = self.context.tuned_models
         kept = sorted(m.step for m in models.list(self.job.project_id, job_id=self.job.job_id) if m.step is not None)
         if len([step for step in kept if step > event.step]) < NUM_CHECKPOINTS:  # else it is done over again
+            # Derived from the name, so a repeated attempt makes the same id.
             checkpoint_id = f"ftckpt_{sha256_bytes(name.encode())[:24]}"
             models.add(self._model(name, Path(event.path), event.step, checkpoint_id, metrics))
+            # `kept` was read before the add, hence the union.
             for step in sorted({*kept, event.step})[:-NUM_CHECKPOINTS]:
                 self._forget(f"{self.model_id}:ckpt-step-{step}")
         self.context.job_events.append(
@@ -150,11 +156,13 @@ class JobReporter:
         from luthier.platform.files import service as files
 
         filename, project_id = f"step_metrics_{self.job.job_id}.csv", self.job.project_id
+        # By its name, which holds the job id: the attempt before may have died after storing it.
         known, _ = files.list_files(self.context, project_id, purpose="fine-tune-results")
         for file in known:
             if file.filename == filename:
                 return file.file_id
         content = step_metrics(self.context.runs.events(self.job.run_id))
+        # OpenAI's own result files are base64 of the CSV; clients that decode them need this setting.
         if self.context.settings.result_files_base64:
             content = base64.b64encode(content)
         with scratch_folder(Path(gettempdir()), "luthier-metrics-") as folder:
@@ -168,6 +176,7 @@ class JobReporter:
 def step_metrics(events: list[Event]) -> bytes:
     """The result file: one line a step, cells empty where nothing was validated."""
     validations = {event.step: event for event in events if isinstance(event, ValidationDone)}
+    # newline="": csv writes its own line ends, and a text layer would translate them again.
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_HEADER)

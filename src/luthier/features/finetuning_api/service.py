@@ -32,6 +32,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
 
     Raises UnsupportedError for what is not done here, and for a model or file that the project has not.
     """
+    # Refused, not ignored: a client that expects its runs in Weights & Biases would wait for them in vain.
     if request.integrations:
         raise UnsupportedError(
             "integrations: wandb",
@@ -44,7 +45,9 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
     for param in ("training_file", "validation_file"):
         if (file_id := getattr(request, param)) is not None:
             _check_file(context, caller.project_id, file_id, param)
+    # All that can be refused without files is refused in the request; later errors only reach the job's events.
     check_request(request)
+    # Drawn once and stored with the request, so that every attempt of the job trains with the same seed.
     seed = secrets.randbelow(_LARGEST_SEED) if request.seed is None else request.seed
     document = {
         "request": request.model_copy(update={"seed": seed}).model_dump(mode="json", exclude_none=True),
@@ -60,6 +63,7 @@ def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
             lane="validate",
         )
     )
+    # Warnings are events after the job exists: the wire format of a job has no field for them.
     for name in _without_effect(request):
         message = f"{name} has no effect here; leave it out to be rid of this warning"
         context.job_events.append(job.job_id, f"without-effect-{name}", message, level="warn")
@@ -103,6 +107,8 @@ def page_of_jobs(
     """
     found: list[Job] = []
     is_sifted = without_metadata or bool(metadata)
+    # Metadata is inside a JSON document and cannot be filtered by the database; pages are read until enough match.
+    # One more than `limit` tells whether there is another page.
     for job in _jobs(context, caller.project_id, after, max(_PAGE, limit + 1) if is_sifted else limit + 1):
         own = job.document["request"].get("metadata") or {}
         if (without_metadata and own) or any(own.get(key) != value for key, value in (metadata or {}).items()):
@@ -158,6 +164,7 @@ def estimated_finish(context: Context, job: Job) -> float | None:
         return None
     if record.num_steps <= bill.step:
         return None
+    # The bill was last written some steps ago: its remaining time is scaled by the steps that are left since.
     share = max(0, record.num_steps - record.step) / (record.num_steps - bill.step)
     return datetime.fromisoformat(record.updated_at).timestamp() + bill.bill.left_seconds * share
 
@@ -167,6 +174,7 @@ def _jobs(context: Context, project_id: str, after: str | None, at_once: int) ->
     while True:
         found = context.jobs.list(project_id=project_id, prefix=f"{JOB}-", after=after, limit=at_once)
         yield from found
+        # A short page is the last one, which saves the empty query at the end.
         if len(found) < at_once:
             return
         after = found[-1].job_id

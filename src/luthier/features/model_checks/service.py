@@ -73,6 +73,7 @@ def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str |
 
     from luthier.ml.inference.models import sources
 
+    # 4 bytes a parameter in float32. The reference and the trained copy lie in memory together, hence under a half.
     if 4 * model.num_parameters <= _MAX_SHARE * psutil.virtual_memory().available:
         return str(model.path), "all", None
     try:
@@ -88,6 +89,7 @@ def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
 
     def note(event: dict[str, Any]) -> None:
         nonlocal under_way
+        # The child announces a part before it runs. If it dies, the last announced part is the one that killed it.
         under_way = event.get("begins", "")
         if not under_way:
             found.append(Check.model_validate(event))
@@ -96,6 +98,7 @@ def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
         # Nothing is fetched on the way: what is tried is the folder that a training would use.
         run_child(_TRIALS, asked, timeout_seconds=max_seconds, on_event=note, environment={"HF_HUB_OFFLINE": "1"})
     except ChildEndedError as error:
+        # A negative return code is the signal that ended the process: -9 is mostly the kernel's OOM killer.
         what = f"signal {-error.returncode}" if error.returncode < 0 else f"exit code {error.returncode}"
         last = "".join(error.log_lines[-1:])[:300]
         why, remedy = f"the process ended with {what}: {last}", "report it with this table"
@@ -106,6 +109,7 @@ def _tried(asked: dict[str, Any], max_seconds: float) -> list[Check]:
         why, remedy = f"the process ended with {type(error).__name__}: {last}", "report it with this table"
     else:
         return found
+    # `rows: one turn` and `rows: tools` are both the part `rows`.
     done = {check.name.partition(":")[0] for check in found}
     found.append(Check(name=under_way or "the check", status="fault", reason=why, remedy=remedy))
     left = [name for name in CHECKS if name not in done and name != under_way.partition(":")[0]]

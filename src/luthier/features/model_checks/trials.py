@@ -74,6 +74,7 @@ def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str],
     trial = Trial(path, rows, work)
     yield _taken("template", lambda: _template(trial), trial, begins)
     yield from _rows(trial, begins)
+    # A home of its own: the trial run must not appear among the user's runs.
     with Context.open(work / "home") as context:
         for name, part in _PARTS.items():
             yield _taken(name, partial(part, trial, context), trial, begins)
@@ -81,10 +82,12 @@ def try_model(path: Path, rows: Path | None, work: Path, begins: Callable[[str],
 
 def _taken(name: str, part: Callable[[], str], trial: Trial, begins: Callable[[str], None]) -> Check:
     begins(name)
+    # Reset for each part, since parts write their figures into the shared trial.
     began, trial.measures, trial.path_of_refused = time.perf_counter(), {}, ""
     status, path, reason, remedy = "works", "", "", ""
     try:
         path = part()
+    # Before LuthierError: a wrong result is worse than a refusal and has to be reported as such.
     except WrongError as error:
         status, reason, remedy = (
             "wrong",
@@ -122,6 +125,8 @@ def _rows(trial: Trial, begins: Callable[[str], None]) -> Iterator[Check]:
     ends: dict[tuple[str, str, str], list[Check]] = {}
     for example in examples[:MOST_ROWS]:
         check = _taken(example.id, partial(_marked, trial, [example]), trial, begins)
+        # Ids differ in every row, so the id is cut out of the reason and only its start compared: rows that fail
+        # for one cause become one line.
         ends.setdefault((check.status, check.path, check.reason.replace(example.id, "")[:60]), []).append(check)
     for alike in list(ends.values())[:_MAX_REASONS]:
         seconds = round(sum(check.seconds for check in alike), 3)
@@ -151,12 +156,14 @@ def _marked(trial: Trial, examples: Sequence[Example]) -> str:
     if trial.template is None:
         raise _NotRunError("the template does not load")
     try:
+        # Length is not on trial here: no row reaches the limit, so `overlong` cannot hide a fault of the template.
         made = tokenise_all(
             examples, trial.template, max_length_tokens=_FAR, overlong="error", progress=SilentProgress()
         ).examples
     except TemplateError:
         trial.path_of_refused = opt_in(examples, trial.template)
         raise
+    # loss_mask is bytes of 0 and 1, one a token, so its sum counts learned tokens.
     trial.measures["learned_tokens"] = sum(sum(one.loss_mask) for one in made)
     trial.measures["tokens"] = sum(one.num_tokens for one in made)
     return "one sequence" if len(made) == len(examples) else f"{len(made)} examples, one an answer"
@@ -169,6 +176,7 @@ def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     from luthier.ml.data.tokenise.loss_mask import tokenise_all
     from luthier.ml.inference.opted_turns import rewritten_examples
 
+    # Tried in order, least intrusive first; `drop` is last because it loses content.
     ways = {
         "data.system: fold": OptedTurns(folds_system=True),
         "data.tools: as_text": OptedTurns(tools_as_text=True),
@@ -179,6 +187,7 @@ def opt_in(examples: Sequence[Example], template: ChatTemplate) -> str:
     for name, way in ways.items():
         with contextlib.suppress(LuthierError):
             opted = rewritten_examples(way, examples, template)
+            # A way that changes nothing cannot be the remedy, even if the rows pass now for another reason.
             if opted != tuple(examples):
                 tokenise_all(opted, template, max_length_tokens=_FAR, overlong="error", progress=SilentProgress())
                 return f"passes with {name}"
@@ -194,6 +203,7 @@ def _plan(trial: Trial, context: Context) -> str:
     document = {
         "base_model": str(trial.path),
         "data": {"train": "train.jsonl"},
+        # Dropout 0, one thread and float32: the losses below are compared to 1e-5 of the reference.
         "method": {"name": "lora", "dropout": 0.0},
         "training": {"max_steps": 1, "global_batch_size": 4, "precision": "float32", "num_threads": 1},
     }
@@ -225,17 +235,24 @@ def _loss(trial: Trial, context: Context) -> str:
     del context
     ready = _planned(trial)
     rows = ready.train.tokenised
+    # Reference: nats summed over learned tokens of each row by itself (no padding, no packing), divided by the
+    # number of learned tokens, which is what a training step divides by.
     expected = sum(_own_nats(_own_model(trial), row) for row in rows) / sum(sum(row.loss_mask) for row in rows)
     model = TrainableModel.load(ready.plan)
+    # prefix_lengths of collate: () pads to [rows, longest], (0,) packs end to end in one row of
+    # [1, all tokens], (n,) packs with the first n tokens stored once.
     layouts: dict[str, tuple[int, ...]] = {"padded": ()}
+    # Layouts that this architecture refuses are not tried; the returned text names those that were.
     if why_not_packed(model) is None:
         layouts["packed"] = (0,)
     if model.can_share_prefix():
         layouts["shared beginnings"] = (_num_shared(rows),)
+    # Dropout and other training-only randomness off, else no two forward passes agree.
     model.module.eval()
     for name, prefix_lengths in layouts.items():
         batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
         with torch.no_grad():
+            # loss_sum returns the sum over learned tokens, not the mean.
             found = float(model.loss_sum(batch)[0]) / batch.num_trained_tokens
         _held(trial, f"loss_difference_{name.replace(' ', '_')}", found, expected, _LOSS_SHARE)
     return f"{_way(model)}; rows {', '.join(layouts)}"
@@ -346,6 +363,8 @@ def _own_nats(model: PreTrainedModel, row: TokenisedExample) -> float:
     import torch
     import torch.nn.functional as F
 
+    # ids: [tokens]. The logits of token t predict token t+1, so the mask loses its first entry, the logits their
+    # last, and the targets start at 1.
     ids, learned = torch.tensor(list(row.input_ids)), torch.tensor(list(row.loss_mask), dtype=torch.bool)[1:]
     logits = _own_logits(model, row.input_ids)[:-1][learned]
     return float(F.cross_entropy(logits, ids[1:][learned], reduction="sum"))
@@ -353,16 +372,20 @@ def _own_nats(model: PreTrainedModel, row: TokenisedExample) -> float:
 
 def _held(trial: Trial, name: str, found: float, expected: float, most: float) -> None:
     """Keep the difference as a share of what is expected. Raises WrongError where it is above the most."""
+    # The floor avoids dividing by 0 where the reference loss is exactly 0.
     share = abs(found - expected) / max(abs(expected), 1e-30)
     trial.measures[name] = max(share, trial.measures.get(name, 0.0))
+    # Written so that NaN fails, too: every comparison with NaN is false.
     if not share <= most:
         raise WrongError(f"{found:.7g} where the model by itself gives {expected:.7g}: {share:.2g} of it")
 
 
 def _num_shared(rows: Sequence[TokenisedExample]) -> int:
     """Tokens that all rows begin with and none of them learns."""
+    # zip ends with the shortest row, and a shared prefix cannot be longer than that one.
     same = enumerate(zip(*(row.input_ids for row in rows), strict=False))
     shared = next((place for place, ids in same if len(set(ids)) > 1), min(row.num_tokens for row in rows))
+    # A shared prefix is stored once, so it may not hold tokens that each row learns by itself.
     return min(shared, *(row.loss_mask.index(1) for row in rows))
 
 
@@ -405,6 +428,7 @@ def _same_tokens(trial: Trial, made: Sequence[Generation]) -> None:
                 use_cache=False,  # of some models the cache gives other logits than their own forward pass
                 eos_token_id=sorted(ends),
             )
+        # generate returns the prompt and the end token as well; the engines return neither.
         new = list(takewhile(lambda token: token not in ends, whole[0, len(ids) :].tolist()))
         if list(one.token_ids or ()) != new:
             raise WrongError(f"prompt {number + 1}: tokens {one.token_ids} where transformers writes {new}")

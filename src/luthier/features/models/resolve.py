@@ -103,8 +103,10 @@ def with_few_shot(
 
 def tuned(name: str, base: Candidate, outcome_path: str, num_virtual_tokens: int = 0) -> Candidate:
     """What training made of a base: an adapter on it, or, where its folder is called `model`, a model of its own."""
+    # Full fine-tuning saves to `.../model`, LoRA and prompt tuning to `.../adapter`: the folder name is the marker.
     if Path(outcome_path).name == "model":
         return replace(base, name=name, model_path=outcome_path)
+    # A trained prompt occupies positions in front of every row, so less of the context is left for it.
     room = base.context_length_tokens - num_virtual_tokens
     return replace(base, name=name, adapter_path=outcome_path, context_length_tokens=room)
 
@@ -182,12 +184,10 @@ def system_under_test(
 ) -> SystemUnderTest:
     """A candidate with its prompts, references and tokens. Shots are context: they are never scored.
 
-    max_new_tokens, max_thinking_tokens: of an answer, and of a thought before it; None takes them from the lengths of
-    the rows' own (`answer_lengths`). options: of each row the answers to choose from, where there are any. rests: of
-    plain texts that are only begun, and that the system is to go on with, what follows of each.
-
-    Where the longest row does not fit into the context with all shots, fewer are used, and the name says how many. An
-    answer ends where the context does. Raises OverlongError for a row that does not fit without shots.
+    max_new_tokens, max_thinking_tokens: of an answer and of its thought; None: from the rows' own lengths. options: the
+    answers to choose from, by row. rests: the continuations of plain texts that the system is to go on with. Where the
+    longest row does not fit, fewer shots are used for all rows; the name says how many. Raises OverlongError for a row
+    that does not fit without shots.
     """
     from luthier.ml.data.tokenise.loss_mask import Learning, tokenise_sides
     from luthier.ml.data.tokenise.option_tokens import tokenise_option
@@ -206,6 +206,7 @@ def system_under_test(
             tuple(tokenise_option(e, text, engine.template) for text in texts)
             for e, texts in zip(seen, options, strict=bool(options))
         )
+        # One sequence over the context costs all rows a shot: their number is part of what is compared.
         everything = [t for unit in (*units, *choices) for t in unit]
         if not shots or max(t.num_tokens for t in everything) <= candidate.context_length_tokens:
             break
@@ -213,6 +214,7 @@ def system_under_test(
         name = f"{candidate.name} ({len(shots)} fit)"
     check_lengths(everything, candidate.context_length_tokens, model=candidate.model_name)
     pairs = are_pairs(examples)
+    # Templates that drop earlier thoughts need a unit an answer: the last unit is the answered one.
     cut = not pairs and any(len(unit) > 1 for unit in units)
     tokenised = tuple(unit[0 if pairs else -1] for unit in units)
     new, thinking = limits_of(() if rests else examples, engine.template, max_new_tokens, max_thinking_tokens)
@@ -273,6 +275,8 @@ class _PromptSet:
 
 def _prompt_tokens(tokenised: TokenisedExample) -> int:
     """Tokens before the last learned turn: where its part of the mask begins."""
+    # loss_mask is bytes, [tokens], 0 or 1. The last 0->1 edge is where the last learned turn starts; rfind gives
+    # -1 for a mask that is learned from its first token, hence 0.
     return tokenised.loss_mask.rfind(b"\x00\x01") + 1
 
 

@@ -55,6 +55,7 @@ def list_models(context: Context) -> list[ModelView]:
     """All that the catalogue knows, in its order, then what else is on this machine."""
     from luthier.ml.inference.models import catalog, sources
 
+    # A name that is both in the catalogue and pulled is one view; facts of the files win where there are any.
     local = {model.name: model for model in sources.local_models(context.home)}
     known = catalog.entries()
     origins = {name: sources.origin(name, context.home) for name in local}
@@ -94,6 +95,7 @@ def remove_model(context: Context, name: str) -> ModelView:
     """
     from luthier.ml.inference.models import catalog, sources
 
+    # Read before the removal, which deletes the record of the origin with the weights.
     origin = sources.origin(name, context.home)
     model = sources.remove(name, context.home)
     return _view(catalog.entries().get(model.name), model, origin)
@@ -107,6 +109,7 @@ def _view(entry: CatalogEntry | None, model: LocalModel | None, origin: Mapping[
         name=known.name,
         title=entry.title if entry else known.name,
         source=model.source if model else "catalog",
+        # The catalogue names sources for its licence; that of a folder is only what its own files claim.
         licence=entry.licence if entry else known.licence,
         licence_url=entry.licence_url if entry else None,
         num_parameters=model.num_parameters if model else known.num_parameters,

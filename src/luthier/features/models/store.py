@@ -35,6 +35,7 @@ class TunedModelStore(Store):
     def add(self, model: TunedModel) -> TunedModel:
         """Keep a model. One of that name that is there already stays as it is: an attempt may do its end over again."""
         with self._write() as connection:
+            # Read and insert in one write transaction: a job attempt that is repeated must not fail on its own model.
             known = _MODELS.first(connection, model_id=model.model_id)
             return known or _MODELS.insert(connection, model, self._database.clock(connection))
 
@@ -44,6 +45,7 @@ class TunedModelStore(Store):
         with self._database.read() as connection:
             found = _MODELS.first(connection, tuned_models.c.model_id == model_id, is_seen)
             if found is None:
+                # Inside the read: suggestions for a misspelt name come from the same snapshot.
                 raise _MODELS.not_found(connection, model_id)
         return found
 
@@ -70,5 +72,6 @@ class TunedModelStore(Store):
 
 
 def _is_permitted(project_id: str) -> ColumnElement[bool]:
+    # A subquery, not a join: a model with two permissions for the project would come twice.
     permitted = select(checkpoint_permissions.c.model_id).where(checkpoint_permissions.c.project_id == project_id)
     return tuned_models.c.model_id.in_(permitted)

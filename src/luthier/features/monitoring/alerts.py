@@ -45,6 +45,7 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
 
     Raises RequestError for a value that cannot be.
     """
+    # Outside `change`, which may run several times.
     for address in changes.get("emails", ()):
         mails.check_address(address)
 
@@ -59,6 +60,7 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
                 f"{place} {first['input']!r}"[:300], expected=first["msg"], do="correct it; `luthier alerts settings`"
             ) from None
 
+    # Merged inside the swap: two people who change different settings at once keep both changes.
     after = context.watches.change(caller.project_id, _SETTINGS, "", change)
     assert after is not None
     record(context, caller, "alerts.settings_changed", caller.project_id, changes)
@@ -85,11 +87,13 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     settings = alert_settings(context, project_id)
     document = context.watches.get(project_id, _STANDINGS, report.model)
     known = _StoredStates.model_validate_json(document) if document is not None else _StoredStates()
+    # A check that was stored but whose process died before it reported may be repeated with the same report.
     if known.at == report.until:
         return []
     found = review_signals(report.signals, known.standings, at=report.until, rule=settings.rule)
     is_open = {one.signal.name: one for one in list_alerts(context, project_id, model=report.model, status="open")}
     opened = [_opened(report, name) for name in found.opened]
+    # pop, so that what is left in `is_open` are the alerts that stay open.
     closed = [_closed(is_open.pop(name), report) for name in found.closed if name in is_open]
     still = [_seen_again(alert, report) for alert in is_open.values()]
     told = [*opened, *closed]
@@ -97,7 +101,10 @@ def review(context: Context, project_id: str, report: WatchReport) -> list[Alert
     documents = [WatchDocument(project_id, _STANDINGS, report.model, after)]
     if told and settings.emails:
         now = context.access.now()
+        # One mail a check, however many alerts it has: a broken deployment changes many signals at once.
         documents.append(mails.waiting(project_id, settings.emails, subject_of(told), text_of(told), now=now))
+    # One transaction for alerts, signal states, mail and webhooks: a crash loses all of them or none, and the
+    # next check sees states that match the alerts.
     context.alerts.settle(project_id, Settled([*told, *still], documents, [_event(alert) for alert in told]))
     for alert in told:
         log.warning("%s", line_of(alert))

@@ -47,11 +47,13 @@ class AlertStore(Store):
             for alert in settled.alerts:
                 values = {"status": alert.status, "document": alert.model_dump_json()}
                 is_it = alerts.c.alert_id == alert.alert_id
+                # Update first, insert if nothing was hit: an upsert that SQLite and PostgreSQL spell alike.
                 if connection.execute(update(alerts).where(is_it).values(**values)).rowcount == 0:
                     _ALERTS.insert(connection, alert)
             for one in settled.documents:
                 put(connection, one.project_id, one.kind, one.name, one.document)
             now = self._database.clock(connection)
+            # Outbox: only rows are written here. Calling a webhook in the transaction would hold its lock for seconds.
             for event_type, data in settled.events:
                 announce_event(connection, project_id, event_type, data, now)
 

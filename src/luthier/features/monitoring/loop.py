@@ -99,13 +99,16 @@ def run_due_checks(context: Context) -> int:
     for project in context.access.projects():
         settings = alerts.alert_settings(context, project.project_id)
         for model in monitored_models(context, project.project_id, settings) if settings.is_on else ():
+            # Claimed before the work starts, so a server that dies in a check blocks the model for one interval only.
             if _claim(context, project.project_id, model, settings):
                 due.append((project.project_id, model))
     has_canaries = _claim_canaries(context)
     if due or has_canaries:
         try:
+            # A process of its own, so that the memory of reading all traffic is given back when it ends.
             told = answer_to(context, "watch", {"models": due, "canaries": has_canaries})
         except LuthierError as error:
+            # The child did not store an outcome, so each claimed model gets the error as its `problem`.
             for project_id, model in due:
                 _end(context, project_id, model, context.access.now(), error.came)
             raise
@@ -141,7 +144,9 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
         from luthier.features.monitoring.settings import model_settings
 
         since = until - settings.window_hours * 3600.0
+        # `until` is read once: report, alerts and stored state of a check all carry the same time.
         report = watch(context, project_id, model, since=since, until=until)
+        # Alerts first: when a later step fails, what was found has been stored and reported already.
         told = alerts.review(context, project_id, report)
         _keep(context, report)
         begin_due(context, project_id, model, model_settings(context, project_id, model))
@@ -152,6 +157,7 @@ def check_model(context: Context, project_id: str, model: str) -> list[Alert]:
         problem = "an unexpected error, which the server's log tells"
         log.exception("the look at %s failed", model)
 
+    # Also after a failure: next_at moves on, so a model that always fails is not tried every 20 seconds.
     _end(context, project_id, model, until, problem)
     return told
 
@@ -184,6 +190,7 @@ class MonitorThreads:
             self._stack.enter_context(thread)
 
     def __exit__(self, *_: object) -> None:
+        # All stop flags before the first join, so the threads end side by side and not one after the other.
         for thread in self._threads:
             thread.stop.set()
         self._stack.close()
@@ -202,9 +209,11 @@ class _RepeatingThread:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
+        # A mail in transit is given its full timeout; the thread is a daemon, so a hanging one cannot block the exit.
         self._thread.join(mails.MAX_SECONDS + 5)
 
     def _repeat(self) -> None:
+        # Event.wait both sleeps and wakes at once on stop; time.sleep would delay the shutdown.
         while not self.stop.wait(self._every_seconds):
             try:
                 self._work()
@@ -230,6 +239,8 @@ def _claim(context: Context, project_id: str, model: str, settings: AlertSetting
         taken = CheckState(next_at=now + every) if state is None else state.model_copy(update={"next_at": now + every})
         return taken.model_dump_json()
 
+    # Compare-and-swap: `change` is called again with the newer document where another server wrote first, hence
+    # the result in a nonlocal that each call overwrites.
     context.watches.change(project_id, kind, model, change)
     return is_ours
 
@@ -240,6 +251,7 @@ def _claim_canaries(context: Context) -> bool:
     for project in context.access.projects():
         found = context.deployments.list(project.project_id)
         if any(one.revision.canary is not None for one in found):
+            # No short circuit: every project's claim has to be taken, or the others are due again 20 seconds later.
             is_time |= _claim(context, project.project_id, "", every, kind=_CANARY_CHECK)
     return is_time
 
@@ -249,6 +261,7 @@ def _end(context: Context, project_id: str, model: str, at: float, problem: str)
 
     def change(before: str | None) -> str:
         every = 60.0 * alerts.alert_settings(context, project_id).every_minutes
+        # A failed check keeps the time of the last good one: charts show how old their figures are.
         looked_at = None if before is None else CheckState.model_validate_json(before).looked_at
         state = CheckState(next_at=at + every, looked_at=looked_at if problem else at, problem=problem)
         return state.model_dump_json()
@@ -263,6 +276,7 @@ def _keep(context: Context, report: WatchReport) -> None:
 
     def change(before: str | None) -> str:
         past = () if before is None else CheckHistory.model_validate_json(before).past
+        # Bounded, since the whole history is one document that is rewritten at each check.
         checks = (*past, PastCheck(at=report.until, signals=signals))[-MAX_PAST_CHECKS:]
         return CheckHistory(report=report, past=checks).model_dump_json()
 

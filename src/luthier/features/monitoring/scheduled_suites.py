@@ -72,6 +72,8 @@ def begin_due(context: Context, project_id: str, model: str, settings: WatchSett
     )
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=project_id)
+    # The claim names a job that does not exist yet. If submit fails, `_is_due` finds no such job after the
+    # interval and begins again; the other order could start a suite twice.
     if not _claim(context, project_id, model, SuiteState(next_at=now + every, job_id=job.job_id), seen=state):
         return None
     return context.jobs.submit(job)
@@ -93,6 +95,7 @@ def _claim(context: Context, project_id: str, model: str, state: SuiteState, *, 
 
     def change(before: str | None) -> str | None:
         nonlocal is_ours
+        # Compared with the state that was seen, not with the clock: of two servers only one sees its state unchanged.
         is_ours = (SuiteState() if before is None else SuiteState.model_validate_json(before)) == seen
         return state.model_dump_json() if is_ours else before
 
@@ -106,6 +109,7 @@ def _candidate(context: Context, project_id: str, model: str) -> str:
 
     deployment = context.deployments.find(project_id, model)
     shares = (Share(target=model, fraction=1),) if deployment is None else deployment.revision.shares
+    # The target with the largest share answers for the name; smaller shares are A/B variants or canaries.
     judged = judged_behind(context, Caller(project_id=project_id), max(shares, key=lambda one: one.fraction))
     if (found := judged.run_id or judged.base) is None:
         raise ConflictError(

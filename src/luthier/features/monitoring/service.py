@@ -75,6 +75,7 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
                 expected="1 to 32 small letters, digits, dashes and underscores",
                 do="write for example --group women='she|her|madam'",
             )
+        # Compiled here only to refuse it now: patterns of users are run over all traffic at each check.
         BoundedPattern(f"group {name}", pattern, ignore_case=True)
     if settings.judge is not None:
         judge_name(settings.judge)
@@ -100,16 +101,20 @@ def _watched(context: Context, project_id: str, model: str, since: float, until:
             f"a window from {since:.0f} to {until:.0f}", expected="a beginning before its end", do="correct --since"
         )
     settings = model_settings(context, project_id, model)
+    # The comparison needs traffic from before the window, so it is read in one query with the window itself.
     begins = min(since, stretch_begins(until, settings.normal_since))
     frame = traffic.exchanges(context, project_id, model=model, since=begins, until=until, with_text=True)
+    # The name may route to several targets; training data and suites belong to the one that answers most.
     target = _answering(frame, since)
     cautions = []
     try:
         profile = training_profile(context, project_id, target, settings)
+    # Without training data the comparison over time still works, so this is a caution and not a failure.
     except (DataError, ConflictError, NotFoundError) as error:
         profile = None
         cautions.append(f"The training data could not be read: {error.came}.")
     compared = Compared(profile, settings.groups, suite_signals(context, project_id, target))
+    # The number of signals goes in because the confidence level is divided among all of them.
     judged, said = judged_by(context, project_id, settings, frame, since, number_of_signals(compared))
     cautions += said
     found = watch_rows(
@@ -134,6 +139,7 @@ def _answering(frame: pl.DataFrame, since: float) -> str:
     import polars as pl
 
     own = frame.filter((pl.col("at") >= since) & ~pl.col("is_canary") & (pl.col("target") != ""))
+    # Ties by name, else the order of a hash table would choose the target.
     counted = own["target"].value_counts().sort("count", "target", descending=[True, False])
     return str(counted["target"][0]) if counted.height else ""
 

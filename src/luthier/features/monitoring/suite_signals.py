@@ -39,6 +39,7 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
     newest: dict[str, list[SuiteResult]] = {}
     for one in listed:
         kept = newest.setdefault(one.suite, [])
+        # Newest first. Only results with the newest one's fingerprint (suite and its files) compare with it.
         if not kept or (len(kept) == 1 and one.fingerprint == kept[0].fingerprint):
             kept.append(one)
     return tuple(
@@ -59,12 +60,14 @@ def _signal(results: list[SuiteResult], task: TaskResult) -> Signal:
         value = None if now is None else now.value
         sentence = "Unknown: the suite has judged this model once, so there is nothing to compare with."
         return Signal(name=name, title=title, group="quality", unit=unit, value=value, sentence=sentence)
+    # Half the 95% interval of the difference of two independent results: half-widths add in quadrature.
     half = math.hypot(now.high - now.low, before.high - before.low) / 2
     apart = now.value - before.value
     shared: dict[str, Any] = {"name": name, "title": title, "group": "quality", "unit": unit, "value": now.value}
     shared |= {"low": now.low, "high": now.high, "reference": before.value}
     if abs(apart) <= _WIDER * half:
         return Signal(**shared, state="steady", sentence=f"{title}: as in the result before, as far as it can tell.")
+    # Lower is worse where higher is better, higher is worse where it is not.
     is_worse = (apart < 0) == now.higher_is_better
     word = "worse" if is_worse else "better"
     return Signal(

@@ -47,9 +47,12 @@ def _remembered(name: str, check: Callable[[str], bool]) -> Callable[[str], bool
     """The check, which looks at a text once in the life of a process: the next look sees most answers again."""
 
     def remembered(text: str) -> bool:
+        # The key is of the cut text, so answers that differ only behind the limit share one entry.
         cut = text[:MAX_CHARACTERS]
+        # 16 bytes a text instead of up to 4,000 characters. surrogatepass: JSON may hold lone surrogates.
         key = blake2b(f"{name}\0{cut}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key not in _KNOWN:
+            # Cleared as a whole: an LRU order would cost more than checking the texts once more.
             if len(_KNOWN) >= _MAX_KNOWN:
                 _KNOWN.clear()
             _KNOWN[key] = check(cut)
@@ -67,6 +70,7 @@ def text_words(texts: Sequence[str]) -> TextWords:
     from luthier.ml.drift.drift.topics import TextWords
 
     cut = pl.Series([text[:MAX_CHARACTERS] for text in texts], dtype=pl.String)
+    # hashes: uint64 [words of all texts]; counts: int64 [texts], how many words each text has.
     blocks = list(word_blocks(cut))
     if not blocks:
         return TextWords(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))

@@ -41,7 +41,9 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
                 f"the rows {path} are gone", expected="the file that was named with --data", do="put it back"
             )
         run = _run_behind(context, project_id, target)
+        # The run's own column map: without it the rows would be read in another shape than they were trained in.
         mapping = column_map(context, () if run is None else (run,), path, None).mapping
+        # Digest and sorted mapping make the arguments hashable and stale entries unreachable for lru_cache.
         return _of_file(settings.data, sha256_file(path), tuple(sorted((mapping or {}).items())))
     run_id = _run_behind(context, project_id, target)
     if run_id is None:
@@ -58,6 +60,7 @@ def training_profile(context: Context, project_id: str, target: str, settings: W
 def _run_behind(context: Context, project_id: str, target: str) -> str | None:
     from luthier.features.release_gates.service import judged_behind
 
+    # An export has no run of its own to read rows from; `--data` names them then.
     if not target or target.startswith(EXPORT):
         return None
     try:
@@ -80,6 +83,7 @@ def _of_file(
 def _profile(examples: tuple[Example, ...]) -> Profile:
     from luthier.ml.drift.signals.training import Profile
 
+    # The same rows at each check: a new draw would move the reference and look like drift.
     drawn = random.Random(0).sample(examples, min(MOST_ROWS, len(examples)))  # noqa: S311 - a sample, no secret
     pairs = [pair for pair in map(_pair, drawn) if pair is not None]
     return Profile([prompt for prompt, _ in pairs], [answer for _, answer in pairs])

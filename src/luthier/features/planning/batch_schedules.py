@@ -101,12 +101,14 @@ def _drawn(prompts: Sequence[int], num: int, new: int, micro_batch_tokens: int, 
         rows = sorted(((prompt + new, new) for prompt in prompts for _ in range(num)), reverse=True)
         plain: list[list[tuple[int, int]]] = []
         for row in rows:
+            # Longest first, so the first row of a batch is the width that all of its rows are padded to.
             if not plain or plain[-1][0][0] * (len(plain[-1]) + 1) > micro_batch_tokens:
                 plain.append([])
             plain[-1].append(row)
         return [((), tuple(part)) for part in plain]
     made: list[tuple[list[int], int]] = []
     for prompt in prompts:
+        # The prompt is computed once for its answers, so it counts once against the budget.
         at_once = max(1, min(num, (micro_batch_tokens - prompt) // new))
         last = made[-1][0] if made and made[-1][1] == num else []
         if at_once == num and last and sum(last) + prompt + (len(last) + 1) * num * new <= micro_batch_tokens:
@@ -162,9 +164,11 @@ def _families_of_single(units: Sequence[Sequence[TokenisedExample]], size: int) 
     from luthier.ml.data.tokenise.shared_prefix import Families, find_families
 
     places = [place for place, unit in enumerate(units) if len(unit) == 1]
+    # A family larger than what one step draws of such units could never lie in one step as a whole.
     share = max(1, round(size * len(places) / len(units)))
     found = find_families([units[place] for place in places], global_batch_size=share)
     families, prefix = np.full(len(units), -1, dtype=np.int64), np.zeros(len(units), dtype=np.int64)
+    # Family -1 means none: units of several rows stay outside.
     families[places], prefix[places] = found.families, found.prefix_tokens
     return Families(families, prefix)
 

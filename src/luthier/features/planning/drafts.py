@@ -91,6 +91,8 @@ class DraftPlanner:
                 self._forget_others(draft, digest)
                 return known
             self._want(_PlanRequest(digest, project_id, recipe), draft)
+            # Conditions may wake without a reason, and one wake-up may be for another recipe: everything is checked
+            # again.
             while (known := self._known(digest)) is None:
                 left = deadline - time.monotonic()
                 ask = self._requests.get(digest)
@@ -109,6 +111,7 @@ class DraftPlanner:
     def starting(self, project_id: str, draft: str, recipe: Mapping[str, Any]) -> Iterator[Started]:
         """What became of this recipe of this draft, to be set once it is started: a second click starts no other."""
         key = (project_id, draft, sha256_document(dict(recipe)))
+        # Held while the caller starts the run: a second click waits here and then finds the id of the first.
         with self._start_lock:
             if draft and key in self._started:
                 yield self._started[key]
@@ -169,6 +172,7 @@ class DraftPlanner:
                     ask.began = None  # somebody has come back to it meanwhile
                     continue
                 self._requests.pop(ask.digest, None)
+                # The error of a process that was killed on purpose says nothing of the recipe, so it is not kept.
                 if ask.recipe is not None and (planned.error is None or not self._child.was_killed):
                     self._planned[ask.digest] = planned
                     self._planned.move_to_end(ask.digest)
@@ -186,6 +190,7 @@ class DraftPlanner:
                 return ask
             self._thread = None  # from here on another may be started: that has a process of its own
             child, self._child = self._child, WarmChild()
+        # Outside the lock: ending a process takes a while, and nobody should wait for it.
         child.close()
         return None
 

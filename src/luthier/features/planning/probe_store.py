@@ -74,6 +74,7 @@ class ProbeStore:
         except UnreadableProbeError:
             before = ()
         new = [m.workload for m in measurements]
+        # No lock: two probes at once may lose one measurement, which the next probe makes again.
         kept = [*(m for m in before if m.workload not in new), *measurements][-_NUM_KEPT:]
         self.folder.mkdir(parents=True, exist_ok=True)
         document = {"format": _FORMAT, "key": key.as_json(), "measurements": _adapter().dump_python(kept, mode="json")}

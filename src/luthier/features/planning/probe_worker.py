@@ -38,6 +38,7 @@ def probe(document: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 def run(plan_document: dict[str, Any], steps: list[Any], step_done: Callable[[], None]) -> dict[str, Any]:
     """Train the steps by the plan's settings; the answer of `probe`."""
+    # Environment variables that torch reads while it is imported.
     _make_torch_ready()
     import torch
 

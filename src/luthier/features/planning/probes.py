@@ -162,8 +162,10 @@ def _chosen(made: Sequence[ProbeStep]) -> list[ProbeStep]:
     """Those steps of a run that are probed."""
     count = len(made)
     by_size = sorted(made, key=lambda step: sum(batch.num_computed for batch in step))
+    # Midpoints of thirds by size (the 1/6, 1/2 and 5/6 quantiles): three steps whose mean is near that of the run.
     timed = [by_size[(2 * i + 1) * count // (2 * _NUM_BETWEEN)] for i in range(_NUM_BETWEEN)]
     largest = max(made, key=lambda step: max(map(_weight, step)))
+    # The largest first: it grows the allocator's pools to their peak before anything is timed.
     return [largest, *timed, largest]
 
 
@@ -181,15 +183,18 @@ def measure(
 
     others = OtherProcesses()
     answer = _run_child(plan, steps, progress)
+    # Taken after the child has ended, over the same stretch of time as the steps.
     busy_cores = others.busy_cores()
     lengths = [[[row[0] for row in batch.rows] for batch in step] for step in steps]
     shared = [[batch.beginnings for batch in step] for step in steps]
     rows = [row for step in steps[1:] for batch in step for row in batch.rows]
     learned = sum(row[1] for row in rows) / sum(row[0] for row in rows)
+    # Time comes from the steps that were timed, peak memory from all of them: the warm-up counts for memory.
     batches = batches_of(lengths[1:], learned_fraction=learned, shared=shared[1:])
     whole = batches_of(lengths, learned_fraction=learned, shared=shared)
     batches = replace(batches, peak_rows=whole.peak_rows, peak_length=whole.peak_length, other_peaks=whole.other_peaks)
     work = workload_of(plan, structure, device, batches=batches)
+    # The child does none of these, so a measurement must not be explained by them.
     work = replace(work, num_steps=len(steps), judging=None, rollouts=None)
     seconds = answer["step_seconds"][1:]
     return Measurement(

@@ -132,6 +132,7 @@ def workloads_of(prepared: Prepared, here: Device) -> Callable[[Device], Workloa
 
     def on(device: Device) -> Workload:
         refuse_idle_devices(min(plan.training.global_batch_size, plan.data.train.num_examples), device)
+        # Many devices cut the steps alike, and counting the batches is the slow part of a comparison.
         key = (_micro_batch_tokens(prepared, device), device.num_devices, packs_on(plan, device))
         if key not in known:
             known[key] = exact_batches(prepared, micro_batch_tokens=key[0], num_devices=key[1], packs=key[2])
@@ -155,6 +156,7 @@ def exact_batches(prepared: Prepared, *, micro_batch_tokens: int, num_devices: i
     steps = []
     for number in range(min(training.num_steps, _MAX_STEPS_LOOKED_AT)):
         batches = schedule.step(number)
+        # Ceiling division: the device with the most rows decides how long a step takes.
         share = -(-sum(map(len, batches)) // num_devices)
         steps.append([batch[i : i + share] for batch in batches for i in range(0, len(batch), share)])
     return batches_of(
@@ -188,6 +190,7 @@ def _num_learned(prepared: Prepared, units: Sequence[Sequence[TokenisedExample]]
     """Tokens of all rows at which a loss is computed: the learned ones, and what ORPO looks at beside them."""
     learned = sum(row.num_trained_tokens for unit in units for row in unit)
     if prepared.plan.objective.nll_over == "all":
+        # ORPO adds the likelihood of the whole chosen row; its first token has nothing before it to be predicted from.
         learned += sum(unit[0].num_tokens - 1 - unit[0].num_trained_tokens for unit in units)
     return learned
 

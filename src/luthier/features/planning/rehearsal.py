@@ -49,6 +49,7 @@ def rehearsed(context: Context, plan: Plan) -> Plan:
         RequestError: the method cannot be trained on this architecture, or what it saves cannot be loaded again.
     """
     key = _key(plan)
+    # Memory first, then the home: a study plans the same recipe for every trial.
     answer = _known.get(key) or _read(context, key)
     if answer is None:
         answer = _answer(plan)
@@ -102,6 +103,7 @@ def _key(plan: Plan) -> str:
     return sha256_document(
         {
             "format": _FORMAT,
+            # An upgrade may break or repair what was proved, so a proof holds for these versions alone.
             "libraries": [version(name) for name in _LIBRARIES],
             "base": plan.base_model.sha256,
             "config": sha256_file(Path(plan.base_model.path) / "config.json"),
@@ -157,6 +159,7 @@ def rehearse(plan: Plan) -> ForwardPath | None:
     from luthier.ml.inference.models.quiet import quiet_transformers
     from luthier.ml.inference.models.small_copy import small_copy
 
+    # The caller's random state is restored: a plan that was rehearsed must train as one whose proof was cached.
     generator = torch.get_rng_state()
     try:
         with scratch_folder(Path(tempfile.gettempdir()), "luthier-rehearsal-") as folder, quiet_transformers():
@@ -235,10 +238,12 @@ def _small_plan(plan: Plan, base: Path) -> Plan:
         changes["quantisation"] = "int8"  # packed alike, on any machine
     if method.targets:
         kept = tuple(target for target in method.targets if targeted(structure, (target,)))
+        # Targets of layers that the small copy lacks match nothing, and PEFT refuses such names.
         changes["targets"] = kept or resolve_targets(structure, "all-linear")
     if method.expert_targets:
         found = tuple(target for target in method.expert_targets if targeted(structure, (), (target,)))
         changes["expert_targets"] = found or place_adapters(structure, "experts").expert_targets
+    # On the CPU with one thread: what is proved is that the parts fit together, on any machine, in about a second.
     training = {"device": "cpu", "num_threads": 1, "micro_batch_tokens": 64, "num_steps": 1, "num_warmup_steps": 0}
     return plan.model_copy(
         update={
@@ -281,6 +286,7 @@ def _one_step(plan: Plan, folder: Path, template: ChatTemplate | None, teacher: 
     run = folder / "run"
     run.mkdir()
     path, _ = save_model(model, Path(plan.base_model.path), run)
+    # [1, 9] arbitrary ids, above those that are mostly special tokens.
     _load_again(plan, path, torch.arange(3, 12)[None])
     return model.path
 

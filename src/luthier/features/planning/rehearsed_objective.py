@@ -182,6 +182,7 @@ def _refuse_adapted_head(small: PreTrainedModel, teacher: TeacherPlan) -> None:
     head = small.get_output_embeddings()
     name = next(name for name, module in small.named_modules() if module is head)
     targets, saved = config.get("target_modules") or (), config.get("modules_to_save") or ()
+    # PEFT's rule: a string is a pattern for the whole name, a list holds last parts of names.
     is_hit = (
         re.fullmatch(targets, name) is not None
         if isinstance(targets, str)

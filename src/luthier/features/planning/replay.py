@@ -59,6 +59,7 @@ def load_replay(recipe: Recipe, base_dir: Path) -> dict[Split, ReplayPart]:
         found["replay_held_out"] = (judged, own, judged.examples)
     elif held_out is not None:
         seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+        # Split before anything is replayed, so that no general row both trains and measures.
         parts = split_by_fraction(rows, validation=0.0, held_out=held_out, seed=seed)
         rows = parts["train"]
         found["replay_held_out"] = (loaded, path, parts["held_out"])

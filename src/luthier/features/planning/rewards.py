@@ -75,6 +75,7 @@ def rewards_of(rewards: Sequence[Reward] | None, splits: Sequence[PreparedSplit]
         fields = _fields(Path(split.profile.file)) if wanted else {}
         for example in split.examples:
             item = dict(fields.get(example.id, {})) | {"reference": example.reference}
+            # The same file may be split into both sides: equal rows under one id are fine, different ones are not.
             if items.setdefault(example.id, item) != item:
                 raise _same_name(example)
             _refuse_lost(example, item, wanted, needs_answer)

@@ -125,6 +125,7 @@ def prepare_again(
     # a budget of its own is checked elsewhere: what is left of it counts now, not what it was
     recipe = plan.recipe.model_copy(update={"budget": None})
     again = ready or prepare(context, recipe, base_dir=Path(), data_loader=data_loader)
+    # By digests, not by paths or times: a file that was copied back unchanged is the same file.
     _refuse_changed(plan, again.model, dict(zip(_NAMES, profiles(again.plan.data), strict=True)))
     if plan.objective.teacher is not None:
         refuse_another_teacher(plan.objective.teacher, again.plan.objective.teacher)
@@ -150,6 +151,7 @@ def prepare_share(context: Context, plan: Plan) -> Prepared:
         if split not in ("held_out", "replay_held_out")
     }
     _refuse_changed(plan, model, {split: made.profile for split, made in splits.items()})
+    # Each node has the model in its own folder; everything else must be equal on all ranks.
     here = plan.model_copy(update={"base_model": plan.base_model.model_copy(update={"path": model.path})})
     return Prepared(here, model, template, splits["train"], splits.get("validation"), None, splits.get("replay"))
 
@@ -193,6 +195,7 @@ def _refuse_unknown_tokens(splits: Mapping[Split, PreparedSplit], template: Chat
     """Tokens that the model has no embedding for: a tokenizer may know more of them than its model."""
     for split, made in splits.items():
         for row in made.tokenised:
+            # On a GPU an id without an embedding would end the run with a device assertion that names no row.
             if len(row.input_ids) and (largest := max(row.input_ids)) >= vocabulary_size:
                 token = template.tokenizer.convert_ids_to_tokens(largest)
                 raise DataError(

@@ -63,6 +63,7 @@ def find_teacher(
             do=f"set training.max_length_tokens: {candidate.context_length_tokens} with training.on_overlong: "
             "truncate, or choose another teacher",
         )
+    # A run is asked as it was trained; a plain base has no habits, so it is written to like the student.
     candidate = candidate if is_id(name, "run") else _as_student(candidate, recipe)
     structure = read_structure(candidate.model_path)
     asked = recipe.training.precision if recipe.training else None
@@ -121,6 +122,7 @@ def _trained_otherwise(plan: Plan) -> str | None:
 
 def refuse_another_teacher(before: TeacherPlan, now: TeacherPlan | None) -> None:
     """Raise ConflictError where the teacher of a run that goes on is not the one that it began with."""
+    # By digests: the same name may stand for other weights today.
     then, today = (before.sha256, before.adapter_sha256), now and (now.sha256, now.adapter_sha256)
     if then != today:
         raise ConflictError(
@@ -183,6 +185,7 @@ def _refuse_other_tokens(teacher: Candidate, template: ChatTemplate) -> None:
     """A teacher reads the student's token ids: each must be the same text to both."""
     from luthier.ml.inference.models.loading import load_tokenizer
 
+    # Distillation compares the two distributions id by id, so the vocabularies must be equal, not merely of one size.
     own, other = template.tokenizer.get_vocab(), load_tokenizer(Path(teacher.model_path)).get_vocab()
     if own == other:
         return

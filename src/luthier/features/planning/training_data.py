@@ -60,6 +60,7 @@ class PreparedSplit:
         if self.blocks is not None:
             return list(self.blocks)
         if self.row_counts:
+            # Rows lie one after another: the running sums are where each example ends.
             ends = list(accumulate(self.row_counts))
             return [self.tokenised[end - num : end] for end, num in zip(ends, self.row_counts, strict=True)]
         size = self.rows_per_unit
@@ -96,9 +97,12 @@ class TrainingDataLoader:
 
         document = recipe.model_dump(mode="json", exclude=_NOT_OF_ROWS)
         # what a method puts before each row takes room from it
+        # Measured from a limit that no row reaches: the number depends on the method alone, so the key needs no model.
         asked = {"recipe": document, "base_dir": str(base_dir), "room": resolve.room_tokens(recipe, _FAR)}
         key = sha256_document(asked)
         if key not in self._kept:
+            # Dicts keep their order of insertion, so the first keys are the oldest. Deleted before the new rows are
+            # made: both together could exceed memory.
             for oldest in list(self._kept)[: len(self._kept) + 1 - _MAX_KEPT]:
                 del self._kept[oldest]
             self._kept[key] = _made(context, recipe, base_dir)
@@ -189,6 +193,7 @@ def tokenise(
         truncated_ids=made.truncated_ids,
         **counts,
     )
+    # The mark travels with the row: the loss of task and of replayed rows is reported apart.
     tokenised = tuple(replace(e, is_replayed=True) for e in made.examples) if split == "replay" else made.examples
     # canaries are trained on and counted in tokens and steps; they are no rows of the file, and no example to be shown
     kept = tuple(part.examples[i] for i in made.kept if i < len(part.examples))

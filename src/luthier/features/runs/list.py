@@ -81,6 +81,7 @@ class Judged:
             if (kept := self._kept.get(evaluation_id)) is not None:
                 self._kept.move_to_end(evaluation_id)
                 return kept
+        # Read without the lock: two threads may both read, which only costs time.
         found = self._context.evaluations.get(evaluation_id)
         systems = tuple(system.model_copy(update={"samples": ()}) for system in found.systems)
         found = without_paths(self._context, found.model_copy(update={"systems": systems, "forgetting": None}))
@@ -107,6 +108,7 @@ def page_of_runs(
     """
     entries = context.run_entries.page(
         caller.project_id,
+        # One more than is shown tells whether there are older ones, without a count.
         limit=limit + 1,
         before=before if before and is_id(before, "run") else None,
         status=status,

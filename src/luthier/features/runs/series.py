@@ -87,9 +87,11 @@ class Curves:
 
     def _add(self, key: Key, step: int, value: float, most: int) -> None:
         series = self.points.setdefault(key, [])
+        # A step that is trained again after a crash replaces what was known from it on.
         while series and series[-1][0] >= step:
             series.pop()
         series.append((step, value))
+        # Thinned at twice the size, not at every point: so the cost a point is constant on average.
         if len(series) >= 2 * most:
             series[:] = thinned(series, most)
 
@@ -131,6 +133,7 @@ class RunSeries:
         """
         if after > 0:
             found, position = self._context.runs.appended(run_id, after, limit=_MAX_NEW_EVENTS)
+            # Exactly the limit means that there may be more, so the whole is sent instead.
             if len(found) < _MAX_NEW_EVENTS:
                 curves = Curves()
                 curves.take(found, most=_MAX_NEW_EVENTS)
@@ -155,6 +158,7 @@ class RunSeries:
             self._known.move_to_end(run_id)
             while len(self._known) > _MAX_RUNS:
                 self._known.popitem(last=False)
+        # A lock a run: a long run that is read for the first time holds up no other.
         with known.lock:
             while True:
                 found, known.position = self._context.runs.appended(run_id, known.position, limit=_AT_ONCE)

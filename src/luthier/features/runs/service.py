@@ -178,6 +178,7 @@ def remove_run(context: Context, run_id: str) -> RunRecord:
     if folder.is_dir():
         with file_lock(folder / "lock", what=f"run {run_id}", timeout_seconds=_LOCK_SECONDS):
             context.runs.delete(run_id)
+            # The rename is atomic and takes the lock file along; deleting many files is not, and is done afterwards.
             folder.rename(folder.with_name(f"{_REMOVED}{run_id}"))
     else:
         context.runs.delete(run_id)

@@ -122,6 +122,7 @@ def left_seconds(standing: Standing, bill: BillUpdated | None) -> float | None:
     record = standing.record
     if bill is None or record is None or standing.phase != "training" or record.num_steps <= bill.step:
         return None
+    # The bill may be some steps old: its remaining time is scaled to the steps that are left now.
     return bill.bill.left_seconds * (record.num_steps - record.step) / (record.num_steps - bill.step)
 
 

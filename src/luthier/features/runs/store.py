@@ -99,6 +99,7 @@ class RunStore(Store):
 
     def set_budget(self, run_id: str, plan: Plan) -> None:
         """Replace the plan of a run by one that differs in its budget alone. Raises ConflictError for another plan."""
+        # The hash leaves the budget out, so equal hashes are the same plan with another budget.
         if self.plan(run_id).hash != plan.hash:
             raise ConflictError(
                 f"another plan for run {run_id}", expected="its own with another budget", do="start a new run"
@@ -114,6 +115,8 @@ class RunStore(Store):
         values = {"run_id": run_id, "kind": event.kind, "step": step, "code": code}
         try:
             with self._write() as connection:
+                # Deleted and inserted, not updated: a replaced event gets a new position, so that watchers see it
+                # again.
                 connection.execute(delete(events).where(*key))
                 connection.execute(insert(events).values(**values, document=event.model_dump_json()))
         except IntegrityError as error:

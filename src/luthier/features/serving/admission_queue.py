@@ -45,6 +45,7 @@ class AdmissionQueue:
             num, num_own = self._num_of.total(), self._num_of[key]
             if num >= self._most:
                 raise self._busy(num, num, "", f"at most {self._most} (LUTHIER_SERVING_QUEUE)")
+            # The total is checked first: on a full server, the key's own share is not what has to change.
             if key is not None and num_own >= self._most_per_key:
                 most = f"at most {self._most_per_key} of one key (LUTHIER_SERVING_QUEUE_PER_KEY)"
                 raise self._busy(num, num_own, " of this key", most)
@@ -56,6 +57,7 @@ class AdmissionQueue:
         self._num_of[key] -= 1
         if not self._num_of[key]:
             del self._num_of[key]
+        # Only completed requests measure throughput: cancelled ones leave early and would overstate it.
         if has_ended:
             self._ends.append(self._clock())
 
@@ -71,6 +73,7 @@ class AdmissionQueue:
         """How long half of those who are in will take, at the pace of the last minute: others wait as well."""
         now = self._clock()
         ends = [end for end in self._ends if now - end <= _LOOK_BACK_SECONDS]
+        # A rate needs an interval; one completion gives none.
         if len(ends) < 2 or now <= ends[0]:
             return _UNKNOWN_SECONDS
         pace = len(ends) / (now - ends[0])

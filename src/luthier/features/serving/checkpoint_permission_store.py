@@ -50,6 +50,7 @@ class CheckpointPermissionStore(Store):
                     project_id=project_id,
                     created_at=now,
                 )
+                # All in one transaction: a project that is not there leaves no permissions for the others.
                 known = _PERMISSIONS.first(connection, model_id=model_id, project_id=project_id)
                 made.append(known or _PERMISSIONS.insert(connection, permission))
         return made

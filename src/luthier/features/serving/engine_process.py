@@ -90,6 +90,8 @@ class Scheduler:
         """Wait for something to be said, and do what there is to do."""
         said = [self._inbox.get()]
         while not self._inbox.empty():
+            # All that has arrived is read before anything is handed on: a cancel that is already here saves loading its
+            # model. This thread is the only reader, so `empty` cannot turn stale.
             said.append(self._inbox.get())
         for one in said:
             if "cancel" in one:
@@ -107,6 +109,7 @@ class Scheduler:
         loaded = tuple(
             LoadedModel(served=served, decoding=engine_thread.decoding) for served, engine_thread in open_ones
         )
+        # As sets: each use changes the order, which is no news.
         if set(loaded) != set(self._loaded):
             self._loaded = loaded
             self._tell_loaded(loaded)
@@ -141,6 +144,7 @@ class Scheduler:
                     key: own for key, own in self._thread_of_request.items() if own is not engine_thread
                 }
         lacking = 0 if self._lacking is None else self._lacking[1]
+        # The last one was used most recently and stays even over the budget: the next request would only reload it.
         for engine_thread in list(self._engine_threads.values())[:-1]:
             if (
                 engine_thread.is_idle
@@ -148,6 +152,7 @@ class Scheduler:
                 and self._num_bytes() + lacking > self._memory_bytes
             ):
                 engine_thread.close()
+        # Ended requests are dropped in bulk: engines report no single ends to the scheduler.
         if len(self._thread_of_request) > 1024:
             self._thread_of_request = {key: own for key, own in self._thread_of_request.items() if own.is_writing(key)}
 
@@ -189,7 +194,9 @@ class Scheduler:
             engine_thread = self._engine_threads[model] = EngineThread(model, self._engine_context, num_bytes)
             return engine_thread
         by_use = [(known, own) for known, own in self._engine_threads.items() if not own.is_closing]
+        # The sort is stable: idle engines first, and among equals the longest unused.
         victims = sorted((pair for pair in by_use if pair[0] not in leaving), key=lambda pair: not pair[1].is_idle)
+        # What is already on its way out counts as free, so that a second look does not evict more than needed.
         gone = [own for known, own in self._engine_threads.items() if own.is_closing or known in leaving]
         while not self._is_place(
             len(self._engine_threads) - len(gone), self._num_bytes() - sum(own.num_bytes for own in gone) + num_bytes
@@ -199,6 +206,7 @@ class Scheduler:
             if victim.is_idle:
                 victim.close()
             else:
+                # A busy engine finishes its texts but takes no new request; it is closed on a later look, once idle.
                 leaving.add(known)
         return None
 
@@ -212,6 +220,8 @@ class Scheduler:
         """Whether an adapter may be loaded; asked from the threads of engines."""
         if self._num_bytes() + num_bytes <= self._memory_bytes:
             return True
+        # Written by engine threads, read by the scheduler's: a single assignment, of which the last wins. An engine
+        # that still lacks memory reports it again with its next try.
         self._lacking = (engine_thread, num_bytes)
         self.hear({})
         return False
@@ -257,10 +267,12 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
         """Read what the parent says, until it has gone: then end this process, whatever it is doing."""
         for request in channel.requests():
             scheduler.hear(request)
+        # Not sys.exit: that would end this thread alone, while the main thread may be deep in a native kernel.
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
 
+    # Imported after the listener has started: it takes seconds, in which a parent that has gone must be noticed.
     import torch
 
     torch.set_num_threads(document["num_threads"])

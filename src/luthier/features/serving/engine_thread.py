@@ -50,6 +50,8 @@ class TurnLock:
         """Wait for a turn, and have it."""
         with self._changed:
             own, self._next = self._next, self._next + 1
+            # Tickets instead of a plain Lock: the thread that has just released a Lock may take it again at once, so
+            # that one busy engine would starve the others.
             self._changed.wait_for(lambda: self._now == own)
         try:
             yield
@@ -88,6 +90,8 @@ class EngineThread:
         self.has_closed = self.is_closing = self.is_open = False
         self.decoding: Decoding | None = None
         self._lock = threading.Lock()
+        # `_open` is written by the scheduler (`ask`) and by this engine's thread (`_forget`); the queues and adapters
+        # are only touched by the engine's own thread.
         self._open: dict[str, int] = {}  # by ask: how many of its choices are still to end
         self._inbox: queue.SimpleQueue[Ask | _Ready | str | None] = queue.SimpleQueue()
         self._waiting: FairQueue[_Ready] = FairQueue()
@@ -113,6 +117,7 @@ class EngineThread:
             if self.has_closed:
                 return False
             self._open[ask.key] = ask.request.num_choices if isinstance(ask.request, TextRequest) else 1
+        # Counted in `_open` before it is queued: else the scheduler could see an idle engine and close it in between.
         self._inbox.put(ask)
         return True
 
@@ -134,6 +139,7 @@ class EngineThread:
         except Exception as error:  # noqa: BLE001 - the other engines go on
             reason = unexpected(error)
         with self._lock:
+            # Under the lock of `ask`: a request is either in `left` and fails here, or is refused by `ask`.
             self.has_closed, left = True, list(self._open)
         self._fail(left, reason)
         self._engine_context.wake()
@@ -154,6 +160,8 @@ class EngineThread:
                 if engine.keys or self._waiting:
                     is_computing = self._served.engine in _COMPUTING
                     with self._engine_context.turn_lock.one() if is_computing else contextlib.nullcontext():
+                        # Only local computation takes a turn: an engine that waits for another server would block all
+                        # others.
                         told = engine.poll(_WAIT_SECONDS)
                     self._tell([(str(key), event) for key, event in told])
         finally:
@@ -175,6 +183,7 @@ class EngineThread:
                 said = self._inbox.get(wait_seconds != 0, wait_seconds or None)
             except queue.Empty:
                 return True
+            # The first message may block; the rest of the inbox is drained without waiting.
             wait_seconds = 0.0
             if said is None:
                 return False
@@ -215,6 +224,7 @@ class EngineThread:
         while heads := self._waiting.heads():
             busy = set(self._owner_of.values())
             for owner, ready in heads:
+                # The reserve is for owners who have nothing running while others do; alone, nobody needs it.
                 is_new = bool(busy) and owner not in busy
                 if (not is_blocked or is_new) and self._take_up(engine, ready, may_exceed=is_new):
                     self._waiting.pop(owner)
@@ -230,6 +240,8 @@ class EngineThread:
             if ask.adapter is not None:
                 if not self._has_adapter(engine, ask.adapter):
                     return False
+                # In use from here on, also while the request still waits for room in the batch: it must not be
+                # unloaded.
                 self._adapter_of[ask.key] = ask.adapter
             if not self._begin(engine, ready, may_exceed=may_exceed):
                 return False
@@ -259,11 +271,13 @@ class EngineThread:
         """Whether the adapter is loaded, or can be: adapters that nobody asks are let go for it, the oldest first."""
         if adapter not in self._adapters:
             num_bytes = self._engine_context.adapter_bytes(adapter)
+            # Adapters of running requests stay: unloading one would change the weights in the middle of a text.
             in_use = Counter(self._adapter_of.values())
             idle = [name for name in self._adapters if not in_use[name]]
             while not self._engine_context.has_room(self, num_bytes):
                 if not idle:
                     if not engine.keys and self._engine_context.is_alone():
+                        # Nothing is left that could free memory later, so waiting would never end.
                         raise _too_large(f"the adapter {adapter} beside its base", num_bytes + self.num_bytes)
                     return False
                 self._adapters.pop(idle[0])
@@ -278,11 +292,13 @@ class EngineThread:
     def _tell(self, told: Sequence[tuple[str, StreamEvent]]) -> None:
         if not told:
             return
+        # Sent before it is forgotten: once nothing is open, the scheduler may close this engine.
         self._engine_context.tell(told)
         for key, event in told:
             if isinstance(event, Failed | Embedded):
                 self._forget(key)
             elif isinstance(event, Ended) and key in self._open:
+                # A request with several choices ends with the last of them.
                 self._open[key] -= 1
                 if not self._open[key]:
                     self._forget(key)

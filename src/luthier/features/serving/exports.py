@@ -80,6 +80,7 @@ def check_export(folder: Path, *, needs_bundle: bool = False) -> None:
 
 def _has_passed(report: Path) -> bool:
     try:
+        # `is True`: a truthy string in a damaged report must not count as a pass.
         return json.loads(report.read_text(encoding="utf-8")).get("passed") is True
     except (OSError, ValueError, AttributeError):
         return False

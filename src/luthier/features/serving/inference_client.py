@@ -141,6 +141,7 @@ class _Child:
                 return None
             self._asks[key] = _Ask(hear, request.num_choices if isinstance(request, TextRequest) else 1, slot)
             self._last_asked = time.monotonic()
+        # Queued outside the lock: if the process ends in between, `_end` has already failed this request.
         wish = {"request" if is_text else "embed": request.model_dump(mode="json")}
         self._outbox.put({"ask": key, "owner": owner, "model": model.model_dump(mode="json")} | wish)
 
@@ -192,6 +193,7 @@ class _Child:
         return ChildProcess(_SERVE, document, log="inherit", has_session=True)
 
     def _hear_all(self, process: ChildProcess) -> None:
+        # Idleness is only noticed between two reads, so a read must not last longer than the idle limit.
         look = min(_LOOK_SECONDS, self._settings.serving_idle_seconds)
         while True:
             messages = process.receive(look)
@@ -211,6 +213,7 @@ class _Child:
         """Whether nobody has asked for long; from then on nobody can ask this process."""
         with self._lock:
             is_idle = not self._asks and time.monotonic() - self._last_asked >= self._settings.serving_idle_seconds
+            # Decided under the lock that `ask` takes: a request either keeps this child alive or starts another one.
             self.has_ended = self.has_ended or is_idle
             return is_idle
 
@@ -219,6 +222,7 @@ class _Child:
             ask = self._asks.get(key)
             if ask is None:  # cancelled in the meantime
                 return
+            # A failure or a set of vectors ends the whole request, a text ends with its last choice.
             ask.num_open -= isinstance(event, Ended)
             is_last = ask.num_open == 0 or isinstance(event, Failed | Embedded)
             if is_last:
@@ -226,6 +230,7 @@ class _Child:
                 self._last_asked = time.monotonic()
         if is_last:
             ask.slot.leave(has_ended=True)
+        # Without the lock: the callback may cancel, which takes it.
         ask.hear(event)
 
     def _end(self) -> None:

@@ -157,6 +157,7 @@ def user_of(caller: Caller, requests: Sequence[TextRequest], named: str | None =
     request = requests[0] if requests else TextRequest()
     messages = [] if request.conversation is None else request.conversation.messages
     first = next((message for message in messages if message.role == "user"), None)
+    # Only what all turns of a conversation share: its system prompt and first user message stay as it grows.
     begin = [message.content for message in messages if message.role in ("system", "developer")][:1]
     words = [caller.key_id, request.text, *begin, None if first is None else first.content]
     return f"talk {sha256_document([str(word or '') for word in words])}"
@@ -218,6 +219,7 @@ def _of_tuned(context: Context, tuned: TunedModel) -> Served | None:
         plan = context.runs.plan(tuned.run_id)
     except NotFoundError:
         return None
+    # Full fine-tuning leaves whole weights in the same folder, without an adapter_config.json.
     is_adapter = (Path(tuned.adapter_path) / "adapter_config.json").is_file()
     return Served(
         path=tuned.adapter_path,

@@ -67,17 +67,21 @@ class RemoteChatClient:
                 if "error" in chunk:
                     raise _no_answer(self.url, json.dumps(chunk["error"]), self.key)
                 usage = chunk.get("usage") or usage
+                # The last chunk of a stream carries usage and an empty list of choices.
                 for choice in (chunk.get("choices") or [])[:1]:
                     reason = choice.get("finish_reason") or reason
                     delta = choice.get("delta") or {}
+                    # vLLM and DeepSeek call the thought reasoning_content, others reasoning.
                     text, thought = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
                     if text or thought:
                         num_pieces += 1
                         yield Piece(text=str(text or ""), num_new_tokens=num_pieces, reasoning=str(thought or ""))
+        # A connection that closes early ends the iteration like a whole answer: only finish_reason tells them apart.
         if reason is None:
             raise _no_answer(self.url, "the answer broke off", self.key)
         num_new = usage.get("completion_tokens")
         ended: Any = _REASONS.get(str(reason), "stop")
+        # A server that ignores include_usage leaves only the number of pieces, an approximation.
         yield Ended(reason=ended, num_new_tokens=num_new if isinstance(num_new, int) else num_pieces)
 
     def _body(self, request: TextRequest) -> dict[str, Any]:

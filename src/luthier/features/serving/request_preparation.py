@@ -61,8 +61,10 @@ class Preparation:
                 self._changed.wait_for(lambda: self._is_closed or len(queue) > 0)
                 if self._is_closed:
                     return
+                # The first of the heads belongs to the owner whose turn it is.
                 ask = queue.pop(queue.heads()[0][0])
             try:
+                # Outside the lock: this is the slow part, and `add` must not wait for it.
                 made: Prepared | LuthierError = self._prepare(ask.request)
             except LuthierError as error:
                 made = error
@@ -75,6 +77,7 @@ def is_small(request: TextRequest | EmbeddingRequest) -> bool:
     """Whether a request is quickly made ready: little text, and no form that has to be compiled first."""
     if isinstance(request, EmbeddingRequest):
         return sum(map(len, request.inputs)) <= SMALL_CHARACTERS
+    # A forced tool call is constrained by a grammar, which is compiled from the tool's schema.
     if request.json_schema is not None or request.tool_choice == "required":
         return False
     num = len(request.text or "") + len(request.token_ids or ())

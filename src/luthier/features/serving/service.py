@@ -71,6 +71,7 @@ class Choice:
             if piece.name is not None:
                 function = {"name": piece.name, "arguments": ""}
                 found[piece.index] = {"id": piece.call_id, "type": "function", "function": function}
+            # As OpenAI streams calls: the first piece carries the name, later ones only add to the arguments.
             found[piece.index]["function"]["arguments"] += piece.arguments
         return list(found.values())
 
@@ -99,6 +100,7 @@ class Answer:
             self.num_started += 1
             self.num_prompt_tokens += event.num_prompt_tokens
         elif isinstance(event, Failed):
+            # The first failure is reported: later ones are often its consequences.
             self.error = self.error or error_from(event.error)
             self.num_refused_tokens += event.num_refused_tokens
             self.num_contexts += event.num_contexts
@@ -153,6 +155,7 @@ def ask(
     Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, BusyError where too many
     ask already. What is wrong with a request comes as `Failed`.
     """
+    # Charging nothing checks the budget before any work is queued.
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     cancels = list[Callable[[], None]]()
@@ -168,8 +171,10 @@ def ask(
             cancels.append(context.inference_client.ask(loaded, asked, _from(first, hear), key=_place_of(caller)))
             first += request.num_choices
     except LuthierError:
+        # Several prompts are one request of the client: where one cannot be queued, none may go on.
         cancel()
         raise
+    # Fields at their defaults are left out, so that they do not change the fingerprints of models that lack them.
     unset = {name for name in ("template_options", "opted_turns") if getattr(served, name) in ((), AS_THEY_ARE)}
     return cancel, "fp_" + sha256_document(served.model_dump(mode="json", exclude=unset))[:10]
 
@@ -221,6 +226,7 @@ def ask_embeddings(
 
     Raises what `ask` raises. Charge what it took with `charge_embeddings`.
     """
+    # As in `ask`: a spent budget is refused before any work is queued.
     charge_tokens(context, caller, 0)
     served = model.served if isinstance(model, Routed) else served_model(context, caller, model)
     return context.inference_client.ask(served, request, hear, key=_place_of(caller))

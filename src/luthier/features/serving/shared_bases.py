@@ -25,6 +25,7 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
 
     Raises ModelSourceError for an adapter that cannot be read.
     """
+    # llama.cpp and vLLM load every adapter over a shared base by themselves.
     if served.engine != "transformers":
         return served.model_copy(update={"adapter_path": None}), served.adapter_path
     settled = served.model_copy(

@@ -106,6 +106,7 @@ def local_base_models(context: Context) -> dict[str, LocalModel]:
 def base_model(context: Context, name: str) -> LocalModel:
     """A base model on this machine by its name in the API: what a request names never becomes a path."""
     here = local_base_models(context)
+    # A hub model without a revision is stored under its default branch.
     wanted = (name, f"{name}@main") if name.startswith("hub:") else (name,)
     found = next((here[one] for one in wanted if one in here), None)
     if found is not None:
@@ -123,6 +124,7 @@ def stamp(folder: Path, patterns: Iterable[str] = _WEIGHTS) -> str:
     files: dict[str, Any] = {}
     for pattern in patterns:
         for file in folder.glob(pattern):
+            # Hashing gigabytes for every request is out of the question; size and time change with any usual write.
             found = file.stat()
             files[file.name] = [found.st_size, found.st_mtime_ns]
     return sha256_document(files)

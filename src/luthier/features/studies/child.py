@@ -32,6 +32,7 @@ def train_trials(document: dict[str, Any], channel: Channel) -> None:
     from luthier.features.planning.training_data import TrainingDataLoader
 
     keep_few_kernels()
+    # Taken before anything slow: a parent that dies later changes it, one that died earlier cannot be noticed.
     parent = os.getppid()
     home = Path(document["home"])
     with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context, stop_signals() as signalled:
@@ -61,6 +62,7 @@ def _carry_out(
 
     def tell(step: int) -> None:
         nonlocal told
+        # Steps of small models take milliseconds: the parent only needs enough for its progress bar.
         if time.monotonic() - told >= _TELL_SECONDS:
             told = time.monotonic()
             channel.emit({"step": step})

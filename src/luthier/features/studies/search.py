@@ -59,6 +59,7 @@ class Search:
     _since: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Per worker the end of its last task, by `time.perf_counter`; the time up to its next task counts as overhead.
         self._since = [self.began] * self.pool.size
         self.trials = list(self.context.studies.trials(self.study.study_id))
         for trial in self.trials:  # what a kill has left behind
@@ -132,9 +133,11 @@ class Search:
         self.add_overhead(idle / self.pool.size)
 
     def _begin_task(self, task: Task) -> None:
+        # The state is stored before the training begins, so that a kill leaves a trial that is known to have begun.
         hours = task.priced.hours
         goals = task.trial.goals or goals_of(self.study.spec.goals, task.priced)
         trial = self.keep(task.trial.model_copy(update={"state": "running", "predicted_hours": hours, "goals": goals}))
+        # Reserved from the budget until the task ends: workers that run at once must not spend the same hours twice.
         self._promised[trial.number] = self.needed(trial, task.rung, task.priced)
         self.pool.begin(replace(task, trial=trial))
 
@@ -142,6 +145,7 @@ class Search:
         """Write down what came of a task; whether it was stopped before its end."""
         before, now = done.task.trial, time.perf_counter()
         del self._promised[before.number]
+        # Time of this worker since its last task that was not training: starting the process, loading libraries.
         idle = now - self._since[done.worker] - done.seconds
         self._since[done.worker] = now
         self.add_overhead(max(0.0, idle) / self.pool.size)
@@ -153,6 +157,7 @@ class Search:
         # Its hours are now what its run has been billed: without what a worker that died had spent on starting, say.
         spent = before.hours * 3600 + done.task.priced.machine_share * done.seconds
         self.add_overhead(max(0.0, spent - trained.hours * 3600))
+        # Hours of the study at which the loss was known, for the chart of progress over time.
         if trained.results != before.results:
             last = trained.results[-1].model_copy(update={"study_hours": self._spent_with(trained)})
             trained = trained.model_copy(update={"results": (*trained.results[:-1], last)})
@@ -167,6 +172,7 @@ class Search:
         self._deaths[trial.number] += 1
         hours = trial.hours + done.task.priced.machine_share * done.seconds / 3600
         trial = self.keep(trial.model_copy(update={"state": "waiting", "hours": hours}))
+        # Usually the kernel's out-of-memory killer, so all points that need as much memory go with it.
         if self._deaths[trial.number] >= MAX_DEATHS:
             self.fail(trial, f"{MAX_DEATHS} times in a row {done.died}: memory may have run out")
             self._leave_out(trial)

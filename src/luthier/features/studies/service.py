@@ -165,6 +165,8 @@ def go_on(
         workers = pool.enter_context(worker_pool(context, study, held))
         search = Search(context, study, own, final_hours, tell, workers, began, data_loader)
         material = {"search": search, "pool": pool}
+        # Nothing about stages is stored: they follow from the trials, so a kill between two writes leaves no
+        # contradiction.
         run = WorkflowRun(context, Caller(), WORKFLOW, _record(study), study.spec, material)
         with suppress(PausedError):  # the study says so
             run_stages(run, lambda pipeline: _keep(search, pipeline))

@@ -66,6 +66,7 @@ class UntilStep(InProcessLauncher):
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
         """As `InProcessLauncher.train`."""
+        # The rung is checked in `stop_requested`, between two steps; `note` only records how far the training is.
         reached, watch = 0, self._watch
 
         def note(event: Event) -> None:
@@ -118,10 +119,13 @@ def trial_recipe(
     """
     document = recipe_with(spec.recipe, trial.values)
     training = document.setdefault("training", {})
+    # The study decides which trials stop: one that stopped by itself would never reach its rung.
     training["early_stopping_patience"] = 0
     data = document["data"]
+    # Pins the split to the study's seed: a confirming trial changes the seed but must validate on the same rows.
     data.setdefault("split_seed", training.get("seed", 0))
     if trial.kind == "confirm":
+        # Plus one: no confirming seed equals that of the search.
         training["seed"] = int(training.get("seed", 0)) + 1 + trial.number
     if whole_steps is not None:
         training["validate_every_steps"] = int(whole_steps)
@@ -145,6 +149,7 @@ def price(
     data_loader = data_loader or TrainingDataLoader()
     prepared = _prepared(context, trial_recipe(spec, trial, num_threads=num_threads), data_loader)
     steps = _rungs(spec, prepared.plan, own)
+    # Two passes: the first plan says how many steps there are, on which the rungs and so the validations depend.
     if prepared.plan.training.validate_every_steps != steps[0]:
         recipe = trial_recipe(spec, trial, whole_steps=steps[0], num_threads=num_threads)
         prepared = _prepared(context, recipe, data_loader)
@@ -196,6 +201,7 @@ def expected_hours(trials: Sequence[Trial], priced_hours: float) -> float:
     ratios = [
         trial.hours / (trial.predicted_hours * trial.results[-1].share)
         for trial in trials
+        # Trials stopped between two rungs have hours beyond their last result, so the ratio would be too high.
         if trial.predicted_hours and trial.results and trial.hours and trial.state != "stopped"  # between two rungs
     ]
     return priced_hours * (statistics.median(ratios) if ratios else 1.0)
@@ -228,6 +234,7 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, 
             expected="one on each rung",
             do="report this: a rung should lie where the run is validated",
         )
+    # Not the last loss: the best weights are what the run keeps, so the trial is judged by them.
     best = min(found, key=lambda event: event.loss)
     losses = {event.step: event.loss for event in found if event.step > after}
     curve = tuple((at / steps[-1], loss) for at, loss in sorted(losses.items()))
@@ -237,6 +244,7 @@ def _result(context: Context, trial: Trial, rung: int, steps: Sequence[int], *, 
 def _fit_together(prediction: Prediction, num_trials: int) -> bool:
     """Whether so many trials like this one fit at once, shared out among the devices that there are."""
     device = prediction.device
+    # Ceiling division: the fullest device decides.
     at_once = -(-num_trials // device.num_devices)
     needed = prediction.peak_memory.total_bytes.value * at_once
     return prediction.fits and (at_once == 1 or needed <= device.memory_bytes)
@@ -256,6 +264,8 @@ def _prepared(context: Context, recipe: Recipe, data_loader: TrainingDataLoader)
 
 
 def _rungs(spec: StudySpec, plan: Plan, own: Plan) -> tuple[int, ...]:
+    # Mean trained tokens per step of this trial; `whole` is the same budget of tokens for every trial, so that trials
+    # with different batch sizes are compared after the same amount of training.
     mean = plan.data.train.num_trained_tokens / plan.training.num_steps_per_epoch
     whole = own.data.train.num_trained_tokens / own.training.num_steps_per_epoch * own.training.num_steps
     return tuple(rung_steps(spec.rungs, plan.training.num_steps, mean, whole))

@@ -149,6 +149,7 @@ class ProcessPool:
             self._end(worker)
             worker.child = self._start(worker.number, max(1, task.priced.prepared.plan.training.num_threads))
         worker.task, worker.began, worker.step = task, time.perf_counter(), 0
+        # The plan travels with the trial: both processes then train byte for byte what was priced here.
         worker.child.send(
             {
                 "trial": task.trial.model_dump(mode="json"),
@@ -165,8 +166,10 @@ class ProcessPool:
         while True:
             self._pass_on_wish()
             of_child = {worker.child: worker for worker in self._workers if worker.child is not None}
+            # Children that are not read now keep their messages in the pipe until the next call.
             for child in wait_any(list(of_child), _LOOK_SECONDS):
                 worker, messages = of_child[child], child.receive(0)
+                # Messages first: a child may send its result and then end.
                 if not messages and child.has_hung_up:
                     died = self._end(worker)
                     if worker.task is not None:
@@ -205,6 +208,7 @@ class ProcessPool:
         self._is_told = True
         for worker in self._workers:
             if worker.child is not None:
+                # Each child leads a session of its own, so Ctrl-C in the terminal does not reach it.
                 worker.child.send_signal(signal.SIGTERM)
 
     def _start(self, number: int, num_threads: int) -> ChildProcess:
@@ -251,6 +255,7 @@ def worker_pool(context: Context, study: Study, lock: int) -> Iterator[WorkerPoo
         signalled = stack.enter_context(stop_signals(lambda: study_notice(study)))
         bar = stack.enter_context(context.progress.task(f"{study.spec.workers} workers", None, ""))
         workers = ProcessPool(context, study, lock, signalled, bar)
+        # Registered last, so it runs first: processes end before the bar and the signal handlers go.
         stack.callback(workers.close)
         yield workers
 

@@ -109,6 +109,7 @@ def evaluate_by_harness(model: Any, task: LmEvalTask, folder: Path, seed: int) -
     loaded = _load(task.task, folder)
     if task.few_shot or loaded.get_config("num_fewshot") is None:
         loaded.set_config(key="num_fewshot", value=task.few_shot)
+    # The harness draws the examples of a prompt by this seed: every system sees the same ones.
     loaded.set_fewshot_seed(seed=seed)
     name = loaded.task_name
     try:
@@ -166,6 +167,7 @@ def _manager(with_defaults: bool) -> Any:
 def _offline_from(folder: Path) -> Iterator[None]:
     """The harness takes paths of data in task files from the working directory: that is the suite's for so long."""
     before = Path.cwd()
+    # Of the whole process: nothing else may use relative paths meanwhile.
     os.chdir(folder)
     try:
         yield

@@ -65,6 +65,7 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
         shown_path = find_file("few_shot_from", task.few_shot_from)
         shown_by, _ = _mapped(task, shown_path, seen)
         shown = _read(shown_by.model_copy(update={"cluster_by": None}), shown_path)
+        # A judged row among the examples would show the model its own answer.
         pool = not_held_out([row.example for row in shown.rows], examples)
         shots = choose_shots(pool, task.few_shot, seed, held_out=examples)
     return RowsOf(
@@ -146,6 +147,7 @@ def _questions(task: RowTask, path: Path, raw: Sequence[Row | RowProblem], mappi
         fields = named(row.fields, mapping)
         prompt = fields.get("prompt", fields.get("messages"))
         given = {name: value for name, value in fields.items() if name not in ("messages", "label")}
+        # A placeholder answer makes these ordinary prompt-completion rows; `with_answer` below replaces it.
         given |= {"prompt": prompt, "completion": "-"}
         if task.cluster_by is not None:
             given[task.cluster_by] = row.fields.get(task.cluster_by)

@@ -62,6 +62,7 @@ def run_suite(
     start = time.perf_counter()
     spec, folder = load_suite(suite), suite.absolute().parent
     find = find_file or files_in(folder)
+    # Over the suite and the content of its files: results with equal fingerprints can be compared.
     fingerprint = spec.fingerprint(digests_of(spec, folder, find))
     who = _find(context, systems, project_id)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
@@ -70,6 +71,7 @@ def run_suite(
     trainings = _trainings(context, who, seeds)
     resources = replace(_resources(context, folder, find, allow_code), is_remote=find_file is not None)
     tasks = _run_all(context, spec, who, loaded, resources=resources, judge=judge, trainings=trainings)
+    # Holm's correction: among many tasks one differs by chance alone.
     tasks = adjusted(tasks, who.candidate)
     base = None if who.base is None else who.base.name
     result = SuiteResult(

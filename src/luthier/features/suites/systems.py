@@ -88,6 +88,7 @@ class ServerEngine:
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
         """One generation a prompt, in order. Raises the first OverlongError, and what the server's engine raises."""
         found = self._cached.generate_each(prompts, progress)
+        # All are answered first, so what came is in the cache and is not paid for again after the error.
         written = [one for one in found if isinstance(one, Generation)]
         for one in found:
             if not isinstance(one, Generation):

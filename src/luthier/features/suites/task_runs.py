@@ -74,6 +74,7 @@ def run_tasks(
     Raises what kinds, engines and `compare.judge_in_full` raise; before anything runs: DataError for rows that lack
     what a task looks at, RequestError for a task that asks a server for likelihoods.
     """
+    # All tasks are checked before the first engine opens: a mistake in the last must not cost hours.
     asked = [_TaskSetup.of(rows_of, resources) for rows_of in tasks]
     for one in asked:
         _check_likelihoods(one, systems)
@@ -122,6 +123,7 @@ class Engines:
         """The engine that runs a system. Raises what opening it raises."""
         key: tuple[str | None, ...] = (system.name,)
         if isinstance(system, Candidate):
+            # Not by name: the same model with and without examples shares one engine.
             key = (system.model_path, system.adapter_path, system.quantisation)
         elif isinstance(system, Server):
             key = (system.address,)
@@ -163,6 +165,7 @@ def _with_shots(systems: Sequence[System], shown: System | None, rows_of: RowsOf
     name = f"{shown.name} + {'1 example' if num == 1 else f'{num} examples'}"
     place = list(systems).index(shown)
     if place < len(systems) - 1:
+        # Beside the plain one, but the last place belongs to the candidate.
         place += 1
     return [*systems[:place], replace(shown, name=name, shots=rows_of.shots), *systems[place:]]
 

@@ -81,12 +81,14 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
     digest = user_digest(user_key(context, caller.project_id), user)
     with _locked(context):
         _settle(context)
+        # A segment that could not be converted may hold the user: claiming to have forgotten them would be wrong.
         if traffic.spool(context).sealed():
             raise WorkError(
                 "some of what was written is no file yet, so it cannot be looked into",
                 expected="files of all exchanges",
                 do="see the log of the server for why, and try again",
             )
+        # The digest of nobody is empty and would match all exchanges without a user.
         found = _forget(context, caller.project_id, digest) if digest else Forgotten(num_exchanges=0)
     document = {"user_digest": digest, **found.model_dump(mode="json")}
     record(context, caller, "traffic.user_forgotten", caller.project_id, document)
@@ -102,6 +104,7 @@ def _locked(context: Context) -> Iterator[None]:
 
 def _settle(context: Context) -> int:
     spool = traffic.spool(context)
+    # From here on writers use a new segment, so the sealed ones can be read without their lock.
     spool.seal()
     touched: set[tuple[str, str]] = set()
     num_exchanges = 0
@@ -129,6 +132,8 @@ def _convert(context: Context, path: Path) -> list[TrafficFile]:
     if num_gone := frame.height - of_known.height:
         log.warning("%d exchanges of projects that are gone are not kept", num_gone)
     files = [_write(context, project_id, day, segment_id_of(path), part) for project_id, day, part in by_day(of_known)]
+    # The order matters: files, then the index, then the segment goes. A kill in between repeats the conversion, which
+    # overwrites files of the same names.
     context.traffic.replace([], files)
     path.unlink()
     if num_broken:
@@ -144,6 +149,7 @@ def _dated(frame: pl.DataFrame, now: float) -> pl.DataFrame:
     """What a clock that was ahead has dated later than now is dated now: else it would be kept for years."""
     import polars as pl
 
+    # Negative times would lie before the first day that can be written.
     at = pl.col("at")
     return frame.with_columns(at.clip(0.0).alias("at")).with_columns(
         pl.when(at > now + _AHEAD_SECONDS).then(now).otherwise(at).alias("at")
@@ -183,6 +189,8 @@ def _join_some(context: Context, project_id: str, day: str) -> None:
     """Join files of about one size once there are eight: so few are read, and none is written again too often."""
     by_size: dict[int, list[TrafficFile]] = {}
     for one in context.traffic.list(project_id, day=day):
+        # Size classes by powers of eight, as in a log-structured merge tree: each join takes an exchange up one class,
+        # so it is rewritten a logarithmic number of times.
         by_size.setdefault(one.num_exchanges.bit_length() // 3, []).append(one)
     for files in by_size.values():
         if len(files) >= _JOINED:
@@ -207,6 +215,7 @@ def _join(context: Context, files: Sequence[TrafficFile]) -> None:
 
 
 def _replace(context: Context, removed: Sequence[TrafficFile], added: Sequence[TrafficFile]) -> None:
+    # Index first: a file without an entry is swept away later, an entry without a file would count as lost.
     context.traffic.replace(removed, added)
     _unlink(context, removed)
 
@@ -223,10 +232,12 @@ def _sweep_project(context: Context, project_id: str, now: float) -> int:
     folder = traffic.files_folder(context, project_id)
     for path in folder.glob("*/*"):
         # also what a kill has left that no index names; and what was being written then
+        # Days are ISO dates, which compare as text. The lock guarantees that nobody is writing a dotted file now.
         if path.parent.name < first_day or path.name.startswith("."):
             path.unlink(missing_ok=True)
     for day in folder.glob("*"):
         with contextlib.suppress(OSError):  # there is something in it
+            # Fails, as intended, for a folder that is not empty.
             day.rmdir()
     for one in context.traffic.list(project_id, since=now + _AHEAD_SECONDS):
         _redate(context, one, now)
@@ -263,6 +274,7 @@ def _forget(context: Context, project_id: str, digest: str) -> Forgotten:
             removed.append(one)
             if (rest := frame.filter(~is_theirs)).height:
                 added.append(_write(context, project_id, one.day, new_id("traffic"), rest))
+    # One transaction for index, feedback and review: a kill leaves the user in all of them or in none.
     context.traffic.forget(project_id, ids, removed, added)
     _unlink(context, removed)
     _delete_left_over(context, project_id, is_theirs, {one.file for one in [*listed, *added]})

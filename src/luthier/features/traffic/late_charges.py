@@ -51,11 +51,13 @@ class LateCharges:
             with self._lock:
                 if not self._waiting:
                     return num_done
+                # Taken out under the lock and run without it: `count` must not wait for the database.
                 charge = self._waiting.popleft()
             try:
                 charge()
             except UnreachableError:
                 with self._lock:
+                    # Back to the front: the order of charges decides which one exceeds a budget.
                     self._waiting.appendleft(charge)
                 raise
             except LuthierError as error:  # such as a key that is gone

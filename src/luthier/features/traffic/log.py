@@ -45,6 +45,7 @@ class TrafficRecorder:
     def known(self, project_id: str) -> tuple[TrafficPolicy, bytes]:
         """A project's policy and the key of its users, asked of the database every few seconds."""
         now = time.monotonic()
+        # No lock: two threads may both ask the database, and the last answer wins.
         found = self._known.get(project_id)
         if found is None or now - found[0] > _KNOWN_SECONDS:
             policy = traffic_policy(self._context, project_id)
@@ -89,6 +90,7 @@ def keep(
 def keeps_words(policy: TrafficPolicy, exchange_id: str) -> bool:
     """Whether the words of an exchange are kept: of a sample by its id, so that the same one is drawn again."""
     if policy.keep == "sampled":
+        # The first 32 bits of the digest are uniform on [0, 2**32).
         point = int(sha256_bytes(exchange_id.encode())[:8], 16)
         return point < policy.fraction * _NUM_POINTS
     return policy.keep == "full"
@@ -102,6 +104,7 @@ def mask_texts(groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:
     from luthier.ml.data.personal_data.find import may_hold_personal_data
     from luthier.ml.data.personal_data.masking import Pseudonyms, mask_personal_data, mask_secrets
 
+    # Lone surrogates, which JSON may carry, cannot be held by an Arrow string.
     texts = [[text.encode("utf-8", "replace").decode() for text in group] for group in groups]
     flat = pl.Series("text", [text for group in texts for text in group], dtype=pl.String)
     suspects = iter(may_hold_personal_data(flat).to_list())
@@ -110,6 +113,7 @@ def mask_texts(groups: Sequence[Sequence[str]]) -> list[tuple[list[str], int]]:
         pseudonyms, num_masked, kept = Pseudonyms(), 0, []
         for text in group:
             counts: list[int] = []
+            # One vectorised scan marks the texts that may hold personal data; the slow rules run on these alone.
             if next(suspects):
                 text, by_kind = mask_personal_data(text, pseudonyms)
                 counts += by_kind.values()
@@ -131,8 +135,10 @@ def count_lost(context: Context, lost: Lost) -> None:
         if project_id not in known:
             continue
 
+        # The default binds this round's counts: a closure would see the last one's.
         def more(kept: str | None, counts: dict[str, int] = counts) -> str:
             sums: dict[str, int] = json.loads(kept or "{}")
             return json.dumps(sums | {reason: sums.get(reason, 0) + count for reason, count in counts.items()})
 
+        # Read and written in one transaction: several servers add to the same hour.
         context.watches.change(project_id, traffic.LOST, hour, more)

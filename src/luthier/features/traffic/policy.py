@@ -36,6 +36,7 @@ def user_key(context: Context, project_id: str) -> bytes:
     document = context.watches.get(project_id, _KEY)
     if document is None:
         made = secrets.token_hex(_NUM_KEY_BYTES)
+        # Two servers may make a key at once: the transaction keeps the first, and both use it.
         document = context.watches.change(project_id, _KEY, "", lambda kept: kept or made)
     assert document is not None
     return bytes.fromhex(document)

@@ -161,6 +161,7 @@ def _num_elsewhere(context: Context, project_id: str, since: float, until: float
         listed = context.traffic.list(project_id, since=since, until=until)
         return {one.file: one.num_exchanges for one in listed if not (folder / one.file).exists()}
 
+    # Asked twice: a file that was joined meanwhile is missing once, but is no longer in the second list.
     seen = missing()
     return sum(count for file, count in missing().items() if file in seen) if seen else 0
 

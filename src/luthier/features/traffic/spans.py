@@ -44,6 +44,7 @@ class Spans:
         except ImportError:
             log.warning("a collector of spans is named, but none are sent: pip install 'luthier[otel]'")
             return None
+        # Attributes given here would override those of the environment.
         own = {} if _is_service_named() else {"service.name": _NAME}
         provider = TracerProvider(resource=Resource.create(own))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -54,6 +55,7 @@ class Spans:
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        # The span's duration comes from the monotonic clock, so its end is its start plus the measured seconds.
         begin = int(exchange.at * _NANOSECONDS)
         span = self._tracer.start_span(
             f"{operation} {exchange.model}",

@@ -23,6 +23,7 @@ class TrafficStore(Store):
     ) -> list[TrafficFile]:
         """A project's files that have exchanges of a time (seconds since 1970, `until` not included), oldest first."""
         columns = traffic_files.c
+        # Two intervals overlap if each begins before the other ends.
         where = [] if since is None else [columns.last_at >= since]
         where += [] if until is None else [columns.first_at < until]
         return self._list(_FILES, *where, order=[columns.day, columns.number], project_id=project_id, day=day)

@@ -67,6 +67,7 @@ def launch_file(system: System, launch: Launch, *, launch_id: str | None = None)
 
 
 def _slurm(launch: Launch, launch_id: str) -> str:
+    # Slurm reads a time of 0 as no limit, so it is at least one minute.
     minutes = max(1, round(launch.hours * 60))
     gpus = f"#SBATCH --gpus-per-node={launch.devices_per_node}\n" if launch.on_gpus else ""
     home = f"export LUTHIER_HOME={shlex.quote(launch.home)}\n" if launch.home else ""

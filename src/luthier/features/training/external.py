@@ -44,6 +44,7 @@ def is_first() -> bool:
 def launch_id() -> str | None:
     """The name of this launch, the same when it is started again: LUTHIER_LAUNCH_ID, or torchrun's --rdzv-id."""
     name = os.environ.get(LAUNCH_ID) or os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    # torchrun sets TORCHELASTIC_RUN_ID to "none" where no --rdzv-id is given.
     return None if name == "none" else name
 
 
@@ -77,6 +78,8 @@ class ExternalLauncher:
         device, timeout = prepared.plan.training.device, context.settings.collective_timeout_seconds
         with joined(device, timeout_seconds=timeout) as world:
             document = {"run_id": run_id, "plan": prepared.plan.model_dump(mode="json")}
+            # The others wait for it in `train_as_follower`: both sides must make the same collective calls in the same
+            # order.
             world.broadcast_text(json.dumps(document))
             hooks = Hooks(context.settings.run_folder(run_id), emit, context.progress, meter)
             return train_worker(prepared, hooks, world)
@@ -89,8 +92,10 @@ def train_as_follower(context: Context) -> None:
     from luthier.features.training.launchers.here import silent_hooks, train_worker
     from luthier.ml.training.distributed import joined
 
+    # The plan, which names the device, only arrives over the group that is joined here.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with joined(device, timeout_seconds=context.settings.collective_timeout_seconds) as world:
+        # Only rank 0's text counts; the argument of the others is ignored.
         document = json.loads(world.broadcast_text(""))
         folder = context.settings.run_folder(document["run_id"])
         prepared = prepare_share(context, Plan.model_validate(document["plan"]))
@@ -120,6 +125,7 @@ def train(
     def note(run_id: str, plan: Plan, quote: Quote | str) -> None:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+            # Written aside and renamed: a kill must not leave half of an id, by which the run could not be found.
             partial = file.with_name(f".{file.name}")
             partial.write_text(run_id, encoding="ascii")
             partial.replace(file)

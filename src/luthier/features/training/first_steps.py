@@ -25,6 +25,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
     # which examples make up a step does not depend on how they are cut into micro-batches
     batches = schedules.of_training(prepared, shares_prefix=False).step(0)
     units = [prepared.trained_units[index] for index in sorted(index for batch in batches for index in batch)]
+    # The loss of the task alone leaves out replayed rows, so the examples beside it must, too.
     if TASK_LOSS in first.measures:
         units = [unit for unit in units if not unit[0].is_replayed]
     training, objective = prepared.plan.training, prepared.plan.objective
@@ -46,6 +47,7 @@ def first_step_of(prepared: Prepared, events: Iterable[Event]) -> FirstStep | No
 def _dropouts(folder: Path) -> list[str]:
     """The dropouts that a model's own config asks for: `config.attention_dropout`."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Multimodal models keep the language model's settings in a nested config.
     nested = config.get("text_config")
     found = _positive(config) | (_positive(nested) if isinstance(nested, dict) else set())
     return [f"config.{name}" for name in sorted(found)]

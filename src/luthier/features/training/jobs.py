@@ -116,6 +116,7 @@ def _until_idle(looks: Worker, trains: Worker, stop_requested: Callable[[], str 
     """One lane after the other, until neither has anything left."""
     num_done = 0
     while True:
+        # Validated first, since that lane feeds the other; both again, until a round finds nothing.
         num_now = sum(worker.work(stop_requested, until_idle=True) for worker in (looks, trains))
         num_done += num_now
         if num_now == 0 or stop_requested() is not None:
@@ -133,9 +134,11 @@ def _side_by_side(looks: Worker, trains: Worker, stop_requested: Callable[[], st
         try:
             return worker.work(stop)
         finally:
+            # In `finally`: also an error must end the other lane, else this process would wait for it for ever.
             ended.set()
 
     with ThreadPoolExecutor(1, thread_name_prefix=_LOOKS) as pool:
+        # Training stays in this thread: Python delivers signals to the main thread only.
         looking = pool.submit(work, looks)
         num_done = work(trains)
         return num_done + looking.result()

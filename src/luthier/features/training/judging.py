@@ -30,6 +30,7 @@ def judge_within(
     reason = meter.refuses("judging")
     if reason is None:
         meter.begin("judging")
+        # The peak of judging by itself: that of training would hide it.
         memory.forget_peaks(prepared.plan.training.device)
         try:
             with stop_signals(lambda: _judging_notice(run_id)) as stop_requested:

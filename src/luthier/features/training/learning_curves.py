@@ -116,6 +116,7 @@ def _share(planned: Estimate, hours: float | None, num_rows: int) -> float:
             f"--budget-hours {hours}", expected="a finite number above 0", do="write for example: --budget-hours 1"
         )
     share = 1.0
+    # Halves keep the shares nested, so runs of an earlier, larger budget are found again by the hash of their plans.
     while hours is not None and planned.value * share > hours:
         share /= 2
     smallest = num_rows * share * PARTS[0][1]
@@ -145,6 +146,7 @@ def _one(
     asked = recipe.model_copy(update={"data": recipe.data.model_copy(update={"part": part})})
     prepared = prepare(context, asked, base_dir=Path(), prices=prices)
     plan = _few_validations(prepared.plan)
+    # The hash covers data and settings but not the budget, so that a run is found whatever its cap was.
     record = _known(context, plan)
     before = _spent_seconds(context, record)
     left = None if hours is None else hours * 3600 - curve.spent_seconds - before
@@ -180,6 +182,7 @@ def _train(
     curve: _Curve,
 ) -> RunRecord | None:
     """Start or go on with the run of a share, with what is left of all hours; the record it ends with."""
+    # A run's cap counts from its own beginning, hence what it has already spent is added to what is left.
     cap = None if left is None else BudgetRecipe(hours=(before + left) / 3600)
     try:
         if record is not None:
@@ -213,6 +216,7 @@ def _few_validations(plan: Plan) -> Plan:
 
 def _known(context: Context, plan: Plan) -> RunRecord | None:
     """The run of this very plan: one that is done, else the newest."""
+    # `list` is newest first.
     found = [record for record in context.runs.list() if record.plan_hash == plan.hash]
     return next((record for record in found if record.status == "succeeded"), found[0] if found else None)
 

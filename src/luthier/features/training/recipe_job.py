@@ -43,6 +43,7 @@ def _recipe_of(context: Context, job: Job, names: FileReferences) -> Recipe:
     from luthier.features.recipes.service import recipe_from
 
     def own(_: str, file_id: Any) -> str:
+        # Copied before it is read: a project that deletes the file later must not break a resume.
         path = str(own_copy(context, job, str(file_id), str(file_id)))  # so that errors of rows name it by its id
         names.shown[path] = str(file_id)
         return path

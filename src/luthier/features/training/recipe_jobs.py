@@ -53,6 +53,7 @@ def checked(context: Context, project_id: str, recipe: Mapping[str, Any]) -> tup
     names = FileReferences(context, project_id)
     document = with_files(recipe, file=lambda place, value: names.stored(place, value).file_id, model=names.model)
     complete = recipe_from(document, base_dir=Path())
+    # A round trip makes a deep copy of plain JSON types; the job must not change with the caller's mapping.
     asked: dict[str, Any] = json.loads(json.dumps(recipe))
     return _without_nothing(asked), complete.base_model
 

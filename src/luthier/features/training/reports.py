@@ -55,6 +55,7 @@ def drawn_answers(folder: Path) -> list[dict[str, Any]]:
     A file that cannot be read is left out: the page must not fail of it.
     """
     files = sorted((folder / "samples").glob("step-*.jsonl"))
+    # A dict instead of a set: it drops repeats but keeps the order. Names are zero-padded, so sorting is by step.
     chosen = dict.fromkeys(files[i] for i in (0, len(files) // 2, -1)) if files else {}
     found: list[dict[str, Any]] = []
     for file in chosen:

@@ -193,6 +193,7 @@ def resume(
         with metered(context.settings.run_folder(run_id), plan) as meter:
             is_trained = record.result is not None and record.result.adapter_path is not None
             refuse_spent(run_id, meter, training_is_done=is_trained)
+            # Preparation is billed as well, and starts after the check for a spent budget.
             meter.begin("preparing")
             prepared = prepare_again(context, plan, ready=ready)
             if not is_judged:

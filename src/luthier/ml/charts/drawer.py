@@ -100,6 +100,7 @@ def _plot(chart: Plot, has_legend: bool) -> Drawing | None:
     y = _scale(chart.y, y_ends, (frame.bottom, frame.top))
     shapes: list[Shape] = [*legend]
     for span in chart.spans:
+        # Sorted after scaling: a reversed axis swaps the ends.
         low, high = sorted(min(max(x(end), frame.left), frame.right) for end in (span.low, span.high))
         opacity = 0.4 if span.role == "rule" else 0.13
         shapes.append(box(low, frame.top, high - low, frame.bottom - frame.top, span.role, opacity))
@@ -126,6 +127,7 @@ def _series(series: Series, x: Scale, y: Scale, frame: _Frame) -> list[Shape]:
     if series.shape == "dots" or len(places) == 1:
         return shapes + [shape for place in places for shape in _dot(series, place, opacity)]
     if series.shape in ("steps", "columns"):
+        # A step holds its height up to the next x: each pair of points becomes two corners.
         places = [p for (a, b), (c, _) in itertools.pairwise(places) for p in ((a, b), (c, b))] + places[-1:]
     if series.shape == "columns":
         ground = y(0.0)
@@ -348,6 +350,7 @@ def _matrix(chart: Matrix) -> Drawing | None:
             shapes.append(Area(corners, chart.role, 0.65 * cell.share))
             shapes.append(Line([*corners, corners[0]], "rule", 0.7))
             shapes.append(Text((x + wide / 2, y + high / 2 + size / 3), cell.words, "ink", "middle", size))
+    # So many columns share one label that the widest label fits.
     every = max(1, math.ceil((8 + max(map(text_width, chart.columns))) / wide))
     most = max(3, int(every * wide / 7))
     for column in range(0, len(chart.columns), every):
@@ -397,6 +400,7 @@ def _ends(axis: Axis, values: Sequence[float]) -> Point:
 
 def _scale(axis: Axis, ends: Point, places: Point) -> Scale:
     low, high = (math.log10(end) for end in ends) if axis.scale == "log" else ends
+    # Pixels grow downwards, so the y axis passes (bottom, top).
     first, last = places[::-1] if axis.is_reversed else places
     factor = (last - first) / (high - low)
 

@@ -297,6 +297,7 @@ def _shortened_experts(chosen: Sequence[LinearLayer], structure: Structure) -> t
     for layer in chosen:
         parts = layer.name.rsplit(".", 2)
         own = ".".join(parts[-2:])
+        # A short name is only safe if it matches nothing else in the model.
         is_whole = all(x.name in names for x in structure.experts if _matches(x, own))
         short[layer.name] = own if is_whole and parts[-2] == "experts" else layer.name
     return tuple(sorted(set(short.values())))

@@ -35,10 +35,12 @@ _LOW_SHARE, _GPU_HIGH_SHARE = 0.80, 1.35
 def predict_memory(workload: Workload, device: Device, calibration: Calibration | None = None) -> MemoryPrediction:
     """Peak memory on one of the devices. Under `fsdp` weights, gradients and optimizer are spread over all of them."""
     shards = device.num_devices if workload.sharding == "fsdp" else 1
+    # Every rank holds 1 / shards of weights, gradients and optimizer state; what is gathered to compute is whole.
     weights = _weights(workload) / shards + _gathered(workload, shards) + _teacher_head(workload)
     adapters = _adapters(workload) / shards
     masters, moments, sums, narrow = _optimizer(workload)
     optimizer, gradients = (masters + moments + _average(workload)) / shards, sums / shards
+    # The peak micro-batch may be the one with most tokens or the one with the longest row.
     activation_part, logits_part, narrow_part = max(
         (_passing(one, narrow / shards) for one in _peaks(workload)), key=lambda parts: sum(parts)
     )
@@ -143,6 +145,7 @@ def _expert_copies(workload: Workload) -> float:
         return 0.0
     every = sum(layer.num_parameters for layer in tensors) * workload.element_bytes
     one = every / max(1, workload.structure.num_layers)
+    # With checkpoints: one copy and its gradient. Without: every layer's copy is kept, and one gradient.
     return 2 * one if workload.gradient_checkpointing else every + one
 
 
@@ -151,6 +154,7 @@ def _gathered(workload: Workload, shards: int) -> float:
     if shards == 1:
         return 0.0
     s = workload.structure
+    # FSDP prefetches the next layer while one computes.
     return (2 * s.num_matrix_parameters / s.num_layers + s.head_parameters) * BYTES[workload.compute]
 
 

@@ -40,6 +40,7 @@ def evolved(space: Space, trials: Sequence[Trial], *, own: Values, seed: int) ->
         if trial.number in order and all(axis.name in own | trial.values for axis in axes)
     ]
     size = strategy.population_size
+    # CMA-ES updates by whole generations; an incomplete last one waits for its members.
     for first in range(0, len(known) - size + 1, size):
         strategy.tell(known[first : first + size])
     asked = strategy.ask()
@@ -60,6 +61,7 @@ def _place(axis: Parameter, values: Values) -> float:
     if axis.kind == "choice":
         choices = sorted(float(choice) for choice in axis.choices)
         nearest = min(range(len(choices)), key=lambda i: abs(choices[i] - value))
+        # The middle of its cell, so that equal steps of the strategy reach neighbouring choices.
         return (nearest + 0.5) / len(choices)
     assert axis.low is not None
     assert axis.high is not None
@@ -72,6 +74,7 @@ def _place(axis: Parameter, values: Values) -> float:
 def _value(axis: Parameter, place: float) -> float | int | str:
     if axis.kind == "choice":
         choices = sorted(axis.choices, key=float)
+        # A place of exactly 1 would be one past the end.
         return choices[min(len(choices) - 1, int(place * len(choices)))]
     assert axis.low is not None
     assert axis.high is not None

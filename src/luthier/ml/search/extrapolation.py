@@ -36,12 +36,14 @@ class Finished:
             return ""
         expected, misses = end_of(curve), []
         for whole in self.curves:
+            # Shares are quotients of steps: the same share may differ in its last bit.
             before = [point for point in whole if point[0] <= curve[-1][0] + 1e-9]
             if len(before) >= MIN_POINTS:
                 misses.append(end_of(before) - min(loss for _, loss in whole))
         if len(misses) < MIN_FINISHED:
             return ""
         best = min(loss for whole in self.curves for _, loss in whole)
+        # The largest miss of n exchangeable ones covers the next with probability n / (n + 1).
         bound = expected - max(0.0, *misses)
         if bound <= best:
             return ""
@@ -67,10 +69,12 @@ def end_of(curve: Curve) -> float:
 
 def _fit(curve: Curve, power: float) -> tuple[float, float]:
     """The squared error of the line with this power, and where it ends."""
+    # With the power fixed the law is linear in share**-power, so least squares has a closed form.
     xs, ys = [share**-power for share, _ in curve], [loss for _, loss in curve]
     mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
     spread = sum((x - mean_x) ** 2 for x in xs)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
     slope = max(0.0, slope)
     level = mean_y - slope * mean_x
+    # At the end the share is 1, and 1**-power = 1: the line ends at level + slope.
     return sum((level + slope * x - y) ** 2 for x, y in zip(xs, ys, strict=True)), level + slope

@@ -53,6 +53,7 @@ def room_around(points: Sequence[Point]) -> list[float]:
         order = sorted(range(len(points)), key=lambda i: (points[i][axis], i))
         low, high = points[order[0]][axis], points[order[-1]][axis]
         found[order[0]] = found[order[-1]] = math.inf
+        # No spread along this goal, or no finite one: it tells nothing of crowding.
         if not high > low or math.isinf(high):
             continue
         for before, i, after in zip(order, order[1:], order[2:], strict=False):
@@ -67,6 +68,7 @@ def in_order(points: Sequence[Point]) -> list[int]:
     for number in range(max(numbers, default=-1) + 1):
         front = [i for i, own in enumerate(numbers) if own == number]
         room = room_around([points[i] for i in front])
+        # Tuples sort by distance and then by index, so the order is deterministic.
         order += [i for _, i in sorted(zip((-r for r in room), front, strict=True))]
     return order
 
@@ -88,6 +90,7 @@ def knee(points: Mapping[int, Point]) -> int | None:
     def below(key: int) -> tuple[float, float, int]:
         ends = [(min(axis), max(axis)) for axis in axes]
         scaled = [(v - low) / (high - low) for v, (low, high) in zip(points[key], ends, strict=True) if high > low]
+        # Scaled to [0, 1], the plane through the ends has a constant sum: the smallest sum lies farthest below it.
         return sum(scaled), points[key][0], key
 
     return min(front, key=below)

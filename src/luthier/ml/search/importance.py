@@ -34,6 +34,7 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
     study = optuna.create_study(direction="minimize")
     for trial in usable:
         values = {name: trial.values[name] for name in names}
+        # Values from before a narrowing lie outside of today's ranges, which Optuna refuses.
         if all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in values.items()):
             study.add_trial(optuna.trial.create_trial(value=trial.results[0].loss, params=values, distributions=kinds))
     if len(study.trials) < MIN_TRIALS:

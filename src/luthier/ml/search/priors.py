@@ -33,6 +33,7 @@ def own_values(plan: Plan, space: Space) -> Values:
         section, _, key = parameter.name.partition(".")
         asked = getattr(getattr(plan.recipe, section, None), key, None)
         value = derived.get(parameter.name, document.get(section, {}).get(key) if key else None)
+        # The plan lists resolved modules; what is searched is the group that was asked for.
         value = asked if isinstance(value, list) or parameter.name == "method.targets" else value
         if isinstance(value, bool | int | float | str):
             found[parameter.name] = _nearest(parameter, value)

@@ -53,8 +53,10 @@ def next_step(
             so that one gets to the top.
     """
     searched = [trial for trial in trials if trial.kind == "search"]
+    # Interrupted trials first: after a restart the search goes on as if it had not stopped.
     if (left := next((t for t in searched if t.state == "waiting"), None)) is not None:
         return GoOn(left.number, left.rung + 1)
+    # From the top: a promotion to a higher rung is worth more than one below (ASHA, algorithm 2).
     for rung in reversed(range(num_rungs - 1)):
         if (due := _due(searched, rung, reduction, goals)) is not None:
             return GoOn(due.number, rung + 1)
@@ -114,6 +116,7 @@ def rung_steps(shares: Sequence[float], num_steps: int, tokens_per_step: float, 
     first = max(1, math.ceil(shares[0] * whole_tokens / tokens_per_step))
     steps = []
     for share in shares[:-1]:
+        # A whole multiple of the first rung, so that its interval of validations meets every rung.
         times = max(1, round(share / shares[0]))
         steps.append(min(num_steps, first * times))
     return [*steps, num_steps]

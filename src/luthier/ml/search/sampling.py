@@ -81,6 +81,8 @@ def suggest(
     )
     for attempt in range(_MAX_TRIES):
         if attempt:
+            # A sampler that proposes what was tried would propose it again: from the second try on points are drawn at
+            # random.
             study.sampler = _sampler("random", _seed(seed, number, attempt))
         asked = study.ask()
         values: Values = {}
@@ -125,6 +127,7 @@ def _study_of(
         is_whole = trial.rung == num_rungs - 1
         study.add_trial(
             optuna.trial.create_trial(
+                # TPE ranks pruned trials by their last rung, behind all complete ones.
                 state=states.COMPLETE if is_whole else states.PRUNED,
                 value=trial.loss if is_whole else None,
                 params=known,
@@ -136,6 +139,8 @@ def _study_of(
         if trial.kind == "search" and trial.loss is None and trial.state != "failed":  # another worker is at it
             known = lies_in(space, own | trial.values)
             ranges = {p.name: distribution(p) for p in space.parameters if p.name in known}
+            # The constant liar (on by default since Optuna 5): TPE counts running trials among the bad ones, which
+            # keeps workers apart.
             study.add_trial(optuna.trial.create_trial(state=states.RUNNING, params=known, distributions=ranges))
     return study
 
@@ -148,6 +153,7 @@ def _replay(study: optuna.Study, space: Space, trials: Sequence[Trial], goals: S
     places = {trial.number: float(place) for place, trial in enumerate(ranked(trials))}
     for trial in trials:
         known = lies_in(space, own | trial.values)
+        # Enqueued values are what the next `ask` returns, so the sampler itself assigns the trial to a generation.
         study.enqueue_trial(known)
         asked = study.ask()
         for parameter in space.parameters:
@@ -205,8 +211,10 @@ def _ask(asked: optuna.Trial, parameter: Parameter) -> Plain:
     assert parameter.high is not None
     if parameter.kind == "int":
         return asked.suggest_int(parameter.name, int(parameter.low), int(parameter.high), log=parameter.log)
+    # Four digits: recipes stay readable, and equal points can be recognised.
     return float(f"{asked.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log):.4g}")
 
 
 def _seed(seed: int, number: int, attempt: int) -> int:
+    # A hash instead of seed + number: neighbouring seeds must not share streams.
     return int(sha256_document([seed, number, attempt])[:8], 16)

@@ -145,6 +145,7 @@ def narrowed(space: Space, document: Any, *, place: str) -> Space:
         )
     kept = {} if asked["only"] else {name: p for name, p in known.items() if name not in without}
     merged = {**kept, **{n: p.model_copy(update={"when": _when(known, n, kept, given)}) for n, p in given.items()}}
+    # Conditional parameters last: whether they play a part depends on values drawn before. The sort is stable.
     ordered = sorted(merged.values(), key=lambda p: bool(p.when))
     usable = [p.model_copy(update={"when": {k: v for k, v in p.when.items() if k in merged}}) for p in ordered]
     if not usable:
@@ -173,6 +174,7 @@ def _document(document: Any, place: str) -> dict[str, Any]:
 def _parameter(name: str, value: Any, place: str) -> Parameter:
     try:
         if isinstance(value, Mapping):
+            # bool is a subclass of int.
             whole = all(isinstance(value.get(end), int) and not isinstance(value.get(end), bool) for end in _ENDS)
             kind = "int" if whole else "float"
             return Parameter.model_validate({"name": name, "kind": kind, "why": f"asked in {place}", **value})

@@ -56,6 +56,7 @@ class FormatProgress:
     @property
     def seconds(self) -> float:
         """What the table has taken so far, in this attempt and those before it that came to something."""
+        # Monotonic, so only durations are kept across attempts, never a starting point.
         return self._before + time.perf_counter() - self._began
 
     def pipeline(self, names: Sequence[str]) -> Pipeline:
@@ -82,6 +83,7 @@ class FormatProgress:
             "prices": self._prices,
             "qualities": self._qualities,
         }
+        # Write and rename: a kill leaves the record of the stage before, never half a JSON document.
         replace_text(self.folder / EXPORTS / _KEPT, json.dumps(document) + "\n")
 
 
@@ -106,6 +108,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
     kept = folder / EXPORTS / _KEPT
     with hold(folder / EXPORTS / _LOCK, f"the table of formats in {folder}"):
         found = _read(kept)
+        # Versions of torch and transformers are part of `asked`: figures of two versions do not compare.
         if found and found["asked"] != asked:
             differing = [name for name in asked if found["asked"].get(name) != asked[name]]
             raise ConflictError(
@@ -118,6 +121,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
 
 def check_table_folder(folder: Path) -> None:
     """Raise ConflictError where a folder holds a table, its page, or exports that no stopped attempt has left."""
+    # The page is written before the table. With a lock beside it, an attempt stopped between the two.
     holds_page = (folder / PAGE).exists() and not (folder / EXPORTS / _LOCK).exists()
     if (folder / TABLE).exists() or holds_page or ((folder / EXPORTS).exists() and not _is_begun(folder)):
         raise ConflictError(

@@ -62,7 +62,9 @@ def asked_rows(
     rows = tuple(
         AskedRow(
             ids=tuple(one.input_ids),
+            # Positions in `ids` (one row: [tokens]) whose token counts in the loss.
             learned=tuple(place for place, learned in enumerate(one.loss_mask) if learned),
+            # 0 marks plain text: it is scored, and nothing is generated for it.
             num_prompt=one.num_prompt_tokens if writes else 0,
         )
         for one in tokenised
@@ -75,6 +77,7 @@ def max_answer_tokens(source: ExportSource, examples: Sequence[Example], max_new
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.inference.models.answer_lengths import limits_of
 
+    # The runtimes of exports know one limit for all new tokens, so the two limits become their sum.
     answer, thought = limits_of(examples, source_template(source), max_new_tokens, None)
     return answer + (thought or 0)
 
@@ -115,15 +118,18 @@ def judge_formats(
             else (),
             references=tuple(e.reference or "" for e in examples) if writes else (),
             row_ids=tuple(e.id for e in examples),
+            # Samples are dropped below, so nobody reads the prompts; the tuple only has to have one entry a row.
             prompt_texts=tuple("" for _ in examples) if writes else (),
             tokenised=tuple(tokenised),
             num_bytes=num_bytes,
         )
         for label, found in qualities.items()
     ]
+    # A fixed seed: the same answers judged again have the same intervals.
     results, comparisons = judge(systems, metrics=metrics, seed=0, progress=progress)
     return JudgedFormats(
         primary_metric(metrics, [e.reference for e in examples]),
+        # A table of formats has no page of samples; with them the document would grow by rows times formats.
         {result.name: result.model_copy(update={"samples": ()}) for result in results},
         [c for c in comparisons if c.baseline == SOURCE_LABEL],
     )
@@ -138,6 +144,7 @@ def losses_of(result: SystemResult, comparisons: Sequence[Comparison], metric: s
         if one.verdict != "worse" or one.metric not in (metric, "perplexity"):
             continue
         value = result.metrics[one.metric].value
+        # `difference` is candidate minus source, so this is the value of the source.
         before = value - one.difference
         if one.metric == "perplexity" and one.difference < NOTEWORTHY_FRACTION * before:
             continue
@@ -163,6 +170,7 @@ class _RecordedEngine:
         return [self._generation(row, one) for row, one in zip(self._found.rows, self._tokenised, strict=True)]
 
     def _generation(self, row: RowQuality, one: TokenisedExample) -> Generation:
+        # A template may end the prompt inside a thought; the text then starts there without an opening tag.
         is_open = self._thoughts.is_open(one.input_ids[: one.num_prompt_tokens])
         found, num_thinking = self._thoughts.split(row.written, is_open=is_open)
         return Generation(

@@ -83,7 +83,9 @@ def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
 
     _check(request)
     check_table_folder(request.folder.absolute())
+    # dict.fromkeys drops repeated formats and keeps the order in which they were named.
     wanted = [parse_format(text) for text in dict.fromkeys(request.formats)]
+    # Formats and folder are checked first: reading the rows and finding the model can take minutes.
     source = find_source(context, request.name)
     runs = () if source.run_id is None else (source.run_id,)
     loaded = load_file(request.data, mapping=column_map(context, runs, request.data, request.mapping).mapping)
@@ -171,6 +173,8 @@ def _table(run: WorkflowRun) -> Outcome:
     request, progress, prices = asked.request, asked.progress, _prices(run)
     measured = {price.label: run.outcome(JUDGE + price.label, Measured).quality for price in prices}
     qualities = {label: quality for label, quality in measured.items() if quality is not None}
+    # Speeds are measured here, after all exports are made: figures compare only within one session of the
+    # machine, so they are never taken over from an attempt that was stopped.
     speeds = _speeds(run.context, request, asked.source, prices, asked.rows)
     judged = judge_formats(
         asked.source,
@@ -200,6 +204,7 @@ def _table(run: WorkflowRun) -> Outcome:
         report_path=str(progress.folder / PAGE),
     )
     write_format_page(progress.folder / PAGE, table, metric_heading)
+    # The table is last: its existence is what tells `check_table_folder` that the work is complete.
     replace_text(progress.folder / TABLE, table.model_dump_json(indent=1) + "\n")
     return Outcome()
 
@@ -213,6 +218,7 @@ def _stages(asked: _Material) -> list[StageSpec]:
             partial(_export, to=to, precision=precision),
             Exported,
             ("model", "base"),
+            # A record may outlive its export (a folder was cleared by hand): then the stage is run again.
             holds=_is_there,
         )
         for to, precision in asked.wanted
@@ -272,6 +278,7 @@ def _asked(request: FormatRequest, source: ExportSource, data_sha256: str) -> di
 def _check(request: FormatRequest) -> None:
     for name in ("num_rows", "num_timed", "num_rounds", "max_new_tokens"):
         value = getattr(request, name)
+        # The rate of new tokens excludes the first one, which belongs to the prompt, so one token has no rate.
         least = 2 if name == "max_new_tokens" else 1
         if value < least:
             raise RequestError(f"{name}={value}", expected=f"at least {least}", do=f"correct {name}")
@@ -294,6 +301,7 @@ def _speeds(
     from luthier.ml.export.format_benchmark.measure import measure_speeds
 
     timed = [
+        # Rounded up, so that a text of one token still has a prompt of one.
         row if row.num_prompt else row.model_copy(update={"num_prompt": (len(row.ids) + 1) // 2})
         for row in rows[: request.num_timed]
     ]
@@ -332,6 +340,7 @@ def _price(
             "new_tokens_per_second": spread([one.new_tokens_per_second for one in rounds]),
             "quality": result,
             "comparisons": comparisons,
+            # `reason` is set where the proof failed: measured for comparison, never recommended.
             "is_recommended": not losses and not price.reason,
             "losses": (*([price.reason] if price.reason else []), *losses),
         }
@@ -345,6 +354,7 @@ def _with_fronts(prices: Sequence[FormatPrice], metric: str) -> tuple[FormatPric
     measured = [p for p in prices if p.quality is not None]
     qualities = [_quality_of(p, metric) for p in measured]
     by_size = pareto_front([float(p.num_bytes) for p in measured], qualities)
+    # pareto_front minimises its first argument and maximises quality, so speed is negated.
     by_speed = pareto_front([-_speed_of(p) for p in measured], qualities)
     fronts = {p.label: both for p, both in zip(measured, zip(by_size, by_speed, strict=True), strict=True)}
     return tuple(
@@ -358,6 +368,7 @@ def _with_fronts(prices: Sequence[FormatPrice], metric: str) -> tuple[FormatPric
 def _quality_of(price: FormatPrice, metric: str) -> float:
     assert price.quality is not None
     found = price.quality.metrics[metric]
+    # Perplexity and losses are better when lower; the front needs one direction.
     return found.value if found.higher_is_better else -found.value
 
 

@@ -104,9 +104,11 @@ async def respond(
         raise refused(error) from error
     written = words(stream.fingerprint)
     stream.exchange.exchange_id = written.id
+    # Until a response has started, nothing else notices that the client has disconnected.
     watcher, early = asyncio.create_task(stream.watch(request.receive)), list[Event]()
     is_going_on = False
     try:
+        # A stream waits for its first events, too: until the first byte is sent, an error still gets its HTTP status.
         while not (stream.answer.has_ended or (is_streamed and stream.answer.has_started)):
             event = await stream.next()
             if event is None:
@@ -123,6 +125,7 @@ async def respond(
     told = target_header(stream.answer.routed) | _warning_header(stream.answer.routed, asked)
     if not is_streamed:
         return JSONResponse(written.whole(stream.answer), headers=told)
+    # X-Accel-Buffering: nginx otherwise collects a proxied response and would hold the pieces back.
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **told}
     return StreamingResponse(_events(stream, early, written), media_type="text/event-stream", headers=headers)
 
@@ -152,6 +155,7 @@ async def _events(stream: CompletionStream, early: list[Event], words: ResponseB
             if event is None:
                 return
             if isinstance(event, Failed):
+                # Status 200 has been sent: an error can only be an event of the stream.
                 yield _line(_as_body(refused(error_from(event.error))), event="error")
                 break
             if not isinstance(event, Piece | Ended):
@@ -162,6 +166,7 @@ async def _events(stream: CompletionStream, early: list[Event], words: ResponseB
                     yield _line(first)
             yield _line(words.piece(event) if isinstance(event, Piece) else words.end(event))
             num_open -= isinstance(event, Ended)
+        # Before the last chunks: a client that has read [DONE] finds this answer in its usage.
         await stream.charge()
         if not num_open and (last := words.usage(stream.answer)) is not None:
             yield _line(last)

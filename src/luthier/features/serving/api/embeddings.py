@@ -56,6 +56,7 @@ class EmbeddingBody(BaseModel):
         """Each text, as text or as tokens."""
         if isinstance(self.input, str):
             return (self.input,)
+        # A flat list of integers is one text as token ids; a list of lists is several texts.
         ids = [one for one in self.input if isinstance(one, int)]
         if ids:
             return (tuple(ids),)
@@ -92,6 +93,7 @@ async def create_embeddings(body: EmbeddingBody, request: Request, context: Home
         event = await inbox.get()
     finally:
         watcher.cancel()
+        # Also after success, where it does nothing: the slot of a client that has gone must become free.
         cancel()
     if isinstance(event, Failed):
         failure = error_from(event.error)

@@ -61,6 +61,7 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
         joined(plan.training.device, timeout_seconds=context.settings.collective_timeout_seconds) as world,
     ):
         folder = context.settings.run_folder(job["run_id"])
+        # Only rank 0 keeps the ledger and reports: two writers would bill the same seconds twice.
         if not world.is_first:
             train_worker(prepare_share(context, plan), silent_hooks(folder, stop), world)
             return
@@ -68,10 +69,12 @@ def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Ca
             hooks = Hooks(folder, emit, SilentProgress(), meter, stop)
             result = train_worker(prepare_share(context, plan), hooks, world)
             refused_by = meter.refused_by
+    # After `metered` has closed the ledger: the parent takes it up as soon as it has the result.
     answer({"result": result.model_dump(mode="json"), "refused_by": refused_by})
 
 
 def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:
     """The wish to stop, also when whoever started this process has gone: nobody would listen any more."""
+    # A process whose parent dies is adopted by another one, so its parent id changes.
     parent = os.getppid()
     return lambda: stop_requested() or (None if os.getppid() == parent else "the process that started it has gone")

@@ -115,9 +115,11 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     plan, training = prepared.plan, prepared.plan.training
     world = world or World(device=training.device)
     refuse_unequal_shares(training.global_batch_size, world.size)
+    # The processes of one machine share its cores: more threads than cores slow all of them down.
     torch.set_num_threads(max(1, training.num_threads // world.local_size))
     compute_exactly(world.device)
     memory.forget_peaks(world.device)
+    # The teacher is asked before the student is loaded, so that both are never in memory together.
     if (stopped := _ask_teacher(prepared, hooks, world)) is not None:
         return stopped
     hooks.meter.begin("loading")
@@ -151,6 +153,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
             snapshot=_snapshots(plan, hooks),
         )
     hooks.meter.begin("saving")
+    # A collective call: every rank must reach it, also where it keeps nothing.
     peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
     if spreads:
         model = _made_whole(plan, model, world)
@@ -194,6 +197,7 @@ def _ask_teacher(prepared: Prepared, hooks: Hooks, world: World) -> TrainResult 
     for is_our_turn in (world.is_first, not world.is_first):
         if is_our_turn:
             stopped = ask_teacher(prepared, hooks)
+        # All ranks must leave together, else the others would wait in the next collective call for ever.
         reasons = world.gather("" if stopped is None else stopped.stopped_because)
         if any(reasons):
             return stopped or not_begun(prepared, next(filter(None, reasons)))
@@ -285,6 +289,7 @@ def _result(
     state, path, digest = outcome.state, None, None
     if outcome.status == "succeeded" and is_kept:
         path, digest = save_model(model, Path(plan.base_model.path), folder)
+    # A run resumed at its very end has trained for 0 s.
     seconds = max(state.seconds, 1e-9)
     return TrainResult(
         status=outcome.status,
@@ -295,6 +300,7 @@ def _result(
         num_examples=state.num_examples,
         num_trainable_parameters=model.num_trainable_parameters,
         trainable_fraction=model.num_trainable_parameters / model.num_parameters,
+        # Weighted by trained tokens: the mean over steps would favour short batches.
         train_loss=state.loss_sum / max(1.0, state.loss_weight),
         best_validation_loss=state.early_stopping.best_loss,
         best_step=state.early_stopping.best_step if state.early_stopping.best_loss is not None else state.step,

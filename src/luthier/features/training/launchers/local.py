@@ -83,6 +83,7 @@ class LocalLauncher:
         Raises what a process raised on purpose, and WorkError where they died too often.
         """
         self._lock = lock
+        # The processes that train write the ledger meanwhile; `take_up` below reads what they have added.
         meter.close()
         training, restarts, last_began = prepared.plan.training, 0, -1
         with (
@@ -102,6 +103,7 @@ class LocalLauncher:
                 if answers.result is not None:
                     break
                 began = answers.began_at or 0
+                # The count starts again only after progress: the attempt began from a newer checkpoint than any before.
                 restarts = restarts + 1 if began <= last_began or restarts == 0 else 1
                 last_began = max(last_began, began)
                 step = context.runs.get(run_id).step
@@ -141,9 +143,12 @@ class LocalLauncher:
                 if not is_told and (wish := stop_requested()) is not None:
                     is_told = True
                     for process in attempt.processes:
+                        # The wish starts with the name of its signal, such as "SIGTERM ...".
                         process.send_signal(signal.Signals[wish.split()[0]])
                 if deadline == float("inf") and any(process.returncode for process in attempt.processes):
                     attempt.died = _who_died(attempt.processes)
+                    # The others hang in a collective call without the dead one: they get this long to notice it
+                    # themselves.
                     deadline = time.monotonic() + _GRACE_SECONDS
             for process in attempt.processes:
                 if process.has_hung_up:  # it is ending by itself, and its exit code says how
@@ -165,6 +170,7 @@ class LocalLauncher:
             "began": time.time(),
             "plan": plan.model_dump(mode="json"),
         }
+        # Port 0: the kernel picks a free one, and it stays ours. Choosing one first and binding it later could lose it.
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
         try:
             for rank in range(self.num_processes):
@@ -218,6 +224,7 @@ def _who_died(processes: list[ChildProcess]) -> str:
         rank, code = next(iter(by_signal.items()))
         return f"the process of rank {rank} was ended by {signal_name(-code)}"
     of_itself = [rank for rank, code in ended.items() if code and code != PeerLostError.exit_code]
+    # PeerLostError is a consequence: it says that another process died first.
     rank = next(iter(of_itself or [rank for rank, code in ended.items() if code]), 0)
     return f"the process of rank {rank} ended with exit code {ended[rank]}"
 

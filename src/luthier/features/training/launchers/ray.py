@@ -59,12 +59,14 @@ class RayLauncher:
             "plan": plan.model_dump(mode="json"),
             "storage": str(folder / "ray"),
         }
+        # Rank 0 keeps the ledger on its node meanwhile; `take_up` reads what it has added.
         meter.close()
         with context.progress.task("training", plan.training.num_steps, "step") as bar:
             answers = Answers(emit, bar)
 
             def take(document: dict[str, Any]) -> None:
                 answers.take(document)
+                # Raised in the driver, inside `fit`, so that Ray ends the other workers instead of retrying them.
                 if answers.error is not None:
                     raise answers.error
 

@@ -127,6 +127,7 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
+            # A bare ZipInfo has the fixed date 1980-01-01: the same content gives the same bytes and the same digest.
             archive.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
@@ -134,6 +135,7 @@ def package(recipe: Recipe, base_dir: Path) -> bytes:
 def _upload(client: httpx2.Client, content: bytes) -> str:
     name = f"_ray_pkg_{sha256_bytes(content)[:16]}.zip"
     path = f"/api/packages/gcs/{name}"
+    # The name carries the digest, so a package that is already there is the same one.
     if client.get(path).status_code != 200:
         _asked(client, "PUT", path, content)
     return f"gcs://{name}"
@@ -151,6 +153,7 @@ def _follow(
     while True:
         job = _asked(client, "GET", f"/api/jobs/{job_id}")
         logs = str(_asked(client, "GET", f"/api/jobs/{job_id}/logs").get("logs") or "")
+        # The API returns the whole log each time.
         echo(logs[num_shown:])
         num_shown = len(logs)
         if job["status"] in _ENDED:

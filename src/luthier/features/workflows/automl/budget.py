@@ -36,6 +36,7 @@ def refuse_hopeless_hours(context: Context, *, hours: float, share: float, model
         BudgetTooSmallError: with the hours that would be the least.
     """
     row_tokens = shortest_row_tokens(data)
+    # Upwards from what the models take: the model comparison keeps a part back, and gets only its share of the whole.
     least = sum(_least_hours(context, name, row_tokens) for name in models) / (1 - KEPT_BACK) / share
     if hours >= least:
         return
@@ -77,6 +78,7 @@ def _least_hours(context: Context, model: str, row_tokens: float) -> float:
         prompt_tokens=row_tokens / 2,
         reference_tokens=row_tokens / 2,
         shot_tokens=0.0,
+        # At least one token is written; a lower bound must not guess more.
         new_tokens=1,
         longest_tokens=row_tokens + 1,
         writes=True,

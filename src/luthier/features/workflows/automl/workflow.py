@@ -167,6 +167,7 @@ def begin(context: Context, request: AutoRequest, *, caller: Caller | None = Non
         LuthierError: What `spec_of` raises.
     """
     spec, auto_id = spec_of(context, request), new_id("auto")
+    # The folder comes before the record: a record without its folder could not be resumed.
     WORKFLOW.folder_of(context, auto_id).mkdir(parents=True)
     return WORKFLOW.create(context, caller or Caller(), auto_id, spec)
 
@@ -177,6 +178,7 @@ def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller
     The page is written at the end, and also where a stage fails or ends the workflow. Raises what `resume` raises.
     """
     caller = caller or Caller()
+    # The same page at every end, so that a link to it stays right.
     path = WORKFLOW.folder_of(context, auto_id) / "report.html"
     try:
         done = resume(WORKFLOW, context, caller, auto_id, tell).pipeline
@@ -195,6 +197,7 @@ def _ingest(run: WorkflowRun) -> RowsFile:
     from luthier.features.datasets.ingestions import ingest
 
     output = Path(run.outcome("ingest", RowsFile).file)
+    # `ingest` writes the file whole or not at all, so a file that is there is complete.
     if not output.is_file():
         ingest(run.context, [Path(run.spec.data)], output, model=run.spec.models[0])
     return RowsFile(file=str(output))
@@ -302,6 +305,8 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
     left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged)
     request = studies.StudyRequest(
         recipe=_recipe(run, result.spec.contenders[answer.contender].model),
+        # Never 0 or below where the model comparison has used everything up: so little is refused as too small, which
+        # is handled below.
         hours=max(left, 1e-6),
         most_trials=run.spec.most_trials,
         seed=run.spec.seed,
@@ -384,6 +389,8 @@ def _recipe(run: WorkflowRun, model: str) -> Recipe:
 
 def judging_hours(spec: ModelComparisonSpec, num_rows: int) -> float:
     """What judging at the end should take for the slowest contender, as measured in the model comparison."""
+    # Judged are the base in each way of prompting and the tuned model, which answers as fast as the base without
+    # examples. Two models are loaded.
     each = [
         2 * one.loading_seconds + num_rows * (sum(one.judging_seconds.values()) + one.judging_seconds["zero-shot"])
         for one in spec.contenders

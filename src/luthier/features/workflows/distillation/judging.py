@@ -109,6 +109,7 @@ def _systems(
         candidate = replace(find_candidate(context, model), name=name)
         systems.append(system_under_test(candidate, pool.engine(candidate), examples, new_tokens))
     if any(is_address(model) for _, model in models):
+        # Without tokens nothing is scored: likelihoods of some systems only would compare different things.
         return [replace(system, tokenised=(), num_bytes=()) for system in systems]
     return systems
 

@@ -76,6 +76,7 @@ def write_gold(
         )
     for name, chosen in ((_TRAIN, examples), (_HELD_OUT, judging)):
         rows = _gold_rows(chosen)
+        # Read and checked at every resume, but written once: what was trained on must not change.
         if not (folder / name).exists():
             write_rows(rows, folder / name)
     return len(examples), len(judging), len(found.same_prompt)
@@ -98,6 +99,7 @@ def write_taught(
     answers, gold = folder / _ANSWERS, folder / _GOLD
     if not gold.exists():
         answer(context, train, teacher=teacher, output=answers, max_new_tokens=max_new_tokens, force=True)
+        # `source_row` is FILE:LINE with lines from 1, hence the enumeration from 1 below.
         answered = {int(row["provenance"]["source_row"].rpartition(":")[2]) for row in _read(answers)}
         rows = (row for number, row in enumerate(_read(train), start=1) if number in answered)
         write_rows(rows, gold)  # last: where it lies, the answers do

@@ -90,6 +90,7 @@ def choose_sizes(
     there = min(num_held_out, most_judged)
     least_judged, least_trained = min(LEAST_JUDGED, there), min(LEAST_TRAINED, num_rows)
     left = (hours * (1 - KEPT_BACK) - spent_hours) * 3600 - fixed
+    # Judging takes at most half, and less where the shortest training would not fit otherwise.
     for_judging = min(left * _MAX_FOR_JUDGING, left - least_trained * example_seconds)
     num_judged = max(least_judged, min(there, int(for_judging / row_seconds)))
     num_examples = min(int((left - num_judged * row_seconds) / example_seconds), round(MOST_EPOCHS * num_rows))
@@ -153,6 +154,7 @@ def paces_of(
     if least > request.hours:
         raise too_small(request.hours, least, cheapest, min(LEAST_JUDGED, len(rows.held_out)), LEAST_TRAINED)
     if request.is_probed:
+        # Each contender gets an equal part of what probing may take.
         most = request.hours * _MAX_FOR_PROBES / len(models)
         quotes = [
             quote_of(context, one, is_probed=True)
@@ -178,6 +180,7 @@ def _judging_pace(
     systems: dict[SystemKind, Candidate] = {"zero-shot": base}
     if num_shots:
         systems["few-shot"] = with_few_shot(base, rows.train, num_shots, request.seed, held_out=rows.held_out)
+    # Loading is timed apart: it is paid once a system, the rest once a row.
     began = time.perf_counter()
     engine = open_engine(base)
     loading, found = time.perf_counter() - began, {}

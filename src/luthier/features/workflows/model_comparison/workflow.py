@@ -207,6 +207,7 @@ def _ask(run: WorkflowRun, number: int, kind: SystemKind, adapter_path: str = ""
     examples = rows_for(run.spec, kind, _material(run))
     found = record(candidate, examples, run.spec.max_new_tokens, run.context.progress)
     path.parent.mkdir(exist_ok=True)
+    # Atomically: the file's existence alone says that this system need not be asked again.
     replace_text(path, found.model_dump_json())
 
 
@@ -220,6 +221,7 @@ def _cap_hours(run: WorkflowRun, number: int) -> float:
     later = spec.contenders[number:]
     judging = sum(one.judging_seconds["zero-shot"] * spec.num_judged + 2 * one.loading_seconds for one in later)
     left = spec.hours - run.spent_hours - judging / 3600
+    # What a faster training leaves over goes to the later ones, in proportion to their forecasts.
     wanted = sum(one.training_hours.value for one in later)
     share = spec.contenders[number].training_hours.value / wanted if wanted else 1.0
     return float(max(_MIN_HOURS, left * share))
@@ -243,6 +245,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
     if record.status == "succeeded":
         return ""
     reason = record.stopped_because or record.status
+    # A signal pauses the whole workflow; a spent cap only ends this training ("SIGTERM received" comes from a signal).
     if record.status == "paused" and "received" in reason:
         raise PausedError(
             f"paused: {reason}",
@@ -330,6 +333,7 @@ def _standing(spec: ModelComparisonSpec, number: int, kind: SystemKind, result: 
     seconds = recorded.write_seconds / spec.num_judged if recorded.generations else None
     usd: Estimate | None = None
     if seconds is not None and spec.usd_per_hour is not None:
+        # seconds an answer -> hours for 1,000 answers.
         usd = spec.usd_per_hour.times(seconds * 1000 / 3600)
     shown = {"samples": result.samples[:_MAX_SAMPLES], "seconds": recorded.write_seconds + recorded.score_seconds}
     return Standing(

@@ -75,6 +75,7 @@ def reviewed_rows(
     from luthier.features.human_eval.pairs import preference_pairs
 
     found = Reviewed()
+    # By the time of the decision: `_keep_newest` takes the last of rows with one prompt.
     items = sorted(accepted(context, caller.project_id, model), key=lambda item: item.decided_at or 0.0)
     for item in items:
         if item.source == "traffic" and item.correction is None and not from_traffic:
@@ -161,6 +162,7 @@ def split_reviewed(
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a file that this pipeline has written."""
+    # Not splitlines: it also splits at U+2028 and U+0085, which JSON leaves unescaped inside a text.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 

@@ -208,8 +208,10 @@ def _canary(run: WorkflowRun) -> Canary:
     offered = f"luthier deploy {run_id} --as {spec.model} --canary {spec.canary or 0.1:g}"
     if spec.canary is None:
         return Canary(said="offered", command=offered)
+    # Deployed already where a kill came after `deploy` and before this stage was stored.
     revision = run.context.deployments.get(run.project_id, spec.model).revision
     if revision.canary != run_id:
+        # Somebody has deployed another model meanwhile: the judgement does not hold against it.
         if (now := deployed_run(run.context, run.caller, revision)) != spec.judged_against:
             raise ConflictError(
                 f"{spec.model} is answered by {now} now; {run_id} was judged against {spec.judged_against}",
@@ -262,6 +264,7 @@ def _merged(run: WorkflowRun) -> Path:
     from luthier.features.exports.service import export
 
     folder = run.folder / "merged"
+    # An export is staged and renamed into place, so a folder that is there is whole.
     if not folder.is_dir():
         export(run.context, run.spec.run_id, to="merged", output=folder)
     return folder
@@ -315,6 +318,7 @@ def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
 
 
 def _is_of_new(finding: Finding, num_old: int) -> bool:
+    # Old rows come first in the file, so a line above their number is a reviewed one.
     return finding.severity == "error" and any(line > num_old for line in finding.lines)
 
 

@@ -50,6 +50,7 @@ def psi(before: Floats, now: Floats) -> Apart:
 
 def binned(before: Floats, now: Floats) -> tuple[Floats, Floats]:
     """Counts of numbers in bins that hold a tenth each of `before`; equal values stay in one bin."""
+    # Many equal values give equal quantiles; unique merges them into fewer bins.
     edges = np.unique(np.quantile(before, np.linspace(0, 1, _NUM_BINS + 1)[1:-1]))
     places = (np.searchsorted(edges, values, "left").astype(np.int64) for values in (before, now))
     found = [_counts(one, len(edges) + 1) for one in places]

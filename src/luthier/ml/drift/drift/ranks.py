@@ -69,6 +69,7 @@ def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = s
     of_hour = slots(hours)
     for slot in np.unique(of_hour):
         at = np.flatnonzero(of_hour == slot)
+        # Where a new hour begins. Within an hour values are compared pairwise, so memory grows with its square only.
         bounds = np.flatnonzero(np.diff(hours[at], prepend=-1))
         pool = np.empty(0)
         for part in np.split(at, bounds[1:]):
@@ -84,5 +85,6 @@ def conformal_ranks(values: Floats, hours: Ints, draws: Floats, slots: Slots = s
 
 def _earlier(values: Floats, compare: np.ufunc) -> Ints:
     """How many of those before it within the same hour each value finds less, or equal: [n]."""
+    # [n, n]: row i compares value i with all; below the diagonal are those that came before it.
     found: Ints = np.tril(compare(values[None, :], values[:, None]), k=-1).sum(axis=1)
     return found

@@ -29,6 +29,8 @@ def write_file(folder: Path, project_id: str, day: str, name: str, frame: pl.Dat
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}")
     try:
         frame.write_parquet(temporary, compression="zstd", row_group_size=_ROWS_PER_GROUP)
+        # The data is forced to the disk before the rename, and the folder after it: else a power cut could leave the
+        # name with an empty file, or the file without its name.
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -65,6 +67,7 @@ def by_day(frame: pl.DataFrame) -> Iterable[tuple[str, str, pl.DataFrame]]:
 
 def _by_hour(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
     hours = pl.from_epoch(pl.col("at").floor().cast(pl.Int64), time_unit="s").dt.strftime(_HOUR)
+    # Clients choose model names freely: an index entry must stay small, whatever they send.
     most = frame["model"].value_counts(sort=True)["model"].head(TrafficFile.MOST_MODELS).to_list()
     name = pl.when(pl.col("model").is_in(most)).then("model").otherwise(pl.lit(""))
     counts = frame.group_by(name.alias("model"), hours.alias("hour")).len().sort("model", "hour")

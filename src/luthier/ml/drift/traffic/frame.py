@@ -39,6 +39,7 @@ TEXTS: Final = ("messages", "answer")
 def frame_of_lines(data: bytes) -> tuple[pl.DataFrame, int]:
     """Lines of JSON as a table, and how many lines were broken: of those that end, and one that a kill cut off."""
     try:
+        # The fast path: only a broken line makes it worth parsing one by one.
         return pl.read_ndjson(io.BytesIO(data), schema=SCHEMA), 0
     except pl.exceptions.PolarsError:
         rows, num_broken = [], 0

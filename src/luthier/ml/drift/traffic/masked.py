@@ -15,6 +15,7 @@ _NO_WORDS: Final = frozenset({"role", "type", "id", "tool_call_id"})
 
 def masked(exchanges: Sequence[Exchange], mask: Mask) -> list[Exchange]:
     """The exchanges with all their texts masked: contents, names, arguments of calls, and the answer."""
+    # The answer is always the last text, so that `next(left)` below finds it after the messages'.
     texts = [[*_texts_of(list(one.messages or ())), one.answer or ""] for one in exchanges]
     kept = []
     for one, (replaced, num_masked) in zip(exchanges, mask(texts), strict=True):
