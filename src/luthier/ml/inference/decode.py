@@ -63,7 +63,6 @@ class Request:
     """What to continue: one prompt.
 
     Attributes:
-        ids: of the prompt.
         max_new_tokens: of thought and answer together.
         temperature: divides the logits; 0 is greedy.
         seed: of this prompt's draws alone, so that they do not depend on the batch.
@@ -84,7 +83,6 @@ class Continuation:
     """New ids without the token that ended them.
 
     Attributes:
-        ids: the new tokens.
         end_id: the token that ended them; None where `max_new_tokens` was reached first.
         log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
             nothing is drawn (temperature 0).
@@ -105,7 +103,6 @@ class Prefix:
     """What prompts or rows begin with, gone through the model once.
 
     Attributes:
-        num_tokens: of the prefix.
         cache: its keys and values, batch size 1.
     """
 
@@ -132,8 +129,7 @@ class Batch:
     def trim(self) -> None:
         """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow.
 
-        Call right before `join` only: a preallocated layer keeps these columns in its buffers, and its next update
-        would bring them back.
+        Only right before `join`: a preallocated layer keeps the columns in its buffers, and an update restores them.
         """
         num_padding = int(self.mask.any(0).int().argmax())  # the first column with a real token
         if num_padding:
@@ -290,7 +286,6 @@ class Decoder:
 
     def _start(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
         """Send all prompts through the model; returns the batch and its first logits: [rows, vocabulary]."""
-        # By its ids: the number of the first request with these ids.
         firsts: dict[tuple[int, ...], int] = {}
         same_as = [firsts.setdefault(tuple(request.ids), number) for number, request in enumerate(requests)]
         if len(firsts) == len(requests):
@@ -414,7 +409,6 @@ class Decoder:
 
     def _proved(self, probe: Probe, *, may_batch: bool = True) -> DecodingPath:
         """The fastest way that gives the model's own logits on this probe."""
-        # The fastest first: `prove` takes the first that agrees.
         trials: list[tuple[Kind, Trial]] = [
             ("grouped", partial(self._by_row, kind="grouped")),
             ("by_row", partial(self._by_row, kind="by_row")),
@@ -449,7 +443,6 @@ class Decoder:
             logits = self.step(batch, torch.tensor(given, device=self._model.device))
             for place, row in enumerate(batch.rows):
                 found[row].append(logits[place].float())
-        # Of each row [NUM_STEPS + 1, vocabulary].
         return [torch.stack(found[row]) for row in rows]
 
     def _by_row(self, probe: Probe, *, kind: Kind) -> list[Tensor]:
@@ -487,7 +480,6 @@ def _generator(request: Request, device: torch.device) -> torch.Generator | None
 
 def _constrained(logits: Tensor, constraints: Sequence[Constraint | None]) -> Tensor:
     """The logits with minus infinity at what must not come next: [rows, vocabulary]."""
-    # The usual case costs no copy of the logits.
     if not any(constraints):
         return logits
     rows = zip(logits, constraints, strict=True)
@@ -499,7 +491,6 @@ def _choose(logits: Tensor, rules: Sequence[tuple[float, torch.Generator | None]
 
     Beside it the logarithm of the probability that it was drawn with; None where nothing was drawn.
     """
-    # One transfer from the device for all greedy rows.
     chosen: list[tuple[int, float | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
     for place, (temperature, generator) in enumerate(rules):
         if generator is not None:
