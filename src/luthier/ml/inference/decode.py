@@ -379,7 +379,6 @@ class Decoder:
         if isinstance(batch, RowBatch):
             return self._sound(batch.step(tokens[:, 0].tolist()))
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], dim=1)  # [rows, width + 1]
-        # The mask covers the cache and the new token: [rows, width]; positions are [rows, 1].
         logits = self._forward(tokens, batch.cache, batch.mask, batch.positions[:, None])
         batch.positions = batch.positions + 1
         return logits
