@@ -77,9 +77,13 @@ class Authenticator:
             if (known := self._right.get(digest)) is not None and now < known.until:
                 self._right.move_to_end(digest)
                 return known.given
+            # This request goes and asks; by the new `until` all others are let in meanwhile, so one thread is taken,
+            # not all.
             if known is not None and now < known.until_asked:
                 self._right[digest] = replace(known, until=known.until_asked)
                 return None
+            # Wrong keys are remembered as well: a client that repeats one costs neither a thread nor a failure each
+            # time.
             if now < self._wrong.get(digest, 0.0):
                 return AuthResult(caller=None)
         return None
@@ -100,6 +104,7 @@ class Authenticator:
         return given
 
     def _look_up(self, digest: str, address: str) -> AuthResult:
+        # Before the question: a revocation while the database answers must not extend the time.
         asked_at = self._clock()
         found, now = self._context.access.key_and_now(digest)
         given = _auth_result(found, now)
@@ -108,6 +113,7 @@ class Authenticator:
                 self._right.pop(digest, None)
                 _remember(self._wrong, digest, asked_at + REMEMBERED_SECONDS, MOST_WRONG_KEYS)
             else:
+                # The key's end on this process's clock: the wall clock may be set, `asked_at` is monotonic.
                 ends_at = math.inf if found.expires_at is None else asked_at + found.expires_at - now
                 until = min(ends_at, asked_at + REMEMBERED_SECONDS)
                 known = _Remembered(given, until, min(ends_at, until + WHILE_ASKED_SECONDS))
@@ -133,6 +139,7 @@ class Authenticator:
         """Look every key up again: after a key was revoked by way of this process."""
         with self._lock:
             for digest, known in self._right.items():
+                # Not removed: that the key was right before still spares its owner the limit on failures.
                 self._right[digest] = replace(known, until=-math.inf, until_asked=-math.inf)
 
 

@@ -35,19 +35,28 @@ class Attempt:
 
 
 class FailureLimit:
-    """What attempts of all addresses have failed. Safe to share between threads.
+    """The failures of all addresses. Thread-safe.
 
-    what: is counted, in words, such as `wrong keys`. per_minute: how many, from one address.
+    Args:
+        what: What is counted, as text for messages, such as `wrong keys`.
+        per_minute: The failures a minute that one address may have.
+        clock: Seconds on a clock that is never set.
     """
 
     def __init__(self, what: str, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self.per_minute, self._clock = what, per_minute, clock
         self._buckets, self._running = TokenBuckets(clock=clock), Counter[str]()
+        # Its lock is re-entrant: `attempt` holds it while it calls `begin`.
         self._changed = threading.Condition()
 
     def check(self, block: str) -> None:
-        """Raises TooManyFailuresError where an attempt that begins now would be refused."""
+        """Do nothing if an attempt may begin now.
+
+        Raises:
+            TooManyFailuresError: An attempt that begins now would be refused.
+        """
         with self._changed:
+            # cost 0: looks without taking.
             taken = self._buckets.take(block, self.per_minute, cost=0)
             if not taken.is_allowed and not self._running.get(block):
                 raise self.refusal(taken)
@@ -79,12 +88,14 @@ class FailureLimit:
     def attempt(self, address: str) -> Iterator[Attempt]:
         """Attempt something quick. Where an exception ends the block, nothing is known, and nothing is counted.
 
-        Raises TooManyFailuresError where no failure is left to the address and no attempt under way gives one back.
+        Raises:
+            TooManyFailuresError: The address has no failure left, and no attempt under way gives one back.
         """
         block, made = block_of(address), Attempt()
         give_up_at = self._clock() + LONGEST_WAIT_SECONDS
         with self._changed:
             while not (taken := self.begin(block)).is_allowed:
+                # Nobody is under way who could give a failure back, or the wait is over.
                 if not self._running.get(block) or self._clock() >= give_up_at:
                     raise self.refusal(taken)
                 self._changed.wait(LONGEST_WAIT_SECONDS)
@@ -113,5 +124,6 @@ def block_of(address: str) -> str:
     except ValueError:
         return address
     if isinstance(parsed, ipaddress.IPv6Address):
+        # ::ffff:a.b.c.d is an IPv4 client on a dual-stack socket.
         return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
     return str(parsed)

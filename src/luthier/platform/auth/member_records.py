@@ -18,7 +18,15 @@ SCOPES_OF: Final[dict[Role, tuple[Scope, ...]]] = {
 
 
 class Member(FrozenModel):
-    """A person with a name and a password, in one project. Times are seconds since 1970."""
+    """A person with a name and a password, in one project.
+
+    Attributes:
+        member_id: Its id.
+        project_id: The project that it belongs to.
+        name: The name to sign in with, unique among all projects.
+        role: What it may do; see `SCOPES_OF`.
+        created_at: Seconds since 1970.
+    """
 
     member_id: str
     project_id: str
@@ -30,8 +38,13 @@ class Member(FrozenModel):
 class Session(FrozenModel):
     """A browser that has signed in, and whom it acts for. Times are seconds since 1970.
 
-    caller: its `key_id` is that of the key it signed in with, None for a member and for a person at the machine.
-    project_name: of the caller's project, to be shown. how: what it signed in with.
+    Attributes:
+        caller: Whom it acts for. `key_id` is that of the key it signed in with, None for members and for a person at
+            the machine.
+        project_name: The name of the caller's project, to be shown.
+        how: What it signed in with.
+        created_at: When it began.
+        expires_at: When it ends unless it is used before.
     """
 
     caller: Caller

@@ -19,7 +19,13 @@ _MOST_NAME_CHARACTERS: Final = 100
 
 
 def add_member(context: Context, caller: Caller, name: str, password: str, role: Role) -> Member:
-    """Make a member of the caller's project. Raises RequestError (name, password, role), ConflictError (name taken)."""
+    """Make a member of the caller's project.
+
+    Raises:
+        RequestError: The name, the password or the role is not allowed.
+        ConflictError: The name is taken, in whatever project.
+    """
+    # One Unicode form: two names that look the same must not be two members.
     name = normal(name).strip()
     if not name or len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
         raise RequestError(
@@ -29,6 +35,7 @@ def add_member(context: Context, caller: Caller, name: str, password: str, role:
         )
     _check_role(role)
     member = Member(member_id=new_id("member"), project_id=caller.project_id, name=name, role=role)
+    # Handed to the store, which writes it in the transaction of the change: neither is there without the other.
     audit_event = make_audit_event(caller, "member.created", member.member_id, {"name": name, "role": role})
     return context.members.add(member, hashed(password), audit_event)
 
@@ -51,7 +58,13 @@ def find_member(context: Context, name: str) -> Member:
 
 
 def change_role(context: Context, caller: Caller, member_id: str, role: Role) -> Member:
-    """Give a member another role, from their next request on. Raises NotFoundError, RequestError, ConflictError."""
+    """Give a member another role, from their next request on.
+
+    Raises:
+        NotFoundError: The project has no such member.
+        RequestError: There is no such role.
+        ConflictError: The member is the caller.
+    """
     _check_role(role)
     _refuse_oneself(caller, member_id, "another role")
     audit_event = make_audit_event(caller, "member.role_changed", member_id, {"role": role})
@@ -59,7 +72,13 @@ def change_role(context: Context, caller: Caller, member_id: str, role: Role) ->
 
 
 def change_password(context: Context, caller: Caller, member_id: str, password: str) -> Member:
-    """Give a member another password, and end their sessions. Raises NotFoundError, RequestError."""
+    """Give a member another password, and end their sessions.
+
+    Raises:
+        NotFoundError: The project has no such member.
+        RequestError: The password is too short or too long.
+        BusyError: The machine has no memory for a hash.
+    """
     audit_event = make_audit_event(caller, "member.password_changed", member_id)
     return context.members.change(caller.project_id, member_id, password=hashed(password), audit_event=audit_event)
 
@@ -98,6 +117,7 @@ def remove_member(context: Context, caller: Caller, member_id: str) -> Member:
 def member_by_password(context: Context, name: str, password: str) -> Member | None:
     """The member whom name and password name together; None for a wrong pair, which takes as long to find out."""
     found = _found(context, name)
+    # A hash is computed for an unknown name, too: otherwise the time of the answer would tell which names exist.
     is_right = fits(password, found[1] if found else _nobodys_hash())
     return found[0] if found is not None and is_right else None
 

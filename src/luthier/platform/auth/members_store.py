@@ -21,7 +21,14 @@ from luthier.platform.db.tables import members, projects, sign_in_links, web_ses
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """One of the sessions of somebody. digest: of its secret. seen_at: to the hour."""
+    """One of the sessions of a member, a key or a person at the machine. Times are seconds since 1970.
+
+    Attributes:
+        digest: SHA-256 of its secret.
+        created_at: When it began.
+        seen_at: When it was last used, to the hour.
+        expires_at: When it ends unless it is used before.
+    """
 
     digest: str
     created_at: float
@@ -31,7 +38,18 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """A session as it is kept, and whom it stands for; both None for a person at the machine. now: the clock's time."""
+    """A session as it is stored, and whom it acts for. Times are seconds since 1970 by the database's clock.
+
+    Attributes:
+        project_id: Its project.
+        project_name: The name of that project.
+        member: The member who signed in; None for a key or a person at the machine.
+        key: The key that signed in; None for a member or a person at the machine.
+        created_at: When it began.
+        seen_at: When it was last used, to the hour.
+        expires_at: When it ends unless it is used before.
+        now: The time of this read.
+    """
 
     project_id: str
     project_name: str
@@ -93,6 +111,7 @@ class MemberStore(AuditedStore):
             if values:
                 _MEMBERS.change(connection, member_id, values, project_id=project_id)
             if password is not None:
+                # In the same transaction: whoever knew the old password is signed out by the change itself.
                 connection.execute(delete(web_sessions).where(web_sessions.c.member_id == member_id))
             return _MEMBERS.get(connection, member_id, project_id=project_id)
 
@@ -111,11 +130,21 @@ class MemberStore(AuditedStore):
         key_id: str | None = None,
         audit_event: AuditEvent | None = None,
     ) -> None:
-        """Keep a session by the digest of its secret, for so many seconds."""
+        """Store a session.
+
+        Args:
+            digest: SHA-256 of its secret.
+            project_id: The project that it works in.
+            seconds: How long it lasts without being used.
+            member_id: The member who signed in; None for a key or a person at the machine.
+            key_id: The key that signed in; None for a member or a person at the machine.
+            audit_event: Logged in the same transaction.
+        """
         values: dict[str, Any] = {"project_id": project_id, "member_id": member_id, "key_id": key_id}
         with self._audited(audit_event) as connection:
             now = self._database.clock(connection)
             _SESSIONS.insert(connection, OpenSession(digest, now, now, now + seconds), **values)
+            # Each new session sweeps out the expired ones, so that no job has to.
             connection.execute(delete(web_sessions).where(web_sessions.c.expires_at <= now))
 
     def session(self, digest: str) -> KnownSession | None:
@@ -127,6 +156,7 @@ class MemberStore(AuditedStore):
         )
         with self._database.read() as connection:
             row = connection.execute(query).mappings().first()
+            # By the database's clock, which wrote the end: the clocks of several servers may differ.
             if row is None or row["expires_at"] <= row["now"]:
                 return None
             member_id, key_id = row["member_id"], row["key_id"]
@@ -175,6 +205,7 @@ class MemberStore(AuditedStore):
         """Keep a link that signs in once, for so many seconds."""
         with self._write() as connection:
             now = self._database.clock(connection)
+            # Links that nobody used go with the next one that is made.
             connection.execute(delete(sign_in_links).where(sign_in_links.c.expires_at <= now))
             connection.execute(insert(sign_in_links).values(digest=digest, expires_at=now + seconds))
 
@@ -186,6 +217,7 @@ class MemberStore(AuditedStore):
         columns, now = sign_in_links.c, self._database.now
         is_good = (columns.expires_at > now) & (columns.expires_at <= now + seconds + SLACK_SECONDS)
         with self._write() as connection:
+            # Deleting is the check: of two requests with the same link only one removes the row.
             used = delete(sign_in_links).where((columns.digest == digest) & is_good)
             return connection.execute(used).rowcount > 0
 

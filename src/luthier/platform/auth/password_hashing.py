@@ -42,9 +42,11 @@ _turns: Final = threading.BoundedSemaphore(NUM_THREADS)
 
 
 def hashed(password: str) -> str:
-    """A password as it is kept, with a salt of its own.
+    """The hash of a password, as it is stored: a PHC string with a salt of its own.
 
-    Raises RequestError for one that is too short or too long, BusyError where the machine has no memory for a hash.
+    Raises:
+        RequestError: The password is too short or too long.
+        BusyError: The machine has no memory for a hash.
     """
     if len(password) < LEAST_PASSWORD_CHARACTERS or len(_bytes(password)) > MOST_PASSWORD_BYTES:
         raise RequestError(
@@ -52,6 +54,7 @@ def hashed(password: str) -> str:
             expected=f"{LEAST_PASSWORD_CHARACTERS} characters or more, and at most {MOST_PASSWORD_BYTES:,} bytes",
             do="choose a longer one: some words in a row are easy to remember",
         )
+    # The commands hash as well, without `PasswordThreads`: the bound on memory holds for every caller.
     with _turns:
         try:
             return _hasher.hash(_bytes(password))
@@ -60,16 +63,23 @@ def hashed(password: str) -> str:
 
 
 def fits(password: str, kept: str) -> bool:
-    """Whether a password is the one that is kept so.
+    """Whether a password has this hash.
 
-    Raises BusyError where the machine has no memory for a hash, WorkError where what is kept is no hash: neither means
-    that the password is wrong.
+    Args:
+        password: What was typed.
+        kept: The stored PHC string.
+
+    Raises:
+        BusyError: The machine has no memory for a hash; the password may be right.
+        WorkError: `kept` is no Argon2 hash; the password may be right.
     """
+    # No such password was ever stored, and hashing megabytes would be work for free.
     if len(_bytes(password)) > MOST_PASSWORD_BYTES:
         return False
     with _turns:
         try:
             return _hasher.verify(kept, _bytes(password))
+        # A subclass of VerificationError, so it comes first: the only one that means "wrong password".
         except VerifyMismatchError:
             return False
         except InvalidHashError as error:
@@ -86,8 +96,11 @@ def normal(text: str) -> str:
 class PasswordThreads:
     """The threads of one server that hash passwords. Safe to share between event loops and threads.
 
-    num_threads: how many work at a time. most_waiting: the length of the line, those at work included;
-    most_waiting_of_one: what one name may fill of it.
+    Args:
+        num_threads: How many work at a time.
+        most_waiting: The most that wait or are at work.
+        most_waiting_of_one: The most of these that one name may have.
+        clock: Seconds on a clock that is never set.
     """
 
     def __init__(
@@ -106,12 +119,18 @@ class PasswordThreads:
         self._seconds = _FIRST_GUESS_SECONDS
 
     async def run(self, name: str, work: Callable[[], Found]) -> Found:
-        """What this work returns or raises, done in one of the threads. name: whose it is: an address, a member.
+        """What `work` returns or raises, done in one of the threads.
 
-        Raises BusyError where too much waits already, all in all or of this name.
+        Args:
+            name: Whose work it is: an address or a member.
+            work: What to do.
+
+        Raises:
+            BusyError: Too much waits already, in total or of this name.
         """
         self._enter(name)
         try:
+            # The event loop goes on meanwhile; an exception of the thread is raised here.
             return await asyncio.wrap_future(self._pool.submit(self._work, work))
         finally:
             self._leave(name)
@@ -131,6 +150,7 @@ class PasswordThreads:
             if num_there < self._most and num_of_one < self._most_of_one:
                 self._there[name] += 1
                 return
+        # What waits ahead, at the average time of a hash, divided among the threads.
         seconds = num_there * self._seconds / self._num_threads
         raise BusyError(
             f"{num_there} passwords wait to be checked, {num_of_one} of them yours",
@@ -158,6 +178,7 @@ class PasswordThreads:
 
 
 def _bytes(password: str) -> bytes:
+    # Half a surrogate pair from a request must give a wrong password, not an exception.
     return normal(password).encode("utf-8", "surrogatepass")
 
 

@@ -14,9 +14,14 @@ MOST_BUCKETS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a bucket said.
+    """The answer of a bucket.
 
-    wait_seconds: until the next may come, 0 where this one may. reset_seconds: until the bucket is full again.
+    Attributes:
+        is_allowed: Whether the request may go on.
+        limit: The size of the bucket, in requests a minute.
+        num_remaining: Whole requests that are left.
+        wait_seconds: Seconds until the next request is allowed; 0 if this one is.
+        reset_seconds: Seconds until the bucket is full again.
     """
 
     is_allowed: bool
@@ -37,9 +42,16 @@ class TokenBuckets:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> (tokens, when that was so)
 
     def owe(self, name: str, per_minute: int, cost: int) -> None:
-        """Take so many whether they are there or not; a bucket owes no more than one minute's worth."""
+        """Take `cost` tokens whether they are there or not; a bucket owes at most one minute's worth.
+
+        Args:
+            name: The bucket.
+            per_minute: Its size, and how many tokens it gains in a minute.
+            cost: How many tokens to take.
+        """
         with self._lock:
             now = self._clock()
+            # Popped and put back: the order of the dict is that of the last use, from which `_put` evicts.
             tokens, since = self._buckets.pop(name, (float(per_minute), now))
             tokens = min(float(per_minute), tokens + (now - since) * per_minute / 60)
             self._put(name, max(-float(per_minute), tokens - cost), now)
@@ -50,10 +62,17 @@ class TokenBuckets:
             self._buckets.popitem(last=False)
 
     def take(self, name: str, per_minute: int, *, cost: int = 1) -> Taken:
-        """Take one from this bucket where there is one. cost: 0 only looks whether there is one."""
+        """Take a token from a bucket if there is one.
+
+        Args:
+            name: The bucket.
+            per_minute: Its size, and how many tokens it gains in a minute.
+            cost: How many tokens to take where at least one is there; 0 only looks.
+        """
         with self._lock:
             now = self._clock()
             tokens, since = self._buckets.pop(name, (float(per_minute), now))
+            # Refilled when it is looked at: no timer runs for buckets.
             tokens = min(float(per_minute), tokens + (now - since) * per_minute / 60)
             is_allowed = tokens >= 1
             tokens -= cost if is_allowed else 0
@@ -63,6 +82,7 @@ class TokenBuckets:
             is_allowed=is_allowed,
             limit=per_minute,
             num_remaining=max(0, int(tokens)),
+            # Until one whole token is there.
             wait_seconds=0.0 if is_allowed else (1 - tokens) / a_second,
             reset_seconds=(per_minute - tokens) / a_second,
         )
@@ -71,4 +91,5 @@ class TokenBuckets:
         """Put one back that was taken and not used up; a full bucket stays as it is."""
         with self._lock:
             if (known := self._buckets.get(name)) is not None:
+                # The time stays that of the last refill, else what has filled up since would be lost.
                 self._buckets[name] = (min(float(per_minute), known[0] + 1), known[1])

@@ -29,15 +29,28 @@ def create_key(
     tokens_per_day: int | None = None,
     by: Caller | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key for a project; returns what is kept of it and the key itself, which is never to be seen again.
+    """Make a key for a project.
 
-    by: who makes it, for the audit log; a person at this machine where nobody is named.
+    Args:
+        context: The home.
+        name: What people call it.
+        scopes: What it may do.
+        project: The name or id of its project.
+        expires_in_seconds: How long it is valid; None for ever.
+        requests_per_minute: Its rate limit; None for none.
+        tokens_per_day: The tokens that it may use on a day in UTC; None for no limit.
+        by: Who makes it, for the audit log; None for a person at this machine.
 
-    Raises RequestError for no scope or an unknown one, for a name or a limit that cannot be, NotFoundError where there
-    is no such project.
+    Returns:
+        What is stored of it, and the key itself, which cannot be shown again.
+
+    Raises:
+        RequestError: No scope or an unknown one, or a name or a limit that is not allowed.
+        NotFoundError: There is no such project.
     """
     _check_name("a key", name)
     for option, limit in (("--requests-per-minute", requests_per_minute), ("--tokens-per-day", tokens_per_day)):
+        # Above zero, and within an INTEGER column of PostgreSQL.
         if limit is not None and not 0 < limit < 2**31:
             raise RequestError(
                 f"{option} {limit}",
@@ -51,11 +64,13 @@ def create_key(
             do="correct --scopes",
         )
     expires_at = None if expires_in_seconds is None else context.access.now() + expires_in_seconds
+    # The prefix lets scanners for leaked secrets recognise a key.
     key = _PREFIX + secrets.token_urlsafe(_NUM_KEY_BYTES)
     made = ApiKey(
         key_id=new_id("key"),
         project_id=context.access.project(project).project_id,
         name=name,
+        # In the order of SCOPES and without repetitions, so that equal sets of scopes compare equal.
         scopes=tuple(scope for scope in SCOPES if scope in scopes),
         requests_per_minute=requests_per_minute,
         tokens_per_day=tokens_per_day,
@@ -102,14 +117,23 @@ def list_projects(context: Context) -> list[Project]:
 def charge_tokens(
     context: Context, caller: Caller, num_tokens: int, *, may_refuse: bool = True, use: Use | None = None
 ) -> int | None:
-    """Count tokens towards what the caller's key may use in a day (UTC); returns what is left, None for no limit.
+    """Count tokens towards the daily limit (UTC) of the caller's key.
 
-    may_refuse: false for what has been done already, such as the tokens of an answer that was given. A request that
-    begins within the limit may go beyond it by its own size; the next one is refused. Where the database does not
-    answer it is counted later: nobody loses an answer by that. use: what they were for, which is counted without a key,
-    too.
+    A request that begins within the limit may exceed it by its own size; the next one is refused.
 
-    Raises QuotaError, and counts nothing, where nothing was left.
+    Args:
+        context: The home.
+        caller: Who pays.
+        num_tokens: The tokens.
+        may_refuse: False for work that is done already, such as an answer that was given. It is counted later if the
+            database does not answer.
+        use: What the tokens were for; counted for callers without a key too.
+
+    Returns:
+        The tokens that are left today; None for no limit.
+
+    Raises:
+        QuotaError: No tokens were left, and none were counted.
     """
     key_id = caller.key_id
 
@@ -120,6 +144,7 @@ def charge_tokens(
             context.usage.add(use)
         return None
 
+    # A charge that may refuse must know now. One for work that is done may wait until the database answers.
     return charge() if may_refuse else context.late_charges.count(charge)
 
 
@@ -135,6 +160,7 @@ def caller_of(context: Context, key: str) -> Caller | None:
 
 def digest_of(key: str) -> str:
     """What is kept of a key: the SHA-256 of its text, in hexadecimal digits."""
+    # No salt and no slow hash: a key has 256 random bits, which nobody can guess from its digest.
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 

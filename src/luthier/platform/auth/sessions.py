@@ -62,10 +62,12 @@ def session_of(context: Context, secret: str) -> Session | None:
     if caller is None:
         return None
     ends = known.expires_at
+    # At most one write an hour: otherwise each page view would be a transaction that writes.
     if known.now - known.seen_at > _EXTENDED_AFTER_SECONDS:
         context.members.extend(digest, SESSION_SECONDS)
         ends = known.now + SESSION_SECONDS
     if known.key is not None and known.key.expires_at is not None:
+        # A session never outlives the key that it was begun with.
         ends = min(ends, known.key.expires_at)
     how: Literal["key", "password", "link"] = "key" if known.key else "password" if known.member else "link"
     return Session(
@@ -103,6 +105,7 @@ def caller_for(member: Member) -> Caller:
 
 
 def _begin(context: Context, caller: Caller, *, how: str) -> str:
+    # A new secret with each sign-in: one that was planted in the browser before is worth nothing afterwards.
     secret = secrets.token_urlsafe(_NUM_SECRET_BYTES)
     audit_event: AuditEvent = make_audit_event(
         caller, "session.begun", caller.key_id or caller.member_id or "local", {"how": how}

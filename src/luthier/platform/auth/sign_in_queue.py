@@ -35,8 +35,11 @@ class _Line:
 class SignInQueue:
     """The sign-ins of one server, for one event loop.
 
-    limit: of failures from one address. longest_wait_seconds: for another failure to be allowed; who comes when none is
-    left, and none is under way that may give one back, does not wait.
+    Args:
+        threads: The threads that hash.
+        limit: The failures that one address may have.
+        longest_wait_seconds: How long a sign-in waits until its address may fail once more. It does not wait where no
+            failure is left and no sign-in under way may give one back.
     """
 
     def __init__(
@@ -46,11 +49,18 @@ class SignInQueue:
         self._lines: dict[str, _Line] = {}
 
     async def attempt(self, address: str, sign_in: Callable[[], Found | None]) -> Found | None:
-        """What a sign-in returns, done in one of the threads; None counts as a failure of this address.
+        """What a sign-in returns, done in one of the threads.
 
-        Raises BusyError where the line is full, TooManyFailuresError where the address has no failure left.
+        Args:
+            address: The client's, by which failures are counted.
+            sign_in: Checks the password; None counts as a failure.
+
+        Raises:
+            BusyError: Too many sign-ins wait already.
+            TooManyFailuresError: The address has no failure left.
         """
         block = block_of(address)
+        # Only where nobody of the address is under way: an attempt that is may give its failure back.
         if block not in self._lines:
             self.limit.check(block)
         line = self._lines.setdefault(block, _Line())
@@ -67,6 +77,7 @@ class SignInQueue:
         finally:
             line.num_there -= 1
             if not line.num_there:
+                # Lines go with their last sign-in, so that addresses cannot pile up in memory.
                 del self._lines[block]
 
     async def _attempt(self, block: str, line: _Line, sign_in: Callable[[], Found | None]) -> Found | None:
@@ -81,16 +92,19 @@ class SignInQueue:
             failed = False
             raise
         finally:
+            # `_turn` has taken a failure in advance; a success returns it and wakes the next of the line.
             self.limit.end(block, failed=failed)
             line.ended.set()
 
     async def _turn(self, block: str, line: _Line) -> None:
         """Wait until this address may fail once more."""
         give_up_at = time.monotonic() + self._longest
+        # Only the first of a line looks at the limit; asyncio's lock lets the others in by the order of their coming.
         async with line.head:
             while not (taken := self.limit.begin(block)).is_allowed:
                 if not self.limit.num_running(block) and time.monotonic() >= give_up_at:
                     raise self.limit.refusal(taken)
+                # Cleared after the look, and without an await in between: an end that comes now is not missed.
                 line.ended.clear()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(line.ended.wait(), taken.wait_seconds)

@@ -63,6 +63,7 @@ class AccessStore(AuditedStore):
     def add_first_key(self, key: ApiKey, digest: str, audit_event: AuditEvent | None = None) -> ApiKey | None:
         """Keep a key where there is none yet, not even a revoked one; None where there is, or another was quicker."""
         with self._write() as connection:
+            # Writers take turns, so of two processes that start at once only one finds the table empty.
             if KEYS.first(connection) is not None:
                 return None
             made = self._add_key(connection, key, digest)
@@ -93,17 +94,26 @@ class AccessStore(AuditedStore):
         is_it = [api_keys.c.key_id == key_id, *KEYS.where(project_id=project_id)]
         with self._write() as connection:
             now = self._database.clock(connection)
+            # Only where it is not revoked yet: the first time stays, and the audit log gets one entry.
             revoked = update(api_keys).where(*is_it, api_keys.c.revoked_at.is_(None)).values(revoked_at=now)
             if connection.execute(revoked).rowcount:
                 self._log(connection, audit_event)
             return KEYS.get(connection, key_id, project_id=project_id)
 
     def charge(self, key_id: str, num_tokens: int, *, may_refuse: bool, use: Use | None = None) -> int | None:
-        """Add to what a key has used today (UTC, by the database's clock); returns what is left, None for no limit.
+        """Add to what a key has used today (UTC, by the database's clock).
 
-        use: what the tokens were for, counted with them.
+        Args:
+            key_id: The key.
+            num_tokens: The tokens to add.
+            may_refuse: Whether to refuse where no tokens are left.
+            use: What the tokens were for, counted with them.
 
-        Raises QuotaError, and adds nothing, where nothing was left and `may_refuse` is true.
+        Returns:
+            The tokens that are left today; None for no limit.
+
+        Raises:
+            QuotaError: No tokens were left and `may_refuse` is true; none were added.
         """
         with self._write() as connection:
             now = self._database.clock(connection)
@@ -112,6 +122,7 @@ class AccessStore(AuditedStore):
                 select(api_keys.c.tokens_per_day).where(api_keys.c.key_id == key_id)
             ).scalar_one_or_none()
             is_it = (key_usage.c.key_id == key_id) & (key_usage.c.day == day)
+            # Read and written within one write transaction: no other request can charge in between.
             used = connection.execute(select(key_usage.c.num_tokens).where(is_it)).scalar_one_or_none()
             if limit is not None and may_refuse and (used or 0) >= limit:
                 raise QuotaError(

@@ -6,7 +6,17 @@ from luthier.core.frozen_model import FrozenModel
 
 
 class Use(FrozenModel):
-    """One answer. key_id: empty for who asked without a key. cost_usd: None where no prices were set."""
+    """The usage of one answer.
+
+    Attributes:
+        project_id: The project that asked.
+        key_id: The key that asked; empty without a key.
+        model: The model as it was asked for.
+        target: The model that answered.
+        num_prompt_tokens: Tokens of the prompt.
+        num_new_tokens: Tokens of the answer.
+        cost_usd: Its price in US dollars; None if no prices were set.
+    """
 
     project_id: str
     key_id: str
@@ -18,7 +28,12 @@ class Use(FrozenModel):
 
 
 class DayOfUse(Use):
-    """The same summed up over a day (UTC, ISO 8601)."""
+    """The same summed up over a day.
+
+    Attributes:
+        day: In UTC, ISO 8601.
+        num_requests: How many answers are summed up.
+    """
 
     day: str
     num_requests: int

@@ -60,6 +60,7 @@ def add_use(connection: Connection, day: str, use: Use) -> None:
         "num_new_tokens": model_usage.c.num_new_tokens + use.num_new_tokens,
     }
     if use.cost_usd is not None:
+        # It stays NULL while no prices are set: that is not the same as a day that cost nothing.
         more["cost_usd"] = func.coalesce(model_usage.c.cost_usd, 0.0) + use.cost_usd
     if connection.execute(update(model_usage).where(*is_it).values(**more)).rowcount == 0:
         tokens = {"num_prompt_tokens": use.num_prompt_tokens, "num_new_tokens": use.num_new_tokens}

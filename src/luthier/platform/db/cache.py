@@ -34,6 +34,7 @@ class LRUCache(Generic[T]):
                 self._weight -= self._values.pop(key)[1]
             self._values[key] = (value, weight)
             self._weight += weight
+            # The newest value is last and always stays, however heavy it is.
             while self._weight > self._most and len(self._values) > 1:
                 self._weight -= self._values.popitem(last=False)[1][1]
         return value

@@ -26,8 +26,10 @@ def measure(database: Database) -> Measured:
     """Count in one transaction that reads."""
     now = database.now
     with database.read() as connection:
+        # The database's clock, which leases were written by; this machine's may differ from it.
         clock = float(connection.execute(select(now)).scalar_one())
         by_status = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
+        # updated_at, not created_at: a job that was given back has waited since then.
         since = connection.execute(select(func.min(jobs.c.updated_at)).where(jobs.c.status == "queued")).scalar()
         leased = select(jobs.c.worker).distinct().where(jobs.c.status == "running", jobs.c.lease_until >= clock)
         workers = connection.execute(leased).scalars().all()

@@ -53,6 +53,8 @@ class Database:
             with database._errors_explained():
                 bring_up_to_date(database._backend)
         except BaseException:
+            # Also for KeyboardInterrupt: a pool that is left behind would keep the file, or a server's connection,
+            # open.
             database.close()
             raise
         return database
@@ -60,6 +62,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection that sees one state of the database throughout the block: that of a `snapshot` around it."""
+        # Thread-local: a snapshot belongs to the thread that opened it, others read the newest state.
         held: Connection | None = getattr(self._held, "connection", None)
         if held is not None:
             with self._errors_explained():
@@ -72,6 +75,7 @@ class Database:
     def snapshot(self) -> Iterator[None]:
         """All that this thread reads in the block it reads of one state, in one transaction."""
         with self.read() as connection:
+            # Snapshots nest: the inner one joins the outer transaction and hands it back.
             before = getattr(self._held, "connection", None)
             self._held.connection = connection
             try:
@@ -134,9 +138,12 @@ class Database:
                 with ExitStack() as opened:
                     connection = opened.enter_context(self._engine.connect())
                     opened.enter_context(connection.execution_options(**{IS_WRITE: is_write}).begin())
+                    # Only once the transaction has begun does the caller's stack own it; a failed try closes its
+                    # connection here.
                     stack.push(opened.pop_all())
                     return connection
             except DBAPIError as error:
+                # A wrong password or a damaged file does not get better by waiting.
                 is_away = isinstance(self._backend.explain(error), UnreachableError)
                 if not is_away or time.monotonic() >= give_up_at:
                     raise
@@ -162,6 +169,7 @@ class Database:
 
 
 def _as_url(url_or_path: str | Path) -> URL:
+    # URL.create takes the path as it is: make_url would read `?` and `%` in it as syntax.
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
         return URL.create("sqlite", database=str(url_or_path))
     try:
@@ -176,6 +184,7 @@ def _as_url(url_or_path: str | Path) -> URL:
 
 def _backend_of(url: URL) -> Backend:
     kind = url.get_backend_name()
+    # In memory each connection would get an empty database of its own, and child processes none.
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return Sqlite(url)
     if kind == "postgresql" and url.database:

@@ -46,8 +46,10 @@ class WatchStore(Store):
         change: is given the document, None for none; it may be called again where another process was first.
         """
         while True:
+            # Optimistic: `change` runs outside the transaction, which holds the comparison and the write alone.
             before = self.get(project_id, kind, name)
             after = change(before)
+            # IntegrityError: another process inserted the document after it was read as missing; go round again.
             with contextlib.suppress(IntegrityError), self._write() as connection:
                 if _is_still(connection, project_id, kind, name, before):
                     put(connection, project_id, kind, name, after)

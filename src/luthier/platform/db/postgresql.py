@@ -35,6 +35,7 @@ class Postgresql:
     """A database on a PostgreSQL server."""
 
     is_quick = False
+    # clock_timestamp, not now(): the latter stays at the start of the transaction, however long it waited for its turn.
     now: ColumnElement[float] = literal_column("extract(epoch from clock_timestamp())::float8")
 
     def __init__(self, url: URL) -> None:
@@ -45,6 +46,7 @@ class Postgresql:
             pool_pre_ping=True,
         )
         event.listen(self.engine, "begin", self._begin)
+        # 55P03 is lock_not_available: lock_timeout ran out.
         self._wait = WriteWait(lambda error: isinstance(error, DBAPIError) and _sqlstate(error)[0] == "55P03")
 
     @contextmanager
@@ -58,24 +60,28 @@ class Postgresql:
         state, words = _sqlstate(error)
         if state.startswith("23") and error.orig is not None:  # pg8000 knows the broken uniqueness alone
             return IntegrityError(error.statement, error.params, error.orig)
+        # Class 08: connection exceptions. Class 57: operator intervention, such as a shutdown of the server.
         if isinstance(error, InterfaceError) or state[:2] in ("08", "57"):
             return UnreachableError(
                 f"the database {self.name} does not answer: {words}",
                 expected="a PostgreSQL server that takes connections at that address",
                 do="start it, or correct host and port; what was written before is safe, and nothing of this was",
             )
+        # Wrong password, no such user or rule for it, no such database.
         if state in ("28P01", "28000", "3D000"):
             return RequestError(
                 f"the database {self.name} lets nobody in: {words}",
                 expected="a database of that name, and a user and password that it knows",
                 do="correct the URL, or make user and database on the server",
             )
+        # insufficient_privilege
         if state == "42501":
             return RequestError(
                 f"the database {self.name} cannot be written: {words}",
                 expected="a user that may make and write tables in it",
                 do="grant it the rights, or give another user in the URL",
             )
+        # Lock time-out, cancelled statement, time-out of an idle transaction.
         if state in ("55P03", "57014", "25P03"):
             seconds = self._wait.locked_seconds()
             return UnreachableError(
@@ -89,6 +95,7 @@ class Postgresql:
                 expected="text without zero bytes",
                 do="take them out",
             )
+        # Class 53: insufficient resources (disk, memory, connections).
         if state.startswith("53"):
             return StorageFullError(
                 f"the server of the database {self.name} has no room: {words}",
@@ -103,11 +110,13 @@ class Postgresql:
         if options.get(IS_WRITE, False):
             most: float | None = options.get(WAIT_SECONDS)
             wait = round(self._wait.seconds(BUSY_TIMEOUT_SECONDS, most) * 1000)
+            # LOCAL: in force until the transaction ends, so a pooled connection carries none of it over.
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {wait}")
             connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {busy}")
             with self._wait.turn(is_whole_wait=most is None):
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITERS})
         else:
+            # Must be the first statement: PostgreSQL refuses it after a query.
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def watch(self) -> Watch:
@@ -129,8 +138,10 @@ class _PostgresqlWatch:
             if self._connection is None:
                 self._num_opened += 1
                 taken = self._engine.raw_connection()
+                # Out of the pool for good: its autocommit mode must not reach those who take connections from there.
                 taken.detach()
                 self._connection = taken.dbapi_connection
+                # Without it the first look would open a transaction that stays open, idle, between looks.
                 self._connection.autocommit = True
             cursor = self._connection.cursor()
             cursor.execute(_LOOK, (key_id,))
@@ -138,6 +149,8 @@ class _PostgresqlWatch:
         except Exception:  # noqa: BLE001 - of the driver, the pool or the socket: the ordinary way explains it
             self.close()
             return None
+        # The number of the connection is part of the mark, so that no mark of an old connection equals one of a new
+        # one.
         return (self._num_opened, row[0]), not row[1]
 
     def close(self) -> None:
@@ -149,6 +162,7 @@ class _PostgresqlWatch:
 
 def _sqlstate(error: DBAPIError) -> tuple[str, str]:
     """SQLSTATE and message, as far as the driver gives them."""
+    # pg8000 raises a mapping for errors of the server and plain text for those of the socket.
     given: Any = error.orig.args[0] if error.orig is not None and error.orig.args else error.orig
     if isinstance(given, dict):
         return str(given.get(_STATE, "")), str(given.get("M", given))

@@ -28,6 +28,7 @@ def retry_unreachable(do: Callable[[], Found], max_seconds: float = MAX_SECONDS)
         try:
             return do()
         except UnreachableError:
+            # Raise now rather than sleep past the deadline.
             if time.monotonic() + wait >= deadline:
                 raise
         time.sleep(wait)

@@ -33,9 +33,11 @@ def bring_up_to_date(backend: Backend) -> None:
         WorkError: The database holds tables of something else.
     """
     with backend.engine.connect() as connection:
+        # The common case takes no lock, so that many processes open a current database at once.
         if version_of(connection) == SCHEMA_VERSION:
             return
     with backend.migrating() as connection:
+        # Again, now under the lock: another process may have migrated while this one waited.
         version = version_of(connection)
         if version != SCHEMA_VERSION:
             _check_origin(connection, backend.name, version)
@@ -51,6 +53,7 @@ def version_of(connection: Connection) -> str | None:
 
 
 def _check_origin(connection: Connection, place: str, version: str | None) -> None:
+    # No revision and no table is a new database. Tables without one belong to another program.
     if version is None:
         if names := inspect(connection).get_table_names():
             raise WorkError(
@@ -80,6 +83,7 @@ def _migrate(connection: Connection) -> None:
     else:
         command.upgrade(config, "head")
         return
+    # purge: the revision of a database from before 0.1.0 names a migration that no longer exists.
     command.stamp(config, "head", purge=True)
 
 
@@ -98,6 +102,7 @@ def _add_what_is_missing(connection: Connection, version: str) -> None:
         columns = {column["name"] for column in found.get_columns(table.name)}
         for column in table.columns:
             if column.name not in columns:
+                # A copy, since a column object belongs to one table. New columns allow NULL or have a server default.
                 operations.add_column(table.name, column._copy())
         indexes = {index["name"] for index in found.get_indexes(table.name)}
         for index in table.indexes:
@@ -109,6 +114,7 @@ def _config(connection: Connection) -> Config:
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
+    # Alembic reads its configuration by ConfigParser, to which `%` is the start of an interpolation.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

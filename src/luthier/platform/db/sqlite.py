@@ -34,6 +34,7 @@ class Sqlite:
     """A database in one file. Raises RequestError where the file cannot be there."""
 
     is_quick = True
+    # Julian days to seconds; 2440587.5 is the Julian date of 1970-01-01. strftime('%s') would give whole seconds only.
     now: ColumnElement[float] = literal_column("(julianday('now') - 2440587.5) * 86400.0")
 
     def __init__(self, url: URL) -> None:
@@ -43,6 +44,7 @@ class Sqlite:
         _make_private(self.path)
         self.engine = create_engine(
             url,
+            # In force from the first statement on, before `_connect` sets anything.
             connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
             max_overflow=-1,  # one a thread at most: who waits to write keeps nobody from reading
         )
@@ -57,6 +59,7 @@ class Sqlite:
         with file_lock(lock, what=f"the database {self.path}", timeout_seconds=_LOCK_TIMEOUT_SECONDS):
             # Stays in the file; set here alone, since two processes that set it at once may collide.
             with self.engine.connect() as connection:
+                # Through the driver: journal_mode cannot be changed inside the transaction that the engine would begin.
                 driver = connection.connection.driver_connection
                 assert driver is not None
                 driver.execute("PRAGMA journal_mode = WAL").close()
@@ -105,6 +108,7 @@ class Sqlite:
             return
         most: float | None = options.get(WAIT_SECONDS)
         seconds = self._wait.seconds(BUSY_TIMEOUT_SECONDS, most)
+        # Each time: a pooled connection still has the time-out of the writer before.
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
         with self._wait.turn(is_whole_wait=most is None):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -124,10 +128,14 @@ class _SqliteWatch:
         try:
             if self._connection is None:
                 self._num_opened += 1
+                # mode=ro never creates the file: a database that was removed is noticed, not replaced by an empty one.
                 uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                # timeout 0: the look may run in an event loop and must not wait. isolation_level None: without a
+                # transaction each statement sees the newest state.
                 self._connection = sqlite3.connect(
                     uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
                 )
+            # First the mark, then the key: in the other order a revocation in between would hide behind the newer mark.
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             its = self._connection.execute("SELECT revoked_at FROM api_keys WHERE key_id = ?", (key_id,)).fetchone()
         except sqlite3.Error:  # the next one asks the database in the ordinary way, which explains what is wrong
@@ -156,10 +164,12 @@ def _make_private(path: Path) -> None:
     """Make a database that is not there yet for this user alone: SQLite would make it for all, and takes the mode of
     the file for those beside it."""
     with contextlib.suppress(OSError):  # opening it says what is wrong
+        # No O_EXCL and no O_TRUNC: two processes may both be first, and a file that is there keeps content and mode.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    # The driver begins no transactions of its own; `_begin` does. foreign_keys is off by default in every connection.
     connection.isolation_level = None
     for pragma in ("foreign_keys = ON", f"busy_timeout = {round(BUSY_TIMEOUT_SECONDS * 1000)}", "synchronous = NORMAL"):
         connection.execute(f"PRAGMA {pragma}").close()

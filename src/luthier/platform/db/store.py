@@ -110,9 +110,11 @@ class RecordTable(Generic[Record]):
     ) -> None:
         self.table, self.record, self.key, self.missing = table, record, key, missing
         self.overlay, self.clock, self._codecs = tuple(overlay), clock, codecs or {}
+        # getattr: `model_fields` is a field of pydantic's classes only, which the type of `record` does not show.
         names = record.__dataclass_fields__ if is_dataclass(record) else getattr(record, "model_fields")  # noqa: B009
         fields = {column.name: (renamed or {}).get(column.name, column.name) for column in table.columns}
         self._fields = {column: field for column, field in fields.items() if field in names and column not in given}
+        # A record with a field `document` of its own keeps that there, not itself.
         self._is_document = "document" in table.columns and not {"document"} & {*self._fields, *given}
         columns = ("document", *overlay) if self._is_document else tuple(self._fields)
         self.select: Select[Any] = select(*(table.c[name] for name in columns))
@@ -120,6 +122,7 @@ class RecordTable(Generic[Record]):
 
     def where(self, **_columns: Any) -> list[ColumnElement[bool]]:
         """Conditions that columns have these values; None leaves its column out."""
+        # None means "any", never IS NULL: callers hand optional filters through.
         return [self.table.c[name] == value for name, value in _columns.items() if value is not None]
 
     def row(self, record: Record) -> dict[str, Any]:
@@ -139,6 +142,7 @@ class RecordTable(Generic[Record]):
             return self.record(**(values | loaded))
         assert issubclass(self.record, BaseModel)
         record = self.record.model_validate_json(row["document"])
+        # Columns change without rewriting the document, so where both have a value the column's counts.
         changed = {name: row[name] for name in self.overlay}
         return record.model_copy(update=changed) if changed else record
 
@@ -154,6 +158,7 @@ class RecordTable(Generic[Record]):
         """Write a record in place of the one with its primary key, or add it."""
         row = self.row(record) | _columns
         is_it = [column == row[column.name] for column in self.table.primary_key]
+        # Update, then insert: SQLAlchemy has no upsert for both dialects. Writers take turns, so there is no race.
         if connection.execute(update(self.table).where(*is_it).values(**row)).rowcount == 0:
             connection.execute(insert(self.table).values(**row))
 
@@ -175,6 +180,7 @@ class RecordTable(Generic[Record]):
     def not_found(self, connection: Connection, key: str, **_scope: Any) -> NotFoundError:
         """The error for a key that no record has; the nearest keys are those of the same scope."""
         assert self.missing is not None
+        # The key comes from a caller and may be of any length.
         came = self.missing.came.format(key=key[:_MAX_KEY_CHARACTERS])
         if self.missing.suggests:
             query = select(self.table.c[self.key]).where(*self.where(**_scope)).order_by(*self._newest_first)

@@ -38,6 +38,7 @@ class WriteWait:
         except Exception as error:
             if is_whole_wait and self._is_busy(error):
                 with self._lock:
+                    # The earliest wait counts, so that the message says how long the database has really been locked.
                     self._since = began if self._since is None else self._since
             raise
         with self._lock:

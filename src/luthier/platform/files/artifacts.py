@@ -30,7 +30,13 @@ READ_BYTES: Final = 4 << 20
 
 
 class Artifact(FrozenModel):
-    """An immutable file. `kind` says what it is (adapter, report, dataset); `sha256` is its name."""
+    """An immutable file.
+
+    Attributes:
+        sha256: The digest of its content, which is its name.
+        kind: What it is: adapter, report, dataset.
+        num_bytes: Its size.
+    """
 
     sha256: str
     kind: str
@@ -38,13 +44,15 @@ class Artifact(FrozenModel):
 
 
 class ArtifactStore:
-    """Files by digest, and which run made which.
+    """Files by digest, and which run made which. All methods raise WorkError where a remote root fails.
 
-    root: a local folder (made where it is missing) or an fsspec URL such as `s3://bucket/luthier`. scratch: a local
-    folder for files on their way; None takes one in the root, which must then be local.
+    Args:
+        database: Knows which place of a file counts, and who uses it.
+        root: A local folder (made if missing) or an fsspec URL such as `s3://bucket/luthier`.
+        scratch: A local folder for incoming files; None takes one in the root, which must then be local.
 
-    Raises RequestError for an URL that no driver knows; all methods raise WorkError where a root elsewhere does not
-    answer or refuses.
+    Raises:
+        RequestError: No driver knows the URL.
     """
 
     def __init__(self, database: Database, root: str | Path, scratch: Path | None = None) -> None:
@@ -78,10 +86,14 @@ class ArtifactStore:
     def adopt(
         self, partial: Path, sha256: str, kind: str, then: Callable[[Connection], None] | None = None
     ) -> Artifact:
-        """Keep a finished file of `incoming`, whose digest is known; moved where the root is local, and sent otherwise.
+        """Keep a finished file of `incoming`: moved where the root is local, and sent otherwise.
 
-        then: done in the transaction that makes the artifact known, so that it is never there without the one who uses
-        it, and not done where that raises.
+        Args:
+            partial: The file.
+            sha256: The digest of its content.
+            kind: What it is.
+            then: Done in the transaction that makes the artifact known, so that it is never there without its user. An
+                exception undoes both.
         """
         return self._keep(partial, sha256, kind, may_move=True, then=then or _nothing)
 
@@ -90,12 +102,22 @@ class ArtifactStore:
         return _artifact(self._row(sha256))
 
     def fetch(self, sha256: str, target: Path, *, may_share: bool = False) -> Path:
-        """Copy an artifact to `target`, which appears only when its digest was proved; returns `target`.
+        """Copy an artifact to `target`, which appears only when its digest was proved.
 
-        may_share: `target` is never written to, so that a local root may give another name of the same file instead.
+        Args:
+            sha256: The artifact.
+            target: Where the copy goes.
+            may_share: Whether nobody writes to `target`, so that a local root may hard-link its own file there.
 
-        Raises NotFoundError (never kept) and WorkError (lost or damaged since).
+        Returns:
+            `target`.
+
+        Raises:
+            NotFoundError: There is no such artifact.
+            WorkError: Its file is lost or damaged.
         """
+        # The row is read first and its file may go before it is copied: that is reported as lost, never as other
+        # content.
         row = self._row(sha256)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         try:
@@ -105,6 +127,8 @@ class ArtifactStore:
                         self._files.get_file(self._place(row), str(partial))
             except FileNotFoundError as error:
                 raise self._damaged(row, "the file is gone") from error
+            # Proved on the copy that will be used, not on the original, so that errors of the transfer are found as
+            # well.
             if (found := sha256_file(partial)) != sha256:
                 raise self._damaged(row, f"its content has digest {found}")
             partial.replace(target)
@@ -113,9 +137,11 @@ class ArtifactStore:
         return target
 
     def open(self, sha256: str) -> ArtifactReader:
-        """Read an artifact as a stream, whose digest the reader has to prove; what is open outlives its removal.
+        """Read an artifact as a stream. The reader has to check its digest; an open stream outlives its removal.
 
-        Raises NotFoundError (never kept) and WorkError (lost since).
+        Raises:
+            NotFoundError: There is no such artifact.
+            WorkError: Its file is lost.
         """
         row = self._row(sha256)
         try:
@@ -147,6 +173,7 @@ class ArtifactStore:
                 if row is not None and not _is_used(connection, digest):
                     connection.execute(delete(artifacts).where(artifacts.c.sha256 == digest))
                     removed.append(self._place(row))
+        # After the commit: were files removed first, a rollback would leave rows without files.
         for place in removed:
             self._remove(place)
 
@@ -158,6 +185,7 @@ class ArtifactStore:
         try:
             with self._database.write() as connection:
                 old = (artifact_links.c.run_id == run_id, artifact_links.c.name == name)
+                # Foreign keys make the insert fail where run or artifact are missing, and that undoes the delete.
                 connection.execute(delete(artifact_links).where(*old))
                 connection.execute(insert(artifact_links).values(run_id=run_id, name=name, sha256=sha256))
         except IntegrityError as error:
@@ -181,6 +209,8 @@ class ArtifactStore:
         values = {"sha256": sha256, "kind": kind, "num_bytes": num_bytes, "created_at": _now()}
         this = artifacts.c.sha256 == sha256
         while True:
+            # Files are written outside the transaction, since hashing and sending take long; what was seen is compared
+            # inside.
             seen = self._find(sha256)
             place = None if seen is not None and self._is_whole(seen) else _new_place(sha256)
             if place is not None:
@@ -197,8 +227,11 @@ class ArtifactStore:
                     elif place is not None and seen is not None and row["place"] == seen["place"]:  # damaged: healed
                         connection.execute(update(artifacts).where(this).values(place=place, num_bytes=num_bytes))
                         unneeded = seen["place"] or _old_place(sha256)
+                    # In the same transaction: `forget_unused` in another process cannot run between the artifact and
+                    # its user.
                     then(connection)
                     kept = _artifact(connection.execute(select(artifacts).where(this)).mappings().one())
+            # The transaction was rolled back, so no row names this place.
             except BaseException:
                 if place is not None:
                     self._remove(f"{self._root}/{place}")
@@ -225,6 +258,7 @@ class ArtifactStore:
     def _is_whole(self, row: RowMapping) -> bool:
         place = self._place(row)
         if self._is_local:
+            # On a local disk the content itself is proved; elsewhere that would mean a download, so the size has to do.
             return Path(place).is_file() and sha256_file(Path(place)) == row["sha256"]
         with self._explained():
             return bool(self._files.exists(place) and self._files.size(place) == row["num_bytes"])
@@ -273,6 +307,7 @@ def _artifact(row: Any) -> Artifact:
 
 def _linked(source: Path, target: Path) -> bool:
     try:
+        # Two names of one file: costs no room and no time, and stays when the other name is removed.
         target.hardlink_to(source)
     except FileNotFoundError:
         raise
@@ -282,6 +317,7 @@ def _linked(source: Path, target: Path) -> bool:
 
 
 def _new_place(sha256: str) -> str:
+    # Random, so that removing an old place can never hit the file of a new writing of the same content.
     return f"{_old_place(sha256)}-{secrets.token_hex(4)}"
 
 

@@ -28,6 +28,7 @@ class IncomingFile:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{uuid.uuid4().hex}.partial"
+        # Unbuffered: pieces are large already, and a full disk shows at the write and not at the close.
         self._file = self.path.open("xb", buffering=0)
         self._sha256, self.num_bytes = hashlib.sha256(), 0
 
@@ -36,6 +37,7 @@ class IncomingFile:
         with _disk_full_explained(self.path):
             rest = memoryview(data)
             while rest:
+                # A raw file may take only a part of what it is given.
                 rest = rest[self._file.write(rest) or 0 :]
         self._sha256.update(data)
         self.num_bytes += len(data)
@@ -43,6 +45,7 @@ class IncomingFile:
     def finish(self) -> str:
         """Bring all of it to the disk and close it; returns its SHA-256 in hexadecimal digits."""
         with _disk_full_explained(self.path):
+            # Before the database names the file: after a power cut a row must not point to an empty one.
             os.fsync(self._file.fileno())
             self._file.close()
         return self._sha256.hexdigest()

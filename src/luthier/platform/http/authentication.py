@@ -27,6 +27,7 @@ def context_of(request: Request) -> Context:
 
 async def let_in(request: Request) -> Caller:
     """Who asks; counted once a request, however often it is called. Raises ApiError (401, 429)."""
+    # `KeyFirst` and the dependencies of a route both call this: the second call must not count again.
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
         return known
@@ -47,10 +48,12 @@ async def let_in(request: Request) -> Caller:
     # What is remembered is answered here; a thread is taken only where the database has to be asked.
     given = authenticator.recall(key)
     if given is None:
+        # The peer, or the client that a trusted proxy names (`middleware.forwarded`).
         address = request.client.host if request.client is not None else ""
         given = await run_in_threadpool(authenticator.look_up, key, address)
     if given.wait_seconds > 0:
         message = "Too many wrong keys came from your address; what to do: correct the key, then wait"
+        # OpenAI's clients retry a 429 by themselves: with the same wrong key that would only prolong the wait.
         raise _too_many(message, given.wait_seconds, headers={"x-should-retry": "false"})
     if given.caller is None:
         raise wrong_key()
@@ -82,6 +85,7 @@ def _count(request: Request, authenticator: Authenticator, given: AuthResult) ->
         return
     answer_headers(request.scope).update(
         {
+            # The names and the unit suffix of OpenAI's headers, by which its clients pace themselves.
             "x-ratelimit-limit-requests": str(taken.limit),
             "x-ratelimit-remaining-requests": str(taken.num_remaining),
             "x-ratelimit-reset-requests": f"{math.ceil(taken.reset_seconds * 1000)}ms",
@@ -97,6 +101,7 @@ def _count(request: Request, authenticator: Authenticator, given: AuthResult) ->
 
 def _too_many(message: str, wait_seconds: float, *, headers: Mapping[str, str] | None = None) -> ApiError:
     waits = {
+        # Whole seconds by RFC 9110; OpenAI's clients prefer the milliseconds.
         "Retry-After": str(max(1, math.ceil(wait_seconds))),
         "retry-after-ms": str(max(1, math.ceil(wait_seconds * 1000))),
     }

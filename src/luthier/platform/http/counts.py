@@ -22,6 +22,7 @@ def living_workers(context: Context, busy: frozenset[str]) -> frozenset[str]:
     from luthier.core.system.file_lock import is_held
 
     locks = context.settings.jobs_folder.glob(f"{_PREFIX}*{_SUFFIX}")
+    # A lock file stays after its worker: that the lock is held tells that the process lives.
     return busy | {lock.name[len(_PREFIX) : -len(_SUFFIX)] for lock in locks if is_held(lock)}
 
 

@@ -24,6 +24,7 @@ def document_failures(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            # Made once, as FastAPI's own `openapi` does, which this one replaces.
             made = get_openapi(title=app.title, version=app.version, routes=app.routes)
             app.openapi_schema = _completed(made)
         return app.openapi_schema
@@ -36,6 +37,7 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
     for name in _OF_FASTAPI:
         schemas.pop(name, None)
     schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+    # pydantic nests models under $defs; OpenAPI keeps all of them beside each other.
     schemas.update(schema.pop("$defs", {}))
     schemas["ErrorAnswer"] = schema
     for path, operations in made["paths"].items():
@@ -47,6 +49,7 @@ def _completed(made: dict[str, Any]) -> dict[str, Any]:
 def _add(operation: dict[str, Any], *, has_id: bool, is_change: bool) -> None:
     """Every route with a key may refuse; those that change something may not find what the body names, or
     find it in another state."""
+    # Routes without a key, such as /healthz, describe their answers themselves.
     if "security" not in operation and "401" not in operation["responses"]:
         return
     answers = operation["responses"]

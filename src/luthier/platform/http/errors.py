@@ -29,10 +29,16 @@ _KIND = re.compile(r"(literal|constrained-\w+|function-[\w-]+)(\[|$)|(int|float|
 
 
 class ApiError(Exception):
-    """A request that is refused. status: of HTTP. type, param, code: as in OpenAI's error object.
+    """A request that is refused.
 
-    headers: sent with it, such as `Retry-After` (seconds), or `x-should-retry: false` for a conflict that waiting does
-    not mend.
+    Attributes:
+        status: The HTTP status.
+        message: What came, what was expected, and what to do.
+        type: The class of the error, as in OpenAI's error object.
+        param: The field that is wrong; None if it is none.
+        code: The error for programs, as in OpenAI's error object.
+        headers: Sent with it, such as `Retry-After` (seconds), or `x-should-retry: false` for a conflict that waiting
+            does not resolve.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ def as_api_error(error: LuthierError) -> ApiError:
     """Ours as the client sees it: what came, what was expected, what to do."""
     message = f"{error.came}; expected: {error.expected}; what to do: {error.do}"
     status = error.http_status
+    # Subclasses come before RequestError at the end of the chain, which would match most of them.
     if isinstance(error, NotFoundError):
         return ApiError(status, message, code="not_found")
     if isinstance(error, ConflictError):
@@ -77,6 +84,7 @@ def as_api_error(error: LuthierError) -> ApiError:
     if isinstance(error, UnsupportedError):
         return ApiError(status, message, param=error.param, code=error.code)
     if isinstance(error, QuotaError):
+        # OpenAI's name for a used-up budget; its clients would otherwise retry this 429.
         kind, headers = "insufficient_quota", {"x-should-retry": "false"}
         return ApiError(status, message, type=kind, code=kind, headers=headers)
     if isinstance(error, BusyError):
@@ -129,6 +137,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 def _place(location: Sequence[int | str]) -> str | None:
     """Where in the body, by dots; without what only says which of several kinds of value was tried."""
+    # The first part says where the value was: body, query or path.
     parts = [str(part) for part in location[1:]]
     return ".".join(part for part in parts if not _KIND.match(part)) or None
 

@@ -55,13 +55,22 @@ class _AtWork:
 
 
 def once(request: Request, caller: Caller, context: Context, work: Callable[[], Any]) -> Any:
-    """Do the work, once for each idempotency key of the caller's project; without the header, simply do it.
+    """Do the work once for each idempotency key of the caller's project; without the header, simply do it.
 
-    work: makes what the handler answers, as JSON or as a model; a Response as it is (then it must hold JSON). Call this
-    from a plain `def` handler: the body has been read by then.
+    Call this from a plain `def` handler: the body has been read by then.
 
-    Raises ApiError: 422 where the key came with another request before, 409 while that one is still at work (worth
-    trying again), 400 for a key that cannot be; and whatever the work raises.
+    Args:
+        request: The request, with or without the header `Idempotency-Key`.
+        caller: Whose project the keys belong to.
+        context: The home.
+        work: Makes the answer of the handler, as JSON, a model or a Response that holds JSON. What it raises passes.
+
+    Returns:
+        The answer: that of `work`, or the stored one.
+
+    Raises:
+        ApiError: 400 for a key that is not allowed, 409 while the first request is still at work (worth a retry), 422
+            where the key came with another request before.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -74,11 +83,13 @@ def once(request: Request, caller: Caller, context: Context, work: Callable[[], 
             code="invalid_idempotency_key",
         )
     name, at_work = (caller.project_id, key), _at_work_of(request)
+    # In memory first: this process knows what it is at, however long that takes, and need not wait for the database.
     if not at_work.begin(name):
         raise _still_at_work(key, 1)
     try:
         if at_work.is_time_to_sweep():
             context.idempotency.sweep()
+        # Then across processes: the row decides which of them does the work.
         turn = context.idempotency.begin(*name, _digest_of(request))
         if turn.kind == "work":
             return _done(context, name, turn, work)
@@ -91,6 +102,7 @@ def _done(context: Context, name: tuple[str, str], turn: Turn, work: Callable[[]
     try:
         made = work()
         answer = made if isinstance(made, Response) else JSONResponse(jsonable_encoder(made))
+    # Also when the request is cancelled: else the key would be blocked until it is taken over.
     except BaseException:
         _write_down(lambda: context.idempotency.forget(*name, turn.ticket))
         raise
@@ -116,6 +128,7 @@ def _answer_to(key: str, turn: Turn) -> Response:
             turn.answer,
             status_code=turn.status,
             media_type="application/json",
+            # The header that Stripe's API introduced for this; clients can tell a replay from a new answer.
             headers={"idempotent-replayed": "true"},
         )
     if turn.kind == "other":

@@ -23,11 +23,15 @@ TAKE_OVER_SECONDS: Final = 60.0
 
 
 class Turn(FrozenModel):
-    """What a request with an idempotency key is to do.
+    """What a request with an idempotency key has to do.
 
-    kind: "work" (it is the first: do it, then `finish` or `forget` with `ticket`), "replay" (`status` and `answer` are
-    what the first one was told), "wait" (the first is still at work, for `seconds` more at most) or "other" (the key
-    came with another request before).
+    Attributes:
+        kind: "work": it is the first, does the work and then calls `finish` or `forget`. "replay": it gets the stored
+            answer. "wait": the first is still at work. "other": the key came with another request before.
+        ticket: Of "work": the time of the row, which proves that the row is still its own.
+        status: Of "replay": the HTTP status of the first answer.
+        answer: Of "replay": the body of the first answer.
+        seconds: Of "wait": seconds until the row can be taken over.
     """
 
     kind: Literal["work", "replay", "wait", "other"]
@@ -58,6 +62,7 @@ class IdempotencyStore(Store):
             if row["request_sha256"] != request_sha256 and not is_over:
                 return Turn(kind="other")
             if is_over:
+                # The new time is the new ticket: the one who held it before can neither finish nor forget the row now.
                 values = {"request_sha256": request_sha256, "created_at": now, "status": None, "answer": None}
                 connection.execute(update(table).where(is_it).values(**values))
                 return mine
@@ -73,6 +78,7 @@ class IdempotencyStore(Store):
 
     def forget(self, project_id: str, key: str, ticket: float) -> None:
         """Let the next request with this key do the work: this one failed and has changed nothing."""
+        # status NULL: an answer that was stored is never forgotten.
         is_it = _is(project_id, key) & (table.c.created_at == ticket) & table.c.status.is_(None)
         with self._write() as connection:
             connection.execute(delete(table).where(is_it))

@@ -27,6 +27,7 @@ class KeyFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
+        # `let_in` reads headers alone: the body is not touched before the key is known.
         if scope["type"] == "http" and scope["path"].startswith(GUARDED):
             try:
                 await let_in(Request(scope))

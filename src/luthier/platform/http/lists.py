@@ -14,9 +14,20 @@ Order = Literal["asc", "desc"]
 def page(
     items: Sequence[Item], *, after: str | None, limit: int, id_of: Callable[[Item], str], show: Callable[[Item], Any]
 ) -> dict[str, Any]:
-    """The items behind the one with id `after`, at most `limit`: `{object, data, has_more, first_id, last_id}`.
+    """One page of a list, in the format of OpenAI's lists.
 
-    Raises ApiError (400) where no item has that id: an empty page would look like the end of the list.
+    Args:
+        items: The whole list, in order.
+        after: The id of the item behind which the page begins; None for the first page.
+        limit: The most items of a page.
+        id_of: The id of an item.
+        show: The item as it is sent.
+
+    Returns:
+        `{object, data, has_more, first_id, last_id}`.
+
+    Raises:
+        ApiError: 400 where no item has the id `after`. An empty page would look like the end of the list.
     """
     start = 0
     if after is not None:

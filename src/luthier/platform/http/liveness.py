@@ -37,9 +37,11 @@ class InThread(Generic[Found]):
     async def found(self, within_seconds: float) -> Found:
         """What it returns or raises. Raises TimeoutError where it has been under way for longer than that already."""
         task = self._task
+        # A task of a loop that has ended, as in tests, would never finish.
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
             task = self._task = asyncio.create_task(run_sync(self._do))
             self._began = self._clock()
+        # asyncio.wait does not cancel on time-out, as wait_for would: the others who share the task go on waiting.
         await asyncio.wait({task}, timeout=max(0.0, within_seconds - self.seconds))
         if not task.done():
             raise TimeoutError

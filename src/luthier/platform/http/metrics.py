@@ -50,10 +50,12 @@ class Metrics:
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that has been answered."""
+        # A client may invent methods: each would become a series of its own, for ever.
         counted = (method if method in _METHODS else "other", route, status)
         series = self._series.get(counted)
         if series is None:  # the labels are bounded, so these are
             named = (*counted[:2], str(status))
+            # `labels()` formats and locks each time; with the children at hand counting costs two increments.
             series = self._series[counted] = (self._requests.labels(*named), self._seconds.labels(*named[:2]))
         series[0].inc()
         series[1].observe(seconds)
@@ -99,6 +101,7 @@ def _by_status(name: str, text: str, statuses: tuple[str, ...], counts: dict[str
 async def _may_look(request: Request) -> None:
     """Whoever is on this machine itself may look without a key; what a proxy hands on comes from elsewhere."""
     host = request.client.host if request.client is not None else ""
+    # A reverse proxy on this machine connects from loopback, too: its headers show that the client is elsewhere.
     is_near = host.startswith(_LOOPBACK) and not any(name in request.headers for name in _FORWARDING)
     if not is_near and not (caller := await let_in(request)).may("read"):
         raise ApiError(

@@ -24,7 +24,13 @@ _PIECE_BYTES: Final = 1 << 20
 
 
 class FormError(RequestError):
-    """A body that is no form as it is wanted. status: of HTTP; code, param: as in OpenAI's error object."""
+    """A body that is not the form that is expected.
+
+    Attributes:
+        code: As in OpenAI's error object.
+        param: The field that is wrong; None if it is none.
+        status: The HTTP status.
+    """
 
     def __init__(
         self,
@@ -41,7 +47,12 @@ class FormError(RequestError):
 
 
 class Form(FrozenModel):
-    """What came beside the bytes of the file: its name as the client says it, and the other fields."""
+    """What came beside the bytes of the file.
+
+    Attributes:
+        filename: The name of the file as the client gives it.
+        fields: The other fields by name.
+    """
 
     filename: str
     fields: dict[str, str]
@@ -56,10 +67,20 @@ async def read_form(
     fields: frozenset[str],
     most_bytes: int,
 ) -> Form:
-    """Write the file of a form to `incoming` and return the rest; `fields`: what may stand beside it.
+    """Write the file of a form to `incoming` and return the rest. What `body` raises passes.
 
-    Raises FormError: 413 for a file of more than `most_bytes`; 400 for another kind of body, one that ends too early,
-    and fields that are unknown, missing, there twice or too long. Raises StorageFullError too, and what `body` raises.
+    Args:
+        body: The body of the request, in chunks.
+        headers: Its headers.
+        incoming: Where the file goes.
+        file_field: The name of the field with the file.
+        fields: The names of the other fields that are allowed.
+        most_bytes: The most bytes of the file.
+
+    Raises:
+        FormError: 413 for a file of more than `most_bytes`; 400 for another kind of body, one that ends too early, and
+            fields that are unknown, missing, repeated or too long.
+        StorageFullError: The disk has no room for the file.
     """
     reader = _FormReader(headers, incoming, file_field, fields, most_bytes)
     held = bytearray()
@@ -67,6 +88,8 @@ async def read_form(
         async for chunk in body:
             held += chunk
             if len(held) >= _PIECE_BYTES:
+                # Parsing, hashing and writing to disk block: a thread takes them, a mebibyte at a time, to amortise the
+                # handover.
                 await asyncio.to_thread(reader.feed, bytes(held))
                 held.clear()
         await asyncio.to_thread(reader.feed, bytes(held))
@@ -117,6 +140,7 @@ class _FormReader:
         """Take the next piece of the body."""
         before = self._incoming.num_bytes
         self._parser.write(data)
+        # All that did not go into the file: headers and boundaries could otherwise grow without bound.
         self._num_overhead_bytes += len(data) - (self._incoming.num_bytes - before)
         if self._num_overhead_bytes > MAX_FORM_OVERHEAD_BYTES:
             raise _malformed(f"more than {MAX_FORM_OVERHEAD_BYTES} bytes stand beside the file")
@@ -140,6 +164,7 @@ class _FormReader:
         self._header_text += data[start:end]
 
     def _end_header(self) -> None:
+        # Header names and values may come in several pieces; only here they are whole.
         self._headers[self._header.decode("latin-1").lower()] = bytes(self._header_text)
         self._header, self._header_text = bytearray(), bytearray()
 
@@ -147,6 +172,7 @@ class _FormReader:
         kind, options = parse_options_header(self._headers.get("content-disposition"))
         if kind != b"form-data" or b"name" not in options:
             raise _malformed("a part has no `Content-Disposition: form-data; name=...`")
+        # It is quoted in errors, so it must not be arbitrarily long.
         self._name = _text(options[b"name"])[:100]
         if self._name in self._fields or (self._name == self._file_field and self._filename is not None):
             raise FormError(f"The field {self._name!r} is there twice", param=self._name)
@@ -160,6 +186,7 @@ class _FormReader:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._name == self._file_field:
+            # Before writing: the declared length is the client's word.
             if self._incoming.num_bytes + end - start > self._most_bytes:
                 raise _too_large(self._most_bytes)
             self._incoming.write(memoryview(data)[start:end])

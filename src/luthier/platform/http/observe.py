@@ -44,6 +44,7 @@ class Observe:
         try:
             await self._app(scope, receive, noted)
         except Exception:
+            # An exception after the answer has begun keeps the status that the client has seen.
             answer.status = answer.status or 500
             raise
         finally:
@@ -52,6 +53,7 @@ class Observe:
 
     def _note(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         status, method = answer.status or _GONE, str(scope["method"])
+        # The declared route, with `{id}` in place of ids: the labels of metrics stay few.
         route = str(getattr(scope.get("route"), "path", "unmatched"))
         self._metrics.count(method, route, status, seconds)
         if route in _QUIET and status < 400:

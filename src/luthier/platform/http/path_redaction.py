@@ -100,12 +100,14 @@ def shown_reference(value: str, places: Mapping[str, str] | None = None) -> str:
 def redact_text(text: str, places: Mapping[str, str]) -> str:
     """A sentence of ours without the paths that are known; any other text in it is as it was."""
     if any(place in text for place in places):
+        # Longest first: a folder must not replace the beginning of a file in it that has a name of its own.
         text = re.sub(_any_of(sorted(places, key=len, reverse=True)), lambda match: places[match[0]], text)
     return _encodable(text)
 
 
 def redact_page(page: str, places: Mapping[str, str]) -> str:
     """A page of HTML that was written for this machine, without the paths that are known."""
+    # Paths may be escaped in the page (`&amp;`), and unescaped within scripts: both are looked for.
     return redact_text(page, {escape(place): escape(shown) for place, shown in places.items()} | dict(places))
 
 
@@ -121,6 +123,7 @@ def redacted_errors(places: Mapping[str, str]) -> Iterator[None]:
 
 def _redact_error(error: LuthierError, places: Mapping[str, str]) -> None:
     error.came, error.expected, error.do = (redact_text(one, places) for one in (error.came, error.expected, error.do))
+    # `str(error)` and pickling read args, which were made before the change.
     error.args = (f"{error.came}\n  expected: {error.expected}\n  what to do: {error.do}",)
     if isinstance(error, DataError):
         error.problems = tuple(_redacted_problem(problem, places) for problem in error.problems)
@@ -160,6 +163,7 @@ def _key(key: Any, places: Mapping[str, str], field: str) -> Any:
 
 def _field_of(holder: Mapping[str, Any], key: Any, outer: str) -> str:
     """What kind of field a key is: that of the setting that it is the value of, and within rows' text always text."""
+    # Whatever lies within text of rows is text of rows, whatever its keys are called.
     if outer in ROW_TEXT and outer != "value":
         return outer
     if key in _NAMED_VALUES and isinstance(name := holder.get("name"), str):

@@ -66,13 +66,17 @@ class PollCache:
             self._authenticator.forget_all()
             await error_response(wrong_key())(scope, receive, send)
             return
+        # A new dict, not `clear()`: requests still under way keep theirs and cannot put old answers into the new one.
         if mark != self._mark or len(self._kept) >= _MOST_ANSWERS:
             self._mark, self._kept = mark, {}
+        # All that an answer depends on; the key itself is not among it, so keys of one project share answers.
         asked = (caller.project_id, caller.scopes, scope["path"], scope["query_string"])
         made = self._kept.get(asked)
         if made is None:
             await self._make(asked, scope, receive, send)
+        # shield: a client that goes away must not cancel the future for the others who wait.
         elif (answer := await asyncio.shield(made)) is not None:
+            # The router did not run, but `Observe` labels its metrics by the route.
             scope["route"] = answer.route
             await send({**answer.start, "headers": list(answer.start["headers"])})
             await send({"type": "http.response.body", "body": answer.body})
@@ -84,6 +88,7 @@ class PollCache:
             self._watch = await run_in_threadpool(lambda: self._context.database.watch())
         if self._context.database.is_quick:
             return self._watch.look(key_id)
+        # A watch is one connection, for one thread at a time.
         async with self._turn:
             return await run_in_threadpool(self._watch.look, key_id)
 
@@ -109,4 +114,5 @@ class PollCache:
         finally:
             if answer is None or len(answer.body) > _MOST_BYTES:
                 kept.pop(asked, None)
+            # In any case, also after an exception: those who wait would wait for ever. None sends them to the routes.
             made.set_result(answer)

@@ -18,7 +18,11 @@ from luthier.platform.home.context import Context
 async def polled(context: Context, read: Callable[[], BaseModel], *, is_short: bool = True) -> Response:
     """The answer that `read` makes of one state of the database, as JSON.
 
-    is_short: a few rows by an index. Where the database is a file, they are read at once, on the event loop.
+    Args:
+        context: The home.
+        read: Reads the database and makes the answer.
+        is_short: Whether it reads a few rows by an index. These are read on the event loop where the database is a
+            file.
     """
 
     def answer() -> Response:

@@ -49,6 +49,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on, as long as the head is not too large."""
         super().data_received(data)
+        # The parser reports a header once it is complete: one that never ends is noticed by counting raw bytes alone.
         if self._is_in_head and not self.transport.is_closing():
             self._num_head_bytes += len(data)
             if self._num_head_bytes > MAX_HEAD_BYTES:
@@ -77,6 +78,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One more header."""
         super().on_header(name, value)
+        # 4: the colon, the blank and the line break.
         self._num_header_bytes += len(name) + len(value) + 4
         self._check_head(len(self.url) + self._num_header_bytes)
 
@@ -117,11 +119,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
+        # cycle: uvicorn's object of one request and its answer.
         is_answering = self.cycle is not None and not self.cycle.response_complete
         is_sound = self._num_body_bytes >= BODY_BYTES if self._is_in_body else is_answering
         if is_sound or self.flow.read_paused:
             self._num_body_bytes = 0
             self._start_timer(self.body_seconds)
+        # A status was sent already: a second one would be read as part of the body.
         elif is_answering and self.cycle.response_started:
             self.transport.close()
         else:
@@ -129,6 +133,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         head = [STATUS_LINE[status], b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"]
+        # Written by hand: uvicorn's `send_400_response` knows no other status.
         head.append(f"content-length: {len(message)}\r\n\r\n{message}".encode("ascii"))
         self.transport.write(b"".join(head))
         self.transport.close()

@@ -39,6 +39,7 @@ class Readiness:
         """All checks, each with what is wrong."""
         if self.is_stopping:
             return (Check(name="server", problem="it is shutting down"),)
+        # Held during the look: all who ask meanwhile share its result instead of looking as well.
         with self._lock:
             if time.monotonic() - self._looked >= _REMEMBERED_SECONDS:
                 self._checks, self._looked = look(self._context), time.monotonic()

@@ -53,6 +53,7 @@ class _Server(uvicorn.Server):
             return
         self._readiness.is_stopping = True
         loop = asyncio.get_running_loop()
+        # Called from a signal handler: only this one wakes a loop that is waiting in select.
         loop.call_soon_threadsafe(loop.call_later, _STILL_ANSWERS_SECONDS, self._leave)
 
     def _leave(self) -> None:

@@ -17,7 +17,15 @@ _MOST_WAITING: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An open socket. host: as it was asked for. near_host: by which this machine reaches it."""
+    """An open socket that listens.
+
+    Attributes:
+        socket: The socket.
+        host: The address as it was asked for.
+        port: The port that it got.
+        near_host: The address by which this machine reaches it.
+        is_loopback: Whether only this machine can reach it.
+    """
 
     socket: socket.socket
     host: str
@@ -34,9 +42,15 @@ class Listener:
 
 @contextmanager
 def listen(host: str, port: int) -> Iterator[Listener]:
-    """Listen on an address while the block runs. port: 0 takes any that is free.
+    """Listen on an address while the block runs.
 
-    Raises ConflictError (the port is taken) and RequestError (no address of this machine, no right to that port).
+    Args:
+        host: A name or an address of this machine.
+        port: The port; 0 takes any that is free.
+
+    Raises:
+        ConflictError: The port is taken.
+        RequestError: This machine has no such address, or the user no right to that port.
     """
     try:
         family, kind, number, _, address = socket.getaddrinfo(
@@ -46,12 +60,14 @@ def listen(host: str, port: int) -> Iterator[Listener]:
     except (OSError, UnicodeError) as error:
         raise _no_address(host, str(error)) from error
     with opened:
+        # Else a restart would fail for a minute, while connections of the old process are in TIME_WAIT.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind(address)
             opened.listen(_MOST_WAITING)  # at once: two sockets may be bound to one port until the first one listens
         except (OSError, OverflowError) as error:
             raise _explained(host, port, error) from error
+        # 0.0.0.0 and :: are no addresses to connect to: this machine reaches the server by loopback.
         found = ip_address(opened.getsockname()[0])
         near = ("::1" if family == socket.AF_INET6 else "127.0.0.1") if found.is_unspecified else str(found)
         yield Listener(opened, host, opened.getsockname()[1], near, found.is_loopback)

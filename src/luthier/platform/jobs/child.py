@@ -45,6 +45,8 @@ def main(home: Path, folder: Path) -> None:
     from luthier.platform.home.context import Context
     from luthier.platform.processes.process import NOT_NOW, Outcome, write_outcome
 
+    # Both set environment variables that torch reads when it is loaded, so they come before anything that may import
+    # it.
     wait_briefly()
     keep_few_kernels()
     job = Job.model_validate_json((folder / JOB_NAME).read_bytes())
@@ -52,6 +54,8 @@ def main(home: Path, folder: Path) -> None:
         with Context.open(home, database_patience_seconds=_PATIENCE_SECONDS) as context:
             try:
                 outcome = _carry_out(context, job)
+            # These two are caught by the outer handler: the machine is at fault, so no outcome may be written for the
+            # job.
             except (StorageFullError, UnreachableError):
                 raise
             except LuthierError as error:
@@ -86,6 +90,7 @@ def _is_for_want_of_room(error: BaseException, home: Path) -> bool:
     while cause is not None:
         if is_disk_full(cause):
             return True
+        # Without `raise ... from` a library's wrapper is linked by __context__ alone.
         cause = cause.__cause__ or cause.__context__
     return shutil.disk_usage(home).free < _LEAST_FREE_BYTES
 

@@ -10,10 +10,16 @@ Level = Literal["info", "warn", "error"]
 
 
 class JobEvent(FrozenModel):
-    """One thing told. Never changed once it is. `created_at` is seconds since 1970 by the database's clock.
+    """One event of a job. It never changes.
 
-    code: what is told, by a name of its own within the job: what an attempt does over again is told once. data: the
-    figures of a step; None for an event that is a message alone.
+    Attributes:
+        event_id: Its id, `ftevent-...`.
+        job_id: The job that it is about.
+        code: Its name within the job. An event of the same code is stored once, however often an attempt repeats it.
+        created_at: Seconds since 1970 by the database's clock.
+        level: How serious it is, as in OpenAI's API.
+        message: One sentence for people.
+        data: The figures of a training step; None for an event that is a message alone.
     """
 
     event_id: str

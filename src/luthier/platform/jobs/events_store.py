@@ -45,9 +45,21 @@ class JobEventStore:
         level: Level = "info",
         data: dict[str, float | None] | None = None,
     ) -> bool:
-        """Tell something of a job; false where a thing of that code was told before: the first word stays."""
+        """Store an event of a job; the first event of a code stays.
+
+        Args:
+            job_id: The job.
+            code: The name of the event within the job.
+            message: One sentence for people.
+            level: How serious it is.
+            data: The figures of a step.
+
+        Returns:
+            False if the job has an event of that code already.
+        """
         try:
             with self._database.write() as connection:
+                # Checked first: a repeated event is common, and PostgreSQL logs each violated constraint as an error.
                 if has_event(connection, job_id, code):
                     return False
                 now = self._database.clock(connection)
@@ -57,12 +69,21 @@ class JobEventStore:
         return True
 
     def page(self, job_id: str, *, after: str | None = None, limit: int | None = None) -> tuple[list[JobEvent], bool]:
-        """The events of a job, newest first, and whether there are more behind them.
+        """One page of the events of a job.
 
-        after: the id of the event behind which the page begins. Raises RequestError where the job has no such event: an
-        empty page would look like the end of the list.
+        Args:
+            job_id: The job.
+            after: The id of the event behind which the page begins; None for the newest.
+            limit: The most events of the page; None for all.
+
+        Returns:
+            The events, newest first, and whether there are more behind them.
+
+        Raises:
+            RequestError: The job has no event `after`. An empty page would look like the end of the list.
         """
         given: dict[str, str | int] = {
+            # One row more than asked for tells whether there is another page, without a second query.
             "its_job": job_id, "before": _BEYOND, "at_most": _BEYOND if limit is None else limit + 1
         }  # fmt: skip
         with self._database.read() as connection:

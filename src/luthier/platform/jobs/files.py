@@ -12,9 +12,19 @@ from luthier.platform.jobs.records import Job
 
 
 def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
-    """The job's own copy of a file of its project, a hard link where the disk knows them; made once.
+    """The job's own copy of a file of its project: a hard link where the disk supports them. Made once.
 
-    stem: what it is called in the job's folder. Raises NotFoundError where the file is gone and was never laid out.
+    Args:
+        context: The home.
+        job: The job, whose project owns the file.
+        file_id: The file.
+        stem: The name of the copy in the job's folder, without its suffix.
+
+    Returns:
+        The path of the copy.
+
+    Raises:
+        NotFoundError: The file is gone and there is no copy yet.
     """
     folder = context.settings.jobs_folder / job.job_id / "files"
     folder.mkdir(parents=True, exist_ok=True)
@@ -22,9 +32,11 @@ def own_copy(context: Context, job: Job, file_id: str, stem: str) -> Path:
         return there[0]
     source = files.local_path(context, files.get_file(context, job.project_id, file_id))
     path = folder / f"{stem}{source.suffix or '.jsonl'}"
+    # The dot keeps a half-made copy out of the glob above; a killed attempt leaves one, so it is removed first.
     partial = folder / f".{path.name}"
     partial.unlink(missing_ok=True)
     try:
+        # A link keeps the bytes when the project deletes its file: artifacts are never changed in place.
         os.link(source, partial)
     except OSError:  # another disk, or one that knows no links
         shutil.copyfile(source, partial)

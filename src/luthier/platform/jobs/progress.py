@@ -26,6 +26,7 @@ def exit_on_sigterm() -> Iterator[None]:
     def stop(_number: int, _frame: object) -> None:
         sys.exit(_TERMINATED)
 
+    # The default action ends the process without running any `finally`.
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
@@ -54,6 +55,7 @@ class JobProgress:
         """Write an event. A database that is unreachable for a moment does not end the work."""
         self._number += 1
         with contextlib.suppress(LuthierError):
+            # Codes are unique within a job, so the attempt is part of them: a later attempt reports its progress again.
             code = f"progress-{self._job.attempt}-{self._number}"
             self._context.job_events.append(self._job.job_id, code, message)
 
@@ -74,6 +76,7 @@ class _Task:
         """Report nothing: the title is enough."""
 
     def __enter__(self) -> Self:
+        # The title is the first report: the first position follows after a full interval.
         self._reported_at = time.monotonic()
         self._progress.report(self._title)
         return self

@@ -17,12 +17,25 @@ ENDED: Final[tuple[JobStatus, ...]] = ("succeeded", "failed", "cancelled")
 class Job(FrozenModel):
     """One piece of queued work. Times are seconds since 1970 by the database's clock.
 
-    document: what is to be done, as its kind understands it. run_id: the run that it makes or goes on with, empty
-    where it is none of a run: so a run has one job at most, which says whose it is. wish: what
-    was asked of it while it runs. attempt: counts every start; a worker that holds an older number has lost the job.
-    num_crashes: crashes since it last got any further. step: how far it was when it last said so. not_before: it rests
-    until then, after a crash. error: why it failed, as `LuthierError.as_json` writes it. lane: which kind of worker
-    takes it next; from `validate` a job goes on to `train`.
+    Attributes:
+        job_id: Its id.
+        kind: The kind of work.
+        document: What to do, in the format of its kind.
+        run_id: The run that it makes or resumes; empty if there is none. A run has at most one job.
+        status: Its status; see `shown_status` for what is under way.
+        wish: The request that its worker has not carried out yet: to pause or to cancel.
+        attempt: The number of starts, and the fencing token: a worker with an older number has lost the job.
+        num_crashes: Crashes since it last made progress.
+        step: The training step of the last heartbeat.
+        worker: The name of the worker that holds it; None if none does.
+        lease_until: When the lease of that worker ends.
+        not_before: When it may be taken again, after a crash.
+        created_at: When it was queued first.
+        updated_at: When its row last changed.
+        finished_at: When it ended; None before.
+        error: Why it failed, as `LuthierError.as_json` writes it.
+        project_id: The project that it belongs to.
+        lane: Which kind of worker takes it next; from `validate` a job goes on to `train`.
     """
 
     job_id: str

@@ -28,9 +28,22 @@ class LeaseLostError(ConflictError):
 
 
 def add_job(connection: Connection, now: float, job: Job) -> Job:
-    """Queue a job within a transaction; it raises IntegrityError where the id is taken."""
+    """Queue a job within a transaction.
+
+    Args:
+        connection: A transaction that writes.
+        now: Seconds since 1970 by the database's clock.
+        job: Its id, kind, document, run, project and lane are stored; all else starts afresh.
+
+    Returns:
+        The job as it is stored.
+
+    Raises:
+        IntegrityError: The id is taken.
+    """
     values = {
         "job_id": job.job_id, "kind": job.kind, "document": json.dumps(job.document), "run_id": job.run_id,
+        # crash_step -1 is below any step, so the first crash always counts as one after progress.
         "status": "queued", "attempt": 0, "num_crashes": 0, "step": 0, "crash_step": -1, "not_before": now,
         "created_at": now, "updated_at": now, "project_id": job.project_id, "lane": job.lane,
     }  # fmt: skip
@@ -40,8 +53,14 @@ def add_job(connection: Connection, now: float, job: Job) -> Job:
 
 
 def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:
-    """The row of a job, locked, for the attempt that holds it. Raises LeaseLostError, NotFoundError."""
+    """The row of a job, locked, for the attempt that holds it.
+
+    Raises:
+        LeaseLostError: Another attempt has the job, or it has ended.
+        NotFoundError: There is no such job.
+    """
     row = locked_row(connection, job_id)
+    # The fence: a worker that was paused past its lease comes back with an older attempt number and may change nothing.
     if row["status"] != "running" or row["attempt"] != attempt:
         raise LeaseLostError(
             f"attempt {attempt} of job {job_id}, which is {row['status']} with attempt {row['attempt']}",
@@ -53,6 +72,7 @@ def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:
 
 def locked_row(connection: Connection, job_id: str) -> RowMapping:
     """The row of a job, which nobody else changes until the transaction ends. Raises NotFoundError."""
+    # FOR UPDATE has no effect on SQLite, where BEGIN IMMEDIATE makes writers take turns already.
     row = connection.execute(select(jobs).where(jobs.c.job_id == job_id).with_for_update()).mappings().first()
     if row is None:
         raise no_such_job(connection, job_id)

@@ -90,10 +90,17 @@ class JobStore:
         prefix: str = "",
         after: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first: all, or those of one status and project; at most `limit`.
+        """Jobs, newest first.
 
-        prefix: what their ids begin with. after: only those that were made before this one. Raises NotFoundError where
-        there is no such job to begin behind.
+        Args:
+            status: Only jobs of this status.
+            limit: The most jobs; None for all.
+            project_id: Only jobs of this project.
+            prefix: The beginning of their ids.
+            after: Only jobs that are older than this one.
+
+        Raises:
+            NotFoundError: There is no job `after`.
         """
         query = select(jobs).where(jobs.c.job_id.startswith(prefix, autoescape=True)).order_by(jobs.c.number.desc())
         if status is not None:
@@ -117,10 +124,12 @@ class JobStore:
         """
         with self._database.write() as connection:
             now = self._database.clock(connection)
+            # Before any lease is compared with `now`: a clock that was just set forward must not expire all of them.
             self._leases.look(now, self.lease_seconds)
             while (row := self._next(connection, worker, now, lanes)) is not None:
                 if row["status"] == "running":
                     self._end_attempt(connection, row, now, "the worker that held it is gone", is_lost=True)
+                    # Too many crashes, or a pending pause or cancel, has closed it: look for the next one.
                     if connection.execute(select(jobs.c.status).where(is_row(row))).scalar() != "queued":
                         continue
                 connection.execute(
@@ -129,6 +138,7 @@ class JobStore:
                     .values(
                         status="running",
                         worker=worker,
+                        # The new fencing token: from here on every call with an older number raises LeaseLostError.
                         attempt=jobs.c.attempt + 1,
                         lease_until=now + self.lease_seconds,
                         updated_at=now,
@@ -139,9 +149,18 @@ class JobStore:
         return None
 
     def beat(self, job_id: str, attempt: int, step: int = 0) -> Wish | None:
-        """Renew the lease and say how far the work is; returns what is asked of it. Raises LeaseLostError."""
+        """Renew the lease and store the step that the work has reached.
+
+        Returns:
+            What the job is wished to do: pause, cancel, or None.
+
+        Raises:
+            LeaseLostError: Another attempt has the job, or it has ended.
+        """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
+            # The step never goes back: crashes are compared by it, and it reads 0 while an attempt still prepares its
+            # run.
             values = {"lease_until": now + self.lease_seconds, "step": max(step, row["step"]), "updated_at": now}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
             wish: Wish | None = row["wish"]
@@ -155,9 +174,17 @@ class JobStore:
         error: dict[str, Any] | None = None,
         found: dict[str, Any] | None = None,
     ) -> Job:
-        """Close an attempt: the job has ended, or is paused. found: joins `found` in its document.
+        """Close an attempt: the job has ended, or is paused.
 
-        Raises LeaseLostError.
+        Args:
+            job_id: The job.
+            attempt: The attempt that holds it.
+            status: Its status from now on.
+            error: Why it failed, as `LuthierError.as_json` writes it.
+            found: Merged into `found` of its document.
+
+        Raises:
+            LeaseLostError: Another attempt has the job, or it has ended.
         """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
@@ -166,16 +193,25 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def advance(self, job_id: str, attempt: int, found: dict[str, Any] | None = None) -> Job:
-        """What had to be looked at is good: the job goes on to the lane `train`. found: as for `finish`.
+        """The files are valid: the job moves to the lane `train`, or does the pause or cancel that is pending.
 
-        Where it was to be paused or cancelled meanwhile, it is. Raises LeaseLostError.
+        Args:
+            job_id: The job.
+            attempt: The attempt that holds it.
+            found: Merged into `found` of its document.
+
+        Raises:
+            LeaseLostError: Another attempt has the job, or it has ended.
         """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
             self._note(connection, row, found)
+            # Crashes in validation say nothing about training: it gets its full number of attempts.
             fresh = {"lane": "train", "num_crashes": 0, "num_losses": 0, "crash_step": -1}
             connection.execute(update(jobs).where(is_row(row)).values(**fresh))
             insert_event(connection, now, job_id, "Files validated, moving job to queued state", code="validated")
+            # `_stop` puts it back into the queue, where a worker of the lane `train` takes it with a new attempt
+            # number.
             if row["wish"] is None:
                 self._stop(connection, row, now, not_before=now)
             else:
@@ -183,9 +219,15 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def give_back(self, job_id: str, attempt: int, *, rest_seconds: float = 0.0) -> Job:
-        """Put a job back into the queue in good order, as when its worker shuts down. Raises LeaseLostError.
+        """Put a job back into the queue, as when its worker shuts down. A pending pause or cancel is done at once.
 
-        rest_seconds: how long nobody is to take it. What it was asked meanwhile is done at once.
+        Args:
+            job_id: The job.
+            attempt: The attempt that holds it.
+            rest_seconds: How long no worker may take it.
+
+        Raises:
+            LeaseLostError: Another attempt has the job, or it has ended.
         """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
@@ -201,9 +243,16 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def crash(self, job_id: str, attempt: int, reason: str, *, is_lost: bool = False) -> Job:
-        """An attempt ended without a word. The job rests and is tried again, or fails. Raises LeaseLostError.
+        """An attempt ended without an outcome. The job rests and is tried again, or fails.
 
-        is_lost: it was ended because its worker was not there, and has not crashed.
+        Args:
+            job_id: The job.
+            attempt: The attempt that held it.
+            reason: How it ended, for people.
+            is_lost: Whether it was killed because its worker was gone, and has not crashed itself.
+
+        Raises:
+            LeaseLostError: Another attempt has the job, or it has ended.
         """
         with self._database.write() as connection:
             row, now = held_row(connection, job_id, attempt), self._database.clock(connection)
@@ -211,12 +260,14 @@ class JobStore:
             return job_by_id(connection, job_id)
 
     def ask(self, job_id: str, wish: Wish) -> Job:
-        """Ask a job to pause or to be cancelled: at once where nobody works on it, else as soon as its worker hears.
+        """Pause or cancel a job: at once where no worker holds it, else with the next heartbeat of its worker.
 
-        Raises ConflictError where it has ended, or where it is to be paused and is already.
+        Raises:
+            ConflictError: It has ended, is being cancelled already, or is paused and should pause.
         """
         with self._database.write() as connection:
             row, now = locked_row(connection, job_id), self._database.clock(connection)
+            # Under the row's lock, so that a worker cannot start or finish the job between the check and the change.
             status = row["status"]
             if status in ENDED or (status, wish) == ("paused", "pause") or row["wish"] == "cancel":
                 words = {"pause": "paused: queued or running", "cancel": "cancelled: queued, running or paused"}
@@ -228,6 +279,7 @@ class JobStore:
             if status == "running":
                 message = "Pausing: a checkpoint is written first" if wish == "pause" else "Cancelling"
                 insert_event(connection, now, job_id, message)
+                # The worker reads it with its next heartbeat; nothing else can reach a process on another machine.
                 connection.execute(update(jobs).where(is_row(row)).values(wish=wish, updated_at=now))
             else:
                 self._close(connection, row, now, "paused" if wish == "pause" else "cancelled", None)
@@ -236,7 +288,8 @@ class JobStore:
     def resume(self, job_id: str) -> Job:
         """Queue a paused or failed job again; it goes on from its last checkpoint.
 
-        Raises ConflictError where it is not paused or failed: also while it is still pausing.
+        Raises:
+            ConflictError: It is not paused or failed; a job that is still pausing is neither.
         """
         with self._database.write() as connection:
             row, now = locked_row(connection, job_id), self._database.clock(connection)
@@ -254,6 +307,7 @@ class JobStore:
                 "not_before": now,
                 "error": None,
             }
+            # announced 0: webhooks hear of its next end, too.
             values |= {"finished_at": None, "updated_at": now, "announced": 0}
             connection.execute(update(jobs).where(is_row(row)).values(**values))
             insert_event(connection, now, job_id, resumed(row["kind"]))
@@ -262,6 +316,7 @@ class JobStore:
     def _next(self, connection: Connection, worker: str, now: float, lanes: tuple[Lane, ...]) -> RowMapping | None:
         running, queued = jobs.c.status == "running", jobs.c.status == "queued"
         is_ours, may_have_run_out = jobs.c.lane.in_(lanes), self._leases.may_have_run_out()
+        # An end beyond `now` plus a lease cannot come from this clock: it was set back after the lease was written.
         too_late = select(jobs.c.number, jobs.c.attempt, jobs.c.lease_until).where(
             running, is_ours, jobs.c.lease_until > now + self.lease_seconds + SLACK_SECONDS
         )
@@ -269,6 +324,8 @@ class JobStore:
             [(row.number, row.attempt, row.lease_until) for row in connection.execute(too_late)], self.lease_seconds
         )
         rests_too_long = jobs.c.not_before > now + LONGEST_REST_SECONDS + SLACK_SECONDS
+        # In order of urgency: what this worker held itself, expired leases, leases with an impossible end, then the
+        # queue.
         for condition in (
             running & (jobs.c.worker == worker),
             running & ((jobs.c.lease_until < now) if may_have_run_out else false()),
@@ -291,6 +348,7 @@ class JobStore:
             self._close(connection, row, now, "paused" if row["wish"] == "pause" else "cancelled", None)
             return
         has_got_further = row["step"] > row["crash_step"]
+        # Progress since the last crash shows that the job itself works: only crashes at the same place add up.
         before = {"num_crashes": 0, "num_losses": 0} if has_got_further else row
         num_crashes, num_losses = before["num_crashes"] + (not is_lost), before["num_losses"] + is_lost
         after = {"num_crashes": num_crashes, "num_losses": num_losses, "crash_step": row["step"]}
@@ -305,6 +363,7 @@ class JobStore:
             }
             self._close(connection, row, now, "failed", error)
             return
+        # Exponential backoff from 5 s on. An attempt that got further is repeated at once (below).
         rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 4 ** max(0, num_crashes - 1))
         message = f"The work ended unexpectedly ({reason}): {picked_up(row['kind'])}"
         insert_event(connection, now, row["job_id"], message, level="warn")
@@ -326,6 +385,7 @@ class JobStore:
 
     def _tell_start(self, connection: Connection, row: RowMapping, now: float) -> None:
         code, message = started(row["kind"], row["lane"])
+        # Told once for each code: a retried validation is not announced again.
         if not has_event(connection, row["job_id"], code):
             insert_event(connection, now, row["job_id"], message, code=code)
         elif row["lane"] == "train":
@@ -335,5 +395,6 @@ class JobStore:
         """Let what the work has found join the document of the job."""
         if found:
             document = json.loads(row["document"])
+            # Read and written in the caller's transaction, so that no other change of the document gets lost.
             document["found"] = {**document.get("found", {}), **found}
             connection.execute(update(jobs).where(is_row(row)).values(document=json.dumps(document)))

@@ -20,12 +20,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often a worker does what. All in seconds.
+    """The intervals of a worker, in seconds.
 
-    look: between two looks for work. ping: between two pings and two looks at what is asked of the job. beat: between
-    two renewals of the lease. grace: from SIGTERM to SIGKILL, for a last checkpoint. margin: how long before the lease
-    ends the child is dead for sure, where the database no longer answers or the worker no longer pings. rest: until a
-    job is tried again that found no room on the disk, or a database that stayed away.
+    Attributes:
+        look: Between two looks for work.
+        ping: Between two pings of the guard, and between two reads of the job's wish.
+        beat: Between two renewals of the lease.
+        grace: From SIGTERM to SIGKILL, for a last checkpoint.
+        margin: How long before the end of the lease the child is killed where the database does not answer or the
+            worker no longer pings.
+        rest: Until a job is tried again that met a full disk or a database that did not answer.
     """
 
     look: float = 1.0
@@ -39,14 +43,22 @@ class Pace:
     def for_lease(cls, seconds: float) -> Pace:
         """The usual pace, quickened where leases are shorter than usual."""
         usual = cls()
+        # Several heartbeats fit into one lease, so that one that fails or comes late costs nothing.
         return cls(beat=min(usual.beat, seconds / 6), margin=min(usual.margin, seconds / 4))
 
 
 class Worker:
     """Looks after one job at a time.
 
-    name: no two processes may have the same. command: what does a job, given the folder of its attempt. step_of: how
-    far a job is. folder: where the attempts of the jobs lie. lanes: of which it takes jobs.
+    Args:
+        name: Its name, unique among all processes: what it held when it died it takes back at once.
+        store: The queue.
+        command: The command that does a job, given the folder of its attempt.
+        step_of: The training step that a job has reached.
+        folder: Where the folders of jobs and attempts are.
+        tell: Called with each line of its log.
+        pace: Its intervals; None for the usual ones.
+        lanes: The lanes that it takes jobs from.
     """
 
     def __init__(
@@ -65,9 +77,16 @@ class Worker:
         self.tell, self.pace, self.lanes = tell, pace or Pace(), lanes
 
     def work(self, stop_requested: Callable[[], str | None], *, until_idle: bool = False) -> int:
-        """Take jobs until a stop is requested; a running one goes back into the queue in good order. Returns how many.
+        """Take jobs until a stop is requested; a running job is then stopped and put back into the queue.
 
-        until_idle: return when nothing is left to do. A database that does not answer is waited for.
+        A database that does not answer is waited for.
+
+        Args:
+            stop_requested: Returns why to stop; None to go on.
+            until_idle: Whether to return when no job is left.
+
+        Returns:
+            The number of attempts.
         """
         num_done = 0
         while (reason := stop_requested()) is None:
@@ -106,6 +125,8 @@ class Worker:
     def _start(self, job: Job) -> Attempt:
         folder = self.folder / job.job_id / f"attempt-{job.attempt:04d}"
         folder.mkdir(parents=True)  # an attempt number is given once: a folder that is there would be another's
+        # Without pings the guard kills the child after this time: before the lease ends and another worker starts the
+        # job.
         return Attempt(self.command(job, folder), folder, self.store.lease_seconds - self.pace.margin)
 
     def _supervise(
@@ -115,6 +136,7 @@ class Worker:
         pace, wish, is_stopping = self.pace, job.wish, False
         kill_at: float | None = None
         pinged = 0.0
+        # good: the last time the database confirmed that the job is ours. beaten: the last renewal that was tried.
         beaten = good = time.monotonic()
         while not attempt.has_ended:
             now = time.monotonic()
@@ -123,6 +145,7 @@ class Worker:
             if now - pinged >= pace.ping:
                 pinged = now
                 try:
+                    # Between two renewals a plain read suffices to see a wish within half a second.
                     if now - beaten >= pace.beat:
                         beaten = now
                         wish = self.store.beat(job.job_id, job.attempt, self.step_of(job))
@@ -137,6 +160,8 @@ class Worker:
                 if now - good < self.store.lease_seconds - pace.margin:
                     attempt.ping()
                 else:
+                    # The database has been silent for too long: the child must be dead before another worker may have
+                    # the job.
                     attempt.kill()
             if kill_at is None and (wish is not None or stop_requested() is not None):
                 is_stopping = wish is None

@@ -26,6 +26,7 @@ _SERVE: Final = "luthier.platform.processes.analysis_child:serve"
 _MOST_AT_ONCE: Final = 2
 _WAIT_SECONDS: Final = 10.0
 _GRACE_SECONDS: Final = 5.0
+# Each child may take gigabytes: the bound holds for the whole process, whoever asks.
 _turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
 
@@ -86,8 +87,10 @@ class WarmChild:
 
     def kill(self) -> None:
         """End it at once: whoever waits for an answer gets an error."""
+        # Read once: `kill` runs in other threads and `close` sets it to None.
         child = self._child
         if child is not None:
+            # Before the kill: the waiting thread may see the child end at once and then asks why.
             self.was_killed = True
             child.kill()
 

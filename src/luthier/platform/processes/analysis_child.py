@@ -33,6 +33,7 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     from luthier.core.system.exact_products import keep_products_exact
     from luthier.platform.home.context import Context
 
+    # An environment variable of cuBLAS: it must be set before the answer imports torch.
     keep_products_exact()
     with Context.open() as context, library_words_hidden():
         channel.serve(partial(answer_to, context), max_resident_bytes=document["large_bytes"], allow_nan=False)

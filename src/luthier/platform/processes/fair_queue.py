@@ -30,6 +30,7 @@ class FairQueue(Generic[Item]):
         """Take the first item of this owner out: its next turn comes after all others'."""
         item = self._items[owner].popleft()
         if self._items[owner]:
+            # To the end of the ring: everybody else comes first now.
             self._items.move_to_end(owner)
         else:
             del self._items[owner]

@@ -30,7 +30,9 @@ LOST = 70
 def main(arguments: list[str]) -> int:
     """Start the command, look after it, and return its exit code."""
     most_seconds, command = float(arguments[0]), arguments[1:]
+    # The self-pipe trick: select would otherwise sleep through a SIGCHLD that comes just before it.
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    # A handler is needed: signals that are ignored by default write nothing to the wake-up descriptor.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker, who says what is to become of the child
@@ -40,11 +42,13 @@ def main(arguments: list[str]) -> int:
         os.setsid()
         die_with_guard()  # should the guard itself be killed
 
+    # stdout of the child goes to stderr, since the guard's own stdout carries the process id and nothing else.
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=prepare)
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()
     is_lost = not _look_after(child, most_seconds, woken)
     with contextlib.suppress(ProcessLookupError):
+        # Grandchildren, such as data loaders, stay in the group when the child itself has ended.
         os.killpg(child.pid, signal.SIGKILL)
     code = child.wait()
     if is_lost:
@@ -58,12 +62,16 @@ def _look_after(child: subprocess.Popen[bytes], most_seconds: float, woken: int)
     deadline = _now() + most_seconds
     while child.poll() is None:
         ready, _, _ = select.select([stdin, woken], [], [], max(0.0, deadline - _now()))
+        # Empty the pipe, or select would return at once for ever.
         if woken in ready:
             os.read(woken, 4096)
         if stdin in ready:
             said = os.read(stdin, 4096)
+            # End of file: the worker has closed its end or died. A child that ended at the same moment has not been
+            # lost.
             if not said:
                 return child.poll() is not None
+            # Any byte proves that the worker lives.
             deadline = _now() + most_seconds
             if b"k" in said:
                 os.killpg(child.pid, signal.SIGKILL)

@@ -37,6 +37,7 @@ projects = Table(
 
 @event.listens_for(projects, "after_create")
 def _add_default_project(_table: Table, connection: Connection, **_options: Any) -> None:
+    # With the table itself, so that no process ever sees a home without its default project.
     values = {"project_id": "default", "name": "default", "created_at": time.time()}
     connection.execute(projects.insert().values(**values))
 

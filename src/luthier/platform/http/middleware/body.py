@@ -36,11 +36,13 @@ class BodyLimit:
             await error_response(_encoded(coding))(scope, receive, send)
             return
         takes_files = is_upload(scope)
+        # Refused before a byte is read; a length that is missing or wrong is found by counting below.
         if not takes_files and _declared_length(headers) > self._most_bytes:
             await error_response(self._too_large())(scope, receive, send)
             return
         digest, num_bytes = hashlib.sha256(), 0
         if is_hashed := "idempotency-key" in headers:
+            # The object itself: it is complete once the handler has read the body.
             scope.setdefault("state", {})["body_digest"] = digest
 
         async def receive_counted() -> Message:
@@ -52,6 +54,8 @@ class BodyLimit:
                 if is_hashed:
                     digest.update(chunk)
                 if num_bytes > self._most_bytes and not takes_files:
+                    # Raised out of `receive`, hence in whoever reads the body; the app's handlers turn it into an
+                    # answer.
                     raise HTTPException(413, self._too_large().message)
             return message
 
@@ -84,4 +88,5 @@ def is_upload(scope: Scope) -> bool:
 
 def _declared_length(headers: Headers) -> int:
     given = headers.get("content-length", "")
+    # isdigit alone is true of superscripts, which int refuses; 20 digits are beyond 64 bits.
     return int(given) if given.isascii() and given.isdigit() and len(given) < 20 else 0

@@ -31,9 +31,11 @@ class TrustedProxies:
             await self._app(scope, receive, send)
             return
         peer = scope["client"][0] if scope.get("client") else None
+        # The peer of the connection, before any header is looked at.
         if peer in self._believing.trusted_hosts:
             await self._believing(scope, receive, send)  # type: ignore[arg-type]
             return
+        # Once for each process: a proxy that is not named would fill the log.
         if not self._has_told and "x-forwarded-for" in Headers(scope=scope):
             self._has_told = True
             log.warning(

@@ -50,12 +50,14 @@ class Frame:
                 shown = MutableHeaders(scope=message)
                 shown["x-request-id"] = request_id
                 shown["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
+                # Read now, not before the app ran: the layers below add to it while they answer.
                 for name, value in headers.items():
                     shown[name] = value
                 _harden(shown)
             await send(message)
 
         try:
+            # Answers go to other machines: messages of libraries may quote paths and data of this one.
             with library_words_hidden():
                 await self._app(scope, receive, send_framed)
         except Exception as error:
@@ -74,6 +76,7 @@ def answer_headers(scope: Scope) -> dict[str, str]:
 
 def _harden(headers: MutableHeaders) -> None:
     is_page = headers.get("content-type", "").startswith("text/html")
+    # Set whatever a route says; the `setdefault`s below are what a route may choose otherwise.
     headers["x-content-type-options"] = "nosniff"
     headers["referrer-policy"] = "no-referrer"
     headers.setdefault("x-frame-options", "DENY")

@@ -74,6 +74,7 @@ def _given_on(body: bytes, receive: Receive) -> Receive:
     given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
+        # After the body the real `receive`: handlers that stream learn from it that the client has gone.
         return given.pop() if given else await receive()
 
     return receive_again
@@ -83,6 +84,7 @@ def _refusal(body: bytes) -> ApiError | None:
     if not body:
         return None
     try:
+        # json.loads would take UTF-16 and UTF-32, which the checks below do not see through.
         if not json.detect_encoding(body).startswith("utf-8"):
             raise ValueError("another encoding")
         # Halves of surrogate pairs may come as bytes, too, where they are found below.
@@ -98,6 +100,7 @@ def refusal(fault: JsonFault, within: str = "") -> ApiError:
     place = ".".join(part for part in (within, fault.place) if part)
     where = f" at {place!r}" if place else ""
     message = f"Invalid request: {fault.came}{where}; expected: {fault.expected}; what to do: write it out flat"
+    # "write it out flat" helps against depth and size, not here.
     if "surrogate" in fault.came:
         message = f"Invalid request: {fault.came}{where}; expected: {fault.expected}; what to do: leave it out"
     return ApiError(400, message, param=place or None, code="invalid_value")
