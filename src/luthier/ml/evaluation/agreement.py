@@ -41,7 +41,14 @@ _MIN_FOR_DRIFT = 3
 
 
 class Drift(NamedTuple):
-    """How a rater's deviation moves: slope in rating points an item, its 95% interval, p-value of "it does not"."""
+    """How a rater's deviation moves with the order of rating.
+
+    Attributes:
+        slope: rating points an item.
+        low: lower end of the slope's 95% interval.
+        high: upper end.
+        p_value: of "it does not move".
+    """
 
     slope: float
     low: float
@@ -58,8 +65,12 @@ def cohen_kappa(
 ) -> Interval:
     """Agreement of two raters beyond chance, with the interval over items: 1 is full, 0 that of chance.
 
-    weights: how much worse it is to lie further apart, by the places of the labels. labels: all of them in order; by
-    default those that were given, sorted.
+    Args:
+        a: the labels of the first rater, one an item.
+        b: those of the second, for the same items.
+        weights: how much worse it is to be further apart, by the positions of the labels; None counts every
+            disagreement alike.
+        labels: all labels in order; by default those that were given, sorted.
 
     Raises:
         RequestError: different numbers of items, none, or an unknown label.
@@ -74,11 +85,13 @@ def cohen_kappa(
     size = len(known)
     apart = np.abs(np.arange(size)[:, None] - np.arange(size)[None, :]).astype(np.float64)
     cost = {None: (apart > 0).astype(np.float64), "linear": apart, "quadratic": apart**2}[weights]
+    # Each item falls into one cell of the table [size, size], flattened: its statistics are a one-hot vector.
     cells = [place[x] * size + place[y] for x, y in zip(a, b, strict=True)]
 
     def kappa(sums: Array) -> Array:
         table = sums.reshape(*sums.shape[:-1], size, size)
         by_a, by_b = table.sum(axis=-1), table.sum(axis=-2)
+        # Expected cost if the raters were independent: outer product of the margins, weighted by cost.
         expected = np.einsum("...i,...j,ij->...", by_a, by_b, cost) / table.sum(axis=(-1, -2))
         return _one_minus((table * cost).sum(axis=(-1, -2)), expected)
 
@@ -94,10 +107,12 @@ def cohen_kappa(
 def fleiss_kappa(counts: ArrayLike) -> Interval:
     """Agreement of many raters beyond chance, with the interval over items.
 
-    counts: [items, labels], how many raters gave each label to each item; equally many for every item, at least two.
+    Args:
+        counts: [items, labels], how many raters gave each label to each item; the same number of ratings for every
+            item, at least two.
 
     Raises:
-        RequestError: no such counts.
+        RequestError: no items, fewer than two ratings an item, unequal numbers of them, or a negative count.
     """
     table = np.asarray(counts, dtype=np.float64)
     per_item = table.sum(axis=1) if table.ndim == 2 and len(table) else np.zeros(1)
@@ -108,6 +123,7 @@ def fleiss_kappa(counts: ArrayLike) -> Interval:
             expected="[items, labels] with the same number of ratings for every item, at least two",
             do="use krippendorff_alpha where some ratings are missing",
         )
+    # Agreeing pairs of raters among all pairs of an item, [items]: sum of c (c - 1) over n (n - 1).
     agreeing = ((table**2).sum(axis=1) - num_raters) / (num_raters * (num_raters - 1))
 
     def kappa(sums: Array) -> Array:
@@ -123,9 +139,11 @@ def fleiss_kappa(counts: ArrayLike) -> Interval:
 def krippendorff_alpha(ratings: Sequence[Sequence[Any]] | NDArray[Any], level: Level) -> Interval:
     """Agreement of any number of raters, of whom each may have left out items, with the interval over items.
 
-    ratings: [raters, items], None or NaN where one is missing. level: "nominal" for labels, "ordinal" for ranks,
-    "interval" for numbers whose distances count. Items with fewer than two ratings carry no information and are left
-    out.
+    Items with fewer than two ratings carry no information and are left out.
+
+    Args:
+        ratings: [raters, items], None or NaN where one is missing.
+        level: "nominal" for labels, "ordinal" for ranks, "interval" for numbers whose distances count.
 
     Raises:
         RequestError: raters with different numbers of items, or ratings that are no numbers where these are needed.
@@ -176,6 +194,7 @@ def deviations(ratings: ArrayLike) -> Array:
     given = np.asarray(ratings, dtype=np.float64)
     there = ~np.isnan(given)
     num_others = there.sum(axis=0) - there
+    # The sum of the others is the sum of all less one's own, so no loop over raters is needed.
     others = (np.nansum(given, axis=0) - np.where(there, given, 0.0)) / np.where(num_others > 0, num_others, np.nan)
     result: Array = given - others
     return result
@@ -203,8 +222,10 @@ def drift_of(values_in_order: Sequence[float] | NDArray[Any]) -> Drift:
 def _moments(counts: Array, domain: Sequence[float]) -> tuple[Array, Aggregate]:
     """Statistics [items, 4] and formula of alpha for numbers: squared distances need no table of all values."""
     values = np.asarray(domain, dtype=np.float64)
+    # Centred first: sums of squares of large values would cancel in the difference below.
     values = values - values.mean()
     size, total, squares = counts.sum(axis=1), counts @ values, counts @ values**2
+    # Sum of squared differences over all ordered pairs of an item, by its moments.
     within = 2 * (size * squares - total**2) / (size - 1)
 
     def alpha(sums: Array) -> Array:
@@ -218,6 +239,7 @@ def _moments(counts: Array, domain: Sequence[float]) -> tuple[Array, Aggregate]:
 def _coincidences(counts: Array, level: Level) -> tuple[Array, Aggregate]:
     """Statistics [items, values^2] and formula of alpha: which value met which, each item counting for its ratings."""
     size = counts.shape[1]
+    # [items, values, values]; a rating does not meet itself, so the diagonal loses one pair for each.
     met = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(size)
     met /= (counts.sum(axis=1) - 1)[:, None, None]
 
@@ -252,6 +274,7 @@ def _of_shares(kappa: float, num_items: int, by_chance: float) -> Interval:
     """
     if math.isnan(kappa):
         return UNDEFINED
+    # Back from kappa to the number of items with equal ratings; rounding removes the float error.
     equal = round((kappa * (1 - by_chance) + by_chance) * num_items)
     low, high = share_ends(equal, num_items, TAIL)
     return Interval(
@@ -283,6 +306,7 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
             expected="the same items in both, at least three, and values that differ",
             do="rate more items; a rater who gives one value to all cannot be correlated with",
         )
+    # Centred: the variance from moments loses its digits where the mean is large. [items, 6].
     stats = np.column_stack([x := x - x.mean(), y := y - y.mean(), x * x, y * y, x * y, np.ones(num)])
     # Full correlation has no place on Fisher's scale: there it counts as a little less.
     most = 1 - 1 / (2 * num)
@@ -300,6 +324,7 @@ def _correlation(x: Array, y: Array, *, of_ranks: bool) -> Interval:
     # Leaving items out would say no more: a single item far off makes it lose all measure (-0.24 to 0.97 for 0.92).
     low, high = percentiles(resampled[np.isfinite(resampled)])
     r = float(np.corrcoef(x, y)[0, 1])
+    # Variance of Fisher's z: 1 / (n - 3) for Pearson, Bonett and Wright's for Spearman.
     variance = (1 + r**2 / 2 if of_ranks else 1.0) / (num - 3) if num > 3 else math.inf
     half = float(norm.isf(TAIL)) * math.sqrt(variance)
     low, high = math.tanh(min(low, centre - half)), math.tanh(max(high, centre + half))

@@ -44,6 +44,7 @@ class _Resamples(NamedTuple):
     """All statistics side by side.
 
     Attributes:
+        total: [all columns], sums over all rows.
         columns: the index of each (system, metric).
         sums: [resamples, all columns].
         rows: what was drawn, [rows or sources, all columns].
@@ -57,9 +58,11 @@ class _Resamples(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What came of judging.
+    """Results of judging.
 
     Attributes:
+        systems: the figures of each system, in the order given.
+        comparisons: of each system with every earlier one, by every metric that both can be compared by.
         observed: what each system did, by name.
         statistics: [rows, k], by system and metric.
     """
@@ -77,7 +80,18 @@ def judge(
     seed: int,
     progress: Progress,
 ) -> tuple[tuple[SystemResult, ...], tuple[Comparison, ...]]:
-    """The figures and comparisons of `judge_in_full`."""
+    """The figures and comparisons of `judge_in_full`.
+
+    Args:
+        systems: at least one; the first is the baseline of the others.
+        metrics: names, or metrics that were made with what they need.
+        seed: of the resampling.
+        progress: shows generation, scoring and resampling.
+
+    Raises:
+        RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
+        DivergedError: a figure is not a number, because the model's likelihoods are not.
+    """
     judged = judge_in_full(systems, metrics=metrics, seed=seed, progress=progress)
     return judged.systems, judged.comparisons
 
@@ -91,12 +105,17 @@ def judge_in_full(
     items: Sequence[Mapping[str, Any]] = (),
     clusters: Sequence[Hashable] | None = None,
 ) -> Judged:
-    """Judge every system by every metric, and hold each against every earlier one.
-
-    metrics: names, or metrics that were made with what they need. items: the fields of the rows. clusters: the source
-    of each row, where rows of one source count together.
+    """Judge every system by every metric, and compare each with every earlier one.
 
     Perplexities are not compared between systems that cut the rows into different numbers of learned tokens.
+
+    Args:
+        systems: at least one; the first is the baseline of the others.
+        metrics: names, or metrics that were made with what they need.
+        seed: of the resampling.
+        progress: shows generation, scoring and resampling.
+        items: the fields of the rows, for metrics that read them.
+        clusters: the source of each row, where rows of one source count together.
 
     Raises:
         RequestError: no systems, two of one name, different rows, or a metric that needs what the rows do not have.
@@ -109,6 +128,7 @@ def judge_in_full(
             raise RequestError(
                 f"{len(values)} {what} for {len(systems[0].row_ids)} rows", expected="one a row, or none", do="pass all"
             )
+    # One system after the other: each engine may need the whole memory of the device.
     outcomes: list[_Outcome] = []
     for system in systems:
         outcomes.append(_run(system, wanted, items, progress, first=outcomes[0] if outcomes else None))
@@ -181,6 +201,7 @@ def _resample(outcomes: Sequence[_Outcome], seed: int, clusters: Sequence[Hashab
             start += stats.shape[1]
             parts.append(stats)
     together = np.concatenate(parts, axis=1)
+    # Clusters are summed once here, so the draws below are over sources and need no clusters.
     rows = statistics.cluster_sums(together, clusters)
     return _Resamples(together.sum(axis=0), statistics.resampled_sums(rows, seed=seed), columns, rows)
 
@@ -190,6 +211,7 @@ def _result(outcome: _Outcome, metrics: Sequence[MetricDefinition], resamples: _
     found = {}
     for metric in metrics:
         columns, bounds = resamples.columns[system.name, metric.name], bounds_of(metric)
+        # Overflow is reported below as DivergedError, which names the system and the metric.
         with np.errstate(over="ignore", invalid="ignore"):
             interval = statistics.interval_of(
                 resamples.total[columns],
@@ -263,6 +285,7 @@ def _samples(outcome: _Outcome, metrics: Sequence[MetricDefinition]) -> tuple[Sa
 def _choices(outcome: _Outcome) -> list[Generation]:
     """The likeliest option of each row in the form of an answer; none where there was nothing to choose from."""
     found = []
+    # Not strict: without options both are empty, or the scores are.
     for texts, scores in zip(outcome.system.option_texts, outcome.observed.option_scores, strict=False):
         losses = [score.nll_nats for score in scores]
         text = texts[losses.index(min(losses))]

@@ -74,6 +74,7 @@ def _against_all(own: Sequence[Comparison], num_baselines: int, results: Sequenc
 def _primary(
     judged: SystemResult, comparison: Comparison, baseline: SystemResult, results: Sequence[SystemResult]
 ) -> str:
+    # Two significant digits of the largest number that is shown, with 1 to 4 decimals.
     largest = max(abs(comparison.difference), abs(comparison.low), abs(comparison.high))
     decimals = min(4, max(1, 1 - math.floor(math.log10(largest)))) if largest > 0 else 2
     metric = judged.metrics[comparison.metric]

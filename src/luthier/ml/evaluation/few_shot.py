@@ -25,7 +25,13 @@ def choose_shots(
     Taken from the shorter half of the pool (by characters of the conversation, so that several fit into a context and
     the answers are still typical), at random but reproducibly: in the order of a hash of seed and content, so the
     order of the pool plays no part. Only where that half is too small do longer ones follow, shortest first. Equal
-    conversations are taken once, and never one whose prompt is also asked in `held_out`.
+    conversations are taken once, and never one whose prompt is also in `held_out`.
+
+    Args:
+        pool: rows to choose from, such as the training rows.
+        num: how many examples, 0 or more.
+        seed: of the choice.
+        held_out: the rows to be judged.
 
     Raises:
         RequestError: fewer than `num` examples can be shown.
@@ -40,6 +46,7 @@ def choose_shots(
     sizes = {key: _num_characters(example) for key, example in usable.items()}
     middle = statistics.median(sizes.values()) if sizes else 0
     drawn = {key: sha256_document([seed, key]) for key in usable}
+    # Everything up to the median ties in size, so the hash alone orders the shorter half.
     order = sorted(usable, key=lambda key: (max(sizes[key], middle), drawn[key]))
     return tuple(usable[key] for key in order[:num])
 
@@ -67,6 +74,7 @@ def with_shots(example: Example, shots: Sequence[Example]) -> Example:
             expected="shots from other rows: this one would show the model its answer",
             do="choose the shots with held_out=the rows to be judged",
         )
+    # System turns stay in front: many templates refuse one that comes later.
     num_opening = 0
     while num_opening < len(conversation.messages) and conversation.messages[num_opening].role in _OPENING_ROLES:
         num_opening += 1
@@ -86,6 +94,7 @@ def _usable(pool: Sequence[Example], held_out: Sequence[Example]) -> dict[str, E
     usable: dict[str, Example] = {}
     for example in pool:
         if example.reference and _prompt_key(example) not in asked:
+            # The first of equal conversations is kept, so that copies do not raise their chance of being drawn.
             usable.setdefault(_key(example), example)
     return usable
 

@@ -41,7 +41,15 @@ _KNOWN: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What the harness found of one system: the document of `simple_evaluate` of one task."""
+    """What the harness found of one system in one task.
+
+    Attributes:
+        name: of the system.
+        model: its base model.
+        adapter: folder of its adapter; None for a model without one.
+        num_few_shot: examples in the prompt.
+        answer: the document that `simple_evaluate` returns.
+    """
 
     name: str
     model: str
@@ -57,6 +65,8 @@ class Foreign:
     @property
     def samples(self) -> list[dict[str, Any]]:
         """Its samples, one a row; of several filters those of the first."""
+        # By document: the harness logs samples in the order in which they were computed, and rows are paired by
+        # position.
         found = sorted(self.answer["samples"][self.task], key=lambda one: one["doc_id"])
         first = found[0].get("filter") if found else None
         return [one for one in found if one.get("filter") == first]
@@ -84,6 +94,7 @@ class Foreign:
         if not values or any(not isinstance(value, int | float) for value in values):
             return None
         array = np.array(values, dtype=np.float64)
+        # Some figures (F1, BLEU, perplexity) are no mean of the samples' values: resampling those would be wrong.
         return array if abs(float(array.mean()) - self.figures()[name][0]) < 1e-9 else None
 
 
@@ -97,10 +108,19 @@ def as_task_result(
     seed: int,
     cautions: Sequence[str] = (),
 ) -> TaskResult:
-    """The figures of all systems, each held against every earlier one.
+    """The figures of all systems, each compared with every earlier one.
+
+    Args:
+        name: of the task.
+        found: the systems in order, baselines first.
+        primary: the figure that the task is judged by; None for the first.
+        file: of the data, for the result.
+        sha256: of that file.
+        seed: of the resampling.
+        cautions: sentences to go with the result.
 
     Raises:
-        RequestError: an unknown primary.
+        RequestError: the harness gave no such figure.
     """
     metrics = list(found[0].figures())
     if not metrics or (primary is not None and primary not in metrics):
@@ -247,6 +267,7 @@ def _unpaired(
         # Without any spread only rows in which the two differ carry information, and these are not known.
         return statistics.Difference(difference, min(difference, 0.0), max(difference, 0.0), 1.0, 0.0)
     place = bounds.inside(difference, error)
+    # Delta method: the t-ratio is taken on the linked scale, where the interval below is computed, so the two agree.
     ratio = abs(bounds.link(place) - bounds.link(0.0)) / (error * bounds.slope(place))
     ends = bounds.around(difference, error, _quantile(num_rows))
     return statistics.Difference(difference, *ends, 2 * float(stdtr(max(1, num_rows - 1), -ratio)), error)

@@ -34,8 +34,12 @@ def forgetting(
     """The finding from base and tuned model (in this order), judged by `METRICS`.
 
     Args:
+        systems: base and tuned model.
+        comparisons: tuned against base, by `METRICS`.
+        file: of the general rows.
+        sha256: of that file.
         num_leaked: rows that the tuned model was trained on, too.
-        num_in_file: where not all were judged.
+        num_in_file: rows of the file, where not all were judged; else None.
     """
     base, tuned = systems
     found = next(c for c in comparisons if c.metric == "bits_per_byte")

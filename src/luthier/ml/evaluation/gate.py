@@ -25,7 +25,10 @@ class Results:
     """What a model was judged by: results of suites, the newest first, its safety check, and its evaluation.
 
     Attributes:
-        set_aside: a sentence for each result that is there but must not count, and why.
+        suites: results of suites, the newest first.
+        safety: the safety check; None where there is none.
+        evaluation: on held-out rows; None where there is none.
+        set_aside: a sentence for each result that exists but must not count, and why.
     """
 
     suites: tuple[SuiteResult, ...] = ()
@@ -69,6 +72,12 @@ def check(gate: Gate, results: Results, *, gate_sha256: str, is_calibrated: IsCa
 
     No figure counts that was measured on rows which a judged run was trained on, nor one of a judge that has not been
     shown to agree with people.
+
+    Args:
+        gate: its rules.
+        results: what the model was judged by.
+        gate_sha256: digest of the gate's file, kept in the outcome.
+        is_calibrated: whether a judge agrees with people in a target.
     """
     outcomes = tuple(_outcome(rule, gate, results, is_calibrated) for rule in gate.rules)
     return GateOutcome(
@@ -128,6 +137,7 @@ def _in_suites(rule: GateRule, name: str, metric: str, gate: Gate, results: Resu
     counting = [one for one in suites if gate.counts(one.fingerprint)]
     if not counting:
         raise _NoFigureError(_without(rule, _other(suites[0].result_id, suites[0].fingerprint), results))
+    # The newest result that has the task; one of another suite may be newer.
     suite = next((one for one in counting if any(task.name == name for task in one.tasks)), counting[0])
     task = _task(rule, suite.tasks, name, f"the result {suite.result_id} of the suite {suite.suite}")
     return _Place(metric, task.systems, task.comparisons, suite.candidate, base_of(task.systems, suite.candidate), task)
@@ -179,6 +189,7 @@ def _difference(rule: GateRule, place: _Place, system: str, against: str) -> tup
         if one.metric != place.metric or {one.candidate, one.baseline} != {system, against}:
             continue
         sign = 1.0 if one.candidate == system else -1.0
+        # Turned round, the lower end becomes the upper one.
         low, high = sorted((sign * one.low, sign * one.high))
         decimals = decimals_for(low, high)
         words = f"{signed(sign * one.difference, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]"

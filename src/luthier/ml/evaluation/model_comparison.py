@@ -34,8 +34,10 @@ def recommend(
     """The answer.
 
     Args:
+        spec: what was compared, and by which metric.
+        standings: the judged systems, at least one of them not tuned.
+        tunings: what tuning each contender gave, with the reason where it was not judged.
         comparisons: of every two systems in `spec.primary` at least, in either direction.
-        standings: at least one that is not tuned.
     """
     table = _Table(spec, comparisons)
     prompted = [one for one in standings if one.kind != "tuned"]
@@ -51,6 +53,7 @@ def recommend(
             reasons=("Look at the answers below: they may only have another form than the rows.",),
             cautions=cautions,
         )
+    # Compared with the best prompted system only, so that the family of tests is as small as the question.
     gains = table.better_than(best_prompted, tuned)
     if gains:
         best = table.best(gains)
@@ -142,6 +145,7 @@ class _Table:
 
     def _shown(self, word: str, baseline: Standing, others: Sequence[Standing]) -> list[Standing]:
         found = [self.between(one, baseline) for one in others]
+        # One family for each question: Holm over all systems that are compared with this baseline.
         adjusted = holm([one.p_value for one in found])
         rows = zip(others, found, adjusted, strict=True)
         return [one for one, comparison, p in rows if comparison.verdict == word and p < 1 - LEVEL]

@@ -32,12 +32,15 @@ _CLOSE = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """strengths: log-odds against the average system, in the order of the systems, with 95% intervals.
+    """Strengths of systems that were compared in pairs.
 
-    is_penalised: some systems have won (or lost) against the others without exception, so that no finite strength is
-    the likeliest; half a win was added to each side of every pair that met, and the intervals of those systems are open
-    to that side (infinite). pulls: what moves each strength, [items, systems], or None where judgements are not known
-    by item; covariance: [systems, systems].
+    Attributes:
+        strengths: log-odds against the average system, in the order of the systems, with 95% intervals.
+        is_penalised: some systems have won (or lost) against the others without exception, so that no finite strength
+            is the likeliest. Half a win was added to each side of every pair that met, and the intervals of those
+            systems are open to that side (infinite).
+        pulls: [items, systems], how much each item moves the strengths; None where judgements are not known by item.
+        covariance: [systems, systems], of the strengths.
     """
 
     strengths: tuple[Interval, ...]
@@ -55,6 +58,7 @@ class Ranking:
         direction = np.zeros(len(self.strengths))
         direction[one], direction[other] = 1.0, -1.0
         low, high = _ends(value, direction, self.pulls, self.covariance)
+        # An open end of either system leaves the gap open to that side.
         if self.strengths[one].high == math.inf or self.strengths[other].low == -math.inf:
             high = math.inf
         if self.strengths[one].low == -math.inf or self.strengths[other].high == math.inf:
@@ -65,10 +69,11 @@ class Ranking:
 def bradley_terry(wins: ArrayLike) -> Ranking:
     """Strengths of systems from who was preferred to whom.
 
-    wins: [systems, systems], how often the row's system was preferred to the column's, ties as 0.5 for both; intervals
-    are then those of the model, as if every judgement stood alone. Or [items, systems, systems], one such table an item
-    (or a rater, or a source): then intervals follow from how the items differ, and several judgements of one item do
-    not count as independent.
+    Args:
+        wins: [systems, systems], how often the row's system was preferred to the column's, ties as 0.5 for both;
+            intervals are then those of the model, as if every judgement were independent. Or [items, systems, systems],
+            one such table an item (or a rater, or a source): then intervals follow from how the items differ, and
+            several judgements of one item do not count as independent.
 
     Raises:
         RequestError: no such table, fewer than two systems, or groups of systems that never met.
@@ -99,6 +104,7 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
     pulls = _pulls(tables, strengths, covariance) if tables.ndim == 3 and len(tables) > 1 else None
     found = []
     for system, value in enumerate(strengths):
+        # The system's strength less the mean of all, as a linear combination.
         direction = np.eye(len(strengths))[system] - 1 / len(strengths)
         low, high = _ends(float(value), direction, pulls, covariance)
         low, high = -math.inf if system in beaten else low, math.inf if system in unbeaten else high
@@ -108,6 +114,7 @@ def bradley_terry(wins: ArrayLike) -> Ranking:
 
 def _one_sided(whole: Array) -> tuple[set[int], set[int]]:
     """Systems of groups that lost to nobody outside, and of groups that won against nobody outside."""
+    # Strongly connected components of "has won against": a finite answer needs a single one (Ford, 1957).
     num_groups, group = connected_components(whole > 0, directed=True, connection="strong")
     if num_groups == 1:
         return set(), set()
@@ -153,6 +160,8 @@ def _inverse(wins: Array, strengths: Array) -> Array:
     """Covariance of strengths with mean 0: the inverse of the information on them."""
     chances = _chances(strengths)
     weights = (wins + wins.T) * chances * (1 - chances)
+    # The information matrix is singular: strengths are known up to a constant. The pseudo-inverse fixes their mean at
+    # 0.
     result: Array = np.linalg.pinv(np.diag(weights.sum(axis=1)) - weights).astype(np.float64)
     return result
 

@@ -24,7 +24,8 @@ class Rewards:
     A reward is the sum of its parts times their weights.
 
     Args:
-        items: of each row its fields, and its answer as `reference`.
+        rewards: the parts with their weights.
+        items: by row id, the row's fields, and its answer as `reference`.
 
     Raises:
         RequestError: a formula that is none, and while grading for a field that a row lacks.
@@ -80,6 +81,7 @@ def _metric(name: RewardMetric) -> Part:
 
     def grade(attempt: Attempt, item: Mapping[str, Any]) -> float:
         observed = Observations(outputs=[attempt.text], references=[item["reference"]])
+        # Scaled to 0 to 1, so that weights mean the same for all figures.
         return (float(metric.aggregate(metric.statistics(observed)[0])) - lower) / (upper - lower)
 
     return grade

@@ -12,7 +12,12 @@ from luthier.ml.charts.judged_rows import metric_names as names_of
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Names of systems. `baseline` is None where there is only one system."""
+    """Names of the systems that a verdict is about.
+
+    Attributes:
+        candidate: the system that is judged.
+        baseline: what it is compared with; None where there is only one system.
+    """
 
     candidate: str
     baseline: str | None

@@ -22,6 +22,9 @@ class SampleRow:
     """One held-out row.
 
     Attributes:
+        row_id: id of the row.
+        prompt: the question.
+        reference: the row's own answer.
         samples: by the names of the systems, in their order; a system may lack one.
         gain: the candidate's score less that of the baseline, or the score alone where there is no baseline, turned
             round where lower is better: more is better. None where one has no such score.
@@ -40,9 +43,12 @@ class Choice:
 
     Attributes:
         words: all of them occur in the prompt, the reference or an answer, whatever their case.
-        metric: what gain and score are meant by.
-        low, high: ends of the candidate's own score.
-        kind: of the candidate's answer; `changed` and `same` hold it against the baseline's.
+        metric: the metric of gain and score; None where there is none.
+        better: which side has the better score.
+        low: least score of the candidate.
+        high: largest score of the candidate.
+        order: by gain, the worst or the best first, or as in the file.
+        kind: of the candidate's answer; `changed` and `same` compare it with the baseline's.
     """
 
     metric: str | None = None

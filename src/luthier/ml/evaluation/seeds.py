@@ -22,7 +22,14 @@ def as_one_system(
     """What was judged, with all trainings under the name of the first; its samples are those that are shown.
 
     Args:
+        judged: results of all trainings as systems of their own.
         trainings: at least two names of judged systems, none of them a baseline of another comparison that is kept.
+        metrics: those that were judged by.
+        seed: of the resampling.
+        clusters: the source of each row; None where every row is its own.
+
+    Raises:
+        RequestError: fewer than two trainings, or different rows.
     """
     first, others = trainings[0], set(trainings[1:])
     by_name = {metric.name: metric for metric in metrics}

@@ -19,6 +19,14 @@ class SystemUnderTest:
     prompts, references and prompt_texts are empty for plain text, which is only scored.
 
     Attributes:
+        name: of the system, unique in an evaluation.
+        model: its base model.
+        adapter: its adapter; None for a model without one.
+        num_few_shot: examples in its prompts.
+        engine: writes and scores.
+        prompts: what the engine answers.
+        references: the rows' own answers.
+        row_ids: id of each row.
         prompt_texts: the question as a person reads it, without few-shot examples.
         tokenised: prompt and answer with this system's own tokenizer; of preference pairs the chosen side, and
             `rejected` holds the other one.
@@ -49,6 +57,7 @@ class SystemUnderTest:
     def scores(self, progress: Progress) -> list[Score]:
         """How well each row is predicted, all of its answers together."""
         more = list(chain.from_iterable(self.earlier))
+        # One call for all, so that the engine can batch rows of similar length.
         found = self.engine.score([*self.tokenised, *more], progress)
         if not more:
             return found
@@ -65,7 +74,12 @@ def _together(scores: Sequence[Score]) -> Score:
 
 
 def check_systems(systems: Sequence[SystemUnderTest], metrics: Sequence[MetricDefinition]) -> None:
-    """Raises RequestError as `compare.judge` says."""
+    """Check that systems can be judged by metrics, before anything is run.
+
+    Raises:
+        RequestError: no systems or metrics, two systems of one name, different rows, or a metric that needs what the
+            rows do not have.
+    """
     names = [system.name for system in systems]
     if not systems or not metrics or len(set(names)) < len(names):
         raise RequestError(

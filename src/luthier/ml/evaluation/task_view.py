@@ -22,8 +22,10 @@ class SummaryRow:
     """One metric of one task.
 
     Attributes:
+        task: the task of the row.
+        metric: the metric of the row.
         cells: by system, in the order of `Summary.systems`.
-        difference: candidate less base.
+        difference: candidate less base; None where they were not compared.
         gain: the same with its interval, turned so that more is better.
         begins: how many rows of the table the task has, in its first one; 0 in the others.
         held: whether the difference still holds among all that were asked at once; None where there is none, or it was
@@ -44,7 +46,10 @@ class Summary:
     """All metrics of all tasks.
 
     Attributes:
+        systems: names of all systems, in the order of the columns.
+        candidate: the system that is judged.
         baseline: what the candidate is compared with; None where it is alone.
+        rows: those of one task follow one another.
     """
 
     systems: tuple[str, ...]
@@ -64,9 +69,14 @@ class TaskView:
     """One task with all that can be shown of it.
 
     Attributes:
+        task: the task.
+        who: candidate and baseline in it.
+        metrics: figures of all systems.
         differences: all of them, those of the candidate first.
-        confusions, reliability: by system.
+        confusions: confusion matrix by system.
+        reliability: bins of confidence by system.
         points: of each system with judged answers, the tokens of each answer and its score by `scored`.
+        scored: the metric of those scores; empty where no judge gave any.
     """
 
     task: TaskResult
@@ -103,6 +113,7 @@ def summary(result: Result) -> Summary:
     tasks = tasks_of(result)
     found = {task.name: _own_comparisons(result, task) for task in tasks}
     family = [one for of_task in found.values() for one in of_task.values()]
+    # By identity: comparisons of different tasks may be equal in all their fields.
     adjusted = dict(zip(map(id, family), holm([one.p_value for one in family]), strict=True))
     systems = tuple(dict.fromkeys(system.name for task in tasks for system in task.systems))
     rows = []

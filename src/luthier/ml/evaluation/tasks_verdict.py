@@ -25,6 +25,7 @@ def adjusted(tasks: Sequence[TaskResult], candidate: str) -> tuple[TaskResult, .
     told only where its interval leaves out 0 and its adjusted p-value is below 5%. Tasks of general ability ask another
     question (what did it cost?), and are families of their own.
     """
+    # By task and position, since comparisons carry no id.
     changed: dict[tuple[int, int], Comparison] = {}
     for is_general in (False, True):
         own = [
@@ -59,7 +60,10 @@ def tasks_verdict(
     and better on none. Else "not distinguishable", also where it gains here and loses there: the headline says so.
 
     Args:
+        tasks: as `adjusted` returns them.
+        candidate: the system that is judged.
         base: what the candidate was tuned from; then the second sentence says what tuning cost in general ability.
+        caveats: sentences to add.
     """
     own = [task for task in tasks if not task.is_general]
     baselines = list(dict.fromkeys(c.baseline for task in own for c in task.comparisons if c.candidate == candidate))

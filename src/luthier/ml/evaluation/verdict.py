@@ -67,11 +67,17 @@ def verdict(
     training. "worse": distinguishable and worse than at least one. Else "not distinguishable". Where `primary` could
     not be compared (perplexity of different tokenizers), bits per byte is judged by instead.
 
-    num_leaked: held-out rows that are also in the training rows. num_same_prompt: those whose prompt alone does.
-    num_rows_in_file: rows of the held-out file, where not all were judged.
+    Args:
+        results: all systems.
+        comparisons: of all of them.
+        primary: the metric that decides (`primary_metric`).
+        candidate: name of the system that is judged.
+        num_leaked: held-out rows that are also in the training rows.
+        num_same_prompt: held-out rows whose prompt alone is in the training rows.
+        num_rows_in_file: rows of the held-out file, where not all were judged.
 
     Raises:
-        RequestError: there is nothing to hold the candidate against.
+        RequestError: there is nothing to compare the candidate with.
     """
     by_name = {result.name: result for result in results}
     judged = by_name.get(candidate) if candidate is not None else (results[-1] if results else None)
@@ -106,6 +112,7 @@ def verdict(
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictWord:
     words = {comparison.verdict for comparison in comparisons}
+    # One baseline that is better is enough: whoever acts on the verdict would take that one.
     if "worse" in words:
         return "worse"
     return "better" if words == {"better"} else NOT_DISTINGUISHABLE

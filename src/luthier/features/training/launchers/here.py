@@ -99,7 +99,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     world: the processes that share the work, all of which call this; None is this one alone. The result is rank 0's; of
     the others only status and counts mean something.
 
-    Raises what `train.loop.train` raises, and RequestError where the examples of a step cannot be shared out evenly.
+    Raises DivergedError, CheckpointError (of another plan), RequestError (a step cannot be shared out evenly).
     """
     import torch
 
@@ -156,7 +156,6 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     # A collective call: every rank must reach it, also where it keeps nothing.
     peaks = world.gather(str(memory.device_peak_memory_bytes(world.device)))
     if spreads:
-        # Gathers sharded weights, collectively; only rank 0 writes them.
         model = _made_whole(plan, model, world)
     return _result(hooks.folder, plan, model, outcome, max(map(int, peaks)), is_kept=world.is_first)
 

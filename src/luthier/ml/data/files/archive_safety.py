@@ -33,9 +33,10 @@ _DO: Final = "do not open it; get it again from its source"
 def check_archive(path: Path) -> frozenset[str]:
     """The names of the entries of a ZIP file that is safe to read.
 
-    Raises DataError for: no or a broken ZIP; more than 20,000 entries; more than 512 MiB unpacked; an entry over 10 MiB
-    that is packed more than 200 to 1; a name that leads out of the folder; an encrypted entry; markup that declares
-    entities ("billion laughs").
+    Raises:
+        DataError: no ZIP or a broken one; more than 20,000 entries; more than 512 MiB unpacked; an entry over 10 MiB
+            that is packed more than 200 to 1; a name that leads out of the folder; an encrypted entry; markup that
+            declares entities ("billion laughs").
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -53,8 +54,10 @@ def _check_directory(entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > MAX_ENTRIES:
         raise DataError(f"{len(entries):,} entries in its archive", expected=f"at most {MAX_ENTRIES:,}", do=_DO)
     for entry in entries:
+        # As written in the archive: zipfile cuts `filename` at a NUL, which would hide what follows.
         name = entry.orig_filename
         parts = re.split(r"[/\\]", name)
+        # Backslashes and drive letters count on Windows alone, but the document may be unpacked there.
         if ".." in parts or name.startswith(("/", "\\")) or _DRIVE.match(name) or "\0" in name:
             raise DataError(
                 f"its archive has an entry named {name!r}, which leads out of the folder",
@@ -94,6 +97,7 @@ def _check_content(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> 
                         expected="plain markup",
                         do=_DO,
                     )
+                # An overlap, so that a declaration across two blocks is found.
                 tail = window[-64:]
 
 

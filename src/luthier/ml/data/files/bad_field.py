@@ -35,6 +35,7 @@ def shorten(value: Any) -> str:
     if value is ABSENT:
         return ""
     if isinstance(value, str):
+        # Cut before it is encoded: a text of a gigabyte would be copied for 60 characters.
         shown = json.dumps(value[: MAX_SHOWN_CHARACTERS + 1], ensure_ascii=False)
     else:
         shown = json.dumps(value, ensure_ascii=False, default=repr)
@@ -57,7 +58,11 @@ def require_text(fields: dict[str, Any], field: str) -> str:
 
 
 def check_text(field: str, value: Any) -> str:
-    """`value`, if it is a string that can be written as UTF-8."""
+    """`value`, if it is a string that can be written as UTF-8.
+
+    Raises:
+        BadFieldError: it is null, no text, or holds half of a surrogate pair.
+    """
     if value is None:
         raise BadFieldError(field, None, "is null where text is expected")
     if not isinstance(value, str):

@@ -35,7 +35,12 @@ def bomb(name: str, num_packed: int, limit: int) -> DataError:
 
 @contextmanager
 def open_gzip(path: Path) -> Iterator[IO[bytes]]:
-    """The unpacked bytes, in constant memory. Reading raises DataError past the bound, and what `gzip` raises."""
+    """The unpacked bytes, in constant memory.
+
+    Raises:
+        DataError: while it is read, past the bound.
+        gzip.BadGzipFile: the data are no gzip; EOFError where they end early, zlib.error where they are damaged.
+    """
     with gzip.open(path, "rb") as unpacked:
         raw = _Counted(cast("IO[bytes]", unpacked), path.name, path.stat().st_size)
         with io.BufferedReader(raw, _BUFFER_BYTES) as file:
@@ -57,6 +62,7 @@ class _Counted(io.RawIOBase):
         """Fill a buffer; 0 at the end. Raises DataError past the bound."""
         data = self._file.read(len(buffer))
         self._num_bytes += len(data)
+        # Before the bytes are handed on: at most one buffer more than the limit is ever in memory.
         if self._num_bytes > self._limit:
             raise bomb(self._name, self._num_packed, self._limit)
         buffer[: len(data)] = data

@@ -30,6 +30,7 @@ def cell_text(value: Any, number_format: str) -> str:
     """A value as openpyxl gives it, as text; an empty cell as an empty text."""
     if value is None:
         return ""
+    # Before numbers: bool is a subclass of int.
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int | float):
@@ -69,6 +70,7 @@ def _number(value: float, number_format: str) -> str | None:
     if section.count("E+") + section.count("E-") == 1:
         return _scientific(value, section)
     outside = _LITERAL.sub("", section)
+    # Literals are blanked at their full length, so that the match's offsets hold in `section`.
     match = _DIGITS.search(_LITERAL.sub(lambda found: "\0" * len(found[0]), section))
     if match is None and not outside:
         return _literals(section).strip()
@@ -78,6 +80,7 @@ def _number(value: float, number_format: str) -> str | None:
     if "/" in before + after and "?" in section:
         return None
     num_percent = sum(found[5] == "%" for part in (before, after) for found in _LITERAL.finditer(part))
+    # Decimal of the shortest repr: 2.675 is rounded as the spreadsheet shows it, not as its binary value.
     digits = _digits(Decimal(repr(abs(value))) * 100**num_percent, pattern)
     sign = "-" if is_negative and digits.strip("0.,") else ""
     return sign + (_literals(before) + digits + _literals(after)).strip()
@@ -86,6 +89,7 @@ def _number(value: float, number_format: str) -> str | None:
 def _digits(value: Decimal, pattern: str) -> str:
     whole, _, decimals = pattern.partition(".")
     scaled = whole.rstrip(",")
+    # Each comma behind the last digit divides by a thousand.
     value = value / 1000 ** (len(whole) - len(scaled))
     rounded = value.quantize(Decimal(1).scaleb(-len(decimals)), rounding=ROUND_HALF_UP)
     left, _, right = f"{rounded:f}".partition(".")
@@ -127,6 +131,7 @@ def _date(value: date | time, number_format: str) -> str | None:
             out.append(next(one for one in (quoted, escaped, other) if one is not None))
             continue
         if name.startswith("m") and len(name) <= 2 and _is_minute(names, place):
+            # "n" marks minutes from here on, since "m" alone would be the month.
             name = name.replace("m", "n")
         shown = _date_part(value, name, is_twelve)
         if shown is None:

@@ -36,6 +36,7 @@ class CsvDialect:
     """How a CSV file is written.
 
     Attributes:
+        encoding: of its bytes.
         delimiter: one character, `ONE_COLUMN` where values are not split.
         bare_returns: whether lines end in a carriage return alone.
         num_lines_before: lines in front of the header (`sep=;`).
@@ -60,7 +61,15 @@ class CsvDialect:
         return ", ".join(part for part in (self.separated or "one column", NAMES[self.encoding]) if part)
 
     def open(self, file: IO[bytes], name: str) -> IO[bytes]:
-        """The bytes of the file as UTF-8 with line feeds. Raises (while it is read) as `text_encoding.Utf8Bytes`."""
+        """The bytes of the file as UTF-8 with line feeds.
+
+        Args:
+            file: its unpacked bytes.
+            name: of the file, for messages.
+
+        Raises:
+            DataError: while it is read, for bytes that break the encoding.
+        """
         return as_utf8(file, name, self.encoding, bare_returns=self.bare_returns)
 
 
@@ -70,6 +79,7 @@ def csv_dialect(source: Source) -> CsvDialect:
     Raises:
         DataError: damaged gzip data.
     """
+    # Inode, size and time are keys of the cache, so that a changed file is looked at again.
     stat = source.path.stat()
     return _dialect(source, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -107,6 +117,7 @@ def _delimiter(lines: list[str], is_cut: bool) -> str:
     best, most = ONE_COLUMN, -1.0
     for delimiter in _DELIMITERS:
         fits = _fitting_share(lines, delimiter, is_cut)
+        # Only a strictly better share replaces an earlier delimiter: that is the order of precedence of _DELIMITERS.
         if fits is not None and fits > most:
             best, most = delimiter, fits
     return best

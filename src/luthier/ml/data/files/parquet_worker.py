@@ -72,6 +72,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # One thread: each of Arrow's has a stack and an arena of addresses, which the memory limit counts.
     pa.set_cpu_count(1)
     # buffer_size: else the whole of each column of a row group is read at once.
     file = pq.ParquetFile(pa.OSFile("/dev/fd/0", "rb"), buffer_size=_BUFFER_BYTES, pre_buffer=False)
@@ -81,6 +82,7 @@ def _decode(out: Any, limits: dict[str, Any]) -> None:
         num_bytes = 0
         for found in _timed(file.iter_batches(batch_size=BATCH_ROWS, use_threads=False), limits["batch_seconds"]):
             batch = found if is_same else _cast(found, schema)
+            # Counted after the cast: a dictionary or a run of a few bytes may represent gigabytes.
             num_bytes += max(batch.nbytes, _ROW_BYTES * batch.num_rows)
             if num_bytes > limits["max_bytes"]:
                 raise bomb(limits["name"], limits["num_bytes"], limits["max_bytes"])
@@ -131,6 +133,7 @@ def _cast(batch: RecordBatch, schema: Any) -> RecordBatch:
 def _timed(batches: Iterator[RecordBatch], seconds: int) -> Iterator[RecordBatch]:
     """Each batch; the kernel ends this process where one takes longer, whatever library code it is in."""
     while True:
+        # SIGALRM without a handler ends the process from the kernel, also inside C++ that never returns to Python.
         signal.alarm(seconds)
         batch = next(batches, None)
         signal.alarm(0)
@@ -141,6 +144,7 @@ def _timed(batches: Iterator[RecordBatch], seconds: int) -> Iterator[RecordBatch
 
 def _pieces(batch: RecordBatch) -> Iterator[RecordBatch]:
     """The batch in parts of a size that a reader can hold."""
+    # As many rows as fill a piece if all are of average size.
     num = max(1, batch.num_rows * _BATCH_BYTES // max(batch.nbytes, 1))
     for start in range(0, batch.num_rows, num):
         piece = batch.slice(start, num)

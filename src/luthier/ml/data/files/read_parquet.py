@@ -44,9 +44,11 @@ def read_parquet(source: Source) -> Iterator[Row | RowProblem]:
                 for batch in stream:
                     for fields in batch.to_pylist():
                         number += 1
+                        # The column itself may be null; only fields inside of nested values are dropped.
                         yield Row(source.name, number, {key: _without_nulls(value) for key, value in fields.items()})
         except (pa.ArrowException, OSError, EOFError):  # it has ended in mid-stream, and says why
             pass
+        # Closed before the wait: a child that still writes gets a broken pipe and ends.
         data.close()
         _check_end(source, child)
 
@@ -74,6 +76,7 @@ def _decoder(source: Source, file: IO[bytes]) -> Iterator[tuple[ChildProcess, IO
                 pass_fds=(writing,),
             )
         finally:
+            # The child has its own copy: while this end is open, reading would never see the end of the stream.
             os.close(writing)
         with child:
             yield child, data

@@ -32,6 +32,7 @@ _ACCEPTED = ".jsonl, .ndjson, .json, .csv, .tsv or .parquet, each also with .gz,
 _OLD_SHEETS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _SNIFFED_BYTES = 65_536
 _BYTE_ORDER_MARKS = (
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
     (b"\xff\xfe", "UTF-16"),
@@ -54,6 +55,9 @@ class Source:
     """A data file whose format is decided.
 
     Attributes:
+        path: where it is.
+        format: of its unpacked content.
+        is_gzip: whether it is packed.
         shown_name: what messages call it, where that is not the last part of the path, as of an uploaded file.
     """
 
@@ -69,7 +73,11 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The unpacked bytes, as many as `bounded_gzip` allows. Damaged gzip data in the block becomes a DataError."""
+        """The unpacked bytes, up to the limit of `bounded_gzip`.
+
+        Raises:
+            DataError: the gzip data are damaged, or unpack to more than the limit; also while the block reads.
+        """
         try:
             with open_gzip(self.path) if self.is_gzip else self.path.open("rb") as file:
                 yield file
@@ -88,8 +96,10 @@ def open_source(path: Path, *, shown_name: str | None = None) -> Source:
         path: The file.
         shown_name: What messages and row ids call it; the last part of its path where None.
 
-    Raises NotFoundError where there is no such file, and DataError for a folder, an unknown extension, an empty
-    file, a wrong encoding, or content of another format than the name says.
+    Raises:
+        NotFoundError: there is no such file.
+        DataError: it is a folder, has an unknown extension, is empty, wrongly encoded, or holds another format than its
+            name says.
     """
     _check_is_file(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -211,6 +221,7 @@ def _check_is_text(source: Source, head: bytes) -> None:
                 do=f"give it the extension of what it holds, or use {instead}",
             )
     if b"\0" in head:
+        # Latin text in UTF-16 has a NUL in nearly every second byte: even positions big-endian, odd ones little-endian.
         if max(head[0::2].count(0), head[1::2].count(0)) * 2 > 0.4 * len(head):
             raise _wrong_encoding(source, "has a NUL in every second byte, as UTF-16 has", "UTF-16LE")
         offset = head.index(0)

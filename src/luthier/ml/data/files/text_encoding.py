@@ -49,6 +49,7 @@ def wide_encoding(head: bytes) -> Encoding | None:
         if head.startswith(mark):
             return encoding
     even, odd = head[0::2].count(0), head[1::2].count(0)
+    # NULs on one side only: binary data has them on both.
     if max(even, odd) * 2 > _NUL_FRACTION * len(head) and min(even, odd) * 10 < max(even, odd):
         return "utf-16-le" if odd > even else "utf-16-be"
     return None
@@ -56,6 +57,7 @@ def wide_encoding(head: bytes) -> Encoding | None:
 
 def encoding_of(open_file: Open) -> Encoding:
     """The encoding of a file. Reads all of it where it is not UTF-16 or UTF-32, with memory for one line."""
+    # Incremental, so that a character across two blocks is no error.
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open_file() as file:
         head = file.read(_HEAD_BYTES)
@@ -91,6 +93,7 @@ def _is_windows_1252(open_file: Open) -> bool:
             for run in _LETTERS.findall(line):
                 num_letters += len(run)
                 num_in_runs += len(run) if len(run) >= _LONG_RUN else 0
+    # Long runs of high letters in most of the text mean another alphabet, which Windows-1252 would garble.
     return num_in_runs * 2 <= num_letters
 
 
@@ -98,10 +101,13 @@ class Utf8Bytes(io.RawIOBase):
     """The bytes of a file in another encoding as UTF-8, without the byte order mark; to be read in order.
 
     Args:
-        file: the bytes. name: the file's, for messages. encoding: theirs. bare_returns: whether lines end in a carriage
-            return alone, which becomes a line feed.
+        file: the bytes.
+        name: of the file, for messages.
+        encoding: of the bytes.
+        bare_returns: lines end in a carriage return alone, which becomes a line feed.
 
-    Raises (while it is read): DataError for bytes that break the encoding, with their line and place.
+    Raises:
+        DataError: while it is read, for bytes that break the encoding; names their line and offset.
     """
 
     def __init__(self, file: IO[bytes], name: str, encoding: Encoding, *, bare_returns: bool = False) -> None:
@@ -118,6 +124,7 @@ class Utf8Bytes(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         """Fill a buffer as `io.RawIOBase` asks."""
         view = memoryview(buffer)  # type: ignore[arg-type]
+        # A block may decode to nothing (the mark, or half of a character): 0 would mean the end of the file.
         while not self._ready:
             block = self._file.read(_BLOCK_BYTES)
             self._ready = self._recoded(block)
@@ -128,6 +135,7 @@ class Utf8Bytes(io.RawIOBase):
         return len(part)
 
     def _recoded(self, block: bytes) -> bytes:
+        # Bytes of an unfinished character from the block before: the error's offset counts from them.
         held: bytes = self._decoder.getstate()[0]
         try:
             text = self._decoder.decode(block, final=not block)
@@ -150,7 +158,7 @@ class Utf8Bytes(io.RawIOBase):
 
 
 def as_utf8(file: IO[bytes], name: str, encoding: Encoding, *, bare_returns: bool = False) -> IO[bytes]:
-    """The file as it is where it is UTF-8 with usual line ends, else its bytes as UTF-8; as `Utf8Bytes`."""
+    """The file itself where it is UTF-8 with usual line ends, else its bytes as UTF-8 (`Utf8Bytes`)."""
     if encoding == "utf-8" and not bare_returns:
         return file
     return io.BufferedReader(Utf8Bytes(file, name, encoding, bare_returns=bare_returns))

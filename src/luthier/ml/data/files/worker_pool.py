@@ -63,11 +63,13 @@ class WorkerPool:
             for _ in range(min(self._num_workers, len(jobs))):
                 self._start()
             while num_open:
+                # Events are collected first: workers start and end while they are handled.
                 for worker, answer in self._events():
                     job, worker.job = worker.job, None
                     if answer is not None and job is not None:
                         num_open -= 1
                         done(job, answer)
+                    # A worker that was ended or has died is replaced below, since its process holds an unknown state.
                     if worker in self._workers and not worker.child.is_running:
                         self._end(worker)
                     elif worker in self._workers and worker.is_ready:
@@ -109,6 +111,7 @@ class WorkerPool:
             for message in messages:
                 worker.is_ready = True
                 events.append((worker, None if "event" in message else _answer(message)))
+        # Answers were read first, so a job that ends at its deadline counts as done.
         now = time.monotonic()
         told = {id(worker) for worker, _ in events}
         for worker in [one for one in self._workers if one.deadline <= now and id(one) not in told]:
@@ -124,6 +127,7 @@ class WorkerPool:
         if not worker.is_ready:
             said = [f"ended with exit code {error.returncode}; it said:", *error.log_lines]
             raise _cannot_start("\n    ".join(said))
+        # Nobody here sends SIGKILL to a worker with a job before its deadline; the kernel does when memory is short.
         hint = " (memory ran out?)" if error.returncode == -signal.SIGKILL else ""
         return {"failed": f"the process that read it ended {error.how}{hint}"}
 

@@ -34,9 +34,12 @@ _ANSWERING: Final = ("assistant", "gpt", "chatgpt", "bot", "model")
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """How answers are written. temperature 0 is greedy; above it the draws depend on seed and prompt alone.
+    """How answers are written.
 
     Attributes:
+        max_new_tokens: most tokens of an answer, its thought included.
+        temperature: 0 is greedy; above it the draws depend on seed and prompt alone.
+        seed: of the draws.
         keeps_thoughts: rows get the teacher's thought as `reasoning_content`; else they get the answer alone.
     """
 
@@ -52,7 +55,8 @@ class Question:
 
     Attributes:
         id: `rows.jsonl:17`.
-        provenance: what the row says of where it is from.
+        prompt: the turns up to the answer; those of the assistant have weight 0.
+        provenance: the row's own record of where it comes from; empty where it has none.
     """
 
     id: str
@@ -62,10 +66,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question and what became of it. reason None: the answer is kept.
+    """One question and its answer, or why that is refused.
 
     Attributes:
-        thought: what the teacher thought before.
+        question: the row that was answered.
+        text: the answer, also where it is refused.
+        reason: why it is refused; None where the answer is kept.
+        explanation: the reason for people.
+        thought: the teacher's thought before the answer; None where it wrote none.
     """
 
     question: Question
@@ -78,13 +86,18 @@ class Answered:
 def question_of(row: Row, mapping: Mapping[str, str]) -> Question:
     """The prompt of a row in any shape that has one; an answer that is at its end is left out.
 
-    Earlier turns of the assistant are context. Raises BadFieldError.
+    Earlier turns of the assistant are context.
 
     Args:
+        row: as it was read.
         mapping: field of the shape to field of the file.
+
+    Raises:
+        BadFieldError: the row has no prompt, or a wrong value in it.
     """
     fields = renamed(row.fields, mapping) if mapping else dict(row.fields)
     found = _conversation(fields)
+    # The last message is the placeholder that _conversation has put where the answer goes.
     last = len(found.messages) - 1
     context = tuple(
         message.model_copy(update={"weight": 0}) if message.role == "assistant" else message
@@ -106,9 +119,16 @@ def answers(
     *,
     batch_done: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Answered]:
-    """One for each question, in order, streamed in batches of 32; `batch_done` gets the number of each.
+    """Answer each question, in order, streamed in batches of 32.
 
-    Raises what the engine raises, but OverlongError: such a question is refused.
+    A prompt that is too long for the teacher is refused and raises no OverlongError.
+
+    Args:
+        questions: read as they are needed.
+        teacher: the engine that answers.
+        options: how answers are written.
+        progress: shows the generation.
+        batch_done: called after each batch with the number of its questions.
     """
     stream = iter(questions)
     while batch := list(islice(stream, BATCH_PROMPTS)):
@@ -120,6 +140,7 @@ def answers(
             elif reply.finish_reason == "length":
                 within = "within its thought" if reply.ends_in_thought else "before its end"
                 words = f"cut off after {reply.num_new_tokens} tokens, {within}"
+                # A student that learns an answer without its end learns not to stop.
                 yield Answered(question, reply.text, "cut_off", words)
             elif not reply.text.strip():
                 yield Answered(question, reply.text, "empty", "the teacher wrote nothing")
@@ -207,6 +228,7 @@ def _with_prompt(answered: Answered, answer: dict[str, Any] | None) -> dict[str,
 
 
 def _turn(message: Message) -> dict[str, Any]:
+    # Empty tool_calls are left out: a strict reader takes an empty list for a mistake.
     turn = message.model_dump(mode="json", exclude_none=True)
     if not message.tool_calls:
         del turn["tool_calls"]

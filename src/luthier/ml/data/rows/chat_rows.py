@@ -22,7 +22,12 @@ _MEANINGFUL = ("refusal", "audio", "images", "image", "train", "loss")
 
 
 def chat_conversation(fields: dict[str, Any]) -> Conversation:
-    """The conversation of a chat row. Raises BadFieldError at the first wrong value."""
+    """The conversation of a chat row.
+
+    Raises:
+        BadFieldError: at the first wrong value.
+        EmptyAnswerError: an answer that is to be learned is empty.
+    """
     if fields.get("tools") is not None and fields.get("functions") is not None:
         raise BadFieldError("functions", fields["functions"], "stands beside tools; only one of the two can be meant")
     tools = parse_tools("tools", fields.get("tools"))
@@ -35,15 +40,29 @@ def chat_conversation(fields: dict[str, Any]) -> Conversation:
 
 
 def parse_messages(field: str, value: Any) -> tuple[Message, ...]:
-    """A list of message objects, also as JSON text (CSV has no lists). Raises BadFieldError."""
+    """A list of message objects, also as JSON text (CSV has no lists).
+
+    Args:
+        field: name of the field, for messages.
+        value: its raw value.
+
+    Raises:
+        BadFieldError: at the first wrong value.
+        EmptyAnswerError: an answer that is to be learned is empty.
+    """
     messages: list[Message] = []
     for index, raw in enumerate(_list_of_objects(field, value)):
+        # The turns before are passed along: a tool's result must answer one of their calls.
         messages.append(_message(f"{field}[{index}]", raw, messages))
     return tuple(messages)
 
 
 def check_learnable(field: str, messages: Sequence[Message]) -> None:
-    """Raise BadFieldError where a conversation has nothing that training could learn."""
+    """Check that a conversation has an answer that training can learn.
+
+    Raises:
+        BadFieldError: no assistant turn, or weight 0 on all of them.
+    """
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
         roles = ", ".join(message.role for message in messages[:10]) or "none"
@@ -90,6 +109,7 @@ def _reasoning(where: str, raw: dict[str, Any], role: str) -> str | None:
         if role != "assistant":
             raise BadFieldError(field, value, f"stands on a turn of role {role}; only the assistant thinks")
         text = check_text(field, value)
+        # Exports often write one thought under two names; two different ones cannot both be meant.
         if thought is not None and text.strip() != thought.strip():
             raise BadFieldError(field, text, "says another thought than the same turn's other field of the kind")
         thought = text
@@ -111,6 +131,7 @@ def _learn_reasoning(field: str, value: Any, role: str) -> bool | None:
 
 
 def _content(field: str, value: Any, role: str, *, has_calls: bool) -> str | None:
+    # OpenAI writes null content beside tool calls.
     if (value is None or value is ABSENT) and role == "assistant" and has_calls:
         return None
     if value is ABSENT:
@@ -135,6 +156,7 @@ def _weight(field: str, value: Any, role: str) -> Any:
         return None
     if role != "assistant":
         raise BadFieldError(field, value, f"stands on a turn of role {role}; weight is for assistant turns only")
+    # bool is a subclass of int in Python: true would pass for 1.
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in (0, 1):
         raise BadFieldError(field, value, "is not 0 or 1")
     return int(value)
@@ -146,6 +168,7 @@ def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple
         if value is not None:
             raise BadFieldError(f"{where}.function_call", raw["function_call"], "stands beside tool_calls")
         field = f"{where}.function_call"
+        # The old form has no id; the turn's index makes one that is unique in the conversation.
         value = [{"id": f"call_{index}", "type": "function", "function": raw["function_call"]}]
     if value is None or value == []:
         return ()
@@ -155,7 +178,11 @@ def _tool_calls(where: str, raw: dict[str, Any], role: str, index: int) -> tuple
 
 
 def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
-    """One call as OpenAI writes it: type function, a name, and arguments that are a JSON object written as text."""
+    """One call as OpenAI writes it: type function, a name, and arguments that are a JSON object written as text.
+
+    Raises:
+        BadFieldError: another type, no name, or arguments that are no JSON object.
+    """
     kind, function = raw.get("type", "function"), raw.get("function")
     if kind != "function":
         raise BadFieldError(f"{field}.type", kind, "is not 'function'")
@@ -166,6 +193,7 @@ def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
         raise BadFieldError(f"{field}.function.name", name, "is empty")
     arguments = function.get("arguments", "{}")
     if isinstance(arguments, dict):
+        # Some exporters write the object itself; templates and the API expect text.
         arguments = json.dumps(arguments, ensure_ascii=False)
     text = check_text(f"{field}.function.arguments", arguments)
     try:
@@ -184,6 +212,7 @@ def tool_call(field: str, raw: dict[str, Any]) -> dict[str, Any]:
 def _call_id(where: str, raw: dict[str, Any], role: str, before: Sequence[Message]) -> str | None:
     calls = [call for message in before for call in message.tool_calls]
     if role == "function":
+        # The old role `function` has no call id: it answers the last call.
         return calls[-1].get("id") if calls else None
     if raw.get("tool_call_id") is None:
         return None
@@ -197,7 +226,11 @@ def _call_id(where: str, raw: dict[str, Any], role: str, before: Sequence[Messag
 
 
 def parse_tools(field: str, value: Any) -> tuple[dict[str, Any], ...]:
-    """OpenAI's `tools` list, also as JSON text. Null and an empty list mean no tools."""
+    """OpenAI's `tools` list, also as JSON text. Null and an empty list mean no tools.
+
+    Raises:
+        BadFieldError: no list of objects, or a tool without a named function.
+    """
     if value is None or value == [] or value == "":
         return ()
     tools = []

@@ -15,7 +15,13 @@ _MAX_DIFFERENT_FRACTION: Final = 0.5
 
 @dataclass
 class LabelScan:
-    """The labels of all rows: how many are filled, how many differ, and whether each is one plain value."""
+    """The labels of all rows.
+
+    Attributes:
+        num_filled: rows with one plain value as label.
+        num_nested: rows whose label is a list or an object.
+        different: the different labels as texts, at most 100,000.
+    """
 
     num_filled: int = 0
     num_nested: int = 0
@@ -32,7 +38,17 @@ class LabelScan:
 
 
 def check_classes(file: str, labels: LabelScan, num_rows: int, column: str) -> None:
-    """Raise DataError where it is open whether the labels beside the texts of a file are classes to be learned."""
+    """Check that the labels beside the texts of a file are clearly classes to be learned.
+
+    Args:
+        file: name of the file, for the message.
+        labels: the labels of all rows.
+        num_rows: rows of the file.
+        column: name of the label's column.
+
+    Raises:
+        DataError: labels are nested, missing in some rows, or too many to be classes.
+    """
     num = len(labels.different)
     if labels.num_nested:
         what = f"{labels.num_nested:,} rows of {file} have a {column} of several values beside their text"

@@ -34,13 +34,15 @@ def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable
 
     Args:
         mapping: field -> column, as a person wrote it.
-        fields: of shapes, that columns of their name represent.
+        fields: fields of shapes; a column with the name of one represents it.
+        columns: of the file.
     """
     columns = list(columns)
     found = {}
     for target, column in mapping.items():
         like = columns_like(column, columns)
         found[target] = like[0] if len(like) == 1 else column
+    # A column that a person has mapped is not also taken for the field that it resembles.
     taken = set(found.values())
     for name in fields:
         if name in found or name in columns:
@@ -52,7 +54,17 @@ def resolve(mapping: Mapping[str, str], fields: Iterable[str], columns: Iterable
 
 
 def refuse_ambiguous(file: str, target: str, name: str, columns: Iterable[str]) -> None:
-    """Raise DataError where several columns differ from a name in capitals and spaces only."""
+    """Check that at most one column can be meant by a name.
+
+    Args:
+        file: name of the file, for the message.
+        target: the field that the column is for.
+        name: the name as it was written.
+        columns: of the file.
+
+    Raises:
+        DataError: several columns differ from the name in capitals and spaces only.
+    """
     like = columns_like(name, columns)
     if len(like) > 1:
         raise DataError(

@@ -78,6 +78,7 @@ class _Growing:
         else:
             for name, inner in value.items():
                 if name not in self.members:
+                    # Objects with data as keys (an id for each entry) would otherwise grow without bound.
                     if len(self.members) == _MAX_MEMBERS:
                         self.is_cut = True
                         continue
@@ -91,7 +92,7 @@ class _Growing:
 
 
 class ColumnScan:
-    """Looks at one row after the other. Memory: the names of fields, not the values."""
+    """Scans rows one by one. Keeps the names and types of fields, not the values."""
 
     def __init__(self) -> None:
         self._root = _Growing()

@@ -39,8 +39,12 @@ class LoadedFile:
     """A data file that was read whole: every one of its rows is an example.
 
     Attributes:
-        sha256: over the file's bytes as they lie on disk.
+        file: path as given.
+        sha256: hex digest of the file's bytes as they are on disk, packed or not.
+        shape: what its rows are.
         shape_reason: one sentence why this shape was taken, which columns are its fields, and how the file is written.
+        num_rows: rows of the file.
+        examples: one for each row, in order.
         mapping: field of the shape -> column, where the two differ.
         unused: every column that goes into no field.
     """
@@ -60,6 +64,7 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
     `core.dataset.Shape`.
 
     Args:
+        path: the file.
         mapping: field of the shape -> field of the file, such as {"prompt": "question"}; overrides detection.
         group_by: the field of the file that keeps rows together in a split.
 
@@ -71,6 +76,7 @@ def load_file(path: Path, *, mapping: dict[str, str] | None = None, group_by: st
     check_mapping(mapping)
     group = _group_field(mapping, group_by)
     source = open_source(path)
+    # Before the first pass, and again after the second: a file that is being written would pass unnoticed.
     sha256 = sha256_file(path)
 
     detector = ShapeDetector(source.name, mapping, read_as(source))
@@ -132,6 +138,8 @@ def example_of(row: Row, shape: Shape, mapping: Mapping[str, str], group: str | 
     """Map one row.
 
     Args:
+        row: as it was read.
+        shape: of the file.
         mapping: as in `load_file`.
         group: the field that keeps rows together.
 

@@ -17,7 +17,11 @@ from luthier.ml.charts.page import replace_bytes
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Raise RequestError where an output is a file that is read (also through a link), or is a folder."""
+    """Check that no output is a folder, or one of the files that are read.
+
+    Raises:
+        RequestError: an output is a folder, or an input (also through a link).
+    """
     for output in outputs:
         if output.is_dir():
             raise RequestError(f"{output} is a folder", expected="the name of a file", do="name a file in it")
@@ -31,8 +35,13 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
 
 
 def check_free(outputs: Sequence[Path], *, force: bool) -> None:
-    """Raise ConflictError where an output is there already and may not be replaced."""
+    """Check that outputs may be written.
+
+    Raises:
+        ConflictError: an output exists already, and `force` is not set.
+    """
     for output in outputs:
+        # lexists, not exists: a dangling link would be replaced in silence as well.
         if not force and os.path.lexists(output):
             raise ConflictError(
                 f"{output} is there already",
@@ -45,7 +54,12 @@ def check_free_listed(output: Path, listed: Path, *, force: bool) -> None:
     """`check_free` for an output and the listing of what was refused, which the next attempt replaces.
 
     Args:
+        output: the file to be written.
         listed: JSONL with `source_row` and `reason`; a file by that name that holds something else is not replaced.
+        force: replace both.
+
+    Raises:
+        ConflictError: a file exists already and may not be replaced.
     """
     check_free([output] if _is_listing(listed) else [output, listed], force=force)
 
@@ -60,9 +74,17 @@ def _is_listing(path: Path) -> bool:
 
 
 def check_replaceable(path: Path, what: str, *beginnings: bytes) -> None:
-    """Raise ConflictError for a file that is there and does not begin as one of its kind does, in small letters.
+    """Check that a file is absent, empty, or of the kind that is about to replace it.
 
     A page or a chart that is written again replaces the one before; a file of rows by the same name stays.
+
+    Args:
+        path: the file to be written.
+        what: its kind, for the message.
+        beginnings: how files of that kind begin, in lower case.
+
+    Raises:
+        ConflictError: another kind of file has that name.
     """
     if not path.is_file():
         return
@@ -80,8 +102,8 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
     """Write a small file, whole or not at all.
 
     Raises:
-        ConflictError: it is there.
-        RequestError: it cannot.
+        ConflictError: it exists already, and `force` is not set.
+        RequestError: it is a folder, or cannot be written.
     """
     check_outputs([path], [])
     check_free([path], force=force)
@@ -116,6 +138,7 @@ def publish(files: Mapping[Path, Path], *, force: bool) -> None:
     Raises:
         ConflictError: one with other bytes, unless `force`; nothing was moved then.
     """
+    # A file with the same bytes is what an interrupted run has left: the next run completes it without --force.
     for made, final in files.items():
         if not force and os.path.lexists(final) and not _is_same(made, final):
             check_free([final], force=False)

@@ -14,9 +14,13 @@ from luthier.ml.data.rows.chat_rows import check_learnable, parse_messages, pars
 
 
 def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
-    """The conversation of a prompt/completion row: only the completion is learned. Raises BadFieldError.
+    """The conversation of a prompt/completion row: only the completion is learned.
 
     Assistant turns inside a prompt that is a list of messages are context (weight 0).
+
+    Raises:
+        BadFieldError: a field is absent or wrong, or a `label` marks the row as one for preference training.
+        EmptyAnswerError: the completion is empty.
     """
     if isinstance(fields.get("label"), bool):
         reason = (
@@ -30,7 +34,11 @@ def prompt_completion_conversation(fields: dict[str, Any]) -> Conversation:
 
 
 def prompt_of(fields: dict[str, Any]) -> tuple[Message, ...]:
-    """The turns of the field `prompt`, a text or a list of messages, none of them learned. Raises BadFieldError."""
+    """The turns of the field `prompt`, a text or a list of messages, none of them learned.
+
+    Raises:
+        BadFieldError: it is absent, empty or wrong, or asks to learn one of its turns.
+    """
     value = fields.get("prompt", ABSENT)
     if not isinstance(value, list):
         text = require_text(fields, "prompt")
@@ -56,7 +64,12 @@ def as_context(messages: list[Any]) -> list[Any]:
 
 
 def completion_of(fields: dict[str, Any], field: str) -> tuple[Message, ...]:
-    """The turns of a completion, a text or a list of messages. Raises BadFieldError."""
+    """The turns of a completion, a text or a list of messages.
+
+    Raises:
+        BadFieldError: it is absent or wrong, or holds turns of other roles than assistant and tool.
+        EmptyAnswerError: it is empty.
+    """
     value = fields.get(field, ABSENT)
     if not isinstance(value, list):
         return (_answer(fields, field),)
@@ -69,7 +82,12 @@ def completion_of(fields: dict[str, Any], field: str) -> tuple[Message, ...]:
 
 
 def alpaca_conversation(fields: dict[str, Any]) -> Conversation:
-    """The conversation of an Alpaca row: instruction, blank line, input where there is one. Raises BadFieldError."""
+    """The conversation of an Alpaca row: instruction, blank line, input where there is one.
+
+    Raises:
+        BadFieldError: a field is absent or wrong, or the row has a history.
+        EmptyAnswerError: the output is empty.
+    """
     if fields.get("history"):
         reason = "holds earlier turns, which the Alpaca shape does not define; write the row in the chat shape"
         raise BadFieldError("history", fields["history"], reason)

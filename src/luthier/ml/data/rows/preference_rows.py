@@ -54,7 +54,11 @@ def preference_sides(fields: dict[str, Any]) -> tuple[Conversation, Conversation
 
 
 def unpaired_conversation(fields: dict[str, Any]) -> tuple[Conversation, bool]:
-    """The conversation of a row of prompt, completion and label, and whether its completion is wanted."""
+    """The conversation of a row of prompt, completion and label, and whether its completion is wanted.
+
+    Raises:
+        BadFieldError: a field is absent or wrong, or the label is neither true nor false.
+    """
     messages = with_system((*prompt_of(fields), *completion_of(fields, "completion")), fields.get("system"))
     check_learnable("completion", messages)
     return Conversation(messages=messages, tools=parse_tools("tools", fields.get("tools"))), _label(fields)
@@ -89,6 +93,7 @@ def _completion(field: str, value: Any) -> tuple[Message, ...]:
     messages = completion_of({field: value}, field)
     if not messages:
         raise EmptyAnswerError(field, value)
+    # Each turn beside the one before it; None before the first.
     for index, (message, before) in enumerate(zip(messages, (None, *messages), strict=False)):
         if message.role == "assistant" and before is not None and before.role == "assistant":
             raise BadFieldError(f"{field}[{index}]", message.content, "is a second answer in a row: one is preferred")
@@ -120,6 +125,7 @@ def _after_prompt(field: str, side: Any, prompt: Any) -> Any:
         return side
     if side[0].get("role") in ("assistant", "tool"):
         return side
+    # TRL's explicit prompt may come with sides that repeat it: compare turn by turn before cutting it off.
     before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     if [_plain(turn) for turn in side[: len(before)]] != [_plain(turn) for turn in before]:
         raise BadFieldError(field, _plain(side[0])[1], "answers another prompt than the row's")
@@ -131,6 +137,7 @@ def _implicit(
 ) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
     """The turns that both sides begin with, and what follows in each."""
     num = 0
+    # The common beginning is the prompt; the first differing turn must be an answer on both sides.
     while num < min(map(len, sides)) and _plain(sides[0][num]) == _plain(sides[1][num]):
         num += 1
     first_answers = [_plain(side[num])[0] if num < len(side) else "nothing" for side in sides]
@@ -149,6 +156,7 @@ def _turns(field: str, value: Any) -> list[Any]:
     if not isinstance(value, str):
         return _listed(field, value)
     found = list(_TURN.finditer(check_text(field, value)))
+    # Text before the first speaker belongs to no turn, and would be lost.
     if found and not value[: found[0].start()].strip():
         ends = [match.start() for match in found[1:]] + [len(value)]
         return [

@@ -37,7 +37,14 @@ _WORD: Final = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of the map and the words that set it apart, the most telling one first."""
+    """A part of the map and the words that set it apart, the most distinctive one first.
+
+    Attributes:
+        x: centre, in the units of `PromptMap.xy`.
+        y: centre.
+        num_points: points that lie in it.
+        words: at most two.
+    """
 
     x: float
     y: float
@@ -50,13 +57,14 @@ class PromptMap:
     """Where texts lie.
 
     Attributes:
-        positions: places in the texts given, ascending; all of them, or a sample.
-        xy: one point for each, centred on 0.
+        positions: int64 [n], indices into the texts given, ascending; all of them, or a sample.
+        xy: float64 [n, 2], one point for each, centred on 0.
         explained_share: the part of the variance that two dimensions keep, 0 to 1.
         num_texts: how many there were.
         prefix: what nearly all texts begin with and was left out; empty where they share no beginning.
-        members: of each point the place in `regions` of the one that it lies in; -1 for a point of a part that no words
-            set apart.
+        regions: the labelled parts of the map.
+        members: int64 [n], index into `regions` of each point's region; -1 for a point of a part that no words set
+            apart.
     """
 
     positions: Integers
@@ -79,6 +87,7 @@ def prompt_map(texts: pl.Series, *, max_points: int = 3_000, seed: int = 0) -> P
     if num_texts > max_points:
         order = np.argsort(_mixed(positions, seed), kind="stable")
         positions = np.sort(positions[order[:max_points]])
+    # Four times the length: the shared beginning is cut off these before the first 1,000 characters are taken.
     heads = texts.gather(positions).str.slice(0, 4 * _MAX_CHARACTERS).to_list()
     prefix = shared_prefix(heads)
     cut = [text[len(prefix) if text.startswith(prefix) else 0 :][:_MAX_CHARACTERS].casefold() for text in heads]
@@ -96,6 +105,7 @@ def shared_prefix(texts: Sequence[str]) -> str:
     width = max(2, math.ceil(_PREFIX_SHARE * len(in_order)))
     best = ""
     for first, last in zip(in_order, in_order[width - 1 :], strict=False):  # all between two share what these share
+        # Sorted texts between two others share at least what those two share, so windows of 90% are enough.
         length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
         found = first[: min(len(first), len(last)) if length is None else length]
         best = max(best, found, key=len)
@@ -120,16 +130,20 @@ def _tf_idf(texts: Sequence[Sequence[str]]) -> csr_array:
     for words in texts:
         counts: Counter[int] = Counter()
         for word in words:
+            # "#" keeps the trigram of a word apart from the same three letters as a word of their own.
             for part in (word, *(f"#{word[i : i + 3]}" for i in range(max(1, len(word) - 2)))):
                 bucket = buckets.get(part)
                 if bucket is None:
+                    # crc32, not hash(), which Python salts in every process: the map must not change between runs.
                     bucket = buckets[part] = zlib.crc32(part.encode("utf-8", "backslashreplace")) % _NUM_FEATURES
                 counts[bucket] += 1
         columns.extend(counts)
         values.extend(1 + math.log(count) for count in counts.values())
         starts.append(len(columns))
     made = csr_array((values, columns, starts), shape=(len(texts), _NUM_FEATURES), dtype=np.float64)
+    # Each column occurs once in a row, so counting indices gives the document frequency, [features].
     frequency = np.bincount(made.indices, minlength=_NUM_FEATURES)
+    # Smoothed inverse document frequency, as scikit-learn's default.
     made.data *= np.log((1 + len(texts)) / (1 + frequency))[made.indices] + 1
     squares = np.zeros(len(texts))
     np.add.at(squares, np.repeat(np.arange(len(texts)), np.diff(made.indptr)), made.data**2)
@@ -144,19 +158,23 @@ def _project(matrix: Any) -> tuple[Floats, float]:
     if num < 2:
         return xy, 0.0
     mean = np.asarray(matrix.mean(axis=0)).ravel()
+    # Total variance times n without a dense matrix: sum of squares less n times the mean's square.
     total = float((matrix.data**2).sum() - num * (mean @ mean))
     if total < 1e-9 * num:
         return xy, 0.0
     columns = np.unique(matrix.indices)
     if num <= _SMALL or len(columns) <= _FEW_FEATURES:
+        # [n, n] Gram matrix, centred on both sides: its eigenvectors are the scores of PCA, cheap for few texts.
         gram = (matrix @ matrix.T).toarray()
         gram -= gram.mean(axis=0)
         gram -= gram.mean(axis=1, keepdims=True)
         squares, vectors = np.linalg.eigh(gram)
+        # eigh sorts ascending; rounding may leave a tiny negative eigenvalue.
         scores = vectors[:, ::-1][:, :2] * np.sqrt(np.maximum(squares[::-1][:2], 0))
     else:
         start = np.linspace(1, 2, min(num, len(columns)))  # ARPACK would begin at random
         left, singular, _ = svds(_centred(matrix[:, columns], mean[columns]), k=2, v0=start, tol=1e-6)
+        # svds does not promise an order of its singular values.
         scores = (left * singular)[:, np.argsort(-singular)]
     xy[:, : scores.shape[1]] = scores
     for axis in range(2):  # a component has no sign of its own: the point farthest out lies on the positive side
@@ -218,6 +236,7 @@ def _clusters(xy: Floats, num: int, seed: int) -> Integers:
     centres = scaled[[int(generator.integers(len(xy)))]]
     while len(centres) < num:
         nearest = ((scaled[:, None] - centres) ** 2).sum(axis=2).min(axis=1)
+        # Farthest-point start: each next centre is the point that is farthest from all centres so far.
         centres = np.vstack([centres, scaled[np.argmax(nearest)]])
     for _ in range(30):
         members = ((scaled[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)

@@ -22,12 +22,14 @@ def read_jsonl(source: Source, is_wanted: Callable[[int, int], bool] | None = No
     """One Row or RowProblem for each line that is not blank. A UTF-8 byte order mark is no part of the text.
 
     Args:
-        is_wanted: whether to parse a record, by its place among the records (from 0) and its line; all where None.
+        source: the file.
+        is_wanted: whether to parse a record, by its index among the records (from 0) and its line; None parses all.
     """
     offset, place = 0, -1
     with source.open() as file:
         for number, (line, length) in enumerate(bounded_lines(file), start=1):
             body = line.removeprefix(_BOM) if number == 1 else line
+            # `length` counts all bytes of the line, `line` at most the bound: a longer line is never blank.
             is_blank = length == len(line) and not body.strip()
             place += not is_blank
             if is_blank or (is_wanted is not None and not is_wanted(place, number)):
@@ -44,7 +46,10 @@ def read_line(file: str, number: int, line: bytes, offset: int) -> Row | RowProb
     """What is on one line of JSONL.
 
     Args:
-        offset: of the line in the file, for messages about its bytes.
+        file: name of the file, for messages.
+        number: of the line, from 1.
+        line: its bytes, with or without the line end.
+        offset: of the line in the file in bytes, for messages about its bytes.
     """
     try:
         text = line.decode("utf-8")
@@ -90,7 +95,7 @@ def read_json(source: Source) -> Iterator[Row | RowProblem]:
     """One Row or RowProblem for each element; `line` is the row's number.
 
     Raises:
-        DataError: a broken document.
+        DataError: the document is broken, not UTF-8, larger than 1 GiB, or holds no single array of rows.
     """
     pieces, num_bytes = [], 0
     with source.open() as file:
@@ -98,6 +103,7 @@ def read_json(source: Source) -> Iterator[Row | RowProblem]:
             pieces.append(piece)
             num_bytes += len(piece)
     data = b"".join(pieces)
+    # The pieces and the joined bytes together would be twice the document.
     pieces.clear()
     if num_bytes > MAX_DOCUMENT_BYTES:
         raise DataError(

@@ -57,6 +57,8 @@ class _TextLines:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 self.problems.append(undecodable(self._name, self._number, line, error.start, self._offset))
+                # The record goes on with this text, so that the csv reader keeps its place; the row itself becomes a
+                # problem.
                 text = line.decode("utf-8", "replace")
             self._offset += len(line)
             yield text
@@ -73,6 +75,7 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
         file = dialect.open(raw, source.name)
         lines = _TextLines(file, source.name, dialect.num_lines_before)
         reader = csv.reader(iter(lines), delimiter=dialect.delimiter, strict=True)
+        # strict=True above turns a quote inside an unquoted value into an error instead of a guess.
         found = _in_columns(records(reader), dialect)
         header = header_names(source.name, next((record for record in found if record), []))
         if lines.problems:
@@ -86,6 +89,7 @@ def read_csv(source: Source) -> Iterator[Row | RowProblem]:
         for record in found:
             lines.record_bytes = 0
             if not record:  # a blank line
+                # Blank lines at the end are dropped: they are reported only once another record follows.
                 num_blank += len(header) == 1
                 continue
             for _ in range(num_blank):

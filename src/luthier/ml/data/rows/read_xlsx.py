@@ -53,7 +53,7 @@ def workbook_notes(source: Source) -> str:
     """Which sheet is read, as text: `the sheet 'Answers'`.
 
     Raises:
-        DataError: as `read_xlsx`.
+        DataError: the workbook is broken, encrypted or unsafe, has no rows, or rows on more than one sheet.
     """
     return f"the sheet {_sheet(source).title!r}"
 
@@ -64,7 +64,8 @@ def read_xlsx(source: Source) -> Iterator[Row | RowProblem]:
     A row with an error such as #N/A is a RowProblem.
 
     Raises:
-        DataError: a broken, encrypted or unsafe workbook, for one without rows, and for what the module's text names.
+        DataError: the workbook is broken, encrypted or unsafe, has no rows or rows on more than one sheet, merged
+            cells, values under no name, or formulas without saved results.
     """
     found = _sheet(source)
     with _open(source) as book:
@@ -98,6 +99,8 @@ def _without_name(source: Source, sheet: _Sheet, cell: str) -> DataError:
 
 def _sheet(source: Source) -> _Sheet:
     """The one sheet with rows, remembered for the file as it is now."""
+    # Inode, size and time are part of the key: finding the sheet reads the whole file, but a changed file must be read
+    # again.
     stat = source.path.stat()
     return _find_sheet(source, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -105,6 +108,7 @@ def _sheet(source: Source) -> _Sheet:
 @lru_cache(maxsize=_NUM_REMEMBERED)
 def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) -> _Sheet:
     try:
+        # Before openpyxl unpacks anything: a workbook is a ZIP archive, and may be a bomb.
         check_archive(source.path)
     except DataError as error:
         raise DataError(f"{source.name}: {error.came}", expected=error.expected, do=error.do) from error
@@ -120,6 +124,7 @@ def _find_sheet(source: Source, _inode: int, _num_bytes: int, _changed_ns: int) 
                 do="save the sheet to be read as a file of its own: as CSV UTF-8, or moved to a new workbook",
             )
         (title, (header_row, _)) = next(iter(filled.items()))
+        # Private, but the only way from a title to its part in the archive; _check_cells reads the raw markup.
         part = str(book[title]._worksheet_path)
         num_sheets = len(book.worksheets)
     _check_cells(source, title, part)
@@ -135,6 +140,7 @@ def _open(source: Source) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and validations, which are not read
+            # data_only gives saved results instead of formulas; read_only streams rows.
             book = openpyxl.load_workbook(source.path, read_only=True, data_only=True, rich_text=False)
             try:
                 yield book
@@ -170,6 +176,7 @@ def _check_cells(source: Source, title: str, part: str) -> None:
             window = tail + block
             merged.update(_MERGED.findall(window))
             unsaved.update(_UNSAVED.findall(window))
+            # An overlap, so that a match across two blocks is found; sets remove what is found twice.
             tail = window[-_TAIL_BYTES:]
     for cells, what, do in (
         (merged, "merged cells", "unmerge them (Home, Merge & Center) and give each row its own values"),

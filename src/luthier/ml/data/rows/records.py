@@ -27,8 +27,8 @@ class Record:
     cannot be read, and of a line that is too long.
 
     Attributes:
+        line: as `Row.line`.
         item: the row, or why there is none.
-        line: as the row's.
         raw: the record as one line of JSONL without its end.
     """
 
@@ -43,7 +43,7 @@ def read_records(source: Source) -> Iterator[Record]:
     A row with a value that JSON does not have (not a number, raw bytes) comes as a RowProblem.
 
     Raises:
-        DataError: as `read_rows` does.
+        DataError: the file as a whole cannot be read.
     """
     if source.format == "jsonl":
         yield from _lines(source)
@@ -65,7 +65,8 @@ def json_line(fields: Mapping[str, Any]) -> bytes:
     """A row as one line of JSON without its end: UTF-8, fields in their order; dates and times as ISO 8601 texts.
 
     Raises:
-        TypeError, ValueError: a value that JSON does not have.
+        TypeError: a value of a type that JSON does not have.
+        ValueError: a number that is infinite or not a number.
     """
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False, default=_iso)
     try:
@@ -85,6 +86,8 @@ def _lines(source: Source) -> Iterator[Record]:
         lines = enumerate(bounded_lines(file), start=1)
         for item in read_rows(source):
             number, (line, length) = next(lines)
+            # The file is read twice side by side: read_rows skips blank lines, so this pass catches up with its line
+            # numbers.
             while number < item.line:
                 number, (line, length) = next(lines)
             body = line.removeprefix(_BOM) if number == 1 else line

@@ -31,7 +31,14 @@ _PIECE_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What an index was made of: a file of this size and time is the same file."""
+    """The file that an index was made of: one of the same size and time is the same file.
+
+    Attributes:
+        num_rows: rows in the index.
+        num_bytes: size of the file.
+        changed_ns: its modification time.
+        is_copy: the rows were written as JSONL beside the index.
+    """
 
     num_rows: int
     num_bytes: int
@@ -47,6 +54,9 @@ class RowIndex:
 
     Attributes:
         name: the file's, for messages.
+        rows: the JSONL file that the offsets are of: the file itself, or its copy.
+        entries: the file of the index, 16 bytes a row.
+        num_rows: rows in the index.
         is_copy: whether the rows were written as JSONL for this index; what could not be read is then a text that says
             why.
     """
@@ -58,7 +68,11 @@ class RowIndex:
     is_copy: bool
 
     def line(self, position: int) -> int:
-        """The line that names the row at a position. Raises IndexError."""
+        """The line that names the row at a position.
+
+        Raises:
+            IndexError: there is no such position.
+        """
         return self._entry(position)[0]
 
     def lines(self, start: int = 0, step: int = 1) -> Iterator[int]:
@@ -71,6 +85,7 @@ class RowIndex:
 
     def position(self, line: int) -> int | None:
         """The position of the row with this line; None where there is none."""
+        # Lines ascend with positions, so a binary search finds one in some 20 steps.
         low, high = 0, self.num_rows
         with self._opened() as entries:
             while low < high:
@@ -82,13 +97,18 @@ class RowIndex:
         return None
 
     def row(self, position: int) -> Row | RowProblem:
-        """The row at a position, or why it is none. Raises IndexError."""
+        """The row at a position, or why it is none.
+
+        Raises:
+            IndexError: there is no such position.
+        """
         line, offset = self._entry(position)
         with self.rows.open("rb") as file:
             file.seek(offset)
             raw = file.readline(MAX_LINE_BYTES + 1)
             if len(raw) > MAX_LINE_BYTES:
                 return RowProblem(self.name, line, "", "", too_long(len(raw)))
+        # In a copy a row is an object; a JSON text is the reason why the row could not be read.
         if self.is_copy and raw.startswith(b'"'):
             return RowProblem(self.name, line, "", "", str(json.loads(raw)))
         return read_line(self.name, line, raw, offset)
@@ -110,6 +130,7 @@ class RowIndex:
 
     @contextmanager
     def _opened(self) -> Iterator[mmap.mmap | bytes]:
+        # An empty file cannot be mapped into memory.
         if not self.num_rows:
             yield b""
             return
@@ -140,8 +161,18 @@ def is_quick(path: Path) -> bool:
 
 
 def build_index(path: Path, folder: Path) -> RowIndex:
-    """Make the index of a file in a folder, and the rows where the file has no lines of JSON. Constant memory for all
-    but one JSON document. Raises what `open_source` and `read_rows` raise.
+    """Make the index of a file in a folder, and a copy of the rows where the file is not JSONL.
+
+    Takes constant memory for all files but a JSON document, which is read whole.
+
+    Args:
+        path: the data file.
+        folder: where the index goes; made where it is missing.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataError: the file cannot be read.
+        OSError: the index cannot be written.
     """
     source, stat = open_source(path), path.stat()
     is_copy = not is_quick(path)
@@ -151,6 +182,7 @@ def build_index(path: Path, folder: Path) -> RowIndex:
             num_rows = _copy(source, work / _ROWS, entries) if is_copy else _offsets(source, entries)
         head = _Head(num_rows, stat.st_size, stat.st_mtime_ns, is_copy)
         (work / _HEAD).write_text(json.dumps(asdict(head)), encoding="utf-8")
+        # The head comes last: until it is there, open_index takes the folder for one without an index.
         for name in (_ROWS, _ENTRIES, _HEAD) if is_copy else (_ENTRIES, _HEAD):
             (work / name).replace(folder / name)
     rows = folder / _ROWS if is_copy else path
@@ -161,6 +193,7 @@ def _offsets(source: Source, entries: IO[bytes]) -> int:
     offset = num_rows = 0
     with source.open() as file:
         for number, (line, length) in enumerate(bounded_lines(file), start=1):
+            # The byte order mark is no part of the first row, so its offset begins behind it.
             start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
             if line[start:].strip():
                 entries.write(_ENTRY.pack(number, offset + start))

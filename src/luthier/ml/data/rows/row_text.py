@@ -31,9 +31,11 @@ class TextField:
     """One text of a row.
 
     Attributes:
+        pointer: JSON pointer of the text in its row.
         name: of the field.
         speaker: of the turn that it belongs to, empty elsewhere.
-        part: of the turn, where it is not what is said in it, such as `tool_calls`.
+        part: of the turn, where it is not its content, such as `tool_calls`.
+        text: the text itself, or the value as JSON.
         is_text: whether it is a text that a form can carry; all else is shown as JSON, to be changed in the whole row
             only.
     """
@@ -74,8 +76,10 @@ def with_texts(fields: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str,
                 do="open the row again: it may not be the one that you have before you",
             )
         changed = _with_plain_ends(text)
+        # Browsers send \r\n for every line end of a form: unchanged texts keep the ends that they had.
         if changed == _with_plain_ends(known[pointer].text):
             continue
+        # RFC 6901: ~1 before ~0, so that "~01" becomes "~1" and not "/".
         *way, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
         at: Any = made
         for part in way:
@@ -91,7 +95,11 @@ def as_json(fields: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """The row that a person wrote as JSON. Raises RequestError."""
+    """The row that a person wrote as JSON.
+
+    Raises:
+        RequestError: the text is not JSON, or no object.
+    """
     try:
         value = strict_loads(text)
     except StrictJsonError as error:

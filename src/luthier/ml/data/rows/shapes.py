@@ -67,7 +67,14 @@ def _fits(shape: Shape, fields: Mapping[str, Any]) -> bool:
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
-    """Raise DataError for a target that no shape knows, naming the nearest one."""
+    """Check that every target of a mapping is a field of some shape.
+
+    Args:
+        mapping: field of the shape -> column of the file.
+
+    Raises:
+        DataError: no shape has such a field; the message names the nearest one.
+    """
     for target in mapping:
         if target not in MAPPABLE:
             near = difflib.get_close_matches(target, MAPPABLE, n=1)
@@ -80,6 +87,7 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
 
 def renamed(fields: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
     """The row's fields under the names of the shape. A column that was mapped is no longer there under its own name."""
+    # The group column keeps its name: it may at the same time be a field of the shape.
     targets = {target: column for target, column in mapping.items() if target != GROUP}
     taken = set(targets.values())
     kept = {name: value for name, value in fields.items() if name not in targets and name not in taken}
@@ -96,6 +104,7 @@ class Decision:
     """What the rows of a file are, as `ShapeDetector.settle` finds it.
 
     Attributes:
+        shape: the shape that all rows fit.
         reason: one sentence why, with the columns that represent fields under other names, and those not used.
         mapping: field of the shape -> column, both as asked for and as found.
         group: the column that keeps rows together.
@@ -114,7 +123,11 @@ class ShapeDetector:
     """Looks at every row once and then says the shape of the file. Memory: the names of the fields, not the rows.
 
     Attributes:
+        file: name of the file, for messages.
+        mapping: field of the shape -> column, as the user gave it.
         read_as: how the file is written, where that was found in it (`rows.read_as`); ends the reason.
+        num_rows: rows seen so far.
+        columns: names of all columns in the order of their first appearance.
     """
 
     file: str
@@ -135,10 +148,12 @@ class ShapeDetector:
         """Take one row into account. A row that fits no shape says nothing about the shape of the file."""
         self.num_rows += 1
         names = tuple(row.fields)
+        # Rows of a file mostly have the same fields: their mapping is resolved once for each set of names.
         mapping = self._mappings.get(names)
         if mapping is None:
             self.columns.update(dict.fromkeys(names))
             mapping = resolve(self.mapping, MAPPABLE[:-1], names)
+            # JSONL can have other fields in every row; beyond this many sets memory would grow with the file.
             if len(self._mappings) < _MAX_SIGNATURES:
                 self._mappings[names] = mapping
         fields = renamed(row.fields, mapping) if mapping else row.fields
@@ -153,6 +168,7 @@ class ShapeDetector:
         if not self._fits:
             self._fits, self._first_line = fits, row.line
             return
+        # The shapes that every row so far fits, in order of precedence; the first is taken in the end.
         both = [shape for shape in self._fits if shape in fits]
         if not both:
             reason = f"is {fits[0]} where row {self._first_line} is {self._fits[0]}"
@@ -169,20 +185,28 @@ class ShapeDetector:
                     self._unused_in_turns.update((f"{name}[].{key}", None) for key in unused)
 
     def decide(self, *, group: str | None) -> tuple[Shape, str]:
-        """The shape, and one sentence why. Raises as `settle`."""
+        """The shape, and one sentence why.
+
+        Raises:
+            DataError: there is no shape or more than one, or several columns could be one field.
+        """
         decision = self.settle(group=group)
         return decision.shape, decision.reason
 
     def settle(self, *, group: str | None) -> Decision:
         """The shape, and which column is which field of it.
 
+        Args:
+            group: the column that keeps rows together; None for none.
+
         Raises:
-            DataError: there is no shape or more than one, and where several columns could be one field.
+            DataError: there is no shape or more than one, or several columns could be one field.
         """
         mapping = resolve(self.mapping, MAPPABLE[:-1], self.columns)
         if group is not None:
             group = resolve({GROUP: group}, (), self.columns)[GROUP]
         self._check_columns_exist(mapping, group)
+        # A mapping of required fields decides the shape; one of optional fields alone, such as system, does not.
         mapped = [name for name in self.mapping if any(name in names for names in REQUIRED.values())]
         shape = self._mapped_shape(mapped) if mapped else self._seen_shape()
         found: dict[str, str] = {}

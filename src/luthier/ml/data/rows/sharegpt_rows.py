@@ -31,7 +31,12 @@ _ROLES = {
 
 
 def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
-    """The conversation of a ShareGPT row. Raises BadFieldError at the first wrong value."""
+    """The conversation of a ShareGPT row.
+
+    Raises:
+        BadFieldError: at the first wrong value.
+        EmptyAnswerError: an answer that is to be learned is empty.
+    """
     turns = fields.get("conversations")
     if not isinstance(turns, list):
         value = ABSENT if turns is None else turns
@@ -42,6 +47,7 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
         if not isinstance(turn, dict):
             raise BadFieldError(where, turn, f"is {name_of_type(turn)} where an object is expected")
         raw.append(_openai_message(where, turn, index, last_id))
+        # ShareGPT has no call ids: an observation answers the last function call before it.
         last_id = f"call_{index}_0" if turn.get("from") == "function_call" else last_id
     try:
         messages: tuple[Message, ...] = parse_messages("conversations", raw)
@@ -55,6 +61,7 @@ def sharegpt_conversation(fields: dict[str, Any]) -> Conversation:
 def _openai_message(where: str, turn: dict[str, Any], index: int, last_id: str | None) -> dict[str, Any]:
     if "from" not in turn:
         role = turn.get("role", ABSENT)
+        # A role that is not known is passed on, so that parse_messages names it together with the known ones.
         return {**turn, "role": _ROLES[role]} if isinstance(role, str) and role in _ROLES else turn
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in _ROLES:

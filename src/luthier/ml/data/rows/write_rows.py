@@ -17,6 +17,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     Raises:
         StorageFullError: the disk is full.
     """
+    # In the same folder, since a rename is atomic within one file system only.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_rows = 0
     try:
@@ -25,6 +26,7 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 num_rows += 1
             file.flush()
+            # Before the rename: else a power cut could leave the new name with an empty file.
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

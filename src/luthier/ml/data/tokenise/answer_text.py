@@ -26,12 +26,15 @@ _PLAIN_ANSWER = "Spruce-wood"
 class AnswerText:
     """A conversation up to an answer, as text.
 
-    text[:prompt] is the prompt, text[start:] is learned; between them stands what is context although the model did not
-    see it in the prompt, such as an empty thought that the template inserts.
+    text[:prompt] is the prompt, text[start:] is learned. The text between them is context that the model does not see
+    in the prompt, such as an empty thought that the template inserts.
 
     Attributes:
-        is_rendered: the template writes this very text, except for an end of the turn that it leaves out.
-        has_thought: the answer holds one.
+        text: the rendered turns through the answer, with the end of its turn.
+        prompt: end of the prompt, in characters.
+        start: where learning begins, in characters; prompt <= start.
+        is_rendered: the template writes exactly this text, except for an end of the turn that it leaves out.
+        has_thought: the answer contains a thought.
         skips_thought: the prompt lets the model think, and the answer goes on without a thought.
     """
 
@@ -45,10 +48,13 @@ class AnswerText:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn of a row, for what is said of it.
+    """A turn of a row, for error messages about it.
 
     Attributes:
-        index: from 0.
+        row_id: id of the example.
+        index: position of the turn in the conversation, from 0.
+        message: the turn itself.
+        num_messages: turns of the whole conversation.
     """
 
     row_id: str
@@ -70,10 +76,16 @@ class Turn:
 
 
 def answer_text(turn: Turn, conversation: Conversation, template: Template, learns: bool | None) -> AnswerText:
-    """The text of one answer, proved.
+    """The text of one answer, with proof of where the learned part begins.
 
     Args:
+        turn: the answer.
+        conversation: the whole conversation that holds the turn.
+        template: renders the conversation.
         learns: whether its thought is learned; None learns a thought of the row, and no empty one of the template.
+
+    Returns:
+        Prompt and answer as one text, with the borders between them.
 
     Raises:
         TemplateError: the answer, its thought or its calls cannot be found in what the template writes.
@@ -94,6 +106,7 @@ def answer_text(turn: Turn, conversation: Conversation, template: Template, lear
             "set data.reasoning: as_text (the thought is written before the answer, between <think> and </think>) or "
             "data.reasoning: drop (the row is learned without it)",
         )
+    # Many templates trim content, so that only the stripped answer can be searched for in their text.
     return _Found(turn, conversation, template, prompt, through, thought, answer.strip(), learns).text()
 
 
@@ -112,6 +125,8 @@ class _Found:
 
     def text(self) -> AnswerText:
         rendered = self.through.startswith(self.prompt)
+        # A template may write the prompt as a prefix and still drop the thought of the row; that text would teach the
+        # model not to think, so it is put together instead.
         if rendered and (self.thought is None or self._has_thought(self.through[len(self.prompt) :])):
             return self._as_rendered()
         return self._put_together()
@@ -119,10 +134,14 @@ class _Found:
     def _as_rendered(self) -> AnswerText:
         """The template's own text begins with the prompt."""
         piece = self.through[len(self.prompt) :]
+        # The checks come first: later steps search the piece for the answer with index(), which assumes that it is
+        # there.
         self._check_answer(piece)
         self._check_begins(piece)
         writing = self.template.thoughts
         state: PromptState = "none" if writing is None else writing.state_of(self.prompt)[0]
+        # With a thought in the row nothing is inserted: what looks like an empty thought would be part of the row's
+        # own.
         empty = 0 if writing is None or self.thought is not None else writing.length_of_empty(piece, state)
         start = self._learned_from(empty)
         if self.learns is False:
@@ -147,9 +166,13 @@ class _Found:
                 self.prompt[-2 * EXCERPT_CHARACTERS :],
                 self._how_to_open(),
             )
+        # Rendered without the thought, the text behind the prompt is the bare answer; the thought is then written in
+        # front of it in the form that the prompt asks for.
         plain = self.through if self.thought is None else self._without_thought()
+        # prompt[:bare] ends before the thought that the prompt opens or closes: the rendered text lacks that part.
         body = plain[self._end_of_prompt(plain, self.prompt[:bare]) :]
         empty = 0 if writing is None else writing.length_of_empty(body, "none")
+        # The prompt has already closed an empty thought, so the one that the template renders would be a second.
         ahead, inserted = "", body[:empty]
         body = body[empty:]
         if writing is not None and self.thought is not None:
@@ -181,6 +204,7 @@ class _Found:
 
     def _has_thought(self, piece: str) -> bool:
         assert self.thought is not None
+        # The answer must follow the thought: found anywhere, a short answer could be a part of the thought.
         at = piece.find(self.thought)
         return at >= 0 and self.answer in piece[at + len(self.thought) :]
 
@@ -197,6 +221,7 @@ class _Found:
         plain = self._without_thought()
         body = plain[self._end_of_prompt(plain, self.prompt[: writing.state_of(self.prompt)[1]]) :]
         body = body[writing.length_of_empty(body, "none") :]
+        # An empty body is a suffix of every piece, so that it would prove nothing about the border.
         if not body or not piece.endswith(body):
             raise self.turn.error(
                 "where the thought ends and the answer begins cannot be told",
@@ -211,9 +236,12 @@ class _Found:
             return len(prompt)
         if (same := _end_but_for_space(text, prompt)) is not None:
             return same
+        # The templates that get here change earlier turns, so the prompt is recognised by its last turn and what
+        # follows it.
         last = (self.conversation.messages[self.turn.index - 1].content or "").strip() if self.turn.index else ""
         at = prompt.rfind(last) if last else -1
         anchor = prompt[at:] if at >= 0 else ""
+        # From the right: the same words may occur in earlier turns.
         found = text.rfind(anchor) if anchor else -1
         if found < 0:
             raise self.turn.error(
@@ -227,6 +255,7 @@ class _Found:
 
     def _end_of(self, piece: str) -> str:
         """What the piece lacks to end the turn."""
+        # Only behind the answer: the end text of an inserted turn before it does not stop the model.
         after = piece[piece.index(self.answer) + len(self.answer) :]
         if any(end in after for end in self.template.end_texts):
             return ""
@@ -263,10 +292,12 @@ class _Found:
         if self.template.kind != "chat" or self.template.render(before) != self.prompt:
             return
         writing = self.template.thoughts
+        # What the model writes first is the thought where there is one.
         said = self.answer if self.thought is None else self.thought
         written = piece if said else self._of_plain_answer(before)
         head = written[: written.find(said or _PLAIN_ANSWER)]
         for part in (writing.start, writing.end) if writing is not None else ():
+            # The tags that open or close a thought may precede the text; they belong to what the model writes.
             head = head.replace(part, "")
         if head.strip():
             raise self.turn.error(
@@ -304,6 +335,7 @@ def _lets_think(writing: ThoughtWriting, state: PromptState) -> bool:
 
 def _end_but_for_space(text: str, prompt: str) -> int | None:
     """Where a text goes on that begins with a prompt except for white space; None where it does not."""
+    # Both texts are walked without their white space; linear, since prompts may be as long as the context.
     solid = "".join(prompt.split())
     at = seen = 0
     while seen < len(solid) and at < len(text):
@@ -314,6 +346,7 @@ def _end_but_for_space(text: str, prompt: str) -> int | None:
         at += 1
     if seen < len(solid):
         return None
+    # White space that the prompt ends with belongs to the prompt, not to the answer.
     space = prompt[len(prompt.rstrip()) :]
     return at + len(space) if text.startswith(space, at) else at
 
@@ -344,6 +377,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 def stands_in(part: str, text: str) -> bool:
     """Whether `part` is in `text` as it is or as JSON writes it."""
+    # As it is, as JSON with Unicode, and as JSON in ASCII with escapes: templates use tojson with either setting.
     forms = (part.strip(), json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
     return any(form in text for form in forms)
 
@@ -351,5 +385,6 @@ def stands_in(part: str, text: str) -> bool:
 def difference(one: str, other: str) -> str:
     """The place where two texts part, as each goes on."""
     at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    # Half an excerpt before the difference, so that a reader can find the place in the template.
     start = max(0, at - EXCERPT_CHARACTERS // 2)
     return f"{one[start : at + EXCERPT_CHARACTERS]} <<< against >>> {other[start : at + EXCERPT_CHARACTERS]}"

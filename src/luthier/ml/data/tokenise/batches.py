@@ -32,17 +32,21 @@ class StepSchedule:
         lengths: tokens of each example; of a unit of several rows, those of its longest.
         global_batch_size: examples an optimizer step.
         micro_batch_tokens: most tokens of one micro-batch, padding included; a longer example is alone.
-        rows_per_unit: rows of each example that stand side by side, such as the two completions of a preference pair; a
+        order: one of the orders above.
+        seed: of the shuffles, 0 or more.
+        rows_per_unit: rows of each example that lie side by side, such as the two completions of a preference pair; a
             number for each example where they differ.
         families: which examples begin alike (`shared_prefix.find_families`); those of a step go into micro-batches of
             their own, in which the common beginning counts once. The examples of a step stay the same.
         own: what the rows of each unit begin with (`shared_prefix.unit_prefixes`), which then counts once a unit; in
-            place of families, except for units of one row. The units of a micro-batch are of equally many rows then.
+            place of families, except for units of one row. All units of a micro-batch then have the same number of
+            rows.
         packed: tokens of each example, all of its rows together, where the rows of a micro-batch lie end to end so that
-            none is padded; any examples of a family may then stand together. None where rows lie side by side.
+            none is padded; a micro-batch may then mix any examples of a family. None where rows lie side by side.
 
     Raises:
-        DataError: no examples. RecipeError: a size below 1 or a negative seed.
+        DataError: there are no examples.
+        RecipeError: a size is below 1, or the seed is negative.
     """
 
     def __init__(
@@ -70,15 +74,19 @@ class StepSchedule:
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._global_batch_size = global_batch_size
         self._micro_batch_tokens = micro_batch_tokens
+        # [n] without a copy: one number becomes a read-only view with stride 0.
         self._num_rows = np.broadcast_to(np.asarray(rows_per_unit, dtype=np.int64), len(lengths))
         self._order = order
         self._seed = seed
         none = np.zeros(len(lengths), dtype=np.int64)
+        # -1 for every example: the mark of "no family" in shared_prefix.Families.
         self._families = none - 1 if families is None else families.families
         self._prefix_tokens = none if families is None else families.prefix_tokens
         self._own = own
+        # Units of different row counts share a micro-batch only where each row carries its own prefix.
         self._kinds = none if own is None else self._num_rows
         self._packed = None if packed is None else np.asarray(packed, dtype=np.int64)
+        # The batches of one epoch, since steps are asked for one by one and a shuffle costs O(n log n).
         self._cached: tuple[int, list[NDArray[np.int64]]] | None = None
 
     @property
@@ -97,18 +105,20 @@ class StepSchedule:
     def share(self, step: int, rank: int, size: int) -> tuple[tuple[int, ...], ...]:
         """What rank `rank` of `size` trains of that step, in micro-batches as `step` makes them.
 
-        The longest example goes first, each to the rank that has the fewest tokens so far and room for one more; all
-        ranks get equally many, except for one where the numbers do not divide (Graham, 1969, "Bounds on multiprocessing
-        timing anomalies", section 3). The shares of all ranks together are the step; a rank may get nothing.
+        The longest example goes first, each to the rank that has the fewest tokens so far and room for one more. No
+        rank gets more than ceil(n / size) of the n examples (Graham, 1969, "Bounds on multiprocessing timing
+        anomalies", section 3). The shares of all ranks together are the step; a rank may get nothing.
         """
         if size == 1:
             return self.step(step)
         epoch, index = divmod(step, self.num_steps_per_epoch)
         batch = self._epoch(epoch)[index]
+        # Ceiling division. The cap keeps memory even: without it one rank could collect all the short examples.
         room = -(-len(batch) // size)
         loads = [0] * size
         shares: list[list[int]] = [[] for _ in range(size)]
         for example in batch[np.argsort(-self._lengths[batch], kind="stable")].tolist():
+            # The rank breaks ties, so that all processes compute the same shares without communication.
             least = min((r for r in range(size) if len(shares[r]) < room), key=lambda r: (loads[r], r))
             shares[least].append(example)
             loads[least] += int(self._lengths[example])
@@ -171,10 +181,13 @@ class StepSchedule:
 
     def _shuffled(self, count: int, epoch: int, what: int) -> NDArray[np.int64]:
         """A permutation of range(count) that depends on (seed, epoch, what) only."""
+        # The 128-bit key of Philox holds (seed, stream): even streams order examples, odd ones order batches.
         key = np.array([self._seed, 2 * epoch + what], dtype=np.uint64)
+        # Sorting random 64-bit keys is a uniform permutation; a stable sort settles equal keys the same way everywhere.
         return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")
 
     def _micro_batches(self, batch: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+        # lexsort's last key is the primary one: row count, then family, then length from the longest down.
         longest_first = batch[np.lexsort((-self._lengths[batch], self._families[batch], self._kinds[batch]))]
         if self._packed is not None:
             return self._first_fit(longest_first.tolist(), self._packed)
@@ -198,6 +211,7 @@ class StepSchedule:
         room: list[int] = []
         for index in longest_first:
             kind, prefix = self._kind(index), int(self._prefix_tokens[index])
+            # Tokens that this example adds to a micro-batch which already computes the family's prefix.
             own = int(packed[index] if self._own is None else self._own.computed_tokens[index]) - prefix
             for number, micro_batch in enumerate(made):
                 if room[number] >= own and self._kind(micro_batch[0]) == kind:
@@ -206,6 +220,7 @@ class StepSchedule:
                     break
             else:
                 made.append([index])
+                # Negative for an example longer than a micro-batch: nothing joins it, and it is computed alone.
                 room.append(self._micro_batch_tokens - prefix - own)
         return tuple(map(tuple, made))
 

@@ -21,10 +21,12 @@ def common_prefix(texts: pl.Series) -> str:
         return ""
     texts = texts.fill_null("")
     # Texts with the same beginning stand together in sorted order, and 90% of them hold the middle.
+    # Every n-th text: the candidate needs only one text that has the beginning, and sorting all would cost more.
     sample = texts.gather_every(max(1, len(texts) // _SAMPLE)).sort()
     candidate = str(sample[len(sample) // 2])
     low, high = 0, len(candidate)
     while low < high:
+        # The share of texts that begin with a prefix falls with its length, so its length is found by bisection.
         middle = (low + high + 1) // 2
         if texts.str.starts_with(candidate[:middle]).mean() >= _SHARE:  # type: ignore[operator]
             low = middle

@@ -21,10 +21,18 @@ from luthier.ml.data.tokenise.template import Template, decode
 
 
 def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> tuple[list[int], list[int]]:
-    """Ids of the whole text, and for each border (ascending, in characters) the number of tokens before it.
+    """Encode a text so that every border falls between two tokens.
 
     The ids before the first border always equal template.encode(text[:border]). So do those before a later border,
     unless an earlier border had to be cut.
+
+    Args:
+        text: the whole text.
+        borders: where tokens must not straddle, ascending, in characters.
+        template: its tokenizer encodes.
+
+    Returns:
+        Ids of the whole text, and for each border the number of tokens before it.
 
     Raises:
         TemplateError: a piece cannot be encoded apart without changing it.
@@ -35,6 +43,7 @@ def encode_with_cuts(text: str, borders: Sequence[int], template: Template) -> t
     ends = [*borders, len(text)] if not borders or borders[-1] != len(text) else list(borders)
     for end in ends:
         longer, _ = template.encode(text[:end])
+        # The longer text continues the same ids, so no token straddles the border.
         if longer[: len(ids)] == ids:
             ids = longer
         elif end > start:
@@ -70,6 +79,7 @@ def _encode_behind(sentinel: str, piece: str, template: Template) -> tuple[list[
     """Ids of a piece behind another text, and what they decode to; no ids where the two are joined."""
     head, _ = template.encode(sentinel)
     both, _ = template.encode(sentinel + piece)
+    # Compared as decoded text: ids alone do not show that a space was added or dropped.
     written = decode(template, both).removeprefix(decode(template, head))
     return (both[len(head) :] if both[: len(head)] == head else None), written
 
@@ -79,6 +89,7 @@ def _same(written: str, piece: str, template: Template) -> bool:
 
     That is added or taken there by the tokenizer in every text.
     """
+    # Longest first: in an alternation of a regular expression the first match wins, and "<s>" may begin another token.
     named = sorted((token.content for token in template.tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
     beside = re.compile(rf"\s*({'|'.join(map(re.escape, named))})\s*")
     one, other = (unicodedata.normalize("NFC", text) for text in (written, piece))

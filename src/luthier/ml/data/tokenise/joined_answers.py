@@ -30,7 +30,17 @@ _DO = "leave data.reset_template out: the row is then learned in one sequence fo
 def join_answers(
     conversation: Conversation, turns: Sequence[Turn], answers: Sequence[AnswerText], template: Template
 ) -> tuple[str, tuple[int, ...], tuple[str, ...]]:
-    """The text of all answers, how far each one's own text is moved in it, and what inference would not show so.
+    """Join the texts of all answers of a conversation.
+
+    Args:
+        conversation: the whole conversation.
+        turns: its learned answers, in order.
+        answers: the text of each, as it is when it is the last turn.
+        template: renders the turns between them.
+
+    Returns:
+        The joined text; for each answer how many characters its own text is moved in it; and the differences from what
+        inference would show, as text without repeats.
 
     Raises:
         TemplateError: it cannot be found what the template writes between two answers.
@@ -43,6 +53,7 @@ def join_answers(
         shown = prompt[: len(prompt) - len(between)]
         differs.extend(_difference(before, earlier, shown, conversation, template))
         text += between
+        # The end of the prompt is now at len(text), so each offset of this answer moves by the same amount.
         shifts.append(len(text) - answer.prompt)
         text += answer.text[answer.prompt :]
     return text, tuple(shifts), tuple(dict.fromkeys(differs))
@@ -52,6 +63,7 @@ def _between(
     before: Turn, turn: Turn, earlier: AnswerText, prompt: str, conversation: Conversation, template: Template
 ) -> str:
     """What is between the end of an answer and the next one: the turns between, and the generation prompt."""
+    # What follows the answer when it is the last turn, and what follows it once other turns come.
     as_last = _after(before, conversation.up_to(before.index + 1), template, begins=False)
     as_earlier = _after(before, conversation.up_to(turn.index), template, begins=True)
     if as_last is None or as_earlier is None or not prompt.endswith(as_earlier):
@@ -64,9 +76,12 @@ def _between(
     closing = template.closing(before.message)
     ended = next((end for end in (as_last + closing, as_last) if earlier.text.endswith(end)), None)
     if ended is not None:
+        # The end of the turn is already in the earlier answer's text and must not be written a second time.
         for end in (ended, as_last):
             if as_earlier.startswith(end):
                 return as_earlier[len(end) :]
+        # The two ends differ (a last turn may close with other white space): compare them token by token, since a cut
+        # inside a special token would make plain text of it.
         alike = _alike(as_last, as_earlier, template)
         rest, of_user = as_earlier[len(alike) :], _end_of_user(template)
         if of_user and rest.startswith(of_user):
@@ -97,6 +112,7 @@ def _after(turn: Turn, conversation: Conversation, template: Template, *, begins
         except TemplateError:
             return None
     after = _common_end(*texts)
+    # A whole text that both end with means the answer is written nowhere: the template drops it.
     return None if after in texts else after
 
 
@@ -146,6 +162,7 @@ def _difference(
         shown: the prompt of the later answer, up to what the template writes between the two.
     """
     at = _num_alike(answer.text[: answer.prompt], shown)
+    # A difference inside a tag is moved to where the tag begins, so that "<think>" is shown whole.
     if (tag := shown.rfind("<", 0, at)) > shown.rfind(">", 0, at):
         at = tag
     ours, theirs = (_UNITS.findall(_marked(text[at:], turn, conversation, template)) for text in (answer.text, shown))
@@ -174,6 +191,7 @@ def _marked(text: str, turn: Turn, conversation: Conversation, template: Templat
     named = {"{thought}": thought, "{answer}": answer}
     if conversation.messages[0].role in ("system", "developer"):
         named["{system}"] = conversation.messages[0].content
+    # Longest first: an answer that is a part of the thought would else break the thought's own replacement.
     for name, value in sorted(named.items(), key=lambda one: -len(one[1] or "")):
         if value and value.strip():
             text = text.replace(value.strip(), name)

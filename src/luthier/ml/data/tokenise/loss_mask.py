@@ -29,12 +29,15 @@ from luthier.ml.data.tokenise.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Tokenised:
-    """Rows ready to train on, in the order they came, and the ids of examples that were left out or cut.
+    """Rows ready to train on, in the order of the examples, and the ids of examples that were left out or cut.
 
     Attributes:
-        kept: the places of the examples that the rows are of.
+        examples: the rows; those of one example follow one another.
+        dropped_ids: examples that were left out as too long.
+        truncated_ids: examples that lost tokens or rows because they were too long.
+        kept: indices of the examples that the rows belong to, ascending.
         rows_per_example: 2 for preference pairs, whose chosen and rejected side follow one another.
-        row_counts: how many rows each example is, where conversations are cut; else empty.
+        row_counts: rows of each kept example, where conversations are cut; else empty.
     """
 
     examples: tuple[TokenisedExample, ...]
@@ -53,10 +56,10 @@ class Learning:
     """What is learned of a row beside its answers.
 
     Attributes:
-        reasoning: whether thoughts are; None learns those that the rows hold, and none that the template inserts.
-        only_last: of a conversation that must be cut only the last answer, for objectives that have no use for the
+        reasoning: whether thoughts are learned; None learns those of the rows, and none that the template inserts.
+        only_last: learn only the last answer of a conversation that must be cut, for objectives that cannot use the
             others.
-        joins: the answers of a conversation that must be cut are joined into one sequence.
+        joins: join the answers of a conversation that must be cut into one sequence.
     """
 
     reasoning: bool | None = None
@@ -71,7 +74,10 @@ def tokenise_sides(example: Example, template: Template, learning: Learning = PL
     """The rows of one example, of whatever length: one, those of its answers where the template makes that necessary,
     or chosen and rejected of a preference pair.
 
-    Raises what `tokenise` raises, and DataError for sides of which the template makes the same tokens.
+    Raises:
+        TemplateError: no mask can be proved, or a completion that is preferred or rated would have to be cut.
+        DataError: nothing would be learned, a turn holds the template's end-of-turn text, or both sides of a pair
+            become the same tokens.
     """
     if example.rejected is None and example.is_wanted is None:
         return _tokenise_rows(example, template, learning)
@@ -127,6 +133,7 @@ def _tokenise_rows(example: Example, template: Template, learning: Learning) -> 
         joins=learning.joins,
     )
     rows = [row for text in proved for row in _rows_of(example, text, template)]
+    # prove() returns one text here, but the tokenizer had to cut it: only_last then keeps the row of the last answer.
     return tuple(rows[-1:] if learning.only_last and len(proved) == 1 < len(rows) else rows)
 
 
@@ -139,8 +146,10 @@ def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
         return (_with_mask(example, proved, template),)
     with contextlib.suppress(TemplateError):  # a part between two answers that cannot be encoded apart
         row = _with_mask(example, proved, template)
+        # The usual case, checked first: nothing had to be cut, so one encoding replaces one for each answer.
         if list(row.input_ids) == template.encode(proved.text)[0]:
             return (row,)
+        # A cut token after the last prompt harms nothing: compare every prompt with its encoding at inference.
         prompts = [template.encode(proved.text[: span.prompt])[0] for span in proved.spans]
         if all(list(row.input_ids[: len(prompt)]) == prompt for prompt in prompts):
             return (row,)
@@ -149,8 +158,10 @@ def _rows_of(example: Example, proved: ProvedText, template: Template) -> Unit:
 
 
 def _with_mask(example: Example, proved: ProvedText, template: Template) -> TokenisedExample:
+    # All three borders of a span get a cut: the prompt's end too, since inference encodes the prompt alone.
     borders = sorted({border for span in proved.spans for border in (span.prompt, span.start, span.end)})
     ids, marks = encode_with_cuts(proved.text, borders, template)
+    # [num_tokens] bytes, 0 for context and 1 for learned.
     mask = bytearray(len(ids))
     places = dict(zip(borders, marks, strict=True))
     for span in proved.spans:
@@ -176,6 +187,7 @@ def _with_mask(example: Example, proved: ProvedText, template: Template) -> Toke
 
 def _tokenise_text(example: Example, template: Template) -> TokenisedExample:
     text, end = example.text or "", "" if example.goes_on else template.end_of_turn
+    # endswith("") is true, so a text that another piece continues gets no end token.
     ids, _ = template.encode(text if text.endswith(end) else text + end)
     return _checked(example, ids, bytearray(b"\1" * len(ids)))
 
@@ -190,6 +202,7 @@ def _checked(example: Example, ids: list[int], mask: bytearray) -> TokenisedExam
             do="remove the row, or give its answer weight 1",
             problems=[problem],
         )
+    # array("i") takes 4 bytes a token, a list of Python ints 8 and their objects.
     return TokenisedExample(example.id, array("i", ids), bytes(mask), is_wanted=example.is_wanted)
 
 
@@ -237,6 +250,8 @@ def tokenise_all(
     with progress.task("Tokenising", total=len(examples), unit="rows") as task:
         for example in examples:
             try:
+                # A TemplateError stops at the first row, since every row would repeat it; a DataError is about one row,
+                # so all are collected.
                 made.append(tokenise_sides(example, template, learning))
             except DataError as error:
                 problems.extend(error.problems)
@@ -281,6 +296,7 @@ def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong
     dropped: list[str] = []
     truncated: list[str] = []
     for place, unit in enumerate(units):
+        # `left is not unit` below is how a changed unit is recognised; one that fits must stay the same object.
         left = unit if _longest(unit) <= max_length_tokens else _what_is_left(unit, max_length_tokens, overlong)
         if not left:
             dropped.append(unit[0].id)
@@ -305,6 +321,7 @@ def _shortened(units: Sequence[Unit], max_length_tokens: int, overlong: Overlong
         tuple(truncated),
         tuple(kept),
         counts[0] if is_pair else 1,
+        # Pairs always have two rows, which rows_per_example says; units of one row need no counts.
         () if is_pair or set(counts) == {1} else tuple(counts),
     )
 
@@ -316,6 +333,7 @@ def _what_is_left(unit: Unit, max_length_tokens: int, overlong: Overlong) -> Uni
     cut = tuple(_cut(row, max_length_tokens) for row in unit)
     if unit[0].is_wanted is None:
         return tuple(row for row in cut if 1 in row.loss_mask)
+    # Sides that differ only behind the cut have equal likelihood: their preference loss has no gradient.
     is_same = len(cut) > 1 and cut[0].input_ids == cut[1].input_ids
     return () if is_same or any(1 not in row.loss_mask for row in cut) else cut
 

@@ -30,12 +30,20 @@ def with_answer(example: Example, text: str) -> Example:
 def tokenise_option(example: Example, option: str, template: Template) -> TokenisedExample:
     """The example's prompt with this option as its answer; only the option's own tokens have loss mask 1.
 
+    Args:
+        example: the prompt; its answer is replaced.
+        option: text of the answer to score.
+        template: renders and encodes.
+
     Raises:
-        DataError: the option has no token of its own, and what `tokenise` raises.
+        DataError: the option has no token of its own, or holds the template's end-of-turn text.
+        TemplateError: no mask can be proved on what the template renders.
     """
     row = tokenise(with_answer(example, option), template)
     end = template.encode(template.end_of_turn)[0][-1]
+    # The last step from 0 to 1 in the mask: earlier answers of the conversation are learned too, but not scored.
     start = row.loss_mask.rfind(b"\0\1") + 1
+    # The template may write white space behind the end-of-turn token; neither is scored.
     ends = [place for place in range(start, row.num_tokens) if row.input_ids[place] == end]
     stop = ends[-1] if ends else row.num_tokens
     if stop <= start:

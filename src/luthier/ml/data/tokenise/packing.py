@@ -33,7 +33,12 @@ _MARGIN = 8
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Blocks of pieces, those of the longest pieces first."""
+    """Blocks of pieces, those of the longest pieces first.
+
+    Attributes:
+        blocks: the pieces of each block, together at most `block_tokens` tokens.
+        profile: counts, and how full the blocks are.
+    """
 
     blocks: tuple[tuple[TokenisedExample, ...], ...]
     profile: PackedProfile
@@ -45,11 +50,13 @@ class Packed:
 
 
 def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning: int | None = None) -> Packed:
-    """Cut and fill. Equal documents give equal blocks.
+    """Cut documents and fill blocks. Equal documents give equal blocks.
 
     Args:
-        beginning: the token that the model wants before every text, put before each piece of a cut document, too; None
-            where there is none.
+        documents: tokenised texts of any length.
+        block_tokens: most tokens of a block, 16 or more.
+        beginning: id of the token that the model wants before every text (BOS), put before each piece of a cut
+            document, too; None where there is none.
 
     Raises:
         RecipeError: blocks of fewer than 16 tokens.
@@ -61,10 +68,12 @@ def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning:
             do="raise training.max_length_tokens",
         )
     cut = [_pieces(document, block_tokens, beginning) for document in documents]
+    # Python's sort is stable, so equal lengths keep the order of the documents and blocks are reproducible.
     by_length = sorted((piece for pieces in cut for piece in pieces), key=lambda piece: -piece.num_tokens)
     blocks: list[list[TokenisedExample]] = []
     room = 0
     for piece in by_length:
+        # Next-fit, not best-fit: only the last block is open, so that the pieces of a block are of similar length.
         if piece.num_tokens > room:
             blocks.append([])
             room = block_tokens
@@ -85,8 +94,14 @@ def pack(documents: Sequence[TokenisedExample], block_tokens: int, *, beginning:
 
 
 def pack_texts(examples: Sequence[Example], template: Template, block_tokens: int, progress: Progress) -> Packed:
-    """Blocks of texts, tokenised. Raises what `tokenise_all` and `pack` raise."""
+    """Tokenise texts and pack them into blocks.
+
+    Raises:
+        DataError: a text has nothing to learn.
+        RecipeError: blocks of fewer than 16 tokens.
+    """
     made = tokenise_all(examples, template, max_length_tokens=sys.maxsize, overlong="error", progress=progress)
+    # A first token that covers no character was added by the tokenizer: it is the BOS token.
     ids, offsets = template.encode("a")
     return pack(made.examples, block_tokens, beginning=ids[0] if offsets[0] == (0, 0) else None)
 
@@ -106,10 +121,13 @@ def split_text(example: Example, template: Template, most_tokens: int) -> tuple[
     ids, offsets = template.encode(text)
     if len(ids) < most_tokens:  # one is left for the end-of-text token
         return (example,)
+    # Cuts only where no token shares a character with the one before it (bytes of one character overlap).
     clean = [start for (_, end), (start, _) in pairwise(offsets) if start >= end > 0]
+    # Reversed, so that the first of several tokens at one character wins.
     tokens_at = {start: number for number, (start, _) in reversed(list(enumerate(offsets)))}
     cuts, since = [0], 0
     for place, following in zip(clean, [*clean[1:], None], strict=True):
+        # Cut here if the piece up to the next possible cut would no longer fit.
         ahead = len(ids) if following is None else tokens_at[following]
         if ahead - since > most_tokens - _MARGIN:  # cut again, a text may have a few tokens more than it had
             cuts.append(place)
@@ -132,11 +150,13 @@ def _pieces(document: TokenisedExample, block_tokens: int, beginning: int | None
     if document.num_tokens <= block_tokens:
         return [document]
     ids = document.input_ids
+    # The document's own BOS is taken off and put before each piece alike.
     first = 1 if beginning is not None and ids[0] == beginning else 0
     ids = ids[first:]
     ahead = array("i", [] if beginning is None else [beginning])
     room = block_tokens - len(ahead)
     cuts = list(range(0, len(ids), room))
+    # Only without BOS: with it a piece of one token still has two, one of which is learned.
     if not ahead and len(ids) - cuts[-1] == 1:
         cuts[-1] -= 1
     made = [ahead + ids[a:b] for a, b in zip(cuts, [*cuts[1:], len(ids)], strict=True)]

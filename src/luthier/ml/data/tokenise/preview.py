@@ -17,7 +17,13 @@ _MAX_TOKENS_A_CHARACTER = 8
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One token, or the few tokens that share one character, with its text."""
+    """One token, or the few tokens that share one character, with its text.
+
+    Attributes:
+        text: the characters that the tokens cover.
+        learned: at least one of the tokens has loss mask 1.
+        token_ids: ids of the tokens.
+    """
 
     text: str
     learned: bool
@@ -29,7 +35,12 @@ class Preview:
     """One example as the model gets it. The texts of the spans joined are the whole text (cut if truncated).
 
     Attributes:
-        side: which side of a preference it is.
+        id: id of the example.
+        spans: the text in pieces, in order.
+        num_tokens: tokens of the sequence.
+        num_trained_tokens: tokens with loss mask 1.
+        num_truncated_tokens: tokens that were cut off the end.
+        side: which side of a preference it is; None for other examples.
         part: which one of how many sequences of its row, where the template needs one for each answer.
         joined: of a row whose answers were joined into one sequence, how earlier ones differ from what inference shows;
             None for others.
@@ -113,11 +124,13 @@ def _groups_by_offsets(text: str, ids: Sequence[int], template: Template) -> lis
     A token that represents no character of the text (a BOS token) is shown as its own name.
     """
     whole, offsets = template.encode(text)
+    # Only a prefix has to match: a truncated row has fewer tokens than its text.
     if whole[: len(ids)] != list(ids):
         return None
     groups: list[tuple[str, int]] = []
     reached = 0
     for index, (_, end) in enumerate(offsets[: len(ids)]):
+        # Some tokenizers trim white space from offsets; from `reached` on, no character is lost in the preview.
         if end > reached:
             groups.append((text[reached:end], 1))
             reached = end
@@ -134,6 +147,8 @@ def _groups_by_decoding(ids: Sequence[int], template: Template) -> list[tuple[st
     while start < len(ids):
         count = 1
         piece = decode(template, list(ids[start : start + 1]))
+        # Bytes that are no whole character decode to U+FFFD: take more tokens until they are. The limit stops at bytes
+        # that never become valid.
         while _REPLACEMENT in piece and count < _MAX_TOKENS_A_CHARACTER and start + count < len(ids):
             longer = decode(template, list(ids[start : start + count + 1]))
             piece, count = longer, count + 1

@@ -30,10 +30,12 @@ from luthier.ml.data.tokenise.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is learned of an answer: [start, end) in characters.
+    """What is learned of an answer: [start, end) in characters of the rendered text.
 
     Attributes:
-        prompt: where the prompt that inference sees ends.
+        prompt: end of the prompt that inference sees, in characters.
+        start: first learned character; prompt <= start.
+        end: behind the last learned character.
     """
 
     prompt: int
@@ -48,10 +50,12 @@ class ProvedText:
     A span ends with the end-of-turn text and the white space that closes the turn.
 
     Attributes:
+        text: the rendered conversation.
+        spans: the learned part of each answer.
+        has_thought: an answer contains a thought.
         skips_thought: an answer goes on without a thought where the prompt lets the model think.
-        has_thought: an answer holds one.
-        is_joined: its answers were put into one text, and differs: how earlier ones then differ from what inference
-            would show of them.
+        is_joined: its answers were put into one text by `joined_answers`.
+        differs: how earlier answers of a joined text differ from what inference would show of them.
     """
 
     text: str
@@ -71,16 +75,20 @@ def prove(
     only_last: bool = False,
     joins: bool = False,
 ) -> tuple[ProvedText, ...]:
-    """Render a conversation and prove where its learned turns stand: one text, or one for each learned turn.
+    """Render a conversation and prove where its learned turns are: one text, or one for each learned turn.
 
     Args:
+        row_id: id of the example, for error messages.
+        conversation: the turns; those with `is_learned` are learned.
+        template: renders the conversation.
         learn_reasoning: whether thoughts are learned, where a turn says nothing of its own; None learns those of the
             row, and none that the template inserts.
         only_last: the last answer alone, where answers cannot be in one text.
         joins: answers that the template does not write into one text are joined into one.
 
     Raises:
-        TemplateError: it cannot be proved.
+        TemplateError: the template drops or changes a turn, a tool or a call, or an answer cannot be located in what it
+            renders.
     """
     num = len(conversation.messages)
     answers: list[AnswerText] = []
@@ -109,11 +117,14 @@ def _in_one(
     conversation: Conversation, turns: Sequence[Turn], answers: Sequence[AnswerText], template: Template
 ) -> ProvedText | None:
     """The whole conversation with all answers in it; None where it does not begin with the text of each of them."""
+    # An answer that is the last turn may have been given an end that the template leaves out, so its own text is used
+    # instead of a fresh rendering.
     if turns and turns[-1].index == len(conversation.messages) - 1:
         text = answers[-1].text
         answers_rendered = answers[-1].is_rendered or len(answers) == 1
     else:
         text, answers_rendered = template.render(conversation), True
+    # Every answer must be a prefix of the whole: only then does the template write earlier turns as inference saw them.
     if not answers_rendered or not all(text.startswith(answer.text) for answer in answers):
         return None
     return _proved(text, answers)
@@ -128,6 +139,7 @@ def _joined(
 ) -> ProvedText:
     """One text of all answers, each behind its own prompt and as it is when it is the last."""
     text, shifts, differs = join_answers(conversation, turns, answers, template)
+    # Offsets of an answer in its own text, moved to where that text lies in the joined one.
     moved = [
         Span(shift + one.prompt, shift + one.start, shift + len(one.text))
         for shift, one in zip(shifts, answers, strict=True)
@@ -150,6 +162,7 @@ def _proved(text: str, answers: Sequence[AnswerText]) -> ProvedText:
 
 
 def _check_joined(turns: Sequence[Turn], proved: ProvedText) -> None:
+    # A prompt that ends inside the previous answer would mark tokens as both context and learned.
     for turn, span, before in zip(turns[1:], proved.spans[1:], proved.spans, strict=False):
         if span.prompt < before.end:
             raise turn.error(
@@ -190,6 +203,7 @@ def _without_role(role: str) -> str:
 
 
 def _check_tools(row_id: str, conversation: Conversation, text: str, template: Template) -> None:
+    # A tool's name may occur in the conversation itself, so the text must also differ from one without tools.
     without = template.render(Conversation(messages=conversation.messages))
     names = [str(tool["function"]["name"]) for tool in conversation.tools]
     missing = [name for name in names if name not in text]

@@ -15,8 +15,13 @@ from luthier.ml.data.tokenise.batches import StepSchedule
 class ReplaySchedule:
     """Each step is a step of the task and a step of general rows, in micro-batches of their own.
 
-    Indices of general rows begin at `num_task`, behind those of the task. Epochs are the task's; general rows go round
-    as often as it takes. Both are functions of (seed, step) alone.
+    Indices of general rows begin at `num_task`, behind those of the task. Epochs are the task's; general rows are
+    repeated as often as needed. Both are functions of (seed, step) alone.
+
+    Args:
+        task: batches of the task's rows.
+        general: batches of the replayed rows, counted from 0.
+        num_task: number of the task's rows.
     """
 
     def __init__(self, task: StepSchedule, general: StepSchedule, num_task: int) -> None:
@@ -39,6 +44,7 @@ class ReplaySchedule:
 
     def shared_tokens(self, micro_batch: Sequence[int]) -> tuple[int, ...]:
         """Tokens of the beginnings in a micro-batch that are computed once."""
+        # The first index decides: a micro-batch never mixes the two kinds.
         if micro_batch[0] < self.num_task:
             return self.task.shared_tokens(micro_batch)
         return self.general.shared_tokens([i - self.num_task for i in micro_batch])

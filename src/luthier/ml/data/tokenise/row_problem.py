@@ -7,6 +7,7 @@ from luthier.core.errors import RowProblem
 
 def problem_of(row_id: str, *, value: str, reason: str, field: str = "") -> RowProblem:
     """The problem of row `file:line`; an id of another form is taken as the file, with line 0."""
+    # From the right: a Windows path or a URL has colons of its own.
     file, _, line = row_id.rpartition(":")
     if file and line.isdigit():
         return RowProblem(file, int(line), field, value, reason)

@@ -60,11 +60,14 @@ class UnitPrefixes:
 
 
 def unit_prefixes(units: Sequence[Sequence[TokenisedExample]], *, are_cut: bool = False) -> UnitPrefixes:
-    """The beginning of each unit's rows, as far as it may be shared (`shareable_tokens`); 0 where they have none, and
-    where a unit is one row.
+    """The common beginning of each unit's rows, up to the tokens that may be shared (`shareable_tokens`).
 
     Args:
+        units: the rows of each example.
         are_cut: the rows of a unit are the answers of one conversation.
+
+    Returns:
+        Arrays [len(units)]; the prefix is 0 where rows have no common beginning, and for a unit of one row.
     """
     prefix = np.asarray(
         [common_beginning(unit, are_cut=are_cut) if len(unit) > 1 else 0 for unit in units], dtype=np.int64
@@ -84,10 +87,13 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
     """
     num = len(units)
     keys = [_shareable_start(unit) for unit in units]
+    # Sorted by bytes, equal beginnings are adjacent, so common prefixes of neighbours describe all groups (as in a
+    # suffix array). Any total order will do, hence little-endian bytes.
     order = sorted(range(num), key=keys.__getitem__)
     common = [common_tokens(keys[order[i]], keys[order[i + 1]]) for i in range(num - 1)]
     families = np.full(num, -1, dtype=np.int64)
     prefix_tokens = np.zeros(num, dtype=np.int64)
+    # A step draws global_batch_size of the n units, so m members occur m times this often in a step.
     per_example = global_batch_size / num if num else 0.0
     groups = best_groups(common, rows_at_once=per_example, least_tokens=MIN_TOKENS, cost_tokens=MICRO_BATCH_TOKENS)
     for number, (start, stop, length) in enumerate(groups):
@@ -98,4 +104,5 @@ def find_families(units: Sequence[Sequence[TokenisedExample]], *, global_batch_s
 
 def _shareable_start(unit: Sequence[TokenisedExample]) -> bytes:
     """The bytes of the tokens that all rows of a unit begin with, as far as they may be shared."""
+    # 4 bytes a token: array("i"). Bytes compare faster than tuples of ints.
     return bytes(memoryview(unit[0].input_ids).cast("B")[: 4 * common_beginning(unit)])

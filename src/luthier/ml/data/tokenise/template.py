@@ -13,11 +13,17 @@ class Template(Protocol):
     """A chat template with its tokenizer; `luthier.ml.inference.models.chat_template.ChatTemplate` is the one in use.
 
     Attributes:
+        kind: "plain" where the model has no chat template of its own.
         end_of_turn: the text that ends an answer; it encodes to a special token.
-        end_texts: all texts that end a turn. encode: ids and, for each, the characters it covers; adds nothing that the
-            text does not have, except for a BOS token where the model needs one.
-        options: what the template is given beside the conversation.
-        thoughts: how it writes an assistant's thought. closing: the end of a turn that the template leaves out.
+        end_texts: all texts that end a turn.
+        options: keyword arguments of the template beside the conversation.
+        thoughts: how it writes an assistant's thought; None where it writes none.
+        tokenizer: the Hugging Face tokenizer.
+
+    `parts_of` splits a turn into thought and answer. `closing` is the end of a turn that the template leaves out.
+    `opening_option` is the option that has the prompt leave the thought open. `encode` returns ids and, for each, the
+    characters that it covers; it adds nothing that the text does not have, except for a BOS token where the model needs
+    one.
     """
 
     @property

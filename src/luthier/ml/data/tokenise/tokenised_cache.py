@@ -51,7 +51,8 @@ class TokenisedCache:
     """Entries in one folder, made when the first is written.
 
     Args:
-        max_bytes: of all of them; 0 keeps none.
+        folder: of the entries; the parent may be missing as well.
+        max_bytes: limit for all entries together; 0 turns the cache off.
     """
 
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
@@ -67,9 +68,21 @@ class TokenisedCache:
         progress: Progress,
         learning: Learning = PLAIN,
     ) -> Tokenised:
-        """What `loss_mask.tokenise_all` gives, read where it was made before; raises what that raises.
+        """What `loss_mask.tokenise_all` returns, read from the cache where it was made before.
 
-        Whether it was read, and what could not be read or kept, is shown in the progress.
+        The progress shows whether it was read, and what could not be read or stored. A cache that cannot be used never
+        fails the call.
+
+        Args:
+            examples: rows to tokenise.
+            template: renders and encodes them.
+            max_length_tokens: as in `loss_mask.tokenise_all`, as are `overlong` and `learning`.
+            progress: shows the tokenising or the read from the cache.
+
+        Raises:
+            OverlongError: rows are too long and `overlong` is "error".
+            DataError: rows with nothing to learn, or no row is left.
+            TemplateError: no mask can be proved on what the template renders.
         """
         settings = {"max_length_tokens": max_length_tokens, "overlong": overlong}
         if not self.max_bytes:
@@ -93,10 +106,12 @@ class TokenisedCache:
         return made
 
     def _keep(self, place: Path, made: Tokenised) -> None:
+        # 4 bytes for the id and 1 for the mask of each token.
         size = sum(5 * example.num_tokens for example in made.examples)
         if size > self.max_bytes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Unique to this writer: two processes may tokenise the same rows at once.
         partial = self.folder / f".{place.name}.{uuid.uuid4().hex}.partial"
         try:
             with partial.open("wb") as file:
@@ -105,6 +120,7 @@ class TokenisedCache:
                     digest.update(piece)
                     file.write(piece)
                 file.write(digest.digest())
+            # Atomic. No fsync: an entry that a power cut leaves incomplete fails its digest and is made again.
             partial.replace(place)
         finally:
             partial.unlink(missing_ok=True)
@@ -123,6 +139,7 @@ class TokenisedCache:
                     path.unlink(missing_ok=True)
             elif path != newest:
                 held.append((status.st_mtime, status.st_size, path))
+        # The newest entry is never removed, or a run would evict what it has just made.
         room = self.max_bytes - newest.stat().st_size - sum(size for _, size, _ in held)
         for _, size, path in sorted(held):
             if room >= 0:
@@ -134,6 +151,7 @@ class TokenisedCache:
 def key_of(examples: Sequence[Example], template: Template, settings: dict[str, Any]) -> str:
     """The name of an entry: a hex digest of all that its bytes depend on."""
     rows = hashlib.sha256()
+    # Piece by piece: the JSON of all rows at once would double their memory.
     for start in range(0, len(examples), _ROWS_AT_A_TIME):
         rows.update(to_json(list(examples[start : start + _ROWS_AT_A_TIME])))
     tokenizer = template.tokenizer
@@ -179,17 +197,20 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
     """An entry, or None with a word about it where it is there and cannot be used."""
     try:
         data = place.read_bytes()
+        # The modification time is the time of the last read, by which _make_room removes entries.
         os.utime(place)
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"an entry of the cache cannot be read ({error.strerror or error})"
+    # A view: entries reach a gigabyte, and slices of bytes would copy.
     body = memoryview(data)[:-_DIGEST_BYTES]
     if len(data) < _DIGEST_BYTES or hashlib.sha256(body).digest() != data[-_DIGEST_BYTES:]:
         return None, f"entry {place.name[:12]} of the cache is damaged"
     end = data.index(b"\n", len(_MAGIC))
     header = json.loads(data[len(_MAGIC) : end])
     lengths = header["num_tokens"]
+    # Token offsets of the rows, [n + 1]; int32 ids lie at 4 bytes a token, masks at 1 behind all ids.
     borders = [0, *np.cumsum(np.asarray(lengths, dtype=np.int64)).tolist()]
     masks = end + 1 + 4 * borders[-1]
     examples = []
@@ -201,6 +222,7 @@ def _read(place: Path) -> tuple[Tokenised | None, str | None]:
         ids.frombytes(body[end + 1 + 4 * start : end + 1 + 4 * stop])
         mask = bytes(body[masks + start : masks + stop])
         examples.append(replace(TokenisedExample(row_id, ids, mask, *rest), differs=tuple(differs)))
+    # JSON has lists alone; Tokenised is compared and hashed with tuples.
     dropped, truncated, kept = (tuple(header[name]) for name in ("dropped_ids", "truncated_ids", "kept"))
     counts = tuple(header["row_counts"])
     return Tokenised(tuple(examples), dropped, truncated, kept, header["rows_per_example"], counts), None

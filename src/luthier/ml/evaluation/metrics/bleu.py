@@ -35,6 +35,7 @@ class Bleu:
         scorer = sacrebleu.BLEU(effective_order=True)
         rows = []
         for output, reference in zip(observed.outputs, observed.references, strict=True):
+            # Only its counts are used: sacrebleu's corpus score sums the same counts.
             score = scorer.sentence_score(output, [reference])
             rows.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
         return np.array(rows, dtype=np.float64)

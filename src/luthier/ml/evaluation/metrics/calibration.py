@@ -42,6 +42,7 @@ class CalibrationError:
         confidence, right = confidences(self.labelling, observed)
         stats = np.zeros((len(confidence), 2 * self.num_bins))
         rows, bins = np.arange(len(confidence)), bins_of(confidence, self.num_bins)
+        # One-hot in the row's bin, so that the sums over any resample hold each bin's count and gap.
         stats[rows, bins] = 1.0
         stats[rows, self.num_bins + bins] = right - confidence
         return stats
@@ -107,6 +108,7 @@ def confidences(labelling: Labelling, observed: Observations) -> tuple[Array, Ar
 
 def softmax(log_likelihoods: Array) -> Array:
     """Probabilities of the options of each row: [rows, options] -> [rows, options]."""
+    # Less the maximum, so that the largest exponent is 0: whole answers reach -1000 nats and would underflow.
     shifted = np.exp(log_likelihoods - log_likelihoods.max(axis=1, keepdims=True))
     result: Array = shifted / shifted.sum(axis=1, keepdims=True)
     return result
@@ -114,4 +116,5 @@ def softmax(log_likelihoods: Array) -> Array:
 
 def bins_of(confidence: Array, num_bins: int) -> NDArray[np.int64]:
     """The place of each row's bin."""
+    # A confidence of 1 falls into the last bin, which is closed.
     return np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)

@@ -20,7 +20,7 @@ class ChoiceAccuracy:
     Options that are equally likely share the row: one of two likeliest counts a half.
 
     Args:
-        right: the place of the right option, one a row.
+        right: index of the right option, one a row.
     """
 
     name: str = "choice_accuracy"

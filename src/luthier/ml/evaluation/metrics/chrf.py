@@ -37,6 +37,7 @@ class Chrf:
     def aggregate(self, sums: Array) -> Array:
         """[..., 18] -> [...]."""
         outputs, references, matches = np.split(sums, 3, axis=-1)
+        # [..., 6]: orders that are longer than a text have no n-grams, and are left out of the mean.
         both = (outputs > 0) & (references > 0)
         num_orders = np.maximum(both.sum(axis=-1), 1)
         precision = np.where(both, matches / np.maximum(outputs, 1.0), 0.0).sum(axis=-1) / num_orders

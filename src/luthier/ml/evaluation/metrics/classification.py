@@ -25,6 +25,7 @@ class Labelling:
     keys: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen; the keys are computed once instead of for every row.
         object.__setattr__(self, "keys", tuple(map(self.key_of, self.labels)))
 
     @staticmethod
@@ -88,6 +89,7 @@ class MacroF1:
     def statistics(self, observed: Observations) -> Array:
         """[rows, 3 * labels]: a one for each label that is true, that was given, and that was both."""
         every = np.arange(len(self.labelling.labels))
+        # [rows, labels] one-hot; the index of "none of them" equals no column, so that row is all zeros.
         true = self.labelling.true(observed)[:, None] == every
         given = self.labelling.given(observed)[:, None] == every
         return np.concatenate([true, given, true & given], axis=1).astype(np.float64)
@@ -103,8 +105,10 @@ class MacroF1:
 def confusion(labelling: Labelling, observed: Observations) -> Confusion:
     """Which label was given for which."""
     size = len(labelling.labels)
+    # The last column counts answers that are none of the labels.
     counts = np.zeros((size, size + 1), dtype=np.int64)
     true, given = labelling.true(observed), labelling.given(observed)
     known = true < size
+    # Unbuffered: a plain += would count a repeated cell once.
     np.add.at(counts, (true[known], given[known]), 1)
     return Confusion(labels=labelling.labels, counts=tuple(tuple(map(int, row)) for row in counts))

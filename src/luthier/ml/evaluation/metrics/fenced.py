@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+# Fences count at the beginning of a line alone: three backticks inside code do not end it.
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 _OPENING = re.compile(r"\A\s*```[^\n`]*\n")
 

@@ -17,6 +17,17 @@ class Fraction:
     The first column is never more than the second, so that the figure lies between 0 and 1.
     With ones in the second column it is a mean over rows; with counts (fields of a row) it is micro-averaged. A row
     whose second column is 0 counts for nothing. Where all are 0 the figure is 0.
+
+    Attributes:
+        name: key in results.
+        title: name for people.
+        count: [num_samples, 2] from the observations.
+        needs: what has to be computed for it.
+        higher_is_better: direction of the figure.
+        unit: what its numbers are counted in.
+        lower: smallest possible figure.
+        upper: largest possible figure.
+        has_sample_values: a single row has a figure, too.
     """
 
     name: str
@@ -40,5 +51,6 @@ class Fraction:
 
 def ratio(above: Array, below: Array, *, of_nothing: float = 0.0) -> Array:
     """above / below, of any one shape; `of_nothing` where below is 0."""
+    # np.where evaluates both sides: the inner one keeps the division free of 0 / 0 warnings.
     result: Array = np.where(below > 0, above / np.where(below > 0, below, 1.0), of_nothing)
     return result

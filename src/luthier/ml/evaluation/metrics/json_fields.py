@@ -49,6 +49,8 @@ def find_json(text: str) -> Found:
 def read_json(text: str) -> JsonValue | None:
     """The value of a text that is JSON by RFC 8259, with different names in each object; None for any other."""
     try:
+        # json.loads accepts NaN, Infinity and repeated names; RFC 8259 has no such numbers, and of a repeated name one
+        # value would be lost.
         return JsonValue(json.loads(text, parse_constant=_refuse, object_pairs_hook=_different))
     except (ValueError, RecursionError):
         return None
@@ -56,6 +58,7 @@ def read_json(text: str) -> JsonValue | None:
 
 def value_at(value: Any, path: str) -> JsonValue | None:
     """The field of this name, or by a path of names with dots between; None where there is none."""
+    # A name that itself has a dot wins over a path.
     if isinstance(value, dict) and path in value:
         return JsonValue(value[path])
     head, dot, rest = path.partition(".")
@@ -91,6 +94,7 @@ def _count(given: JsonValue | None, expected: JsonValue | None, fields: Sequence
 
 
 def _same(one: Any, other: Any) -> bool:
+    # In Python True == 1; in JSON true is not 1.
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
@@ -106,6 +110,7 @@ def _holds_json(text: str) -> bool:
     if not starts:
         return False
     try:
+        # raw_decode allows text behind the value, which loads refuses.
         json.JSONDecoder(parse_constant=_refuse).raw_decode(text, min(starts))
     except (ValueError, RecursionError):
         return False

@@ -12,7 +12,10 @@ from luthier.core.system.bounded_regex import BoundedPattern
 
 
 class SchemaCheck:
-    """A schema of the draft that it names, 2020-12 where it names none. `format` is not looked at.
+    """A schema of the draft that it names, 2020-12 where it names none. `format` is not checked.
+
+    Args:
+        schema: the JSON Schema.
 
     Raises:
         RequestError: the schema is wrong, or refers to something outside of itself, which would have to be fetched.
@@ -35,6 +38,7 @@ class SchemaCheck:
                 expected=f"a schema as {kind.META_SCHEMA.get('$id', 'its draft')} has them",
                 do="correct the schema",
             ) from error
+        # An empty registry resolves nothing outside of the schema: no request leaves the machine.
         registry: Registry[Any] = Registry()
         root = Resource.from_contents(schema, default_specification=DRAFT202012)
         resolver = registry.with_resource("", root).resolver()
@@ -111,6 +115,7 @@ def _patterns(schema: Any) -> set[str]:
         return set().union(*map(_patterns, schema)) if schema else set()
     if not isinstance(schema, dict):
         return set()
+    # The library evaluates these patterns itself for unevaluatedProperties, past the bounded ones below.
     if "unevaluatedProperties" in schema and "patternProperties" in json.dumps(schema):
         raise RequestError(
             "json_schema has patternProperties beside unevaluatedProperties",

@@ -67,6 +67,7 @@ def _meteor(output: Sequence[str], reference: Sequence[str], stem: Callable[[str
     num = len(aligned)
     precision, recall = num / len(output), num / len(reference)
     mean = precision * recall / (_RECALL_WEIGHT * precision + (1 - _RECALL_WEIGHT) * recall)
+    # A run begins where the word before is not aligned to the reference's word before.
     num_runs = sum(aligned.get(place - 1) != other - 1 for place, other in aligned.items())
     penalty: float = _LARGEST_PENALTY * (num_runs / num) ** _PENALTY_POWER
     return (1 - penalty) * mean
@@ -80,6 +81,7 @@ def _new_pairs(output: Sequence[str], reference: Sequence[str], aligned: dict[in
         if place not in taken:
             free[key].append(place)
     found = {}
+    # From the end, as nltk does it: the choice among equal words changes the number of runs.
     for place in reversed(range(len(output))):
         if place not in aligned and (places := free.get(output[place])):
             found[place] = places.pop()

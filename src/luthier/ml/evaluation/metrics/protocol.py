@@ -27,15 +27,17 @@ class Observations:
     """What one system did on the held-out rows, in order. Empty where no metric needs it.
 
     Attributes:
-        outputs, references: texts.
+        outputs: texts that the system wrote.
+        references: the rows' own answers.
         scores: likelihoods, of preference pairs those of the chosen side.
-        rejected_scores: of the other one.
-        first_margins: log p(chosen) - log p(rejected) of the first system.
+        rejected_scores: likelihoods of the rejected side of preference pairs.
+        first_margins: log p(chosen) - log p(rejected) of the first system, in nats.
         num_bytes: UTF-8 bytes of what is scored, one a row.
         items: the fields of the rows as their file has them.
         prompts: what was asked, as a person reads it.
         first_outputs: what the first system wrote.
-        option_scores, option_bytes: likelihood and UTF-8 bytes of each of a row's options.
+        option_scores: likelihood of each of a row's options.
+        option_bytes: UTF-8 bytes of each of a row's options.
     """
 
     outputs: Sequence[str] = ()
@@ -57,9 +59,13 @@ class MetricDefinition(Protocol):
     Fixed for a class, or set by what it is made with (`hit_at_5`), so they are read from an instance.
 
     Attributes:
+        name: key in recipes and results.
+        title: name for people, as in the middle of a sentence.
         unit: what its numbers are counted in, and the only scale that it is shown on.
-        lower, upper: what the figure can be, infinite where it has no end; its intervals and those of its differences
-            lie inside.
+        lower: smallest possible figure, -inf where there is no end; intervals lie inside.
+        upper: largest possible figure, inf where there is no end.
+        higher_is_better: direction of the figure.
+        needs: what has to be computed for it.
         has_sample_values: the formula means something for a single sample too.
     """
 

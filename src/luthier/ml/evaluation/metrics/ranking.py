@@ -12,7 +12,12 @@ from luthier.ml.evaluation.metrics.protocol import Array, Needs, Observations, m
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One row: the items in the order given, each once, and the right ones."""
+    """One row.
+
+    Attributes:
+        order: the items from first to last, each once.
+        relevant: the right items.
+    """
 
     order: Sequence[Hashable]
     relevant: frozenset[Hashable]
@@ -33,6 +38,7 @@ def ndcg_at(ranked: Ranked, k: int) -> float:
     discount log2(rank + 1) for every rank (Burges et al., "Learning to Rank using Gradient Descent", 2005).
     """
     gain = sum(1.0 / math.log2(rank + 1) for rank, item in enumerate(ranked.order[:k], 1) if item in ranked.relevant)
+    # The best order has all right items first, but no more than fit into the first k.
     best = sum(1.0 / math.log2(rank + 1) for rank in range(1, min(k, len(ranked.relevant)) + 1))
     return gain / best if best else 0.0
 
@@ -58,4 +64,5 @@ def ranking_metrics(ranking: Ranking, cut_offs: Sequence[int], needs: Needs) -> 
 
 
 def _at(value: Callable[[Ranked, int], float], k: int) -> Callable[[Ranked], float]:
+    # A function of its own binds k; a lambda in the loop would see the last one.
     return lambda ranked: value(ranked, k)

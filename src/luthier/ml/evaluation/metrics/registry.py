@@ -127,5 +127,6 @@ def bounds_of(metric: MetricDefinition) -> Bounds:
 
 def _load(name: str) -> MetricDefinition:
     metric: MetricDefinition = (import_string(BUILT_IN[name]) if name in BUILT_IN else METRICS.load(name))()
+    # Checked when it is loaded: a metric without bounds would fail only after all answers are generated.
     bounds_of(metric)
     return metric

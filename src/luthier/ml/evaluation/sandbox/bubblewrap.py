@@ -33,7 +33,9 @@ class Bubblewrap:
     """The `bwrap` that runs here.
 
     Attributes:
-        path: None where none does, and `why_not` says why, as the end of a sentence.
+        path: of the program; None where none runs.
+        version: as `bwrap --version` prints it.
+        why_not: why none runs, as the end of a sentence.
     """
 
     path: str | None
@@ -55,6 +57,7 @@ def bubblewrap() -> Bubblewrap:
     for path in _candidates():
         made = _output([path, "--version"])
         version = made.stdout.strip() if isinstance(made, subprocess.CompletedProcess) else ""
+        # --version works where user namespaces are forbidden, so a real child is started.
         tried = _output(wrapped(path, [interpreter(), "-S", "-c", "print('runs')"], readable=library_paths(), cwd="/"))
         if isinstance(tried, subprocess.CompletedProcess) and tried.stdout.strip() == "runs":
             return Bubblewrap(path, version or "bubblewrap")
@@ -71,6 +74,7 @@ def wrapped(path: str, command: Sequence[str], *, readable: Sequence[str], cwd: 
         readable: Files and folders that it finds under their own paths, to read; what is not there is left out.
         cwd: The folder that it starts in, one of `readable`, or the root.
     """
+    # The kernel kills the child with bwrap, which the parent kills: no orphan goes on computing.
     arguments = [path, "--die-with-parent", "--cap-drop", "ALL"]
     arguments += [f"--unshare-{name}" for name in _NAMESPACES]
     arguments += ["--hostname", "sandbox", "--dev", "/dev", "--tmpfs", _TEMPORARY]
@@ -78,6 +82,7 @@ def wrapped(path: str, command: Sequence[str], *, readable: Sequence[str], cwd: 
     for place in sorted({one for one in readable if Path(one).exists()}):
         if not place.startswith("/dev/"):
             arguments += ["--ro-bind", place, place]
+    # Read-only last: mount points are made in the new root while it can still be written.
     return [*arguments, "--remount-ro", _TEMPORARY, "--remount-ro", "/", "--chdir", cwd, "--", *command]
 
 

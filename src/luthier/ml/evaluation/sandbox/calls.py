@@ -133,6 +133,7 @@ def filter_program(machine: str) -> bytes | None:
     architecture, column = _ARCHITECTURES[machine]
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
+        # Call numbers mean something else on another architecture (32-bit calls on x86_64): such a process is ended.
         (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
@@ -151,7 +152,9 @@ def filter_program(machine: str) -> bytes | None:
     # Flags of these two lie in memory, where no filter sees them: the C library falls back to clone and openat.
     for numbers in (_CLONE3, _OPEN_AT2):
         program += _when(numbers[column], [(_RETURN, 0, 0, _REFUSE | _ENOSYS)])
+    # Default deny. EPERM instead of a kill: libraries probe for optional calls and go on without them.
     program.append((_RETURN, 0, 0, _REFUSE | _EPERM))
+    # struct sock_filter: 16-bit code, two 8-bit jump distances, 32-bit operand.
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
@@ -160,10 +163,12 @@ _Instructions = list[tuple[int, int, int, int]]
 
 def _when(number: int | None, then: _Instructions) -> _Instructions:
     """`then`, which has to return, for the call of this number; the number stays loaded for what follows."""
+    # A jump distance has 8 bits: `then` has at most 255 instructions.
     return [] if number is None else [(_JUMP_EQUAL, 0, len(then), number), *then]
 
 
 def _if_none_of(argument: int, bits: int) -> _Instructions:
+    # Low 32 bits only: the kernel reads these arguments as int, so the upper half has no effect.
     return [*_load(argument), (_AND, 0, 0, bits), *_allow_equal(0), (_RETURN, 0, 0, _REFUSE | _EPERM)]
 
 
@@ -177,6 +182,7 @@ def _if_one_of(argument: int, values: tuple[int, ...]) -> _Instructions:
 
 
 def _if_unix_stream() -> _Instructions:
+    # The upper bits of the type are SOCK_CLOEXEC and SOCK_NONBLOCK, which are harmless.
     stream = [*_load(1), (_AND, 0, 0, _KIND_OF_SOCKET), *_allow_equal(_STREAM)]
     return [*_load(0), (_JUMP_EQUAL, 0, len(stream), _UNIX), *stream, (_RETURN, 0, 0, _REFUSE | _EPERM)]
 

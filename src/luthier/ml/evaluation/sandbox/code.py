@@ -21,7 +21,12 @@ _IMPOSSIBLE = "\n\nassert not 1, 'nothing passes this'\n"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of the tests, and the error's own words where there was one."""
+    """Result of running the tests.
+
+    Attributes:
+        word: the result in one word; see `run_tests`.
+        message: text of the error, cut; empty where there was none.
+    """
 
     word: OutcomeWord
     message: str = ""
@@ -29,10 +34,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Which locks the kernel of this machine puts on. Without seccomp no code is run.
+    """Which locks the kernel of this machine supports. Without seccomp no code is run.
 
     Attributes:
-        outer: what `bubblewrap.Bubblewrap.sentence` says of the sandbox around them.
+        seccomp: system calls are filtered.
+        landlock: files are restricted by path.
+        network_namespace: the child has an empty network of its own.
+        outer: the sandbox around these locks, as `bubblewrap.Bubblewrap.sentence` describes it.
     """
 
     seccomp: bool
@@ -64,6 +72,12 @@ def run_tests(answer: str, tests: str, *, seconds: float, most_memory_bytes: int
     answer. An answer that passes is run once more with an assertion that cannot hold: one that passes that, too, has
     changed the judge, and failed.
 
+    Args:
+        answer: Python source that a model wrote.
+        tests: Python source that runs in the answer's namespace.
+        seconds: wall time for the answer and its tests together.
+        most_memory_bytes: limit of the child's address space.
+
     Raises:
         RequestError: this machine cannot lock a process down.
     """
@@ -89,7 +103,11 @@ def isolation() -> Isolation:
 
 
 def require_isolation() -> None:
-    """Raise RequestError where code cannot be run safely."""
+    """Check that code can be run safely.
+
+    Raises:
+        RequestError: this machine has no seccomp filters.
+    """
     if not isolation().seccomp:
         raise cannot_isolate()
 
@@ -99,6 +117,7 @@ def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -
     with Child(_SCRIPT, seconds=seconds, most_memory_bytes=most_memory_bytes) as child:
         try:
             child.ask({"policy": child.policy}, _SECONDS_TO_START)
+            # From here on: starting the child is not the answer's fault.
             deadline = time.monotonic() + seconds
             reply = child.ask({"answer": answer}, seconds)
             if reply.get("word") == "loaded":
@@ -106,6 +125,7 @@ def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -
         except ChildError as error:
             return _without_reply(error)
     word = reply.get("word")
+    # The reply crosses a trust border: an answer that found the pipe could have written it.
     if word not in ("passed", "failed", "error", "memory"):
         return Outcome("error", "what it told is no outcome")
     return Outcome(word, str(reply.get("message", ""))[:500])
@@ -114,6 +134,7 @@ def _run_once(answer: str, tests: str, seconds: float, most_memory_bytes: int) -
 def _without_reply(error: ChildError) -> Outcome:
     if error.is_late:
         return Outcome("timeout")
+    # Only the kernel's out-of-memory killer sends this before the parent does.
     if error.signal_number == signal.SIGKILL:
         return Outcome("memory", "killed by the system")
     if error.signal_number:

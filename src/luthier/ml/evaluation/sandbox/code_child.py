@@ -27,6 +27,7 @@ def main() -> None:
     in_force = lock(first["policy"])
     write(replies, dumps({"in_force": in_force}).encode() + b"\n")
 
+    # Registered, since dataclasses and pickle look up a class's module in sys.modules.
     module = types.ModuleType("answer")
     sys.modules["answer"] = module
     space = module.__dict__
@@ -39,6 +40,7 @@ def main() -> None:
     write(replies, dumps(reply).encode() + b"\n")
     if reply["word"] != "loaded":
         return
+    # A copy: tests that redefine a function of the answer must be told from what the answer defined.
     before = dict(space)
     tests = loads(read())["tests"]
     try:
@@ -47,8 +49,10 @@ def main() -> None:
             test()
         reply = {"word": "passed", "message": ""}
     except BaseException as error:  # noqa: BLE001
+        # The exact type: an answer could raise a subclass of AssertionError of its own making.
         reply = outcome_of(error, "failed" if type(error) is AssertionError else "error")
     write(replies, dumps(reply).encode() + b"\n")
+    # Without interpreter shutdown: the answer's atexit handlers and destructors would still run.
     os._exit(0)
 
 
@@ -73,6 +77,7 @@ def _new_tests(space: dict[str, Any], before: dict[str, Any]) -> list[Any]:
 
 def _outcome(error: BaseException, word: str) -> dict[str, str]:
     try:
+        # str() of an exception runs the answer's own __str__, which may raise anything.
         message = f"{type(error).__name__}: {error}"
     except BaseException as second:  # noqa: BLE001
         message = f"{type(error).__name__}, whose message cannot be read ({type(second).__name__})"

@@ -33,20 +33,27 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
     Args:
         policy: `limits` (name of a resource limit -> value), `readable` (paths), `root` (a folder that becomes the root
             of all paths, once everything that is to be imported was; None for none), `filter` (hex of a seccomp
-            program, empty where there is none for this machine). Nothing here raises: what the kernel refuses is given
-            as false.
+            program, empty where there is none for this machine).
+
+    Returns:
+        For each lock whether it is in force. A lock that the kernel refuses raises nothing.
     """
     for name, value in policy["limits"].items():
         kind = getattr(resource, name)
         most = resource.getrlimit(kind)[1]
+        # A hard limit can only be lowered.
         value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(kind, (value, value))
     try:
         kernel = ctypes.CDLL(None, use_errno=True)
+        # The kernel kills this process when its parent dies without closing it.
         kernel.prctl(_SET_DEATH_SIGNAL, _SIGKILL, 0, 0, 0)
+        # Namespaces before the filter, which refuses unshare; no_new_privs is what lets an unprivileged process load
+        # one.
         has_namespace = kernel.unshare(_NEW_USER | _NEW_NETWORK | _NEW_IPC) == 0
         kernel.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         files = _restrict_files(kernel, policy["readable"])
+        # The filter comes last: it refuses the calls of the other locks.
         has_root = _change_root(policy["root"])
         seccomp = _filter(kernel, policy["filter"])
         return {"network_namespace": has_namespace, "landlock": files, "root": has_root, "seccomp": seccomp}
@@ -56,6 +63,7 @@ def lock(policy: dict[str, Any]) -> dict[str, bool]:
 
 def _filter(kernel: ctypes.CDLL, hexadecimal: str) -> bool:
     code = bytes.fromhex(hexadecimal)
+    # struct sock_fprog: number of instructions of 8 bytes, pointer to them. `code` must live until the call returns.
     program = _Program(len(code) // 8, code)
     refused: int = kernel.prctl(_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0) if code else 1
     return refused == 0
@@ -74,11 +82,14 @@ def _change_root(folder: str | None) -> bool:
 
 
 def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
+    # With the version flag the call makes no rule set and returns the newest version that the kernel knows.
     version = kernel.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG)
     if version < 1:
         return False
+    # All rights that this version knows are handled, so each is denied unless a rule below grants it.
     rights = (1 << _NUM_RIGHTS.get(version, _NUM_RIGHTS_NOW)) - 1
     attributes = struct.pack("=QQQ", rights, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    # An older kernel refuses a struct that is longer than the one it knows.
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = kernel.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
     if ruleset < 0:
@@ -88,6 +99,7 @@ def _restrict_files(kernel: ctypes.CDLL, readable: list[str]) -> bool:
             continue
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         is_folder = stat.S_ISDIR(os.fstat(place).st_mode)
+        # Rights of folders are refused by the kernel on a plain file.
         allowed = _READ_FILE | ((_READ_DIR | _EXECUTE) if is_folder else 0)
         kernel.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, place), 0)
         os.close(place)

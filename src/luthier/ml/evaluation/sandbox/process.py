@@ -31,8 +31,9 @@ _SMALL_DEVICES = ("/dev/null", "/dev/urandom")
 class ChildError(Exception):
     """The child gave no reply.
 
-    Args:
-        is_late: because its time was up. signal: what ended it, 0 where it ended itself.
+    Attributes:
+        is_late: its time was up.
+        signal_number: the signal that ended it, 0 where it ended itself.
     """
 
     def __init__(self, *, is_late: bool = False, signal_number: int = 0) -> None:
@@ -53,9 +54,14 @@ class Child:
     """One locked-down process that runs `script` of this folder. Use it in a `with` block.
 
     Args:
+        script: file name of the script to run.
         seconds: CPU time that the whole child may take.
+        most_memory_bytes: limit of its address space.
         placed: files that are put into its folder under these names, which is then all that it can read; None leaves it
             Python's own library, too.
+
+    Raises:
+        OSError: the process cannot be started, or a file cannot be placed.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Child:
             stderr=subprocess.DEVNULL,
             env={"PYTHONHASHSEED": "0"},
             cwd=self._folder,
+            # A session of its own makes its id a process group, which close() kills as a whole.
             start_new_session=True,
             close_fds=True,
             bufsize=0,
@@ -91,11 +98,16 @@ class Child:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
+        # A child that does not read would block a write of more than the pipe's buffer for ever, past any deadline.
         os.set_blocking(self._to, False)
         self._pending = b""
 
     def ask(self, message: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Send one message, and wait at most that long for the reply.
+        """Send one message and wait for the reply.
+
+        Args:
+            message: what JSON can hold; it is sent as one line.
+            seconds: most time for sending and reply together.
 
         Raises:
             ChildError: no reply, or one that is no line of JSON.
@@ -104,6 +116,7 @@ class Child:
         self._send(json.dumps(message).encode() + b"\n", deadline)
         try:
             reply = json.loads(self._line(deadline))
+        # The reply comes from code that a model wrote: it may be no JSON, or nested without end.
         except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
@@ -114,6 +127,7 @@ class Child:
         """End the child and all that belongs to it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        # Also reads what is left in the pipe and reaps the process, so that no zombie remains.
         self._process.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -142,6 +156,7 @@ class Child:
             if not select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise ChildError(is_late=True)
             more = os.read(self._from, 65536)
+            # The limit keeps a child that writes without a line end from filling this process's memory.
             if not more or len(self._pending) > _MAX_REPLY_BYTES:
                 raise self._ended()
             self._pending += more
@@ -172,8 +187,10 @@ def _policy(seconds: float, most_memory_bytes: int, readable: Sequence[str], roo
     return {
         # No limit of processes, which would count all of the user's: the filter refuses new ones, memory ends threads.
         "limits": {
+            # Two seconds for the start of Python; the deadline in wall time is the parent's.
             "RLIMIT_CPU": int(seconds) + 2,
             "RLIMIT_AS": most_memory_bytes,
+            # 0 forbids growing any file; pipes are not counted.
             "RLIMIT_FSIZE": 0,
             "RLIMIT_NOFILE": 32,
             "RLIMIT_CORE": 0,

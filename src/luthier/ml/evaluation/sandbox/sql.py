@@ -21,7 +21,12 @@ _MAX_CHILD_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A SQLite file, or statements that make one in memory; the other is empty."""
+    """A SQLite file, or statements that make one in memory; the other is empty.
+
+    Attributes:
+        script: SQL statements that create and fill tables.
+        file: path of a SQLite file, one of the runner's `files`.
+    """
 
     script: str = ""
     file: str = ""
@@ -32,6 +37,12 @@ class Result:
     """What a query gives, as digests of its rows, in order and in any; or why it gives nothing.
 
     Equal numbers are the same, whatever their type, fractions to ten digits; the names of columns do not count.
+
+    Attributes:
+        in_order: hex digest of the rows in their order.
+        in_any_order: hex digest of the sorted rows.
+        num_rows: rows of the result.
+        error: why there is no result; None where there is one.
     """
 
     in_order: str = ""
@@ -53,6 +64,7 @@ class SqlRunner:
 
     def __init__(self, *, seconds: float, files: Sequence[Path] = (), needs_isolation: bool = False) -> None:
         self._seconds, self._needs_isolation = seconds, needs_isolation
+        # Numbered names: a path of this machine neither reaches the child nor can collide with another.
         self._names = {str(file): f"{number}.db" for number, file in enumerate(dict.fromkeys(files))}
         self._child: Child | None = None
 
@@ -65,6 +77,7 @@ class SqlRunner:
         """
         job = {
             "script": database.script,
+            # "none" is a file that does not exist in the child's folder: SQLite then refuses to open it.
             "file": self._names.get(database.file, "none") if database.file else "",
             "queries": list(queries),
             "seconds": self._seconds,
@@ -103,10 +116,12 @@ class SqlRunner:
                 "sql_child.py",
                 seconds=_MAX_CHILD_SECONDS,
                 most_memory_bytes=_MAX_MEMORY_BYTES,
+                # Never None: even without files the child may read its own folder alone.
                 placed={name: Path(file) for file, name in self._names.items() if Path(file).is_file()},
             )
             reply = self._child.ask({"policy": self._child.policy}, _SECONDS_TO_START)
             in_force = reply.get("in_force", {})
+            # Landlock or chroot alone keeps files out of reach; seccomp is needed in any case.
             if self._needs_isolation and not (in_force["seccomp"] and (in_force["landlock"] or in_force["root"])):
                 self.close()
                 raise cannot_isolate()

@@ -52,6 +52,7 @@ _LIMITS = {
 def main() -> None:
     """Lock; then, for each line with a database and queries, report the result of each query."""
     lock = runpy.run_path(str(Path(__file__).with_name("inside.py")))["lock"]
+    # Opened before the lock, while duplicating and opening are still free of restrictions.
     replies = os.fdopen(os.dup(1), "w")
     in_force = lock(json.loads(sys.stdin.readline())["policy"])
     print(json.dumps({"in_force": in_force}), file=replies, flush=True)
@@ -60,6 +61,8 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
+            # A database is kept between lines: tasks come grouped by database, and building one costs more than a
+            # query.
             if database is None or key != (job["script"], job["file"]):
                 key, database = (job["script"], job["file"]), _open(job["script"], job["file"])
             hides, seconds = job["hides_words"], job["seconds"]
@@ -71,8 +74,10 @@ def main() -> None:
 
 def _open(script: str, file: str) -> sqlite3.Connection:
     """A database in memory, filled by the script; or a file of this folder, as it is and without being locked."""
+    # Names come from the parent, but a path would leave the folder where no chroot is in force.
     if "/" in file:
         raise ValueError("a database is a name in this folder")
+    # immutable=1: no locks and no journal, which the sandbox could not create.
     place = f"{(Path.cwd() / file).as_uri()}?mode=ro&immutable=1" if file else ":memory:"
     database = sqlite3.connect(place, uri=True, isolation_level=None, cached_statements=0)
     for pragma in ("temp_store = MEMORY", f"hard_heap_limit = {_MAX_HEAP_BYTES}", "mmap_size = 0"):
@@ -86,6 +91,7 @@ def _open(script: str, file: str) -> sqlite3.Connection:
     # Text that is no UTF-8 is still a text.
     database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
     if not file:
+        # The script that fills a database is trusted and long; queries get the small limit back.
         database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100_000_000)
         database.set_authorizer(_only(_BUILDING))
         database.executescript(script)
@@ -105,6 +111,7 @@ def _only(actions: set[int]) -> Any:
 
 def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: bool) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
+    # Called every so many virtual-machine steps: the only way to stop a query from the same thread.
     database.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
     is_compiled = False
     try:
@@ -115,6 +122,7 @@ def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: 
         cursor = database.execute(query)
         if cursor.description is None:
             return {"error": "is no query that gives rows"}
+        # One digest a row, so that memory is bounded by rows, and equal multisets have equal sorted digests.
         rows = [_digest(json.dumps([_cell(value) for value in row])) for row in cursor.fetchmany(_MAX_ROWS)]
         if cursor.fetchone() is not None:
             return {"error": f"gives more than {_MAX_ROWS:,} rows"}
@@ -124,6 +132,7 @@ def _run(database: sqlite3.Connection, query: str, seconds: float, hides_words: 
         return {"error": f"fails while it runs: {_kind(error)}" if is_compiled else f"{_kind(error)}: {error}"[:300]}
     except MemoryError:
         return {"error": "memory"}
+    # The number of columns is part of the digest: results without rows would otherwise all be equal.
     width = str(len(cursor.description)).encode()
     in_order, in_any = (_digest(width + b"".join(order)).hex() for order in (rows, sorted(rows)))
     return {"in_order": in_order, "in_any_order": in_any, "num_rows": len(rows)}
@@ -143,6 +152,7 @@ def _cell(value: object) -> object:
     """1 and 1.0 are the same; fractions are, up to ten digits, because sums depend on their order in the last ones."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else f"{value:.10g}"
+    # Each type in another JSON form, so that the text '1' and the number 1 differ.
     return {"bytes": value.hex()} if isinstance(value, bytes) else [value] if isinstance(value, str) else value
 
 

@@ -31,8 +31,13 @@ def resampled_sums(
 ) -> Array:
     """Sums of the statistics over bootstrap resamples of the rows: [rows, k] -> [resamples, k].
 
-    clusters: the source of each row; rows of one source are drawn together. Equal seeds and numbers of rows (or equal
-    clusters) give equal draws, whatever k: that is what pairs two calls.
+    Equal seeds and numbers of rows (or equal clusters) give equal draws, whatever k: that is what pairs two calls.
+
+    Args:
+        stats: [rows, k].
+        seed: of the draws.
+        num_resamples: how many resamples.
+        clusters: the source of each row; rows of one source are drawn together.
 
     Raises:
         RequestError: no rows, or not one source a row.
@@ -41,10 +46,12 @@ def resampled_sums(
     num_rows = len(rows)
     generator = np.random.default_rng(seed)
     sums = np.empty((num_resamples, rows.shape[1]))
+    # Depends on the number of rows alone, so that equal calls draw in equal blocks.
     block = max(1, _BLOCK_DRAWS // num_rows)
     for start in range(0, num_resamples, block):
         size = min(block, num_resamples - start)
         draws = generator.integers(0, num_rows, size=(size, num_rows))
+        # Each resample gets a range of numbers of its own, so that one bincount counts all of them.
         draws += np.arange(size)[:, None] * num_rows
         counts = np.bincount(draws.ravel(), minlength=size * num_rows).reshape(size, num_rows)
         sums[start : start + size] = counts.astype(np.float64) @ rows
@@ -70,6 +77,7 @@ def cluster_sums(stats: Array, clusters: Sequence[Hashable] | None) -> Array:
     places: dict[Hashable, int] = {}
     of_row = [places.setdefault(source, len(places)) for source in clusters]
     sums = np.zeros((len(places), stats.shape[1]))
+    # Unbuffered, unlike sums[of_row] += stats, which adds only one of several rows of a source.
     np.add.at(sums, of_row, stats)
     return sums
 

@@ -41,7 +41,13 @@ TAIL = (1 - LEVEL) / 2
 
 
 class Interval(NamedTuple):
-    """A figure with its 95% interval."""
+    """A figure with its 95% interval, all in the figure's own unit.
+
+    Attributes:
+        value: the figure on the whole data.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
 
     value: float
     low: float
@@ -49,7 +55,15 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A minus B with its 95% interval, the two-sided p-value of "no difference", and its standard error."""
+    """A minus B with its 95% interval, in the figure's own unit.
+
+    Attributes:
+        difference: the figure of A less that of B.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        p_value: two-sided, of "no difference".
+        standard_error: of the difference.
+    """
 
     difference: float
     low: float
@@ -75,7 +89,12 @@ def bootstrap_interval(
         stats: [rows, k].
         aggregate: sums [..., k] -> figures [...].
         bounds: what the figure can be.
-        clusters: the source of each row.
+        seed: of the draws; equal seeds give equal draws for equal numbers of rows.
+        num_resamples: draws of the whole data.
+        clusters: the source of each row; None where every row is its own.
+
+    Raises:
+        RequestError: no rows, or not one source a row.
     """
     sums = resampled_sums(stats, seed=seed, num_resamples=num_resamples, clusters=clusters)
     return interval_of(stats.sum(axis=0), sums, aggregate, bounds=bounds, rows=cluster_sums(stats, clusters))
@@ -91,14 +110,22 @@ def paired_bootstrap(
     num_resamples: int = NUM_RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
 ) -> Difference:
-    """A minus B on the same rows. stats_a, stats_b: [rows, k], row i of both from the same held-out row.
+    """A minus B on the same rows.
 
-    bounds: what one figure can be.
+    Args:
+        stats_a: [rows, k] of A.
+        stats_b: [rows, k] of B; row i of both is from the same held-out row.
+        aggregate: sums [..., k] -> figures [...].
+        bounds: what one figure can be.
+        seed: of the draws.
+        num_resamples: draws of the whole data.
+        clusters: the source of each row; None where every row is its own.
 
     Raises:
-        RequestError: different numbers of rows.
+        RequestError: no rows, different numbers of rows or statistics, or not one source a row.
     """
     same_rows(stats_a, stats_b)
+    # [rows, 2 k]: one draw resamples both systems, which is what makes the test paired.
     both = np.concatenate([stats_a, stats_b], axis=1)
     sums = resampled_sums(both, seed=seed, num_resamples=num_resamples, clusters=clusters)
     rows = cluster_sums(both, clusters)
@@ -112,7 +139,9 @@ def interval_of(
     """The figure of the whole data (its sums: [k]) with its interval.
 
     Args:
+        total: [k], sums over all rows.
         sums: [resamples, k].
+        aggregate: sums [..., k] -> figures [...].
         bounds: what the figure can be.
         rows: what was resampled, [rows or sources, k]; those that contribute nothing do not count. Without rows only
             the percentiles are left, and those are too narrow below some 100 rows.
@@ -124,6 +153,7 @@ def interval_of(
     rows = _contributing(rows)
     if is_share(rows, aggregate):
         return Interval(value, *share_ends(value * len(rows), len(rows), TAIL))
+    # A single row may have no figure of its own (0 / 0); NaN then fails the comparison below.
     with np.errstate(all="ignore"):
         alone = aggregate(rows)
     # Equal except for the last bits, which a sum of fractions leaves.
@@ -153,8 +183,14 @@ def difference_of(
     what its interval holds).
 
     Args:
-        columns_a, columns_b: index of each one among the k columns.
+        total: [k], sums over all rows.
+        sums: [resamples, k].
+        columns_a: columns of A among the k.
+        columns_b: columns of B among the k.
+        aggregate: sums of one system [..., columns] -> figures [...].
+        num_rows: rows that were resampled.
         bounds: what one figure can be.
+        rows: what was resampled, [rows or sources, k].
     """
 
     def figure(of: Array) -> Array:
@@ -166,6 +202,7 @@ def difference_of(
         p_value = max(_centred(resampled, measured), _surest(num_rows))
         return Difference(measured, *ends, p_value, error)
     both = np.concatenate([rows[:, columns_a], rows[:, columns_b]], axis=1)
+    # Rows that count for neither side would pass for agreement and make the t quantile too small.
     both = _contributing(both)
     a, b = np.split(both, 2, axis=1)
     if is_share(a, aggregate) and is_share(b, aggregate):
@@ -179,6 +216,7 @@ def difference_of(
 
     spread, of_differences = spread_of(both, paired), bounds.of_differences
     p_value = _centred(resampled, measured) if spread is None else spread.p_value(measured, of_differences)
+    # A p-value cannot be finer than one resample more than were drawn.
     surest = max(_surest(int((a != b).any(axis=1).sum())), 1 / (len(resampled) + 1))
     p_value = max(p_value, _of_percentiles(resampled, measured), surest)
     ends = widened(ends, measured, spread, of_differences)
@@ -196,6 +234,7 @@ def widened(ends: tuple[float, float], value: float, spread: Spread | None, boun
     if spread is None:
         return ends
     low, high = spread.ends(value, TAIL, bounds)
+    # The wider of the two at each end: percentiles are too narrow for few rows, t is wrong for bent formulas.
     return min(low, ends[0]), max(high, ends[1])
 
 
@@ -207,6 +246,7 @@ def _contributing(rows: Array) -> Array:
 
 def _of_equal_rows(value: float, num_rows: int, bounds: Bounds) -> tuple[float, float]:
     """Where every row says the same, as many others as Wilson's interval of "none of them" allows may say anything."""
+    # The largest share of unseen rows that differ, when 0 of num_rows do; at worst they lie at an end of the bounds.
     others = share_ends(0, num_rows, TAIL)[1]
     return value - others * (value - bounds.lower), value + others * (bounds.upper - value)
 
@@ -215,11 +255,13 @@ def _of_percentiles(resampled: Array, measured: float) -> float:
     """The level at which the percentile interval just reaches 0."""
     if measured == 0:
         return 1.0
+    # Mirrored, so that only the side towards 0 has to be looked at.
     signed = resampled if measured > 0 else -resampled
     beyond, within = signed[signed <= 0], signed[signed > 0]
     if not len(beyond) or not len(within):
         return 0.0 if len(within) else 1.0
     last, first = float(beyond.max()), float(within.min())
+    # Rank of 0 among the sorted resamples, interpolated as numpy's quantile does, so that p and interval agree.
     place = len(beyond) - 1 + (0.0 - last) / (first - last)
     return min(1.0, 2 * place / (len(resampled) - 1))
 
@@ -253,4 +295,5 @@ def _centred(resampled: Array, measured: float) -> float:
 
 
 def _surest(num_different: int) -> float:
+    # Two-sided sign test with all n differences of one sign: 2 * (1/2)^n.
     return min(1.0, 2.0 ** (1 - num_different))

@@ -25,9 +25,10 @@ _NO_SKEW = 1e-9
 
 
 class Spread(NamedTuple):
-    """Of a figure.
+    """How far a figure would move with other rows.
 
     Attributes:
+        standard_error: of the figure, in its own unit.
         skewness: of what single rows contribute to it.
         num_rows: rows, or sources.
     """
@@ -51,6 +52,7 @@ class Spread(NamedTuple):
     def _ends(self, value: float, tail: float, bounds: Bounds) -> tuple[float, float]:
         scale = self._scale(value, bounds)
         quantile = -float(stdtrit(self.num_rows - 1, tail))
+        # The t-ratio is (value - truth) / error, so its upper quantile gives the lower end of the interval.
         low = max(quantile, scale.untransformed(quantile))
         high = min(-quantile, scale.untransformed(-quantile))
         below, above = (scale.centre - scale.standard_error * end for end in (low, high))
@@ -64,6 +66,7 @@ class Spread(NamedTuple):
         """
         scale = self._scale(value, bounds)
         ratio = (scale.centre - bounds.link(0.0)) / scale.standard_error
+        # The smaller of the two ratios: the p-value belongs to the wider interval.
         surest = min(abs(ratio), math.copysign(1.0, ratio) * scale.transformed(ratio))
         return 2 * float(stdtr(self.num_rows - 1, min(0.0, -surest)))
 
@@ -106,13 +109,16 @@ def spread_of(rows: Array, figure: Aggregate) -> Spread | None:
     if num_rows < 2:
         return None
     with np.errstate(all="ignore"):
+        # [n, k]: the sums without row i, so that n figures cost one call.
         without = figure(rows.sum(axis=0) - rows)
     if not np.isfinite(without).all():
         return None
+    # Jackknife influence of each row, [n]: the mean of all leave-one-out figures less that without this row.
     pulls = (num_rows - 1) * (without.mean() - without)
     square = float((pulls**2).mean())
     # What is left of rounding: rows that contribute the same do so to the last bits only.
     if square <= (1e-10 * float(np.abs(without).max()) * num_rows) ** 2:
         return None
+    # Standardised before the cube: the cube of small pulls underflows, that of large ones overflows.
     skewness = float(((pulls / math.sqrt(square)) ** 3).mean())
     return Spread(math.sqrt(square / (num_rows - 1)), skewness, num_rows)

@@ -30,9 +30,13 @@ def minimum_detectable_difference(
 
     Args:
         stats: [rows, k] of the system that is there.
+        aggregate: sums [..., k] -> figures [...].
         bounds: what its figure can be.
+        seed: of the resampling.
+        clusters: the source of each row; None where every row is its own.
     """
     _, low, high = bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed, clusters=clusters)
+    # The interval is 2 * 1.96 standard errors wide; 1.96 + 0.84 of them are found in 4 of 5 comparisons.
     return _FACTOR * (high - low) / (2 * float(norm.isf(TAIL)))
 
 
@@ -45,4 +49,5 @@ def rows_needed(difference: float, standard_error: float, num_rows: int) -> int 
     if difference == 0 or standard_error == 0:
         return None
     needed = num_rows * (_FACTOR * standard_error / difference) ** 2
+    # These rows did not settle it, so fewer than one more would contradict the verdict.
     return max(num_rows + 1, math.ceil(needed))

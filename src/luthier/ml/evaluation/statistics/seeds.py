@@ -36,7 +36,12 @@ from luthier.ml.evaluation.statistics.leave_one_out import spread_of
 
 
 class _Seeds(NamedTuple):
-    """Spread of a mean over trainings: its standard error, from how many trainings."""
+    """Spread of a mean over trainings.
+
+    Attributes:
+        standard_error: of the mean, in the figure's unit or on the linked scale.
+        num_seeds: trainings that it was estimated from.
+    """
 
     standard_error: float
     num_seeds: int
@@ -57,17 +62,23 @@ def over_seeds(
 ) -> Interval:
     """The mean figure of several trainings, with an interval that holds for other trainings and other rows.
 
-    per_seed: [rows, k] of each training, the same rows in the same order. bounds: what the figure can be. clusters: the
-    source of each row.
+    Args:
+        per_seed: [rows, k] of each training, the same rows in the same order.
+        aggregate: sums [..., k] -> figures [...].
+        bounds: what the figure can be.
+        seed: of the resampling.
+        num_resamples: draws of the rows.
+        clusters: the source of each row; None where every row is its own.
 
     Raises:
-        RequestError: fewer than two trainings, or different rows.
+        RequestError: fewer than two trainings, different rows, or not one source a row.
     """
     if len(per_seed) < 2:
         raise RequestError(
             f"{len(per_seed)} trainings", expected="at least two, or their spread cannot be seen", do="train more seeds"
         )
     side = _Side(per_seed, aggregate)
+    # [rows, seeds * k]: all trainings see the same draw of rows, so only the rows vary in the resamples.
     together = np.concatenate(per_seed, axis=1)
     sums = resampled_sums(together, seed=seed, num_resamples=num_resamples, clusters=clusters)
     units = cluster_sums(together, clusters)
@@ -89,6 +100,15 @@ def difference_over_seeds(
 
     A system that is not trained, such as the base model, has one array. Seeds of both sides are independent of each
     other. The p-value is that of the interval: it is below 5% just where the 95% interval leaves out 0.
+
+    Args:
+        per_seed_a: [rows, k] of each training of A.
+        per_seed_b: [rows, k] of each training of B, the same rows in the same order.
+        aggregate: sums [..., k] -> figures [...].
+        bounds: what one figure can be.
+        seed: of the resampling.
+        num_resamples: draws of the rows.
+        clusters: the source of each row; None where every row is its own.
 
     Raises:
         RequestError: no array for a side, one for both, or different rows.
@@ -115,6 +135,7 @@ def difference_over_seeds(
     spreads = [side_a.spread(), side_b.spread()]
     joint = _Joint(rows, spreads, of_differences, len(units))
     joined = joint.interval()
+    # The interval's half-width is 1.96 standard errors of the rows; the seeds' variances are added to it.
     row_error = (rows.high - rows.low) / (2 * -float(ndtri(TAIL)))
     error = math.hypot(row_error, *(spread.standard_error for spread in spreads))
     return Difference(joined.value, joined.low, joined.high, joint.p_value(), error)
@@ -143,6 +164,7 @@ class _Side:
         """How much the mean would move with other seeds."""
         figures = [float(self._aggregate(stats.sum(axis=0))) for stats in self._per_seed]
         num = len(figures)
+        # ddof=1: the unbiased variance. One training shows no spread at all, and counts as none.
         return _Seeds(float(np.std(figures, ddof=1)) / math.sqrt(num) if num > 1 else 0.0, num)
 
 
@@ -152,9 +174,11 @@ class _Joint:
     def __init__(self, rows: Interval, spreads: Sequence[_Seeds], bounds: Bounds, num_rows: int) -> None:
         self._rows, self._bounds = rows, bounds
         largest = max((spread.standard_error for spread in spreads), default=0.0)
+        # A value at the very end has an infinite link; rows cannot resolve a position closer than a quarter of a row.
         quarter = bounds.width / (4 * num_rows) if math.isfinite(bounds.width) else 0.0
         place = bounds.inside(rows.value, max(largest, quarter))
         self._centre, slope = bounds.link(place), bounds.slope(place)
+        # Delta method: a standard error on the linked scale is the plain one times the link's slope.
         self._spreads = [spread._replace(standard_error=spread.standard_error * slope) for spread in spreads]
 
     def interval(self) -> Interval:
@@ -180,6 +204,7 @@ class _Joint:
             parts = [spread.half_width(tail) for spread in self._spreads]
             return math.hypot(-float(ndtri(tail)) * row_error, *parts) - distance
 
+        # The tail is sought on a logarithmic scale, since p-values range over many powers of ten.
         least, most = math.log(1e-12), math.log(0.5)
         if distance == 0 or beyond(most) >= 0:
             return 1.0

@@ -25,11 +25,18 @@ def is_share(rows: Array, aggregate: Aggregate) -> bool:
 
 
 def share_ends(num_right: float, num_rows: int, tail: float) -> tuple[float, float]:
-    """Wilson's interval of a share, leaving out `tail` at each side."""
+    """Wilson's interval of a share, leaving out `tail` at each side.
+
+    Args:
+        num_right: rows that are right; a fraction where right answers are weighted.
+        num_rows: rows in all, at least 1.
+        tail: probability left out at each side, 0.025 for a 95% interval.
+    """
     z = -float(ndtri(tail))
     share = float(num_right) / num_rows
     middle = (share + z**2 / (2 * num_rows)) / (1 + z**2 / num_rows)
     half = z * math.sqrt(share * (1 - share) / num_rows + z**2 / (4 * num_rows**2)) / (1 + z**2 / num_rows)
+    # Rounding may put an end past the share itself at 0 and at 1.
     return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
@@ -37,8 +44,11 @@ def share_difference_ends(only_a: int, only_b: int, num_rows: int, tail: float) 
     """Tango's interval of the share of A minus that of B on the same rows: all differences that a score test allows.
 
     Args:
-        only_a, only_b: rows that one has right and the other has not. Where there are none, it reaches as far to both
-            sides as Wilson's does from 0.
+        only_a: rows that A alone has right.
+        only_b: rows that B alone has right. Where both are 0, the interval reaches as far to both sides as Wilson's
+            does from 0.
+        num_rows: rows in all.
+        tail: probability left out at each side.
     """
     z = -float(ndtri(tail))
     measured = (only_a - only_b) / num_rows
@@ -53,6 +63,7 @@ def share_difference_ends(only_a: int, only_b: int, num_rows: int, tail: float) 
         apart = abs(only_a - only_b - num_rows * difference)
         return apart / math.sqrt(variance) - z if variance > 0 else (math.inf if apart > 0 else -z)
 
+    # At -1 and 1 themselves the variance is 0 and the statistic undefined.
     edge = 1 - 1e-12
     low = float(brentq(beyond, -edge, measured)) if measured > -edge and beyond(-edge) > 0 else -1.0
     high = float(brentq(beyond, measured, edge)) if measured < edge and beyond(edge) > 0 else 1.0

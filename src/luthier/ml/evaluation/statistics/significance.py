@@ -31,6 +31,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        # Step-down: an adjusted value is never smaller than that of a smaller p-value.
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = largest
     return adjusted
@@ -68,14 +69,23 @@ def permutation_test(
 ) -> float:
     """Two-sided p-value of "it makes no difference which system is which", by swapping the two within random rows.
 
-    stats_a, stats_b: [rows, k], row i of both from the same held-out row. clusters: the source of each row; rows of one
-    source are swapped together. Never below 1 / (num_permutations + 1).
+    Args:
+        stats_a: [rows, k] of one system.
+        stats_b: [rows, k] of the other; row i of both is from the same held-out row.
+        aggregate: sums [..., k] -> figures [...].
+        seed: of the random swaps.
+        num_permutations: random swaps that are tried.
+        clusters: the source of each row; rows of one source are swapped together.
+
+    Returns:
+        The p-value, never below 1 / (num_permutations + 1).
 
     Raises:
-        RequestError: no rows, or different numbers of them.
+        RequestError: no rows, different numbers of them, or not one source a row.
     """
     same_rows(stats_a, stats_b)
     a, b = cluster_sums(stats_a, clusters), cluster_sums(stats_b, clusters)
+    # A swap changes the sign of half the difference, so sums of both sides are middle + and - signs @ half.
     half, middle = (a - b) / 2, (a + b).sum(axis=0) / 2
     measured = abs(float(aggregate(a.sum(axis=0)) - aggregate(b.sum(axis=0))))
     generator = np.random.default_rng(seed)
@@ -83,9 +93,11 @@ def permutation_test(
     block = max(1, _BLOCK_DRAWS // len(a))
     for start in range(0, num_permutations, block):
         size = min(block, num_permutations - start)
+        # [size, rows] of -1 and 1; int8 draws take an eighth of the memory of int64.
         signs = generator.integers(0, 2, size=(size, len(a)), dtype=np.int8) * 2.0 - 1.0
         swapped = signs @ half
         found = np.abs(aggregate(middle + swapped) - aggregate(middle - swapped))
         # Sums in another order differ in the last bits: that much of slack keeps ties ties.
         num_as_far += int((found >= measured - 1e-9 * max(1.0, measured)).sum())
+    # The measured order counts as one of the permutations, so that no p-value is 0.
     return (num_as_far + 1) / (num_permutations + 1)
