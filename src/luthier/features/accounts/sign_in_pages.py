@@ -26,6 +26,7 @@ _Text = Annotated[str, Form(max_length=2000)]
 def show(request: Request, session: MaybeVisitor, next: str = "/") -> Response:
     """The form; who is signed in already is led on."""
     if session is not None:
+        # `own_address` refuses other hosts: `?next=//evil.example` would make this an open redirect.
         return redirect(request, own_address(next))
     return _form(request, own_address(next), None)
 
@@ -49,11 +50,13 @@ async def sign_in(
 
     queue: SignInQueue = request.app.state.sign_ins
     try:
+        # Password hashing is slow on purpose: the queue bounds how many run at once, and counts failures by address.
         secret = await queue.attempt(address_of(request), begin)
     except BusyError as error:
         return _form(request, own_address(next), error)
     if secret is None:
         refused = RequestError(
+            # One answer for a wrong name and a wrong password: it does not tell which names exist.
             "this key lets nobody in" if key else "this name and password let nobody in",
             expected="a key or a password of this server that is right and still good",
             do="correct it; `luthier keys create` makes a new key",
@@ -67,6 +70,7 @@ def welcome(request: Request, context: HomeContext, token: str) -> Response:
     """Sign the person at the machine in by the link that `luthier up` has printed; it works once."""
     queue: SignInQueue = request.app.state.sign_ins
     try:
+        # The same limit as sign-in by password: links and passwords cannot be guessed in turn.
         with queue.limit.attempt(address_of(request)) as attempt:
             secret = sessions.sign_in_with_link(context, token)
             attempt.failed = secret is None

@@ -46,6 +46,7 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
     context.runs.update(run_id, report_path=str(page))
     if assessed is None:
         return [page]
+    # Suites come first in `results` and the safety check last; zip stops at the suites.
     names = [folder / line.page for line in assessed.results]
     pages = [write_suite_page(suite, path, gate) for suite, path in zip(suites, names, strict=False)]
     return [page, *pages, *([] if safety is None else [write_safety_page(safety, names[-1])])]

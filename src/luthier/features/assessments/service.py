@@ -108,6 +108,7 @@ def _redacted(context: Context, spec: type[Result], found: Result) -> Result:
     """The same without paths of this machine; what rows and models say stays as it is."""
     tasks = found.tasks if isinstance(found, SuiteResult) else found.probes
     field = "tasks" if isinstance(found, SuiteResult) else "probes"
+    # Samples are taken out before paths are redacted and put back after: a model's text may look like a path.
     bare = found.model_copy(update={field: tuple(_with_samples(task, None) for task in tasks)})
     plain = spec.model_validate(redact_paths(bare.model_dump(mode="json"), home_paths(context)))
     shown = plain.tasks if isinstance(plain, SuiteResult) else plain.probes

@@ -22,6 +22,7 @@ def _of(kind: AssessmentKind, spec: type[Document]) -> RecordTable[Document]:
         "take the id that the command gave, or see the list of evaluations",
         suggests=True,
     )
+    # The documents have other fields than the table, so every column but the document is given by the caller.
     given = [column.name for column in assessments.columns if column.name != "document"]
     return RecordTable(assessments, spec, key="assessment_id", given=given, missing=missing)
 

@@ -25,8 +25,10 @@ def map_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     from luthier.ml.data.rows.prompt_map import prompt_map
 
     frame = build_table(Path(document["file"]), progress=context.progress).frame
+    # Files of plain texts have no prompts at all; one prompt is enough to make prompts the subject.
     column = "prompt" if frame["prompt"].null_count() < frame.height else "text"
     found = prompt_map(frame[column])
+    # positions: [points], the row of each drawn point. xy is [points, 2], members [points], the group or -1.
     rows = frame[found.positions]
     points = [
         {"x": round(x, 4), "y": round(y, 4), "line": line, "group": group, "text": _snippet(text, found.prefix)}
@@ -59,6 +61,7 @@ def diff_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     answer = found.as_json() | {"old": "", "new": ""}  # the places of the files are nobody's business
     for name in ("changed", "added", "removed"):
         answer[name] = answer[name][:_MAX_IDS]
+    # Counted over all changed rows; the lists above are cut for the page only.
     answer["by_column"] = changed_columns(old, new, pairs) if pairs else {}
     answer["examples"] = [
         {
@@ -85,6 +88,7 @@ def _fields_of(example: RowChange) -> list[dict[str, Any]]:
     for one in example.fields:
         turn, _, part = one.field.rpartition(".")
         text = (one.new if one.new is not None else one.old) or ""
+        # A role comes before its text in a turn: it names the text, in place of the field's path.
         if turn and part in ("role", "from"):
             speakers[turn] = text
             continue
@@ -126,6 +130,7 @@ def audit_answer(context: Context, document: dict[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = found.model_dump(mode="json")
     if most := document.get("most_lines", 0):
         for finding, told in zip(found.findings, shown["findings"], strict=True):
+            # Not part of the audit's own document, which would grow with the number of rows.
             told["lines"] = finding.lines[:most]
     return shown
 

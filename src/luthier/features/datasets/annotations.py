@@ -55,6 +55,7 @@ class Queue:
     @cached_property
     def counts(self) -> Mapping[str, int]:
         """How many rows of the queue were decided, and how; `undecided` and `all` too. Filters do not matter."""
+        # A set: `only` may have 10,000 lines, and every decision is looked up in it.
         about = set(self.only)
         found = Counter(one.decision for line, one in self.decisions.items() if not about or line in about)
         total = len(self.only) if self.only else self.rows.num_rows
@@ -72,6 +73,7 @@ class Queue:
 
     def after(self, line: int) -> int | None:
         """The next line that is shown; None at the end."""
+        # Known lines are searched by bisection: the current line need not be among them (it was just decided).
         if (few := self._few) is not None:
             place = bisect_right(few, line)
             return few[place] if place < len(few) else None
@@ -112,6 +114,7 @@ class Queue:
         """From a line on; those that are skipped were decided, so it walks over no more rows than decisions."""
         start = self.rows.position(line)
         if start is None:
+            # Line 0 means "before the first": `first()` is `after(0)`.
             start = 0 if step > 0 else self.rows.num_rows - 1
         return self.rows.lines(start, step)
 
@@ -140,6 +143,7 @@ def open_queue(
     version = dataset_versions.get_version(context, caller, dataset_id, number)
     rows = open_rows(context, caller, version)
     decisions = {one.row: one for one in context.datasets.decisions(dataset_id, version.number)}
+    # Sorted because `after` and `before` bisect over it.
     there = tuple(sorted(line for line in set(only) if rows.position(line) is not None))
     if only and not there:
         raise NotFoundError(
@@ -170,6 +174,7 @@ def decide(
     made = RowDecision(row=line, decision=decision, edited=None if edited is None else dict(edited), author=caller.name)
     before = queue.decisions.get(line)
     kept = context.datasets.decide(queue.version.dataset_id, queue.version.number, made)
+    # `seen` is the time of the decision that the page showed. Another time means that a colleague decided in between.
     is_news = before is not None and before.author != caller.name and before.decided_at != seen
     return Decided(kept, before if is_news else None)
 
@@ -178,6 +183,7 @@ def take_back(context: Context, caller: Caller, queue: Queue, line: int | None =
     """Forget what was said of a row; None: the caller's own newest decision. What it was; None where there is none."""
     if line is None:
         own = [one for one in queue.decisions.values() if one.author == caller.name]
+        # Ties of the clock (milliseconds) are broken by the row, so undo always takes back one definite decision.
         found = max(own, key=lambda one: (one.decided_at, one.row), default=None)
     else:
         found = queue.decisions.get(line)
@@ -203,6 +209,7 @@ def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = 
     rejected = sum(one.decision == "reject" for one in queue.decisions.values())
     if rejected >= queue.rows.num_rows:
         raise RequestError("all rows were rejected", expected="a row that is left", do="accept or edit some rows")
+    # Filled while `keep_rows` consumes the generator, hence read only after it.
     counts = Counts()
     stem = version.filename.split(".", 1)[0] or "rows"
     file = dataset_versions.keep_rows(context, caller, decided_rows(queue, counts), f"{stem}.jsonl")
@@ -223,9 +230,11 @@ def parse_lines(text: str) -> tuple[int, ...]:
     found: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         ends = part.split("-")
+        # 13 digits bound int() before it runs; isascii refuses digits of other scripts, which int() would take.
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 13 for end in ends):
             raise RequestError(f"rows={part[:40]!r}", expected="numbers such as 3,17,20-25", do="correct the address")
         low, high = int(ends[0]), int(ends[-1])
+        # The span is checked before range() is expanded: `1-999999999999` would fill the memory.
         if high - low >= MAX_ROWS_NAMED or len(found) + high - low >= MAX_ROWS_NAMED:
             raise RequestError(
                 f"rows={part[:40]!r}: more rows than can be named at once",

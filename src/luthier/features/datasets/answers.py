@@ -97,6 +97,7 @@ def answer(
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
+    # All rows are checked before the first request is paid for.
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:
@@ -203,6 +204,7 @@ def _write(
             nonlocal num_done
             num_done += num_prompts
             task.advance(num_prompts)
+            # The note covers new requests only; answers from the cache cost nothing.
             task.note(estimate(teacher, num_done, num_rows, prices))
 
         questions = islice(_questions(source, mapping), num_rows)
@@ -215,6 +217,7 @@ def _write(
     if tally.refused:
         write_rows((refused_row(one, options, teacher=teacher.name) for one in tally.refused), refused_file(output))
     else:
+        # A list of an earlier output (--force) would describe rows that are not there any more.
         refused_file(output).unlink(missing_ok=True)
     if tally.kept:
         write_rows(tally.kept, output)

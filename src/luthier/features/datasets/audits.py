@@ -61,6 +61,7 @@ def begin_audit(context: Context, caller: Caller, version: DatasetVersion, setti
     def answer() -> dict[str, Any]:
         found = audit_of(context, caller.project_id, request)
         if settings == AuditSettings():
+            # Only the audit with default settings gives the grade: with other settings two grades would not compare.
             store_result(context, _grade(version), lambda: {"grade": found["grade"]})
         return found
 

@@ -89,6 +89,7 @@ def make_card(
     looked = {name: look(path, name, context.progress) for name, path in split.files.items()}
     name = next(name for name, path in split.files.items() if path.name == file.name)
     described, origins = looked[name]
+    # Audit and description each read the file; different digests mean that it changed in between.
     if described.sha256 != found.sha256:
         raise DataError(
             f"{file.name} was changed while it was read",
@@ -128,6 +129,7 @@ def _write(output: Path, card: str, beside: Path, croissant: dict[str, Any]) -> 
     from luthier.ml.charts.page import replace_text
 
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Each file is replaced whole by a rename, so a reader never sees half a card.
     replace_text(output, card)
     replace_text(beside, json.dumps(croissant, indent=2, ensure_ascii=False) + "\n")
 

@@ -32,15 +32,19 @@ def read_corpus(path: Path, progress: Progress | None = None) -> dict[str, str]:
     from luthier.ml.data.documents.ingest import ingest
     from luthier.ml.data.documents.ingest_part import IngestSettings
 
+    # Chunks of a million words, no overlap: a document becomes one row, and no sentence comes twice.
     settings = IngestSettings(_MANY_WORDS, 0, licence=None, tokenizer=None, tokenizer_sha256=None)
     with scratch_folder(Path(tempfile.gettempdir()), "luthier-corpus-") as folder:
         rows = folder / "corpus.jsonl"
+        # One worker: a suite runs beside other jobs, and a corpus is read once.
         done = ingest([path], rows, settings=settings, num_workers=1, progress=progress or SilentProgress())
+        # A line of 0 stands for the file as a whole.
         missing = [RowProblem(one.file, 0, "", "", one.reason or "was not read") for one in done.failed]
         missing += [RowProblem(s.name, 0, "", "", s.reason) for s in done.skipped if s.kind not in _LEFT_OUT]
         missing += [
             RowProblem(one.file, 0, "", "", "no text")
             for one in done.documents
+            # Scans without a text layer give nothing, and no error; citations of them would look invented.
             if one.status == "read" and not one.num_rows
         ]
         if missing:

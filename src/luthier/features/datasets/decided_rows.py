@@ -50,7 +50,9 @@ def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
         if decision is not None and decision.edited is not None:
             yield _line(decision.edited)
             continue
+        # Rows come in pieces, so a row of many megabytes never is in memory as a whole.
         first = next(pieces)
+        # In a copied index a row that cannot be read is stored as a JSON string with the reason; rows are objects.
         if queue.rows.is_copy and first.startswith(b'"'):
             counts.num_unreadable += 1
             continue

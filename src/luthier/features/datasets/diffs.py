@@ -30,6 +30,7 @@ def difference(
             f"version {old.number} against itself", expected="two versions", do="choose another one of the two"
         )
     before, after = (files.get_file(context, caller.project_id, one.file_id) for one in (old, new))
+    # The suffix decides how bytes are parsed, so it belongs to the cache key beside the digests.
     suffixes = [files.suffix_of(file.filename) for file in (before, after)]
     subject = Subject(after.sha256, "diff", {"old": before.sha256, "suffixes": suffixes, "key": key})
     found = cached_result(context, subject)

@@ -75,6 +75,7 @@ def _check_same_fields(row: Row | RowProblem, edited: Mapping[str, Any]) -> None
                 expected=f"the fields that the row has: {', '.join(row.fields)}",
                 do=f"did you mean {near[0]!r}?" if near and near[0] != name else "keep the fields as they are",
             )
+        # A null may become any type. Type identity, not isinstance: True is an int to isinstance.
         if row.fields[name] is not None and type(row.fields[name]) is not type(edited[name]):
             raise RequestError(
                 f"the field {name!r} holds another type of value than before",

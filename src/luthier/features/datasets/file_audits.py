@@ -77,6 +77,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
     load_checks(options.only)  # an unknown id is told before a long file is read
     check_is_not_input(html, file, options.against)
     model = _model(context, options.model)
+    # Loaded before the file is read, so that a wrong folder is an error within a second.
     judge = _toxicity_model(options)
     count_tokens = _token_counter(model)
     shown = options.shown
@@ -114,6 +115,7 @@ def audit(context: Context, file: Path, options: AuditOptions | None = None, *, 
 def check_is_not_input(output: Path | None, *inputs: Path | None) -> None:
     """Refuse to write over a file that is read. Raises RequestError."""
     for path in inputs:
+        # samefile compares device and inode: links and other spellings of the path are seen through.
         if output is not None and path is not None and output.exists() and path.exists() and output.samefile(path):
             raise RequestError(
                 f"{output} is the file that is read",

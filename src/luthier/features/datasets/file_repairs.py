@@ -70,6 +70,7 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
             do="add personal_data to --only (or take it out of --skip), or leave --mask and --no-mask out",
         )
     inputs = [file] if options.against is None else [file, options.against]
+    # Checked before the audit, which may take minutes for a large file.
     check_repair_output(output, *inputs, force=options.force)
     model = counter = None
     if options.model is not None:
@@ -81,6 +82,7 @@ def repair(context: Context, file: Path, output: Path, options: RepairOptions | 
     table = build_table(file, mapping=options.mapping, count_tokens=counter, progress=context.progress)
     held_out = None
     if options.against is not None:
+        # No token counter: held-out rows are only compared as texts.
         held_out = build_table(options.against, mapping=options.mapping, progress=context.progress)
     audit = AuditRequest(
         table=table,

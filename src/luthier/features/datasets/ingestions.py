@@ -73,12 +73,14 @@ def ingest(
         overlap_tokens=overlap_tokens,
         licence=licence,
         tokenizer=local.path if local else None,
+        # Part of the settings' identity: an interrupted ingest goes on only with the tokenizer it began with.
         tokenizer_sha256=sha256_file(Path(local.path) / "tokenizer.json") if local else None,
     )
     done = ingest_documents(
         places,
         output,
         settings=settings,
+        # The CPUs this process may use; cpu_count would ignore the limits of a container's cpuset.
         num_workers=num_workers if num_workers is not None else len(os.sched_getaffinity(0)),
         progress=context.progress,
         timeout_seconds=timeout_seconds,

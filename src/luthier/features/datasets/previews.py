@@ -157,6 +157,7 @@ def preview_blocks(
     chat = ChatTemplate.load(local.path, template)
     packed = pack_texts(loaded.examples, chat, block_tokens, context.progress)
     texts = {example.id: example for example in loaded.examples}
+    # piece.id is "ROW part 2 of 3"; `piece_of` leads back to the row whose text the piece was cut from.
     blocks = tuple(
         tuple(replace(preview_row(texts[piece_of(piece.id)], piece, chat), id=piece.id) for piece in block)
         for block in packed.blocks[:num_blocks]
@@ -166,6 +167,7 @@ def preview_blocks(
 
 def _row_json(row: Preview) -> dict[str, Any]:
     tokens = [
+        # A span is the smallest run of tokens that decodes to whole characters; its text is attached to the first.
         {"id": token, "text": span.text if index == 0 else "", "learned": span.learned}
         for span in row.spans
         for index, token in enumerate(span.token_ids)

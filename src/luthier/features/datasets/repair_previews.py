@@ -31,6 +31,7 @@ def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     made = repair(context, file, output, options)
     chosen = _chosen(made.manifest)
     before = _by_line(read_page(file, start=0, num=len(chosen), lines=[one["line"] for one in chosen]))
+    # Removed rows have no line in the output.
     after_lines = [one["output_line"] for one in chosen if one["output_line"]]
     after = _by_line(read_page(output, start=0, num=len(after_lines), lines=after_lines))
     examples = [
@@ -52,6 +53,7 @@ def _chosen(manifest: Path) -> list[dict[str, Any]]:
     with manifest.open(encoding="utf-8") as file:
         for line in file:
             fate = json.loads(line)
+            # A row counts for all repairs that touched it, so few rows can show every repair.
             if fate["fate"] != "kept" and any(shown[one["check"]] < _EXAMPLES for one in fate["reasons"]):
                 shown.update({one["check"] for one in fate["reasons"]})
                 found.append(fate)

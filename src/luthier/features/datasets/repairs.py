@@ -94,6 +94,7 @@ def mask_kinds() -> list[MaskKind]:
 def repair_state(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> CachedResult:
     """How it stands with the preview of a repair. Raises NotFoundError for the dataset to hold it against."""
     found = cached_result(context, _subject(context, caller, version, choice)[0])
+    # The summary is cached apart from the rows; either may be cleared. Without rows there is nothing to keep.
     if found.answer is not None and not _prepared(context, caller, version, choice).is_file():
         return CachedResult("unasked")
     return found
@@ -130,6 +131,7 @@ def keep_repair(
     Raises ConflictError where it was not, or was damaged since; RequestError where it changes nothing.
     """
     state, output = repair_state(context, caller, version, choice), _prepared(context, caller, version, choice)
+    # The digest ties the rows on the disk to the summary that the user has seen and agreed to.
     if state.answer is None or sha256_file(output) != state.answer["summary"]["output_sha256"]:
         raise ConflictError(
             "this repair is not prepared", expected="a repair that was previewed", do="preview it, then keep it"
@@ -152,9 +154,11 @@ def keep_repair(
             note=note,
             details=details,
         )
+    # Also on KeyboardInterrupt: the stored file would count against the project with no version that names it.
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
         raise
+    # The prepared rows and the manifest beside them; the cached summary stays but is `unasked` without them.
     for path in (output, *output.parent.glob(f"{output.name}.*")):
         path.unlink(missing_ok=True)
     return made
@@ -196,9 +200,11 @@ def _subject(
     other = get_version(context, caller, choice.against) if choice.against else None
     given = {
         "suffix": files.suffix_of(version.filename),
+        # Sorted: repairs are made in their own fixed order, so the order of ticks must not make another cache key.
         "actions": sorted(choice.actions),
         "mask": sorted(choice.mask),
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
+        # Name and digest: a model that was pulled anew under its name counts other tokens.
         "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
     }
     return Subject(version.sha256, "repair", given), other

@@ -39,13 +39,16 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
     file = files.get_file(context, caller.project_id, version.file_id)
     place = files.place_of(context, file)
     folder = place.with_name(f"rows-{place.name}")
+    # The index first: `local_path` below proves the digest of the file, which reads all of it.
     if (found := open_index(place, folder)) is not None:
         return found
     path = files.local_path(context, file)
     with redacted_errors({str(path): file.filename, path.name: file.filename}):
         if is_quick(path):
             return build_index(path, folder)
+        # In a child process: parsing a large file would hold the interpreter lock of the server for seconds.
         answer_about(context, caller.project_id, "index", version.file_id, {"folder": str(folder)})
+        # The index may have been cleared between the answer of the child and now.
         return open_index(path, folder) or build_index(path, folder)
 
 

@@ -42,6 +42,7 @@ def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
     subject = _subject(file.sha256, file.filename)
     found = cached_result(context, subject)
     # Also where it was found in the future: the clock was set back since.
+    # Only errors of the machine are retried. Errors of the file are the same next time.
     is_over = isinstance(found.error, WorkError) and not 0 <= time.time() - found.at <= RETRY_SECONDS
     if found.state != "unasked" and not is_over:
         return found
@@ -50,6 +51,7 @@ def look(context: Context, project_id: str, file: StoredFile) -> CachedResult:
 
     def answer() -> dict[str, Any]:
         told = answer_about(context, project_id, "look", file.file_id, {})
+        # The version was stored before its rows were counted; it gets the number here.
         context.datasets.learn_num_rows(file.file_id, told["num_rows"])
         return told
 
@@ -147,6 +149,7 @@ def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None =
         found = list(islice((row for row in rows if row.line in wanted), len(wanted)))
         return {"rows": [_row(row) for row in found], "has_more": start + num < len(lines)}
     if is_jsonl:
+        # One row more than a page holds tells whether there is a next page.
         some = list(islice(read_jsonl(source, lambda place, _: place >= start), num + 1))
     else:
         some = list(islice(read_rows(source), start, start + num + 1))
@@ -175,6 +178,7 @@ def cell_of(value: Any) -> dict[str, Any]:
         return {"kind": "text", "text": value[:_MAX_CELL_CHARACTERS], "num_characters": len(value)}
     text = json.dumps(value, ensure_ascii=False, default=str)
     cell = {"kind": "json", "text": text[:_MAX_CELL_CHARACTERS], "num_characters": len(text)}
+    # A cut conversation would show broken turns, so a long one is shown as JSON.
     if len(text) <= _MAX_CELL_CHARACTERS and (turns := _turns(value)):
         return cell | {"kind": "turns", "turns": turns}
     return cell
@@ -187,9 +191,11 @@ def _turns(value: Any) -> list[list[str]]:
     turns = []
     for turn in value:
         for role, text in (("role", "content"), ("from", "value")):
+            # Exactly these keys: turns with tool calls or weights would lose them in this view.
             is_turn = isinstance(turn, dict) and turn.keys() == {role, text}
             if is_turn and isinstance(turn[role], str) and isinstance(turn[text], str):
                 turns.append([turn[role], turn[text]])
+    # One value that is no turn makes the whole list plain JSON, so that nothing is left out of sight.
     return turns if len(turns) == len(value) else []
 
 

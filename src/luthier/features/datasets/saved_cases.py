@@ -78,6 +78,7 @@ def save_case(
 def _row(conversation: Sequence[Message], reference: str) -> dict[str, Any]:
     turns: list[dict[str, Any]] = []
     for message in conversation:
+        # Weight 0 is OpenAI's field for "not learned"; the last answer has none and is learned.
         unlearned = {"weight": 0} if message.role == "assistant" else {}
         turns.append({"role": message.role, "content": message.content or "", **unlearned})
     return {"messages": [*turns, {"role": "assistant", "content": reference.strip()}]}
@@ -108,6 +109,7 @@ def _appended(path: Path, line: bytes) -> Iterator[bytes]:
         while more := file.read(_BLOCK_BYTES):
             block = more
             yield block
+    # The last line of an uploaded file may lack its line feed; without one the new row would join it.
     if not block.endswith(b"\n"):
         yield b"\n"
     yield line

@@ -102,10 +102,12 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
     file = files.keep_file(context, caller.project_id, incoming, filename=filename, purpose="fine-tune")
     try:
         path = files.local_path(context, file)
+        # The caller knows the name of the upload; path and name on this machine stay private.
         with redacted_errors({str(path): file.filename, path.name: file.filename}):
             source = open_source(path)
             if source.format == "xlsx":
                 read_as(source)  # which sheet holds the rows: with two, nothing of the file can be used
+    # A file without usable rows must not stay behind as a file of the project.
     except BaseException:
         files.delete_file(context, caller.project_id, file.file_id)
         raise
@@ -166,6 +168,7 @@ def remove_dataset(context: Context, caller: Caller, dataset_id: str) -> None:
     """
     dataset, versions = show_dataset(context, caller, dataset_id)
     audit_event = make_audit_event(caller, "dataset.removed", dataset_id, {"name": dataset.name})
+    # Versions hold their files against deletion, so they go first.
     context.datasets.remove(caller.project_id, dataset_id, audit_event)
     for version in versions:
         if version.details.get("adopted"):
@@ -192,6 +195,7 @@ def _version(
         )
     return DatasetVersion(
         dataset_id=dataset_id,
+        # A placeholder: the store assigns the next number inside its transaction.
         number=1,
         file_id=file.file_id,
         filename=file.filename,
@@ -210,6 +214,7 @@ def _num_rows(context: Context, caller: Caller, file: StoredFile) -> int | None:
     """How many rows a file has, well-formed or not; None where that cannot be found out, or not in a moment."""
     try:
         found = look(context, caller.project_id, file)
+    # Counting is a convenience here: an unreadable file still becomes a version, and its page says what is wrong.
     except LuthierError:
         return None
     return None if found.answer is None else int(found.answer["num_rows"])

@@ -102,10 +102,12 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
     _check(wishes, dataset.name)
     beside = context.settings.file_cache_folder.parent
     beside.mkdir(parents=True, exist_ok=True)
+    # Beside the file cache, on a disk that is sized for data files; /tmp may be a small tmpfs.
     with scratch_folder(beside, "split-") as folder:
         given = {"folder": str(folder), "options": asdict(wishes)}
         document = answer_about(context, caller.project_id, "split", version.file_id, given)
         document["file"] = version.filename
+        # The document is stored with each version, so it may not grow with the number of strata.
         document["strata"] = dict(list(document["strata"].items())[:_MAX_STRATA])
         of = {"dataset_id": dataset.dataset_id, "name": dataset.name, "version": version.number}
         sides = {
@@ -123,6 +125,7 @@ def last_split(context: Context, caller: Caller, dataset: Dataset) -> MadeSplit 
         if found is None:
             continue
         newest = context.datasets.versions(found.dataset_id)[0]
+        # A dataset of that name may be somebody's own upload, or the side of a split of another dataset.
         if newest.origin == "split" and newest.details.get("of", {}).get("dataset_id") == dataset.dataset_id:
             sides[side] = found, newest
     if "train" not in sides:
@@ -139,6 +142,7 @@ def split_of(context: Context, caller: Caller, version: DatasetVersion) -> Split
     Raises NotFoundError.
     """
     one: DatasetVersion | None = version
+    # Repairs and annotations keep their parent, so the chain of parents leads back to the split.
     while one is not None and one.origin != "split":
         parent = one.parent
         one = None if parent is None else dataset_versions.get_version(context, caller, one.dataset_id, parent)
@@ -150,6 +154,7 @@ def split_of(context: Context, caller: Caller, version: DatasetVersion) -> Split
         found = context.datasets.find(caller.project_id, f"{name}-{ending}")
         for other in [] if found is None else context.datasets.versions(found.dataset_id):
             if other.details.get("split") == document and other.details.get("of") == one.details["of"]:
+                # Versions come newest first; a split that was kept twice counts with its newest version.
                 sides.setdefault(side, other)
     return SplitOrigin(side=one.details["side"], made_of=one, sides=sides, is_changed=one.number != version.number)
 
@@ -159,6 +164,7 @@ def _keep(
 ) -> tuple[Dataset, DatasetVersion]:
     file = files.add_file(context, caller.project_id, path, filename=f"{path.stem}.jsonl", purpose="fine-tune")
     details = {"of": of, "side": path.stem, "split": document}
+    # Names have up to 100 characters and notes 1,000: the cut only guards against a change of either.
     note = f"split from {of['name']} version {of['version']}"[:1000]
     known = context.datasets.find(caller.project_id, name)
     if known is None:

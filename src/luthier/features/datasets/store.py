@@ -46,6 +46,7 @@ class DatasetStore(AuditedStore):
             do="choose another name, or bring the file as a new version of that one",
         )
         with self._audited(audit_event, conflict=conflict) as connection:
+            # In the same transaction as the version: a file cannot expire between the check and the insert.
             hold_file(connection, self._database, dataset.project_id, first.file_id)
             now = self._database.clock(connection)
             made = _DATASETS.insert(connection, dataset, now)
@@ -60,6 +61,7 @@ class DatasetStore(AuditedStore):
         with self._audited(audit_event) as connection:
             dataset = _DATASETS.get(connection, version.dataset_id)
             hold_file(connection, self._database, dataset.project_id, version.file_id)
+            # max + 1 inside the write transaction, so two writers cannot take one number.
             numbered = version.model_copy(update={"number": connection.execute(newest).scalar_one() + 1})
             return _VERSIONS.insert(connection, numbered, self._database.clock(connection))
 
@@ -101,12 +103,14 @@ class DatasetStore(AuditedStore):
         """
         found = self._records(_VERSIONS, _VERSIONS.select.join(files, _OF_FILES).where(files.c.sha256 == sha256))
         made = [one for one in found if one.origin == "split" and "split" in one.details]
+        # By time: versions of different datasets have no common number to sort by.
         documents = [one.details["split"] for one in sorted(made, key=lambda one: -one.created_at)]
         return [{name: value for name, value in one.items() if name != "file"} for one in documents]
 
     def all_versions(self, project_id: str, limit: int) -> Sequence[DatasetAndVersion]:
         """The newest versions of all datasets of a project, at most `limit`, the newest first."""
         found = self._with_versions(_WITH_VERSIONS.where(datasets.c.project_id == project_id))
+        # Sorted and cut in Python: the time is inside the JSON document, not in a column.
         return sorted(found, key=lambda pair: (pair[1].created_at, pair[1].number), reverse=True)[:limit]
 
     def learn_num_rows(self, file_id: str, num_rows: int) -> None:
@@ -115,6 +119,7 @@ class DatasetStore(AuditedStore):
         with self._write() as connection:
             for row in connection.execute(query).mappings().all():
                 version = _VERSIONS.of_row(row)
+                # Versions are immutable but for this one field, which is filled in once.
                 if version.num_rows is None:
                     _VERSIONS.put(connection, version.model_copy(update={"num_rows": num_rows}))
 

@@ -35,6 +35,7 @@ class Prices:
         """What the new requests cost; those out of the cache cost nothing. None without both prices."""
         if self.input_usd is None or self.output_usd is None:
             return None
+        # Providers quote prices for a million tokens.
         return (usage.num_prompt_tokens * self.input_usd + usage.num_new_tokens * self.output_usd) / 1e6
 
 
@@ -147,6 +148,7 @@ def _engines(
     context: Context, stack: ExitStack, teacher: str, judge: str | None
 ) -> tuple[CachedEngine, CachedEngine | None]:
     writer = stack.enter_context(closing(find_teacher(context, teacher)))
+    # One engine for both roles: the weights are loaded once, and the cache is shared.
     if judge is None or judge == teacher:
         return writer, None if judge is None else writer
     return writer, stack.enter_context(closing(find_teacher(context, judge)))
@@ -170,6 +172,7 @@ def _check(options: SynthesisOptions, max_rows: int | None, prices: Prices | Non
 def check_prices(prices: Prices | None) -> None:
     """Raise RequestError for one price without the other, and for what is no price."""
     given = [price for price in (prices.input_usd, prices.output_usd) if price is not None] if prices else []
+    # `not 0 <= price < inf` refuses NaN as well.
     if len(given) == 1 or any(not 0 <= price < float("inf") for price in given):
         raise RequestError(
             f"prices {prices}",
@@ -184,6 +187,7 @@ def check_files(file: Path, output: Path) -> None:
         raise RequestError(
             f"output {str(output)!r}", expected="a file that ends in .jsonl", do="name it like pairs.jsonl"
         )
+    # resolve() follows links and `..`, so another spelling of the input is recognised too.
     if file.exists() and file.resolve() in (output.resolve(), refused_file(output).resolve()):
         raise RequestError(
             f"the output {output} would replace the rows themselves",
@@ -199,6 +203,7 @@ def _check_rows(source: Source, context: Context) -> int:
     from luthier.ml.data.rows.formats import problem_in
     from luthier.ml.data.rows.rows import read_rows
 
+    # The file is read twice. Rows are checked first because a bad row at the end would waste all paid requests.
     num_rows, problems = 0, []
     with context.progress.task("Checking rows", None, "row") as task:
         for row in read_rows(source):
@@ -261,6 +266,7 @@ def _write(
             nonlocal num_done
             num_done += num_passages
             task.advance(num_passages)
+            # Usage counts new requests only, so a run that goes on from the cache starts with a low estimate.
             task.note(estimate(teacher, num_done, num_rows, prices))
 
         passages = islice(_passages(source), num_rows)
@@ -275,6 +281,7 @@ def _write(
     if tally.refused:
         write_rows(rows, refused_file(output))
     else:
+        # With --force a list of the previous output may lie here; it would describe rows that do not exist any more.
         refused_file(output).unlink(missing_ok=True)
     if kept:
         write_rows(kept, output)
@@ -283,6 +290,7 @@ def _write(
 
 def estimate(teacher: CachedEngine, num_done: int, num_rows: int, prices: Prices) -> str:
     """What the whole file will take, in words, from the rows so far; new requests only."""
+    # Linear in rows: passages are of similar length after ingest, so nothing finer is needed for a progress note.
     usage, factor = teacher.usage, num_rows / num_done
     if not usage.num_requests:
         return "all from the cache so far"

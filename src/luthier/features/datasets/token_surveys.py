@@ -52,8 +52,10 @@ def survey(context: Context, file: Path, model: str, template: Literal["auto", "
                 why = error.problems[0].reason if error.problems else error.came
                 refused.append({"row": example.id, "reason": why})
             continue
+        # A preference pair adds two lengths: both sides are forwarded in training.
         lengths += [row.num_tokens for row in unit]
         learned += [row.num_trained_tokens for row in unit]
+        # Counted by example, not by side: a pair with one side too long is one overlong row.
         num_overlong += any(row.num_tokens > local.context_length_tokens for row in unit)
         if len(shown) < _SHOWN_ROWS:
             shown += [_shown(side) for side in preview_sides(example, unit, chat)]
@@ -78,6 +80,7 @@ def evenly(items: Sequence[Any], most: int) -> list[Any]:
     """At most `most` of the items, from the whole length, the first among them."""
     if len(items) <= most:
         return list(items)
+    # Integer arithmetic: strictly increasing positions, the same on every machine.
     return [items[n * len(items) // most] for n in range(most)]
 
 
@@ -87,6 +90,7 @@ def bins_of(values: Sequence[int], most: int) -> list[list[int]]:
         return []
     low, high = min(values), max(values)
     step = _round_up(max(1, math.ceil((high - low + 1) / most)))
+    # The first bin starts at a multiple of the width, so that the axis has round numbers.
     start = low // step * step
     counts = [0] * ((high - start) // step + 1)
     for value in values:
@@ -103,6 +107,7 @@ def _round_up(width: int) -> int:
 def _quantiles(lengths: Sequence[int]) -> dict[str, int]:
     if not lengths:
         return {}
+    # 99 cut points; index p - 1 is percentile p. `quantiles` needs two values at least.
     cuts = quantiles(lengths, n=100, method="inclusive") if len(lengths) > 1 else [lengths[0]] * 99
     named = {"median": cuts[49], "95%": cuts[94], "99%": cuts[98]}
     return {name: round(value) for name, value in named.items()} | {"longest": max(lengths)}

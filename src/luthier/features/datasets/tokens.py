@@ -37,5 +37,6 @@ def begin_tokens(context: Context, caller: Caller, version: DatasetVersion, mode
 
 
 def _subject(context: Context, version: DatasetVersion, model: str, template: str) -> Subject:
+    # The digest, not the name: a model that was pulled again under its name may have another tokenizer.
     given = {"suffix": files.suffix_of(version.filename), "model": model_digest(context, model), "template": template}
     return Subject(version.sha256, "tokens", given)

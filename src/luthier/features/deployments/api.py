@@ -138,6 +138,7 @@ def deploy(context: HomeContext, caller: Trainer, asked: DeployBody) -> Deployme
 
     What nobody has judged is named in `revision.unjudged` and in the audit log; judge it by `POST /v1/evaluations`.
     """
+    # Exactly one of target and split, and a canary only with a target.
     if (asked.target is None) == (asked.split is None) or (asked.split is not None and asked.canary is not None):
         raise RequestError(
             "target, canary and split contradict each other" if asked.split else "neither target nor split",

@@ -43,6 +43,7 @@ def canary_frame(
 
     found = traffic.exchanges(context, project_id, model=name, since=since, with_text=with_text)
     has_failed = (pl.col("status") >= _SERVER_ERROR) | (pl.col("status") == _NOT_FOUND)
+    # Exchanges of an earlier canary of this name are left out: they belong to neither side.
     is_theirs = ~pl.col("is_canary") | (pl.col("target") == canary)
     found = found.filter(is_theirs & ((pl.col("status") < 400) | has_failed))
     said = _said(context.feedback.list(project_id, model=name, since=since))
@@ -55,7 +56,9 @@ def canary_frame(
             "is_canary": found["is_canary"],
             "ended_at": found["at"] + found["seconds"],
             "failed": [float(one) for one in failed],
+            # A failed request has no latency to compare: an immediate 500 would make a broken canary look fast.
             "seconds": [None if bad else one for bad, one in zip(failed, found["seconds"], strict=True)],
+            # Null, not 0, where there is no text: nulls are left out of a rate, zeros would lower it.
             "refused": [
                 None if bad or text is None else float(is_refusal(text))
                 for bad, text in zip(failed, answers, strict=True)
@@ -64,6 +67,7 @@ def canary_frame(
             "lacking": [said[one][1] if one in said else None for one in ids],
             "rated_at": [said[one][2] if one in said else None for one in ids],
         },
+        # A column of nulls only would be inferred as type Null, and comparisons on it fail.
         schema_overrides=dict.fromkeys(("failed", "seconds", "refused", "bad", "lacking", "rated_at"), pl.Float64()),
     )
     num_with_text = sum(one is not None for one in answers)
@@ -78,6 +82,7 @@ def _said(given: Sequence[Feedback]) -> dict[str, tuple[float | None, float | No
         by_exchange.setdefault(one.exchange_id, []).append(one)
     found = {}
     for exchange_id, words in by_exchange.items():
+        # A correction without a thumb counts as bad: somebody had to write what the answer should have been.
         bad = [float(w.thumb == "down" or bool(w.correction)) for w in words if w.thumb or w.correction]
         lacking = [1 - w.score for w in words if w.score is not None]
         found[exchange_id] = (_mean(bad), _mean(lacking), max(w.created_at for w in words))
@@ -97,6 +102,8 @@ def _units(found: pl.DataFrame) -> tuple[list[str], int]:
     import polars as pl
 
     named = found.filter(pl.col("user_digest") != "")
+    # The test needs independent units. One user's exchanges depend on each other, so a user is one unit; one who
+    # was seen on both sides was routed by conversation or by request, and does not qualify.
     sides = named.group_by("user_digest").agg(pl.col("is_canary").n_unique().alias("num_sides"))
     not_drawn = {"", *sides.filter(pl.col("num_sides") > 1)["user_digest"].to_list()}
     units, num_unnamed = [], 0

@@ -66,10 +66,12 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
 
     look = _look(context, caller, name)
     revision = look.deployment.revision
+    # The cheap check first: this runs every few seconds.
     if (same := _still(context, look)) is not None:
         context.watches.put(caller.project_id, _SEEN, name, same.model_dump_json())
         return same
     frame, summary = canary_frame(context, caller.project_id, name, canary=look.canary, since=revision.created_at)
+    # One look of a sequential test; its error is spent over all looks, so it may be repeated without correction.
     found = compare(frame, look.fraction, look.rules, seed=_seed(look.deployment))
     watch = CanaryWatch(
         project_id=caller.project_id,
@@ -88,6 +90,7 @@ def check_canary(context: Context, caller: Caller, name: str, *, may_roll_back: 
         signals=found.signals,
         cautions=_cautions(frame, summary),
     )
+    # Rolled back before it is stored, so that the stored state says what was done about it.
     if watch.state == "worse" and may_roll_back:
         watch = _taken_back(context, look, watch)
     context.watches.put(caller.project_id, _SEEN, name, watch.model_dump_json())
@@ -140,6 +143,7 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
     one, revision = look.deployment, look.deployment.revision
     document = context.watches.get(one.project_id, _SEEN, one.name)
     last = None if document is None else CanaryWatch.model_validate_json(document)
+    # "worse" is looked at again: an earlier rollback may have failed.
     if last is None or not last.look or last.state == "worse" or (last.canary, last.revision, last.since) != (
         look.canary, revision.number, revision.created_at
     ):  # fmt: skip
@@ -147,6 +151,7 @@ def _still(context: Context, look: _CanaryState) -> CanaryWatch | None:
     frame, _ = canary_frame(
         context, one.project_id, one.name, canary=look.canary, since=revision.created_at, with_text=False
     )
+    # The number of a look depends on the number of exchanges alone; the same number means the same test.
     number, _ = look_at(frame.height, first_look(look.fraction, look.rules.least_requests))
     if number != last.look or failing_streak(frame.sort("ended_at", maintain_order=True)) is not None:
         return None
@@ -160,7 +165,9 @@ def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> Can
     caller = Caller(project_id=watch.project_id, name=_WATCHER)
     try:
         made = look.deployment
+        # A canary may have been raised in steps (5%, 20%): each step is a revision of its own to go back over.
         while made.revision.canary == look.canary:
+            # The expected revision keeps this from undoing what a person has deployed in the meantime.
             made = deployments.rollback(context, caller, watch.name, expected_revision=made.revision.number)
     except (ConflictError, NotFoundError) as error:
         log.error("the canary %s of %s is worse, but was not rolled back: %s", watch.canary, watch.name, error.came)
@@ -197,5 +204,6 @@ def _cautions(frame: pl.DataFrame, summary: FrameSummary) -> tuple[str, ...]:
 
 def _seed(deployment: Deployment) -> int:
     """The same for each look at a revision, so that nobody can look until the draw is lucky."""
+    # 48 bits of the digest: any int would do, this one fits JSON numbers exactly.
     words = f"{deployment.deployment_id} {deployment.revision.number}".encode()
     return int(sha256_bytes(words)[:12], 16)

@@ -39,6 +39,7 @@ def pass_gates(
         return None
     checked = tuple(
         CheckedTarget(target=share.target, file=file.name, outcome=outcome_of_target(context, caller, share, file))
+        # Each target passes each gate: a split with one failing target is refused as a whole.
         for share in shares
         for file in files
     )
@@ -57,6 +58,7 @@ def override_event(caller: Caller, name: str, revision: int, passage: GatePassag
     document = {
         "revision": revision,
         "reason": passage.override,
+        # Binds the log entry to the full outcome, of which only the first 20 failures are copied here.
         "outcome_sha256": passage.sha256(),
         "targets": sorted({one.target for one in passage.checked if not one.outcome.passed}),
         "num_failed": len(passage.failed),
@@ -66,6 +68,7 @@ def override_event(caller: Caller, name: str, revision: int, passage: GatePassag
 
 
 def _reason(text: str) -> str:
+    # Folded first, so that blanks do not count as characters of a reason.
     reason = " ".join(text.split())
     if not MIN_REASON_CHARACTERS <= len(reason) <= MAX_REASON_CHARACTERS:
         raise RequestError(

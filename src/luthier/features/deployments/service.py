@@ -73,7 +73,9 @@ def deploy(
     where the deployment is in another state, a gate refuses the target, or nobody has judged it; and what `find_share`
     raises.
     """
+    # Name and revision before the target: a stale page is refused before any model is looked up or pulled.
     current = _current(context, caller, name, expected_revision)
+    # A new canary has its own fraction; the shares of the rest are scaled down in `routing.with_canary`.
     share = find_share(context, caller, target, 1.0 if canary is None else _fraction(canary))
     if current is None:
         if canary is not None:
@@ -88,6 +90,7 @@ def deploy(
     else:
         made = routing.with_canary(share, current.revision)
     made = _past_gates(context, caller, made, [share], gate, override)
+    # A canary may be unjudged: trying it on a few users is a way to judge it.
     if not may_be_unjudged and canary is None:
         refuse_unjudged(name, made.unjudged, has_others=current is not None)
     return _add(context, caller, name, made) if current is None else _revise(context, caller, current, made)
@@ -148,6 +151,7 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
     """
     current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
     history = context.deployments.revisions(current.deployment_id)
+    # `before` and not number - 1: after a rollback the chain leads further back, never to what was just left.
     earlier = next((one for one in history if one.number == current.revision.before), None)
     if earlier is None:
         raise ConflictError(
@@ -155,6 +159,7 @@ def rollback(context: Context, caller: Caller, name: str, *, expected_revision: 
             expected="an earlier revision",
             do=f"deploy another target: luthier deploy RUN --as {name}",
         )
+    # Every target is resolved first: a rollback to files that are gone would turn a bad model into an outage.
     for share in earlier.shares:
         try:
             served_share(context, caller, share)
@@ -193,10 +198,12 @@ def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
     """Who has made which revision of a deployment, as far as the audit log tells; not of an earlier one of the name."""
     found: dict[int, str] = {}
     for entry in context.audit_log.about(caller.project_id, name, limit=_MAX_ENTRIES):
+        # Entries come newest first; older ones are about an earlier deployment of the same name.
         if entry.action == "deployment.deleted":
             break
         number = json.loads(entry.document).get("revision")
         if entry.action.startswith("deployment.") and isinstance(number, int):
+            # A gate override is logged for the same revision as the deployment itself; the first entry is enough.
             found.setdefault(number, _name_of(entry.actor))
     return found
 
@@ -204,11 +211,13 @@ def authors_of(context: Context, caller: Caller, name: str) -> dict[int, str]:
 def _name_of(actor: str) -> str:
     """Who it was by name: the log has the id of the key or the member before it."""
     identity, _, name = actor.partition(" ")
+    # The actor is "ID NAME" or a bare name; a name may have blanks of its own, so the id decides.
     return name if name and is_id(identity, identity.partition("-")[0]) else actor
 
 
 def revision_json(revision: Revision) -> dict[str, Any]:
     """A revision as clients see it."""
+    # `folder` is a path of this machine.
     return revision.model_dump(mode="json", exclude={"shares": {"__all__": {"folder"}}})
 
 
@@ -243,6 +252,7 @@ def _revision_event(caller: Caller, name: str, revision: Revision) -> AuditEvent
 
 def _current(context: Context, caller: Caller, name: str, expected_revision: int | None) -> Deployment | None:
     """The deployment as it is; None where the name is still free, and can be one."""
+    # An impossible name is not looked up; `_check_name` refuses it below with the rule.
     found = context.deployments.find(caller.project_id, name) if NAME.fullmatch(name) else None
     if found is None:
         if expected_revision:
@@ -271,6 +281,7 @@ def _check_name(context: Context, name: str) -> None:
             expected="1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit",
             do="choose such a name",
         )
+    # A run id or a base model's name is a target by itself: a deployment of that name would shadow it.
     taken = {known.casefold() for known in base_models(context)}
     if is_id(name, "run") or name.casefold() in taken:
         what = "has the form of a run's id" if is_id(name, "run") else "is the name of a base model"

@@ -46,6 +46,8 @@ class DeploymentStore(AuditedStore):
         """
         is_it = deployments.c.deployment_id == known.deployment_id
         with self._audited(*audit_events) as connection:
+            # Optimistic lock: the update only matches the revision that the caller has seen. Of two writers one gets
+            # rowcount 0, on every database and isolation level.
             as_known = is_it & (deployments.c.revision == known.revision.number)
             changed = connection.execute(update(deployments).where(as_known).values(revision=revision.number))
             if changed.rowcount == 0:
@@ -73,6 +75,7 @@ class DeploymentStore(AuditedStore):
 
     def routing_to(self, target: str) -> Sequence[str]:
         """The names of deployments, of all projects, whose newest revision has this target."""
+        # All projects, because files of an export are shared by whoever routes to it; shares lie inside the document.
         found = map(_deployment, self._rows(_WITH_NEWEST))
         return [one.name for one in found if one.revision.share_of(target) is not None]
 

@@ -28,11 +28,13 @@ def carry_out(context: Context, job: Job) -> Outcome:
     if not _is_done(context, job, order):  # else the attempt before died between its work and its last word
         context.progress = JobProgress(context, job)
         try:
+            # Paths in the words of a library are hidden from network callers; the operator's own suite may show them.
             with exit_on_sigterm(), contextlib.nullcontext() if order.suite_file else library_words_hidden():
                 _judge(context, job, order)
         except (StorageFullError, UnreachableError):
             raise  # no fault of the job: it is tried again
         except LuthierError as error:
+            # The error is read over the network.
             return Outcome(status="failed", error=redact_paths(error.as_json(), home_paths(context)))
     return Outcome(status="succeeded", found={"result_id": order.result_id})
 
@@ -81,6 +83,7 @@ def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
     if order.suite_file is not None:
         return Path(order.suite_file)
     stored = files.get_file(context, job.project_id, str(order.file_id))
+    # Once more: files of the project that it names may have been deleted while the job was queued.
     check_suite(context, job.project_id, stored)
     path = context.settings.jobs_folder / job.job_id / "files" / _SUITE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +93,7 @@ def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
 
 def _is_done(context: Context, job: Job, order: EvaluationOrder) -> bool:
     try:
+        # The result id was fixed with the order, so a result under it is that of an earlier attempt.
         if order.kind == "rows":
             context.evaluations.get(order.result_id)
         elif order.kind == "safety":

@@ -79,6 +79,7 @@ def start(
     """
     run_id = _run(context, caller, candidate)
     stored = None if kind == "safety" else _file(context, caller, kind, file_id)
+    # dict.fromkeys drops repetitions and keeps the order of the table.
     names = [_system(context, caller, name) for name in dict.fromkeys(against) if name]
     if len(names) > MAX_AGAINST:
         raise RequestError(
@@ -92,6 +93,7 @@ def start(
         kind=kind,
         result_id=new_id(_IDS[kind]),
         candidate=run_id,
+        # A model against itself has no difference to test.
         against=tuple(name for name in names if name != run_id),
         file_id=None if stored is None else stored.file_id,
         label=probes if stored is None else stored.filename,
@@ -110,6 +112,7 @@ def start(
 def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[OrderView]:
     """Those that are under way or have failed, newest first, among the newest 200 jobs of the project."""
     jobs = context.jobs.list(project_id=caller.project_id, limit=_MAX_LOOKED_THROUGH)
+    # Succeeded ones are listed as results; here is only what has none.
     found = [job for job in jobs if job.kind == "evaluation" and job.status not in ("succeeded", "cancelled")]
     return [OrderView(order_of(job), job) for job in found[:limit]]
 
@@ -155,6 +158,7 @@ def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
 def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mapping[str, Any]:
     """A suite whose files are named by id, as plain keys. Raises RequestError, naming the task, and NotFoundError."""
     with files.local_path(context, stored).open("rb") as file:
+        # One byte more than allowed shows that the file is too large without reading all of it.
         text = file.read(_MAX_SUITE_BYTES + 1).decode("utf-8", "replace")
     return _checked(context, project_id, stored.filename, text)
 
@@ -162,6 +166,7 @@ def check_suite(context: Context, project_id: str, stored: StoredFile) -> Mappin
 def _checked(context: Context, project_id: str, name: str, text: str) -> Mapping[str, Any]:
     from luthier.core.text.plain_yaml import has_alias, parse_yaml
 
+    # Aliases expand: a few lines of nested ones grow to gigabytes when they are parsed ("billion laughs").
     if len(text) > _MAX_SUITE_BYTES or has_alias(text):
         raise RequestError(
             f"{name} is larger than 1 MiB, or repeats a part by its name (*name)",
@@ -186,6 +191,7 @@ OPERATORS_KINDS: Final = ("lm_eval", "code", "pairwise", "rubric")
 
 def _check_task(context: Context, project_id: str, task: Mapping[str, Any]) -> None:
     name = str(task.get("name"))[:64]
+    # A caller over the network must not get code run, or a third party's model called with the server's key.
     if task.get("kind") in OPERATORS_KINDS or task.get("entailment"):
         raise RequestError(
             f"task {name} is of the kind {task.get('kind')}, which runs code, or asks a judge",

@@ -43,6 +43,7 @@ def find_source(context: Context, name: str) -> ExportSource:
         base_path=model.path,
         base_sha256=model.sha256,
         base_licence=model.licence,
+        # A base model has no plan that would say in which precision it is meant to run.
         precision=hardware_of(context).precision,
     )
 
@@ -50,6 +51,7 @@ def find_source(context: Context, name: str) -> ExportSource:
 def _run_behind(context: Context, name: str) -> str:
     """The run of a model that the API knows by this name, of the project that stands in the name."""
     parts = name.split(":")
+    # `ft:BASE:PROJECT:SUFFIX:ID`; a malformed name has no project and is not found.
     model = context.tuned_models.get(parts[2] if len(parts) > 2 else "", name)
     if model.step is not None:
         raise ConflictError(
@@ -64,6 +66,7 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
     record, plan = context.runs.get(run_id), context.runs.plan(run_id)
     result = _finished(record)
     folder = _whole_outcome(run_id, result)
+    # PEFT writes this file for every adapter; a full fine-tune has a config.json of its own.
     is_adapter = (folder / "adapter_config.json").is_file()
     base_path, licence = _base(context, plan, is_needed=is_adapter)
     return ExportSource(
@@ -78,6 +81,7 @@ def _of_run(context: Context, run_id: str) -> ExportSource:
         method=plan.method.name,
         template=plan.base_model.template,
         precision=plan.training.precision,
+        # A full outcome has its own weights, whatever the base was packed in.
         quantisation=plan.method.quantisation if is_adapter else None,
         template_options=plan.data.template_options,
         opted_turns=OptedTurns.of(plan.data),
@@ -123,6 +127,7 @@ def _whole_outcome(run_id: str, result: TrainResult) -> Path:
 def outcome_digest(weights: Sequence[Path]) -> str:
     """The digest of what a run has made, as its result names it. weights: its files, at least one, in order."""
     digests = {file.name: sha256_file(file) for file in weights}
+    # One file: its own digest, as other tools show it. Shards: the digest of the names with their digests.
     return digests[weights[0].name] if len(digests) == 1 else sha256_document(digests)
 
 
@@ -159,6 +164,7 @@ def proof_examples(
     rows: Sequence[Example] = ()
     if file is not None or source.run_id is not None:
         rows, warnings = _rows(context, source, file)
+    # Rows that are only prompts have no tokens to compare likelihoods on.
     usable = [_shortened(example) for example in rows if example.text is not None or example.reference is not None]
     if not usable:
         usable = list(built_in_examples())

@@ -51,6 +51,7 @@ def charts(evaluation: Evaluation, roles: Roles) -> list[Intervals]:
         rows = [Estimate(f"less {c.baseline}", c.difference, c.low, c.high, colours[c.baseline]) for c in mine]
         title = f"{metric_heading(name)}: {roles.candidate} less each other"
         ends = [end for c in mine for end in (c.low, c.high)]
+        # The axis always includes zero: whether an interval crosses it is what the chart is read for.
         low, high = (0.0 if min(ends) > 0 else None), (0.0 if max(ends) < 0 else None)
         axis = Axis("difference", found[name].unit, low=low, high=high)
         side = "right" if found[name].higher_is_better else "left"

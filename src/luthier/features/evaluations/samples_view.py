@@ -60,7 +60,9 @@ def samples_shown(
     except RequestError as wrong:
         error, choice = wrong, Choice(metric=metrics[0] if metrics else None)
     rows = choose_rows(evaluation, who, choice)
+    # Ceiling division; an empty result still has one (empty) page.
     num_pages = max(1, -(-len(rows) // _PAGE))
+    # A filter may shorten the list below the page that the address names.
     number = min(number, num_pages)
     shown = rows[(number - 1) * _PAGE : number * _PAGE]
     first = {key: value for key, value in asked.items() if value}
@@ -114,6 +116,7 @@ def _end(name: str, text: str) -> float | None:
         found = float(text.replace(",", "."))
     except ValueError:
         found = float("nan")
+    # NaN is the only value that differs from itself; `float("nan")` parses without an error.
     if found != found:
         raise RequestError(f"{name} {text!r}", expected="a number such as 0.5", do="correct it, or leave it empty")
     return found

@@ -63,14 +63,17 @@ def judge_run(
             expected="a run that is done, of a recipe with data.held_out",
             do="judge it with: luthier eval RUN --data held_out.jsonl",
         )
+    # Base and tuned model run with the precision and template of the plan, so only the training differs.
     base = base_of(plan, name="base", model_path=plan.base_model.path)
     candidates = [base]
     if plan.evaluation.few_shot:
         shots, seed = plan.evaluation.few_shot, plan.training.seed
+        # From the training rows: the baseline may use the same data as the tuned model, only in its prompt.
         shown = with_few_shot(base, prepared.train.good_examples, shots, seed, held_out=held_out.examples)
         candidates.append(shown)
     if plan.objective.teacher is not None:
         candidates.append(as_candidate(plan.objective.teacher))
+    # The judged system is last: comparisons and tables take the last one as the candidate.
     candidates.append(tuned("tuned", base, result.adapter_path, plan.method.num_virtual_tokens or 0))
     rows = HeldOut(
         file=held_out.profile.file,
@@ -89,6 +92,7 @@ def judge_run(
         max_thinking_tokens=plan.evaluation.max_thinking_tokens,
         max_samples=plan.evaluation.max_samples,
         run_id=run_id,
+        # Named in `as_candidate`; the prefix is what tells a teacher from a baseline here.
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
         stop=stop,
     )
@@ -104,6 +108,7 @@ def _that_fit(split: PreparedSplit, prepared: Prepared) -> tuple[Example, ...]:
     packed = split.profile.packed
     if packed is None:
         return split.examples
+    # Pieces joined are the text again, so bits per byte stay comparable with those of the whole text.
     return tuple(p for e in split.examples for p in split_text(e, prepared.template, packed.block_tokens))
 
 
@@ -128,6 +133,7 @@ def _with_forgetting(
         candidates,
         rows,
         metrics=METRICS,
+        # Forgetting is measured by likelihoods alone; nothing is generated, so the limit is a formality.
         max_new_tokens=1,
         max_thinking_tokens=0,
         max_samples=most,
@@ -144,6 +150,7 @@ def _with_forgetting(
     )
     verdict = evaluation.verdict
     if verdict is not None:
+        # Worse is a caveat and stands with the verdict; anything else is a detail among the figures.
         more = {"caveats": (*verdict.caveats, found.sentence)} if found.word == "worse" else {}
         verdict = verdict.model_copy(update=more or {"details": (*verdict.details, found.sentence)})
     seconds = evaluation.seconds + time.perf_counter() - start
@@ -186,6 +193,7 @@ def evaluate(
     chosen = tuple(metrics) if metrics is not None else usual_metrics(loaded.examples)
     check_metrics(chosen, loaded.examples)
     resolved = [find_candidate(context, name) for name in systems]
+    # Rows of all runs among the systems: a baseline that was trained on held-out rows spoils the comparison as well.
     seen = training_rows(context, systems)
     num_leaked, num_same_prompt = _leakage(seen, loaded.examples, allow_leakage)
     # The table reads from the plain to the tuned: what is judged stands last.
@@ -245,17 +253,20 @@ def _judge(
 
     start = time.perf_counter()
     examples = choose_samples(held_out.examples, max_samples)
+    # One model in memory at a time; systems with the same weights share one engine.
     with closing(EnginePool(lambda candidate: open_engine(candidate, stop=stop))) as pool:
         systems = [
             system_under_test(c, pool.engine(c), examples, max_new_tokens, max_thinking_tokens=max_thinking_tokens)
             for c in candidates
         ]
+        # Seed 0: bootstrap intervals of a repeated evaluation are the same to the last digit.
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     primary = primary_metric(metrics, [e.reference for e in examples])
     words = None
     if len(results) > 1:
         words = verdict(
             results,
+            # Left out of the verdict only: the comparison itself is stored and shown.
             [comparison for comparison in comparisons if comparison.baseline not in beside],
             primary=primary,
             num_leaked=held_out.num_leaked,
@@ -283,8 +294,10 @@ def choose_samples(examples: Sequence[Example], num: int) -> tuple[Example, ...]
         return tuple(examples)
 
     def key(example: Example) -> bytes:
+        # By content: `id` holds file name and line, which change when rows are moved or the file is renamed.
         return hashlib.sha256(example.model_dump_json(exclude={"id", "goes_on"}).encode()).digest()
 
+    # The first rows by hash are a random sample that does not depend on the order of the file.
     chosen = {e.id for e in sorted(examples, key=key)[:num]}
     return tuple(e for e in examples if e.id in chosen)
 
@@ -310,6 +323,7 @@ def training_rows(context: Context, systems: Sequence[str]) -> list[Example]:
             continue
         plan = context.runs.plan(name)
         path = Path(plan.data.train.file)
+        # Without the very rows the check for leakage would pass for want of evidence.
         if not path.is_file() or sha256_file(path) != plan.data.train.sha256:
             raise ConflictError(
                 f"the training file {path} of run {name} is gone or has changed",
@@ -338,6 +352,7 @@ def not_held_out(pool: Sequence[Example], held_out: Sequence[Example]) -> tuple[
     """Rows to take few-shot examples from: none that is judged, and none whose prompt is."""
     from luthier.ml.data.split.split import leaked_ids
 
+    # Arguments swapped against `_leakage`: here the pool's rows are the ones to be barred.
     found = leaked_ids(held_out, pool)
     barred = {f"{p.file}:{p.line}" for p in (*found.exact, *found.same_prompt)}
     left = tuple(e for e in pool if e.id not in barred)

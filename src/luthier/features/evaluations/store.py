@@ -53,10 +53,12 @@ class EvaluationStore(Store):
 
     def read(self, evaluation_id: str) -> Evaluation:
         """As `get`, but one that was read a moment ago is not read again: for whoever pages through its samples."""
+        # A light query first: the cache must not answer for an evaluation that was deleted with its run.
         number = self._scalar(select(evaluations.c.number).where(evaluations.c.evaluation_id == evaluation_id))
         found = None if number is None else self._kept.find(evaluation_id)
         if found is None:
             found = self.get(evaluation_id)
+            # The cache is bounded by characters; 500 stands for the other fields of a sample.
             num_characters = sum(
                 len(s.output) + len(s.prompt) + 500 for system in found.systems for s in system.samples
             )
@@ -71,6 +73,7 @@ class EvaluationStore(Store):
         where: list[ColumnElement[bool]] = []
         if after is not None:
             is_it = evaluations.c.evaluation_id == after
+            # By insertion number: ids of one second have no order.
             where = [evaluations.c.number < select(evaluations.c.number).where(is_it).scalar_subquery()]
         ids = self._scalars(_newest_of(project_id, limit).where(*where))
         found = {one: known for one in ids if (known := self._overviews.find(one)) is not None}
@@ -108,6 +111,7 @@ def _newest_of(project_id: str, limit: int) -> Select[tuple[str]]:
     """The query for ids of a project's evaluations. One without a run is that of `default`, as its run would be."""
     return (
         select(evaluations.c.evaluation_id)
+        # Evaluations have no project of their own; the run's job has. Runs by commands have no job: `default`.
         .select_from(evaluations.outerjoin(jobs, jobs.c.run_id == evaluations.c.run_id))
         .where(func.coalesce(jobs.c.project_id, DEFAULT_PROJECT) == project_id)
         .order_by(evaluations.c.number.desc())

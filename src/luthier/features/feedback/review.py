@@ -70,6 +70,7 @@ def neighbours(
         place = ids.index(review_id)
         return ids[place - 1] if place else None, ids[place + 1] if place + 1 < len(ids) else None
     every = list(context.review_items.ids(project_id, model=model))
+    # The item may have left the filtered list by the decision just made; its place in the full list remains.
     place = every.index(review_id) if review_id in every else 0
     shown = set(ids)
     before = next((one for one in reversed(every[:place]) if one in shown), None)
@@ -84,6 +85,7 @@ def queue_correction(context: Context, given: Feedback, exchange: Exchange, *, i
     if known is None:
         context.review_items.add([item])
         return True
+    # A new correction replaces the decided one: what was accepted is not what the author says now.
     if is_changed:
         context.review_items.save(item.model_copy(update={"created_at": known.created_at}), seen=known)
         return True
@@ -117,6 +119,7 @@ def queue_sample(
     answered, with_words = _answered(context, caller.project_id, model, since)
     known = context.review_items.exchange_ids(caller.project_id)
     fresh = sorted(with_words - known)
+    # `fresh` is sorted above: a set has another order in each process, and the seed would mean nothing.
     drawn = random.Random(seed).sample(fresh, min(num, len(fresh)))  # noqa: S311 - no secret hangs on it
     made = _queue(context, _exchanges(context, caller.project_id, model, since, drawn), "traffic")
     return Queued(made.num_queued, len(with_words) - len(fresh), len(answered) - len(with_words))
@@ -129,6 +132,7 @@ def queue_liked(context: Context, caller: Caller, model: str, *, since: float = 
     for one in context.feedback.list(caller.project_id, model=model, since=since):
         is_low = one.score is not None and one.score < LIKED_SCORE
         is_liked = one.thumb != "down" and not is_low and not one.correction
+        # One contrary voice is enough to keep an answer out of what is trained on.
         liked[one.exchange_id] = liked.get(one.exchange_id, True) and is_liked
     wanted = [exchange_id for exchange_id, is_liked in liked.items() if is_liked]
     known = context.review_items.exchange_ids(caller.project_id)
@@ -155,6 +159,7 @@ def decide(
                 expected=f"from 1 to {MAX_CHARACTERS:,}: it is what the model is to learn",
                 do="write the answer, or reject the item",
             )
+        # The answer itself is no correction of itself; the item then counts as accepted unchanged.
         changes["correction"] = None if text == seen.answer.strip() else text
     if decision == "accept" and not (edited or seen.learned).strip():
         raise RequestError("an empty answer", expected="a text that can be learned", do="edit it, or reject it")
@@ -162,6 +167,7 @@ def decide(
     # The database's clock counts milliseconds: two decisions of one person keep their order all the same.
     earliest = 0.0 if before is None or before.decided_at is None else before.decided_at + _TICK_SECONDS
     decided = seen.model_copy(update=changes | {"decided_at": max(context.access.now(), earliest)})
+    # `seen` makes the write conditional: of two reviewers of one item the second gets a ConflictError.
     context.review_items.save(decided, seen=seen)
     return decided
 
@@ -187,6 +193,7 @@ def _answered(context: Context, project_id: str, model: str, since: float) -> tu
     """The ids of exchanges that were answered well, and of those of them whose words were kept."""
     found = traffic.exchanges(context, project_id, model=model, since=since)
     found = found.filter((found["status"] >= 200) & (found["status"] < 300))
+    # Two sets, so that the caller can say how many answers were passed over for want of their text.
     return set(found["exchange_id"].to_list()), set(found.filter(found["has_text"])["exchange_id"].to_list())
 
 

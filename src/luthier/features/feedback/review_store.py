@@ -34,6 +34,7 @@ class ReviewStore(Store):
         with self._write() as connection:
             now = self._database.clock(connection)
             for item in items:
+                # Inside the write transaction: two requests that queue one correction add it once.
                 if _ITEMS.first(connection, review_id=item.review_id) is None:
                     added.append(_ITEMS.insert(connection, item, now))
         return added
@@ -55,6 +56,7 @@ class ReviewStore(Store):
         Raises NotFoundError where it is gone, ConflictError where somebody else has changed it since.
         """
         with self._write() as connection:
+            # SELECT ... FOR UPDATE where the database has it: the comparison and the write below are one step.
             now = _ITEMS.get(connection, item.review_id, is_locked=True, project_id=item.project_id)
             if now != seen:
                 who = now.decided_by or "somebody"

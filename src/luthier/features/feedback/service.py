@@ -78,6 +78,7 @@ def give(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResul
 
 def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> FeedbackResult:
     given = _feedback(context, exchange, said)
+    # Feedback first, review second: a crash in between loses a place in the queue, never what was said.
     kept, before = context.feedback.put(given)
     outcome: Outcome = "new" if before is None else "same" if before == kept else "replaced"
     if not kept.correction:
@@ -105,6 +106,7 @@ def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
             read.append((number, _said(line)))
         except RequestError as error:
             came.refused.append((number, error.came))
+    # One scan of the traffic for the whole file; looking each id up would scan it once a line.
     known = _exchanges(context, caller.project_id, [said for _, said in read])
     with context.progress.task("feedback", len(read), "lines") as task:
         for number, said in read:
@@ -168,6 +170,7 @@ def _masked(context: Context, project_id: str, *texts: str) -> list[str]:
 
     if not traffic_policy(context, project_id).mask_personal_data:
         return list(texts)
+    # Corrections become training rows, so they follow the same masking policy as the traffic.
     return mask_texts([texts])[0][0]
 
 
@@ -232,6 +235,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                # Only the first line can start with a byte order mark. surrogateescape: a bad byte fails as JSON,
+                # which refuses its line and not the whole import.
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").strip()
                 if text:
                     yield number, text

@@ -34,11 +34,13 @@ class FeedbackStore(Store):
         digest = sha256_bytes(given.author.encode())
         place = {"project_id": given.project_id, "exchange_id": given.exchange_id, "author_digest": digest}
         with self._write() as connection:
+            # Locked, so that two words of one author on one answer are applied one after the other.
             before = _FEEDBACK.first(connection, is_locked=True, **place)
             if before is None:
                 kept = given.model_copy(update={"created_at": self._database.clock(connection)})
                 return _FEEDBACK.insert(connection, kept, author_digest=digest), None
             same = {"feedback_id": before.feedback_id, "created_at": before.created_at}
+            # Id and time are taken over first: they always differ and say nothing about the content.
             if given.model_copy(update=same) == before:
                 return before, before
             kept = given.model_copy(update=same | {"created_at": self._database.clock(connection)})
@@ -63,8 +65,10 @@ class FeedbackStore(Store):
     def of_exchanges(self, project_id: str, exchange_ids: Iterable[str]) -> Sequence[Feedback]:
         """What was said of these answers, oldest first."""
         ids, order = sorted(set(exchange_ids)), [feedback.c.number]
+        # In parts, since databases bound the variables of one statement.
         parts = [
             feedback.c.exchange_id.in_(ids[start : start + _MAX_NAMED]) for start in range(0, len(ids), _MAX_NAMED)
         ]
+        # One snapshot over all parts, else feedback given in between could appear in one part only.
         with self._database.snapshot():
             return [one for part in parts for one in self._list(_FEEDBACK, part, order=order, project_id=project_id)]

@@ -45,12 +45,14 @@ class EnginePool:
         from luthier.ml.inference.models.loading import check_adapter
 
         if candidate.adapter_path is not None:
+            # Before anything is judged: a missing adapter of the last system must not surface after an hour.
             check_adapter(candidate.adapter_path)
         return _Pooled(self, candidate, candidate.chat_template())
 
     def load(self, candidate: Candidate) -> Engine:
         """The engine of a candidate, loaded; whatever was loaded for another one is closed first."""
         if self._loaded is None or _weights(self._loaded.candidate) != _weights(candidate):
+            # Closed before the next is opened: two models at once may not fit into the memory.
             self.close()
             self._loaded = _Loaded(candidate, self._open_engine(candidate))
         return self._loaded.engine
@@ -59,6 +61,7 @@ class EnginePool:
         """Let go of what is loaded."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
+            # A dict keeps the order and drops repeated notes.
             self._notes |= dict.fromkeys(getattr(loaded.engine, "notes", ()))
             loaded.engine.close()
 

@@ -37,6 +37,7 @@ class GenerationStore(Store):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._write() as connection:
             query = select(generations.c.key).where(generations.c.key.in_(list(new)))
+            # First writer wins: a generation that was handed out once must stay the same for all later readers.
             known = set(connection.execute(query).scalars())
             rows = [
                 {"key": key, "engine": engine, "document": generation.model_dump_json(), "created_at": now}

@@ -58,11 +58,13 @@ def parse_address(text: str) -> tuple[str, str]:
     """`http://host:8000/v1#model` -> URL without a slash at its end, and model. Raises RequestError."""
     try:
         parts = urlsplit(text)
+        # `port` is parsed lazily and raises ValueError only when it is read.
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise RequestError(
             f"the address {text!r} is no URL: {error}", expected="http://host:port/v1#MODEL", do="correct it"
         ) from error
+    # The name of a teacher is stored in rows and reports; a secret in it would be published with them.
     if parts.username is not None or parts.password is not None or parts.query:
         raise RequestError(
             f"the address of the server at {host} carries a user, a password or a query",
@@ -84,6 +86,7 @@ def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> 
     if key := environment.get(own, "").strip():
         return key
     parts = urlsplit(url)
+    # OPENAI_API_KEY is often set for other programs: it must not go in clear text to whatever host is named.
     is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
     return (environment.get(OPENAI_KEY, "").strip() or None) if is_safe else None
 
@@ -96,6 +99,7 @@ def _open_server(url: str, model: str, keep: Keep) -> OpenAIHttpEngine:
 
 def identity_of(context: Context, name: str, candidate: Candidate) -> dict[str, Any]:
     """What decides the answers of a model on this machine: digests of weights, adapter and template, and precision."""
+    # The key of the cache: everything that changes the text has to be in it, or stale answers come back.
     common = {"engine": "transformers", "template": candidate.template, "precision": candidate.precision}
     if is_id(name, "run"):
         opted = candidate.opted_turns

@@ -116,10 +116,12 @@ def look_now(context: Context, project_id: str) -> Now:
     if project_id == DEFAULT_PROJECT:
         known = {job.run_id for job in jobs}
         for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
+            # A run of a killed command keeps the status `running`; `is_active` looks whether its process lives.
             if record.run_id not in known and view_run(context, record.run_id).is_active:
                 running.append(_of_run(context, record, None, "running", record.created_at))
     queued = context.jobs.list(status="queued", project_id=project_id, limit=MAX_SHOWN + 1)
     paused = context.jobs.list(status="paused", project_id=project_id, limit=MAX_SHOWN + 1)
+    # The store lists the newest first; the queue is worked off from the oldest.
     waiting = [_waiting(job) for job in (*reversed(queued), *paused)]
     return Now(running=tuple(running), waiting=tuple(waiting[:MAX_SHOWN]), has_more=len(waiting) > MAX_SHOWN)
 
@@ -136,6 +138,7 @@ def spent_this_month(context: Context, project_id: str) -> Spent:
     clock = datetime.fromtimestamp(context.access.now(), UTC)
     since = clock.replace(day=1, hour=0, minute=0, second=0, microsecond=0).isoformat(timespec="seconds")
     results = context.runs.results_since(project_id, since, limit=MAX_SUMMED + 1)
+    # Plain JSON: a thousand models to validate would take a second of this page.
     ended = [json.loads(text)["bill"] for text in results[:MAX_SUMMED]]
     bills: list[dict[str, Any]] = [bill for bill in ended if bill is not None]
     for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
@@ -205,6 +208,7 @@ def _of_run(context: Context, record: RunRecord, job_id: str | None, status: str
 
 def _left_seconds(context: Context, record: RunRecord, step: StepDone | None) -> float | None:
     """By the last bill, scaled to the steps that are left by now; without one by what the last step took."""
+    # The bill is some steps old: its time is scaled to what is left now.
     left = record.num_steps - record.step
     bill = context.runs.last(record.run_id, "bill")
     if isinstance(bill, BillUpdated) and record.num_steps > bill.step:
@@ -234,6 +238,7 @@ _MAX_KNOWN: Final = 1000
 
 def _judged(context: Context, evaluation_id: str) -> Judged | None:
     """Evaluations never change, and hold all that was written for them: each is read once."""
+    # The home too: tests and embedded use open several in one process.
     key = (str(context.home), evaluation_id)
     if key not in _known:
         if len(_known) >= _MAX_KNOWN:
@@ -268,6 +273,7 @@ def _sum(parts: Sequence[dict[str, float] | None]) -> Estimate | None:
     known = [part for part in parts if part is not None]
     if not known:
         return None
+    # Adding the ends assumes fully dependent errors: the interval is too wide rather than too narrow.
     return Estimate(**{end: sum(part[end] for part in known) for end in ("value", "low", "high")})
 
 
@@ -277,6 +283,7 @@ _looked: dict[str, tuple[float, int, bool]] = {}
 
 def _held(folder: str) -> tuple[int, bool]:
     """What the files below a folder take, and whether all were counted; one thread looks, others wait for it."""
+    # Held while it looks: several tabs at once would each walk the same folders.
     with _looking:
         kept = _looked.get(folder)
         if kept is None or time.monotonic() - kept[0] > _REMEMBERED_SECONDS:
@@ -289,9 +296,11 @@ def _counted(folder: str, deadline: float) -> tuple[int, bool]:
     for place, _, names in os.walk(folder):
         for name in names:
             try:
+                # lstat: a link counts its own few bytes, not the file it leads to, which may lie outside.
                 total += (Path(place) / name).lstat().st_size
             except FileNotFoundError:
                 continue  # it was removed meanwhile
+        # Checked once a folder: a system call more for each file would slow the walk itself.
         if time.monotonic() > deadline:
             return total, False
     return total, True

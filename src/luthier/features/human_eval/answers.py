@@ -79,12 +79,14 @@ def answer_rows(
     prompts = [Prompt(conversation=example.prompt, max_new_tokens=max_new_tokens) for example in examples]
     written: dict[str, list[Generation | None]] = {}
     for name in systems:
+        # One system after the other, each closed before the next: only one model is in memory.
         with closing(find_teacher(context, name)) as engine:
             found = engine.generate_each(prompts, context.progress)
         written[name] = [one if isinstance(one, Generation) else None for one in found]
     rows = []
     for place, example in enumerate(examples):
         texts = {name: one.text for name in systems if (one := written[name][place]) is not None}
+        # A row that one system could not answer would have no pair; blind rating needs all of them.
         if len(texts) == len(systems):
             rows.append(_row(example, texts))
     return _checked(AnsweredRows(tuple(systems), str(data), tuple(rows), len(examples) - len(rows)))
@@ -109,6 +111,7 @@ def answers_of(
     samples = {name: {sample.row_id: sample for sample in with_texts[name].samples} for name in chosen}
     first = samples[chosen[0]] if chosen else {}
     shared = [row_id for row_id in first if all(row_id in samples[name] for name in chosen)]
+    # By content, as `choose_samples` does, so that the sample does not favour the start of the file.
     by_hash = sorted(shared, key=lambda row_id: sha256_bytes(f"{row_id} {first[row_id].prompt}".encode()))
     kept = set(by_hash[:most_rows])
     rows = tuple(
@@ -127,6 +130,7 @@ def answers_of(
 
 def _row(example: Example, texts: Mapping[str, str]) -> AnsweredRow:
     turns = () if example.prompt is None else example.prompt.messages
+    # A single user turn is shown as its text; only conversations need their roles.
     is_plain = len(turns) == 1 and turns[0].role == "user"
     return AnsweredRow(
         row_id=example.id,

@@ -86,6 +86,7 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     tasks = _loaded(content, name)
+    # By name: Label Studio knows raters by names only, and a second import must find the same ones.
     people = {rater.name: rater for rater in context.rating_panels.raters(panel_id)}
     known, said, problems, num_skipped = set(people), {}, [], 0
     for number, task in enumerate(tasks, start=1):
@@ -104,7 +105,9 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
                 problems.append(_problem(name, number, task, error))
                 continue
             people[rater_name] = rater
+            # Keyed by rater and item: of several annotations of one task by one person the last counts.
             said[rater.rater_id, item] = rating
+    # Nothing is stored before this point: an import is whole or not at all.
     if problems or not said:
         raise DataError(
             f"{len(problems)} annotations of {name} are no ratings of this panel, {len(said)} are",
@@ -147,6 +150,7 @@ def _tasks(panel: RatingPanel, items: Sequence[RatingItem], table: RatingsTable)
     tasks = []
     for item in items:
         texts = [answer.text for answer in item.answers]
+        # A fixed pseudo-rater: one file of tasks is annotated by all, so the order cannot differ by person.
         turned = shown_first(panel, _ELSEWHERE, item.item) == "b"
         shown = texts[::-1] if turned else texts
         data = {"panel_id": panel.panel_id, "item": item.item, "prompt": item.prompt}
@@ -203,6 +207,7 @@ def _item_of(panel: RatingPanel, task: Mapping[str, Any]) -> int:
     if found.get("panel_id") != panel.panel_id:
         raise ValueError(f"is of panel {str(found.get('panel_id'))[:60]!r}, not of {panel.panel_id}")
     item = found.get("item")
+    # `type is`, not isinstance: JSON's true would be item 1.
     if type(item) is not int or not 0 <= item < panel.num_items:
         raise ValueError(f"item {str(item)[:20]!r} is none of the {panel.num_items} of the panel")
     return item
@@ -210,6 +215,7 @@ def _item_of(panel: RatingPanel, task: Mapping[str, Any]) -> int:
 
 def _rater_of(annotation: Mapping[str, Any]) -> str:
     """Our own name for them, their address, or their number there."""
+    # `rater` is the field of our own tasks; Label Studio writes `completed_by`, as a number or as an object.
     who = annotation.get("rater") or annotation.get("completed_by")
     if isinstance(who, dict):
         who = who.get("email") or who.get("id")
@@ -228,6 +234,7 @@ def _rating(panel: RatingPanel, item: int, rater_id: str, annotation: Mapping[st
         if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
             raise ValueError("has a result without a value")
         value, name = result["value"], str(result.get("from_name"))
+        # One key each of the control tags Choices, TextArea and Rating.
         found = value.get("choices") or value.get("text") or value.get("rating")
         given[name] = found[0] if isinstance(found, list) and found else found
     first = shown_first(panel, _ELSEWHERE, item)
@@ -248,6 +255,7 @@ def _rating(panel: RatingPanel, item: int, rater_id: str, annotation: Mapping[st
 
 def _lead_time(annotation: Mapping[str, Any]) -> float | None:
     found = annotation.get("lead_time")
+    # The bound refuses infinity and NaN, which Python's JSON reader accepts.
     return float(found) if isinstance(found, int | float) and 0 <= found < 1e9 else None
 
 

@@ -29,6 +29,7 @@ def make_items(
 
     attention: attention checks as a share of the real items, rounded up, and two at least unless it is 0.
     """
+    # One generator for all draws in a fixed order: the same seed makes the same panel.
     drawn = random.Random(seed)  # noqa: S311 - an order that can be made again
     if kind == "pairwise":
         pairs = [
@@ -43,9 +44,11 @@ def make_items(
         num_same = 0
     made = [_item(row, [RatedAnswer(system=name, text=row.answers[name]) for name in names]) for row, names in shown]
     if attention > 0 and made:
+        # Two at least: one failed check may be a slip, two are a pattern.
         num_checks = max(MIN_CHECKS, math.ceil(attention * len(made)))
         make = _pairwise_checks if kind == "pairwise" else _likert_checks
         made += make(answered.rows, num_checks, drawn)
+    # Checks are shuffled in with the rest; the item number is assigned after it and so reveals nothing.
     drawn.shuffle(made)
     return [item.model_copy(update={"item": number}) for number, item in enumerate(made)], num_same
 
@@ -56,8 +59,10 @@ def _pairwise_checks(rows: Sequence[AnsweredRow], number: int, drawn: random.Ran
     for place in range(number):
         if len(wordy) > 1:
             row = wordy[place % len(wordy)]
+            # Another row's words: a garbled version of the same answer would have the right vocabulary.
             other = drawn.choice([one for one in wordy if one is not row])
             texts = [row.reference, _garbled(other.reference, drawn)]
+            # "a" is the right one in the stored item; which side it is shown on is drawn for each rater.
             how = AttentionCheck(how="garbled", preference="a")
         else:
             row = rows[place % len(rows)]
@@ -70,6 +75,7 @@ def _pairwise_checks(rows: Sequence[AnsweredRow], number: int, drawn: random.Ran
 
 def _likert_checks(rows: Sequence[AnsweredRow], number: int, drawn: random.Random) -> list[RatingItem]:
     made = []
+    # Without 3: a rater who always picks the middle must fail.
     scores = [1, 5, 2, 4]
     drawn.shuffle(scores)
     for place in range(number):

@@ -41,6 +41,7 @@ def new_link(panel_id: str, name: str) -> RaterLink:
             do="choose such a name",
         )
     rater = Rater(rater_id=new_id("rater"), panel_id=panel_id, name=name)
+    # 256 bits from the operating system; only the digest is stored, so the link cannot be shown a second time.
     return RaterLink(rater, secrets.token_urlsafe(_NUM_TOKEN_BYTES))
 
 
@@ -74,4 +75,5 @@ def revoke_link(context: Context, caller: Caller, panel_id: str, rater_id: str) 
 
 def rater_of_token(context: Context, token: str) -> tuple[Rater, RatingPanel] | None:
     """Whom a link lets in, and to which panel; None for a link that lets nobody in."""
+    # Looked up by digest: the comparison in the database leaks no timing about the token itself.
     return context.rating_panels.by_link(digest_of(token))

@@ -189,6 +189,7 @@ def _show(
     error: LuthierError | None = None,
 ) -> Response:
     report = rating_panels.panel_report(context, caller, panel_id)
+    # From the request: behind a proxy only the request knows under which address the server is reached.
     root = f"{request.url.scheme}://{request.url.netloc}"
     values = {
         "report": report,
@@ -205,6 +206,7 @@ def _show(
 
 def _people(text: str) -> int | list[str]:
     """`3`, or names with commas or line breaks between."""
+    # Length before int(): a number with thousands of digits takes quadratic time to parse.
     if text.strip().isdecimal() and len(text.strip()) < 6:
         return int(text)
     return [name.strip() for name in text.replace("\n", ",").split(",") if name.strip()]

@@ -42,6 +42,7 @@ class _Making:
             self.left_out["an answer is empty"] += 1
         elif chosen.strip() == rejected.strip():
             self.left_out["both answers are the same text"] += 1
+        # `readable` joins turns as "[role] text"; such a text as one user turn would teach a format no client sends.
         elif not item.messages and _TURNS.match(item.prompt):
             self.left_out["the prompt has several turns, of which the evaluation kept only the text"] += 1
         else:
@@ -56,6 +57,7 @@ def preference_pairs(context: Context, caller: Caller, panel_id: str, *, with_ca
     panel = context.rating_panels.get(caller.project_id, panel_id)
     table = ratings_table(context, caller.project_id, panel_id).real
     caught = () if with_caught else panel_report(context, caller, panel_id).caught
+    # Before votes are counted: raters who do not read would decide items by chance.
     table = table.without(caught)
     items = {item.item: item for item in context.rating_panels.items(panel_id) if item.check is None}
     making = _Making()
@@ -76,6 +78,7 @@ def _from_votes(items: Any, table: RatingsTable, making: _Making) -> None:
             making.left_out["nobody has rated it"] += 1
             continue
         winner, num = votes.most_common(1)[0]
+        # More than half of all votes, ties included: the largest group alone could be a minority.
         if num * 2 <= votes.total():
             making.left_out["raters disagree"] += 1
         elif winner == "tie":
@@ -100,6 +103,7 @@ def _from_scores(panel: RatingPanel, items: Sequence[RatingItem], table: Ratings
             gap = sum(gaps) / len(gaps)
             if abs(gap) < MIN_GAP:
                 making.left_out[f"less than {MIN_GAP:g} point apart"] += 1
+            # A gap with the opposite sign of the mean: somebody preferred the other answer.
             elif min(gaps) * gap < 0 or max(gaps) * gap < 0:
                 making.left_out["raters disagree"] += 1
             else:
@@ -118,4 +122,5 @@ def _means(panel: RatingPanel, rows: Sequence[RatingRow]) -> dict[str, float]:
 
 def _gaps(one: dict[str, float], other: dict[str, float]) -> list[float]:
     """By how much each rater who rated both gave the first one more."""
+    # Only raters of both: a strict rater who saw one answer would shift its mean.
     return [one[rater] - other[rater] for rater in one if rater in other]

@@ -135,6 +135,7 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
     charts = []
     if found.win_rates:
         above = [
+            # Percentage points above a coin toss, so that zero means no preference.
             Estimate(value=100 * r.value - 50, low=100 * r.low - 50, high=100 * r.high - 50)
             for r in (one.rate for one in found.win_rates)
         ]
@@ -148,6 +149,7 @@ def _charts(key: str, found: PanelFigures) -> list[Intervals]:
         strengths = [  # an open interval is drawn to the end of the picture
             Estimate(
                 value=one.value,
+                # Bradley-Terry strengths diverge for a system that won or lost every comparison.
                 low=min(ends) - 1 if one.low is None else one.low,
                 high=max(ends) + 1 if one.high is None else one.high,
             )

@@ -49,8 +49,10 @@ class _RaterSession:
 def _authenticate(request: Request, context: HomeContext, token: str) -> _RaterSession:
     failures: FailureLimit = request.app.state.rating_failures
     try:
+        # Guessing is hopeless at 256 bits; the limit keeps one address from making the database look up at will.
         with failures.attempt(address_of(request)) as attempt:
             found = rating_links.rater_of_token(context, token)
+            # Set before the block ends: leaving it is what counts the attempt.
             attempt.failed = found is None
     except TooManyFailuresError as error:
         return _RaterSession(problem=error)
@@ -69,6 +71,7 @@ Came = Annotated[_RaterSession, Depends(_authenticate)]
 
 
 async def _form_of(request: Request) -> FormData:
+    # Nobody has signed in here: the body is bounded, and a file is never accepted.
     return await request.form(max_fields=50, max_files=0)
 
 
@@ -97,6 +100,7 @@ def rate(request: Request, context: HomeContext, came: Came, token: str, form: S
         else:
             scores = {name: _number(form, name) for name in came.panel.criteria if form.get(name)}
             rating_view.keep_scores(context, came.panel, came.rater, item, scores, comment=comment, shown_at=shown_at)
+    # The panel was closed while the page was open; its own page says so.
     except ConflictError:
         return redirect(request, f"/rate/{token}")
     except RequestError as error:

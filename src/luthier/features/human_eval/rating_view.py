@@ -56,6 +56,7 @@ class RatingView:
 
 def order_of(panel: RatingPanel, rater_id: str) -> list[int]:
     """The numbers of the items in the order in which this rater sees them."""
+    # A hash as a shuffle: no state to store, and each rater has an order of their own.
     return sorted(range(panel.num_items), key=lambda item: sha256_document([panel.seed, rater_id, "order", item]))
 
 
@@ -63,6 +64,7 @@ def shown_first(panel: RatingPanel, rater_id: str, item: int) -> Literal["a", "b
     """Which answer of an item stands first for this rater."""
     if panel.kind == "likert":
         return "a"
+    # Ranked and split by parity, not one coin an item: exactly half of the items are turned for each rater.
     ranked = sorted(range(panel.num_items), key=lambda one: sha256_document([panel.seed, rater_id, "side", one]))
     return "a" if ranked.index(item) % 2 == 0 else "b"
 
@@ -91,6 +93,7 @@ def keep_preference(
     Raises RequestError (another choice, a panel of scores, no such item), ConflictError (the panel is closed).
     """
     _check(panel, "pairwise", item)
+    # Derived again, never taken from the form, so a manipulated form cannot swap the answers.
     first = shown_first(panel, rater.rater_id, item)
     other: Literal["a", "b"] = "b" if first == "a" else "a"
     meant: dict[str, Preference] = {"first": first, "second": other, "tie": "tie"}
@@ -168,4 +171,5 @@ def _seconds(shown_at: float | None) -> float | None:
     if shown_at is None:
         return None
     seconds = time.time() - shown_at
+    # The time comes from a form field: negative or huge values are dropped, not trusted.
     return round(seconds, 3) if 0 <= seconds <= MOST_SECONDS else None

@@ -54,9 +54,11 @@ def create_panel(
     Raises RequestError for numbers, names or systems that cannot be.
     """
     names = [f"rater {number}" for number in range(1, raters + 1)] if isinstance(raters, int) else list(raters)
+    # Drawn from the system and stored: orders can be reproduced but not guessed by a rater.
     seed = secrets.randbits(32) if seed is None else seed
     _check(answered, kind, names, attention, instructions)
     items, num_same = make_items(kind, answered, attention=attention, seed=seed)
+    # Counted after identical pairs were left out, so the error can say that they were.
     if not 0 < len(items) <= MAX_ITEMS:
         raise RequestError(
             f"{len(items):,} items to rate, {num_same:,} pairs whose answers are the same text",

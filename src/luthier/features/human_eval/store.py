@@ -109,6 +109,7 @@ class RatingPanelStore(AuditedStore):
     def by_link(self, digest: str) -> tuple[Rater, RatingPanel] | None:
         """Whom a link lets in, and to which panel; None where it lets nobody in."""
         with self._database.read() as connection:
+            # Revoked links hold "none:ID" in this column, which no digest of a token equals.
             rater = _RATERS.first(connection, digest=digest)
             if rater is None or not rater.has_link:
                 return None
@@ -120,6 +121,7 @@ class RatingPanelStore(AuditedStore):
             f"the panel has a rater {rater.name!r} already", expected="a name that is free", do="choose another"
         )
         with self._audited(audit_event, conflict=conflict) as connection:
+            # In the same transaction as the insert, so that a panel cannot be closed between the two.
             _check_open(connection, rater.panel_id)
             return _add_rater(connection, rater, digest, self._database.clock(connection))
 
@@ -163,6 +165,7 @@ class RatingPanelStore(AuditedStore):
             for rater in people:
                 _add_rater(connection, rater, _no_link(rater.rater_id), now)
             for rating in said:
+                # 0 stands for "no time given" in an import.
                 _keep(connection, panel_id, rating, rating.rated_at or now)
 
     def take_back(self, panel_id: str, rater_id: str) -> int | None:
@@ -171,6 +174,7 @@ class RatingPanelStore(AuditedStore):
         Raises ConflictError where the panel is closed.
         """
         theirs = (ratings.c.panel_id == panel_id) & (ratings.c.rater_id == rater_id)
+        # The item breaks ties of the clock, so that undo is deterministic.
         newest = select(ratings.c.item).where(theirs).order_by(ratings.c.rated_at.desc(), ratings.c.item.desc())
         with self._write() as connection:
             _check_open(connection, panel_id)
@@ -216,4 +220,5 @@ def _add_rater(connection: Connection, rater: Rater, digest: str, now: float) ->
 
 
 def _no_link(rater_id: str) -> str:
+    # The column is unique, so raters without a link need values that differ; 64 is its width.
     return f"{_NO_LINK}{rater_id}"[:64]

@@ -35,6 +35,7 @@ def calibrate(
     from luthier.ml.evaluation.judge.against_people import calibrate as hold_against
 
     table, source = _ratings(context, project_id, ratings, panel)
+    # Raters who do not read would make a good judge look bad: agreement is measured with the others only.
     table, cautions = _who_read(table)
     if len(table.real.by_item()) < _MIN:
         raise DataError(
@@ -66,7 +67,9 @@ def is_calibrated(context: Context, project_id: str, judge: str, target: Target)
     """
     from luthier.ml.evaluation.judge.questions import form_digest
 
+    # The digest of the questions: another wording is another instrument, and its calibration does not carry over.
     form = form_digest()
+    # The newest alone decides: an older good calibration must not hide a later bad one.
     newest = next((one for one in calibrations(context, project_id, judge) if one.target == target), None)
     return newest if newest is not None and newest.form == form and newest.may_enter_gate else None
 
@@ -102,6 +105,7 @@ def _who_read(table: RatingsTable) -> tuple[RatingsTable, tuple[str, ...]]:
     for rater in table.raters:
         checks = [row.passed for row in table.rows if row.rater == rater and row.is_check]
         num_failed = checks.count(False)
+        # A number and a share: one slip in two checks is no evidence, nor are two slips in fifty.
         if num_failed >= MIN_FAILED and num_failed >= FAILED_SHARE * len(checks):
             left_out.append(rater)
             sentences.append(f"{rater} failed {num_failed} of {len(checks)} attention checks, and is left out.")

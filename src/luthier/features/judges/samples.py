@@ -45,10 +45,12 @@ def judged_by(
     try:
         name = judge_name(settings.judge)
         with closing(open_judge(context, settings.judge)) as judge:
+            # The same number on both sides; with unequal samples the smaller one would limit the test anyway.
             before = _scored(context, judge, _sample(frame, None, since, settings.num_judged))
             now = _scored(context, judge, _sample(frame, since, None, settings.num_judged))
     except LuthierError as error:
         return (), (f"The judge {settings.judge} could not be asked: {error.came}.",)
+    # The error is shared among all signals of the check, those of the judge included.
     signals = judged_signals(name, before, now, num_others + len(CRITERIA))
     alone = [criterion for criterion in CRITERIA if is_calibrated(context, project_id, name, criterion) is None]
     if not alone:
@@ -67,6 +69,7 @@ def _sample(frame: pl.DataFrame, since: float | None, until: float | None, num_w
     if until is not None:
         is_it &= pl.col("at") < until
     found = frame.filter(is_it).unique("exchange_id", keep="last", maintain_order=True)
+    # The lowest hashes of any window are a random sample, and overlapping windows share most of it.
     drawn = [hashlib.sha256(one.encode("utf-8", "replace")).hexdigest() for one in found["exchange_id"].to_list()]
     return found.with_columns(pl.Series("drawn", drawn, dtype=pl.String)).sort("drawn").head(num_wanted)
 
@@ -79,6 +82,7 @@ def _scored(context: Context, judge: Engine, sample: pl.DataFrame) -> Scored:
     asked = []
     for exchange_id, messages, answer in sample.select("exchange_id", "messages", "answer").iter_rows():
         prompt = _prompt(messages)
+        # Skipped, not cut: a judge would score the cut as a fault of the answer.
         if prompt is not None and max(len(prompt), len(answer)) <= _MAX_CHARACTERS:
             asked.append((exchange_id, prompt, answer))
     said = judge_answers(judge, CRITERIA, [(prompt, answer) for _, prompt, answer in asked], context.progress)

@@ -44,6 +44,7 @@ def same_base(context: Context, judge: str, systems: Mapping[str, str]) -> tuple
         f"{judge} judges {shown}, and both are {own}: models are known to prefer what they would have written. Let "
         "another model judge, or people."
         for shown, made_of in systems.items()
+        # Compared by the last part of the name: quantised copies and re-uploads are the same model.
         if _plain(_base_of(context, made_of)) == _plain(own)
     )
 
@@ -85,6 +86,7 @@ def _find_file(context: Context, path: Path) -> CachedEngine:
         lambda _: open_file(),
         context.generations,
         name=str(path),
+        # By content: a file that is replaced under its name must not get the answers of the old one.
         identity={"engine": "llama_cpp", "sha256": sha256_file(path)},
     )
 
@@ -98,6 +100,7 @@ class _Judge:
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
         """One generation a prompt, in order. Raises OverlongError where one is over the context, when all are done."""
         made = self._cached.generate_each(prompts, progress)
+        # Raised after all were generated: the finished answers are in the cache and not paid for again.
         for one in made:
             if isinstance(one, OverlongError):
                 raise one

@@ -39,6 +39,7 @@ def lineage_svg(lineage: Lineage, *, here: str = "") -> Markup:
     """The graph as an `<svg>` of its natural size. here: the key of the node that the page is about."""
     rows, num_rows = _placed(lineage)
     used = sorted({_column(node) for node in lineage.nodes.values()})
+    # Columns that hold nothing take no width, so the rest may be wider.
     wide = min(_WIDEST, max(_NARROWEST, (_WIDTH - _GAP * (len(used) - 1)) // max(1, len(used))))
     left = {column: _EDGE + n * (wide + _GAP) for n, column in enumerate(used)}
     places = {key: (left[_column(node)], rows[key]) for key, node in lineage.nodes.items()}
@@ -97,6 +98,7 @@ def _rows(nodes: Sequence[Node], sources: dict[str, list[str]]) -> dict[str, int
     for column in range(_EVALUATION + 1):
         rows |= {node.key: n for n, node in enumerate(columns.get(column, []))}
     num_judged = len(columns.get(_EVALUATION, []))
+    # Exports start below the last evaluation: a line from the model to an export then crosses no evaluation box.
     rows |= {node.key: num_judged + n for n, node in enumerate(columns.get(_EXPORT, []))}
     below = num_judged + len(columns.get(_EXPORT, []))
     taken: set[int] = set()
@@ -104,6 +106,7 @@ def _rows(nodes: Sequence[Node], sources: dict[str, list[str]]) -> dict[str, int
         wanted = next((rows[key] for key in sources.get(node.key, []) if key in rows and rows[key] not in taken), below)
         is_of_export = any(key in rows and rows[key] == wanted and wanted >= num_judged for key in sources[node.key])
         row = wanted if is_of_export and below > num_judged else below
+        # Two deployments of one export: the second takes the next free row.
         while row in taken:
             row += 1
         taken.add(row)
@@ -119,12 +122,14 @@ def _edge(first: tuple[float, float], then: tuple[float, float], wide: int) -> s
     x1, y1 = first[0] + wide, first[1] + _HEIGHT / 2
     x2, y2 = then[0], then[1] + _HEIGHT / 2
     bend, end = x1 + _GAP / 2, x1 + _GAP
+    # A cubic curve over the first gap, then straight: the bend lies between columns and never behind a box.
     curve = f"M{x1:.0f} {y1:.0f}C{bend:.0f} {y1:.0f} {bend:.0f} {y2:.0f} {end:.0f} {y2:.0f}"
     return f'<path class="edge" d="{curve}H{x2:.0f}"/>'
 
 
 def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Node], here: str) -> str:
     x, y = place
+    # SVG does not wrap or clip text, so it is cut by an average letter width.
     name = _short(visible(node.name), int((wide - 20) / _LETTER_PIXELS))
     note = _short(visible(node.note), int((wide - 20) / _SMALL_LETTER_PIXELS))
     told = f"{name}, {note}" if note else name
@@ -134,6 +139,7 @@ def _box(node: Node, place: tuple[float, float], wide: int, before: Sequence[Nod
         told += f"; {node.kind} made from {visible(', '.join(one.name for one in before))}"
     classes = " ".join(("node", node.kind, node.tone or "plain", *(("here",) if node.key == here else ())))
     shape = (
+        # The title has the full name for tooltips and screen readers; every part goes through `escape`.
         f'<title>{escape(told)}</title><rect x="{x:.0f}" y="{y:.0f}" width="{wide}" height="{_HEIGHT}" rx="6"/>'
         f'<text class="name" x="{x + 11:.0f}" y="{y + 19:.0f}">{escape(name)}</text>'
         f'<text class="note" x="{x + 11:.0f}" y="{y + 35:.0f}">{escape(note)}</text>'

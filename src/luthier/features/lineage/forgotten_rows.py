@@ -53,11 +53,13 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
     Raises RequestError for too few characters, and where every row of a dataset would go.
     """
     wanted = checked_row(row)
+    # Before any change: afterwards the newest versions would not show where the row was.
     lineage = row_lineage(context, caller, wanted)
     holding = []
     for dataset, newest in dataset_versions.list_datasets(context, caller):
         path = dataset_versions.path_of(context, caller, newest)
         kept, num_removed = _without(path, wanted)
+        # Nothing was written yet: all datasets are checked before the first new version is made.
         if num_removed and not kept:
             raise RequestError(
                 f"every row of the dataset {dataset.name!r} matches",
@@ -81,8 +83,10 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         )
         made.append((version, num_removed))
     reviews = [item for item in context.review_items.list(caller.project_id) if _is_of(item, wanted)]
+    # Items are removed for good: they are copies of traffic, and no version depends on them.
     for item in reviews:
         context.review_items.remove(item.review_id, caller.project_id)
+    # The log is append-only: the words themselves would survive there for ever.
     digest = sha256_bytes(wanted.encode())
     document = {"row_sha256": digest, "datasets": [one.dataset_id for one, _ in made], "num_reviews": len(reviews)}
     audit_log.record(context, caller, "row.forgotten", digest[:12], document)

@@ -81,6 +81,7 @@ class _Search:
     names: dict[str, str] = field(default_factory=dict)
 
     def lines(self, profile: DatasetProfile) -> tuple[int, ...] | None:
+        # By digest: runs share files, and each is read once however many runs used it.
         if profile.sha256 not in self.found:
             self.found[profile.sha256] = _lines_of(Path(profile.file), profile.sha256, self.row)
             self.names[profile.sha256] = profile.file
@@ -105,6 +106,7 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
         for run_id, plan in plans.items():
             used = [one for one in profiles(plan.data) if one is not None]
             lines = {profile.split: search.lines(profile) for profile in used}
+            # None is "could not be read", which is not the same as "has no such row" (an empty tuple).
             if None in lines.values():
                 unknown.append(run_id)
             given[run_id] = _splits_with(plan, used, {split: at for split, at in lines.items() if at})
@@ -137,6 +139,7 @@ def is_the_row(fields: Mapping[str, Any], wanted: str) -> bool:
 
     if wanted in (fields.get(name) for name in _IDS):
         return True
+    # Same normalisation on both sides: case, blanks and Unicode form of a request seldom match the row exactly.
     words = normalised(wanted)
     return any(words in normalised(text) for text in _texts(dict(fields)))
 
@@ -147,6 +150,7 @@ def parents_of(plan: Plan) -> list[str]:
 
     found = []
     try:
+        # A merged export carries the evaluation of its run; used as a base model, it leads back to that run.
         told = json.loads((Path(plan.base_model.path) / EVALUATION).read_text(encoding="utf-8"))
         found.append(str(told.get("run_id")))
     except (OSError, ValueError, AttributeError):
@@ -161,10 +165,12 @@ def _splits_with(plan: Plan, used: list[DatasetProfile], lines: dict[str, tuple[
     if not lines:
         return ()
     by_split = {one.split: one for one in used}
+    # Splits cut from one file by fractions share its digest, so the file alone does not tell the side of a row.
     shares_file = len({one.sha256 for one in used}) < len(used) or plan.data.part is not None
     taken = _lines_by_split(plan) if shares_file else {}
     found = []
     for split, matching in lines.items():
+        # Rows left out as overlong or unusable were never shown to the model.
         dropped = {_line_of(one) for one in by_split[split].dropped_ids}  # type: ignore[index]
         own = set(matching) - dropped
         if split in taken:
@@ -194,6 +200,7 @@ def _lines_of(path: Path, sha256: str, wanted: str) -> tuple[int, ...] | None:
     from luthier.ml.data.rows.rows import read_rows
 
     try:
+        # The digest of the plan: a file with other content says nothing about what the run has seen.
         if not path.is_file() or sha256_file(path) != sha256:
             return None
         rows = [one for one in read_rows(open_source(path)) if isinstance(one, Row)]
@@ -227,6 +234,7 @@ def _with_heirs(
 ) -> list[Saw]:
     """The runs that were given the row, and those that began from one that has learned it, oldest first."""
     found: dict[str, Saw] = {}
+    # Oldest first, so that a parent is decided before the runs that began from it, over any number of generations.
     for run_id in reversed(list(plans)):
         splits = given[run_id]
         learned = any(split in _LEARNED for split in splits)

@@ -50,6 +50,7 @@ class Lineage:
         """Add a node, where it is not there yet, behind others; returns its key."""
         self.nodes.setdefault(node.key, node)
         for key in before:
+            # A dict as an ordered set: the drawing has to come out the same each time.
             self.edges[(key, node.key)] = None
         return node.key
 
@@ -103,6 +104,7 @@ def _add_model(
         targets[f"{EXPORT}{export.export_id}"] = made.add(node, model)
     for name in view.deployments:
         revision = context.deployments.get(caller.project_id, name).revision
+        # A deployment may split its users over models of other runs; only edges from this one are drawn here.
         shares = [share for share in revision.shares if share.target in targets]
         note = f"revision {revision.number}"
         for share in shares:
@@ -114,6 +116,7 @@ def _add_rows(context: Context, caller: Caller, made: Lineage, plan: Plan, band:
     """The rows that a run has used; those that are no version of a dataset by the names of their files."""
     data, replay = plan.data, plan.data.replay
     profiles = (data.train, data.validation, data.held_out, *((replay.rows, replay.held_out) if replay else ()))
+    # Reversed twice: of splits that share a file the first (train) wins, and the order stays that of the plan.
     used = {profile.sha256: profile for profile in reversed(profiles) if profile is not None}
     known = rows_by_digest(context, caller, list(used))
     keys = []

@@ -92,6 +92,7 @@ def list_bases(context: Context) -> list[BaseView]:
     """All base models that are known, those on this machine first."""
     names = _api_names(context)
     found = [BaseView(names.get(model.name, model.name), model) for model in models.list_models(context)]
+    # A stable sort: within each half the order of the catalogue stays.
     return sorted(found, key=lambda view: not view.is_here)
 
 
@@ -160,6 +161,7 @@ def rows_by_digest(
 ) -> dict[str, tuple[Dataset, DatasetVersion]]:
     """The dataset versions whose rows have these digests; of several with the same rows the oldest."""
     found = context.datasets.of_rows(caller.project_id, list(digests))
+    # Later entries of a dict overwrite earlier ones: reversed, the oldest version wins.
     return {version.sha256: (dataset, version) for dataset, version in reversed(found)}
 
 
@@ -194,6 +196,7 @@ def _views(
 ) -> list[TunedView]:
     names = _api_names(context)
     tuned: dict[str, list[TunedModel]] = {}
+    # One query for all runs of the page; one a run would be a query for every row of it.
     for model in context.tuned_models.list(caller.project_id):
         tuned.setdefault(model.run_id, []).append(model)
     exports: dict[str, list[ServerExport]] = {}
@@ -203,6 +206,7 @@ def _views(
     made = []
     for record in records:
         own, its_exports = tuned.get(record.run_id, []), exports.get(record.run_id, [])
+        # Skipped for pickers: an evaluation is a large document.
         judged = context.evaluations.list(run_id=record.run_id, limit=1) if with_verdicts else []
         outcomes = [model.model_id for model in own if model.step is None]
         targets = {record.run_id, *outcomes, *(f"{EXPORT}{one.export_id}" for one in its_exports)}
