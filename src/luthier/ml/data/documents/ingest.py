@@ -127,13 +127,8 @@ def ingest(
     reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest goes on.
 
     Args:
-        places: files and folders.
-        output: the JSONL file to write.
-        settings: how texts are cut.
         num_workers: processes that read, at least 1.
-        progress: shows the documents.
         timeout_seconds: for one document.
-        is_fresh: throw away what an interrupted run has read.
         force: replace an output that exists; one with the same bytes, which an interrupted run has left, needs none.
         readers: extension -> `module:function`.
         memory_bytes: address space of one worker.

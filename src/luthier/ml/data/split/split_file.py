@@ -56,11 +56,6 @@ def split_file(
     before it is moved into place, split.json last. The same rows, options and seed give the same sides, whatever the
     order of the rows.
 
-    Args:
-        request: what to split, and how.
-        progress: shows reading, search and writing.
-        near_groups: the search for near-duplicates.
-
     Raises:
         NotFoundError: there is no such file.
         DataError: rows cannot be read, fractions or fields are wrong, or there are too few groups.
