@@ -28,6 +28,7 @@ def prove_gguf_adapter(
     from luthier.ml.export.parity import compare
     from luthier.ml.export.runtimes.llama_cpp_runtime import LlamaCppRuntime
 
+    # The base alone, by its own name: the adapter is put over it by llama.cpp at run time.
     base = source.model_copy(update={"name": source.base_name, "adapter_path": None, "adapter_sha256": None})
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".base-") as folder:
         made = Path(folder) / "base"

@@ -25,7 +25,9 @@ def increase_a_token(export_nats: Sequence[float], source_nats: Sequence[float],
         return Interval(value=0.0, low=0.0, high=0.0)
     differences = np.asarray(export_nats, dtype=np.float64) - np.asarray(source_nats, dtype=np.float64)
     tokens = np.asarray(num_tokens, dtype=np.float64)
+    # [resamples, prompts] of places, with replacement. Seeded: the same findings give the same interval.
     draws = np.random.default_rng(_SEED).integers(0, len(tokens), size=(_NUM_RESAMPLES, len(tokens)))
+    # A ratio of sums: long answers count by their tokens, as in a perplexity.
     resampled = differences[draws].sum(axis=1) / tokens[draws].sum(axis=1)
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(value=float(differences.sum() / tokens.sum()), low=float(low), high=float(high))

@@ -55,6 +55,7 @@ def prove(
         RequestError: no example can be used, or the package of the runtime is not installed.
         NotFoundError, ModelSourceError: source or export does not load. DivergedError: the source has NaN in it.
     """
+    # The source's model is gone when the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)
     runtime = open_export(format, export_folder, source)
     try:
@@ -74,6 +75,7 @@ def compare(
             _compare(runtime, seen, answer, number, bound, findings)
             task.advance()
     increase = increase_a_token(findings.export_nats, findings.source_nats, findings.num_tokens)
+    # A placeholder of one zero where nothing was compared: `judge` says why there is nothing.
     everywhere = np.concatenate([rows.ravel() for rows in findings.differences] or [np.zeros(1, np.float32)])
     reasons = (*tokens.reasons, *judge(seen, findings, bound, increase))
     return ParityReport(
@@ -112,6 +114,7 @@ def _compare(
     runtime: Runtime, seen: ObservedSource, answer: SourceAnswer, number: int, bound: float | None, into: Findings
 ) -> None:
     """Add to the findings what the export makes of one prompt."""
+    # One prompt has shown another vocabulary: rows of unlike width cannot be compared.
     if into.vocabulary not in (0, seen.vocabulary):
         return
     rows = runtime.log_probabilities(answer.ids, answer.start)
@@ -120,6 +123,7 @@ def _compare(
         return
     into.is_finite &= bool(np.isfinite(rows).all())
     rows = np.nan_to_num(rows, nan=_IMPOSSIBLE_NATS, posinf=_IMPOSSIBLE_NATS, neginf=_IMPOSSIBLE_NATS)
+    # [positions, NUM_TOP]: the export's likelihoods of the tokens that the source holds likeliest.
     nats = np.take_along_axis(rows, answer.top.ids, axis=1)
     into.differences.append(np.abs(nats - answer.top.nats))
     if answer.base_nats is not None:
@@ -161,4 +165,5 @@ def _num_scored(answer: SourceAnswer) -> int:
 
 
 def _perplexity(nats: Sequence[float], num_tokens: Sequence[int]) -> float:
+    # exp(700) is near the largest float64.
     return math.exp(min(sum(nats) / max(sum(num_tokens), 1), 700.0))

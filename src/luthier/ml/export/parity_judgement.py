@@ -42,6 +42,7 @@ def parity_warnings(report: ParityReport) -> tuple[str, ...]:
             f"{report.runtime} gives the chat template options of its own, so send chat_template_kwargs {options} with "
             f"every request, or start it with --chat-template-kwargs '{options}'.",
         )
+    # Only a loss that is both certain (interval above 0) and large enough to matter.
     if not report.passed or increase.low <= 0 or increase.value <= NOTEWORTHY_LOSS_NATS:
         return given
     return (
@@ -73,6 +74,7 @@ def _lost_adapter(findings: Findings) -> str | None:
     # An adapter that changes nothing cannot be missed.
     if not pairs or max(float(apart.mean()) for _, _, apart in pairs) < 1e-3:
         return None
+    # Counted by prompt: one prompt with large differences must not decide.
     num_nearer_base = sum(float(to_base.mean()) < float(to_source.mean()) for to_source, to_base, _ in pairs)
     if num_nearer_base < NEARER_BASE_FRACTION * len(pairs):
         return None

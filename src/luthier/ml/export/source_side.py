@@ -82,7 +82,7 @@ def observe_source(
     Args:
         source: The model.
         examples: Held-out examples.
-        progress: Told of each prompt.
+        progress: Advanced by each prompt.
         prompts: Those of the examples, where they were made before.
 
     Raises:
@@ -107,6 +107,7 @@ def observe_source(
 def likeliest(rows: LogProbabilities) -> Likeliest:
     """The `NUM_TOP` likeliest tokens of each row."""
     num_top = min(NUM_TOP, rows.shape[1])
+    # Partition first: sorting a whole vocabulary for each position would take most of the time.
     some = np.argpartition(-rows, num_top - 1, axis=1)[:, :num_top]
     nats = np.take_along_axis(rows, some, axis=1)
     order = np.argsort(-nats, axis=1, kind="stable")
@@ -115,6 +116,7 @@ def likeliest(rows: LogProbabilities) -> Likeliest:
 
 def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference: Sequence[int]) -> float:
     """Nats of the reference in all. rows: of the positions from `start` on, of prompt and reference."""
+    # Row i predicts token i + 1; what lies before `start` was not computed.
     first = max(num_prompt - 1, start)
     targets = np.asarray(reference[first - (num_prompt - 1) :], dtype=np.int64)
     places = np.arange(first - start, first - start + len(targets))
@@ -140,6 +142,7 @@ def _answer(
         with model.without_adapter():
             base = np.take_along_axis(model.log_probabilities(ids, start), top.ids, axis=1)
     written = model.greedy(prompt.prompt_ids, NUM_NEW_TOKENS, ends)
+    # One row more than tokens: the last is what an end, or a further token, is drawn from.
     drawn_from = likeliest(model.log_probabilities([*prompt.prompt_ids, *written], num_prompt - 1))
     answer = SourceAnswer(
         prompt.conversation,

@@ -17,14 +17,25 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class Constraint(Protocol):
-    """Lets only those tokens be drawn that follow a form."""
+    """Lets only those tokens be drawn that a schema or grammar allows next."""
 
     def mask(self, logits: Tensor) -> Tensor:
-        """[vocabulary] with minus infinity at what must not come next."""
+        """Forbid tokens.
+
+        Args:
+            logits: [vocabulary].
+
+        Returns:
+            [vocabulary], minus infinity at every token that must not come next.
+        """
         ...
 
     def take(self, token: int) -> None:
-        """This token was drawn."""
+        """Advance the state by a drawn token.
+
+        Raises:
+            RequestError: the token is not allowed here.
+        """
         ...
 
 
@@ -50,8 +61,20 @@ class AnswerRow:
     """One choice of one request.
 
     Attributes:
-        num_tokens: of its prompt and all that it may write.
-        max_new_tokens: of thought and answer; the answer alone has `asked.max_new_tokens`.
+        key: of its request.
+        choice: number of the choice, from 0.
+        adapter: name of the adapter; None for the base.
+        asked: the request.
+        max_new_tokens: limit of thought and answer together; the answer alone has `asked.max_new_tokens`.
+        num_tokens: tokens of its prompt and of all that it may write.
+        sampler: draws its tokens.
+        decode: token ids to text.
+        end_ids: ids of the tokens that end the answer.
+        constraint: what may be drawn; None for anything.
+        calls: separates tool calls from text; None where no tool may be called.
+        thinking: how its thought is delimited, and its budget.
+        has_ended: whether its last event was made.
+        num_new_tokens: tokens written so far, the end token not counted.
     """
 
     key: Hashable
@@ -85,12 +108,19 @@ class AnswerRow:
         return self.sampler.takes_likeliest and self.constraint is None
 
     def write(self, logits: Tensor, likeliest: int) -> tuple[int, list[Piece | Ended]]:
-        """Draw one token; returns it and the events that it causes.
+        """Draw one token.
 
         Args:
             logits: [vocabulary].
-            likeliest: its largest.
+            likeliest: the index of the largest logit.
+
+        Returns:
+            The token and the events that it causes.
+
+        Raises:
+            RequestError: the constraint refuses the drawn token.
         """
+        # The caller has computed the argmax of all rows in one transfer; only rows that need more touch their logits.
         token = likeliest
         if not self.takes_likeliest:
             token = self.sampler.draw(logits if self.constraint is None else self.constraint.mask(logits))
@@ -103,10 +133,12 @@ class AnswerRow:
         if self.asked.returns_token_ids:
             self._ids.append(token)
         if self.asked.num_top is not None:
+            # From the model's own logits, before penalties and constraint: what OpenAI's API reports.
             self._open_tokens.append(self._likelihoods(token, logits))
         text = self._text.add(token)
         self._num_characters += len(text)
         events = self._pieces(*self._answer.add(text, self.num_new_tokens))
+        # Two limits: of all tokens, and of thought and answer each where the thought has a budget of its own.
         is_full = self.num_new_tokens == self.max_new_tokens or self._answer.is_full(self.num_new_tokens)
         if self._answer.found_stop or is_full:
             events += self._end("stop" if self._answer.found_stop else "length")
@@ -114,6 +146,7 @@ class AnswerRow:
 
     def _end(self, reason: EndReason) -> list[Piece | Ended]:
         """The rest of the text, which may yet hold a stop text, and the end."""
+        # Set first: the caller drops the row by it, whatever events follow.
         self.has_ended = True
         reasoning, left = "", ""
         if not self._answer.found_stop:

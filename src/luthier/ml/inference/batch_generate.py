@@ -10,6 +10,7 @@ from luthier.ml.inference.length_batches import common_prefix_length, length_bat
 
 # Keys and values of this many tokens: 0.4 GB for SmolLM2-135M in bfloat16, 2 GB for an 8B model.
 DEFAULT_BATCH_TOKENS: Final = 16_384
+# Below that, one more forward pass costs more than the shared tokens save.
 MIN_SHARED_TOKENS: Final = 32
 MAX_GENERATE_ROWS: Final = 32
 
@@ -26,12 +27,20 @@ def batch_generate(
     """One continuation a request, in order; `done` is called as each one ends.
 
     Args:
+        decoder: over the model.
+        requests: the prompts with their limits, temperatures and seeds.
+        done: called once for each request that has ended.
         prefix: what precedes every prompt already (`Decoder.run`); with none, what all begin with is found here where
             it is at least 32 tokens long.
         batch_tokens: how many tokens' keys and values a batch may hold.
+        shares_prefix: whether a common prefix may be computed once.
+
+    Raises:
+        DivergedError: the model's logits are NaN.
     """
     if not requests:
         return []
+    # New tokens count too: a batch's cache grows to prompt + answer, and must fit the windows at its end.
     totals = [len(request.ids) + request.max_new_tokens for request in requests]
     if prefix is None and shares_prefix and decoder.fits_windows(max(totals)):
         num_shared = _num_shared(requests)
@@ -48,5 +57,6 @@ def _num_shared(requests: Sequence[Request]) -> int:
     if len(requests) < 2:
         return 0
     shortest = min(len(request.ids) for request in requests)
+    # A row needs at least one token of its own: its last position gives the logits of the first new token.
     num_shared = min(common_prefix_length([request.ids for request in requests]), shortest - 1)
     return num_shared if num_shared >= MIN_SHARED_TOKENS else 0

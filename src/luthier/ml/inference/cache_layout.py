@@ -21,6 +21,7 @@ def smallest_window(config: Any) -> int | None:
 
     Some models have windows that their cache does not know; the config names them.
     """
+    # By name: configs have `sliding_window`, `attention_window_size` and others for one thing.
     windows = [value for name in vars(config) if name.endswith(_WINDOWS) and _is_size(value := getattr(config, name))]
     with suppress(Exception):  # a config of a kind that this cache does not know: `why_not_cacheable` says so
         layers = DynamicCache(config=config).layers
@@ -40,6 +41,7 @@ def rope_border(config: Any) -> int | None:
     rope = getattr(config, "rope_parameters", None) or {}
     found: list[Any] = [
         one.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        # One set of parameters for all layers, or one for each kind of layer.
         for one in (rope, *(part for part in rope.values() if isinstance(part, dict)))
         if one.get("rope_type") == "longrope"
     ]
@@ -52,5 +54,6 @@ def why_not_cacheable(config: Any) -> str:
         layers = DynamicCache(config=config).layers
     except Exception as error:  # noqa: BLE001 - what it raises for a config that it does not know is of many kinds
         return f"no cache of keys and values can be made from its config: {type(error).__name__}: {error}"
+    # Exact types: a subclass may keep more than its base does.
     others = sorted({type(layer).__name__ for layer in layers if type(layer) not in _HELD_LAYERS})
     return f"it keeps a state of {', '.join(others)}, which batches of unlike length cannot share" if others else ""

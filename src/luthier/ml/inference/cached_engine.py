@@ -27,10 +27,17 @@ class ResultCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was asked. Tokens and requests from the cache are not among those that are new in this process.
+    """What was requested in this process. What came from the cache is counted apart.
 
     Attributes:
-        seconds: spent in the engine, its loading among them.
+        num_requests: answered by the engine.
+        num_prompt_tokens: prompt tokens of these.
+        num_new_tokens: tokens written for these.
+        num_cached_requests: answered from the cache; equal prompts of one call count once.
+        num_cached_prompt_tokens: prompt tokens of these.
+        num_cached_new_tokens: tokens of their answers.
+        num_overlong: prompts that did not fit into the context.
+        seconds: wall-clock time in the engine, including its loading.
     """
 
     num_requests: int = 0
@@ -44,9 +51,10 @@ class Usage:
 
 
 class CachedEngine:
-    """Asks `open_engine()` for what is not kept; the engine is opened when it is first needed.
+    """Sends to the engine only prompts without a cached answer; the engine is opened when it is first needed.
 
     Args:
+        cache: where answers are kept.
         name: who answers, as provenance names it.
         identity: what decides the answers beside the prompt, JSON values only: equal identities must mean equal
             answers.
@@ -77,11 +85,11 @@ class CachedEngine:
     def generate_each(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation | OverlongError]:
         """One answer a prompt, in order; an error in place of an answer where a prompt is over the context.
 
-        Equal prompts are asked once. What was answered is kept even where another prompt of the call fails.
-
-        Errors of the engine pass through, except OverlongError.
+        Equal prompts are sent once. Answers are kept even where another prompt of the call fails. Errors of the engine
+        pass through, except for OverlongError.
         """
         keys = [self.key(prompt) for prompt in prompts]
+        # A dict by key keeps the first place of each prompt and drops its repetitions.
         by_key = dict(zip(keys, prompts, strict=True))
         found: dict[str, Generation | OverlongError] = dict(self._cache.find(list(by_key)))
         for generation in found.values():
@@ -102,6 +110,7 @@ class CachedEngine:
         if not missing:
             return
         start = time.monotonic()
+        # What this call alone has answered (`_keep`): an earlier call's answers must not count as found again.
         self._known = {}
         try:
             if self._engine is None:
@@ -111,6 +120,7 @@ class CachedEngine:
             # What was answered before the error is kept, and not asked again.
             found.update(self._known)
             rest = [key for key in missing if key not in found]
+            # With one prompt left, the error is that prompt's; with more, the engine does not say whose it is.
             if len(rest) == 1:
                 found[rest[0]] = error
                 self._usage["num_overlong"] = self._usage.get("num_overlong", 0) + 1
@@ -125,11 +135,13 @@ class CachedEngine:
             return
         finally:
             self._seconds += time.monotonic() - start
+        # Outside of the `try`, so that the seconds of each half are counted once.
         for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
             self._ask({key: missing[key] for key in half}, found, progress)
 
     def _keep(self, prompt: Prompt, generation: Generation) -> None:
         key = self.key(prompt)
+        # Stored before it is counted: a crash after this line loses no answer that was paid for.
         self._cache.keep({key: generation}, engine=self.name)
         self._known[key] = generation
         self._count("", generation)

@@ -72,6 +72,7 @@ class ConstraintFactory:
     @cached_property
     def _known(self) -> Any:
         """The vocabulary in llguidance's form. Building it takes a second, so it is built once, on first use."""
+        # `n_vocab` is the width of the logits: ids past the tokenizer's own are then never allowed.
         from llguidance.hf import from_tokenizer
 
         return from_tokenizer(self._tokenizer, n_vocab=self._num_logits, eos_token=self._end_ids)

@@ -60,9 +60,12 @@ PREFILL_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to continue: the ids of one prompt. temperature 0 is greedy; `seed` rules this prompt's draws alone.
+    """What to continue: one prompt.
 
     Attributes:
+        max_new_tokens: of thought and answer together.
+        temperature: divides the logits; 0 is greedy.
+        seed: of this prompt's draws alone, so that they do not depend on the batch.
         constraint: makes the constraint of its answer.
         limit: makes what ends the answer before `max_new_tokens`, where thought and answer have limits of their own.
     """
@@ -80,7 +83,7 @@ class Continuation:
     """New ids without the token that ended them.
 
     Attributes:
-        end_id: that token; None where `max_new_tokens` was reached first.
+        end_id: the token that ended them; None where `max_new_tokens` was reached first.
         log_probabilities: of each drawn token, the one that ended it included, at the request's temperature; none where
             nothing is drawn (temperature 0).
     """
@@ -100,7 +103,7 @@ class Prefix:
     """What prompts or rows begin with, gone through the model once.
 
     Attributes:
-        cache: keys and values with batch size 1.
+        cache: its keys and values, batch size 1.
     """
 
     num_tokens: int
@@ -112,8 +115,10 @@ class Batch:
     """The rows that still write.
 
     Attributes:
-        mask: [rows, width] 1 at real tokens.
-        positions: [rows] of the next token.
+        rows: number of the request of each row.
+        cache: keys and values, [rows, kv_heads, width, head] a layer.
+        mask: [rows, width], 1 at real tokens, 0 at padding.
+        positions: [rows], the position of each row's next token.
     """
 
     rows: list[int]
@@ -122,7 +127,10 @@ class Batch:
     positions: Tensor
 
     def trim(self) -> None:
-        """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow."""
+        """Drop the columns on the left that are padding in all rows; otherwise the width would only ever grow.
+
+        Only right before `join`: a preallocated layer keeps the columns in its buffers, and an update restores them.
+        """
         num_padding = int(self.mask.any(0).int().argmax())  # the first column with a real token
         if num_padding:
             self.mask = self.mask[:, num_padding:]
@@ -141,8 +149,10 @@ class Batch:
 class Decoder:
     """Continues prompts with a causal language model in evaluation mode.
 
-    end_ids: tokens that end a turn. pad_id: any valid id; what is computed at padding is never read. may_diverge: give
-    logits that are NaN to the caller, who looks after each row by itself, instead of raising.
+    Args:
+        end_ids: tokens that end a turn.
+        pad_id: any valid id; what is computed at padding is never read.
+        may_diverge: return NaN logits to the caller, which handles each row by itself, instead of raising.
 
     Raises:
         RequestError: the model's own forward pass fails, or it is no causal model.
@@ -162,6 +172,7 @@ class Decoder:
         self._long_path: DecodingPath | None = None
         self._border_path: DecodingPath | None = None
         self._why_not_held = why_not_cacheable(self._config) if takes_cache else "it takes no cache of keys and values"
+        # Proved here, so that a model that cannot write fails when it is opened and not at its first request.
         self._path = self._proved(short_probe(model, self._window, is_recurrent=bool(self._why_not_held)))
 
     @property
@@ -226,6 +237,7 @@ class Decoder:
         have proved that batches change nothing.
         """
         bounds = [one for one in (self._window, self._border) if one is not None]
+        # Two conditions: padding is exact (proved), and no window would drop real tokens because padding fills it.
         return self._path.kind == "batched" and all(num_total_tokens <= one for one in bounds)
 
     def run(
@@ -240,6 +252,7 @@ class Decoder:
             DivergedError: the model's logits are NaN.
         """
         out = [Continuation() for _ in requests]
+        # One generator a row: a row's draws depend on its seed alone, not on the rows beside it.
         generators = [_generator(request, self._model.device) for request in requests]
         constraints = [None if request.constraint is None else request.constraint() for request in requests]
         limits = [None if request.limit is None else request.limit() for request in requests]
@@ -251,6 +264,7 @@ class Decoder:
             for place, (row, (token, log_probability)) in enumerate(zip(batch.rows, chosen, strict=True)):
                 if log_probability is not None:
                     out[row].log_probabilities.append(log_probability)
+                # The end token too: a grammar must accept that the answer ends here.
                 if (constraint := constraints[row]) is not None:
                     constraint.take(token)
                 if token in self._end_ids:
@@ -281,12 +295,15 @@ class Decoder:
         # Batches by length change the order: where each distinct prompt lies now.
         places = {numbers[row]: place for place, row in enumerate(batch.rows)}
         again = [places[first] for first in same_as]
+        # Rows of the cache are copied, which is cheaper than the prompt's forward pass; each copy then goes its own
+        # way.
         batch.keep(again)
         batch.rows = list(range(len(requests)))
         return batch, logits[torch.tensor(again, device=logits.device)]
 
     def _start_each(self, requests: Sequence[Request], prefix: Prefix | None) -> tuple[Batch | RowBatch, Tensor]:
         """As `_start`, each request by itself."""
+        # The prefix is in the cache already: only what follows it goes through the model.
         skip = prefix.num_tokens if prefix else 0
         lengths = [len(request.ids) - skip for request in requests]
         num_new = max(request.max_new_tokens for request in requests)
@@ -329,6 +346,7 @@ class Decoder:
         return self._start_by_row([requests[row].ids for row in rows], rows, kind)
 
     def _start_by_row(self, prompts: Sequence[Sequence[int]], rows: list[int], kind: Kind) -> tuple[RowBatch, Tensor]:
+        # No prefix here: these paths share none, so every prompt goes through whole.
         stepper = RowStepper(self._model, keeps_cache=kind != "uncached", groups=kind == "grouped")
         batch, logits = RowBatch.start(stepper, rows, prompts, most_tokens=PREFILL_TOKENS)
         return batch, self._sound(logits)
@@ -373,6 +391,7 @@ class Decoder:
             "position_ids": positions,
             "logits_to_keep": 1,
         }
+        # Some models take no positions or no `logits_to_keep`; `accepted` leaves out what they do not take.
         output = self._model(input_ids=tokens, use_cache=True, **accepted(self._model, arguments))
         return self._sound(output.logits[:, -1])  # [rows, 1, vocabulary] -> [rows, vocabulary]
 
@@ -415,8 +434,10 @@ class Decoder:
         if prefix is not None:
             batch = self.join([batch], num, probe.num_shared)
         found = {row: [logits[row].float()] for row in rows}
+        # Reversed, so that a cache that mixes up its rows is found.
         batch.keep(list(reversed(rows)))
         for step in range(num):
+            # The probe's own last tokens are given, not drawn ones: both sides must see the same text.
             given = [[probe.rows[row][len(probe.rows[row]) - num + step]] for row in batch.rows]
             logits = self.step(batch, torch.tensor(given, device=self._model.device))
             for place, row in enumerate(batch.rows):
@@ -427,8 +448,10 @@ class Decoder:
         """A `Trial` of rows without padding: each beside another of its length, with a copy that goes its own way."""
         found = []
         for row, prompt in zip(probe.rows, probe.prompts, strict=True):
+            # The same tokens backwards: a neighbour of equal length that must not change this row.
             batch, logits = self._start_by_row([prompt, prompt[::-1]], [0, 1], kind)
             own = [logits[0].float()]
+            # The copy takes other tokens than the original: a state that both still share would show.
             batch.keep([1, 0, 0])
             for token, other in zip(row[-NUM_STEPS:], row[:NUM_STEPS], strict=True):
                 own.append(batch.step([other, token, other])[1].float())

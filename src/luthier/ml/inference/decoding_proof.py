@@ -2,7 +2,7 @@
 
 Models keep more than keys and values: convolutions and recurrent states, compressed or shared keys, windows and chunks.
 Which of them survive padding, joined batches and shared prefixes is no matter of names. So a few tokens go through
-the model each way, and their logits are held against its own forward pass over the whole text, without any cache. The
+the model each way, and their logits are compared with its own forward pass over the whole text, without a cache. The
 fastest way that gives the same logits is taken.
 
 The code of a model is proved and not its weights: a proof counts for all models of one class, config, precision, kind
@@ -37,6 +37,7 @@ _COARSE: Final = 2**-5
 _MOST: Final = 0.25
 """No noise excuses more than that."""
 _NOISES: Final = 4.0
+"""How many times the measured noise of right padding another way of computing may differ."""
 
 _proved: dict[tuple[object, ...], DecodingPath] = {}
 
@@ -74,8 +75,9 @@ class Probe:
     """Texts that go through the model both ways. The last `NUM_STEPS` ids of each are given one at a time.
 
     Attributes:
+        rows: token ids of each text.
         num_shared: how many ids all of them begin with in common.
-        is_stepwise: hold each step against a forward pass over the text so far: for models whose positions change their
+        is_stepwise: compare each step with a forward pass over the text so far: for models whose positions change their
             meaning as a text grows, so that later tokens change earlier logits.
     """
 
@@ -97,9 +99,11 @@ def short_probe(model: PreTrainedModel, window: int | None, *, is_recurrent: boo
     """Rows of unlike length that begin alike, inside the window; one is longer than a chunk of a recurrent state."""
     longest, short = _LENGTHS
     if window is not None and window < longest:
+        # Inside the window no row may be cut, and a window this small leaves no place for a shared prefix.
         longest, short = window, max(window - 1, NUM_STEPS + 1)
         return _probe(model, (longest, short), 0)
     if is_recurrent:
+        # A recurrent state is handed on from chunk to chunk: a row within one would not test that.
         longest += min(_chunk(model.config.get_text_config(decoder=True)), _MAX_CHUNK)
     return _probe(model, (longest, short), _NUM_SHARED)
 
@@ -130,14 +134,20 @@ def precision(model: nn.Module) -> torch.dtype:
 def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Trial]]) -> DecodingPath | None:
     """The first of the trials whose logits are those of the model's own forward pass; without a cache where none is.
 
-    trials: the fastest first. None where the model's own logits are not finite, and nothing can be proved.
+    Args:
+        trials: the fastest first.
+
+    Returns:
+        None where the model's own logits are not finite, and nothing can be proved.
 
     Raises:
         RequestError: the model's own forward pass fails, or later tokens change its earlier logits.
     """
+    # The kinds tried are part of it: a proof without batches says nothing of batches.
     key = proof_key(model, probe, tuple(kind for kind, _ in trials))
     if key not in _proved:
         found = _find(model, probe, trials)
+        # Not remembered: NaN is a property of these weights, and the proof is shared by all weights of this config.
         if found is None:
             return None
         _proved[key] = found
@@ -153,6 +163,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     for kind, trial in trials:
         try:
             found = trial(probe)
+        # Memory says nothing of the path: a slower one would be remembered for the whole process.
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a cache that does not fit raises is of many kinds
@@ -179,6 +190,7 @@ _TITLES: Final[Mapping[Kind, str]] = {
 def _expected(model: PreTrainedModel, row: Sequence[int], *, is_stepwise: bool) -> Tensor:
     """What a `Trial` must give of a row."""
     if not is_stepwise:
+        # One pass over the whole text: in a causal model earlier logits do not depend on later tokens.
         return own_logits(model, row)[-NUM_STEPS - 1 :]
     return torch.stack([own_logits(model, row[: len(row) - left])[-1] for left in range(NUM_STEPS, -1, -1)])
 
@@ -189,6 +201,7 @@ def text_part(model: PreTrainedModel) -> PreTrainedModel:
     if inner is model or getattr(inner, "get_output_embeddings", lambda: None)() is None:
         return model
     try:
+        # Tried out: some composite models demand pictures beside the text.
         own_logits(model, _probe(model, (2,), 0).rows[0])
     except RequestError:
         found: PreTrainedModel = inner
@@ -222,6 +235,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
     """The largest difference, as a share of the largest expected number; infinite where one of them is no number."""
     if found.shape != expected.shape or not bool(found.isfinite().all()):
         return float("inf")
+    # Relative to the largest logit: single logits near 0 have no meaningful relative error. The floor avoids 0/0.
     return float((found.float() - expected).abs().max()) / max(float(expected.abs().max()), 1e-6)
 
 
@@ -246,6 +260,7 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
     # [rows, width], padded on the right: a causal model never looks there.
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in probe.rows], device=model.device)
     logits = model(input_ids=tokens, **accepted(model, {"use_cache": False})).logits.float()
+    # Contiguous, since a sum over a strided view may run in another order and add noise of its own.
     parts = [logits[place, len(row) - NUM_STEPS - 1 : len(row)].contiguous() for place, row in enumerate(probe.rows)]
     far = [apart(part, own) for part, own in zip(parts, expected, strict=True)]
     return min(_MOST, max(far))
@@ -253,6 +268,7 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
 
 def _refuse_later_tokens(model: PreTrainedModel, probe: Probe, expected: Sequence[Tensor]) -> None:
     """Raises RequestError for a model that looks ahead: what it gives for a text is no likelihood of the next token."""
+    # The shortest row: two passes of it are the cheapest test.
     row = min(range(len(probe.rows)), key=lambda one: len(probe.rows[one]))
     before = own_logits(model, probe.prompts[row])[-1]
     far = apart(before, expected[row][0])
@@ -269,6 +285,7 @@ def _probe(model: PreTrainedModel, lengths: Sequence[int], num_shared: int) -> P
     config: Any = model.config.get_text_config(decoder=True)
     vocabulary = int(config.vocab_size)
     special = _special_ids(model.config)
+    # Low ids are bytes and short pieces in most vocabularies: plain text to the model.
     plain = [token for token in range(min(vocabulary, 512)) if token not in special] or [0]
     rows = []
     for number, length in enumerate(lengths):

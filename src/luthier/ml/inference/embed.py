@@ -65,7 +65,9 @@ def add_states(
     positions = torch.arange(first, first + len(ids), device=model.device)[None]
     body = language_model(model)
     arguments: dict[str, Any] = {cache_argument(body): cache, "position_ids": positions}
+    # The cache is updated in place: only its reference is carried on.
     states = body(input_ids=tokens, use_cache=True, **accepted(body, arguments)).last_hidden_state[0].float()
+    # Ids of the trained prompt lie at the beginning of the text: all of them in the first part.
     total = states[max(0, skip - first) :].sum(0)  # [width] of states [tokens, width]
     return PartialStates(cache, total if before is None else before.total + total, first + len(ids))
 

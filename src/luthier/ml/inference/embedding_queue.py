@@ -97,6 +97,7 @@ class EmbeddingQueue:
             part = ids[done : done + PART_TOKENS]
             one.partial = add_states(causal, part, one.partial, new_cache=self._decoder.new_cache(), skip=num_hidden)
             if one.partial.num_tokens < len(ids):
+                # The text is not done: its part stays in `parts`, and the next step goes on with it.
                 return bool(one.partial.total.isfinite().all())
             vectors, one.partial = unit(one.partial), None
         # Only once all its texts are done: a long text stays the last part until then.

@@ -13,11 +13,18 @@ def length_batches(lengths: Sequence[int], *, max_tokens: int, max_rows: int) ->
 
     Args:
         lengths: tokens of each item.
+        max_tokens: of a batch, padding included.
+        max_rows: of a batch.
+
+    Returns:
+        Batches of indices into `lengths`.
     """
+    # Sorted is stable. Longest first: memory runs out in the first batch or never.
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
     for index in order:
         if batches and len(batches[-1]) < max_rows:
+            # The first of a batch is its longest, so padding included the batch takes longest * rows.
             longest = lengths[batches[-1][0]]
             if longest * (len(batches[-1]) + 1) <= max_tokens:
                 batches[-1].append(index)

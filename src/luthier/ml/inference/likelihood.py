@@ -85,6 +85,9 @@ _measured: dict[tuple[object, ...], ScaledHead] = {}
 class Scorer:
     """Scores examples with a causal language model in evaluation mode.
 
+    Args:
+        pad_id: any valid id; what is computed at padding is never read.
+
     Raises:
         RequestError: the model's own forward pass fails, or it is no causal model.
         DivergedError: its logits are not finite.
@@ -129,6 +132,7 @@ class Scorer:
         """Send what several rows begin with through the body: no token that is learned, or predicts a learned one."""
         cache = DynamicCache(config=self._config)
         arguments: dict[str, Any] = {self._cache_argument: cache}
+        # The head is never run here: only keys and values are wanted.
         self._body(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **arguments)
         return Prefix(len(ids), cache)
 
@@ -136,7 +140,9 @@ class Scorer:
     def score(self, examples: Sequence[TokenisedExample], prefix: Prefix | None = None) -> list[Score]:
         """One score an example, in order. Rows are padded on the right: a causal model never looks there.
 
-        prefix: what all of them begin with, as `begin` has made it.
+        Args:
+            examples: rows that fit into one batch.
+            prefix: what all of them begin with, as `begin` has made it.
 
         Raises:
             DivergedError: a likelihood is NaN or infinite.
@@ -161,11 +167,15 @@ class Scorer:
     def states(self, examples: Sequence[TokenisedExample], prefix: Prefix | None = None) -> list[Tensor]:
         """For each example the last hidden states that its learned tokens are predicted from, on the CPU.
 
-        Each [learned tokens of the example, width], as precise as the model; `head` makes logits of them. prefix: as
-        for `score`.
+        Args:
+            examples, prefix: as for `score`.
+
+        Returns:
+            Each [learned tokens of the example, width], in the precision of the model; `head` makes logits of them.
 
         Raises:
-            DivergedError: a state is NaN or infinite. RequestError: no head makes this model's logits of its states.
+            DivergedError: a state is NaN or infinite.
+            RequestError: no head makes this model's logits of its states.
         """
         if not self._path.by_head:
             raise self._no_head()
@@ -173,6 +183,7 @@ class Scorer:
         if not hidden.isfinite().all():
             place = int(rows[(~hidden.isfinite().all(1)).nonzero()[0, 0]])
             raise _diverged(f"a hidden state of {examples[place].id}")
+        # `rows` is sorted, so the states of an example lie together and can be split off by counts.
         counts = torch.bincount(rows, minlength=len(examples)).tolist()
         return list(torch.split(hidden.cpu(), counts))
 
@@ -209,6 +220,7 @@ class Scorer:
         skip = 0 if prefix is None else prefix.num_tokens
         width = max(example.num_tokens for example in examples) - skip
         tokens = torch.full((len(examples), width), self._pad_id)
+        # [rows, T], as `tokens`: true where a token is learned.
         learned = torch.zeros((len(examples), width), dtype=torch.bool)
         for row, example in enumerate(examples):
             own = slice(0, example.num_tokens - skip)
@@ -219,6 +231,7 @@ class Scorer:
         arguments: dict[str, Any] = {"use_cache": False}
         if prefix is not None:
             arguments = {"use_cache": True, self._cache_argument: expanded(prefix.cache, len(examples))}
+        # No mask: padding is on the right, and its states are never picked.
         hidden = self._body(input_ids=tokens, **accepted(self._body, arguments)).last_hidden_state  # [rows, T, width]
         # The state of token t - 1 predicts token t: [learned, width] and [learned].
         return rows, hidden[rows, places - 1], tokens[rows, places]
@@ -226,6 +239,7 @@ class Scorer:
     def _judge(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood and correctness of each target, both float64 [positions] on the CPU."""
         nll, correct = [], []
+        # In parts, since the logits of all positions at once would not fit into memory.
         for part, target in zip(torch.split(hidden, MAX_LOGIT_ROWS), torch.split(targets, MAX_LOGIT_ROWS), strict=True):
             logits = self._logits(part)  # [at most MAX_LOGIT_ROWS, vocabulary] in fp32
             nll.append(F.cross_entropy(logits, target, reduction="none"))
@@ -246,6 +260,7 @@ class Scorer:
         if self._head is None:
             return PLAIN
         weight = next(self._head.parameters())
+        # Unit variance, as a norm with weight 1 leaves it. Seeded on the CPU: the same on every device.
         drawn = torch.randn(_STATES, weight.shape[-1], generator=torch.Generator().manual_seed(0))
         states = drawn.to(weight.device, precision(self._model))
         return measured(OwnHead(self._model, self._body), self._head, states, exact) or PLAIN
@@ -259,6 +274,7 @@ class Scorer:
             for part, target in zip(
                 torch.split(places, self._head_chunk_tokens), torch.split(targets, self._head_chunk_tokens), strict=True
             ):
+                # The row is computed again for each part: time is traded for memory. Token t is predicted at t - 1.
                 logits = self._own_logits(example.input_ids, part - 1)
                 nll.append(F.cross_entropy(logits, target, reduction="none"))
                 correct.append(logits.argmax(-1) == target)
@@ -285,6 +301,7 @@ class Scorer:
         """What of the fast ways gives the model's own logits on a few tokens: of the head always, the rest once."""
         window, why = smallest_window(self._config), why_not_cacheable(self._config)
         probe = short_probe(self._model, window, is_recurrent=bool(why))
+        # Four tokens, one pass: cheap enough to be checked for every model, weights included.
         few = Probe((probe.rows[-1][:_HEAD_TOKENS],), 0)
         own = own_logits(self._model, few.rows[0])
         if not own.isfinite().all():
@@ -292,6 +309,7 @@ class Scorer:
         # bfloat16 keeps 8 bits: what it rounds may differ by 2^-7 of the largest logit.
         exact = _EXACT if precision(self._model) == torch.float32 else 2**-7
         key = proof_key(self._model, "scoring")
+        # Measured once a config: but a scale may be a trained number, so `_wrong` below checks it on these weights.
         known = _measured.get(key)
         self._scaled = known or self._measure(exact)
         reason = self._wrong(few, [own], "head(body(tokens))", exact, num_shared=0)
@@ -312,6 +330,7 @@ class Scorer:
             why: why they cannot, if known.
         """
         expected = [own_logits(self._model, row) for row in probe.rows]
+        # The strongest first: if a shared prefix with padded rows agrees, nothing else need be tried.
         if not why and probe.num_shared:
             why = self._wrong(probe, expected, "a shared beginning", None, num_shared=probe.num_shared)
             if not why:  # which were padded, too
@@ -341,6 +360,7 @@ class Scorer:
     def _distance(self, probe: Probe, expected: Sequence[Tensor], num_shared: int) -> float:
         """How far the logits of the rows are from the model's own, when they go through the body together."""
         prefix = self.begin(probe.rows[0][:num_shared]) if num_shared else None
+        # The first token behind the prefix is predicted by the prefix's last state, which `begin` does not keep.
         unlearned = num_shared + 1
         examples = [
             TokenisedExample("probe", array("i", row), bytes(unlearned) + b"\1" * (len(row) - unlearned))
@@ -348,6 +368,8 @@ class Scorer:
         ]
         rows, hidden, _ = self._before_learned(examples, prefix)
         ours = self._logits(hidden)
+        # own[i] are logits after token i: of tokens num_shared + 1 to the end, those after num_shared to the last but
+        # one.
         return max(apart(ours[(rows == row).to(ours.device)], own[num_shared:-1]) for row, own in enumerate(expected))
 
 

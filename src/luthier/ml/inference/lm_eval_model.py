@@ -24,10 +24,14 @@ _HARMLESS: Final = frozenset(("top_p", "top_k", "num_beams", "num_return_sequenc
 
 
 class LmEvalModel(TemplateLM):  # type: ignore[misc]
-    """The engine behind the harness's three questions.
+    """The engine behind the harness's three request types.
 
     Args:
+        engine: writes and scores.
         tokenizer: the model's own; None for a server.
+        context_length_tokens: the longest row, its last token included.
+        progress: shows the engine's progress.
+        max_new_tokens: of an answer where a task sets no limit.
 
     Attributes:
         num_truncated: how many prompts were cut at their beginning, so as to fit into the context.
@@ -60,6 +64,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         """Ids as the tokenizer makes them by itself, unless said otherwise."""
         asked = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        # A chat template has written the beginning-of-text token already: the tokenizer must not add a second.
         if add_special_tokens is None and self._begins(string):
             asked = {"add_special_tokens": False}
         found: list[int] = self.tokenizer.encode(string, **asked)
@@ -80,8 +85,9 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
             ids = [*context, *continuation]
             if len(ids) > self._context_tokens + 1:  # the last token is predicted, never read
                 self.num_truncated += 1
-            # As the harness does: cut at the beginning; the last token needs no place in the context.
+            # Cut at the beginning, as the harness does, to one token less: `Engine.score` counts the last token too.
             ids = ids[-self._context_tokens :]
+            # The first token of a row has nothing before it, and cannot be scored.
             learned = min(len(continuation), len(ids) - 1)
             mask = bytes(len(ids) - learned) + b"\1" * learned
             rows.append(TokenisedExample(f"request {number + 1}", array("i", ids), mask))
@@ -95,6 +101,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
             rolling = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
+                # A window's context and prediction together have one token more than `max_seq_len`.
                 max_seq_len=self._context_tokens - 1,
                 context_len=1,
             )
@@ -114,6 +121,7 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
             until = wanted.get("until") or []
             stops.append([until] if isinstance(until, str) else list(until))
             limit = int(wanted.get("max_gen_toks") or self._max_new_tokens)
+            # Tasks leave a temperature in place beside `do_sample: false`; the harness then writes greedily.
             temperature = float(wanted.get("temperature") or 0.0) if wanted.get("do_sample", True) else 0.0
             text = self._within_context(context, limit)
             prompts.append(Prompt(text=text, max_new_tokens=limit, temperature=temperature))
@@ -134,9 +142,11 @@ class LmEvalModel(TemplateLM):  # type: ignore[misc]
         if len(ids) <= room:
             return text
         self.num_truncated += 1
+        # The end is kept: the question is there, few-shot examples are at the beginning.
         return str(self.tokenizer.decode(ids[-room:]))
 
     def _refuse_unknown(self, wanted: dict[str, Any]) -> None:
+        # Without sampling these options change nothing; with it, leaving them out would change what is measured.
         samples = bool(wanted.get("do_sample")) and float(wanted.get("temperature") or 0.0) > 0
         unknown = [name for name in wanted if name not in _KNOWN and (samples or name not in _HARMLESS)]
         if unknown:

@@ -75,8 +75,12 @@ def why_not_shared(path: str | Path) -> str | None:
 def read_low_rank(path: str | Path) -> dict[str, LowRank]:
     """What an adapter adds, by the name of the module in the base. On the CPU, as it is in the file.
 
+    Args:
+        path: folder of a PEFT adapter.
+
     Raises:
-        NotFoundError, ModelSourceError: the folder is not there, damaged, or no adapter that can share its base.
+        NotFoundError: the folder has no weights.
+        ModelSourceError: it is damaged, or no adapter that can share its base.
         DivergedError: it holds NaN or infinity, which would reach the answers of others.
     """
     from safetensors import SafetensorError
@@ -94,6 +98,7 @@ def read_low_rank(path: str | Path) -> dict[str, LowRank]:
         tensors = load_file(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise _damaged(folder, f"its weights cannot be read: {library_reason(error)}") from error
+    # NaN times a scale of 0 is NaN: such an adapter would spoil rows of other adapters in the same batch.
     if wrong := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
         raise DivergedError(
             f"{folder}: {wrong} holds numbers that are not finite", expected="a finite adapter", do="train it again"
@@ -113,6 +118,7 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any
         b = tensors.get(f"{module}.lora_B.weight")
         if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not module.startswith(_PREFIX):
             raise _damaged(folder, f"{name} has no partner that fits")
+        # AdaLoRA may prune a module to rank 0: it adds nothing, and is left out.
         if a.shape[0]:
             own = module.removeprefix(_PREFIX)
             found[own] = LowRank(a, b, _scale(own, a.shape[0], config))
@@ -125,8 +131,11 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
     from peft.utils.other import get_pattern_key
 
+    # PEFT's own lookup: keys may be regular expressions, or ends of the module's name.
     pattern = config.get("alpha_pattern") or {}
     alpha = float(pattern.get(get_pattern_key(list(pattern), module), config["lora_alpha"]))
+    # rsLoRA (arXiv:2312.03732) divides by the square root of the rank. The rank is that of the file, not of the
+    # config.
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

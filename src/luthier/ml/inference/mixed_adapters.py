@@ -1,7 +1,7 @@
 """Many low-rank adapters over one base, each row of a batch with its own, in one pass.
 
 The matrices of the base are multiplied once for all rows. Beside them, A of all adapters in use are stacked into
-one matrix, and B into another: two products for all rows, with what is another adapter's set to zero in
+one matrix, and B into another: two products for all rows, with the columns of other adapters set to zero in
 between. So every adapter is read once a step however many rows ask for it, and nothing is gathered by row; the zeros
 leave what a row gets as it would be alone, except for the order of floating-point sums.
 
@@ -31,7 +31,10 @@ _PROBE: Final = ((1, 2, 3), (4, 5, 6))
 
 
 class MixedAdapters:
-    """The adapters over one model. The model is changed in place: matrices that an adapter knows are wrapped."""
+    """The adapters over one model. The model is changed in place: layers that an adapter changes are wrapped.
+
+    Not safe for use by several threads: one thread loads, unloads and runs the model.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -55,17 +58,20 @@ class MixedAdapters:
         """
         if name in self._loaded:
             return
+        # The embedding is never packed: its type is the one that the model computes in.
         weight = self._model.get_input_embeddings().weight
         products = {
             module: LowRank(one.a.to(weight.device, weight.dtype), one.b.to(weight.device, weight.dtype), one.scale)
             for module, one in read_low_rank(path).items()
         }
+        # All are checked before anything is wrapped: a misfit leaves the model as it was.
         for module, product in products.items():
             self._check(path, module, product)
         new = [module for module in products if module not in self._wrapped]
         for module in new:
             self._wrapped[module] = self._wrap(module)
         self._loaded[name] = products
+        # Wrapped layers stay wrapped, so once false it stays false.
         if new and self._mixes:
             self._mixes = all(self._sees_rows(new))
 
@@ -92,10 +98,12 @@ class MixedAdapters:
         wanted = {name for name in rows if name is not None}
         for name in self._in_use:
             self._in_use[name] = 0 if name in wanted else self._in_use[name] + 1
+        # The stacks serve these rows, and hold no adapter that has been idle for long.
         is_right = wanted <= self._in_use.keys() and max(self._in_use.values(), default=0) < _IDLE_PASSES
         if tuple(rows) == self._rows and is_right:
             return
         if not is_right:
+            # Sorted, so that equal sets of new adapters are stacked in one order.
             kept = {name: since for name, since in self._in_use.items() if since < _IDLE_PASSES}
             self._in_use = kept | dict.fromkeys(sorted(wanted - kept.keys()), 0)
             self._lay()
@@ -132,7 +140,7 @@ class MixedAdapters:
         seen: dict[str, bool] = {}
         hooks = []
         for name in modules:
-
+            # `name` as a default argument: a closure would see the loop's last name in every hook.
             def look(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                 seen[name] = seen.get(name, True) and inputs[0].ndim == 3 and len(inputs[0]) == len(_PROBE)
 
@@ -154,6 +162,7 @@ class MixedAdapters:
         except AttributeError:
             base = None
         base = base.base if isinstance(base, _MixedLinear) else base
+        # Packed layers keep these two attributes, though their weights have other shapes.
         shape = (getattr(base, "in_features", None), getattr(base, "out_features", None))
         if shape != (product.a.shape[1], product.b.shape[0]):
             has = "no such matrix" if None in shape else f"one of {shape[0]} x {shape[1]}"
@@ -202,6 +211,7 @@ class _MixedLinear(nn.Module):
         self.layout = tuple((name, one.rank, one.scale) for name, one in products)
         self.scales = None
         self._a = torch.cat([one.a for _, one in products]) if products else None
+        # Transposed once here: `addmm_` takes [sum of ranks, out] without a copy at each step.
         self._b = torch.cat([one.b for _, one in products], 1).T.contiguous() if products else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,4 +222,5 @@ class _MixedLinear(nn.Module):
         scales = self.scales if x.ndim == self.scales.ndim else self.scales[0]
         # [rows, tokens, sum of ranks]; scales are zero in the columns of other adapters, which masks them out
         narrow = nn.functional.linear(x, self._a).mul_(scales)
+        # In place: y is the base's own output, which nothing else reads. Flat, since addmm takes matrices.
         return y.view(-1, y.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), self._b).view(y.shape)

@@ -53,6 +53,7 @@ def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> 
     if opted.reasoning is not None:
         messages = tuple(_thought(opted, message) for message in conversation.messages)
         conversation = conversation.model_copy(update={"messages": messages})
+    # Before folding: the description of the tools goes into the system turn, which is folded next.
     if opted.tools_as_text:
         conversation = with_tools_as_text(conversation, form)
     return _folded(conversation) if opted.folds_system else conversation
@@ -68,6 +69,7 @@ def _thought(opted: OptedTurns, message: Message) -> Message:
     if message.role != "assistant":
         return message
     thought, answer = message.reasoning, message.content or ""
+    # A row may hold its thought in the content already, in tags: it is moved or dropped like one in a field.
     if thought is None:
         thought, answer = split_thought(answer, _WRITING)
     if thought is None:

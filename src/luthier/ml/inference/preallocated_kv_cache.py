@@ -41,6 +41,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only these rows."""
         keys, values = self._buffers
+        # Indexing copies, so a row that was chosen twice has two independent caches. The room is copied with it.
         self._buffers = (keys[indices], values[indices])
         self._look()
 
@@ -55,9 +56,11 @@ def holds_keys(layer: Any) -> bool:
 
 def expanded(cache: DynamicCache, num_rows: int) -> DynamicCache:
     """The same keys and values for every row, as views: nothing is copied until the first update."""
+    # Shallow copies of cache and layers: setting their tensors leaves the shared prefix as it is.
     result = copy.copy(cache)
     result.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in filter(holds_keys, result.layers):
+        # A view with stride 0 over the rows; the first update concatenates, and so makes it real.
         layer.keys = layer.keys.expand(num_rows, -1, -1, -1)
         layer.values = layer.values.expand(num_rows, -1, -1, -1)
     return result
@@ -65,6 +68,11 @@ def expanded(cache: DynamicCache, num_rows: int) -> DynamicCache:
 
 def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0) -> DynamicCache:
     """The rows of all parts in one cache with room for more tokens; the parts are emptied on the way.
+
+    Args:
+        parts: caches of one model.
+        num_room: tokens that may be appended to each row.
+        prefix_tokens: length of a prefix that all rows share.
 
     Each part is padded to the longest: on the left, or, where its first `prefix_tokens` are a shared prefix, behind
     them. Padding holds zeros and must be masked.
@@ -81,6 +89,7 @@ def joined(parts: Sequence[DynamicCache], num_room: int, prefix_tokens: int = 0)
             _lay([getattr(layer, name) for layer in layers], num_tokens, num_room, prefix_tokens)
             for name in ("keys", "values")
         ]
+        # A plain layer, also for sliding ones: rows that are joined fit whole into every window.
         result.layers.append(PreallocatedLayer(buffers[0], buffers[1], num_tokens))
         for layer in layers:
             # Freed layer by layer: at most one layer exists twice.
@@ -102,6 +111,7 @@ def _lay(states: Sequence[Tensor], num_tokens: int, num_room: int, prefix_tokens
         rows = slice(start, start + len(part))
         num_own = part.shape[2] - prefix_tokens
         buffer[rows, :, :prefix_tokens] = part[:, :, :prefix_tokens]
+        # Right-aligned, so that all rows write their next token into the same column.
         buffer[rows, :, num_tokens - num_own : num_tokens] = part[:, :, prefix_tokens:]
         start += len(part)
     return buffer

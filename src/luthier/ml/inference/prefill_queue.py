@@ -19,8 +19,11 @@ class QueuedPrompt:
     """A request for text.
 
     Attributes:
-        owner: whose it is.
-        prefix: what of a long prompt has gone through the model already.
+        key: of the request.
+        prepared: its tokens and limits.
+        adapter: name of its adapter; None for the base.
+        owner: whom turns are shared out by; None is an owner of its own.
+        prefix: the part of a long prompt that has gone through the model.
     """
 
     key: Hashable
@@ -68,6 +71,7 @@ class PrefillTurns:
         Args:
             waiting: not empty, in the order of arrival.
         """
+        # `min` takes the first of equals: within an owner the order of arrival holds.
         chosen = min(waiting, key=lambda one: self._served.get(one.owner, 0))
         self._num_turns += 1
         owners = {one.owner for one in waiting}  # those who have gone start over when they come again
@@ -84,11 +88,13 @@ def next_prefill_batch(
     Args:
         fits: whether rows of that many tokens can be padded.
     """
+    # A long prompt goes alone: its cache has a length of its own, and parts of others would delay it.
     if first.prefix is not None or first.next_part():
         return [first]
     fitting = [one for one in arrivals if one.prefix is None and not one.next_part() and fits(one.prepared.num_tokens)]
     if first not in fitting:
         return [first]
     parts = length_batches([one.num_remaining for one in fitting], max_tokens=PREFILL_TOKENS, max_rows=max_rows)
+    # Of the batches by length the one with `first`: the others have their turn later.
     own = fitting.index(first)
     return [fitting[place] for place in next(part for part in parts if own in part)]

@@ -47,6 +47,7 @@ def shared_batches(
         longest_shared: rows longer than this share nothing.
     """
     keys = [_key(example) if example.num_tokens <= longest_shared else b"" for example in examples]
+    # Sorted, rows that begin alike are neighbours, and `common` tells how many tokens each pair shares.
     order = sorted(range(len(examples)), key=keys.__getitem__)
     common = [common_tokens(keys[one], keys[other]) for one, other in pairwise(order)]
     batches: list[Shared] = []
@@ -57,6 +58,7 @@ def shared_batches(
         alone -= set(members)
         longest = max(examples[row].num_tokens for row in members)
         lengths = [examples[row].num_tokens - num_shared for row in members]
+        # The prefix's keys and values are copied for every row of a batch.
         most_rows = max(1, max_kept_tokens // longest)
         parts = length_batches(lengths, max_tokens=max_tokens, max_rows=most_rows)
         batches += [Shared([members[i] for i in part], num_shared, number > 0) for number, part in enumerate(parts)]

@@ -34,6 +34,10 @@ class Prepared:
     """A request that is ready to be written.
 
     Attributes:
+        asked: the request as it came.
+        request: prompt ids, and the limit of thought and answer together.
+        form: how the model calls tools; None where none may be called.
+        thinking: how its thought is delimited, and its budget.
         constraint: makes the constraint of one choice, where there is one.
         decode: tokens as text, where thoughts are looked for.
     """
@@ -82,6 +86,7 @@ class RequestPreparer:
                 do="leave it out",
             )
         form = self._tools.form(asked)
+        # With tools and a schema the answer may be either: both go into one grammar.
         if form is not None and (asked.tool_choice == "required" or asked.json_schema is not None):
             constraint: Callable[[], Constraint] | None = self._constraints.of_grammar(
                 form.grammar(asked, self._token_id)
@@ -93,6 +98,7 @@ class RequestPreparer:
         own, thoughts = self._templates.of(asked)
         request = self._request(asked, own)
         room = self._engine.room_behind(request) - request.max_new_tokens
+        # The budget of the thought comes out of the context that is left behind the answer's own limit.
         thinking = thoughts.of_answer(request.ids, asked.max_thinking_tokens, room)
         request = replace(request, max_new_tokens=request.max_new_tokens + thinking.max_tokens)
         constraint = None if constraint is None else thoughts.constrained(constraint, is_open=thinking.is_open)
@@ -109,6 +115,7 @@ class RequestPreparer:
             asked=asked,
             max_new_tokens=prepared.request.max_new_tokens,
             num_tokens=prepared.num_tokens,
+            # `n` choices of one request differ by their draws alone: each has a seed of its own.
             sampler=Sampler(asked.sampling, choice, self._device),
             decode=self._decode_all if form is not None and form.has_special_marks else decode,
             end_ids=frozenset(self._engine.template.end_of_turn_ids),
@@ -134,6 +141,7 @@ class RequestPreparer:
         conversation = asked.conversation
         if conversation is not None:
             conversation = self._tools.conversation(asked)
+        # Seed, temperature and schema stay out of the prompt: `AnswerRow` applies them.
         return self._engine.request_within_context(
             Prompt(conversation=conversation, text=asked.text, max_new_tokens=asked.max_new_tokens), template
         )

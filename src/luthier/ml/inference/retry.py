@@ -16,14 +16,21 @@ def is_passing(status: int) -> bool:
 
 
 def pause_seconds(attempt: int, retry_after: str | None, first: float, draw: float) -> float | None:
-    """Seconds to wait after try number `attempt` (from 1); None where the server asks for more than five minutes.
+    """Seconds to wait before the next try.
 
     Args:
+        attempt: number of the try that failed, from 1.
         retry_after: the header of that name, seconds or a date (RFC 9110, 10.2.3); one that cannot be read counts as
-            none. Without it: first * 2^(attempt - 1), at most 60, of which `draw` (0 to 1) takes away up to a half.
+            none. Without it the pause is first * 2^(attempt - 1), at most 60 seconds.
+        first: seconds before the second try.
+        draw: random number from 0 to 1, which takes away up to a half.
+
+    Returns:
+        None where the server asks for more than five minutes.
     """
     if (asked := _asked_seconds(retry_after)) is not None:
         return asked if asked <= MAX_RETRY_AFTER_SECONDS else None
+    # Jitter only shortens: the cap holds, and clients that failed together do not come back together.
     return min(first * 2.0 ** (attempt - 1), MAX_PAUSE_SECONDS) * (1 - draw / 2)
 
 
@@ -31,6 +38,7 @@ def _asked_seconds(header: str | None) -> float | None:
     if header is None:
         return None
     text = header.strip()
+    # `isdigit` alone takes other scripts' digits and superscripts, which `float` may not.
     if text.isascii() and text.replace(".", "", 1).isdigit():
         return float(text)
     try:
@@ -38,5 +46,6 @@ def _asked_seconds(header: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
+        # A date without a zone ("-0000" gives none): HTTP dates are in UTC.
         when = when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())

@@ -29,8 +29,8 @@ class Lane:
     """Rows of one length.
 
     Attributes:
-        ids: all tokens of each so far.
-        carried: what the model handed back, by argument.
+        ids: all tokens of each row so far, prompt included.
+        carried: the state that the model returned, by the name of the argument that takes it.
     """
 
     ids: list[list[int]]
@@ -47,6 +47,7 @@ class Lane:
             for name, cache in self.carried.items():
                 if not isinstance(cache, Cache):
                     raise TypeError(f"rows cannot be chosen from a {name} of {type(cache).__name__}")
+                # An index_select by layer: the index may be shorter or longer than the rows.
                 cache.reorder_cache(torch.tensor(places))
 
 
@@ -89,6 +90,7 @@ class RowStepper:
 
     @torch.inference_mode()
     def _forward(self, lane: Lane, *, is_first: bool) -> Tensor:
+        # All tokens, also with a cache: `prepare_inputs_for_generation` cuts off what the cache has read.
         tokens = torch.tensor(lane.ids, device=self._model.device)  # [rows, tokens so far]
         arguments: dict[str, Any] = {"use_cache": self._keeps_cache, "logits_to_keep": 1}
         if self._keeps_cache:
@@ -108,6 +110,7 @@ class RowStepper:
             arguments["input_ids"] = tokens
         output = self._model(**accepted(self._model, arguments))
         if self._keeps_cache:
+            # By name: an output that is also an argument of `forward` is a state to be carried on.
             handed = {name: output[name] for name in output.keys() & self._parameters}
             lane.carried = {name: value for name, value in handed.items() if value is not None}
         logits: Tensor = output.logits[:, -1]  # [rows, vocabulary]
@@ -119,7 +122,10 @@ class RowBatch:
     """Rows that still write.
 
     Attributes:
-        places: of each row its lane and its place in it.
+        rows: number of the request of each row.
+        stepper: sends them through the model.
+        lanes: rows of one length each.
+        places: of each row the number of its lane and its place there.
     """
 
     rows: list[int]
@@ -139,6 +145,7 @@ class RowBatch:
         lanes: list[Lane] = []
         places: dict[int, tuple[int, int]] = {}
         found: dict[int, Tensor] = {}
+        # 0 puts each prompt into a group of its own.
         for group in _groups(prompts, most_tokens if stepper.groups else 0):
             lane, logits = stepper.start([prompts[number] for number in group])
             for place, number in enumerate(group):
@@ -159,6 +166,7 @@ class RowBatch:
         self.places = [(0, 0)] * len(wanted)
         for number, lane in enumerate(self.lanes):
             own = [place for place, (one, _) in enumerate(wanted) if one == number]
+            # A state of an unknown kind cannot be split: each row then needs a lane of its own.
             parts = [own] if self.stepper.can_group(lane) else [[place] for place in own]
             for part in filter(None, parts):
                 # a lane that is split needs a state of its own for every part but the last, which takes the original

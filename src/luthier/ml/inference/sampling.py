@@ -9,6 +9,7 @@ from torch import Tensor
 
 from luthier.core.stream import Sampling
 
+# The softmax is one-hot by then, and dividing by far less would overflow.
 _GREEDY_BELOW: Final = 1e-4
 
 
@@ -25,6 +26,7 @@ class Sampler:
         self._generator: torch.Generator | None = None
         if rules.temperature >= _GREEDY_BELOW and rules.top_p > 0:
             self._generator = torch.Generator(device=device)
+            # torch takes seeds of 63 bits.
             self._generator.manual_seed((rules.seed + number) % (1 << 63))
 
     @property
@@ -40,6 +42,7 @@ class Sampler:
         Args:
             logits: [vocabulary].
         """
+        # fp32: in bf16 a softmax over a large vocabulary does not sum to 1.
         scores = self._with_penalties(self._with_bias(logits.float()))  # [vocabulary] in fp32
         if self._generator is None:
             token = int(scores.argmax())
@@ -71,18 +74,22 @@ class Sampler:
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """The smallest set of likeliest tokens with `top_p` of the probability; all others get none."""
+    # [vocabulary], the likeliest first.
     ordered, places = probabilities.sort(descending=True)
     # The probability of all likelier tokens: the token that crosses top_p stays in.
     before = ordered.cumsum(-1) - ordered
     ordered[before >= top_p] = 0.0
+    # Back into the order of the vocabulary.
     return torch.zeros_like(probabilities).scatter(0, places, ordered)
 
 
 def likelihoods(logits: Tensor, token: int, num_top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of a token, and the `num_top` likeliest with theirs.
+    """The log-probability of a token, and the likeliest tokens with theirs.
 
     Args:
         logits: [vocabulary].
+        token: id of the token.
+        num_top: how many of the likeliest; 0 for none.
     """
     log_probabilities = torch.log_softmax(logits.float(), -1)
     found = log_probabilities.topk(min(num_top, len(log_probabilities)))

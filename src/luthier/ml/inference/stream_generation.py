@@ -38,6 +38,7 @@ def generate_by_streaming(
     try:
         with progress.task("Writing answers", len(requests), "answers") as task:
             while len(found) < len(requests):
+                # As many as there is room for, in order; a false answer means "after the next poll".
                 while waiting and engine.ask(keys[waiting[0]], requests[waiting[0]], adapter):
                     waiting.popleft()
                 for key, event in engine.poll(_WAIT_SECONDS):
@@ -53,6 +54,7 @@ def generate_by_streaming(
                     elif isinstance(event, Ended):
                         found[number] = Generation(
                             text=texts[number],
+                            # A remote server counts the prompt at the end only; local engines know it at the start.
                             num_prompt_tokens=event.num_prompt_tokens or num_prompt[number],
                             num_new_tokens=event.num_new_tokens,
                             finish_reason="length" if event.reason == "length" else "stop",

@@ -48,10 +48,15 @@ _RESERVE: Final = 1.25
 
 
 def open_stream_engine(served: Served) -> StreamingEngine:
-    """Load a transformers folder. An adapter that can share the base comes by `load_adapter`.
+    """Load a transformers folder. An adapter that can share the base is loaded by `load_adapter`.
 
-    served.adapter_path: for an adapter that cannot (`low_rank.why_not_shared`): it is part of what is opened, and
-    nothing can be loaded over it. served.precision: None takes bfloat16 on a GPU and float32 elsewhere.
+    Args:
+        served: what to open. `adapter_path` is for an adapter that cannot share its base (`low_rank.why_not_shared`):
+            it becomes part of the model, and nothing can be loaded over it. `precision` None means bfloat16 on a GPU
+            and float32 elsewhere.
+
+    Raises:
+        NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engine = TransformersEngine.open(
@@ -73,7 +78,9 @@ class _Group:
     """Rows that go through the model together.
 
     Attributes:
-        num_room: tokens that still fit; None for an ordinary cache.
+        batch: the rows and their cache.
+        logits: [rows, vocabulary] of the next token of each.
+        num_room: tokens that still fit into preallocated buffers; None for an ordinary cache.
     """
 
     batch: Batch | RowBatch
@@ -84,9 +91,12 @@ class _Group:
 class StreamingEngine:
     """Writes answers with an open engine: `core.ports.StreamEngine`, `EmbeddingEngine` and `PreparingEngine`.
 
+    One thread calls it, except for `prepare`, which any thread may call.
+
     Args:
-        max_rows, batch_tokens: how many answers are written together, and how many tokens' keys and values they may
-            hold.
+        engine: an open engine; closed with this one.
+        max_rows: how many answers are written together.
+        batch_tokens: how many tokens' keys and values they may hold, padding included.
     """
 
     def __init__(
@@ -96,6 +106,7 @@ class StreamingEngine:
         max_rows: int = MAX_STREAM_ROWS,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
     ) -> None:
+        # NaN in one row must not raise here: it would end the answers of all other rows.
         self._engine, self._decoder = engine, engine.open_decoder(may_diverge=True)
         self._max_rows, self._batch_tokens = max_rows, batch_tokens
         self._adapters = MixedAdapters(engine.causal)
@@ -146,6 +157,7 @@ class StreamingEngine:
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
         """Begin to write with the base or an adapter; false where there is no room now: ask again after a `poll`."""
         self._check(adapter)
+        # Kept between tries: a request that waits for room is tokenised once, not after every poll.
         prepared = self._prepared.get(key)
         if prepared is None:
             prepared = self._prepared[key] = self._reader.prepare(request)
@@ -199,6 +211,8 @@ class StreamingEngine:
 
     def poll(self, wait_seconds: float) -> list[KeyedEvent]:  # noqa: ARG002 - it computes and never blocks
         """One token of every answer, after the prompts that have come, up to 2,048 tokens of them."""
+        # One bounded piece of each: a long prompt or many texts delay the next token of running answers by one part
+        # at most.
         return self._embeddings.step() + self._begin() + self._step()
 
     def close(self) -> None:
@@ -224,6 +238,7 @@ class StreamingEngine:
             return True
         num_rows = len(self._rows) + prepared.num_rows + sum(one.num_rows for one in waiting)
         known = [*(row.num_tokens for row in self._rows.values()), *(one.num_tokens for one in waiting)]
+        # The batch is a rectangle: every row takes the memory of the longest.
         num_tokens = num_rows * max(prepared.num_tokens, *known)
         return num_rows <= share * self._max_rows and num_tokens <= share * self._batch_tokens
 
@@ -232,12 +247,15 @@ class StreamingEngine:
         if not self._prefill_queue:
             return []
         first = self._turns.first(self._prefill_queue)
+        # Where adapters cannot be mixed, a pass may hold rows of one adapter only.
         beside = [one for one in self._prefill_queue if self._adapters.mixes or one.adapter == first.adapter]
         begun = next_prefill_batch(first, beside, self._decoder.fits_windows, self._max_rows)
         self._adapters.use([one.adapter for one in begun])
+        # Only where windows allow a shared prefix: other models read a long prompt whole, in one pass.
         if (ids := first.next_part()) and self._decoder.fits_windows(first.prepared.num_tokens):
             first.prefix = self._decoder.prefill(ids, first.prefix)
             return []
+        # Out of the queue before it runs: a prompt that makes the model fail must not be tried at every poll.
         self._prefill_queue = [one for one in self._prefill_queue if one not in begun]
         requests = [one.prepared.request for one in begun]
         batch, logits = self._decoder.start_part(requests, list(range(len(begun))), first.prefix)
@@ -274,6 +292,7 @@ class StreamingEngine:
                 tokens.append(token)
                 events += new_events
             going = [token for token, number in zip(tokens, group.batch.rows, strict=True) if number in self._rows]
+            # Before the step: the batch must hold exactly the rows that `going` has tokens for.
             self._drop_from(group)
             if going:
                 adapters = [self._rows[number].adapter for number in group.batch.rows]
@@ -282,6 +301,7 @@ class StreamingEngine:
                 given = torch.tensor(going, device=group.logits.device)[:, None]
                 group.logits = self._decoder.step(group.batch, given)
                 if group.num_room is not None:
+                    # Counted here, since writing past the buffer's end is an error in torch, not a growth.
                     group.num_room -= 1
         self._drop_ended()
         return events
@@ -315,6 +335,7 @@ class StreamingEngine:
             adapter = None if self._adapters.mixes else self._rows[group.batch.rows[0]].adapter
             batches.setdefault(adapter, []).append(group)
         for fitting in batches.values():
+            # One group with room left: nothing to do, which is the case at most steps.
             if all(group.num_room for group in fitting) and len(fitting) < 2:
                 continue
             for group in fitting:
@@ -334,6 +355,7 @@ class StreamingEngine:
             group.batch.keep(places)
             group.logits = group.logits[torch.tensor(places, device=group.logits.device)]
         elif not places:
+            # A batch of no rows cannot be indexed; `_drop_ended` removes the group.
             group.batch.rows = []
 
     def _drop_ended(self) -> None:

@@ -28,8 +28,10 @@ class TextStream:
         """The text that is certain with this token; often empty."""
         self._ids.append(token)
         text = self._open_text()
+        # Bytes that are no whole character decode to U+FFFD: the next token may complete them.
         if not text or text.endswith(_UNKNOWN):
             return ""
+        # The context moves on, so that decoding costs a few tokens a step and not the whole answer.
         self._context, self._emitted = self._emitted, len(self._ids)
         return text
 
@@ -61,6 +63,7 @@ class StopTexts:
         if not self._stops or self.found:
             return "" if self.found else text
         self._held += text
+        # By the place where a stop text ends: the one that a reader would see complete first.
         matches = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if matches:
             self.found = True

@@ -41,7 +41,7 @@ class Thinking:
     Attributes:
         form: the delimiters; None where no thought is looked for.
         is_open: the prompt has opened it.
-        max_tokens: what it may take beside the answer; 0: both share one limit.
+        max_tokens: its budget beside the answer's; 0 where both share one limit.
         shown: special tokens that must be seen in the text.
     """
 
@@ -58,7 +58,8 @@ class Thoughts:
     """How one model writes its thoughts, with its tokenizer.
 
     Attributes:
-        form: the delimiters. is_known: whether the template shows them, rather than `<think>` being assumed.
+        form: the delimiters.
+        is_known: whether the template shows them, rather than `<think>` being assumed.
         shown: special tokens that delimit thoughts or answers, and so must be seen in the text.
     """
 
@@ -71,6 +72,7 @@ class Thoughts:
         }
         delimiters = "\n".join(self.form.delimiters)
         self.shown = tuple(content for content in special.values() if content in delimiters)
+        # `skip_special_tokens` would hide special delimiters too, so the others are filtered out by hand (`decode`).
         self._hidden = frozenset(number for number, content in special.items() if content not in self.shown)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -94,6 +96,7 @@ class Thoughts:
         )
         if not reader.has_thought:
             return found, 0
+        # Token by token: tokens and characters do not share borders, so the split text alone cannot be counted.
         tokens = ThoughtTokens(self.form, self.decode, is_open=is_open)
         for token in ids:
             tokens.take(token)
@@ -161,10 +164,12 @@ class ThoughtTokens:
     def take(self, token: int) -> None:
         """One more token."""
         self._num += 1
+        # The thought is over for good: the rest of the answer need not be decoded here.
         if self._reader.is_answering:
             return
         was_thinking = self._reader.is_thinking
         self._reader.add(self._text.add(token))
+        # Either: the tokens of the opening and of the closing delimiter belong to the thought.
         if was_thinking or self._reader.is_thinking:
             self.num_thinking = self._num
 
@@ -197,6 +202,7 @@ class GuideBehindThought:
 
     def take(self, token: int) -> None:
         """This token was drawn."""
+        # Until the thought has ended the grammar's parser must not see a token.
         if self._tokens.is_thinking:
             self._tokens.take(token)
         else:
@@ -222,7 +228,7 @@ class AnswerText:
         self._num_read = self._num_answered = 0
 
     def is_full(self, num_tokens: int) -> bool:
-        """Whether the thought, or what follows it, has come to its own limit.
+        """Whether the thought, or what follows it, has reached its own limit.
 
         Args:
             num_tokens: of all that was written.
@@ -270,6 +276,7 @@ class AnswerText:
     def _counted(self, answer: str) -> str:
         assert self._reader is not None
         self._num_answered += len(answer)
+        # Text that the reader holds back is undecided: neither dropped nor answered.
         self.num_dropped = self._num_read - self._num_answered - self._reader.num_held
         return answer
 
@@ -288,6 +295,7 @@ class RequestTemplates:
             RequestError: an option that the template never reads.
             TemplateError: one that it fails on.
         """
+        # Later ones win: what the request sets, then what the model was trained with, then the template's own.
         options = dict(self._template.options) | asked.trained_options | requested_options(self._template, asked)
         key = json.dumps(options, sort_keys=True)
         if key not in self._made:

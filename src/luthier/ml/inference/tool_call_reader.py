@@ -19,10 +19,13 @@ class ToolCallReader:
 
     Args:
         begin, end: what surrounds a call; `end` may be empty.
-        only_whole: a call is the whole answer or none.
-        is_list: calls are in a JSON list behind `begin`.
-        names: of the tools that may be called: what calls another is text.
-        most: what comes after that many calls is left out.
+        only_whole: whether a call is the whole answer or none.
+        is_list: whether calls are in a JSON list behind `begin`.
+        names: of the tools that may be called; a call of another one is returned as text.
+        most: how many calls are reported, the rest being left out; None for all.
+
+    Attributes:
+        num_calls: how many calls have begun.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ToolCallReader:
         self._held += text
         emitted, calls = "", list[CallPiece]()
         while True:
+            # One piece of text may end a call and begin the next: repeated until nothing changes any more.
             before = (self._held, self._is_inside, self._is_behind)
             if self._arguments is not None:
                 calls += self._more_arguments(self._arguments)
@@ -58,6 +62,7 @@ class ToolCallReader:
     def end(self) -> tuple[str, list[CallPiece]]:
         """What was held back: no text comes any more."""
         left, self._held = self._held, ""
+        # A call that was cut off stays as streamed: its arguments cannot be taken back.
         if self._arguments is not None or self._is_behind or (self.num_calls and not left.strip(_BLANKS)):
             return "", []
         if self._is_inside and not self._only_whole:
@@ -75,6 +80,7 @@ class ToolCallReader:
             self._opening = before[len(emitted) :] + self._take(len(self._begin))
             self._is_inside = True
             return emitted
+        # The end of the text may be the beginning of a mark, and blanks before a mark are not part of the text.
         sure = len(self._held) - _num_open(self._held, self._begin)
         sure = len(self._held[:sure].rstrip(_BLANKS))
         if self.num_calls and not self._held[:sure].strip(_BLANKS):
@@ -84,6 +90,7 @@ class ToolCallReader:
     def _head(self, calls: list[CallPiece]) -> str:
         """Before the arguments of a call; returns what turned out to be text."""
         if self._most is not None and self.num_calls >= self._most:
+            # More calls than asked for: without a mark to look for, the rest is dropped.
             self._is_inside, self._begin = False, ""
             return self._drop()
         if self._is_list:
@@ -105,12 +112,14 @@ class ToolCallReader:
 
     def _whole(self, calls: list[CallPiece]) -> str:
         """A call whose parts are in another order, once it is complete; returns what turned out to be text."""
+        # Parsed again with each piece: an unfinished JSON object raises ValueError.
         opened = self._held.lstrip(_BLANKS)
         if opened and not opened.startswith("{"):
             return self._give_up()
         try:
             found, length = json.JSONDecoder().raw_decode(opened)
         except ValueError:
+            # The closing mark is there and the JSON is not: it never will be.
             is_complete = bool(self._end) and self._end in self._held
             return self._give_up() if is_complete else ""
         arguments = found.get("arguments", found.get("parameters", {}))
@@ -134,11 +143,13 @@ class ToolCallReader:
 
     def _skip_end(self) -> None:
         """What closes a call: braces, blanks, and the mark that ends it."""
+        # The outer object's brace behind the arguments; small models write one too many.
         self._held = self._held.lstrip(_BLANKS + "}")
         if not self._held or (self._end and len(self._held) < len(self._end) and self._end.startswith(self._held)):
             return
         if self._end and self._held.startswith(self._end):
             self._take(len(self._end))
+        # In a list the next call follows without a mark of its own.
         self._is_behind, self._is_inside = False, self._is_list
 
     def _give_up(self) -> str:
@@ -166,6 +177,7 @@ class _Arguments:
     def num_own(self, text: str) -> int:
         """How many characters of the text, which goes on where the last one ended, belong to the object."""
         for place, character in enumerate(text):
+            # Braces inside of a string, and quotes behind a backslash, do not count.
             if self._is_escaped:
                 self._is_escaped = False
             elif self._is_text:

@@ -65,6 +65,7 @@ class ToolForm:
         Raises:
             UnsupportedError: a schema that is too large, or that no finite value follows.
         """
+        # Tools come wrapped (`{"type": "function", "function": ...}`) or bare.
         functions = [tool.get("function", tool) for tool in asked.tools]
         if asked.tool_name is not None:
             functions = [one for one in functions if one.get("name") == asked.tool_name]
@@ -73,6 +74,7 @@ class ToolForm:
         if asked.json_schema is not None:
             check_schema(asked.json_schema)
         call = {"anyOf": [self._call_schema(one) for one in functions], "x-guidance": COMPACT}
+        # A request that names one tool wants exactly that call.
         may_repeat = asked.calls_in_parallel and asked.tool_name is None
         if self.is_list:
             most = {} if may_repeat else {"maxItems": 1}
@@ -103,6 +105,7 @@ class ToolForm:
         arguments = function.get("parameters") or {"type": "object"}
         return {
             "type": "object",
+            # The name before the arguments: llguidance keeps this order, and the reader can stream the arguments.
             "properties": {"name": {"const": function.get("name")}, self.key: arguments},
             "required": ["name", self.key],
             "additionalProperties": False,
@@ -126,4 +129,5 @@ def form_of(template: str) -> ToolForm:
 
 def _mark(text: str, token_id: TokenId) -> str:
     number = token_id(text) if text else None
+    # A special token must be forced as that token: its characters one by one would be other tokens.
     return json.dumps(text) if number is None else f"<[{number}]>"

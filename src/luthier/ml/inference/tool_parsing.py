@@ -38,6 +38,7 @@ class ToolFormat:
         """
         assert asked.conversation is not None
         conversation = asked.conversation.model_copy(update={"tools": asked.tools})
+        # A template without tools would drop them silently.
         as_text = asked.opted_turns.tools_as_text or not self._knows_tools
         return rewritten(asked.opted_turns.model_copy(update={"tools_as_text": as_text}), conversation, self._form)
 

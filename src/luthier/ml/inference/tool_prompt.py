@@ -44,12 +44,14 @@ def with_tools_as_text(conversation: Conversation, form: ToolForm) -> Conversati
             messages[0] = messages[0].model_copy(update={"content": content})
         else:
             messages.insert(0, Message(role="system", content=words))
+    # Without `tools`: a template that knows them must not write them a second time.
     return Conversation(messages=tuple(messages))
 
 
 def _as_text(message: Message, form: ToolForm) -> Message:
     if message.role in ("tool", "function"):
         begin, end = TOOL_RESPONSE
+        # As a user's turn: templates without tools refuse the role `tool`.
         return Message(role="user", content=f"{begin}{message.content or ''}{end}")
     if not message.tool_calls:
         return message

@@ -46,8 +46,11 @@ class TransformersEngine:
     A trained prompt precedes every text, as tokens behind the vocabulary; it is never counted as part of a prompt.
 
     Args:
+        model: in evaluation mode; with an adapter it is a PeftModel.
+        template: writes conversations, and holds the tokenizer.
         batch_tokens: how many tokens' keys and values a batch may hold, prompts, padding and new tokens together.
-        stop: asked after each batch; where it has a reason, `generate`, `score` and `hidden_states` raise StoppedError.
+        opted_turns: which turns are rewritten before they are rendered, as in training.
+        stop: called after each batch; its reason makes `generate`, `score` and `hidden_states` raise StoppedError.
     """
 
     def __init__(
@@ -66,10 +69,12 @@ class TransformersEngine:
         self._template, self._opted = template, opted_turns
         self._batch_tokens, self._stop = batch_tokens, stop
         tokenizer = template.tokenizer
+        # Any id serves: padding is masked, or lies where nothing reads it.
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._context_tokens = context_tokens(model.config)
         self.share_prefix = True
         self._notes: dict[str, None] = {}
+        # Kept for the report: eager attention is slower, and the user should see why it was taken.
         reason = why_eager(self._causal)
         self._note(not reason, f"is computed by its eager attention ({reason})")
 
@@ -90,11 +95,19 @@ class TransformersEngine:
     ) -> TransformersEngine:
         """Load a transformers folder, packed where that is requested, and an adapter on top of it where one is given.
 
-        template_options: what its chat template is given beside each conversation. opted_turns: what of a conversation
-        is written in another way, as in training.
+        Args:
+            model_path: folder of the base.
+            adapter_path: folder of a PEFT adapter; None for the base alone.
+            template: "auto" takes the model's own chat template if it has one, else the plain layout.
+            template_options: variables of the chat template, such as `enable_thinking`.
+            opted_turns: which turns are rewritten before they are rendered, as in training.
+            dtype: of the weights.
+            device: such as "cpu" or "cuda".
+            batch_tokens, stop: as for the constructor.
+            quantisation: how the base is packed on loading; None leaves it as it is.
 
         Raises:
-            NotFoundError, ModelSourceError: the folder or the adapter is not there, or damaged.
+            NotFoundError, ModelSourceError: the folder or the adapter is missing or damaged.
             RequestError: a chat template is requested and the model has none.
         """
         model = load_model(model_path, dtype=dtype, attention="sdpa", device=device, quantisation=quantisation)
@@ -121,14 +134,23 @@ class TransformersEngine:
     def generate(
         self, prompts: Sequence[Prompt], progress: Progress, *, returns_token_ids: bool = False
     ) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts. returns_token_ids: each with the ids of its tokens.
+        """One generation a prompt, in the order of the prompts.
 
         Prompts run in batches of like length. What all prompts of the call begin with is computed once where it is
         at least 32 tokens long. Neither changes what is written, except for the last bits of floating-point sums.
         Answers come without their thoughts, which may take `max_thinking_tokens` beside them.
 
+        Args:
+            prompts: conversations or texts with their limits.
+            progress: advanced by each answer.
+            returns_token_ids: whether each generation holds the ids of its tokens.
+
         Raises:
-            RequestError: a prompt is empty. OverlongError: with its new tokens it is longer than the model's context.
+            RequestError: a prompt is empty, or has both text and conversation, or impossible limits.
+            OverlongError: a prompt with its new tokens is longer than the model's context.
+            TemplateError: the template cannot write a conversation.
+            DivergedError: the model's logits are NaN.
+            StoppedError: the stop check has a reason.
         """
         requests = [self._request(prompt, number) for number, prompt in enumerate(prompts)]
         if not requests:
@@ -178,11 +200,13 @@ class TransformersEngine:
             RequestError: it is empty.
             OverlongError: not one token more fits into the context.
         """
+        # Checked with one new token; the real limit is then cut to the room that is left, in place of an error.
         request = self._request(prompt.model_copy(update={"max_new_tokens": 1, "max_thinking_tokens": 0}), 0, template)
         return self._within_room(request, prompt.max_new_tokens)
 
     def request_of_ids(self, ids: Sequence[int], max_new_tokens: int) -> Request:
         """As `request_within_context`, of tokens; raises RequestError also for ids that do not exist."""
+        # A trained prompt has its vectors in rows behind the vocabulary: no request may name these.
         vocabulary = self._causal.get_input_embeddings().weight.shape[0] - len(self._trained_prompt)
         if wrong := next((token for token in ids if not 0 <= token < vocabulary), None):
             raise RequestError(
@@ -220,10 +244,14 @@ class TransformersEngine:
     def hidden_states(self, examples: Sequence[TokenisedExample], task: ProgressTask) -> list[Tensor]:
         """For each example the states that its learned tokens are predicted from: [learned tokens, width], in order.
 
-        task: advanced by each example.
+        Args:
+            examples: tokenised rows.
+            task: advanced by each example.
 
         Raises:
-            RequestError, as `score` does. DivergedError: a state is NaN or infinite.
+            RequestError: an example is longer than the context, has an unknown token, or no head makes the logits.
+            DivergedError: a state is NaN or infinite.
+            StoppedError: the stop check has a reason.
         """
         if not examples:
             return []
@@ -234,7 +262,7 @@ class TransformersEngine:
         """[vocabulary, width] the matrix that makes logits of hidden states.
 
         Raises:
-            RequestError: none does.
+            RequestError: the model's logits are not its states times one matrix.
         """
         return Scorer(self._causal, pad_id=self._pad_id).head
 
@@ -263,6 +291,7 @@ class TransformersEngine:
         found: dict[int, _Found] = {}
         prefix: Prefix | None = None
         for batch in batches:
+            # Batches of one group follow each other, so one prefix is held at a time.
             if not batch.is_same:
                 ids = whole[batch.rows[0]].input_ids[: batch.num_shared]
                 prefix = scorer.begin(ids) if batch.num_shared else None
@@ -282,6 +311,7 @@ class TransformersEngine:
         for side in filter(None, sides):
             found = shared_batches(
                 [whole[row] for row in side],
+                # Two bounds: activations of what is computed, and keys and values of what is kept with the prefix.
                 max_tokens=min(self._batch_tokens, MAX_SCORE_TOKENS),
                 max_kept_tokens=self._batch_tokens,
                 longest_shared=scorer.longest_shared if self.share_prefix else 0,
@@ -302,6 +332,7 @@ class TransformersEngine:
         """The language model itself; an attached adapter lives inside its layers."""
         if self._model is None:
             raise RequestError("a closed engine", expected="an open one", do="open the engine again")
+        # A PeftModel's own `forward` adds arguments; its base holds the adapter in its layers already.
         unwrap = getattr(self._model, "get_base_model", None)
         return unwrap() if unwrap is not None else self._model
 
@@ -324,6 +355,7 @@ class TransformersEngine:
             text = used.render(conversation, add_generation_prompt=True)
         else:
             text = prompt.text or ""
+        # Before tokenising, which takes seconds for a text of megabytes.
         self._check_bytes(text, number + 1)
         return self._checked(self._template.ids(text), number + 1, prompt)
 
@@ -362,6 +394,7 @@ class TransformersEngine:
             is_open = self._thoughts.is_open(ids)
             if constraint is not None:
                 constraint = self._thoughts.constrained(constraint, is_open=is_open)
+            # The thought's budget is added to the answer's limit, as far as the context goes.
             if thinking := self._thoughts.budget(prompt.max_thinking_tokens, self._room_tokens - len(ids) - most):
                 limit = self._thoughts.limit(most, thinking, is_open=is_open)
                 most += thinking

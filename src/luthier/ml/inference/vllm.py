@@ -62,10 +62,19 @@ class VllmEngine:
     """A transformers folder run by vLLM: `Engine` and `StreamEngine` at once. Used by one thread only.
 
     Args:
+        model_path: folder of the base.
+        template: "auto" takes the model's own chat template if it has one.
+        precision: of the weights; None leaves it to vLLM.
         most_adapters, most_rank: of LoRA adapters at once on the device, which vLLM must know when it starts.
-        command: how vLLM is called; None looks for it.
+        command: how vLLM is called; None looks for it (`vllm_command`).
         extra_arguments: further ones of `vllm serve`.
-        first_pause_seconds: before the second start.
+        start_seconds: how long a start may take.
+        first_pause_seconds: before the second start; doubled with each further one.
+        progress: shown while the child starts.
+
+    Raises:
+        NotFoundError: vLLM is not installed.
+        WorkError: it ends, or is not ready in time.
     """
 
     def __init__(
@@ -88,12 +97,14 @@ class VllmEngine:
         self._templates = RequestTemplates(self._template)
         self._adapters: dict[str, str] = {}
         self._first_pause, self._start_seconds = first_pause_seconds, start_seconds
+        # Four times as many adapters may wait in the machine's memory as fit onto the device at once.
         arguments = [
             model_path, "--served-model-name", BASE, "--dtype", precision or "auto",
             "--enable-lora", "--max-loras", str(most_adapters), "--max-cpu-loras", str(4 * most_adapters),
             "--max-lora-rank", str(most_rank), *extra_arguments,
         ]  # fmt: skip
         self._process = VllmProcess(command or vllm_command(os.environ), arguments)
+        # A long timeout: loading an adapter from a slow disk. No proxy: the child is on this machine.
         self._http = httpx2.Client(
             headers={"Authorization": f"Bearer {self._process.key}"}, timeout=300.0, trust_env=False
         )
@@ -101,6 +112,7 @@ class VllmEngine:
         self._events: list[KeyedEvent] = []
         self._num_failed, self._not_before, self._begun = 0, 0.0, 0.0
         self._context_tokens = 0
+        # From here on `close` must run on every error, or the child would outlive the engine.
         self._is_open = True
         try:
             self._begin()
@@ -182,6 +194,7 @@ class VllmEngine:
             )
         form = self._tools.form(request)
         ids, thinking = self._as_ids(request)
+        # vLLM leaves special tokens out of the text; delimiters of thoughts or calls must be seen.
         shows_special = bool(thinking.shown) or (form is not None and form.has_special_marks)
         extra = {"skip_special_tokens": False} if shows_special else {}
         return _Prepared(ids, partial(CallsInText, request, form), extra, thinking)
@@ -245,6 +258,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """End the child."""
+        # Requests are cancelled before the child ends, so that they do not fail with a broken connection.
         self._is_open = False
         self._disconnect()
         self._process.close()
@@ -269,6 +283,7 @@ class VllmEngine:
                 thinking = replace(thinking, is_open=False, max_tokens=0)
         room = self._context_tokens - len(ids)
         given: dict[str, Any] = {"conversation": None, "text": None, "token_ids": tuple(ids)}
+        # Used up: they went into the ids, and vLLM must not render with them again.
         given |= {"template_options": {}, "trained_options": {}, "reasoning_effort": None, "opted_turns": AS_THEY_ARE}
         return request.model_copy(update=given | {"max_new_tokens": min(request.max_new_tokens, room)}), thinking
 
@@ -278,6 +293,7 @@ class VllmEngine:
             if self._process.is_running:
                 return
             error = self._process.ended("in the middle")
+            # What was written before the end still counts; only then do the open requests fail.
             self._events += self._stream.poll(0)
             self._events += [(key, Failed.of(error)) for key in self._stream.keys]
             self._disconnect()
@@ -287,6 +303,7 @@ class VllmEngine:
                 self._connect()
             elif time.monotonic() - self._begun > self._start_seconds:
                 self._process.stop()
+        # The last start is later than the last pause, so this child's end was not counted yet.
         elif self._begun > self._not_before:
             self._failed("before it could work")
         elif time.monotonic() >= self._not_before:
@@ -302,6 +319,7 @@ class VllmEngine:
         Raises:
             WorkError: it was one too many.
         """
+        # Only ends in quick succession count towards giving up.
         if time.monotonic() - self._begun > _LONG_SECONDS:
             self._num_failed = 0
         self._num_failed += 1
@@ -324,6 +342,7 @@ class VllmEngine:
     def _ask_context(self) -> int:
         response = self._ask_child("GET", "models")
         try:
+            # Exactly one model goes by that name; anything else raises ValueError here.
             (found,) = (model["max_model_len"] for model in response.json()["data"] if model["id"] == BASE)
             return int(found)
         except (ValueError, KeyError, TypeError) as error:
@@ -340,6 +359,7 @@ class VllmEngine:
 
     def _load(self, name: str, path: str) -> None:
         response = self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
+        # vLLM refuses a name that it has loaded already, which is no error here.
         if response.status_code != httpx2.codes.OK and "already" not in response.text:
             raise RequestError(
                 f"vLLM refuses the adapter {name!r} at {path}: {response.text[:400]}",

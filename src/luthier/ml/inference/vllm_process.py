@@ -70,6 +70,7 @@ class VllmProcess:
 
     def __init__(self, command: Sequence[str], arguments: Sequence[str]) -> None:
         self._command, self._arguments = list(command), list(arguments)
+        # A key for this process alone: other users of the machine can reach the port.
         self.key = secrets.token_hex()
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,12 +90,15 @@ class VllmProcess:
             NotFoundError: there is no such program.
         """
         self.stop()
+        # Another process may take the port before vLLM binds it; the child then ends, and the next start takes
+        # another.
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         if self._log is not None:
             self._log.close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         environment = os.environ | {
+            # In the environment and not as an argument, which every user of the machine can read.
             "VLLM_API_KEY": self.key,
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             # The model is on this machine, and no usage statistics are sent.
@@ -111,6 +115,7 @@ class VllmProcess:
                 stdout=self._log,
                 stderr=self._log,
                 env=environment,
+                # A process group of its own, so that `stop` reaches the workers that vLLM starts.
                 start_new_session=True,
                 preexec_fn=dying_with_parent(),
             )
@@ -164,7 +169,9 @@ class VllmProcess:
         if self._log is None:
             return []
         size = os.fstat(self._log.fileno()).st_size
+        # `pread` leaves the file's offset alone, which the child shares for its writes.
         text = os.pread(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
+        # The log goes into errors and pages: vLLM may print its arguments and environment.
         lines = [line.rstrip().replace(self.key, "***") for line in text.splitlines()]
         return [line for line in lines if line][-_NUM_LINES:]
 
@@ -173,6 +180,7 @@ class VllmProcess:
         process = self._process
         if process is None or self._is_stopped:
             return
+        # SIGKILL follows even where the child has ended: workers left in its group hold the GPU's memory.
         for number, patience in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
             try:
                 os.killpg(process.pid, number)

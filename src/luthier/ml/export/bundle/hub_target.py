@@ -33,10 +33,18 @@ _TIMEOUT_SECONDS: Final = 30.0
 def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_public: bool = False) -> Pushed:
     """Make the repository where it is not there (private, unless `is_public`), and commit the bundle to it.
 
-    url: `hf://org/name` or `hf://org/name@branch`.
+    Args:
+        payload: a bundle that was verified.
+        url: `hf://org/name` or `hf://org/name@branch`.
+        progress: shows the bytes that are sent.
+        is_public: whether a repository that is made here is public.
 
-    Raises RequestError (the URL), ConflictError (something else is there) and WorkError (the hub refused or failed).
+    Raises:
+        RequestError: the URL names no repository.
+        ConflictError: something else is there.
+        WorkError: the hub refused, failed, or holds another file than was sent.
     """
+    # The pattern allows dots, so that `../..` would pass as a repository.
     match = _ADDRESS.fullmatch(url.rstrip("/"))
     if match is None or ".." in url:
         raise RequestError(
@@ -50,9 +58,11 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
         api.create_repo(repo, private=not is_public, exist_ok=True)
         if revision != "main":
             api.create_branch(repo, branch=revision, exist_ok=True)
+        # Looked at before anything is sent: its commit is also what ours must follow.
         before = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
     there = {sibling.rfilename: sibling for sibling in before.siblings or []}
     _check_free(payload, there, url)
+    # Digests are compared, not names: a push that was cut off goes on where it ended.
     missing = [
         file for file in payload.files if file.path not in there or not _is_same(payload, file, there[file.path])
     ]
@@ -60,9 +70,11 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
         additions = [CommitOperationAdd(file.path, str(payload.folder / file.path)) for file in missing]
         with _explained(repo), _quiet():
             _send(api, additions, repo, revision, progress)
+            # `parent_commit` makes the hub refuse (412) if somebody has committed since we looked.
             said = f"Bundle {payload.manifest.digest}"
             api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
         with _explained(repo):
+            # Read back, since the commit's success says nothing of what the hub has stored.
             after = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         there = {sibling.rfilename: sibling for sibling in after.siblings or []}
     for file in payload.files:
@@ -82,6 +94,7 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
 def _check_free(payload: UploadPayload, there: dict[str, Any], url: str) -> None:
     own = {name: found for name, found in there.items() if name not in _OF_THE_HUB}
     if MANIFEST in own:
+        # The manifest names every file by digest, so it alone tells one bundle from another.
         if not _is_same(payload, payload.files[-1], own[MANIFEST]):
             raise another_bundle(url, f"holds another bundle than {payload.manifest.digest}")
     elif own:
@@ -99,6 +112,8 @@ def _send(api: HfApi, additions: list[CommitOperationAdd], repo: str, revision: 
     with progress.task(f"Pushing to {repo}", total, "bytes") as task:
         for addition in additions:
             task.note(addition.path_in_repo)
+            # One a call, so that progress moves file by file. `free_memory=False`: `create_commit` needs the objects
+            # again.
             api.preupload_lfs_files(repo, [addition], revision=revision, free_memory=False)
             task.advance(addition.upload_info.size)
 
@@ -111,6 +126,7 @@ def _is_same(payload: UploadPayload, file: BundleFile, sibling: Any) -> bool:
 
 
 def _git_id(path: Path) -> str:
+    # Git's object id: SHA-1 over "blob", the size and the content. No security rests on it here.
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(8 << 20):
@@ -138,6 +154,7 @@ def _explained(repo: str) -> Iterator[None]:
         yield
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
         # What goes wrong while a file is sent comes wrapped.
+        # Only a RuntimeError is unwrapped: other errors' causes are details of the HTTP client.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         if isinstance(cause, HfHubHTTPError):
             raise _refused(repo, cause) from error

@@ -7,7 +7,13 @@ from typing import Final, NamedTuple
 
 
 class Licence(NamedTuple):
-    """A licence by the hub's id. spdx: None where SPDX has none. follows: what whoever passes the model on must do."""
+    """What is known of a licence.
+
+    Attributes:
+        hub: its id on the Hugging Face hub.
+        spdx: its SPDX id; None where SPDX has none.
+        follows: duties of whoever passes the model on, one sentence.
+    """
 
     hub: str
     spdx: str | None
@@ -62,6 +68,7 @@ def hub_fields(licence: str | None, url: str | None) -> dict[str, str]:
         return {}
     if (known := find(licence)) is not None:
         return {"license": known.hub}
+    # The hub takes only such characters in `license_name`.
     name = re.sub(r"[^a-z0-9.+-]+", "-", licence.lower()).strip("-") or "other"
     return {"license": "other", "license_name": name} | ({"license_link": url} if url else {})
 

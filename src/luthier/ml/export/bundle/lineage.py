@@ -31,7 +31,16 @@ _ROLES: Final = {
 
 
 def lineage(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
-    """The statement. manifest: of the files that it is about."""
+    """The in-toto statement.
+
+    Args:
+        export: what was exported.
+        facts: where it comes from.
+        manifest: of the files that the statement is about.
+
+    Returns:
+        The document, ready for JSON.
+    """
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in manifest.files],

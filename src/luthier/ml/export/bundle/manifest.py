@@ -30,7 +30,13 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleFile(FrozenModel):
-    """One file of a bundle. path: below its folder, parts joined by slashes."""
+    """One file of a bundle.
+
+    Attributes:
+        num_bytes: its size.
+        path: below the bundle's folder, parts joined by slashes.
+        sha256: digest of its content, hexadecimal.
+    """
 
     num_bytes: int
     path: str
@@ -64,19 +70,25 @@ class ManifestError(Exception):
 
 
 def read_manifest(content: bytes) -> Manifest:
-    """The manifest from its bytes. Raises ManifestError for anything that `Manifest.as_bytes` would not write."""
+    """The manifest from its bytes.
+
+    Raises:
+        ManifestError: anything that `Manifest.as_bytes` would not write.
+    """
     try:
         manifest = Manifest.model_validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
         raise ManifestError(f"cannot be understood: {place}: {first['msg']}") from error
+    # Written again and compared: no two documents may name the same files and have different digests.
     if manifest.as_bytes() != content:
         raise ManifestError("is not in canonical form")
     paths = [file.path for file in manifest.files]
     if paths != sorted(set(paths)):
         raise ManifestError("names files out of order or more than once")
     for file in manifest.files:
+        # A manifest may come from a stranger: its paths are joined to a folder later.
         if not is_safe(file.path) or file.path in (MANIFEST, SIGNATURE):
             raise ManifestError(f"names {file.path!r}, which no bundle may")
         if not _SHA256.fullmatch(file.sha256) or file.num_bytes < 0:
@@ -87,15 +99,18 @@ def read_manifest(content: bytes) -> Manifest:
 def is_safe(path: str) -> bool:
     """Whether a path stays below its folder on every system and reads as what it is."""
     parts = path.split("/")
+    # `:` is a drive or a stream on Windows; control and direction characters would make a path read as another.
     return path.isprintable() and not any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts)
 
 
 def make_manifest(folder: Path) -> Manifest:
     """Look at every file of a folder, but for a manifest and signatures that are there.
 
-    Raises WorkError for what no bundle can hold: links, sockets, names that other systems cannot have.
+    Raises:
+        WorkError: what no bundle can hold: links, sockets, names that other systems cannot have.
     """
     files = []
+    # Sorted by the path as text, as `read_manifest` demands it: `Path` sorts by parts.
     for path in sorted(walk(folder), key=lambda one: one.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
         if name in (MANIFEST, *SIGNATURES):
@@ -116,7 +131,9 @@ def walk(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder):
         here = Path(place)
         found += [here / name for name in names]
+        # `os.walk` lists links to folders as folders, and does not enter them.
         found += [here / name for name in folders if (here / name).is_symlink()]
+        # Listed so that it is refused: no manifest can name an empty folder.
         if not names and not folders and here != folder:
             found.append(here)
     return found

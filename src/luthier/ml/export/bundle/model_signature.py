@@ -35,7 +35,12 @@ _PREFIX: Final = "ecdsa:"
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Whose key a signature names. is_checked: the signature was proved with that very key."""
+    """Whose key a signature names.
+
+    Attributes:
+        key_id: `ecdsa:` and the digest of the public key.
+        is_checked: whether the signature was proved with that very key.
+    """
 
     key_id: str
     is_checked: bool
@@ -101,11 +106,14 @@ def check_files(
         covered = _covered(statement)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise SignatureError(f"cannot be understood ({type(error).__name__})") from error
+    # Both ways: a file that is not signed, and a signed file that is not here.
     for path in sorted(files.keys() | covered.keys()):
         if files.get(path, beside.get(path)) != covered.get(path):
             raise SignatureError(f"is about another {path!r} than the bundle")
+    # Without a key only the digests were compared, which anybody can write: not a proof of the signer.
     if key is None:
         return Signer(_PREFIX + (hint or "a key that it does not name"), is_checked=False)
+    # The hint is not signed: it can refuse a key with a clear message, but only `_check_signature` proves one.
     if hint not in (None, _hint(key)):
         raise SignatureError(f"is by another key, '{_PREFIX}{hint}'")
     _check_signature(key, signature, payload)
@@ -118,6 +126,7 @@ def model_key_id(key: EllipticCurvePublicKey) -> str:
 
 
 def _statement(name: str, files: Mapping[str, str]) -> dict[str, Any]:
+    # The order of `model_signing`, which sorts by parts of paths: the root digest depends on it.
     paths = sorted(files, key=PurePosixPath)
     return {
         "_type": _STATEMENT_TYPE,
@@ -189,5 +198,6 @@ def _algorithm(key: EllipticCurvePublicKey, *, deterministic: bool = False) -> E
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 
+    # The digest of the curve's own size, as Sigstore's bundles fix it (P-521 with SHA-512).
     by_bits: dict[int, hashes.HashAlgorithm] = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
     return ECDSA(by_bits[key.curve.key_size], deterministic_signing=deterministic)

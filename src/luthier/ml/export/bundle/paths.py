@@ -19,6 +19,7 @@ def without_folders(value: Any) -> Any:
         return [without_folders(inner) for inner in value]
     if not isinstance(value, str):
         return value
+    # A text that is a path as a whole; one with a blank in its last part may be a sentence.
     if _ABSOLUTE.fullmatch(value) and " " not in last_part(value):
         return last_part(value)
     return _FOLDERS.sub("", value)

@@ -25,6 +25,7 @@ def sbom(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, An
     data = [_data(dataset) for dataset in facts.run.datasets] if facts.run is not None else []
     packages = [_package(package) for package in facts.packages]
     parts = [base, *data, *packages]
+    # A UUID of version 5, so that the same bundle gives the same document, byte for byte.
     named = f"{manifest.digest} {facts.made_at} {facts.title}"
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -142,6 +143,7 @@ def _data_ref(dataset: DatasetFacts) -> str:
 
 def _package(package: PackageFacts) -> dict[str, Any]:
     """A package as a component; Python itself is the platform."""
+    # PEP 503's normal form, which purls of PyPI require; `+` of local versions must be encoded.
     name = re.sub(r"[-_.]+", "-", package.name).lower()
     made: dict[str, Any] = {"type": "library", "name": package.name, "version": package.version}
     if name != "python":
@@ -165,6 +167,7 @@ def _licences(licence: str | None, url: str | None) -> dict[str, Any]:
     if known is not None and known.spdx is not None:
         one: dict[str, Any] = {"id": known.spdx} | ({"url": url} if url else {})
         return {"licenses": [{"license": one}]}
+    # A digit or hyphen tells an SPDX id from a plain word, which validators would refuse as an expression.
     if _EXPRESSION.fullmatch(licence) and re.search(r"[-0-9]", licence):
         return {"licenses": [{"expression": licence}]}
     return {"licenses": [{"license": {"name": licence} | ({"url": url} if url else {})}]}

@@ -32,7 +32,12 @@ class SignatureError(Exception):
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """The private key in a PEM file (PKCS #8 or SEC 1, without a password). Raises NotFoundError and RequestError."""
+    """The private key in a PEM file (PKCS #8 or SEC 1, without a password).
+
+    Raises:
+        NotFoundError: the file cannot be read.
+        RequestError: it holds no private key, or one of another kind.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,7 +62,12 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """The public key in a PEM file. Raises NotFoundError and RequestError."""
+    """The public key in a PEM file.
+
+    Raises:
+        NotFoundError: the file cannot be read.
+        RequestError: it holds no public key, or one of another kind.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -93,9 +103,18 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str:
-    """Prove that an envelope signs this manifest, with this key where one is given; returns the id of the key.
+    """Prove that an envelope signs this manifest, with this key where one is given.
 
-    Raises SignatureError where it does not.
+    Args:
+        envelope: content of `bundle.dsse.json`.
+        manifest: content of `bundle.json`.
+        key: the key that must have signed; None takes the key that the envelope names.
+
+    Returns:
+        The id of the key.
+
+    Raises:
+        SignatureError: it does not.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -109,6 +128,7 @@ def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str
         raise SignatureError("cannot be understood") from error
     if key is not None and key_id(key) != named:
         raise SignatureError(f"is by another key, {named!r}")
+    # Rebuilt and compared byte for byte: payload, type and form are checked at once, and nothing can be added.
     if _envelope(manifest, key_id(signer), signature) != envelope:
         raise SignatureError("is over another manifest, or was changed")
     try:
@@ -129,6 +149,7 @@ def _envelope(manifest: bytes, key: str, signature: bytes) -> bytes:
 
 def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
     """What a DSSE envelope signs, in which the payload's type is separated from the payload."""
+    # Lengths before each part: no two pairs of type and payload give the same bytes.
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
 
 

@@ -27,13 +27,21 @@ _READ_BYTES: Final = 8 << 20
 def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushed:
     """Send what is not there yet, prove all of it, and say that it is whole.
 
-    Raises RequestError (no driver for the URL), ConflictError (something else is there) and WorkError (the store
-    failed, or what it holds is not what was sent).
+    Args:
+        payload: a bundle that was verified.
+        url: any URL of fsspec.
+        progress: shows the bytes that are proved or sent.
+
+    Raises:
+        RequestError: there is no driver for the URL.
+        ConflictError: something else is there.
+        WorkError: the store failed, or what it holds is not what was sent.
     """
     shown = shown_url(url)
     files, root = _open(url, shown)
     place = _Place(files, root, shown)
     present = place.names()
+    # The manifest goes last, so a place that has one was whole once: files are proved again, not trusted.
     if MANIFEST in present:
         if place.read(MANIFEST) != payload.content:
             raise another_bundle(shown, f"holds another bundle than {payload.manifest.digest}")
@@ -45,11 +53,13 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
     check_strangers(shown, present - {UNFINISHED}, payload)
     num_sent = num_bytes_sent = 0
     if MANIFEST not in present:
+        # Before the first file: from here on another bundle is refused.
         place.send(payload.folder / MANIFEST, UNFINISHED)
     total = sum(file.num_bytes for file in payload.files)
     with progress.task(f"Pushing to {shown}", total, "bytes") as task:
         for file in payload.files:
             task.note(file.path)
+            # Read back in full: sizes and etags of object stores are no digests (multipart uploads).
             found = place.digest(file.path) if file.path in present else None
             if file.path in SIGNATURES and found not in (None, file.sha256):
                 raise another_bundle(shown, "holds this bundle with another signature")
@@ -58,6 +68,7 @@ def push_to_store(payload: UploadPayload, url: str, progress: Progress) -> Pushe
                 place.prove(file)
                 num_sent, num_bytes_sent = num_sent + 1, num_bytes_sent + file.num_bytes
             task.advance(file.num_bytes)
+    # After the manifest: a crash in between leaves both, which the next push cleans up.
     if UNFINISHED in place.names():
         place.remove(UNFINISHED)
     return Pushed(
@@ -79,6 +90,7 @@ def shown_url(url: str) -> str:
 
 def _open(url: str, shown: str) -> tuple[Any, str]:
     try:
+        # Caches would hide what this very push has written.
         files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         raise RequestError(
@@ -110,6 +122,7 @@ class _Place:
                 found = self._files.find(self._root)
             except FileNotFoundError:
                 return set()
+        # Drivers differ in whether names begin with a slash.
         prefix = self._root.lstrip("/") + "/"
         return {name.lstrip("/").removeprefix(prefix) for name in found}
 

@@ -13,7 +13,15 @@ from luthier.ml.export.bundle.manifest import MANIFEST, SIGNATURES, BundleFile, 
 
 
 class Pushed(FrozenModel):
-    """Where a bundle is now, every file of it proved there. num_sent: files that were not there before."""
+    """Where a bundle is now, every file of it proved there.
+
+    Attributes:
+        url: the address, without credentials.
+        bundle_sha256: digest of its manifest.
+        num_files: files of the bundle, manifest and signatures included.
+        num_sent: files that were not there before.
+        num_bytes_sent: bytes of these.
+    """
 
     url: str
     bundle_sha256: str
@@ -24,7 +32,14 @@ class Pushed(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class UploadPayload:
-    """A bundle on this machine that is whole. files: all that is sent, the manifest last of them."""
+    """A bundle on this machine that is whole.
+
+    Attributes:
+        folder: where it lies.
+        manifest: its manifest.
+        content: the bytes of that.
+        files: all files that are sent, the manifest last.
+    """
 
     folder: Path
     manifest: Manifest
@@ -39,6 +54,7 @@ def load(folder: Path) -> UploadPayload:
     last = [BundleFile(path=MANIFEST, sha256=sha256_bytes(content), num_bytes=len(content))]
     for name in SIGNATURES:
         if name not in manifest.by_path and (path := folder / name).is_file():
+            # Signatures before the manifest, which every target sends last.
             last.insert(0, BundleFile(path=name, sha256=sha256_file(path), num_bytes=path.stat().st_size))
     return UploadPayload(folder, manifest, content, (*manifest.files, *last))
 

@@ -47,7 +47,13 @@ _OF_THE_HUB: Final = (".gitattributes", ".git", ".cache/huggingface")
 
 
 class Fault(FrozenModel):
-    """One thing that is not as it was. path: below the folder. what: the end of a sentence that begins with it."""
+    """One thing that is not as it was.
+
+    Attributes:
+        kind: what is wrong.
+        path: below the folder.
+        what: the end of a sentence that begins with the path.
+    """
 
     kind: FaultKind
     path: str
@@ -55,12 +61,18 @@ class Fault(FrozenModel):
 
 
 class VerifyReport(FrozenModel):
-    """What was found. bundle_sha256: the bundle's name as its files say now; None where they name none.
+    """What was found.
 
-    signed_by: the key whose signature holds, `ed25519:` and the public key or `ecdsa:` and a digest of it; None where
-    there is none. is_signer_proved: whether that is the key that was asked for. unchecked_signer: the key that
-    `model.sig` names, where that signature was not checked since its public key was not given. left_aside: files that a
-    hub or git has added, which were not looked at.
+    Attributes:
+        folder: what was verified.
+        bundle_sha256: the bundle's name as its manifest says now; None without a manifest.
+        num_files, num_bytes: of the manifest.
+        faults: what is not as it was.
+        signed_by: the key whose signature holds, `ed25519:` and the public key or `ecdsa:` and a digest of it.
+        is_signer_proved: whether that is the key that was given.
+        unchecked_signer: the key that `model.sig` names, where no public key was given to check it.
+        base_name, base_sha256: the base model that the lineage names.
+        left_aside: files that a hub or git has added, which were not looked at.
     """
 
     folder: str
@@ -91,13 +103,20 @@ def verify(
 ) -> VerifyReport:
     """Compare every file of a bundle with its manifest, and what its documents say with each other.
 
-    key: a PEM file with the public key that must have signed (ECDSA on P-256, P-384 or P-521, or Ed25519).
-    bundle_sha256: the name that it must have. base_sha256: the digest of the base model that is to be used with it.
+    Args:
+        folder: of the bundle.
+        key: a PEM file with the public key that must have signed (ECDSA on P-256, P-384 or P-521, or Ed25519).
+        bundle_sha256: the digest that the manifest must have.
+        base_sha256: the digest of the base model that is to be used with it.
+        progress: shows the bytes that are read.
 
-    Raises NotFoundError (no such folder) and RequestError (the key cannot be used).
+    Raises:
+        NotFoundError: there is no such folder or key file.
+        RequestError: the key cannot be used.
     """
     if not folder.is_dir():
         raise NotFoundError(f"{folder}: no such folder", expected="the folder of a bundle", do="check the path")
+    # Read first: a key that cannot be used must fail before gigabytes are read.
     public = read_public_key(key) if key is not None else None
     names, faults = _present(folder)
     aside = {name for name in names if _is_of_the_hub(name)}
@@ -152,6 +171,7 @@ def _signatures(
     try:
         if envelope is not None:
             signed_by = check(envelope, content or b"", ed25519)
+        # A signature that was asked for and is not there is a fault; so is one that cannot be read as a file.
         elif ed25519 is not None or SIGNATURE in names:
             raise SignatureError(_UNSIGNED)
     except SignatureError as error:
@@ -185,6 +205,7 @@ def _model_signer(
         if key is not None:
             raise SignatureError("is a file of the bundle, which this key has not signed")
         return None
+    # May cover `bundle.dsse.json` too, where that was there first, but need not.
     signature = _small_file(folder / MODEL_SIGNATURE)
     if signature is None:
         if key is not None or MODEL_SIGNATURE in names:
@@ -215,6 +236,7 @@ def _is_in(name: str, place: str) -> bool:
 
 
 def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str], progress: Progress) -> Iterator[Fault]:
+    # Links are reported already and not followed: they may point out of the folder.
     links = {name for name in names if (folder / name).is_symlink()}
     total = sum(file.num_bytes for file in manifest.files)
     with progress.task("Verifying", total, "bytes") as task:
@@ -230,11 +252,13 @@ def _compare(folder: Path, manifest: Manifest, names: set[str], aside: set[str],
 
 def _shown(name: str) -> str:
     """A name with what is no UTF-8 in it as `\\xNN`."""
+    # Names of files are bytes: a stranger's need be no UTF-8, and a report must be.
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _difference(path: Path, file: BundleFile) -> str | None:
     try:
+        # `lstat` before any open: opening a pipe would wait for ever, and a link would be followed.
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             return "is no plain file"
@@ -276,6 +300,7 @@ def _documents(folder: Path, manifest: Manifest) -> tuple[list[Fault], dict[str,
         return [*faults, Fault(kind="lineage", path=LINEAGE, what=what)], {}
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         faults.append(Fault(kind="lineage", path=LINEAGE, what=f"is of another kind: {kinds}"))
+    # The lineage cannot hold its own digest; every other file of the manifest was there before it.
     expected = {file.path: file.sha256 for file in manifest.files if file.path != LINEAGE}
     for name in sorted(subjects.keys() | expected.keys()):
         if subjects.get(name) != expected.get(name):

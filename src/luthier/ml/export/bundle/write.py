@@ -58,14 +58,24 @@ _NOT_WRITING: Final = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signing_key: Path | None = None) -> Export:
     """Add a bundle's documents to the files of an export, and make all of them read-only; returns the updated export.
 
-    folder: where the files lie now, before the rename; documents of these names that are there are replaced.
-    signing_key: a PEM file with a private key, ECDSA or Ed25519. The export that comes back names every file and has
-    the bundle's digest. Folders stay writable, so that a bundle can be moved and removed as any other folder. The same
-    files, export and facts give the same bytes.
+    Folders stay writable, so that a bundle can be moved and removed as any other folder. The same files, export and
+    facts give the same bytes.
 
-    Raises RequestError (the key cannot be used; nothing is written then) and WorkError (a file that no bundle can
-    hold).
+    Args:
+        folder: where the files are now, before the rename; documents of these names that are there are replaced.
+        export: the record of the export.
+        facts: where it comes from.
+        signing_key: a PEM file with a private key, ECDSA or Ed25519.
+
+    Returns:
+        The export with the names and digests of all files, and the bundle's digest.
+
+    Raises:
+        NotFoundError: the key file cannot be read; nothing is written then.
+        RequestError: the key cannot be used; nothing is written then.
+        WorkError: a file that no bundle can hold.
     """
+    # First, so that a bad key leaves the folder as it was.
     key = read_private_key(signing_key) if signing_key is not None else None
     for name in DOCUMENTS:  # a README of the base, or those of an attempt before
         (folder / name).unlink(missing_ok=True)
@@ -80,9 +90,11 @@ def add_bundle_files(folder: Path, export: Export, facts: BundleFacts, *, signin
     for name, text in facts.base.licence_texts.items():
         if not (folder / name).exists():
             _put(folder / name, text.encode())
+    # In this order: each document lists, by digest, the files that were written before it.
     _write(folder / SBOM, sbom(told, facts, make_manifest(folder)))
     _put(folder / CARD, card_text(told, facts, make_manifest(folder)).encode())
     _write(folder / LINEAGE, lineage(told, facts, make_manifest(folder)))
+    # Before the manifest: digests are taken of files that nobody can change by accident any more.
     _close(folder)
     manifest = make_manifest(folder)
     content = manifest.as_bytes()
@@ -113,6 +125,7 @@ def add_signature(folder: Path, signing_key: Path, progress: Progress | None = N
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = read_private_key(signing_key)
+    # A signature over a damaged bundle would vouch for the damage.
     report = verify(folder, progress=progress)
     if not report.is_whole:
         raise RequestError(
@@ -173,6 +186,7 @@ def _without_rows(evaluation: Evaluation) -> Evaluation:
 
 
 def _write(path: Path, document: Any) -> None:
+    # `allow_nan=False`: NaN is no JSON, and readers elsewhere would fail on it.
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     _put(path, (text + "\n").encode())
 
@@ -184,6 +198,7 @@ def _put(path: Path, content: bytes, *, closed: bool = False) -> None:
         with partial.open("xb") as file:
             file.write(content)
             file.flush()
+            # The content is on the disk before the name points to it: a crash leaves the old file or the new one.
             os.fsync(file.fileno())
         if closed:
             partial.chmod(partial.stat().st_mode & _NOT_WRITING)

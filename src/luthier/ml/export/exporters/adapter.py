@@ -46,6 +46,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         tensors = {name: x.to(_DTYPES[precision]) for name, x in load_file(folder / WEIGHTS).items()}
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        # After the copy of the source's config: its base path is a folder of this machine.
         config |= _base_of(source)
         (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         warnings += _notes(source, write_companions(source, target))

@@ -81,6 +81,7 @@ def write_companions(source: ExportSource, target: Path) -> Turns:
     (target / "chat_template.jinja").write_text(exported.text, encoding="utf-8")
     config_file = target / "tokenizer_config.json"
     config = _read(config_file)
+    # Two templates in one folder: which one a runtime reads would depend on its version.
     if config.pop("chat_template", None) is not None:  # the file above is the one that counts
         _write(config_file, config)
     settings = _generation_config(base, template)
@@ -93,6 +94,7 @@ def _own_text(template: ChatTemplate) -> str:
     """The text of a chat template; of one that has another for tools, both in one."""
     texts = template.tokenizer.chat_template
     if isinstance(texts, dict) and {"default", "tool_use"} <= texts.keys():
+        # Runtimes other than transformers know one template only.
         return f"{{%- if tools %}}\n{texts['tool_use']}{{%- else %}}\n{texts['default']}{{%- endif %}}"
     return str(template.tokenizer.get_chat_template())
 
@@ -105,6 +107,7 @@ def _beginning(template: ChatTemplate) -> str:
 
 
 def _plain_layout(template: ChatTemplate, beginning: str) -> str:
+    # JSON strings are jinja strings: quotes and backslashes in a token are escaped.
     end = json.dumps(template.end_of_turn, ensure_ascii=False)
     return ("{{- " + json.dumps(beginning, ensure_ascii=False) + " -}}" if beginning else "") + (
         "{%- for message in messages -%}"

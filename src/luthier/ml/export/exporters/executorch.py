@@ -61,6 +61,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     """
     del precision
     check(source, progress, tools)
+    # Beside the target: the same disk, whose free space was checked.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".executorch-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()

@@ -36,6 +36,7 @@ def lower(document: dict[str, Any], _channel: Channel) -> None:
     try:
         module = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=num_context)
         program = module.export(
+            # Three tokens: lengths 0 and 1 would be traced as constants.
             input_ids=torch.zeros((1, 3), dtype=torch.long),
             cache_position=torch.arange(3),
             dynamic_shapes={"input_ids": {1: length}, "cache_position": {0: length}},

@@ -38,7 +38,8 @@ class ExportedTemplate:
     """A template as it is exported.
 
     Attributes:
-        text: jinja. says_turns: whether it rewrites turns as training did, so that it is given them as they are.
+        text: jinja.
+        says_turns: whether it rewrites turns as training did, so that it is given them as they are.
         notes: what its users must do themselves, a sentence each.
     """
 
@@ -60,6 +61,7 @@ def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> Ex
     """
     defaults = _defaults(template)
     plain = defaults + own
+    # Checked without the rewriting, which an unfit default must not be blamed for.
     if template.options and (fault := _fault(template, AS_THEY_ARE, plain)):
         raise RequestError(
             f"the template options {json.dumps(dict(template.options))} cannot be written into the exported chat "
@@ -69,6 +71,7 @@ def exported_template(template: ChatTemplate, opted: OptedTurns, own: str) -> Ex
         )
     if opted == AS_THEY_ARE:
         return ExportedTemplate(plain, says_turns=True)
+    # In front of the model's own template, which then finds rewritten `messages` and `tools`.
     text = defaults + _rewriting(template, opted) + own
     if (fault := _fault(template, opted, text)) is None:
         return ExportedTemplate(text, says_turns=True)
@@ -97,6 +100,7 @@ def what_to_do(template: ChatTemplate, opted: OptedTurns) -> str:
 
 def _defaults(template: ChatTemplate) -> str:
     """Jinja that sets each option that was not given, and no tools where the template must have a list of them."""
+    # Only where it is not defined: what a caller sends still wins.
     lines = [
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_quoted(value)} %}}{{%- endif %}}\n"
         for name, value in sorted(template.options.items())
@@ -107,7 +111,7 @@ def _defaults(template: ChatTemplate) -> str:
 
 
 def _rewriting(template: ChatTemplate, opted: OptedTurns) -> str:
-    """Jinja that puts rewritten turns in the place of `messages`, in the order of `engines.opted_turns.rewritten`."""
+    """Jinja that replaces `messages` by rewritten turns, in the order of `ml.inference.opted_turns.rewritten`."""
     lines = [_START]
     if opted.reasoning is not None:
         lines += _thoughts(keeps=opted.reasoning == "as_text")
@@ -125,6 +129,7 @@ def _thoughts(*, keeps: bool) -> Iterator[str]:
     yield f"{{%- set {_TURNS} = [] %}}"
     yield "{%- for turn in messages %}"
     yield "{%- set trained.thought = none %}"
+    # `trained` is a namespace: a plain `set` inside of a loop is lost at the loop's end in jinja.
     yield "{%- set trained.text = turn.content if turn.content is string else '' %}"
     yield "{%- if turn.role == 'assistant' and (turn.content is string or not turn.content) %}"
     for number, field in enumerate(FIELDS):
@@ -148,7 +153,8 @@ def _thoughts(*, keeps: bool) -> Iterator[str]:
 
 
 def _tools(template: ChatTemplate, form: ToolForm) -> Iterator[str]:
-    """As `engines.tool_prompt.with_tools_as_text` does."""
+    """As `ml.inference.tool_prompt.with_tools_as_text` does."""
+    # The same text as the server writes, cut at a character that it cannot hold, where jinja puts the tools.
     before, _, after = TOOLS_PROMPT.format(
         example=form.written("...", "{...}", quotes=False), functions="\0"
     ).partition("\0")
@@ -243,9 +249,11 @@ def _fault(template: ChatTemplate, opted: OptedTurns, text: str) -> str | None:
     form = form_of(text_of(template))
     for kind, row in TRIAL_ROWS.items():
         whole = _conversation(row)
+        # Each prefix as a prompt and as a whole: templates may write a last turn otherwise than an earlier one.
         for end, opens in _ends(whole):
             turns = whole.up_to(end)
             try:
+                # What training has seen; a row that training would refuse cannot differ.
                 expected = template.render(rewritten(opted, turns, form), add_generation_prompt=opens)
             except TemplateError:
                 continue
@@ -288,6 +296,7 @@ def _as_sent(template: ChatTemplate, opted: OptedTurns, turns: Conversation) -> 
         for field in FIELDS:
             document.pop(field, None)
         if message.reasoning is not None:
+            # Clients send thoughts in one field (`reasoning_content`), whatever name the template reads.
             document[FIELDS[0]] = message.reasoning
     return documents
 

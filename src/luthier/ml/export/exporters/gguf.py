@@ -56,10 +56,12 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
         folder = Path(scratch) / "model"
         folder.mkdir()
         turns = write_model(source, folder, "float32", progress)
+        # The converter writes wide types and q8_0 itself; mixtures of kinds are made by llama.cpp from 16 bits.
         direct = target / FILE if precision in _OUTTYPES else Path(scratch) / "wide.gguf"
         _convert(program, folder, direct, _OUTTYPES.get(precision, "f16"), source.name, turns, progress)
         _keep_companions(folder, target)
         if precision not in _OUTTYPES:
+            # The merged folder (4 bytes a weight) goes before the quantised file comes: half the room on the disk.
             shutil.rmtree(folder)
             document = {"source": str(direct), "target": str(target / FILE), "kind": precision}
             with progress.task(title := f"Quantising to {precision}", None, ""):

@@ -60,6 +60,7 @@ def write_gguf_lora(
     family = _family(base)
     pairs = _pairs(tensors, config)
     alphas = {module: _scale(module, config) * a.shape[0] for module, (a, _) in pairs.items()}
+    # The commonest value: then most B need no rescaling, and are written as trained.
     alpha = _mode(list(alphas.values()))
     names = gguf.get_tensor_name_map(family.arch, int(base["num_hidden_layers"]))
     writer = gguf.GGUFWriter(str(file), gguf.MODEL_ARCH_NAMES[family.arch])
@@ -71,6 +72,7 @@ def write_gguf_lora(
         place = names.get_name(module + ".weight", try_suffixes=(".weight",))
         if place is None or not place.startswith("blk."):
             raise NotPlainError(f"it changes {module}, which llama.cpp adapts in no file")
+        # llama.cpp multiplies by alpha / rank: what a module's own alpha differs from it goes into B, [out, rank].
         up = b.float() * (alphas[module] / alpha)
         if family.permutes and (heads := _heads(module, base)):
             up = _as_neighbours(up, heads)

@@ -18,6 +18,7 @@ def architecture_of(base: Path) -> str:
 
     Raises what `load_config` and `model_class` raise.
     """
+    # Of a composite model the converter writes the language model alone, under that one's name.
     stated = (read_json(base / "config.json").get("text_config") or {}).get("architectures") or ()
     return str(stated[0]) if stated else model_class(load_config(base)).__name__
 

@@ -36,6 +36,7 @@ def write_model(source: ExportSource, target: Path, width: Width, progress: Prog
     with progress.task(title, 2, "steps") as task:
         model = _model(source, width)
         task.advance()
+        # A proof on this machine may have set eager attention (`use_proved_attention`), which is no part of the model.
         model.config._attn_implementation = "sdpa"
         with quiet_transformers():
             model.save_pretrained(str(target))
@@ -54,6 +55,7 @@ def _model(source: ExportSource, width: Width) -> PreTrainedModel:
         return merged_model(source.base_path, source.adapter_path, dtype=width, quantisation=source.quantisation)
     if width == "float16":
         model = load_model(source.base_path, dtype="float32", attention="sdpa")
+        # float16 ends at 65,504: a weight beyond would become infinite silently.
         check_room(model)
         return model.half()
     return load_model(source.base_path, dtype=width, attention="sdpa")

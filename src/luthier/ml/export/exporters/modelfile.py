@@ -74,6 +74,7 @@ def _turns(template: ChatTemplate, beginning: str) -> tuple[str, str] | None:
     except TemplateError:
         return None
     texts = [opening, system, *(text for frame in frames.values() for text in frame)]
+    # Go would read these as its own syntax; such a text is left to the template in the file.
     if any(word in text for text in texts for word in ("{{", "}}", '"""')):
         return None
     go = "".join(
@@ -90,10 +91,12 @@ def _around_each_role(template: ChatTemplate) -> tuple[dict[str, tuple[str, str]
     frames, written = {}, ""
     for position, role in enumerate(_ROLES):
         now = _render(template, _ROLES[: position + 1])
+        # Each turn must append exactly its frame and content, and change nothing before.
         if not now.startswith(written) or now.count(_MARK) != position + 1:
             return None
         before, _, after = now.removeprefix(written).partition(_MARK)
         frames[role], written = (before, after), now
+    # A second round: a template that writes later turns otherwise than the first shows here.
     again = ("system", "user", "assistant", "user", "assistant", "user")
     expected = "".join(frames[role][0] + _MARK + frames[role][1] for role in again)
     if written != whole or _render(template, again, opens=True) != expected + opening:

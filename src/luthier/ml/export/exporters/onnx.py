@@ -39,6 +39,7 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
         )
     package = importlib.util.find_spec("onnxruntime_genai")
     places = (package.submodule_search_locations if package else None) or ()
+    # The builder has no list: it compares `config.architectures[0]` in a chain of branches.
     known = frozenset[str]().union(
         *(compared_with(Path(one) / "models" / "builder.py", "config.architectures[0]") for one in places)
     )

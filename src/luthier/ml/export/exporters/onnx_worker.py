@@ -19,11 +19,13 @@ def build(document: dict[str, str], _channel: Channel) -> None:
     Raises:
         RequestError: an architecture that the builder does not know.
     """
+    # Before the builder is imported: huggingface_hub reads it at import.
     os.environ["HF_HUB_OFFLINE"] = "1"
     places = {"-i": document["folder"], "-o": document["target"], "-p": document["precision"], "-c": document["cache"]}
     options = [word for pair in places.items() for word in pair] + ["-e", "cpu", "--extra_options", "hf_token=false"]
     sys.argv = ["builder", *options]
     try:
+        # As its command line does: the builder's functions are no stable interface.
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__", alter_sys=True)
     except NotImplementedError as error:
         raise RequestError(

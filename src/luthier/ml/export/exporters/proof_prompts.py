@@ -162,12 +162,14 @@ def compared_tokens(seen: SourcePrompts, prompts: Sequence[ProofPrompt], runtime
     """
     # Some runtimes set options of the template by themselves (llama.cpp: enable_thinking), over its defaults.
     trained = seen.source.template_options
+    # The fewest options first: an export that needs none is the best.
     candidates = [dict[str, TemplateOption](), trained, {**seen.switches, **trained}]
     given, others = candidates[0], list[str | None]()
     for number, options in enumerate(candidates):
         if options in candidates[:number]:
             continue
         made = [_other_tokens(runtime, seen, prompt, options) for prompt in prompts]
+        # `None` counts prompts with the same tokens; the options with most of them win.
         if not others or made.count(None) > others.count(None):
             given, others = options, made
         if others.count(None) == len(prompts):
@@ -276,6 +278,7 @@ def _prompt(example: Example, turns: _Turns) -> ProofPrompt:
     conversation = None if example.conversation is None else _with_full_tools(example.conversation)
     if conversation is None:
         ids, _ = template.encode(example.text or "")
+        # Rounded up, so that a text of one token has a prompt.
         half = (len(ids) + 1) // 2
         return ProofPrompt(None, example.text or "", tuple(ids[:half]), tuple(ids[half:]))
     last = conversation.last_answer
@@ -288,6 +291,7 @@ def _prompt(example: Example, turns: _Turns) -> ProofPrompt:
     rest = whole[len(text) :] if whole.startswith(text) else (example.reference or "") + template.end_of_turn
     reference = template.tokenizer.backend_tokenizer.encode(rest, add_special_tokens=False).ids
     end = template.end_of_turn_ids[0]
+    # Up to the end token: line feeds that a template writes behind it are not part of an answer.
     if end in reference:
         reference = reference[: reference.index(end) + 1]
     return ProofPrompt(asked, text, tuple(template.encode(text)[0]), tuple(reference))

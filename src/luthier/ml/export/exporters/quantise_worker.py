@@ -25,6 +25,7 @@ def quantise(document: dict[str, Any], _channel: Channel) -> None:
     kind = document["kind"]
     bindings = import_module("llama_cpp_py_sync._cffi_bindings")
     library, ffi = bindings.get_lib(), bindings.get_ffi()
+    # Before any other call: it sets up ggml's tables of conversions.
     library.llama_backend_init()
     parameters = library.llama_model_quantize_default_params()
     parameters.ftype = getattr(library, KINDS[kind])

@@ -41,12 +41,17 @@ class Write(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a format can be. default: None takes one by the source, `_own_precision`.
+    """One export format.
 
-    weight_bytes: of one weight in each precision, about, as it lies in the export. scratch_bytes: of one weight on the
-    way there, beside the export. modules: that must be installed, which the extra `extra` brings. check: what refuses
-    a model before any work; empty where the format holds every one. is_rehearsed: a small copy of the model is written
-    and read in the runtime first (`rehearsal`).
+    Attributes:
+        writer: "module:function" that writes it.
+        weight_bytes: about how many bytes a weight takes in the export, by precision.
+        default: the precision where none is chosen; None takes one by the source (`_own_precision`).
+        scratch_bytes: bytes a weight takes on the way there, beside the export.
+        modules: packages that must be installed.
+        extra: the extra of Luthier that installs them.
+        check: "module:function" that refuses a model before any work; empty where the format holds every model.
+        is_rehearsed: whether a small copy of the model is written and read in the runtime first (`rehearsal`).
     """
 
     writer: str
@@ -158,7 +163,7 @@ def check(
     Args:
         format: The format.
         source: The model.
-        progress: Told what is being tried.
+        progress: Shows what is being tried.
         tools: Where third-party programs are stored.
         prompts: Those that the export will be proved on: the tokens of its runtime are compared with the source's.
 
@@ -167,6 +172,7 @@ def check(
         WorkError: a converter that would know cannot be had.
     """
     known = _known(format)
+    # A trained prompt is vectors, which only a PEFT folder can hold.
     if format != "adapter":
         _refuse_prompt(source)
     if known.check:
@@ -192,8 +198,10 @@ def write(
 ) -> list[str]:
     """Write the source into the empty folder `target`; returns warnings.
 
-    Raises RequestError for what the format cannot hold or a package that is missing, WorkError where writing fails,
-    OSError where the disk is full.
+    Raises:
+        RequestError: the format cannot hold the model, or a package is missing.
+        WorkError: writing fails.
+        OSError: the disk is full.
     """
     check(format, source, progress, tools)
     writer: Write = import_string(_known(format).writer)

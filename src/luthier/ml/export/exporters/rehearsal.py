@@ -61,7 +61,7 @@ def rehearse(
         write: Its writer.
         modules: Packages that do the work; another version of one has it tried again.
         source: The model to be exported.
-        progress: Told that it is being tried.
+        progress: Shows that it is being tried.
         tools: Where third-party programs are stored.
         prompts: Those that the export will be proved on; None compares no prompts.
 
@@ -75,6 +75,7 @@ def rehearse(
     if prompts is not None:
         digest = sha256_document({"model": key, "prompts": [_document(one) for one in prompts.prompts]})
         marks.append(tools / f"rehearsed-{format}-prompts-{digest[:32]}")
+    # Only success is marked: what was refused is tried again, since a package may have been repaired.
     if all(mark.is_file() for mark in marks):
         return
     with (
@@ -195,6 +196,7 @@ def _write_copy(source: ExportSource, folder: Path) -> bool:
     from luthier.ml.inference.models.quiet import quiet_transformers
     from luthier.ml.inference.models.small_copy import small_copy
 
+    # The copy's random weights must not move the random numbers of the process that asks.
     generator = torch.get_rng_state()
     try:
         with quiet_transformers():
@@ -223,14 +225,17 @@ def _fault(small: ExportSource, runtime: Runtime) -> str:
 
     own = TransformersModel(small.base_path)
     most = min(_NUM_TOKENS, own.context_tokens, runtime.context_tokens or _NUM_TOKENS)
+    # The first half is context only: windows of the copy are shorter than that.
     start = most // 2
     vocabulary = own.log_probabilities([0], 0).shape[1]
+    # From 3 on: the first ids are mostly special tokens, which some runtimes treat apart.
     ids = np.random.default_rng(0).integers(3, vocabulary, size=most).tolist()
     wanted, found = own.log_probabilities(ids, start), runtime.log_probabilities(ids, start)
     if found.shape != wanted.shape:
         return f"of a small copy of the model it knows {found.shape[1]} tokens where the model has {vocabulary}"
     share = float("inf")
     if np.isfinite(found).all():
+        # Centred by position: a constant added to all logits is no difference.
         centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (wanted, found)]
         gaps = np.sqrt(((centred[0] - centred[1]) ** 2).mean(axis=1))
         share = float(np.median(gaps / np.maximum(centred[0].std(axis=1), 1e-12)))

@@ -12,6 +12,7 @@ def pareto_front(costs: Sequence[float], qualities: Sequence[float]) -> list[boo
     """
     points = list(zip(costs, qualities, strict=True))
     return [
+        # `other != point` leaves equals on the front; with `<=` and `>=` it means better in one thing at least.
         not any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
         for point in points
     ]

@@ -53,6 +53,7 @@ def measure_speeds(
     """
     labels, found = list(folders), {label: list[Speed]() for label in folders}
     for number in range(num_rounds):
+        # The order rotates, so that no format is always first on a cold or throttled processor.
         first = number % len(labels)
         for label in (*labels[first:], *labels[:first]):
             format, folder = folders[label]

@@ -32,6 +32,7 @@ def open_stored(
     if adapter is not None:
         adapted = attach_adapter(model, adapter)
         prompt, model = list(virtual_tokens(adapted)), adapted.get_base_model()
+    # No end tokens: each measurement writes exactly as many tokens.
     decoder = Decoder(model, end_ids=(), pad_id=0)
 
     def write(ids: list[int], num_new_tokens: int) -> list[int]:

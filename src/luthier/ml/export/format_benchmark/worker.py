@@ -40,6 +40,7 @@ def _quality(asked: Asked) -> Quality:
 def _row(row: AskedRow, score: Score, write: Write, most: int) -> RowQuality:
     places = np.array(row.learned)
     start = int(places[0]) - 1
+    # [positions from start, vocabulary]; the token at `place` is predicted by row place - 1 - start.
     nats = score(list(row.ids), start)
     targets = np.array(row.ids)[places]
     of_targets = nats[places - 1 - start]
@@ -63,6 +64,7 @@ def _speed(asked: Asked) -> Speed:
     num_new = 0
     for prompt in prompts:
         began = time.perf_counter()
+        # Its time is that of reading the prompt; the second call's surplus over it is that of writing.
         write(prompt, 1)
         middle = time.perf_counter()
         written = write(prompt, asked.max_new_tokens)
@@ -118,6 +120,7 @@ def _open_as_used(asked: Asked) -> Write:
 
 
 def _peak_memory_bytes() -> int:
+    # VmHWM is this process's own; `ru_maxrss` is inherited over fork, and is in kilobytes on Linux only.
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():

@@ -74,6 +74,7 @@ class ExecutorchRuntime:
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
+        # A copy: `log_softmax` works in place, and the outputs belong to the runtime.
         return log_softmax(np.array(self._logits(ids, 0)[0, start:].numpy(), dtype=np.float32))
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
@@ -93,6 +94,7 @@ class ExecutorchRuntime:
 
     def _logits(self, ids: Sequence[int], past: int) -> torch.Tensor:
         """[1, len(ids), vocabulary] of tokens that follow `past` others."""
+        # `cache_position` from 0 overwrites the cache of the call before: no reset is needed.
         tokens, places = torch.tensor([list(ids)]), torch.arange(past, past + len(ids))
         logits: torch.Tensor = self._forward.execute([tokens, places])[0]
         return logits

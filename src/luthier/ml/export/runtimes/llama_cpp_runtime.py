@@ -43,7 +43,13 @@ class LlamaCppRuntime:
         header = read_gguf_header(file)
         self.has_template = bool(header.values.get("tokenizer.chat_template"))
         self._server = LlamaServer(
-            file, [], num_slots=1, pool_tokens=256, num_threads=num_threads, chat_template=dayless_template(header)
+            # The smallest context: this server only renders and tokenises; the library computes.
+            file,
+            [],
+            num_slots=1,
+            pool_tokens=256,
+            num_threads=num_threads,
+            chat_template=dayless_template(header),
         )
         try:
             # prompts are only written and split here; whether they fit was seen before
@@ -72,6 +78,7 @@ class LlamaCppRuntime:
 
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
+        # Copied row by row: the library overwrites its logits with each part.
         rows = np.empty((len(ids) - start, self._library.vocabulary), dtype=np.float32)
         for place, row in self._library.logits(ids, [place >= start for place in range(len(ids))]):
             rows[place - start] = row
@@ -79,6 +86,7 @@ class LlamaCppRuntime:
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
         """As `Runtime.greedy`."""
+        # All room at once: growing later would forget what was read.
         self._library.make_room(len(ids) + num_new_tokens)
         read, past, written = list(ids), 0, list[int]()
         while len(written) < num_new_tokens:

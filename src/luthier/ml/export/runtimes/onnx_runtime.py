@@ -102,6 +102,7 @@ class OnnxRuntime:
     def _after(self, ids: Sequence[int], num_new_tokens: int) -> Any:
         """A greedy generator that has read `ids`."""
         params = self._package.GeneratorParams(self._model)
+        # The limit is on prompt and answer together.
         params.set_search_options(do_sample=False, max_length=len(ids) + num_new_tokens, batch_size=1, num_beams=1)
         generator = self._package.Generator(self._model, params)
         try:

@@ -53,8 +53,10 @@ class TransformersModel:
     @torch.inference_mode()
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
+        # [1, prompt + ids]; of the trained prompt's own positions no logits are wanted.
         tokens, num = torch.tensor([[*self._prompt, *ids]]), len(ids) - start
         arguments = accepted(self._writer, {"use_cache": False, "logits_to_keep": num})
+        # Cut again: not every model takes `logits_to_keep`.
         logits = self._writer(input_ids=tokens, **arguments).logits[0, -num:]
         rows: LogProbabilities = torch.log_softmax(logits.float(), dim=-1).numpy()
         return rows
@@ -73,6 +75,7 @@ class TransformersModel:
         if self._adapted is None:
             yield
             return
+        # A trained prompt is part of the adapter.
         prompt, self._prompt = self._prompt, ()
         try:
             with self._adapted.disable_adapter():
