@@ -38,7 +38,6 @@ def export(
         output: A folder that does not exist yet, or is empty; nothing is left in it after an error.
         quantise: The precision; None takes the format's own.
         held_out: Rows to prove it on; None takes those of the run, or built-in prompts.
-        num_prompts: How many rows are compared at most.
 
     Raises:
         NotFoundError: The source, its files or its base model are not here.
