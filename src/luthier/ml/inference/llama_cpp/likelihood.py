@@ -29,6 +29,7 @@ def score_with_llama_cpp(
         closing(LlamaLibrary(model, num_threads=num_threads)) as library,
         progress.task("Scoring", len(examples), "rows") as task,
     ):
+        # Once, for the longest row: each growth opens a new context.
         library.make_room(min(library.context_tokens, max(example.num_tokens for example in examples)))
         found = []
         for example in examples:
@@ -48,6 +49,7 @@ def _score(library: LlamaLibrary, example: TokenisedExample) -> Score:
             do="tokenise the rows with the tokenizer of this model, and shorten those that are too long",
         )
     nats, num_correct = 0.0, 0
+    # Token t is predicted by the logits after token t - 1; the last token predicts none.
     before_learned = [*(bool(learned) for learned in mask[1:]), False]
     for place, row in library.logits(ids, before_learned):
         # log-sum-exp in float64, the largest logit taken off first so that nothing overflows.

@@ -132,6 +132,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     for kind in known:
         if any(one.__name__ in saved for one in _classes(kind, config)):
             return kind
+    # Without `architectures`: the causal class would drop the towers silently, so the whole one is taken.
     if text_config(config) is not config and known[0] is AutoModelForCausalLM and len(known) > 1:
         return known[1]
     return known[0]
@@ -168,6 +169,7 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         raise _unknown(f"a model of model_type {config.model_type!r}", error) from error
     if device == "meta":
+        # Building on the meta device leaves shared weights apart, which would count them twice.
         model.tie_weights()
     return model
 
@@ -191,6 +193,7 @@ def language_model(model: PreTrainedModel) -> nn.Module:
     outer = causal_model(model)
     body: nn.Module = outer.get_decoder()
     if body is outer and _has_head(outer):
+        # `get_decoder` of some models returns the model itself: its body is then the child that is a model.
         body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
     return body
 
@@ -210,6 +213,7 @@ def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
             own = f"{prefix}{name}"
             if id(child) in inside:
                 continue
+            # The language model is somewhere below: only what lies beside it is outside.
             if any(id(part) in inside for part in child.modules()):
                 walk(f"{own}.", child)
             elif any(True for _ in child.parameters()):

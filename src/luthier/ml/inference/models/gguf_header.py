@@ -98,8 +98,10 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
     for _ in range(num_tensors):
         name = _string(file).decode()
         (num_dimensions,) = _unpack(file, "I")
+        # ggml has at most 4 dimensions; a damaged count must not read the whole file.
         shapes[name] = _unpack(file, f"{min(num_dimensions, 8)}Q")
         kind, begin = _unpack(file, "IQ")
+        # Offsets count from the beginning of the weights; the furthest end says how long the file must be.
         end = max(end, begin + _num_bytes(kind, shapes[name]))
     _check_whole(path, file.tell(), int(values.get("general.alignment", _DEFAULT_ALIGNMENT)), end)
     return GgufHeader(path, values, num_in_list, shapes, longest_in_list)

@@ -56,6 +56,7 @@ def load_model(
     """
     folder = _folder(path)
     kind = auto_class(load_config(folder))
+    # A model that is packed is read on the CPU: unpacked it may not fit onto the device.
     straight = device != "cpu" and quantisation is None
     load = partial(
         kind.from_pretrained,
@@ -85,6 +86,7 @@ def load_model(
     if quantisation is not None:
         quantise(model, quantisation, device)
     loaded: PreTrainedModel = model.to(device).eval()
+    # Last: the proof runs the model as it will be used, packed and on its device.
     use_proved_attention(loaded)
     return loaded
 
@@ -162,6 +164,7 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
     try:
         with _loading, quiet_transformers(), quiet_peft(), warnings.catch_warnings():
             # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
+            # As an error, which the `except` below turns into ours.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             adapted: PeftModel = PeftModel.from_pretrained(
                 model, str(folder), is_trainable=False, autocast_adapter_dtype=False

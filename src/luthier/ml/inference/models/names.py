@@ -45,6 +45,7 @@ def parse(name: str) -> ModelName:
     Raises:
         NotFoundError: none of these. RequestError: a malformed `hub:` or `layers:` name.
     """
+    # First, so that a folder here cannot shadow a name of the catalogue.
     if name in catalog.entries():
         return ModelName(name, name, "catalog")
     if name.startswith("hub:"):
@@ -112,6 +113,7 @@ def _parse_layers(name: str) -> ModelName:
 
 
 def _safe(text: str) -> str:
+    # No leading dot: hidden folders are Luthier's own (`.tmp-`, `.part-`, `.lock-`).
     return re.sub(r"[^A-Za-z0-9._-]+", "--", text)[:80].strip(".-") or "model"
 
 

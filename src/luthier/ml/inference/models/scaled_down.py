@@ -120,6 +120,7 @@ def _cut_layers(part: Any, num_layers: int | None, num_kept: int | None) -> None
 
 def _cut_sizes(part: Any) -> None:
     chosen = [v for k, v in vars(part).items() if type(v) is int and ("per_tok" in k or "topk" in k or "top_k" in k)]
+    # A router cannot choose more experts than there are, and groups need two experts each.
     fewest = max(_EXPERTS, *chosen, 2 * (_read(part, "n_group") or 0), 0)
     for key, value in list(vars(part).items()):
         if type(value) is not int or value <= 0:
@@ -159,6 +160,7 @@ def _narrow(parts: list[Any], text: Any, factor: int) -> None:
         if type(value := _read(text, key)) is int:
             setattr(text, key, max(1, value // factor))
     kept, keys = _read(text, "num_attention_heads"), _read(text, "num_key_value_heads")
+    # Query heads are shared out evenly over key heads; one key head always works.
     if isinstance(kept, int) and isinstance(keys, int) and kept % keys:
         text.num_key_value_heads = 1
 

@@ -46,6 +46,7 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
     """
     asked = names.parse(name)
     if asked.source == "folder":
+        # On every pull, also of a known folder: a link may have come since.
         refuse_links_out(Path(asked.text))
     with cache.locked(home, asked, progress):
         if (kept := _usable(home, asked)) is not None:
@@ -221,6 +222,7 @@ def _from_gguf(file: Path, made: Path, progress: Progress) -> tuple[str, dict[st
     if not file.is_file():
         raise NotFoundError(f"{file}: no such file", expected="an existing .gguf file", do="check the path")
     licence = gguf_convert.metadata(file, "general.license") or "not stated"
+    # Before the conversion, which takes minutes: a file that changes meanwhile counts as stale.
     stamp = _stamp(file)
     gguf_convert.convert(file, made, progress)
     return licence, {"file": str(file), "gguf_sha256": sha256_file(file), "stamp": stamp}

@@ -171,6 +171,7 @@ def _structure(config: PreTrainedConfig) -> Structure:
     num_experts = _num_experts(experts, text)
     num_active = _num_active(model, text) if num_experts else 0
     outside = {layer.name for layer in layers if layer.role == "outside"}
+    # By identity: tied weights are one parameter and must count once.
     outer = {id(embedding.weight), id(head.weight)} if head is not None else {id(embedding.weight)}
     total, active = _matrix_parameters(model, outer, num_experts, num_active)
     hidden = _number(text, "hidden_size") or int((embedding if head is None else head).weight.shape[1])

@@ -50,6 +50,7 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
         model.config.pad_token_id = tokenizer.pad_token_id
 
     def classify(texts: Sequence[str]) -> list[float]:
+        # By length, so that little is padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         found = [0.0] * len(texts)
         for start in range(0, len(order), _BATCH_TEXTS):

@@ -81,6 +81,7 @@ def _meant(prefix: str, read: _Read, names: list[str]) -> list[str]:
 
 @lru_cache(maxsize=512)
 def _class_reads(kind: Any) -> tuple[_Read, ...]:
+    # Base classes too: a subclass inherits their reads.
     return tuple(read for one in kind.__mro__ if _is_of_a_model(one) for read in _own_reads(one))
 
 
