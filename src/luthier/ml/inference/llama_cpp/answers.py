@@ -1,4 +1,4 @@
-"""One answer of llama.cpp's server: what is asked for it, and its chunks read back as events."""
+"""One answer of llama.cpp's server: the request for it, and its chunks read back as events."""
 
 from __future__ import annotations
 

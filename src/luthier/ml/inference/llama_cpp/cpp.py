@@ -164,10 +164,12 @@ class LlamaCppEngine:
         return True
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
-        """The request as token ids and what its answer is held to, from any thread.
+        """The request as token ids and the grammar of its answer, from any thread.
 
         Raises:
-            RequestError, OverlongError, TemplateError: as `ask`.
+            RequestError: an empty prompt, an unknown token, or a schema that cannot be enforced.
+            OverlongError: the prompt leaves no room in the context.
+            TemplateError: the template cannot write the conversation.
         """
         assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
         self._check_wishes(request)
@@ -248,7 +250,14 @@ class LlamaCppEngine:
         return self._writing.poll(self._check_open(), wait_seconds)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        """One generation a prompt, in the order of the prompts, by the base.
+
+        Raises:
+            RequestError: a closed engine, or a prompt that cannot be written.
+            OverlongError: a prompt leaves no room in the context.
+            TemplateError: the template cannot write a conversation.
+            WorkError: an answer failed.
+        """
         self._check_open()
         return generate_by_streaming(self, prompts, progress)
 
@@ -334,7 +343,11 @@ class LlamaCppEngine:
 def open_stream_engine(served: Served) -> LlamaCppEngine:
     """The engine over the GGUF file that `served.path` names, or the only one in that folder that holds a model.
 
-    Raises as `LlamaCppEngine` does; RequestError for a precision or a packing, which a GGUF file has of its own.
+    Raises:
+        RequestError: a packing is requested, which a GGUF file has of its own; or several files could be meant.
+        NotFoundError: there is no such file.
+        ModelSourceError: the file is damaged.
+        WorkError: llama.cpp does not load it.
     """
     if served.quantisation is not None:
         raise RequestError(

@@ -19,8 +19,15 @@ def score_with_llama_cpp(
 ) -> list[Score]:
     """One score an example, in order, by the model of a GGUF file without an adapter.
 
+    Args:
+        model: the GGUF file.
+        examples: tokenised by the tokenizer of this model.
+        progress: advanced by each row.
+        num_threads: of llama.cpp.
+
     Raises:
-        RequestError: llama-cpp-py-sync is missing, or an example does not fit the model. WorkError: llama.cpp fails.
+        RequestError: llama-cpp-py-sync is missing, or an example does not fit the model.
+        WorkError: llama.cpp fails.
         DivergedError: a likelihood is not finite.
     """
     if not examples:

@@ -37,10 +37,10 @@ _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's
 
 
 class PromptReader(Protocol):
-    """Turns what is asked into token ids, from any thread.
+    """Turns requests into token ids, from any thread.
 
     Raises:
-        RequestError, TemplateError: what cannot be written.
+        RequestError, TemplateError: a request that cannot be written.
         OverlongError: no answer would fit.
     """
 

@@ -142,7 +142,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that a folder with this config is loaded as.
 
     Raises:
-        ModelSourceError: as `auto_class`.
+        ModelSourceError: no causal or image-text model of transformers, or an encoder with a decoder.
     """
     classes = _classes(auto_class(config), config)
     saved = set(config.architectures or ())
@@ -152,10 +152,13 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A model of that config, with random weights on `device`, or with none on torch's meta device.
 
-    dtype: of its weights; None takes what the config says.
+    Args:
+        config: of the model.
+        device: "meta" builds the modules without weights.
+        dtype: of its weights; None takes what the config says.
 
     Raises:
-        ModelSourceError: as `auto_class`, or the library cannot build it (a package that a tower needs is not there).
+        ModelSourceError: no causal or image-text model, or the library cannot build it (a package is missing).
     """
     import torch
 

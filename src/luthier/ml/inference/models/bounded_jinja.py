@@ -57,7 +57,7 @@ def _counted() -> Iterator[None]:
 
 
 class BoundedTemplate(jinja2.Template):
-    """A template whose loops are counted from the start of each rendering, and whose clock stands still."""
+    """A template whose loops are counted from the start of each rendering, and whose clock is fixed."""
 
     def render(self, *_args: Any, **_kwargs: Any) -> str:
         """As jinja's, on the fixed day.

@@ -1,7 +1,7 @@
 """A smaller model out of a larger one: some of its transformer layers, with their weights, and all that is around them.
 
 Which layers to keep, "15" or "0,2,4-29" -> the teacher in float32, its adapter merged -> the layers, renumbered ->
-a transformers folder, loaded again and held against the teacher with the same layers skipped.
+a transformers folder, loaded again and compared with the teacher with the same layers skipped.
 
 Students made like this, from evenly spaced layers of the teacher: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108,
 section 3; Shleifer & Rush, 2020, "Pre-trained Summarization Distillation", arXiv:2010.13002, section 3.1.
@@ -205,7 +205,7 @@ def _keep(model: PreTrainedModel, name: str, layers: nn.ModuleList, kept: Sequen
 
 
 def _prove(folder: Path, probe: torch.Tensor, expected: torch.Tensor, base_path: Path) -> None:
-    """The folder says the same as the teacher does with those layers skipped: config and weights go together."""
+    """Check that the folder computes what the teacher computes with those layers skipped: config and weights agree."""
     import torch
 
     from luthier.ml.inference.models.loading import load_model

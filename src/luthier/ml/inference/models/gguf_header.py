@@ -34,9 +34,10 @@ class GgufHeader:
     """The header of a GGUF file.
 
     Attributes:
+        path: the file.
         values: by key, without lists.
         num_in_list: length of each list, by key.
-        shapes: of the tensors, with the dimensions in ggml's order.
+        shapes: of the tensors, with the dimensions in ggml's order (the innermost first).
         longest_in_list: bytes of the longest text of each list of texts.
     """
 
@@ -61,7 +62,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """Read the header of a GGUF file.
 
     Raises:
-        NotFoundError: no such file. ModelSourceError: not a GGUF file, or one that is cut off.
+        NotFoundError: no such file.
+        ModelSourceError: not a GGUF file, or one that is cut off.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a GGUF file", do="correct the path")

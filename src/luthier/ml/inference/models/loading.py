@@ -41,13 +41,17 @@ def load_model(
     device: str = "cpu",
     quantisation: Quantisation | None = None,
 ) -> PreTrainedModel:
-    """A causal or image-text model in eval mode on `device`, from a transformers folder
-    (`ml/inference/models/architecture.py`).
+    """A causal or image-text model in eval mode on `device`, from a transformers folder (`architecture.py`).
 
-    Weights are read straight onto the device. quantisation: how its matrices are packed
-    (`ml/inference/models/quantised.py`), one
-    after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
-    attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
+    Weights are read straight onto the device, unless they are packed.
+
+    Args:
+        path: the folder.
+        dtype: of the weights.
+        attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
+        device: such as "cpu" or "cuda".
+        quantisation: how matrices are packed (`quantised.py`), one after the other on the device, so that it never
+            holds the whole model unpacked; None leaves them as they are.
 
     Raises:
         NotFoundError: no such folder.
@@ -92,11 +96,11 @@ def load_model(
 
 
 def check_weights(path: str | Path) -> None:
-    """Hold the names and shapes of a folder's tensors against its architecture; no weight is read.
+    """Compare the names and shapes of a folder's tensors with its architecture; no weight is read.
 
     Raises:
         NotFoundError: no such folder.
-        ModelSourceError: as `load_model`, for what can be seen without the weights.
+        ModelSourceError: the config is unknown, or a weight is missing, superfluous or of the wrong shape.
     """
     folder = _folder(path)
     kind = auto_class(load_config(folder))
@@ -180,7 +184,12 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
 
 
 def check_adapter(adapter_path: str | Path) -> Path:
-    """The folder of an adapter, if there is one with safetensors weights. Raises NotFoundError, ModelSourceError."""
+    """The folder of an adapter, if there is one with safetensors weights.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: it lacks the config or the weights.
+    """
     folder = _folder(adapter_path)
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
     if missing:

@@ -24,6 +24,9 @@ class ModelName:
     Attributes:
         text: its one canonical spelling.
         safe: its folder under `home/models`.
+        source: where the model comes from.
+        repo, revision: of a model on the hub.
+        file: of a local file or folder.
         layers, teacher: of `layers:15@TEACHER`, which layers of which base model or run.
     """
 
@@ -43,7 +46,8 @@ def parse(name: str) -> ModelName:
     Paths need not exist (what was made from them may still be there), but must look like one.
 
     Raises:
-        NotFoundError: none of these. RequestError: a malformed `hub:` or `layers:` name.
+        NotFoundError: none of these.
+        RequestError: a malformed `hub:` or `layers:` name.
     """
     # First, so that a folder here cannot shadow a name of the catalogue.
     if name in catalog.entries():

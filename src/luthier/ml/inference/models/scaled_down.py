@@ -37,7 +37,9 @@ _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size",
 def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> Iterator[PreTrainedConfig]:
     """Small configs of the architecture, those that cost least first; the config itself is left as it is.
 
-    keeps_vocabulary: vocabulary and special tokens stay as they are.
+    Args:
+        config: of the whole model.
+        keeps_vocabulary: whether vocabulary and special tokens stay as they are.
 
     Raises:
         ModelSourceError: transformers cannot build the architecture.

@@ -324,7 +324,7 @@ def context_length(path: str) -> int:
     """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
 
     Raises:
-        ModelSourceError: as `load_config`.
+        ModelSourceError: the folder has no config that transformers knows.
     """
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
     return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS

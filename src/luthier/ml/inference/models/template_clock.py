@@ -66,7 +66,7 @@ def own_name(option: str) -> str:
 
 
 def _tokens(template: str) -> Iterator[tuple[str, bool]]:
-    """The template in pieces, and which of these are names of variables; nothing of one that does not parse."""
+    """The template in pieces, and which of these are names of variables; empty where it does not parse."""
     before = ""
     try:
         for _, kind, text in list(_LEXER.lex(template)):

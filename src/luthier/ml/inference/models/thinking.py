@@ -87,7 +87,7 @@ class ThinkingFormat:
 
 
 TAGS: Final = ThinkingFormat("<think>", "</think>", prompt_opens=False)
-"""What is read where a template says nothing of thoughts: only an answer that begins with `<think>` has one."""
+"""What is read where a template knows of no thoughts: only an answer that begins with `<think>` has one."""
 
 
 def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:

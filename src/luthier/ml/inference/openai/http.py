@@ -87,7 +87,7 @@ class OpenAIHttpEngine:
 
         Busy servers (408, 409, 429, 5xx) and broken connections are tried again, up to six times, with pauses that
         double, or as long as the server asks (Retry-After, at most five minutes). A cut by the server's content filter
-        counts as `stop`. A server that refuses `response_format` is asked without it from then on.
+        counts as `stop`. To a server that refuses `response_format`, requests go without it from then on.
 
         Raises:
             NotFoundError: no such model or address.
@@ -102,7 +102,7 @@ class OpenAIHttpEngine:
         failure: BaseException | None = None
         try:
             with progress.task("Writing answers", len(prompts), "answers") as task:
-                # After a failure nothing new is asked, but what is under way, and will be billed, is waited for.
+                # After a failure nothing new is sent, but requests under way, which will be billed, are waited for.
                 for number, came in work.results():
                     if isinstance(came, str):
                         task.note(came)
@@ -120,7 +120,11 @@ class OpenAIHttpEngine:
         return [found[number] for number in range(len(prompts))]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Likelihoods of given tokens are not part of this API. Raises RequestError, always."""
+        """Likelihoods of given tokens are not part of this API.
+
+        Raises:
+            RequestError: always.
+        """
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from {self._url}",
             expected="an engine that gives them: servers of this API write text, and state no likelihood of given text",
