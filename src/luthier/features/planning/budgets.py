@@ -53,9 +53,18 @@ def merged(first: BudgetRecipe | None, later: BudgetRecipe | None) -> BudgetReci
 def with_budget(
     context: Context, plan: Plan, asked: BudgetRecipe | None, prices: Path | None, *, num_devices: int = 1
 ) -> Plan:
-    """The plan with these caps and the rates of this machine. Raises what `plan.budget.resolve_budget` raises.
+    """The plan with these caps and the rates of this machine.
 
-    num_devices: how many accelerators are paid for; processes on a CPU share one machine.
+    Args:
+        context: The home.
+        plan: Without a budget.
+        asked: The caps; None for none.
+        prices: A file whose entries replace those of the price table.
+        num_devices: How many accelerators are paid for; processes on a CPU share one machine.
+
+    Raises:
+        RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should
+            use up.
     """
     from luthier.features.planning.probes import stored
     from luthier.ml.inference.models.structure import read_structure
@@ -83,7 +92,11 @@ def with_larger_budget(
 ) -> Plan:
     """The plan of a run that goes on, with the caps that are given now in place of its own; the others stay.
 
-    Rates stay, too, where no other prices are given. Raises what `plan.budget.resolve_budget` raises.
+    Rates stay, too, where no other prices are given.
+
+    Raises:
+        RecipeError: A cap on money without a price, on energy without watts, or one that the first step alone should
+            use up.
     """
     from luthier.ml.planning.budget import checked
 

@@ -39,8 +39,15 @@ def tools_for(prepared: Prepared, *, is_first: bool) -> Tools:
 def check_drawing(plan: Plan, splits: Sequence[PreparedSplit], room_tokens: int) -> None:
     """Refuse what would fail once answers are drawn, before anything is trained; nothing where none are.
 
-    room_tokens: of the model's context. Raises what `rewards_of` raises, and OverlongError for prompts that leave no
-    room for an answer.
+    Args:
+        plan: Of the run.
+        splits: Training and validation rows.
+        room_tokens: Of the model's context.
+
+    Raises:
+        RequestError: A formula or a field that no grader can fill, or rows that lack what is graded.
+        DataError: Two different rows of one id.
+        OverlongError: Prompts that leave no room for an answer.
     """
     rewards_of(plan.objective.rewards, splits)
     if plan.objective.max_new_tokens is None:

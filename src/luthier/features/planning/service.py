@@ -44,7 +44,22 @@ class Prepared:
 
 
 def make_plan(context: Context, recipe: Recipe, *, base_dir: Path, prices: Path | None = None) -> Plan:
-    """The complete plan of a recipe. Reads and checks all rows, trains nothing. Raises what `prepare` raises."""
+    """The complete plan of a recipe. Reads and checks all rows, trains nothing.
+
+    Args:
+        context: The home.
+        recipe: What is asked.
+        base_dir: From which its relative paths count.
+        prices: A file whose entries replace those of the price table.
+
+    Raises:
+        RecipeError: Values that cannot go together or do not fit the rows.
+        DataError: Wrong rows; OverlongError and LeakageError are kinds of it.
+        TemplateError: A loss mask cannot be proved.
+        NotFoundError: No such model or file.
+        ModelSourceError: The base model cannot be fetched, or its weights do not fit its config.
+        RequestError: The rehearsal of the plan fails.
+    """
     return prepare(context, recipe, base_dir=base_dir, prices=prices).plan
 
 
@@ -58,15 +73,15 @@ def prepare(
 ) -> Prepared:
     """Fetch the base model if need be, read and check the rows, resolve the plan.
 
-    prices: a file whose entries replace those of the price table. materials: where rows are kept that recipes share;
-    None reads them again.
+    Args: as `make_plan`, and
+        data_loader: keeps rows that recipes share; None reads them again.
 
     Raises:
         RecipeError, RequestError: values that cannot go together or do not fit the rows.
         DataError: wrong rows. OverlongError: rows over the length.
         LeakageError: held-out rows in the training data. TemplateError: a mask cannot be proved.
         NotFoundError, ModelSourceError: no base model, or one whose weights do not fit its config.
-        RequestError: a small copy of the architecture cannot take one step of the plan (`plan_rehearsal`).
+        RequestError: a small copy of the architecture cannot take one step of the plan (`rehearsal`).
     """
     # before anything that brings torch: a typo is answered at once
     check_names(recipe, base_dir)
@@ -116,9 +131,17 @@ def prepare(
 def prepare_again(
     context: Context, plan: Plan, *, ready: Prepared | None = None, data_loader: TrainingDataLoader | None = None
 ) -> Prepared:
-    """The same run's material once more, for a resume. Raises ConflictError where model or rows are not the same.
+    """The data and model of a run once more, for a resume.
 
-    ready: where this process has it already. materials: as for `prepare`.
+    Args:
+        context: The home.
+        plan: Of the run.
+        ready: The prepared data, where this process has it already.
+        data_loader: As for `prepare`.
+
+    Raises:
+        ConflictError: The model, the rows or the teacher are not those that the run began with.
+        NotFoundError: A file or the base model is gone.
     """
     from luthier.features.planning.teacher import refuse_another_teacher
 
@@ -135,7 +158,9 @@ def prepare_again(
 def prepare_share(context: Context, plan: Plan) -> Prepared:
     """What a process needs that trains a run together with others: the base model and the rows, none to judge.
 
-    Raises what `prepare_again` raises where this machine has another model or other rows than the run began with.
+    Raises:
+        ConflictError: This machine has another model or other rows than the run began with.
+        NotFoundError: A file or the base model is not on this machine.
     """
     from luthier.ml.inference.models import sources
     from luthier.ml.inference.models.chat_template import ChatTemplate

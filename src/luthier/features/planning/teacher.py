@@ -35,10 +35,17 @@ def find_teacher(
 ) -> TeacherPlan | None:
     """The teacher that a recipe's objective names, with all that decides what it says; None where it names none.
 
-    template: the student's, whose tokens the teacher must share. splits: what it will be asked about.
+    Args:
+        context: The home.
+        recipe: Of the run.
+        template: The student's, whose tokens the teacher must share.
+        splits: The rows that it will look at.
 
-    Raises RequestError for a teacher with another vocabulary, a shorter context than the rows need, or without logits
-    (behind a server); and what finding a base model or a run raises.
+    Raises:
+        RequestError: A teacher with another vocabulary, a shorter context than the rows need, or without logits
+            (behind a server).
+        NotFoundError: No such model or run.
+        ConflictError: A run that has made no weights.
     """
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.training.objectives.rules import rules_of

@@ -89,9 +89,13 @@ class TrainingDataLoader:
         self._kept: dict[str, TrainingData] = {}
 
     def of(self, context: Context, recipe: Recipe, base_dir: Path) -> TrainingData:
-        """The material of a recipe; files that changed since they were read are not read again.
+        """The rows of a recipe; files that changed since they were read are not read again.
 
-        Raises what `service.plans.prepare` raises for models and rows.
+        Raises:
+            NotFoundError, ModelSourceError: No such model or file, or one that cannot be fetched.
+            RecipeError: Names of matrices or template options that the model does not have.
+            DataError: Wrong rows. OverlongError: rows over the length.
+            TemplateError: A loss mask cannot be proved.
         """
         from luthier.ml.planning import resolve
 

@@ -43,6 +43,7 @@ async def written(context: Context, caller: Caller, model: str, asked: TextReque
                 if event.text or not event.reasoning:
                     yield _line(kind="text", text=event.text)
             elif isinstance(event, Ended):
+                # Charged before the last line: a page that reads its usage then finds this answer in it.
                 await stream.charge()
                 yield _line(kind="ended", facts=_facts(stream), exchange=stream.exchange.exchange_id)
                 return
@@ -93,6 +94,7 @@ def _facts(stream: CompletionStream) -> str:
         waited = stream.first_at - stream.began_at
         words += f" · first after {duration(waited) if waited >= 1 else f'{1000 * waited:.0f} ms'}"
         if answer.num_new_tokens > 1 and now > stream.first_at:
+            # The first token is not counted: its time is that of reading the prompt.
             words += f" · {speed((answer.num_new_tokens - 1) / (now - stream.first_at))} tokens/s"
     return words + _options(stream) + _ENDS[answer.choices[0].reason or "stop"]
 
@@ -105,4 +107,5 @@ def _options(stream: CompletionStream) -> str:
 
 
 def _line(**document: Any) -> bytes:
+    # ASCII only: no character of the text can be taken for the end of a line.
     return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"

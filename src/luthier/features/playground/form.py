@@ -148,6 +148,7 @@ def _number(settings: Mapping[str, str], name: str, low: float, high: float, *, 
         raise RequestError(
             f"{name.replace('_', ' ')} {text[:40]!r}", expected=f"{what} from {low:,} to {high:,}", do="correct it"
         )
+    # From the text again: a float cannot hold every seed of 62 bits.
     return int(text) if is_whole else found
 
 

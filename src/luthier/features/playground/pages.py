@@ -118,6 +118,7 @@ async def answer(context: HomeContext, caller: Asker, form: Sent) -> Response:
         if len(sides) != 1 or not sides[0].model or not sides[0].turns or sides[0].turns[-1].role != "user":
             raise RequestError("nothing to answer", expected="a model, and a question to it", do="ask something")
         lines = written(context, caller, sides[0].model, request_of(settings_of(form), sides[0].turns))
+        # Awaited before the response begins: a refusal still gets its own HTTP status.
         first = await anext(lines)
     except LuthierError as error:
         return _refused(error)

@@ -56,7 +56,9 @@ def load_mapped(
 ) -> tuple[LoadedFile, tuple[str, ...]]:
     """A file read by the map of `column_map`, and what a person should know of how it was read.
 
-    Raises what `column_map` and `formats.load_file` raise.
+    Raises:
+        NotFoundError: No such run or file.
+        DataError: A file that cannot be read, or wrong rows in it.
     """
     from luthier.ml.data.rows.formats import load_file
 
@@ -79,6 +81,7 @@ def map_that_fits(mapping: Mapping[str, str], file: Path, whose: str) -> ColumnM
     columns = first_columns(file)
     fits = {name: column for name, column in mapping.items() if columns_like(column, columns)}
     shown = ", ".join(f"{name} = {column}" for name, column in mapping.items())
+    # `group` only matters for splitting, so a file without it can still be read.
     if fits.keys() | {"group"} == mapping.keys() | {"group"}:
         return ColumnMap(fits, f"{file.name} is read by {whose} ({shown}); --map reads it otherwise")
     return ColumnMap(None, f"{file.name} is read by its own column names: it lacks some of {whose} ({shown})")

@@ -38,6 +38,7 @@ def read_text(text: str) -> RecipeDocument:
         raise RecipeError(
             f"a recipe of {len(text):,} characters", expected=f"at most {MAX_CHARACTERS:,}", do="leave comments out"
         )
+    # YAML aliases expand: a few nested ones make billions of values out of a short text.
     if has_alias(text):
         raise RecipeError("the recipe repeats a part by its name (`*name`)", expected="plain values", do="write it out")
     keys, lines = parse_yaml("the recipe", text, refuse=RecipeError)
@@ -59,6 +60,7 @@ def problems_of(document: RecipeDocument) -> tuple[Problem, ...]:
     except ValidationError as error:
         told = describe_problems(error, document.lines, ())
         return tuple(Problem(found["place"] if (found := _PLACE.match(line)) else "", line) for line in told)
+    # json.dumps refuses dates and deep nesting, which YAML can write.
     except (TypeError, ValueError, RecursionError) as error:
         return (Problem("", f"the recipe holds something that is no plain value: {library_reason(error)}"),)
     return ()

@@ -79,6 +79,7 @@ def _read(path: Path, kind: FileKind) -> str:
             do=kind.hint,
         )
     try:
+        # utf-8-sig drops the byte order mark that Windows editors write.
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise kind.refuse(
@@ -91,6 +92,7 @@ def _read(path: Path, kind: FileKind) -> str:
 def _parse_json(path: Path, text: str, kind: FileKind) -> tuple[Any, dict[str, int]]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(pairs)
+        # json.loads keeps the last of equal keys in silence.
         if len(keys) < len(pairs):
             names = [name for name, _ in pairs]
             raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")

@@ -36,12 +36,14 @@ def describe_problems(
     came: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         place, model, annotation = _locate(problem["loc"], spec)
+        # An unknown key has nothing to expect, only a nearest known key.
         if problem["type"] == "extra_forbidden":
             came[place] = f"unknown key; {_nearest_key(place, model, spec)}"
             continue
         if problem["type"] == "missing":
             came[place] = "is missing"
         else:
+            # Pydantic reports each branch of a union: one place, of which the expectations are joined by "or".
             came.setdefault(place, f"has {_show(problem['input'])}")
         expected = _expectation(problem, annotation, _described(place, model), f"{place}.")
         if expected not in expectations.setdefault(place, []):

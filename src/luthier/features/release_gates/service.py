@@ -84,7 +84,12 @@ def check_gate(
     safety: SafetyResult | None = None,
     evaluation: Evaluation | None = None,
 ) -> GateOutcome:
-    """Hold given results against a gate. Raises what `read_gate` raises."""
+    """Check given results by the rules of a gate.
+
+    Raises:
+        NotFoundError: No such file.
+        RequestError: The file holds no rules; every wrong place is named.
+    """
     from luthier.ml.evaluation.gate import Results
 
     suites = () if suite is None else (suite,)
@@ -94,7 +99,11 @@ def check_gate(
 def newest_outcome(context: Context, project_id: str, run_id: str, gate_file: Path) -> GateOutcome:
     """Hold the newest stored results of a run against a gate: of each suite, of safety, and its own evaluation.
 
-    None of them counts where the weights on the disk are not those that the run made. Raises what `read_gate` raises.
+    None of them counts where the weights on the disk are not those that the run made.
+
+    Raises:
+        NotFoundError: No such file.
+        RequestError: The file holds no rules; every wrong place is named.
     """
     return _checked(context, project_id, gate_file, _results(context, project_id, Judged(run_id=run_id)))
 

@@ -69,6 +69,7 @@ def with_prices(case: Case, table: PriceTable) -> tuple[Case, tuple[str, ...]]:
         if way is None or way.price_per_hour is not None or way.device is None:
             return way
         found = price(f"{key}.self_served.price_per_hour", way.device, way.market)
+        # The market is taken out once it has become a price, which would contradict it.
         return way.model_copy(update={"price_per_hour": found, "market": None})
 
     training: TrainingCost = case.training

@@ -155,8 +155,10 @@ def _shot_tokens(context: Context, evaluation: Evaluation, shown: SystemResult, 
             do=f"put them back, or say {key} in the case",
         ) from error
     examples = prepared.held_out.examples if prepared.held_out else ()
+    # The same seed and pool as when it was judged, so these are the very examples of those prompts.
     shots = choose_shots(prepared.train.good_examples, shown.num_few_shot, plan.training.seed, held_out=examples)
     judged = {sample.row_id for sample in shown.samples}
+    # Only judged rows: the mean must be of the prompts that the measured gain is about.
     rows = [example for example in examples if not judged or example.id in judged]
     added = [
         tokenise(with_shots(row, shots), prepared.template).num_tokens - tokenise(row, prepared.template).num_tokens

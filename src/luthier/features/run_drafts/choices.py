@@ -101,6 +101,8 @@ def shape_of(context: Context, caller: Caller, file_id: str) -> Shape | None:
     try:
         file = files.get_file(context, caller.project_id, file_id)
         if file.sha256 not in _shapes:
+            # A bound on memory; the content decides the shape, so entries never go stale and clearing only costs a
+            # second look.
             if len(_shapes) >= _MAX_SHAPES:
                 _shapes.clear()
             _shapes[file.sha256] = _shape_of(files.local_path(context, file))
@@ -176,6 +178,7 @@ def _fork_of_plan(context: Context, caller: Caller, plan: Plan, ids: Mapping[str
         del keys["base_model"]
         left_out.append("its base model, which is not on this machine any more")
     stored, _ = files.list_files(context, caller.project_id, purpose="fine-tune")
+    # `list_files` is newest first: reversed, the newest of equal files wins.
     by_digest = {file.sha256: file.file_id for file in reversed(stored)}
     known = {file.file_id for file in stored}
     for split in _SPLITS:

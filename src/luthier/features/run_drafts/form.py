@@ -80,6 +80,7 @@ def read_form(form: Mapping[str, str], names: Mapping[str, str]) -> Draft:
 
     Where the text was changed last, it counts; else the fields do, over what else stands in the text.
     """
+    # Browsers send CRLF in text areas (HTML, "form submission"). The token only names a draft, so it is simply cut.
     text, token = form.get("text", "").replace("\r\n", "\n"), form.get("draft", "")[:64]
     by_text = form.get("side") == "text"
     try:
@@ -149,6 +150,7 @@ def _number(known: Any, text: str) -> Any:
         value = parse_value("the field", text)
     except RecipeError:
         return text  # what is wrong with it is told at its place
+    # An equal value keeps its spelling in the text: 2e-4 stays 2e-4.
     return known if known == value else value
 
 
@@ -163,6 +165,7 @@ def _split(keys: Mapping[str, Any], place: str, form: Mapping[str, str]) -> Any:
         percent = _USUAL_SHARE
     if not isinstance(percent, int | float) or isinstance(percent, bool):
         return percent
+    # A fraction that the percentage merely repeats is kept as it was written: 0.1 must not become 0.1000000001.
     return known if isinstance(known, float) and abs(known * 100 - percent) < 1e-9 else round(percent / 100, 6)
 
 

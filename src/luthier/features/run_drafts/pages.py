@@ -97,6 +97,7 @@ def start(request: Request, context: HomeContext, caller: Trainer, form: Form) -
         return visit.answer(draft, None, {"starts": "1"})
     if draft.keys is None or planned is None or planned.plan is None:
         return visit.answer(draft, planned, {}, status=422)
+    # Idempotent by the token of the draft: a double click queues one run.
     with visit.planner.starting(caller.project_id, draft.token, draft.keys) as known:
         if known.run_id is None:
             try:
@@ -119,6 +120,7 @@ class _Visit:
     def planner(self) -> DraftPlanner:
         """Of the app: it is made when the first recipe is drafted."""
         state = self.request.app.state
+        # Two requests at once must not make two planners: each has a process of its own.
         with _making:
             if getattr(state, "draft_planner", None) is None:
                 state.draft_planner = DraftPlanner(self.context)

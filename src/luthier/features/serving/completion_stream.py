@@ -65,7 +65,17 @@ class CompletionStream:
         self._failure: BaseException | None = None
 
     async def begin(self, route: Callable[[], Routed]) -> None:
-        """Ask. route: says who answers, in a thread; raises what it and `serving.ask` raise."""
+        """Send the request.
+
+        Args:
+            route: Finds who answers. It is called in a thread, since it reads the database.
+
+        Raises:
+            QuotaError: The caller's day has no tokens left.
+            NotFoundError: No such model.
+            BusyError: Too many requests are running or waiting.
+            WorkError: The server is shutting down.
+        """
         loop = asyncio.get_running_loop()
 
         def hear(event: StreamEvent) -> None:

@@ -101,7 +101,11 @@ def check(grader: GraderRequest) -> None:
 
 
 def run(context: Context, caller: Caller, grader: GraderRequest, output: str, item: Mapping[str, Any]) -> Graded:
-    """Grade a text; a run that fails has the reward 0 and says why. Raises what `check` raises."""
+    """Grade a text; a run that fails has the reward 0 and says why.
+
+    Raises:
+        UnsupportedError: A grader that cannot be run here; it names the field.
+    """
     from luthier.features.serving.service import answer
 
     def ask(model: str, messages: Sequence[Mapping[str, str]], max_tokens: int, temperature: float, seed: int) -> str:

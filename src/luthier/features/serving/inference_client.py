@@ -55,11 +55,16 @@ class InferenceClient:
     ) -> Callable[[], None]:
         """Have a text written, or vectors made; returns what cancels it.
 
-        hear: called with each event, from another thread, at the end with the last `Ended`, `Embedded` or `Failed`;
-        never again after that, or after the cancelling. It must not wait. key: of the API, for what one may ask: keys
-        take turns.
+        Args:
+            model: What is loaded for it.
+            request: The prompt, or the texts.
+            hear: Called with each event, from another thread, the last of which is an `Ended`, `Embedded` or `Failed`;
+                not after that, or after the cancelling. It must not wait.
+            key: The API key, by which slots are counted and turns are taken; None for a local user.
 
-        Raises BusyError where too many ask already.
+        Raises:
+            BusyError: No slot is free, in all or for this key.
+            WorkError: The server is shutting down, or the engine process has ended as soon as it began.
         """
         with self._lock:
             if self._is_closed:

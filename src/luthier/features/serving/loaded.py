@@ -33,8 +33,16 @@ _PACKAGES: Final = {"llama_cpp": ("xllamacpp", "luthier[gguf]"), "vllm": ("vllm"
 def choose_models(context: Context, names: Sequence[str], engine: EngineChoice = "auto") -> dict[str, Served]:
     """The models by the name that each is asked by: its own, the last part of a path, or NAME of `NAME=MODEL`.
 
-    Raises RequestError for a name given twice or an engine that cannot run a model, NotFoundError, ConflictError for a
-    run without an outcome, and what fetching a base model raises.
+    Args:
+        context: The home.
+        names: Models as a command names them.
+        engine: Which engine runs them; `auto` takes the one for their format and this machine.
+
+    Raises:
+        RequestError: A name is given twice, or the engine cannot run a model or is not installed.
+        NotFoundError: No such model, run or adapter.
+        ConflictError: A run has no outcome, or an export is damaged or not proved.
+        ModelSourceError: A base model could not be fetched.
     """
     found: dict[str, Served] = {}
     for text in names:
@@ -48,7 +56,14 @@ def choose_models(context: Context, names: Sequence[str], engine: EngineChoice =
 
 
 def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> Served:
-    """One of them. Raises what `choose_models` raises."""
+    """One model by its name, with the engine that runs it.
+
+    Raises:
+        RequestError: The engine cannot run the model, or is not installed.
+        NotFoundError: No such model, run or adapter.
+        ConflictError: A run has no outcome, or an export is damaged or not proved.
+        ModelSourceError: A base model could not be fetched.
+    """
     served = _found(context, name, engine)
     is_gguf = served.path.endswith(".gguf")
     chosen = engine if engine != "auto" else "llama_cpp" if is_gguf else "vllm" if _can_vllm() else "transformers"

@@ -41,9 +41,16 @@ log = logging.getLogger("luthier.service")
 
 @dataclass(slots=True)
 class Choice:
-    """One answer so far. reason: why it ended; None while it is being written.
+    """One answer so far.
 
-    thoughts: pieces of the thought before it; num_thinking_tokens: of the new ones those of the thought, once ended.
+    Attributes:
+        pieces: Its text, in pieces as they came.
+        thoughts: The thought before it, in pieces.
+        tokens: Its tokens with their likelihoods, where these were requested.
+        calls: Pieces of its tool calls.
+        num_new_tokens: Written so far, thought included.
+        num_thinking_tokens: Those of the thought among them; known once it has ended.
+        reason: Why it ended; None while it is being written.
     """
 
     pieces: list[str] = field(default_factory=list)
@@ -78,11 +85,17 @@ class Choice:
 
 @dataclass(slots=True)
 class Answer:
-    """What asks have come to so far: `hear` is given their events, from one thread at a time.
+    """The answers to one or several prompts so far: `hear` takes their events, from one thread at a time.
 
-    num_prompts: how many prompts were asked. error: what has ended it all. routed: who answers, where that is known:
-    its usage is counted by it. num_refused_tokens, num_contexts: of prompts that were refused for their length, as
-    `Failed` tells them.
+    Attributes:
+        choices: All choices, prompt after prompt.
+        num_prompts: How many prompts were sent.
+        num_started: How many of them the engine has taken up.
+        num_prompt_tokens: Tokens of these prompts, each counted once whatever its number of choices.
+        error: What has ended it all.
+        routed: Who answers, where that is known: usage is counted by it.
+        num_refused_tokens: Tokens of prompts that were refused for their length.
+        num_contexts: How many times the model's context these were, rounded up.
     """
 
     choices: list[Choice]
@@ -149,11 +162,18 @@ def ask(
 ) -> tuple[Callable[[], None], str]:
     """Have prompts continued; returns what cancels it, and a fingerprint of the model and how it is run.
 
-    model: its name, or what that was routed to. hear: called with every event from another thread; it must not wait.
-    Choices are counted through all requests.
+    Args:
+        context: The home.
+        caller: Whose budget and slots are used.
+        model: Its name, or what that was routed to.
+        requests: One for each prompt. Choices are counted through all of them.
+        hear: Called with every event, from another thread; it must not wait.
 
-    Raises QuotaError where the caller's day has no tokens left, NotFoundError for the model, BusyError where too many
-    ask already. What is wrong with a request comes as `Failed`.
+    Raises:
+        QuotaError: The caller's day has no tokens left.
+        NotFoundError: No such model.
+        BusyError: Too many requests are running or waiting.
+        WorkError: The server is shutting down. What is wrong with a request itself comes as `Failed`.
     """
     # Charging nothing checks the budget before any work is queued.
     charge_tokens(context, caller, 0)
@@ -222,9 +242,20 @@ def _warn_once(model: str, otherwise: str) -> None:
 def ask_embeddings(
     context: Context, caller: Caller, model: str | Routed, request: EmbeddingRequest, hear: OnEvent
 ) -> Callable[[], None]:
-    """Have texts made into vectors; returns what cancels it. hear: called once, with `Embedded` or `Failed`.
+    """Have texts made into vectors; returns what cancels it. Charge what it took with `charge_embeddings`.
 
-    Raises what `ask` raises. Charge what it took with `charge_embeddings`.
+    Args:
+        context: The home.
+        caller: Whose budget and slots are used.
+        model: Its name, or what that was routed to.
+        request: The texts.
+        hear: Called once, with `Embedded` or `Failed`.
+
+    Raises:
+        QuotaError: The caller's day has no tokens left.
+        NotFoundError: No such model.
+        BusyError: Too many requests are running or waiting.
+        WorkError: The server is shutting down.
     """
     # As in `ask`: a spent budget is refused before any work is queued.
     charge_tokens(context, caller, 0)
@@ -250,8 +281,21 @@ def answer(
 ) -> str:
     """The answer of a model to messages, as the caller's key lets it be asked; waits for it and charges its tokens.
 
-    Raises what `ask` raises, RequestError for messages that the model cannot read, WorkError where it cannot answer
-    now.
+    Args:
+        context: The home.
+        caller: Whose budget and slots are used.
+        model: Its name.
+        messages: Chat messages, the last of which is answered.
+        max_tokens: New tokens at most.
+        temperature: Of sampling; 0 takes the likeliest token.
+        seed: Of sampling.
+
+    Raises:
+        QuotaError: The caller's day has no tokens left.
+        NotFoundError: No such model.
+        BusyError: Too many requests are running or waiting.
+        RequestError: Messages that the model cannot read.
+        WorkError: The model cannot answer now.
     """
     conversation = Conversation(messages=tuple(Message.model_validate(dict(message)) for message in messages))
     sampling = Sampling(temperature=temperature, seed=seed)

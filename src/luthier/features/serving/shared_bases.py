@@ -41,7 +41,7 @@ def split(served: Served, precision: Callable[[], Precision]) -> tuple[Served, s
 
 
 def open_engine(served: Served) -> StreamEngine:
-    """The engine, loaded; raises what it does."""
+    """The engine of a model, loaded. A LuthierError says why a model cannot be."""
     from luthier.ml.inference.stream_registry import open_stream_engine
 
     return open_stream_engine(served)

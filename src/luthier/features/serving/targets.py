@@ -62,7 +62,13 @@ def _share_of_export(context: Context, caller: Caller, export_id: str, fraction:
 
 
 def served_share(context: Context, caller: Caller, share: Share) -> Served:
-    """The target of a share as it is loaded. Raises what `find_share` raises."""
+    """The target of a share as it is loaded.
+
+    Raises:
+        NotFoundError: The target, its files or its base are not on this machine, or are another project's.
+        ConflictError: A run that has made nothing to be served.
+        RequestError: A folder in a format that cannot be served.
+    """
     if share.folder is not None:
         from luthier.features.serving.exports import served_export
 

@@ -46,6 +46,7 @@ def confirm(search: Search) -> bool:
     best = [trial for trial in best_of(search.trials, spec.goals) if trial.state == "done"]
     if len(spec.goals) > 1:  # the knee is what the end is about
         named = front_of(spec, search.trials, {})[1]
+        # False sorts before True: the knee comes first, the others keep their order.
         best.sort(key=lambda trial: trial.number != named)
     best = best[: spec.num_confirmed]
     wanted = [(trial, n) for n in range(spec.num_seeds) for trial in best] if len(best) > 1 else []
@@ -55,6 +56,7 @@ def confirm(search: Search) -> bool:
         nonlocal is_covered
         for trial, n in wanted:
             again = [t for t in search.trials if t.kind == "confirm" and t.of == trial.number]
+            # Seeds go round all of the best before any gets another one, so a small budget still compares them evenly.
             if len(again) <= n and is_covered:
                 again, is_covered = _begun_again(search, trial, again)
             if len(again) > n and again[n].state == "waiting" and (task := search.task(again[n], last)) is not None:
@@ -97,6 +99,7 @@ def finish(search: Search) -> Study:
     if len(study.spec.goals) > 1 and (named := front_of(study.spec, trials, repeated)[1]) is not None:
         winner = trials[named]
     final_run_id = study.final_run_id or new_id("run")
+    # The run's id is stored before it begins: a kill in between finds the same run again.
     search.change(study.model_copy(update={"winner": winner.number, "final_run_id": final_run_id, "status": "final"}))
     run = _train_final(search, winner, final_run_id)
     bill, is_done = run.result.bill if run.result is not None else None, run.status == "succeeded"
@@ -116,6 +119,7 @@ def finish(search: Search) -> Study:
 def _train_final(search: Search, winner: Trial, run_id: str) -> RunRecord:
     from luthier.features.training.service import resume, train
 
+    # A budget of 0 is none: a run without budget would never be paused.
     context, budget = search.context, BudgetRecipe(hours=max(search.unspent_hours, 1e-3))
     try:
         record = context.runs.get(run_id)
@@ -136,6 +140,7 @@ def final_recipe(spec: StudySpec, winner: Trial, own: Plan) -> Recipe:
     if isinstance(data.get("validation"), float):
         data.setdefault("split_seed", training.get("seed", 0))
         del data["validation"]
+    # Pinned, where the recipe leaves the epochs open, to the plan that all trials were measured by.
     training.setdefault("epochs", own.training.num_steps / own.training.num_steps_per_epoch)
     training["early_stopping_patience"] = 0
     return recipe_from(document, base_dir=Path("/"))

@@ -52,6 +52,7 @@ def distance(one: Plan, other: Plan) -> float | None:
     size = one.base_model.num_parameters / max(1, other.base_model.num_parameters)
     if not 1 / _MAX_SIZE_FACTOR <= size <= _MAX_SIZE_FACTOR:
         return None
+    # Logarithms make twice as many and half as many equally far.
     parts = [math.log(a / b) for a, b in zip(_marks(one), _marks(other), strict=True)]
     return sum(map(abs, parts)) / len(parts)
 
@@ -80,4 +81,5 @@ def _alike(
             values = study.spec.own_values | trials[study.winner].values
             kept = {name: value for name, value in lies_in(space, values).items() if own.get(name) != value}
             found.append((far, age, study, kept))
+    # Only numbers are compared: studies have no order.
     return [(far, study, kept) for far, _, study, kept in sorted(found, key=lambda one: one[:2])]

@@ -39,10 +39,13 @@ ON_A_RUNG: Final = "on a rung of its study"
 
 
 class UntilStep(InProcessLauncher):
-    """Trains up to a step, and stops there as if it had been asked to.
+    """Trains up to a step, and stops there as after a request to stop.
 
-    stop_requested: what else says that it is to stop; None takes SIGTERM and SIGINT for a wish while it trains.
-    tell_step: told of each step that is done. watch: notes its curve, and says when it is hopeless.
+    Args:
+        step: After which it stops.
+        stop_requested: What else says that it is to stop; None takes SIGTERM and SIGINT for it while it trains.
+        tell_step: Called with each step that is done.
+        watch: Follows its curve, and says when it is hopeless; None never does.
     """
 
     def __init__(
@@ -137,11 +140,19 @@ def trial_recipe(
 def price(
     context: Context, spec: StudySpec, trial: Trial, own: Plan, data_loader: TrainingDataLoader | None = None
 ) -> Priced:
-    """Make a trial ready and say what it should take. own: the plan of the study's own recipe, which rungs count from.
+    """Make a trial ready and predict what it takes.
 
-    materials: where the rows are kept that trials share.
+    Args:
+        context: The home.
+        spec: Of the study.
+        trial: The trial.
+        own: The plan of the study's own recipe, by whose tokens rungs are counted.
+        data_loader: Keeps the rows that trials share; None reads them again.
 
-    Raises what `service.plans.prepare` raises: a rank above a matrix, rows that do not fit.
+    Raises:
+        RecipeError: Values that cannot go together, such as a rank above that of a matrix.
+        DataError: Rows that cannot be trained on. OverlongError: rows over the length.
+        RequestError: The recipe has no validation rows, or the plan's rehearsal fails.
     """
     from luthier.features.planning.quotes import quote_of
 
@@ -173,11 +184,20 @@ def train_to(
     tell_step: Callable[[int], None] = lambda _step: None,
     finished: Finished | None = None,
 ) -> Trial:
-    """Train a trial up to a rung, from where it is; the trial as it is then.
+    """Train a trial up to a rung, from where it is.
 
-    stop_requested, tell_step: as in `UntilStep`. state: `done` on the last rung, `paused` on one before, `failed`
-    where it diverged, with the reason. A wish to stop leaves it `waiting`, to go on with later. finished: the trials it
-    is held against after each validation; one that cannot become the best is `stopped`.
+    Args:
+        context: The home.
+        trial: The trial, which may be under way.
+        rung: Its number, from 0 on.
+        priced: The trial made ready.
+        stop_requested: As in `UntilStep`.
+        tell_step: As in `UntilStep`.
+        finished: Finished trials that it is compared with after each validation; None never stops it for its curve.
+
+    Returns:
+        The trial as it is then: `done` on the last rung, `paused` on one before, `failed` where it diverged, `stopped`
+        where it cannot become the best, `waiting` where a stop was requested.
     """
     began, share = time.perf_counter(), priced.machine_share
     watch = None if finished is None or not may_be_stopped(trial) else CurveWatch(finished, priced.steps[-1])

@@ -71,7 +71,7 @@ class WorkerPool(Protocol):
         ...
 
     def wait(self) -> FinishedTask:
-        """The next task that is done. Raises what its training raised on purpose. One must have begun."""
+        """The next task that is done; one must have begun. A LuthierError that its training raised passes through."""
         ...
 
 

@@ -288,6 +288,7 @@ def parse_metrics(text: str) -> list[MetricName]:
             expected=f"names among {', '.join(known)}",
             do="write them with commas between: --metrics rouge,bleu",
         )
+    # In the order of the registry, whatever order was typed, so that equal requests give equal results.
     return [name for name in known if name in names]
 
 

@@ -96,6 +96,7 @@ def digest_of(path: Path) -> str:
     if path.is_file():
         return sha256_file(path)
     files = sorted(one for one in path.rglob("*") if one.is_file())
+    # Relative names, so that the digest does not depend on where the suite lies.
     return sha256_document([[str(one.relative_to(path)), sha256_file(one)] for one in files])
 
 
@@ -119,6 +120,7 @@ def _problems(keys: Mapping[str, Any], lines: Mapping[str, int]) -> list[str]:
         own = {key.removeprefix(f"{where}."): number for key, number in lines.items() if key.startswith(f"{where}.")}
         problems += _wrong(_SPECS[kind], task, own, prefix=f"task {task.get('name', place + 1)}: ")
     if not problems:
+        # Only once every task is right: the union over task kinds would repeat each fault for each kind.
         problems = _wrong(Suite, keys, lines, prefix="")
     return problems
 

@@ -50,7 +50,10 @@ def run_lm_eval(
 ) -> TaskResult:
     """One task of the harness on all systems; a path to its YAML file counts from `folder`.
 
-    Raises what the engines raise, RequestError where the harness itself fails.
+    Raises:
+        RequestError: The harness itself fails, or has no result.
+        NotFoundError: A task that the harness cannot load.
+        WorkError: An engine or a server gives no answer.
     """
     from importlib.metadata import version
 

@@ -225,6 +225,7 @@ class _Fits:
     @classmethod
     def of(cls, systems: Sequence[Candidate]) -> _Fits:
         judged = systems[-1]
+        # Base and tuned model share a tokenizer, so one template measures for both.
         return cls(judged.chat_template(), min(system.context_length_tokens for system in systems))
 
     def __call__(self, example: Example) -> bool:

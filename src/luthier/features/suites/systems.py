@@ -46,7 +46,10 @@ System = Candidate | Server
 def find_system(context: Context, name: str, *, project_id: str = DEFAULT_PROJECT) -> System:
     """A system by the name of a base model, a run, a tuned model (`ft:...`) or `http(s)://host/v1#MODEL`.
 
-    Raises what `find_candidate` and `parse_address` raise, NotFoundError for a tuned model that is not the project's.
+    Raises:
+        NotFoundError: No such model or run, or a tuned model that is not the project's.
+        ConflictError: A run that has made no weights.
+        RequestError: An address that is none.
     """
     from luthier.features.generation.teachers import parse_address
 
@@ -86,7 +89,12 @@ class ServerEngine:
         return self._cached.name
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in order. Raises the first OverlongError, and what the server's engine raises."""
+        """One generation a prompt, in order.
+
+        Raises:
+            OverlongError: A prompt is over the context; the first such error.
+            WorkError: The server gives no answer.
+        """
         found = self._cached.generate_each(prompts, progress)
         # All are answered first, so what came is in the cache and is not paid for again after the error.
         written = [one for one in found if isinstance(one, Generation)]
@@ -116,7 +124,19 @@ def as_judged(
     options: Sequence[Sequence[str]] = (),
     rests: Sequence[str] = (),
 ) -> SystemUnderTest:
-    """A system with the rows as it sees them. Raises what `models.resolve.system_under_test` raises."""
+    """A system with the rows as it sees them.
+
+    Args:
+        system: Who is judged.
+        engine: That runs it.
+        examples: The rows.
+        max_new_tokens: Of an answer.
+        options: Texts of each row that are compared by likelihood; empty for none.
+        rests: Where rows are plain texts that are only begun, what follows of each; else empty.
+
+    Raises:
+        OverlongError: A row does not fit into the model's context.
+    """
     from luthier.ml.inference.transformers_engine import TransformersEngine
 
     if isinstance(system, Candidate):

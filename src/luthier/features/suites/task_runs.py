@@ -67,12 +67,20 @@ def run_tasks(
 ) -> tuple[TaskResult, ...]:
     """Judge all systems by every task, each system's engine opened once.
 
-    systems: the plain before the tuned: each is held against every earlier one. shown: the system that is also judged
-    with examples in its prompt, where a task has some. trainings: the last system trained again with other seeds; they
-    and it are judged as one. engines: those of the caller, who also closes them.
+    Args:
+        context: The home.
+        systems: The plain before the tuned: each is compared with every earlier one.
+        tasks: With their rows.
+        resources: What tasks may use.
+        seed: Of resampling.
+        shown: The system that is also judged with examples in its prompt, where a task has some.
+        trainings: The last system trained again with other seeds; they and it are judged as one.
+        engines: Those of the caller, who also closes them; None opens and closes them here.
 
-    Raises what kinds, engines and `compare.judge_in_full` raise; before anything runs: DataError for rows that lack
-    what a task looks at, RequestError for a task that asks a server for likelihoods.
+    Raises:
+        DataError: Before anything runs: rows that lack what a task looks at.
+        RequestError: Before anything runs: a task that needs likelihoods of a server, or a judge that is not there.
+        DivergedError: A figure is no number, since a model's likelihoods are not.
     """
     # All tasks are checked before the first engine opens: a mistake in the last must not cost hours.
     asked = [_TaskSetup.of(rows_of, resources) for rows_of in tasks]
@@ -120,7 +128,7 @@ class Engines:
         self._open: dict[tuple[str | None, ...], Engine] = {}
 
     def of(self, system: System) -> Engine:
-        """The engine that runs a system. Raises what opening it raises."""
+        """The engine that runs a system, opened at its first use. A LuthierError says why it cannot be opened."""
         key: tuple[str | None, ...] = (system.name,)
         if isinstance(system, Candidate):
             # Not by name: the same model with and without examples shares one engine.

@@ -56,7 +56,9 @@ def settle(context: Context) -> int:
 def sweep(context: Context) -> int:
     """Make files, join small ones, delete what the policies do not keep any longer; returns the exchanges deleted.
 
-    Raises what `settle` raises.
+    Raises:
+        StorageFullError: A file cannot be written.
+        ConflictError: Another process holds the files.
     """
     with _locked(context):
         _settle(context)
@@ -76,7 +78,10 @@ def forget_user(context: Context, caller: Caller, user: str) -> Forgotten:
     user: as requests name them. What this user asks later is kept as the policy says; what was learned from their
     words is in the models: see `luthier lineage`.
 
-    Raises what `settle` raises.
+    Raises:
+        StorageFullError: A file cannot be written.
+        ConflictError: Another process holds the files.
+        WorkError: Some exchanges are in no file yet, so that they cannot be searched.
     """
     digest = user_digest(user_key(context, caller.project_id), user)
     with _locked(context):

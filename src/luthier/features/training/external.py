@@ -86,7 +86,13 @@ class ExternalLauncher:
 
 
 def train_as_follower(context: Context) -> None:
-    """Train as one of those for which rank 0 speaks. Raises what `launcher.train_worker` raises."""
+    """Train as one of the ranks for which rank 0 reports.
+
+    Raises:
+        ConflictError: The model or the rows of this machine are not those of the plan.
+        PeerLostError: Another process was lost.
+        DivergedError: The loss or a gradient is no number.
+    """
     import torch
 
     from luthier.features.training.launchers.here import silent_hooks, train_worker
@@ -113,7 +119,11 @@ def train(
 ) -> TrainOutcome:
     """`training.service.train`, with its arguments; goes on with the run that this launch has begun before.
 
-    Raises what `train` and `resume` of that module raise, and RequestError where a launch without a name starts again.
+    Raises:
+        RequestError: A launch without a name starts again; or what is wrong with recipe, rows or launcher.
+        ConflictError: The model or rows of the run have changed, or another process holds it.
+        DivergedError: The loss or a gradient is no number.
+        StorageFullError: The disk is full.
     """
     from luthier.features.training import service as training
 

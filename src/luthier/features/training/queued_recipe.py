@@ -15,7 +15,10 @@ from luthier.platform.processes.process import Outcome
 def carry_out(context: Context, job: Job) -> Outcome:
     """Begin the run of the job, or go on with it where an earlier attempt has begun it.
 
-    Raises what `training.train` and `training.resume` raise.
+    Raises:
+        RequestError: The recipe, its rows or its model are wrong, or have changed since the run began.
+        DivergedError: The loss or a gradient is no number.
+        StorageFullError: The disk is full.
     """
     from luthier.features.training import service as training
 

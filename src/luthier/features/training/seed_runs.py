@@ -14,7 +14,10 @@ from luthier.platform.home.context import Context
 def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
     """The runs of the recipe of `run_id` with the next `num` seeds, in their order.
 
-    Raises ConflictError where one ends without trained weights, and what `training.service.train` raises.
+    Raises:
+        ConflictError: One of them ends without trained weights.
+        DivergedError: The loss of one is no number.
+        StorageFullError: The disk is full.
     """
     from luthier.features.planning.service import prepare
     from luthier.features.training.service import train_prepared

@@ -90,14 +90,23 @@ def train(
 ) -> TrainOutcome:
     """Train a recipe from its start.
 
-    Relative paths in the recipe count from `base_dir`. prices: a file whose entries replace those of the price table.
-    show_plan: called before anything is trained, with run id, plan, and what it is predicted to take (or why that is
-    not known). run_id: the run's own, where it was named before; else a new one. launcher: the processes that train it;
-    None is this one. listener: told each event of the training once it is in the store, and before the checkpoint
-    that makes it final.
-
     SIGTERM, SIGINT and the budget end the run as `paused`, with a checkpoint.
-    Raises what `service.plans.prepare` raises before anything is trained; then DivergedError, StorageFullError.
+
+    Args:
+        context: The home.
+        recipe: What is trained.
+        base_dir: From which relative paths in the recipe count.
+        prices: A file whose entries replace those of the price table.
+        show_plan: Called before anything is trained, with run id, plan and prediction (or why there is none).
+        run_id: Of the run, where it was named before; None makes a new one.
+        launcher: The processes that train it; None is this one.
+        listener: Called with each event once it is in the store, and before the checkpoint that makes it final.
+
+    Raises:
+        RequestError: Before anything is trained: what `planning.service.make_plan` lists, and a plan that the
+            launcher's processes cannot share.
+        DivergedError: The loss or a gradient is no number; the last good weights are in a checkpoint.
+        StorageFullError: The disk is full.
     """
     began = time.perf_counter()
     prepared = prepare(context, with_absolute_paths(recipe, base_dir.absolute()), base_dir=Path(), prices=prices)

@@ -74,6 +74,7 @@ def usage_by_model(context: Context, project_id: str, *, num_days: int = 30) -> 
 
 
 def _summed(model: str, rows: Sequence[DayOfUse], days: Iterable[date]) -> ModelUse:
+    # None and 0 differ: without a price nothing is known of the cost.
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
     by_day: dict[str, int] = {}
     for row in rows:

@@ -152,6 +152,7 @@ def folders_of(context: Context, pipeline: Pipeline) -> list[str]:
     named = [asked.get(name) for name in ("data", "held_out", "gate", "suite", "teacher", "student")]
     named += [*asked.get("models", []), *(one.get("model") for one in asked.get("contenders", []))]
     found = {str(PurePath(one).parent) for one in named if isinstance(one, str) and one.startswith("/")}
+    # Longest first: a shorter folder replaced before would leave the rest of a longer one behind.
     return sorted((f"{folder}/" for folder in {*found, str(context.home)} if folder != "/"), key=len, reverse=True)
 
 
@@ -205,6 +206,7 @@ def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str,
     workflow, now = workflow_of(pipeline.kind), context.access.now()
     run = WorkflowRun(context, caller, workflow, pipeline)
     specs = {one.name: one for one in workflow.stages(run.spec)}
+    # The lock is released by the kernel when its holder dies, so it tells a killed workflow from a running one.
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
     stages = [_stage_view(run, specs[stage.name], stage, is_at_work, now) for stage in pipeline.stages]

@@ -60,6 +60,7 @@ def review_signals(
         at: when it was, in seconds since 1970.
     """
     states: dict[str, SignalState] = dict.fromkeys(standings, "steady")
+    # Missing signals were set to "steady" above; those of this look replace that.
     states |= {signal.name: signal.state for signal in signals}
     after = {name: _next(standings.get(name, Standing()), state, at, rule) for name, state in states.items()}
     was_open = {name for name, standing in standings.items() if standing.is_open}
@@ -73,6 +74,7 @@ def review_signals(
 def looks_to_close(standing: Standing, rule: AlertRule) -> int:
     """How many steady looks in a row close the alert of a signal in this state."""
     times = max(1, len(standing.opened_at))
+    # Doubled with each opening. The shift is bounded, since the length of `opened_at` is not.
     return max(rule.close_after, min(MAX_LOOKS_TO_CLOSE, rule.close_after << min(times - 1, 10)))
 
 

@@ -92,6 +92,7 @@ def saved_activation_bytes(workload: Workload) -> float:
         held = 0.0 if workload.keeps_checkpoints_on_host else s.num_layers * s.hidden_size * e
         return tokens * (held + _last_norm(workload))
     body = s.num_layers * layer_count(workload, length).kept
+    # The mask is one for the whole micro-batch; all else here is a token's.
     body += _mask(workload, length) / tokens
     if workload.method != "full":  # nothing below the first adapter needs a gradient: its norm keeps nothing
         body -= _FP32 if _norms_recompute(workload) else _norm_saved_bytes(workload, s.hidden_size)

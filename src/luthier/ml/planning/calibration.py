@@ -119,6 +119,7 @@ def _fit_memory(device: Device, measurements: Sequence[Measurement]) -> tuple[fl
         rows.append([growing / m.peak_memory_bytes, runtime / m.peak_memory_bytes])
         wanted.append(1.0 - fixed / m.peak_memory_bytes)
     scales, residuals = _ridge(np.array(rows), np.array(wanted))
+    # The runtime depends on the device alone, so any measurement gives it.
     runtime = memory_terms(measurements[0].workload, device)[2]
     return float(scales[0]), float((scales[1] - 1.0) * runtime), _spread(residuals)
 

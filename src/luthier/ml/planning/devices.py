@@ -90,6 +90,7 @@ def this_machine(hardware: Hardware) -> Device:
     """
     if hardware.device == "cpu":
         return _this_cpu(hardware)
+    # "NVIDIA A100-SXM4-80GB" becomes "nvidiaa100sxm480gb": drivers spell names with changing dashes and spaces.
     told = re.sub(r"[^a-z0-9]", "", hardware.accelerators[0].lower())
     spelled = {re.sub(r"[^a-z0-9]", "", name): name for name in (*_table(), *_aliases())}
     # the longest that fits: an L40S is no L4, and an A100 of 40 GB no other

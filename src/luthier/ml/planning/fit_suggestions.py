@@ -66,6 +66,7 @@ def cheapest_changes(
         way = _fitted_on(workload_on, other, longest_tokens)
         if way is not None and (other.name, other.num_devices) != (device.name, device.num_devices):
             elsewhere.append(_change(way, other, prices, market, None, is_elsewhere=True))
+    # Priced ones first, by price; without a price, by time.
     elsewhere.sort(key=lambda change: (change.usd is None, change.usd.value if change.usd else change.hours.value))
     return (*found, *elsewhere[:_NUM_DEVICES_SHOWN])
 
@@ -112,6 +113,7 @@ def _change(
         asks.insert(0, f"--set method.name={method}")
     else:
         kind = next(name for name in ("sharding", "checkpointing", "micro_batch") if name in way.changes)
+    # No command sets these: FSDP follows from how processes are started, and not every cost model is a method.
     is_possible = "sharding" not in way.changes and (method is None or method in RULES)
     return Change(
         kind=kind,

@@ -107,6 +107,7 @@ class OtherProcesses:
     """
 
     def __init__(self) -> None:
+        # A difference of counters, not a sampled percentage: it covers the whole stretch without gaps.
         self._began = self._now()
 
     def busy_cores(self) -> float:

@@ -112,6 +112,7 @@ def judging_seconds(
     judged = workload.judging
     if judged is None:
         return Estimate(value=0.0, low=0.0, high=0.0)
+    # Judging runs in one process: more devices make it no faster.
     alone = device.model_copy(update={"num_devices": 1})
     loading = workload.structure.num_parameters * workload.element_bytes / 1e9 / _LOADING_GB_PER_SECOND
     loading *= 2.0 + judged.teacher_share  # base and tuned model are loaded one after the other

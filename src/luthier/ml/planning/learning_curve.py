@@ -66,6 +66,7 @@ def curve_band(points: Sequence[CurvePoint], at_rows: Floats, *, seed: int = 0) 
     """Fitted loss at each number of rows, and the ends of its 95% interval, for a chart. Raises as `fit_power_law`."""
     _check(points)
     law, (floors, scales, exponents), _ = _bootstrap(*_arrays(points), seed)
+    # [draws, rows]
     curves = floors[:, None] + scales[:, None] * at_rows[None] ** -exponents[:, None]
     low, high = np.percentile(curves, [2.5, 97.5], axis=0)
     return law[0] + law[1] * at_rows ** -law[2], low, high
@@ -82,6 +83,7 @@ def _bootstrap(sizes: Floats, losses: Floats, seed: int) -> tuple[_Law, tuple[Fl
     freedom = len(sizes) - _NUM_UNKNOWNS
     noise = math.sqrt(float(np.sum((losses - fitted) ** 2)) / freedom)
     draw = np.random.default_rng(seed)
+    # [draws, 1]: one noise level a draw from its posterior (scaled inverse chi-square), as in a t interval.
     noises = noise * np.sqrt(freedom / draw.chisquare(freedom, size=(_NUM_DRAWS, 1)))
     drawn = _fit(sizes, fitted + noises * draw.standard_normal((_NUM_DRAWS, len(sizes))))
     return (floor, scale, exponent), drawn, noise

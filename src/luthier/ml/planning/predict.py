@@ -102,6 +102,7 @@ def hours_by_part(
     """
     validation = speed.validation_seconds(workload, step).times(workload.num_validations)
     saved = checkpoint_seconds(workload) * workload.num_checkpoints
+    # Disks differ by far more than anything else here, and none is measured.
     checkpoints = Estimate(value=saved, low=saved / 3, high=saved * 3)
     parts = {"steps": step.times(workload.num_steps), "validations": validation, "checkpoints": checkpoints}
     if workload.num_reference_tokens:

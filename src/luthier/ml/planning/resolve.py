@@ -106,6 +106,7 @@ def resolve(
     made = partial(
         _resolved, recipe, model, template, template_sha256, data, structure, hardware, judged, teacher, answers
     )
+    # Twice at most: whether adapters on experts fit is only known of a complete plan.
     plan = made(why_no_experts="")
     if why := experts_do_not_fit(plan, structure, hardware):
         plan = made(why_no_experts=why)
@@ -402,4 +403,5 @@ def _budgets(
             why = f"the longest thought of the rows has {answers.longest_thought:,} tokens"
         sources.note("evaluation.max_thinking_tokens", "derived", why)
     room = max(0, model.context_length_tokens - longest - new)
+    # What was asked is kept even where it exceeds the room: a refusal later names it.
     return {"max_new_tokens": new, "max_thinking_tokens": min(auto, room) if asked is None else asked}

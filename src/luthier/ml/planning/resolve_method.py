@@ -171,6 +171,7 @@ def _ranks(pick: _Picker, targeted_layers: Sequence[LinearLayer]) -> dict[str, A
         found["target_rank"] = target = pick.value("target_rank")
         refuse_rank(layers, target, "target_rank")
         most = min(layer.full_rank for layer in layers)
+        # AdaLoRA starts above its target rank and takes ranks away, but no matrix has more than its smaller side.
         found["rank"] = pick.value("initial_rank", min(most, _usual_initial_rank(target)), noted_as="rank")
         refuse_rank(layers, found["rank"], "initial_rank")
         if found["rank"] < target:

@@ -182,6 +182,7 @@ def _traffic_bytes(workload: Workload) -> float:
     if workload.is_compiled:
         passes = _PASSES_COMPILED
     if workload.gradient_checkpointing:
+        # One more forward pass beside two and a half: norms and activations are written once more, and read.
         passes += passes / 4
     layers = b.num_computed * workload.structure.num_layers * (count.kept + count.recomputed) * passes
     return layers + _logit_traffic_bytes(workload)

@@ -42,7 +42,18 @@ def train_share(document: dict[str, Any], channel: Channel) -> None:
 
 
 def work(job: dict[str, Any], answer: Callable[[dict[str, Any]], None], stop: Callable[[], str | None]) -> None:
-    """One process's part of a job, in the world that it finds itself in; raises what `launcher.train_worker` raises."""
+    """One process's share of a job, in the process group that the environment names.
+
+    Args:
+        job: `home`, `run_id`, `plan`, `began` (seconds since 1970; time is billed from then on).
+        answer: Takes the messages of rank 0: events, and at the end the result.
+        stop: Why training is to stop now; None where it may go on.
+
+    Raises:
+        DivergedError: The loss or a gradient is no number.
+        ConflictError: The model or the rows of this machine are not those of the plan.
+        PeerLostError: Another process of the group was lost.
+    """
     from luthier.core.plan import Plan
     from luthier.core.ports import SilentProgress
     from luthier.features.planning.budgets import metered

@@ -99,7 +99,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
     world: the processes that share the work, all of which call this; None is this one alone. The result is rank 0's; of
     the others only status and counts mean something.
 
-    Raises what `train.loop.train` raises, and RequestError where the examples of a step cannot be shared out evenly.
+    Raises DivergedError, CheckpointError (of another plan), RequestError (a step cannot be shared out evenly).
     """
     import torch
 

@@ -78,9 +78,11 @@ class LocalLauncher:
     def train(
         self, context: Context, run_id: str, prepared: Prepared, meter: Meter, emit: EventSink, lock: int
     ) -> TrainResult:
-        """Train to the end of the plan or to a wish to stop.
+        """Train to the end of the plan or to a request to stop.
 
-        Raises what a process raised on purpose, and WorkError where they died too often.
+        Raises:
+            LuthierError: What a process found wrong with the run: another try would end in the same way.
+            WorkError: Processes died too often without a new checkpoint.
         """
         self._lock = lock
         # The processes that train write the ledger meanwhile; `take_up` below reads what they have added.

@@ -48,7 +48,12 @@ class RayLauncher:
         emit: EventSink,
         lock: int,  # noqa: ARG002
     ) -> TrainResult:
-        """Train to the end of the plan or to a wish to stop; raises what a worker raised on purpose, and WorkError."""
+        """Train to the end of the plan or to a request to stop.
+
+        Raises:
+            LuthierError: What a worker found wrong with the run: another try would end in the same way.
+            WorkError: Workers were lost too often.
+        """
         from luthier.ml.training.ray_train import fit
 
         plan, folder = prepared.plan, context.settings.run_folder(run_id)

@@ -209,6 +209,7 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> s
             "teacher": base.identity | {"name": base.teacher},
             "student": base.name,
             "kind": request.kind,
+            # By content: the same command on rows that have changed is another distillation.
             "data": sha256_file(request.data),
             "held_out": held_out if isinstance(held_out, float) else sha256_file(held_out),
             "mapping": dict(request.mapping or {}),
@@ -250,6 +251,7 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
     folder = path.absolute().parent if path is not None else Path.cwd()
     kept = {name: data[name] for name in _KEPT_OF_DATA if data.get(name) is not None}
     if isinstance(kept.get("validation"), str):
+        # Made absolute here: the recipes of both sides are written into another folder.
         kept["validation"] = str(folder / Path(kept["validation"]).expanduser())
     if isinstance(kept.get("replay"), dict) and isinstance(kept["replay"].get("file"), str):
         kept["replay"] = kept["replay"] | {"file": str(folder / Path(kept["replay"]["file"]).expanduser())}

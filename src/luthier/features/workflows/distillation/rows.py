@@ -87,8 +87,16 @@ def write_taught(
 ) -> StudentRows:
     """Have the teacher answer the prompts that are trained on, and leave the rows it could not answer out of both.
 
-    teacher: None where it does not write, but gives its logits: both then learn the gold rows. Raises DataError where
-    no answer could be used, and what `answerings.answer` raises.
+    Args:
+        context: The home.
+        folder: Of the distillation.
+        teacher: None where it does not write, but gives its logits: both then learn the gold rows.
+        max_new_tokens: Of an answer.
+        num_rows: Gold rows to train on.
+
+    Raises:
+        DataError: No answer could be used.
+        WorkError: The teacher gives no answer.
     """
     from luthier.features.datasets.answers import answer
     from luthier.ml.data.rows.write_rows import write_rows

@@ -112,6 +112,7 @@ def pull_all(context: Context, names: Sequence[str]) -> list[LocalModel]:
     from luthier.ml.inference.models import sources
 
     for name in names:
+        # All names first: a typo in the last must not come after gigabytes of the first were fetched.
         model_names.parse(name)
     found = [sources.pull(name, context.home, context.progress) for name in names]
     for place, model in enumerate(found):
@@ -259,6 +260,7 @@ def _write_rows(
     write_chosen(request.held_out, choose_samples(rows.held_out, sizes.num_judged), judged_file)
     if sizes.num_examples >= len(rows.train):
         return rows.train
+    # Parts from 0 on are nested: what a smaller budget trains on is a subset of what a larger one does.
     chosen = part_of(rows.train, (0.0, sizes.num_examples / len(rows.train)))
     write_chosen(request.data, chosen, train_file)
     return chosen

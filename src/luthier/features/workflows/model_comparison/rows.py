@@ -70,6 +70,7 @@ def read_rows_of(
     for model in models:
         too_long[0].update(_too_long(context, model, train.examples, model.context_length_tokens))
         fit = {example.id for example in rows_that_fit(context, model, judged.examples, instruction=instruction)}
+        # Each model has its own tokenizer, so a row is out if it is too long for any of them.
         too_long[1].update(example.id for example in judged.examples if example.id not in fit)
     kept = [
         tuple(e for e in loaded.examples if e.id not in out)

@@ -87,6 +87,7 @@ def choose_size(structure: Structure, hardware: Hardware, load: MachineLoad | No
         load: how busy it is now; None where that does not matter, on an accelerator.
     """
     found = [(size, forecast_seconds(size, structure, hardware, load)) for size in SIZES]
+    # From the most work to the least, so the first that fits is the largest.
     size, seconds = next((one for one in found if one[1] <= MAX_SECONDS), found[-1])
     busy = ""
     if load is not None and load.slowdown > 1:

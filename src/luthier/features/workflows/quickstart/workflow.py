@@ -232,6 +232,7 @@ def quickstart(
 
 def _stopped(context: Context, caller: Caller, spec: QuickstartSpec) -> Pipeline | None:
     """The newest quickstart, where it is of the same kind, has not ended, and no process works on it."""
+    # Only the newest: an older one that was stopped was left behind on purpose.
     for one in context.pipelines.list(caller.project_id, "quickstart", limit=1):
         stage = one.next_stage
         is_over = stage is None or stage.status == "failed"

@@ -178,6 +178,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
     old_held_out = old.get("held_out", ())
     left_out: Counter[str] = Counter()
     unknown = without_prompts(fresh, old["train"])
+    # By identity: rows are dicts, which cannot be hashed, and `without_prompts` returns the same objects.
     names = {id(row) for row in unknown}
     new, new_held_out, why_none = split_reviewed(context, folder, unknown) if unknown else ([], [], "none is new")
     new = [*(row for row in fresh if id(row) not in names), *new]
@@ -192,6 +193,7 @@ def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str
             do="review more: luthier feedback list, and the page /review",
         )
     kept = without_prompts(old["train"], fresh)
+    # Where old rows have a group, each new row gets one of its own: `group_by` needs the field in every row.
     if any("group" in row for row in old["train"]):
         clean = [row | {"group": row.get("review_id") or f"{row.get('panel_id')} {at}"} for at, row in enumerate(clean)]
     return Joined(
@@ -289,6 +291,7 @@ def _add(found: Reviewed, row: dict[str, Any], source: str) -> None:
 def _keep_newest(found: Reviewed) -> None:
     from luthier.ml.data.text.normalise import prompt_key
 
+    # Rows are in the order of their decisions, and the last one of a key stays.
     newest = {prompt_key(example_of(row)): row for row in found.rows}
     if num := len(found.rows) - len(newest):
         found.left_out["the same prompt was decided again later"] += num

@@ -91,7 +91,9 @@ def compare(frame: pl.DataFrame, fraction: float, rules: CanaryRules, *, seed: i
         words = f"{frame.height:,} exchanges so far; the first look is at {next_at:,}"
         canary = int(frame["is_canary"].sum())
         return Compared("too early", words, 0, canary, frame.height - canary, frame.height, next_at)
+    # Exactly the exchanges of the planned look: more of them would make the time of looking depend on the data.
     seen = frame.head(num)
+    # Shared out over all kinds, also those without values: how many have some depends on the data.
     level = level_of(number, rules.error, len(KINDS))
     until = float(seen["ended_at"][-1])
     signals = tuple(_signal(seen, kind, rules, level, until, seed) for kind in KINDS)
@@ -135,9 +137,11 @@ def _values(seen: pl.DataFrame, kind: Kind, until: float) -> NDArray[np.float64]
     """The values of a signal, NaN where there is none; what was said after this look is left to the next one."""
     values = seen[kind.column].cast(float).fill_null(math.nan).to_numpy().copy()
     if kind.said_at:
+        # Negated, so that NaN, which compares false, is left out as well.
         values[~(seen["rated_at"].cast(float).fill_null(math.inf).to_numpy() <= until)] = math.nan
     if kind.is_ratio:
         with np.errstate(divide="ignore", invalid="ignore"):
+            # Differences of logarithms are ratios of geometric means, which long tails hardly move.
             values = np.where(values > 0, np.log(values), math.nan)
     return values
 

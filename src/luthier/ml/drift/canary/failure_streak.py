@@ -34,6 +34,7 @@ def failing_streak(frame: pl.DataFrame) -> str | None:
         return None
     begin = float(newest["ended_at"].min())  # type: ignore[arg-type]
     rest = frame.filter(~frame["is_canary"] & (frame["ended_at"] >= begin))["failed"].cast(float).fill_null(0.0)
+    # Nothing of the rest counts as failing, so that no streak is reported without a comparison.
     failing = float(np.mean(rest.to_numpy())) if rest.len() else 1.0
     if rest.len() < MIN_OF_REST or failing >= MAX_FAILING_OF_REST:
         return None

@@ -25,6 +25,7 @@ def first_look(fraction: float, least_requests: int) -> int:
 def look_at(num_exchanges: int, first: int) -> tuple[int, int]:
     """(k, exchanges that it is about) of the newest look that this many exchanges reach; (0, 0) before the first."""
     number, reached = 0, 0
+    # Places grow geometrically, so this takes a logarithmic number of turns.
     while (place := place_of(number + 1, first)) <= num_exchanges:
         number, reached = number + 1, place
     return number, reached

@@ -55,6 +55,7 @@ def units_of(unit: NDArray[np.int64], is_canary: NDArray[np.bool_], values: NDAr
     has = ~np.isnan(values)
     found, index, counts = np.unique(unit[has], return_inverse=True, return_counts=True)
     sums = np.bincount(index, weights=values[has], minlength=len(found))
+    # All exchanges of a user have the same side, so the last assignment is as good as any.
     canary = np.zeros(len(found), dtype=bool)
     canary[index] = is_canary[has]
     return Units(sums / np.maximum(counts, 1), np.minimum(counts, MAX_OF_ONE).astype(np.float64), canary)

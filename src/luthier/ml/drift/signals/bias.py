@@ -54,6 +54,7 @@ def bias_signals(
 def _signal(group: str, column: Column, is_in: NDArray[np.bool_], rows: Rows, checks: Checks, tail: float) -> Signal:
     has_prompt = np.zeros(len(rows.at), dtype=bool)
     has_prompt[rows.of_prompts()] = True
+    # Rows without words belong to neither side: whether they are of the group is not known.
     usable = np.isfinite(column.values) & rows.is_now & rows.is_tested & has_prompt
     inside, others = column.values[usable & is_in], column.values[usable & ~is_in]
     shared: dict[str, Any] = {

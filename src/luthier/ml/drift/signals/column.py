@@ -112,6 +112,7 @@ def read_rows(frame: pl.DataFrame, since: float, tested_from: float = 0.0) -> Ro
         since: where the reported window begins.
         tested_from: rows before that enter no test.
     """
+    # A stable sort: equal times keep their order, so that every look ranks them alike.
     frame = frame.filter(pl.col("at").is_finite()).sort("at", maintain_order=True)
     at = frame["at"].cast(pl.Float64).to_numpy()
     hours = hours_of(at)

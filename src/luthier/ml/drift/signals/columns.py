@@ -60,6 +60,7 @@ def _asked(rows: Rows, checks: Checks) -> list[Column]:
     for column in (topic, language):  # what they were fitted on would look more familiar than it is
         column[places[fitted]] = np.nan
     letters = rows.spread(places, [_letters(text) for text in texts])
+    # A text without words divides by zero, and becomes NaN below.
     with np.errstate(divide="ignore", invalid="ignore"):
         size = rows.spread(places, [len(text) for text in texts] / words.counts)
     size[~np.isfinite(size)] = np.nan
@@ -114,6 +115,7 @@ def _answered(rows: Rows, checks: Checks) -> list[Column]:
     texts = [rows.answers[place] or "" for place in places]
     lacks = "" if len(places) else NO_TEXT
     tokens = np.where(is_good, frame["num_new_tokens"].to_numpy().astype(np.float64), np.nan)
+    # np.where turns the booleans into 0.0 and 1.0 beside NaN.
     cut = np.where(is_good, (frame["finish_reason"] == "length").to_numpy(), np.nan)
     citations = [] if checks.citations is None else [checks.citations(text) for text in texts]
     invented = rows.spread(places, [float(bad > 0) for _, bad in citations] or np.full(len(places), np.nan))

@@ -99,6 +99,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     value, low, high = quantile(now, one.share)
     shared |= {"value": value, "low": low, "high": high}
     shared["reference"] = float(np.quantile(before, one.share)) if len(before) else None
+    # The interval above is of exchanges, the test is of hours: exchanges of one hour are not independent.
     hours, of_hour = _by_hour(values, rows.hours, one.share)
     ranks = conformal_ranks(of_hour, hours, lots([str(hour) for hour in hours], one.name))
     found = evidence(ranks, hours)
@@ -118,6 +119,7 @@ def _hour_signal(one: _Hourly, rows: Rows, num_signals: int) -> Tested:
     order = np.argsort(values[shows], kind="stable")
     chosen = shows[order[::-1] if one.is_worse_high else order][:MAX_EXAMPLES]
     since = rows.at[np.flatnonzero(has & (rows.hours >= found.began))[0]]
+    # The middle of the range of ranks that gained: above 1/2 means higher values.
     side = "higher" if found.low + found.high > 1 else "lower"
     signal = Signal(
         **shared,

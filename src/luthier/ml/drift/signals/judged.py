@@ -75,6 +75,7 @@ def _signal(judge: str, criterion: str, before: Scored, now: Scored, tail: float
     if abs(apart) <= sure:
         sentence = f"{title}: no difference that is sure; one of {sure:.1f} points would be."
         return Signal(**shared, state="steady", sentence=sentence)
+    # Examples of the change: the worst answers where scores fell, the best where they rose.
     order = np.argsort(new if apart < 0 else -new, kind="stable")[:MAX_EXAMPLES]
     return Signal(
         **shared,

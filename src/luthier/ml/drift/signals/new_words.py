@@ -32,6 +32,7 @@ def new_words_signal(rows: Rows, checks: Checks, num_signals: int) -> Tested:
         num_signals: of the model in all.
     """
     places = rows.of_prompts()
+    # The same rows as in the other tests: one user's repeated prompts must not make a word frequent.
     places = places[rows.is_tested[places]]
     nothing = np.empty(0, dtype=np.int64), np.empty(0)
     is_now = rows.is_now[places]

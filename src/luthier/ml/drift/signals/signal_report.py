@@ -84,6 +84,7 @@ def watch_rows(
         frame: columns of `Exchange`, `messages` as JSON.
         normal_since: as in `stretch_begins`.
     """
+    # Nothing after `until` takes part, so that a report of the past can be made again.
     rows = read_rows(frame.filter(pl.col("at") < until), since, stretch_begins(until, normal_since))
     num_signals = number_of_signals(compared)
     columns = columns_of(rows, checks)

@@ -62,6 +62,7 @@ def column_signal(column: Column, rows: Rows, checks: Checks, num_signals: int) 
         sentence = f"Unknown: {column.lacks or 'no exchange of this time has it'}."
         return Tested(Signal(**shared, sentence=sentence), np.empty(0, dtype=np.int64), np.empty(0))
     chance = false_alarms_a_month(float(found.log_strength[-1]), num_signals)
+    # The statistic only ever grows in expectation, so that a change is over must be seen by its fall.
     is_over = has_ended(found.dropped, num_signals)
     state = state_of(chance, num_before, num_now, is_over=is_over)
     since, examples = None, ()
@@ -119,6 +120,7 @@ def figures(
 def quantile(values: Floats, share: float) -> tuple[float, float, float]:
     """A quantile and its 95% interval by order statistics (David, Nagaraja, "Order Statistics", 2003, section 7.1)."""
     ordered = np.sort(values)
+    # How many of n values lie below the true quantile is binomial; its own quantiles are the places of the ends.
     low = int(binom.ppf(TAIL, len(ordered), share)) - 1
     high = int(binom.ppf(1 - TAIL, len(ordered), share))
     last = len(ordered) - 1

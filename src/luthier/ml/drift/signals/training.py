@@ -111,6 +111,7 @@ def _topics(before: Sequence[str], now: Sequence[str], checks: Checks) -> Apart 
     topics = find_topics(checks.words(before[::2]))
     if topics is None:
         return None
+    # Every second row: the halves are alike whatever order the file has.
     found = [topics.nearest(checks.words(texts))[0] for texts in (before[1::2], now)]
     kept = [one[np.isfinite(one)] for one in found]
     return psi(*matched(kept[0], kept[1], len(topics.centres))) if min(map(len, kept)) else None

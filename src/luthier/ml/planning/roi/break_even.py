@@ -51,6 +51,7 @@ def break_evens(economy: Economy, values: Values, months: float) -> tuple[BreakE
     def advantage(key: str) -> Callable[[float], float]:
         def at(value: float) -> float:
             moved = {**values, key: np.asarray(value)}
+            # The input also moves the alternatives, so the rival is chosen again at each value.
             own = float(economy.flow(TUNED, moved).value(months))
             return own - best_alternative(economy, moved, months)[1]
 
@@ -58,6 +59,7 @@ def break_evens(economy: Economy, values: Values, months: float) -> tuple[BreakE
 
     gain = float(break_even_gain(economy, values, months, target))
     ahead = float(flow.value(months)) - target
+    # What is spent once counts one to one, so the margin is simply added.
     most = float(flow.spent) + ahead
     found = [
         _one("gain", "accuracy gain", "gain", float(flow.gain), None if np.isnan(gain) else gain, True, against),

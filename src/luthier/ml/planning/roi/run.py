@@ -71,6 +71,7 @@ def worth(case: Case, measured: MeasuredGains | None = None, *, sources: tuple[s
     months = float(case.horizon_months)
     exact, drawn = economy.flow(TUNED, typical), economy.flow(TUNED, draws)
     tuned = _priced(TUNED, exact, drawn, case)
+    # Kept draw by draw: below each alternative is compared with it within the same draw.
     worth_of_tuned = drawn.value(months)
     alternatives = tuple(
         _priced(name, economy.flow(name, typical), flow := economy.flow(name, draws), case).model_copy(
