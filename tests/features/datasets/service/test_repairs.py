@@ -33,8 +33,8 @@ ROWS = [chat(f"What comes after {n}?", f"After {n} comes {n + 1}.") for n in ran
 BAD = [*ROWS, ROWS[3], ROWS[3], chat("Say it", ""), chat("cafÃ© please", "A cafÃ© it is.")]
 
 
-def make(context: Context, name: str, rows: list[str]) -> DatasetVersion:
-    file = dataset_versions.keep_rows(context, ADA, ["".join(rows).encode()], f"{name}.jsonl")
+def make(context: Context, name: str, rows: list[str], *, filename: str | None = None) -> DatasetVersion:
+    file = dataset_versions.keep_rows(context, ADA, ["".join(rows).encode()], filename or f"{name}.jsonl")
     return dataset_versions.create_dataset(context, ADA, name, file)[1]
 
 
@@ -56,8 +56,10 @@ def test_an_audit_is_kept_for_its_rows_and_settings(context: Context) -> None:
     with pytest.raises(NotFoundError, match="no finding 99"):
         dataset_audits.finding_of(found, 99)
     assert dataset_audits.audit_state(context, ADA, version).state == "unasked", "other settings"
-    same = make(context, "same", BAD)
+    same = make(context, "same", BAD, filename="bad.jsonl")
     assert dataset_audits.audit_state(context, ADA, same, AuditSettings(other.dataset_id)).state == "answered"
+    renamed = make(context, "renamed", BAD)  # an audit names the uploaded file, which another project must not see
+    assert dataset_audits.audit_state(context, ADA, renamed, AuditSettings(other.dataset_id)).state == "unasked"
     assert str(context.home) not in json.dumps(found.answer)
     with pytest.raises(NotFoundError):
         dataset_audits.begin_audit(context, ADA, version, AuditSettings(against="data-none"))

@@ -47,6 +47,7 @@ class NoVerdict:
     """A reply that is no verdict, and why.
 
     Attributes:
+        kind: why there is no verdict.
         reply: its text.
     """
 
@@ -133,4 +134,5 @@ def _score(value: Any) -> int | None:
     """1 to 5, written as a number or as text; None for everything else."""
     match = _SCORE.fullmatch(value.strip()) if isinstance(value, str) else None
     number = float(match["number"]) if match is not None else 0.0
+    # 4.5 is refused, not rounded: nothing is guessed. A bool or a list is no text, and becomes 0.
     return int(number) if number in (1, 2, 3, 4, 5) else None
