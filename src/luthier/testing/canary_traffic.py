@@ -78,7 +78,7 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
             "lacking": np.where(is_rated, lacking, np.nan),
             "rated_at": np.where(is_rated, ended_at + random.exponential(600, num), np.nan),
         }
-    # NaN marked what was not rated; the comparison reads null.
+        # NaN marked what was not rated; the comparison reads null.
     ).with_columns(pl.col("bad", "lacking", "rated_at").fill_nan(None))
 
 
