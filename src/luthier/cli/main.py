@@ -73,6 +73,7 @@ class _Commands(typer.core.TyperGroup):
     """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # Old names first: they may have two words of which the first is a command today.
         for num_words in (2, 1):
             given = " ".join(args[:num_words])
             if given in COMMANDS:
@@ -192,6 +193,7 @@ def _add_serving(app: typer.Typer) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code."""
     wants_json = _wants_json(arguments)
+    # Kept before it is redirected: the document goes there.
     stdout = sys.stdout
     # Whatever a library prints while we work, stdout carries the one document and nothing else.
     quiet = contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext()
@@ -206,6 +208,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """What the installed script calls."""
+    # Before any command imports torch, which reads these variables when it is loaded.
     wait_briefly()
     keep_few_kernels()
     keep_products_exact()
@@ -214,6 +217,7 @@ def run() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone: no one is left to be told.
+        # Python flushes stdout again at exit, and would print a second error about the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:
@@ -224,6 +228,7 @@ def run() -> None:
 def _carry_out(arguments: Sequence[str]) -> Ending:
     command = typer.main.get_command(build_app())
     try:
+        # standalone_mode=False: click raises instead of printing and exiting, so that endings are ours to write.
         answer = command.main(args=list(arguments), prog_name="luthier", standalone_mode=False)
     except BrokenPipeError:
         raise
@@ -239,6 +244,7 @@ def _carry_out(arguments: Sequence[str]) -> Ending:
 def _wants_json(arguments: Sequence[str]) -> bool:
     options = list(arguments)
     if "--" in options:
+        # Behind `--` it is the name of a thing.
         options = options[: options.index("--")]
     return "--json" in options and not {"--help", "--version"} & set(options)
 

@@ -14,7 +14,13 @@ DEFAULT_PROJECT: Final = "default"
 
 
 class Project(FrozenModel):
-    """What keys, files, jobs and models belong to; one project never sees those of another."""
+    """What keys, files, jobs and models belong to; one project never sees those of another.
+
+    Attributes:
+        project_id: Its id.
+        name: Its name, unique within the home.
+        created_at: Seconds since 1970.
+    """
 
     project_id: str
     name: str
@@ -22,7 +28,19 @@ class Project(FrozenModel):
 
 
 class ApiKey(FrozenModel):
-    """A key, without the key itself: of that only a digest is kept. Times are seconds since 1970."""
+    """A key, without its text, of which only a digest is stored. Times are seconds since 1970.
+
+    Attributes:
+        key_id: Its id, which is no secret.
+        project_id: The project that it opens.
+        name: What people call it.
+        scopes: What it may do.
+        requests_per_minute: Its rate limit; None for none.
+        tokens_per_day: The tokens that it may use on a day in UTC; None for no limit.
+        created_at: When it was made.
+        expires_at: When it becomes invalid; None for never.
+        revoked_at: When it was revoked; None if it was not.
+    """
 
     key_id: str
     project_id: str
@@ -36,7 +54,15 @@ class ApiKey(FrozenModel):
 
 
 class Caller(FrozenModel):
-    """The one that asks: a key, a member of the project, or, with neither, a person at this very machine."""
+    """Who makes a request: a key, a member of the project, or, with neither, a person at this machine.
+
+    Attributes:
+        project_id: The project that is worked in.
+        scopes: What the caller may do.
+        key_id: The key; None for members and for a person at this machine.
+        name: For logs and messages.
+        member_id: The member; None for keys and for a person at this machine.
+    """
 
     project_id: str = DEFAULT_PROJECT
     scopes: tuple[Scope, ...] = ("admin",)

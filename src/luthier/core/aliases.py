@@ -91,6 +91,7 @@ def rename_variables(environment: MutableMapping[str, str]) -> None:
                 do=f"unset {old}",
             )
         warn_renamed("environment variable", old, new)
+        # Removed, so that a child does not warn of it again.
         environment[new] = environment.pop(old)
 
 
@@ -163,6 +164,7 @@ def _renamed(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str,
             )
         level, (*sections, old) = changed, known.split(".")
         for section in sections:
+            # Copy on write: the caller's document is not changed.
             level[section] = level = dict(level[section])
         new = name.rpartition(".")[2]
         items = [(new if key == old else key, value) for key, value in level.items()]  # in its place in the order

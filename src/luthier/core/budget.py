@@ -10,8 +10,12 @@ class FirstActions(FrozenModel):
     """What the first of each action is expected to take, in seconds, before one has been measured.
 
     Attributes:
-        step_tokens: tokens of the mean step, which `step_seconds` is for.
-        reference_seconds: of what an objective computes before the first step.
+        step_seconds: a training step of mean length.
+        step_tokens: tokens of that mean step.
+        validation_seconds: one pass over the validation rows.
+        checkpoint_seconds: writing one checkpoint.
+        loading_seconds: reading the base model into memory.
+        reference_seconds: what an objective computes before the first step.
         judging: seconds of judging the held-out rows; None where nothing is judged, and in plans of before it was
             foreseen.
     """
@@ -31,9 +35,16 @@ class BudgetPlan(FrozenModel):
     A cap is kept at the upper end of its rate.
 
     Attributes:
-        tokens: of training steps, without padding.
-        usd_per_hour, watts: of all devices of the run together; None where nobody knows, and then `price_source` or
-            `watts_source` says why.
+        hours: most hours.
+        usd: most US dollars.
+        tokens: most tokens of training steps, without padding.
+        energy_kwh: most energy.
+        device: name of the device that the rates are of.
+        usd_per_hour: price of all devices of the run together; None where it is unknown.
+        price_source: where the price comes from, or why there is none.
+        watts: power of all devices of the run together; None where it is unknown.
+        watts_source: where the power comes from, or why there is none.
+        first: what the first actions are expected to take.
     """
 
     hours: float | None = None
@@ -52,6 +63,7 @@ class Spent(FrozenModel):
     """What a run has taken in all of its processes, work that a kill threw away included.
 
     Attributes:
+        seconds: of work in all processes.
         tokens: of training steps, without padding.
         interrupted_seconds: the part of `seconds` that was under way when a process was killed; nobody could measure
             it, so it is what that action was expected to take.
@@ -69,7 +81,14 @@ class Bill(FrozenModel):
     may stop it before.
 
     Attributes:
-        usd, energy_kwh: None where no price or power is known.
+        hours: of work until now.
+        tokens: of training steps until now, without padding.
+        usd: cost until now; None where no price is known.
+        energy_kwh: energy until now; None where no power is known.
+        interrupted_hours: the part of `hours` that was lost when processes were killed.
+        final_hours: hours once all steps are done.
+        final_usd: cost once all steps are done; None where no price is known.
+        final_energy_kwh: energy once all steps are done; None where no power is known.
     """
 
     hours: float

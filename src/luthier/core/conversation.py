@@ -17,10 +17,16 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 class Message(FrozenModel):
     """One turn.
 
-    `weight` is meaningful on assistant turns only: 0 means "context, do not learn", 1 or None "learn".
-    `tool_calls` are OpenAI's objects as they came: `{"id", "type": "function", "function": {"name", "arguments"}}`,
-    with `arguments` a JSON string. `reasoning` is what the assistant thought before its answer, apart from the answer;
-    `learn_reasoning` says whether this turn's thought is learned, None leaves it to the recipe.
+    Attributes:
+        role: Who speaks.
+        content: The text; None for an answer of tool calls alone.
+        name: The name of the speaker or of the function, as OpenAI's format has it.
+        tool_calls: OpenAI's objects as they came: `{"id", "type": "function", "function": {"name", "arguments"}}`, with
+            `arguments` a JSON string.
+        tool_call_id: Of a tool's turn: the call that it answers.
+        weight: Of an assistant's turn: 0 means "context, do not learn", 1 or None "learn".
+        reasoning: What the assistant thought before its answer, apart from the answer.
+        learn_reasoning: Whether this turn's thought is learned; None leaves it to the recipe.
     """
 
     role: Role
@@ -37,6 +43,7 @@ class Message(FrozenModel):
         """Without the fields of reasoning where they are not used: digests of turns that have none stay as they are."""
         document: dict[str, Any] = write(self)
         for name in ("reasoning", "learn_reasoning"):
+            # `...` as default: a field that was excluded already is not there to be deleted.
             if document.get(name, ...) is None:
                 del document[name]
         return document

@@ -15,7 +15,13 @@ PersonKind = Literal["data_preparation", "annotation", "review"]
 
 
 class Estimate(FrozenModel):
-    """A predicted figure and the range in which it is expected to lie, in the unit that the name of its field says."""
+    """A predicted figure, in the unit that the name of its field says.
+
+    Attributes:
+        value: The most likely figure.
+        low: The lower end of the range in which it is expected.
+        high: The upper end of that range.
+    """
 
     value: float
     low: float
@@ -37,11 +43,20 @@ class Estimate(FrozenModel):
 class Device(FrozenModel):
     """One kind of accelerator (or this machine's CPU), as many as the run has.
 
-    Rates of one device: dense products in TFLOP/s (a multiply-add counts as two), memory traffic in GB/s, link between
-    devices in GB/s (0 where there is none), memory in bytes, power in watts at the board.
+    All rates are those of one device.
 
     Attributes:
-        source: where figures come from; "measured" for this machine.
+        name: its key in the tables of devices and prices.
+        title: its name for people.
+        num_devices: how many of them the run has.
+        memory_bytes: its memory.
+        bfloat16_tflops: dense products in bfloat16, in TFLOP/s; a multiply-add counts as two.
+        float32_tflops: the same in float32.
+        memory_gb_per_second: memory traffic.
+        link_gb_per_second: link to the other devices; 0 where there is none.
+        power_watts: power at the board.
+        is_cpu: whether it is this machine's processor.
+        source: where the figures come from; "measured" for this machine.
     """
 
     name: str
@@ -61,8 +76,11 @@ class DevicePrice(FrozenModel):
     """What one device costs an hour in USD, on each market where it can be had.
 
     Attributes:
-        basis: what supports it: public list prices, a range that is usual, an assumption, or the user's own
-            figure.
+        on_demand: the price where it can be had at any time; None where it is not offered so.
+        spot: the price where it may be taken away; None where it is not offered so.
+        basis: what supports it: public list prices, a typical range, an assumption, or the user's own figure.
+        source: where it comes from.
+        as_of: its date.
     """
 
     on_demand: Estimate | None
@@ -73,7 +91,16 @@ class DevicePrice(FrozenModel):
 
 
 class PeopleRate(FrozenModel):
-    """What one kind of human work costs. Hours are `fixed_hours` and `minutes_per_row` for a share of the rows."""
+    """The cost of one kind of human work.
+
+    Attributes:
+        usd_per_hour: the wage with its overhead.
+        fixed_hours: hours that do not depend on the number of rows.
+        minutes_per_row: minutes for each row that is worked on.
+        rows_fraction: the share of the rows that is worked on, 0 to 1.
+        basis: what supports the figures.
+        source: where they come from.
+    """
 
     usd_per_hour: Estimate
     fixed_hours: Estimate
@@ -127,6 +154,7 @@ class PriceTable(FrozenModel):
         """Hours and USD of human work, each kind, for a data set of that many rows."""
         found = []
         for kind, rate in self.people.items():
+            # minutes_per_row * rows_fraction * num_rows / 60 = hours.
             hours = rate.fixed_hours.plus(rate.minutes_per_row.by(rate.rows_fraction).times(num_rows / 60))
             found.append(PeopleCost(kind=kind, hours=hours, usd=hours.by(rate.usd_per_hour)))
         return tuple(found)
@@ -135,9 +163,16 @@ class PriceTable(FrozenModel):
 class MemoryPrediction(FrozenModel):
     """Peak memory of one device, part by part, in bytes. The parts add up to `total_bytes.value`.
 
-    weights: the base as it is held. adapters, gradients, optimizer: what is trained, its fp32 masters and moments.
-    activations: kept for the way back, largest micro-batch. logits: of the learned tokens. generation: cache while
-    judging. runtime: libraries, context, allocator overhead.
+    Attributes:
+        weights_bytes: the base as it is held.
+        adapters_bytes: what is trained, with its fp32 masters.
+        gradients_bytes: the gradients of what is trained.
+        optimizer_bytes: the moments of the optimizer.
+        activations_bytes: kept for the backward pass, of the largest micro-batch.
+        logits_bytes: of the learned tokens.
+        generation_bytes: the cache of keys and values while judging.
+        runtime_bytes: libraries, context, overhead of the allocator.
+        total_bytes: the sum, with its range.
     """
 
     weights_bytes: float
@@ -171,12 +206,22 @@ class MachineLoad(FrozenModel):
 
 
 class Prediction(FrozenModel):
-    """What one plan takes on one device. usd and energy are None where no price or power is known; `notes` say why.
+    """What one plan takes on one device.
 
     Attributes:
+        device: the device.
+        step_seconds: one training step.
+        num_steps: training steps.
         hours: training with its validations and checkpoints, and judging.
-        load: how busy this machine was, None for another device.
+        peak_memory: the memory of one device.
+        fits: whether that memory is there.
+        usd: the cost; None where no price is known, and `notes` says why.
+        energy_kwh: the energy; None where no power is known, and `notes` says why.
         calibrated: whether it rests on a probe of this very device.
+        flops_per_step: floating-point operations of a step, a multiply-add counted as two.
+        tokens_per_second: of training steps.
+        load: how busy this machine was; None for another device.
+        notes: what limits the prediction, a sentence each.
     """
 
     device: Device
@@ -233,7 +278,12 @@ class Change(FrozenModel):
     """One way to make a run fit.
 
     Attributes:
+        kind: what is changed.
+        words: the change for people.
         ask: the option of the command line that does it; empty where none does it yet.
+        hours: of the changed run.
+        usd: of the changed run; None where no price is known.
+        peak_memory_bytes: of the changed run, on one device.
     """
 
     kind: Literal["micro_batch", "checkpointing", "sharding", "method", "device"]
@@ -271,12 +321,19 @@ class Quote(FrozenModel):
     """All that one run is expected to cost on one device, before it is run.
 
     Attributes:
+        prediction: time, memory, money and energy of the run.
         hours_by_part: of steps, validations, checkpoints and judging, of reference where an objective needs the model
-            at its start, and of teacher where one is asked.
-        usd_per_hour: of one device, with the origin and the date of that price.
-        electricity_usd: what power costs where the device is one's own; it is part of the price where the device is
+            at its start, and of teacher where one is used.
+        market: how the device is rented.
+        usd_per_hour: price of one device.
+        price_basis: what supports that price.
+        price_source: where it comes from.
+        price_as_of: its date.
+        electricity_usd: cost of power where the device is one's own; it is part of the price where the device is
             rented.
         people: human work for all rows, by assumed rates, never part of `prediction.usd`.
+        num_rows: rows of all splits that were counted.
+        num_tokens: tokens of training.
         room: what fits.
         changes: what would make it fit, cheapest first, where it does not.
     """

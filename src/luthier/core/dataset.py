@@ -26,7 +26,13 @@ CUT_REASON: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One raw record. `line` is the 1-based line in the file (row number for JSON arrays, CSV and Parquet)."""
+    """One raw record.
+
+    Attributes:
+        file: The name of its file.
+        line: The line in the file, from 1 on; the number of the row for JSON arrays, CSV and Parquet.
+        fields: Its values by column.
+    """
 
     file: str
     line: int
@@ -42,10 +48,13 @@ class Example(FrozenModel):
     """A row mapped to something that can be trained on: either a conversation or plain text, never both.
 
     Attributes:
+        id: the id of its row.
+        conversation: the turns; None for plain text.
+        text: plain text, all of which is learned; None for a conversation.
         rejected: in a preference pair, the prompt with the completion that is not wanted; `conversation` then ends with
             the chosen one.
-        is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so. `group` is the
-            value that keeps rows together in a split (a source document, a module), or None.
+        is_wanted: whether the completion of an unpaired row is a good one; None where nothing says so.
+        group: the value that keeps rows together in a split (a source document, a module), or None.
         goes_on: the text is a piece that another follows, so that it does not end with the end-of-text token.
     """
 
@@ -129,8 +138,8 @@ class TokenisedExample:
         is_replayed: whether it is a general row, trained against forgetting.
         has_thought: whether an answer holds a thought.
         skips_thought: whether one goes on without a thought where the prompt lets the model think.
-        is_joined: whether its answers, which the template needs a sequence each for, were joined into one, and differs:
-            how earlier answers then differ from what inference would show of them.
+        is_joined: whether its answers were joined into one sequence, though the template needs one for each.
+        differs: how earlier answers of a joined row differ from what inference would show of them.
     """
 
     id: str
@@ -157,6 +166,7 @@ class TokenisedExample:
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens before the last learned answer; all of them where nothing is learned."""
+        # The position behind the last 0 that comes before the last 1: where the last run of learned tokens begins.
         return self.loss_mask.rfind(0, 0, self.loss_mask.rfind(1) + 1) + 1 if 1 in self.loss_mask else self.num_tokens
 
 
@@ -178,6 +188,7 @@ def common_beginning(rows: Sequence[TokenisedExample], *, are_cut: bool = False)
     Args:
         are_cut: they are the answers of one conversation.
     """
+    # As bytes: comparing slices of memory takes no copy and no loop in Python. Prefixes agree up to a point, so bisect.
     starts = [memoryview(row.input_ids).cast("B") for row in rows]
     size = memoryview(rows[0].input_ids).itemsize
     low, high = 0, min(row.num_tokens - 1 if are_cut else shareable_tokens(row) for row in rows)
@@ -194,8 +205,12 @@ class PackedProfile(FrozenModel):
     """How documents fall into blocks.
 
     Attributes:
+        block_tokens: tokens of a block.
+        num_blocks: blocks of the split.
+        num_documents: documents of the split.
         num_cut: documents that are longer than a block, cut into several pieces.
-        filled_fraction: tokens as a share of what all blocks could hold.
+        num_pieces: pieces of all documents.
+        filled_fraction: tokens as a share of what all blocks could hold, 0 to 1.
     """
 
     block_tokens: int
@@ -210,13 +225,28 @@ class DatasetProfile(FrozenModel):
     """What a split holds, in numbers; the plan is made from this and the report shows it.
 
     Attributes:
-        packed: where the examples that a step counts are blocks of documents; None where they are rows.
-        num_cut: rows of which the template needs a sequence for each answer, and num_sequences: of how many sequences
-            all rows then are; 0 where none is cut.
-        num_with_thought, num_skipping_thought: sequences whose answer holds a thought, and those that go on without one
-            where the prompt lets the model think.
-        num_joined: rows whose answers were joined into one sequence (data.reset_template), and joined_differs: how
-            earlier answers of these differ from what inference shows, the most frequent first.
+        split: what the rows are for.
+        file: the file that they come from.
+        sha256: its digest.
+        shape: how its rows are read.
+        shape_reason: why they are read so.
+        num_rows: rows of the file.
+        num_examples: what a step counts: rows, pairs or blocks that are left.
+        num_dropped: rows that are left out as too long.
+        dropped_ids: the ids of these.
+        num_truncated: rows that are cut at the context.
+        truncated_ids: the ids of these.
+        num_tokens: tokens of all examples.
+        num_trained_tokens: tokens that are learned.
+        max_tokens: tokens of the longest sequence.
+        mean_tokens: tokens of a sequence on average.
+        packed: how documents fill blocks, where the examples are blocks; None where they are rows.
+        num_cut: rows of which the template needs a sequence for each answer.
+        num_sequences: sequences of all rows, where any is cut; 0 where none is.
+        num_with_thought: sequences whose answer holds a thought.
+        num_skipping_thought: sequences that answer without a thought where the prompt lets the model think.
+        num_joined: rows whose answers were joined into one sequence (data.reset_template).
+        joined_differs: how earlier answers of these differ from what inference shows, the most frequent first.
     """
 
     split: Split
@@ -318,6 +348,7 @@ def profile_tokens(
         "num_trained_tokens": sum(e.num_trained_tokens for e in rows),
         "max_tokens": max(lengths, default=0),
         "mean_tokens": sum(lengths) / len(lengths) if lengths else 0.0,
+        # row_counts is empty where no row was cut: then there are no sequences to tell apart from rows.
         "num_cut": sum(num > 1 for num in row_counts),
         "num_sequences": len(rows) if row_counts else 0,
         "num_with_thought": sum(row.has_thought for row in rows),

@@ -21,6 +21,7 @@ def sha256_file(path: Path) -> str:
 
 def canonical_json(document: Any) -> str:
     """JSON with sorted keys and no spaces: equal documents give equal text."""
+    # allow_nan=False: NaN is no JSON, and never equal to itself, so a document with it has no digest.
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

@@ -19,6 +19,7 @@ def entry_points(group: str) -> list[EntryPoint]:
     Args:
         group: an entry point group, such as `luthier.metrics`.
     """
+    # Registered after the installed ones: in a notebook the class that is being written has to win.
     own = {name: entry for (of, name), entry in _REGISTERED.items() if of == group}
     return [*(entry for entry in _installed(group) if entry.name not in own), *own.values()]
 

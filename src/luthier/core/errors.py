@@ -50,6 +50,7 @@ class LuthierError(Exception):
 
     def __init__(self, came: str, *, expected: str, do: str) -> None:
         self.came, self.expected, self.do = came, expected, do
+        # Exception.args holds the finished text: `str(error)` works for whoever does not know this class.
         super().__init__(f"{came}\n  expected: {expected}\n  what to do: {do}")
 
     def as_json(self) -> dict[str, Any]:
@@ -257,7 +258,9 @@ class PeerLostError(WorkError):
 
 def error_from(document: dict[str, Any]) -> LuthierError:
     """The error that `LuthierError.as_json` has told of, elsewhere; a WorkError where its kind is not known here."""
+    # Looked up in this module alone: a document must not be able to name any class of the process.
     kind = globals().get(str(document.get("type")))
     if not (isinstance(kind, type) and issubclass(kind, LuthierError)):
         kind = WorkError
+    # The three parts are all that every class takes; what a class adds (problems, code, param) is not carried over.
     return kind(document["came"], expected=document["expected"], do=document["do"])

@@ -192,6 +192,7 @@ class EvaluationOverview(FrozenModel):
             held_out_file=evaluation.held_out_file,
             num_rows=evaluation.num_rows,
             systems=tuple(system.name for system in evaluation.systems),
+            # dict.fromkeys: each once, in the order of the systems; a set would have none.
             models=tuple(dict.fromkeys(system.model for system in evaluation.systems)),
             word=None if verdict is None else verdict.word,
             headline="" if verdict is None else verdict.headline,

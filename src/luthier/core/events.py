@@ -54,6 +54,7 @@ class StepDone(FrozenModel):
 
 def comparable_loss(event: StepDone) -> float:
     """The loss of a step that can be held against that of a validation: of the task's rows, without regularisation."""
+    # The most specific first: with replayed rows the plain loss is a mixture of both kinds.
     for name in (TASK_LOSS, PLAIN_LOSS):
         if name in event.measures:
             return event.measures[name]

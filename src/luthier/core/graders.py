@@ -93,6 +93,7 @@ class Reward(FrozenModel):
     @classmethod
     def _plain_name(cls, given: Any) -> Any:
         """A name alone means that metric, counted once."""
+        # Before validation: recipes may list `rewards: [exact_match]`.
         return {"metric": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")

@@ -69,13 +69,16 @@ def fault_of_text(text: str, *, max_values: int = MAX_VALUES) -> JsonFault | Non
     Args:
         max_values: values and keys, numbers in lists not counted, of which there may be `MAX_VALUES` in any case.
     """
+    # str.count runs in C. Each value follows a bracket, a comma or a colon, so these bound their number from above.
     num_brackets = text.count("[") + text.count("{")
     may_be_large = 0 < max_values <= num_brackets + text.count(",") + text.count(":")
     if not may_be_large and is_plain(text):
         return None
     try:
+        # Parsed only now: the quick test above has let most texts go.
         return fault_of(json.loads(text), max_values=max_values)
     except RecursionError:
+        # The C parser gave up: the text is deeper than Python's stack, so the place is found without recursion.
         return _too_deep(_first_deep_field(text))
     except ValueError:
         return None
@@ -93,6 +96,7 @@ def is_plain(text: str) -> bool:
 
 def _may_hold_half(text: str) -> bool:
     """Whether there may be half of a surrogate pair. Plain searches: a pattern would hold the process for 0.1 s."""
+    # An escape of the range D800 to DFFF; whole pairs are among them, which the full check then lets pass.
     if "\\ud" in text or "\\uD" in text:
         return True
     if text.isascii():
@@ -111,6 +115,8 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = Fa
         max_values: 0 for no limit, also on numbers: of what was held in memory as a file of rows anyway.
         allows_half: leave halves of surrogate pairs to whoever reads the texts, who may not need the one that holds it.
     """
+    # Breadth first with an explicit list: recursion would fail on the very documents that this has to refuse. A place
+    # is a linked list (parent, key), written out only for a fault.
     level: list[tuple[Any, _Place]] = [(value, None)]
     num_values, num_numbers, depth = 1, 0, 0
     while level:
@@ -126,6 +132,7 @@ def fault_of(value: Any, *, max_values: int = MAX_VALUES, allows_half: bool = Fa
                 below += [(within, (place, key)) for key, within in one.items()]
                 num_values += 2 * len(one)
             elif isinstance(one, list):
+                # `type(...)`, not isinstance: bool is an int, and is counted as a value.
                 others = [(within, (place, n)) for n, within in enumerate(one) if type(within) not in (int, float)]
                 below += others
                 num_values += len(others)

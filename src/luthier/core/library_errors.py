@@ -23,6 +23,7 @@ _hides_words: Final[ContextVar[bool]] = ContextVar("hides_library_words", defaul
 @contextlib.contextmanager
 def library_words_hidden() -> Iterator[None]:
     """Within the block, and in what is called from it, `library_reason` gives the kind of an error alone."""
+    # A ContextVar follows async tasks and threads that copy the context; a global would mix requests up.
     before = _hides_words.set(True)
     try:
         yield

@@ -260,6 +260,7 @@ class ObjectivePlan(FrozenModel):
         """
         if self.num_samples is None or self.max_new_tokens is None:
             return num_tokens
+        # Each prompt is answered num_samples times, and each answer may have max_new_tokens.
         return self.num_samples * (num_prompt_tokens + num_rows * self.max_new_tokens)
 
 
@@ -411,11 +412,14 @@ class Plan(FrozenModel):
         # plans of before there were parts and canaries keep their hash; a proof changes nothing that is trained
         splits |= {name: True for name in ("part", "canaries") if getattr(self.data, name) is None} | {"split": True}
         splits |= {name: True for name in _ROW_SETTINGS if getattr(self.data, name) in (None, {})}
+        # True leaves the whole field out; a set leaves out its names.
         splits["replay"] = True if self.data.replay is None else {"rows": {"file"}, "held_out": {"file"}}
         if self.data.replay is not None:
             for name in ("rows", "held_out"):
                 if (profile := getattr(self.data.replay, name)) is not None:
                     splits["replay"][name] = {"file"} | (profile.unused_fields - {"packed"})
+        # Whatever is added to a plan later must be left out here while it is unused: otherwise each stored plan would
+        # get another hash.
         excluded: Any = {
             "sources": True,
             "recipe": True,
@@ -452,6 +456,7 @@ class Plan(FrozenModel):
         rows = []
         for name, source in self.sources.items():
             section, _, key = name.partition(".")
+            # Sources are named `section.key`, or by a section as a whole.
             value = document[section][key] if key else document[section]
             value = _without_nothing(value)
             rows.append({"name": name, "value": value, "source": source.source, "why": source.why})

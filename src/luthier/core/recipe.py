@@ -64,6 +64,7 @@ class CanariesRecipe(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _plain_number(cls, given: Any) -> Any:
+        # bool is a subclass of int: `canaries: true` must stay an error.
         return {"num": given} if isinstance(given, int) and not isinstance(given, bool) else given
 
 

@@ -51,6 +51,8 @@ class Registry:
     def plug_ins(self) -> dict[str, EntryPoint]:
         """The entry points of other packages, sorted by name; none takes the place of one of ours."""
         found = {entry.name: entry for entry in entry_points(self.group)}
+        # Ours win: installing a package must not change what a recipe means. Sorted, since the order of packages is
+        # arbitrary.
         return {name: found[name] for name in sorted(found) if name not in self.built_in}
 
     def names(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ class Registry:
             PydanticCustomError: The name is unknown; the context lists all known ones.
         """
         if not self.is_known(name):
+            # The type that pydantic gives for a Literal, so that one handler formats both kinds of error.
             raise PydanticCustomError("literal_error", f"not {self.kind}", {"expected": ", ".join(self.names())})
         return name
 
@@ -98,6 +101,7 @@ class Registry:
         """
         entry = self.plug_in(name)
         try:
+            # Code of another package: it may raise anything.
             return entry.load()
         except Exception as error:
             raise NotFoundError(

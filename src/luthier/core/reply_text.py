@@ -22,6 +22,7 @@ class _DuplicateKeyError(ValueError):
 
 def without_thoughts(reply: str) -> str:
     """The reply without what is in <think> tags, and without space around it."""
+    # Whole thoughts first: what is left of a closing tag then belongs to a thought without an opening one.
     return _REST_OF_THOUGHT.sub("", _THOUGHT.sub("", reply)).strip()
 
 
@@ -43,6 +44,7 @@ def json_objects(text: str) -> Iterator[dict[str, Any]]:
     taken; an object with a key that occurs twice is passed over, since only one of the values could be kept.
     """
     decoder = json.JSONDecoder(
+        # strict=False takes line breaks inside of strings, which models write. Numbers stay text.
         strict=False,
         object_pairs_hook=_without_duplicates,
         parse_float=str,
@@ -55,6 +57,7 @@ def json_objects(text: str) -> Iterator[dict[str, Any]]:
         try:
             document, end = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
+            # No object begins here: go on behind this brace. Behind an object the search goes on at its end.
             end = position + 1
         else:
             if isinstance(document, dict):
@@ -73,6 +76,7 @@ def _inner(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
+    # The hook sees the pairs before a dict swallows duplicates.
     if len(made) != len(pairs):
         raise _DuplicateKeyError("a key stands twice, and only one value could be kept")
     return made

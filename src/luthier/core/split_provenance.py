@@ -62,7 +62,9 @@ def provenance_from(document: dict[str, Any], train_sha256: str, judging: dict[J
     Raises:
         KeyError, TypeError, ValueError: the document is no split.json.
     """
+    # By content: sides may have been renamed or moved since the split.
     made = {side["sha256"]: name for name, side in document["sides"].items()}
+    # A judging file that equals the training file is no side of its own.
     covers = tuple(name for name, digest in judging.items() if digest in made and digest != train_sha256)
     if train_sha256 not in made or not covers:
         return None

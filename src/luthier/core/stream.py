@@ -87,6 +87,7 @@ class TextRequest(FrozenModel):
     @property
     def tools(self) -> tuple[dict[str, Any], ...]:
         """The tools that may be called, as OpenAI writes them; none where they may not."""
+        # With "none" the template must not show the tools either, or the model calls them.
         if self.conversation is None or self.tool_choice == "none":
             return ()
         return self.conversation.tools
@@ -148,8 +149,10 @@ class LoadedModel(FrozenModel):
     def answers(self, asked: Served) -> bool:
         """Whether it is what answers for a model: the model itself, or the base that its adapter is put over."""
         own = self.served
+        # Two unknown digests are equal as text: only then the paths decide.
         has_same_weights = own.sha256 == asked.sha256 and (bool(own.sha256) or own.path == asked.path)
         runs_alike = own.engine == asked.engine and own.quantisation == asked.quantisation
+        # None leaves the precision to the machine, so any loaded one will do.
         has_same_precision = asked.precision in (None, own.precision)
         return has_same_weights and runs_alike and has_same_precision and own.adapter_path in (None, asked.adapter_path)
 
@@ -270,6 +273,7 @@ class Failed(FrozenModel):
         """The event that tells of an error."""
         if not isinstance(error, OverlongError) or not error.most_tokens:
             return cls(error=error.as_json())
+        # Ceiling division.
         num_contexts = -(-error.num_tokens // error.most_tokens)
         return cls(error=error.as_json(), num_refused_tokens=error.num_tokens, num_contexts=num_contexts)
 

@@ -12,12 +12,14 @@ def format_target_modules(targets: Sequence[str]) -> str:
     single: dict[tuple[int, ...], list[str]] = {}
     kinds: dict[str, list[int]] = {}
     for name in targets:
+        # `model.layers.3.self_attn.q_proj`: a name with a number means one layer, one without all of them.
         number = re.search(r"\.(\d+)\.", name)
         if number is not None:
             kinds.setdefault(name.rpartition(".")[2], []).append(int(number[1]))
         elif "." in name:
             whole.append(name)
     for kind, layers in sorted(kinds.items()):
+        # Kinds with the same layers are shown together.
         single.setdefault(tuple(sorted(layers)), []).append(kind)
     parts = [", ".join(whole)] if whole else []
     parts += [f"{', '.join(names)} of {_format_layers(layers)}" for layers, names in single.items()]

@@ -100,6 +100,7 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
         title="Luthier",
         version=version("luthier"),
         lifespan=lifespan,
+        # A redirect would make clients send the key and the body twice, and some drop the header on the way.
         redirect_slashes=False,
         # FastAPI's pages load scripts from elsewhere, which neither works offline nor belongs beside an API with keys.
         docs_url=None,
@@ -110,6 +111,8 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
     app.state.liveness, app.state.looking = Liveness(context), InThread(app.state.readiness.checks)
     add_idempotency(app.state)
     add_error_handlers(app)
+    # From the outside in: log and metrics, request id and bugs, Host, key, size, JSON, cache. A request without a key
+    # is refused before its body is read, and only checked requests reach the cache.
     # The last one is the outermost.
     app.add_middleware(PollCache, context=context, authenticator=app.state.authenticator)
     app.add_middleware(JsonBody)
@@ -124,6 +127,7 @@ def create_app(context: Context, authenticator: Authenticator | None = None, pag
             app.router.routes.extend(router.routes)
     document_failures(app)
     if pages is not None:
+        # The router's own fallback: no catch-all route that would hide 404 and 405 of the API.
         app.router.default = _Elsewhere(pages, app.router.default)
     return app
 

@@ -63,6 +63,7 @@ def start(
             f"start (at most a minute). {AGAIN}"
         )
 
+    # The umask first, so that all that is made from here on, by children too, is private.
     with private_files(), stop_signals(notice) as stop_requested, open_context(home) as context:
         serve(
             context,

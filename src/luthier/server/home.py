@@ -33,12 +33,15 @@ def create_home_app(context: Context) -> FastAPI:
 
 def main(descriptor: int) -> None:
     """Serve the home of the environment on an open socket until SIGTERM."""
+    # First of all: threads and children that start later inherit the weight of the session.
     lower_session_priority()
     with Context.open() as context, socket.socket(fileno=descriptor) as listening:
+        # The supervisor asks for the stacks of a process that hangs before it ends it.
         faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "api")
         _ = context.database  # made and brought up to date before the first request
         app = create_home_app(context)
+        # Ended before the context closes the database that they use.
         with WebhookSender(context), MonitorThreads(context):
             asyncio.run(make_server(app, context, app.state.readiness).serve(sockets=[listening]))
 

@@ -109,8 +109,10 @@ def create_pages(context: Context) -> FastAPI:
     app.state.rating_failures = FailureLimit("links that let nobody in", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work = ShownOnce(), PageWork()
     app.state.judged, app.state.run_series = Judged(context), RunSeries(context)
+    # Where a person may be sent back to after signing in.
     app.state.page_paths = {route.path for route in page_routes() if "GET" in (route.methods or ())}
     add_error_pages(app)
+    # The last one is the outermost: a request of another site is refused before its form is looked at.
     app.add_middleware(SubmitOnce)
     app.add_middleware(SameOrigin)
     app.add_middleware(Policy)

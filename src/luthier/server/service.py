@@ -87,6 +87,7 @@ def worker_names(context: Context, num_workers: int) -> tuple[str, ...]:
     """
     first = "up"
     if context.settings.database is not None:
+        # Names of workers are parts of paths.
         machine = re.sub(r"[^A-Za-z0-9]+", "-", platform.node()).strip("-")[:50] or "machine"
         first = f"{machine}-{sha256_bytes(os.fsencode(context.home))[:6]}"
     return tuple(f"{first}-{number}" for number in range(1, num_workers + 1))
@@ -115,6 +116,7 @@ def serve(
         file_lock(context.home / "server.lock", what=what, timeout_seconds=_LOCK_SECONDS),
         listen(request.host, request.port) as listener,
     ):
+        # Before anything is started: an open server must never be reachable, not even for a moment.
         if not listener.is_loopback and not has_key(context):
             raise RequestError(
                 f"{listener.host} can be reached by others, and this home has no key",
@@ -126,12 +128,14 @@ def serve(
         for folder in remove_abandoned(context):
             tell(f"removed {folder}: an export that was killed had left it")
         workers = worker_names(context, request.num_workers)
+        # One worker a process: each holds one training and the memory of its models.
         supervisor = Supervisor([_api(context, listener), *map(_worker, workers)], tell=tell)
         try:
             with _environment(context):
                 supervisor.start()
                 wait_until_it_answers(supervisor, listener, stop_requested)
                 if stop_requested() is None:
+                    # On other addresses a key is there already: that was checked above.
                     key = _first_key(context) if listener.is_loopback else None
                     name = context.database.name
                     link = f"{listener.url}/welcome/{make_link(context)}" if listener.is_loopback else None
@@ -163,6 +167,7 @@ def _environment(context: Context) -> Iterator[None]:
     """What the processes are told, for as long as this one may start any."""
     settings = context.settings
     given = {"LUTHIER_HOME": str(context.home), "LUTHIER_LOG_FORMAT": settings.log_format}
+    # Restored afterwards: this function may be called in a process that goes on, such as a test.
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
@@ -180,6 +185,7 @@ def wait_until_it_answers(supervisor: Supervisor, listener: Listener, stop_reque
     deadline = time.monotonic() + _START_SECONDS
     while stop_requested() is None and not _answers(listener):
         time.sleep(0.05)
+        # Looked at here, since the supervisor does not restart anything before `watch`.
         code = supervisor.exit_code(API)
         if code is not None or time.monotonic() >= deadline:
             how = f"ended with exit code {code}" if code is not None else f"gave no answer within {_START_SECONDS:g} s"

@@ -98,6 +98,7 @@ def serve_models(
                 do="give --api-key FILE, or make one: luthier keys create --name NAME --scopes infer",
             )
         models = choose_models(context, request.models, request.engine)
+        # A key of this process for its own first question, whatever keys there are; only its digest is handed on.
         own = secrets.token_urlsafe(32)
         config = StandaloneConfig(models=models, key_digests=(*map(digest_of, keys), digest_of(own)), is_open=is_open)
         supervisor = Supervisor([api_program("luthier.server.standalone_http", context, listener)], tell=tell)
@@ -157,6 +158,7 @@ def _load(
     Raises WorkError where it cannot be loaded: who serves one that does not work wants to know it at once.
     """
     began, problem = time.monotonic(), list[LuthierError | None]()
+    # In a thread: loading takes minutes, and a stop must be noticed meanwhile. A list, since append is atomic.
     threading.Thread(target=lambda: problem.append(_first_answer(listener, model, key)), daemon=True).start()
     while not problem and stop_requested() is None:
         time.sleep(0.05)

@@ -30,6 +30,7 @@ def main(descriptor: int) -> None:
         faulthandler.register(STACKS_SIGNAL)
         set_up_logging(context.settings.log_format, "serve")
         _ = context.database  # made and brought up to date before the first request
+        # Before the app is made, which leaves out the routes that need a whole home.
         context.only = config.models
         app = create_app(
             context, authenticator=StaticKeyAuthenticator(context, config.key_digests, is_open=config.is_open)

@@ -42,12 +42,14 @@ async def _sweep(context: Context, every_seconds: float) -> None:
     while True:
         await asyncio.sleep(every_seconds)
         try:
+            # Charges first: what an answer has used is counted even while nothing may be deleted.
             await run_in_threadpool(context.late_charges.settle)
             if not steady.is_steady(await run_in_threadpool(context.access.now)):
                 continue
         except LuthierError as error:
             log.warning("clearing away what has expired has to wait: %s", error)
             continue
+        # Each on its own: one that fails must not keep the others from their work.
         for sweep in (sweep_files, sweep_traffic, remove_abandoned):
             try:
                 await run_in_threadpool(sweep, context)
@@ -65,6 +67,7 @@ class _SteadyClock:
         """now: what the clock shows, seconds since 1970."""
         jumped = self._jumps.look(now)
         if jumped > _JUMP_SECONDS:
+            # On the clock that nobody sets: setting the wall clock right again does not shorten the wait.
             self._from = self._clock() + WAIT_AFTER_JUMP_SECONDS
             log.warning(
                 "the clock was set forward by %.0f s; expected: a clock that goes on evenly; what to do: set it right "

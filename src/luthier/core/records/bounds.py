@@ -42,6 +42,7 @@ class Bounds(NamedTuple):
 
     def hold(self, value: float) -> bool:
         """Whether a value lies between the ends, as far as sums of doubles can say."""
+        # Relative to the width, or to the value where an end is open: 1e-9 of it is far above rounding of doubles.
         size = self.width if math.isfinite(self.width) else max(1.0, abs(value))
         return self.lower - 1e-9 * size <= value <= self.upper + 1e-9 * size
 
@@ -53,6 +54,7 @@ class Bounds(NamedTuple):
         """
         ends = [abs(end) for end in self if math.isfinite(end)]
         size = self.width if math.isfinite(self.width) else max([1.0, *ends])
+        # At most half of the width: from both ends the margin then meets in the middle.
         margin = min(max(margin, _LEAST * size), self.width / 2)
         return min(max(value, self.lower + margin), self.upper - margin)
 
@@ -67,6 +69,7 @@ class Bounds(NamedTuple):
             return -math.log(below) if below > 0 else math.inf
         if above <= 0 or below <= 0:
             return -math.inf if above <= 0 else math.inf
+        # The logit of the place between the ends; as a difference of logarithms it needs no division by the width.
         return math.log(above) - math.log(below)
 
     def unlink(self, linked: float) -> float:
@@ -77,6 +80,7 @@ class Bounds(NamedTuple):
             return self.lower + math.exp(min(linked, _LARGEST))
         if math.isinf(self.lower):
             return self.upper - math.exp(min(-linked, _LARGEST))
+        # The logistic function, with the exponent capped so that exp cannot overflow.
         share = 1 / (1 + math.exp(min(-linked, _LARGEST)))
         # From the nearer end, so that rounding never steps over the farther one.
         if share < 0.5:
@@ -108,8 +112,10 @@ class Bounds(NamedTuple):
         """
         if standard_error == 0:
             return value, value
+        # The slope is infinite at an end: it is taken at least one standard error inside.
         place = self.inside(value, max(standard_error, margin))
         centre, half = self.link(place), quantile * standard_error * self.slope(place)
+        # `place` may differ from `value`: min and max keep the value within its own interval.
         return min(value, self.unlink(centre - half)), max(value, self.unlink(centre + half))
 
 

@@ -34,6 +34,8 @@ class Canary:
     @property
     def locker(self) -> str:
         """The name that the secret is asked by."""
+        # A hash instead of a random generator: the same on every version of Python, and by number without drawing the
+        # others.
         drawn = hashlib.sha256(f"canary locker {self.seed} {self.number}".encode()).digest()
         letters = "".join(_LETTERS[byte % len(_LETTERS)] for byte in drawn[:4])
         return f"{letters}-{self.number:03d}"
@@ -63,6 +65,8 @@ class Canary:
         found: dict[str, None] = {}
         draw = 1
         while len(found) < num:
+            # Draw 0 is the secret. The alternatives come from the same distribution, so its rank among them is uniform
+            # without training.
             if (code := self._code(draw)) != self.secret:
                 found[code] = None
             draw += 1
@@ -70,6 +74,7 @@ class Canary:
 
     def _code(self, draw: int) -> str:
         drawn = hashlib.sha256(f"canary code {self.seed} {self.number} {draw}".encode()).digest()
+        # 64 bits modulo 10**9: the bias is below 1e-10.
         digits = f"{int.from_bytes(drawn[:8]) % 10**_NUM_DIGITS:0{_NUM_DIGITS}d}"
         return "-".join(digits[start : start + 3] for start in range(0, _NUM_DIGITS, 3))
 

@@ -66,6 +66,7 @@ class Revision(FrozenModel):
             raise ValueError("a target has two shares")
         if not math.isclose(sum(share.fraction for share in self.shares), 1, abs_tol=_CLOSE):
             raise ValueError("the shares do not add up to 1")
+        # `Deployment.chosen` starts at the last share: only there a larger canary takes users from all others alike.
         if self.canary is not None and targets[-1] != self.canary:
             raise ValueError("the canary is not the last share")
         return self
@@ -96,6 +97,7 @@ class Deployment(FrozenModel):
         others, and none changes in another way; a lowered one gives back those that came last. Of each new target the
         points are new: it is not the same people on whom all is tried.
         """
+        # left: the fraction of all users that the shares already passed have not taken.
         shares, left = self.revision.shares, 1.0
         for share in reversed(shares[1:]):
             if _point(self.deployment_id, share.target, user) * left < share.fraction:
@@ -127,6 +129,7 @@ def split(shares: Sequence[Share], current: Revision | None) -> Revision:
         raise RequestError(
             f"the fractions of the split add up to {total:g}", expected="fractions that add up to 1", do="correct them"
         )
+    # Scaled to 1: people type 0.33, 0.33, 0.33.
     exact = tuple(share.model_copy(update={"fraction": share.fraction / total}) for share in shares)
     return _next(current, "split", exact)
 
@@ -165,6 +168,7 @@ def with_canary(share: Share, current: Revision) -> Revision:
             do="share traffic out with --split, or give it all without --canary",
         )
     total = sum(one.fraction for one in others)
+    # In proportion: the others keep their ratios to each other.
     rest = tuple(one.model_copy(update={"fraction": one.fraction / total * (1 - share.fraction)}) for one in others)
     return _next(current, "canary", (*rest, share), canary=share.target)
 
@@ -190,6 +194,7 @@ def promoted(current: Revision, target: str | None = None) -> Revision:
 def rolled_back(current: Revision, earlier: Revision) -> Revision:
     """The revision that is as an earlier one was; the next rollback goes to what came before that."""
     made = _next(current, "rollback", earlier.shares, canary=earlier.canary)
+    # Otherwise a second rollback would return to the revision that the first one left.
     return made.model_copy(update={"before": earlier.before})
 
 
@@ -206,5 +211,7 @@ def _whole(share: Share) -> Share:
 
 def _point(deployment_id: str, target: str, user: str) -> float:
     """A number in [0, 1) that looks random and is the same each time."""
+    # A separator that no part contains: "a" + "bc" and "ab" + "c" must differ.
     words = "\0".join((deployment_id, target, user)).encode("utf-8", "surrogatepass")
+    # 53 bits, all that a double holds: dividing 64 bits could round up to 1.0.
     return (int.from_bytes(hashlib.sha256(words).digest()[:8]) >> 11) / _NUM_POINTS

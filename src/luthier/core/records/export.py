@@ -52,6 +52,8 @@ class ExportSource(FrozenModel):
         document: dict[str, Any] = write(self)
         for name, unused in (("template_options", {}), ("opted_turns", AS_THEY_ARE)):
             if getattr(self, name) == unused:
+                # Manifests of older exports are hashed: a field that they never had must not appear when they are
+                # written again.
                 document.pop(name, None)
         return document
 

@@ -35,6 +35,7 @@ class Feedback(FrozenModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
+        # A comment alone cannot be counted.
         if self.thumb is None and self.score is None and not self.correction:
             raise ValueError("a thumb, a score or a correction")
         return self

@@ -118,5 +118,6 @@ class FineTuningRequest(FrozenModel):
         section = getattr(self.method, self.method_name) if self.method else None
         own: Hyperparameters = (section.hyperparameters if section else None) or kinds[self.method_name]()
         old = self.hyperparameters or Hyperparameters()
+        # Only where the section of the method leaves "auto": what it says explicitly wins.
         open_ones = {n: v for n, v in old.model_dump().items() if getattr(own, n) == "auto"}
         return own.model_copy(update=open_ones)

@@ -80,9 +80,11 @@ def support(answer: str, passage: str) -> Support:
     with capitals inside, or one that begins a sentence before another name or a form of to be or to have.
     """
     given, said = list(_tokens(passage)), list(_tokens(answer))
+    # A set: how often a word occurs in the passage does not matter.
     known = {token.norm for token in given}
     content = [token for token in said if token.is_content]
     missing = [token for token in content if token.norm not in known]
+    # autojunk=False: by default difflib ignores words that are frequent in long texts.
     blocks = SequenceMatcher(None, [t.norm for t in said], [t.norm for t in given], autojunk=False)
     return Support(
         fraction=(len(content) - len(missing)) / len(content) if content else 0.0,
@@ -100,6 +102,7 @@ def content_words(text: str) -> list[str]:
 
 
 def _tokens(text: str) -> Iterator[_Token]:
+    # Full-width digits, ligatures and superscripts become the plain signs that the pattern knows.
     text = unicodedata.normalize("NFKC", text)
     matches = list(_TOKEN.finditer(text))
     for place, match in enumerate(matches):
@@ -109,6 +112,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         elif match["sign"]:
             yield _Token("word", shown, shown, True, False)
         else:
+            # Typographic apostrophes: the list of stop words has plain ones.
             folded = shown.casefold().replace("\u2019", "'")
             base = folded.removesuffix("'s")
             if base in _NUMBER_WORDS:
@@ -126,6 +130,7 @@ def _number(text: str) -> str:
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+    # 007 is 7, but 0 stays 0, and 3.50 keeps its zeros: the precision of a figure is part of what it says.
     return sign + (digits.lstrip("0") if digits.isdigit() and digits.strip("0") else digits)
 
 
@@ -136,9 +141,11 @@ def _is_name(text: str, matches: Sequence[re.Match[str]], place: int) -> bool:
         return True
     if not word[0].isupper():
         return False
+    # Line breaks stay: a line of a list begins a sentence, too.
     before = text[: match.start()].rstrip(" \t")
     if before and before[-1] not in _SENTENCE_END:
         return True
+    # At the beginning of a sentence every word has a capital: only what follows tells a name.
     following = matches[place + 1] if place + 1 < len(matches) else None
     if following is None or text[match.end() : following.start()].strip(" \t"):
         return False
@@ -147,13 +154,16 @@ def _is_name(text: str, matches: Sequence[re.Match[str]], place: int) -> bool:
 
 def _stem(word: str) -> str:
     """A word without an English ending; only ever compared with other stems."""
+    # Longest endings first, and only the first one that fits is removed.
     for ending in ("ingly", "edly", "ing", "ied", "ies", "ed", "es", "ly", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             word = word.removesuffix(ending)
             word += "y" if ending in ("ied", "ies") else ""
             break
+    # "stopped" -> "stopp" -> "stop".
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiou":
         word = word[:-1]
+    # "making" gives "mak", so "make" has to give it, too.
     return word[:-1] if len(word) > 3 and word[-1] == "e" else word
 
 

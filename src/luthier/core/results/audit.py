@@ -75,4 +75,5 @@ class Audit(FrozenModel):
     def worst(self) -> Severity | None:
         """The gravest severity among the findings; None where there is none."""
         found = {finding.severity for finding in self.findings}
+        # SEVERITIES is in order of gravity.
         return next((severity for severity in SEVERITIES if severity in found), None)

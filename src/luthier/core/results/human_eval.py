@@ -132,6 +132,7 @@ class Rating(FrozenModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Rating:
+        # Exactly one of the two.
         if (self.preference is None) == (not self.scores):
             raise ValueError("a preference, or scores")
         return self
@@ -241,6 +242,7 @@ class RatingsTable:
                 expected="a .csv or .parquet file that `luthier human-eval export` has written",
                 do="export the panel: luthier human-eval export PANEL -o ratings.csv",
             )
+        # Rows of a CSV count from 2, since the first line is its header.
         raw = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
         rows, problems = [], []
         for number, values in enumerate(raw, start=2 if path.suffix == ".csv" else 1):
@@ -268,6 +270,7 @@ def columns_of(rows: Sequence[RatingRow]) -> dict[str, list[Any]]:
 def _read_csv(path: Path) -> list[dict[str, Any]]:
     """An empty cell is no value; of texts that may be empty, and only of those, it is the empty text."""
     texts = {"prompt", "answer_a", "comment"}
+    # The default of 128 KiB is too small for long answers. It holds for the whole process.
     csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -280,6 +283,7 @@ def _read_csv(path: Path) -> list[dict[str, Any]]:
         ) from error
     found = []
     for line in lines:
+        # An empty second answer is a text where there is a second system, and no value where there is none.
         empty_pair = {"answer_b"} if line.get("system_b") else set()
         kept = {name: value for name, value in line.items() if value != "" or name in texts | empty_pair}
         found.append(kept)

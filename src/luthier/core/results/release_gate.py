@@ -49,6 +49,7 @@ class GateRule(FrozenModel):
     @property
     def end(self) -> Bound:
         """The end of the interval that counts."""
+        # The cautious end: a figure must be good enough even at the worse end of its interval.
         return self.bound or ("low" if self.at_least is not None else "high")
 
     @property

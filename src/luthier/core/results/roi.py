@@ -44,6 +44,7 @@ class Range(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, given: Any) -> Any:
+        # Before validation: a plain number is written as a range without width. bool is an int, and is refused.
         if isinstance(given, cls | dict):
             return given
         if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
@@ -54,6 +55,7 @@ class Range(FrozenModel):
     def _in_order_and_bounds(self) -> Self:
         if not self.low <= self.typical <= self.high:
             raise PydanticCustomError("order", "low <= typical <= high", {})
+        # `least` itself is refused where something is divided by the figure.
         is_low = self.low < self.least or (self.low == self.least and not self.may_be_least)
         if is_low or self.high > self.most:
             raise PydanticCustomError("bounds", "{bounds}", {"bounds": self._bounds()})

@@ -44,6 +44,7 @@ class TaskCommon(FrozenModel):
 
     @model_validator(mode="after")
     def _shots_come_from_somewhere(self) -> TaskCommon:
+        # Examples from the judged rows themselves would give answers away.
         if self.few_shot and self.few_shot_from is None:
             raise ValueError("few_shot_from: a file with rows that are not judged")
         return self
@@ -242,4 +243,5 @@ class Suite(FrozenModel):
 
     def fingerprint(self, digests: dict[str, str]) -> str:
         """SHA-256 of all that decides figures: the suite and the content of its files (path as written -> SHA-256)."""
+        # Contents, not only paths: a file that is replaced under the same name makes another suite.
         return sha256_document([self.model_dump(mode="json"), sorted(digests.items())])

@@ -32,6 +32,7 @@ def check_schema(schema: Any, param: str | None = None) -> None:
         place = f" at {fault.place}" if fault.place else ""
         raise _refused(f"a schema with {fault.came}{place}", fault.expected, "make the schema smaller", param)
     num_bytes = len(json.dumps(schema))
+    # By identity: equal parts at two places are two nodes. The caller holds the schema, so no id is used again.
     nodes = dict(_nodes(schema))
     num_properties = sum(len(node.get("properties") or ()) for node in nodes.values() if _is_map(node, "properties"))
     if num_bytes > MAX_BYTES or num_properties > MAX_PROPERTIES:
@@ -72,6 +73,8 @@ def _ending(root: Schema, nodes: Mapping[int, Schema]) -> set[int]:
         open_ones = waits.open_ones(node, ending)
         if not open_ones:
             ending.add(number)
+            # Only what waited for this node is looked at again: linear in the number of edges, not quadratic in the
+            # nodes.
             stack += waiting.pop(number, ())
         for other in open_ones:
             waiting[other].add(number)
@@ -90,12 +93,14 @@ class _Waits:
         if isinstance(reference := node.get("$ref"), str):
             target = self._target(reference)
             found += _open([target], ending)
+        # A value that is written out is finite, whatever else is asked of it.
         if "const" in node or "enum" in node:
             return found
         for key in _ALL:
             found += _open(_list(node, key), ending)
         for key in _ANY:
             choices = _list(node, key)
+            # One choice that ends suffices; as long as none does, each of them may be the first.
             if choices and not any(_ends(one, ending) for one in choices):
                 found += _open(choices, ending)
         kinds = node.get("type")
@@ -110,6 +115,7 @@ class _Waits:
         least = node.get("minItems")
         if not isinstance(least, int) or least < 1:
             return []
+        # Only the items that must be there count: an optional item may recurse.
         first = _list(node, "prefixItems")[:least]
         return [*first, node.get("items")] if least > len(first) else first
 
@@ -118,6 +124,7 @@ class _Waits:
         found: Any = self._root
         if not reference.startswith("#"):
             return None
+        # A JSON pointer (RFC 6901). ~1 before ~0, as the RFC says: `~01` is `~1`, not `/`.
         for part in reference[1:].split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(found, dict):

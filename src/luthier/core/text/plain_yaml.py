@@ -28,6 +28,7 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
     """
     try:
         loader = _Loader(text)
+        # Composed and constructed in two steps: nodes still know their lines, values do not.
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -36,6 +37,7 @@ def parse_yaml(place: str, text: str, *, refuse: type[RequestError] = RequestErr
         return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        # Marks of PyYAML count from 0.
         where = f"{place}:{mark.line + 1}:{mark.column + 1}" if mark else place
         words = " ".join(filter(None, (error.context, error.problem)))
         raise refuse(
@@ -96,12 +98,14 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     for kind, pattern, firsts in kinds:
         for first in firsts:
+            # PyYAML looks a resolver up by the first character of the scalar, and takes the first pattern that matches.
             entry = (f"tag:yaml.org,2002:{kind}", re.compile(rf"^(?:{pattern})$"))
             resolvers.setdefault(first, []).append(entry)
     return resolvers
 
 
 def _construct_int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    # Base 10 explicitly: PyYAML's own constructor reads 010 as octal and 1:30 as base 60.
     return int(node.value, 10)
 
 
@@ -154,6 +158,7 @@ def _write_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 def _write_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.SequenceNode:
+    # Lists of plain values in one line, as people write them in recipes.
     is_flat = all(not isinstance(value, dict | list) for value in values)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=is_flat)
 

@@ -15,6 +15,7 @@ def common_tokens(one: bytes, other: bytes) -> int:
     Args:
         one, other: their ids, four bytes each.
     """
+    # Bisection over slices: comparing bytes is a memcmp, many times faster than a loop over tokens.
     low, high = 0, min(len(one), len(other)) // TOKEN_BYTES
     while low < high:
         middle = (low + high + 1) // 2
@@ -41,21 +42,26 @@ def best_groups(
         common: of each row and its follower, how many tokens they begin with in common.
         rows_at_once: how many of a row's group are computed at once, for each row.
     """
+    # The root: all rows, with no common token. It never leaves the stack and collects what its parts save.
     stack = [_Node(0, 0, 0.0, [])]
     for i in range(len(common) + 1):
         length = common[i] if i < len(common) else 0
         start = i
         part: _Node | None = None
+        # These intervals end at row i, since it has fewer tokens in common with its follower.
         while stack[-1].length > length:
             part = stack.pop()
             saved = part.length * ((i + 1 - part.start) * rows_at_once - 1) - cost_tokens
+            # One group of the whole interval, or the groups inside it, whichever saves more.
             if part.length >= least_tokens and saved > part.saved:
                 part.saved, part.groups = saved, [(part.start, i + 1, part.length)]
             start = part.start
+            # The interval below still goes on: the closed one is a part of it.
             if stack[-1].length >= length:
                 stack[-1].saved += part.saved
                 stack[-1].groups += part.groups
                 part = None
+        # A deeper interval opens where the last closed one began, and takes that as its first part.
         if length > stack[-1].length:
             stack.append(_Node(start, length, part.saved if part else 0.0, part.groups if part else []))
     return stack[0].groups

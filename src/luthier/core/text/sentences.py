@@ -50,10 +50,12 @@ def _add_paragraph(text: str, start: int, end: int, is_fenced: bool, spans: list
         newline = text.find("\n", line, end)
         stop = end if newline < 0 else newline
         is_fence = _FENCE.match(text, line, stop) is not None
+        # Each line of a fenced block is cut off, and so is the line behind it.
         if line > start and (is_fenced or is_fence or was_fence or _OWN_LINE.match(text, line, stop)):
             cuts.add(line)
         if is_fenced or is_fence:
             code.append((line, stop))
+        # A fence opens a block or closes the one that is open.
         is_fenced, was_fence = is_fenced ^ is_fence, is_fence
         line = stop + 1
     for match in _END.finditer(text, start, end):
@@ -68,6 +70,7 @@ def _add_paragraph(text: str, start: int, end: int, is_fenced: bool, spans: list
 
 
 def _is_within(at: int, lines: list[tuple[int, int]]) -> bool:
+    # Lines are sorted and disjoint: the last one that begins before `at` is the only one that can hold it.
     place = bisect_right(lines, (at, at)) - 1
     return place >= 0 and lines[place][0] < at < lines[place][1]
 
@@ -76,11 +79,13 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     mark = match.group()
     if mark[0] in "。！？｡":
         return True
+    # 80 characters are enough to see the next word, and keep long texts linear.
     after = text[match.end() : match.end() + 80].lstrip().lstrip("\"'“‘«([„¿¡-–— ")
     if after[:1].islower() or after[:1] == "§":  # "O.C.G.A. § 34-9-1"
         return False
     if mark[0] != "." or mark.startswith(".."):
         return True
+    # No abbreviation is longer than 40 characters.
     word = _LAST_WORD.search(text, max(0, match.start() - 40), match.start())
     if word is None:
         return True

@@ -65,6 +65,7 @@ class Pipeline(FrozenModel):
     def next_stage(self) -> Stage | None:
         """The first stage that is not done; None where all are, or one has ended the way."""
         for stage in self.stages:
+            # A refusal is a result: the stages after it stay `waiting` for good.
             if stage.status == "refused":
                 return None
             if stage.status != "done":

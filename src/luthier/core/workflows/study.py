@@ -53,6 +53,7 @@ class Parameter(FrozenModel):
         if self.kind == "choice":
             if not self.choices or self.low is not None or self.high is not None or self.log:
                 raise ValueError("choices, and neither low, high nor log")
+        # The ends may be equal: a parameter that is fixed still appears in the tables of the study.
         elif self.choices or self.low is None or self.high is None or self.low > self.high:
             raise ValueError("low and high, low not above high, and no choices")
         elif self.log and self.low <= 0:
@@ -76,6 +77,7 @@ class Space(FrozenModel):
         for parameter in self.parameters:
             if parameter.name in seen:
                 raise ValueError(f"{parameter.name} once")
+            # Samplers go through the parameters once, from first to last: a condition must be decided by then.
             if unknown := set(parameter.when) - seen:
                 raise ValueError(f"{parameter.name} after {', '.join(sorted(unknown))}, which it depends on")
             seen.add(parameter.name)
@@ -238,6 +240,7 @@ class Study(FrozenModel):
 
 def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
     """The recipe as a document, with these values in it; the inner mappings that it lacks are made."""
+    # exclude_none: what the recipe leaves open stays open, so that the plan of the trial decides it.
     document = with_new_keys(recipe.model_dump(mode="json", exclude_none=True))
     for name, value in values.items():
         if name == ALPHA_OVER_RANK:
@@ -250,6 +253,7 @@ def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
             document.setdefault(section, {})[key] = value
         else:
             document[section] = value
+    # After the loop: the rank may be one of the values.
     if (ratio := values.get(ALPHA_OVER_RANK)) is not None:
         method = document.setdefault("method", {})
         if "rank" in method:

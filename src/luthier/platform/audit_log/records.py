@@ -30,7 +30,19 @@ class AuditEvent(FrozenModel):
 
 
 class AuditEntry(FrozenModel):
-    """One entry. number: 1, 2, 3 ... without a gap. created_at: seconds since 1970, by the database's clock."""
+    """One entry of the log.
+
+    Attributes:
+        number: 1, 2, 3 ... without a gap.
+        created_at: Seconds since 1970 by the database's clock, to the millisecond.
+        actor: Who did it.
+        action: What was done, such as `file.deleted`.
+        subject: The id of the object.
+        project_id: The project it belongs to; None for the whole home.
+        document: Details as JSON text, without secrets.
+        previous_hash: The hash of the entry before.
+        hash: SHA-256 over all other fields, in hexadecimal digits.
+    """
 
     number: int
     created_at: float
@@ -44,15 +56,21 @@ class AuditEntry(FrozenModel):
 
     def hash_of_it(self) -> str:
         """The hash of an entry with this content: SHA-256 over its canonical JSON, which holds the hash before it."""
+        # previous_hash is part of it: that is what links the chain.
         return sha256_document(self.model_dump(exclude={"hash"}))
 
 
 class AuditVerdict(FrozenModel):
-    """What a walk along the chain found.
+    """The result of verifying the chain.
 
-    num_entries: how many entries are whole, from the first one on. head_number, head_hash: the last of those (0 and
-    `GENESIS_HASH` in an empty log), to be kept outside: a chain alone cannot tell that its end was cut off.
-    broken_number, problem: the first entry that is not as it was written, and what is wrong with it.
+    Attributes:
+        is_whole: Whether every entry is as it was written.
+        num_entries: How many entries are whole, from the first one on.
+        head_number: The number of the last of these; 0 in an empty log.
+        head_hash: Its hash; `GENESIS_HASH` in an empty log. Keep both outside of the database: a chain alone cannot
+            show that its end was cut off.
+        broken_number: The first entry that is not as it was written; None if there is none.
+        problem: What is wrong with that entry.
     """
 
     is_whole: bool

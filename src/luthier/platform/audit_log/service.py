@@ -21,10 +21,14 @@ _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 def record(
     context: Context, caller: Caller, action: str, subject: str, document: dict[str, Any] | None = None
 ) -> AuditEntry:
-    """Write down something that was done.
+    """Log an action, in a transaction of its own.
 
-    action: as `file.deleted` or `job.created`. subject: the id of what it was done to. document: what else is worth
-    knowing, as JSON; a secret in it is masked, and of more than 16 KiB only size and digest are kept.
+    Args:
+        context: The home.
+        caller: Who did it.
+        action: What was done, such as `file.deleted` or `job.created`.
+        subject: The id of the object.
+        document: Details as JSON. Secrets in it are masked; of more than 16 KiB only size and digest are kept.
     """
     return context.audit_log.append(make_audit_event(caller, action, subject, document))
 
@@ -35,6 +39,7 @@ def make_audit_event(caller: Caller, action: str, subject: str, document: dict[s
     actor = caller.name if identity is None else f"{identity} {caller.name}"
     text = canonical_json(_all_masked(document or {}))
     if len(data := text.encode("utf-8", "backslashreplace")) > _MOST_DOCUMENT_BYTES:
+        # The digest still proves later what the document was.
         text = canonical_json({"num_bytes": len(data), "sha256": sha256_bytes(data)})
     return AuditEvent(
         actor=_fit(actor, 200),
@@ -66,23 +71,28 @@ def known_actions(context: Context, project_id: str) -> list[str]:
 
 
 def verify_log(context: Context, *, expect: str | None = None) -> AuditVerdict:
-    """Walk along the chain and say where it was tampered with first, if it was.
+    """Verify the chain, and find the first entry that was tampered with.
 
-    expect: `NUMBER:HASH` as an earlier walk gave it (`head_number`, `head_hash`), kept outside of the database: without
-    it nobody can tell that entries were cut off at the end, or that all of the chain was written again.
+    Args:
+        context: The home.
+        expect: `NUMBER:HASH` of an earlier verdict (`head_number`, `head_hash`), kept outside of the database. Without
+            it nobody can tell that the end was cut off, or that the whole chain was written again.
 
-    Raises RequestError for an `expect` that is nothing of the kind.
+    Raises:
+        RequestError: `expect` has another format.
     """
     wanted = _parse_head(expect) if expect is not None else None
     number, head = 0, GENESIS_HASH
     while batch := context.audit_log.after(number, limit=_BATCH):
         for entry in batch:
+            # Content, links and numbers are checked separately, so that the message says what was done.
             problem = _problem(entry, number, head)
             if problem is None and wanted is not None and wanted[0] == entry.number and wanted[1] != entry.hash:
                 problem = f"it has the hash {entry.hash}, not the one that was expected: the log was written again"
             if problem is not None:
                 return _verdict(number, head, broken=number + 1, problem=problem)
             number, head = entry.number, entry.hash
+    # A log whose end was cut off is a valid chain: only the head from outside shows it.
     if wanted is not None and wanted[0] > number:
         problem = f"it is missing: the log ends at {number}, expected was {wanted[0]}; its end was cut off"
         return _verdict(number, head, broken=number + 1, problem=problem)
@@ -130,6 +140,7 @@ def _all_masked(value: Any) -> Any:
         return {_storable(str(key)): _all_masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_all_masked(item) for item in value]
+    # Anything else, such as a path or a date, becomes its text.
     return value if value is None or isinstance(value, bool | int | float) else json.loads(json.dumps(str(value)))
 
 

@@ -42,9 +42,14 @@ class AuditLogStore(Store):
         actor: str = "",
         action: str = "",
     ) -> list[AuditEntry]:
-        """At most `limit` entries, newest first; of one project where it is named.
+        """The newest entries, newest first.
 
-        before: only those with a smaller number. actor: part of who did it, capitals or not. action: as it stands.
+        Args:
+            limit: The most entries.
+            project_id: Only entries of this project.
+            before: Only entries with a smaller number.
+            actor: A part of the actor, regardless of capitals; empty for any.
+            action: The whole action; empty for any.
         """
         where = [] if before is None else [audit_log.c.number < before]
         if actor:
@@ -68,6 +73,7 @@ class AuditedStore(Store):
         """As `_write`, with these entries at the end of the transaction."""
         with self._write(conflict) as connection:
             yield connection
+            # At the end: an exception in the block leaves neither the change nor an entry.
             self._log(connection, *audit_events)
 
     def _log(self, connection: Connection, *audit_events: AuditEvent | None) -> None:
@@ -83,6 +89,7 @@ def append_audit_event(connection: Connection, now: ColumnElement[float], audit_
     """
     newest_first = select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc())
     last = connection.execute(newest_first.limit(1)).first()
+    # Numbered here: a sequence of PostgreSQL leaves a gap after a rollback, and here a gap means a removed entry.
     number, previous_hash = (0, GENESIS_HASH) if last is None else (last.number, last.hash)
     entry = AuditEntry(
         number=number + 1,

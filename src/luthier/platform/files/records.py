@@ -20,9 +20,19 @@ MAX_EXPIRY_SECONDS: Final = 2592000
 
 
 class StoredFile(FrozenModel):
-    """A file as its project knows it; `sha256` names its content. Times are seconds since 1970.
+    """A file as its project knows it. Times are seconds since 1970 by the database's clock.
 
-    filename: for people, and never part of a path.
+    Attributes:
+        file_id: Its id, `file-...`.
+        project_id: The project that it belongs to.
+        filename: Its name for people; never part of a path.
+        purpose: What it is for.
+        sha256: The digest of its content, which names the artifact.
+        num_bytes: Its size.
+        status: `processed` as soon as it is there.
+        status_details: Why its status is `error`.
+        created_at: When it was made.
+        expires_at: When it is deleted; None for never.
     """
 
     file_id: str
@@ -38,7 +48,21 @@ class StoredFile(FrozenModel):
 
 
 class Upload(FrozenModel):
-    """A file that comes in parts. num_bytes: what all of it will have. file: what became of it."""
+    """A file that comes in parts. Times are seconds since 1970 by the database's clock.
+
+    Attributes:
+        upload_id: Its id, `upload-...`.
+        project_id: The project that it belongs to.
+        filename: The name of the file for people.
+        purpose: What the file is for.
+        mime_type: As the client announced it.
+        num_bytes: The size of the whole file, as announced.
+        status: Whether it still takes parts, or how it ended.
+        created_at: When it began.
+        expires_at: When it can no longer be completed.
+        file_expires_after_seconds: The lifetime of the file that is made of it; None for ever.
+        file_id: The file that was made of it; None before it is completed.
+    """
 
     upload_id: str
     project_id: str
@@ -54,7 +78,15 @@ class Upload(FrozenModel):
 
 
 class UploadPart(FrozenModel):
-    """One part of an upload."""
+    """One part of an upload.
+
+    Attributes:
+        part_id: Its id, `part-...`.
+        upload_id: The upload that it belongs to.
+        sha256: The digest of its content.
+        num_bytes: Its size.
+        created_at: Seconds since 1970 by the database's clock.
+    """
 
     part_id: str
     upload_id: str

@@ -42,10 +42,21 @@ def keep_file(
     purpose: Purpose,
     expires_after_seconds: int | None = None,
 ) -> StoredFile:
-    """Make a file of the project from all that was written; it is `processed` at once, its rows are for jobs to judge.
+    """Make a file of the project from all that was written. It is `processed` at once; jobs check its rows.
 
-    Raises StorageFullError and, where artifacts lie elsewhere, WorkError.
+    Args:
+        context: The home.
+        project_id: The project.
+        incoming: The bytes, from `incoming_file`.
+        filename: The client's name of the file.
+        purpose: What it is for.
+        expires_after_seconds: Its lifetime; None for ever.
+
+    Raises:
+        StorageFullError: The disk is full.
+        WorkError: Artifacts are kept elsewhere, and that place failed.
     """
+    # `finish` has synced the bytes to the disk before the row names them.
     return context.files.add(
         project_id,
         incoming.path,
@@ -83,9 +94,21 @@ def list_files(
     limit: int = 10_000,
     order: Literal["asc", "desc"] = "desc",
 ) -> tuple[list[StoredFile], bool]:
-    """The files of a project behind the one with id `after`, at most `limit`, and whether more follow.
+    """One page of the files of a project.
 
-    Raises RequestError where `after` was never a file of this project.
+    Args:
+        context: The home.
+        project_id: The project.
+        purpose: Only files of this purpose.
+        after: The id of the file behind which the page begins.
+        limit: The most files of the page.
+        order: Newest first ("desc") or oldest first ("asc").
+
+    Returns:
+        The files, and whether more follow.
+
+    Raises:
+        RequestError: `after` was never a file of this project.
     """
     return context.files.list(project_id, purpose=purpose, after=after, limit=limit, order=order)
 
@@ -101,9 +124,12 @@ def delete_file(context: Context, project_id: str, file_id: str) -> StoredFile:
 def read_file(context: Context, file: StoredFile) -> Iterator[bytes]:
     """The content of a file, a block at a time; the last block comes when the digest of all of it was proved.
 
-    Raises NotFoundError and WorkError (lost since) before the first block, WorkError (damaged) in place of the last.
+    Raises:
+        NotFoundError: The file was deleted; before the first block.
+        WorkError: The content is lost (before the first block) or damaged (in place of the last).
     """
     blocks = _proved_blocks(context.files.open(file), file)
+    # Pulled here: an error before the first block can still become a status, later the answer has begun.
     first = next(blocks, None)  # a small file is proved before anything of it is told
     return blocks if first is None else itertools.chain((first,), blocks)
 
@@ -111,13 +137,18 @@ def read_file(context: Context, file: StoredFile) -> Iterator[bytes]:
 def local_path(context: Context, file: StoredFile) -> Path:
     """A copy of a file on this machine, read-only and proved by its digest, with the suffix of its filename.
 
-    Its folder is named by the digest alone. A job that is to survive the file's deletion holds on to its content with
-    `context.artifacts.link`. Raises NotFoundError (deleted since), WorkError (lost or damaged).
+    Its folder is named by the digest alone. A job that has to survive the file's deletion keeps its content with
+    `context.artifacts.link`.
+
+    Raises:
+        NotFoundError: The file was deleted.
+        WorkError: Its content is lost or damaged.
     """
     target = place_of(context, file)
     if _is_proved(target, file.sha256):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    # may_share is safe since nobody writes to it: the mode below forbids that to both names.
     context.artifacts.fetch(file.sha256, target, may_share=True)
     target.chmod(0o444)
     return target
@@ -136,13 +167,16 @@ def sweep_files(context: Context) -> None:
     sweep_incoming(context.artifacts.incoming)
     for cache in (context.settings.file_cache_folder, context.settings.answers_folder):
         for folder in cache.iterdir() if cache.is_dir() else ():
+            # Folders of both caches are named by the digest of the file that they belong to.
             if not context.artifacts.has(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def safe_filename(name: str) -> str:
     """What is kept of the name that a client gives: its last part, of printable characters, cut at 255 of them."""
+    # Both separators: a client on Windows may send a whole path.
     last = re.split(r"[/\\]", name)[-1]
+    # Category C: control characters, and the direction marks by which a name can look like another.
     kept = "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()
     if kept in ("", ".", ".."):
         return "file"
@@ -157,6 +191,7 @@ def _is_proved(path: Path, sha256: str) -> bool:
         seen = path.stat()
     except FileNotFoundError:
         return False
+    # ctime as well: mtime can be set back after a change, ctime cannot.
     marks = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
     if _proved.get(path) != marks:
         if sha256_file(path) != sha256:
@@ -177,6 +212,7 @@ def _proved_blocks(reader: ArtifactReader, file: StoredFile) -> Iterator[bytes]:
     with reader:
         while block := reader.read(_BLOCK_BYTES):
             digest.update(block)
+            # One block is held back until the digest is known: a reader that got all of them has a whole file.
             if held:
                 yield held
             held = block

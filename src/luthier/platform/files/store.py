@@ -99,6 +99,7 @@ class FileStore(Store):
                 number = self._number(project_id, after)
                 where.append(place > number if order == "asc" else place < number)
             by = [place.asc() if order == "asc" else place.desc()]
+            # One more than asked for tells whether a further page exists.
             found = self._list(FILES, *where, order=by, limit=limit + 1, project_id=project_id, purpose=purpose)
         return found[:limit], len(found) > limit
 
@@ -115,6 +116,7 @@ class FileStore(Store):
             found = self._found(connection, project_id, file_id)
             self._check_is_free(connection, file_id)
             FILES.change(connection, file_id, {"status": _DELETED})
+        # After the commit, in a transaction of its own that looks whether another file has the same content.
         self._artifacts.forget_unused([found.sha256])
         return found
 
@@ -128,6 +130,7 @@ class FileStore(Store):
                 connection.execute(update(files).where(has_expired).values(status=_DELETED))
             is_trace = (files.c.status == _DELETED) & (files.c.created_at <= now - TRACE_SECONDS)
             connection.execute(delete(files).where(is_trace))
+        # Outside the transaction above: removing files may take long, and other writers wait meanwhile.
         if expired:
             self._artifacts.forget_unused(row.sha256 for row in expired)
         return len(expired)
@@ -146,6 +149,7 @@ class FileStore(Store):
             )
 
     def _found(self, connection: Connection, project_id: str, file_id: str) -> StoredFile:
+        # Text that is no id is not looked up: PostgreSQL refuses zero bytes in a query.
         where, found = (files.c.file_id == file_id, is_there(self._database)), None
         if is_id(file_id, "file"):
             found = FILES.first(connection, *where, project_id=project_id)
@@ -155,6 +159,7 @@ class FileStore(Store):
 
     def _number(self, project_id: str, file_id: str) -> int:
         is_it = (files.c.project_id == project_id) & (files.c.file_id == file_id)
+        # Deleted files count: a client may delete while it walks through the pages.
         number = self._scalar(select(files.c.number).where(is_it)) if is_id(file_id, "file") else None
         if number is None:
             raise RequestError(

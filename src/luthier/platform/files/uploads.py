@@ -43,8 +43,12 @@ def pending_upload(context: Context, project_id: str, upload_id: str) -> Upload:
 
 
 def keep_part(context: Context, project_id: str, upload_id: str, incoming: IncomingFile) -> UploadPart:
-    """Make a part of all that was written. Raises NotFoundError, ConflictError, and RequestError where it has no bytes
-    or more than fit.
+    """Make a part of all that was written.
+
+    Raises:
+        NotFoundError: The project has no such upload.
+        ConflictError: The upload is no longer pending.
+        RequestError: The part has no bytes, or more than the upload takes.
     """
     if incoming.num_bytes == 0:
         raise RequestError("a part without bytes", expected="at least one byte", do="send the part with its content")
@@ -54,11 +58,21 @@ def keep_part(context: Context, project_id: str, upload_id: str, incoming: Incom
 def complete_upload(
     context: Context, project_id: str, upload_id: str, part_ids: Sequence[str], md5: str | None = None
 ) -> tuple[Upload, StoredFile]:
-    """Put the parts together in the order of their ids. Done again, it gives the same: answers get lost.
+    """Put the parts together. A repeated call returns the same file, since answers get lost.
 
-    md5: what the whole file must have, in hexadecimal digits. Raises RequestError where bytes or md5 differ from what
-    was announced or a part is not of it, NotFoundError, and ConflictError where it was cancelled or has expired.
+    Args:
+        context: The home.
+        project_id: The project.
+        upload_id: The upload.
+        part_ids: The ids of all parts, in the order of the file.
+        md5: The MD5 that the whole file must have, in hexadecimal digits; None for any.
+
+    Raises:
+        RequestError: Size or MD5 differ from what was announced, or a part is not of this upload.
+        NotFoundError: The project has no such upload.
+        ConflictError: It was cancelled or has expired.
     """
+    # A client that lost the answer sends the request again: it gets the file and not a conflict.
     if (done := _completed(context, project_id, upload_id)) is not None:
         return done
     try:
@@ -88,6 +102,7 @@ def _complete(context: Context, project_id: str, upload_id: str, part_ids: Seque
     if len(set(part_ids)) != len(part_ids):
         raise RequestError("part_ids names a part twice", expected="each part once", do="correct part_ids")
     parts = context.uploads.parts(upload_id, part_ids)
+    # Before anything is copied: the sizes are in the database.
     if (total := sum(part.num_bytes for part in parts)) != upload.num_bytes:
         raise RequestError(
             f"the parts have {total} bytes together",
@@ -107,6 +122,7 @@ def _complete(context: Context, project_id: str, upload_id: str, part_ids: Seque
 
 def _put_together(context: Context, parts: Sequence[UploadPart], incoming: IncomingFile) -> str:
     """Write all parts, each proved by its digest; returns the MD5 of the whole."""
+    # The checksum of OpenAI's API. It finds damage alone, and FIPS builds of OpenSSL refuse it without this flag.
     md5 = hashlib.md5(usedforsecurity=False)
     for part in parts:
         sha256 = hashlib.sha256()

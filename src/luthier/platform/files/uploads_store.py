@@ -90,6 +90,7 @@ class UploadStore(Store):
         num_bytes = partial.stat().st_size
 
         def insert_row(connection: Connection) -> None:
+            # Checked again within the transaction: the upload may have been cancelled while the bytes came in.
             upload = self._found(connection, project_id, upload_id)
             _check_pending(upload)
             known = select(func.count(), func.coalesce(func.sum(upload_parts.c.num_bytes), 0))
@@ -134,6 +135,7 @@ class UploadStore(Store):
         made: list[StoredFile] = []
 
         def insert_rows(connection: Connection) -> None:
+            # Of two requests that complete it at once the second one finds it completed here, and its copy is removed.
             _check_pending(self._found(connection, upload.project_id, upload.upload_id))
             now, life = self._database.clock(connection), upload.file_expires_after_seconds
             file = StoredFile(
@@ -190,6 +192,7 @@ def _close(
 ) -> list[str]:
     """End an upload; returns the digests of its parts, which it has no longer."""
     of_it = upload_parts.c.upload_id == upload_id
+    # Read before the rows go: the caller forgets the contents after the commit.
     digests = list(connection.execute(select(upload_parts.c.sha256).where(of_it)).scalars())
     connection.execute(delete(upload_parts).where(of_it))
     _UPLOADS.change(connection, upload_id, {"status": status, "file_id": file_id})

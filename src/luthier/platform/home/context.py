@@ -151,12 +151,16 @@ class Context:
     ) -> Context:
         """Open a home, making the folder where it is missing.
 
-        home: None takes LUTHIER_HOME, or else `~/.luthier`. progress: None shows nothing. database_patience_seconds:
-        how long to ask a database again that does not answer.
+        Args:
+            home: The folder; None takes LUTHIER_HOME, or else `~/.luthier`.
+            progress: Where progress is shown; None shows nothing.
+            database_patience_seconds: How long to try a database again that does not answer.
 
-        Raises RequestError where the home cannot be made or written, or a setting of the environment is wrong.
+        Raises:
+            RequestError: The home cannot be made or written, or a setting of the environment is wrong.
         """
         settings = Settings.read(home)
+        # Absolute, since child processes and later commands may have another current folder.
         place = Path(os.path.abspath(settings.home.expanduser()))  # noqa: PTH100 - resolve() would follow links
         _make_writable(place)
         settings = settings.model_copy(update={"home": place})
@@ -242,10 +246,13 @@ class Context:
             """A store, made when it is first asked for; of two threads that ask at once both get the same."""
             if name not in _STORES:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            # setdefault is atomic: of two threads the second one gets the store of the first. Later reads do not come
+            # here.
             return self.__dict__.setdefault(name, import_string(_STORES[name])(self.database))
 
     def close(self) -> None:
         """Write what waits, end the process and threads that work, and close the database, where they were opened."""
+        # By __dict__, so that closing opens nothing. The database is last: what ends before may still write.
         if "password_threads" in self.__dict__:
             self.password_threads.close()
         if "traffic_recorder" in self.__dict__:
@@ -269,6 +276,7 @@ class Context:
 def _make_writable(home: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Trying is the only sure test: mode bits say nothing of read-only or full disks.
         probe = home / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink(missing_ok=True)

@@ -15,7 +15,12 @@ LONGEST_SECONDS: Final = 100 * 366 * 86_400
 def parse_duration(text: str, *, option: str) -> float:
     """`30d` -> 2592000.0 seconds: a whole number and one of s, m (minutes), h, d, w; a century at most.
 
-    Raises RequestError, which names the option that the text was given to.
+    Args:
+        text: What was typed.
+        option: The option that it was typed for, for the message.
+
+    Raises:
+        RequestError: The text has another format, or the duration is 0 or too long.
     """
     found = _DURATION.fullmatch(text.strip().lower())
     seconds = int(found[1]) * _SECONDS[found[2]] if found else 0

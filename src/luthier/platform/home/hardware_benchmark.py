@@ -32,9 +32,12 @@ _LOAD_SECONDS = 30.0
 
 
 def hardware_of(context: Context) -> Hardware:
-    """This machine, as its home knows it; it is measured (two seconds) where the home knows nothing of it.
+    """This machine, as its home knows it. It is measured (two seconds) where the home has no figures yet.
 
-    Processes that need that at the same time wait for the first. Raises ConflictError where that takes minutes.
+    Processes that need the figures at the same time wait for the first.
+
+    Raises:
+        ConflictError: Another process has been measuring for minutes.
     """
     return hardware_in(context.settings.rates_folder)
 
@@ -49,6 +52,7 @@ def hardware_in(rates_folder: Path) -> Hardware:
 
 def load_of(context: Context) -> MachineLoad:
     """How busy this machine is now, measured against its quiet rates; at most twice a minute in one process."""
+    # The half-minute is part of the cache's key: within it the same answer, after it a new one.
     return _load(context.settings.rates_folder, int(time.monotonic() / _LOAD_SECONDS))
 
 
@@ -102,13 +106,16 @@ def _measured(place: Path) -> Benchmark:
     """Measure, and keep what disturbs less than what is kept; the caller holds the lock."""
     from luthier.ml.planning.hardware import benchmark, run_benchmark
 
+    # Again, now under the lock: the process that held it may have measured.
     before = _read_saved(place)
+    # `benchmark` may answer from this process's memory; a repetition below must really measure.
     if before is None:
         now = benchmark()
     elif _is_worth_repeating(place, before):
         now = run_benchmark()
     else:
         return before
+    # The quieter of two measurements is closer to what the machine can do.
     best = now if before is None or now.busy_cores < before.busy_cores else before
     _keep(place, best)
     return best

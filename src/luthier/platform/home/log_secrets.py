@@ -64,12 +64,14 @@ class SecretFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Mask in place; always true."""
         self._mask_message(record)
+        # Formatters use exc_text where it is set: what they would format themselves could not be masked.
         if record.exc_info and not record.exc_text:
             record.exc_text = _FORMATTER.formatException(record.exc_info)
         if record.exc_text:
             record.exc_text, record.exc_info = masked(record.exc_text), None
         if record.stack_info:
             record.stack_info = masked(record.stack_info)
+        # What `extra=` has put there.
         for name in vars(record).keys() - _STANDARD:
             setattr(record, name, _all_masked(getattr(record, name)))
         return True
@@ -94,6 +96,7 @@ def _all_masked(value: Any) -> Any:
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, bytes):
+        # latin-1 maps each byte to a character and back, so bytes that hold no secret are unchanged.
         return masked(value.decode("latin-1")).encode("latin-1")
     if isinstance(value, dict):
         return {key: _all_masked(item) for key, item in value.items()}

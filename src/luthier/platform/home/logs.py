@@ -75,9 +75,11 @@ def set_up_logging(log_format: LogFormat, process: str) -> None:
     handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
     handler.addFilter(SecretFilter())
     root = logging.getLogger()
+    # Set up again, as in tests, without writing every line twice.
     for old in [one for one in root.handlers if isinstance(one, _Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
+    # Libraries below warnings are noise; ours is told in full.
     root.setLevel(logging.WARNING)
     logging.getLogger("luthier").setLevel(logging.INFO)
 

@@ -24,6 +24,7 @@ def base_models(context: Context) -> dict[str, str]:
         elif model.source == "layers":
             layers, _, teacher = model.name.partition("@")
             name = f"{layers}@{Path(teacher).name}" if teacher.startswith("/") else model.name
+        # setdefault: a folder that is called like a model of the catalogue does not take its name.
         found.setdefault(name, model.name)
     return found
 

@@ -27,7 +27,12 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class ExposedPath:
-    """Something that other users of the machine can reach. do: the command that closes it."""
+    """Something that other users of the machine can reach.
+
+    Attributes:
+        message: What it is, and its mode.
+        do: The command that closes it.
+    """
 
     message: str
     do: str
@@ -61,6 +66,7 @@ def exposed_paths(settings: Settings) -> tuple[ExposedPath, ...]:
                 f"close it: chmod -R go-rwx {shlex.quote(str(home))}",
             )
         )
+    # A closed home closes all that lies in it; only a database elsewhere needs a look of its own.
     files = [path for path in _database_files(settings) if not path.is_relative_to(home) and _is_open(path)]
     if files:
         names = shlex.join(map(str, files))
@@ -100,6 +106,7 @@ def _is_open(path: Path) -> bool:
         status = path.lstat()
     except OSError:
         return False
+    # Links are 0777 on Linux, which means nothing.
     return not stat.S_ISLNK(status.st_mode) and bool(status.st_mode & _OTHERS)
 
 

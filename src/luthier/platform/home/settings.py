@@ -18,29 +18,40 @@ from luthier.core.ids import is_id
 class Settings(BaseSettings):
     """Settings, each also an environment variable: `home` is LUTHIER_HOME. A variable set to nothing counts as unset.
 
-    home: the folder that holds all that Luthier keeps; `~/.luthier` where nobody says otherwise. database: the URL of a
-    database elsewhere, such as `postgresql://user:password@host/name`; a SQLite file in the home without one.
-    artifacts: the URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; a folder in the home
-    without one. max_file_bytes: the most that a file of a project may have.
-    collective_timeout_seconds: how long a process of a run waits for the others, the slowest may be reading its rows.
-    lease_seconds: how long a worker that says nothing keeps its job; workers of one queue should agree.
-    tokenised_cache_bytes: how much of the disk tokenised rows may take, so that none is tokenised twice; 0 keeps none.
-    result_files_base64: serve result files of jobs encoded as the hosted service does, not as they are.
-    log_format: of the lines that server and workers write to stderr. webhooks_may_reach_private: whether webhooks may
-    be sent to this machine and private networks. It is never inferred: behind a proxy every connection is local.
-    max_request_bytes: how large a request to the server may be that uploads no file. allowed_hosts: names, separated by
-    blanks, that requests to the server may come by (their `Host`) besides those of this machine itself; `*` for any.
-    trusted_proxies: addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
-    `X-Forwarded-Proto` are believed; of nobody without it. unhealthy_restart_seconds: how long the process that answers
-    may be unhealthy in one piece before it is started again; 0 leaves it alone.
-    max_loaded_models: how many models may be held in memory to answer at once, adapters not counted;
-    serving_memory_bytes: what they and their adapters may take, 0 takes half of the memory; serving_queue: how many
-    requests may be under way or wait, serving_queue_per_key: of one key; serving_idle_seconds: all models are unloaded
-    after that long without a request; serving_threads: of the process that answers, 0 takes half of the cores;
-    default_max_tokens: where an answer ends for which the request sets no limit.
-    serving_usd_per_million_prompt_tokens, serving_usd_per_million_new_tokens: what usage is counted at in money. smtp:
-    who sends mails of alerts, `smtps://user:password@host` (TLS), `smtp+starttls://...`, or `smtp://...` for a server
-    that is reached without; smtp_from: whom they are from.
+    Attributes:
+        home: The folder that holds all that Luthier keeps.
+        database: The URL of a database elsewhere, such as `postgresql://user:password@host/name`; None for a SQLite
+            file in the home.
+        artifacts: The URL of a place elsewhere for files by digest, such as `s3://bucket/folder`; None for a folder in
+            the home.
+        max_file_bytes: The largest file of a project.
+        collective_timeout_seconds: How long a process of a run waits for the others; the slowest may be reading its
+            rows.
+        lease_seconds: How long a silent worker keeps its job; workers of one queue should agree.
+        tokenised_cache_bytes: Disk space for tokenised rows, so that none is tokenised twice; 0 keeps none.
+        result_files_base64: Whether result files of jobs are served base64-encoded, as the hosted service does.
+        log_format: The format of the lines that server and workers write to stderr.
+        webhooks_may_reach_private: Whether webhooks may be sent to this machine and private networks. It is never
+            inferred: behind a proxy every connection is local.
+        max_request_bytes: The largest request to the server that uploads no file.
+        allowed_hosts: Names, separated by blanks, that requests may give as their `Host` besides those of this
+            machine itself; `*` for any.
+        trusted_proxies: Addresses and networks, separated by blanks, of reverse proxies whose `X-Forwarded-For` and
+            `X-Forwarded-Proto` are believed; empty for none.
+        unhealthy_restart_seconds: How long the process that answers may be unhealthy without a break before it is
+            restarted; 0 never restarts it.
+        max_loaded_models: The most models in memory at once, adapters not counted.
+        serving_memory_bytes: Memory for them and their adapters; 0 takes half of the machine's.
+        serving_queue: The most requests that are under way or wait.
+        serving_queue_per_key: The same for one key.
+        serving_idle_seconds: All models are unloaded after that long without a request.
+        serving_threads: Threads of the process that answers; 0 takes half of the cores.
+        default_max_tokens: The most tokens of an answer where the request sets no limit.
+        serving_usd_per_million_prompt_tokens: The price by which usage is counted; None for no price.
+        serving_usd_per_million_new_tokens: The same for tokens of answers.
+        smtp: The server that sends mails of alerts: `smtps://user:password@host` (TLS), `smtp+starttls://...`, or
+            `smtp://...` without encryption.
+        smtp_from: The sender of these mails.
     """
 
     model_config = SettingsConfigDict(env_prefix="LUTHIER_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -84,7 +95,15 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, home: Path | None = None) -> Settings:
-        """The settings of the environment. home: another home than its. Raises RequestError for what cannot be."""
+        """The settings of the environment.
+
+        Args:
+            home: Another home than that of the environment.
+
+        Raises:
+            RequestError: A variable has a value that is not allowed.
+        """
+        # In the process's own environment, before pydantic reads it; children inherit the new names.
         rename_variables(os.environ)
         try:
             return cls() if home is None else cls(home=home)

@@ -73,6 +73,7 @@ def why_forbidden(address: Address, *, may_reach_private: bool) -> str | None:
         may_reach_private: whether the operator's setting opens this machine and private networks. Link-local addresses
             and metadata services of clouds stay closed.
     """
+    # All of them: a wrapped address may reach something else than the one that it looks like.
     meant = _meant_by(address)
     if any(_is_in(one, _METADATA) or not (_is_global(one) or _is_in(one, _PRIVATE)) for one in meant):
         return f"{address}, which no webhook may call"
@@ -90,6 +91,7 @@ def is_own(address: Address) -> bool:
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Port 9 (discard) is arbitrary: a datagram socket sends nothing when it connects.
             probe.connect((str(address), 9))
             return bool(probe.getsockname()[0] == str(address))
     except OSError:  # no route: whoever connects in earnest learns the same
@@ -109,6 +111,7 @@ def _meant_by(address: Address) -> tuple[Address, ...]:
     if plain.ipv4_mapped is not None or plain in _NAT64:
         return (lower,)
     if plain in _SIX_TO_FOUR:
+        # 2002:AABB:CCDD::/48: the 32 bits behind the prefix are the relay's IPv4 address, which gets the packets.
         inner = IPv4Address((int(plain) >> 80) & 0xFFFF_FFFF)
         return (inner, *((lower,) if _is_isatap(plain) else ()))
     return (plain, lower) if _is_isatap(plain) else (plain,)

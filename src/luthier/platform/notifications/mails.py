@@ -35,7 +35,19 @@ _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]
 
 
 class Mail(FrozenModel):
-    """A mail that waits, or that was given up. last_answer: how the last attempt went. Times: seconds since 1970."""
+    """A mail that waits, or that was given up. Times are seconds since 1970 by the database's clock.
+
+    Attributes:
+        mail_id: Its id, also of its Message-ID.
+        to: The addresses that do not have it yet.
+        subject: Its subject.
+        text: Its plain text.
+        status: `failed` once it was given up.
+        num_attempts: The attempts until now.
+        next_at: When it is tried next, or when the one who tries it now counts as gone.
+        last_answer: How the last attempt went.
+        created_at: When it was made.
+    """
 
     mail_id: str
     to: tuple[str, ...]
@@ -73,6 +85,7 @@ def send_due(context: Context) -> int:
         mail = Mail.model_validate_json(one.document)
         if mail.status == "failed" and now - mail.created_at > _KEPT_SECONDS:
             context.watches.remove(one.project_id, KIND, one.name)
+        # `_take` decides between servers that found the same mail due.
         elif mail.status == "pending" and _is_due(mail, now) and (taken := _take(context, one, mail, now)) is not None:
             _try(context, one.project_id, taken)
             num += 1
@@ -85,10 +98,15 @@ def _is_due(mail: Mail, now: float) -> bool:
 
 
 def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
-    """Hand a mail to the SMTP server of the settings; returns the addresses that it refused, and why, if it took any.
+    """Hand a mail to the SMTP server of the settings.
 
-    It waits at most 10 s for each word of the server, and 30 s for all after its greeting. Raises WorkError where the
-    mail was not taken.
+    It waits at most 10 s for each reply of the server, and 30 s for all after its greeting.
+
+    Returns:
+        The addresses that the server refused, and why; empty where it took all.
+
+    Raises:
+        WorkError: The server took the mail for no address.
     """
     scheme, host, port, user, password = _server(settings)
     try:
@@ -99,6 +117,7 @@ def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
             alarm.start()
             try:
                 if scheme == "smtp+starttls":
+                    # A context of its own: without one smtplib checks neither certificate nor name.
                     smtp.starttls(context=ssl.create_default_context())
                 if user:
                     smtp.login(user, password)
@@ -116,6 +135,7 @@ def deliver(settings: Settings, mail: Mail) -> dict[str, str]:
 
 def _take(context: Context, one: WatchDocument, mail: Mail, now: float) -> Mail | None:
     """The mail, so that nobody else tries it meanwhile; None where somebody does."""
+    # A sender that dies lets the lease run out, and the mail is tried again: it may arrive twice, never not at all.
     changed = {"next_at": now + _LEASE_SECONDS, "created_at": min(now, mail.created_at)}
     taken = mail.model_copy(update=changed | {"num_attempts": mail.num_attempts + 1})
     document = taken.model_dump_json()
@@ -133,11 +153,13 @@ def _try(context: Context, project_id: str, mail: Mail) -> None:
     except WorkError as error:
         answer = error.came
     else:
+        # Only those that the server refused are tried again; the others have the mail.
         to, answer = tuple(refused), "; ".join(f"{one}: {why}" for one, why in refused.items())
     if not to:
         context.watches.remove(project_id, KIND, mail.mail_id)
         return
     now, wait = context.access.now(), wait_seconds(mail.num_attempts)
+    # Given up now where the next attempt would come too late, rather than by an attempt more.
     is_over = now - mail.created_at + wait > GIVE_UP_SECONDS
     log.warning("mail %s to %s %s: %s", mail.mail_id, ", ".join(to), "given up" if is_over else "waits", answer)
     changed = {

@@ -35,7 +35,21 @@ def post(
     may_reach_private: bool,
     most_seconds: float = MAX_SECONDS,
 ) -> int:
-    """Send a body; returns the status of the answer. Raises UnreachableError."""
+    """Send a body.
+
+    Args:
+        url: An http or https URL.
+        headers: Sent with it.
+        body: The bytes to send.
+        may_reach_private: Whether this machine and private networks may be called.
+        most_seconds: The time for connection, request and status together, after the name was looked up.
+
+    Returns:
+        The HTTP status of the answer.
+
+    Raises:
+        UnreachableError: There was no answer, or the address may not be called.
+    """
     parts = urlsplit(url)
     host, is_secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if is_secure else 80)
@@ -65,9 +79,12 @@ def _vetted(host: str, port: int, *, may_reach_private: bool) -> tuple[int, tupl
     An address that a name leads to is not shown: a caller could read names of private networks by it.
     """
     try:
+        # Looked up once: the very addresses that were checked are connected to, so a second answer of the DNS is never
+        # used.
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UnreachableError(f"{host} is not known: {error}"[:200]) from error
+    # All of them must be allowed: with one public and one private address a name could still be steered.
     for *_, address in found:
         plain = ip_address(str(address[0]).partition("%")[0])
         why = why_forbidden(plain, may_reach_private=may_reach_private)
@@ -99,6 +116,8 @@ class _Connection(http.client.HTTPConnection):
         plain.connect(address)
         plain.settimeout(MAX_SECONDS)
         if self._tls is not None:
+            # self.sock is set before the handshake, so that `cut` can end a handshake that hangs. The certificate is
+            # checked for the name, not for the address.
             secure = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = secure
             secure.do_handshake()

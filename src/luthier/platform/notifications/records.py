@@ -16,7 +16,15 @@ DeliveryStatus = Literal["pending", "delivered", "failed"]
 
 
 class Webhook(FrozenModel):
-    """An address that is told of events, without the secret that messages to it are signed with."""
+    """An address that gets messages about events, without the secret that they are signed with.
+
+    Attributes:
+        webhook_id: Its id.
+        project_id: The project whose events it gets.
+        url: Where messages go.
+        event_types: The events that it gets.
+        created_at: Seconds since 1970 by the database's clock.
+    """
 
     webhook_id: str
     project_id: str
@@ -26,9 +34,17 @@ class Webhook(FrozenModel):
 
 
 class Delivery(FrozenModel):
-    """One message to one webhook. body: the JSON that is sent, byte for byte the same at each attempt.
+    """One message to one webhook. Times are seconds since 1970 by the database's clock.
 
-    next_at: when it is tried next, or when whoever tries it now counts as gone. last_answer: how it went the last time.
+    Attributes:
+        message_id: The same at each attempt; receivers recognise repetitions by it.
+        webhook_id: The webhook.
+        body: The JSON that is sent, byte for byte the same at each attempt, since it is signed.
+        status: Whether it still waits, or how it ended.
+        num_attempts: The attempts until now, and the fencing token of the current one.
+        next_at: When it is tried next, or when the one who tries it now counts as gone.
+        last_answer: How the last attempt went; None before the first.
+        created_at: When it was made.
     """
 
     message_id: str
@@ -42,7 +58,14 @@ class Delivery(FrozenModel):
 
 
 class DueDelivery(FrozenModel):
-    """A delivery that one sender has taken, with what it takes to send it. age_seconds: since it was made."""
+    """A delivery that one sender has taken.
+
+    Attributes:
+        delivery: The message.
+        url: Where it goes.
+        secret: What it is signed with, `whsec_...`.
+        age_seconds: Seconds since it was made.
+    """
 
     delivery: Delivery
     url: str

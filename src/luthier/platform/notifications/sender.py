@@ -61,12 +61,14 @@ def send_due(context: Context, pool: ThreadPoolExecutor) -> int:
     """Announce what has ended and send what is due; returns how many messages were tried."""
     context.webhooks.announce()
     due = context.webhooks.claim(limit=_NUM_AT_ONCE, lease_seconds=_LEASE_SECONDS)
+    # list() waits for all of them and raises what one of them raised.
     list(pool.map(lambda one: deliver(context, one), due))
     return len(due)
 
 
 def deliver(context: Context, due: DueDelivery) -> None:
     """Try a message once and write down how it went: 2xx is done, 410 ends the webhook, all else is tried again."""
+    # The wall clock of this machine: receivers compare the time with theirs, to refuse messages that are replayed.
     taken, timestamp = due.delivery, int(time.time())
     headers = {
         "content-type": "application/json",
@@ -88,6 +90,7 @@ def deliver(context: Context, due: DueDelivery) -> None:
         context.webhooks.settle(taken, "delivered", answer)
     else:
         wait = wait_seconds(taken.num_attempts)
+        # Age is measured by the database's clock, which wrote `created_at`.
         if due.age_seconds + wait > GIVE_UP_SECONDS:
             log.warning("message %s to %s was given up: %s", taken.message_id, taken.webhook_id, answer)
             context.webhooks.settle(taken, "failed", answer)
@@ -98,4 +101,5 @@ def deliver(context: Context, due: DueDelivery) -> None:
 def wait_seconds(num_attempts: int) -> float:
     """From an attempt that failed to the next: 5 s, 20 s, 80 s ... 12 h, each a fifth more or less, by chance."""
     wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 4.0 ** min(num_attempts - 1, 10))
+    # Jitter spreads the attempts of messages that failed at the same moment.
     return wait * secrets.SystemRandom().uniform(0.8, 1.2)

@@ -86,11 +86,13 @@ class WebhookStore(Store):
         """
         with self._database.read() as connection:
             to_do = select(jobs.c.number).where(_IS_UNTOLD).limit(1)
+            # Looked at every second: a read does not take the turn of a writer.
             if connection.execute(to_do).first() is None:
                 return 0
         with self._write() as connection:
             now = self._database.clock(connection)
             ended = select(jobs).where(_IS_UNTOLD).order_by(jobs.c.number).limit(_MOST_AT_ONCE)
+            # Announced here and nowhere else, in the transaction that inserts the messages: each end exactly once.
             rows = connection.execute(ended.with_for_update(skip_locked=True)).mappings().all()
             hooks = connection.execute(
                 select(webhooks).where(webhooks.c.project_id.in_({row["project_id"] for row in rows}))
@@ -115,6 +117,7 @@ class WebhookStore(Store):
             select(table, webhooks.c.url, webhooks.c.secret).select_from(joined).where(is_due).order_by(table.c.next_at)
         )
         with self._database.read() as connection:
+            # As above: mostly nothing is due.
             if connection.execute(due.limit(1)).first() is None:
                 return []
         with self._write() as connection:
@@ -124,6 +127,7 @@ class WebhookStore(Store):
             numbers = [row["number"] for row in rows]
             created_at = case((table.c.created_at > now, now), else_=table.c.created_at)
             values = {
+                # next_at is the lease: a sender that dies leaves the message due again afterwards.
                 "next_at": now + lease_seconds, "num_attempts": table.c.num_attempts + 1, "created_at": created_at,
             }  # fmt: skip
             connection.execute(update(table).where(table.c.number.in_(numbers)).values(**values))
@@ -132,11 +136,19 @@ class WebhookStore(Store):
     def settle(
         self, taken: Delivery, status: DeliveryStatus, answer: str, *, wait_seconds: float = 0.0
     ) -> Delivery | None:
-        """Write down how an attempt went; None where the lease had ended and another took the message meanwhile.
+        """Store how an attempt went.
 
-        wait_seconds: until the next attempt, where the status is still `pending`.
+        Args:
+            taken: The delivery as it was claimed.
+            status: `pending` if it is to be tried again.
+            answer: How it went, for people.
+            wait_seconds: Until the next attempt, where the status is still `pending`.
+
+        Returns:
+            The delivery as it is now; None where the lease had ended and another sender has taken it.
         """
         table = webhook_deliveries
+        # The number of attempts is the fencing token: whoever took the message after us has a higher one.
         is_ours = (table.c.message_id == taken.message_id) & (table.c.num_attempts == taken.num_attempts)
         with self._write() as connection:
             values = {

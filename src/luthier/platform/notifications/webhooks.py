@@ -32,9 +32,20 @@ _MOST_URL_CHARACTERS: Final = 2000
 def create_webhook(
     context: Context, caller: Caller, url: str, event_types: tuple[EventType, ...] = EVENT_TYPES
 ) -> tuple[Webhook, str]:
-    """Make a webhook; returns it and the secret that messages to it are signed with, which is never shown again.
+    """Make a webhook.
 
-    Raises RequestError for an address that cannot be or may not be reached, ConflictError where there are too many.
+    Args:
+        context: The home.
+        caller: Whose project it belongs to.
+        url: Where messages go.
+        event_types: The events that it gets.
+
+    Returns:
+        The webhook, and the secret that messages are signed with, which cannot be shown again.
+
+    Raises:
+        RequestError: The URL is malformed, or its address may not be called.
+        ConflictError: The project has too many webhooks.
     """
     _check_url(url, may_reach_private=may_reach_private(context))
     if len(context.webhooks.of_project(caller.project_id)) >= MOST_OF_A_PROJECT:
@@ -80,6 +91,7 @@ def send_test(context: Context, project_id: str, webhook_id: str) -> Delivery:
 
 def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
     """The header `webhook-signature`: HMAC-SHA256 over id, time (seconds since 1970) and body, joined by dots."""
+    # Standard Webhooks: the key of the HMAC is what the base64 behind the prefix decodes to, not its text.
     key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.{body}".encode()
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -133,6 +145,7 @@ def _literal(host: str) -> Address | None:
     Nothing is looked up: a name is resolved when it is called.
     """
     try:
+        # AI_NUMERICHOST: the resolver's own parser, which knows more spellings than `ip_address`, and sends no query.
         found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
         return None

@@ -57,11 +57,13 @@ class Assets:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for one of them."""
+        # By a table of known names: no part of the path ever reaches the file system.
         asset = self._by_address.get(scope["path"].rsplit("/", 1)[-1])
         if asset is None or scope["method"] not in ("GET", "HEAD"):
             await PlainTextResponse("no such asset", status_code=404)(scope, receive, send)
             return
         is_packed = "gzip" in Headers(scope=scope).get("accept-encoding", "")
+        # The address changes with the content, so a cached copy can never be outdated.
         headers = {"cache-control": _FOR_EVER, "vary": "accept-encoding"}
         headers |= {"content-encoding": "gzip"} if is_packed else {}
         content = asset.packed if is_packed else asset.content
@@ -71,4 +73,5 @@ class Assets:
 def _asset(name: str, content: bytes) -> Asset:
     stem, _, suffix = name.rpartition(".")
     address = f"{stem}-{sha256_bytes(content)[:12]}.{suffix}"
+    # Compressed once at the start. mtime=0 keeps the bytes the same at each start.
     return Asset(address, _TYPES[f".{suffix}"], content, gzip.compress(content, mtime=0))

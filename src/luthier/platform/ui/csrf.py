@@ -39,8 +39,10 @@ class SameOrigin:
 
 
 def _is_own(headers: Headers) -> bool:
+    # A header that scripts cannot set. `same-site` is not enough: another port of the same host is another site's page.
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
     origin = headers.get("origin")
+    # Older browsers. Without either header the request is refused.
     return origin is not None and urlsplit(origin).netloc == headers.get("host", "")

@@ -69,6 +69,7 @@ def with_retry_after(answer: Response, error: LuthierError) -> Response:
 
 async def _sign_in(request: Request, error: Exception) -> Response:
     assert isinstance(error, SignInNeededError)
+    # fetch() would follow a redirect and take the sign-in page for its answer; HTMX goes where HX-Redirect says.
     is_script = request.headers.get("sec-fetch-mode", "navigate") != "navigate"
     if is_script or is_fragment_request(request) or "application/json" in request.headers.get("accept", ""):
         return Response(status_code=401, headers={"HX-Redirect": error.address})

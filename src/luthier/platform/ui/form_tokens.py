@@ -62,6 +62,7 @@ class SubmitOnce:
         if scope.get("method") != "POST" or not headers.get("content-type", "").startswith(_FORM_TYPE):
             await self._app(scope, receive, send)
             return
+        # The body is part of the key, so it is read here and handed on again.
         body, messages = b"", []
         while True:
             message = await receive()
@@ -97,6 +98,7 @@ class SubmitOnce:
         try:
             await self._app(scope, receive, keep_and_send)
         finally:
+            # The handler raised, or the client left before the end: those who wait make the answer themselves.
             if not answer.future.done():
                 self._settle(key, answer, [])
 
@@ -110,6 +112,7 @@ class SubmitOnce:
         limit = time.monotonic() - _KEEP_SECONDS
         for key in list(self._answers):
             one = self._answers[key]
+            # In order of age: behind the first one that stays, all are younger.
             if not one.future.done() or (one.at > limit and len(self._answers) < _MAX_KEPT):
                 break
             del self._answers[key]
@@ -118,6 +121,7 @@ class SubmitOnce:
 def _key(scope: Scope, headers: Headers, body: bytes) -> str:
     session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
     parts = (session.encode(), scope["path"].encode(), scope.get("query_string", b""), body)
+    # Each part is hashed by itself, so that no part can run into the next one.
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
@@ -126,6 +130,7 @@ def _leads_on(sent: list[Message]) -> bool:
         return False
     headers, status = Headers(raw=sent[0]["headers"]), sent[0]["status"]
     num_bytes = sum(len(message.get("body", b"")) for message in sent)
+    # A session that had ended: after signing in the form must do its work.
     if headers.get("location", "").startswith("/sign-in") or num_bytes > _MAX_ANSWER_BYTES:
         return False
     return status in _LEADS_ON or (status == 200 and headers.get("content-type", "").startswith("application/json"))

@@ -43,4 +43,5 @@ def entries_for(session: Session | None) -> list[Entry]:
 def current(path: str) -> str:
     """The address of the entry that a page belongs to; empty for none."""
     fitting = [e.address for e in ENTRIES if path == e.address or (e.address != "/" and path.startswith(e.address))]
+    # The longest fit is the most specific entry.
     return max(fitting, key=len, default="")
