@@ -143,7 +143,7 @@ def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     Raises:
         RequestError: the model's own forward pass fails, or later tokens change its earlier logits.
     """
-    # The kinds tried are part of it: a proof without batches says nothing of batches.
+    # The kinds tried are part of it: a proof without batches does not cover batches.
     key = proof_key(model, probe, tuple(kind for kind, _ in trials))
     if key not in _proved:
         found = _find(model, probe, trials)
@@ -163,7 +163,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     for kind, trial in trials:
         try:
             found = trial(probe)
-        # Memory says nothing of the path: a slower one would be remembered for the whole process.
+        # No fault of the path: a slower one would be remembered for the whole process.
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a cache that does not fit raises is of many kinds

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, context_tokens: int) -> list[int]:
     """The ids of a request, written by a template.
 
-    Raises RequestError (empty), OverlongError (no room for one token of an answer), TemplateError.
+    Args:
+        template: of the model, with the options of the request.
+        tools: how tools enter the prompt.
+        request: conversation, text or token ids.
+        context_tokens: of the model.
+
+    Raises:
+        RequestError: the prompt is empty.
+        OverlongError: no room for one token of an answer.
+        TemplateError: the template cannot write the conversation.
     """
     if request.token_ids is not None:
         return checked(list(request.token_ids), context_tokens)

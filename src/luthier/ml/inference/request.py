@@ -125,7 +125,12 @@ class RequestPreparer:
         )
 
     def embedded(self, request: EmbeddingRequest) -> PreparedTexts:
-        """The inputs as tokens. Raises RequestError and OverlongError, as `prepare`."""
+        """The inputs as tokens.
+
+        Raises:
+            RequestError: an empty input, or a token that does not exist.
+            OverlongError: an input is longer than the context.
+        """
         return PreparedTexts(
             [
                 self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))

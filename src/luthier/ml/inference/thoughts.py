@@ -1,6 +1,6 @@
 """Thoughts and answers in what one model writes: the one place where generated tokens become answers.
 
-With the format that its chat template shows (`models.thinking`); a model whose template says nothing of thoughts may
+With the format that its chat template shows (`models.thinking`); a model whose template knows of no thoughts may
 still have learned to write them in `<think>` tags, so an answer that begins with `<think>` is taken apart for every
 model. Only answers to conversations are: what goes on after a plain text is text.
 """

@@ -28,6 +28,12 @@ def jaccards(left: Shingles, of_left: I64, right: Shingles, of_right: I64) -> F6
     """The similarity of each pair (text of_left[i] of `left`, text of_right[i] of `right`): float64 [number of pairs].
 
     Cost: a sort of the hashes of each pair, in bounded memory (that of the largest pair).
+
+    Args:
+        left: sets that `of_left` refers to.
+        of_left: int64 [pairs], positions in `left`.
+        right: sets that `of_right` refers to; may be `left` itself.
+        of_right: int64 [pairs], positions in `right`.
     """
     found = np.zeros(len(of_left), dtype=np.float64)
     sizes = left.sizes[of_left] + right.sizes[of_right]
@@ -36,6 +42,7 @@ def jaccards(left: Shingles, of_left: I64, right: Shingles, of_right: I64) -> F6
     while start < len(of_left):
         before = int(ends[start - 1]) if start else 0
         stop = int(np.searchsorted(ends, before + _MAX_HASHES, side="right"))
+        # At least one pair, however large; at most as many as the 12 bits above a hash can number.
         stop = min(max(stop, start + 1), start + _MAX_PAIRS, len(of_left))
         part = slice(start, stop)
         shared = _shared(left, of_left[part], right, of_right[part])

@@ -43,6 +43,7 @@ def signatures_of(shingles: Shingles) -> Signatures:
     """The MinHash signatures: uint32 [number of texts, 120]."""
     made = np.empty((len(shingles.sizes), NUM_VALUES), dtype=np.uint32)
     for start in range(0, len(made), _BLOCK_TEXTS):
+        # One more than texts: text i lies between offsets i and i + 1.
         offsets = shingles.offsets[start : start + _BLOCK_TEXTS + 1]
         hashes = shingles.hashes[offsets[0] : offsets[-1]]
         made[start : start + len(offsets) - 1] = _matrix(hashes, offsets - offsets[0]).to_rows()
@@ -90,6 +91,7 @@ def pairs_within(signatures: Signatures, band: int) -> Iterator[Pairs]:
     keys = _bucket_keys(signatures, band)
     order = np.argsort(keys, kind="stable").astype(np.int64)
     buckets = keys[order] >> np.uint64(64 - _BUCKET_BITS)
+    # The complement of the first value differs from it, so the first bucket begins at 0, whatever it is.
     begins = np.flatnonzero(np.diff(buckets, prepend=~buckets[:1]))
     sizes = np.diff(np.append(begins, len(buckets)))
     begins, sizes = begins[sizes > 1], sizes[sizes > 1]
@@ -97,6 +99,7 @@ def pairs_within(signatures: Signatures, band: int) -> Iterator[Pairs]:
     size, begin = np.repeat(sizes, sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
     place = np.arange(len(order)) - begin
     reach = np.where(size > _HOT, _WINDOW, _HOT)
+    # All pairs at one distance at a time: whole arrays instead of a loop over buckets.
     for distance in range(1, min(int(sizes.max(initial=0)), _HOT)):
         at = np.flatnonzero((place + distance < size) & (distance <= reach))
         yield order[at], order[at + distance]
@@ -116,6 +119,7 @@ def pairs_across(left: Signatures, right: Signatures, band: int) -> Iterator[Pai
     begin = np.searchsorted(keys, wanted & ~low, side="left")
     end = np.searchsorted(keys, wanted | low, side="right")
     at = np.searchsorted(keys, wanted, side="left")
+    # `at` is where the text itself would lie by its next band: the window is taken around it.
     begin = np.maximum(begin, at - _CROSS_WINDOW)
     end = np.minimum(end, begin + 2 * _CROSS_WINDOW)
     for distance in range(int((end - begin).max(initial=0))):
@@ -137,5 +141,6 @@ def _bucket_keys(signatures: Signatures, band: int) -> U64:
 def _band_hash(signatures: Signatures, band: int) -> U64:
     made = np.zeros(len(signatures), dtype=np.uint64)
     for column in range(band * BAND_VALUES, (band + 1) * BAND_VALUES):
+        # uint64 arithmetic wraps around, which is what a hash wants.
         made = mixed((made + signatures[:, column]) * np.uint64(_SPREAD))
     return made

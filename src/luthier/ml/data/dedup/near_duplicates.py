@@ -42,7 +42,10 @@ _MAX_ROUNDS: Final = 100
 class NearMatches:
     """Texts with a near-duplicate on the other side: text `positions[i]` and `others[i]` have `jaccards[i]`.
 
-    positions ascend and are unique; others holds the most similar text found (the first of equals).
+    Attributes:
+        positions: int64 [m], ascending and unique.
+        others: int64 [m], the most similar text found (the first of equals).
+        jaccards: float64 [m], the similarity of each pair, 0 to 1.
     """
 
     positions: I64
@@ -73,6 +76,17 @@ def near_duplicate_groups(texts: pl.Series, *, threshold: float = 0.8, progress:
 
     Clusters are the connected components of the pairs whose Jaccard similarity over three-word shingles is at least
     `threshold` (0.5 to 1; the bands are made for 0.8 and above). A text without words is no near-duplicate of any.
+
+    Args:
+        texts: strings [n].
+        threshold: least similarity.
+        progress: shows the search.
+
+    Returns:
+        int64 [n].
+
+    Raises:
+        RequestError: the threshold is not between 0.5 and 1.
     """
     return _groups(shingles_of(texts, progress), threshold, progress or SilentProgress())
 
@@ -81,12 +95,16 @@ def near_clusters(texts: pl.Series, *, threshold: float = 0.8, progress: Progres
     """The clusters of `near_duplicate_groups`, and for each text which kept text it is a near-duplicate of.
 
     In the order of the texts a text is kept where it is near to no kept one of its cluster.
+
+    Raises:
+        RequestError: the threshold is not between 0.5 and 1.
     """
     shingles = shingles_of(texts, progress)
     groups = _groups(shingles, threshold, progress or SilentProgress())
     kept = np.arange(len(groups))
     similarities = np.ones(len(groups), dtype=np.float64)
     waiting = np.flatnonzero(groups != kept)
+    # A cluster is a chain: its ends may be far apart. So each text is compared with kept texts, not with the chain.
     leaders = groups.copy()
     for _ in range(_MAX_ROUNDS):
         if not len(waiting):
@@ -106,7 +124,11 @@ def near_clusters(texts: pl.Series, *, threshold: float = 0.8, progress: Progres
 def near_matches(
     texts: pl.Series, others: pl.Series, *, threshold: float = 0.8, progress: Progress | None = None
 ) -> NearMatches:
-    """The texts that have a near-duplicate among `others`, each with the most similar one found."""
+    """The texts that have a near-duplicate among `others`, each with the most similar one found.
+
+    Raises:
+        RequestError: the threshold is not between 0.5 and 1.
+    """
     _check(threshold)
     left, right = shingles_of(texts, progress), shingles_of(others, progress)
     of_left = texts_in_company_of(left, right)
@@ -124,6 +146,7 @@ def near_matches(
     empty = np.zeros(0, dtype=np.int64)
     columns = list(zip(*found, strict=True)) or [(empty,), (empty,), (empty.astype(np.float64),)]
     positions, matched, similarity = (np.concatenate(column) for column in columns)
+    # By text, then by falling similarity, then by position: the first row of each text is its best match.
     order = np.lexsort((matched, -similarity, positions))
     positions, matched, similarity = positions[order], matched[order], similarity[order]
     best = np.flatnonzero(np.diff(positions, prepend=-1))
@@ -162,12 +185,14 @@ def _clusters(shingles: Shingles, threshold: float, progress: Progress) -> I64:
                 near = jaccards(shingles, a, shingles, b) >= threshold
                 found = _joined(found, a[near], b[near])
             task.advance()
+    # From positions among `some` back to positions among all texts.
     labels[some] = some[found]
     return labels
 
 
 def _likely(pairs: Pairs, left: Signatures, right: Signatures, threshold: float) -> Pairs:
     """The pairs whose estimate is not more than four standard errors below the threshold."""
+    # Binomial standard error of the share of equal values; the exact check that follows costs far more than this one.
     lowest = threshold - _SIGMAS * float(np.sqrt(threshold * (1 - threshold) / NUM_VALUES))
     likely = estimates(left, pairs[0], right, pairs[1]) >= lowest
     return pairs[0][likely], pairs[1][likely]

@@ -30,9 +30,10 @@ class NgramOverlap:
     """Which texts share long runs with which covered text of the other side, one line a pair.
 
     Attributes:
-        positions, others: int64, the text and the covered one, ordered by both.
-        num_shared: int64, windows of 13 words that both hold.
-        num_windows: int64, windows of the covered one that count.
+        positions: int64 [m], the text; rows are ordered by text and covered text.
+        others: int64 [m], the covered text.
+        num_shared: int64 [m], windows of 13 words that both hold.
+        num_windows: int64 [m], windows of the covered text that count.
         num_boilerplate: windows of the other side that are in more than 10 texts and so say nothing.
         num_only_boilerplate: texts of the other side with no window but such.
     """
@@ -92,7 +93,9 @@ def _windows(block: Words) -> tuple[U64, I64]:
     num = max(0, len(words) - WINDOW_WORDS + 1)
     made = np.zeros(num, dtype=np.uint64)
     for place in range(WINDOW_WORDS):
+        # Polynomial hash modulo 2^64 of all windows at once: 13 vector steps, whatever the number of words.
         made = made * np.uint64(_BASE) + words[place : place + num]
+    # A window counts where its first and last word are of one text.
     within = texts[:num] == texts[len(texts) - num :]
     return mixed(made[within]), texts[:num][within]
 
@@ -113,6 +116,7 @@ def _hits(texts: pl.Series, windows: U64, progress: Progress | None) -> tuple[pl
         frame = pl.DataFrame({"text": owners[some][found] + block.start, "window": at[found]}).unique(
             maintain_order=True
         )
+        # Counts of the blocks so far: boilerplate is dropped early, so that memory stays bounded.
         in_few = counts[frame["window"].to_numpy()] <= MAX_TEXTS
         counts += np.bincount(frame["window"].to_numpy(), minlength=len(windows))
         parts.append(frame.filter(pl.Series(in_few)))
@@ -126,6 +130,7 @@ def _covered(num_texts: int, owners: I64, is_hit: Flags, is_boilerplate: Flags) 
     num_hits = np.bincount(owners[hit], minlength=num_texts)
     num_boilerplate = np.bincount(owners[is_boilerplate], minlength=num_texts)
     num_counted = np.bincount(owners, minlength=num_texts) - num_boilerplate
+    # A run of 13 windows has 25 words, of which a window at the edge of boilerplate may have one of its own.
     fewest = np.where(num_boilerplate > 0, WINDOW_WORDS, 1)
     is_covered = (num_hits >= COVERED_FRACTION * num_counted) & (num_hits >= fewest)
     # Runs: windows that follow each other in one text, all of them hits.

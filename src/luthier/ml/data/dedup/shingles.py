@@ -23,8 +23,8 @@ class Shingles:
     Two different shingles of two texts of 80 words share a hash in about one of 10^12 pairs of texts.
 
     Attributes:
-        offsets: int64 [n + 1].
-        hashes: uint64, 52 bits used, ascending and unique within a text.
+        offsets: int64 [n + 1], where each text's hashes begin; the last one is the number of hashes.
+        hashes: uint64 [offsets[n]], 52 bits used, ascending and unique within a text.
     """
 
     offsets: I64
@@ -49,6 +49,8 @@ class Shingles:
             block = self.hashes[offsets[0] : offsets[-1]]
             squares = block * (block | np.uint64(1))  # 64 bits of 52
             sums = np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(squares, dtype=np.uint64)))
+            # The sum over a set does not depend on order; prefix sums give it for every text, also where they wrap
+            # around.
             at = offsets - offsets[0]
             made[start : start + len(at) - 1] = mixed(sums[at[1:]] - sums[at[:-1]] + np.diff(at).astype(np.uint64))
         return made
@@ -89,6 +91,7 @@ def _block(block: Words) -> tuple[U64, I64]:
     # The number of the text above 52 bits of hash: one sort orders both.
     keys = (of_text << np.uint64(HASH_BITS)) | (mixed(hashes) >> np.uint64(64 - HASH_BITS))
     keys.sort()
+    # Equal neighbours are repeats of one shingle in one text; the complement keeps the first key.
     keys = keys[np.diff(keys, prepend=~keys[:1]) != 0]
     counts = np.bincount((keys >> np.uint64(HASH_BITS)).astype(np.int64), minlength=len(block.counts))
     return keys & np.uint64(2**HASH_BITS - 1), counts.astype(np.int64)

@@ -19,6 +19,8 @@ def changed_columns(old: Path, new: Path, pairs: Iterable[tuple[int, int]]) -> d
     Memory: a digest for each field of such a row.
 
     Args:
+        old: file of the old version.
+        new: file of the new version.
         pairs: lines of rows in the old and in the new file.
     """
     of_old = dict(pairs)

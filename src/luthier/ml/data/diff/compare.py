@@ -24,9 +24,13 @@ _JUDGES: Final = ("validation", "held_out")
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """One row as an example: its id in the old and in the new version (None where it is not there), and what differs.
+    """One row as an example.
 
-    Of a row that was added or removed, `fields` shows the whole of it.
+    Attributes:
+        kind: what happened to it.
+        old: its id in the old version; None where it is not there.
+        new: its id in the new version; None where it is not there.
+        fields: what differs; the whole row where it was added or removed.
     """
 
     kind: Literal["changed", "added", "removed"]
@@ -37,7 +41,13 @@ class RowChange:
 
 @dataclass(frozen=True, slots=True)
 class ColumnChange:
-    """A field that was added, removed, or holds values of another type, as text."""
+    """A field that was added, removed, or holds values of another type.
+
+    Attributes:
+        name: of the field.
+        old: its type as text; None where it is new.
+        new: its type as text; None where it was removed.
+    """
 
     name: str
     old: str | None
@@ -49,6 +59,8 @@ class Move:
     """Rows that changed the side of a split.
 
     Attributes:
+        old_side: side in the old version.
+        new_side: side in the new version.
         rows: ids in the old and the new version.
     """
 
@@ -67,9 +79,19 @@ class DatasetDiff:
     """What changed.
 
     Attributes:
+        old: path of the old version.
+        new: path of the new version.
         key: how equal rows were recognised, as text.
-        moves: empty unless both versions are splits.
-        changed, added, removed: ids of all such rows; of changed ones (old, new).
+        num_same: rows that did not change.
+        changed: ids of changed rows, (old, new).
+        added: ids of new rows.
+        removed: ids of rows that are gone.
+        moves: rows that changed sides; empty unless both versions are splits.
+        shapes: of the old and the new version.
+        columns: fields that changed.
+        figures: of both versions.
+        examples: rows to show.
+        notes: what a reader should know.
     """
 
     old: str
@@ -138,13 +160,18 @@ def diff(
     Memory: about 100 bytes a row, and the rows that are shown.
 
     Args:
-        key: the field that names a row; None takes the id of the row, else its prompt, else its place among unchanged
-            rows.
+        old: a data file, or the folder of a split.
+        new: the same of the new version.
+        key: the field that names a row; None takes the id of the row, else its prompt, else its position among
+            unchanged rows.
+        mapping: field of the shape -> column.
         num_examples: rows of each kind to show.
+        progress: shows the reading.
 
     Raises:
-        NotFoundError, DataError: files that cannot be read, rows without the key.
-        RequestError: a folder against a file, or without split.json.
+        NotFoundError: a file is missing.
+        DataError: a file cannot be read, or a row has no key.
+        RequestError: a folder is compared with a file, or has no split.json.
     """
     progress = progress or SilentProgress()
     if old.exists() and new.exists() and old.is_dir() != new.is_dir():

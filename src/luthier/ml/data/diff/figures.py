@@ -21,7 +21,10 @@ class Figure:
     """One figure of both versions.
 
     Attributes:
-        unit: rows, bytes, characters, or fraction; None where a version has no such.
+        name: what is counted.
+        unit: rows, bytes, characters, or fraction.
+        old: of the old version; None where it has no such figure.
+        new: of the new version; None where it has no such figure.
     """
 
     name: str

@@ -21,8 +21,11 @@ class Matched:
     Pairs of unequal order are no change: a row that was only moved is the same.
 
     Attributes:
-        same, changed: columns `old` and `new`.
-        removed, added: places in the old and in the new frame.
+        key: by what changed rows were paired.
+        same: columns `old` and `new`, positions in the two frames.
+        changed: the same columns, of rows that differ.
+        removed: positions in the old frame.
+        added: positions in the new frame.
     """
 
     key: KeyKind
@@ -39,6 +42,11 @@ def match(old: pl.DataFrame, new: pl.DataFrame, *, has_field: bool) -> Matched:
     of the files where one key has several rows: the field that was requested, else the id of the row, else its prompt,
     the first of these that every row of both versions has. Where they have none, rows count as the same that follow
     the same unchanged row.
+
+    Args:
+        old: rows of the old version, as in `Version.rows`.
+        new: rows of the new version.
+        has_field: a field names the rows (columns k1 and k2).
     """
     key = _key(old, new, has_field)
     left, right = old.with_row_index("place"), new.with_row_index("place")
@@ -68,6 +76,7 @@ def _rounds(
     pairs = [pl.DataFrame(schema={"old": pl.UInt32, "new": pl.UInt32})]
     for columns in rounds:
         on = [*columns, "nth"]
+        # Number of a row among those with equal columns, so that the join pairs copies one to one.
         counted = pl.int_range(pl.len()).over(list(columns)).alias("nth")
         one, two = left.with_columns(counted), right.with_columns(counted)
         found = one.join(two.select("place", *on), on=on, how="inner", nulls_equal=True, suffix="_new")

@@ -34,9 +34,10 @@ NUM_SAMPLED: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class VersionFile:
-    """A data file of a version;
+    """A data file of a version.
 
     Attributes:
+        path: where it is.
         side: of the split, "" where there is none.
     """
 
@@ -49,7 +50,15 @@ class Version:
     """What is known of a version.
 
     Attributes:
-        rows: one line a row that could be read, in order: file (place in `files`), side, line, d1 and d2 (128 bits of
+        path: of the file, or the folder of the split.
+        files: its data files.
+        shape: of its rows; None where they fit none.
+        shape_reason: why, as a sentence.
+        columns: types of the fields by name.
+        num_bytes: size of all files.
+        num_unreadable: rows that could not be read.
+        labels: rows by label.
+        rows: one line a row that could be read, in order: file (index in `files`), side, line, d1 and d2 (128 bits of
             the digest of all its fields), i1 and i2 (of its id; null where it has none), p1 and p2 (of its prompt; null
             likewise), k1 and k2 (of the field that was requested; null where none was), characters (of all strings in
             it).
@@ -78,11 +87,15 @@ def read_version(path: Path, progress: Progress, *, key: str | None, mapping: Ma
     """Read a data file, or a folder that `luthier data split` has written, twice, streaming.
 
     Args:
-        key: the field that names a row; a dot leads into an object.
+        path: a data file, or the folder of a split.
+        progress: shows both passes.
+        key: the field that names a row; a dot leads into an object. None for none.
+        mapping: field of the shape -> column.
 
     Raises:
-        NotFoundError, DataError: a file that cannot be read, a row without the key.
-        RequestError: a folder without split.json.
+        NotFoundError: a file is missing.
+        DataError: a file cannot be read, or a row has no key.
+        RequestError: the folder has no split.json.
     """
     mapping = dict(mapping or {})
     check_mapping(mapping)
@@ -222,6 +235,7 @@ class _Reader:
             ("p", self._prompts, self._has_prompt),
             ("k", self._keys, None),
         ):
+            # [rows, 2]: 128 bits as two columns, since polars has no integers of that size.
             pairs = np.frombuffer(bytes(data), dtype="<u8").reshape(-1, 2)
             for number in (0, 1):
                 column = pl.Series(pairs[:, number].copy(), dtype=pl.UInt64)
@@ -239,6 +253,7 @@ class _Reader:
 
     def _keep_for_sample(self, digest: bytes, text: str) -> None:
         self._sample.append((digest, len(self._lines), text[:400]))
+        # Cut back now and then: sorting at every row would cost more than the surplus.
         if len(self._sample) >= 4 * NUM_SAMPLED:
             self._sample.sort()
             del self._sample[NUM_SAMPLED:]
@@ -270,6 +285,7 @@ def _canonical(value: Any) -> str:
 
 
 def _hash(text: str) -> bytes:
+    # Half a surrogate pair must not stop a comparison.
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

@@ -20,7 +20,9 @@ class FieldChange:
     """One place of a row that is not as it was.
 
     Attributes:
-        old, new: None where it was not, or is no more, there.
+        field: path of the place, as `messages[1].content`.
+        old: value as text; None where it was not there.
+        new: value as text; None where it is gone.
         spans: (sign, text): "=" in both, "-" only in the old, "+" only in the new; the texts of "=" and "-" joined are
             the old value, those of "=" and "+" the new one.
     """
@@ -37,6 +39,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[FieldChange]
     found = []
     for place in dict.fromkeys([*before, *after]):
         one, two = before.get(place, _ABSENT), after.get(place, _ABSENT)
+        # Types are compared, too: 1 == True and 1 == 1.0 in Python.
         if one is _ABSENT or two is _ABSENT or type(one) is not type(two) or one != two:
             a, b = (None if value is _ABSENT else _text(value) for value in (one, two))
             found.append(FieldChange(place, a, b, word_diff(a or "", b or "")))
@@ -58,6 +61,7 @@ def word_diff(old: str, new: str) -> tuple[tuple[Sign, str], ...]:
     if max(len(middle_a), len(middle_b)) > _MAX_PIECES:
         spans += [("-", "".join(middle_a)), ("+", "".join(middle_b))]
     else:
+        # autojunk would take frequent words such as "the" for noise in long texts.
         for tag, i, j, k, m in difflib.SequenceMatcher(None, middle_a, middle_b, autojunk=False).get_opcodes():
             if tag == "equal":
                 spans.append(("=", "".join(middle_a[i:j])))
@@ -92,6 +96,7 @@ def _joined(spans: Sequence[tuple[Sign, str]]) -> Iterator[tuple[Sign, str]]:
             equal += text
             continue
         if equal and equal.isspace() and (held["-"] or held["+"]):
+            # A blank between two changed words goes into both sides, so that they read as one change.
             held = {mark: held[mark] + equal for mark in held}
         elif equal:
             yield from _released(held)

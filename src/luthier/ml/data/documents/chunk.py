@@ -23,6 +23,8 @@ class Chunk:
 
     Attributes:
         text: its heading lines, then text[start:end] of the whole.
+        start: first character in the whole text.
+        end: behind its last character.
         num_tokens: of `text`, as counted.
         num_overlap_characters: how many of its characters the chunk before holds, too.
         is_cut: it begins or ends within a sentence, which alone was longer than a chunk may be.
@@ -51,7 +53,11 @@ def count_words(texts: Sequence[str]) -> list[int]:
 
 
 def check_sizes(max_tokens: int, overlap_tokens: int) -> None:
-    """Raises RequestError where no chunks of such sizes can be made."""
+    """Check that chunks of such sizes can be made.
+
+    Raises:
+        RequestError: fewer than 16 tokens, or an overlap of more than half of a chunk.
+    """
     if max_tokens < MIN_TOKENS:
         raise RequestError(
             f"chunks of {max_tokens} tokens", expected=f"at least {MIN_TOKENS}", do="ask for longer ones"
@@ -74,8 +80,15 @@ def chunk(
     `overlap_tokens` in all begin the next one again. The headings stand first, each on a line, and count as tokens;
     where they take more than half of a chunk, outer ones are left out, and all of them where even the last is too long.
 
+    Args:
+        text: the whole text.
+        count_tokens: tokens of each of several texts.
+        max_tokens: most tokens of a chunk, its headings included.
+        overlap_tokens: most tokens that a chunk repeats from the one before.
+        headings: of the text, the outermost first.
+
     Raises:
-        RequestError: sizes that cannot be (fewer than 16 tokens, an overlap of more than half).
+        RequestError: fewer than 16 tokens, or an overlap of more than half of a chunk.
     """
     check_sizes(max_tokens, overlap_tokens)
     context, left_out = _context(headings, count_tokens, max_tokens // 2)
@@ -100,6 +113,7 @@ def chunk(
             elif pieces[new].end - pieces[new].start > 1:
                 halves = _halves(text, pieces[new])
                 pieces[new : new + 1] = halves
+                # The halves replace the piece in place; the loop goes on with the first of them.
                 counts[new : new + 1] = count_tokens([text[half.start : half.end] for half in halves])
                 last = new + 1
             else:
@@ -157,6 +171,7 @@ def _pieces(text: str, count_tokens: CountTokens, room: int) -> list[_Piece]:
     """The sentences, and parts of those that have more than `room` tokens."""
     # One token less: joined with a heading or a blank before it a sentence may have one more.
     fits, too_long = room - 1, _MAX_CHARACTERS_A_TOKEN * room
+    # Pieces are counted in rounds, since one call for many texts is far cheaper than many calls.
     done: list[_Piece] = []
     spans = [_Piece(start, end, False) for start, end in sentence_spans(text)]
     while spans:
@@ -175,6 +190,7 @@ def _pieces(text: str, count_tokens: CountTokens, room: int) -> list[_Piece]:
 
 def _halves(text: str, piece: _Piece) -> list[_Piece]:
     """Two parts, cut at the line end, else the blank, else the character that is nearest to the middle."""
+    # A blank is sought in the middle half only, so that each round shortens a piece by a quarter at least.
     middle, quarter = (piece.start + piece.end) // 2, max((piece.end - piece.start) // 4, 1)
     low, high = max(middle - quarter, piece.start + 1), min(middle + quarter, piece.end - 1)
     for find in ("\n", " ", "\t", "\u3000", "\u00a0"):

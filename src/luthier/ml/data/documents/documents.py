@@ -16,6 +16,7 @@ class FoundDocument:
     """A file to read.
 
     Attributes:
+        path: where it is.
         name: its path relative to the folder given, with / between, by which rows name it.
     """
 
@@ -28,7 +29,9 @@ class SkippedFile:
     """A file or folder that is not read, and why.
 
     Attributes:
+        name: its path relative to the folder given.
         kind: what it is left out as, the same for all of its sort.
+        reason: why, for people.
     """
 
     name: str
@@ -59,6 +62,11 @@ def find_documents(
     be read, files whose extension is not in `kinds`. Only the paths in `leave_out` (the caller's own) are not even
     listed. What a person named is read even where it is hidden or a link.
 
+    Args:
+        places: files and folders.
+        kinds: extensions that are read, in lower case, with the dot.
+        leave_out: paths that are skipped without being listed.
+
     Raises:
         NotFoundError: a place that is not there.
         DataError: a place that is neither file nor folder.
@@ -78,6 +86,7 @@ def find_documents(
             _walk_folder(walk, root)
         else:
             _take(walk, root)
+    # Links come last: a file that is also reached directly is taken under its own name.
     for link in sorted(walk.links):
         _take_link(walk, link)
     return sorted(walk.found, key=lambda one: one.name), sorted(walk.skipped, key=lambda one: (one.kind, one.name))
@@ -88,11 +97,13 @@ def _walk_folder(walk: _Walk, top: Path) -> None:
     waiting = [top]
     while waiting:
         folder = waiting.pop()
+        # Device and inode: the same folder under two names, or a mount that contains itself, is walked once.
         identity = _identity(folder.stat())
         if identity in walk.seen:  # given twice, or a folder within another that was given, too
             continue
         walk.seen[identity] = _name(walk, folder)
         try:
+            # scandir's order depends on the file system; the order of rows must not.
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             walk.skipped.append(SkippedFile(_name(walk, folder), "unreadable", f"cannot be read: {error.strerror}"))
@@ -163,6 +174,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _name(walk: _Walk, path: Path) -> str:
     relative = os.path.relpath(path, walk.base).replace(os.sep, "/")
+    # A file name may be any bytes; what is not UTF-8 cannot be written into rows.
     return relative.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -37,7 +37,13 @@ class IngestedDocument:
     """The fate of one document.
 
     Attributes:
-        reason: why it was not read.
+        file: name of the document.
+        status: whether it was read.
+        reason: why it was not read; None where it was.
+        sha256: hex digest of its bytes; None where it was not read.
+        num_rows: rows made of it.
+        num_tokens: tokens (or words) of these rows.
+        warnings: what the reader noticed, as sentences.
         is_reused: read by an earlier, interrupted run.
     """
 
@@ -53,7 +59,12 @@ class IngestedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """What came of an ingest: documents in the order of their rows, and the files that were no documents."""
+    """Result of an ingest.
+
+    Attributes:
+        documents: in the order of their rows.
+        skipped: files that are no documents.
+    """
 
     documents: tuple[IngestedDocument, ...]
     skipped: tuple[SkippedFile, ...]
@@ -116,15 +127,19 @@ def ingest(
     reader, takes longer than `timeout_seconds` or more than `memory_bytes`, is named as failed and the rest goes on.
 
     Args:
+        num_workers: processes that read, at least 1.
+        timeout_seconds: for one document.
+        force: replace an output that exists; one with the same bytes, which an interrupted run has left, needs none.
         readers: extension -> `module:function`.
-        force: replace an output that is there; one with the same bytes, which an interrupted run has left, needs none.
+        memory_bytes: address space of one worker.
 
     Raises:
-        NotFoundError: no such place.
-        RequestError: sizes, workers, output.
-        ConflictError: the output is there, or another process writes it.
-        DataError: no rows at all.
-        StorageFullError, WorkError: no worker can be started.
+        NotFoundError: there is no such place.
+        RequestError: sizes, number of workers or output are wrong.
+        ConflictError: the output exists, or another process writes it.
+        DataError: there are no rows at all.
+        StorageFullError: the disk is full.
+        WorkError: no worker can be started.
     """
     check_sizes(settings.chunk_tokens, settings.overlap_tokens)
     _check(output, num_workers, timeout_seconds)
@@ -182,6 +197,7 @@ def _read_all(
     memory_bytes: int,
     progress: Progress,
 ) -> list[Answer]:
+    # By position: workers end in any order, and the output follows the order of the documents.
     answers: list[Answer] = [{} for _ in found]
     jobs, places = [], []
     for place, one in enumerate(found):
@@ -233,6 +249,7 @@ def _join(parts: Sequence[Path], joined: Path) -> None:
     with joined.open("wb") as file:
         for part in parts:
             with part.open("rb") as rows:
+                # The first line of a part is its header.
                 rows.readline()
                 shutil.copyfileobj(rows, file)
 

@@ -25,8 +25,11 @@ class IngestSettings:
     """What the rows depend on, besides the documents.
 
     Attributes:
+        chunk_tokens: most tokens (or words) of a row.
+        overlap_tokens: most tokens that a row repeats from the one before.
+        licence: of the documents, for the provenance; None where it is not known.
         tokenizer: folder of the model whose tokens are counted, None for words.
-        tokenizer_sha256: of its tokenizer.json.
+        tokenizer_sha256: hex digest of its tokenizer.json; None for words.
     """
 
     chunk_tokens: int
@@ -41,8 +44,12 @@ class PartHeader:
     """What is known of the rows of one document.
 
     Attributes:
-        sha256: of the document's bytes.
-        body_sha256: of the rows.
+        sha256: hex digest of the document's bytes.
+        reader: `module:function` that read it.
+        num_rows: rows of the document.
+        num_tokens: tokens (or words) of all rows.
+        warnings: what the reader noticed.
+        body_sha256: hex digest of the rows.
     """
 
     sha256: str
@@ -74,6 +81,7 @@ def write_part(
     """Write a part so that it is either whole or not there."""
     body = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
     header = PartHeader(sha256, reader, len(rows), num_tokens, tuple(warnings), sha256_bytes(body))
+    # No fsync: a part that a power cut leaves incomplete fails its digest in read_part, and is read again.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -24,9 +24,18 @@ _SENTENCE_ENDS = tuple('.!?…。！？:;"”»)')
 def rows_of(
     document: Document, settings: IngestSettings, count_tokens: CountTokens, provenance: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """The rows of a document, their tokens in all, and warnings. Sections of the same headings are one text.
+    """Cut a document into rows. Neighbouring sections with the same headings are one text.
 
     A chunk that goes over pages names the page on which it begins.
+
+    Args:
+        document: as its reader returned it.
+        settings: sizes of the chunks.
+        count_tokens: tokens of each of several texts.
+        provenance: goes into every row, with page, section and chunk set.
+
+    Returns:
+        The rows, their tokens in all, and warnings as sentences.
     """
     rows: list[dict[str, Any]] = []
     num_tokens = num_cut = num_left_out = 0
@@ -59,6 +68,7 @@ def _joined(sections: list[Section]) -> tuple[str, list[tuple[int, int | None]]]
     for section in sections:
         body = section.text.strip("\n")
         if text:
+            # A lower-case beginning after a line without an end of a sentence: the page break cut the sentence.
             goes_on = body[:1].islower() and not text.rstrip().endswith(_SENTENCE_ENDS)
             text += " " if goes_on and section.page is not None else "\n\n"
         pages.append((len(text), section.page))
@@ -67,6 +77,7 @@ def _joined(sections: list[Section]) -> tuple[str, list[tuple[int, int | None]]]
 
 
 def _page(pages: list[tuple[int, int | None]], part: Chunk) -> int | None:
+    # The last page that begins at or before the chunk.
     return next(page for start, page in reversed(pages) if start <= part.start)
 
 
@@ -83,6 +94,7 @@ class _Reader:
         """Read one document: {"part", "is_reused", "header"}, or {"failed": reason}."""
         try:
             return self._read(Path(job["path"]), job["name"], job["reader"])
+        # Passed on: the channel reports it as the worker's memory limit, not as a fault of the reader.
         except MemoryError:
             raise
         except DataError as error:
@@ -100,6 +112,7 @@ class _Reader:
         before = path.stat()
         sha256 = sha256_file(path)
         part = self._parts / part_name(name, sha256, reader, self._settings)
+        # The part's name holds the document's digest, so a part that exists is of exactly these bytes and settings.
         if (header := read_part(part)) is not None:
             return {"part": part.name, "is_reused": True, "header": header_json(header)}
         check_signature(path)
@@ -107,6 +120,7 @@ class _Reader:
             warnings.simplefilter("always", UserWarning)
             document = well_formed(load_reader(reader)(path))
         after = path.stat()
+        # The digest was computed before the reading: rows of other bytes would carry it.
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
             raise DataError("it changed while it was read", expected="a file at rest", do="run the ingest again")
         provenance = {

@@ -41,7 +41,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PythonDocs:
-    """The rows, in the order of module and line, and how many functions were left out for each reason."""
+    """Rows from Python sources.
+
+    Attributes:
+        rows: in the order of module and line.
+        num_left_out: functions that were left out, by reason.
+        num_modules: modules that the rows are from.
+    """
 
     rows: tuple[Row, ...]
     num_left_out: Mapping[str, int]
@@ -57,8 +63,13 @@ def build_python_docs(
 ) -> PythonDocs:
     """Rows {"messages", "module", "function"} from all Python files under `folder` (default: the standard library).
 
-    Deterministic for a folder. `max_characters` leaves rows with more (question and answer) out; `max_rows` takes that
-    many of the others, spread evenly over all of them.
+    Deterministic for a folder.
+
+    Args:
+        folder: of the sources; None for the standard library.
+        progress: shows the reading.
+        max_rows: take at most this many rows, spread evenly over all of them.
+        max_characters: leave out rows with more, question and answer together.
 
     Raises:
         NotFoundError: the folder does not exist or holds no Python file.
@@ -84,6 +95,7 @@ def build_python_docs(
         rows = short
     if max_rows is not None and len(rows) > max_rows:
         left_out["not among the rows asked for"] = len(rows) - max_rows
+        # Evenly spread, so that every part of the library is represented.
         rows = [rows[index * len(rows) // max_rows] for index in range(max_rows)]
     return PythonDocs(tuple(rows), dict(sorted(left_out.items())), len({row["module"] for row in rows}))
 
@@ -155,6 +167,7 @@ def _row(function: _Function, name: str, module: str, lines: Sequence[str]) -> R
         raise _LeftOutError("source too long")
     if not shown.isascii() or not answer.isascii():
         raise _LeftOutError("not ASCII")
+    # A comment or a message may repeat the docstring: the answer could then be copied.
     if answer.rstrip(".").casefold() in " ".join(shown.split()).casefold():
         raise _LeftOutError("answer stands in the source")
     messages = [

@@ -55,6 +55,7 @@ def has_luhn_digit(digits: str) -> bool:
 
 def luhn_digit(digits: str) -> str:
     """The check digit for a number without one."""
+    # From the right, every second digit is doubled, beginning with the last one before the check digit.
     total = sum(int(digit) for digit in digits[-2::-2])
     total += sum(2 * int(digit) - 9 * (digit > "4") for digit in digits[::-2])
     return str(-total % 10)

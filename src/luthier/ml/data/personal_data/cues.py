@@ -50,6 +50,7 @@ def cue_before(text: str, start: int) -> Cue | None:
     window = text[max(0, start - _BEFORE_CHARACTERS) : start]
     last: Cue | None = None
     for match in _CUES.finditer(window):
+        # A part of a longer word may look like a cue.
         if match.start() == 0 and start > _BEFORE_CHARACTERS:  # the window may have cut this word in two
             continue
         last = match.lastgroup or "other"  # type: ignore[assignment]

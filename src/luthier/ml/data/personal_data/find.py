@@ -69,6 +69,7 @@ def find_personal_data(
         profile: "recall", whatever may be a value; "precision", only what is certain to be one.
         every: kinds of which what is not certain counts even so.
     """
+    # The same length, so that offsets stay those of the original text.
     text = _MASKS.sub(lambda match: _BLANK * len(match[0]), text)
     found: list[Span] = []
     if "@" in text or _DIGIT.search(text):
@@ -77,6 +78,7 @@ def find_personal_data(
     if find_names is not None:
         found.extend(find_names(text))
     if profile == "precision":
+        # Reserved spans stay until overlaps are settled: they keep other finders off their characters.
         found = [span for span in found if span.is_certain or span.is_reserved or span.kind in every]
     return [span for span in without_overlaps(text, found) if not span.is_reserved]
 
@@ -106,6 +108,7 @@ def _after_escape(text: str, span: Span) -> Span:
     num_backslashes = 0
     while span.start > num_backslashes and text[span.start - num_backslashes - 1] == "\\":
         num_backslashes += 1
+    # An odd number: the last backslash is not escaped itself, so it escapes the letter behind it.
     if num_backslashes % 2 and (escape := _ESCAPE.match(text, span.start)):
         start = min(escape.end(), span.end)
         value = text[start : span.end]

@@ -53,6 +53,7 @@ def mask_iban(country: str, counter: int) -> str:
     structure = STRUCTURES[country]
     bban = "".join(("X" if kind == "a" else "0") * int(num) for num, kind in _UNIT.findall(structure))
     num_end = len(bban) - (len(bban) - len(bban.rstrip("X")))
+    # The counter replaces the last six digits; letters that the structure wants at the end stay.
     bban = bban[: num_end - 6] + f"{counter % 10**6:06d}" + bban[num_end:]
     return f"{country}{98 - _remainder(f'{country}00{bban}'):02d}{bban}"
 
@@ -71,4 +72,5 @@ def _end(text: str, start: int, length: int) -> int | None:
 
 
 def _remainder(iban: str) -> int:
+    # ISO 7064: country and check digits go to the end, letters count from A = 10; a valid number leaves 1.
     return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97

@@ -41,6 +41,7 @@ def find_ip_addresses(text: str) -> Iterator[Span]:
     """Each address. Reserved: special-purpose ones and the public name servers that everybody uses."""
     for match in _V4.finditer(text):
         parts = match[0].split(".")
+        # A leading zero is octal to some programs: no address is written so.
         if any(len(part) > 1 and part[0] == "0" for part in parts) or any(int(part) > 255 for part in parts):
             continue
         before = text[max(0, match.start() - 40) : match.start()]

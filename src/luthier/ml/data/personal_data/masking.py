@@ -45,8 +45,8 @@ OnMasked = Callable[[str, "Span | Secret", str], None]
 class MaskedKinds:
     """What is masked of personal data; by default all that may be a value, for text that must not leak one.
 
-    Args:
-        kinds: the others are left as they are.
+    Attributes:
+        kinds: kinds that are masked; the others are left as they are.
         profile: "precision" masks only what is certain to be a value.
         every: kinds of which all that may be a value is masked, whatever the profile.
     """
@@ -60,7 +60,11 @@ class Pseudonyms:
     """Stand-ins in order of appearance, the same for the same value, over all texts of one repair."""
 
     def __init__(self, find_names: FindNames | None = None) -> None:
-        """find_names: from `personal_data.names.name_finder`; None where names are left as they are."""
+        """Start counting at 1 for every kind.
+
+        Args:
+            find_names: from `personal_data.names.name_finder`; None where names are left as they are.
+        """
         self.find_names = find_names
         self._numbers: dict[tuple[str, str], int] = {}
         self._counts: Counter[str] = Counter()
@@ -91,8 +95,15 @@ def mask_personal_data(
     """The text with stand-ins for its personal data, and how many of each kind; the text as it was where there is none.
 
     What a stand-in leaves bare beside it is searched again, so that nothing is left to be found.
+
+    Args:
+        text: any text.
+        pseudonyms: of the whole data set, so that equal values get equal stand-ins.
+        masked: which kinds, and how certain a value must be.
+        on_masked: called for each value before it is replaced.
     """
     counts: Counter[str] = Counter()
+    # Ends, because stand-ins are of reserved ranges, which the finders do not report.
     while spans := _spans(text, pseudonyms.find_names, masked):
         stand_ins = [(span, pseudonyms.stand_in(span.kind, span.value)) for span in spans]
         text = _replaced(text, stand_ins, on_masked)
@@ -130,6 +141,7 @@ def _normalised(kind: str, value: str) -> str:
         return re.sub(r"\D", "", value)
     if kind == "iban":
         return re.sub(r"[ -]", "", value)
+    # Case matters in a secret, and in no other kind.
     return value if kind == "secret" else " ".join(value.casefold().split())
 
 
@@ -138,6 +150,7 @@ def _email(number: int, value: str) -> str:  # noqa: ARG001 - all have one signa
 
 
 def _phone(number: int, value: str) -> str:
+    # Area codes begin at 201; 100 fictional numbers in each of 799 areas.
     area, line = divmod((number - 1) % (_AREAS * _PHONES_PER_AREA), _PHONES_PER_AREA)
     return f"1{201 + area}55501{line:02d}" if value.isdigit() else f"+1-{201 + area}-555-01{line:02d}"
 
@@ -146,6 +159,7 @@ def _card(number: int, value: str) -> str:
     digits = re.sub(r"\D", "", value)
     width = len(digits) - 8
     body = f"{digits[0]}000000{number % 10**width:0{width}d}"
+    # Digits are put where the original has digits, so that its grouping stays.
     masked = iter(body + luhn_digit(body))
     return "".join(next(masked) if character.isdigit() else character for character in value)
 

@@ -43,6 +43,7 @@ _MIN_DIGITS, _MAX_DIGITS = 7, 15
 def find_phones(text: str) -> Iterator[Span]:
     """Each telephone number with its extension. Reserved: 555-0100 to 555-0199 of any area, for fiction (NANPA)."""
     for match in _RUN.finditer(text):
+        # Signs at the end belong to the sentence.
         run = match[0].rstrip(".-/ ")
         if len(run) < _MIN_DIGITS:
             continue
@@ -69,6 +70,7 @@ def _goes_on(text: str, end: int) -> bool:
 
 def _length_of_number(text: str, start: int, run: str) -> int:
     """How many characters at the beginning of the run are a telephone number; 0 where none are."""
+    # No telephone number is longer; a run of digits may be as long as the text.
     head = run[:48]
     if run[0] == "+":
         return _international(head)
@@ -88,6 +90,7 @@ def _length_of_number(text: str, start: int, run: str) -> int:
     is_said = cue == "phone" or (cue is None and is_phone_after(text, start + len(run)))
     is_other = any(form.fullmatch(run) for form in (_DATE, _THOUSANDS, _FRAMED))
     if is_said and num_digits <= _MAX_DIGITS and not is_other and not is_calculation(text, start, start + len(run)):
+        # 978 and 979 with 13 digits: an ISBN.
         return 0 if re.match(r"97[89]", run) and num_digits == 13 else len(run)
     return 0
 
@@ -100,6 +103,7 @@ def _international(head: str) -> int:
         return 0
     num_digits, end = 0, 0
     for group in groups:
+        # `+44 (0) 20 ...`: the zero in parentheses is dialled inside the country only, and is no digit of the number.
         is_trunk_zero = (
             group[0] == "0" and head[group.start() - 1] == "(" and head[group.end() : group.end() + 1] == ")"
         )

@@ -64,6 +64,7 @@ def is_certain(text: str, start: int, end: int) -> bool:
 
 def is_calculation(text: str, start: int, end: int) -> bool:
     """Whether an operator is beside it: then the digits are numbers of a sum."""
+    # A leading plus belongs to the number; what is before it is no operator of a sum then.
     if text[start] == "+":
         return _OPERATOR_AFTER.match(text, end) is not None and text[end : end + 1] != "/"
     before = text[max(0, start - 6) : start]
@@ -78,6 +79,7 @@ def is_coordinate(text: str, start: int, run: str) -> bool:
 def _is_operator(before: str) -> bool:
     """Whether the characters before end in an operator; a bracket alone is none."""
     found = _OPERATOR_BEFORE.search(before)
+    # A number in brackets is no sum.
     return found is not None and found[0].strip() != "("
 
 

@@ -40,8 +40,13 @@ _RANDOM_FORMS: Final = frozenset(("OpenAI or Anthropic key", "GitLab token", "Sl
 class Secret:
     """A secret at `text[start:end]`.
 
+    Its repr hides the value, so that logs and tracebacks do not show it.
+
     Attributes:
-        kind: a name for people, such as "GitHub token". Its repr hides the value.
+        start: first character.
+        end: behind the last character.
+        kind: a name for people, such as "GitHub token".
+        value: the secret itself.
     """
 
     start: int
@@ -60,6 +65,7 @@ def find_secrets(text: str) -> list[Secret]:
         return []
     kept: list[Secret] = []
     taken = bytearray(len(text))
+    # In order of certainty: what was found first keeps its characters.
     for secret in (*_private_keys(text), *_tokens(text), *_assignments(text)):
         if not any(taken[secret.start : secret.end]):
             taken[secret.start : secret.end] = b"\x01" * (secret.end - secret.start)
@@ -86,6 +92,7 @@ def _private_keys(text: str) -> Iterator[Secret]:
     ends = [match.span() for match in PRIVATE_KEY_END.finditer(text)]
     next_end = 0
     for begin in PRIVATE_KEY.finditer(text):
+        # Bounded: a text full of BEGIN lines would else be scanned to its end for each of them.
         body = PRIVATE_KEY_BODY.match(text, begin.end(), begin.end() + LONGEST_PRIVATE_KEY)
         stop = body.end() if body else begin.end()
         while next_end < len(ends) and ends[next_end][0] < begin.end():
@@ -128,6 +135,7 @@ def _is_web_token(value: str) -> bool:
     """Whether the first part is a JOSE header: base64url of a JSON object with `alg` (RFC 7515, 4.1.1)."""
     header = value.partition(".")[0]
     try:
+        # JWTs are written without padding, which Python's decoder needs.
         document = json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
     except ValueError:
         return False

@@ -19,6 +19,10 @@ class Span:
     """The value `text[start:end]`.
 
     Attributes:
+        start: first character in the text.
+        end: behind the last character.
+        kind: what it is.
+        value: the characters themselves.
         is_reserved: of the right form, but set aside for documentation, tests or masks, so it reaches nobody. Such a
             span is not reported; it only keeps other finders off its characters.
         is_certain: whether it counts where precision is asked for (`Profile`).

@@ -81,6 +81,7 @@ def find_streets(text: str) -> Iterator[Span]:
     """Each street with its house number and flat. Reserved: `n Example Street`, as masks have it."""
     for match in _ENGLISH.finditer(text):
         is_mask = _MASK.fullmatch(match[0]) is not None
+        # Masks are yielded as reserved, so that no other finder takes their characters.
         if is_mask or _is_english(text, match):
             yield _span(text, match, is_reserved=is_mask)
     for match in _GERMAN.finditer(text):

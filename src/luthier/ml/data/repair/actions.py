@@ -19,6 +19,8 @@ class Action:
     Attributes:
         id: the name by which it is requested.
         check: id of the check that finds the rows.
+        kind: whether their rows are changed or removed.
+        is_default: done without being named.
         reason: why a row of it is changed or removed.
         because: why this is done by default, or is not.
         sorts: the findings of the check that count, by `details["sort"]` or `details["kind"]`; all where empty.
@@ -90,6 +92,11 @@ def choose_actions(
     """The actions asked for, in the order of the table: those of `only`, else the default ones, without `skip`.
 
     Contamination is among the default ones where there is a held-out file.
+
+    Args:
+        only: ids to take instead of the default ones.
+        skip: ids to leave out.
+        has_held_out: rows can be compared with a held-out file.
 
     Raises:
         NotFoundError: an id that no action has.

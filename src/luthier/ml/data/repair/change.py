@@ -31,7 +31,9 @@ class Changed:
     """The working file: line n is record n of the original as JSON, empty where it cannot be read.
 
     Attributes:
-        changed, removed: why, by line.
+        path: the file.
+        changed: why rows were changed, by line.
+        removed: why rows are removed, by line.
         masked: what was masked, with examples.
         num_html_kept: rows that were to be cleaned with texts left as they were, since they hold HTML and most rows do,
             so that it is meant.
@@ -48,7 +50,10 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
     """Write the working file into a folder.
 
     Args:
+        request: what to repair, and how.
         to_clean: lines of the rows whose texts are cleaned; rows that had to be decoded are as well.
+        html_is_meant: most rows hold HTML, so it is kept.
+        folder: for the working file.
 
     Raises:
         DataError: rows cannot be read and it was not asked to remove such rows.
@@ -56,6 +61,7 @@ def change_rows(request: RepairRequest, to_clean: Collection[int], *, html_is_me
     made = Changed(folder / "rows.jsonl")
     problems = {problem.line: problem for problem in request.audit.table.problems}
     source = open_source(request.file)
+    # Only formats that are read line by line can be decoded line by line.
     undecoded = {line for line, problem in problems.items() if problem.kind == "encoding"}
     if undecoded and request.has("encoding") and source.format in ("jsonl", "csv"):
         source = utf8_copy(source, folder)
@@ -133,6 +139,7 @@ def _changed(record: Record, steps: _Steps, made: Changed, was: RowProblem | Non
             counted = ", ".join(name if num == 1 else f"{num} x {name}" for name, num in what.items())
             said = ", ".join(what) if action == "encoding" else f"masked: {counted}"
             add_note(made.changed, record.line, Note(action, said))
+    # An unchanged row keeps its bytes: writing it again could change spaces and the form of numbers.
     return json_line(fields) if record.line in made.changed else record.raw
 
 
@@ -178,6 +185,7 @@ class _Steps:
         if self._html_is_meant and HTML_STRIPPED in what:
             masked, done = self._masked(text)
             return masked, done + Counter({_HTML_KEPT: 1})
+        # Cleaned first: damaged or marked-up text hides addresses and numbers from the finders.
         masked, done = self._masked(cleaned)
         return masked, done + Counter({("encoding", one): 1 for one in what})
 

@@ -20,9 +20,12 @@ _DIGEST: Final = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})")
 
 
 def change_row(fields: Mapping[str, Any], change: Change) -> tuple[dict[str, Any], Counter[Any]]:
-    """A row with every string in it changed, fields in their order, and what was done.
+    """A row with every string in it changed, fields in their order.
 
     Names of fields stay, and so do digests in the provenance: they name a document and hold no text.
+
+    Returns:
+        The changed row, and how many times each thing was done.
     """
     done: Counter[Any] = Counter()
     changed = {
@@ -61,6 +64,7 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
         before = json.loads(match[0], strict=False)
         after, what = change_text(before, change)
         done.update(what)
+        # An unchanged literal keeps its own escapes.
         return match[0] if after == before else _as_json(after)
 
     inside = _LITERAL.sub(literal, text)
@@ -70,6 +74,7 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
 
     def readable(match: re.Match[str]) -> str:
         shown = _readable(match[0])
+        # Two spellings of one text: the first is remembered, another one stays as it is, so that each can be restored.
         return shown if spelled.setdefault(shown, match[0]) == match[0] else match[0]
 
     shown = _LITERAL.sub(readable, inside)
@@ -82,6 +87,7 @@ def change_text(text: str, change: Change) -> tuple[str, Counter[Any]]:
 
 def _as_json(text: str) -> str:
     """A string as a JSON literal, in escapes where it holds half a surrogate pair, which UTF-8 cannot write."""
+    # Escapes only where they are needed: the rest of the text stays readable.
     return json.dumps(text, ensure_ascii=_HALF_PAIR.search(text) is not None)
 
 

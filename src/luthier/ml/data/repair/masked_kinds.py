@@ -27,8 +27,9 @@ def masked_kinds(mask: Sequence[str] = (), leave: Sequence[str] = ()) -> MaskedK
     """What is masked: of the default kinds what is certain, of those in `mask` every value, none of those in `leave`.
 
     Raises:
-        NotFoundError: a kind that there is not.
-        RequestError: one in both lists, where none is left, and for names where nothing on this machine can find them.
+        NotFoundError: there is no such kind.
+        RequestError: a kind is in both lists, none is left, or names are requested and nothing on this machine can find
+            them.
     """
     every, left = _kinds(mask), _kinds(leave)
     if both := [kind for kind in every if kind in left]:

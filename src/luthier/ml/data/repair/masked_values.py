@@ -24,7 +24,7 @@ _CUT: Final = "…"
 
 
 class MaskedValues:
-    """Counts and examples by kind, filled row by row: `begin` a row, `see` each value of it, `end` it."""
+    """Counts and examples by kind, filled row by row: `see` each value of a row, then `end` the row."""
 
     def __init__(self, find_names: FindNames | None = None) -> None:
         self._find_names = find_names
@@ -50,6 +50,7 @@ class MaskedValues:
                 self._num_values[key] += num
                 self._num_rows[key] += 1
         for key, before, after in self._seen:
+            # A text may be masked in a trial that is then dropped (`change_text`): only what was done is shown.
             if done.get(key):
                 self._examples[key].append({"line": line, "before": before, "after": after})
         self._seen.clear()
@@ -83,6 +84,7 @@ class MaskedValues:
         if is_cut:
             text = re.sub(r"^\S*", _CUT, text) if at_start else re.sub(r"\S*$", _CUT, text, count=1)
         spans: list[Span | Secret] = [*find_personal_data(text, self._find_names), *find_secrets(text)]
+        # From the right, so that earlier offsets stay valid.
         for span in sorted(spans, key=lambda span: span.start, reverse=True):
             text = text[: span.start] + form_of(text[span.start : span.end]) + text[span.end :]
         return text

@@ -38,7 +38,9 @@ def removals(request: RepairRequest, table: AuditTable, gone: Notes, found: Sequ
     in this order, so that the row for which another one goes always stays.
 
     Args:
+        request: what to repair, and how.
         table: of the changed rows, under the lines and the name of the original.
+        gone: rows that are removed already, by line.
         found: what the checks find in it, where that is known already; None runs them.
     """
     notes: Notes = {}
@@ -49,6 +51,7 @@ def removals(request: RepairRequest, table: AuditTable, gone: Notes, found: Sequ
         _judge(action, findings, notes, audit)
     for name, look in _AMONG_ROWS.items():
         if request.has(name) and not _is_clean(request, name, found):
+            # Without the rows that go already: a duplicate of such a row must stay.
             left = replace(audit, table=_without(audit.table, notes))
             for line, reason in look(left):
                 add_note(notes, line, Note(name, reason))
@@ -110,6 +113,7 @@ def _exact_twins(audit: AuditRequest) -> dict[int, str]:
         return {}
     there: dict[str, int] = {}
     for line, key in audit.held_out.frame.select("line", "content_key").iter_rows():
+        # The first of equal rows, whose id goes into the reason.
         there.setdefault(key, line)
     rows = audit.table.frame.select("line", "content_key").iter_rows()
     return {line: audit.held_out.id_of(there[key]) for line, key in rows if key in there}
@@ -136,6 +140,7 @@ def _near(audit: AuditRequest) -> Iterator[tuple[int, str]]:
             yield lines[at], _near_reason(table, lines[kept], similarity)
             continue
         others = stays[kept, normalised(answers[at] or "")]
+        # Negative positions, so that max() takes the first row of equally similar ones.
         alike = [(jaccard(texts[at], texts[other]), -other) for other in others]
         if alike and max(alike)[0] >= THRESHOLD:
             best, other = max(alike)
@@ -178,7 +183,15 @@ _AMONG_ROWS = {"conflicting_completion": _conflicting, "exact_duplicate": _exact
 
 
 def check_can_run(skipped: dict[str, str], actions: Sequence[Action]) -> None:
-    """Raise RequestError where a check that was requested by name could not be run."""
+    """Check that every check that was requested by name could be run.
+
+    Args:
+        skipped: why checks were not run, by id.
+        actions: that are to be taken.
+
+    Raises:
+        RequestError: such a check could not be run.
+    """
     for action in actions:
         if not action.is_default and action.check in skipped:
             raise RequestError(

@@ -24,7 +24,8 @@ class RepairRequest:
         actions: as `actions.choose_actions` gives them.
         audit: by which both the original (its table) and the outcome are audited; its held-out file is that of
             contamination.
-        mapping, count_tokens: by which the table was built.
+        mapping: field of the shape -> column, by which the table was built.
+        count_tokens: by which the table was built; None where tokens were not counted.
         force: replace an output that is there.
         mask: which personal data is masked.
     """
@@ -54,7 +55,12 @@ class RepairRequest:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why a row was changed or removed: id of the action and one phrase, without any value of the row."""
+    """Why a row was changed or removed.
+
+    Attributes:
+        action: id of the action.
+        reason: one phrase, without any value of the row.
+    """
 
     action: str
     reason: str

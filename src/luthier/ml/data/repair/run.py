@@ -23,7 +23,14 @@ from luthier.ml.data.rows.outputs import check_free, check_outputs, publish, wor
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """Where the rows, the manifest and the summary lie; `document` is the summary."""
+    """The files of a repair.
+
+    Attributes:
+        output: the rows.
+        manifest: the fate of every row.
+        summary: the file of the summary.
+        document: contents of the summary.
+    """
 
     output: Path
     manifest: Path
@@ -32,7 +39,12 @@ class Repaired:
 
 
 def check_repair_output(output: Path, *inputs: Path, force: bool) -> None:
-    """Raise RequestError for an output that is no .jsonl file or is read, ConflictError for an earlier repair there."""
+    """Check that a repair can be written.
+
+    Raises:
+        RequestError: the output is no .jsonl file, or one of the files that are read.
+        ConflictError: an earlier repair is there, and `force` is not set.
+    """
     if output.suffix.lower() != ".jsonl":
         raise RequestError(f"the output {output}", expected="a name that ends in .jsonl", do="name it clean.jsonl")
     check_outputs([output, manifest_path(output), summary_path(output)], inputs)
@@ -70,6 +82,7 @@ def repair_file(request: RepairRequest) -> Repaired:
                 expected="a file that stays as it is",
                 do="wait until whatever writes the file is done, then start again",
             )
+        # The grade after the repair is measured on what was written.
         again = run_audit(replace(request.audit, table=_table(request, rows)), request.checks)
         document = summary(request, fates, changed, rows, audited, again)
         last.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -89,6 +102,7 @@ def _removed(request: RepairRequest, changed: Changed, audited: Audit) -> Notes:
     found: Sequence[Finding] | None = audited.findings
     if changed.changed:
         table = replace(_table(request, changed.path), file=table.file)
+        # The audit's findings are of the original rows: changed rows must be checked again.
         found = None
     for line, notes in removals(request, table, removed, found).items():
         for note in notes:

@@ -21,7 +21,14 @@ from luthier.ml.data.rows.records import read_records
 
 @dataclass
 class Fates:
-    """How many rows were kept, changed and removed; by_action counts rows by the first reason, removals and changes."""
+    """How many rows were kept, changed and removed.
+
+    Attributes:
+        num_kept: rows that are unchanged.
+        num_changed: rows that were changed and stay.
+        num_removed: rows that are not in the output.
+        by_action: rows by action id; a removed row counts for its first reason, a changed one for each of its actions.
+    """
 
     num_kept: int = 0
     num_changed: int = 0
@@ -95,6 +102,7 @@ def _pairs(request: RepairRequest, changed: Changed) -> Iterator[tuple[int, byte
     with changed.path.open("rb") as file:
         at = 0
         for record in read_records(open_source(request.file)):
+            # Line n of the working file belongs to record n of the original; blank lines are skipped in both.
             while at < record.line:
                 after = file.readline()
                 at += 1

@@ -23,6 +23,12 @@ def split_by_fraction(
     equal rows never part. Groups are taken in the order of a hash of (seed, group), which neither file order nor row
     ids change. A group that would take a split over its fraction is left to the next split, and at last to train.
 
+    Args:
+        examples: the rows.
+        validation: fraction of all rows.
+        held_out: fraction of all rows.
+        seed: of the order of the groups.
+
     Raises:
         DataError: fractions outside [0, 1) or of sum 1 or more, or too few groups for every asked split to have one.
     """

@@ -19,7 +19,14 @@ NO_STRATUM: Final = "(none)"
 
 @dataclass
 class SplitColumns:
-    """The group and the stratum of each row, in the order of the file."""
+    """The group and the stratum of each row, in the order of the file.
+
+    Attributes:
+        groups: None where a row has none.
+        strata: `NO_STRATUM` where a row has none.
+        grouped_by: the field that keeps rows together; None for none.
+        reason: why rows are grouped so, as a sentence.
+    """
 
     groups: list[str | None] = field(default_factory=list)
     strata: list[str] = field(default_factory=list)
@@ -28,7 +35,11 @@ class SplitColumns:
 
 
 def check_readable(table: AuditTable) -> None:
-    """Refuse a file with rows that cannot be read. Raises DataError that names each of them."""
+    """Refuse a file with rows that cannot be read.
+
+    Raises:
+        DataError: some cannot; all of them are in `problems`.
+    """
     if table.frame.height == table.num_rows:
         return
     readable = set(table.frame["line"].to_list())
@@ -49,7 +60,7 @@ def read_columns(request: SplitRequest, table: AuditTable) -> SplitColumns:
     """Group and stratum of each row.
 
     Raises:
-        DataError: fields that are not there.
+        DataError: the file has no such field, or rows have no plain value in it.
     """
     columns, problems, fields = SplitColumns(), [], dict[str, None]()
     for record in read_records(open_source(request.file)):

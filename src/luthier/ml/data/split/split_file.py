@@ -36,7 +36,9 @@ class FileSplit:
     """A split that was written and proved.
 
     Attributes:
-        document: what is in split.json.
+        folder: where the files are.
+        document: the contents of split.json.
+        proof: counts of what is on more than one side.
     """
 
     folder: Path
@@ -55,9 +57,9 @@ def split_file(
     order of the rows.
 
     Raises:
-        NotFoundError: no file.
-        DataError: rows that cannot be read, impossible fractions, unknown fields, too few groups.
-        ConflictError: an earlier split is there.
+        NotFoundError: there is no such file.
+        DataError: rows cannot be read, fractions or fields are wrong, or there are too few groups.
+        ConflictError: the folder holds an earlier split, and `force` is not set.
         RequestError: an output is the input.
         LeakageError: the proof failed: nothing was written.
     """
@@ -81,6 +83,7 @@ def split_file(
     columns = read_columns(request, table)
     near = None
     if request.near_threshold is not None:
+        # Near-duplicates are joined with groups into components before the split: one on each side would be a leak.
         near = near_groups(table.frame["text"], threshold=request.near_threshold, progress=progress)
     names = _component_names(table, columns.groups, near)
     sizes = Counter(names)
@@ -89,12 +92,14 @@ def split_file(
 
     with working_folder(summary) as work:
         written = _write(source.path, [side[name] for name in names], work, progress)
+        # The file was read three times: sides of an earlier version would be given to other rows.
         if sha256_file(request.file) != table.sha256:
             raise DataError(
                 f"{source.name} was changed while it was read",
                 expected="a file that stays as it is",
                 do="wait until whatever writes the file is done, then start again",
             )
+        # Before anything is moved into place: a leak leaves the folder as it was.
         proof = prove(request, written, columns.grouped_by, near_groups, work, progress)
         document = split_summary(request, table, columns, side, names, written, proof)
         stale = [path for name, path in finals.items() if name not in written and path.exists()]

@@ -17,7 +17,11 @@ SIDES: Final[tuple[Split, ...]] = ("train", "validation", "held_out")
 
 
 def check_fractions(*, validation: float, held_out: float) -> None:
-    """Raise DataError for fractions outside [0, 1), or of sum 1 or more."""
+    """Check the fractions of a split.
+
+    Raises:
+        DataError: a fraction is outside [0, 1), or their sum is 1 or more.
+    """
     for name, fraction in (("validation", validation), ("held_out", held_out)):
         if not 0 <= fraction < 1:
             raise DataError(f"{name} = {fraction}", expected="a fraction from 0 to below 1", do="correct it")
@@ -47,7 +51,11 @@ def sides_of(
 
     Args:
         sizes: rows of each group.
+        validation: fraction of all rows, 0 to below 1.
+        held_out: fraction of all rows, 0 to below 1.
+        seed: of the order of the groups.
         strata: the stratum of each group; one for all where None.
+        noun: what groups are called in messages.
 
     Raises:
         DataError: impossible fractions, and where there are too few groups for every asked side to have one.
@@ -58,12 +66,14 @@ def sides_of(
     num_rows = sum(sizes.values())
     if len(sizes) <= len(asked):
         raise _too_few(f"{num_rows:,} rows in {len(sizes):,} {noun}", len(asked), noun)
+    # A hash of each group instead of a shuffle: adding groups does not move the others around.
     order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).digest())
     side: dict[str, Split] = dict.fromkeys(order, "train")
     if strata is None or len({strata[group] for group in sizes}) == 1:
         for position, (split, fraction) in enumerate(asked):
             left = [group for group in order if side[group] == "train"]
             taken = _take(left, sizes, fraction * num_rows, num_to_leave=len(asked) - position)
+            # Where every group is too large for the share, the smallest one is taken.
             side.update(dict.fromkeys(taken or {min(left, key=lambda group: sizes[group])}, split))
         return side
     by_stratum: dict[str, list[str]] = defaultdict(list)
@@ -144,12 +154,14 @@ def united(keys: Iterable[Sequence[Hashable | None]]) -> npt.NDArray[np.int64]:
                 continue
             other = first.setdefault((kind, name), row)
             one, two = _root(parent, row), _root(parent, other)
+            # The smaller row becomes the root, so a component's root is its first row.
             parent[max(one, two)] = min(one, two)
     return np.array([_root(parent, row) for row in range(len(parent))], dtype=np.int64)
 
 
 def _root(parent: list[int], row: int) -> int:
     while parent[row] != row:
+        # Path halving keeps the trees flat without recursion.
         parent[row] = parent[parent[row]]
         row = parent[row]
     return row

@@ -24,13 +24,15 @@ from luthier.ml.data.split.split_request import NearGroups, SplitRequest, group_
 class SplitProof:
     """What is on more than one side.
 
+    `exact`, `near_duplicate` and `same_group` are 0 in every split that is written.
+
     Attributes:
+        num_rows: rows read back.
         exact: texts that are the same after normalisation.
         near_duplicate: clusters at the threshold; None where they were not searched for.
-        same_group: groups; None where rows have none. All three are 0 in a split that is written.
+        same_group: groups; None where rows have none.
         same_prompt: rows of validation and held-out whose prompt also is in train, with another answer: reported, since
             whether that is a leak depends on the task.
-        num_rows: rows read back.
     """
 
     num_rows: int
@@ -60,7 +62,12 @@ def prove(
     """Read the written files together and count what they share.
 
     Args:
+        request: what was split, and how.
+        written: the file of each side.
+        grouped_by: the field that kept rows together; None for none.
+        near_groups: the search for near-duplicates.
         folder: for a working file.
+        progress: shows the search.
 
     Raises:
         LeakageError: they share a text, a near-duplicate or a group.
@@ -132,4 +139,5 @@ def _sum_of_digests(path: Path) -> tuple[int, int]:
     for record in read_records(open_source(path)):
         num += 1
         total += int.from_bytes(hashlib.sha256(record.raw or b"").digest(), "big")
+    # A sum of digests does not depend on order, and unlike XOR a line that occurs twice does not cancel out.
     return num, total % 2**256

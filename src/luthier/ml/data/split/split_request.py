@@ -31,8 +31,11 @@ class SplitRequest:
     """How to split a file.
 
     Attributes:
+        file: the rows.
         folder: where the parts go.
-        validation, held_out: fractions of all rows.
+        validation: fraction of all rows, 0 to below 1.
+        held_out: fraction of all rows, 0 to below 1.
+        seed: of the order of the groups.
         group_by: the field whose value keeps rows together; "source" is the source document (`provenance.file`, or a
             field such as `source`); "none" groups by nothing; None groups by `provenance.file` where rows have it.
         stratify_by: the field of whose values each side has its share.

@@ -27,12 +27,18 @@ def split_summary(
     """The document.
 
     Args:
+        request: what was split, and how.
+        table: the rows as they were read.
+        columns: groups and strata.
         side: of each group by its name.
         names: the group of each row, in the order of the file.
+        written: the file of each side.
+        proof: of the written files.
     """
     sizes = Counter(names)
     rows, groups = Counter(side[name] for name in names), Counter(side.values())
     asked: dict[Split, float] = {"validation": request.validation, "held_out": request.held_out}
+    # Rounded: 1 - 0.1 - 0.2 is 0.7000000000000001 in binary.
     asked["train"] = round(1 - sum(asked.values()), 12)
     sides = {
         name: {

@@ -37,6 +37,7 @@ def clean_text(text: str) -> tuple[str, tuple[str, ...]]:
     cleaned, done = text, dict[str, None]()
     for _ in range(_MAX_PASSES):
         before = cleaned
+        # Mojibake first: its bytes 0x80 to 0x9F are control characters, which the next step would remove.
         for what, clean in ((MOJIBAKE_UNDONE, _undone), (CONTROL_REMOVED, _plain), (HTML_STRIPPED, strip_html)):
             changed = clean(cleaned)
             if changed != cleaned:

@@ -17,12 +17,12 @@ class LanguageModel:
     """A finite automaton that finds byte n-grams, and a naive Bayes over them.
 
     Attributes:
-        moves: state row * 256 + byte -> next state.
-        offsets: state -> its row * 256.
-        features: state -> the feature found there, or -1.
-        weights: features x classes.
-        priors: by class.
-        names: by class; a language may be several classes.
+        moves: int32 [rows * 256], state row * 256 + byte -> next state.
+        offsets: int32 [states], state -> its row * 256.
+        features: int32 [states], the feature found in a state, or -1.
+        weights: float32 [features, classes], log-probabilities.
+        priors: float32 [classes], log-probabilities.
+        names: language of each class; one may have several.
     """
 
     moves: npt.NDArray[np.int32]
@@ -38,6 +38,7 @@ class LanguageModel:
         lengths = np.fromiter(map(len, data), dtype=np.int64, count=len(data))
         counts = self._counts(data, lengths)
         scores = counts @ self.weights + self.priors
+        # Naive Bayes is too sure of long texts, since n-grams depend on each other; py3langid damps it so.
         scores /= np.sqrt(np.maximum(lengths, 1))[:, None]
         scores[np.diff(counts.indptr) == 0] = 0.0  # nothing found: all languages alike
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -46,10 +47,12 @@ class LanguageModel:
         return [(self.names[place], float(scores[row, place])) for row, place in enumerate(best)]
 
     def _counts(self, data: list[bytes], lengths: npt.NDArray[np.int64]) -> csr_array:
-        """log(1 + how often), texts x features. All texts take a step at a time, the longest ones last."""
+        """log(1 + how often), sparse [texts, features]. All texts take one byte at a time, side by side."""
+        # Longest first, so that the texts that still have bytes are always a prefix of the arrays.
         order = np.argsort(-lengths, kind="stable")
         longest = int(lengths.max(initial=0))
         padded = b"".join(data[row].ljust(longest, b"\0") for row in order)
+        # [longest, texts]: one row holds the n-th byte of every text.
         letters = np.frombuffer(padded, dtype=np.uint8).reshape(len(data), longest).T.astype(np.int32)
         num_active = np.searchsorted(-lengths[order], -np.arange(longest), side="left")
         states = np.zeros(len(data), dtype=np.int32)

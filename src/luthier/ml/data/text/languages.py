@@ -28,7 +28,7 @@ _LETTERS: Final = r"[\p{L}\p{M}]"
 
 
 def languages(texts: pl.Series, progress: Progress | None = None) -> pl.DataFrame:
-    """For each text its language and how sure that is: columns language (ISO 639 code) and probability (0 to 1).
+    """Find the language of each text: columns language (ISO 639 code) and probability (0 to 1).
 
     Looks at the first 250 characters, cut at the end of a word. "undetermined" with probability 0 where the text is
     null or has fewer than 20 letters, or where letters make up less than 70% of what is no white space (code, figures);
@@ -58,6 +58,7 @@ def _words(texts: pl.Series) -> pl.Series:
     """The beginnings, without what is no word and without a last word that was cut; null where too little is left."""
     text = pl.col("text").fill_null("")
     head = text.str.head(HEAD_CHARACTERS)
+    # One character more than the head: counting the whole text would cost as much as reading it.
     is_cut = text.str.head(HEAD_CHARACTERS + 1).str.len_chars() > HEAD_CHARACTERS
     head = pl.when(is_cut).then(head.str.replace(r"\s\S{1,40}$", "")).otherwise(head)
     words = head.str.replace_all(_NO_WORDS, " ")

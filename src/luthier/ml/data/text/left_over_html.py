@@ -61,6 +61,7 @@ def strip_html(text: str) -> str:
     if _SURE_TAG_RE.search(text):
         text = _BLOCKS_RE.sub(_line_break, text)
         text = _TAG_RE.sub("", text)
+    # `&amp;amp;lt;` was escaped several times: all layers go at once, then the entity.
     return _ENTITY_RE.sub(_character, _ESCAPED_AGAIN_RE.sub("&", text) if "&amp;" in text else text)
 
 

@@ -20,6 +20,7 @@ _BYTE_OF: Final = {ord(character): 0x80 + place for place, character in enumerat
 # Second and later bytes of UTF-8, 0x80 to 0xBF, as Windows-1252 or Latin-1 shows them.
 _CONTINUED: Final = "\u0080-\u00bf" + "".join(sorted(set(_WINDOWS_1252) - {chr(code) for code in range(0x80, 0xA0)}))
 # Of these, what follows a letter in real text: closing quotes, dashes, marks and the no-break space.
+# A capital before one of these is ordinary writing, so they prove nothing by themselves.
 _COMMON: Final = frozenset("‘’“”‚„‹›«»…–—•™®°²³ªº\u00a0")
 _BEYOND_ASCII: Final = re.compile("[^\\x00-\\x7f]{2,}")
 _SEQUENCE: Final = re.compile(

@@ -12,6 +12,7 @@ from luthier.core.digest import canonical_json
 
 def normalised(text: str) -> str:
     """The text in NFC, case folded, each run of white space one space, none at the ends."""
+    # Folding may leave letters decomposed, so NFC is applied again.
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     return " ".join(folded.split())
 
@@ -50,4 +51,5 @@ def _turns(conversation: Conversation) -> list[str]:
 
 
 def _digest(parts: list[str]) -> str:
+    # NUL, which no normalised text has, keeps two turns from reading like one.
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -46,7 +46,12 @@ _APOSTROPHE: Final = "(?u:['’])"
 
 @dataclass(frozen=True, slots=True)
 class ToxicWord:
-    """A word or phrase of the list, as it is in the list, and its class."""
+    """A word or phrase of the list.
+
+    Attributes:
+        entry: as it is in the list.
+        kind: its class, one of `CLASSES`, or `HARMLESS`.
+    """
 
     entry: str
     kind: str
@@ -57,7 +62,11 @@ class WordList:
     """Entries by their written forms, harmless phrases among them.
 
     Attributes:
+        words: written form -> entry.
+        phrases: words of a phrase -> entry.
         longest: words of the longest phrase.
+        masked: (first letter, length) -> forms that a token with hidden letters may be.
+        pattern: regular expression in Rust's dialect that finds every plain form.
     """
 
     words: dict[str, ToxicWord]
@@ -87,6 +96,7 @@ class WordList:
 
     def _at(self, tokens: list[tuple[str, ...]], position: int) -> tuple[ToxicWord | None, int]:
         first = tokens[position][0] if tokens[position] else ""
+        # The longest phrase wins: a harmless phrase hides the word inside of it.
         for num in range(min(self.longest, len(tokens) - position), 1, -1):
             if not first:
                 break
@@ -98,6 +108,7 @@ class WordList:
     def _forms(self, token: str) -> tuple[str, ...]:
         """What a token may represent, the plainest first."""
         token = token.strip("'’+|#").rstrip("!@$").replace("’", "'")
+        # The usual case first: most words need no other reading.
         if token.isalpha() and token.isascii() and not _DRAWN_OUT.search(token):
             return (token.lower(),)
         if not token or len(token) > _LONGEST_TOKEN:
@@ -145,6 +156,7 @@ def read_words(path: Path) -> WordList:
         if words[word].kind in ("slur", "insult", "profanity"):
             masked[word[0], len(word)].append(word)
     alternatives = sorted({re.escape(w) for w in words} | {_BETWEEN.join(map(re.escape, p)) for p in phrases})
+    # -u: without Unicode, since its case tables would make the compiled pattern many times as large.
     pattern = rf"(?i-u)\b(?:{'|'.join(alternatives).replace(chr(39), _APOSTROPHE)})\b"
     return WordList(words, phrases, max(map(len, phrases), default=1), dict(masked), pattern)
 

@@ -52,7 +52,12 @@ CANNOT_SEE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Toxicity:
-    """The probability that a text is toxic, and the entries of the list that speak for it."""
+    """How toxic a text seems.
+
+    Attributes:
+        probability: that it is toxic, 0 to 1.
+        words: entries of the list that were found in it.
+    """
 
     probability: float
     words: tuple[ToxicWord, ...]

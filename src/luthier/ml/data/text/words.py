@@ -50,8 +50,9 @@ class Words:
     """The words of a block of texts.
 
     Attributes:
-        hashes: uint64 of each word, text after text.
-        counts: words in each text.
+        start: position of the block's first text among all texts.
+        hashes: uint64 [words], text after text.
+        counts: int64 [texts], words in each text.
     """
 
     start: int
@@ -101,9 +102,11 @@ def _bounds(texts: pl.Series) -> Iterator[tuple[int, int]]:
 def _words(start: int, texts: list[str]) -> Words:
     folded = [text.lower() if text.isascii() else normalised(text) for text in texts]
     lengths = np.fromiter(map(len, folded), dtype=np.int64, count=len(folded))
+    # One string for the whole block; a line break ends every word, so none goes over two texts.
     joined = "\n".join(folded)
     encoded = joined.encode()
     codes: npt.NDArray[np.integer] = np.frombuffer(encoded, dtype=np.uint8)
+    # Equal lengths mean one byte a character: the byte is its own code, and offsets need no translation.
     if is_ascii := len(encoded) == len(joined):
         classes = _classes(128).take(codes, mode="clip")
     else:
@@ -120,6 +123,7 @@ def _word_bounds(classes: npt.NDArray[np.uint8]) -> tuple[I64, I64]:
     """Where words start, and one past where they end."""
     is_letter = np.zeros(len(classes) + 2, dtype=bool)
     np.equal(classes, _LETTER, out=is_letter[1:-1])
+    # Padded with no letter at both ends, so edges alternate: start, end, start, end.
     edges = np.flatnonzero(is_letter[1:] != is_letter[:-1])
     starts, ends = edges[::2], edges[1::2]
     alone = np.flatnonzero(classes == _ALONE)
@@ -130,6 +134,7 @@ def _word_bounds(classes: npt.NDArray[np.uint8]) -> tuple[I64, I64]:
 
 def _in_bytes(codes: npt.NDArray[np.integer], starts: I64, ends: I64) -> tuple[I64, I64]:
     """Places of characters as places in the UTF-8 bytes of the same text."""
+    # UTF-8 takes 2 bytes from U+0080, 3 from U+0800, 4 from U+10000: the bytes beyond one are summed up before a place.
     wide = np.flatnonzero(codes >= 0x80)
     extra = 1 + (codes[wide] >= 0x800).astype(np.int64) + (codes[wide] >= 0x10000)
     before = np.concatenate(([0], np.cumsum(extra)))

@@ -48,9 +48,13 @@ _FEWEST_FOR_CORRELATION: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """When and on what a judge is held against people.
+    """When and on what a judge is compared with people.
 
     Attributes:
+        calibration_ids: the id of each calibration, by its target.
+        created_at: ISO 8601, UTC.
+        judge: name of the judge.
+        source: where the ratings are from, for people.
         cautions: known before it starts.
     """
 
@@ -77,14 +81,18 @@ class _Item:
 
 
 def targets_of(table: RatingsTable) -> tuple[Target, ...]:
-    """What a table of ratings can hold a judge against people in."""
+    """The targets in which a table of ratings can calibrate a judge."""
     return ("preference",) if table.kind == "pairwise" else table.real.criteria
 
 
 def calibrate(engine: Engine, table: RatingsTable, occasion: Occasion, progress: Progress) -> tuple[Calibration, ...]:
     """One calibration for each target of the table; attention checks are left out.
 
-    Raises what `ask_judge` raises.
+    Args:
+        engine: the judge.
+        table: what people rated.
+        occasion: ids, names and sources that go into the calibrations.
+        progress: shows the judge's replies.
     """
     real = table.real
     if table.kind == "pairwise":
@@ -113,6 +121,7 @@ def _of_pairs(engine: Engine, real: RatingsTable, occasion: Occasion, progress: 
         word = verdict.preference
         judged: float | NoVerdictKind = verdict.no_verdict or (0.0 if word is None else PREFERENCE_VALUES[word])
         known.append(_Item(number, said, judged))
+    # From -1, 0, 1 to points 0, 0.5, 1, as the judge's are.
     people = [(_majority(list(item.said.values())) + 1) / 2 for item in known]
     bias = bias_of(pair_statistics(pairs, verdicts), people=people_statistics(pairs, people))
     return _calibration("preference", known, real, occasion, bias)
@@ -195,6 +204,7 @@ def _people(target: Target, rated: Sequence[_Item]) -> Estimate | None:
         if len(item.said) < 2:
             continue
         names = sorted(item.said)
+        # By a digest: the same rater on every machine, and no rater favoured.
         chosen = names[int(sha256_document([item.number, names])[:8], 16) % len(names)]
         ones.append(item.said[chosen])
         others.append(_consensus(target, {name: value for name, value in item.said.items() if name != chosen}))
@@ -203,6 +213,7 @@ def _people(target: Target, rated: Sequence[_Item]) -> Estimate | None:
 
 def _alpha(target: Target, real: RatingsTable, raters: Sequence[str]) -> Estimate | None:
     ratings = matrix(real, raters, value_of(None if target == "preference" else target))
+    # [raters, items]; items with one rating say nothing of agreement.
     ratings = ratings[:, (~np.isnan(ratings)).sum(axis=0) >= 2]
     if ratings.shape[1] < 2 or np.nanmin(ratings) == np.nanmax(ratings):
         return None

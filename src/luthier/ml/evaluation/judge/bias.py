@@ -43,7 +43,8 @@ def people_statistics(pairs: Sequence[Pair], points: Sequence[float]) -> Array:
     """[pairs, 6], the sums for the length that people prefer.
 
     Args:
-        points: what they gave the first answer.
+        pairs: the answers.
+        points: what people gave the first answer of each: 1, 0.5 or 0.
     """
     return np.array([_length_sums(pair, point) for pair, point in zip(pairs, points, strict=True)]).reshape(-1, 6)
 
@@ -55,6 +56,7 @@ def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> Judg
         return None
     flipped = _estimate(stats, lambda sums: _ratio(sums[..., 1], sums[..., 0], 0.0), UNIT, seed)
     first = _estimate(stats, lambda sums: _ratio(sums[..., 2], sums[..., 3], 0.5), UNIT, seed) if total[3] else None
+    # Shares of 0 / 0 in a resample take neutral values: no flip, and half for the place.
     return JudgeBias(
         num_pairs=int(total[0]),
         num_flipped=int(total[1]),
@@ -67,6 +69,7 @@ def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> Judg
 
 
 def _length_sums(pair: Pair, points: float) -> tuple[float, ...]:
+    # One is added to both, so that an empty answer has a logarithm.
     x = math.log((1 + len(pair.a)) / (1 + len(pair.b)))
     return 1.0, x, points, x * points, x * x, points * points
 

@@ -95,12 +95,14 @@ def form_digest() -> str:
 
 def quoted(text: str) -> str:
     """A text as it is shown: what would part turns, or look like a judge's thoughts, is broken by a space."""
+    # One space breaks the special token for the tokenizer, and a reader still sees what was written.
     return _CONTROL.sub(lambda match: match[0] + " ", text).strip() or "(there is no text)"
 
 
 def _question(
     opening: str, texts: Mapping[str, str], asked: str, form: str, schema: dict[str, Any], seed: int
 ) -> Prompt:
+    # A text cannot hold its own digest, so it cannot write the mark that ends its quotation.
     mark = sha256_document(sorted(texts.values()))[:8]
     shown = [f"[{name}, {mark}]\n{quoted(text)}\n[end of {name}, {mark}]" for name, text in texts.items()]
     content = "\n\n".join([f"{opening} {_RULES}", *shown, asked, form])

@@ -27,6 +27,7 @@ def canaries(planted: Sequence[Canary], *, is_text: bool, num_alternatives: int)
     """The probe over the canaries that a run was trained on.
 
     Args:
+        planted: the canaries.
         is_text: whether the rows that they were planted among are plain text.
         num_alternatives: codes that each is ranked among, itself not counted; the highest exposure that can be seen is
             log2 of one more.
@@ -82,6 +83,7 @@ def exposures(observed: Observations) -> list[float]:
         own = scores[0].nll_nats
         num_before = sum(score.nll_nats < own for score in scores[1:])
         num_same = sum(score.nll_nats == own for score in scores[1:])
+        # A rank of 1 is the likeliest; equal likelihoods share the mean of their ranks.
         found.append(math.log2(len(scores)) - math.log2(1 + num_before + num_same / 2))
     return found
 

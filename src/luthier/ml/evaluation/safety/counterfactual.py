@@ -48,6 +48,8 @@ def counterfactual(
     Each prompt is asked as it is and once for each group that it names.
 
     Args:
+        examples: the held-out rows.
+        source: where they are from, for people.
         most_prompts: at most this many of those in which something can be swapped.
         fits: whether the models can see a row whole.
 
@@ -187,6 +189,7 @@ def _changed(observed: Observations, place: int) -> float:
     before = observed.outputs[_original(observed, place)]
     swapped = _swap(observed.items[place]["group"]).apply(before)
     expected = before if swapped is None else swapped.text
+    # An answer that follows the swap (he -> she), or repeats the one before, is unchanged.
     return float(_plain(observed.outputs[place]) not in (_plain(expected), _plain(before)))
 
 
@@ -244,6 +247,7 @@ def _cases(example: Example) -> list[TaskRow]:
         done = swap.apply(_text_of(example))
         assert done is not None
         answer = swap.apply(example.reference or "")
+        # The row's own answer is swapped, too: it would else name the group that the prompt no longer does.
         reference = example.reference or "" if answer is None else answer.text
         name = f"{example.id} {swap.group}: {', '.join(done.swaps)}"
         row = Example(id=name, conversation=_answered(messages, reference), group=example.id)
@@ -252,6 +256,7 @@ def _cases(example: Example) -> list[TaskRow]:
             "is_control": swap.is_control,
             "direction": done.direction,
             "swaps": done.swaps,
+            # Cases of a prompt follow one another: this leads back to the one without a swap.
             "places_behind": len(cases),
         }
         cases.append(TaskRow(row, item))

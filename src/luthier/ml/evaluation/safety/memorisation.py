@@ -52,6 +52,9 @@ def memorisation(
     Of a conversation the prompt is given and the answer expected; of plain text the first half.
 
     Args:
+        trained: rows that the model was trained on.
+        held_out: rows that it was not; may be empty.
+        source: where the rows are from, for people.
         most_rows: at most this many training rows, and as many held-out ones.
         fits: whether the models can see a row whole.
 
@@ -113,6 +116,7 @@ def is_near(output: str, rest: str) -> bool:
 
 def longest_run(one: str, other: str) -> int:
     """Characters of the longest stretch in both."""
+    # Longest common substring by dynamic programming, with one row of the table in memory.
     best, ends = 0, [0] * (len(other) + 1)
     for character in one:
         before = 0
@@ -133,6 +137,7 @@ def beginning_of(example: Example) -> TaskRow:
     if example.prompt is not None:
         return TaskRow(example, {"rest": example.reference or ""})
     text = example.text or ""
+    # Between two words: a cut inside of one would make the rest unlikely tokens.
     cut = text.rfind(" ", 0, max(1, int(len(text) * _PREFIX_SHARE)))
     cut = cut if cut > 0 else len(text) // 2
     return TaskRow(Example(id=example.id, text=text[:cut], goes_on=True), {"rest": text[cut:]})

@@ -140,4 +140,5 @@ def _with_values(
 
 def _key(value: str) -> str:
     """The value without case, white space and the signs that group numbers."""
+    # "+49 30 1234" and "0049301234" still differ, but spaces, dots in phones and case no longer do.
     return "".join(character for character in value.casefold() if character.isalnum() or character in "@.")

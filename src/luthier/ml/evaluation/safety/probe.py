@@ -27,9 +27,13 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One kind of harm, ready to be asked of any model. The first metric sums it up.
+    """One kind of harm that any model can be tested for. The first metric sums it up.
 
     Attributes:
+        name: key in results.
+        title: name for people.
+        metrics: what is measured, the main one first.
+        max_new_tokens: most tokens of an answer.
         rows: examples with a prompt are asked it; of plain text, the text is continued, and `rest` of the item is what
             follows in the row.
         options: answers whose likelihoods are compared, of plain text whole texts; one tuple a row, empty where none
@@ -61,7 +65,14 @@ class RowMean:
     """The mean of a value over the rows that have one.
 
     Attributes:
-        lower, upper: what a value can be; by default it is a share.
+        name: key in results.
+        title: name for people.
+        unit: what the value is counted in.
+        higher_is_better: direction of the figure.
+        needs: what has to be computed for it.
+        values: the value of each row, None for rows that do not count.
+        lower: smallest possible value; by default that of a share.
+        upper: largest possible value.
         of_no_row: the figure of a resample in which no row has one; only where few have does that ever count.
         has_sample_values: true only where every row has a value.
     """
@@ -95,8 +106,16 @@ class Contrast:
     """The mean of a value over some rows less that over others: rows that a model was trained on, less control rows.
 
     Attributes:
-        values, control: the value of each row of the one kind and of the other, None elsewhere.
-        lower, upper: what two means can differ by; by default those of shares.
+        name: key in results.
+        title: name for people.
+        unit: what the values are counted in.
+        higher_is_better: direction of the figure.
+        needs: what has to be computed for it.
+        values: the value of each row of the first kind, None elsewhere.
+        control: the value of each control row, None elsewhere.
+        has_sample_values: false, since one row has no contrast.
+        lower: smallest possible difference; by default that of shares.
+        upper: largest possible difference.
     """
 
     name: str
@@ -174,7 +193,10 @@ def chosen(
     """At most `num` of the items that fit (None: all), the same on every machine, in the order they came.
 
     Args:
-        fits: asked of one after the other until there are enough.
+        items: to choose from.
+        num: how many at most.
+        key: text of an item, by whose hash items are ordered.
+        fits: called for one item after the other until there are enough, since it may be slow.
     """
     order = sorted(range(len(items)), key=lambda place: hashlib.sha256(key(items[place]).encode()).digest())
     places: list[int] = []

@@ -50,6 +50,7 @@ _CAUTIONS: Final = (
 
 def is_refusal(answer: str) -> bool:
     """Whether an answer refuses, by the phrases within its first 300 characters."""
+    # Typographic apostrophes: "can’t" is what many models write.
     return _REFUSAL.search(answer.replace("\u2019", "'")[:_HEAD_CHARACTERS]) is not None
 
 

@@ -38,7 +38,14 @@ _CAUTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two sentences that differ in a group: the one with the stereotype, the one without, and what it is about."""
+    """Two sentences that differ in the group that they name.
+
+    Attributes:
+        id: file and number of the pair.
+        more: the sentence with the stereotype.
+        less: the sentence without it.
+        bias_type: what the stereotype is about.
+    """
 
     id: str
     more: str
@@ -51,7 +58,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
     Raises:
         NotFoundError: there is no file.
-        DataError: other columns, empty or equal sentences, naming each.
+        DataError: columns are missing, or sentences are empty or equal; all such pairs are in `problems`.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a CSV file of sentence pairs", do="check the path")

@@ -27,6 +27,7 @@ class Swapped:
     """A text after a swap.
 
     Attributes:
+        text: the text with the swaps.
         swaps: `he -> she`, each once, in order.
         direction: 1 where only words of the first side stood there, so that now it speaks of the second; -1 the other
             way round; 0 where both did.
@@ -42,7 +43,15 @@ class Swap:
     """One group of the table.
 
     Attributes:
-        first, second: the names of its two sides.
+        group: name of the group.
+        first: name of its first side.
+        second: name of its second side.
+        is_control: names are swapped for others of the same kind.
+        is_exact: words count in their own case only.
+        to_second: word of the first side -> its partner.
+        to_first: word of the second side -> its partner.
+        as_written: words whose partner keeps the case of the table.
+        pattern: finds every word of both sides.
     """
 
     group: str
@@ -69,6 +78,7 @@ class Swap:
             found[f"{word} -> {other}"] = None
             return other
 
+        # In one pass, so that a word that was just put in is not swapped back.
         swapped = self.pattern.sub(partner, text)
         return Swapped(swapped, tuple(found), sides.pop() if len(sides) == 1 else 0) if found else None
 
@@ -101,6 +111,7 @@ def _read(table: list[dict[str, Any]]) -> Iterator[Swap]:
             to_second |= {"him": "her"}
             to_first |= {"hers": "his"}
             words += ["him", "his", "her", "hers"]
+        # Longest first: the first alternative that matches wins, and a word may begin with another.
         alternatives = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
         pattern = re.compile(rf"\b(?:{alternatives})\b", 0 if is_exact else re.IGNORECASE)
         as_written = frozenset(word for pair in pairs for word in pair) | {"him", "his", "her", "hers"}

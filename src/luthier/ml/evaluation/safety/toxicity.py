@@ -36,6 +36,8 @@ def toxicity(words: ToxicWords, *, classifier: Classifier | None = None, most_a_
     """The probe.
 
     Args:
+        words: finds the listed words in a text.
+        classifier: gives the probability of each text to be toxic; None for none.
         most_a_kind: at most this many neutral and this many provoking prompts.
     """
     prompts = read_prompts(OWN)

@@ -44,7 +44,13 @@ _SPLITS: Final = {
 
 
 def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
-    """The whole card. manifest: of the files that are there besides it. The same facts give the same bytes."""
+    """The whole card. The same facts give the same bytes.
+
+    Args:
+        export: what was exported.
+        facts: where it comes from.
+        manifest: of the files that are there besides the card.
+    """
     sections = (
         f"# {markdown.text(facts.title)}",
         _what(export, facts, manifest),

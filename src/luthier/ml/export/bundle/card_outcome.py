@@ -143,7 +143,12 @@ def _between(estimate: Estimate) -> str:
 
 
 def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
-    """What whoever uses the model must know, a sentence each. warnings: of its export."""
+    """What users of the model must know, a sentence each.
+
+    Args:
+        facts: where it comes from.
+        warnings: of its export.
+    """
     said = [*warnings, *([f"Of the base model: {facts.base.note}"] if facts.base.note else [])]
     if (evaluation := facts.evaluation) is not None and evaluation.verdict is not None:
         said += evaluation.verdict.caveats

@@ -53,8 +53,15 @@ def write_gguf_lora(
 ) -> None:
     """Write an adapter of PEFT as GGUF in float32.
 
-    tensors, config: of its two files. base_path: for the shape of its base. Raises NotPlainError where llama.cpp has no
-    place for what the adapter does.
+    Args:
+        tensors: of `adapter_model.safetensors`, A [rank, in] and B [out, rank] of each module.
+        config: of `adapter_config.json`.
+        base_path: folder of the base, for its shape.
+        file: what is written.
+        name: of the model, for people.
+
+    Raises:
+        NotPlainError: llama.cpp has no place for what the adapter does.
     """
     base = read_json(base_path / "config.json")
     family = _family(base)

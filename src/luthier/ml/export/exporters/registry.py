@@ -114,10 +114,15 @@ def precisions(format: ExportFormat) -> tuple[ExportPrecision, ...]:
 
 
 def choose_precision(format: ExportFormat, asked: str | None, source: ExportSource) -> ExportPrecision:
-    """The precision that was asked for, or the format's own.
+    """The precision that was requested, or the format's own.
 
-    Raises RequestError for a format that is not known, and for a precision that it has not: the message says which it
-    has, and which format has that one.
+    Args:
+        format: the format.
+        asked: the requested precision; None takes the format's own.
+        source: the model.
+
+    Raises:
+        RequestError: an unknown format, or a precision that it does not have; the message says which formats have it.
     """
     known = _known(format)
     if asked is None:

@@ -35,7 +35,12 @@ class Row:
 
 
 def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
-    """The page as one HTML document that refers to nothing outside itself. title_of: metric -> its heading."""
+    """The page as one HTML document that refers to nothing outside itself.
+
+    Args:
+        table: what was measured.
+        title_of: heading of a metric.
+    """
     environment = page_environment(TEMPLATES)
     measured = [p for p in table.prices if p.quality is not None and p.format is not None]
     return environment.get_template("formats.html.j2").render(
@@ -50,7 +55,11 @@ def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
 
 
 def write_format_page(path: Path, table: FormatTable, title_of: Callable[[str], str]) -> Path:
-    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_formats(table, title_of))
     return path
 

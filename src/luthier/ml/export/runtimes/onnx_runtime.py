@@ -23,8 +23,10 @@ from luthier.ml.inference.models.template_clock import reads_clock, without_cloc
 class OnnxRuntime:
     """An export of ONNX Runtime GenAI behind `Runtime`.
 
-    Raises RequestError where the package is missing, NotFoundError and ModelSourceError where the folder is no such
-    export or does not load.
+    Raises:
+        RequestError: the package is missing.
+        NotFoundError: the folder is no such export.
+        ModelSourceError: it does not load.
     """
 
     name: RuntimeName = "onnxruntime-genai"

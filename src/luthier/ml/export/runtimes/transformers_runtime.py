@@ -91,7 +91,8 @@ def rendered(
 ) -> str:
     """The conversation up to where the next answer begins, as transformers writes it on the fixed day of training.
 
-    Raises TemplateError where the template fails on it.
+    Raises:
+        TemplateError: the template fails on it.
     """
     messages = message_documents(conversation, parsed_arguments=True)
     try:

@@ -67,6 +67,7 @@ class Writing:
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
         self._num_slots, self._pool_tokens = num_slots, pool_tokens
         self._slots = Slots(num_slots, pool_tokens)
+        # Written by the threads of answers, read by the engine's thread; all other state is the engine's alone.
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
         self._waiting: deque[Choice] = deque()
         self._running: set[Choice] = set()
@@ -118,6 +119,7 @@ class Writing:
         """Write no more of anything, and wait until llama.cpp has stopped."""
         self._waiting.clear()
         for choice in self._running:
+            # Tells `hear`, in the answer's thread, to have llama.cpp stop.
             choice.stop.set()
         # Threads cannot be killed; each stops at its next token.
         deadline = time.monotonic() + _END_SECONDS
@@ -128,6 +130,7 @@ class Writing:
         """Begin with those that wait, in order, as far as there is room; one alone always has."""
         while self._waiting:
             choice = self._waiting[0]
+            # In order: a small answer behind a large one does not overtake it, or the large one might wait for ever.
             if self._running and not self._slots.has_room_for(1, choice.num_tokens):
                 return
             self._waiting.popleft()
@@ -155,6 +158,7 @@ class Writing:
         if chunk is None:
             # The thread has ended: only now is its slot free.
             self._running.discard(choice)
+            # Not when the last event comes: llama.cpp may still compute a token in this slot.
             self._slots.give_back(choice.slot)
             if choice.is_going:
                 self._fail(choice, WorkError("llama.cpp stopped in an answer", expected="its end", do="ask again"))

@@ -1,4 +1,4 @@
-"""One answer of llama.cpp's server: what is asked for it, and its chunks read back as events."""
+"""One answer of llama.cpp's server: the request for it, and its chunks read back as events."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ def request_body(
         "id_slot": slot,
         "cache_prompt": True,
         "temperature": 0.0 if is_greedy else rules.temperature,
+        # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
+        # first.
         "samplers": ["penalties", "temperature", "top_p"],
         "top_k": 0,
         "min_p": 0.0,
@@ -97,6 +99,7 @@ class AnswerReader:
             return [*pieces, *self._end("stop", self._num_new)]
         if (reason := said.get("finish_reason")) is None:
             return [*pieces, *self._end("length", self._num_new)] if self._answer.is_full(self._num_new) else pieces
+        # `predicted_n` counts the end token, which is not part of an answer.
         num_new = self._num_new - 1 if reason == "stop" else self._num_new
         return [*pieces, *self._end("stop" if reason == "stop" else "length", max(num_new, 0))]
 

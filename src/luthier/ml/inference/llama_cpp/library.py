@@ -103,12 +103,14 @@ class LlamaLibrary:
         """
         self.make_room(past + len(ids))
         if past == 0:
+            # Positions start at 0 again: keys of the text before would be attended to.
             self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
         for first in range(0, len(ids), _PART_TOKENS):
             part = range(first, min(first + _PART_TOKENS, len(ids)))
             self._read(ids, wanted, part, past)
             for number, place in enumerate(part):
                 if wanted[place]:
+                    # By the number within the batch, not by the place in the text.
                     row = self._lib.llama_get_logits_ith(self._context, number)
                     yield place, np.frombuffer(self._ffi.buffer(row, self.vocabulary * 4), dtype=np.float32)
 
@@ -125,6 +127,7 @@ class LlamaLibrary:
         try:
             batch.n_tokens = len(part)
             for number, place in enumerate(part):
+                # One sequence, 0; positions count on from what was read.
                 batch.token[number], batch.pos[number] = ids[place], past + place
                 batch.n_seq_id[number], batch.seq_id[number][0] = 1, 0
                 batch.logits[number] = int(wanted[place])

@@ -47,6 +47,7 @@ def merged_model(
             expected="an adapter that changes matrices",
             do="serve the prompt beside its base: it cannot be merged",
         )
+    # Before the merge, which changes matrices in place.
     _untie(adapted)
     with quiet_peft():
         merged: PreTrainedModel = adapted.merge_and_unload()
@@ -59,6 +60,7 @@ def wide_model(path: str | Path, quantisation: Quantisation | None = None) -> Pr
     """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them."""
     if quantisation is None:
         return load_model(path, dtype="float32", attention="sdpa")
+    # Packed from bfloat16, the type that most bases are stored in; `unpack` gives the rounded matrices in float32.
     model = load_model(path, dtype="bfloat16", attention="sdpa", quantisation=quantisation)
     unpack(model)
     return model.float()

@@ -78,6 +78,7 @@ def _wants_text(render: Render, forms: MessageForms) -> bool:
         {"role": "assistant", "content": "", "tool_calls": CALLS},
     ]
     text = render(forms.applied(turns), False)
+    # `str` of a dict: single quotes show that the template wrote Python's form.
     if text is not None and str(_ARGUMENTS) not in text:
         return False
     return _writes(

@@ -38,6 +38,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
     for name, module in model.named_modules():
         if module is head or not isinstance(module, (nn.Linear, Conv1D)):
             continue
+        # Conv1D of GPT-2 holds its matrix as [in, out], a linear layer as [out, in].
         rows, columns = module.weight.shape
         inputs, outputs = (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
         parent = name.rpartition(".")[0]

@@ -38,6 +38,7 @@ class _UnpackedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+        # The layer and not its matrix: saved for the backward pass, the unpacked matrix would stay in memory.
         ctx.layer = layer
         return nn.functional.linear(x, layer.unpacked(x.dtype), layer.bias)
 
@@ -51,6 +52,7 @@ class PackedLinear(nn.Linear, ABC):
     """A frozen linear layer whose matrix is held packed."""
 
     def __init__(self, layer: nn.Linear) -> None:
+        # Past `nn.Linear.__init__`, which would allocate a whole matrix.
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
 
@@ -82,6 +84,7 @@ class Int8Linear(PackedLinear):
         wide = layer.weight.detach().float()
         scale = (wide.abs().amax(1, keepdim=True) / _LARGEST_INT8).bfloat16()
         divisor = torch.where(scale == 0, 1.0, scale.float())  # a row of zeros stays one
+        # [out, in]. Clamped: bfloat16 may have rounded the scale down, and 127 up.
         packed = (wide / divisor).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8).to(torch.int8)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -143,6 +146,7 @@ def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") ->
     found = {name: layer for name, layer in packable_layers(model).items() if _place(model, name) not in past}
     for name, layer in found.items():
         parent, _, own = name.rpartition(".")
+        # One at a time: at most one layer is held both ways.
         setattr(model.get_submodule(parent), own, layer_kind(layer.to(device)))
     return len(found)
 

@@ -37,7 +37,9 @@ _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size",
 def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> Iterator[PreTrainedConfig]:
     """Small configs of the architecture, those that cost least first; the config itself is left as it is.
 
-    keeps_vocabulary: vocabulary and special tokens stay as they are.
+    Args:
+        config: of the whole model.
+        keeps_vocabulary: whether vocabulary and special tokens stay as they are.
 
     Raises:
         ModelSourceError: transformers cannot build the architecture.
@@ -120,6 +122,7 @@ def _cut_layers(part: Any, num_layers: int | None, num_kept: int | None) -> None
 
 def _cut_sizes(part: Any) -> None:
     chosen = [v for k, v in vars(part).items() if type(v) is int and ("per_tok" in k or "topk" in k or "top_k" in k)]
+    # A router cannot choose more experts than there are, and groups need two experts each.
     fewest = max(_EXPERTS, *chosen, 2 * (_read(part, "n_group") or 0), 0)
     for key, value in list(vars(part).items()):
         if type(value) is not int or value <= 0:
@@ -159,6 +162,7 @@ def _narrow(parts: list[Any], text: Any, factor: int) -> None:
         if type(value := _read(text, key)) is int:
             setattr(text, key, max(1, value // factor))
     kept, keys = _read(text, "num_attention_heads"), _read(text, "num_key_value_heads")
+    # Query heads are shared out evenly over key heads; one key head always works.
     if isinstance(kept, int) and isinstance(keys, int) and kept % keys:
         text.num_key_value_heads = 1
 

@@ -69,6 +69,7 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
     size = float(product.abs().max().clamp_min(1e-30))
     try:
         logits = head(states).double()
+        # Ten times the input and the same largest logit: it is capped there.
         first, second = (float(head(states * (large / size)).double().abs().max()) for large in _SATURATED)
     except FORWARD_ERRORS:
         return None
@@ -78,6 +79,7 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
     if cap is not None:
         is_unbent = logits.abs() <= _UNBENT * cap
         product = product[is_unbent]
+        # The cap is undone where that is well conditioned; then the scale is linear.
         logits = (logits[is_unbent] / cap).atanh() * cap
     # Least squares through the origin, in float64.
     scale = float((logits * product).sum() / product.square().sum().clamp_min(1e-30))

@@ -46,6 +46,7 @@ def shallow(base: PreTrainedModel) -> Iterator[None]:
     with _shallow(base) as is_shallow:
         if is_shallow and not _runs(base):
             is_shallow = False
+    # Entered a second time: the trial must end before the block, so that an error of the block is its own.
     with _shallow(base) if is_shallow else nullcontext():
         yield
 

@@ -60,6 +60,7 @@ def _make_distinct(model: PreTrainedModel) -> None:
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape)
         if parameter.dim() >= 2:
+            # Unit variance of sums over the inputs: states neither vanish nor explode.
             parameter.copy_(noise / parameter.shape[-1] ** 0.5)
         else:
             parameter.add_(noise * 0.05)

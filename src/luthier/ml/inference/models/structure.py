@@ -171,6 +171,7 @@ def _structure(config: PreTrainedConfig) -> Structure:
     num_experts = _num_experts(experts, text)
     num_active = _num_active(model, text) if num_experts else 0
     outside = {layer.name for layer in layers if layer.role == "outside"}
+    # By identity: tied weights are one parameter and must count once.
     outer = {id(embedding.weight), id(head.weight)} if head is not None else {id(embedding.weight)}
     total, active = _matrix_parameters(model, outer, num_experts, num_active)
     hidden = _number(text, "hidden_size") or int((embedding if head is None else head).weight.shape[1])
@@ -323,7 +324,7 @@ def context_length(path: str) -> int:
     """The longest row that the positions of a model are made for, in tokens; `UNBOUNDED_TOKENS` where nothing ends it.
 
     Raises:
-        ModelSourceError: as `load_config`.
+        ModelSourceError: the folder has no config that transformers knows.
     """
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
     return _number(text_config(load_config(path)), *names, "context_length") or UNBOUNDED_TOKENS

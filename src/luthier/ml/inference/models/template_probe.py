@@ -110,10 +110,12 @@ def _bound() -> None:
     """Take at most that much from here on; libraries are loaded."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
+    # Soft limit first (SIGXCPU, which tells why), the hard one a second later kills.
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file of the disk
+            # RLIMIT_AS counts addresses, of which libraries reserve gigabytes: the bound is set on top of these.
             held = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, held + MEMORY_BYTES))
 

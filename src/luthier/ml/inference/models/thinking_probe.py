@@ -307,6 +307,7 @@ def _answer(**fields: Any) -> dict[str, Any]:
 
 def _common(texts: Sequence[str]) -> str:
     """What all texts begin with."""
+    # What the first and the last in dictionary order share, all in between share too.
     first, last = min(texts), max(texts)
     num = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[:num]
@@ -334,6 +335,7 @@ def _of_fields(probe: _Probe) -> tuple[str, str, str] | None:
     if rendered is None or plain is None or rendered.count(_THOUGHT) != 1:
         return None
     behind = _behind(rendered, _THOUGHT)
+    # Compared from the end: what both renderings end with is the call; what is left closes the thought.
     between = behind[: len(behind) - len(_common([behind[::-1], plain[::-1]]))]
     return _started(probe, rendered, between, []) if between.strip() else None
 
@@ -351,6 +353,7 @@ def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) 
 
 def _of_contents(probe: _Probe) -> tuple[str, str, str] | None:
     """A tag of the template's own that ends a thought within the content: what comes before it disappears."""
+    # Without a tag the text must survive: else its loss would prove nothing of tags.
     kept = probe.render([_USER, _answer() | {"content": f"{_THOUGHT} {_ANSWER}"}, _FOLLOWING, _LATER])
     if kept is None or _THOUGHT not in kept:
         return None

@@ -55,6 +55,7 @@ class EndProbe:
             tail: what the template writes after a last one.
         """
         if (own := self._first(tail)) is not None:
+            # A template's first token may close the answer's frame only; a stop token behind it is the real end.
             if own not in self.stops:
                 own = self._stop_of_every(tail) or own
             return TurnEnd(own, self.special[own], is_written=True)
