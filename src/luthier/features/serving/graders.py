@@ -45,7 +45,15 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
 
 @dataclass(slots=True)
 class Graded:
-    """What came out. errors: names of `ERRORS` that hold. details: what a model or the server said of its failure."""
+    """The result of a grader.
+
+    Attributes:
+        reward: The grade; 0 where it failed.
+        seconds: How long it took.
+        scores: Of the parts of a multi grader, by their names.
+        errors: The names of `ERRORS` that hold.
+        details: What a model or the server said of a failure; None without one.
+    """
 
     reward: float
     seconds: float = 0.0

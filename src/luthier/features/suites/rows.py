@@ -24,9 +24,12 @@ NEEDS_ANSWERS: Final = ("generate", "likelihood", "classify", "json", "sql")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the judged systems were trained on. allows_leakage: judge rows among them, and say so.
+    """What the judged systems were trained on.
 
-    columns: the column map of the first run among them that has one; for the files of tasks that name none.
+    Attributes:
+        examples: Their training rows.
+        allows_leakage: Whether rows among them are judged all the same, with a caution.
+        columns: The column map of the first of their runs that has one, for tasks that name none.
     """
 
     examples: tuple[Example, ...] = ()

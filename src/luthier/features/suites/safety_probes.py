@@ -26,10 +26,14 @@ SafetySuite = Literal["default", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is asked; None for all there is. a_kind: prompts of a kind (harmful, harmless; neutral, provoking).
+    """How much is asked; None for all there is.
 
-    prompts: of the user that are swapped. rows: of the training and as many of the held-out rows. alternatives: codes
-    that a canary is ranked among, itself not counted.
+    Attributes:
+        pairs: Sentence pairs about stereotypes.
+        a_kind: Prompts of a kind (harmful and harmless, neutral and provoking).
+        prompts: Of the user, in which words are swapped.
+        rows: Of the training, and as many of the held-out rows.
+        alternatives: Codes among which a canary is ranked, itself not counted.
     """
 
     pairs: int | None

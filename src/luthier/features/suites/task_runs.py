@@ -24,13 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowsOf:
-    """A task with its rows, ready to be asked.
+    """A task with its rows, ready to run.
 
-    file, sha256: where the rows come from. kind: None takes the one that the task's `kind` names. kind_name: what the
-    result calls it, by default the task's own. num_leaked: rows that a judged system was trained on. shots: examples
-    that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. documents: the
-    corpus by name, where the task has one. cautions: more than the kind's own. rests: where the rows are plain texts
-    that are only begun, what follows of each.
+    Attributes:
+        task: The task.
+        rows: Its rows.
+        file: Where the rows come from.
+        sha256: Digest of that file.
+        kind: How it is judged; None takes the kind that the task names.
+        kind_name: What the result calls the kind; None takes the task's own name for it.
+        num_leaked: Rows that a judged system was trained on.
+        shots: Examples that the prompt may begin with (few-shot).
+        is_general: Whether it only measures what tuning cost in general ability.
+        documents: The corpus by name, where the task has one.
+        cautions: Beside those of the kind.
+        rests: Where the rows are plain texts that are only begun, what follows of each.
     """
 
     task: TaskCommon

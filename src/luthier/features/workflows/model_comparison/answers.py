@@ -36,9 +36,14 @@ _OPENING_ROLES = ("system", "developer")
 
 
 class Recorded(FrozenModel):
-    """What one system did with the judged rows, in their order. generations: empty of plain text, which is scored.
+    """What one system did with the judged rows, in their order.
 
-    write_seconds, score_seconds: of all rows together.
+    Attributes:
+        name: Of the system.
+        generations: Its answers; empty for plain text, which is only scored.
+        scores: Likelihoods of the rows' own answers.
+        write_seconds: Of all answers together.
+        score_seconds: Of all scores together.
     """
 
     name: str

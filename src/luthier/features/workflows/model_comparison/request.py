@@ -29,11 +29,22 @@ _NOT_COMPARABLE: Final = "perplexity"
 
 @dataclass(frozen=True, slots=True)
 class ModelComparisonRequest:
-    """What is asked. models: names of base models. hours: for everything.
+    """What is requested.
 
-    metric: the figure that decides; None takes it by `evaluate.verdict.primary_metric`. few_shot: examples in a prompt.
-    instruction: put before prompts of models that are not tuned, as a person would tell them the task. most_judged:
-    rows to judge at most. is_probed: train a few real steps with each model before sizes are chosen.
+    Attributes:
+        models: Names of base models.
+        data: Rows to train on.
+        held_out: Rows to judge by.
+        hours: For everything.
+        mapping: Field of the shape to field of the files.
+        metric: The figure that decides; None takes it by `evaluate.verdict.primary_metric`.
+        few_shot: Examples in a prompt.
+        instruction: Before the prompts of models that are not tuned, as a person would explain the task.
+        max_new_tokens: Of an answer.
+        most_judged: Rows to judge at most.
+        method: By which each is tuned.
+        seed: Of training and sampling.
+        is_probed: Whether a few real steps are trained with each model before sizes are chosen.
     """
 
     models: tuple[str, ...]

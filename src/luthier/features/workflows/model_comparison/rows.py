@@ -21,7 +21,17 @@ MIN_NEW_TOKENS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows that all contenders can hold. num_train, num_held_out: of the files. num_too_long: left out, of both."""
+    """The rows that all contenders can hold.
+
+    Attributes:
+        train: To train on.
+        held_out: To judge by.
+        shape: Of the training rows.
+        num_train: Rows of the training file.
+        num_held_out: Rows of the held-out file.
+        num_too_long: Left out of both, since a contender cannot hold them.
+        num_same_prompt: Held-out rows whose prompt is trained on, with another answer.
+    """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]

@@ -52,9 +52,15 @@ class ModelComparisonTooSmallError(BudgetTooSmallError):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What one contender takes. training: hours of one epoch of all rows. judging: seconds a row by kind.
+    """The speed of one contender.
 
-    is_probed: whether real steps on this machine stand behind the hours."""
+    Attributes:
+        label: Its name.
+        training: Hours of one epoch of all rows.
+        judging: Seconds a row, by the kind of system.
+        loading_seconds: To load it once.
+        is_probed: Whether the hours rest on real steps on this machine.
+    """
 
     label: str
     training: Estimate
