@@ -24,6 +24,7 @@ from luthier.platform.ui.visitor import COOKIE, HomeContext, Visitor, remember
 router = APIRouter()
 
 TRIES_PER_MINUTE: Final = 6
+# Apart from sign-in: somebody at an unlocked browser could guess the current password here.
 _tries = TokenBuckets(clock=time.monotonic)
 _ADDRESS: Final = "/settings/account"
 _Password = Annotated[str, Form(max_length=2000)]
@@ -60,6 +61,7 @@ async def change(
     try:
         if password != again:
             raise RequestError("the two new passwords differ", expected="the same one twice", do="type them again")
+        # Before hashing, which costs about as much as a sign-in.
         taken = _tries.take(caller.member_id or "", TRIES_PER_MINUTE)
         if not taken.is_allowed:
             raise RequestError(
@@ -68,11 +70,13 @@ async def change(
                 do=f"wait {taken.wait_seconds:.0f} s, then try again",
             )
         secret = await context.password_threads.run(caller.member_id or "", change_and_sign_in)
+    # BusyError is a LuthierError; it has a page of its own with Retry-After.
     except BusyError:
         raise
     except LuthierError as error:
         return await run_in_threadpool(_page, request, context, error)
     answer = redirect(request, _ADDRESS, "Your password is changed; other browsers have to sign in with the new one.")
+    # A new session for this browser: the change has ended all sessions of the member, this one too.
     return remember(request, answer, secret)
 
 

@@ -122,6 +122,7 @@ def _gate(context: Context, project_id: str, run_id: str | None) -> dict[str, An
     outcome: GateOutcome | None = None
     try:
         outcome = gate_of(context, project_id, run_id)
+    # A broken gate file must not hide the result that it would judge.
     except LuthierError as error:
         return {"gate": None, "gate_error": error}
     return {"gate": outcome, "gate_error": None}

@@ -79,4 +79,5 @@ def _details(entry: AuditEntry) -> dict[str, str]:
 
 
 def _is_time(name: str, value: Any) -> bool:
+    # The bound tells seconds since 1970 from other numbers with such a name.
     return name.endswith("_at") and isinstance(value, int | float) and 0 < value < 1e11

@@ -1,8 +1,7 @@
-"""Use cases: go through the rows of a dataset's version one by one, say of each what becomes of it, and make the next.
+"""Use cases: decide about the rows of a dataset's version one by one, and make the next version of the decisions.
 
-A decision is kept at once and belongs to who made it. Where two people say something of one row the newest word
-counts, and who overrules somebody is told so. The audit log
-has no entry for a decision, but one for the version made of them.
+A decision is stored at once with its author. Where two people decide about one row, the newer decision counts, and its
+author is shown the other one. The audit log has no entry for a decision, but one for the version made of them.
 """
 
 from __future__ import annotations
@@ -36,9 +35,14 @@ MAX_ROWS_LINKED: Final = 500
 
 @dataclass(frozen=True)
 class Queue:
-    """The rows that one goes through, by their lines, in the order of the file.
+    """Rows to decide about, by their lines, in the order of the file.
 
-    decisions: of the whole version, by line. only: lines that it is about; empty for all.
+    Attributes:
+        version: The version that the rows belong to.
+        rows: The index of its rows.
+        decisions: All decisions about the version, by line.
+        show: Which rows are shown.
+        only: Lines that the queue is limited to, ascending; empty for all.
     """
 
     version: DatasetVersion
@@ -121,7 +125,12 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A decision that was kept, and what somebody else had said of the row meanwhile."""
+    """A decision that was stored.
+
+    Attributes:
+        decision: The decision, with the time of the database.
+        overruled: Another person's decision about the row since the page was shown; None where there is none.
+    """
 
     decision: RowDecision
     overruled: RowDecision | None = None
@@ -136,9 +145,17 @@ def open_queue(
     show: Show = "undecided",
     only: tuple[int, ...] = (),
 ) -> Queue:
-    """The queue of a version. only: lines, such as those of a finding; what is no row of the file is left out.
+    """The queue of a version.
 
-    Raises NotFoundError, DataError (a file that cannot be read), WorkError.
+    Args:
+        number: The number of the version; None for the newest.
+        show: Which rows are shown.
+        only: Lines to limit the queue to, such as those of a finding; lines that are no row are left out.
+
+    Raises:
+        NotFoundError: No such dataset or version, or none of the lines is a row.
+        DataError: The file cannot be read.
+        WorkError: The machine could not index the file.
     """
     version = dataset_versions.get_version(context, caller, dataset_id, number)
     rows = open_rows(context, caller, version)
@@ -164,9 +181,16 @@ def decide(
     seen: float | None = None,
     edited: Mapping[str, Any] | None = None,
 ) -> Decided:
-    """Keep what the caller says of a row. seen: the time of the decision that they had before them; None for none.
+    """Store the caller's decision about a row.
 
-    Raises NotFoundError (no such row), RequestError (an edit that training could not use, or that says nothing new).
+    Args:
+        line: The line of the row.
+        seen: The time of the decision that the caller was shown, in seconds since 1970; None for none.
+        edited: The row as it should be, for an edit.
+
+    Raises:
+        NotFoundError: No such row.
+        RequestError: An edit that training could not use, or that changes nothing.
     """
     row = queue.row(line)
     if decision == "edit":
@@ -180,7 +204,14 @@ def decide(
 
 
 def take_back(context: Context, caller: Caller, queue: Queue, line: int | None = None) -> RowDecision | None:
-    """Forget what was said of a row; None: the caller's own newest decision. What it was; None where there is none."""
+    """Remove a decision.
+
+    Args:
+        line: The line of the row; None for the caller's own newest decision.
+
+    Returns:
+        The decision that was removed; None where there was none.
+    """
     if line is None:
         own = [one for one in queue.decisions.values() if one.author == caller.name]
         # Ties of the clock (milliseconds) are broken by the row, so undo always takes back one definite decision.

@@ -24,11 +24,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """What came out. refused: reason -> how many. num_rows_left: rows that --max-rows left out.
+    """The outcome of answering prompts.
 
-    num_thoughts: answers with a thought of the teacher before them; has_kept_thoughts: whether the rows have these.
-
-    cost_usd: of the new requests at the prices given; None without prices.
+    Attributes:
+        file: The file of prompts.
+        output: The file of chat rows.
+        refused_file: The list of refused answers; None where there are none.
+        teacher: Who answered.
+        num_rows: Rows that were used.
+        num_rows_left: Rows that --max-rows left out.
+        num_answers: Answers that were kept.
+        num_refused: Answers that were refused.
+        refused: How many answers, by reason.
+        teacher_usage: Tokens and requests of the teacher.
+        cost_usd: US dollars for the new requests; None without prices.
+        seconds: How long it took.
+        num_thoughts: Answers with a thought of the teacher before them.
+        has_kept_thoughts: Whether the rows contain these thoughts.
     """
 
     file: str

@@ -27,9 +27,11 @@ MAX_LINES: Final = 5000
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """What an audit is told. against: the id of the dataset whose newest version will judge. model: whose tokens count.
+    """The settings of an audit of a version; empty for none.
 
-    Both empty for none.
+    Attributes:
+        against: The id of the held-out dataset, of which the newest version counts.
+        model: The base model whose tokens count.
     """
 
     against: str = ""

@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CardOptions:
-    """What a person says about a dataset; what is left out is written as not stated.
+    """What a person states about a dataset; what is left out is written as not stated.
 
-    name: None takes the file's. licence: an SPDX id. languages: ISO 639 codes; none take what the audit finds.
+    Attributes:
+        name: None takes the file's name.
+        licence: An SPDX id.
+        description: What the data is.
+        languages: ISO 639 codes; none takes what the audit finds.
+        uses: What it is meant for.
     """
 
     name: str | None = None
@@ -30,7 +35,16 @@ class CardOptions:
 
 @dataclass(frozen=True, slots=True)
 class DatasetCard:
-    """A card that was written, with its Croissant document beside it."""
+    """A card that was written.
+
+    Attributes:
+        path: The Markdown file.
+        croissant: The Croissant document beside it.
+        audit: The audit that it shows.
+        metadata: The front matter of the card.
+        num_files: How many files it describes.
+        not_stated: What nobody has stated.
+    """
 
     path: Path
     croissant: Path

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """An audit, and the table that it looked at. `report`: the HTML page, where one was asked for."""
+    """An audit, and what it was made of.
+
+    Attributes:
+        audit: The findings and the grade.
+        table: The table of rows that was checked.
+        report: The HTML page, where one was requested.
+    """
 
     audit: Audit
     table: AuditTable
@@ -32,7 +38,13 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class ShownNames:
-    """What an audit calls its files and its model in place of their paths, as for files that were uploaded."""
+    """What an audit shows in place of paths, for files that were uploaded. None shows the path.
+
+    Attributes:
+        file: The audited file.
+        against: The held-out file.
+        model: The base model.
+    """
 
     file: str | None = None
     against: str | None = None
@@ -41,12 +53,18 @@ class ShownNames:
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """What an audit is told beside the file.
+    """The settings of an audit, besides the file.
 
-    against: the held-out file, for contamination. model: the base model whose tokens count; nothing is fetched that is
-    not in the catalogue. only: ids of checks, all where None. mapping, group_by: as for training. method: how the file
-    will be trained. toxicity_model: folder of a text-classification model in place of the word list; toxic_label: which
-    of its labels means toxic, where their names do not say. shown: names in place of paths; paths where it has none.
+    Attributes:
+        against: The held-out file, for contamination.
+        model: The base model whose tokens count; it is pulled where it is missing.
+        only: Ids of checks; None for all.
+        mapping: Column map, as for training.
+        group_by: The field that names a row's source document.
+        method: How the file will be trained.
+        toxicity_model: The folder of a text-classification model in place of the word list.
+        toxic_label: Which of its labels means toxic, where the names do not say.
+        shown: Names in place of paths.
     """
 
     against: Path | None = None
@@ -63,10 +81,14 @@ class AuditOptions:
 def audit(context: Context, file: Path, options: AuditOptions | None = None, *, html: Path | None = None) -> Audited:
     """Check a data file. The same file and options give the same findings.
 
-    html: where to write the report; its folder is made where it is missing.
+    Args:
+        html: Where to write the report; its folder is made where it is missing.
 
-    Raises NotFoundError (file, model, check), DataError (the file as a whole cannot be read), RequestError (options
-    that do not go together), ModelSourceError (no model).
+    Raises:
+        NotFoundError: No such file, model or check.
+        DataError: The file as a whole cannot be read.
+        RequestError: Options that do not go together.
+        ModelSourceError: The model cannot be fetched.
     """
     from luthier.ml.data.audit.registry import load_checks
     from luthier.ml.data.audit.request import AuditRequest

@@ -13,12 +13,17 @@ from luthier.platform.home.context import Context
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """What a repair is told beside the files.
+    """The settings of a repair, besides the files.
 
-    only: ids of repairs, those that are safe for every file where None. skip: ids to leave out. against: the held-out
-    file, for contamination. model: the base model whose tokens count. mapping: as for training. force: replace an
-    earlier repair. mask: kinds of personal data of which every value is masked, beside what is certain of the default
-    kinds. leave: kinds that are not masked.
+    Attributes:
+        only: Ids of repairs; None for those that are safe for every file.
+        skip: Ids to leave out.
+        against: The held-out file, for contamination.
+        model: The base model whose tokens count.
+        mapping: Column map, as for training.
+        force: Replace an earlier repair.
+        mask: Kinds of personal data of which every value is masked.
+        leave: Kinds that are not masked.
     """
 
     only: tuple[str, ...] | None = None
@@ -47,11 +52,14 @@ class WrittenRepair:
 
 
 def repair(context: Context, file: Path, output: Path, options: RepairOptions | None = None) -> WrittenRepair:
-    """Repair a file into another one; the original stays as it is.
+    """Repair a file into another one; the original is not changed.
 
-    Raises NotFoundError (file, model, repair), DataError (the file as a whole cannot be read, or no row is left),
-    RequestError (options that do not go together, an output that is the input), ConflictError (the output is there),
-    ModelSourceError (no model).
+    Raises:
+        NotFoundError: No such file, model or repair.
+        DataError: The file as a whole cannot be read, or no row is left.
+        RequestError: Options that do not go together, or an output that is the input.
+        ConflictError: The output exists.
+        ModelSourceError: The model cannot be fetched.
     """
     from luthier.ml.data.audit.request import AuditRequest
     from luthier.ml.data.audit.table import build_table

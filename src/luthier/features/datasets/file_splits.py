@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SplitOptions:
-    """How to split: as `data.split_request.SplitRequest`. folder: None writes beside the file."""
+    """How to split a file.
+
+    Attributes:
+        folder: Where the sides are written; None for a folder beside the file.
+        validation: The fraction of the validation side, 0 to 1.
+        held_out: The fraction of the held-out side, 0 to 1.
+        seed: Another seed gives another split.
+        group_by: The field whose equal values stay on one side.
+        stratify_by: The field whose values each side has its share of.
+        near_threshold: Jaccard similarity (0.5 to 1) from which rows stay together; None does not search.
+        mapping: Column map, as for training.
+        force: Replace an earlier split.
+    """
 
     folder: Path | None = None
     validation: float = 0.1
@@ -48,8 +60,12 @@ class WrittenSplit:
 def split(context: Context, file: Path, options: SplitOptions | None = None) -> WrittenSplit:
     """Split a file; the same file and options give the same bytes.
 
-    Raises NotFoundError (no file), DataError (rows, fields or fractions that do not allow it), ConflictError (an
-    earlier split is there), RequestError (options), LeakageError (the proof failed).
+    Raises:
+        NotFoundError: No such file.
+        DataError: Rows, fields or fractions that do not allow it.
+        ConflictError: An earlier split is there.
+        RequestError: Options that cannot be.
+        LeakageError: The proof failed.
     """
     from luthier.ml.data.split.split_file import split_file
     from luthier.ml.data.split.split_request import SplitRequest, default_folder

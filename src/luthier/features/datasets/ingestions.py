@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IngestOutcome:
-    """What was made of documents. `unit`: what lengths are counted in. `outcome`: file with each document's fate."""
+    """What was made of documents.
+
+    Attributes:
+        output: The file of rows.
+        outcome: The file with what became of each document.
+        unit: What lengths are counted in.
+        ingestion: Counts of documents and rows.
+    """
 
     output: Path
     outcome: Path
@@ -51,14 +58,27 @@ def ingest(
     is_fresh: bool = False,
     force: bool = False,
 ) -> IngestOutcome:
-    """Read the documents in folders and files into rows of text with their provenance.
+    """Read documents into rows of text with their provenance.
 
-    model: the base model whose tokens are counted; pulled where it is not there yet. None takes the default base model
-    where it is on this machine already, else words are counted, and the outcome says so. num_workers: None for one a
-    CPU. is_fresh: throw away what an interrupted ingest to the same output has read. force: replace an output that is
-    there.
+    Args:
+        places: Folders and files.
+        model: The base model whose tokens are counted; pulled where it is missing. None takes the default base model
+            where it is on this machine, else words are counted.
+        chunk_tokens: The longest row.
+        overlap_tokens: How much of a row the next one repeats.
+        licence: The licence that the rows are marked with.
+        num_workers: Processes that read; None for one a CPU.
+        timeout_seconds: The limit for one document.
+        is_fresh: Discard what an interrupted ingest to the same output has read.
+        force: Replace an output that exists.
 
-    Raises NotFoundError, RequestError, ConflictError, DataError (no rows), StorageFullError, ModelSourceError.
+    Raises:
+        RequestError: No documents were named, or options that cannot be.
+        NotFoundError: No such file, folder or model.
+        ConflictError: The output exists.
+        DataError: There is not one row.
+        StorageFullError: The disk is full.
+        ModelSourceError: The model cannot be fetched.
     """
     if not places:
         raise RequestError("no documents named", expected="at least one folder or file", do="name what to read")

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DataPreview:
-    """The first rows of a file as a model gets them, a preference as its two sides one after the other.
+    """The first rows of a file as a model gets them; a preference pair as its two sides in turn.
 
-    `num_rows` counts all rows of the file.
+    Attributes:
+        file: The file.
+        model: The base model.
+        template: Whether conversations are written by the model's chat template.
+        shape: The shape of the rows.
+        shape_reason: Why it is this shape.
+        num_rows: All rows of the file.
+        rows: The rows that are shown.
     """
 
     file: str
@@ -103,9 +110,14 @@ def preview(
 
 @dataclass(frozen=True, slots=True)
 class BlocksPreview:
-    """The first blocks that the texts of a file are put into, each with its pieces. packed: how all of them fall.
+    """The first blocks that the texts of a file are packed into.
 
-    shape_reason: which columns are read as what, and which are not used.
+    Attributes:
+        file: The file.
+        model: The base model.
+        packed: Figures of all blocks.
+        blocks: The pieces of each block that is shown.
+        shape_reason: Which columns are read as what.
     """
 
     file: str

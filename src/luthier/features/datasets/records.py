@@ -23,11 +23,22 @@ class Dataset(FrozenModel):
 
 
 class DatasetVersion(FrozenModel):
-    """Rows as they were at one time; `file_id` is a file of the project, which stays as long as the version does.
+    """Rows as they were at one time. The version is never changed.
 
-    number: counts from 1. parent: the number of the version that it was made from. author: who made it. note: why, in
-    their words. details: what is worth knowing of how it was made, such as which repairs; plain JSON. num_rows: None
-    where they could not be counted, or were not yet. created_at: seconds since 1970.
+    Attributes:
+        dataset_id: The dataset.
+        number: Counts from 1.
+        file_id: The file of the project with the rows; it stays as long as the version does.
+        filename: The name that it was uploaded under.
+        sha256: The digest of the file.
+        num_bytes: Its size.
+        num_rows: How many rows it has; None where they were not, or could not be, counted.
+        origin: How the version was made.
+        parent: The number of the version that it was made from.
+        author: Who made it.
+        note: Why, in the author's words.
+        details: How it was made, such as which repairs; plain JSON.
+        created_at: Seconds since 1970.
     """
 
     dataset_id: str
@@ -46,9 +57,14 @@ class DatasetVersion(FrozenModel):
 
 
 class RowDecision(FrozenModel):
-    """What a person said of one row. row: its place in the file, from 1 on. edited: the row as it should be.
+    """A person's decision about one row.
 
-    decided_at: seconds since 1970.
+    Attributes:
+        row: The line of the row in the file, from 1 on.
+        decision: What is to become of it.
+        edited: The row as it should be, for an edit.
+        author: Who decided.
+        decided_at: Seconds since 1970.
     """
 
     row: int

@@ -25,8 +25,14 @@ _NEEDS_MODEL: Final = "over_context"
 
 @dataclass(frozen=True, slots=True)
 class RepairChoice:
-    """Which repairs. actions: their ids. against, model: as in `dataset_audits.AuditSettings`. mask: kinds of personal
-    data of which every value is masked, beside what is certain of the default kinds."""
+    """Which repairs to make.
+
+    Attributes:
+        actions: Ids of repairs.
+        against: The id of the held-out dataset; empty for none.
+        model: The base model whose tokens count; empty for none.
+        mask: Kinds of personal data of which every value is masked. Of the default kinds certain values always are.
+    """
 
     actions: tuple[str, ...]
     against: str = ""
@@ -36,7 +42,18 @@ class RepairChoice:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A repair that there is. kind: whether rows are changed or removed. needs: what else must be given, or empty."""
+    """A repair that can be chosen.
+
+    Attributes:
+        id: Its id.
+        check: The check of an audit that finds what it repairs.
+        kind: Whether rows are changed or removed.
+        is_default: Whether it is safe for every file.
+        reason: What it does.
+        because: Why one would want it.
+        needs: What else must be given: `other rows`, `a model`, or empty.
+        sorts: Sorts of findings that it is limited to; empty for all.
+    """
 
     id: str
     check: str
@@ -71,10 +88,10 @@ def repairs() -> list[Repair]:
 class MaskKind:
     """A kind of personal data that a repair can mask.
 
-    Args:
-        id: by which it is chosen.
-        is_default: what is certain of it is masked unasked.
-        missing: why it cannot be found on this machine, or empty.
+    Attributes:
+        id: By which it is chosen.
+        is_default: Whether certain values of it are masked without being chosen.
+        missing: Why it cannot be found on this machine, or empty.
     """
 
     id: str
@@ -92,7 +109,11 @@ def mask_kinds() -> list[MaskKind]:
 
 
 def repair_state(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> CachedResult:
-    """How it stands with the preview of a repair. Raises NotFoundError for the dataset to hold it against."""
+    """The state of the preview of a repair.
+
+    Raises:
+        NotFoundError: No such held-out dataset.
+    """
     found = cached_result(context, _subject(context, caller, version, choice)[0])
     # The summary is cached apart from the rows; either may be cleared. Without rows there is nothing to keep.
     if found.answer is not None and not _prepared(context, caller, version, choice).is_file():
@@ -101,9 +122,11 @@ def repair_state(context: Context, caller: Caller, version: DatasetVersion, choi
 
 
 def begin_repair(context: Context, caller: Caller, version: DatasetVersion, choice: RepairChoice) -> CachedResult:
-    """Prepare a repair in the background: what is previewed then is what will be kept.
+    """Prepare a repair in the background. The rows that are previewed are those that will be stored.
 
-    Raises NotFoundError for the dataset to hold it against, RequestError for a choice that cannot be made.
+    Raises:
+        NotFoundError: No such held-out dataset.
+        RequestError: A choice that cannot be made.
     """
     _check(context, choice)
     subject, other = _subject(context, caller, version, choice)
@@ -128,7 +151,10 @@ def keep_repair(
 ) -> DatasetVersion:
     """Make a new version of a repair that was prepared.
 
-    Raises ConflictError where it was not, or was damaged since; RequestError where it changes nothing.
+    Raises:
+        ConflictError: It was not prepared, or its rows were damaged since.
+        RequestError: It changes no row.
+        NotFoundError: No such dataset.
     """
     state, output = repair_state(context, caller, version, choice), _prepared(context, caller, version, choice)
     # The digest ties the rows on the disk to the summary that the user has seen and agreed to.

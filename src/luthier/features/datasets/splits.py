@@ -24,7 +24,16 @@ _MAX_STRATA: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class SplitWishes:
-    """How to split: as `splits.SplitOptions`."""
+    """How to split a version; the fields of `SplitOptions` without paths.
+
+    Attributes:
+        validation: The fraction of the validation side, 0 to 1.
+        held_out: The fraction of the held-out side, 0 to 1.
+        seed: Another seed gives another split.
+        group_by: The field whose equal values stay on one side.
+        stratify_by: The field whose values each side has its share of.
+        near_threshold: Jaccard similarity (0.5 to 1) from which rows stay together; None does not search.
+    """
 
     validation: float = 0.1
     held_out: float = 0.1
@@ -36,7 +45,12 @@ class SplitWishes:
 
 @dataclass(frozen=True, slots=True)
 class MadeSplit:
-    """The datasets that a split has made, by side, and what stands in its split.json."""
+    """A split that was stored as datasets.
+
+    Attributes:
+        sides: The dataset and version of each side.
+        document: The content of split.json.
+    """
 
     sides: dict[str, tuple[Dataset, DatasetVersion]]
     document: dict[str, Any]
@@ -93,10 +107,14 @@ def split_state(context: Context, version: DatasetVersion) -> CachedResult:
 def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wishes: SplitWishes) -> MadeSplit:
     """Make NAME-train, NAME-validation and NAME-held-out, or the next versions of those, of a version's rows.
 
-    A share of 0 makes no dataset. The work is done by a process of its own.
+    A fraction of 0 makes no dataset. The work is done in a process of its own.
 
-    Raises NotFoundError, DataError (rows, fields or shares that do not allow it), RequestError (wishes), LeakageError
-    (the proof failed: nothing was made), WorkError.
+    Raises:
+        NotFoundError: No such dataset.
+        DataError: Rows, fields or fractions that do not allow it.
+        RequestError: Options that cannot be met.
+        LeakageError: The proof failed; nothing was made.
+        WorkError: The process failed or was late.
     """
     dataset = context.datasets.get(caller.project_id, version.dataset_id)
     _check(wishes, dataset.name)

@@ -26,7 +26,12 @@ _OUTPUT_ENDINGS: Final = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """US dollars for a million tokens of the teacher. None: not given, and then no cost is claimed."""
+    """What a teacher's tokens cost. None: not given, and then no cost is reported.
+
+    Attributes:
+        input_usd: US dollars for a million tokens of prompts.
+        output_usd: US dollars for a million tokens of replies.
+    """
 
     input_usd: float | None = None
     output_usd: float | None = None
@@ -41,9 +46,27 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """What came out. refused: reason -> how many pairs. cost_usd: of the new requests; cost_note says what it covers.
+    """The outcome of writing pairs.
 
-    num_rows_left: rows of the file that --max-rows left out. mean_support: over the pairs that were kept.
+    Attributes:
+        file: The file of passages.
+        output: The file of pairs.
+        refused_file: The list of refused pairs; None where there are none.
+        kind: What a pair is.
+        teacher: Who wrote.
+        judge: Who checked; None where overlap of words alone decided.
+        min_support: The share of an answer's words (0 to 1) that has to occur in its passage.
+        num_rows: Rows that were used.
+        num_rows_left: Rows that --max-rows left out.
+        num_pairs: Pairs that were kept.
+        num_refused: Pairs that were refused.
+        refused: How many pairs, by reason.
+        mean_support: The mean support of the pairs that were kept, 0 to 1.
+        teacher_usage: Tokens and requests of the teacher.
+        judge_usage: The same of the judge; None where it is the teacher, or there is none.
+        cost_usd: US dollars for the new requests; None without prices.
+        cost_note: What `cost_usd` covers.
+        seconds: How long it took.
     """
 
     file: str
@@ -289,7 +312,12 @@ def _write(
 
 
 def estimate(teacher: CachedEngine, num_done: int, num_rows: int, prices: Prices) -> str:
-    """What the whole file will take, in words, from the rows so far; new requests only."""
+    """The expected tokens and cost of the whole file, from the rows so far; new requests only.
+
+    Args:
+        num_done: Rows that are done, at least 1.
+        num_rows: All rows.
+    """
     # Linear in rows: passages are of similar length after ingest, so nothing finer is needed for a progress note.
     usage, factor = teacher.usage, num_rows / num_done
     if not usage.num_requests:

@@ -52,7 +52,9 @@ def canary(
             return Answer(as_json, document, lambda console: console.print(f"{name}: {words}", soft_wrap=True))
         deployment = context.deployments.get(caller.project_id, name)
         seen = canary_release.last_seen(context, caller, name)
+        # Without a running canary the last result is shown; `check_canary` would refuse.
         if deployment.revision.canary is not None or seen is None:
+            # Somebody who asks how it stands has not asked for a change of traffic.
             seen = canary_release.check_canary(context, caller, name, may_roll_back=False)
     found = seen
     return Answer(as_json, found.model_dump(mode="json"), lambda console: _show(console, found))

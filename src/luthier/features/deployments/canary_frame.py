@@ -20,7 +20,13 @@ _SERVER_ERROR, _NOT_FOUND = 500, 404
 
 @dataclass(frozen=True, slots=True)
 class FrameSummary:
-    """Counts about a frame. num_unnamed: exchanges whose user is not known."""
+    """Counts about a frame.
+
+    Attributes:
+        num_with_text: Exchanges whose text is stored.
+        num_unnamed: Exchanges whose user is not known.
+        num_dropped: Exchanges of the time that the log has dropped.
+    """
 
     num_with_text: int
     num_unnamed: int

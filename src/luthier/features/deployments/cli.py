@@ -83,6 +83,7 @@ def deploy(
                 expected_revision=expect,
                 gate=gate,
                 override=override,
+                # An override answers for the target with a reason, which covers that nobody has judged it.
                 may_be_unjudged=unjudged or override is not None,
             )
         else:
@@ -181,6 +182,7 @@ def parse_split(text: str) -> dict[str, float]:
 
     parts: dict[str, float] = {}
     for one in text.split(","):
+        # From the right: a target may contain an equals sign, a fraction cannot.
         target, _, fraction = one.strip().rpartition("=")
         try:
             parts[target] = float(fraction)
@@ -202,5 +204,6 @@ def _answer(made: Deployment, as_json: bool) -> Answer:
     from luthier.features.deployments.service import DeploymentView
 
     document = DeploymentView(made, {}).as_json()
+    # A deployment that was just changed has no requests yet; an empty object would look like a count.
     del document["requests"]
     return Answer(as_json, document, lambda console: deployment_text.show_change(console, made))

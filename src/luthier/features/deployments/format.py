@@ -98,6 +98,7 @@ def show_one(console: Console, view: DeploymentView) -> None:
 def _show_shares(console: Console, revision: Revision, num_requests: dict[str, int]) -> None:
     width = max(len(visible(share.target)) for share in revision.shares)
     for share in revision.shares:
+        # A canary of 1% still gets one cell.
         filled = max(1, round(share.fraction * _BAR_CELLS))
         is_canary = share.target == revision.canary
         line = Text.assemble(

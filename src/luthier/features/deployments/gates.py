@@ -20,12 +20,17 @@ _MAX_TOLD = 20
 def pass_gates(
     context: Context, caller: Caller, shares: Sequence[Share], *, gate: Path | None, override: str | None
 ) -> GatePassage | None:
-    """What the gates say of those that are to answer; None where no gate holds.
+    """What the gates say of targets that are to answer; None where there is no gate.
 
-    gate: one besides the project's own. override: why they are to answer although a gate refuses them.
+    Args:
+        shares: The targets.
+        gate: A file of rules besides the project's own.
+        override: Why they are to answer although a gate refuses them.
 
-    Raises ConflictError where a gate refuses one and nobody answers for it; RequestError for a reason that is none, or
-    that nothing needs; and what `gates.read_gate` raises.
+    Raises:
+        ConflictError: A gate refuses a target and there is no override.
+        RequestError: An override that is too short or too long, or that nothing needs; a gate that cannot be read.
+        NotFoundError: No such gate file or target.
     """
     files = gates_of(context, caller.project_id, gate)
     reason = None if override is None else _reason(override)

@@ -45,6 +45,7 @@ def deploy(
     override: _Reason = "",
 ) -> Response:
     """Have another model answer a part of the users, or all; or change the part of the canary."""
+    # All users is a full deployment, not a canary of 100%.
     canary = None if percent >= _ALL else percent / 100
     given = {"target": target, "percent": percent, "seen": expected_revision, "override": override}
     try:
@@ -58,6 +59,7 @@ def deploy(
             override=override.strip() or None,
         )
     except NotFoundError as error:
+        # Tells the two NotFoundErrors apart: of the deployment (raised again here) and of the target.
         context.deployments.get(caller.project_id, name)
         return _page(request, context, caller, name, given | {"error": error})
     except LuthierError as error:
@@ -117,6 +119,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
     current = {share.target for share in view.deployment.revision.shares}
     wanted = given.get("target", "")
     if wanted and wanted not in {target for target, _ in choices}:
+        # Only the newest targets are listed; one that was named in the address must stay selectable.
         choices.insert(0, (wanted, "as you named it"))
     values = {
         "view": view,

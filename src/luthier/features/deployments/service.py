@@ -32,7 +32,13 @@ _AUDIT_ACTIONS = {"deploy": "deployed", "canary": "canary_set", "promote": "prom
 
 @dataclass(frozen=True, slots=True)
 class DeploymentView:
-    """A deployment with what its targets have answered. num_requests: by target, those of earlier revisions, too."""
+    """A deployment with its requests.
+
+    Attributes:
+        deployment: The deployment at its newest revision.
+        num_requests: Requests that each target has answered under this name, over all revisions.
+        history: All revisions, newest first; empty in lists.
+    """
 
     deployment: Deployment
     num_requests: dict[str, int]
@@ -107,9 +113,19 @@ def split(
     override: str | None = None,
     may_be_unjudged: bool = True,
 ) -> Deployment:
-    """Share the users of a name out over targets, as for an A/B test. fractions: by target; they add up to 1.
+    """Share the users of a name out over targets, as for an A/B test.
 
-    Of a split it is refused only where none of them was judged. Raises what `deploy` raises.
+    Args:
+        fractions: The fraction of each target; they add up to 1.
+        expected_revision: The revision that this one follows; 0 for a new name.
+        gate: Rules besides the project's own.
+        override: Why the targets are to answer although a gate refuses them.
+        may_be_unjudged: Allow a split of which no target was judged.
+
+    Raises:
+        RequestError: A name or fractions that cannot be, or an override that nothing needs.
+        NotFoundError: No such target.
+        ConflictError: Another revision than expected, a gate that refuses, or no target was judged.
     """
     current = _current(context, caller, name, expected_revision)
     shares = [find_share(context, caller, target, _fraction(part)) for target, part in fractions.items()]
@@ -131,10 +147,18 @@ def promote(
     override: str | None = None,
     may_be_unjudged: bool = True,
 ) -> Deployment:
-    """Give all traffic to the canary, or to the named one of the targets. The rest is as `deploy` has it.
+    """Give all traffic to the canary, or to the named one of the targets.
 
-    Raises NotFoundError for the name, ConflictError where there is no canary, another revision than expected, or a gate
-    refuses it.
+    Args:
+        target: The target; None for the canary.
+        expected_revision: The revision that this one follows.
+        gate: Rules besides the project's own.
+        override: Why it is to answer although a gate refuses it.
+        may_be_unjudged: Allow a target that was not judged.
+
+    Raises:
+        NotFoundError: No such deployment.
+        ConflictError: There is no canary, another revision than expected, or a gate refuses it.
     """
     current = _expected(context.deployments.get(caller.project_id, name), expected_revision)
     made = routing.promoted(current.revision, target)

@@ -60,6 +60,7 @@ def examine(context: Context) -> Examination:
     from luthier.ml.evaluation.sandbox.code import isolation
     from luthier.platform.home.hardware_benchmark import measure_again
 
+    # The measurement replaces the stored one; `before` is what plans have used so far.
     measured, before, busy_cores = measure_again(context)
     free = shutil.disk_usage(context.home).free
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
@@ -85,6 +86,7 @@ def _open(context: Context) -> list[Finding]:
 
 def _changed(measured: Hardware, before: Hardware | None) -> list[Finding]:
     """That runs from now on are trained in another precision, so that their bytes differ from those of earlier ones."""
+    # Precision follows measured speed, so a busy machine can flip it and change every later run.
     if before is None or before.precision == measured.precision:
         return []
     return [

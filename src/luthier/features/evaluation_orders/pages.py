@@ -92,6 +92,7 @@ def start(
 def show(request: Request, context: HomeContext, caller: Reader, job_id: str, after: str = "") -> Response:
     """How far it is; for HTMX its content alone. after: what was seen last; nothing is sent (204) while that holds."""
     view = evaluation_orders.show_order(context, caller, job_id)
+    # 204 makes HTMX keep the page as it is.
     if after and is_fragment_request(request) and after == _mark(view):
         return Response(status_code=204)
     return _order_page(request, context, view)
@@ -137,6 +138,7 @@ def _form_page(request: Request, context: Context, caller: Caller, given: dict[s
 def _order_page(request: Request, context: Context, view: OrderView, error: LuthierError | None = None) -> Response:
     failure = None
     if view.job.error is not None:
+        # Errors name files by their path here; readers of the page know them by id.
         told = redact_paths(view.job.error, reference_paths(context, view.job.document))
         failure = WorkError(told["came"], expected=told["expected"], do=told["do"])
     values = {"view": view, "mark": _mark(view), "failure": failure, "error": error, "current": "/evaluations"}

@@ -38,7 +38,17 @@ from luthier.platform.home.context import Context
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The rows that candidates are judged on, what is known against them, and notes on how they were read."""
+    """The rows that candidates are judged on.
+
+    Attributes:
+        file: Its name or path.
+        sha256: The digest of the file.
+        num_rows: All rows of the file.
+        examples: The rows that can be judged.
+        num_leaked: Rows that a run among the systems was trained on.
+        num_same_prompt: Rows whose prompt occurs in training rows.
+        notes: How the rows were read.
+    """
 
     file: str
     sha256: str

@@ -49,6 +49,7 @@ def facts_for(context: Context, export: Export) -> BundleFacts:
     if source.run_id is not None:
         record = context.runs.get(source.run_id)
         run = run_facts(record, context.runs.plan(source.run_id))
+        # None: a base or a full outcome. Another digest means a checkpoint, which the run's evaluation is not about.
         is_outcome = source.adapter_sha256 in (None, run.result.adapter_sha256)
         evaluation = _evaluation(context, record) if is_outcome else None
         safety = _safety(context, source.run_id) if is_outcome else ()
@@ -141,6 +142,7 @@ def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -
             do="write where it goes in that form",
         )
     report = verify(folder, progress=context.progress)
+    # Checked before the first byte is sent: a public repository must not get a broken bundle.
     if not report.is_whole:
         first = report.faults[0]
         more = f", and {len(report.faults) - 1} more faults" if len(report.faults) > 1 else ""
@@ -197,6 +199,7 @@ def _name(name: str) -> str:
     """What a model is called anywhere: of a path its last part."""
     from luthier.ml.export.bundle.paths import last_part
 
+    # A folder's path would publish the user name and layout of this machine; hub names are public already.
     return name if name.startswith("hub:") else last_part(name)
 
 
@@ -204,6 +207,7 @@ def _licence_texts(folder: Path) -> dict[str, str]:
     found = {}
     for pattern in _LICENCE_FILES:
         for path in sorted(folder.glob(pattern)):
+            # The pattern may match anything; a licence of more than 1 MiB is no licence text.
             if path.is_file() and path.stat().st_size <= _MAX_LICENCE_BYTES:
                 found[path.name] = path.read_text(encoding="utf-8", errors="replace")
     return found
@@ -220,6 +224,7 @@ def run_facts(record: RunRecord, plan: Plan) -> RunFacts:
             expected="a run that has succeeded",
             do=f"go on with it: luthier train --resume {record.run_id}",
         )
+    # `adapter_path` is dropped: the bundle holds the adapter itself.
     result = without_folders(record.result.model_dump(mode="json")) | {"adapter_path": None}
     bare = _without_folders(plan)
     return RunFacts(
@@ -238,6 +243,7 @@ def _without_folders(plan: Plan) -> Plan:
     from luthier.ml.export.bundle.paths import last_part, without_folders
 
     document = plan.model_dump(mode="json")
+    # Only sections outside the plan's hash: the hash in the bundle has to match that of the run.
     for section in ("recipe", "budget"):
         document[section] = without_folders(document[section])
     base, teacher = document["base_model"], document["objective"]["teacher"]
@@ -249,6 +255,7 @@ def _without_folders(plan: Plan) -> Plan:
     for model, names in ((base, ("name", "path")), (teacher, ("name", "path", "adapter_path"))):
         for name in names if model is not None else ():
             model[name] = without_folders(model[name])
+    # `sources` explains where each value came from, with paths; the hash ignores it.
     return Plan.model_validate(document | {"sources": {}})
 
 
@@ -280,6 +287,7 @@ def _evaluation(context: Context, record: RunRecord) -> Evaluation | None:
     if record.evaluation_id is None:
         return None
     found = context.evaluations.get(record.evaluation_id)
+    # Samples hold held-out rows and answers, which may be private: a bundle publishes figures only.
     systems = tuple(system.model_copy(update={"samples": (), "adapter": None}) for system in found.systems)
     document = found.model_copy(update={"systems": systems}).model_dump(mode="json")
     return Evaluation.model_validate(without_folders(document))
@@ -303,8 +311,10 @@ def _licence(about: metadata.PackageMetadata) -> str | None:
     """The licence that a package states: the expression, else the short old field, else the trove classifier."""
     for field in ("License-Expression", "License"):
         value = about[field] if field in about else None  # noqa: SIM401 - an email message, whose get mypy does not know
+        # Some packages put the whole licence text into the old `License` field.
         if value and "\n" not in value and len(value) <= 100:
             return str(value)
+    # `License :: OSI Approved :: MIT License` gives the last part.
     classifiers = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if line[:7] == "License"]
     return classifiers[0] if classifiers else None
 

@@ -50,6 +50,7 @@ def export(
     from luthier.features.exports import service as exports
 
     wanted = _parse_format(to)
+    # Short names of PyTorch and llama.cpp are accepted; the record has the long ones.
     precision = None if quantise is None else _SHORT.get(quantise.lower(), quantise.lower())
     with open_context(home) as context:
         made = exports.export(context, name, to=wanted, output=output, quantise=precision, held_out=data)

@@ -22,7 +22,13 @@ _FILE_MODE: Final = 0o644
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A tar that is written as it is read. num_bytes: of all of it."""
+    """A tar that is made while it is read.
+
+    Attributes:
+        name: The file name to offer.
+        num_bytes: The exact size of the whole archive.
+        blocks: Its content, in pieces of at most 1 MiB.
+    """
 
     name: str
     num_bytes: int
@@ -52,7 +58,12 @@ def card_of(context: Context, caller: Caller, export_id: str) -> str:
 
 
 def archive_of(context: Context, caller: Caller, export_id: str) -> Archive:
-    """All files of an export as one tar, in a folder of its id. Raises NotFoundError, ConflictError."""
+    """All files of an export as one tar, in a folder named by its id.
+
+    Raises:
+        NotFoundError: No such export, or one of its files is gone.
+        ConflictError: The export is not made yet.
+    """
     found, folder = made_export(context, caller, export_id)
     entries = [_entry(found, folder, path) for path in sorted(found.document.files)] if found.document else []
     # A tar ends with two zero blocks and is padded to a full record of 20 blocks. The size has to be exact

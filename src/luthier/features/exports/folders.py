@@ -24,14 +24,21 @@ _FILE_MODE, _FOLDER_MODE = 0o666, 0o777
 def staged_folder(
     final: Path, *, needed_bytes: int, what: str, register: FolderRegister | None = None
 ) -> Iterator[Path]:
-    """An empty folder to write in, which becomes `final` when the block ends well, and is gone when it does not.
+    """An empty folder to write in. It becomes `final` when the block ends well, and is removed when it does not.
 
-    Beside it, in the same parent, there is room for what is only needed on the way; it is gone in any case. What a
-    killed process has left beside `final`, or anywhere that `register` knows, is cleared. needed_bytes: about what
-    writing takes. register: where it is entered, so that who comes after a killed process finds what it left.
+    Beside it, in the same parent, there is room for temporary files, which are removed in any case. What a killed
+    process left beside `final`, or in a place that `register` lists, is removed first.
 
-    Raises ConflictError where there is something in `final`, RequestError where it cannot be written, StorageFullError
-    where the disk has not the room or runs full inside.
+    Args:
+        final: The folder that is to exist in the end.
+        needed_bytes: About how much disk space the writing takes.
+        what: What is written, for the error about a full disk.
+        register: Where the folder is entered while it is written, so that a later process finds what a killed one left.
+
+    Raises:
+        ConflictError: `final` exists and is not an empty folder.
+        RequestError: The parent cannot be written.
+        StorageFullError: The disk lacks the space, or runs full inside the block.
     """
     # Checked again by the rename below; this early check spares the caller hours of converting for nothing.
     refuse_taken(final)

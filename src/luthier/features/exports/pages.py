@@ -32,6 +32,7 @@ def show(request: Request, context: HomeContext, caller: Reader, export_id: str,
     after: what was seen last; nothing is sent (204) while that is still how it is.
     """
     is_poll = bool(after) and is_fragment_request(request)
+    # 204 makes HTMX keep what is there: a reader's selection and scroll position survive the polling.
     if is_poll and after == _mark(server_exports.show_export(context, caller, export_id)):
         return Response(status_code=204)
     report = shown_once(request).take(request).get("report")
@@ -122,6 +123,7 @@ def _page(
 
 def _mark(view: ExportView) -> str:
     """What changes with each thing that can be seen to happen."""
+    # Status alone is not enough: a running job reports progress by events.
     return f"{view.job.shown_status}-{view.last_word.event_id if view.last_word else 0}"
 
 

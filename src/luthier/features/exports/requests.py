@@ -29,7 +29,14 @@ SERVED: Final[tuple[ExportFormat, ...]] = ("adapter", "merged", "gguf")
 
 @dataclass(frozen=True, slots=True)
 class FormatView:
-    """A format with its precisions, widest first. missing: packages that must come first, by the extra `extra`."""
+    """A format that the server can export to.
+
+    Attributes:
+        name: The format.
+        precisions: The precisions that it has, widest first.
+        missing: Packages that have to be installed first.
+        extra: The extra of the `luthier` package that installs them.
+    """
 
     name: ExportFormat
     precisions: tuple[ExportPrecision, ...]
@@ -39,7 +46,14 @@ class FormatView:
 
 @dataclass(frozen=True, slots=True)
 class ExportView:
-    """An export and its job. last_word: what the job has told last."""
+    """An export and its job.
+
+    Attributes:
+        export: The export, with its document once it is made.
+        job: The job that makes it.
+        asked: What was requested.
+        last_word: The newest event of the job; None before the first, and in lists.
+    """
 
     export: ServerExport
     job: Job
@@ -71,10 +85,15 @@ def formats() -> list[FormatView]:
 def start(context: Context, caller: Caller, source: str, to: str, quantise: str | None = None) -> ServerExport:
     """Queue the export of a run that has succeeded, a tuned model or a base model on this machine.
 
-    quantise: the precision; None takes the format's own.
+    Args:
+        source: A run id, a tuned model (`ft:...`) or a base model.
+        to: The format.
+        quantise: The precision; None takes the format's own.
 
-    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded; RequestError for a
-    format or a precision that there is not, a package that is missing, or a checkpoint.
+    Raises:
+        NotFoundError: No such source in the project.
+        ConflictError: The run has not succeeded.
+        RequestError: An unknown format or precision, a missing package, or a checkpoint.
     """
     format = _checked_format(to, quantise)
     shown, source_name = _source(context, caller, source)

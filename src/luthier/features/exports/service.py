@@ -32,15 +32,18 @@ def export(
     held_out: Path | None = None,
     num_prompts: int = NUM_PROMPTS,
 ) -> Export:
-    """Write what a run has trained, or a base model, in another format into the folder `output`.
+    """Write what a run has trained, or a base model, in another format, proved in its real runtime against its source.
 
-    It is loaded in its real runtime and compared with its source on `num_prompts` rows before it gets its name: of the
-    file `held_out`, or the run's own held-out ones, or built-in prompts. quantise: the precision; None takes the
-    format's own. Nothing is left in `output` where any of that fails.
+    Args:
+        output: A folder that does not exist yet, or is empty; nothing is left in it after an error.
+        quantise: The precision; None takes the format's own.
+        held_out: Rows to prove it on; None takes those of the run, or built-in prompts.
 
-    Raises what `find_source` raises; RequestError for a precision that the format has not, a package that is missing,
-    or a model that the format cannot hold; ConflictError where `output` is not empty; StorageFullError; ParityError
-    where the export does not compute what its source does; WorkError where a converter fails.
+    Raises:
+        NotFoundError: The source, its files or its base model are not here.
+        ConflictError: The run has not succeeded, its files have changed, or `output` is not empty.
+        RequestError: A precision or model that the format lacks, or a missing package.
+        StorageFullError, ParityError, WorkError: A full disk, a failed proof, a failed converter.
     """
     from luthier.ml.export.exporters import registry
     from luthier.ml.export.exporters.proof_prompts import source_prompts

@@ -53,6 +53,7 @@ def _show(console: Console, report: VerifyReport) -> None:
         console.print(f"{fault.kind}: {visible(fault.path)} {visible(fault.what)}", soft_wrap=True)
     if report.bundle_sha256 is None:
         return
+    # Three states: nobody signed, somebody signed without a key to check, or a checked signer.
     signer = report.signed_by or ("nobody" if report.unchecked_signer is None else "")
     if report.signed_by is not None and not report.is_signer_proved:
         signer += "  (whose key that is was not proved: pass --key)"

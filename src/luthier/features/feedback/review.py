@@ -33,8 +33,13 @@ _STATUS_OF: Final[dict[Decision, ReviewStatus]] = {"accept": "accepted", "reject
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """What has come of queueing. num_queued: new items; num_known: exchanges that were queued before; num_wordless:
-    whose words were not kept."""
+    """The outcome of queueing exchanges for review.
+
+    Attributes:
+        num_queued: New items.
+        num_known: Exchanges that were queued before.
+        num_wordless: Exchanges whose text was not stored.
+    """
 
     num_queued: int
     num_known: int

@@ -50,7 +50,14 @@ class FeedbackInput(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackResult:
-    """What has come of it. is_queued: whether a correction waits for review; why_not: why one does not, in words."""
+    """The outcome of one piece of feedback.
+
+    Attributes:
+        feedback: As it is stored.
+        outcome: Whether it is new, replaces an earlier one, or repeats it.
+        is_queued: Whether a correction waits for review.
+        why_not: Why a correction does not wait.
+    """
 
     feedback: Feedback
     outcome: Outcome
@@ -60,7 +67,13 @@ class FeedbackResult:
 
 @dataclass(slots=True)
 class Imported:
-    """What has come of a file. refused: line and reason of each that was not taken."""
+    """The outcome of importing a file.
+
+    Attributes:
+        num_by_outcome: How many lines were new, replaced or the same.
+        num_queued: Corrections that wait for review.
+        refused: Line number and reason of each line that was refused.
+    """
 
     num_by_outcome: dict[Outcome, int] = field(default_factory=lambda: {"new": 0, "replaced": 0, "same": 0})
     num_queued: int = 0

@@ -44,9 +44,17 @@ class FileReference:
 
 @dataclass(frozen=True, slots=True)
 class AuditRequest:
-    """What is to be audited: ids of files, names of models and checks; as `audits.AuditOptions` says.
+    """What to audit; ids of files and names of models. The rest is as in `file_audits.AuditOptions`.
 
-    most_lines: of how many rows of each finding the lines are given as well.
+    Attributes:
+        file_id: The file to audit.
+        against: The held-out file, for contamination.
+        model: The base model whose tokens count.
+        only: Ids of checks; None for all.
+        mapping: Column map, as for training.
+        group_by: The field that names a row's source document.
+        method: How the file will be trained.
+        most_lines: For how many rows of each finding the lines are listed.
     """
 
     file_id: str
@@ -91,7 +99,13 @@ def stored_file(context: Context, project_id: str, place: str, file_id: Any) -> 
 
 @dataclass(frozen=True, slots=True)
 class FileReferences:
-    """Files by id and models by name, as this machine knows them; `shown`: what is shown for these in answers."""
+    """Files by id and models by name, resolved to this machine.
+
+    Attributes:
+        context: The home.
+        project_id: The project whose files may be named.
+        shown: What answers show in place of a path or a file name; filled as files are resolved.
+    """
 
     context: Context
     project_id: str
@@ -164,9 +178,14 @@ def plan_of(
 ) -> dict[str, Any]:
     """The complete plan and the quote of a recipe that names files by id: what `luthier plan --json` prints.
 
-    ask: what answers the question. compares: with `advice` on the method, and what it takes on other `devices`.
+    Args:
+        recipe: The recipe as plain keys.
+        ask: What answers the question.
+        compares: Add `advice` on the method, and what the run takes on other `devices`.
 
-    Raises RequestError and what `plans.prepare` raises.
+    Raises:
+        RequestError: It names no file or model of the project.
+        LuthierError: The recipe cannot be planned.
     """
     names = FileReferences(context, project_id)
     document = with_files(recipe, file=names.file, model=names.model)
@@ -241,9 +260,18 @@ def answer_about(
     against: str | None = None,
     model: str | None = None,
 ) -> dict[str, Any]:
-    """The answer to a question about the rows of a file, with the rows as they are.
+    """The answer to a question about the rows of a file.
 
-    given: the rest of the question. against: the id of a second file. Raises RequestError and what the question raises.
+    Args:
+        question: A key of the analysis child's table.
+        file_id: The file.
+        given: The rest of the question.
+        against: The id of a second file.
+        model: The name of a base model.
+
+    Raises:
+        RequestError: A file or model that the project does not have.
+        LuthierError: The question cannot be answered.
     """
     names = FileReferences(context, project_id)
     asked = dict(given) | {

@@ -28,9 +28,10 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def create(context: Context, caller: Caller, request: FineTuningRequest) -> Job:
-    """Queue a job; its files are looked at before it is trained.
+    """Queue a job. Its files are validated before it is trained.
 
-    Raises UnsupportedError for what is not done here, and for a model or file that the project has not.
+    Raises:
+        UnsupportedError: Something that this server does not do, or a model or file that the project does not have.
     """
     # Refused, not ignored: a client that expects its runs in Weights & Biases would wait for them in vain.
     if request.integrations:
@@ -100,10 +101,16 @@ def page_of_jobs(
     metadata: Mapping[str, str] | None = None,
     without_metadata: bool = False,
 ) -> tuple[list[Job], bool]:
-    """Jobs of the project behind the one with id `after`, newest first, at most `limit`, and whether there are more.
+    """Jobs of the project, newest first, and whether there are more.
 
-    metadata: only jobs that have all of these. without_metadata: only jobs that have none. Raises NotFoundError for an
-    `after` that is no job of the project.
+    Args:
+        after: The id of the job that the page follows.
+        limit: How many jobs at most.
+        metadata: Only jobs that have all of these.
+        without_metadata: Only jobs that have none.
+
+    Raises:
+        NotFoundError: `after` is no job of the project.
     """
     found: list[Job] = []
     is_sifted = without_metadata or bool(metadata)

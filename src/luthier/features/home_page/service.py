@@ -83,10 +83,16 @@ class Judged(FrozenModel):
 
 
 class Spent(FrozenModel):
-    """What the runs that ended, paused or went on since `since` (ISO 8601) have taken. hours are measured.
+    """What the runs have taken that ended, paused or went on since a moment.
 
-    usd, energy_kwh: estimates; None where no run had a price or a known power. num_unpriced: runs without a price.
-    is_all: false where there were more runs than are summed up.
+    Attributes:
+        since: The moment, ISO 8601.
+        num_runs: How many runs.
+        hours: Measured hours of training.
+        usd: Estimated US dollars; None where no run had a price.
+        energy_kwh: Estimated energy; None where no run had a known power.
+        num_unpriced: Runs without a price.
+        is_all: False where there were more runs than are summed up.
     """
 
     since: str
@@ -99,7 +105,15 @@ class Spent(FrozenModel):
 
 
 class Room(FrozenModel):
-    """The disk that holds the home, in bytes. runs_bytes: at least that, where `is_all_counted` is false."""
+    """The disk that holds the home.
+
+    Attributes:
+        total_bytes: Its size.
+        free_bytes: What is free.
+        artifacts_bytes: What artifacts take.
+        runs_bytes: What the folders of runs take; a lower bound where `is_all_counted` is false.
+        is_all_counted: Whether all folders of runs were counted.
+    """
 
     total_bytes: int
     free_bytes: int

@@ -24,7 +24,15 @@ USUAL_NUM_ROWS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRow:
-    """A row with what each system wrote. messages: its prompt's turns, where it is more than one of a user."""
+    """A row with the answers of all systems.
+
+    Attributes:
+        row_id: The id of the row.
+        prompt: The prompt as a person reads it.
+        messages: The turns of the prompt; empty where it is a single turn of a user.
+        reference: The row's own answer, or empty.
+        answers: The answer of each system.
+    """
 
     row_id: str
     prompt: str
@@ -35,7 +43,14 @@ class AnsweredRow:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRows:
-    """Rows that all systems have answered. source: the file or the evaluation. num_left_out: rows too long for one."""
+    """Rows that all systems have answered.
+
+    Attributes:
+        systems: The systems, in order.
+        source: The file, or the id of the evaluation.
+        rows: The rows.
+        num_left_out: Rows that are too long for one of the systems.
+    """
 
     systems: tuple[str, ...]
     source: str

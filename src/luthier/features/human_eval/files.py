@@ -48,7 +48,13 @@ _CHOICES: Final = {"Answer 1": 0, "Answer 2": 1, "Tie": 2}
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came in. num_skipped: annotations that their raters had cancelled."""
+    """The outcome of an import.
+
+    Attributes:
+        num_ratings: Ratings that were stored.
+        raters: The names of their raters.
+        num_skipped: Annotations that their raters had cancelled.
+    """
 
     num_ratings: int
     raters: tuple[str, ...]

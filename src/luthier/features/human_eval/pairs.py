@@ -25,7 +25,13 @@ _TURNS: Final = re.compile(r"\A\[(system|developer|user|assistant|tool|function)
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Rows in Luthier's preference shape, and what became no row, by its reason. caught: raters who are left out."""
+    """Preference pairs.
+
+    Attributes:
+        rows: Rows in Luthier's preference shape.
+        left_out: How many pairs were left out, by reason.
+        caught: Raters whose ratings were left out.
+    """
 
     rows: tuple[dict[str, Any], ...]
     left_out: dict[str, int]

@@ -30,7 +30,17 @@ MOST_SECONDS: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class RatingView:
-    """The state of the rating page. item: None where all is rated. shown: the texts as they stand, first and second."""
+    """The state of the rating page.
+
+    Attributes:
+        panel: The panel.
+        rater: Who rates.
+        item: The item to rate; None where all are rated.
+        shown_first: Which answer is shown first.
+        num_rated: Items that this rater has rated.
+        num_items: All items.
+        shown_at: When the page was made, in seconds since 1970.
+    """
 
     panel: RatingPanel
     rater: Rater

@@ -46,7 +46,13 @@ _RATINGS: Final = RecordTable(ratings, Rating)
 
 @dataclass(frozen=True, slots=True)
 class PanelCounts:
-    """A panel as a list shows it. num_ratings: of all raters together."""
+    """A panel as a list shows it.
+
+    Attributes:
+        panel: The panel.
+        num_raters: Its raters.
+        num_ratings: The ratings of all raters together.
+    """
 
     panel: RatingPanel
     num_raters: int

@@ -22,14 +22,19 @@ _MIN = 2
 def calibrate(
     context: Context, project_id: str, judge: str, *, ratings: Path | None = None, panel: str | None = None
 ) -> tuple[Calibration, ...]:
-    """Have a judge rate what people rated, say how far they agree, and keep that; one calibration for each target.
+    """Have a judge rate what people rated, measure how far they agree, and store that; one calibration a target.
 
-    ratings: a file as `luthier human-eval export` writes it; panel: the id of a panel of the project. Exactly one of
-    the two.
     Raters who fail their attention checks are left out, and named.
 
-    Raises RequestError (not exactly one source, a wrong file), NotFoundError (no such panel, judge or file), DataError
-    (no ratings), and what the judge raises.
+    Args:
+        judge: As `open_judge` takes it.
+        ratings: A file that `luthier human-eval export` has written. Exactly one of this and `panel`.
+        panel: The id of a panel of the project.
+
+    Raises:
+        RequestError: Not exactly one source, a wrong file, or a judge's name that cannot be.
+        NotFoundError: No such panel, judge or file.
+        DataError: Fewer than two items with ratings.
     """
     from luthier.ml.evaluation.judge.against_people import Occasion, targets_of
     from luthier.ml.evaluation.judge.against_people import calibrate as hold_against

@@ -20,10 +20,13 @@ from luthier.platform.home.context import Context
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was done, and what is left to do.
+    """What was done to forget a row, and what is left.
 
-    versions: the new versions of datasets, without the row, with how many rows each has lost. num_reviews: items of the
-    review queue that were removed. left: what has the row all the same, a sentence each.
+    Attributes:
+        lineage: Where the row was before.
+        versions: The new dataset versions without the row, each with the number of rows removed.
+        num_reviews: Items that were removed from the review queue.
+        left: What still contains the row, a sentence each.
     """
 
     lineage: RowLineage

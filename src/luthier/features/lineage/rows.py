@@ -29,7 +29,14 @@ _IDS: Final = ("exchange_id", "review_id", "panel_id")
 
 @dataclass(frozen=True, slots=True)
 class RowIn:
-    """A file in which the row stands. lines: of the file, from 1 on. dataset: `ID version N` where it is such a one."""
+    """A file that contains the row.
+
+    Attributes:
+        sha256: The digest of the file.
+        file: Its path.
+        lines: The lines of the row, from 1 on.
+        dataset: `ID version N` of the dataset version, if it is one.
+    """
 
     sha256: str
     file: str
@@ -39,10 +46,17 @@ class RowIn:
 
 @dataclass(frozen=True, slots=True)
 class Saw:
-    """A run that the row was given to. learned: it stood in its training rows (of the task or general), as against
-    validation and held-out ones, of which nothing is learned. through: the run whose outcome it goes on from, where
-    the row was learned there. models, exports: what was made of it. deployments: that have ever routed to any of
-    these, and whether they do now."""
+    """A run that was given the row.
+
+    Attributes:
+        run_id: The run.
+        splits: The splits that contained the row.
+        learned: Whether it was in training rows (of the task or general), from which the run learns.
+        through: The earlier run that had learned the row, where this run continues from its outcome.
+        models: Tuned models made of the run.
+        exports: Exports made of it.
+        deployments: Names that ever routed to any of these, and whether they do now.
+    """
 
     run_id: str
     splits: tuple[str, ...]
@@ -55,9 +69,15 @@ class Saw:
 
 @dataclass(frozen=True, slots=True)
 class RowLineage:
-    """All that is known of a row. unknown: runs of which a file is gone or has changed, so that nothing is known.
+    """All that is known of a row.
 
-    num_runs, num_files: what was gone through.
+    Attributes:
+        row: The text or id that was searched for.
+        files: Files that contain it.
+        saw: Runs that were given it, oldest first.
+        unknown: Runs of which a file is gone or has changed.
+        num_runs: Runs that were searched.
+        num_files: Files that were searched.
     """
 
     row: str

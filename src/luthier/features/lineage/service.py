@@ -23,9 +23,17 @@ _TONES: Final[dict[str, Tone]] = {"better": "good", "worse": "bad"}
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One thing. key: names it in the graph. name: what it is called. note: a second line. version: of a dataset.
+    """One thing in the graph.
 
-    band: the place of the model that it stands beside, from 0 on.
+    Attributes:
+        key: Its id in the graph.
+        kind: What it is.
+        name: What it is called.
+        note: A second line.
+        tone: Whether it is shown as good, bad or open.
+        subject: The id that its page is found by.
+        version: The version of a dataset.
+        band: The place of the model that it is drawn with, from 0 on.
     """
 
     key: str
@@ -40,7 +48,13 @@ class Node:
 
 @dataclass(slots=True)
 class Lineage:
-    """Nodes by their keys, and which leads to which, once each. has_more: whether older runs were left out."""
+    """A graph of nodes.
+
+    Attributes:
+        nodes: By key.
+        edges: Pairs of keys, each once, in order.
+        has_more: Whether older runs were left out.
+    """
 
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: dict[tuple[str, str], None] = field(default_factory=dict)

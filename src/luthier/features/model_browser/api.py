@@ -74,6 +74,7 @@ def _view(context: Context, base: BaseView) -> BaseModelView:
     model = base.model
     return BaseModelView(
         name=base.name,
+        # The title of a model that is no catalogue entry is its name, which may be a folder of the server.
         title=model.title if not model.title.startswith("/") else base.name,
         is_here=base.is_here,
         licence=model.licence,

@@ -142,6 +142,7 @@ def _gibibytes(num_bytes: float | None) -> str:
     if num_bytes is None:
         return "-"
     value = num_bytes / (1 << 30)
+    # 9.95 rounds to 10.0: the limit keeps both forms at two significant digits.
     return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
 

@@ -62,6 +62,7 @@ def deploy(
     """Give a target a name that is free. source: the model whose page the form stands on."""
     reason = override.strip() or None
     try:
+        # Revision 0: the form makes new names only. A taken one is an error, not a silent takeover of its users.
         made = deployments.deploy(context, caller, name.strip(), target, expected_revision=0, override=reason)
     except LuthierError as error:
         given = {"deploy_error": error, "name": name.strip(), "override": override}
@@ -81,6 +82,7 @@ def _page(
     values["is_gated"] = default_gate(context, caller.project_id) is not None
     names = context.deployments.list(caller.project_id)
     if run_id is None:
+        # Only after runs and tuned models: a deployment cannot have such a name.
         if NAME.fullmatch(name) and context.deployments.find(caller.project_id, name) is not None:
             return RedirectResponse(f"/deployments/{name}", status_code=303)
         base = project_models.find_base(context, name)
@@ -92,6 +94,7 @@ def _page(
             "deployments": [one.name for one in names if one.revision.share_of(base.name) is not None],
         }
         return render(request, "model_browser/base.html", values, status=status)
+    # A checkpoint that another project has permitted: it may be used, but its run is not shown.
     if tuned is not None and tuned.project_id != caller.project_id:
         return render(request, "model_browser/permitted.html", values | {"tuned": tuned}, status=status)
     details = project_models.show_tuned(context, caller, run_id)

@@ -26,10 +26,15 @@ CHECKS: Final = (
 class Check(FrozenModel):
     """One part of a check.
 
-    status: `refused` is an answer of Luthier with its reason; `wrong` is another result than that of the model's own
-    forward pass; `fault` is an error that nobody foresaw; `not_run` what time or an earlier part left out.
-    path: by which way it works. reason, remedy: why it does not, and what to do. measures: figures that were found,
-    each with its unit or what it is a share of in its name.
+    Attributes:
+        name: The part, such as `loss` or `rows: one turn`.
+        status: `refused`: Luthier refuses, with a reason. `wrong`: not the result of the model's own forward pass.
+            `fault`: an unexpected error. `not_run`: left out for time, or because an earlier part failed.
+        path: The way by which it works.
+        reason: Why it does not work.
+        remedy: What to do about it.
+        seconds: How long it took.
+        measures: Figures that were found; each name says the unit or what it is a share of.
     """
 
     name: str
@@ -42,7 +47,17 @@ class Check(FrozenModel):
 
 
 class ModelCheck(FrozenModel):
-    """All checks of one base model. layers: how many of its layers were computed with; all of them for small models."""
+    """All checks of one base model.
+
+    Attributes:
+        model: Its name.
+        path: Its folder.
+        architecture: The class of its configuration.
+        num_parameters: All its parameters.
+        context_length_tokens: Its longest sequence.
+        layers: Which layers were computed with; `all` for small models.
+        checks: The parts, in order.
+    """
 
     model: str
     path: str

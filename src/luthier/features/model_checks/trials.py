@@ -53,7 +53,17 @@ class _NotRunError(Exception):
 
 @dataclass(slots=True)
 class Trial:
-    """A model under trial. path: its folder. rows: a file of the user's, or None. work: a folder for what is made."""
+    """A model on trial, and what its parts share.
+
+    Attributes:
+        path: The folder of the model.
+        rows: A file of the user's, or None.
+        work: A folder for files that are made.
+        template: The chat template, once it is loaded.
+        ready: The prepared run, once it is planned.
+        measures: Figures of the part that is running.
+        path_of_refused: The setting by which a refused row would pass.
+    """
 
     path: Path
     rows: Path | None

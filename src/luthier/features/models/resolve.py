@@ -36,11 +36,22 @@ class TemplatedEngine(Engine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One system to judge. `shots`: examples put before each prompt. `name` is what tables and verdict call it.
+    """One system to judge.
 
-    context_length_tokens: what there is room for, less a trained prompt. quantisation: how the base is held.
-    template_options: what its chat template is given, as in training. learn_reasoning: whether thoughts are scored.
-    opted_turns: what of rows and prompts is written in another way, as in training.
+    Attributes:
+        name: What tables and the verdict call it.
+        model_name: The base model's name.
+        model_path: The folder of the base model, or of a full outcome.
+        adapter_path: The folder of the adapter, if any.
+        template: How conversations are written.
+        precision: The type of the weights in computation.
+        device: Where it is computed.
+        context_length_tokens: Tokens that fit, less those of a trained prompt.
+        shots: Examples put before each prompt.
+        quantisation: How the base is packed.
+        template_options: Options of the chat template, as in training.
+        learn_reasoning: Whether thoughts are scored.
+        opted_turns: What of rows and prompts is rewritten, as in training.
     """
 
     name: str

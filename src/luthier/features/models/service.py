@@ -17,13 +17,32 @@ if TYPE_CHECKING:
 
 
 class ModelView(FrozenModel):
-    """A base model as a person sees it. `path` is its transformers folder, None where it was not pulled yet.
+    """A base model as pages and commands show it.
 
-    num_active_parameters: that one token meets; None where that is all, or not known. training_memory: what the planner
-    predicts (ml/planning/catalog_memory.py); None where it has no figure. hub: the repository of an entry of the
-    catalogue.
-    commit: what was pulled from a hub. never_fetched: code and pickles that lay beside it. unchecked: fields that no
-    public file has confirmed.
+    Attributes:
+        name: As recipes name it.
+        title: As people name it.
+        source: `catalog`, or where the files on this machine come from.
+        licence: An SPDX id, or the licence's own name.
+        licence_url: Where its text is.
+        num_parameters: All parameters.
+        context_length_tokens: The longest sequence, in tokens.
+        has_chat_template: Whether its tokenizer has a chat template.
+        note: A remark of the catalogue.
+        path: Its transformers folder; None before it is pulled.
+        num_bytes: Size on this machine.
+        sha256: The digest of its files.
+        architecture: The class of its configuration.
+        num_active_parameters: Parameters that one token meets; None where that is all, or unknown.
+        is_gated: Whether the hub asks for accepted terms.
+        template_options: Options of the chat template, each with its values.
+        training_memory: Predicted peak memory (ml/planning/catalog_memory.py); None without a figure.
+        hub: The repository of a catalogue entry.
+        is_pinned: Whether the catalogue names a commit.
+        commit: The commit that was pulled.
+        never_fetched: Code and pickles of the repository that were left there.
+        sources: Where the catalogue's figures come from.
+        unchecked: Fields that no public file has confirmed.
     """
 
     name: str
@@ -64,7 +83,12 @@ def list_models(context: Context) -> list[ModelView]:
 
 
 def pull_model(context: Context, name: str) -> ModelView:
-    """Make sure that a model is on this machine. Raises what `models.sources.pull` raises."""
+    """Make sure that a model is on this machine.
+
+    Raises:
+        NotFoundError: No such model.
+        ModelSourceError: Its files cannot be fetched, or are damaged.
+    """
     from luthier.ml.inference.models import catalog, sources
 
     model = sources.pull(name, context.home, context.progress)

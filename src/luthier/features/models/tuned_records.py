@@ -8,10 +8,19 @@ from luthier.core.frozen_model import FrozenModel
 
 
 class TunedModel(FrozenModel):
-    """What can be asked by name. `model_id`: `ft:BASE:PROJECT:SUFFIX:ID`, a checkpoint with `:ckpt-step-N` behind it.
+    """A tuned model that can be asked by name.
 
-    adapter_path: its folder, as `TrainResult.adapter_path`. step: None for the outcome. metrics: losses (nats a trained
-    token) and accuracies after that step, by name. Times are seconds since 1970.
+    Attributes:
+        model_id: `ft:BASE:PROJECT:SUFFIX:ID`; a checkpoint with `:ckpt-step-N` behind it.
+        project_id: The project that owns it.
+        job_id: The job that made it.
+        run_id: The run of that job.
+        base_model: The base model, as recipes name it.
+        adapter_path: The folder of its weights, as `TrainResult.adapter_path`.
+        step: The training step of a checkpoint; None for the outcome.
+        checkpoint_id: The id of a checkpoint (`ftckpt_...`); None for the outcome.
+        metrics: Losses (nats a trained token) and accuracies (0 to 1) after that step, by name.
+        created_at: Seconds since 1970.
     """
 
     model_id: str

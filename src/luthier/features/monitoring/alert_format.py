@@ -53,6 +53,7 @@ def document_of(alert: Alert) -> dict[str, Any]:
         "opened_at": alert.opened_at,
         "closed_at": alert.closed_at,
         "sentence": signal.sentence,
+        # Ids only: a webhook may go to a third party, and texts of users stay in this home.
         "examples": list(signal.examples[:_MAX_EXAMPLES]),
         "do": signal.do,
     }
@@ -92,6 +93,8 @@ def _parted(alerts: Sequence[Alert]) -> tuple[list[Alert], list[Alert]]:
 
 def _line(text: str) -> str:
     """On one line, with signs that would be hidden or move the cursor made visible."""
+    # Folding line breaks also keeps a model's name from adding headers to a mail. `shown` makes bidirectional and
+    # control characters visible.
     return str(shown(" ".join(text.split())))
 
 

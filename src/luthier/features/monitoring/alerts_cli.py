@@ -101,9 +101,11 @@ def settings(
         changes |= _spans(every, window)
         if watch or leave_out:
             named, left = set(watch or ()), set(leave_out or ())
+            # Named wins over left out and the other way round: a model is in one of the two lists at most.
             changes["models"] = tuple(sorted((set(now.models) | named) - left))
             changes["left_out"] = tuple(sorted((set(now.left_out) | left) - named))
         if email or remove_email:
+            # An address that is added and removed in one command is removed.
             kept = [one for one in (*now.emails, *(email or ())) if one not in (remove_email or ())]
             changes["emails"] = tuple(dict.fromkeys(kept))
         rule = {"open_after": open_after, "close_after": close_after}
@@ -132,6 +134,7 @@ def check(
         project_id = caller_of(context, project).project_id
         chosen = models or monitor_loop.monitored_models(context, project_id)
         told = [alert for model in chosen for alert in monitor_loop.check_model(context, project_id, model)]
+        # A home without a server has no thread that would send them.
         mails.send_due(context)
         states = {model: monitor_loop.state_of(context, project_id, model) for model in chosen}
         problems = {model: state.problem for model, state in states.items() if state is not None and state.problem}
@@ -157,6 +160,7 @@ def check(
 def _spans(every: str | None, window: str | None) -> dict[str, int]:
     from luthier.platform.home.duration import parse_duration
 
+    # Whole minutes and hours: rounding down gives 0 for "30s", which the settings then refuse.
     spans = {} if every is None else {"every_minutes": int(parse_duration(every, option="--every") // 60)}
     return spans if window is None else spans | {"window_hours": int(parse_duration(window, option="--window") // 3600)}
 
@@ -164,6 +168,7 @@ def _spans(every: str | None, window: str | None) -> dict[str, int]:
 def _stuck(context: Context, project_id: str) -> list[Mail]:
     from luthier.platform.notifications import mails
 
+    # `last_answer` is set by a failed attempt; mails that only wait for their first have none.
     return [mail for mail in mails.list_mails(context, project_id) if mail.last_answer]
 
 

@@ -30,8 +30,13 @@ _ALERTS: Final = RecordTable(
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a look at a model has changed. alerts: new and changed ones. documents: kept with them. events: for webhooks
-    of the project."""
+    """What a check of a model has changed; written in one transaction.
+
+    Attributes:
+        alerts: New and changed alerts.
+        documents: State and mails that belong to them.
+        events: Events for the webhooks of the project.
+    """
 
     alerts: Sequence[Alert]
     documents: Sequence[WatchDocument]

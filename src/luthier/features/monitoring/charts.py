@@ -14,6 +14,7 @@ _HOUR = 3600.0
 
 def signal_charts(signals: Sequence[Signal], past: Sequence[PastCheck]) -> list[Plot]:
     """One chart for each signal that two looks have seen a value of; what has changed comes first."""
+    # False sorts before True, and the sort is stable: the rest keeps the order of the report.
     order = sorted(signals, key=lambda one: one.state != "changed")
     return [chart for one in order if (chart := _chart(one, past)) is not None]
 
@@ -27,6 +28,7 @@ def _chart(signal: Signal, past: Sequence[PastCheck]) -> Plot | None:
         seen = look.signals.get(signal.name)
         if seen is None or seen.value is None:
             continue
+        # Negative hours before the newest check; three decimals are 4 seconds, below a pixel.
         hours = round((look.at - past[-1].at) / _HOUR, 3)
         values.append((hours, seen.value))
         if seen.low is not None and seen.high is not None:

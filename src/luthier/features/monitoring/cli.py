@@ -68,6 +68,7 @@ def monitor(
         project_id, now = context.access.project(project).project_id, context.access.now()
         if corpus or data or group or normal_now or judge or judged or suite or suite_every:
             kept = watch_settings.model_settings(context, project_id, model)
+            # Options that are left out keep what is stored: each command changes only what it names.
             changed = _changed(kept, corpus, data, group or [], now if normal_now else kept.normal_since)
             changed = _with_suite(_with_judge(changed, judge, judged), suite, suite_every)
             monitoring.set_model_settings(context, project_id, model, changed)
@@ -96,6 +97,7 @@ def _changed(
         named[name] = pattern
     return kept.model_copy(
         update={
+            # Absolute: the server that reads it later has another working directory.
             "corpus": kept.corpus if corpus is None else str(corpus.absolute()),
             "data": kept.data if data is None else str(data.absolute()),
             "groups": named or kept.groups,

@@ -40,8 +40,13 @@ CANARIES_EVERY_MINUTES: Final = 5
 
 
 class CheckState(FrozenModel):
-    """How far looking at a model is. next_at: when it is looked at next; looked_at: when it was last. problem: why the
-    last look failed, in words. Times: seconds since 1970."""
+    """The state of a model's checks. Times are seconds since 1970.
+
+    Attributes:
+        next_at: When the next check is due.
+        looked_at: The end of the last check that succeeded.
+        problem: Why the last check failed; empty where it did not.
+    """
 
     next_at: float
     looked_at: float | None = None
@@ -58,14 +63,24 @@ class SignalSnapshot(FrozenModel):
 
 
 class PastCheck(FrozenModel):
-    """One check. at: its end, in seconds since 1970. signals: by name."""
+    """One check of the past.
+
+    Attributes:
+        at: The end of its window, in seconds since 1970.
+        signals: What it saw, by the name of the signal.
+    """
 
     at: float
     signals: dict[str, SignalSnapshot]
 
 
 class CheckHistory(FrozenModel):
-    """Results of a model's checks. report: the last one; None before any. past: oldest first, the last one included."""
+    """The results of a model's checks.
+
+    Attributes:
+        report: The last report; None before the first.
+        past: Up to 336 checks, oldest first, the last one included.
+    """
 
     report: WatchReport | None = None
     past: tuple[PastCheck, ...] = Field(default=())

@@ -71,6 +71,7 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All models that are watched, and the alerts that are open."""
     settings = alerts.alert_settings(context, caller.project_id)
     is_open = alerts.list_alerts(context, caller.project_id, status="open")
+    # Models with open alerts are listed even when they are not monitored any more, else nobody could close them.
     names = dict.fromkeys(
         [*monitor_loop.monitored_models(context, caller.project_id, settings), *(one.model for one in is_open)]
     )
@@ -85,6 +86,7 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
     """One model: signals with charts, and its alerts."""
     found = alerts.list_alerts(context, caller.project_id, model=name, limit=_MAX_ALERTS)
     watched = _watched(context, caller, name, [one for one in found if one.status == "open"])
+    # A removed deployment keeps its page as long as there are checks or alerts about it.
     if watched.state is None and not found and name not in monitor_loop.monitored_models(context, caller.project_id):
         raise NotFoundError(
             f"{name[:100]!r} is not watched",
@@ -115,6 +117,7 @@ def look(
     """Begin a look, and lead to where what it has seen will be: a look reads hours of exchanges."""
     if name not in monitor_loop.monitored_models(context, caller.project_id):
         raise NotFoundError(f"{name[:100]!r} is not watched", expected="a model of the list", do="open the list")
+    # In the background: a check reads hours of traffic, which would hold the request open.
     monitor_loop.start_check(context, caller.project_id, name)
     return redirect(request, f"/monitor/model?{urlencode({'name': name})}")
 
@@ -190,6 +193,7 @@ def _watched(context: Context, caller: Caller, name: str, is_open: list[Alert]) 
 
 
 def _newest(found: pl.DataFrame) -> list[dict[str, Any]]:
+    # The frame is in order of time, oldest first.
     return list(found.tail(_PAGE).reverse().iter_rows(named=True))
 
 

@@ -116,9 +116,11 @@ def decide(
 ) -> Response:
     """Keep one decision, and lead to the next item; or show why it cannot be kept."""
     found = review_queue.show_item(context, caller.project_id, item)
+    # Browsers send CRLF for line breaks of a textarea; a model would learn the carriage returns.
     is_edit, edited = decision == "edit", answer.replace("\r\n", "\n") if decision == "edit" else None
     made: Decision = "accept" if decision == "edit" else decision
     try:
+        # Optimistic lock over the page's lifetime; the store checks once more between this read and the write.
         if _seen(found) != seen:
             raise ConflictError(
                 f"{found.decided_by or 'somebody'} has changed this item meanwhile: it is {found.status}",
@@ -130,6 +132,7 @@ def decide(
         view = _review_view(context, caller, item, model, status, is_edited=is_edit, error=error, typed=edited)
         return _page(request, context, caller, view)
     _, following = review_queue.neighbours(context, caller.project_id, item, model=model or None, status=status)
+    # At the end of the list it goes on from its start: items that were skipped are there.
     if following is None:
         _, following = review_queue.neighbours(context, caller.project_id, None, model=model or None, status=status)
     words = {"accept": "accepted", "reject": "rejected", "edit": "accepted as you wrote it"}[decision]
@@ -204,6 +207,7 @@ def _review_view(
             context, caller.project_id, item, model=model or None, status=status
         )
     counts = review_queue.counts(context, caller.project_id)
+    # The form is only shown to those whose decision would be accepted.
     is_edited = is_edited and caller.may("train")
     return ReviewView(found, model, status, counts, previous, following, is_edited, notice, error, typed)
 
@@ -222,9 +226,11 @@ def _page(request: Request, context: Context, caller: Caller, view: ReviewView) 
     answer = render(request, template, {"desk": view, "names": names}, status=status)
     if is_fragment_request(request):
         item = None if view.item is None else view.item.review_id
+        # The address follows the item without a history entry for each one: "back" leaves the queue.
         answer.headers["HX-Replace-Url"] = view.at(item=item, edit=view.is_edited)
     return answer
 
 
 def _seen(item: ReviewItem) -> str:
+    # 64 bits guard against accidents, not attackers: the caller may change the item anyway.
     return sha256_document(item.model_dump(mode="json"))[:16]

@@ -32,24 +32,42 @@ _GROUP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class MonitorResult:
-    """What `luthier monitor` has found. page: where the page was written; None where none was asked for."""
+    """What `luthier monitor` has found.
+
+    Attributes:
+        report: The signals of the window.
+        page: The file of the page; None where none was requested.
+    """
 
     report: WatchReport
     page: Path | None
 
 
 def watch(context: Context, project_id: str, model: str, *, since: float, until: float | None = None) -> WatchReport:
-    """The report of a model's traffic in [since, until), seconds since 1970; until now where no end is given.
+    """The report of a model's traffic in [since, until).
 
-    Raises RequestError for a window that has no length.
+    Args:
+        model: The name that clients ask for.
+        since: Seconds since 1970.
+        until: Seconds since 1970; None for now.
+
+    Raises:
+        RequestError: The window has no length.
     """
     return _watched(context, project_id, model, since, until).report
 
 
 def look(context: Context, project_id: str, model: str, *, since: float, html: Path | None = None) -> MonitorResult:
-    """The same up to now, and a page of it. html: the file of the page.
+    """The report up to now, and a page of it.
 
-    Raises NotFoundError where nothing at all is known of such a model, and what `watch` raises.
+    Args:
+        model: The name that clients ask for.
+        since: Seconds since 1970.
+        html: The file of the page; None for no page.
+
+    Raises:
+        NotFoundError: The project has neither traffic nor a deployment of this name.
+        RequestError: The window has no length.
     """
     found = _watched(context, project_id, model, since, None)
     if not len(found.rows.at):
@@ -63,7 +81,12 @@ def look(context: Context, project_id: str, model: str, *, since: float, html: P
 
 
 def set_model_settings(context: Context, project_id: str, model: str, settings: WatchSettings) -> WatchSettings:
-    """Keep what is said of a model, in place of what was. Raises RequestError, NotFoundError (a path)."""
+    """Store an operator's settings for a model, in place of earlier ones.
+
+    Raises:
+        RequestError: Too many groups, a group's name or pattern, a judge's name, or a suite that no job can run.
+        NotFoundError: A path that does not exist.
+    """
     if len(settings.groups) > _MAX_GROUPS:
         raise RequestError(
             f"{len(settings.groups)} groups", expected=f"at most {_MAX_GROUPS}", do="name those that matter most"

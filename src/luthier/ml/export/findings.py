@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 class Findings:
     """What comparing found, prompt by prompt; what could not be compared is missing.
 
-    differences: [positions, tokens] a prompt, in nats, to the source; base_differences: to the base without adapter.
-    first_other_text: what differs in the first prompt whose greedy text does.
+    Attributes:
+        num_prompts: prompts that were compared.
+        num_texts_equal: of these, how many have the same greedy text.
+        first_other_text: what differs in the first prompt whose greedy text does.
+        vocabulary: width of the export's logits; 0 before the first prompt.
+        is_finite: whether all likelihoods are.
+        differences: [positions, tokens] a prompt, in nats: export to source.
+        base_differences: the same, export to the base without the adapter.
+        source_base_differences: the same, source to the base without the adapter.
+        export_nats, source_nats: of each reference, in all.
+        num_tokens: tokens of each reference that were scored.
     """
 
     num_prompts: int = 0

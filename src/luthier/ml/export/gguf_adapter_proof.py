@@ -19,10 +19,19 @@ def prove_gguf_adapter(
 ) -> ParityReport:
     """Run the adapter in `file` over its base in float16 and compare it as a GGUF of the merged model would be.
 
-    observed: the source's side, its base not packed. scratch: a folder for the base, which is gone afterwards (two
-    bytes a weight, four more on the way). The bound is that of GGUF in float16: what is rounded is the base alone.
+    The bound is that of GGUF in float16: only the base is rounded.
 
-    Raises WorkError where the converter fails or cannot be had, RequestError where llama.cpp cannot hold the base.
+    Args:
+        source: the model.
+        file: the adapter as GGUF.
+        observed: the source's side, its base not packed.
+        scratch: a folder for the base, which is deleted afterwards (two bytes a weight, four more on the way).
+        progress: shows conversion and proof.
+        tools: where the converter is stored.
+
+    Raises:
+        WorkError: the converter fails or cannot be had.
+        RequestError: llama.cpp cannot hold the base.
     """
     from luthier.ml.export.exporters import gguf
     from luthier.ml.export.parity import compare

@@ -48,12 +48,20 @@ def prove(
 ) -> ParityReport:
     """Compare an export with its source on held-out examples; `NUM_PROMPTS` of them make a proof.
 
-    observed: the source's side where it was run on these examples before (`observe_source`), for a second format of
-    one source. Source and export are in memory one after the other.
+    Source and export are in memory one after the other.
+
+    Args:
+        source: the model.
+        export_folder: what was exported.
+        format, precision: of the export.
+        examples: held-out.
+        progress: advanced by each prompt.
+        observed: the source's side where it was run on these examples before (`observe_source`).
 
     Raises:
         RequestError: no example can be used, or the package of the runtime is not installed.
-        NotFoundError, ModelSourceError: source or export does not load. DivergedError: the source has NaN in it.
+        NotFoundError, ModelSourceError: source or export does not load.
+        DivergedError: the source has NaN in it.
     """
     # The source's model is gone when the export is opened: one at a time in memory.
     seen = observed if observed is not None else observe_source(source, examples, progress)

@@ -38,7 +38,7 @@ RUINOUS_LOSS_NATS: Final = 0.693
 """A token of the references: perplexity has doubled. An export that loses more fails, whatever its format."""
 
 NEARER_BASE_FRACTION: Final = 0.9
-"""An export that is nearer to the base than to the source in so many of its prompts has lost the adapter."""
+"""An export that is nearer to the base than to the source in this share of its prompts has lost the adapter."""
 
 
 def bound_nats(format: ExportFormat, precision: ExportPrecision) -> float | None:

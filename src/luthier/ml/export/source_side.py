@@ -31,7 +31,12 @@ MAX_POSITIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class Likeliest:
-    """The likeliest tokens of some positions and their log-probabilities, both [positions, NUM_TOP], best first."""
+    """The likeliest tokens of some positions, best first.
+
+    Attributes:
+        ids: [positions, NUM_TOP].
+        nats: [positions, NUM_TOP], their log-probabilities.
+    """
 
     ids: NDArray[np.int64]
     nats: NDArray[np.float32]
@@ -60,7 +65,13 @@ class SourceAnswer(ProofPrompt):
 
 @dataclass(frozen=True, slots=True)
 class ObservedSource:
-    """The source's side of a proof. vocabulary: the width of its logits."""
+    """The source's side of a proof.
+
+    Attributes:
+        prompts: how the source writes prompts.
+        answers: its output for each prompt.
+        vocabulary: the width of its logits.
+    """
 
     prompts: SourcePrompts
     answers: tuple[SourceAnswer, ...]
@@ -86,8 +97,10 @@ def observe_source(
         prompts: Those of the examples, where they were made before.
 
     Raises:
-        RequestError: no example fits, or none has a reference. DivergedError: the source's likelihoods are not finite.
-        NotFoundError, ModelSourceError, TemplateError: as loading and rendering do.
+        RequestError: no example fits, or none has a reference.
+        DivergedError: the source's likelihoods are not finite.
+        NotFoundError, ModelSourceError: the model is missing or damaged.
+        TemplateError: the template cannot write an example.
     """
     from luthier.ml.export.exporters.companions import source_template
     from luthier.ml.export.runtimes.transformers_model import TransformersModel
@@ -115,7 +128,14 @@ def likeliest(rows: LogProbabilities) -> Likeliest:
 
 
 def reference_nll(rows: LogProbabilities, start: int, num_prompt: int, reference: Sequence[int]) -> float:
-    """Nats of the reference in all. rows: of the positions from `start` on, of prompt and reference."""
+    """Negative log-likelihood of the reference in all, in nats.
+
+    Args:
+        rows: [positions, vocabulary] of the positions from `start` on, of prompt and reference.
+        start: the first of these positions.
+        num_prompt: tokens of the prompt.
+        reference: tokens of the reference.
+    """
     # Row i predicts token i + 1; what lies before `start` was not computed.
     first = max(num_prompt - 1, start)
     targets = np.asarray(reference[first - (num_prompt - 1) :], dtype=np.int64)

@@ -143,7 +143,7 @@ def prove(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     Raises:
         RequestError: the model's own forward pass fails, or later tokens change its earlier logits.
     """
-    # The kinds tried are part of it: a proof without batches says nothing of batches.
+    # The kinds tried are part of it: a proof without batches does not cover batches.
     key = proof_key(model, probe, tuple(kind for kind, _ in trials))
     if key not in _proved:
         found = _find(model, probe, trials)
@@ -163,7 +163,7 @@ def _find(model: PreTrainedModel, probe: Probe, trials: Sequence[tuple[Kind, Tri
     for kind, trial in trials:
         try:
             found = trial(probe)
-        # Memory says nothing of the path: a slower one would be remembered for the whole process.
+        # No fault of the path: a slower one would be remembered for the whole process.
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - what a cache that does not fit raises is of many kinds
@@ -260,7 +260,6 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
     # [rows, width], padded on the right: a causal model never looks there.
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in probe.rows], device=model.device)
     logits = model(input_ids=tokens, **accepted(model, {"use_cache": False})).logits.float()
-    # Contiguous, since a sum over a strided view may run in another order and add noise of its own.
     parts = [logits[place, len(row) - NUM_STEPS - 1 : len(row)].contiguous() for place, row in enumerate(probe.rows)]
     far = [apart(part, own) for part, own in zip(parts, expected, strict=True)]
     return min(_MOST, max(far))

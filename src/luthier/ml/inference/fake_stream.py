@@ -61,7 +61,12 @@ class FakeStreamEngine:
         self._adapters.pop(name, None)
 
     def ask(self, key: Hashable, request: TextRequest, adapter: str | None) -> bool:
-        """Begin to write. Raises RequestError (closed, unknown adapter), OverlongError."""
+        """Begin to write.
+
+        Raises:
+            RequestError: a closed engine, or an adapter that is not loaded.
+            OverlongError: a prompt of more words than the context.
+        """
         self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(f"adapter {adapter!r}", expected="one that is loaded", do="load it")

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, context_tokens: int) -> list[int]:
     """The ids of a request, written by a template.
 
-    Raises RequestError (empty), OverlongError (no room for one token of an answer), TemplateError.
+    Args:
+        template: of the model, with the options of the request.
+        tools: how tools enter the prompt.
+        request: conversation, text or token ids.
+        context_tokens: of the model.
+
+    Raises:
+        RequestError: the prompt is empty.
+        OverlongError: no room for one token of an answer.
+        TemplateError: the template cannot write the conversation.
     """
     if request.token_ids is not None:
         return checked(list(request.token_ids), context_tokens)
@@ -28,10 +37,14 @@ def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, cont
 
 
 def check_bytes(least_tokens: int, context_tokens: int) -> None:
-    """Raise OverlongError where a text cannot fit, whatever its tokens are.
+    """Refuse a text that cannot fit, whatever its tokens are.
 
     Args:
-        least_tokens: no fewer has it.
+        least_tokens: a lower bound of its tokens.
+        context_tokens: of the model.
+
+    Raises:
+        OverlongError: it cannot fit.
     """
     if least_tokens >= context_tokens:
         raise overlong(least_tokens, context_tokens, "at least ")

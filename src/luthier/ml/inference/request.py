@@ -24,7 +24,11 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 
 @dataclass(frozen=True, slots=True)
 class PreparedTexts:
-    """Texts that are ready to be made into vectors."""
+    """Texts that are ready to be made into vectors.
+
+    Attributes:
+        inputs: token ids of each.
+    """
 
     inputs: list[Request]
 
@@ -125,7 +129,12 @@ class RequestPreparer:
         )
 
     def embedded(self, request: EmbeddingRequest) -> PreparedTexts:
-        """The inputs as tokens. Raises RequestError and OverlongError, as `prepare`."""
+        """The inputs as tokens.
+
+        Raises:
+            RequestError: an empty input, or a token that does not exist.
+            OverlongError: an input is longer than the context.
+        """
         return PreparedTexts(
             [
                 self._engine.request_within_context(Prompt(text=one, max_new_tokens=1))

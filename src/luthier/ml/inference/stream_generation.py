@@ -23,11 +23,18 @@ def generate_by_streaming(
 ) -> list[Generation]:
     """One generation a prompt, in the order of the prompts; as many are under way as the engine has room for.
 
-    Raises what `ask` raises, with the number of the prompt where it is known, and WorkError for an answer that failed.
     The first error ends all.
 
     Args:
-        returns_token_ids: whether each holds the ids of its tokens, where the engine gives them.
+        engine: writes the answers.
+        prompts: conversations or texts with their limits.
+        progress: advanced by each answer.
+        adapter: a loaded adapter; None for the base.
+        returns_token_ids: whether each generation holds the ids of its tokens, where the engine gives them.
+
+    Raises:
+        RequestError, OverlongError, TemplateError: a prompt that cannot be written.
+        WorkError: an answer failed; the message has the number of its prompt.
     """
     requests = [_request(prompt, number, returns_token_ids) for number, prompt in enumerate(prompts)]
     waiting = deque(range(len(requests)))

@@ -183,7 +183,9 @@ class VllmEngine:
         """The request as token ids, from any thread.
 
         Raises:
-            RequestError, OverlongError, TemplateError: as `ask`.
+            RequestError: a request that vLLM cannot follow.
+            OverlongError: the prompt leaves no room in the context.
+            TemplateError: the template cannot write the conversation.
         """
         assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
         if request.tool_choice == "required":
@@ -208,7 +210,12 @@ class VllmEngine:
         owner: str | None = None,  # noqa: ARG002 - vLLM shares its time out itself
         may_exceed: bool = False,  # noqa: ARG002
     ) -> bool:
-        """Begin to write what `prepare` has made; as `ask`."""
+        """Begin to write what `prepare` has made; false where there is no room, or while vLLM is being started again.
+
+        Raises:
+            RequestError: a closed engine, or an unknown adapter.
+            WorkError: vLLM has ended too often.
+        """
         self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(
@@ -244,12 +251,23 @@ class VllmEngine:
         return events
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        """One generation a prompt, in the order of the prompts, by the base.
+
+        Raises:
+            RequestError: a closed engine, or a prompt that cannot be written.
+            OverlongError: a prompt leaves no room in the context.
+            TemplateError: the template cannot write a conversation.
+            WorkError: an answer failed, or vLLM has ended too often.
+        """
         self._check_open()
         return generate_by_streaming(self, prompts, progress)
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Raises RequestError, always: vLLM's API states no likelihood that its users may compare."""
+        """Not supported: vLLM's API gives no likelihoods that can be compared with those of other engines.
+
+        Raises:
+            RequestError: always.
+        """
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from vLLM",
             expected="an engine that gives them exactly: transformers or llama_cpp",
@@ -380,7 +398,13 @@ class VllmEngine:
 
 
 def open_stream_engine(served: Served) -> VllmEngine:
-    """The engine over a transformers folder. Raises as `VllmEngine` does; RequestError for a packed base."""
+    """The engine over a transformers folder.
+
+    Raises:
+        RequestError: a base that is packed on loading.
+        NotFoundError: vLLM is not installed.
+        WorkError: it ends, or is not ready in time.
+    """
     if served.quantisation is not None:
         raise RequestError(
             f"quantisation {served.quantisation} with the engine vllm",

@@ -143,5 +143,6 @@ def _print_plain(console: Console, change: FieldChange) -> None:
     for sign, there in (("-", change.old), ("+", change.new)):
         if there is not None:
             text = "".join(piece for mark, piece in spans if mark in ("=", sign))
+            # One line a field, so that grep and diff work on the output.
             folded = visible(text).replace("\n", "\u23ce")
             console.print(f"  {sign} {visible(change.field)}: {folded}", soft_wrap=True)

@@ -93,6 +93,7 @@ def _show(console: Console, made: WrittenSplit) -> None:
         console.print(visible(f"removed  {name} of an earlier split"), soft_wrap=True)
     for warning in found["warnings"]:
         console.print(Text.assemble(("warning  ", "yellow"), visible(warning)), soft_wrap=True)
+    # Quoted for a shell: the line is meant to be copied.
     sides = " ".join(f"--set data.{side}={shlex.quote(path)}" for side, path in made.recipe_data().items())
     console.print(visible(f"next     luthier train RECIPE {sides}"), soft_wrap=True)
 

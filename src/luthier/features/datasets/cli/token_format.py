@@ -43,6 +43,7 @@ def bracketed(spans: Sequence[Span], arrow: str = _NEW_LINE) -> str:
     pieces, is_open = [], False
     for span in spans:
         if span.learned:
+            # Neighbouring learned tokens share one pair of brackets, with a bar at each token's border.
             pieces.append(_BORDER if is_open else _OPEN)
         elif is_open:
             pieces.append(_CLOSE)
@@ -61,6 +62,7 @@ def _coloured(spans: Sequence[Span], console: Console) -> Text:
 
 def _marked(span: Span, arrow: str) -> str:
     shown = visible(span.text)
+    # A learned line break is a token that the loss counts; unmarked, nobody would see whether it is learned.
     return shown.replace("\n", f"{arrow}\n") if span.learned else shown
 
 

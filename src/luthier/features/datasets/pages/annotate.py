@@ -34,6 +34,7 @@ _MAX_FIELDS: Final = 5_000
 
 
 async def _form_of(request: Request) -> FormData:
+    # One field a text of the row: long conversations have thousands, and Starlette's default is 1,000.
     return await request.form(max_fields=_MAX_FIELDS, max_files=0)
 
 
@@ -89,7 +90,9 @@ def edit(request: Request, context: HomeContext, caller: Trainer, dataset_id: st
 
     version, line = _number(form, "version"), _number(form, "row")
     queue = _queue(context, caller, dataset_id, version, _show(form), str(form.get("rows", "")))
+    # An empty field means "no decision was shown", which is not the same as time 0.
     seen = None if not form.get("seen") else _float(form, "seen")
+    # Which form was sent is told by the field it has.
     mode: Edit = "json" if "json" in form else "text"
     texts = {name.removeprefix("text:"): str(text) for name, text in form.items() if name.startswith("text:")}
     try:
@@ -167,6 +170,7 @@ def news(
     version_of = dataset_versions.get_version(context, caller, dataset_id, version)
     decisions = {one.row: one for one in context.datasets.decisions(dataset_id, version_of.number)}
     decision = decisions.get(row)
+    # One's own decisions in another tab are no news.
     is_news = decision is not None and decision.decided_at != seen and decision.author != caller.name
     values = {"decision": decision if is_news else None, "words": _WORDS}
     return render(request, "datasets/news.html", values)
@@ -181,6 +185,7 @@ def _onward(request: Request, context: Context, caller: Caller, queue: Queue, li
     """To the row behind one that was just decided; at the end to the first that is left, where only some are shown."""
     following = queue.after(line)
     if following is None:
+        # In the undecided queue skipped rows are left at its start; in other filters the row itself stays in view.
         following = queue.first() if queue.show == "undecided" else line
     return _lead(request, context, caller, AnnotationView(queue, following, notice=words))
 

@@ -87,6 +87,7 @@ class AnnotationView:
         for place in text_fields(self.fields):
             old, text = known.get(place.pointer, ""), place.text[:_MAX_SHOWN]
             spans: tuple[tuple[str, str], ...] = (("=", text),)
+            # The word diff is quadratic in the number of words: long texts are shown without marks.
             if text != old and self.decision is not None and max(len(old), len(place.text)) <= _MAX_COMPARED:
                 spans = word_diff(old, text) if self.decision.edited is not None else spans
             shown.append(ShownText(place, spans, max(0, len(place.text) - _MAX_SHOWN)))
@@ -97,6 +98,7 @@ class AnnotationView:
         """The place that an edit most likely changes: the last text that is learned, else the first text."""
         texts = [shown for shown in self.texts if shown.place.is_text]
         learned = [shown.place.pointer for shown in texts if shown.is_learned]
+        # The last answer is what an annotator corrects most often.
         return learned[-1] if learned else texts[0].place.pointer if texts else ""
 
     @property
@@ -137,6 +139,7 @@ class AnnotationView:
         version = self.queue.version
         kept = "" if rows == "all" else rows or self.only
         values = {"version": version.number, "show": show or self.queue.show, "row": row, "edit": edit, "rows": kept}
+        # Empty values are left out, so that addresses are short and the same view has one address.
         known = {name: value for name, value in values.items() if value}
         return f"/datasets/{version.dataset_id}/annotate?{urlencode(known, safe=',')}"
 

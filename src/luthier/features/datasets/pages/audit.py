@@ -114,6 +114,7 @@ def _page(
     error: LuthierError | None = None,
 ) -> Response:
     values = head(context, caller, dataset_id, version, "/audit")
+    # Settings that raised an error (an unknown model) would raise it again when their state is looked up.
     settings_known = settings if error is None else AuditSettings()
     audited = audit_state(context, caller, values["version"], settings_known)
     found = [] if audited.answer is None else list(enumerate(audited.answer["findings"], start=1))

@@ -36,6 +36,7 @@ def show_all(
         {
             "dataset": dataset,
             "version": version,
+            # Only what is cached: a list of many datasets must not start a computation for each.
             "shape": known_shape(context, version),
             "grade": known_grade(context, version),
         }

@@ -40,6 +40,7 @@ def waiting_page(request: Request, context: Context, caller: Caller, values: dic
     values: what `head` made. Raises what `index_state` raises, and the error that the rows cannot be read by.
     """
     state = index_state(context, caller, values["version"])
+    # Raised here, so that each page shows it with its own frame and status.
     if state.error is not None:
         raise state.error
     if state.state == "answered":

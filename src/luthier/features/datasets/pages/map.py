@@ -36,6 +36,7 @@ def look(
     """The map, once it is drawn; the first look begins that. group: whose rows are listed below."""
     values = head(context, caller, dataset_id, version, "/map")
     values["state"] = state = dataset_maps.map_of(context, caller, values["version"], again=again)
+    # Without an answer the whole page is sent: it polls until the map is drawn.
     is_piece = is_fragment_request(request) and group is not None and state.answer is not None
     if state.answer is not None:
         shown = picture(state.answer)

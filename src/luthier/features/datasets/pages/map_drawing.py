@@ -50,6 +50,7 @@ def picture(drawn: Mapping[str, Any]) -> Picture:
     dots: dict[int, list[str]] = defaultdict(list)
     for point in points:
         x, y = left + point["x"] * across, top + point["y"] * down
+        # A move and a zero-length line: with round line caps the stroke draws a dot.
         dots[point["group"]].append(f"M{x:.1f} {y:.1f}h0")
     numbers = sorted((n for n in dots if n != NO_GROUP), key=lambda n: (-len(dots[n]), n))
     names = _names(drawn["groups"], numbers)
@@ -58,8 +59,10 @@ def picture(drawn: Mapping[str, Any]) -> Picture:
     for place, number in enumerate(numbers):
         region, name = drawn["groups"][number], names[number]
         half = len(name) * _CHARACTER_WIDTH / 2 + 6
+        # Kept inside the drawing by half the width of the label.
         x = min(max(left + region["x"] * across, half), WIDTH - half)
         y = min(max(top + region["y"] * down, _LABEL_HEIGHT), HEIGHT - 8)
+        # Greedy, largest group first: a label that would overlap an earlier one is only in the list.
         has_room = all(abs(x - a) > half + b or abs(y - c) > _LABEL_HEIGHT for a, b, c in taken)
         if has_room:
             taken.append((x, half, y))
@@ -84,7 +87,9 @@ def _names(regions: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> dict
 
 
 def _scale(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float, float, float]:
+    # `or 1.0`: all points on one line would divide by zero.
     low_x, width = min(xs, default=0.0), (max(xs, default=0.0) - min(xs, default=0.0)) or 1.0
     low_y, height = min(ys, default=0.0), (max(ys, default=0.0) - min(ys, default=0.0)) or 1.0
     across, down = (WIDTH - 2 * _EDGE) / width, (HEIGHT - 2 * _EDGE) / height
+    # SVG's y axis points down, so the factor of y is negative.
     return _EDGE - low_x * across, across, HEIGHT - _EDGE + low_y * down, -down

@@ -34,6 +34,7 @@ DEFAULTS: Final = {
 @router.get("")
 def look(request: Request, context: HomeContext, caller: Reader, dataset_id: str, version: Number = None) -> Response:
     """The form, and the split that was made last. What was typed before stands in the address, too."""
+    # From the address, so that a reload after the redirect still shows what was typed.
     typed = {name: request.query_params.get(name, "")[:_MAX_TYPED] for name in DEFAULTS}
     return _page(request, context, caller, dataset_id, version, typed if any(typed.values()) else DEFAULTS, None)
 
@@ -105,6 +106,7 @@ def _page(
 
 def _number(name: str, text: str, low: float, high: float) -> float:
     try:
+        # "nothing" is no number: an empty field takes the same way as a wrong one.
         value = float(text.strip().replace("%", "") or "nothing")
     except ValueError:
         value = float("nan")

@@ -66,6 +66,7 @@ def length_chart(bins: list[list[int]], context_tokens: int) -> Plot:
     """How many rows are how long, as steps; the context of the model as a mark."""
     points = [(float(low), float(count)) for low, _, count in bins]
     if bins:
+        # Closes the last step: a step line holds each value up to the next point.
         points.append((float(bins[-1][1] + 1), 0.0))
     return Plot(
         "lengths",

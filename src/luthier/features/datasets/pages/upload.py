@@ -43,6 +43,7 @@ async def bring(request: Request, context: HomeContext, caller: Trainer) -> Resp
 
     A coroutine, since the body comes piece by piece; its pieces are written in threads. Scripts ask for JSON.
     """
+    # The upload script asks for JSON to show its progress bar; without scripts the form gets a page.
     wants_json = "application/json" in request.headers.get("accept", "")
     given: dict[str, str] = {}
     try:
@@ -54,6 +55,7 @@ async def bring(request: Request, context: HomeContext, caller: Trainer) -> Resp
             )
             given = form.fields
             made = await run_in_threadpool(_keep, context, caller, incoming, form.filename, given)
+    # Leaving the `with` above has removed what had been received.
     except ClientDisconnect:
         return Response(status_code=400)  # to nobody
     except LuthierError as error:
@@ -82,6 +84,7 @@ def adopt(request: Request, context: HomeContext, caller: Trainer, file: _Text, 
 def _keep(
     context: Context, caller: Caller, incoming: IncomingFile, filename: str, given: dict[str, str]
 ) -> DatasetVersion:
+    # Browsers send an empty part with an empty name when no file was chosen.
     if not filename and not incoming.num_bytes:
         raise FormError("no file was chosen", expected="a file of rows", do="choose one, or drop it on the page")
     file = dataset_versions.bring_file(context, caller, incoming, filename)

@@ -103,6 +103,7 @@ def _cells(price: FormatPrice, metric: str) -> list[str]:
     words = {True: "recommended", False: "not recommended for this model", None: ""}[price.is_recommended]
     return [
         price.label,
+        # Decimal megabytes, as file managers and hubs show them.
         f"{price.num_bytes / 1e6:,.0f}",
         f"{price.peak_memory_bytes / 1e6:,.0f}",
         _spread(price.prompt_tokens_per_second),

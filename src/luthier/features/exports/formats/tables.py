@@ -50,10 +50,20 @@ _SHORT: Final = {"f32": "float32", "fp32": "float32", "f16": "float16", "fp16": 
 
 @dataclass(frozen=True, slots=True)
 class FormatRequest:
-    """What is asked. formats: as `gguf:q4_k_m`, short names of types allowed. folder: for table and page.
+    """What a table of formats is to compare.
 
-    num_rows: how many held-out rows quality is measured on, num_timed: how many prompts speed is, chosen by a stable
-    hash. num_rounds: of timing. keeps_exports: leave the exports in `folder/exports`.
+    Attributes:
+        name: The model: a run, a tuned model or a base model.
+        data: The file of held-out rows.
+        folder: Where table and page are written.
+        formats: Formats such as `gguf:q4_k_m`; short names of types are allowed.
+        metrics: What to measure; None takes what the rows can be judged by.
+        mapping: Column map of the rows; None takes the run's own.
+        num_rows: How many rows quality is measured on, chosen by a stable hash.
+        num_timed: How many prompts speed is measured on.
+        num_rounds: How often each prompt is timed.
+        max_new_tokens: Limit of an answer, in tokens.
+        keeps_exports: Keep the exports in `folder/exports`.
     """
 
     name: str
@@ -72,12 +82,15 @@ class FormatRequest:
 def measure_formats(context: Context, request: FormatRequest) -> FormatTable:
     """Export a model in each format, measure all of them and the model itself, and write table and page.
 
-    An export whose proof fails is measured all the same, and not recommended; one whose runtime is not installed, or
-    that the format cannot hold, is a row that says so. What was stopped goes on with the same request: exports that are
-    made and qualities that are measured are kept until the table is written.
+    An export whose proof fails is measured all the same, and not recommended. A format whose runtime is missing, or
+    that cannot hold the model, is a row with the reason. An interrupted run goes on with the same request: exports and
+    qualities are stored until the table is written.
 
-    Raises RequestError for formats, metrics or numbers that cannot be, ConflictError where the folder has a table or
-    the beginning of another one in it, and what reading the rows and finding the model raise.
+    Raises:
+        RequestError: Formats, metrics or numbers that cannot be.
+        ConflictError: The folder has a table, or the unfinished one of another request, or another process works on it.
+        NotFoundError: No such model or file.
+        DataError: The rows cannot be read.
     """
     from luthier.ml.data.rows.formats import load_file
 

@@ -12,10 +12,19 @@ from luthier.core.run import TrainResult
 
 
 class BaseFacts(FrozenModel):
-    """The base model. name: a short name, the hub's, or the last part of a path. hub: `org/name`, where it has one.
+    """The base model; what is None or empty is not known.
 
-    sha256: over its weight files. licence_texts: of the files that came with it, by their names. note: what a user of
-    it must know.
+    Attributes:
+        name: a short name, the hub's, or the last part of a path.
+        sha256: over its weight files.
+        hub: `org/name`, where it has one.
+        revision: of the hub's repository.
+        licence, licence_url: as its makers state them.
+        architecture: class of transformers.
+        num_parameters: embeddings included.
+        context_length_tokens: the longest text.
+        note: what a user of it must know.
+        licence_texts: of the files that came with it, by their names.
     """
 
     name: str
@@ -32,7 +41,18 @@ class BaseFacts(FrozenModel):
 
 
 class DatasetFacts(FrozenModel):
-    """One file of rows, by its name without a folder, and what of it the run has used."""
+    """One file of rows, and what of it the run has used.
+
+    Attributes:
+        split: what it was used for.
+        name: of the file, without its folder.
+        sha256: of the file.
+        shape: form of its rows.
+        num_rows: rows of the file.
+        num_examples: examples that were made of them.
+        num_tokens: tokens of these.
+        num_trained_tokens: tokens that were learned.
+    """
 
     split: Split
     name: str
@@ -45,10 +65,15 @@ class DatasetFacts(FrozenModel):
 
 
 class RunFacts(FrozenModel):
-    """The run that trained what was exported. Times are UTC, ISO 8601.
+    """The run that trained what was exported.
 
-    plan: without the reasons of its values, and with the names of files and folders where their paths stood.
-    plan_hash: its own, which none of that changes. result: without the place of its outcome.
+    Attributes:
+        run_id: of the run.
+        created_at, ended_at: UTC, ISO 8601.
+        plan: without the reasons of its values, and with the names of files and folders in place of their paths.
+        plan_hash: of the plan as it was run, which these changes leave as it is.
+        datasets: its files of rows.
+        result: without the place of its outcome.
     """
 
     run_id: str
@@ -61,7 +86,12 @@ class RunFacts(FrozenModel):
 
 
 class PackageFacts(FrozenModel):
-    """A Python package that took part. licence: as its metadata state it, an SPDX expression where they have one."""
+    """A Python package that took part.
+
+    Attributes:
+        name, version: as installed.
+        licence: as its metadata state it, an SPDX expression where they have one.
+    """
 
     name: str
     version: str
@@ -71,9 +101,15 @@ class PackageFacts(FrozenModel):
 class BundleFacts(FrozenModel):
     """What is known of an export when its bundle is made.
 
-    title: what the card is called. made_at: UTC, ISO 8601. run: None for a base model that no run has changed.
-    safety: what a safety evaluation has found, a sentence each; empty where there was none. command: the one that
-    exports this again.
+    Attributes:
+        title: of the card.
+        made_at: UTC, ISO 8601.
+        base: the base model.
+        run: None for a base model that no run has changed.
+        evaluation: on held-out rows, before the export; None where there was none.
+        safety: findings of a safety evaluation, a sentence each; empty where there was none.
+        packages: that took part.
+        command: the one that exports this again.
     """
 
     title: str

@@ -74,7 +74,7 @@ def push_to_hub(payload: UploadPayload, url: str, progress: Progress, *, is_publ
             said = f"Bundle {payload.manifest.digest}"
             api.create_commit(repo, additions, commit_message=said, revision=revision, parent_commit=before.sha)
         with _explained(repo):
-            # Read back, since the commit's success says nothing of what the hub has stored.
+            # Read back: a commit that succeeded is no proof of what the hub has stored.
             after = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         there = {sibling.rfilename: sibling for sibling in after.siblings or []}
     for file in payload.files:

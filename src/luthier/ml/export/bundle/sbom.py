@@ -20,8 +20,15 @@ _APPROACHES: Final = {"pretraining": "self-supervised", "grpo": "reinforcement-l
 
 
 def sbom(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, Any]:
-    """The document. manifest: of the files of the model. Its serial number follows from its content."""
+    """The CycloneDX document. Its serial number follows from its content.
+
+    Args:
+        export: what was exported.
+        facts: where it comes from.
+        manifest: of the files of the model.
+    """
     base = _base(facts.base)
+    # Rows are named by digest only: the bundle never holds them.
     data = [_data(dataset) for dataset in facts.run.datasets] if facts.run is not None else []
     packages = [_package(package) for package in facts.packages]
     parts = [base, *data, *packages]

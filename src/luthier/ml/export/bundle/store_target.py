@@ -146,7 +146,11 @@ class _Place:
         return digest.hexdigest()
 
     def prove(self, file: BundleFile) -> None:
-        """Raises WorkError where a file is not there as it was sent."""
+        """Check that a file is there as it was sent.
+
+        Raises:
+            WorkError: its digest is another.
+        """
         if (found := self.digest(file.path)) != file.sha256:
             raise not_proved(self._shown, file.path, f"its digest is {found}")
 

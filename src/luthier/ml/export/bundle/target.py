@@ -69,7 +69,11 @@ def another_bundle(url: str, what: str) -> ConflictError:
 
 
 def check_strangers(url: str, names: Iterable[str], payload: UploadPayload) -> None:
-    """Raises ConflictError where a place holds files that this bundle does not have."""
+    """Check that a place holds files of this bundle only.
+
+    Raises:
+        ConflictError: it holds others.
+    """
     strange = sorted(set(names) - {file.path for file in payload.files})
     if strange:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""

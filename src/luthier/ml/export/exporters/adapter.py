@@ -23,7 +23,11 @@ _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Raise RequestError for a model without an adapter."""
+    """Refuse a model without an adapter.
+
+    Raises:
+        RequestError: it has none.
+    """
     del progress, tools
     if source.adapter_path is None:
         raise RequestError(
@@ -36,8 +40,13 @@ def check(source: ExportSource, progress: Progress, tools: Path) -> None:
 def write(source: ExportSource, target: Path, precision: ExportPrecision, progress: Progress, tools: Path) -> list[str]:
     """Write the PEFT folder with the base's tokenizer and template beside it, and `adapter.gguf` where one can be made.
 
-    The base is named as others know it, not by its place on this machine. Returns why there is no `adapter.gguf` where
-    there is none. Raises RequestError for a model without an adapter.
+    The base is named as others know it, not by its place on this machine.
+
+    Returns:
+        What users must know, such as why there is no `adapter.gguf`.
+
+    Raises:
+        RequestError: a model without an adapter.
     """
     check(source, progress, tools)
     assert source.adapter_path is not None

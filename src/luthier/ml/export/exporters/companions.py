@@ -28,11 +28,16 @@ _PROBE: Final = Conversation(messages=(Message(role="user", content="Which wood?
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How an export writes and ends turns. stop_ids: the tokens that end an answer, the template's own first.
+    """How an export writes and ends turns.
 
-    stops: their texts. beginning: the text of the token that every prompt begins with, or empty. settings: the
-    generation config. opted: what of turns was written in another way in training. notes: what whoever uses the export
-    must do for it to see turns as in training, a sentence each.
+    Attributes:
+        template: of the source, with its options.
+        stop_ids: the tokens that end an answer, the template's own first.
+        stops: their texts.
+        beginning: the text of the token that every prompt begins with, or empty.
+        settings: the generation config.
+        opted: which turns were rewritten in training.
+        notes: what users must do so that the export sees turns as in training, a sentence each.
     """
 
     template: ChatTemplate
@@ -47,15 +52,22 @@ class Turns:
 def source_template(source: ExportSource) -> ChatTemplate:
     """The chat template of a source with the options that it was trained with.
 
-    Raises what `ChatTemplate.load` raises.
+    Raises:
+        NotFoundError, ModelSourceError: the folder or its tokenizer is missing or damaged.
+        RequestError, TemplateError: the template cannot be used.
     """
     return ChatTemplate.load(source.base_path, source.template, options=source.template_options)
 
 
 def template_of_export(source: ExportSource, template: ChatTemplate) -> ExportedTemplate:
-    """The chat template of an export of this source. template: the source's.
+    """The chat template of an export of this source.
 
-    Raises RequestError where the options cannot be put into it.
+    Args:
+        source: the model.
+        template: the source's.
+
+    Raises:
+        RequestError: the options cannot be put into it.
     """
     # A chat template that leaves the beginning out does so on purpose (`ChatTemplate.encode`).
     own = _own_text(template) if template.kind == "chat" else _plain_layout(template, _beginning(template))
@@ -65,11 +77,13 @@ def template_of_export(source: ExportSource, template: ChatTemplate) -> Exported
 def write_companions(source: ExportSource, target: Path) -> Turns:
     """Put the tokenizer of the source's base into `target`, with the template and the stop tokens that it was run with.
 
-    The plain layout, for which a base model has no template of its own, is written as one: so that other runtimes,
-    which do not know it, see the tokens that were trained on. What the template was given in training, and turns that
-    were written in another way then, are written into the template (`exported_template`).
+    The plain layout, for which a base model has no template of its own, is written as one, so that other runtimes,
+    which do not know it, see the tokens that were trained on. Options of the template, and turns that were rewritten in
+    training, are written into the template (`exported_template`).
 
-    Raises what `ChatTemplate.load` raises; RequestError where the options of the template cannot be put into it.
+    Raises:
+        NotFoundError, ModelSourceError: the folder or its tokenizer is missing or damaged.
+        RequestError, TemplateError: the template cannot be used, or its options cannot be put into it.
     """
     base = Path(source.base_path)
     template = source_template(source)

@@ -83,7 +83,7 @@ class TensorNames:
     """The converter's names of tensors, with those that its classes know and its own `gguf` does not.
 
     Version 0.1.1 names tensors of drafting heads (`DSPARK_...`) in the classes of DeepSeek, so that no module that
-    imports them loads: GLM 4, Ministral 3, DeepSeek. Such a name stands for itself here, which no file can hold, so a
+    imports them loads: GLM 4, Ministral 3, DeepSeek. Such a name is its own value here, which no file can hold, so a
     model that has such a tensor still ends in an error.
 
     Args:

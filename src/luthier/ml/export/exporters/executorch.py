@@ -25,7 +25,8 @@ MAX_CONTEXT_TOKENS: Final = 2048
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
     """Refuse a model whose state is more than keys and values: the program holds those of a fixed context alone.
 
-    Raises RequestError with the reason, and for a missing package.
+    Raises:
+        RequestError: such a model, a composite one, or a missing package.
     """
     del progress, tools
     if importlib.util.find_spec("executorch") is None:
@@ -53,11 +54,15 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     """Write `model.pte` in float32, with tokenizer and template beside it.
 
     The model is merged in float32, traced by torch.export and lowered to XNNPACK in a child process: minutes for a
-    model of 135 million weights, and about six times its size in memory. Returns that its context is cut to
-    `MAX_CONTEXT_TOKENS` where the model's is longer.
+    model of 135 million weights, and about six times its size in memory.
 
-    Raises RequestError for a missing package and for a model that cannot be traced, WorkError where lowering fails,
-    OSError where the disk is full.
+    Returns:
+        What users must know, such as that its context is cut to `MAX_CONTEXT_TOKENS`.
+
+    Raises:
+        RequestError: a missing package, or a model that cannot be traced.
+        WorkError: lowering fails.
+        OSError: the disk is full.
     """
     del precision
     check(source, progress, tools)

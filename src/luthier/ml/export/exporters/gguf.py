@@ -29,7 +29,9 @@ _OUTTYPES: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
     """Refuse an architecture that is not on the converter's own list.
 
-    Raises RequestError with the reason, WorkError where the converter cannot be had.
+    Raises:
+        RequestError: it is not.
+        WorkError: the converter cannot be had.
     """
     known = keys_of(converter(tools, progress) / "conversion" / "__init__.py", "TEXT_MODEL_MAP")
     refuse_unknown(
@@ -44,10 +46,12 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     """Write `model.gguf` in that precision and a Modelfile for Ollama beside it.
 
     On the way the model is merged in float32, and mixtures of kinds (q6_k and below) are made from float16. Beside the
-    file there lie the tokenizer and the generation config, for whoever wants to check tokens.
+    file there are the tokenizer and the generation config, for checks of tokens.
 
-    Raises RequestError for what GGUF or llama.cpp cannot hold and for a missing package, WorkError where the converter
-    fails or cannot be had, OSError where the disk is full.
+    Raises:
+        RequestError: GGUF or llama.cpp cannot hold the model, or a package is missing.
+        WorkError: the converter fails or cannot be had.
+        OSError: the disk is full.
     """
     if precision not in _OUTTYPES:
         _need_llama_cpp(precision)

@@ -16,7 +16,8 @@ from luthier.ml.inference.models.weights import read_json
 def architecture_of(base: Path) -> str:
     """The name under which converters know the model in a folder: that of its language model where it states one.
 
-    Raises what `load_config` and `model_class` raise.
+    Raises:
+        ModelSourceError: the folder has no config that transformers knows.
     """
     # Of a composite model the converter writes the language model alone, under that one's name.
     stated = (read_json(base / "config.json").get("text_config") or {}).get("architectures") or ()
@@ -24,7 +25,17 @@ def architecture_of(base: Path) -> str:
 
 
 def refuse_unknown(base: Path, known: frozenset[str], who: str, do: str) -> None:
-    """Raise RequestError where the architecture of a folder is not among the known ones; none known lets all pass."""
+    """Check an architecture against a list; an empty list lets all pass.
+
+    Args:
+        base: folder of the model.
+        known: names of architectures.
+        who: the program whose list it is.
+        do: what the user can do instead.
+
+    Raises:
+        RequestError: it is not on the list.
+    """
     name = architecture_of(base)
     if known and name not in known:
         raise RequestError(

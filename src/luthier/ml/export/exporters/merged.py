@@ -24,7 +24,9 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     An adapter is merged in float32 and rounded once; a model without one is rounded from its own files. Memory: four
     bytes a weight.
 
-    Raises RequestError for a trained prompt, and for weights that float16 has no room for; what loading raises.
+    Raises:
+        RequestError: a trained prompt, or weights that float16 has no room for.
+        NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     del tools
     return list(write_model(source, target, cast("Width", precision), progress).notes)

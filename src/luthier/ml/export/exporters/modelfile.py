@@ -31,10 +31,14 @@ _PARAMETERS: Final = {
 
 
 def modelfile(weights: str, turns: Turns) -> str:
-    """The text of a Modelfile. weights: name of the GGUF file beside it.
+    """The text of a Modelfile.
 
-    Of the generation config only what is sampled by is taken over. The token that a text begins with is left out:
+    Of the generation config only settings of sampling are taken over. The token that a text begins with is left out:
     Ollama puts it there itself.
+
+    Args:
+        weights: name of the GGUF file beside it.
+        turns: how the export writes and ends turns.
     """
     lines = [f"FROM ./{weights}"]
     if (written := _turns(turns.template, turns.beginning)) is not None:

@@ -26,9 +26,10 @@ _OURS: Final = ("tokenizer.json", "chat_template.jinja", "generation_config.json
 
 
 def check(source: ExportSource, progress: Progress, tools: Path) -> None:
-    """Refuse an architecture that the builder does not know, and heads that its runtime cannot do.
+    """Refuse an architecture that the builder does not know, and heads that its runtime cannot compute.
 
-    Raises RequestError with the reason, and for a missing package.
+    Raises:
+        RequestError: such a model, or a missing package.
     """
     del progress, tools
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
@@ -56,8 +57,10 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
     The model is merged in float32 first. int8 and int4 are made by rounding alone, without looking at any text; they
     cost more quality than the same bits of llama.cpp, so a model must be proved before it is used in them.
 
-    Raises RequestError for a missing package, and for an architecture that the builder or the runtime cannot do;
-    WorkError where the builder fails, OSError where the disk is full.
+    Raises:
+        RequestError: a missing package, or an architecture that the builder or the runtime cannot handle.
+        WorkError: the builder fails.
+        OSError: the disk is full.
     """
     check(source, progress, tools)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnx-") as scratch:
@@ -74,7 +77,7 @@ def write(source: ExportSource, target: Path, precision: ExportPrecision, progre
 
 
 def _check_heads(base: Path) -> None:
-    """The runtime would refuse them too, but only once it is asked for an answer."""
+    """The runtime would refuse them too, but only at the first answer."""
     config = text_config(load_config(base))
     heads = getattr(config, "num_attention_heads", None)
     if not isinstance(heads, int) or not heads:  # no attention, or another in each layer: the builder says

@@ -25,8 +25,8 @@ _NAMES: Final = {
 def splitting_name(tokenizer: Any) -> str:
     """The name for `tokenizer.ggml.pre`, from the splitter of a fast tokenizer.
 
-    Raises RequestError for a splitter that matches none of llama.cpp's: other tokens than in training would be a
-    silent loss.
+    Raises:
+        RequestError: a splitter that matches none of llama.cpp's: other tokens than in training would be a silent loss.
     """
     splitter = json.loads(tokenizer.backend_tokenizer.to_str()).get("pre_tokenizer") or {}
     steps = splitter.get("pretokenizers", [splitter])

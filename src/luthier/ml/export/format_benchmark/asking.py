@@ -9,8 +9,13 @@ from luthier.core.records.export import ExportFormat, ExportSource
 
 
 class AskedRow(FrozenModel):
-    """One held-out row in the source's tokens. learned: places of `ids` that are predicted. num_prompt: tokens before
-    the answer, 0 where nothing is written (plain text)."""
+    """One held-out row in the source's tokens.
+
+    Attributes:
+        ids: all tokens.
+        learned: places of `ids` that are predicted.
+        num_prompt: tokens before the answer, 0 where nothing is written (plain text).
+    """
 
     ids: tuple[int, ...]
     learned: tuple[int, ...]
@@ -18,8 +23,17 @@ class AskedRow(FrozenModel):
 
 
 class Asked(FrozenModel):
-    """format: None runs the source itself, as it was trained. "quality": likelihoods and greedy text of every row;
-    "speed": how fast prompts are read and tokens written, by `rows` alone."""
+    """What the process measures.
+
+    Attributes:
+        what: "quality" for likelihoods and greedy text of every row; "speed" for how fast prompts are read and tokens
+            written.
+        format: None runs the source itself, as it was trained.
+        folder: of the export.
+        source: the model.
+        rows: what is read and written.
+        max_new_tokens: of each answer.
+    """
 
     what: Literal["quality", "speed"]
     format: ExportFormat | None
@@ -30,7 +44,14 @@ class Asked(FrozenModel):
 
 
 class RowQuality(FrozenModel):
-    """A format's output for one row. is_ended: the answer ended before the limit."""
+    """A format's output for one row.
+
+    Attributes:
+        nll_nats: of the learned tokens, in all.
+        num_correct: learned tokens that were the likeliest.
+        written: greedy tokens.
+        is_ended: whether the answer ended before the limit.
+    """
 
     nll_nats: float
     num_correct: int
@@ -39,16 +60,28 @@ class RowQuality(FrozenModel):
 
 
 class Quality(FrozenModel):
-    """What a format makes of all rows."""
+    """What a format makes of all rows.
+
+    Attributes:
+        runtime: its name and version.
+        rows: in the order of the request.
+    """
 
     runtime: str
     rows: tuple[RowQuality, ...]
 
 
 class Speed(FrozenModel):
-    """One round of one format. Seconds: to load it; until the first new token of every prompt; for the whole answers.
+    """One round of one format.
 
-    num_new: new tokens after the first of each answer.
+    Attributes:
+        load_seconds: to load it.
+        first_seconds: until the first new token of every prompt, summed.
+        all_seconds: for the whole answers, summed.
+        num_prompt_tokens: of all prompts.
+        num_new_tokens: new tokens after the first of each answer.
+        peak_memory_bytes: resident, of the process.
+        idle_memory_bytes: the same before the model is loaded.
     """
 
     load_seconds: float

@@ -18,12 +18,24 @@ _MEGABYTE: Final = 1e6
 
 
 def price_charts(table: FormatTable, title_of: Callable[[str], str]) -> list[Chart]:
-    """Quality against size, and against the speed of new tokens. title_of: metric -> its heading."""
+    """Quality against size, and against the speed of new tokens.
+
+    Args:
+        table: what was measured.
+        title_of: heading of a metric.
+    """
     return [report_chart(chart) for chart in price_plots(table, title_of)]
 
 
 def write_price_charts(folder: Path, table: FormatTable, title_of: Callable[[str], str], suffix: str) -> list[Path]:
-    """The same charts as files in an existing folder. suffix: `.svg` or `.png`."""
+    """The same charts as files in an existing folder.
+
+    Args:
+        folder: where they are written.
+        table: what was measured.
+        title_of: heading of a metric.
+        suffix: `.svg` or `.png`.
+    """
     from luthier.ml.charts.chart_file import write_chart
 
     paths = []
@@ -62,6 +74,7 @@ def _plot(table: FormatTable, prices: Sequence[FormatPrice], kind: str, title: s
         for place, found, price in zip(places, figures, prices, strict=True)
         if (price.is_on_front_size if kind == "size" else price.is_on_front_speed)
     )
+    # First, so that the dots are drawn over the line.
     series = [Series("", front, "muted", is_dashed=True, radius_pixels=0.0)] if front else []
     for place, found, price in zip(places, figures, prices, strict=True):
         dot = Series(

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 
 def pareto_front(costs: Sequence[float], qualities: Sequence[float]) -> list[bool]:
-    """For each of some things whether none is at least as cheap and as good, and better in one of them.
+    """For each item whether no other is at least as cheap and as good, and better in one of the two.
 
-    costs: smaller is better; qualities: larger is better. Of equals all are on the front.
+    Of equals all are on the front.
+
+    Args:
+        costs: smaller is better.
+        qualities: larger is better, one for each cost.
     """
     points = list(zip(costs, qualities, strict=True))
     return [

@@ -25,7 +25,21 @@ def measure_quality(
     label: str,
     progress: Progress,
 ) -> Quality:
-    """What one format makes of all rows. format: None for the source. Raises what the process says, or WorkError."""
+    """What one format makes of all rows.
+
+    Args:
+        format: None for the source.
+        folder: of the export.
+        source: the model.
+        rows: held-out rows.
+        max_new_tokens: of each answer.
+        label: shown in the progress.
+        progress: shows the child process.
+
+    Raises:
+        WorkError: the process fails.
+        LuthierError: what the process itself reports, such as a missing package.
+    """
     asked = Asked(
         what="quality",
         format=format,
@@ -46,10 +60,18 @@ def measure_speeds(
     num_rounds: int,
     progress: Progress,
 ) -> dict[str, list[Speed]]:
-    """The speed of each format in each round, by label. folders: label -> format (None for the source) and its folder.
+    """The speed of each format in each round, by label.
 
     Each round measures every format once, each time in a new process and from another format on, so that what slows
     this machine for a while slows all alike.
+
+    Args:
+        folders: label -> format (None for the source) and its folder.
+        source: the model.
+        rows: whose prompts are read.
+        max_new_tokens: of each answer.
+        num_rounds: how often each format is measured.
+        progress: shows the child processes.
     """
     labels, found = list(folders), {label: list[Speed]() for label in folders}
     for number in range(num_rounds):

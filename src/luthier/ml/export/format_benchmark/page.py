@@ -18,7 +18,19 @@ _NOTHING: Final = ("", "")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One format as the table shows it: ready text, the small print of each cell beside it."""
+    """One format as the table shows it: ready text.
+
+    Attributes:
+        label: of the format.
+        runtime: name and version.
+        mark: "recommended" or another judgement; empty for none.
+        tone: class of the mark's colour.
+        size, memory: in megabytes, with the small print beside each.
+        prompt_speed, new_speed: tokens a second, with their range.
+        quality, perplexity: with their 95% intervals.
+        difference: to the source, with its interval and verdict.
+        why: reasons against the format.
+    """
 
     label: str
     runtime: str
@@ -35,7 +47,12 @@ class Row:
 
 
 def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
-    """The page as one HTML document that refers to nothing outside itself. title_of: metric -> its heading."""
+    """The page as one HTML document that refers to nothing outside itself.
+
+    Args:
+        table: what was measured.
+        title_of: heading of a metric.
+    """
     environment = page_environment(TEMPLATES)
     measured = [p for p in table.prices if p.quality is not None and p.format is not None]
     return environment.get_template("formats.html.j2").render(
@@ -50,7 +67,11 @@ def render_formats(table: FormatTable, title_of: Callable[[str], str]) -> str:
 
 
 def write_format_page(path: Path, table: FormatTable, title_of: Callable[[str], str]) -> Path:
-    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_formats(table, title_of))
     return path
 
@@ -64,6 +85,7 @@ def format_row(price: FormatPrice, table: FormatTable) -> Row:
     if price.quality is None:
         return Row(label=price.label, runtime="", mark=mark, tone=tone, why=price.reason)
     found = price.quality.metrics[table.metric]
+    # As many digits as the interval supports, no more.
     decimals = figures.decimals_for(found.low, found.high)
     perplexity = price.quality.metrics.get("perplexity")
     change = next((c for c in price.comparisons if c.metric == table.metric), None)

@@ -19,8 +19,14 @@ def open_stored(
     precision: Literal["float32", "bfloat16"] | None,
     quantisation: Quantisation | None,
 ) -> Callable[[list[int], int], list[int]]:
-    """What writes the likeliest tokens after some, exactly so many. precision: None takes the stored type; float16 is
-    computed in float32, since few processors have the one."""
+    """A function that writes exactly a given number of the likeliest tokens after a prompt.
+
+    Args:
+        folder: of the model.
+        adapter: folder of a PEFT adapter; None for the model alone.
+        precision: None takes the stored type; float16 is computed in float32, since few processors have float16.
+        quantisation: how the model is packed on loading.
+    """
     stored = str(read_json(folder / "config.json").get("dtype") or "float32")
     model: Any = load_model(
         folder,

@@ -12,11 +12,16 @@ from luthier.ml.inference.models.thought_writing import FIELDS
 
 
 def message_documents(conversation: Conversation, *, parsed_arguments: bool) -> list[dict[str, Any]]:
-    """The messages as OpenAI's format has them, without what only training reads. Thoughts have every name that
-    templates read them by.
+    """The messages in OpenAI's format, without fields that only training reads.
 
-    parsed_arguments: the arguments of tool calls as objects, as templates want them; else as JSON text, as the wire has
-    them. Raises TemplateError where arguments are no JSON.
+    Thoughts are given under every name that templates read them by.
+
+    Args:
+        conversation: the messages.
+        parsed_arguments: arguments of tool calls as objects, as templates want them; else as JSON text, as in HTTP.
+
+    Raises:
+        TemplateError: arguments are no JSON.
     """
     return [_document(message, parsed_arguments) for message in conversation.messages]
 

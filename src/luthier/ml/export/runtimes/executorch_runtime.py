@@ -29,8 +29,10 @@ from luthier.ml.inference.models.loading import load_tokenizer
 class ExecutorchRuntime:
     """A folder with `model.pte` and `tokenizer.json` behind `Runtime`.
 
-    Raises RequestError where the package is missing, NotFoundError and ModelSourceError where a file is not there or
-    does not load.
+    Raises:
+        RequestError: the package is missing.
+        NotFoundError: a file is missing.
+        ModelSourceError: a file does not load.
     """
 
     name: RuntimeName = "executorch"
@@ -85,6 +87,7 @@ class ExecutorchRuntime:
             if token in self.end_ids:
                 break
             written.append(token)
+            # The cache holds what was read: one token a step from here on.
             read, past = [token], past + len(read)
         return written
 

@@ -27,12 +27,13 @@ from luthier.ml.inference.models.gguf_header import read_gguf_header
 class LlamaCppRuntime:
     """A GGUF file, or a folder that holds one, behind `Runtime`; a GGUF adapter over it where one is given.
 
-    Files beside it are not read: the tokens are those of the file, with the fixed day of training where
-    its template writes the date. Keys and values are kept in float32,
-    so that what is compared is what the file holds.
+    Files beside it are not read: the tokens are those of the file, with the fixed day of training where its template
+    writes the date. Keys and values are kept in float32, so that what is compared is what the file holds.
 
-    Raises RequestError where a package is missing, NotFoundError, ModelSourceError and WorkError where a file is not
-    there or does not load.
+    Raises:
+        RequestError: a package is missing.
+        NotFoundError: a file is missing.
+        ModelSourceError, WorkError: a file is damaged, or does not load.
     """
 
     name: RuntimeName = "llama.cpp"
@@ -64,7 +65,11 @@ class LlamaCppRuntime:
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by llama.cpp's own engine."""
+        """As `Runtime.prompt_tokens`: rendered by llama.cpp's own engine.
+
+        Raises:
+            TemplateError: the template fails on it.
+        """
         try:
             return self._reader.ids(TextRequest(conversation=conversation, trained_options=dict(options or {})))
         except TemplateError:

@@ -23,8 +23,10 @@ from luthier.ml.inference.models.template_clock import reads_clock, without_cloc
 class OnnxRuntime:
     """An export of ONNX Runtime GenAI behind `Runtime`.
 
-    Raises RequestError where the package is missing, NotFoundError and ModelSourceError where the folder is no such
-    export or does not load.
+    Raises:
+        RequestError: the package is missing.
+        NotFoundError: the folder is no such export.
+        ModelSourceError: it does not load.
     """
 
     name: RuntimeName = "onnxruntime-genai"
@@ -57,11 +59,16 @@ class OnnxRuntime:
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine on the fixed day, without options."""
+        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine on the fixed day, without options.
+
+        Raises:
+            TemplateError: the template engine fails on it.
+        """
         del options
         messages = json.dumps(message_documents(conversation, parsed_arguments=True), ensure_ascii=False)
         given = {"tools": json.dumps(conversation.tools, ensure_ascii=False)} if conversation.tools else {}
         if reads_clock(self._template):
+            # In place of the file's own template, which would write today's date.
             given["template_str"] = without_clock(self._template)
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, **given)
@@ -80,6 +87,7 @@ class OnnxRuntime:
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
         generator = self._after(ids, 1)
+        # [1, tokens, vocabulary] of the pass over the prompt.
         logits = generator.get_output("logits")[0, start:]
         return log_softmax(np.array(logits, dtype=np.float32))
 

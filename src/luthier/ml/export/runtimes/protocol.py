@@ -19,8 +19,11 @@ LogProbabilities = NDArray[np.float32]
 class Runtime(Protocol):
     """One export, loaded. Tokens come from the export's own tokenizer and template, never from the source's.
 
-    has_template: whether it brings a chat template. end_ids: the tokens at which this runtime ends an answer by itself.
-    context_tokens: the most that it has room for where that is less than the model's own; None where it is not.
+    Attributes:
+        name, version: of the runtime.
+        has_template: whether the export brings a chat template.
+        end_ids: the tokens at which this runtime ends an answer by itself.
+        context_tokens: its room where that is less than the model's own context; else None.
     """
 
     name: RuntimeName
@@ -32,10 +35,14 @@ class Runtime(Protocol):
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """The conversation up to where the next answer begins. options: that the template is given by whoever asks; a
-        runtime that can give it none leaves them out.
+        """The conversation up to where the next answer begins.
 
-        Raises TemplateError where its template fails on it.
+        Args:
+            conversation: messages and tools.
+            options: variables of the template; a runtime that can pass none leaves them out.
+
+        Raises:
+            TemplateError: its template fails on it.
         """
         ...
 
@@ -48,7 +55,15 @@ class Runtime(Protocol):
         ...
 
     def greedy(self, ids: Sequence[int], num_new_tokens: int) -> list[int]:
-        """The likeliest tokens after `ids`, at most so many; without the end token where it ends by itself."""
+        """The likeliest tokens after `ids`.
+
+        Args:
+            ids: the prompt.
+            num_new_tokens: the most that are written.
+
+        Returns:
+            The new tokens, without the end token where the answer ends by itself.
+        """
         ...
 
     def close(self) -> None:

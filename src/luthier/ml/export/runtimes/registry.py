@@ -9,7 +9,12 @@ from luthier.ml.export.runtimes.protocol import Runtime
 
 
 def open_export(format: ExportFormat, folder: Path, source: ExportSource) -> Runtime:
-    """The export in `folder`, loaded in its real runtime. source: for the base of an export that is an adapter.
+    """The export in `folder`, loaded in its real runtime.
+
+    Args:
+        format: of the export.
+        folder: where it is.
+        source: for the base of an export that is an adapter.
 
     Raises:
         RequestError: the package of the runtime is not installed.

@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 
 
 class TransformersModel:
-    """A folder's model in float32 on the CPU, an adapter over it unmerged. quantisation: how it was packed then.
+    """A folder's model in float32 on the CPU, an adapter over it unmerged.
 
-    Raises what `load_model` and `attach_adapter` raise: NotFoundError, ModelSourceError.
+    Args:
+        model_path: folder of the model.
+        adapter_path: folder of a PEFT adapter; None for the model alone.
+        quantisation: how the base was packed in training; its matrices are used as they were rounded then.
+
+    Raises:
+        NotFoundError, ModelSourceError: a folder is missing or damaged.
     """
 
     def __init__(

@@ -30,8 +30,16 @@ class Choice:
     """One answer, waiting or being written.
 
     Attributes:
+        key: of its request.
+        number: of the choice, from 0.
+        asked: the request.
+        adapter: path of the adapter; None for the base.
         ids: of its prompt.
+        max_new_tokens: of thought and answer.
+        reader: turns chunks into events.
         grammar, shown_marks: as `request_body` takes them.
+        slot: of the server; -1 while it waits.
+        stop: set when nobody waits for more of it; its thread then has llama.cpp stop.
     """
 
     key: Hashable
@@ -67,6 +75,7 @@ class Writing:
     def __init__(self, num_slots: int, pool_tokens: int) -> None:
         self._num_slots, self._pool_tokens = num_slots, pool_tokens
         self._slots = Slots(num_slots, pool_tokens)
+        # Written by the threads of answers, read by the engine's thread; all other state is the engine's alone.
         self._inbox: queue.SimpleQueue[tuple[Choice, str | None]] = queue.SimpleQueue()
         self._waiting: deque[Choice] = deque()
         self._running: set[Choice] = set()
@@ -118,6 +127,7 @@ class Writing:
         """Write no more of anything, and wait until llama.cpp has stopped."""
         self._waiting.clear()
         for choice in self._running:
+            # Tells `hear`, in the answer's thread, to have llama.cpp stop.
             choice.stop.set()
         # Threads cannot be killed; each stops at its next token.
         deadline = time.monotonic() + _END_SECONDS
@@ -128,6 +138,7 @@ class Writing:
         """Begin with those that wait, in order, as far as there is room; one alone always has."""
         while self._waiting:
             choice = self._waiting[0]
+            # In order: a small answer behind a large one does not overtake it, or the large one might wait for ever.
             if self._running and not self._slots.has_room_for(1, choice.num_tokens):
                 return
             self._waiting.popleft()
@@ -155,6 +166,7 @@ class Writing:
         if chunk is None:
             # The thread has ended: only now is its slot free.
             self._running.discard(choice)
+            # Not when the last event comes: llama.cpp may still compute a token in this slot.
             self._slots.give_back(choice.slot)
             if choice.is_going:
                 self._fail(choice, WorkError("llama.cpp stopped in an answer", expected="its end", do="ask again"))

@@ -14,8 +14,13 @@ _NUM_SHOWN = 3
 def only_gguf(path: Path, kind: Literal["model", "adapter"]) -> Path:
     """The file itself, or the only file of this kind in a folder.
 
+    Args:
+        path: a file or a folder.
+        kind: what the file must hold.
+
     Raises:
-        NotFoundError: there is none. RequestError: there are several, or the file holds the other kind.
+        NotFoundError: there is none.
+        RequestError: there are several, or the file holds the other kind.
         ModelSourceError: a file is damaged.
     """
     if path.is_dir():
@@ -42,7 +47,11 @@ def only_gguf(path: Path, kind: Literal["model", "adapter"]) -> Path:
 
 
 def check_adapter(adapter: GgufHeader, base: GgufHeader) -> None:
-    """Raises RequestError where an adapter is no LoRA, or was made for another base."""
+    """Check that an adapter is a LoRA of this base.
+
+    Raises:
+        RequestError: it is another kind of adapter, or was made for another base.
+    """
     if adapter.values.get("adapter.type") != "lora":
         raise RequestError(
             f"{adapter.path} is of type {adapter.values.get('adapter.type')!r}",

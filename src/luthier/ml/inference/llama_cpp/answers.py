@@ -1,4 +1,4 @@
-"""One answer of llama.cpp's server: what is asked for it, and its chunks read back as events."""
+"""One answer of llama.cpp's server: the request for it, and its chunks read back as events."""
 
 from __future__ import annotations
 
@@ -27,12 +27,18 @@ def request_body(
     grammar: str | None = None,
     shown_marks: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The document that asks for one choice.
+    """The document that requests one choice.
 
-    Everything that changes what is drawn is named, since llama.cpp's own defaults cut off unlikely tokens.
+    Every option that changes what is drawn is set, since llama.cpp's own defaults cut off unlikely tokens.
 
     Args:
-        grammar: what the answer is held to.
+        asked: the request.
+        choice: number of the choice, from 0.
+        ids: of the prompt.
+        max_new_tokens: of thought and answer.
+        scales: of all adapters (`LlamaServer.scales`).
+        slot: of the server.
+        grammar: what the answer must follow; None for nothing.
         shown_marks: special tokens that are to appear in the text.
     """
     rules = asked.sampling
@@ -47,6 +53,8 @@ def request_body(
         "id_slot": slot,
         "cache_prompt": True,
         "temperature": 0.0 if is_greedy else rules.temperature,
+        # In the order of `Sampler`: temperature, then top_p. llama.cpp's default list has more samplers, and top_p
+        # first.
         "samplers": ["penalties", "temperature", "top_p"],
         "top_k": 0,
         "min_p": 0.0,
@@ -97,6 +105,7 @@ class AnswerReader:
             return [*pieces, *self._end("stop", self._num_new)]
         if (reason := said.get("finish_reason")) is None:
             return [*pieces, *self._end("length", self._num_new)] if self._answer.is_full(self._num_new) else pieces
+        # `predicted_n` counts the end token, which is not part of an answer.
         num_new = self._num_new - 1 if reason == "stop" else self._num_new
         return [*pieces, *self._end("stop" if reason == "stop" else "length", max(num_new, 0))]
 

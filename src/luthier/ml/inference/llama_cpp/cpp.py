@@ -86,6 +86,7 @@ class LlamaCppEngine:
         self._vocabulary = self._header.num_in_list.get("tokenizer.ggml.tokens", 0)
         self._cache: CachePrecision = cache
         self._token_bytes = _bytes_of_a_token(self._header) * (2 if cache == "float32" else 1)
+        # One answer of a whole context always fits, however few bytes are given.
         self._pool_tokens = max(context, min(num_slots * context, cache_bytes // self._token_bytes))
         self._adapters: dict[str, Path] = {}
         self._prepared: dict[Hashable, tuple[TextRequest, _Prepared]] = {}
@@ -163,10 +164,12 @@ class LlamaCppEngine:
         return True
 
     def prepare(self, request: TextRequest | EmbeddingRequest) -> _Prepared:
-        """The request as token ids and what its answer is held to, from any thread.
+        """The request as token ids and the grammar of its answer, from any thread.
 
         Raises:
-            RequestError, OverlongError, TemplateError: as `ask`.
+            RequestError: an empty prompt, an unknown token, or a schema that cannot be enforced.
+            OverlongError: the prompt leaves no room in the context.
+            TemplateError: the template cannot write the conversation.
         """
         assert isinstance(request, TextRequest)  # it makes no vectors, and is not asked for any
         self._check_wishes(request)
@@ -174,6 +177,7 @@ class LlamaCppEngine:
         with self._reading:
             self._num_reading += 1
         try:
+            # Inside of the count: from here on `admit` does not reopen the server.
             server = self._check_open()
             self._check_ids(request.token_ids)
             ids = self._reader.ids(request)
@@ -191,6 +195,7 @@ class LlamaCppEngine:
         finally:
             with self._reading:
                 self._num_reading -= 1
+        # The thought's budget gives way to the answer's limit where the context is short.
         room = server.context_tokens - len(ids)
         thinking = replace(thinking, max_tokens=max(0, min(thinking.max_tokens, room - request.max_new_tokens)))
         max_new_tokens = min(request.max_new_tokens + thinking.max_tokens, room)
@@ -205,7 +210,12 @@ class LlamaCppEngine:
         owner: str | None = None,  # noqa: ARG002 - slots are taken in turn, and each reads its prompt by itself
         may_exceed: bool = False,  # noqa: ARG002 - there are no more slots than there are
     ) -> bool:
-        """Begin to write what `prepare` has made; as `ask`."""
+        """Begin to write what `prepare` has made; false where there is no room, or a new adapter waits.
+
+        Raises:
+            RequestError: a closed engine, or an unknown adapter.
+            WorkError: the server cannot be opened with the new adapters.
+        """
         server = self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(
@@ -245,7 +255,14 @@ class LlamaCppEngine:
         return self._writing.poll(self._check_open(), wait_seconds)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[Generation]:
-        """One generation a prompt, in the order of the prompts, by the base. Raises as `ask` does."""
+        """One generation a prompt, in the order of the prompts, by the base.
+
+        Raises:
+            RequestError: a closed engine, or a prompt that cannot be written.
+            OverlongError: a prompt leaves no room in the context.
+            TemplateError: the template cannot write a conversation.
+            WorkError: an answer failed.
+        """
         self._check_open()
         return generate_by_streaming(self, prompts, progress)
 
@@ -302,8 +319,10 @@ class LlamaCppEngine:
 
     def _reopen(self, server: LlamaServer) -> LlamaServer:
         """A server with all adapters that are loaded now; where that fails, the one as it was, and the error."""
+        # The old server goes first: two copies of the weights may not fit into memory.
         before = server.adapters
         server.close()
+        # The new server's slots hold no prompts.
         self._writing.forget_slots()
         try:
             opened = self._open_server(sorted(set(self._adapters.values())))
@@ -329,7 +348,11 @@ class LlamaCppEngine:
 def open_stream_engine(served: Served) -> LlamaCppEngine:
     """The engine over the GGUF file that `served.path` names, or the only one in that folder that holds a model.
 
-    Raises as `LlamaCppEngine` does; RequestError for a precision or a packing, which a GGUF file has of its own.
+    Raises:
+        RequestError: a packing is requested, which a GGUF file has of its own; or several files could be meant.
+        NotFoundError: there is no such file.
+        ModelSourceError: the file is damaged.
+        WorkError: llama.cpp does not load it.
     """
     if served.quantisation is not None:
         raise RequestError(
@@ -345,4 +368,5 @@ def _bytes_of_a_token(header: GgufHeader) -> int:
     heads = header.number("attention.head_count", 1)
     width = header.number("embedding_length", 0) // max(heads, 1)
     sides = header.number("attention.key_length", width) + header.number("attention.value_length", width)
+    # Two bytes a number. Per-layer head counts (a list) are not read: then `heads` is taken, an upper bound.
     return max(1, header.number("block_count", 1) * header.number("attention.head_count_kv", heads) * sides * 2)

@@ -26,6 +26,7 @@ def grammar_of(request: TextRequest, form: ToolForm | None, server: LlamaServer)
 
 def _token_id(server: LlamaServer, text: str) -> int | None:
     ids = server.tokenize(text, add_special=False)
+    # One token: the mark is special in this vocabulary, and the grammar can name its id.
     return ids[0] if len(ids) == 1 else None
 
 

@@ -64,7 +64,11 @@ class LlamaLibrary:
                 )
 
     def make_room(self, num_tokens: int) -> None:
-        """Make room for the keys and values of `num_tokens` tokens; growing forgets what was read before."""
+        """Make room for the keys and values of `num_tokens` tokens; growing forgets what was read before.
+
+        Raises:
+            WorkError: llama.cpp cannot open a context of that size.
+        """
         if num_tokens <= self._room_tokens:
             return
         lib, ffi = self._lib, self._ffi
@@ -96,19 +100,24 @@ class LlamaLibrary:
         What is yielded is overwritten by the next call of anything here.
 
         Args:
-            past: how many tokens were read before them, which they continue from; 0 starts a new sequence.
+            ids: the tokens.
+            wanted: of each token, whether its logits are yielded.
+            past: how many tokens were read before them, which they continue from; 0 starts a new sequence. Room for
+                all of them must have been made before the first (`make_room`).
 
         Raises:
             WorkError: llama.cpp fails.
         """
         self.make_room(past + len(ids))
         if past == 0:
+            # Positions start at 0 again: keys of the text before would be attended to.
             self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
         for first in range(0, len(ids), _PART_TOKENS):
             part = range(first, min(first + _PART_TOKENS, len(ids)))
             self._read(ids, wanted, part, past)
             for number, place in enumerate(part):
                 if wanted[place]:
+                    # By the number within the batch, not by the place in the text.
                     row = self._lib.llama_get_logits_ith(self._context, number)
                     yield place, np.frombuffer(self._ffi.buffer(row, self.vocabulary * 4), dtype=np.float32)
 
@@ -125,6 +134,7 @@ class LlamaLibrary:
         try:
             batch.n_tokens = len(part)
             for number, place in enumerate(part):
+                # One sequence, 0; positions count on from what was read.
                 batch.token[number], batch.pos[number] = ids[place], past + place
                 batch.n_seq_id[number], batch.seq_id[number][0] = 1, 0
                 batch.logits[number] = int(wanted[place])

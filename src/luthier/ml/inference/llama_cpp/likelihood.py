@@ -19,8 +19,15 @@ def score_with_llama_cpp(
 ) -> list[Score]:
     """One score an example, in order, by the model of a GGUF file without an adapter.
 
+    Args:
+        model: the GGUF file.
+        examples: tokenised by the tokenizer of this model.
+        progress: advanced by each row.
+        num_threads: of llama.cpp.
+
     Raises:
-        RequestError: llama-cpp-py-sync is missing, or an example does not fit the model. WorkError: llama.cpp fails.
+        RequestError: llama-cpp-py-sync is missing, or an example does not fit the model.
+        WorkError: llama.cpp fails.
         DivergedError: a likelihood is not finite.
     """
     if not examples:
@@ -29,6 +36,7 @@ def score_with_llama_cpp(
         closing(LlamaLibrary(model, num_threads=num_threads)) as library,
         progress.task("Scoring", len(examples), "rows") as task,
     ):
+        # Once, for the longest row: each growth opens a new context.
         library.make_room(min(library.context_tokens, max(example.num_tokens for example in examples)))
         found = []
         for example in examples:
@@ -48,6 +56,7 @@ def _score(library: LlamaLibrary, example: TokenisedExample) -> Score:
             do="tokenise the rows with the tokenizer of this model, and shorten those that are too long",
         )
     nats, num_correct = 0.0, 0
+    # Token t is predicted by the logits after token t - 1; the last token predicts none.
     before_learned = [*(bool(learned) for learned in mask[1:]), False]
     for place, row in library.logits(ids, before_learned):
         # log-sum-exp in float64, the largest logit taken off first so that nothing overflows.

@@ -37,10 +37,10 @@ _PROBE: Final = "The front of a violin (1715, 35.5 cm) isn't made of maple: it's
 
 
 class PromptReader(Protocol):
-    """Turns what is asked into token ids, from any thread.
+    """Turns requests into token ids, from any thread.
 
     Raises:
-        RequestError, TemplateError: what cannot be written.
+        RequestError, TemplateError: a request that cannot be written.
         OverlongError: no answer would fit.
     """
 
@@ -57,6 +57,7 @@ def dayless_template(header: GgufHeader) -> str | None:
 
     It would write today's date, and set variables to it: prompts would be others tomorrow, and others than in training.
     """
+    # Only the default template is read: files may hold others by name.
     text = str(header.values.get("tokenizer.chat_template") or "")
     return without_clock(text) if reads_clock(text) or filled_names(text) else None
 
@@ -68,6 +69,7 @@ class TemplateReader:
         self._template, self._context_tokens = template, server.context_tokens
         self._templates = RequestTemplates(template)
         self.tools = ToolFormat(text_of(template))
+        # Letters, digits, accents and blank lines: where tokenizers of one family part.
         ours, theirs = template.encode(_PROBE)[0], server.tokenize(_PROBE, add_special=True)
         if ours != theirs:
             differ = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))

@@ -67,6 +67,7 @@ class LlamaServer:
     ) -> None:
         self.adapters = tuple(adapters)
         self._grammars: dict[str, bool] = {}
+        # No names of adapters but their order: the id of an adapter is its place in this list.
         self._server: Any = _open(
             model, self.adapters, num_slots, pool_tokens, num_threads, cache, chat_template, key := secrets.token_hex()
         )
@@ -92,12 +93,14 @@ class LlamaServer:
             raise RequestError(
                 f"adapter {adapter}", expected=f"one of {len(self.adapters)} that are loaded", do="load it first"
             )
+        # Every adapter, with 0 for the others: one that is left out would be on.
         return [{"id": number, "scale": float(path == adapter)} for number, path in enumerate(self.adapters)]
 
     def complete(self, body: dict[str, Any], hear: Callable[[str], bool]) -> None:
         """Write one answer, in the calling thread.
 
         Args:
+            body: as `request_body` makes it.
             hear: gets each chunk as JSON text; true stops the writing.
         """
         self._server.handle_completions(json.dumps(body), hear)
@@ -166,6 +169,7 @@ def _open(
             do="pip install luthier[gguf]",
         ) from error
     params = _parameters(model, adapters)
+    # One pool for all slots: a long answer may take what short ones leave.
     params.n_parallel, params.n_ctx, params.kv_unified = num_slots, pool_tokens, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
     params.cache_ram_mib = 0  # see above: it would mix up adapters
@@ -193,6 +197,7 @@ def _parameters(model: Path, adapters: Sequence[Path]) -> Any:
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
+    # Loaded with scale 0: on for nobody until a request says so.
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in adapters]
     params.fit_params = False  # else it makes the context smaller silently where memory is short
     params.ui, params.warmup = False, False

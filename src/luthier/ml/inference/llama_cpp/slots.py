@@ -47,6 +47,7 @@ class Slots:
 
         def worth(number: int) -> tuple[int, int]:
             slot = self._slots[number]
+            # Keys and values depend on the adapter that read the prompt: those of another are worthless.
             known = _num_alike(slot.ids, ids) if slot.adapter == adapter else 0
             # The most tokens that need not be read again; of equals, the slot that has been idle longest.
             return known, -slot.last_used

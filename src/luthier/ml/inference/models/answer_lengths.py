@@ -51,6 +51,7 @@ class AnswerLengths:
 def answer_lengths(examples: Sequence[Example], template: ChatTemplate) -> AnswerLengths:
     """The lengths for rows and a model's template."""
     form = thinking_format(template)
+    # One more for the token that ends the answer.
     answers = [len(template.ids(one.reference)) + 1 for one in examples if one.reference]
     thoughts = [len(template.ids(one.thought)) for one in examples if one.thought]
     return AnswerLengths(

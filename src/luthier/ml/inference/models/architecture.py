@@ -132,6 +132,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     for kind in known:
         if any(one.__name__ in saved for one in _classes(kind, config)):
             return kind
+    # Without `architectures`: the causal class would drop the towers silently, so the whole one is taken.
     if text_config(config) is not config and known[0] is AutoModelForCausalLM and len(known) > 1:
         return known[1]
     return known[0]
@@ -141,7 +142,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that a folder with this config is loaded as.
 
     Raises:
-        ModelSourceError: as `auto_class`.
+        ModelSourceError: no causal or image-text model of transformers, or an encoder with a decoder.
     """
     classes = _classes(auto_class(config), config)
     saved = set(config.architectures or ())
@@ -151,10 +152,13 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A model of that config, with random weights on `device`, or with none on torch's meta device.
 
-    dtype: of its weights; None takes what the config says.
+    Args:
+        config: of the model.
+        device: "meta" builds the modules without weights.
+        dtype: of its weights; None takes what the config says.
 
     Raises:
-        ModelSourceError: as `auto_class`, or the library cannot build it (a package that a tower needs is not there).
+        ModelSourceError: no causal or image-text model, or the library cannot build it (a package is missing).
     """
     import torch
 
@@ -168,6 +172,7 @@ def empty_model(config: PreTrainedConfig, *, device: str = "meta", dtype: torch.
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         raise _unknown(f"a model of model_type {config.model_type!r}", error) from error
     if device == "meta":
+        # Building on the meta device leaves shared weights apart, which would count them twice.
         model.tie_weights()
     return model
 
@@ -191,6 +196,7 @@ def language_model(model: PreTrainedModel) -> nn.Module:
     outer = causal_model(model)
     body: nn.Module = outer.get_decoder()
     if body is outer and _has_head(outer):
+        # `get_decoder` of some models returns the model itself: its body is then the child that is a model.
         body = next((child for child in outer.children() if isinstance(child, PreTrainedModel)), body)
     return body
 
@@ -210,6 +216,7 @@ def outside_modules(model: PreTrainedModel) -> tuple[str, ...]:
             own = f"{prefix}{name}"
             if id(child) in inside:
                 continue
+            # The language model is somewhere below: only what lies beside it is outside.
             if any(id(part) in inside for part in child.modules()):
                 walk(f"{own}.", child)
             elif any(True for _ in child.parameters()):

@@ -57,7 +57,7 @@ def _counted() -> Iterator[None]:
 
 
 class BoundedTemplate(jinja2.Template):
-    """A template whose loops are counted from the start of each rendering, and whose clock stands still."""
+    """A template whose loops are counted from the start of each rendering, and whose clock is fixed."""
 
     def render(self, *_args: Any, **_kwargs: Any) -> str:
         """As jinja's, on the fixed day.
@@ -91,6 +91,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         for loop in list(tree.find_all(nodes.For)):
             # `for x in y` becomes `for x in y | luthier_bounded_loop`.
             counted = nodes.Filter(loop.iter, _LOOP, [], [], None, None, lineno=loop.lineno)
+            # In the syntax tree and not in the text, which a template could write in many ways.
             loop.iter = counted.set_environment(self)
         return tree
 
@@ -109,6 +110,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         Raises:
             SecurityError: a method that pads a text without bounds.
         """
+        # The method as it is bound: a template may store it in a variable first.
         holder = getattr(obj, "__self__", None)
         if isinstance(holder, str) and getattr(obj, "__name__", "") in _PADDING:
             _check_widths((*_args, *_kwargs.values()))
@@ -139,6 +141,7 @@ def _loop_over(iterable: Any) -> Any:
 def _check_operation(operator: str, left: Any, right: Any) -> None:
     if operator == "*":
         for one, times in ((left, right), (right, left)):
+            # Checked before Python allocates: afterwards the memory is gone.
             if isinstance(one, _SIZED) and isinstance(times, int) and len(one) * times > MAX_REPEATED:
                 raise _too_much(f"a text or list repeated {times:,} times")
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() + right.bit_length() > _MAX_BITS:

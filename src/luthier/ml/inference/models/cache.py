@@ -33,9 +33,10 @@ DOCUMENT, MANIFEST = "luthier.json", "manifest.json"
 
 
 class Manifest(FrozenModel):
-    """What a model was when it was taken in.
+    """A model as it was when it was taken in.
 
     Attributes:
+        files: digest, size and time of each weight file, by its name.
         origin: where it came from (digests, commit, path), for the record.
     """
 
@@ -84,6 +85,7 @@ def damage(model: LocalModel, manifest: Manifest) -> str | None:
             return f"weight file {file} is missing"
         if (size := file.stat().st_size) != recorded.num_bytes:
             return f"weight file {file} has {size} bytes instead of {recorded.num_bytes}"
+        # Copying a home changes times and not contents: then the digest decides.
         if file.stat().st_mtime_ns != recorded.modified_ns and sha256_file(file) != recorded.sha256:
             return f"weight file {file} was changed: its digest is not {recorded.sha256[:12]} any more"
     return None
@@ -131,6 +133,7 @@ def locked(home: Path, name: ModelName, progress: Progress | None) -> Iterator[N
     """
     folder = models_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
+    # A file of its own, never deleted: a lock on the model's folder would go with the rename.
     with (folder / f".lock-{name.safe}").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,8 +196,10 @@ def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest
     write_json(made / DOCUMENT, model)
     sync(made / DOCUMENT)
     sync(made)
+    # A rename cannot replace a folder that is not empty. A crash here leaves no model, which is pulled again.
     _discard(home, name)
     made.rename(final)
+    # The rename itself is on the disk only once its folder is.
     sync(final.parent)
     return model
 

@@ -1,7 +1,7 @@
 """A smaller model out of a larger one: some of its transformer layers, with their weights, and all that is around them.
 
 Which layers to keep, "15" or "0,2,4-29" -> the teacher in float32, its adapter merged -> the layers, renumbered ->
-a transformers folder, loaded again and held against the teacher with the same layers skipped.
+a transformers folder, loaded again and compared with the teacher with the same layers skipped.
 
 Students made like this, from evenly spaced layers of the teacher: Sanh et al., 2019, "DistilBERT", arXiv:1910.01108,
 section 3; Shleifer & Rush, 2020, "Pre-trained Summarization Distillation", arXiv:2010.13002, section 3.1.
@@ -81,13 +81,19 @@ def layers_text(kept: Sequence[int]) -> str:
 
 
 def write_student(base_path: Path, adapter_path: Path | None, text: str, folder: Path) -> tuple[int, ...]:
-    """Write the student of a teacher into an existing empty folder; returns the layers that were kept.
+    """Write the student of a teacher into an existing empty folder.
 
     Weights keep the type that they are stored in, merged ones are float32. Tokenizer, template, generation config and
     licences are copied.
 
     Args:
+        base_path: folder of the teacher's base.
         adapter_path: what is merged into the base first, in float32; None takes the base as it is.
+        text: the layers to keep, as `choose_layers` takes them.
+        folder: where the student is written.
+
+    Returns:
+        The layers that were kept, counted from 0.
 
     Raises:
         RequestError: impossible layers.
@@ -108,6 +114,7 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
         model = merged_model(base_path, adapter_path, dtype="float32")
     probe = torch.arange(_NUM_PROBED_TOKENS).remainder(model.config.get_text_config().vocab_size)[None]
     name, layers = _find_layers(model, num_layers, base_path)
+    # Before the layers are taken out: what the smaller model must compute.
     with _skipped(layers, kept), torch.inference_mode():
         expected = model(input_ids=probe, use_cache=False).logits
     _keep(model, name, layers, kept)
@@ -125,6 +132,7 @@ def write_student(base_path: Path, adapter_path: Path | None, text: str, folder:
 
 def _spread(count: int, num_layers: int) -> tuple[int, ...]:
     if not _FEWEST <= count < num_layers:
+        # Not in ascending order, or too few: the caller's check refuses it with the full message.
         return (0,) * min(count, _FEWEST)  # refused by the caller
     steps, last = count - 1, num_layers - 1
     # place * last / steps, rounded to the nearest in whole numbers: the same on every machine.
@@ -189,6 +197,7 @@ def _keep(model: PreTrainedModel, name: str, layers: nn.ModuleList, kept: Sequen
     from torch import nn
 
     parent = model.get_submodule(name.rpartition(".")[0])
+    # Layers keep their old `layer_idx` in memory; names in the file are renumbered, and loading sets it again.
     setattr(parent, name.rpartition(".")[2], nn.ModuleList([layers[place] for place in kept]))
     config: PreTrainedConfig = model.config.get_text_config()
     for key in _ONE_A_LAYER:
@@ -202,7 +211,7 @@ def _keep(model: PreTrainedModel, name: str, layers: nn.ModuleList, kept: Sequen
 
 
 def _prove(folder: Path, probe: torch.Tensor, expected: torch.Tensor, base_path: Path) -> None:
-    """The folder says the same as the teacher does with those layers skipped: config and weights go together."""
+    """Check that the folder computes what the teacher computes with those layers skipped: config and weights agree."""
     import torch
 
     from luthier.ml.inference.models.loading import load_model

@@ -44,6 +44,7 @@ class ExpertProduct:
         if self.outer.disable_adapters or self.outer.merged:
             plain: Tensor = type(self.outer).forward(self.outer, hidden_states, top_k_index, top_k_weights)
             return plain
+        # k choices a token: [N, k] flattened to [N k].
         inner, num_chosen = self.inner, top_k_index.shape[-1]
         experts = top_k_index.reshape(-1)
         # [N k], choices sorted by expert: the rows of one expert lie together.
@@ -137,6 +138,7 @@ def _is_the_same(product: ExpertProduct) -> bool:
         for weight in thin:
             # B starts at zero, and so would the products that are compared.
             weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
+        # In the type and on the device of the weights.
         given = (x.to(down), chosen.to(down.device), weights.to(down))
         theirs, ours = type(outer).forward(outer, *given), product(*given)
     finally:
@@ -150,6 +152,7 @@ def _factors(wrapper: ParamWrapper, adapter: str) -> tuple[Sequence[Tensor], Seq
     """A [rank, in] and B [out, rank] of each expert; PEFT lays those of all experts in one matrix each."""
     a, b = wrapper.lora_A[adapter].weight, wrapper.lora_B[adapter].weight
     num = wrapper.num_experts
+    # A is [experts * rank, in], expert by expert; B is [out, rank * experts], rank by rank.
     return a.reshape(num, -1, a.shape[-1]).unbind(0), b.reshape(b.shape[0], -1, num).permute(2, 0, 1).unbind(0)
 
 

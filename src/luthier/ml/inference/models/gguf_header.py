@@ -34,9 +34,10 @@ class GgufHeader:
     """The header of a GGUF file.
 
     Attributes:
+        path: the file.
         values: by key, without lists.
         num_in_list: length of each list, by key.
-        shapes: of the tensors, with the dimensions in ggml's order.
+        shapes: of the tensors, with the dimensions in ggml's order (the innermost first).
         longest_in_list: bytes of the longest text of each list of texts.
     """
 
@@ -61,7 +62,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """Read the header of a GGUF file.
 
     Raises:
-        NotFoundError: no such file. ModelSourceError: not a GGUF file, or one that is cut off.
+        NotFoundError: no such file.
+        ModelSourceError: not a GGUF file, or one that is cut off.
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}", expected="a GGUF file", do="correct the path")
@@ -98,8 +100,10 @@ def _read(path: Path, file: BinaryIO) -> GgufHeader:
     for _ in range(num_tensors):
         name = _string(file).decode()
         (num_dimensions,) = _unpack(file, "I")
+        # ggml has at most 4 dimensions; a damaged count must not read the whole file.
         shapes[name] = _unpack(file, f"{min(num_dimensions, 8)}Q")
         kind, begin = _unpack(file, "IQ")
+        # Offsets count from the beginning of the weights; the furthest end says how long the file must be.
         end = max(end, begin + _num_bytes(kind, shapes[name]))
     _check_whole(path, file.tell(), int(values.get("general.alignment", _DEFAULT_ALIGNMENT)), end)
     return GgufHeader(path, values, num_in_list, shapes, longest_in_list)

@@ -48,6 +48,7 @@ def convert(document: dict[str, str], channel: Channel) -> None:
     _clean_config(target / "config.json")
     channel.emit("written")
     _check(model, tokenizer, target)
+    # Only now: the parent publishes what was checked.
     channel.emit("checked")
 
 
@@ -64,6 +65,7 @@ def _read(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     model.hf_quantizer = None
     model.is_quantized = False
     vars(model.config).pop("quantization_config", None)
+    # Half the disk of float32, and the type that training reads.
     return model.to(torch.bfloat16), tokenizer
 
 

@@ -38,7 +38,14 @@ _TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file at a commit. Exactly one digest is set: sha256 for large files, git_id (SHA-1) for small ones."""
+    """A file at a commit. Exactly one digest is set.
+
+    Attributes:
+        name: in the repository.
+        num_bytes: its size.
+        sha256: of large files.
+        git_id: git's object id (SHA-1) of small files.
+    """
 
     name: str
     num_bytes: int
@@ -48,10 +55,14 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A repository at one commit, and the files of it that are wanted, smallest first.
+    """A repository at one commit.
 
     Attributes:
-        never_fetched: code and pickles that lie in it.
+        repo: `org/name`.
+        commit: the commit that the revision means.
+        licence: as its card states it, or "not stated".
+        files: what is fetched, smallest first.
+        never_fetched: code and pickles that are in it.
     """
 
     repo: str
@@ -80,6 +91,7 @@ def look_up(repo: str, revision: str) -> RemoteModel:
             expected="the id of a commit: 40 or 64 hexadecimal digits",
             do="use a hub or mirror that speaks the whole API (HF_ENDPOINT)",
         )
+    # A commit names its content: a hub that answers with another one is wrong or hostile.
     if _COMMIT.fullmatch(revision) and info.sha != revision:
         raise ModelSourceError(
             f"{endpoint()} states {info.sha} as the commit of {repo}@{revision}",
@@ -103,6 +115,7 @@ def look_up(repo: str, revision: str) -> RemoteModel:
         files.append(RemoteFile(name, sibling.size, sha256, None if sha256 else sibling.blob_id))
     licence = (info.card_data.get("license") if info.card_data else None) or "not stated"
     never = sorted(name for name in siblings if any(fnmatch.fnmatch(name, pattern) for pattern in (*_CODE, *_PICKLES)))
+    # Small ones first: the config before any weights.
     by_size = tuple(sorted(files, key=lambda file: file.num_bytes))
     return RemoteModel(repo, info.sha, str(licence), by_size, tuple(never))
 
@@ -147,6 +160,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
     """Fetch one file, going on after broken connections as long as each attempt brings more."""
     part = folder / f"{file.name}.part"
     url = hf_hub_url(model.repo, file.name, revision=model.commit, endpoint=endpoint())
+    # An empty file of 0 bytes is complete at once, without any request.
     part.touch()
     failures, best = 0, 0
     while (size := part.stat().st_size) != file.num_bytes:
@@ -166,6 +180,7 @@ def _fetch(model: RemoteModel, file: RemoteFile, folder: Path, task: ProgressTas
         if failures >= _NUM_ATTEMPTS or (error is not None and not _is_passing(error)):
             what = f"{file.name} of {model.repo} ({after} of {file.num_bytes} bytes are kept)"
             raise explained(model.repo, model.commit, error or _WrongSizeError(after), what) from error
+        # No pause after progress without an error: the server has only closed the connection.
         if failures or error is not None:
             time.sleep(min(2.0**failures, 30.0) / 2)
     _check(model, file, part, task)
@@ -179,6 +194,7 @@ class _WrongSizeError(Exception):
 
 def _stream(url: str, part: Path, start: int, task: ProgressTask) -> None:
     """Append the rest of a file to its part; where the server sends it from the beginning, start over."""
+    # No compression: ranges and sizes are those of the stored file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"

@@ -29,6 +29,7 @@ def layers_of(base: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList] | N
 def prefix_length(base: PreTrainedModel, layers: nn.ModuleList) -> int:
     """How many of the first layers hold one of each kind."""
     kinds = [(_kind(layer), *said) for layer, said in zip(layers, _said_of_layers(base, len(layers)), strict=True)]
+    # The last first occurrence of a kind; at least two layers, so that one feeds another.
     return max(min(_FEWEST_LAYERS, len(kinds)), *(kinds.index(kind) + 1 for kind in set(kinds)))
 
 

@@ -41,13 +41,17 @@ def load_model(
     device: str = "cpu",
     quantisation: Quantisation | None = None,
 ) -> PreTrainedModel:
-    """A causal or image-text model in eval mode on `device`, from a transformers folder
-    (`ml/inference/models/architecture.py`).
+    """A causal or image-text model in eval mode on `device`, from a transformers folder (`architecture.py`).
 
-    Weights are read straight onto the device. quantisation: how its matrices are packed
-    (`ml/inference/models/quantised.py`), one
-    after the other on the device, so that it never holds the whole model unpacked; None leaves them as they are.
-    attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
+    Weights are read straight onto the device, unless they are packed.
+
+    Args:
+        path: the folder.
+        dtype: of the weights.
+        attention: `sdpa` is taken where it computes what `eager` does (`attention_proof`); else it is `eager`.
+        device: such as "cpu" or "cuda".
+        quantisation: how matrices are packed (`quantised.py`), one after the other on the device, so that it never
+            holds the whole model unpacked; None leaves them as they are.
 
     Raises:
         NotFoundError: no such folder.
@@ -56,6 +60,7 @@ def load_model(
     """
     folder = _folder(path)
     kind = auto_class(load_config(folder))
+    # A model that is packed is read on the CPU: unpacked it may not fit onto the device.
     straight = device != "cpu" and quantisation is None
     load = partial(
         kind.from_pretrained,
@@ -85,16 +90,17 @@ def load_model(
     if quantisation is not None:
         quantise(model, quantisation, device)
     loaded: PreTrainedModel = model.to(device).eval()
+    # Last: the proof runs the model as it will be used, packed and on its device.
     use_proved_attention(loaded)
     return loaded
 
 
 def check_weights(path: str | Path) -> None:
-    """Hold the names and shapes of a folder's tensors against its architecture; no weight is read.
+    """Compare the names and shapes of a folder's tensors with its architecture; no weight is read.
 
     Raises:
         NotFoundError: no such folder.
-        ModelSourceError: as `load_model`, for what can be seen without the weights.
+        ModelSourceError: the config is unknown, or a weight is missing, superfluous or of the wrong shape.
     """
     folder = _folder(path)
     kind = auto_class(load_config(folder))
@@ -162,6 +168,7 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
     try:
         with _loading, quiet_transformers(), quiet_peft(), warnings.catch_warnings():
             # PEFT only warns when weights are missing, and would answer with a half-loaded adapter.
+            # As an error, which the `except` below turns into ours.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             adapted: PeftModel = PeftModel.from_pretrained(
                 model, str(folder), is_trainable=False, autocast_adapter_dtype=False
@@ -177,7 +184,12 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PeftMode
 
 
 def check_adapter(adapter_path: str | Path) -> Path:
-    """The folder of an adapter, if there is one with safetensors weights. Raises NotFoundError, ModelSourceError."""
+    """The folder of an adapter, if there is one with safetensors weights.
+
+    Raises:
+        NotFoundError: no such folder.
+        ModelSourceError: it lacks the config or the weights.
+    """
     folder = _folder(adapter_path)
     missing = [n for n in ("adapter_config.json", "adapter_model.safetensors") if not (folder / n).is_file()]
     if missing:

@@ -33,12 +33,15 @@ def merged_model(
     be lost in the sum.
 
     Args:
+        base_path: folder of the base.
+        adapter_path: folder of the PEFT adapter.
+        dtype: of the result.
         quantisation: how the base was packed while the adapter was trained over it: what packing has rounded is part of
             what was trained, so the update is added to the matrices as they were unpacked.
 
     Raises:
         RequestError: a trained prompt, which no weight can hold, or weights that float16 has no room for.
-        NotFoundError, ModelSourceError: as `load_model` and `attach_adapter`.
+        NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:
@@ -47,6 +50,7 @@ def merged_model(
             expected="an adapter that changes matrices",
             do="serve the prompt beside its base: it cannot be merged",
         )
+    # Before the merge, which changes matrices in place.
     _untie(adapted)
     with quiet_peft():
         merged: PreTrainedModel = adapted.merge_and_unload()
@@ -59,6 +63,7 @@ def wide_model(path: str | Path, quantisation: Quantisation | None = None) -> Pr
     """A model in float32 on the CPU; with `quantisation`, its matrices as packing has rounded them."""
     if quantisation is None:
         return load_model(path, dtype="float32", attention="sdpa")
+    # Packed from bfloat16, the type that most bases are stored in; `unpack` gives the rounded matrices in float32.
     model = load_model(path, dtype="bfloat16", attention="sdpa", quantisation=quantisation)
     unpack(model)
     return model.float()

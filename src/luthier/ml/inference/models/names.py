@@ -24,6 +24,9 @@ class ModelName:
     Attributes:
         text: its one canonical spelling.
         safe: its folder under `home/models`.
+        source: where the model comes from.
+        repo, revision: of a model on the hub.
+        file: of a local file or folder.
         layers, teacher: of `layers:15@TEACHER`, which layers of which base model or run.
     """
 
@@ -43,8 +46,10 @@ def parse(name: str) -> ModelName:
     Paths need not exist (what was made from them may still be there), but must look like one.
 
     Raises:
-        NotFoundError: none of these. RequestError: a malformed `hub:` or `layers:` name.
+        NotFoundError: none of these.
+        RequestError: a malformed `hub:` or `layers:` name.
     """
+    # First, so that a folder here cannot shadow a name of the catalogue.
     if name in catalog.entries():
         return ModelName(name, name, "catalog")
     if name.startswith("hub:"):
@@ -112,6 +117,7 @@ def _parse_layers(name: str) -> ModelName:
 
 
 def _safe(text: str) -> str:
+    # No leading dot: hidden folders are Luthier's own (`.tmp-`, `.part-`, `.lock-`).
     return re.sub(r"[^A-Za-z0-9._-]+", "--", text)[:80].strip(".-") or "model"
 
 

@@ -66,6 +66,7 @@ class OwnHead:
 
     @contextmanager
     def _handing_on(self, states: Tensor, router_logits: tuple[Tensor, ...] | None = None) -> Iterator[None]:
+        # An instance may have a forward of its own already (compiled, or offloaded): it is put back.
         before = vars(self._body).get("forward")
         made = _Given(last_hidden_state=states, router_logits=router_logits)
 

@@ -38,6 +38,7 @@ class _UnpackedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+        # The layer and not its matrix: saved for the backward pass, the unpacked matrix would stay in memory.
         ctx.layer = layer
         return nn.functional.linear(x, layer.unpacked(x.dtype), layer.bias)
 
@@ -51,6 +52,7 @@ class PackedLinear(nn.Linear, ABC):
     """A frozen linear layer whose matrix is held packed."""
 
     def __init__(self, layer: nn.Linear) -> None:
+        # Past `nn.Linear.__init__`, which would allocate a whole matrix.
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
 
@@ -82,6 +84,7 @@ class Int8Linear(PackedLinear):
         wide = layer.weight.detach().float()
         scale = (wide.abs().amax(1, keepdim=True) / _LARGEST_INT8).bfloat16()
         divisor = torch.where(scale == 0, 1.0, scale.float())  # a row of zeros stays one
+        # [out, in]. Clamped: bfloat16 may have rounded the scale down, and 127 up.
         packed = (wide / divisor).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8).to(torch.int8)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -130,19 +133,25 @@ def packable_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") -> int:
-    """Pack the linear layers of a model that can be packed, in place, one after the other; returns how many.
+    """Pack the linear layers of a model that can be packed, in place, one after the other.
 
     A pass over the first layers shows what their code hides: a matrix whose weight was read there past its module stays
     as it is, and so do those of the same name in modules of the same class.
 
     Args:
+        model: with its weights on the CPU or on `device`.
+        kind: how matrices are packed.
         device: where each is packed, and stays; what is not packed is left where it is.
+
+    Returns:
+        How many layers were packed.
     """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
     past = _read_in_a_pass(model)
     found = {name: layer for name, layer in packable_layers(model).items() if _place(model, name) not in past}
     for name, layer in found.items():
         parent, _, own = name.rpartition(".")
+        # One at a time: at most one layer is held both ways.
         setattr(model.get_submodule(parent), own, layer_kind(layer.to(device)))
     return len(found)
 

@@ -37,7 +37,9 @@ _FEED_FORWARD_NAMES: Final = ("intermediate_size", "ffn_dim", "ffn_hidden_size",
 def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> Iterator[PreTrainedConfig]:
     """Small configs of the architecture, those that cost least first; the config itself is left as it is.
 
-    keeps_vocabulary: vocabulary and special tokens stay as they are.
+    Args:
+        config: of the whole model.
+        keeps_vocabulary: whether vocabulary and special tokens stay as they are.
 
     Raises:
         ModelSourceError: transformers cannot build the architecture.
@@ -49,6 +51,7 @@ def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> 
     for factor in _factors(text_config(config)):
         made = copy.deepcopy(config)
         parts = _parts(made)
+        # Before anything is cut: the ratio is restored once the new width is known.
         usual = _usual_feed_forward(text_config(made))
         for part in parts:
             is_text = part is text_config(made)
@@ -120,6 +123,7 @@ def _cut_layers(part: Any, num_layers: int | None, num_kept: int | None) -> None
 
 def _cut_sizes(part: Any) -> None:
     chosen = [v for k, v in vars(part).items() if type(v) is int and ("per_tok" in k or "topk" in k or "top_k" in k)]
+    # A router cannot choose more experts than there are, and groups need two experts each.
     fewest = max(_EXPERTS, *chosen, 2 * (_read(part, "n_group") or 0), 0)
     for key, value in list(vars(part).items()):
         if type(value) is not int or value <= 0:
@@ -150,6 +154,7 @@ def _narrow(parts: list[Any], text: Any, factor: int) -> None:
     hidden = getattr(text, "hidden_size", None)
     if factor == 1 or not isinstance(hidden, int):
         return
+    # The inner width of a state space is as wide as its heads together, and shrinks with their number.
     inner = _product(text, "mamba_n_heads", "mamba_d_head")
     for part in parts:
         for key, value in list(vars(part).items()):
@@ -159,6 +164,7 @@ def _narrow(parts: list[Any], text: Any, factor: int) -> None:
         if type(value := _read(text, key)) is int:
             setattr(text, key, max(1, value // factor))
     kept, keys = _read(text, "num_attention_heads"), _read(text, "num_key_value_heads")
+    # Query heads are shared out evenly over key heads; one key head always works.
     if isinstance(kept, int) and isinstance(keys, int) and kept % keys:
         text.num_key_value_heads = 1
 

@@ -31,7 +31,12 @@ Head = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ScaledHead:
-    """A scale on the product of hidden states and the head's matrix, and a soft cap behind it; None for no cap."""
+    """What is done to the product of hidden states and the head's matrix.
+
+    Attributes:
+        scale: factor of the product.
+        cap: of the soft cap behind it; None for no cap.
+    """
 
     scale: float = 1.0
     cap: float | None = None
@@ -59,16 +64,19 @@ PLAIN: Final = ScaledHead()
 
 @torch.no_grad()
 def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float) -> ScaledHead | None:
-    """Scale and cap of a model's own head, by what it gives for some states [N, width]; None where neither fits.
+    """Scale and cap of a model's own head, by what it gives for some states; None where neither fits.
 
     Args:
+        head: the model's own way from states to logits.
         matrix_product: states times the matrix of the head.
+        states: [N, width].
         tolerance: of logits, as a share of the largest.
     """
     product = matrix_product(states).double()
     size = float(product.abs().max().clamp_min(1e-30))
     try:
         logits = head(states).double()
+        # Ten times the input and the same largest logit: it is capped there.
         first, second = (float(head(states * (large / size)).double().abs().max()) for large in _SATURATED)
     except FORWARD_ERRORS:
         return None
@@ -78,6 +86,7 @@ def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float)
     if cap is not None:
         is_unbent = logits.abs() <= _UNBENT * cap
         product = product[is_unbent]
+        # The cap is undone where that is well conditioned; then the scale is linear.
         logits = (logits[is_unbent] / cap).atanh() * cap
     # Least squares through the origin, in float64.
     scale = float((logits * product).sum() / product.square().sum().clamp_min(1e-30))

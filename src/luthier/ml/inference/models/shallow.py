@@ -46,6 +46,7 @@ def shallow(base: PreTrainedModel) -> Iterator[None]:
     with _shallow(base) as is_shallow:
         if is_shallow and not _runs(base):
             is_shallow = False
+    # Entered a second time: the trial must end before the block, so that an error of the block is its own.
     with _shallow(base) if is_shallow else nullcontext():
         yield
 
@@ -100,6 +101,7 @@ def _short_spans(base: PreTrainedModel) -> Iterator[None]:
 def _wide(base: PreTrainedModel) -> Iterator[None]:
     parts = [language_model(base), base.get_output_embeddings()]
     narrow = {id(p): p for part in parts if part is not None for p in part.parameters() if p.dtype in _NARROW}
+    # Only the kept layers: `_shallow` has taken the others out by now.
     num_bytes = sum(4 * p.numel() for p in narrow.values())
     if not narrow or num_bytes > _SHARE * _free_bytes(base.device):
         yield

@@ -27,7 +27,8 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False) -> PreTrainedModel 
     """The first small copy of a folder's architecture that runs at all, in float32; None where none does.
 
     Args:
-        keeps_vocabulary: it has the tokens of the model itself, so that the model's own tokenizer fits it.
+        path: the folder.
+        keeps_vocabulary: whether it has the tokens of the model itself, so that the model's own tokenizer fits it.
     """
     import torch
 
@@ -60,6 +61,7 @@ def _make_distinct(model: PreTrainedModel) -> None:
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape)
         if parameter.dim() >= 2:
+            # Unit variance of sums over the inputs: states neither vanish nor explode.
             parameter.copy_(noise / parameter.shape[-1] ** 0.5)
         else:
             parameter.add_(noise * 0.05)

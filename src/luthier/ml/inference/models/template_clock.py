@@ -49,6 +49,7 @@ def without_clock(template: str) -> str:
     Calls of `strftime_now` become what they give on that day. Variables that llama.cpp fills with the date get a name
     that it does not know, `own_name`: the template then does what it did in training, where nobody set them.
     """
+    # As a JSON string, which is a jinja literal too.
     text = _CALL.sub(lambda call: json.dumps(fixed_strftime(call["format"]), ensure_ascii=False), template)
     if _ANY_CALL.search(text) is not None:  # a format in a variable: one of the texts of the template
         formats = {found["text"]: fixed_strftime(found["text"]) for found in _TEXT.finditer(text)}
@@ -65,7 +66,7 @@ def own_name(option: str) -> str:
 
 
 def _tokens(template: str) -> Iterator[tuple[str, bool]]:
-    """The template in pieces, and which of these are names of variables; nothing of one that does not parse."""
+    """The template in pieces, and which of these are names of variables; empty where it does not parse."""
     before = ""
     try:
         for _, kind, text in list(_LEXER.lex(template)):

@@ -25,9 +25,12 @@ TextClassifier = Callable[[Sequence[str]], list[float]]
 def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> TextClassifier:
     """A function that gives each text the probability of being toxic, on the CPU, the same whatever the order.
 
-    toxic_label: the label of the model that means toxic; where None, the labels whose names say so (toxic, hate,
-    offensive ...). Labels that exclude each other are summed; of labels that do not (multi-label models, and models
-    with a single output) the largest counts. A text is cut to the tokens that the model can see, at most 512.
+    Labels that exclude each other are summed; of labels that do not (multi-label models, and models with a single
+    output) the largest counts. A text is cut to the tokens that the model can see, at most 512.
+
+    Args:
+        folder: of the model.
+        toxic_label: the label that means toxic; None takes the labels whose names say so (toxic, hate, offensive ...).
 
     Raises:
         NotFoundError: no such folder.
@@ -50,6 +53,7 @@ def load_text_classifier(folder: Path, *, toxic_label: str | None = None) -> Tex
         model.config.pad_token_id = tokenizer.pad_token_id
 
     def classify(texts: Sequence[str]) -> list[float]:
+        # By length, so that little is padding.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         found = [0.0] * len(texts)
         for start in range(0, len(order), _BATCH_TEXTS):

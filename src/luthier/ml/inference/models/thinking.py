@@ -87,7 +87,7 @@ class ThinkingFormat:
 
 
 TAGS: Final = ThinkingFormat("<think>", "</think>", prompt_opens=False)
-"""What is read where a template says nothing of thoughts: only an answer that begins with `<think>` has one."""
+"""What is read where a template knows of no thoughts: only an answer that begins with `<think>` has one."""
 
 
 def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:
@@ -104,7 +104,12 @@ def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:
 
 
 class SplitPiece(NamedTuple):
-    """More of a thought, more of an answer; either may be empty."""
+    """One step of taking a text apart; either part may be empty.
+
+    Attributes:
+        reasoning: more of the thought.
+        content: more of the answer.
+    """
 
     reasoning: str
     content: str
@@ -160,6 +165,7 @@ class ThoughtReader:
         self._held += text
         reasoning: list[str] = []
         state = ""
+        # One piece may close a thought and begin the next: repeated until the state stays.
         while state != self._state:
             state = self._state
             if state == "before":
@@ -191,6 +197,7 @@ class ThoughtReader:
                 self._held, self._state = text[len(delimiter) :], state
                 self._is_framed, self.has_thought = state == "answer", state == "thought"
                 return
+        # Too short to decide while it may still grow into a delimiter.
         if text and not any(one.startswith(text) for one in (form.start, form.answer_start)):
             self._state = "answer"
 

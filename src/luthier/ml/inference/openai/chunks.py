@@ -27,9 +27,11 @@ _REASONS: Final[dict[str, EndReason]] = {
 class ChunkReader:
     """Reads one choice.
 
-    Raises ValueError, with what is wrong, for a chunk that is none.
+    Its methods raise ValueError, KeyError, TypeError or AttributeError for a chunk of another form.
 
     Args:
+        asked: the request.
+        choice: number of the choice, from 0.
         calls: takes them out of the text, where the server leaves them there.
         thinking: of the thought that is in the text; of a chat by default one in `<think>` tags, where the server
             does not tell it apart (`reasoning_content`, or `reasoning`).
@@ -65,7 +67,11 @@ class ChunkReader:
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
-        """The events in the data of one server-sent event."""
+        """The events in the data of one server-sent event.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: a chunk of another form, or one that reports an error.
+        """
         document = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("has a chunk that is no object")
@@ -81,6 +87,7 @@ class ChunkReader:
         said = choices[0]
         if not isinstance(said, dict):
             raise ValueError("has a choice that is no object")
+        # A chat sends what is new under `delta`; a completion sends it in the choice itself.
         delta = said.get("delta") or {} if self._is_chat else said
         text = (delta.get("content") or delta.get("refusal") if self._is_chat else delta.get("text")) or ""
         if not isinstance(text, str):
@@ -88,6 +95,7 @@ class ChunkReader:
         reasoning = (delta.get("reasoning_content") or delta.get("reasoning") or "") if self._is_chat else ""
         if not isinstance(reasoning, str):
             raise ValueError("has a thought that is no text")
+        # The only count while the answer is written: `usage` comes with the last chunk.
         self._num_chunks += bool(text) or bool(reasoning)
         self._num_thinking += bool(reasoning)
         self._open_tokens += _tokens_of(said.get("logprobs"), self._num_characters, self._asked.num_top)
@@ -118,6 +126,7 @@ class ChunkReader:
             reason, num_new = self._reason, self._num_new
         reasoning, left = ("", "") if self._answer.found_stop else self._answer.end(num_new)
         pieces: list[Piece | Ended] = list(self._piece(reasoning, left, (), is_last=True))
+        # Servers that count hidden tokens may report more than was allowed.
         if reason == "length":
             num_new = min(num_new, self._most_new)
         return [
@@ -140,6 +149,7 @@ class ChunkReader:
             raise ValueError("counts its tokens in no numbers")
         self._num_prompt, self._num_new = counts
         details = usage.get("completion_tokens_details")
+        # The server's own count replaces that of chunks.
         reported = details.get("reasoning_tokens") if isinstance(details, dict) else None
         if type(reported) is int and reported > 0:
             self._num_thinking = reported

@@ -67,8 +67,10 @@ class OpenAIHttpEngine:
         self._url, self._model, self._key = url.rstrip("/"), model, (api_key or "").strip()
         self._concurrency, self._first_pause, self._keep = concurrency, first_pause_seconds, keep
         # Newer models of OpenAI refuse the old name of the limit; learned from the first refusal.
+        # Set by several threads without a lock: each sets the same value, and a stale read costs one refusal.
         self._limit_name = "max_tokens"
         self._keeps_form = True  # until a server says that it does not know `response_format`
+        # As many connections as threads: none waits for another's.
         self._client: httpx2.Client | None = httpx2.Client(
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
@@ -85,11 +87,13 @@ class OpenAIHttpEngine:
 
         Busy servers (408, 409, 429, 5xx) and broken connections are tried again, up to six times, with pauses that
         double, or as long as the server asks (Retry-After, at most five minutes). A cut by the server's content filter
-        counts as `stop`. A server that refuses `response_format` is asked without it from then on.
+        counts as `stop`. To a server that refuses `response_format`, requests go without it from then on.
 
         Raises:
-            NotFoundError (no such model or address), OverlongError (a prompt over the context), RequestError (refused
-            otherwise: key, parameters), WorkError (no usable answer after all tries).
+            NotFoundError: no such model or address.
+            OverlongError: a prompt is over the context.
+            RequestError: refused otherwise (key, parameters).
+            WorkError: no usable answer after all tries.
         """
         self._check_open()
         bodies = [self._body(prompt, number) for number, prompt in enumerate(prompts)]
@@ -98,7 +102,7 @@ class OpenAIHttpEngine:
         failure: BaseException | None = None
         try:
             with progress.task("Writing answers", len(prompts), "answers") as task:
-                # After a failure nothing new is asked, but what is under way, and will be billed, is waited for.
+                # After a failure nothing new is sent, but requests under way, which will be billed, are waited for.
                 for number, came in work.results():
                     if isinstance(came, str):
                         task.note(came)
@@ -116,7 +120,11 @@ class OpenAIHttpEngine:
         return [found[number] for number in range(len(prompts))]
 
     def score(self, examples: Sequence[TokenisedExample], progress: Progress) -> list[Score]:  # noqa: ARG002
-        """Likelihoods of given tokens are not part of this API. Raises RequestError, always."""
+        """Likelihoods of given tokens are not part of this API.
+
+        Raises:
+            RequestError: always.
+        """
         raise RequestError(
             f"likelihoods of {len(examples):,} rows from {self._url}",
             expected="an engine that gives them: servers of this API write text, and state no likelihood of given text",
@@ -165,12 +173,14 @@ class OpenAIHttpEngine:
         while True:
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
             retry_after = None
+            # Another thread may have learned it while this request waited.
             if not self._keeps_form:
                 body.pop(_FORM, None)
             try:
                 response = self._check_open().post(f"{self._url}/{path}", json={**body, limit_name: limit})
             except httpx2.TransportError as error:
                 last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                # Faults of the request or the address: trying again cannot help.
                 if isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
                     raise self._no_answer(last, attempt) from error
             except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
@@ -179,6 +189,7 @@ class OpenAIHttpEngine:
                 if response.status_code == httpx2.codes.OK:
                     return self._read(response, path, limit)
                 words = server_words(response, self._key)
+                # A refusal that names the new parameter: sent again at once, and not counted as a try.
                 if "max_completion_tokens" in words and limit_name == "max_tokens" and path == "chat/completions":
                     self._limit_name = "max_completion_tokens"
                     continue
@@ -195,6 +206,7 @@ class OpenAIHttpEngine:
             if pause >= 1:
                 say(f"waits {pause:.0f} s: {last[:60]}")
             attempt += 1
+            # Waits on the event and not by `sleep`: a failure elsewhere ends all pauses.
             if stop.wait(pause):
                 raise self._no_answer(f"{last} (another request has failed)", attempt)
 
@@ -250,6 +262,7 @@ class _Work:
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._done.put((number, error))
                 self.stop.set()
+        # Every thread ends with this mark, so that `results` knows when all have gone.
         self._done.put((-1, None))
 
     def _say(self, words: str) -> None:

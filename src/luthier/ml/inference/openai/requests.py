@@ -32,9 +32,10 @@ def auth_headers(key: str) -> Mapping[str, str]:
 
 
 def message_document(message: Message) -> dict[str, Any]:
-    """A turn as the API takes it: only what is set, and no earlier thought, which hosted services refuse."""
+    """A turn as the API takes it: only fields with a value, and no earlier thought, which hosted services refuse."""
     unsent = {"weight", "reasoning", "learn_reasoning"}
     document = message.model_dump(mode="json", exclude_none=True, exclude=unsent)
+    # An empty list is refused by OpenAI.
     if not message.tool_calls:
         document.pop("tool_calls")
     return {"content": None, **document}
@@ -57,9 +58,11 @@ def stream_body(asked: TextRequest, model: str, choice: int, limit_name: str) ->
     body: dict[str, Any] = {
         "model": model,
         "stream": True,
+        # Without it a stream ends without any count of tokens.
         "stream_options": {"include_usage": True},
         "temperature": 0.0 if is_greedy else rules.temperature,
         "top_p": 1.0 if is_greedy else rules.top_p,
+        # Each choice is a request of its own: with one seed they would all be the same answer.
         "seed": rules.seed + choice,
         limit_name: asked.max_new_tokens,
     }

@@ -67,7 +67,7 @@ class OpenAIStreamEngine:
         most_answers: written at once.
         timeout_seconds: of silence.
         extra: added to every request, where a server knows more than the API.
-        num_bytes: what to say that the model weighs; 0, since it weighs nothing here.
+        num_bytes: reported as the memory of the model; 0 for a model on another machine.
     """
 
     def __init__(
@@ -88,10 +88,12 @@ class OpenAIStreamEngine:
         self._limit_name = "max_tokens"  # newer models of OpenAI refuse it; learned from the first refusal
         self._adapters: dict[str, str] = {}
         self._asks: dict[Hashable, _Ask] = {}
+        # The only thing that both threads touch, beside the futures; `_asks` belongs to the caller's thread.
         self._inbox: queue.SimpleQueue[tuple[_Ask, Started | Piece | Ended | Failed]] = queue.SimpleQueue()
         self._client = httpx2.AsyncClient(
             headers=auth_headers(self._key),
             timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
+            # A few more than answers: cancelled ones close their connection only after the loop has run.
             limits=httpx2.Limits(max_connections=most_answers + 16, max_keepalive_connections=most_answers),
         )
         self._loop: asyncio.AbstractEventLoop | None = asyncio.new_event_loop()
@@ -131,8 +133,11 @@ class OpenAIStreamEngine:
         What the server refuses comes as `Failed`.
 
         Args:
+            key: names the request in events and `cancel`.
+            request: what to write.
+            adapter: a loaded name; None for the model itself.
             calls: made for each choice, takes calls of tools out of its text.
-            extra: added to this request.
+            extra: added to the body of this request.
             thinking: of the thought that is in the text of each choice.
 
         Raises:
@@ -170,6 +175,7 @@ class OpenAIStreamEngine:
         self._check_open()
         events: list[KeyedEvent] = []
         until = time.monotonic() + wait_seconds
+        # Events of cancelled requests are dropped by `_heard`, so one `get` may yield none.
         while self._asks and not events:
             try:
                 events += self._heard(*self._inbox.get(timeout=max(0.0, until - time.monotonic())))
@@ -188,6 +194,7 @@ class OpenAIStreamEngine:
             self.cancel(key)
         # The client belongs to the loop: it is closed there, before the loop stops.
         _run(loop, _closed(self._client)).result(_CLOSE_SECONDS)
+        # A loop may be touched from another thread by this call alone.
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(_CLOSE_SECONDS)
         loop.close()
@@ -225,6 +232,7 @@ class OpenAIStreamEngine:
         attempt = 1
         while True:
             retry_after = None
+            # New for every try: a reader keeps state, and a failed try may have left some.
             reader = ChunkReader(ask.asked, choice, None if ask.calls is None else ask.calls(), ask.thinking)
             path = stream_path(ask.asked)
             limit_name = self._limit_name if path == "chat/completions" else "max_tokens"
@@ -248,6 +256,7 @@ class OpenAIStreamEngine:
                     last, retry_after = f"HTTP {response.status_code}: {words}", response.headers.get("Retry-After")
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                # After the first byte another try would write another answer behind the first.
                 if has_begun or not isinstance(error, httpx2.TransportError):
                     raise self._lost(last, attempt, has_begun=has_begun) from error
             # Jitter only spreads requests over time; it decides nothing that is written.
@@ -270,11 +279,13 @@ class OpenAIStreamEngine:
             async for line in response.aiter_lines():
                 if len(line) > _MAX_LINE:
                     raise ValueError(f"has a line of {len(line):,} characters")
+                # Server-sent events: comments, event names and blank lines carry nothing here.
                 data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
                 if data == "[DONE]":
                     break
                 for piece in reader.read(data) if data else ():
                     self._inbox.put((ask, piece))
+                # Leaving the loop closes the connection, which stops the server from writing on.
                 if reader.found_stop:
                     break
             for event in reader.end():
