@@ -44,7 +44,10 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
 
     random = np.random.default_rng(seed)
     num, users = world.num_exchanges, world.num_users
+    # [users]: weights with a heavy tail, so that a few users ask most of the time.
     busy = random.pareto(1.3, users) + 0.05
+    # [num]: the user of each exchange. A user is in the canary with all of its exchanges, as `Deployment.chosen` does
+    # it.
     unit = random.choice(users, num, p=busy / busy.sum())
     in_canary = random.random(users) < world.fraction
     is_canary = in_canary[unit]
@@ -52,9 +55,11 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
     rush = 1 + 0.5 * np.sin(ended_at / 86_400 * 2 * np.pi)
 
     def happens(rate: float, more: float) -> NDArray[np.float64]:
+        # Beta with mean `rate` and a small first shape: a few users often, most nearly never. [users] -> [num].
         own = random.beta(0.3, 0.3 * (1 - rate) / rate, users)[unit]
         return (random.random(num) < np.clip(own * rush + more * is_canary, 0, 1)).astype(float)
 
+    # Log-normal times with an effect of the user: exchanges of one user are not independent.
     patience = random.normal(0, 0.5, users)[unit]
     seconds = np.exp(patience + random.normal(0, 0.6, num)) * rush * np.where(is_canary, world.slower, 1.0)
     is_rated = random.random(num) < world.rated
@@ -73,6 +78,7 @@ def draw(world: CanaryWorld, seed: int) -> pl.DataFrame:
             "lacking": np.where(is_rated, lacking, np.nan),
             "rated_at": np.where(is_rated, ended_at + random.exponential(600, num), np.nan),
         }
+        # NaN marked what was not rated; the comparison reads null.
     ).with_columns(pl.col("bad", "lacking", "rated_at").fill_nan(None))
 
 

@@ -90,6 +90,7 @@ class GenerationContract:
         together = engine.generate(prompts, SILENT)
         backwards = engine.generate(prompts[::-1], SILENT)[::-1]
         alone = [engine.generate([prompt], SILENT)[0] for prompt in prompts]
+        # Padding and batch composition must not reach the text: exact equality, since greedy ids are discrete.
         assert together == backwards == alone
 
     def test_max_new_tokens_limits_each_prompt(self, engine: Engine) -> None:
@@ -141,12 +142,14 @@ class EngineContract(GenerationContract):
         backwards = engine.score(examples[::-1], SILENT)[::-1]
         alone = [engine.score([example], SILENT)[0] for example in examples]
         for one, other, third in zip(together, backwards, alone, strict=True):
+            # Sums in another order differ in the last bits, so scores are compared with a tolerance.
             assert one.nll_nats == pytest.approx(other.nll_nats, rel=1e-4)
             assert one.nll_nats == pytest.approx(third.nll_nats, rel=1e-4)
 
     def test_scores_add_up_over_a_divided_mask(self, engine: Engine, examples: Sequence[TokenisedExample]) -> None:
         """The score of all learned tokens is the sum over any two halves of them."""
         for example in examples:
+            # Likelihoods factorise over tokens, so scores under two disjoint masks add up.
             learned = [place for place, bit in enumerate(example.loss_mask) if bit]
             halves = [
                 _with_mask(example, learned[: len(learned) // 2]),

@@ -39,6 +39,7 @@ class FullHome:
         known = self.ids
         for start, more in self.of_route.items():
             if path.startswith(start):
+                # Parameters of one name mean other things below some addresses.
                 known = known | more
         for name, value in known.items():
             path = path.replace(f"{{{name}}}", value).replace(f"{{{name}:path}}", value)

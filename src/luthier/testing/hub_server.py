@@ -51,6 +51,7 @@ class Hub:
         """The answer of /api/models/{repo}/revision/{revision}?blobs=true."""
         siblings = []
         for name, content in self.files.items():
+            # How git names a blob, which the hub gives for every file; large ones have a SHA-256 under `lfs` besides.
             git_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
             sibling: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_id}
             if name.endswith((".safetensors", ".bin")):
@@ -82,6 +83,7 @@ def serving(hub: Hub) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
+        # Handlers that stall would keep `server_close` waiting.
         hub.released.set()
         server.shutdown()
         server.server_close()
@@ -133,6 +135,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if name in hub.corrupt:
                 content = bytes([content[0] ^ 1]) + content[1:]
             start = 0
+            # `bytes=START-`: the only form that a resumed download sends.
             if (asked := self.headers.get("Range")) and not hub.ignores_ranges:
                 start = int(asked.removeprefix("bytes=").rstrip("-"))
             rest = content[start:]
@@ -152,6 +155,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.stall:
                 hub.stalled.set()
                 hub.released.wait(120)
+            # Content-Length promised more: the client sees a connection that broke off.
             self.close_connection = True
             self.connection.close()
 

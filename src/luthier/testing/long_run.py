@@ -19,6 +19,7 @@ def events_of(first: int, last: int, num_steps: int, *, validate_every_steps: in
     if first <= 1:
         yield RunStarted(from_step=0, num_steps=num_steps)
     for step in range(first, last + 1):
+        # A hash by sine, as shaders use it: looks random, and is the same for a step whatever range is made.
         noise = math.sin(step * 12.9898) * 43758.5453 % 1 - 0.5
         share = step / num_steps
         yield StepDone(
@@ -80,6 +81,7 @@ def tell(context: Context, run_id: str, events: Iterable[Event]) -> None:
         for event in told
     ]
     last = max((event.step for event in told if isinstance(event, StepDone)), default=0)
+    # One transaction for all: event by event, thousands of steps would take minutes.
     with context.database.write() as connection:
         connection.execute(insert(event_rows), rows)
         connection.execute(update(runs).where(runs.c.run_id == run_id).values(step=last, status="running"))

@@ -53,6 +53,7 @@ class MadeTask:
 
     def curve(self, values: Values, shares: Sequence[float], *, repeat: int = 0) -> list[float]:
         """The validation loss after each share of this training. repeat: another seed of the same one."""
+        # By the values themselves, so that one training has the same curve whichever search asks for it.
         noise = random.Random(sha256_document([self.seed, values, repeat]))  # noqa: S311
         level = noise.gauss(0, self.noise)
         return [self.truth(values, share) + level + noise.gauss(0, self.noise / 2) for share in shares]
@@ -62,13 +63,17 @@ class MadeTask:
         own, drawn = OWN | values, _Drawn.of(self.seed)
         off = _rate(own) - drawn.best_rate  # in factors of ten
         epochs = float(own["training.epochs"]) * share
+        # A higher rate learns faster, up to a little above the best one.
         speed = 10 ** (0.9 * min(off, 0.35))
         learned = 1 - (1 + 9 * drawn.pace * speed * epochs / 2) ** -0.9
+        # Quadratic beside the optimum, then a steep wall: divergence.
         too_high = 0.5 * max(0.0, off - 0.15) ** 2 + (4.0 * (off - 0.8) if off > 0.8 else 0.0)
+        # Noise of large steps, which goes as the schedule brings the rate down: curves of different rates cross.
         unrest = 0.10 * 10 ** (0.7 * min(off, 0.8)) * _rate_left(str(own["training.schedule"]), share)
         room = math.log2(drawn.needed_rank / float(own["method.rank"])) if own["method.rank"] else 0.0
         small = 0.02 * max(0.0, room) + drawn.narrow * (own["method.targets"] == "attention")
         against = 1 - 2.5 * float(own["method.dropout"]) - float(own["training.weight_decay"])
+        # Overfitting sets in after a number of epochs, sooner at higher rates.
         by_heart = drawn.by_heart * max(0.0, epochs * speed - 1.6) ** 1.5 * max(0.2, against)
         slower = 0.12 * float(own["method.dropout"]) + 0.02 * (float(own["training.warmup_fraction"]) - 0.03) ** 2
         gain = (START_LOSS - drawn.floor) * learned
@@ -101,9 +106,11 @@ class _Drawn:
 def _rate(own: Values) -> float:
     """How far a step goes, as a power of ten: the rate, with what its scale and its batch do to it."""
     scale = (
+        # rsLoRA scales by alpha / sqrt(rank): equal to a ratio of 2 at rank 16.
         2.0 * float(own["method.rank"]) ** 0.5 / 4 if own["method.name"] == "rslora" else float(own[ALPHA_OVER_RANK])
     )
     by_scale = 0.5 * math.log10(scale / 2.0)
+    # The square-root rule: four times the batch allows twice the rate.
     by_batch = -0.5 * math.log10(float(own["training.global_batch_size"]) / 8)
     return math.log10(float(own["training.learning_rate"])) + by_scale + by_batch
 

@@ -81,16 +81,19 @@ class MadeSearch:
     def _train(self, step: GoOn) -> None:
         trial, last = self.trials[step.number], len(self.spec.rungs) - 1
         steps = self._steps(trial.values)
+        # Whole trainings are validated now and then as well, since a curve is what can be hopeless.
         interval = 10 if last == 0 else steps[0]
         at = sorted({*range(interval, steps[step.rung], interval), steps[step.rung]})
         shares = [one / steps[-1] for one in at]
         curve = list(zip(shares, self.task.curve(trial.values, shares), strict=True))
         done, reason = trial.results[-1].share if trial.results else 0.0, ""
         for place, (share, _) in enumerate(curve):
+            # Looked at after each validation that is new; at the last one nothing is left to save.
             if done < share < shares[-1] and (reason := self._why_hopeless(trial, curve[: place + 1])):
                 curve = curve[: place + 1]
                 break
         hours = trial.hours + self.task.hours(trial.values) * (curve[-1][0] - done)
+        # The best checkpoint is kept, so the lowest point of the curve counts, not its end.
         loss, best_share = min((loss, share) for share, loss in curve)
         results = trial.results
         if not reason:

@@ -37,6 +37,7 @@ def fill(home: Context, *, name: str = "answers") -> Made:
     home.evaluations.save(evaluation)
     home.runs.update(runs[1], evaluation_id=evaluation.evaluation_id)
     tuned = "ft:tiny:default:mine:1a2b"
+    # step None is the outcome of the run, the other one the model after an epoch.
     for model_id, step in ((tuned, None), (f"{tuned}:ckpt-step-5", 5)):
         folder = str(home.settings.run_folder(runs[1]) / "model")
         home.tuned_models.add(

@@ -52,6 +52,7 @@ class OpenAIServer:
 
     def respond(self, path: str, body: dict[str, Any], authorization: str | None) -> Trouble:
         """The answer to one request; a completion is a Trouble with status 200."""
+        # Each request has a thread of its own.
         with self._lock:
             self.requests.append((path, body))
             self.authorizations.append(authorization)
@@ -93,6 +94,7 @@ class OpenAIServer:
         is_chat = "message" in choice
         words = (choice["message"]["content"] if is_chat else choice["text"]).split(" ")
         for number, word in enumerate(words):
+            # Joined, the pieces must be the text of the answer that is not streamed.
             text = word if number == 0 else f" {word}"
             yield _event(
                 [{"index": 0, "finish_reason": None, **({"delta": {"content": text}} if is_chat else {"text": text})}]
@@ -102,6 +104,7 @@ class OpenAIServer:
         )
         if "usage" in document:
             yield _event([], usage=document["usage"])
+        # The end marker of OpenAI's streams, which is no JSON.
         yield "data: [DONE]\n\n"
 
 
@@ -167,6 +170,7 @@ def handler_of(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
         def _stream(self, document: Mapping[str, Any]) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
+            # A stream has no length: its end is the end of the connection.
             self.send_header("Connection", "close")
             self.end_headers()
             try:

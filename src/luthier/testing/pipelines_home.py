@@ -117,6 +117,7 @@ def _add(
     for stage in stages:
         times: dict[str, float] = {}
         if stage.status != "waiting" and stage.began_at is None:
+            # Stages follow each other without a gap, as the engine runs them.
             took = stage.came.get("seconds", 12.0)
             times = (
                 {"began_at": moment} if stage.status == "running" else {"began_at": moment, "ended_at": moment + took}

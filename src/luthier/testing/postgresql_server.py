@@ -18,6 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 USER, PASSWORD = "luthier", "tuning"
+# Durability is of no use to data that is gone after the test, and costs most of the time.
 _SETTINGS = "fsync=off full_page_writes=off max_connections=60 shared_buffers=32MB"
 _SERVER_ACCOUNT = "postgres"  # a server of root's own would refuse to start
 
@@ -27,6 +28,7 @@ def programs_folder() -> Path | None:
     if (found := shutil.which("initdb")) is not None:
         return Path(found).resolve().parent
     installed = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    # By number: as text, 9 would come after 16.
     return max(installed, key=lambda folder: int(folder.parent.name), default=None)
 
 
@@ -45,6 +47,7 @@ class PostgresqlServer:
     def new_database(self, copy_of: str | None = None) -> str:
         """Make an empty database, or a copy of another one without open connections; takes and returns URLs."""
         name = f"test_{uuid4().hex[:12]}"
+        # A template copies files and is many times faster than migrating an empty database.
         template = "template1" if copy_of is None else copy_of.rpartition("/")[2]
         where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", USER)
         self._run("createdb", *where, "-T", template, name, password=PASSWORD)
@@ -113,5 +116,6 @@ def postgresql_server(programs: Path) -> Iterator[PostgresqlServer]:
 
 def _free_port() -> int:
     with socket.socket() as found:
+        # Another program may take it before the server does; that is rare, and the start then fails loudly.
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

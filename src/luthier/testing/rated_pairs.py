@@ -29,6 +29,7 @@ def write_ratings(rows: Sequence[RatingRow], file: Path) -> Path:
 
 def reading_judge(question: str) -> str:
     """The verdict of a judge that reads, on what `evaluate.judge.questions.pairwise_question` asks of such a pair."""
+    # The form of the question puts an answer on the line below its heading.
     first, second = (question.split(f"[answer {name}, ")[1].split("\n")[1] for name in "AB")
     return json.dumps({"better": "A" if first == GOOD else "B" if second == GOOD else "tie"})
 

@@ -79,6 +79,7 @@ def say(
     if isinstance(thought, dict):
         rating_view.keep_scores(context, panel, rater, item.item, thought)
         return
+    # Raters think in the item's own order, pages ask for the side on the screen.
     first = rating_view.shown_first(panel, rater.rater_id, item.item)
     choice = "tie" if thought == "tie" else "first" if thought == first else "second"
     rating_view.keep_preference(context, panel, rater, item.item, choice)
@@ -95,6 +96,7 @@ def careful(kind: RatingKind, *, better: str = "tuned", noise: float = 0.15, see
         if item.check is not None:
             score = item.check.score or 3
             return item.check.preference or {"relevance": score, "coherence": score, "accuracy": score}
+        # Seeded by the row alone: all careful raters agree on it, which gives a known agreement.
         likes_it = random.Random(item.row_id).random() < 2 / 3  # noqa: S311
         slips = drawn.random() < noise
         if kind == "pairwise":

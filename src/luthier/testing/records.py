@@ -213,6 +213,7 @@ def make_quote(*, num_steps: int = 10, step_seconds: float = 2.0, is_calibrated:
     """What a run was predicted to take: steps of two seconds, ends a third below and half above, 0.60 USD an hour."""
 
     def spread(value: float) -> Estimate:
+        # Symmetric on a logarithmic scale, as forecasts of time are.
         return Estimate(value=value, low=value / 1.5, high=value * 1.5)
 
     hours = spread(num_steps * step_seconds / 3600)

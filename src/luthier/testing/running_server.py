@@ -61,6 +61,7 @@ def running_server(
         )
     assert process.stdout is not None
     line = process.stdout.readline()
+    # The first line of stdout comes once the server answers: no polling is needed.
     if not line.startswith('{"url"'):  # else it ends with an error message of several lines
         process.stdout.close()
         process.wait(_STOP_SECONDS)

@@ -49,6 +49,7 @@ def fuzz(
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     while report.num_requests < num_requests:
+        # What is missing, over all operations in both modes, rounded up.
         num_each = max(1, -(-(num_requests - report.num_requests) // (2 * len(operations))))
         before = report.num_requests
         for operation in operations:
@@ -89,6 +90,7 @@ def _ask_one(
         for name in sorted(set(case.path_parameters or ()) & set(known)):
             if data.draw(st.booleans()):
                 case.path_parameters[name] = data.draw(st.sampled_from(list(known[name])))
+        # One request in ten goes without a valid key, so that 401 is seen as well.
         if report.num_requests % 10:  # else with what is drawn for a key
             case.headers.update(headers)
         _ask(case, headers, report)
@@ -119,6 +121,7 @@ def _ask(case: Any, headers: Mapping[str, str], report: FuzzReport) -> None:
     for check in asked:
         try:
             case.validate_response(response, checks=[check])
+        # Groups of failures may derive from BaseException alone.
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise

@@ -40,6 +40,7 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
             content = (json.dumps(row) + "\n").encode() * 12
             file = _ok(client.post("/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}))
             asked = {"model": "tiny", "training_file": file["id"]}
+            # Without a worker they stay queued: all that the API does with jobs can be asked of them.
             jobs = [_ok(client.post("/v1/fine_tuning/jobs", json=asked))["id"] for _ in range(3)]
             size = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 10, "mime_type": "application/jsonl"}
             upload = _ok(client.post("/v1/uploads", json=size))

@@ -42,13 +42,16 @@ def made_traffic(days: float, exchanges_an_hour: float, *, seed: int, change: Ch
     generator = np.random.default_rng(seed)
     at, load = _times(days, exchanges_an_hour, generator)
     num = len(at)
+    # [num] bool: without a change the index is behind the last exchange.
     is_after = np.arange(num) >= (num if change is None else change.at)
     is_moved = is_after & (generator.random(num) < (0.0 if change is None else change.moved))
     first = _first_turns(num, generator)
+    # [topics]: about Zipf, as topics are asked for unequally often.
     odds = 1 / (2 + np.arange(_NUM_TOPICS))
     topics = generator.choice(_NUM_TOPICS, size=num, p=odds / odds.sum())
     if change is not None and change.topic:
         topics[is_moved] = _NUM_TOPICS
+    # Indexing by the first turn copies its topic to all exchanges of the same user. [num]
     topics = topics[first]  # the next turn stays with the topic
     prompts = [_prompt(int(topic), generator) for topic in topics]
     refused = generator.random(num) < 0.02
@@ -81,9 +84,12 @@ def made_traffic(days: float, exchanges_an_hour: float, *, seed: int, change: Ch
 def _times(days: float, an_hour: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Times, and how much longer than usual an answer takes then."""
     hours = np.arange(round(days * 24))
+    # [hours]: least at 3 in the night, most at 15.
     rhythm = 1 - 0.8 * np.cos(2 * np.pi * (hours % 24 - 3) / 24)
+    # Day 0 is a Thursday (3 from Monday): 5 and 6 are the weekend.
     volume = rhythm * np.where((hours // 24 + 3) % 7 >= 5, 0.5, 1.0)
     counts = generator.poisson(an_hour * volume)
+    # An AR(1) process: an hour is slow more often after a slow one, so hours are not independent.
     wander = np.zeros(len(hours))
     for hour in range(1, len(hours)):
         wander[hour] = 0.5 * wander[hour - 1] + generator.normal(0.0, 0.1)
@@ -97,6 +103,7 @@ def _times(days: float, an_hour: float, generator: np.random.Generator) -> tuple
 def _first_turns(num: int, generator: np.random.Generator) -> np.ndarray:
     """For each exchange the one that its user began with: a third of them go on with what was asked just before."""
     goes_on = generator.random(num) < 1 / 3
+    # Who begins has its own index, who goes on 0: the running maximum carries the last beginning forward. [num]
     found: np.ndarray = np.maximum.accumulate(np.where(goes_on, 0, np.arange(num)))
     return found
 
@@ -104,6 +111,7 @@ def _first_turns(num: int, generator: np.random.Generator) -> np.ndarray:
 def _prompt(topic: int, generator: np.random.Generator) -> str:
     """Words of a topic among common ones."""
     size = int(generator.integers(6, 20))
+    # Zipf has no upper end: what is beyond the vocabulary becomes its last word.
     own = np.minimum(generator.zipf(1.4, size) - 1, _WORDS_A_TOPIC - 1)
     common = np.minimum(generator.zipf(1.3, size) - 1, _NUM_COMMON - 1)
     is_own = generator.random(size) < 0.4

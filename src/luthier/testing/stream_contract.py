@@ -83,9 +83,11 @@ def write_all(
     until = time.monotonic() + _MOST_SECONDS
     while waiting or engine.keys:
         assert time.monotonic() < until, f"no end of {engine.keys}, {len(waiting)} waiting"
+        # Asked in order: an engine without room is asked again after the next poll.
         while waiting and engine.ask(waiting[0], requests[waiting[0]], (adapters or {}).get(waiting[0])):
             waiting.pop(0)
         heard.hear(engine)
+    # Events of the last answer may still be in the queue when its key has gone.
     heard.hear(engine, 0)
     return heard
 
@@ -144,6 +146,7 @@ class StreamEngineContract:
         texts = [first.texts["a", choice] for choice in range(3)]
         assert texts == [again.texts["a", choice] for choice in range(3)]
         assert len(set(texts)) > 1
+        # Choice 2 of seed 11 draws as seed 13: choices are numbered from 0.
         third = warm.model_copy(update={"num_choices": 1, "sampling": Sampling(temperature=1.5, seed=13)})
         assert write_all(stream_engine, {"b": third}).texts["b", 0] == texts[2]
 
@@ -213,6 +216,7 @@ class StreamEngineContract:
         for name, path in zip(systems[1:], adapters, strict=True):
             assert name is not None
             stream_engine.load_adapter(name, path)
+            # A second time: loading what is loaded must change nothing.
             stream_engine.load_adapter(name, path)
         alone = [base]
         for name in systems[1:]:

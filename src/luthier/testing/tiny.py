@@ -106,6 +106,7 @@ def make_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    # The caller's random state stays: making a model must not change what a test draws.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
@@ -133,6 +134,7 @@ def _make_tokenizer(vocabulary: int, *, chat: bool) -> PreTrainedTokenizerFast:
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS],
         show_progress=False,
     )
+    # Special tokens come first in the vocabulary, then the 256 bytes, then merges.
     backend.train_from_iterator(_TEXT.splitlines(keepends=True), trainer)
     if backend.get_vocab_size() != vocabulary:
         raise RequestError(
@@ -142,6 +144,7 @@ def _make_tokenizer(vocabulary: int, *, chat: bool) -> PreTrainedTokenizerFast:
         )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
+        # Chat models end a turn, base models a text: generation stops at this token.
         eos_token=END_OF_TURN if chat else END_OF_TEXT,
         pad_token=END_OF_TEXT,
         extra_special_tokens=list(_SPECIAL_TOKENS),

@@ -45,6 +45,7 @@ def write_tiny_gguf(
     out.add_tokenizer_model("gpt2")
     out.add_tokenizer_pre(pre)
     out.add_token_list(tokenizer.convert_ids_to_tokens(list(range(config.vocab_size))))
+    # 3 is CONTROL, 1 is NORMAL in llama.cpp's enumeration of token types.
     out.add_token_types([3 if number in specials else 1 for number in range(config.vocab_size)])
     out.add_token_merges([" ".join(merge) for merge in bpe["merges"]])
     out.add_eos_token_id(tokenizer.eos_token_id)
@@ -54,6 +55,7 @@ def write_tiny_gguf(
         out.add_chat_template(tokenizer.chat_template)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
+        # Tied embeddings: llama.cpp takes the head from `token_embd`.
         if name != "lm_head.weight":
             out.add_tensor(
                 names.get_name(name, try_suffixes=(".weight",)), _in_pairs(name, tensor.float().numpy(), config)
@@ -82,6 +84,8 @@ def write_tiny_gguf_adapter(folder: Path, adapter: Path, target: Path) -> Path:
 def _in_pairs(name: str, array: NDArray[np.float32], config: PretrainedConfig) -> NDArray[np.float32]:
     for kind, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
         if kind in name:
+            # [heads * d, in] -> [heads, 2, d / 2, in] -> [heads, d / 2, 2, in] -> [heads * d, in]: halves become
+            # neighbouring pairs.
             array = array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
     return np.ascontiguousarray(array)
 

@@ -68,6 +68,7 @@ def make_tiny_thinker(
         for question in _QUESTIONS:
             asked = Conversation(messages=(Message(role="user", content=question),))
             prompt = loaded.with_options(options).render(asked, add_generation_prompt=True)
+            # What the generation prompt has begun: nothing, an open thought, or an empty one that is closed.
             begun = prompt.rpartition("assistant")[2].strip()
             rest = written[len("<think>\n") :] if begun == "<think>" else ANSWER if begun else written
             rows.append((loaded.ids(prompt), [*loaded.ids(rest), loaded.end_of_turn_ids[0]]))
@@ -79,6 +80,8 @@ def _overfit(folder: Path, rows: list[tuple[list[int], list[int]]]) -> None:
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        # ids, labels: [rows, width]. -100 is ignored by the loss: prompts and padding are not learned. Padding is on
+        # the right, so a causal model needs no attention mask for the tokens before it.
         width = max(len(prompt) + len(rest) for prompt, rest in rows)
         ids, labels = torch.zeros(len(rows), width, dtype=torch.long), torch.full((len(rows), width), -100)
         for row, (prompt, rest) in enumerate(rows):

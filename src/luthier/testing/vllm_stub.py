@@ -59,6 +59,7 @@ class VllmStub(OpenAIServer):
         return super().respond(path, body, authorization)
 
     def _load(self, name: str, path: str) -> Trouble:
+        # As vLLM: without this variable the routes are not there.
         if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") != "True":
             return Trouble(404)
         if name in self._adapters:
@@ -80,6 +81,7 @@ class VllmStub(OpenAIServer):
             return str(said)
         # Counted, not hashed: folders whose names happen to have one sum would write the same words.
         number = self._numbers.get(self._adapters.get(body["model"], ""), 0)
+        # From the prompt, the adapter and the seed: equal requests get equal words, others most likely not.
         start = sum(ids) + number + (body["seed"] * 7 if body["temperature"] else 0)
         return " ".join(_WORDS[(start * (n + 1) + n * n) % len(_WORDS)] for n in range(400))
 
@@ -91,6 +93,7 @@ def main(arguments: list[str]) -> None:
     if "exit_code" in settings:
         print("ValueError: no GPU was found\n" * 3, file=sys.stderr, flush=True)  # noqa: T201
         sys.exit(settings["exit_code"])
+    # Every argument is paired with its follower: values appear as keys as well, which does no harm.
     options = dict(pairwise(arguments))
     stub = VllmStub(options["--served-model-name"], os.environ["VLLM_API_KEY"], settings)
 

@@ -40,7 +40,9 @@ def in_world(
     the function to join the world that the environment names, and gives it `ALONE`.
     """
     context = multiprocessing.get_context("forkserver")
+    # Loaded once in the server: each rank is forked from it and skips seconds of imports.
     context.set_forkserver_preload(_PRELOADED)
+    # Port 0 and a store in this process: no port can be taken by another program between choice and use.
     store = dist.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", 0, is_master=True, wait_for_workers=False
     )
@@ -50,6 +52,7 @@ def in_world(
         place = (rank, size, store.port, timeout_seconds if joins else None)
         process = context.Process(target=_one, args=(theirs, place, function, arguments))
         process.start()
+        # Without this copy of the writing end, a rank that dies shows as EOF instead of a wait until the time is up.
         theirs.close()
         started.append((process, ours))
     ended = []
@@ -80,6 +83,7 @@ def _one(
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
         "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
+    # Ranks share the cores of one machine.
     torch.set_num_threads(1)
     try:
         if timeout_seconds is None:

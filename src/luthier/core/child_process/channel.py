@@ -65,9 +65,11 @@ class Channel:
 
     def limit_memory(self, memory_bytes: int) -> None:
         """Take at most this much address space from here on; what needs more gets a MemoryError."""
+        # The soft limit alone: a process without privileges may not go above the hard one.
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        # A core dump would write all of its memory to the disk.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self._memory_bytes = memory_bytes
 
@@ -77,6 +79,7 @@ class Channel:
 
     def emit_json(self, event: str) -> None:
         """As `emit`, for an event that is JSON already. It must not contain a line break."""
+        # Written around the JSON, which is not parsed and encoded once more.
         self._send(f'{{"event": {event}}}')
 
     def requests(self) -> Iterator[Any]:
@@ -101,6 +104,8 @@ class Channel:
         for request in self.requests():
             message = self.outcome(partial(answer, request))
             is_large = max_resident_bytes is not None and _resident_bytes() > max_resident_bytes
+            # Memory that the allocator holds in pieces does not go back to the system: only a new process is small
+            # again.
             if is_large or "out_of_memory" in message:
                 message["is_last"] = True
             self._send(json.dumps(message, allow_nan=allow_nan))
@@ -114,6 +119,7 @@ class Channel:
         except LuthierError as error:
             return {"error": error.as_json()}
         except MemoryError:
+            # Without a limit of ours the machine itself is out of memory: nothing that an answer could say helps.
             if self._memory_bytes is None:
                 raise
             return {"out_of_memory": self._memory_bytes}
@@ -130,6 +136,7 @@ class Channel:
         self._send(json.dumps(message))
 
     def _send(self, line: str) -> None:
+        # One lock for each line: events come from several threads, and lines must not interleave.
         with self._send_lock, suppress(BrokenPipeError, ConnectionResetError):
             self._connection.sendall(line.encode() + b"\n")
 
@@ -144,6 +151,7 @@ def main(descriptor: int, function: str) -> None:
     start: Start | None = next(channel.requests(), None)
     if start is None:  # the parent died before it could say what to do
         raise SystemExit(_ERROR_EXIT_CODE)
+    # Before anything long begins, and with a check that the parent has not died already.
     if start["parent"] is not None:
         end_with(start["parent"])
     os.environ.pop("PYTHONPATH", None)

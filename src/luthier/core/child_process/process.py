@@ -112,10 +112,12 @@ class ChildProcess:
         self._is_ending = False
         self.has_hung_up = False
         """Whether its end of the channel is closed: it has ended, or is ending."""
+        # A socket pair, not a pipe: one descriptor for both directions, and its end shows on both sides.
         self._connection, theirs = socket.socketpair()
         self._poll = select.poll()
         self._poll.register(self._connection, select.POLLIN)
         self._log = _open_log(log)
+        # What the child's own children are to see; the child itself gets the paths of this process.
         python_path = (environment or {}).get("PYTHONPATH", os.environ.get("PYTHONPATH"))
         threads = {} if num_threads is None else dict.fromkeys(_THREADS, str(num_threads))
         try:
@@ -137,6 +139,7 @@ class ChildProcess:
             self._close_log()
             raise
         finally:
+            # Only the child must hold that end: otherwise its death would not close the channel.
             theirs.close()
         try:
             self.send(
@@ -173,6 +176,7 @@ class ChildProcess:
 
     def send(self, request: Any) -> None:
         """Send a request. A child that has died meanwhile is noticed by who reads its messages."""
+        # Encoded outside the lock: a request that is no JSON raises before a byte is sent.
         line = json.dumps(request).encode() + b"\n"
         with self._send_lock, contextlib.suppress(OSError):
             self._connection.sendall(line)
@@ -186,6 +190,7 @@ class ChildProcess:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not self._messages and not self.has_hung_up:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            # Rounded up: poll takes whole milliseconds, and 0 would spin until the deadline.
             if not self._poll.poll(None if left is None else math.ceil(left * 1000)):
                 return []
             self._read()
@@ -221,11 +226,13 @@ class ChildProcess:
             messages = [] if left is not None and left <= 0 else self.receive(left)
             for position, message in enumerate(messages):
                 if "event" not in message:
+                    # Messages behind the result belong to the next request.
                     self._messages[:0] = messages[position + 1 :]
                     return result_of(message)
                 if on_event is not None:
                     on_event(message["event"])
             if not messages:
+                # Nothing came: either its time is up, or the channel is closed.
                 error = self.ended(is_late=not self.has_hung_up)
                 if says_disk_full("\n".join(error.log_lines)):  # a library aborted over it
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -244,6 +251,8 @@ class ChildProcess:
     def hang_up(self) -> None:
         """Close the channel: a warm child ends, and `receive` in another thread returns."""
         with contextlib.suppress(OSError):
+            # shutdown, not close: another thread may be waiting on this descriptor, and its number could be given out
+            # again.
             self._connection.shutdown(socket.SHUT_RDWR)
         self.has_hung_up = True
 
@@ -260,6 +269,7 @@ class ChildProcess:
         if self._log is None:
             return []
         size = os.fstat(self._log.fileno()).st_size
+        # pread does not move the file's position, which the child shares through the inherited descriptor.
         tail = os.pread(self._log.fileno(), _LOG_BYTES, max(0, size - _LOG_BYTES))
         return tail.decode(errors="replace").strip().splitlines()[-most:]
 
@@ -312,6 +322,7 @@ class ChildProcess:
         self._pending += chunk
         if b"\n" not in chunk:  # so that a long line is searched once
             return
+        # What follows the last line break is the beginning of the next message.
         *lines, rest = self._pending.split(b"\n")
         self._pending = rest
         self._messages += (messages := [json.loads(line) for line in lines])
@@ -380,6 +391,7 @@ def signal_name(number: int) -> str:
 def _open_log(log: Path | str | None) -> IO[bytes] | None:
     if log == "inherit":
         return None
+    # a+b: the parent reads the tail, and several children may append to one file.
     return tempfile.TemporaryFile() if log is None else Path(log).open("a+b")
 
 

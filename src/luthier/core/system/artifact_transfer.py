@@ -29,6 +29,7 @@ def open_root(root: str) -> tuple[Any, str]:
     """
     protocol = root.partition("://")[0]  # the rest may hold a password
     try:
+        # No caches: other processes write to the same place, and what they wrote must be seen.
         files, place = url_to_fs(root, use_listings_cache=False, skip_instance_cache=True)
         return files, str(place)
     except ImportError as error:
@@ -51,8 +52,10 @@ def copy_local(source: Path, final: Path) -> None:
     try:
         with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
             shutil.copyfileobj(reader, writer)
+            # flush moves Python's buffer to the kernel, fsync the kernel's to the disk; only then may the name appear.
             writer.flush()
             os.fsync(writer.fileno())
+        # Atomic within one folder, hence the partial name beside it.
         partial.replace(final)
     finally:
         partial.unlink(missing_ok=True)
@@ -74,6 +77,7 @@ class ArtifactReader:
             with errors_explained(self._name, is_local=self._is_local):
                 return bytes(self._file.read(num_bytes))
         except FileNotFoundError as error:
+            # The file was there when it was opened: now that means the store has lost it.
             raise _failed(self._name, error) from error
 
     def __enter__(self) -> Self:
@@ -95,6 +99,7 @@ def copy_to(files: Any, source: Path, place: str, name: str) -> None:
 
 
 def _copy_to(files: Any, source: Path, place: str) -> None:
+    # On S3 a multipart upload: the object appears when close() completes it.
     writer = files.open(place, "wb", block_size=WRITE_BYTES)
     try:
         with source.open("rb") as reader:
@@ -144,6 +149,7 @@ def _kind(error: BaseException) -> str:
     """The error's kind and, where the store has answered, the code of its answer."""
     cause: BaseException | None = error
     while cause is not None:
+        # botocore's ClientError keeps the parsed answer there.
         answer = getattr(cause, "response", None)
         if isinstance(answer, dict) and isinstance(answer.get("Error"), dict):
             return f"{type(error).__name__} ({answer['Error'].get('Code', 'no code')})"

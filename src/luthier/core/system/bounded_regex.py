@@ -35,10 +35,12 @@ class BoundedPattern:
 
         self.name, self.pattern = name, pattern
         try:
+            # Compiling is not covered by the time-out, so the length of the pattern bounds it.
             if len(pattern) > MAX_CHARACTERS:
                 raise ValueError(f"it has {len(pattern):,} characters, more than {MAX_CHARACTERS:,}")
             self._compiled = regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
         except (regex.error, ValueError, OverflowError, RecursionError) as error:
+            # A library's message may quote text of this machine; the position of the mistake is harmless.
             where = getattr(error, "pos", None)
             reason = "it has a mistake" + ("" if where is None else f" at character {where + 1}")
             raise RequestError(
@@ -87,6 +89,7 @@ class BoundedPattern:
             RequestError: that takes too long.
         """
         try:
+            # The time-out covers the whole iteration, not each match.
             yield from self._compiled.finditer(text, timeout=SEARCH_SECONDS)
         except TimeoutError as error:
             raise self._too_slow(text) from error

@@ -16,6 +16,7 @@ SLACK_SECONDS: Final = 5.0
 
 def elapsed() -> float:
     """Seconds on a clock that nobody sets, and that goes on while the machine sleeps."""
+    # CLOCK_MONOTONIC stops while a machine sleeps: after waking up the wall clock would look as if it had been set.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -34,5 +35,6 @@ class JumpWatch:
         before, self._before = self._before, (now, self._clock())
         if before is None:
             return 0.0
+        # How far the wall clock went beyond what really passed.
         jumped = (now - before[0]) - (self._before[1] - before[1])
         return jumped if abs(jumped) > SLACK_SECONDS else 0.0

@@ -23,6 +23,7 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or what caused it, says that there is no room: disk, quota, or largest size of a file."""
     cause: BaseException | None = error
     while cause is not None:
+        # One of ours was classified where it was raised: what caused it is not looked at again.
         if isinstance(cause, LuthierError):
             return isinstance(cause, StorageFullError)
         if isinstance(cause, OSError) and cause.errno in _ERRNOS:
@@ -48,6 +49,7 @@ def storage_full(
     """
     filename = getattr(error, "filename", None)
     where = f" while writing {place or filename}" if place or filename else ""
+    # The last line: libraries put the cause of the system behind their own words.
     reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
     return StorageFullError(
         f"no room left{where} ({reason})",

@@ -30,6 +30,7 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]
         ConflictError: another process still holds it after that time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Never deleted: a process could otherwise lock a file that another one has just unlinked and made again.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + timeout_seconds
@@ -43,6 +44,7 @@ def file_lock(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]
             time.sleep(_PAUSE_SECONDS)
         yield descriptor
     finally:
+        # Closing releases the lock, unless a child process still has the descriptor open.
         os.close(descriptor)
 
 
@@ -53,6 +55,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
+        # Shared: two processes that ask at the same moment do not take each other for the holder.
         return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
@@ -60,6 +63,7 @@ def is_held(path: Path) -> bool:
 
 def _try_lock(descriptor: int, kind: int) -> bool:
     try:
+        # flock, not POSIX locks: these are lost as soon as any descriptor of the file in this process is closed.
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

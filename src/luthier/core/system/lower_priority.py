@@ -20,6 +20,7 @@ def lower_session_priority() -> None:
     that start sessions of their own get the default weight, which `os.nice` could not restore for them. Without
     autogroups, or in a container's control group, all threads have equal weight anyway.
     """
+    # The weight belongs to the whole session: only its leader may lower it, not a program started from a shell.
     if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
             _GROUP.write_text(str(_NICE), encoding="ascii")

@@ -31,5 +31,6 @@ def end_with(parent: int) -> None:
     """
     if sys.platform.startswith("linux"):
         dying_with_parent()()
+        # The parent died before prctl: this process belongs to init already, and no signal will come.
         if os.getppid() != parent:
             os._exit(1)

@@ -32,11 +32,13 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made.
     """
+    # Here, since nobody else would come by: no job sweeps these places.
     remove_abandoned(parent, prefix)
     # Under its name a folder is held from the first moment: nobody can take it for an abandoned one.
     folder = Path(tempfile.mkdtemp(prefix=_UNNAMED, dir=parent))
     try:
         with holding(folder, must=False):
+            # The lock is on the open folder, not on its name, so renaming keeps it.
             folder = folder.rename(parent / f"{prefix}{secrets.token_hex(_TOKEN_BYTES)}")
             yield folder
     finally:
@@ -51,6 +53,7 @@ def remove_abandoned(parent: Path, prefix: str) -> list[Path]:
 
 def remove_if_abandoned(folder: Path) -> bool:
     """Remove a folder that no process holds. False where one does, or it is none, or cannot be removed."""
+    # A link that somebody put there must not lead the removal elsewhere.
     if folder.is_symlink() or not folder.is_dir():
         return False
     with contextlib.suppress(OSError), holding(folder):
@@ -68,6 +71,7 @@ def holding(path: Path, *, must: bool = True) -> Iterator[None]:
     Raises:
         OSError: another process holds it.
     """
+    # CLOEXEC: a child process would otherwise keep the lock after this process has died.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -95,6 +99,7 @@ class FolderRegister:
         """
         self._place.mkdir(parents=True, exist_ok=True)
         entry = self._place / f".{secrets.token_hex(_TOKEN_BYTES)}"
+        # Hidden while it is written: `remove_abandoned` passes names with a dot over, so it never reads half a path.
         entry.write_text(str(folder), encoding="utf-8")
         try:
             with holding(entry, must=False):
@@ -113,6 +118,7 @@ class FolderRegister:
                 folder = Path(entry.read_text(encoding="utf-8"))
                 if remove_if_abandoned(folder):
                     removed.append(folder)
+                # An entry stays as long as its folder could not be removed, so that the next look tries again.
                 if not folder.exists():
                     entry.unlink(missing_ok=True)
         return removed

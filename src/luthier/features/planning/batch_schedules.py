@@ -25,9 +25,12 @@ def of_training(
 ) -> StepSchedule | ReplaySchedule:
     """The steps of a run, over `prepared.trained_units`.
 
-    shares_prefix: whether units that begin alike go into micro-batches of their own; blocks of texts, of which every
-    token is learned, share nothing. packs: whether the rows of a micro-batch lie end to end. micro_batch_tokens: in
-    place of the plan's.
+    Args:
+        prepared: The run.
+        shares_prefix: Whether units that begin alike go into micro-batches of their own. Blocks of texts, of which
+            every token is learned, share nothing.
+        packs: Whether the rows of a micro-batch lie end to end.
+        micro_batch_tokens: In place of the plan's; None takes the plan's.
     """
     from luthier.ml.data.tokenise.replay import ReplaySchedule
 

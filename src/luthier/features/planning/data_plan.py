@@ -22,6 +22,7 @@ def data_plan(recipe: Recipe, splits: dict[Split, PreparedSplit], template_day: 
     from luthier.ml.data.split.split import leaked_ids
 
     train, validation, held_out = splits["train"], splits.get("validation"), splits.get("held_out")
+    # Replayed rows are trained on, too, so held-out rows must not be among them either.
     seen = [*train.examples, *(splits["replay"].examples if "replay" in splits else ())]
     num_leaked = num_same_prompt = num_validation_leaked = 0
     if held_out is not None:

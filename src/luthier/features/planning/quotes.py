@@ -37,11 +37,18 @@ def quote_of(
 ) -> Quote:
     """The price, time and memory of a prepared recipe.
 
-    on: `cpu` or NAME[:COUNT]; None is this machine. prices: None takes the table that is shipped. is_probed: run a few
-    real steps first, which only this machine can. Earlier probes of this machine are used where there are some.
+    Args:
+        context: The home. Earlier probes of this machine in it are used.
+        prepared: The recipe.
+        on: `cpu` or NAME[:COUNT]; None is this machine.
+        prices: None takes the table that is shipped.
+        market: On which devices are rented.
+        is_probed: Whether a few real steps are run first, which only this machine can.
 
-    Raises RequestError for an unknown device, a device without a price, more devices than a step has rows, and a probe
-    of another device; WorkError where a probe fails.
+    Raises:
+        RequestError: An unknown device, one without a price, more devices than a step has rows, or a probe of another
+            device.
+        WorkError: A probe fails.
     """
     from luthier.ml.planning.devices import alternatives_to
     from luthier.ml.planning.prices import load_prices
@@ -200,10 +207,14 @@ def save_quote(
 ) -> Quote | str:
     """The quote of a run on this machine, kept in its folder for the report; or why there is none.
 
-    prices: a file whose entries replace those of the table that is shipped. num_devices: accelerators such as this
-    machine's that train it together; processes on a CPU share one machine.
+    A run must not fail because of its quote: a device that the table lacks has none.
 
-    A run must not fail of its quote: a device that the table lacks has none.
+    Args:
+        context: The home.
+        run_id: Of the run.
+        prepared: Its plan and rows.
+        prices: A file whose entries replace those of the table that is shipped.
+        num_devices: Accelerators like this machine's that train it together; processes on a CPU share one machine.
     """
     from luthier.ml.charts.page import replace_text
     from luthier.ml.planning.prices import load_prices

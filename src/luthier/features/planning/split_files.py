@@ -42,6 +42,7 @@ def load_splits(recipe: Recipe, base_dir: Path) -> dict[Split, Part]:
     parts: dict[Split, Sequence[Example]] = {"train": train.examples}
     if fractions:
         seed = recipe.training.seed if recipe.training and recipe.training.seed is not None else 0
+        # A seed of its own for the split: trials that change the training seed still judge on the same rows.
         seed = recipe.data.split_seed if recipe.data.split_seed is not None else seed
         parts = dict(
             split_by_fraction(

@@ -34,6 +34,7 @@ def with_provenance(context: Context, data: DataPlan) -> DataPlan:
         except (KeyError, TypeError, ValueError, AttributeError):
             continue  # a split.json of another program, or one that was edited: it proves nothing
         found += [] if made is None else [made]
+    # The proof of the held-out rows matters most: the verdict rests on these.
     best = max(found, key=lambda one: ("held_out" in one.covers, len(one.covers)), default=None)
     return data if best is None else data.model_copy(update={"split": best})
 
@@ -43,6 +44,7 @@ def _documents(context: Context, data: DataPlan) -> Iterator[dict[str, Any]]:
     train = Path(data.train.file)
     beside = train.parent / _SUMMARY
     try:
+        # A bound: any file of that name may lie there, and it is read into memory whole.
         if beside.is_file() and beside.stat().st_size <= _MAX_SUMMARY_BYTES:
             yield json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -41,10 +41,13 @@ _MAX_KEPT: Final = 4
 class PreparedSplit:
     """One split, ready: the examples that are left and their tokens, in the same order, then those of canaries.
 
-    tokenised: the rows of all examples one after another, one of each, or chosen and rejected of preference pairs.
-    rows_per_unit: how many of them the objective looks at side by side. row_counts: how many each example is, where the
-    template needs a row for each answer of a conversation; else empty. blocks: where texts are packed, the pieces of
-    each; `tokenised` then holds these.
+    Attributes:
+        profile: Counts and digests of the rows.
+        examples: Those that were not dropped.
+        tokenised: The rows of all examples one after another: one of each, or chosen and rejected of preference pairs.
+        rows_per_unit: How many of them the objective looks at side by side.
+        blocks: Where texts are packed, the pieces of each block; `tokenised` then holds these.
+        row_counts: Rows of each example, where the template needs one for each answer of a conversation; else empty.
     """
 
     profile: DatasetProfile

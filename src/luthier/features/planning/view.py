@@ -71,9 +71,24 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """What the page shows of a plan. values: by section. why: of each value, by its dotted key. changes: with `ask`.
+    """What the page shows of a plan.
 
-    coverage, is_proved: whether the proof of a split covers the held-out rows, in words and as such.
+    Attributes:
+        digest: Of the plan.
+        headline: Rows, steps and method in one line.
+        fits: Whether it fits into memory.
+        device: On which it is predicted.
+        figures: Time, money, energy and memory.
+        memory: The peak, part by part.
+        warnings: What may go wrong.
+        notes: What the prediction rests on.
+        changes: What would make it fit, each with the options (`ask`) that do it.
+        devices: Other devices with time and money.
+        advice: The method that is advised.
+        coverage: Whether the proof of a split covers the held-out rows, as text.
+        is_proved: The same as a flag.
+        values: Rows of values by section.
+        why: Of each value, by its dotted key.
     """
 
     digest: str
@@ -211,12 +226,15 @@ def _kwh(value: float) -> str:
 def _memory(predicted: dict[str, Any]) -> Memory:
     capacity, total = predicted["device"]["memory_bytes"], predicted["peak_memory_bytes"]
     high = predicted["peak_memory_bytes_high"]
+    # Both the device's memory and the upper end must be seen, with a little room behind them.
     whole = max(capacity, high) * 1.02
     pieces, x = [], 0.0
     for key, name in _PARTS.items():
         num_bytes = predicted["peak_memory_parts_bytes"].get(key, 0.0)
         width = num_bytes / whole * _BAR_WIDTH
         if num_bytes > 0:
+            # Half a pixel at least, so that no part disappears; `x` moves by the true width, so that the sum stays
+            # right.
             pieces.append(Piece(key, name, num_bytes, round(x, 2), round(max(width, 0.5), 2)))
             x += width
     scale = _BAR_WIDTH / whole

@@ -30,9 +30,15 @@ EFFORTS: Final = {"": "as the model was trained", "none": "none", "low": "low", 
 
 
 class Turn(FrozenModel):
-    """One turn. facts: of an answer, what it took, in words; exchange_id: what it is known by; thumb: given to it.
+    """One turn of a conversation.
 
-    thought: what stood before the answer; it is shown, and not sent back to the model.
+    Attributes:
+        role: Who says it.
+        content: What is said.
+        facts: Of an answer, its tokens and times, as text.
+        exchange_id: Of an answer, its id in the traffic log.
+        thumb: That was given to an answer.
+        thought: Written before the answer; it is shown, and not sent back to the model.
     """
 
     role: Literal["user", "assistant"]

@@ -18,9 +18,13 @@ _MAX_RUNS: Final = 50
 
 
 class PlaygroundModel(FrozenModel):
-    """A model or run by its name. kind: its group, in the plural. note: a hint beside the name.
+    """A model or run by its name.
 
-    run_id: of a tuned model that is the outcome of a run, which is not listed beside it then.
+    Attributes:
+        name: By which it is asked.
+        kind: Its group, in the plural.
+        note: A hint beside the name.
+        run_id: The run that made a tuned model, and is then not listed beside it.
     """
 
     name: str

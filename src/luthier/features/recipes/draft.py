@@ -26,7 +26,12 @@ _FILE_ID = re.compile(r"^.*?: \[?(file-[A-Za-z0-9-]+)\]?$")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One wrong place of a draft. place: its dotted key. words: where it is, what came, what was expected."""
+    """One wrong place of a draft.
+
+    Attributes:
+        place: Its dotted key.
+        words: Where it is, what is there, and what was expected.
+    """
 
     place: str
     words: str

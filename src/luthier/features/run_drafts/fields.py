@@ -13,9 +13,17 @@ from luthier.core.registry import METHODS, OBJECTIVES
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A number of a recipe. name: its dotted key. low, high, step: of its slider, which is none where both are 0.
+    """A number of a recipe.
 
-    scale: how far the slider moves a value; on the logarithmic ones `step` has no meaning.
+    Attributes:
+        name: Its dotted key.
+        label: Before the field.
+        hint: Beside it.
+        low: Where its slider begins; it has none where both ends are 0.
+        high: Where its slider ends.
+        scale: How far the slider moves a value.
+        step: Of the slider; without meaning on a logarithmic scale.
+        unit: Behind the value.
     """
 
     name: str
@@ -35,7 +43,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several. title: what people call it. words: what it means to choose it."""
+    """One of several values.
+
+    Attributes:
+        name: In the recipe.
+        title: What people call it.
+        words: What it means to choose it.
+    """
 
     name: str
     title: str
@@ -141,5 +155,6 @@ def objective_of(name: str | None) -> tuple[Field, ...]:
 
 def _fields(section: str, settings: Iterable[str], instead: Iterable[Field] = ()) -> tuple[Field, ...]:
     """The fields of those settings that have one, in their order."""
+    # `instead` wins: the temperature of a teacher has another range than that of sampling.
     known = _BY_SETTING | {field.name: field for field in instead}
     return tuple(known[place] for name in settings if (place := f"{section}.{name}") in known)

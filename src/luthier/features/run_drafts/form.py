@@ -34,9 +34,16 @@ _TAKEN_WITHOUT_A_NAME: Final = {"method": "lora", "objective": "sft"}
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What is being drafted. keys: of the recipe, None where its text cannot be read. error: why that is so.
+    """A recipe that is being drafted.
 
-    text: the recipe as it is shown. by_text: whether the text was changed last, and not the fields.
+    Attributes:
+        text: The recipe as it is shown.
+        keys: Of the recipe; None where its text cannot be read.
+        by_text: Whether the text was changed last, and not the fields.
+        problems: What is wrong with keys and values.
+        error: Why the text cannot be read.
+        token: Names the draft, so that it is started once.
+        lines: The line of each dotted key.
     """
 
     text: str

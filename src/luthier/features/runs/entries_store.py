@@ -75,12 +75,14 @@ class RunEntryStore(Store):
             begun = begun.where(_says(text, runs.c.run_id, runs.c.base_model, runs.c.method, jobs.c.document))
             waiting = waiting.where(_says(text, jobs.c.run_id, jobs.c.document))
         both = union_all(begun, waiting).subquery()
+        # Ids begin with their time, so the largest id is the newest.
         newest = select(both.c.run_id).order_by(both.c.run_id.desc()).limit(limit)
         with self._database.read() as connection:
             ids = connection.execute(newest).scalars().all()
             records = connection.execute(RUNS.query(runs.c.run_id.in_(ids))).mappings()
             found = {row["run_id"]: RUNS.of_row(row) for row in records}
             asked = select(jobs).where(jobs.c.run_id.in_(ids)).order_by(jobs.c.number)
+            # Ordered by number: of several jobs of one run the newest stays.
             made_by = {row["run_id"]: job_of(row) for row in connection.execute(asked).mappings()}
         return [RunEntry(run_id, found.get(run_id), made_by.get(run_id)) for run_id in ids]
 

@@ -30,7 +30,15 @@ _MAX_EVALUATIONS: Final = 256
 class RunRow:
     """One line of the list. What is not known, or not yet, is None or empty.
 
-    base_model: by its name. loss: of the last step. judged: its last evaluation, without samples. bill: so far.
+    Attributes:
+        standing: The state of the run.
+        base_model: By its name.
+        method: By its name.
+        train_file: The file of its training rows, without its folder.
+        dataset: The dataset version with these rows.
+        loss: Of the last step.
+        judged: Its last evaluation, without samples.
+        bill: So far.
     """
 
     standing: Standing

@@ -51,8 +51,11 @@ _OF_LOSS: Final = (PLAIN_LOSS, TASK_LOSS, REPLAY_LOSS)
 class Curves:
     """Points (step, value) by chart and series, in the order of the steps.
 
-    from_step: where the newest start began, if there was one: what was known of later steps is to be forgotten. best:
-    the last validation that was the best so far. is_more: whether anything came that is no step.
+    Attributes:
+        points: By chart and series.
+        from_step: Where the newest start began, if there was one: what was known of later steps is void.
+        best: The last validation that was the best so far.
+        is_more: Whether any event came that is not a step.
     """
 
     points: dict[Key, list[Point]] = field(default_factory=dict)
@@ -106,7 +109,13 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a watcher is told. position: to ask from next time. is_whole: whether it replaces all that was told."""
+    """What a watcher is sent.
+
+    Attributes:
+        curves: The points.
+        position: From which to continue next time.
+        is_whole: Whether it replaces all that was sent before.
+    """
 
     curves: Curves
     position: int

@@ -72,8 +72,12 @@ class RunDetails:
 class RunComparison:
     """Runs side by side. Each row's `values` are in the order of `run_ids`; None where a run has no such value.
 
-    plan: the values in which the plans differ. results: what came out. metrics: of each run's last evaluation, named
-    `system: metric`. caveats: why figures may not be comparable.
+    Attributes:
+        run_ids: The runs.
+        plan: The values in which the plans differ.
+        results: Figures of the results.
+        metrics: Of each run's last evaluation, named `system: metric`.
+        caveats: Why figures may not be comparable.
     """
 
     run_ids: tuple[str, ...]

@@ -20,9 +20,14 @@ OVER: Final = ("succeeded", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """record: None before the run has begun. job: None where a command made it. is_active: a process works on it.
+    """The state of a run.
 
-    num_ahead: jobs that come before it, of all projects; None where it does not wait.
+    Attributes:
+        run_id: Of the run.
+        record: As it is stored; None before the run has begun.
+        job: The newest job that makes it; None where a command made it.
+        is_active: Whether a process works on it.
+        num_ahead: Jobs that come before it, of all projects; None where it does not wait.
     """
 
     run_id: str

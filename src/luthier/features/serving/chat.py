@@ -38,9 +38,19 @@ class ChatClient(Protocol):
 
 @dataclass(slots=True)
 class Reply:
-    """What one model has answered so far. first_seconds: until its first words.
+    """What one model has answered so far.
 
-    reason: why it has ended, `stopped` where somebody would not wait; None while it is written.
+    Attributes:
+        name: Of the model.
+        text: The answer.
+        reasoning: The thought before it.
+        num_prompt_tokens: Of the whole conversation; 0 where the server does not say it.
+        num_new_tokens: Written so far.
+        reason: Why it has ended, `stopped` after an interrupt; None while it is being written.
+        first_seconds: Until the first piece; None before that.
+        seconds: Until the last event.
+        error: Why it failed.
+        has_started: Whether the model has taken the prompt up.
     """
 
     name: str
@@ -65,6 +75,7 @@ class Reply:
         if self.first_seconds is None or self.num_new_tokens < 2:
             return None
         seconds = self.seconds - self.first_seconds
+        # Without the first token, whose time is that of reading the prompt.
         return (self.num_new_tokens - 1) / seconds if seconds >= _MIN_SECONDS else None
 
     def as_json(self) -> dict[str, Any]:
@@ -153,6 +164,7 @@ class Chat:
         messages = [Message(role="system", content=self.system)] if self.system else []
         for turn in self.turns:
             reply = turn.replies[number]
+            # Templates want turns to alternate, so a question without an answer is left out as well.
             if reply.error is None and reply.text:
                 messages.append(Message(role="user", content=turn.question))
                 messages.append(Message(role="assistant", content=reply.text))

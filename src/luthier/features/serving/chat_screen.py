@@ -106,6 +106,7 @@ class ChatScreen:
         for reply in replies:
             text = Text(visible(reply.text))
             if is_live:
+                # Wrapped here: the room counts lines of the screen, not lines of the text.
                 lines = text.wrap(self._console, width)
                 room = max(3, self._console.height - _LINES_AROUND)
                 text = Text("\n").join(list(lines)[-room:])

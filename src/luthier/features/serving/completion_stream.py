@@ -32,13 +32,23 @@ _CHARGING: set[asyncio.Future[None]] = set()
 
 
 class CompletionStream:
-    """One running request. answer: the text so far. fingerprint: of the model, once begun.
+    """One running request.
 
-    hears_pieces: false where only the ends are waited for; the answer has all text in any case. model: as it is asked
-    for. user: whose ask it is, where somebody was named.
+    Args:
+        context: The home.
+        caller: Whose budget and slots are used.
+        requests: One for each prompt.
+        model: The name that was requested.
+        user: Whose request it is, where it names a user.
+        hears_pieces: Whether `next` returns pieces, too; the answer has all text in any case.
 
-    exchange: what is kept of it, as the project's policy says, once it has ended. began_at, first_at, ended_at: when it
-    was asked, when the first piece came, and the end (`time.monotonic`).
+    Attributes:
+        answer: The text so far.
+        fingerprint: Of the model; empty until it is begun.
+        exchange: What the traffic log keeps of it, as the project's policy says, once it has ended.
+        began_at: When it was sent, by `time.monotonic`.
+        first_at: When the first piece came, by `time.monotonic`; 0 before that.
+        ended_at: When the last choice ended, by `time.monotonic`; 0 before that.
     """
 
     def __init__(

@@ -45,8 +45,13 @@ class _Waiting:
 class Scheduler:
     """Hands requests to engine threads, opens engines, and closes idle ones.
 
-    tell: sends events; called from many threads. tell_loaded: says which models are loaded, when that has changed.
-    precision: as `shared_bases.split` has it.
+    Args:
+        tell: Sends events; called from many threads.
+        most_models: How many engines are open at once.
+        memory_bytes: What all of them may take together.
+        precision: The precision in which this machine is fastest, for models without one of their own.
+        open_engine: Loads a model.
+        tell_loaded: Called with the models that are loaded, when these have changed.
     """
 
     def __init__(

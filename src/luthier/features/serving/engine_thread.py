@@ -63,10 +63,16 @@ class TurnLock:
 
 @dataclass(frozen=True, slots=True)
 class EngineContext:
-    """What the scheduler gives an engine thread. tell: sends events. wake: has the scheduler look for work again.
+    """What the scheduler gives an engine thread.
 
-    adapter_bytes: what an adapter will take. has_room: whether this many more bytes fit the budget;
-    where not, other models are let go for it. is_alone: whether there are no others.
+    Attributes:
+        open_engine: Loads the model.
+        tell: Sends events.
+        wake: Has the scheduler look for work again.
+        adapter_bytes: What an adapter takes, in bytes, by its path.
+        has_room: Whether this many more bytes fit the budget; where not, other models are closed for it.
+        is_alone: Whether there are no other engines.
+        turn_lock: Shared by all engines that compute in this process.
     """
 
     open_engine: Callable[[Served], StreamEngine]
@@ -81,8 +87,12 @@ class EngineContext:
 class EngineThread:
     """Opens one engine, runs its requests, and closes it. Only the scheduler calls it, from its own thread.
 
-    num_bytes: what the engine takes, as estimated until it is open. is_open: it can be asked. decoding: how it writes;
-    None until it is open, and of one that does not say it. has_closed: it is gone.
+    Attributes:
+        num_bytes: What the engine takes; an estimate until it is open.
+        is_open: Whether the model is loaded.
+        is_closing: Whether it has been told to close.
+        has_closed: Whether it is gone.
+        decoding: By which path it writes; None until it is open, and of an engine that does not say it.
     """
 
     def __init__(self, served: Served, engine_context: EngineContext, num_bytes: int) -> None:

@@ -45,7 +45,15 @@ Ask = Callable[[str, Sequence[Mapping[str, str]], int, float, int], str]
 
 @dataclass(slots=True)
 class Graded:
-    """What came out. errors: names of `ERRORS` that hold. details: what a model or the server said of its failure."""
+    """The result of a grader.
+
+    Attributes:
+        reward: The grade; 0 where it failed.
+        seconds: How long it took.
+        scores: Of the parts of a multi grader, by their names.
+        errors: The names of `ERRORS` that hold.
+        details: What a model or the server said of a failure; None without one.
+    """
 
     reward: float
     seconds: float = 0.0
@@ -127,6 +135,7 @@ def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask)
         found = Graded(0.0, scores={name: part.reward for name, part in parts.items()})
         for part in parts.values():
             found.errors |= part.errors
+            # The first failure is reported, as the parts were given.
             found.details = found.details or part.details
         try:
             found.reward = Formula(grader.calculate_output, list(parts))(found.scores)
@@ -181,6 +190,7 @@ def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, mea
             return float(meant.casefold() in said.casefold())
         if grader.operation == "like":
             return float(meant in said)
+        # True for equal texts and `eq`, and for different texts and `ne`.
         return float((said == meant) == (grader.operation == "eq"))
     return similarity(grader.evaluation_metric)(said, meant)  # type: ignore[arg-type]
 
@@ -203,6 +213,7 @@ def _label(grader: LabelModelRequest, said: str) -> float | None:
     """Whether the label in an answer passes; None where there is not exactly one of the labels in it."""
     plain = said.strip().strip("\"'.`").casefold()
     exact = [label for label in grader.labels if label.casefold() == plain]
+    # A label within a sentence counts, but only where no other label is in it as well.
     found = exact or [label for label in grader.labels if label.casefold() in said.casefold()]
     return float(found[0] in grader.passing_labels) if len(found) == 1 else None
 

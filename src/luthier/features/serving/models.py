@@ -32,10 +32,15 @@ from luthier.platform.home.context import Context
 
 
 class NamedModel(FrozenModel):
-    """A model as it is listed. created_at: seconds since 1970. owned_by: `system`, or the project that tuned it.
+    """A model as it is listed.
 
-    template_options, opted_turns: what it was trained with, and what its conversations are written with where a request
-    says nothing else. decoding: by which path it writes; None while it is not loaded.
+    Attributes:
+        model_id: Its name in the API.
+        created_at: Seconds since 1970.
+        owned_by: `system`, or the project that tuned it.
+        template_options: Options of the chat template that it was trained with.
+        opted_turns: How its conversations are written where a request says nothing else.
+        decoding: By which path it writes; None while it is not loaded.
     """
 
     model_id: str
@@ -108,9 +113,13 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Who answers an ask. model: as it was asked for. target: what that has come to, the same but for deployments.
+    """Who answers a request.
 
-    is_canary: whether that is the canary of a deployment.
+    Attributes:
+        model: The name that was requested.
+        target: What it stands for; differs from `model` for deployments only.
+        served: How the target is loaded.
+        is_canary: Whether the target is the canary of a deployment.
     """
 
     model: str

@@ -12,9 +12,13 @@ from luthier.core.stream import EmbeddingRequest, TextRequest
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What somebody wants. adapter: the folder of one that shares the engine's base; None for the engine's own.
+    """One request inside the engine process.
 
-    owner: the key of the API that asks, by which turns are taken; None for a person at this machine.
+    Attributes:
+        key: Its id, by which events and cancellation name it.
+        request: The prompt, or the texts.
+        adapter: The folder of an adapter over the engine's base; None for the engine's own model.
+        owner: The API key, by which turns are taken; None for a local user.
     """
 
     key: str

@@ -25,7 +25,13 @@ Tell = Callable[[Ask, Prepared | LuthierError], None]
 
 
 class Preparation:
-    """The requests of one engine. prepare: makes one ready, from any thread. tell: called with each, once."""
+    """Prepares the requests of one engine.
+
+    Args:
+        prepare: Prepares one; called from any thread.
+        tell: Called with each request and its result, once.
+        name: Of the engine, in the names of the threads.
+    """
 
     def __init__(self, prepare: Prepare, tell: Tell, name: str) -> None:
         self._prepare, self._tell = prepare, tell

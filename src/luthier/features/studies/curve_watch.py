@@ -13,7 +13,12 @@ HOPELESS = "it cannot become the best: "
 
 
 class CurveWatch:
-    """Notes validations. finished: what the trial is held against. num_steps: of the whole training."""
+    """Follows the validations of a trial.
+
+    Args:
+        finished: The trials that it is compared with.
+        num_steps: Of the whole training.
+    """
 
     def __init__(self, finished: Finished, num_steps: int) -> None:
         self._finished, self._num_steps = finished, num_steps

@@ -38,10 +38,18 @@ Tell = Callable[[Study, Trial], None]
 
 @dataclass
 class Search:
-    """A study while it is searched. tell: told of every trial that has changed. pool: who trains.
+    """A study while it is searched.
 
-    began: when the work on it began, by `time.perf_counter`: from then on its hours count. final_hours: what the end
-    should take if the recipe as it came wins.
+    Attributes:
+        context: The home.
+        study: As it is stored.
+        own: The plan of the recipe as it came.
+        final_hours: What the end should take if that recipe wins.
+        tell: Called with every trial that has changed.
+        pool: Trains the trials.
+        began: When the work on it began, by `time.perf_counter`; its hours count from then on.
+        data_loader: Keeps the rows that trials share.
+        trials: All trials, in the order of their numbers.
     """
 
     context: Context

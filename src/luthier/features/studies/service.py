@@ -48,10 +48,22 @@ _END_SHARE: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
-    """What is asked. recipe: with absolute paths. hours, usd: for everything. space: a document that narrows it.
+    """What is requested.
 
-    workers: how many trials train at once. goals: what is sought; with more than quality the sampler is NSGA-II.
-    knows_others: whether it begins with what earlier studies of the project on alike data have found.
+    Attributes:
+        recipe: With absolute paths.
+        hours: For everything; of this and `usd` the smaller counts. One of them must be given.
+        usd: For everything.
+        most_trials: Trials at most.
+        space: A document that narrows the space.
+        space_name: Names it in errors.
+        sampler: That proposes trials; with several goals it is NSGA-II.
+        seed: Of the sampler.
+        rungs: Shares of a whole training after which trials are compared.
+        num_seeds: How often the best few are repeated with other seeds.
+        workers: How many trials train at once.
+        goals: What is optimised.
+        knows_others: Whether it begins with what earlier studies of the project on similar data have found.
     """
 
     recipe: Recipe
@@ -146,12 +158,21 @@ def go_on(
 ) -> Study:
     """Search, confirm and train to the end, from wherever the study is; the study as it is then.
 
-    hours, usd: a budget in the place of the one that it had, counted from its very beginning. SIGTERM and SIGINT leave
-    it `paused`, with every trial at a checkpoint; the budget where it is used up before the end of the final run. Once
-    that has begun, nothing more is searched. tell: told of every trial that changes.
+    SIGTERM and SIGINT leave it `paused`, with every trial at a checkpoint; so does a budget that is used up before the
+    end of the final run. Once that has begun, nothing more is searched.
 
-    Raises ConflictError where another process works on it or its rows have changed, BudgetTooSmallError, RequestError
-    for a budget in money where nobody knows the price of an hour, StudyFailedError.
+    Args:
+        context: The home.
+        study_id: Of the study.
+        hours: A budget in place of its own, counted from the beginning of the study.
+        usd: The same in money.
+        tell: Called with every trial that changes.
+
+    Raises:
+        ConflictError: Another process works on it, or its rows have changed.
+        BudgetTooSmallError: The budget is used up already.
+        RequestError: A budget in money where the price of an hour is unknown.
+        StudyFailedError: None of its trials has trained.
     """
     began, study, data_loader = time.perf_counter(), context.studies.get(study_id), TrainingDataLoader()
     lock = context.settings.home / "studies" / study_id / "lock"

@@ -100,9 +100,14 @@ class UntilStep(InProcessLauncher):
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A trial that is ready to begin. hours: of all of its steps, as expected. steps: on which its rungs lie.
+    """A trial that is ready to begin.
 
-    machine_share: how much of the machine it has while it trains; its hours count by it.
+    Attributes:
+        prepared: Its plan and rows.
+        hours: Predicted, of all of its steps.
+        steps: After which its rungs lie.
+        fits: Whether it fits into memory, beside as many others as train at once.
+        machine_share: How much of the machine it has while it trains; its hours are multiplied by it.
     """
 
     prepared: Prepared

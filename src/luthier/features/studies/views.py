@@ -17,10 +17,15 @@ _MAX_LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class StudyView:
-    """A study as it is now. status: its own, or `interrupted` where it should go on and no process works on it.
+    """A study as it is now.
 
-    trials: in the order of their numbers. best: of kind `search`, by how far they got and then by loss. hours: spent up
-    to now. steps: of the trials that are trained at this moment, by number: done, and all of the run's.
+    Attributes:
+        study: As it is stored.
+        status: Its own, or `interrupted` where it should go on and no process works on it.
+        trials: In the order of their numbers.
+        best: Those of kind `search`, by how far they got and then by loss.
+        hours: Spent up to now.
+        steps: Of the trials that train at this moment, by number: done, and all of the run's.
     """
 
     study: Study

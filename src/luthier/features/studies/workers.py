@@ -40,9 +40,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class FinishedTask:
-    """What came of a task. trial: as it is then, None where its worker died, and `died` says of what.
+    """The result of a task.
 
-    worker: its number. seconds: what it has spent on the trial itself, which the trial's hours count.
+    Attributes:
+        task: The task.
+        worker: The number of the worker.
+        seconds: Spent on the trial itself.
+        trial: The trial as it is then; None where its worker died.
+        died: How its worker died, as text.
     """
 
     task: Task
@@ -120,8 +125,14 @@ class _Worker:
 class ProcessPool:
     """Processes of this machine that each train one trial at a time (`studies/child.py`); a `WorkerPool`.
 
-    lock: the descriptor that holds the study's lock. signalled: a wish to stop that came as a signal. A process starts
-    with its first task and lives on for others, so that libraries are loaded and rows are read once.
+    A process starts with its first task and lives on for others, so that libraries are loaded and rows are read once.
+
+    Args:
+        context: The home.
+        study: The study.
+        lock: The descriptor that holds the study's lock; workers inherit it.
+        signalled: Which signal has requested a stop; None as long as none has.
+        bar: Shows how far the trials are.
     """
 
     def __init__(

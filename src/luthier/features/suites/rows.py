@@ -24,9 +24,12 @@ NEEDS_ANSWERS: Final = ("generate", "likelihood", "classify", "json", "sql")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the judged systems were trained on. allows_leakage: judge rows among them, and say so.
+    """What the judged systems were trained on.
 
-    columns: the column map of the first run among them that has one; for the files of tasks that name none.
+    Attributes:
+        examples: Their training rows.
+        allows_leakage: Whether rows among them are judged all the same, with a caution.
+        columns: The column map of the first of their runs that has one, for tasks that name none.
     """
 
     examples: tuple[Example, ...] = ()
@@ -54,6 +57,7 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
     read = _read(task, path)
     rows = read.rows
     if task.most_rows is not None:
+        # Chosen by a stable hash: a larger number keeps the rows of a smaller one.
         kept = {example.id for example in choose_samples([row.example for row in rows], task.most_rows)}
         rows = tuple(row for row in rows if row.example.id in kept)
     examples = [row.example for row in rows]
@@ -101,6 +105,7 @@ def _read(task: RowTask, path: Path) -> _File:
     source = open_source(path)
     everything = list(read_rows(source))
     raw = [row for row in everything if isinstance(row, Row)]
+    # `group` names clusters, and is no field of the row's shape.
     mapping = {name: column for name, column in task.map.items() if name != "group"}
     if task.kind in NEEDS_ANSWERS or not raw or all(_has_answer(row.fields, mapping) for row in raw):
         loaded = load_file(path, mapping=mapping or None, group_by=task.cluster_by)

@@ -24,13 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowsOf:
-    """A task with its rows, ready to be asked.
+    """A task with its rows, ready to run.
 
-    file, sha256: where the rows come from. kind: None takes the one that the task's `kind` names. kind_name: what the
-    result calls it, by default the task's own. num_leaked: rows that a judged system was trained on. shots: examples
-    that the prompt may begin with (few-shot). is_general: rides along to see what tuning cost. documents: the
-    corpus by name, where the task has one. cautions: more than the kind's own. rests: where the rows are plain texts
-    that are only begun, what follows of each.
+    Attributes:
+        task: The task.
+        rows: Its rows.
+        file: Where the rows come from.
+        sha256: Digest of that file.
+        kind: How it is judged; None takes the kind that the task names.
+        kind_name: What the result calls the kind; None takes the task's own name for it.
+        num_leaked: Rows that a judged system was trained on.
+        shots: Examples that the prompt may begin with (few-shot).
+        is_general: Whether it only measures what tuning cost in general ability.
+        documents: The corpus by name, where the task has one.
+        cautions: Beside those of the kind.
+        rests: Where the rows are plain texts that are only begun, what follows of each.
     """
 
     task: TaskCommon
@@ -193,6 +201,7 @@ def _run_task(
     rows_of, task, rows = asked.rows_of, asked.rows_of.task, asked.rows_of.rows
     examples = [row.example for row in rows]
     options = [asked.kind.options(task, row) for row in rows]
+    # Options are for rows that are compared by likelihood; where no row has any, nothing is scored.
     chosen = options if any(options) else ()
     clusters = rows_of.clusters
     judged = judge_in_full(
@@ -208,6 +217,7 @@ def _run_task(
     )
     if trainings:
         names = [one.name for one in (systems[-1], *trainings)]
+        # Several trainings are one system whose interval also holds the spread between seeds.
         judged = as_one_system(judged, names, asked.metrics, seed=seed, clusters=clusters)
     shown = {system.name: judged.observed[system.name] for system in judged.systems}
     figures = {name: asked.kind.figures(task, observed) for name, observed in shown.items()}

@@ -67,8 +67,11 @@ def keep(
 ) -> None:
     """Have an exchange kept as the project's policy says; never raises, and does not wait.
 
-    asked: without its words and who asked. user: whose ask it was, where somebody was named. words: messages and
-    answer; called only where they are to be kept.
+    Args:
+        context: The home.
+        asked: The exchange, without its words and its user.
+        user: Whose request it was, where a user is named.
+        words: Messages and answer; called only where they are kept.
     """
     recorder = None
     try:

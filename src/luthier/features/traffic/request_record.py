@@ -30,10 +30,18 @@ log = logging.getLogger("luthier.service")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """An exchange from when it is asked until it ends. exchange_id: changed to what the client gets, once known.
+    """A request from its start to its end, for the traffic log.
 
-    at: seconds since 1970, when it was asked. began_at: the same by `time.monotonic`, so that no clock that is put
-    right changes how long it took. trace_parent: the header of the request, for the span that is sent of it.
+    Attributes:
+        context: The home.
+        caller: Who sent it.
+        model: The name that was requested.
+        user: Whose request it is, where it names a user.
+        exchange_id: Its id; changed to the one that the client gets, once that is known.
+        at: When it was sent, in seconds since 1970.
+        began_at: The same by `time.monotonic`, so that a corrected clock does not change its duration.
+        operation: What OpenTelemetry calls it.
+        trace_parent: The header `traceparent` of the request, for its span.
     """
 
     context: Context

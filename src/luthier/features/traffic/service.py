@@ -40,12 +40,20 @@ def exchanges(
     with_text: bool = False,
     columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """The exchanges of a project, oldest first: also those of this very moment, which are in no file yet.
+    """The exchanges of a project, oldest first, those of this moment included.
 
-    model: as it was asked for; all where none is named. since, until: seconds since 1970, `until` not included.
-    Columns are the fields of `Exchange`, `messages` as JSON text, and `has_text`, whether the words were kept. Without
-    with_text the columns `messages` and `answer` are there but empty. columns: read these and `at` alone, which is
-    faster where there are many exchanges.
+    Args:
+        context: The home.
+        project_id: Of the project.
+        model: The name that was requested; None for all.
+        since: From then on, in seconds since 1970.
+        until: Before then; None for no end.
+        with_text: Whether `messages` and `answer` are read; otherwise these columns are there but empty.
+        columns: Read these and `at` alone, which is faster where there are many exchanges.
+
+    Returns:
+        A table with the fields of `Exchange` as columns, `messages` as JSON text, and `has_text`, whether the words
+        were kept.
     """
     import polars as pl
 
@@ -78,10 +86,14 @@ def exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
 
 
 class TrafficSummary(FrozenModel):
-    """What is kept of a time. num_with_text: with their words. num_failed: with a status of 400 or more.
+    """What is kept of a time.
 
-    num_bytes: of all files of the project, whatever their time. lost: how many are not there, or have lost their words,
-    by reason.
+    Attributes:
+        num_exchanges: In all.
+        num_with_text: With their words.
+        num_failed: With a status of 400 or more.
+        num_bytes: Of all files of the project, whatever their time.
+        lost: How many are missing or have lost their words, by reason.
     """
 
     num_exchanges: int

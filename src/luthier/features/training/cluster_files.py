@@ -26,11 +26,19 @@ _NOT_INSTALLED: Final = "luthier is not installed on this node: write the file a
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a job file is to start: `luthier train` on `num_nodes` machines with `devices_per_node` processes each.
+    """What a job file starts: `luthier train` on several machines.
 
-    recipe: where the recipe lies for the nodes. on_gpus: a GPU for each process, else cores. setup: commands that make
-    `luthier` known on a node, or None. home: where rank 0 keeps the run; None is the node's own. accelerator:
-    SkyPilot's name of the GPU. image: of the container, for Ray.
+    Attributes:
+        recipe: Where the recipe lies for the nodes.
+        num_nodes: Machines.
+        devices_per_node: Processes on each.
+        hours: After which the job is ended.
+        on_gpus: A GPU for each process; else cores.
+        cpus_per_device: Cores for each process.
+        setup: Commands that make `luthier` available on a node; None only checks that it is.
+        home: Where rank 0 keeps the run; None is the node's own.
+        accelerator: SkyPilot's name of the GPU.
+        image: Of the container, for Ray.
     """
 
     recipe: Path

@@ -38,6 +38,7 @@ def runs_of_other_seeds(context: Context, run_id: str, num: int) -> list[str]:
         )
         if known is None:
             began = time.perf_counter()
+            # Not judged here: the caller judges all seeds together.
             prepared = replace(prepare(context, recipe, base_dir=Path()), held_out=None, replay_held_out=None)
             record = train_prepared(context, prepared, began=began).record
             if record.status != "succeeded" or record.result is None or record.result.adapter_path is None:

@@ -37,9 +37,15 @@ _LOCK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TrainOutcome:
-    """A run that has ended for now: its record, its plan, and the evaluation where held-out rows were given.
+    """A run that has ended for now.
 
-    go_on: the command that goes on with it, where it is paused. forecast: what was predicted of it beside what it took.
+    Attributes:
+        record: As it is stored.
+        plan: Of the run.
+        evaluation: Where held-out rows were judged.
+        warnings: That came up while it trained.
+        go_on: The command that resumes it, where it is paused.
+        forecast: What was predicted of it beside what it took.
     """
 
     record: RunRecord

@@ -27,6 +27,8 @@ def is_spread(plan: Plan, world: World, emit: EventSink) -> bool:
         refuse_unspreadable(plan)
     if world.size == 1 or asked != "auto":
         return asked == "fsdp" and world.size > 1
+    # Rank 0 decides for all: predictions from each rank's own measurements could differ, and the ranks would then wait
+    # in different collective calls.
     reason = world.broadcast_text(_too_large(plan, world.local_size) or "" if world.is_first else "")
     if not reason:
         return False

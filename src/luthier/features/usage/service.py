@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 class ModelUse(FrozenModel):
-    """What one model, as it was asked for, has answered. requests_by_day: from the first day to today, each one.
+    """What one model has answered, by the name that was requested.
 
-    cost_usd: of the answers for which a price was set; None where it was for none.
+    Attributes:
+        model: That name.
+        num_requests: In all days.
+        num_prompt_tokens: Read.
+        num_new_tokens: Written.
+        cost_usd: Of the answers for which a price was set; None where it was for none.
+        requests_by_day: From the first day to today, each one.
     """
 
     model: str

@@ -51,6 +51,7 @@ def check_chart_path(path: Path) -> None:
 def _is_picture(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(1024)
+    # Only pictures are replaced: a mistyped path must not overwrite anything else.
     return not head or head.startswith((b"\x89PNG", b"<svg", b"<?xml"))
 
 
@@ -107,6 +108,7 @@ def _png(drawing: Drawing) -> bytes:
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
+        # The y axis is turned over: shapes count pixels downwards, as SVG does.
         axes.set(xlim=(0, drawing.width), ylim=(drawing.height, 0))
         for number, shape in enumerate(drawing.shapes):
             _paint(axes, shape, number)
@@ -143,6 +145,7 @@ def _paint(axes: Axes, shape: Shape, order: int) -> None:
             fontweight="bold" if shape.is_bold else "normal",
             rotation=-shape.angle,
             rotation_mode="anchor",
+            # A dollar sign in a label is text, not TeX.
             parse_math=False,
             zorder=order,
         )

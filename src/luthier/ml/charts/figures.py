@@ -27,6 +27,7 @@ def number(value: float, decimals: int) -> str:
     """A number with thousands separators and a true minus sign; minus zero is zero."""
     text = f"{value:,.{decimals}f}"
     if text.startswith("-"):
+        # "-0.00" is what rounding leaves of a small negative number.
         text = text[1:] if float(text.replace(",", "")) == 0 else MINUS + text[1:]
     return text
 
@@ -103,6 +104,7 @@ def size(num_bytes: int) -> str:
     """Bytes in the decimal unit that fits: 2.64 GB."""
     value = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB", "TB"):
+        # 999.5 and more would be shown as 1e+03 with three digits.
         if value < 999.5 or unit == "TB":
             break
         value /= 1000

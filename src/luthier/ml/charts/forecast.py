@@ -77,6 +77,7 @@ def forecast_of(record: RunRecord, events: Sequence[Event], quote: Quote | None)
     if result is not None and result.num_steps != made.num_steps:
         stopped = f"after {result.num_steps:,} of {made.num_steps:,} steps"
     an_hour = quote.usd_per_hour.value * made.device.num_devices
+    # `result.seconds` is of the steps alone, so that the total has the same parts as the prediction.
     seconds = None if result is None or judging is None else result.seconds + validating + judging
     rows = [
         _row("A step", made.step_seconds, _of(result, "seconds_per_step"), _time),

@@ -165,5 +165,6 @@ def _best(comparisons: Sequence[Comparison], metric: str, names: Sequence[str]) 
             beaten.add((one.candidate, one.baseline))
         elif one.metric == metric and one.verdict == "worse":
             beaten.add((one.baseline, one.candidate))
+    # Best is only a system that is proved better than each other one; intervals that overlap name none.
     others = len(names) - 1
     return next((n for n in names if others and sum((n, other) in beaten for other in names) == others), None)

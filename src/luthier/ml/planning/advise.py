@@ -52,6 +52,7 @@ class DataFacts:
     @property
     def needed_rank(self) -> int:
         """The smallest usual rank whose adapter has a parameter for each learned token, the default one at least."""
+        # Ceiling division: an adapter with at least one parameter for each learned token.
         needed = -(-self.num_learned_tokens // self.parameters_per_rank)
         rank = LORA_RANK[0]
         while rank < needed:
@@ -64,9 +65,11 @@ def advise(options: Sequence[Option], data: DataFacts, budget: BudgetRecipe | No
     by_method = {
         method: option for method in _methods() for option in options if option.method == METHOD_TITLES[method]
     }
+    # By the expected value: a run that only may go over a cap is still possible, and the reason says so.
     words = {method: _word(option, budget) for method, option in by_method.items()}
     usable = [method for method, word in words.items() if word == "possible"]
     chosen, reasons = _choose(usable, by_method, data)
+    # No adapter's rank exceeds that of the smallest matrix that it is put on.
     rank = None if chosen in (None, "full") else min(data.needed_rank, MAX_RANK, data.largest_rank)
     if chosen == "adalora":
         rank = data.asked_rank

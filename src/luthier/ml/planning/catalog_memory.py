@@ -57,6 +57,7 @@ def predicted_memory(structure: Structure) -> TrainingMemory:
 def known_memory(entry: CatalogEntry) -> TrainingMemory | None:
     """The figures of an entry from the table; None where it has none for this very description."""
     row = _table().get(entry.name)
+    # A changed description makes the row stale: no figure is better than that of another architecture.
     if row is None or not entry.config or row["config"] != _digest(entry):
         return None
     return TrainingMemory(**{f"{name}_bytes": _read(row[name]) for name in ("lora", "qlora", "full")})

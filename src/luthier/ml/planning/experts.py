@@ -32,6 +32,7 @@ def experts_do_not_fit(plan: Plan, structure: Structure, hardware: Hardware) -> 
         workload.expert_rank * x.num_matrices * (x.num_inputs + x.num_outputs) for x in workload.targeted_experts
     )
     without = replace(workload, expert_targets=(), expert_rank=0, trainable=workload.num_trainable - routed)
+    # By the upper end: experts that nobody requested by name must not make a run fail.
     peak, lower = (predict_memory(one, device).total_bytes.high for one in (workload, without))
     if peak <= device.memory_bytes or lower > device.memory_bytes:
         return ""

@@ -21,6 +21,7 @@ def choose_quantisation(asked: QuantisationName | None, device: str) -> tuple[Qu
     Raises:
         RecipeError: nf4 without the library that computes it.
     """
+    # Looked up without importing: bitsandbytes loads CUDA libraries.
     has_library = find_spec(LIBRARY) is not None
     if asked == "nf4" and not has_library:
         raise RecipeError(

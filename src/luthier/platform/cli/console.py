@@ -54,6 +54,7 @@ def _picture(character: str) -> str:
     code = ord(character)
     if character in "\n\t":
         return character
+    # Unicode's control pictures stand at the same offsets as the controls: an escape sequence becomes text.
     if code < 0x20:
         return chr(0x2400 + code)
     return "\u2421" if code == 0x7F else "\ufffd" if 0x80 <= code < 0xA0 else character
@@ -67,6 +68,7 @@ class _Console(Console):
 
 def _console(*, is_stderr: bool) -> Console:
     file = sys.stderr if is_stderr else sys.stdout
+    # No markup: square brackets in names and rows are text.
     console = _Console(file=file, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH

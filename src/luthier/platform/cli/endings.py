@@ -32,6 +32,7 @@ class Ending:
         if self.error is not None:
             self._write_error()
         if self.answer is not None or self.error is not None:
+            # Exactly one document in any case, so that programs can parse stdout without looking at the exit code.
             document = self.answer.document if self.answer is not None else {"error": self.error}
             stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             stdout.flush()
@@ -63,6 +64,7 @@ def end_of(error: BaseException) -> Ending:
         return _usage(error)
     if isinstance(error, KeyboardInterrupt):
         return _failed_command(130, "Interrupted", "interrupted", "the work to end by itself", "run the command again")
+    # Before OSError in general, and by its causes: libraries wrap it in errors of their own.
     if is_disk_full(error):
         return end_of(storage_full(error))
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
@@ -73,6 +75,7 @@ def end_of(error: BaseException) -> Ending:
     trace = "".join(traceback.format_exception(error))
     came = f"{type(error).__name__}: {error}"
     do = "please report it with the lines above, the command, and what `luthier doctor` says"
+    # Only a bug shows a traceback: every other ending says what to do.
     sys.stderr.write(trace)
     return _failed_command(1, "Bug", came, "Luthier to work, or to say what is wrong; this is a bug in Luthier", do)
 

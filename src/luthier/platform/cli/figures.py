@@ -53,6 +53,7 @@ def between(estimate: Estimate, form: Callable[[float], str]) -> str:
     if low == value == high:
         return value
     unit = value.rpartition(" ")[2]
+    # `1 min 02 s` has two units: there the unit of the ends must stay.
     if all(text.endswith(f" {unit}") and text.count(" ") == 1 for text in (value, low, high)):
         low = low.removesuffix(f" {unit}")
     return f"{value} ({low} to {high})"

@@ -61,6 +61,7 @@ class BarProgress:
             self._bars.start()
         self._num_open += 1
         bar = self._bars.add_task(title, total=total, unit=unit, note="", begun_at=done)
+        # A resumed task starts where it was; rates count only what was done since (`begun_at`).
         self._bars.update(bar, completed=done)
         return bar
 
@@ -78,6 +79,7 @@ class BarProgress:
             self._bars.remove_task(bar)
             return
         task = next(task for task in self._bars.tasks if task.id == bar)
+        # Without a total the bar would pulse for ever in the last picture.
         if is_done and task.total is None:
             self._bars.update(bar, total=max(task.completed, 1), completed=max(task.completed, 1))
         self._bars.stop()
@@ -118,6 +120,7 @@ class _RemainingColumn(ProgressColumn):
 
 def _rate(task: Task) -> float | None:
     """Units a second since the bar began: steadier than the last few moments, where steps differ in length."""
+    # After the end rich goes on counting `elapsed`.
     elapsed = task.finished_time if task.finished else task.elapsed
     made = task.completed - task.fields["begun_at"]
     return made / elapsed if elapsed and made else None
@@ -160,6 +163,7 @@ class _Lines:
     def advance(self, amount: float = 1) -> None:
         self._done += amount
         now = self._display.clock()
+        # A task within another is told only once it has taken that long.
         if now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last, self._is_told = now, True
             rate = self._rate()

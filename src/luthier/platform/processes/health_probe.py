@@ -46,6 +46,7 @@ class HealthProbe:
     def restart(self) -> None:
         """Begin afresh: the program has just been started."""
         self.close()
+        # Counted as well now: the time to start runs from here.
         self._well_at = self._next_at = self._clock()
         self._has_answered, self._problem = False, "it has not answered yet"
 
@@ -57,6 +58,7 @@ class HealthProbe:
                 self._ask(now)
         else:
             self._go_on(now)
+        # Loading a large database or migrating takes longer than a process that runs may stay silent.
         limit = self._check.unhealthy_seconds if self._has_answered else self._check.start_seconds
         seconds = now - self._well_at
         return f"{self._problem}; not healthy for {seconds:.0f} s" if seconds >= limit else None
@@ -74,6 +76,8 @@ class HealthProbe:
         try:
             self._socket = socket.socket(family, socket.SOCK_STREAM)
             self._socket.setblocking(False)
+            # Without blocking: it returns EINPROGRESS, and the socket becomes writable once the connection stands or
+            # has failed.
             self._socket.connect_ex((self._check.host, self._check.port))
         except OSError as error:
             self._ended(now, None, f"it cannot be asked: {error}")
@@ -83,9 +87,11 @@ class HealthProbe:
         try:
             if not self._is_sent:
                 self._send()
+            # Time-out 0: looks without waiting.
             elif select.select([self._socket], [], [], 0)[0]:
                 chunk = self._socket.recv(_MOST_BYTES)
                 self._said += chunk
+                # `Connection: close` was asked for, so the answer ends with the connection.
                 if not chunk or len(self._said) >= _MOST_BYTES:
                     self._ended(now, *_read(self._said))
                     return
@@ -99,6 +105,7 @@ class HealthProbe:
         assert self._socket is not None
         if not select.select([], [self._socket], [], 0)[1]:
             return
+        # The outcome of a connect that did not block: SO_ERROR, which reading resets.
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, "refused")
@@ -120,6 +127,7 @@ def _read(said: bytes) -> tuple[int | None, str]:
     head, _, body = said.partition(b"\r\n\r\n")
     status: int | None = None
     with contextlib.suppress(ValueError, IndexError):
+        # `HTTP/1.1 200 OK`
         status = int(head.split(b" ", 2)[1])
     words = " ".join(body.decode("utf-8", "replace").split())[:_MOST_REASON_CHARACTERS]
     return status, f"status {status}: {words}" if status is not None else "an answer that is no HTTP"

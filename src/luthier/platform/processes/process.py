@@ -38,6 +38,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         with partial.open("w", encoding="utf-8") as file:
             file.write(outcome.model_dump_json())
             file.flush()
+            # First the content, then the name: after a power cut the final name never stands for an empty file.
             os.fsync(file.fileno())
         partial.rename(folder / OUTCOME_NAME)
     finally:
@@ -53,10 +54,12 @@ class Attempt:
         # Not `core.child_process`: a guard also ends an attempt whose worker hangs, and its outcome is a file, since it
         # must outlive both.
         with (folder / LOG_NAME).open("ab") as log:
+            # bufsize 0: a ping must not wait in a buffer. A new session: Ctrl-C in a terminal reaches the worker alone.
             self._guard = subprocess.Popen(
                 guard, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
         assert self._guard.stdout is not None
+        # Blocks until the guard has started the child; an empty line means that it could not, and its end says why.
         self._child = int(self._guard.stdout.readline() or 0)
 
     @property
@@ -66,6 +69,8 @@ class Attempt:
             return False
         if self._child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
+                # Only a guard that was killed leaves the group behind; otherwise there is nobody, and that is
+                # suppressed.
                 os.killpg(self._child, signal.SIGKILL)
         return True
 
@@ -86,6 +91,7 @@ class Attempt:
         if self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._guard.stdin.close()
+        # The end of its stdin is the order to kill the group, so this wait is short.
         self._guard.wait()
         assert self.has_ended
         if self._guard.stdout is not None:
@@ -107,6 +113,7 @@ class Attempt:
     def was_lost(self) -> bool:
         """Whether it was ended because its worker did not ping, or its guard was killed: it has not crashed itself."""
         code = self._guard.returncode
+        # A negative code is the guard's own: the child's signals come as 128 + number.
         return code is not None and (code == LOST or code < 0)
 
     def how_it_ended(self) -> str:

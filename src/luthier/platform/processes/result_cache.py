@@ -64,6 +64,7 @@ def cached_result(context: Context, subject: Subject) -> CachedResult:
     """The state of a computation; does not start it."""
     path = subject.path(context)
     with _lock:
+        # Running is looked up before the file: a computation that ends in between is found as its file.
         since, failed = _running.get(path), _failed.get(path)
     if since is not None:
         return CachedResult("running", since)
@@ -88,6 +89,7 @@ def start_computation(context: Context, subject: Subject, answer: Callable[[], d
         if path in _running:
             return CachedResult("running", _running[path])
         _running[path] = since = time.time()
+        # Errors of the machine are forgotten by trying again; those of the file itself are in its cached result.
         _failed.pop(path, None)
 
     def work() -> None:
@@ -100,6 +102,7 @@ def start_computation(context: Context, subject: Subject, answer: Callable[[], d
             log.exception("finding out %s of %s failed", subject.kind, subject.sha256)
             error = WorkError("it ended by an error of our own", expected="no bug of ours", do="see the server's log")
         with _lock:
+            # In one step with the error, or a page would see neither and start it again.
             del _running[path]
             if error is not None:
                 _failed[path] = (time.time(), error)
@@ -111,6 +114,7 @@ def start_computation(context: Context, subject: Subject, answer: Callable[[], d
 def _compute_and_store(context: Context, subject: Subject, answer: Callable[[], dict[str, Any]]) -> None:
     try:
         found: dict[str, Any] = {"answer": answer()}
+    # The file is wrong, and stays so: the same digest gives the same error.
     except RequestError as error:
         document = {"type": type(error).__name__, "came": error.came, "expected": error.expected, "do": error.do}
         found = {"error": document}

@@ -25,6 +25,7 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
         A function that says which signal came, None as long as none did.
     """
     wish: list[str] = []
+    # signal.signal raises in any other thread.
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -32,8 +33,10 @@ def stop_signals(notice: Callable[[], str] | None = None) -> Iterator[Callable[[
 
     def note(number: int, _frame: object) -> None:
         is_first, name = not wish, signal.Signals(number).name
+        # A list: appending is atomic, and a handler may not take a lock that the interrupted code holds.
         wish.append(f"{name} received")
         if number == signal.SIGINT:
+            # From now on Ctrl-C raises KeyboardInterrupt as usual.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if is_first and notice is not None:
             _print_now(f"\n{name}: {notice()}\n")

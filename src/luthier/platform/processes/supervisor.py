@@ -83,6 +83,7 @@ class Supervisor:
         began = time.monotonic()
         try:
             for one in self._all:
+                # All of them first, then the wait: their graces run side by side.
                 if one.process is not None and one.process.poll() is None:
                     one.process.terminate()
             while any(self._still_runs(one, time.monotonic() - began) for one in self._all):
@@ -107,9 +108,11 @@ class Supervisor:
         if one.process is not None:
             if one.process.poll() is None and not self._has_to_end(one, now):
                 return
+            # What the program has started may still hold its port or its files.
             self._sweep(one)
             how = _how_it_ended(one.process.returncode)
             how = f"ended by itself ({how})" if one.end_at is None else f"has ended ({how})"
+            # Exponential backoff, forgotten after a minute of steady running.
             one.num_restarts = 1 if now - one.started >= _STEADY_SECONDS else one.num_restarts + 1
             rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2.0 ** (one.num_restarts - 1))
             one.process, one.start_at = None, now + rest
@@ -124,6 +127,7 @@ class Supervisor:
     def _has_to_end(self, one: _Running, now: float) -> bool:
         """Whether a program that runs is to be killed now: it is not healthy, and its grace is over."""
         assert one.process is not None
+        # Three stages, a look apart: stacks, SIGTERM, SIGKILL. `watch` must never sleep for one program.
         if one.kill_at is not None:
             return now >= one.kill_at
         if one.end_at is not None:
@@ -149,6 +153,7 @@ class Supervisor:
             stdout=subprocess.DEVNULL,  # that of the supervisor is for its answer alone
             start_new_session=True,
             pass_fds=one.program.descriptors,
+            # Between fork and exec in a process without threads: the kernel then kills the program with the supervisor.
             preexec_fn=lambda: end_with(supervisor),
         )
         one.started, one.end_at, one.kill_at = time.monotonic(), None, None
@@ -160,6 +165,7 @@ class Supervisor:
         if one.process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
+            # The group is the program's own session (start_new_session), so its number is the process id.
             os.killpg(one.process.pid, signal.SIGKILL)
         one.process.wait()
 

@@ -62,11 +62,13 @@ _CALL: Final = re.compile(r"\b(?:GET|POST|PUT|PATCH|DELETE) /(?:api/)?v1/([A-Za-
 _NAMES: Final = "|".join(sorted(map(re.escape, _COMMANDS), key=len, reverse=True))
 _COMMAND: Final = re.compile(rf"`luthier ({_NAMES})\b([^`]*)`|(?<![\w-])luthier ({_NAMES})(?![\w-])([^;,()]*)")
 _RUN_ID: Final = re.compile(r"\brun-[A-Za-z0-9-]+")
+# Advice that names a command and an API call for the same thing becomes one link.
 _TWICE: Final = re.compile(r"(<a [^>]*>[^<]*</a>),? or \1")
 
 
 def page_advice(advice: str) -> Markup:
     """The advice of an error with links to pages in the place of API calls and of commands that have a page."""
+    # Escaped first: an error may quote what a stranger sent, and only the links below may be markup.
     text = str(escape(visible(advice)))
     text = _CALL.sub(lambda found: _link(*_page_of_route(found[1])), text)
     text = _COMMAND.sub(lambda found: _of_command(found[1] or found[3], found[2] or found[4] or ""), text)
@@ -75,6 +77,7 @@ def page_advice(advice: str) -> Markup:
 
 def _page_of_route(path: str) -> tuple[str, str]:
     known = [name for name in _ROUTES if path == name or path.startswith(f"{name}/")]
+    # The longest name that fits: `fine_tuning/jobs` before `fine_tuning`.
     return _ROUTES[max(known, key=len)] if known else _HOME
 
 

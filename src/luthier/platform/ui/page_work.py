@@ -67,6 +67,7 @@ class PageWork:
         name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
         with self._lock:
             self._forget_old()
+            # Each running piece is a thread, and each may start a child process with gigabytes.
             if sum(not one.done.is_set() for one in self._works.values()) >= _MAX_RUNNING:
                 raise BusyError(
                     f"{_MAX_RUNNING} such pieces of work are going on already",
@@ -86,6 +87,7 @@ class PageWork:
         """The work of this name that this session has begun. Raises NotFoundError."""
         with self._lock:
             found = self._works.get(name)
+        # Another session's work is as if it were not there: names of work must not be tried out.
         if found is None or found.owner != _owner(request):
             raise NotFoundError(
                 "no such work is going on here",
@@ -96,6 +98,7 @@ class PageWork:
 
     def _forget_old(self) -> None:
         limit = time.time() - _KEEP_SECONDS
+        # Work that still runs is kept however old it is: its page must find it.
         for name in [name for name, one in self._works.items() if one.done.is_set() and one.since < limit]:
             del self._works[name]
 
@@ -115,8 +118,10 @@ def _carry_out(made: Work, work: Callable[[], Led]) -> None:
         log.exception("the work of a form failed: %s", made.title)
         made.error = WorkError("it ended by an error of our own", expected="no bug of ours", do="see the server's log")
     finally:
+        # In any case, or the page would wait for ever and its place among the running would stay taken.
         made.done.set()
 
 
 def _owner(request: Request) -> str:
+    # The digest: secrets of sessions are not held in memory longer than a request.
     return digest_of(request.cookies.get(COOKIE, ""))

@@ -48,6 +48,7 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
         "navigation": entries_for(session),
         "current": current(request.url.path),
         "here": request.url.path,
+        # A fragment would show it in the middle of a page and take it away from the next whole one.
         "notice": "" if is_fragment_request(request) else notice,
     }
     text = environment().get_template(template).render(common | dict(values or {}))
@@ -61,10 +62,13 @@ def redirect(request: Request, address: str, notice: str = "") -> Response:
     """Lead on after a form that was done. address: a path of this server. notice: what the next page says on top."""
     answer: Response
     if is_fragment_request(request):
+        # HTMX follows a 303 by itself and puts the page into the fragment's place: this header makes the browser go
+        # there.
         answer = Response(status_code=204, headers={"HX-Redirect": address})
     else:
         answer = RedirectResponse(address, status_code=303)
     if notice:
+        # Percent-encoded, since cookies hold ASCII alone; cut, since browsers refuse cookies above 4 KiB.
         words = quote(notice[:_MOST_NOTICE_CHARACTERS])
         answer.set_cookie(_NOTICE, words, max_age=60, httponly=True, samesite="lax")
     return answer
@@ -89,6 +93,7 @@ def environment() -> Environment:
     """The templates of the pages. Everything is escaped, and what a browser would hide is made visible."""
     made = page_environment(_TEMPLATES)
     assert made.loader is not None
+    # The shell's templates first, then those of features by the name of their folder.
     made.loader = ChoiceLoader([made.loader, PrefixLoader(_feature_loaders())])
     made.filters |= {
         "number": figures.number,
@@ -119,6 +124,7 @@ def ago(moment: float | str | None, *, now: float | None = None) -> Markup:
     """
     if moment is None:
         return Markup("<span class=muted>never</span>")
+    # Stores keep floats (database clock) or ISO texts (runs): both end in UTC.
     exact = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else datetime.fromisoformat(moment)
     if exact.tzinfo is None:
         exact = exact.replace(tzinfo=UTC)
@@ -157,4 +163,5 @@ def usd(value: float | None) -> str:
 
 def _as_json(value: Any) -> Markup:
     """JSON for an attribute in double quotes."""
+    # Escaped for HTML after encoding: quotes in texts would end the attribute.
     return escape(json.dumps(value, separators=(",", ":"), allow_nan=False))

@@ -58,6 +58,7 @@ def whole_number(text: str, what: str) -> int | None:
     """What a form holds; None where it was left empty. Raises RequestError for what is no whole number."""
     if not text.strip():
         return None
+    # isdigit is true of superscripts and other scripts, which int refuses or reads unexpectedly.
     if not (text.strip().isascii() and text.strip().isdigit() and len(text) <= 12):
         raise RequestError(f"{what} {text[:40]!r}", expected="a whole number from 1 on, or nothing", do="correct it")
     return int(text)

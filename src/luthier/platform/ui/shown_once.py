@@ -49,6 +49,7 @@ class ShownOnce:
         with self._lock:
             self._forget(now)
             self._waiting[name] = _Waiting(_owner(request), dict(values), now + UNSEEN_SECONDS)
+            # The oldest go first: memory stays bounded whoever sends forms.
             while len(self._waiting) > _MAX_WAITING:
                 self._waiting.popitem(last=False)
         return f"{address}{'&' if '?' in address else '?'}{PARAMETER}={name}"
@@ -62,8 +63,10 @@ class ShownOnce:
         with self._lock:
             self._forget(now)
             found = self._waiting.get(name)
+            # An address that was passed on shows nothing in another browser.
             if found is None or found.owner != _owner(request):
                 return {"is_shown_before": True}
+            # The time starts with the first view and is not prolonged by reloading.
             if not found.is_seen:
                 found.is_seen, found.until = True, now + SEEN_SECONDS
             return {**found.values, "is_shown_before": False}

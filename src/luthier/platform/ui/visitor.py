@@ -43,6 +43,7 @@ class ForbiddenError(Exception):
 
 def remember(request: Request, answer: Response, secret: str) -> Response:
     """Have the browser hold the secret of its session from this answer on."""
+    # Not `secure` on plain HTTP: browsers would drop the cookie on a server that is reached on loopback.
     is_https = request.url.scheme == "https"
     answer.set_cookie(COOKIE, secret, max_age=_COOKIE_SECONDS, httponly=True, samesite="lax", secure=is_https)
     return answer
@@ -64,6 +65,7 @@ async def visiting(request: Request) -> Session | None:
     if not hasattr(request.state, "session"):
         secret = request.cookies.get(COOKIE)
         context: Context = request.app.state.context
+        # In a thread, since it asks the database; kept on the request, so that each dependency asks once.
         request.state.session = None if not secret else await run_in_threadpool(session_of, context, secret)
     found: Session | None = request.state.session
     return found
@@ -71,6 +73,7 @@ async def visiting(request: Request) -> Session | None:
 
 def own_address(address: str) -> str:
     """The address, where it is one of this server; else that of the home page."""
+    # `//host` and `/\host` are other hosts to a browser, and it ignores control characters in between.
     is_own = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
     return address if is_own else "/"
 
@@ -87,6 +90,7 @@ def page_behind(request: Request) -> str:
     if request.method == "GET" and not is_script:
         return own_address(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
     told = urlsplit(headers.get("hx-current-url", ""))
+    # The header comes from the browser: only a page of this very host is followed.
     if told.netloc and told.netloc == headers.get("host"):
         return own_address(f"{told.path}?{told.query}" if told.query else told.path or "/")
     return own_address(_page_above(request))
@@ -100,6 +104,7 @@ def _page_above(request: Request) -> str:
     known: set[str] = request.app.state.page_paths
     template = getattr(request.scope.get("route"), "path", "").strip("/").split("/")
     parts = request.url.path.strip("/").split("/")
+    # From the whole address upwards; of a GET not the address itself, which a script asked for.
     for num_parts in range(len(template) - (request.method == "GET"), 0, -1):
         if "/" + "/".join(template[:num_parts]) in known:
             return "/" + "/".join(parts[:num_parts])

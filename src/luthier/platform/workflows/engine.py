@@ -335,11 +335,14 @@ def run_stages(run: WorkflowRun, save: Save, tell: Tell = silent) -> None:
                 expected="the stages of this version of Luthier",
                 do="finish it with the version that began it, or begin again",
             )
+        # In order: the digest of a stage covers those of the earlier stages that it needs.
         digests[spec.name] = _digest(run, spec, digests)
         is_unchanged = stage.inputs in ("", digests[spec.name])  # empty: stored before digests were
         if stage.status == "done" and is_unchanged and spec.holds(run, run.outcome(spec.name, spec.outcome)):
+            # What depends on it was computed from the result that is kept, so that result's digest counts.
             digests[spec.name] = stage.inputs
             continue
+        # An interrupted stage goes on with the ids that it has begun; one whose inputs changed starts from nothing.
         begun = stage.came if is_unchanged and stage.status != "done" else {}
         begins = Stage(name=spec.name, status="running", came=begun, inputs=digests[spec.name])
         if not _worked(run, spec, begins, save, tell):
@@ -362,10 +365,13 @@ def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: T
     try:
         if not stage.came and spec.begin is not None:
             stage = stage.model_copy(update={"came": spec.begin(run).stored()})
+        # Stored before the work: a kill from here on finds the ids of what was begun.
         _keep("running")
+        # What `begin` returned, read back as the stage's own type.
         found = run.outcome(spec.name, spec.outcome)
         if not found.why_skipped:
             found = spec.work(run)
+    # A result, not a failure: it is stored and nothing is raised.
     except StageRefusedError as error:
         _keep("refused", reason=error.came, ended_at=now())
         return False
@@ -379,13 +385,16 @@ def _worked(run: WorkflowRun, spec: StageSpec, stage: Stage, save: Save, tell: T
         _keep("failed", reason=f"{type(error).__name__}: {error}", ended_at=now())
         raise
     if isinstance(found, TimedOutcome):
+        # max: the stage may know of time that killed processes spent, the engine only of this one.
         found = found.model_copy(update={"seconds": max(time.perf_counter() - began, found.seconds)})
+    # What was begun stays beside the result: ids of runs and studies are shown from there.
     _keep("done", came=stage.came | found.stored(), ended_at=now())
     return True
 
 
 def _digest(run: WorkflowRun, spec: StageSpec, digests: dict[str, str]) -> str:
     """Over what the result of a stage depends on. A file that is not there counts as an empty digest."""
+    # A name in `needs` is an earlier stage where there is one of that name, else a field of the request.
     asked = {name: run.pipeline.asked.get(name) for name in spec.needs if name not in digests}
     stages = {name: digests[name] for name in spec.needs if name in digests}
     files = {str(path): sha256_file(path) if path.is_file() else "" for path in spec.reads(run)}

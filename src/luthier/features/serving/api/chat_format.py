@@ -37,6 +37,7 @@ class ChatResponseBuilder:
 
     def first(self, event: Piece | Ended) -> dict[str, Any]:
         is_no_text = isinstance(event, Piece) and (event.calls or event.reasoning) and not event.text
+        # OpenAI's first chunk has an empty content before text, and null before tool calls.
         content = None if is_no_text else ""
         return self._chunk(event.choice, {"role": "assistant", "content": content, "refusal": None})
 
@@ -62,6 +63,7 @@ class ChatResponseBuilder:
         self, choice: int, delta: dict[str, Any], *, reason: str | None = None, logprobs: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         told: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        # With include_usage, every chunk but the last has usage null (OpenAI: "Chat completion chunk").
         return self._document("chat.completion.chunk", [told]) | ({"usage": None} if self.tells_usage else {})
 
     def _document(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def _call_delta(call: CallPiece) -> dict[str, Any]:
 
 def _token(token: TokenLikelihood) -> dict[str, Any]:
     """A token that is no whole characters has no bytes that could be told."""
+    # A token may end within a UTF-8 character; decoded alone it becomes the replacement character.
     is_whole = "\ufffd" not in token.token
     return {
         "token": token.token,

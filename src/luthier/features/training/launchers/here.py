@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Where a process reads and writes, and whom it tells.
+    """Where a training process reads and writes, and whom it reports to.
 
-    folder: of the run; checkpoints and the outcome go there. stop_requested: None takes SIGTERM and SIGINT for a wish
-    to stop, while the loop runs. num_snapshots: what the model was after so many of the last epochs is kept, too.
+    Attributes:
+        folder: Of the run; checkpoints and weights go there.
+        emit: Takes its events.
+        progress: Shows how far it is.
+        meter: Bills its time, and stops it where a cap is reached.
+        stop_requested: Why to stop now; None takes SIGTERM and SIGINT for a request while the loop runs.
+        num_snapshots: Of how many of the last epochs the weights are kept as well.
     """
 
     folder: Path

@@ -29,11 +29,22 @@ _NOT_COMPARABLE: Final = "perplexity"
 
 @dataclass(frozen=True, slots=True)
 class ModelComparisonRequest:
-    """What is asked. models: names of base models. hours: for everything.
+    """What is requested.
 
-    metric: the figure that decides; None takes it by `evaluate.verdict.primary_metric`. few_shot: examples in a prompt.
-    instruction: put before prompts of models that are not tuned, as a person would tell them the task. most_judged:
-    rows to judge at most. is_probed: train a few real steps with each model before sizes are chosen.
+    Attributes:
+        models: Names of base models.
+        data: Rows to train on.
+        held_out: Rows to judge by.
+        hours: For everything.
+        mapping: Field of the shape to field of the files.
+        metric: The figure that decides; None takes it by `evaluate.verdict.primary_metric`.
+        few_shot: Examples in a prompt.
+        instruction: Before the prompts of models that are not tuned, as a person would explain the task.
+        max_new_tokens: Of an answer.
+        most_judged: Rows to judge at most.
+        method: By which each is tuned.
+        seed: Of training and sampling.
+        is_probed: Whether a few real steps are trained with each model before sizes are chosen.
     """
 
     models: tuple[str, ...]
@@ -180,6 +191,7 @@ def _spec(
     chosen = _write_rows(request, rows, sizes, train_file, judged_file)
     epochs = max(1.0, sizes.num_examples / len(rows.train))
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
+    # Prepared again with the chosen size: steps and tokens depend on it.
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
     share = sizes.num_examples / len(rows.train)
     return ModelComparisonSpec(
@@ -232,6 +244,8 @@ def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tu
             expected="a figure that means the same for every model",
             do="take bits_per_byte, which says the same of the text itself",
         )
+    # A metric may give several figures (rouge gives rouge1, rouge2, rougeL): the family is measured, the figure
+    # decides.
     of_families = {figure: name for name, figures in FAMILIES.items() for figure in figures}
     asked = of_families.get(request.metric, request.metric)
     metrics = tuple(dict.fromkeys((*usual, asked)))

@@ -51,7 +51,14 @@ class FoundProblem(FrozenModel):
 
 
 class Audited(Outcome):
-    """The audit of all rows. skipped: why a check could not be run, by its name. report: its page."""
+    """The audit of all rows.
+
+    Attributes:
+        grade: Of the rows.
+        findings: What it found.
+        skipped: Why a check could not be run, by its name.
+        report: Its page.
+    """
 
     grade: str = ""
     findings: tuple[FoundProblem, ...] = ()

@@ -32,7 +32,13 @@ _TITLES: Final = {"train": "rows", "held_out": "held-out"}
 
 @dataclass(slots=True)
 class Reviewed:
-    """Rows in chat shape, newest words only. left_out: what became none, by its reason. by_source: how many of each."""
+    """Reviewed answers as rows in chat shape; of equal prompts only the newest.
+
+    Attributes:
+        rows: The rows.
+        left_out: How many answers became none, by the reason.
+        by_source: How many rows each source gave.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -43,8 +49,14 @@ class Reviewed:
 class Joined:
     """What is trained on and what is judged by.
 
-    old, new: training rows of the last run and of the review. old_held_out, new_held_out: rows to judge by.
-    num_replaced: rows of the last run that are not there any more, since a reviewed row has the same prompt.
+    Attributes:
+        old: Training rows of the last run.
+        new: Training rows of the review.
+        old_held_out: Rows that the last run was judged by.
+        new_held_out: Reviewed rows to judge by.
+        validation: Those of the last run.
+        num_replaced: Rows of the last run that were dropped, since a reviewed row has the same prompt.
+        left_out: Reviewed rows that are on neither side, by the reason.
     """
 
     old: tuple[dict[str, Any], ...]

@@ -38,7 +38,7 @@ def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
     """The template with its places filled; what is no text is written as JSON.
 
     Raises:
-        RequestError: a lost field.
+        RequestError: the row has no such field.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -48,6 +48,7 @@ def filled(template: str, output: str, item: Mapping[str, Any]) -> str:
         found = _at(item, place.split(".")[1:])
         return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
+    # One pass: places inside an inserted text are left as they are.
     return _PLACE.sub(value, template)
 
 

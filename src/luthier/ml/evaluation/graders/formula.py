@@ -37,10 +37,11 @@ class Formula:
     """A formula, read once: numbers, names, + - * / **, and min, max, abs, floor, ceil, exp, sqrt, log.
 
     Args:
-        names: what it may speak of.
+        text: the formula.
+        names: variables that it may use.
 
     Raises:
-        RequestError: anything else in it.
+        RequestError: the formula holds anything else.
     """
 
     def __init__(self, text: str, names: Sequence[str]) -> None:
@@ -78,6 +79,7 @@ class Formula:
         return found
 
     def _check(self, node: ast.AST) -> None:
+        # type(), since True is an int to isinstance.
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
             return
         if isinstance(node, ast.Name) and node.id in self._names:

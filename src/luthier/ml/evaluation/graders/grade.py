@@ -47,6 +47,7 @@ def _checked(grader: StringCheck) -> Grade:
             return float(meant.casefold() in said.casefold())
         if grader.operation == "like":
             return float(meant in said)
+        # One comparison for eq and ne.
         return float((said == meant) == (grader.operation == "eq"))
 
     return grade

@@ -67,10 +67,12 @@ def fuzzy_match(output: str, reference: str) -> float:
         return 1.0
     places: dict[str, int] = {}
     for index, character in enumerate(output):
+        # One integer a character with a bit for each of its positions: Python's integers have any length.
         places[character] = places.get(character, 0) | 1 << index
     full = (1 << len(output)) - 1
     row = full
     for character in reference:
         match = row & places.get(character, 0)
         row = ((row + match) | (row - match)) & full
+    # Every 0 in the row is one character of the longest common subsequence.
     return 2.0 * (len(output) - row.bit_count()) / (len(output) + len(reference))

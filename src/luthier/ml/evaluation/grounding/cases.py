@@ -35,6 +35,7 @@ def find_cases(text: str, by_eyecite: Sequence[Citation] = ()) -> Iterator[Citat
     text. `Id.` and `supra` are not counted, nor is a short form (`410 U.S. at 120`) of a volume that is cited in full.
 
     Args:
+        text: as `clean` returns it.
         by_eyecite: what `us_law` found, which goes before what is found here.
     """
     cited = _in_order([*by_eyecite, *_by_form(text)])
@@ -99,6 +100,7 @@ def decision(text: str, span: tuple[int, int], volume: str, reporter: str, page:
 def _in_order(found: list[Citation]) -> list[Citation]:
     """By place; of two that overlap the one that begins first, of two that begin together the first of `found`."""
     kept: list[Citation] = []
+    # The sort is stable: of two that begin together the first of `found` (eyecite's) comes first.
     for one in sorted(found, key=lambda citation: citation.start):
         if not kept or one.start >= kept[-1].end:
             kept.append(one)

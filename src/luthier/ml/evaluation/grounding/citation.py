@@ -21,7 +21,8 @@ class Citation:
         names: plaintiff and defendant, where they are given with it.
         parallel: the same decision in other reporters, as normal forms.
         sentence: the one that holds it.
-        start, end: its place in the text as `clean` gives it.
+        start: first character in the text as `clean` returns it.
+        end: behind its last character.
     """
 
     text: str
@@ -37,9 +38,11 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class CitationFinding:
-    """A citation of an answer, held against the corpus.
+    """A citation of an answer, looked up in the corpus.
 
     Attributes:
+        citation: the citation.
+        status: whether the corpus has it.
         documents: some that hold it.
         named_there: the parties that the corpus gives it, where the answer's are others.
     """

@@ -19,9 +19,11 @@ FEWEST_WORDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ClaimFinding:
-    """A sentence of an answer, held against its nearest passages.
+    """A sentence of an answer, compared with its nearest passages.
 
     Attributes:
+        sentence: the claim.
+        is_supported: enough of its words and all of its numbers are in one passage.
         fraction: of its content words, those that occur in the passage that holds most of them, `passage` (None where
             no passage shares a word).
         numbers: those of the sentence that the passage lacks; with one of them it is not supported.

@@ -40,6 +40,7 @@ def blocks(text: str) -> Iterator[tuple[int, str]]:
     start = 0
     while len(text) - start > _BLOCK_CHARACTERS:
         most = start + _BLOCK_CHARACTERS
+        # In the second half only, so that no block is tiny.
         places = (text.rfind(mark, start + _BLOCK_CHARACTERS // 2, most) for mark in ("\n\n", "\n", " "))
         end = next((place for place in places if place > start), most)
         yield start, text[start:end]

@@ -28,7 +28,11 @@ _STATUTES: Final = {"us_statute", "state_statute", "section"}
 class Corpus:
     """Documents, read once for their citations, and cut into passages that claims are held against.
 
-    documents: texts by name. forms, patterns: which citations count, as in `CitationsTask`.
+    Args:
+        documents: texts by name.
+        forms: which forms of citations count.
+        patterns: name -> regular expression of a user's own citations.
+        progress: shows the reading.
 
     Raises:
         DataError: no document has any text.
@@ -94,6 +98,7 @@ class Corpus:
             for form in forms:
                 self._reporters.add(reporter_of(form))
                 self._documents.setdefault(form, {})[document] = None
+                # The short form (`410 U.S. at`) of a volume that the corpus cites is known, too.
                 self._documents.setdefault(f"{form.rpartition(' ')[0]} at", {})[document] = None
                 if citation.names is not None:
                     self._names.setdefault(form, {})[citation.names] = None

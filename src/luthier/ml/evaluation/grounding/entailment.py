@@ -31,7 +31,9 @@ class Entailment:
 
     Args:
         judge: the engine that judges.
-        judge_name: what results call it.
+        corpus: whose passages are shown to it.
+        judge_name: its name in results.
+        progress: shows its replies.
     """
 
     def __init__(
@@ -65,4 +67,5 @@ class Entailment:
 def verdict_in(reply: str) -> bool | None:
     """What a judge's reply says, prose around it allowed; None where it says nothing, or both."""
     said = {found.lower() for found in _ANSWER.findall(reply)}
+    # A reply that says both is no verdict.
     return said == {"true"} if len(said) == 1 else None

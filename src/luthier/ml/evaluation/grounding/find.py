@@ -26,12 +26,18 @@ def find_citations(
     """The citations of the wanted forms and by the user's patterns, in the order of the text.
 
     A citation that occurs twice in a text is found twice. Nothing is found within a URL but by a user's pattern.
+
+    Args:
+        text: as written; offsets of citations are those of the cleaned text.
+        forms: which forms count.
+        patterns: compiled patterns of a user's own citations, by name.
     """
     cleaned = clean(text)
     urls = list(find_urls(cleaned))
     plain = _blanked(cleaned, urls)
     cases, laws = find_us_law(plain) if {"us_case", "us_statute", "state_statute"} & set(forms) else ([], [])
     statutes = list(find_statutes(plain))
+    # Our own finder first: it knows subsections and ranges, which eyecite leaves out.
     statutes += _apart_from(statutes, laws, plain)
     found = [one for one in statutes if one.kind in forms]
     found += find_patterns(cleaned, patterns or {})

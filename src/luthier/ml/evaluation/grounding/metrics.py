@@ -126,6 +126,7 @@ class ExpectedCitations(_Share):
         return _pairs([self._counts(output, reference) for output, reference in pairs])
 
     def _counts(self, output: str, reference: str) -> tuple[int, int]:
+        # Each expected citation counts once, however often the reference repeats it.
         expected = {one.normal: one for one in self._corpus.citations(reference)}.values()
         given = self._corpus.citations(output)
         return sum(any(same_citation(one, other) for other in given) for one in expected), len(expected)

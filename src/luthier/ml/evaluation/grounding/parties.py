@@ -78,6 +78,7 @@ class PartyIndex:
     def find(self, names: Names) -> list[str]:
         """The notes of all that may be of the same parties, each once."""
         words = {word for side in names for word in _distinctive_words(side)}
+        # A dict keeps the order of sorted words: results do not depend on the hash seed.
         found = {entry: None for word in sorted(words) for entry in self._by_word.get(word, ())}
         return list(dict.fromkeys(note for other, note in found if same_parties(names, other)))
 

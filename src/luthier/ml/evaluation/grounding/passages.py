@@ -20,7 +20,12 @@ _SATURATION, _LENGTH_SHARE = 1.2, 0.75
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A few sentences of a document that follow each other."""
+    """A few sentences of a document that follow each other.
+
+    Attributes:
+        document: name of the document.
+        text: the sentences in one line.
+    """
 
     document: str
     text: str
@@ -43,6 +48,7 @@ class Passages:
             for word, count in counts.items():
                 self._holders.setdefault(word, []).append((place, count))
         mean = sum(lengths) / max(1, len(lengths))
+        # The part of BM25's denominator that depends on the passage alone, computed once.
         self._damping = [_SATURATION * (1 - _LENGTH_SHARE + _LENGTH_SHARE * one / max(1.0, mean)) for one in lengths]
 
     def __iter__(self) -> Iterator[Passage]:

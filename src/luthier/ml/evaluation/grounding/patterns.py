@@ -63,6 +63,7 @@ def _without_end(url: str) -> str:
     for place, character in enumerate(url):
         for closing, opening in _PAIRS.items():
             depth[closing] += (character == opening) - (character == closing)
+            # "(see https://a.org/b)": the bracket was opened before the URL, so it is not part of it.
             if depth[closing] < 0:
                 return url[:place].rstrip(_ENDS)
     return url.rstrip(_ENDS)

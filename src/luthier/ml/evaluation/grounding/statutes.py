@@ -57,6 +57,7 @@ _CHAPTER: Final = re.compile(r"\s(?:chs?|tit|art|pt)\.\s\d{1,4}[A-Za-z]?,?\s?$")
 
 def find_statutes(text: str) -> Iterator[Citation]:
     """Statutes and sections in a cleaned text; a section after a code's name is never one on its own, too."""
+    # One byte a character: what a federal citation covers is not found again as a section.
     is_taken = bytearray(len(text))
     for match in _FEDERAL.finditer(text):
         _take(is_taken, *match.span())
@@ -132,6 +133,7 @@ def _citations(text: str, match: re.Match[str], start: int, code: str, kind: Cit
         numbers = _SPAN_OF_YEARS.fullmatch(piece["number"]) if is_span else None
         for number in numbers.groups() if numbers else (piece["number"],):
             if number.startswith("-"):  # "34-9-1 to -3"
+                # "to -3" replaces the last part of the number before it.
                 number = f"{last.rpartition('-')[0]}{number}" if "-" in last else number[1:]
             last = number
             yield Citation(
@@ -166,6 +168,7 @@ def _code_before(text: str, match: re.Match[str]) -> tuple[int, str]:
         words.insert(0, (from_ + word.start(), plain))
         if plain.isdigit():
             break
+    # "See Cal. Penal Code": the signal before a citation is no part of the code's name.
     while words and squash(words[0][1]) in _SIGNALS:
         del words[0]
     if not words:

@@ -38,6 +38,7 @@ def find_us_law(text: str) -> tuple[list[Citation], list[Citation]]:
     logging.getLogger("eyecite").setLevel(logging.ERROR)  # it logs overlaps, with the text, to the terminal
     cases: list[Citation] = []
     laws: list[Citation] = []
+    # In blocks: eyecite's time grows faster than the length of a text.
     for offset, part in blocks(text):
         if _DIGIT.search(part) is None:  # nothing to find, and an empty text it refuses
             continue

@@ -28,20 +28,26 @@ _MAX_IN_A_ROW: Final = 3
 def ask_judge(engine: Engine, prompts: Sequence[Prompt], read: Read[T], progress: Progress) -> list[T | NoVerdict]:
     """A verdict for each question, in order, or why there is none.
 
-    What the engine wrote is kept by the engine that caches, so that asking again after a failure costs nothing.
-
-    Raises what the engine raises for a wrong request (a key, a model that is not there), and WorkError where it gives
-    no answer any more.
+    An engine that caches keeps what it wrote, so that a second attempt after a failure costs nothing.
 
     Args:
-        read: a reply as a verdict.
+        engine: the judge.
+        prompts: the questions.
+        read: turns a reply into a verdict.
+        progress: shows the replies.
+
+    Raises:
+        WorkError: the judge fails on three single questions in a row.
+        RequestError: the engine refuses the request, such as for a wrong key or an unknown model.
     """
     titled = _Judging(progress)
     found: list[T | NoVerdict] = [_read(made, read) for made in _each(engine, prompts, titled)]
+    # A question that is too long is as long the second time.
     again = [place for place, one in enumerate(found) if isinstance(one, NoVerdict) and one.kind != "too long"]
     second = _each(engine, [_retried(prompts[place], found[place]) for place in again], titled)
     for place, made in zip(again, second, strict=True):
         verdict = _read(made, read)
+        # A second failure keeps the first reason: it is that of the greedy reply.
         if not isinstance(verdict, NoVerdict):
             found[place] = verdict
     return found
@@ -74,6 +80,7 @@ def _each(
         except (WorkError, OverlongError) as error:
             if len(places) == 1:
                 found[places[0]] = error
+                # A question that is too long says nothing about the health of the judge.
                 num_in_a_row += isinstance(error, WorkError)
                 if num_in_a_row >= _MAX_IN_A_ROW:
                     raise

@@ -24,10 +24,13 @@ _KINDS: Mapping[NoVerdictKind, str] = {
 
 
 def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> str | None:
-    """What the judge gave no verdict on.
+    """What the judge gave no verdict on; None where nothing is missing.
 
     Args:
-        what: "pairs", "answers".
+        judge: name of the judge.
+        num_asked: questions that were put to it.
+        missing: questions without a verdict, by kind.
+        what: "pairs" or "answers".
     """
     num_missing = missing.total()
     if not num_missing:
@@ -44,7 +47,11 @@ def missing_sentence(judge: str, num_asked: int, missing: Counter[NoVerdictKind]
 
 
 def check_missing(judge: str, num_asked: int, missing: Counter[NoVerdictKind], what: str) -> None:
-    """Raise WorkError where most of the verdicts are missing: what is left is no figure."""
+    """Check that enough verdicts are left for a figure.
+
+    Raises:
+        WorkError: most of them are missing.
+    """
     if missing.total() > MAX_LEFT_OUT_FRACTION * num_asked:
         raise WorkError(
             missing_sentence(judge, num_asked, missing, what) or "",

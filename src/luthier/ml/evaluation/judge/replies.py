@@ -62,6 +62,7 @@ def read_preference(made: Generation) -> Shown | NoVerdict:
         return missing
     found: list[Shown | None] = []
     for document in json_objects(text):
+        # Judges vary the case of keys: "Winner", "BETTER".
         fields = {str(name).strip().casefold(): value for name, value in document.items()}
         said = [fields[key] for key in _PREFERENCE_KEYS if key in fields]
         found += [_preference(value) for value in said if not isinstance(value, dict)]
@@ -134,5 +135,5 @@ def _score(value: Any) -> int | None:
     """1 to 5, written as a number or as text; None for everything else."""
     match = _SCORE.fullmatch(value.strip()) if isinstance(value, str) else None
     number = float(match["number"]) if match is not None else 0.0
-    # 4.5 is refused, not rounded: nothing is guessed. A bool or a list is no text, and becomes 0.
+    # json_objects gives numbers as text. 4.5 is refused, not rounded: nothing is guessed.
     return int(number) if number in (1, 2, 3, 4, 5) else None

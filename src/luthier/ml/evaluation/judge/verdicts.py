@@ -25,7 +25,13 @@ _MEANT: Final[dict[str, tuple[Preference, Preference]]] = {"A": ("a", "b"), "B":
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one prompt."""
+    """Two answers to one prompt.
+
+    Attributes:
+        prompt: the request.
+        a: the first answer.
+        b: the second answer.
+    """
 
     prompt: str
     a: str
@@ -37,7 +43,8 @@ class PairVerdict:
     """What a judge said of a pair, shown in both orders.
 
     Attributes:
-        a_first, b_first: who won, or why there is no verdict.
+        a_first: who won with `a` shown first, or why there is no verdict.
+        b_first: who won with `b` shown first.
     """
 
     a_first: Preference | NoVerdict
@@ -70,13 +77,15 @@ class PairVerdict:
 
 
 def judge_pairs(engine: Engine, criterion: Criterion, pairs: Sequence[Pair], progress: Progress) -> list[PairVerdict]:
-    """A verdict for each pair, in order. Two equal answers are a tie, and the judge is not asked.
+    """A verdict for each pair, in order. Two equal answers are a tie without a question to the judge.
 
-    Raises what `ask_judge` raises.
+    Raises:
+        WorkError: the judge gives no answers any more.
     """
     places = [place for place, pair in enumerate(pairs) if pair.a.strip() != pair.b.strip()]
     asked = [pairs[place] for place in places]
     prompts = [pairwise_question(criterion, one.prompt, one.a, one.b) for one in asked]
+    # All questions in one call: first every pair in one order, then every pair in the other.
     prompts += [pairwise_question(criterion, one.prompt, one.b, one.a) for one in asked]
     said = ask_judge(engine, prompts, read_preference, progress)
     found = [PairVerdict("tie", "tie") for _ in pairs]
@@ -88,7 +97,11 @@ def judge_pairs(engine: Engine, criterion: Criterion, pairs: Sequence[Pair], pro
 def judge_answers(
     engine: Engine, criteria: Sequence[Criterion], answers: Sequence[tuple[str, str]], progress: Progress
 ) -> list[dict[Criterion, int] | NoVerdict]:
-    """The scores of each (prompt, answer), in order. Raises what `ask_judge` raises."""
+    """The scores of each (prompt, answer), in order.
+
+    Raises:
+        WorkError: the judge gives no answers any more.
+    """
     prompts = [rubric_question(criteria, prompt, answer) for prompt, answer in answers]
     return ask_judge(engine, prompts, lambda made: read_scores(made, criteria), progress)
 

@@ -62,6 +62,7 @@ def _agreements(table: RatingsTable, criterion: Criterion | None) -> list[Agreem
     """Alpha, and where it can be had kappa, of all items that at least two have rated."""
     raters = table.raters
     ratings = matrix(table, raters, value_of(criterion))
+    # [raters, items], NaN where a rater has not rated: only items with two ratings say something of agreement.
     ratings = ratings[:, (~np.isnan(ratings)).sum(axis=0) >= 2]
     if len(raters) < 2 or ratings.shape[1] < 2:
         return []
@@ -71,6 +72,7 @@ def _agreements(table: RatingsTable, criterion: Criterion | None) -> list[Agreem
     found: list[tuple[AgreementMeasure, statistics.Interval, int]] = []
     if len(categories) > 1:
         found.append(("krippendorff_alpha", krippendorff_alpha(ratings, level), ratings.shape[1]))
+        # Kappa needs every rating of an item; alpha does not.
         whole = ratings[:, ~np.isnan(ratings).any(axis=0)]
         if whole.shape[1] >= 2 and np.ptp(whole) > 0:
             if len(raters) == 2:
@@ -125,7 +127,9 @@ def _win_rates(table: RatingsTable) -> tuple[WinRate, ...]:
             continue
         wins = np.array([_won(row, system) for row in rows])
         own = np.stack([np.where(wins == 1, 1.0, np.where(wins == 0, 0.5, 0.0)), np.ones(len(rows))], axis=1)
+        # The other side's points on the same rows, so that the paired test asks whether the rate differs from a half.
         theirs = np.stack([1 - own[:, 0], own[:, 1]], axis=1)
+        # Several ratings of one row are drawn together.
         clusters = [row.row_id for row in rows]
         rate = statistics.bootstrap_interval(own, mean_of_sums, bounds=UNIT, seed=_SEED, clusters=clusters)
         difference = statistics.paired_bootstrap(own, theirs, mean_of_sums, bounds=UNIT, seed=_SEED, clusters=clusters)
@@ -157,6 +161,7 @@ def _ranking(table: RatingsTable) -> dict[str, Any]:
     for row in table.rows:
         if row.system_b is not None:
             first, second, won = place[row.system_a], place[row.system_b], _won(row, row.system_a)
+            # [rows, systems, systems]: -1, 0 and 1 become 0, half and a whole win.
             wins[which[row.row_id], first, second] += (1 + won) / 2
             wins[which[row.row_id], second, first] += (1 - won) / 2
     try:

@@ -37,6 +37,7 @@ DRIFT_P: Final = 0.01
 def rater_reports(panel: RatingPanel, people: Sequence[Rater], table: RatingsTable) -> tuple[RaterReport, ...]:
     """One report a rater, in the order of the panel."""
     plain = {one.name: _plain_reasons(table.where(lambda row, name=one.name: row.rater == name)) for one in people}  # type: ignore[misc]
+    # Compared with raters who are not suspect themselves: two careless ones would make each other look normal.
     trusted = [name for name, reasons in plain.items() if not reasons]
     return tuple(_report(panel, one, table, plain[one.name], trusted) for one in people)
 
@@ -86,6 +87,7 @@ def _plain_reasons(own: RatingsTable) -> list[str]:
     sided = [row.preference == row.shown_first for row in own.real.rows if row.preference in ("a", "b")]
     num_first = sided.count(True)
     most = max(num_first, len(sided) - num_first)
+    # Both a large share and a small p-value: 6 of 6 may be chance, and 530 of 1,000 is no habit.
     if sided and most >= SIDE_SHARE * len(sided) and binomtest(most, len(sided)).pvalue < SIDE_P:
         side = "first" if num_first == most else "second"
         reasons.append(f"chose what stood {side} in {most} of {len(sided)} pairs, where sides are drawn by lot")
@@ -112,6 +114,7 @@ def _alpha(ratings: np.ndarray) -> Estimate | None:
 def _drift(panel: RatingPanel, said: np.ndarray, mean: np.ndarray) -> Drift | None:
     if len(said) < MIN_COMPARED:
         return None
+    # Of scores the deviation from the others; of preferences (-1 to 1) the agreement with them, 0 to 1.
     values = said - mean if panel.kind == "likert" else 1 - np.abs(said - mean) / 2
     if np.ptp(values) == 0:
         return None

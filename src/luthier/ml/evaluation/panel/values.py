@@ -53,6 +53,7 @@ def against_others(table: RatingsTable, rater: str, others: Sequence[str]) -> tu
             continue
         theirs = [overall(one) for one in said[row.item] if one.rater in others and one.rater != rater]
         if theirs:
+            # In the order of rating, which the search for drift needs.
             own.append(overall(row))
             mean.append(sum(theirs) / len(theirs))
     return np.array(own), np.array(mean)

@@ -30,9 +30,11 @@ class MadeUp:
     """Databases for one query.
 
     Attributes:
-        error: why the query itself does not run, and nothing was made.
-        num_neighbours, num_same: queries one change away, and how many of them no database distinguishes from it (some
-            of them ask for the same in other words).
+        databases: those that are kept.
+        results: of the query in each.
+        num_neighbours: queries one change away.
+        num_same: those of them that no database distinguishes from it (some ask for the same in other words).
+        error: why the query itself does not run, and nothing was made; None where it runs.
     """
 
     databases: tuple[Database, ...]
@@ -46,17 +48,22 @@ def made_up(table: Table, query: str, run: Run) -> MadeUp:
     """Databases for this query on this table, always the same ones.
 
     Args:
-        run: what runs queries in a database.
+        table: as the row describes it.
+        query: the row's own query, with names in quotes.
+        run: runs queries in a database.
     """
     others = neighbours(table, query)
+    # Seeded by the content: the same row gets the same databases in every run and on every machine.
     chance = random.Random(sha256_document([table.name, list(table.columns), query]))  # noqa: S311
     constants, numeric = _constants(table, query), _numeric(table, query)
     databases: list[Database] = []
     results: list[Result] = []
     same = list(others)
     for attempt in range(_MAX_TRIES):
+        # NULLs in every second database only: a neighbour that differs in NULLs alone needs one without them, too.
         rows = _rows(table, constants, numeric, chance, has_gaps=attempt % 2 == 1)
         database = Database(script=_script(table, rows))
+        # Only neighbours that no earlier database has told apart are run again.
         own, *told = run(database, [query, *same])
         if own.error is not None:
             return MadeUp((), (), len(others), len(others), own.error)

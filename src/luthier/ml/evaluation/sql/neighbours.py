@@ -25,6 +25,7 @@ def neighbours(table: Table, query: str) -> tuple[str, ...]:
     )
     texts = ("".join(t if isinstance(t, str) else t.text for t in one) for one in changed)
     found = [text for text in dict.fromkeys(texts) if text != query]
+    # Evenly over the query, so that changes at its end are not left out.
     step = max(1, -(-len(found) // _MOST))
     return tuple(found[::step])
 

@@ -41,7 +41,12 @@ _QUOTED_NAME = re.compile(r'"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]')
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A described table."""
+    """A described table.
+
+    Attributes:
+        name: as it is described.
+        columns: names in order, each once.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -68,6 +73,7 @@ def written_out(query: str, table: Table) -> str:
     done: list[str] = []
     place = 0
     while place < len(query):
+        # The last pieces are enough to see a comparison or an aggregate right before this place.
         so_far = "".join(done[-4:])
         if query[place] == "'":
             end = _end_of_constant(query, place)

@@ -20,7 +20,12 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of a query, with its text as written. name: an identifier in quotes."""
+    """A piece of a query.
+
+    Attributes:
+        kind: what it is; a name is an identifier in quotes.
+        text: as written.
+    """
 
     kind: TokenKind
     text: str
@@ -59,6 +64,7 @@ def is_ordered(query: str) -> bool:
     for token in tokens_of(query):
         if token.kind == "space":
             continue
+        # ORDER BY inside parentheses orders a subquery or a window, not the result.
         depth += (token.text == "(") - (token.text == ")")
         if depth == 0 and before.is_word("ORDER") and token.is_word("BY"):
             return True

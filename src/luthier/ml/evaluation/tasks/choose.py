@@ -17,7 +17,11 @@ class Choose:
     """The likeliest option, as a whole and for each of its bytes; the second sums it up."""
 
     def check(self, task: ChooseTask, rows: Sequence[TaskRow]) -> None:
-        """Raises DataError for rows without a prompt, without two different options, or without a right one."""
+        """Check that every row can be chosen in.
+
+        Raises:
+            DataError: a row has no prompt, no two different options, or no right one.
+        """
         problems = []
         for row in rows:
             if row.example.conversation is None:
@@ -71,6 +75,7 @@ def place_of(options: Sequence[str], answer: Any) -> int | None:
         return answer if 0 <= answer < len(options) else None
     if not isinstance(answer, str):
         return None
+    # The text comes before the letter: an option may itself be "A".
     if answer in options:
         return list(options).index(answer)
     letter = answer.strip().rstrip(".)").upper()

@@ -31,7 +31,12 @@ class Citations:
     """The model answers; the answer's citations and claims are held against the corpus."""
 
     def check(self, task: CitationsTask, rows: Sequence[TaskRow]) -> None:
-        """Raise DataError for rows without a question; RequestError for patterns that are none, or nothing to find."""
+        """Check the patterns, and that every row has a question.
+
+        Raises:
+            DataError: rows have no question.
+            RequestError: a pattern is wrong or named like a form, or the task looks for no citations.
+        """
         compiled(task.patterns)
         if not task.forms and not task.patterns:
             raise RequestError(

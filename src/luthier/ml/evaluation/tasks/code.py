@@ -96,7 +96,11 @@ class CodeJudge:
         return count
 
     def check_own_answers(self, rows: Sequence[TaskRow]) -> None:
-        """Raise DataError for rows whose own answer does not pass."""
+        """Check that every row's own answer passes its tests.
+
+        Raises:
+            DataError: some do not; each is named with its outcome.
+        """
         with_answer = [row for row in rows if own_answer(row).strip()]
         asked = [(code_of(own_answer(row)), row.item[self._task.tests]) for row in with_answer]
         outcomes = dict(zip((row.example.id for row in with_answer), self.outcomes(asked), strict=True))
@@ -110,11 +114,13 @@ class CodeJudge:
         check_rows(self._task.name, rows, problem, expected="tests that the row's own answer passes")
 
     def outcomes(self, asked: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """What came of each answer with its tests."""
+        """The outcome of each answer with its tests, in order."""
         new = [pair for pair in dict.fromkeys(asked) if pair not in self._told]
         if new:
+            # Half of the cores: a time limit in wall time would fail slow answers on a machine that is full.
             num_at_once = max(1, (os.cpu_count() or 1) // 2)
             progress = self._progress.task("Running code", len(new), "answers")
+            # Threads suffice: each waits for a child process of its own.
             with ThreadPoolExecutor(num_at_once) as pool, progress as task:
                 for pair, outcome in zip(new, pool.map(self._run, new), strict=True):
                     self._told[pair] = outcome

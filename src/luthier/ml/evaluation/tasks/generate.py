@@ -21,7 +21,11 @@ class Generate:
     """
 
     def check(self, task: GenerateTask, rows: Sequence[TaskRow]) -> None:
-        """Raises DataError for rows without a prompt and a text answer."""
+        """Check that every row has a prompt and a text answer.
+
+        Raises:
+            DataError: some have not.
+        """
         refuse_rows(
             task.name,
             [

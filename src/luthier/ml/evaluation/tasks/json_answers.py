@@ -54,6 +54,7 @@ class JsonAnswers:
             Fraction("json_valid", "valid JSON", _share(lambda found: found.value is not None)),
         ]
         if (schema := _schema(task, resources)) is not None:
+            # A schema that the rows' own answers do not fit would count right answers as wrong.
             _check_own_answers(task.name, rows, schema)
             fits: Callable[[Found], bool] = lambda found: found.value is not None and schema.fits(found.value.value)  # noqa: E731
             metrics.append(Fraction("schema_valid", "answers that fit the schema", _share(fits)))

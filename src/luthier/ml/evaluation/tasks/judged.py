@@ -35,7 +35,10 @@ class _Judge:
     """The judge of one task, and what is known of its verdicts so far.
 
     Args:
-        what: what is judged, as text.
+        engine: the judge.
+        name: its name in sentences.
+        progress: shows its replies.
+        what: what is judged, such as "pairs".
     """
 
     def __init__(self, engine: Engine, name: str, progress: Progress, what: str) -> None:
@@ -91,6 +94,7 @@ class WinRate:
         texts = zip(observed.prompts, observed.outputs, firsts, strict=True)
         pairs = [Pair(prompt, own, first) for prompt, own, first in texts]
         verdicts = judge_pairs(self._judge.engine, self._criterion, pairs, self._judge.progress)
+        # The first system against itself asks nothing, and would dilute the share of missing verdicts.
         if any(pair.a != pair.b for pair in pairs):
             self._judge.count(len(pairs), [one.no_verdict for one in verdicts if one.no_verdict is not None])
             own_bias = pair_statistics(pairs, verdicts)
@@ -147,6 +151,7 @@ class _Scores:
         said = judge_answers(self.judge.engine, self._criteria, new, self.judge.progress)
         self._known.update(zip(new, said, strict=True))
         found = [self._known[one] for one in answers]
+        # Each criterion asks for the same answers: their missing verdicts are counted once.
         if tuple(answers) not in self._counted:
             self._counted.add(tuple(answers))
             self.judge.count(len(found), [one.kind for one in found if isinstance(one, NoVerdict)])
@@ -160,7 +165,11 @@ class Pairwise:
         self._judge: _Judge | None = None
 
     def check(self, task: PairwiseTask, rows: Sequence[TaskRow]) -> None:
-        """Raise DataError for rows without a prompt."""
+        """Check that every row has a prompt.
+
+        Raises:
+            DataError: some have none.
+        """
         _check_prompts(task.name, rows)
 
     def options(self, task: PairwiseTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
@@ -192,7 +201,11 @@ class Rubric:
         self._judge: _Judge | None = None
 
     def check(self, task: RubricTask, rows: Sequence[TaskRow]) -> None:
-        """Raise DataError for rows without a prompt."""
+        """Check that every row has a prompt.
+
+        Raises:
+            DataError: some have none.
+        """
         _check_prompts(task.name, rows)
 
     def options(self, task: RubricTask, row: TaskRow) -> tuple[str, ...]:  # noqa: ARG002
@@ -251,6 +264,7 @@ def _left_out(values: Sequence[float | None]) -> Array:
 def _mean_of_verdicts(sums: Array, middle: float) -> Array:
     """The mean. A row alone without a verdict has none; a resample of rows without any says nothing: the middle."""
     total, num_verdicts, num_rows = sums[..., 0], sums[..., 1], sums[..., 2]
+    # NaN keeps a row without a verdict out of the samples' scores.
     nothing = np.where(num_rows > 1, middle, np.nan)
     result: Array = np.where(num_verdicts > 0, total / np.maximum(num_verdicts, 1), nothing)
     return result

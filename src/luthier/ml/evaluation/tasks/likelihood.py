@@ -16,7 +16,11 @@ class Likelihood:
     """The row's own words, as the model would have to guess them."""
 
     def check(self, task: LikelihoodTask, rows: Sequence[TaskRow]) -> None:
-        """Raises DataError for rows in which nothing is learned."""
+        """Check that every row has text to predict.
+
+        Raises:
+            DataError: some have none.
+        """
         problems = [(row.example.id, "has no text to predict") for row in rows if row.example.learned_bytes == 0]
         refuse_rows(task.name, problems, expected="rows with text, or with an answer in words")
 

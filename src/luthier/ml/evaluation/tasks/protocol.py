@@ -18,7 +18,12 @@ AnyTask = TypeVar("AnyTask", bound=TaskCommon, contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A row of a task: as an example with its own answer, and with its fields as the file has them (`item`)."""
+    """A row of a task.
+
+    Attributes:
+        example: the row with its own answer.
+        item: its fields as the file has them.
+    """
 
     example: Example
     item: Mapping[str, Any]
@@ -29,11 +34,13 @@ class Resources:
     """What a kind may use beside its rows.
 
     Attributes:
-        folder: the suite's, which files are relative to.
-        find_file: the file of a field (its name and what it holds); None takes paths that count from the folder.
-        judge, judge_name: the engine that judges, where one was named.
-        allows_code: whether the command line allows that code which a model wrote is run.
-        documents: the texts of the corpus by name, where the task has one.
+        folder: of the suite, which files are relative to.
+        judge: the engine that judges; None where none was named.
+        judge_name: its name in sentences.
+        allows_code: the command line allows to run code that a model wrote.
+        documents: the texts of the corpus by name; None where the task has no corpus.
+        progress: shows what takes long.
+        find_file: the file of a field (its name and what it holds); None takes paths relative to the folder.
         is_remote: whether the suite comes from a caller over the network: what it brings is run in a locked-down
             process, or not at all.
     """
@@ -60,7 +67,12 @@ class TaskKind(Protocol[AnyTask]):
     """One kind, as the registry's table names it."""
 
     def check(self, task: AnyTask, rows: Sequence[TaskRow]) -> None:
-        """Raise DataError for rows that lack what the task looks at, naming each; RequestError for a wrong task."""
+        """Check that the rows have what the task looks at.
+
+        Raises:
+            DataError: some lack it; each is named.
+            RequestError: the task itself is wrong.
+        """
         ...
 
     def options(self, task: AnyTask, row: TaskRow) -> tuple[str, ...]:

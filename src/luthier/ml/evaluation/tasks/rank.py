@@ -80,6 +80,7 @@ class Rank:
 def written_items(text: str) -> list[str]:
     """The items of an answer, one a line, as keys: without bullets and numbers, case-folded, each once."""
     lines = (_key(_BULLET.sub("", line, count=1)) for line in text.splitlines())
+    # An item that is repeated keeps its first rank: repeats would else push others down or be counted twice.
     return list(dict.fromkeys(line for line in lines if line))
 
 

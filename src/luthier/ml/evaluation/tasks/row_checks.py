@@ -19,7 +19,17 @@ def own_answer(row: TaskRow) -> str:
 def check_rows(
     task: str, rows: Sequence[TaskRow], problem_of: Callable[[TaskRow], tuple[str, str] | None], *, expected: str
 ) -> None:
-    """Raise DataError that names every row for which `problem_of` gives a field and its problem."""
+    """Check all rows of a task.
+
+    Args:
+        task: name of the task.
+        rows: all of its rows.
+        problem_of: a field and what is wrong with it; None for a row that is right.
+        expected: what a row should have, for the message.
+
+    Raises:
+        DataError: some rows are wrong; all of them are in `problems`.
+    """
     problems = []
     for row in rows:
         if (found := problem_of(row)) is not None:
@@ -29,10 +39,16 @@ def check_rows(
 
 
 def refuse_rows(task: str, problems: Sequence[tuple[str, str]], *, expected: str, field: str = "") -> None:
-    """Raise DataError where there are problems: (id of the row, what is wrong with it).
+    """Refuse rows that are known to be wrong.
 
     Args:
-        field: where they lie.
+        task: name of the task.
+        problems: id of the row, and what is wrong with it.
+        expected: what a row should have, for the message.
+        field: the field that is wrong.
+
+    Raises:
+        DataError: there are problems.
     """
     _refuse(task, [_problem(row_id, reason, field) for row_id, reason in problems], expected)
 

@@ -53,8 +53,9 @@ class Sql:
         """Execution accuracy first. Rows whose own query does not run count in `own_query_runs` only.
 
         Raises:
-            NotFoundError, RequestError: a database is not there, or cannot be made.
-            DataError: no row's own query runs; names all of them with SQLite's words.
+            NotFoundError: a database file does not exist.
+            RequestError: a database file may not be named.
+            DataError: a database cannot be made, or no row's own query runs; names all of them with SQLite's reason.
         """
         judge = SqlJudge(task, rows, resources)
         if len(judge.unusable) == len(rows):
@@ -89,10 +90,14 @@ class Sql:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What a row's answers are held against.
+    """What a row's answers are compared with.
 
     Attributes:
-        error: why its own query does not run.
+        databases: the row's own one, or several made-up ones.
+        results: of the row's own query in each.
+        table: the table as the row describes it; None where it names a database.
+        is_ordered: the order of the result counts.
+        error: why the row's own query does not run; None where it does.
     """
 
     databases: tuple[Database, ...]
@@ -112,6 +117,7 @@ class SqlJudge:
     def __init__(self, task: SqlTask, rows: Sequence[TaskRow], resources: Resources) -> None:
         self._task, self._resources = task, resources
         self._cases: dict[tuple[str, str], _Case] = {}
+        # By case and query: all metrics and systems share one run of each different answer.
         self._told: dict[tuple[tuple[str, str], str], tuple[bool, bool]] = {}
         self.unusable: dict[str, str] = {}
         title = "Making databases" if task.table_field else "Running the rows' own queries"
@@ -129,6 +135,7 @@ class SqlJudge:
         """[rows, 2]: 1 where all results are those of the row's own query; 1 where that one runs."""
         usable = self.own_runs(observed)[:, :1]
         right = mean_statistics([right for _, right in self._outcomes(observed)])
+        # The second column is the weight of the row: 0 takes a row whose own query fails out of the fraction.
         right[:, 1:] = usable
         return right
 
@@ -223,6 +230,7 @@ def _judge(case: _Case, query: str, runner: SqlRunner) -> tuple[bool, bool]:
         if is_right:
             own = case.results[place]
             same = given.in_order == own.in_order if case.is_ordered else given.in_any_order == own.in_any_order
+            # Right only where every database gives the same result: one may agree by chance.
             is_right = same
     return True, is_right
 
