@@ -83,8 +83,6 @@ def make_card(
 
     Args:
         date: The date of the audit, ISO 8601.
-        command: How the card was made, shown on it.
-        force: Replace files that exist.
 
     Raises:
         NotFoundError: No such file or model.

@@ -20,7 +20,7 @@ def difference(
     key: str | None = None,
     again: bool = False,
 ) -> CachedResult:
-    """The changes from one version to another, as `dataset_questions.diff_answer` returns them; started on first request.
+    """The changes from one version to another, as `analysis.diff_answer` returns them; started on first request.
 
     Args:
         key: The field that names a row; None takes its id, else its prompt, else its place.

@@ -109,7 +109,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
         asked: All that exports and qualities depend on, as JSON.
 
     Raises:
-        ConflictError: The folder holds a table, or the unfinished one of another request, or another process works on it.
+        ConflictError: The folder holds a table, or the unfinished one of another request, or a process works on it.
     """
     folder = folder.absolute()
     check_table_folder(folder)
