@@ -67,6 +67,7 @@ class Repair:
     def num_rows(self, findings: list[dict[str, Any]]) -> int:
         """How many rows the findings of an audit have for it; what is not certain to be personal data is left out."""
         found = [one for one in findings if one["check"] == self.check and one["details"].get("is_certain", True)]
+        # Some checks tell sorts apart (kinds of personal data), others kinds; either limits a repair.
         sort = [one["details"].get("sort", one["details"].get("kind")) for one in found]
         return sum(one["count"] for one, s in zip(found, sort, strict=True) if not self.sorts or s in self.sorts)
 
@@ -240,6 +241,7 @@ def _prepared(context: Context, caller: Caller, version: DatasetVersion, choice:
     """The file of rows that a repair makes, beside the answer that tells of it."""
     subject, _ = _subject(context, caller, version, choice)
     path = subject.path(context)
+    # Beside the cached summary, under the same key: both are cleared together when the cache is.
     return path.with_name(f"{path.stem}-rows.jsonl")
 
 

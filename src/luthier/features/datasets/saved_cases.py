@@ -26,7 +26,12 @@ _LOCK_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SavedCase:
-    """Where it stands: the last row of that version."""
+    """Where a test case was stored: it is the last row of that version.
+
+    Attributes:
+        dataset: The dataset.
+        version: Its new version.
+    """
 
     dataset: Dataset
     version: DatasetVersion

@@ -23,7 +23,12 @@ _DISK_FLOOR_BYTES = 2 * _GIB
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that will get in the way, and what to do about it."""
+    """Something that will get in the way.
+
+    Attributes:
+        message: What it is.
+        do: What to do about it.
+    """
 
     message: str
     do: str

@@ -195,6 +195,7 @@ def _exchange(context: Context, project_id: str, exchange_id: str) -> Exchange:
         return traffic.exchange(context, project_id, exchange_id)
     except NotFoundError:
         # Who was just answered may be quicker than the log, which writes beside the answer.
+        # A thread of the pool waits here, not the event loop: the caller is a synchronous handler.
         time.sleep(_PAUSE_SECONDS)
         context.traffic_recorder.log.flush(_FLUSH_SECONDS)
         return traffic.exchange(context, project_id, exchange_id)

@@ -53,7 +53,14 @@ _Model = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$
 
 @dataclass(frozen=True, slots=True)
 class WatchedModel:
-    """A model of the list. report: of the last look; state: None where none was begun."""
+    """A model of the list.
+
+    Attributes:
+        name: As clients ask for it.
+        state: The state of its checks; None before the first.
+        report: The last report; None before the first.
+        num_open: Open alerts.
+    """
 
     name: str
     state: CheckState | None

@@ -30,7 +30,12 @@ class Exported(Outcome):
 
 
 class Measured(Outcome):
-    """What a format makes of the rows. missing: why it was not asked."""
+    """The answers of a format to the rows.
+
+    Attributes:
+        quality: Likelihoods and texts of all rows.
+        missing: Why there are none.
+    """
 
     quality: Quality | None = None
     missing: str = ""
@@ -106,6 +111,7 @@ def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatPr
     check_table_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / EXPORTS / _KEPT
+    # A file lock, held by the kernel: it goes with the process, however that ends.
     with hold(folder / EXPORTS / _LOCK, f"the table of formats in {folder}"):
         found = _read(kept)
         # Versions of torch and transformers are part of `asked`: figures of two versions do not compare.
