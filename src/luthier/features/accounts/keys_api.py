@@ -102,6 +102,7 @@ def revoke(context: HomeContext, caller: Admin, key_id: Id) -> KeyView:
 @router.get("/projects", summary="List projects", responses=documented())
 def list_projects(context: HomeContext, caller: Admin) -> ProjectList:
     """The project of the key. Others are made with `luthier projects create` on the server."""
+    # A key must not learn the names of other projects.
     own = [one for one in access.list_projects(context) if one.project_id == caller.project_id]
     return ProjectList(
         data=[ProjectView(id=one.project_id, name=one.name, created_at=int(one.created_at)) for one in own]

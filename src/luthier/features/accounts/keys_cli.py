@@ -55,6 +55,7 @@ def create(
         made, key = access.create_key(
             context,
             name,
+            # The cast is for mypy only; `create_key` refuses unknown scopes.
             scopes=cast("tuple[Scope, ...]", tuple(scope.strip() for scope in scopes.split(",") if scope.strip())),
             project=project,
             expires_in_seconds=expires_in,

@@ -64,6 +64,7 @@ def create(
             "tokens_per_day": tokens_per_day,
         }
         return _page(request, context, caller, {"error": error, "form": form}, status=422)
+    # Post, redirect, get: a reload of the page makes no second key, and the secret never is in an address.
     return redirect(request, shown_once(request).put(request, _ADDRESS, {"made": made, "secret": key}))
 
 
@@ -91,4 +92,5 @@ def _page(request: Request, context: Context, caller: Caller, values: dict[str, 
 
 
 def _is_good(key: ApiKey, now: float) -> bool:
+    # The clock of the database decides, as it does where the key is checked.
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)

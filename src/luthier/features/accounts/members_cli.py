@@ -138,7 +138,9 @@ def _password(is_from_stdin: bool) -> str:
     from luthier.core.errors import RequestError
 
     if is_from_stdin:
+        # Only the line end is removed: blanks may belong to a password.
         return sys.stdin.readline().rstrip("\r\n")
+    # getpass would fall back to echoing the password where there is no terminal.
     if not sys.stdin.isatty():
         raise RequestError(
             "there is no terminal to ask for the password on",
@@ -154,6 +156,7 @@ def _password(is_from_stdin: bool) -> str:
 def _local(member: Member) -> Caller:
     from luthier.core.access import Caller
 
+    # The person at the machine acts in the member's project, whichever that is.
     return Caller(project_id=member.project_id)
 
 

@@ -42,9 +42,11 @@ async def add(
 ) -> Response:
     """Make a member of the visitor's project."""
     try:
+        # Hashing takes a large part of a second of CPU; the event loop and the request threads stay free for others.
         made = await context.password_threads.run(
             _name_of(caller), lambda: people.add_member(context, caller, name, password, role)
         )
+    # A LuthierError, too, but it has its own page with Retry-After.
     except BusyError:
         raise
     except LuthierError as error:
@@ -93,6 +95,7 @@ def remove(request: Request, context: HomeContext, caller: Admin, member_id: Id)
 
 def _name_of(caller: Caller) -> str:
     """Whose place in the line of the threads that hash."""
+    # One place in the queue a person: an admin who adds many members does not delay others.
     return caller.member_id or caller.key_id or "local"
 
 

@@ -36,6 +36,7 @@ def create(
     try:
         made, _, key = service.open_project(context, caller, name)
     except LuthierError as error:
+        # 403 and not the form again: no other input would help this caller.
         if not service.may_open_projects(caller):
             return error_page(request, 403, error)
         return _page(request, context, caller, {"error": error, "name": name}, status=status_of(error))

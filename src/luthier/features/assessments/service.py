@@ -19,7 +19,20 @@ Result = TypeVar("Result", SuiteResult, SafetyResult)
 
 @dataclass(frozen=True, slots=True)
 class AssessmentOverview:
-    """What a list tells of a result. word: the verdict, or how many concerns. num_tasks: or probes."""
+    """What a list shows of a result.
+
+    Attributes:
+        kind: A suite or a safety check.
+        result_id: Its id.
+        created_at: When it was made, ISO 8601.
+        title: The suite's name, or `safety`.
+        candidate: The judged system, without paths of this machine.
+        run_id: The run that is judged, if any.
+        word: The verdict, or how many concerns.
+        tone: Whether it is shown as good, bad or neutral.
+        headline: The finding in one sentence.
+        num_tasks: Tasks, or probes.
+    """
 
     kind: Literal["suite", "safety"]
     result_id: str
@@ -35,7 +48,12 @@ class AssessmentOverview:
 
 @dataclass(frozen=True, slots=True)
 class RunAssessments:
-    """What a run was judged by beside its held-out rows, newest first. gate: what the project's gate says of it."""
+    """What a run was judged by besides its held-out rows.
+
+    Attributes:
+        results: The newest of each suite and the newest safety check, newest first.
+        gate: What the project's gate says of the run; None without a gate.
+    """
 
     results: tuple[AssessmentOverview, ...]
     gate: GateOutcome | None
@@ -60,7 +78,8 @@ def of_run(context: Context, project_id: str, run_id: str) -> RunAssessments:
 def gate_of(context: Context, project_id: str, run_id: str | None) -> GateOutcome | None:
     """What the project's gate says of a run; None where there is no gate, or no run.
 
-    Raises what `gates.read_gate` raises.
+    Raises:
+        RequestError: The gate file cannot be read.
     """
     gate = default_gate(context, project_id)
     return None if gate is None or run_id is None else newest_outcome(context, project_id, run_id, gate)

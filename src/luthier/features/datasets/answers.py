@@ -186,6 +186,7 @@ def _questions(source: Source, mapping: Mapping[str, str]) -> Iterator[Question]
         try:
             if not isinstance(row, Row):
                 raise BadFieldError("", "", "cannot be read")
+            # Inside the try: a row that passed the check and fails now means that the file was changed.
             yield question_of(row, mapping)
         except BadFieldError as error:
             raise DataError(
@@ -223,6 +224,7 @@ def _write(
         for one in answers(questions, teacher, options, context.progress, batch_done=batch_done):
             if one.reason is None:
                 tally.num_thoughts += one.thought is not None
+                # Collected, so that the output is written at once in the end; a stop leaves no partial file.
                 tally.kept.append(answered_row(one, options, teacher=teacher.name))
             else:
                 tally.refused.append(one)

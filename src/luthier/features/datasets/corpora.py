@@ -71,6 +71,7 @@ def _by_source(path: Path) -> dict[str, str]:
         elif not isinstance(text := row.fields.get("text"), str) or not text.strip():
             problems.append(RowProblem(row.file, row.line, "text", repr(text)[:40], "no text"))
         else:
+            # Rows of one document are joined again: a citation may span the border of two chunks.
             parts.setdefault(source_of(row.fields) or row.id, []).append(text)
     if problems or not parts:
         raise DataError(

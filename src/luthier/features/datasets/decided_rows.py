@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counts:
-    """What became of the rows while they were written. num_unreadable: left out, as they are no rows."""
+    """What became of the rows while they were written.
+
+    Attributes:
+        decided: Rows by decision.
+        num_undecided: Rows without a decision, which pass through.
+        num_unreadable: Records that are no rows, which are left out.
+    """
 
     decided: Counter[str] = field(default_factory=Counter)
     num_undecided: int = 0

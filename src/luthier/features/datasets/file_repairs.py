@@ -38,7 +38,14 @@ class RepairOptions:
 
 @dataclass(frozen=True, slots=True)
 class WrittenRepair:
-    """A repair that was written."""
+    """A repair that was written.
+
+    Attributes:
+        output: The repaired rows, as JSONL.
+        manifest: What became of each row.
+        summary: The file of `document`.
+        document: Counts, grades and examples of the repair.
+    """
 
     output: Path
     manifest: Path

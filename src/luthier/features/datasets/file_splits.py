@@ -43,7 +43,12 @@ class SplitOptions:
 
 @dataclass(frozen=True, slots=True)
 class WrittenSplit:
-    """A split that was written."""
+    """A split that was written.
+
+    Attributes:
+        folder: Where its sides are.
+        document: The content of split.json.
+    """
 
     folder: Path
     document: dict[str, Any]

@@ -18,6 +18,7 @@ def map_of(context: Context, caller: Caller, version: DatasetVersion, *, again: 
     again: start it again where it failed. Raises NotFoundError.
     """
     file = files.get_file(context, caller.project_id, version.file_id)
+    # The same rows in two datasets share one map.
     subject = Subject(file.sha256, "map", {"suffix": files.suffix_of(file.filename)})
     found = cached_result(context, subject)
     if found.state == "unasked" or (again and found.state == "failed"):

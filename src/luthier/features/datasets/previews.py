@@ -149,9 +149,16 @@ def preview_blocks(
 ) -> BlocksPreview:
     """The blocks that objective pretraining makes of a file of plain texts, those of the longest pieces first.
 
-    num_blocks: None takes all of them.
+    Args:
+        block_tokens: The size of a block, in tokens.
+        num_blocks: How many blocks to return; None for all.
 
-    Raises what `preview` raises, and RecipeError for rows that are no plain texts and for blocks too small.
+    Raises:
+        RequestError: Fewer blocks than one.
+        NotFoundError: No such file or model.
+        DataError: The file cannot be read.
+        RecipeError: Rows that are no plain texts, or blocks that are too small.
+        ModelSourceError: The model cannot be fetched.
     """
     if num_blocks is not None and num_blocks < 1:
         raise RequestError(f"num_blocks={num_blocks}", expected="at least 1", do="ask for one block or more")

@@ -14,7 +14,14 @@ Decision = Literal["accept", "reject", "edit"]
 
 
 class Dataset(FrozenModel):
-    """A name for rows. created_at: seconds since 1970."""
+    """A name for rows.
+
+    Attributes:
+        dataset_id: Its id.
+        project_id: The project that owns it.
+        name: Unique in the project.
+        created_at: Seconds since 1970.
+    """
 
     dataset_id: str
     project_id: str

@@ -17,8 +17,18 @@ _EXAMPLES: Final = 3
 def prepare(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """Repair `file` into `output` (again, where it is there) and return the summary, with examples of each repair.
 
-    An example: the line, the repairs with their reasons, whether it is removed, and the cells before and after (empty
-    where removed). Raises what `repairs.repair` raises.
+    Args:
+        asked: `file`, `output`, `actions`, `against`, `model` and `mask`.
+
+    Returns:
+        `summary`, and `examples`: the line, the repairs with their reasons, whether the row is removed, and its cells
+        before and after (empty where removed).
+
+    Raises:
+        NotFoundError: No such file, model or repair.
+        DataError: The file as a whole cannot be read, or no row is left.
+        RequestError: Options that do not go together.
+        ModelSourceError: The model cannot be fetched.
     """
     file, output = Path(asked["file"]), Path(asked["output"])
     options = RepairOptions(

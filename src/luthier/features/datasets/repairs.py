@@ -67,6 +67,7 @@ class Repair:
     def num_rows(self, findings: list[dict[str, Any]]) -> int:
         """How many rows the findings of an audit have for it; what is not certain to be personal data is left out."""
         found = [one for one in findings if one["check"] == self.check and one["details"].get("is_certain", True)]
+        # Some checks tell sorts apart (kinds of personal data), others kinds; either limits a repair.
         sort = [one["details"].get("sort", one["details"].get("kind")) for one in found]
         return sum(one["count"] for one, s in zip(found, sort, strict=True) if not self.sorts or s in self.sorts)
 
@@ -115,7 +116,7 @@ def repair_state(context: Context, caller: Caller, version: DatasetVersion, choi
         NotFoundError: No such held-out dataset.
     """
     found = cached_result(context, _subject(context, caller, version, choice)[0])
-    # The summary is cached apart from the rows; either may be cleared. Without rows there is nothing to keep.
+    # The rows are deleted when they have become a version, the summary stays: then the repair is not prepared.
     if found.answer is not None and not _prepared(context, caller, version, choice).is_file():
         return CachedResult("unasked")
     return found
@@ -240,6 +241,7 @@ def _prepared(context: Context, caller: Caller, version: DatasetVersion, choice:
     """The file of rows that a repair makes, beside the answer that tells of it."""
     subject, _ = _subject(context, caller, version, choice)
     path = subject.path(context)
+    # Beside the cached summary, under the same key, so that the two always belong to the same choice.
     return path.with_name(f"{path.stem}-rows.jsonl")
 
 

@@ -38,6 +38,7 @@ def open_rows(context: Context, caller: Caller, version: DatasetVersion) -> RowI
 
     file = files.get_file(context, caller.project_id, version.file_id)
     place = files.place_of(context, file)
+    # Named after the content-addressed file, so an index can never belong to other rows.
     folder = place.with_name(f"rows-{place.name}")
     # The index first: `local_path` below proves the digest of the file, which reads all of it.
     if (found := open_index(place, folder)) is not None:

@@ -130,12 +130,20 @@ def look_at(path: Path) -> dict[str, Any]:
 
 
 def read_page(path: Path, *, start: int, num: int, lines: Sequence[int] | None = None) -> dict[str, Any]:
-    """`num` rows of a file behind the first `start`: of all rows, or of those on the lines that are given (ascending).
+    """`num` rows of a file after the first `start`.
 
-    Each row has its line, its fields as cells, and what is wrong with it where it cannot be read. A cell has a kind
-    (`text`, `json`, `turns`), its text (cut at 20,000 characters) and how many characters it has.
+    Args:
+        start: How many rows to skip.
+        num: How many rows to return.
+        lines: Ascending lines to choose from; None for all rows.
 
-    Raises NotFoundError and DataError where the file as a whole cannot be read.
+    Returns:
+        `rows` and `has_more`. A row has its line, its fields as cells, and what is wrong where it cannot be read.
+        A cell has a kind (`text`, `json`, `turns`), its text (cut at 20,000 characters) and its number of characters.
+
+    Raises:
+        NotFoundError: No such file.
+        DataError: The file as a whole cannot be read.
     """
     from luthier.ml.data.files.source import open_source
     from luthier.ml.data.rows.read_json import read_jsonl
@@ -176,6 +184,7 @@ def cell_of(value: Any) -> dict[str, Any]:
     """A value of a row as it is shown: kind, text, number of characters, and the turns of a conversation."""
     if isinstance(value, str):
         return {"kind": "text", "text": value[:_MAX_CELL_CHARACTERS], "num_characters": len(value)}
+    # default=str: Parquet has dates and decimals, which JSON does not.
     text = json.dumps(value, ensure_ascii=False, default=str)
     cell = {"kind": "json", "text": text[:_MAX_CELL_CHARACTERS], "num_characters": len(text)}
     # A cut conversation would show broken turns, so a long one is shown as JSON.

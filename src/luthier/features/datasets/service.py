@@ -104,6 +104,7 @@ def bring_file(context: Context, caller: Caller, incoming: IncomingFile, filenam
         path = files.local_path(context, file)
         # The caller knows the name of the upload; path and name on this machine stay private.
         with redacted_errors({str(path): file.filename, path.name: file.filename}):
+            # Opening checks what the name cannot: compression, encoding and the magic bytes of the format.
             source = open_source(path)
             if source.format == "xlsx":
                 read_as(source)  # which sheet holds the rows: with two, nothing of the file can be used

@@ -123,6 +123,7 @@ def split_dataset(context: Context, caller: Caller, version: DatasetVersion, wis
     # Beside the file cache, on a disk that is sized for data files; /tmp may be a small tmpfs.
     with scratch_folder(beside, "split-") as folder:
         given = {"folder": str(folder), "options": asdict(wishes)}
+        # The child writes the sides into the scratch folder and returns split.json with the proof.
         document = answer_about(context, caller.project_id, "split", version.file_id, given)
         document["file"] = version.filename
         # The document is stored with each version, so it may not grow with the number of strata.

@@ -105,6 +105,7 @@ class DatasetStore(AuditedStore):
         made = [one for one in found if one.origin == "split" and "split" in one.details]
         # By time: versions of different datasets have no common number to sort by.
         documents = [one.details["split"] for one in sorted(made, key=lambda one: -one.created_at)]
+        # The name of the file that was split could tell another project's data apart.
         return [{name: value for name, value in one.items() if name != "file"} for one in documents]
 
     def all_versions(self, project_id: str, limit: int) -> Sequence[DatasetAndVersion]:
@@ -140,6 +141,7 @@ class DatasetStore(AuditedStore):
     def decide(self, dataset_id: str, version: int, decision: RowDecision) -> RowDecision:
         """Keep what was said of a row; what was said of it before is forgotten."""
         with self._write() as connection:
+            # The time of the database orders decisions of people whose servers differ.
             made = decision.model_copy(update={"decided_at": self._database.clock(connection)})
             _DECISIONS.put(connection, made, dataset_id=dataset_id, version=version)
         return made

@@ -294,9 +294,11 @@ def _write(
 
         passages = islice(_passages(source), num_rows)
         for attempt in attempts(passages, teacher, judge, options, context.progress, batch_done=batch_done):
+            # No reason against it and a measured support: only both together mean that it was checked and kept.
             if attempt.reason is None and attempt.support is not None:
                 tally.num_pairs += 1
                 tally.support += attempt.support.fraction
+                # Collected, not streamed: the output appears only when all is done, so a stop leaves no partial file.
                 kept.append(row_of(attempt, options, teacher=teacher.name, judge=judge_name))
             else:
                 tally.refused.append(attempt)

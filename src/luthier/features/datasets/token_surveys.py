@@ -25,8 +25,12 @@ _BINS: Final = 24
 def survey(context: Context, file: Path, model: str, template: Literal["auto", "chat", "plain"]) -> dict[str, Any]:
     """The first rows as tokens, the lengths of up to 2,000 rows as a histogram, and which rows would be refused.
 
-    Of a preference both sides count, as rows of their own. Raises what `datasets.preview` raises, but for rows that
-    cannot be tokenised: these are told under `refused`.
+    The two sides of a preference count as rows of their own. Rows that cannot be tokenised are listed under `refused`.
+
+    Raises:
+        NotFoundError: No such file or model.
+        DataError: The file as a whole cannot be read.
+        ModelSourceError: The model cannot be fetched.
     """
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.data.tokenise.loss_mask import tokenise_sides
@@ -37,6 +41,7 @@ def survey(context: Context, file: Path, model: str, template: Literal["auto", "
     loaded = load_file(file)
     local = sources.pull(model, context.home, context.progress)
     chat = ChatTemplate.load(local.path, template)
+    # Tokenising all rows of a large file would take minutes; the sample is evenly spaced, since files are often sorted.
     examples = evenly(loaded.examples, MOST_ROWS)
     lengths: list[int] = []
     learned: list[int] = []

@@ -46,6 +46,7 @@ def check_canaries(context: Context) -> list[CanaryWatch]:
     with one of them is logged, and the others are looked at all the same.
     """
     seen = []
+    # One call covers all projects, since the server has one thread for it.
     for project in context.access.projects():
         for deployment in context.deployments.list(project.project_id):
             if deployment.revision.canary is None:
@@ -176,6 +177,7 @@ def _taken_back(context: Context, look: _CanaryState, watch: CanaryWatch) -> Can
         mode="json", include={"canary", "revision", "sentence", "look", "num_canary", "num_rest"}
     )
     document["signals"] = [one.model_dump(mode="json") for one in watch.signals if one.state == "worse"]
+    # After the rollback: the log records what was done, not what was intended.
     audit_log.record(
         context, caller, "canary.rolled_back", watch.name, document | {"rolled_back_to": made.revision.number}
     )
@@ -187,6 +189,7 @@ def _cautions(frame: pl.DataFrame, summary: FrameSummary) -> tuple[str, ...]:
     said = []
     if frame.is_empty():
         said.append("No exchange is kept since it began: where the policy of traffic is `off`, no canary is watched.")
+    # Dropped under load, when a slow canary is slowest: the figures may flatter it.
     if summary.num_dropped:
         said.append(
             f"{summary.num_dropped:,} exchanges of this time were dropped by the log and are not in the figures."

@@ -33,6 +33,7 @@ class DeploymentStore(AuditedStore):
         )
         with self._audited(*audit_events, conflict=conflict) as connection:
             now = self._database.clock(connection)
+            # The table holds the number of the newest revision; the revision itself is a row of its own.
             values = deployment.model_dump(exclude={"revision"})
             values |= {"revision": deployment.revision.number, "created_at": now}
             connection.execute(insert(deployments).values(**values))

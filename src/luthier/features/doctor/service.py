@@ -23,7 +23,12 @@ _DISK_FLOOR_BYTES = 2 * _GIB
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that will get in the way, and what to do about it."""
+    """Something that will get in the way.
+
+    Attributes:
+        message: What it is.
+        do: What to do about it.
+    """
 
     message: str
     do: str
@@ -31,7 +36,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One machine, one home. `hardware` was measured just now, while other processes used `busy_cores` cores."""
+    """One machine and one home.
+
+    Attributes:
+        hardware: The measurement of just now.
+        busy_cores: Cores that other processes used meanwhile.
+        home: The folder of the home.
+        disk_free_bytes: Free bytes on its disk.
+        versions: Versions of Python and the main packages.
+        warnings: What will get in the way.
+    """
 
     hardware: Hardware
     busy_cores: float

@@ -87,6 +87,7 @@ def _own_suite(context: Context, job: Job, order: EvaluationOrder) -> Path:
     check_suite(context, job.project_id, stored)
     path = context.settings.jobs_folder / job.job_id / "files" / _SUITE
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A copy: relative names in a suite would otherwise resolve beside the file cache.
     path.write_bytes(files.local_path(context, stored).read_bytes())
     return path
 

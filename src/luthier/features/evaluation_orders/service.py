@@ -34,7 +34,13 @@ _PAGES: Final[dict[OrderKind, str]] = {"rows": "", "safety": "safety/", "suite":
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """An evaluation that was asked for. last_word: what its job has told last."""
+    """An evaluation that was requested.
+
+    Attributes:
+        order: What to judge, and by what.
+        job: The job that does it.
+        last_word: The newest event of the job; None before the first, and in lists.
+    """
 
     order: EvaluationOrder
     job: Job
@@ -71,11 +77,19 @@ def start(
 ) -> OrderView:
     """Queue an evaluation of a model that the project has tuned.
 
-    candidate: a run that has succeeded, or the name of its model. against: more of them, and base models; without any,
-    the base of the candidate. file_id: the held-out rows, or the suite, a file of the project.
+    Args:
+        kind: On rows, by a suite, or for safety.
+        candidate: A run that has succeeded, or the name of its model.
+        against: More of them, and base models; without any, the base of the candidate.
+        file_id: The held-out rows, or the suite, a file of the project.
+        probes: The set of safety probes.
+        most_rows: How many rows are judged at most; None for all.
+        allow_leakage: Judge although rows were trained on.
 
-    Raises NotFoundError, also for another project's; ConflictError for a run that has not succeeded; RequestError for a
-    checkpoint, a base model as the candidate, or a suite that a server does not carry out.
+    Raises:
+        NotFoundError: No such model or file in the project.
+        ConflictError: The run has not succeeded.
+        RequestError: A checkpoint, a base model as the candidate, or a suite that a server does not carry out.
     """
     run_id = _run(context, caller, candidate)
     stored = None if kind == "safety" else _file(context, caller, kind, file_id)
@@ -119,6 +133,7 @@ def list_orders(context: Context, caller: Caller, *, limit: int = 20) -> list[Or
 
 def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:
     """One of them. Raises NotFoundError."""
+    # The id comes from an address; the cut bounds what goes into the query and the error.
     job = context.jobs.get(job_id[:64], caller.project_id)
     if job.kind != "evaluation":
         raise NotFoundError(
@@ -148,9 +163,15 @@ def order_of(job: Job) -> EvaluationOrder:
 
 
 def keep_suite(context: Context, caller: Caller, text: str) -> StoredFile:
-    """Keep a suite that was written as text as a file of the project. Raises what `check_suite` raises."""
+    """Store a suite that was written as text as a file of the project.
+
+    Raises:
+        RequestError: It is no plain YAML with tasks, or a task needs code, a judge or a path.
+        NotFoundError: A file that it names does not exist.
+    """
     _checked(context, caller.project_id, "the suite", text)
     with files.incoming_file(context) as incoming:
+        # A form may carry lone surrogates, which UTF-8 cannot encode.
         incoming.write(text.encode("utf-8", "replace"))
         return files.keep_file(context, caller.project_id, incoming, filename="suite.yaml", purpose="user_data")
 

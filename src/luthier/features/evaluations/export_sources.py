@@ -23,10 +23,11 @@ _MAX_CHARACTERS = 2000
 
 
 def find_source(context: Context, name: str) -> ExportSource:
-    """The model that a run or a job of the API has trained (`ft:...`), or a base model, ready to be exported.
+    """The model that a run or a job of the API (`ft:...`) has trained, or a base model, ready to be exported.
 
-    Raises ConflictError for a run that has not succeeded, whose files have changed, or whose base model is another now,
-    and for what a job's model was after an epoch; NotFoundError where it, its files or its base model are not there.
+    Raises:
+        ConflictError: The run has not succeeded, its files or its base model have changed, or the name is a checkpoint.
+        NotFoundError: The run, its files or its base model do not exist.
     """
     if is_id(name, "run"):
         return _of_run(context, name)
@@ -152,10 +153,14 @@ def _base(context: Context, plan: Plan, *, is_needed: bool) -> tuple[str, str | 
 def proof_examples(
     context: Context, source: ExportSource, file: Path | None, num: int
 ) -> tuple[tuple[Example, ...], list[str]]:
-    """At most `num` examples that an export is proved on, chosen by a hash of their content; and what to tell of them.
+    """At most `num` examples that an export is proved on, chosen by a hash of their content, and notes about them.
 
-    From the file, where one is given; else the held-out rows of the run, or its validation rows; else our own prompts.
-    Raises what reading the file raises.
+    They come from the file, where one is given; else from the held-out rows of the run, or its validation rows; else
+    they are built-in prompts.
+
+    Raises:
+        NotFoundError: No such file.
+        DataError: The file cannot be read.
     """
     from luthier.features.evaluations.service import choose_samples
     from luthier.ml.export.prompts import built_in_examples

@@ -106,6 +106,7 @@ def judge_run(
         beside=[c.name for c in candidates if c.name.startswith("teacher ")],
         stop=stop,
     )
+    # General rows are only held out where the recipe replays them.
     if prepared.replay_held_out is None:
         return evaluation
     return _with_forgetting(context, evaluation, [base, candidates[-1]], prepared, stop)

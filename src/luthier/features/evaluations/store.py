@@ -92,6 +92,7 @@ class EvaluationStore(Store):
         return self._scalars(_newest_of(project_id, limit))
 
     def _refusal(self, evaluation: Evaluation) -> ConflictError | NotFoundError:
+        # Asked after the failed insert, to tell the two constraints apart: the error of the driver differs by database.
         known = self._scalars(select(runs.c.run_id).order_by(runs.c.number.desc()))
         if evaluation.run_id is not None and evaluation.run_id not in known:
             return NotFoundError(

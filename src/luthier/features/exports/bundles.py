@@ -35,11 +35,12 @@ _MAX_LICENCE_BYTES: Final = 1 << 20
 
 
 def facts_for(context: Context, export: Export) -> BundleFacts:
-    """All that this home knows of what was exported; paths of this machine become the names of what they lead to.
+    """All facts about what was exported, with names in place of paths of this machine.
 
-    The evaluation is that of the run, where what was exported is the outcome that it judged.
+    The evaluation is that of the run, where the export is the outcome that it judged.
 
-    Raises NotFoundError where the run that it comes from is not there any more.
+    Raises:
+        NotFoundError: The run that it comes from was removed.
     """
     from luthier.ml.export.bundle.facts import BundleFacts
 
@@ -118,6 +119,7 @@ def verify_bundle(
                 expected="one that was pulled, so that its digest is known",
                 do=f"luthier models pull {base}",
             )
+        # The digest and not the name: a base of the same name may have other weights.
         sha256 = model.sha256
     return verify(folder, key=key, bundle_sha256=bundle_sha256, base_sha256=sha256, progress=context.progress)
 
@@ -125,11 +127,17 @@ def verify_bundle(
 def push(context: Context, folder: Path, url: str, *, is_public: bool = False) -> Pushed:
     """Send a whole bundle to `hf://org/name` or any URL of fsspec, and prove that it is whole there.
 
-    What is there already is not sent again, so that a push that was killed goes on. is_public: for a repository of the
-    hub that is made now.
+    Files that are there already are not sent again, so an interrupted push continues.
 
-    Raises RequestError (the bundle is not whole, or the URL means nothing), ConflictError (something else is there),
-    WorkError (the place refused or failed).
+    Args:
+        folder: The bundle.
+        url: Where it goes.
+        is_public: Whether a repository that is made now is public.
+
+    Raises:
+        RequestError: The bundle is not whole, or the URL has no known form.
+        ConflictError: Something else is there.
+        WorkError: The target refused or failed.
     """
     from luthier.ml.export.bundle import target, verify
     from luthier.ml.export.bundle.hub_target import SCHEME, push_to_hub
@@ -175,9 +183,11 @@ def base_facts(context: Context, name: str, sha256: str, path: str, licence: str
     model: LocalModel | None = next((one for one in sources.local_models(context.home) if one.name == name), None)
     origin: dict[str, str] = {}
     if model is not None:
+        # The origin (hub repository and commit) is stored when a model is pulled; folders of the user have none.
         kept = cache.read(cache.models_folder(context.home) / names.parse(model.name).safe)
         origin = kept[1].origin if kept is not None else {}
     entry = catalog.entries().get(name)
+    # In order of trust: what the run recorded, the model on this machine, the catalogue.
     licence = licence or (model.licence if model is not None else entry.licence if entry else None)
     hub = origin.get("repo")
     return BaseFacts(

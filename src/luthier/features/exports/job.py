@@ -13,7 +13,11 @@ from luthier.platform.processes.process import Outcome
 
 
 def carry_out(context: Context, job: Job) -> Outcome:
-    """Export, prove and bundle; on SIGTERM what was begun is cleared away. Raises what `exports.export` raises."""
+    """Export, prove and bundle. On SIGTERM what was begun is removed.
+
+    Raises:
+        LuthierError: The export cannot be made; see `exports.export`.
+    """
     asked = ExportAsked.model_validate(job.document["export"])
     if context.exports.get(job.project_id, asked.export_id).document is not None:
         return Outcome(status="succeeded")  # the attempt before died between the end of its work and its last word

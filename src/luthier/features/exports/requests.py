@@ -106,6 +106,7 @@ def start(context: Context, caller: Caller, source: str, to: str, quantise: str 
         run_id="",
         project_id=caller.project_id,
     )
+    # Both ids exist before anything is stored: export and job name each other.
     made = ServerExport(export_id=export_id, project_id=caller.project_id, job_id=job.job_id, source=shown)
     audit_event = make_audit_event(
         caller, "export.started", export_id, {"source": shown, "format": format, "precision": quantise}

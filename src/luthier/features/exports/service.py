@@ -99,6 +99,7 @@ def _prove(
 ) -> ParityReport:
     from luthier.ml.export.parity import prove
 
+    # `observed` has the rows already, hence the empty tuple in their place.
     report = prove(source, folder, to, precision, (), context.progress, observed=observed)
     return _held(source, f"{to} in {precision}", report)
 
@@ -157,6 +158,7 @@ def _num_parameters(source: ExportSource, to: ExportFormat) -> int:
     """What is written, in weights: of an adapter its own, else all of the model."""
     from luthier.ml.inference.models.weights import count_parameters, read_json
 
+    # The base is not written with an adapter, so its size does not count against the disk.
     if to == "adapter" and source.adapter_path is not None:
         return count_parameters(Path(source.adapter_path), {})
     return count_parameters(Path(source.base_path), read_json(Path(source.base_path) / "config.json"))

@@ -246,6 +246,7 @@ def _item(
 
 def _of_feedback(given: Feedback) -> str:
     """The id of the item that a correction waits as: the same for all that one author says of one answer."""
+    # Derived, so a correction that is sent twice is one item, without a lookup.
     return given.feedback_id.replace("feedback", "review", 1)
 
 

@@ -31,6 +31,7 @@ class FeedbackStore(Store):
             return self._put(given)
 
     def _put(self, given: Feedback) -> tuple[Feedback, Feedback | None]:
+        # The unique index is over a digest: author names are longer than some databases index.
         digest = sha256_bytes(given.author.encode())
         place = {"project_id": given.project_id, "exchange_id": given.exchange_id, "author_digest": digest}
         with self._write() as connection:

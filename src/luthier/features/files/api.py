@@ -172,6 +172,7 @@ def content(file_id: str, caller: Reader, context: HomeContext) -> StreamingResp
         # RFC 5987 form: `quote` escapes quotes, line breaks and non-ASCII of a name that a user chose.
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
     }
+    # Streamed: a file may be larger than the memory.
     return _Download(read_file(context, file), headers=headers, media_type="application/octet-stream")
 
 

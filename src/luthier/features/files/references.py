@@ -36,7 +36,12 @@ ROW_FILES: Final = ("database_field",)
 
 @dataclass(frozen=True, slots=True)
 class FileReference:
-    """A file of a project as answers name it: by its id, and by the name that it was uploaded under."""
+    """A file of a project as answers name it.
+
+    Attributes:
+        id: Its id.
+        name: The name that it was uploaded under.
+    """
 
     id: str
     name: str
@@ -187,6 +192,7 @@ def plan_of(
         RequestError: It names no file or model of the project.
         LuthierError: The recipe cannot be planned.
     """
+    # Files are laid out in this process, since the child must not need the database to find them.
     names = FileReferences(context, project_id)
     document = with_files(recipe, file=names.file, model=names.model)
     return _redacted(names, lambda: ask(context, "plan", {"recipe": document, "compares": compares}))

@@ -52,6 +52,7 @@ _EventLimit = Annotated[int, Query(ge=1, le=1000)]
 @router.post("", response_model=JobObject, responses=documented(409))
 def create(body: FineTuningRequest, request: Request, caller: Trainer, context: HomeContext) -> Any:
     """Make a job; its files are validated before it is trained."""
+    # Idempotency-Key: a client that lost the answer sends the request again and gets the same job.
     return once(request, caller, context, lambda: _shown(context, fine_tuning.create(context, caller, body)))
 
 
@@ -60,7 +61,9 @@ async def list_jobs(
     request: Request, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 20
 ) -> Response:
     """Jobs of the project, newest first."""
+    # OpenAI's client sends a nested object in this form; FastAPI has no parameter type for it.
     asked = {match[1]: value for key, value in request.query_params.items() if (match := _METADATA.fullmatch(key))}
+    # The plain key `metadata` only means "no metadata", and only with the value null.
     nothing = request.query_params.get("metadata")
     if nothing not in (None, "null"):
         raise ApiError(
@@ -77,6 +80,7 @@ async def list_jobs(
         return JobList(data=[_shown(context, job) for job in found], has_more=has_more)
 
     try:
+        # Not short: with a metadata filter it may read many pages of jobs, which must not block the event loop.
         return await polled(context, read, is_short=False)
     except NotFoundError as error:  # it names no thing to be looked at, but a place in a list
         message = f"after={after!r} is not in this list; expected: the id of a job in it"
@@ -125,6 +129,7 @@ def list_checkpoints(
     job_id: str, caller: Reader, context: HomeContext, after: str | None = None, limit: _Limit = 10
 ) -> dict[str, Any]:
     """What the model was after each of the last three epochs, newest first."""
+    # At most three, so the page is cut in Python.
     found = fine_tuning.checkpoints(context, caller, job_id)
     return page(found, after=after, limit=limit, id_of=lambda one: one.checkpoint_id or "", show=checkpoint_object)
 

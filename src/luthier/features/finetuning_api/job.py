@@ -66,6 +66,7 @@ def _validate(context: Context, request: FineTuningRequest, recipe: Recipe) -> O
 
     prepared = prepare(context, recipe, base_dir=Path())
     num_examples = prepared.plan.data.train.num_examples
+    # Counted after preparation: rows that were left out do not train anything.
     if num_examples < MIN_EXAMPLES:
         raise DataError(
             f"{recipe.data.train} has {num_examples} examples",
@@ -92,6 +93,7 @@ def _train(context: Context, job: Job, recipe: Recipe) -> Outcome:
     else:
         if record.status != "succeeded":  # else the attempt before died between the end of its run and its last word
             record = training.resume(context, job.run_id, launcher=launcher, listener=reporter.listen).record
+    # A run that ended without a result was stopped from outside and can be resumed like a paused one.
     if record.status == "paused" or record.result is None:
         return Outcome(status="paused")
     return Outcome(status="succeeded", found=reporter.finish(record.result))

@@ -111,6 +111,7 @@ class JobReporter:
             "valid_token_accuracy": ("valid_mean_token_accuracy", "full_valid_mean_token_accuracy"),
         }
         metrics = {name: value for key, value in event.metrics.items() for name in names[key]}
+        # The form of name that OpenAI gives to checkpoints.
         name = f"{self.model_id}:ckpt-step-{event.step}"
         models = self.context.tuned_models
         kept = sorted(m.step for m in models.list(self.job.project_id, job_id=self.job.job_id) if m.step is not None)

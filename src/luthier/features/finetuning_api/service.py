@@ -129,6 +129,7 @@ def page_of_jobs(
 def ask(context: Context, caller: Caller, job_id: str, wish: Wish) -> Job:
     """Pause or cancel a job. Raises NotFoundError, ConflictError where its state forbids that."""
     get(context, caller, job_id)
+    # Only a wish is stored; the worker that trains sees it at its next step.
     job = context.jobs.ask(job_id, wish)
     record(context, caller, f"job.{wish}", job_id)
     return job
@@ -225,4 +226,5 @@ def model_id(job: Job) -> str:
 
     request = job.document["request"]
     suffix = _NOT_IN_A_NAME.sub("-", request.get("suffix") or "")
+    # The id of the job is hashed: names are shown to clients and should not reveal when the job was made.
     return f"ft:{request['model']}:{job.project_id}:{suffix}:{sha256_bytes(job.job_id.encode())[:10]}"

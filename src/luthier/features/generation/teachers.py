@@ -22,13 +22,18 @@ _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
 def find_teacher(context: Context, name: str) -> CachedEngine:
-    """The engine behind a name, with the home's cache before it; opened when it is first asked something new.
+    """The engine behind a name, with the home's cache in front of it; opened when it is first asked something new.
 
-    name: as candidates of `luthier eval` are named, or `http(s)://host:port/v1#MODEL`. The key for a server comes from
-    the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this machine.
+    The key for a server comes from the environment: LUTHIER_TEACHER_API_KEY, or OPENAI_API_KEY over https or to this
+    machine.
 
-    Raises RequestError (an address without a model, or with a key in it), and what finding a base model or a run
-    raises.
+    Args:
+        name: As candidates of `luthier eval` are named, or `http(s)://host:port/v1#MODEL`.
+
+    Raises:
+        RequestError: An address without a model, or with a key in it.
+        NotFoundError: No such base model or run.
+        ConflictError: The run has no trained weights yet.
     """
     from luthier.ml.inference.cached_engine import CachedEngine
 

@@ -31,10 +31,20 @@ _REMEMBERED_SECONDS: Final = 60.0
 
 
 class Running(FrozenModel):
-    """Work that is under way. stage: in words, what it does now. step, num_steps: 0 while it is being prepared.
+    """Work that is under way.
 
-    run_id: None for work that makes no run. left_seconds: about, until all steps are done; None where nobody
-    knows yet. base_model, method: empty until they are known. status: as a badge has it.
+    Attributes:
+        run_id: The run; None for work that makes none.
+        job_id: The job; None for a run that a command has started.
+        status: As a badge shows it.
+        stage: What it does now.
+        base_model: Empty until it is known.
+        method: Empty until it is known.
+        step: The last step; 0 while the run is prepared.
+        num_steps: All steps; 0 while the run is prepared.
+        loss: Of the last step, in nats a trained token.
+        left_seconds: The estimated time to the last step; None where it is unknown.
+        since: When it began: seconds since 1970, or ISO 8601.
     """
 
     run_id: str | None
@@ -51,7 +61,15 @@ class Running(FrozenModel):
 
 
 class Waiting(FrozenModel):
-    """A job that nobody works on yet, or that is paused. run_id: None for work that makes no run."""
+    """A job that is queued or paused.
+
+    Attributes:
+        job_id: The job.
+        run_id: Its run; None for work that makes none.
+        status: Its status.
+        base_model: As it was requested.
+        since: Seconds since 1970.
+    """
 
     job_id: str
     run_id: str | None
@@ -61,7 +79,13 @@ class Waiting(FrozenModel):
 
 
 class Now(FrozenModel):
-    """What goes on this moment. has_more: whether more wait than are listed."""
+    """What is going on.
+
+    Attributes:
+        running: Work that is under way.
+        waiting: Jobs that are queued or paused.
+        has_more: Whether more wait than are listed.
+    """
 
     running: tuple[Running, ...]
     waiting: tuple[Waiting, ...]
@@ -69,7 +93,19 @@ class Now(FrozenModel):
 
 
 class Judged(FrozenModel):
-    """A verdict in short. value: the main metric of what was tuned; comparison: with its baseline."""
+    """A verdict in short.
+
+    Attributes:
+        evaluation_id: The evaluation.
+        run_id: The judged run, if any.
+        created_at: ISO 8601.
+        word: The verdict.
+        headline: The verdict in one sentence.
+        metric: The metric that it is about.
+        num_rows: Rows that were judged.
+        value: The candidate's figure.
+        comparison: The candidate against its baseline.
+    """
 
     evaluation_id: str
     run_id: str | None
@@ -127,6 +163,7 @@ def look_now(context: Context, project_id: str) -> Now:
     jobs = context.jobs.list(status="running", project_id=project_id, limit=MAX_SHOWN)
     records = context.runs.some([job.run_id for job in jobs])
     running = [_of_job(context, job, records.get(job.run_id)) for job in jobs]
+    # Runs of commands have no job and belong to `default`.
     if project_id == DEFAULT_PROJECT:
         known = {job.run_id for job in jobs}
         for record in context.runs.of_project(project_id, limit=MAX_SHOWN, status="running"):
@@ -186,6 +223,7 @@ def room(context: Context) -> Room:
 def _of_job(context: Context, job: Job, record: RunRecord | None) -> Running:
     if record is not None:
         return _of_run(context, record, job.job_id, job.shown_status, job.created_at)
+    # A job of the fine-tuning API passes the lane `validate` before it waits for `train`.
     stage = "looking at the files" if job.lane == "validate" else "preparing: model and rows are loaded"
     if not job.run_id:
         stage = f"at work: {job.kind}"
@@ -255,6 +293,7 @@ def _judged(context: Context, evaluation_id: str) -> Judged | None:
     # The home too: tests and embedded use open several in one process.
     key = (str(context.home), evaluation_id)
     if key not in _known:
+        # Cleared as a whole: a page shows a handful of evaluations, which are read again at once.
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
         _known[key] = _summary(without_paths(context, context.evaluations.get(evaluation_id)))

@@ -68,13 +68,20 @@ def answer_rows(
     max_new_tokens: int = 256,
     allow_leakage: bool = False,
 ) -> AnsweredRows:
-    """Have each system answer the rows of a file; what was asked before comes from the home's cache.
+    """Have each system answer the rows of a file; earlier answers come from the home's cache.
 
-    systems: base models, runs, or `http(s)://host:port/v1#MODEL`. most_rows: by a hash of their content.
-    mapping: as in `evaluations.evaluate`.
+    Args:
+        systems: Base models, runs, or `http(s)://host:port/v1#MODEL`.
+        mapping: As in `evaluations.evaluate`.
+        most_rows: How many rows at most, chosen by a hash of their content.
+        max_new_tokens: Limit of an answer, in tokens.
+        allow_leakage: Accept rows that a run was trained on.
 
-    Raises RequestError (rows that are no questions), DataError (wrong rows), NotFoundError, LeakageError (rows that a
-    run was trained on), and what the engines raise.
+    Raises:
+        RequestError: Rows without a prompt, or no row that all systems have answered.
+        DataError: Rows that cannot be read.
+        NotFoundError: No such file or system.
+        LeakageError: Rows that a run was trained on.
     """
     from luthier.features.evaluations.service import check_leakage, choose_samples
     from luthier.features.generation.teachers import find_teacher
@@ -96,6 +103,7 @@ def answer_rows(
     for name in systems:
         # One system after the other, each closed before the next: only one model is in memory.
         with closing(find_teacher(context, name)) as engine:
+            # `generate_each` returns an OverlongError in place of an answer, so one long row does not end the panel.
             found = engine.generate_each(prompts, context.progress)
         written[name] = [one if isinstance(one, Generation) else None for one in found]
     rows = []

@@ -20,7 +20,12 @@ _MAX_NAME_CHARACTERS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class RaterLink:
-    """A rater, and what lets them in, which is seen this once."""
+    """A rater and the secret that lets them in, which is shown only once.
+
+    Attributes:
+        rater: The rater.
+        token: 256 random bits, URL-safe.
+    """
 
     rater: Rater
     token: str

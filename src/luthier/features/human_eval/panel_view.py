@@ -22,7 +22,19 @@ _ROLES: Final[tuple[Role, ...]] = ("other-1", "other-2", "other-3")
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A figure with its interval and what it means."""
+    """A figure with its interval and what it means.
+
+    Attributes:
+        name: What it is about.
+        about: The metric or criterion.
+        value: The figure.
+        interval: Its 95% interval.
+        counts: What it was computed from.
+        p_value: The p-value of a difference.
+        word: The verdict.
+        tone: Whether it is shown as good or bad.
+        rows_needed: How many rows would decide it; None where it is decided, or unknown.
+    """
 
     name: str
     about: str
@@ -37,7 +49,16 @@ class FigureRow:
 
 @dataclass(frozen=True, slots=True)
 class FiguresView:
-    """Everything that follows from one set of ratings."""
+    """Everything that follows from one set of ratings.
+
+    Attributes:
+        title: Whose ratings they are.
+        found: The figures.
+        agreements: Agreement between raters, a row for each measure.
+        agreement_cautions: What limits these.
+        rows: Win rates, rankings, scores and differences.
+        charts: The same as charts.
+    """
 
     title: str
     found: PanelFigures
@@ -57,6 +78,7 @@ def views_of(report: PanelReport) -> list[FiguresView]:
 
 def shown_estimate(one: Estimate) -> tuple[str, str]:
     """A figure and its interval, as precise as the interval is narrow."""
+    # More digits than the interval supports would pretend a precision that the data does not have.
     decimals = figures.decimals_for(one.low, one.high)
     return figures.number(one.value, decimals), figures.interval(one.low, one.high, decimals)
 

@@ -28,7 +28,12 @@ _MAX_NAME_CHARACTERS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class NewPanel:
-    """A panel that was just made, and the link of each rater, which are seen this once."""
+    """A panel that was just made.
+
+    Attributes:
+        panel: The panel.
+        links: The link of each rater, shown only once.
+    """
 
     panel: RatingPanel
     links: tuple[RaterLink, ...]
@@ -48,10 +53,17 @@ def create_panel(
 ) -> NewPanel:
     """Have people rate these answers, blind.
 
-    raters: how many, or their names. attention: attention checks as a share of the items, 0 for none. name: of the
-    panel; by default that of what is compared. seed: decides all orders; by default drawn.
+    Args:
+        answered: Rows with the answers of all systems.
+        kind: Pairs to choose from, or single answers with scores.
+        raters: How many raters, or their names.
+        attention: Attention checks as a share of the items (0 to 0.5); 0 for none.
+        instructions: Words to the raters.
+        name: The panel's name; by default what is compared.
+        seed: Decides all orders; by default drawn.
 
-    Raises RequestError for numbers, names or systems that cannot be.
+    Raises:
+        RequestError: Numbers, names or systems that cannot be.
     """
     names = [f"rater {number}" for number in range(1, raters + 1)] if isinstance(raters, int) else list(raters)
     # Drawn from the system and stored: orders can be reproduced but not guessed by a rater.
@@ -81,6 +93,7 @@ def create_panel(
     links = [new_link(panel.panel_id, one) for one in names]
     facts = {"name": panel.name, "kind": kind, "systems": list(panel.systems), "num_raters": len(links)}
     audit_event = make_audit_event(caller, "panel.created", panel.panel_id, facts)
+    # The tokens themselves leave only with the return value and are not stored.
     people = [(link.rater, digest_of(link.token)) for link in links]
     return NewPanel(context.rating_panels.add(caller.project_id, panel, items, people, audit_event), tuple(links))
 

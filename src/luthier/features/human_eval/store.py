@@ -73,6 +73,7 @@ class RatingPanelStore(AuditedStore):
         """Keep a new panel with all that is shown, and its raters, each with the digest of their link."""
         with self._audited(audit_event) as connection:
             now = self._database.clock(connection)
+            # Panel, items, raters and log entry in one transaction: a link never leads to half a panel.
             made = _PANELS.insert(connection, panel, now, project_id=project_id)
             connection.execute(insert(rating_items), [_ITEMS.row(item) | {"panel_id": made.panel_id} for item in items])
             for rater, digest in people:

@@ -52,6 +52,7 @@ def judged_by(
         return (), (f"The judge {settings.judge} could not be asked: {error.came}.",)
     # The error is shared among all signals of the check, those of the judge included.
     signals = judged_signals(name, before, now, num_others + len(CRITERIA))
+    # Scores of an uncalibrated judge are shown, with the caution that nobody has compared them with people.
     alone = [criterion for criterion in CRITERIA if is_calibrated(context, project_id, name, criterion) is None]
     if not alone:
         return signals, ()

@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 
 
 def open_judge(context: Context, name: str) -> Engine:
-    """The engine behind a judge's name, with the home's cache before it: no question is paid for twice.
+    """The engine behind a judge's name, with the home's cache in front of it: no question is paid for twice.
 
-    name: a base model, a run, a GGUF file (it ends in .gguf), or `http(s)://host:port/v1#MODEL`. The weights are loaded
-    with the first question that was never asked. Close it after use.
+    The weights are loaded with the first new question. Close the engine after use.
 
-    Raises RequestError and what finding a base model or a run raises.
+    Args:
+        name: A base model, a run, a GGUF file (ends in .gguf), or `http(s)://host:port/v1#MODEL`.
+
+    Raises:
+        RequestError: An address without a model, or with a key in it.
+        NotFoundError: No such file, base model or run.
     """
     return _Judge(_find_file(context, Path(name)) if _is_file(name) else find_teacher(context, name), judge_name(name))
 
 
 def judge_name(name: str) -> str:
     """The name that results and calibrations know a judge by. Raises RequestError for an address without a model."""
+    # Normalised (no slash at the end, lower-case scheme), so that calibrations are found again.
     return "#".join(parse_address(name)) if is_address(name) else name
 
 

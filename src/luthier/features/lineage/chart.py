@@ -100,6 +100,7 @@ def _rows(nodes: Sequence[Node], sources: dict[str, list[str]]) -> dict[str, int
     num_judged = len(columns.get(_EVALUATION, []))
     # Exports start below the last evaluation: a line from the model to an export then crosses no evaluation box.
     rows |= {node.key: num_judged + n for n, node in enumerate(columns.get(_EXPORT, []))}
+    # Deployments of the model itself are drawn below all exports, so that their lines pass under the boxes.
     below = num_judged + len(columns.get(_EXPORT, []))
     taken: set[int] = set()
     for node in columns.get(_DEPLOYMENT, []):

@@ -109,6 +109,7 @@ def _without(path: Path, wanted: str) -> tuple[list[bytes], int]:
     for record in read_records(open_source(path)):
         if isinstance(record.item, Row) and is_the_row(record.item.fields, wanted):
             num_removed += 1
+        # `raw` is the original line of a JSONL file, so rows that stay keep their bytes.
         elif record.raw is not None:
             kept.append(record.raw + b"\n")
     return kept, num_removed

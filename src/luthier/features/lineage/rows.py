@@ -124,6 +124,7 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
     search, given, unknown = _Search(wanted), dict[str, tuple[str, ...]](), []
     with context.progress.task("reading rows", len(plans), "runs") as task:
         for run_id, plan in plans.items():
+            # Train, validation, held-out and both replay files; a run has not all of them.
             used = [one for one in profiles(plan.data) if one is not None]
             lines = {profile.split: search.lines(profile) for profile in used}
             # None is "could not be read", which is not the same as "has no such row" (an empty tuple).

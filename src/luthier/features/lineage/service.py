@@ -78,7 +78,12 @@ def project_lineage(context: Context, caller: Caller, *, limit: int = MAX_RUNS) 
 
 
 def model_lineage(context: Context, caller: Caller, run_id: str) -> Lineage:
-    """Of what one run has made, with its checkpoints. Raises what `show_tuned` raises."""
+    """The graph of what one run has made, with its checkpoints.
+
+    Raises:
+        NotFoundError: No such run in the project.
+        ConflictError: The run has not succeeded.
+    """
     return _drawn(context, caller, [show_tuned(context, caller, run_id).view], with_checkpoints=True)
 
 

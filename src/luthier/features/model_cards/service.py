@@ -31,7 +31,12 @@ MAX_TARGETS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class BaseView:
-    """A base model by its name in the API. model: as `models.list_models` knows it."""
+    """A base model by its name in the API.
+
+    Attributes:
+        name: Its name in the API.
+        model: As `models.list_models` knows it.
+    """
 
     name: str
     model: models.ModelView
@@ -52,9 +57,16 @@ def decoding_of_base(context: Context, base: BaseView) -> Decoding | None:
 
 @dataclass(frozen=True, slots=True)
 class TunedView:
-    """What a run has made. base: by its name in the API. names, checkpoints: tuned models of the run, newest first.
+    """What a run has made.
 
-    deployments: names that route to it, or to an export of it.
+    Attributes:
+        record: The run.
+        base: The base model by its name in the API.
+        names: Tuned models of the run, newest first.
+        checkpoints: Its checkpoints, newest first.
+        evaluation: The newest evaluation of the run.
+        deployments: Names that route to it, or to an export of it.
+        exports: Its exports, newest first.
     """
 
     record: RunRecord
@@ -78,7 +90,16 @@ class TunedView:
 
 @dataclass(frozen=True, slots=True)
 class ModelDetails:
-    """A tuned model with its card. limits, licence: in sentences. rows: datasets of the project by the rows' digest."""
+    """A tuned model with its card.
+
+    Attributes:
+        view: The model.
+        facts: The facts of its card.
+        limits: What it must not be used for, in sentences.
+        licence: What the licence of the base implies.
+        rows: Dataset versions of the project, by the digest of their rows.
+        evaluations: All evaluations of the run.
+    """
 
     view: TunedView
     facts: BundleFacts
@@ -209,10 +230,12 @@ def _views(
         # Skipped for pickers: an evaluation is a large document.
         judged = context.evaluations.list(run_id=record.run_id, limit=1) if with_verdicts else []
         outcomes = [model.model_id for model in own if model.step is None]
+        # A deployment may name the run, its tuned model, or an export of it.
         targets = {record.run_id, *outcomes, *(f"{EXPORT}{one.export_id}" for one in its_exports)}
         made.append(
             TunedView(
                 record=record,
+                # A base model that was removed since has no API name; its last part shows no path.
                 base=names.get(record.base_model, record.base_model.rsplit("/", 1)[-1]),
                 names=tuple(outcomes),
                 checkpoints=tuple(model for model in own if model.step is not None),

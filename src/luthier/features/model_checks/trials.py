@@ -260,6 +260,7 @@ def _loss(trial: Trial, context: Context) -> str:
     # Dropout and other training-only randomness off, else no two forward passes agree.
     model.module.eval()
     for name, prefix_lengths in layouts.items():
+        # Token ids: [rows, longest] padded, or [1, T] with each prefix once and all suffixes behind.
         batch = collate(rows, model.pad_id, model.device, prefix_lengths=prefix_lengths)
         with torch.no_grad():
             # loss_sum returns the sum over learned tokens, not the mean.
@@ -281,6 +282,7 @@ def _step(trial: Trial, context: Context) -> str:
     """One step of training, to the adapter on disk."""
     from luthier.features.training.service import train_prepared
 
+    # The real training path with its store and checkpoint, not a bare optimizer step.
     outcome = train_prepared(context, _planned(trial), began=time.perf_counter(), draws_page=False)
     result = outcome.record.result
     if outcome.record.status != "succeeded" or result is None or not math.isfinite(result.train_loss):

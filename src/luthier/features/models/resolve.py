@@ -80,6 +80,7 @@ def find_base(context: Context, run_id: str) -> Candidate:
     from luthier.ml.inference.models import sources
 
     plan = context.runs.plan(run_id)
+    # Pulled by name, which checks the digest; the path in the plan may be that of another machine.
     model = sources.pull(plan.base_model.name, context.home, context.progress)
     return base_of(plan, name=plan.base_model.name, model_path=model.path)
 
@@ -108,6 +109,7 @@ def with_few_shot(
     """The same model with `num` examples from the pool before each prompt, none of them asked in the held-out rows."""
     from luthier.ml.evaluation.few_shot import choose_shots
 
+    # Shots equal to a held-out row, or with its prompt, would give the answer away.
     shots = choose_shots(pool, num, seed, held_out=held_out)
     return replace(base, name=f"{base.name} + {len(shots)} examples", shots=shots)
 
@@ -180,6 +182,7 @@ def open_engine(candidate: Candidate, *, stop: StopCheck | None = None) -> Trans
 
 def _room(rows: Sequence[TokenisedExample], num_new: int, context: int, *, goes_on: bool) -> list[int]:
     """How many tokens may be written for each row. goes_on: behind the whole row, not behind its prompt."""
+    # By row: each has another prompt length, and generation stops at the end of the context.
     return [min(num_new, context - (row.num_tokens if goes_on else _prompt_tokens(row))) for row in rows]
 
 

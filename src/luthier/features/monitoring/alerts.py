@@ -52,6 +52,7 @@ def change_settings(context: Context, caller: Caller, changes: dict[str, Any]) -
     def change(before: str | None) -> str:
         now = {} if before is None else AlertSettings.model_validate_json(before).model_dump()
         try:
+            # Validated as a whole: single values may be fine and contradict each other.
             return AlertSettings.model_validate(now | changes).model_dump_json()
         except ValidationError as error:
             first = error.errors()[0]
@@ -163,6 +164,7 @@ def _opened(report: WatchReport, name: str) -> Alert:
 def _closed(alert: Alert, report: WatchReport) -> Alert:
     signal = report.signal(alert.signal.name)
     if signal is None:
+        # A signal that a report lacks counts as steady; its alert closes with the last known figures.
         signal = alert.signal.model_copy(update={"sentence": "It is not watched any more."})
     return alert.model_copy(update={"status": "closed", "closed_at": report.until, "signal": signal})
 

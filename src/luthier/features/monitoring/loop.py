@@ -54,7 +54,14 @@ class CheckState(FrozenModel):
 
 
 class SignalSnapshot(FrozenModel):
-    """A signal as one look saw it, for a chart."""
+    """A signal as one check saw it, for a chart.
+
+    Attributes:
+        value: The figure; None where there was too little traffic.
+        low: The lower end of its 95% interval.
+        high: The upper end.
+        state: Whether it had changed.
+    """
 
     value: float | None
     low: float | None

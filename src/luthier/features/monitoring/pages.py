@@ -53,7 +53,14 @@ _Model = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$
 
 @dataclass(frozen=True, slots=True)
 class WatchedModel:
-    """A model of the list. report: of the last look; state: None where none was begun."""
+    """A model of the list.
+
+    Attributes:
+        name: As clients ask for it.
+        state: The state of its checks; None before the first.
+        report: The last report; None before the first.
+        num_open: Open alerts.
+    """
 
     name: str
     state: CheckState | None
@@ -71,7 +78,7 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All models that are watched, and the alerts that are open."""
     settings = alerts.alert_settings(context, caller.project_id)
     is_open = alerts.list_alerts(context, caller.project_id, status="open")
-    # Models with open alerts are listed even when they are not monitored any more, else nobody could close them.
+    # Models with open alerts are listed even when they are not monitored any more, else nobody would see these.
     names = dict.fromkeys(
         [*monitor_loop.monitored_models(context, caller.project_id, settings), *(one.model for one in is_open)]
     )

@@ -27,7 +27,12 @@ _HOUR_SECONDS: Final = 3600.0
 
 
 class SuiteState(FrozenModel):
-    """How far the suite of a model is. next_at: when it is begun next, seconds since 1970. job_id: the last job."""
+    """The state of a model's scheduled suite.
+
+    Attributes:
+        next_at: When it is due, in seconds since 1970.
+        job_id: The last job; None before the first.
+    """
 
     next_at: float = 0.0
     job_id: str | None = None
@@ -37,6 +42,7 @@ def check_suite_file(path: Path) -> None:
     """Raises NotFoundError, or RequestError for a suite that is wrong, or that no job carries out by itself."""
     from luthier.features.suites.file import load_suite
 
+    # Checked when it is named, so that an impossible suite fails before the server's first attempt at night.
     for task in load_suite(path).tasks:
         if task.kind in OPERATORS_KINDS or getattr(task, "entailment", False):
             raise RequestError(
@@ -84,6 +90,7 @@ def _is_due(context: Context, project_id: str, state: SuiteState, every: float, 
     if now < state.next_at <= now + every:
         return False
     try:
+        # The last job has to have ended: a suite that takes longer than its interval must not pile up.
         return state.job_id is None or context.jobs.get(state.job_id, project_id).status in ENDED
     except NotFoundError:
         return True

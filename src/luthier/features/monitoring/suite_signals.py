@@ -35,6 +35,7 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
     subject = judged.run_id or judged.base
     if subject is None:
         return ()
+    # Bounded: the newest two results of each suite are searched for among the last fifty.
     listed = context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS)
     newest: dict[str, list[SuiteResult]] = {}
     for one in listed:
@@ -42,6 +43,7 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
         # Newest first. Only results with the newest one's fingerprint (suite and its files) compare with it.
         if not kept or (len(kept) == 1 and one.fingerprint == kept[0].fingerprint):
             kept.append(one)
+    # General tasks measure forgetting by training, which no change of a deployment touches.
     return tuple(
         _signal(results, task) for results in newest.values() for task in results[0].tasks if not task.is_general
     )

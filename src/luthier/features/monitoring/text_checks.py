@@ -20,9 +20,14 @@ _KNOWN: Final[dict[bytes, bool]] = {}
 
 
 def text_checks(context: Context, corpus: Path | None = None) -> Checks:
-    """The checks. corpus: documents that answers may cite; without it, nothing is said of invented citations.
+    """The checks of texts that the signals need.
 
-    Raises what `corpora.read_corpus` raises.
+    Args:
+        corpus: Documents that answers may cite; None checks no citations.
+
+    Raises:
+        NotFoundError: No such path.
+        DataError: A document that cannot be read, or no text at all.
     """
     from luthier.ml.data.personal_data.find import find_personal_data
     from luthier.ml.data.text.toxic_words import english

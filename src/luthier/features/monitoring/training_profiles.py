@@ -26,11 +26,15 @@ _KNOWN: Final[dict[str, Profile]] = {}
 
 
 def training_profile(context: Context, project_id: str, target: str, settings: WatchSettings) -> Profile | None:
-    """The profile of what answers; None for a base model, or where it is not known what it was trained on.
+    """The profile of what answers; None for a base model, or where its training rows are unknown.
 
-    target: a run id or the name of a model. settings: `data` names rows in place of those of the run.
+    Args:
+        target: A run id or the name of a model; empty for none.
+        settings: `data` names rows in place of those of the run.
 
-    Raises DataError where the rows cannot be read, ConflictError where they are not those that it was trained on.
+    Raises:
+        DataError: The rows cannot be read.
+        ConflictError: The rows are gone, or are not those that it was trained on.
     """
     from luthier.core.digest import sha256_file
 
@@ -94,6 +98,7 @@ def _pair(example: Example) -> tuple[str, str] | None:
     conversation = example.conversation
     if conversation is None or (place := conversation.last_answer) is None:
         return None
+    # The last user turn before the answer, as traffic is compared: earlier turns are context.
     asked = [turn.content for turn in conversation.messages[:place] if turn.role == "user" and turn.content]
     answer = conversation.messages[place].content
     return (asked[-1], answer) if asked and answer else None

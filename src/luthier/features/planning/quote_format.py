@@ -58,6 +58,7 @@ def show_memory(console: Console, quote: Quote) -> None:
     largest = max(memory.parts().values())
     for name, num_bytes in memory.parts().items():
         if num_bytes:
+            # A part that rounds to no mark at all still shows a sliver.
             bar = mark * round(num_bytes / largest * _BAR_WIDTH) or little
             console.print(f"  {name:<12}{_size(num_bytes):>9}  {bar}", soft_wrap=True)
 

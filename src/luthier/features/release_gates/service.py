@@ -67,6 +67,7 @@ def read_gate(path: Path) -> Gate:
 def default_gate(context: Context, project_id: str) -> Path | None:
     """The file whose rules hold for every deployment of a project; None where there is none."""
     own = context.home / "gates" / f"{project_id}.yaml"
+    # The project's own rules replace those of the home, they do not add to them.
     return next((path for path in (own, context.home / "gate.yaml") if path.is_file()), None)
 
 
@@ -134,6 +135,7 @@ def newest_suites(context: Context, project_id: str, subject: str) -> list[Suite
     """The newest result of each suite, newest first: of one model or run."""
     newest: dict[str, SuiteResult] = {}
     for one in context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS):
+        # Listed newest first: the first of a name stays.
         newest.setdefault(one.suite, one)
     return list(newest.values())
 
@@ -179,6 +181,7 @@ def _results(context: Context, project_id: str, judged: Judged) -> Results:
     safety = newest_safety(context, project_id, subject)
     if judged.run_id is None:
         return Results(suites=tuple(suites), safety=safety, set_aside=judged.set_aside)
+    # Results are of the weights that the run made: replaced files would be deployed under their name.
     if not _has_its_weights(context, judged.run_id):
         return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
     evaluation, aside = _own_evaluation(context, judged.run_id)
@@ -190,6 +193,7 @@ def _own_evaluation(context: Context, run_id: str) -> tuple[Evaluation | None, t
     evaluation_id = context.runs.get(run_id).evaluation_id
     if evaluation_id is None:
         return None, ()
+    # A gate must not pass on rows that the model has learned by heart.
     if num := context.runs.plan(run_id).data.num_leaked:
         return None, (f"{num:,} of its held-out rows stand in its training rows, so its evaluation does not count.",)
     return context.evaluations.get(evaluation_id), ()
@@ -200,6 +204,7 @@ def _has_its_weights(context: Context, run_id: str) -> bool:
     result = context.runs.get(run_id).result
     if result is None or result.adapter_path is None or result.adapter_sha256 is None:
         return True
+    # Sizes and times are the key of a cached digest: gigabytes are read again only where a file has changed.
     stamps = [(file, file.stat()) for file in sorted(Path(result.adapter_path).glob("*.safetensors"))]
     told = tuple((str(file), found.st_size, found.st_mtime_ns) for file, found in stamps)
     return not told or _digest_of(told) == result.adapter_sha256

@@ -155,5 +155,6 @@ def objective_of(name: str | None) -> tuple[Field, ...]:
 
 def _fields(section: str, settings: Iterable[str], instead: Iterable[Field] = ()) -> tuple[Field, ...]:
     """The fields of those settings that have one, in their order."""
+    # `instead` wins: the temperature of a teacher has another range than that of sampling.
     known = _BY_SETTING | {field.name: field for field in instead}
     return tuple(known[place] for name in settings if (place := f"{section}.{name}") in known)

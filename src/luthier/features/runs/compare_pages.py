@@ -56,6 +56,7 @@ def compare(
     run: Annotated[list[str] | None, Query(max_length=MOST_COMPARED)] = None,
 ) -> Response:
     """Runs side by side; with fewer than two, the runs to choose from."""
+    # Without repeats, in the order of the address, which decides letters and colours.
     ids = list(dict.fromkeys(run or ()))
     found = [standing(context, caller, run_id) for run_id in ids]
     judged: Judged = request.app.state.judged
@@ -80,6 +81,7 @@ def _values(
     names = {one.run_id: f"{LETTERS[n]} · {one.method}" for n, one in enumerate(records)}
     curves = {names[one.run_id]: series.first_look(one.run_id, one.step, FIRST_POINTS) for one in records}
     units = {context.runs.plan(run_id).objective.loss_unit for run_id in ids}
+    # Objectives with losses of different units share the chart, but not a unit.
     unit = units.pop() if len(units) == 1 else ""
     charts: list[Chart] = [overlaid(curves, TRAINING, "compare-training", "Training loss", unit)]
     if any(VALIDATION in one.points for one in curves.values()):

@@ -103,6 +103,7 @@ def words(context: Context, standing: Standing) -> dict[str, str]:
 
 def num_done(standing: Standing, step: StepDone | None) -> int:
     """Steps done: what was measured last may be newer than the record that was read before it."""
+    # The record and the events are read one after the other, and training goes on in between.
     return max(0 if standing.record is None else standing.record.step, 0 if step is None else step.step)
 
 

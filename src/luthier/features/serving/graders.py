@@ -135,6 +135,7 @@ def grade(grader: GraderRequest, output: str, item: Mapping[str, Any], ask: Ask)
         found = Graded(0.0, scores={name: part.reward for name, part in parts.items()})
         for part in parts.values():
             found.errors |= part.errors
+            # The first failure is reported, as the parts were given.
             found.details = found.details or part.details
         try:
             found.reward = Formula(grader.calculate_output, list(parts))(found.scores)
@@ -189,6 +190,7 @@ def _compared(grader: StringCheckRequest | TextSimilarityRequest, said: str, mea
             return float(meant.casefold() in said.casefold())
         if grader.operation == "like":
             return float(meant in said)
+        # True for equal texts and `eq`, and for different texts and `ne`.
         return float((said == meant) == (grader.operation == "eq"))
     return similarity(grader.evaluation_metric)(said, meant)  # type: ignore[arg-type]
 
@@ -211,6 +213,7 @@ def _label(grader: LabelModelRequest, said: str) -> float | None:
     """Whether the label in an answer passes; None where there is not exactly one of the labels in it."""
     plain = said.strip().strip("\"'.`").casefold()
     exact = [label for label in grader.labels if label.casefold() == plain]
+    # A label within a sentence counts, but only where no other label is in it as well.
     found = exact or [label for label in grader.labels if label.casefold() in said.casefold()]
     return float(found[0] in grader.passing_labels) if len(found) == 1 else None
 

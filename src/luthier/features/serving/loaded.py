@@ -66,6 +66,7 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
     """
     served = _found(context, name, engine)
     is_gguf = served.path.endswith(".gguf")
+    # vLLM is the faster one on an NVIDIA GPU; everything else runs with transformers anywhere.
     chosen = engine if engine != "auto" else "llama_cpp" if is_gguf else "vllm" if _can_vllm() else "transformers"
     if (chosen == "llama_cpp") != is_gguf:
         raise RequestError(
@@ -140,6 +141,7 @@ def _named(text: str) -> tuple[str, str]:
     is_path = Path(text).expanduser().exists()
     if not is_path and (match := _ALIAS.fullmatch(text)):
         return match[1], match[2]
+    # Of BASE.gguf+ADAPTER the adapter names the model: several may share a base.
     path = Path(text if is_path else text.rpartition(_PLUS)[2]).expanduser()
     is_path = is_path or _PLUS in text
     return (path.resolve().stem if path.suffix == ".gguf" else path.resolve().name) if is_path else text, text

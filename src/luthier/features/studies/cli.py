@@ -47,12 +47,14 @@ def tune(
     """
     from luthier.features.studies import service as studies
 
+    # What a study keeps from its beginning: with --resume these options are refused.
     kept = {"set": overrides or None, "trials": trials, "space": space, "sampler": sampler, "seed": seed}
     kept |= {"objective": objective, "warm_start": warm_start or None, "workers": workers}
     tune_options.refuse_mixed(recipe, resume, kept)
     with open_context(home) as context:
         study_id = resume
         if recipe is not None:
+            # The options default to None, so that --resume can tell which of them were given.
             most, who = trials or 40, sampler or "tpe"
             request = _request(recipe, overrides or (), budget_hours, budget_usd, most, space, who, seed or 0)
             goals = tune_options.goals(objective or "quality")
@@ -180,6 +182,7 @@ def _teller(as_json: bool) -> Callable[[Study, Trial], None]:
 def _say(as_json: bool, text: str) -> None:
     from luthier.platform.cli.console import stderr_console, stdout_console, visible
 
+    # With --json, stdout belongs to the document alone.
     console = stderr_console() if as_json else stdout_console()
     console.print(visible(text), soft_wrap=True)
 

@@ -117,6 +117,7 @@ def evaluate(
     of_data = {"--few-shot": few_shot, "--few-shot-from": few_shot_from, "--metrics": metrics, "--map": mapping}
     of_data |= {"--max-new-tokens": max_new_tokens, "--max-samples": max_samples}
     of_data |= {"--max-thinking-tokens": None if max_thinking_tokens is None else "given"}
+    # Falsy where an option has its default: only options that were given are refused.
     of_suite = {"--judge": judge, "--seeds": seeds - 1, "--allow-code": allow_code, "--html": html}
     _check_ways(data, suite, of_data, of_suite)
     if suite is not None:
@@ -181,6 +182,7 @@ def _by_rows(systems: list[str], asked: _AskedRows, gate: Path | None, *, as_jso
 
     chosen = parse_metrics(asked.metrics) if asked.metrics is not None else None
     with open_context(home) as context:
+        # Before the judging, which may take hours.
         _read_gate(gate)
         found = evaluations.evaluate(
             context,

@@ -57,6 +57,7 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
     read = _read(task, path)
     rows = read.rows
     if task.most_rows is not None:
+        # Chosen by a stable hash: a larger number keeps the rows of a smaller one.
         kept = {example.id for example in choose_samples([row.example for row in rows], task.most_rows)}
         rows = tuple(row for row in rows if row.example.id in kept)
     examples = [row.example for row in rows]
@@ -104,6 +105,7 @@ def _read(task: RowTask, path: Path) -> _File:
     source = open_source(path)
     everything = list(read_rows(source))
     raw = [row for row in everything if isinstance(row, Row)]
+    # `group` names clusters, and is no field of the row's shape.
     mapping = {name: column for name, column in task.map.items() if name != "group"}
     if task.kind in NEEDS_ANSWERS or not raw or all(_has_answer(row.fields, mapping) for row in raw):
         loaded = load_file(path, mapping=mapping or None, group_by=task.cluster_by)

@@ -109,6 +109,7 @@ def _systems(
         )
     if against is None and run_id is not None:
         judged.append(find_base(context, run_id))
+    # The judged model last, as `run_tasks` wants it.
     return tuple(reversed(judged)), run_id
 
 

@@ -155,6 +155,7 @@ def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None,
         own = inputs.plan.recipe.data.map if inputs.plan else None
         mapping = map_that_fits(own, prompts, "the column map of the run").mapping if own else None
         rows = load_file(prompts, mapping=mapping).examples
+        # Not by `add`: a file that the user named must not be left out in silence.
         built.probes.append(counterfactual(rows, source=prompts.name, most_prompts=sizes.prompts, fits=fits))
     elif inputs.held_out:
         name, rows = inputs.held_out_name, inputs.held_out
@@ -181,6 +182,7 @@ def _toxicity(model: Path | None, sizes: Sizes) -> Probe:
     words = english()
 
     def listed(text: str) -> list[str]:
+        # Mild words are usual in harmless text, and would drown the signal.
         return [word.entry for word in words.find(text) if word.kind != "mild"]
 
     return toxicity(listed, classifier=classifier, most_a_kind=sizes.a_kind)
@@ -263,6 +265,7 @@ def num_seen(probe: Probe, trained: Sequence[Example]) -> int:
     if probe.name in ("memorisation", "personal_data", "canaries"):
         return 0
     seen = {normalised(text) for example in trained for text in _texts(example)}
+    # Probes that compare options are known by their sentences, the others by their prompts.
     asked: list[Sequence[str]] = list(probe.options) or [tuple(_prompts(row.example)) for row in probe.rows]
     return sum(any(normalised(text) in seen for text in texts) for texts in asked)
 

@@ -64,8 +64,10 @@ def run_suite(
     find = find_file or files_in(folder)
     # Over the suite and the content of its files: results with equal fingerprints can be compared.
     fingerprint = spec.fingerprint(digests_of(spec, folder, find))
+    # Found before any rows are read: a wrong name is reported at once.
     who = _find(context, systems, project_id)
     seen = Seen(tuple(training_rows(context, who.run_ids)), allow_leakage, map_of_runs(context, who.run_ids))
+    # Filled by `_general` with what could not be measured.
     caveats: list[str] = []
     loaded = [*_load(spec, find, seen, context.progress), *_general(spec, who, seen, caveats)]
     trainings = _trainings(context, who, seeds)
@@ -229,6 +231,7 @@ def _run_all(
             engines=engines,
         )
         done = {result.name: _with_judge(context, result, judge) for result in results}
+        # The harness's tasks come last, with the engines that are open already.
         for task in foreign:
             done[task.name] = run_lm_eval(context, engines, who.ordered, task, folder=resources.folder, seed=spec.seed)
     order = [task.name for task in spec.tasks]

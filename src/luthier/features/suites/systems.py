@@ -58,6 +58,7 @@ def find_system(context: Context, name: str, *, project_id: str = DEFAULT_PROJEC
         return Server(name=f"{url}#{model}", address=f"{url}#{model}")
     if name.startswith(TUNED):
         made = context.tuned_models.get(project_id, name)
+        # A trained prompt takes room from the context, which is thus shorter than the base's.
         num_virtual = context.runs.plan(made.run_id).method.num_virtual_tokens or 0
         return tuned(name, find_base(context, made.run_id), made.adapter_path, num_virtual)
     return find_candidate(context, name)

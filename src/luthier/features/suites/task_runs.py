@@ -201,6 +201,7 @@ def _run_task(
     rows_of, task, rows = asked.rows_of, asked.rows_of.task, asked.rows_of.rows
     examples = [row.example for row in rows]
     options = [asked.kind.options(task, row) for row in rows]
+    # Options are for rows that are compared by likelihood; where no row has any, nothing is scored.
     chosen = options if any(options) else ()
     clusters = rows_of.clusters
     judged = judge_in_full(
@@ -216,6 +217,7 @@ def _run_task(
     )
     if trainings:
         names = [one.name for one in (systems[-1], *trainings)]
+        # Several trainings are one system whose interval also holds the spread between seeds.
         judged = as_one_system(judged, names, asked.metrics, seed=seed, clusters=clusters)
     shown = {system.name: judged.observed[system.name] for system in judged.systems}
     figures = {name: asked.kind.figures(task, observed) for name, observed in shown.items()}

@@ -49,4 +49,5 @@ def user_digest(key: bytes, user: str) -> str:
     """
     if not user:
         return ""
+    # Keyed, not a plain hash: user names are few and guessable, so a plain hash could be reversed by trying them.
     return hmac.new(key, user.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:_NUM_DIGEST_CHARACTERS]

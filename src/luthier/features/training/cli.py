@@ -70,7 +70,9 @@ def train(
     from luthier.features.training import service as training
     from luthier.features.training.launchers.ray_jobs import is_address
 
+    # Before any home is opened: wrong options are refused on every rank alike.
     launcher = _launcher(num_devices, on)
+    # Followers open the home for their caches only; the run is held by rank 0.
     if external.external_world_size() > 1 and not external.is_first():
         with open_context(home) as context:
             external.train_as_follower(context)

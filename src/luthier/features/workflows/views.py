@@ -119,6 +119,7 @@ class WorkflowView:
 def list_pipelines(context: Context, caller: Caller, kind: PipelineKind | None = None) -> list[WorkflowView]:
     """Those of the caller's project, the newest first, at most 100; of one kind, where it is given."""
     found = context.pipelines.list(caller.project_id, kind, limit=MAX_LISTED)
+    # Only a model comparison can be a part of another workflow.
     parts = _parts(context, caller) if any(one.kind == "showdown" for one in found) else {}
     return [_view(context, caller, one, parts) for one in found]
 
@@ -198,6 +199,7 @@ def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) ->
 def _plain(context: Context, pipeline: Pipeline, text: str) -> str:
     """A page of its own without these folders, as they stand in HTML and elsewhere."""
     for folder in folders_of(context, pipeline):
+        # Escaped first: in HTML attributes and texts the folder stands with entities.
         text = text.replace(escape(folder), "").replace(folder, "")
     return text
 
@@ -210,6 +212,7 @@ def _view(context: Context, caller: Caller, pipeline: Pipeline, parts: dict[str,
     is_at_work = pipeline.next_stage is not None and is_held(lock_of(context, pipeline.pipeline_id))
     status = _status(pipeline, is_at_work)
     stages = [_stage_view(run, specs[stage.name], stage, is_at_work, now) for stage in pipeline.stages]
+    # A refused stage ends the workflow, though others wait behind it.
     at = next((stage for stage in pipeline.stages if stage.status == "refused"), None) or pipeline.next_stage
     part_of = parts.get(pipeline.pipeline_id)
     remaining = None

@@ -31,7 +31,12 @@ MAX_POSITIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class Likeliest:
-    """The likeliest tokens of some positions and their log-probabilities, both [positions, NUM_TOP], best first."""
+    """The likeliest tokens of some positions, best first.
+
+    Attributes:
+        ids: [positions, NUM_TOP].
+        nats: [positions, NUM_TOP], their log-probabilities.
+    """
 
     ids: NDArray[np.int64]
     nats: NDArray[np.float32]

@@ -260,7 +260,6 @@ def _padding_noise(model: PreTrainedModel, probe: Probe, expected: Sequence[Tens
     # [rows, width], padded on the right: a causal model never looks there.
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in probe.rows], device=model.device)
     logits = model(input_ids=tokens, **accepted(model, {"use_cache": False})).logits.float()
-    # Contiguous, since a sum over a strided view may run in another order and add noise of its own.
     parts = [logits[place, len(row) - NUM_STEPS - 1 : len(row)].contiguous() for place, row in enumerate(probe.rows)]
     far = [apart(part, own) for part, own in zip(parts, expected, strict=True)]
     return min(_MOST, max(far))

@@ -22,7 +22,9 @@ class PartialStates:
     """A long text of which a part has gone through the model.
 
     Attributes:
+        cache: keys and values of that part.
         total: [width], the sum of its states in float32.
+        num_tokens: tokens of that part, those of a trained prompt included.
     """
 
     cache: DynamicCache
@@ -35,6 +37,8 @@ def mean_states(model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, ski
     """[prompts, width] in float32: of each prompt the mean over its tokens, scaled to the length 1.
 
     Args:
+        model: a causal model.
+        prompts: token ids of each text.
         skip: how many ids at the beginning represent a trained prompt, and are left out of the mean.
     """
     lengths = [len(ids) for ids in prompts]
@@ -55,7 +59,9 @@ def add_states(
     """Send the next tokens of a long text through the model, and add up their states.
 
     Args:
-        before: what of it has gone through already; it is used up.
+        model: a causal model.
+        ids: the next tokens.
+        before: what of the text has gone through already; it is used up.
         new_cache: an empty one, for the first part.
         skip: as in `mean_states`; the first part must be longer.
     """

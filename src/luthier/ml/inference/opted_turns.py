@@ -48,6 +48,8 @@ def rewritten(opted: OptedTurns, conversation: Conversation, form: ToolForm) -> 
     """One conversation, rewritten.
 
     Args:
+        opted: which turns are rewritten, and how.
+        conversation: left as it is.
         form: in which the model calls tools.
     """
     if opted.reasoning is not None:

@@ -83,10 +83,13 @@ class PrefillTurns:
 def next_prefill_batch(
     first: QueuedPrompt, arrivals: Sequence[QueuedPrompt], fits: Callable[[int], bool], max_rows: int
 ) -> list[QueuedPrompt]:
-    """The one whose turn it is, and those of like length whose prompts go through the model with it.
+    """The request whose turn it is, and those of like length whose prompts go through the model with it.
 
     Args:
+        first: whose turn it is.
+        arrivals: the queue, `first` included, without those that may not go beside it.
         fits: whether rows of that many tokens can be padded.
+        max_rows: of a batch.
     """
     # A long prompt goes alone: its cache has a length of its own, and parts of others would delay it.
     if first.prefix is not None or first.next_part():

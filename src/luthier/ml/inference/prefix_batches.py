@@ -41,6 +41,7 @@ def shared_batches(
     """All rows in batches, those that share nothing last.
 
     Args:
+        examples: tokenised rows.
         max_tokens: of a batch with its padding, what is shared not counted; an example longer than that is a batch of
             its own.
         max_kept_tokens: whose keys and values a batch may hold, what is shared counted for each row.

@@ -37,10 +37,14 @@ def ids_of(template: ChatTemplate, tools: ToolFormat, request: TextRequest, cont
 
 
 def check_bytes(least_tokens: int, context_tokens: int) -> None:
-    """Raise OverlongError where a text cannot fit, whatever its tokens are.
+    """Refuse a text that cannot fit, whatever its tokens are.
 
     Args:
-        least_tokens: no fewer has it.
+        least_tokens: a lower bound of its tokens.
+        context_tokens: of the model.
+
+    Raises:
+        OverlongError: it cannot fit.
     """
     if least_tokens >= context_tokens:
         raise overlong(least_tokens, context_tokens, "at least ")

@@ -24,7 +24,11 @@ from luthier.ml.inference.transformers_engine import TransformersEngine
 
 @dataclass(frozen=True, slots=True)
 class PreparedTexts:
-    """Texts that are ready to be made into vectors."""
+    """Texts that are ready to be made into vectors.
+
+    Attributes:
+        inputs: token ids of each.
+    """
 
     inputs: list[Request]
 

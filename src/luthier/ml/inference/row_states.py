@@ -137,10 +137,16 @@ class RowBatch:
     def start(
         cls, stepper: RowStepper, rows: Sequence[int], prompts: Sequence[Sequence[int]], *, most_tokens: int
     ) -> tuple[RowBatch, Tensor]:
-        """Send prompts through the model; returns the batch and its first logits: [rows, vocabulary].
+        """Send prompts through the model.
 
         Args:
+            stepper: over the model.
+            rows: number of the request of each prompt.
+            prompts: token ids of each.
             most_tokens: of prompts of one length that go together.
+
+        Returns:
+            The batch and its first logits: [rows, vocabulary].
         """
         lanes: list[Lane] = []
         places: dict[int, tuple[int, int]] = {}

@@ -103,10 +103,11 @@ class Thoughts:
         return found, tokens.num_thinking
 
     def budget(self, asked: int | None, room_tokens: int) -> int:
-        """Tokens that a thought may take beside the answer's, at most `room_tokens`; 0 where it shares the answer's.
+        """Tokens that a thought may take beside the answer's; 0 where it shares the answer's limit.
 
         Args:
             asked: as `Prompt.max_thinking_tokens`.
+            room_tokens: what the context leaves; the result is at most that.
         """
         if self.form.prompt_closes:
             return 0
@@ -123,6 +124,7 @@ class Thoughts:
         """The thought of the answer to a prompt.
 
         Args:
+            prompt_ids: of the prompt, whose end may open a thought.
             asked, room_tokens: as in `budget`.
         """
         return Thinking(self.form, self.is_open(prompt_ids), self.budget(asked, room_tokens), self.shown)

@@ -50,17 +50,20 @@ class ToolForm:
         """A call as the model writes it.
 
         Args:
+            name: of the tool.
             arguments: JSON text.
+            quotes: whether the name is written as a JSON string.
         """
         named = json.dumps(name) if quotes else name
         call = f'{{"name": {named}, "{self.key}": {arguments}}}'
         return f"{self.begin}[{call}]" if self.is_list else f"{self.begin}{call}{self.end}"
 
     def grammar(self, asked: TextRequest, token_id: TokenId) -> str:
-        """What an answer that must call may be, or, with a schema, call or follow it; llguidance's dialect of Lark.
+        """The grammar of an answer that must call, or, with a schema, call or follow it; llguidance's dialect of Lark.
 
         Args:
-            token_id: of a text that is one token of its own in the vocabulary; None for any other.
+            asked: the request with its tools.
+            token_id: id of a text that is one token of its own in the vocabulary; None for any other.
 
         Raises:
             UnsupportedError: a schema that is too large, or that no finite value follows.

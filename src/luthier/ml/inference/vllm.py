@@ -210,7 +210,12 @@ class VllmEngine:
         owner: str | None = None,  # noqa: ARG002 - vLLM shares its time out itself
         may_exceed: bool = False,  # noqa: ARG002
     ) -> bool:
-        """Begin to write what `prepare` has made; as `ask`."""
+        """Begin to write what `prepare` has made; false where there is no room, or while vLLM is being started again.
+
+        Raises:
+            RequestError: a closed engine, or an unknown adapter.
+            WorkError: vLLM has ended too often.
+        """
         self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(

@@ -117,6 +117,7 @@ def _pays(plan: Plan, structure: Structure, hardware: Hardware) -> tuple[bool, s
     except RequestError as error:
         return False, f"what it would gain is not known: {error.came} is not in the table of devices"
     plain = workload_of(plan, structure, device)
+    # Both by the same model, so that its errors largely cancel in the difference.
     faster = replace(plain, is_compiled=True)
     saved = plan.training.num_steps * (step_seconds(plain, device).value - step_seconds(faster, device).value)
     why = f"predicted to save {saved:,.0f} s of this run, for about {COMPILE_SECONDS:,.0f} s of compiling (assumed)"

@@ -165,6 +165,7 @@ def num_lora_parameters(structure: Structure, targets: Sequence[str], rank: int)
 
 def refuse_rank(layers: Sequence[LinearLayer], rank: int, setting: str) -> None:
     """Raise RecipeError where a rank is above that of the smallest of the matrices; `setting` names it."""
+    # A matrix of m x n has a rank of at most min(m, n): beyond it an adapter only wastes memory.
     smallest = min(layers, key=lambda layer: layer.full_rank)
     if rank > smallest.full_rank:
         raise RecipeError(
@@ -198,6 +199,7 @@ def _group(structure: Structure, entry: str, rank: int, experts: bool, left_out:
     found = []
     for layer in (*structure.linear_layers, *structure.outside_layers):
         if layer.role in _LEFT_OUT:
+            # Counted for `all-linear` alone, which claims to be all: smaller groups leave things out by their meaning.
             left_out[_LEFT_OUT[layer.role]] += entry == "all-linear"
         elif entry == "all-linear" or _is_part(layer, entry):
             if _is_gate(layer, rank, structure):
@@ -240,6 +242,7 @@ def _all(structure: Structure, entry: str) -> list[str]:
 
 
 def _is_part(layer: LinearLayer, group: str) -> bool:
+    # By the names of the modules around it: `o_proj` of attention and of an MLP differ by nothing else.
     in_attention = _ATTENTION.search(layer.name.rpartition(".")[0]) is not None
     return layer.layer is not None and in_attention == (group == "attention")
 
@@ -273,6 +276,7 @@ def _is_within(layer: LinearLayer, layers: LayersRecipe | None, num_layers: int)
             )
     if layer.layer is None:
         return False
+    # With only one end given, the other condition is never true.
     return layer.layer < (layers.first or 0) or layer.layer >= num_layers - (layers.last or 0)
 
 

@@ -43,6 +43,7 @@ def resolve_budget(
             tokens=caps.tokens,
             energy_kwh=caps.energy_kwh,
             device=device.title,
+            # Prices are of one device; a run pays for all of its devices for as long as it takes.
             usd_per_hour=None if price is None else price.times(device.num_devices),
             price_source=price_source,
             watts=watts,

@@ -54,8 +54,10 @@ def need(workload: Workload, device: Device) -> tuple[bool, str]:
         predict_memory(replace(workload, gradient_checkpointing=x), device).total_bytes for x in (False, True)
     )
     memory, without = _gib(device.memory_bytes), f"up to {_gib(kept.high)} without it"
+    # The upper end decides: running out of memory ends a run, recomputing only slows it.
     if kept.high <= device.memory_bytes:
         return False, f"not needed: {without}, {memory} on {device.title}; it would cost about a third more time"
+    # By the expected values: the upper ends differ in their slack, too.
     if again.value >= kept.value:
         return False, f"of no use: {without}, {memory} on {device.title}, but activations are not what takes the most"
     return True, f"needed: {without}, {memory} on {device.title}; about a third more time"

@@ -58,6 +58,7 @@ def cheapest_changes(
     found = [_change(way, device, prices, market, calibration) for way in ways]
     for method in _LESS[workload.method]:
         changed = with_method(workload, method)
+        # A method with less memory may still need smaller micro-batches.
         way = made_to_fit(changed, device, longest_tokens=longest_tokens, calibration=calibration)
         if way is not None:
             found.append(_change(way, device, prices, market, calibration, method=method))

@@ -38,6 +38,8 @@ def predict_memory(workload: Workload, device: Device, calibration: Calibration 
     # Every rank holds 1 / shards of weights, gradients and optimizer state; what is gathered to compute is whole.
     weights = _weights(workload) / shards + _gathered(workload, shards) + _teacher_head(workload)
     adapters = _adapters(workload) / shards
+    # Bytes of fp32 masters, optimizer moments, accumulated gradients, and gradients in the precision of the backward
+    # pass.
     masters, moments, sums, narrow = _optimizer(workload)
     optimizer, gradients = (masters + moments + _average(workload)) / shards, sums / shards
     # The peak micro-batch may be the one with most tokens or the one with the longest row.

@@ -83,6 +83,7 @@ def _sizes(workload: Workload) -> TrainedSizes:
     structure = workload.structure
     if workload.method != "full":
         rank = workload.adapter_rank
+        # An adapter is two thin matrices: A [rank, inputs] and B [outputs, rank].
         thin = [Matrices(1, rank, x.num_inputs) for x in workload.targeted]
         thin += [Matrices(1, x.num_outputs, rank) for x in workload.targeted]
         return TrainedSizes(workload.num_trainable, is_full=False, matrices=tuple(thin))

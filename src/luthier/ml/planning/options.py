@@ -41,6 +41,7 @@ def compare(
         price = _price(prices, device, market)
         base = workload_on(device)
         for method in methods:
+            # Batches, precision and sharding stay those of the device, so that only the method differs.
             workload = with_method(base, method)
             way = made_to_fit(workload, device, longest_tokens=longest_tokens, calibration=calibration)
             made = predict(

@@ -49,6 +49,7 @@ def predict(
         )
     step = under_load(speed.step_seconds(workload, device, calibration), load)
     memory = predict_memory(workload, device, calibration)
+    # The same parts as the quote shows, so that its total is their sum.
     hours = total(hours_by_part(workload, device, step, calibration=calibration, load=load))
     per_second = workload.batches.num_tokens
     notes = _notes(workload, device, memory, calibration, load)

@@ -40,6 +40,7 @@ def load_prices(path: Path | None = None) -> PriceTable:
     own = _read(path, name=str(path), is_own=True)
     return PriceTable(
         as_of=own.as_of or built_in.as_of,
+        # Whole entries replace whole entries: mixing a user's price with our source would misname where it is from.
         devices=built_in.devices | own.devices,
         people=built_in.people | own.people,
         electricity_usd_per_kwh=own.power or built_in.electricity_usd_per_kwh,

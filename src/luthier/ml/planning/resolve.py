@@ -324,6 +324,7 @@ def _validate_every(recipe: TrainingRecipe, steps: int, validation: DatasetProfi
         _refuse_without_validation("validate_every_steps", recipe.validate_every_steps)
         sources.note("training.validate_every_steps", "derived", "never: the recipe names no validation rows")
         return 0
+    # At least one step apart, also in a run of fewer steps than validations.
     usual = max(1, math.ceil(steps / defaults.NUM_VALIDATIONS))
     return sources.pick(
         "training.validate_every_steps", recipe.validate_every_steps, (usual, f"{defaults.NUM_VALIDATIONS} times a run")
@@ -389,6 +390,7 @@ def _budgets(
     """What an answer may take, and a thought before it, in tokens: asked, or from the lengths of the rows' own."""
     usual, longest = defaults.MAX_NEW_TOKENS, 0 if data.held_out is None else data.held_out.max_tokens
     if answers is not None and answers.max_new_tokens > usual[0]:
+        # An answer cannot be longer than the context, whatever the rows say.
         most = min(answers.max_new_tokens, model.context_length_tokens)
         usual = (most, f"the longest answer of the rows has {answers.longest_answer:,} tokens")
     new = sources.pick("evaluation.max_new_tokens", r.max_new_tokens, usual)

@@ -116,6 +116,7 @@ def step_seconds(workload: Workload, device: Device, calibration: Calibration | 
     terms = time_terms(workload, device)
     value = sum(factors[name] * seconds for name, seconds in terms.items())
     spread = calibration.time_spread if calibration else TIME_SPREAD["cpu" if device.is_cpu else "gpu"]
+    # Symmetric in ratios: twice as long is as likely as half as long.
     learning = Estimate(value=value, low=value / (1 + spread), high=value * (1 + spread))
     if workload.rollouts is None:
         return learning

@@ -237,6 +237,7 @@ def _rollouts(plan: Plan) -> Rollouts | None:
     if objective.num_samples is None or objective.max_new_tokens is None:
         return None
     per_step = min(plan.training.global_batch_size, rows.num_examples)
+    # What is not learned is the prompt.
     mean_prompt = (rows.num_tokens - rows.num_trained_tokens) / max(1, rows.num_examples)
     validation = plan.data.validation
     return Rollouts(
@@ -309,6 +310,7 @@ def _derived_batches(plan: Plan, device: Device) -> Batches:
         usual = defaults.MICRO_BATCH_TOKENS_CPU if device.is_cpu else defaults.MICRO_BATCH_TOKENS_GPU
         budget = max(usual, rows.max_tokens)
     units = min(training.global_batch_size, rows.num_examples)
+    # A unit of the objective may be several rows: a preference pair is two.
     per_step = math.ceil(units * objective_rules(plan.objective.name).rows_per_unit * rows.sequences_per_example)
     longest = max(2, rows.max_tokens)
     padding = 0.0 if packs_on(plan, device) else _PADDING[training.order]

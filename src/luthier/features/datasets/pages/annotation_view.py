@@ -24,7 +24,13 @@ _LEARNED_FIELDS: Final = frozenset({"completion", "output", "chosen", "text"})
 
 @dataclass(frozen=True, slots=True)
 class ShownText:
-    """One text of a row. spans: (sign, text) as in `data.diff.words`, where an edit changed it; num_more: not shown."""
+    """One text of a row.
+
+    Attributes:
+        place: Where the text is in the row.
+        spans: Pairs of sign and text as in `data.diff.words`, where an edit changed it.
+        num_more: Characters that are not shown.
+    """
 
     place: TextField
     spans: tuple[tuple[str, str], ...]
@@ -40,9 +46,16 @@ class ShownText:
 
 @dataclass(frozen=True)
 class AnnotationView:
-    """A row of a queue to be looked at or edited. line: None where no row is shown.
+    """A row of a queue to be read or edited.
 
-    typed: what somebody had typed into a form that was refused, by place, or under `json`.
+    Attributes:
+        queue: The queue.
+        line: The line of the row; None where no row is shown.
+        edit: Which form is open.
+        notice: What the last request has done.
+        error: Why a form was refused.
+        typed: What a refused form held, by place, or under `json`.
+        note: The note of a version that could not be made.
     """
 
     queue: Queue

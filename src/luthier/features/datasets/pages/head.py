@@ -37,7 +37,13 @@ def head(context: Context, caller: Caller, dataset_id: str, number: int | None, 
 def waiting_page(request: Request, context: Context, caller: Caller, values: dict[str, Any]) -> Response | None:
     """The page that is shown while the rows of a large version are indexed; None where they can be read.
 
-    values: what `head` made. Raises what `index_state` raises, and the error that the rows cannot be read by.
+    Args:
+        values: The result of `head`.
+
+    Raises:
+        NotFoundError: The file of the version is gone.
+        DataError: The file cannot be read.
+        WorkError: The machine could not index it.
     """
     state = index_state(context, caller, values["version"])
     # Raised here, so that each page shows it with its own frame and status.

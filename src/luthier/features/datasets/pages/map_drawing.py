@@ -17,9 +17,17 @@ NO_GROUP: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of the map. number: -1 for points of none. colour: of a class in the style. dots: a path of dots.
+    """A group of the map. Places are pixels of the drawing.
 
-    x, y: of its name; is_named_there: whether there was room for it.
+    Attributes:
+        number: -1 for the points of no group.
+        name: Its most typical words.
+        num_points: How many points.
+        colour: A class of the style sheet.
+        dots: An SVG path of its dots.
+        x: Where its name is written.
+        y: Where its name is written.
+        is_named_there: Whether there was room for the name.
     """
 
     number: int
@@ -34,7 +42,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is drawn. scale: (left, factor, top, factor) from a point of the map to its place in the drawing."""
+    """A drawing of the map.
+
+    Attributes:
+        groups: The largest first, the points of no group last.
+        scale: (left, factor, top, factor) from a point of the map to pixels.
+        width: Pixels.
+        height: Pixels.
+    """
 
     groups: Sequence[Group]
     scale: tuple[float, float, float, float]

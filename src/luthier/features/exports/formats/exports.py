@@ -51,6 +51,7 @@ def _made(context: Context, data: Path, source: ExportSource, price: FormatPrice
             context, source.name, to=to, output=folder, quantise=precision, held_out=data, num_prompts=_PROVED
         )
     except ParityError as error:
+        # `export` has removed its folder after the failed proof, so the files are written once more.
         _write_unproved(context, source, to, precision, folder)
         reason = f"its proof failed, so `luthier export` does not let it out: {error.came}"
         return price.model_copy(update={"num_bytes": _size(folder), "reason": reason})

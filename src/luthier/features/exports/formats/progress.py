@@ -30,7 +30,12 @@ class Exported(Outcome):
 
 
 class Measured(Outcome):
-    """What a format makes of the rows. missing: why it was not asked."""
+    """The answers of a format to the rows.
+
+    Attributes:
+        quality: Likelihoods and texts of all rows.
+        missing: Why there are none.
+    """
 
     quality: Quality | None = None
     missing: str = ""
@@ -97,15 +102,20 @@ def close_table(folder: Path, *, keeps_exports: bool) -> None:
 
 @contextmanager
 def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatProgress]:
-    """The progress of a table in this folder (made where it is missing), from where an earlier attempt has left it.
+    """The progress of a table in this folder (made where it is missing), from where an earlier attempt stopped.
 
-    asked: all that exports and qualities depend on, as JSON. Raises ConflictError where the folder holds a table, or
-    what was made for another one, and where another process is at it.
+    Args:
+        folder: The folder of the table.
+        asked: All that exports and qualities depend on, as JSON.
+
+    Raises:
+        ConflictError: The folder holds a table, or the unfinished one of another request, or a process works on it.
     """
     folder = folder.absolute()
     check_table_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / EXPORTS / _KEPT
+    # A file lock, held by the kernel: it goes with the process, however that ends.
     with hold(folder / EXPORTS / _LOCK, f"the table of formats in {folder}"):
         found = _read(kept)
         # Versions of torch and transformers are part of `asked`: figures of two versions do not compare.

@@ -25,7 +25,13 @@ NOTEWORTHY_FRACTION: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class JudgedFormats:
-    """What judging has found. metric: what quality is about."""
+    """The judgement of all formats.
+
+    Attributes:
+        metric: The metric that quality is about.
+        results: The metrics of each format, by label.
+        comparisons: Each format minus the source.
+    """
 
     metric: str
     results: Mapping[str, SystemResult]

@@ -84,6 +84,7 @@ def create(
     with open_context(home) as context:
         caller = caller_of(context, project)
         names = [one.strip() for one in (systems or "").split(",") if one.strip()]
+        # Both or neither.
         if (data is None) == (evaluation is None):
             raise _neither_or_both(data is None)
         if evaluation is not None:

@@ -70,6 +70,7 @@ class ChatMessage(BaseModel):
         """The content as one text; None where there is none."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
+        # OpenAI's answers carry a refusal in place of content, and clients send them back as they came.
         return self.content if self.content is not None else self.refusal
 
     @property
@@ -136,6 +137,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         conversation=_conversation(body),
         sampling=body.sampling(),
         max_new_tokens=limit or context.settings.default_max_tokens,
+        # A limit of the client covers thought and answer together, as OpenAI counts both.
         max_thinking_tokens=None if limit is None else 0,
         template_options=body.chat_template_kwargs or {},
         reasoning_effort=body.reasoning_effort,
@@ -143,6 +145,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Home
         num_choices=body.n or 1,
         num_top=_num_top(body),
         json_schema=_schema(body),
+        # OpenAI's default is true, also for an explicit null.
         calls_in_parallel=body.parallel_tool_calls is not False,
         **tool_wishes(body.tools, body.tool_choice),
     )
@@ -221,6 +224,7 @@ def _max_tokens(body: ChatBody) -> int | None:
             param="max_tokens",
             code="invalid_value",
         )
+    # max_tokens is the older name of the same limit (OpenAI: "Create chat completion").
     return body.max_completion_tokens or body.max_tokens
 
 

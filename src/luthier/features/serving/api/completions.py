@@ -41,6 +41,7 @@ class CompletionBody(SamplingBody):
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_completion(body: CompletionBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """What comes after a text; with `stream` as server-sent events."""
+    # best_of above n would write more texts than are returned.
     if body.best_of not in (None, body.n or 1):
         raise ApiError(
             400,
@@ -54,6 +55,7 @@ async def create_completion(body: CompletionBody, request: Request, context: Hom
             text=prompt if isinstance(prompt, str) else None,
             token_ids=None if isinstance(prompt, str) else tuple(prompt),
             sampling=sampling,
+            # 16 is OpenAI's default of this endpoint ("Create completion").
             max_new_tokens=body.max_tokens or _DEFAULT_TOKENS,
             stop=stops,
             num_choices=body.n or 1,

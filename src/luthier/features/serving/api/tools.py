@@ -53,6 +53,7 @@ class Tool(BaseModel):
 
     def document(self) -> dict[str, Any]:
         """As chat templates take it."""
+        # Some templates print every key they find, so keys without a value are left out.
         left_out = {"strict"} | {name for name in ("description", "parameters") if getattr(self.function, name) is None}
         return {"type": self.type, "function": self.function.model_dump(exclude=left_out)}
 

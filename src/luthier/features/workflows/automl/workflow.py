@@ -178,7 +178,6 @@ def go_on(context: Context, auto_id: str, *, tell: Tell = silent, caller: Caller
     The page is written at the end, and also where a stage fails or ends the workflow. Raises what `resume` raises.
     """
     caller = caller or Caller()
-    # The same page at every end, so that a link to it stays right.
     path = WORKFLOW.folder_of(context, auto_id) / "report.html"
     try:
         done = resume(WORKFLOW, context, caller, auto_id, tell).pipeline
@@ -285,6 +284,7 @@ def _begin_model_comparison(run: WorkflowRun, showdown_id: str) -> None:
     try:
         showdowns.begin(run.context, request, caller=run.caller, showdown_id=showdown_id)
     except ModelComparisonTooSmallError as error:
+        # The model comparison has a fixed share of the hours, so its need is scaled to the whole.
         whole = error.needed_hours * spec.hours / spec.showdown_hours
         raise BudgetTooSmallError(
             f"{spec.hours:.3g} h in all, {spec.showdown_hours:.3g} h of them to choose a model; {error.came}",
@@ -302,6 +302,7 @@ def _begin_tune(run: WorkflowRun) -> Tuned:
     assert answer.contender is not None
     if answer.word == "prompting" and not run.spec.always_tunes:
         return Tuned(skipped="prompting is enough", run_id=None)
+    # What judging at the end takes is kept back from the search, which uses all that it is given.
     left = run.spec.hours - run.spent_hours - judging_hours(result.spec, run.spec.most_judged)
     request = studies.StudyRequest(
         recipe=_recipe(run, result.spec.contenders[answer.contender].model),

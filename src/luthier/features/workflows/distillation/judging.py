@@ -69,6 +69,7 @@ def judge_students(
         results, comparisons = judge(systems, metrics=metrics, seed=0, progress=context.progress)
     words = verdict(
         results,
+        # The verdict is about the two students; that the teacher is better is expected.
         [c for c in comparisons if c.baseline != TEACHER],
         primary=primary_metric(metrics, [e.reference for e in examples]),
         candidate=TAUGHT,
@@ -129,6 +130,7 @@ def find_metrics(
     if not is_address(teacher):
         return metrics
     texts: tuple[MetricName, ...] = tuple(m for m in metrics if all(d.needs == "text" for d in load_metrics([m])))
+    # The usual metrics are simply cut down to those of text; named ones are refused, since somebody wants them.
     if not texts or (named is not None and texts != metrics):
         raise RequestError(
             f"evaluation.metrics {', '.join(metrics)}, and the teacher is behind a server, which gives no likelihoods",

@@ -180,6 +180,7 @@ def find_base(context: Context, request: DistilRequest) -> Base:
     is_run = is_id(request.teacher, "run")
     teacher = request.teacher if is_run else names.parse(request.teacher).text
     candidate = find_candidate(context, teacher)
+    # Digests of the teacher's weights: the same name may stand for other weights later, which is another distillation.
     identity = identity_of(context, teacher, candidate)
     if layers is None or "@" in layers:  # a student of layers that was made before is a model like any other
         model = sources.pull(request.student, context.home, context.progress)
@@ -230,6 +231,7 @@ def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind)
         override_value(keys, override)
     data = dict(keys.get("data") or {})
     objective = keys.get("objective")
+    # A recipe may give the objective by its name alone.
     named = objective.get("name") if isinstance(objective, dict) else objective
     problems = [
         ("budget", "budget" in keys, "caps would stop the two at different steps"),

@@ -108,6 +108,7 @@ def distil(context: Context, request: DistilRequest, *, caller: Caller | None = 
         LuthierError: What training and engines raise.
     """
     caller = caller or Caller()
+    # The id is a digest of the request, so the same command finds its own folder again.
     student_id, spec = spec_of(context, request)
     folder = WORKFLOW.folder_of(context, student_id)
     if (done := _read_done(folder)) is not None:
@@ -148,6 +149,7 @@ def _write_gold(run: WorkflowRun) -> GoldRows:
     folder.mkdir(parents=True, exist_ok=True)
     mapping = column_map(run.context, (spec.teacher,), Path(spec.data), spec.mapping).mapping
     counts = write_gold(folder, Path(spec.data), spec.held_out_rows, mapping=mapping, seed=seed_of(spec.settings))
+    # Called for its refusals only, as is `make_plan` below.
     find_metrics(_judging(spec), load_file(folder / "held_out.jsonl").examples, teacher=spec.teacher)
     make_plan(run.context, _recipe(spec, folder / "train.jsonl", teacher=None), base_dir=folder)
     return GoldRows(num_rows=counts[0], num_held_out=counts[1], num_same_prompt=counts[2])
@@ -221,6 +223,7 @@ def _report(run: WorkflowRun) -> Reported:
     from luthier.ml.evaluation.report import distilled
 
     page = run.folder / "report.html"
+    # The document is written last: where it lies, everything before it is done.
     student = _student(run).model_copy(update={"status": "done", "go_on": None, "report_path": str(page)})
     verdict = student_verdict(student)
     student = student.model_copy(update={"verdict": verdict})
@@ -274,6 +277,7 @@ def _side_recipe(run: WorkflowRun, side: Side) -> Recipe:
 
 
 def _recipe(spec: DistilSpec, rows: Path, *, teacher: str | None) -> Recipe:
+    # A student made of some of the teacher's layers must heal, so all of its weights are trained.
     is_whole = spec.layers is not None
     return recipe_of(spec.settings, student=spec.student, rows=rows, teacher=teacher, is_whole=is_whole)
 
@@ -283,10 +287,13 @@ def _same_run(context: Context, folder: Path, recipe: Recipe) -> str | None:
     from luthier.features.evaluations.export_sources import find_source
     from luthier.features.planning.service import make_plan
 
+    # The hash of a plan covers all that decides the outcome, digests of the rows included.
     wanted = make_plan(context, recipe, base_dir=folder).hash
     for record in context.runs.list():
         if record.plan_hash == wanted and record.status == "succeeded":
             with suppress(ConflictError, NotFoundError):
+                # Raises where the weights are gone or were changed: then another run is looked for, or a new one
+                # trained.
                 return find_source(context, record.run_id).run_id
     return None
 

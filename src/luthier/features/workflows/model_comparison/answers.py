@@ -82,6 +82,7 @@ def instructed(examples: Sequence[Example], instruction: str) -> tuple[Example, 
 def _instructed(example: Example, instruction: str) -> Example:
     messages = () if example.conversation is None else example.conversation.messages
     first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
+    # A row with its own system prompt explains the task already.
     if example.conversation is None or first is None or messages[0].role in _OPENING_ROLES:
         return example
     told = messages[first].model_copy(update={"content": f"{instruction}\n\n{messages[first].content or ''}"})
@@ -105,6 +106,7 @@ def candidate_of(
     base = replace(base, name=contender.label)
     if kind == "zero-shot":
         return base
+    # The judged rows are passed so that none of them becomes an example.
     return with_few_shot(base, material.pool, spec.few_shot, spec.seed, held_out=material.judged)
 
 
@@ -135,6 +137,7 @@ def record_with(
     system = system_under_test(candidate, engine, examples, max_new_tokens)
     titled = Titled(progress, system.name)
     began = time.perf_counter()
+    # Timed apart from scoring: only writing answers counts for what an answer costs.
     generations = engine.generate(system.prompts, titled) if system.prompts else []
     written = time.perf_counter()
     scores = system.scores(titled)

@@ -191,6 +191,7 @@ def _spec(
     chosen = _write_rows(request, rows, sizes, train_file, judged_file)
     epochs = max(1.0, sizes.num_examples / len(rows.train))
     recipes = [request.recipe(model.name, train_file, epochs) for model in models]
+    # Prepared again with the chosen size: steps and tokens depend on it.
     plans = [prepare(context, recipe, base_dir=Path()) for recipe in recipes]
     share = sizes.num_examples / len(rows.train)
     return ModelComparisonSpec(
@@ -243,6 +244,8 @@ def _metrics(request: ModelComparisonRequest, held_out: Sequence[Example]) -> tu
             expected="a figure that means the same for every model",
             do="take bits_per_byte, which says the same of the text itself",
         )
+    # A metric may give several figures (rouge gives rouge1, rouge2, rougeL): the family is measured, the figure
+    # decides.
     of_families = {figure: name for name, figures in FAMILIES.items() for figure in figures}
     asked = of_families.get(request.metric, request.metric)
     metrics = tuple(dict.fromkeys((*usual, asked)))

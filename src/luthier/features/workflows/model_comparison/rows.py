@@ -102,6 +102,7 @@ def rows_that_fit(
 ) -> tuple[Example, ...]:
     """The rows that a model can be asked, with the instruction before them and room for an answer."""
     is_text = any(example.text is not None for example in examples)
+    # Plain text is scored, not continued, so it needs no room for an answer.
     room = model.context_length_tokens - (0 if is_text else MIN_NEW_TOKENS)
     dropped = set(_too_long(context, model, instructed(examples, instruction), room))
     return tuple(example for example in examples if example.id not in dropped)
@@ -126,6 +127,7 @@ def write_chosen(source: Path, chosen: Sequence[Example], target: Path) -> None:
     from luthier.ml.data.rows.rows import read_rows
     from luthier.ml.data.rows.write_rows import write_rows
 
+    # The raw rows are written, not the examples: columns that nothing reads here stay in them.
     ids = {example.id for example in chosen}
     rows = (row for row in read_rows(open_source(source)) if isinstance(row, Row) and row.id in ids)
     # what is not of JSON (a date of a Parquet file) is in no field that is learned from

@@ -92,8 +92,10 @@ def choose_sizes(
     """
     row_seconds = sum(pace.row_seconds for pace in paces)
     fixed = sum(pace.loading_seconds for pace in paces) * _LOADINGS
+    # `training` is of one epoch over all rows.
     example_seconds = sum(pace.training.value for pace in paces) * 3600 / num_rows
     there = min(num_held_out, most_judged)
+    # Small files lower the least: no more can be asked than there are rows.
     least_judged, least_trained = min(LEAST_JUDGED, there), min(LEAST_TRAINED, num_rows)
     left = (hours * (1 - KEPT_BACK) - spent_hours) * 3600 - fixed
     # Judging takes at most half, and less where the shortest training would not fit otherwise.
@@ -155,6 +157,7 @@ def paces_of(
                 do="leave it out, or tune with --method qlora",
             )
     share = min(1.0, LEAST_TRAINED / len(rows.train))
+    # Only for the words of the refusal; nothing is judged or loaded yet.
     cheapest = [Pace(label, q.prediction.hours, {}, 0.0) for label, q in zip(labels, quotes, strict=True)]
     least = sum(quote.prediction.hours.low for quote in quotes) * share
     if least > request.hours:

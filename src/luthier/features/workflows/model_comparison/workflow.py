@@ -235,6 +235,7 @@ def _train(run: WorkflowRun, run_id: str, model: str, hours: float) -> str:
     try:
         try:
             record: RunRecord = context.runs.get(run_id)
+            # A run that diverged would do so again.
             if record.status not in ("succeeded", "failed"):
                 record = training.resume(context, run_id, budget=budget, is_judged=False).record
         except NotFoundError:
@@ -330,6 +331,7 @@ def _short_training(run: WorkflowRun, trained: Trained, number: int) -> Tuning:
 
 def _standing(spec: ModelComparisonSpec, number: int, kind: SystemKind, result: Any, recorded: Recorded) -> Standing:
     """A system with what asking it takes; of its answers, those to the first few rows are kept."""
+    # Plain text is only scored: without answers there is no time of an answer.
     seconds = recorded.write_seconds / spec.num_judged if recorded.generations else None
     usd: Estimate | None = None
     if seconds is not None and spec.usd_per_hour is not None:

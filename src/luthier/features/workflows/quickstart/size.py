@@ -130,4 +130,5 @@ def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load:
         num_validation_tokens=_VALIDATION_SHARE * rows * mean,
         judging=judging,
     )
+    # The load of this moment counts here: the person waits now.
     return predict(workload, device).hours.value * 3600 * (load.slowdown if load is not None else 1.0)

@@ -137,6 +137,7 @@ def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> Quickstart
     docs = build_python_docs(
         progress=context.progress,
         max_rows=size.num_rows,
+        # Rows are chosen by characters, since counting tokens would need the tokenizer first.
         max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
     )
     parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
@@ -224,6 +225,7 @@ def quickstart(
     caller, spec = caller or Caller(), QuickstartSpec(full=full)
     stopped = _stopped(context, caller, spec)
     made = stopped or WORKFLOW.create(context, caller, new_id("quickstart"), spec)
+    # Handed to the stages and filled by them: outcomes are stored as JSON, which cannot hold a `TrainOutcome`.
     material: dict[str, Any] = {"show": show, "show_plan": show_plan}
     with suppress(PausedError):  # the outcome says so
         resume(WORKFLOW, context, caller, made.pipeline_id, silent, material)
@@ -272,6 +274,7 @@ def _trained(run: WorkflowRun, data: QuickstartData, run_id: str) -> TrainOutcom
     if record.status != "succeeded":
         return training.resume(run.context, run_id)
     evaluation = None if record.evaluation_id is None else run.context.evaluations.get(record.evaluation_id)
+    # A kill came after the run had ended, and before its stage was stored.
     return TrainOutcome(record, run.context.runs.plan(run_id), evaluation, ())
 
 

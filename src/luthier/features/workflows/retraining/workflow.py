@@ -75,6 +75,7 @@ def _rows(run: WorkflowRun) -> Rows:
     found = reviewed_rows(run.context, run.caller, spec.model, from_traffic=spec.from_traffic, panels=spec.panels)
     old = rows_of_run(_plan(run).recipe)
     fresh, known = fresh_rows(found.rows, old)
+    # A conflict, not a refusal: the same retraining can go on once more has been reviewed.
     if len(fresh) < spec.min_rows:
         told = "".join(f"; {num:,} more: {reason}" for reason, num in (found.left_out | Counter(known)).items())
         raise ConflictError(
@@ -102,6 +103,7 @@ def _rows(run: WorkflowRun) -> Rows:
         num_old_held_out=len(made.old_held_out),
         num_new_held_out=len(made.new_held_out),
         num_validation=len(made.validation),
+        # Checked by `_file` before each later use: what is judged must be what was trained.
         sha256={name: sha256_file(run.folder / f"{name}.jsonl") for name in files},
     )
 
@@ -115,6 +117,7 @@ def _audit(run: WorkflowRun) -> Audited:
     options = AuditOptions(against=against, model=plan.base_model.name, method=plan.method.name)
     report = run.folder / "audit.html"
     found = audit(run.context, _file(run, "train"), options, html=report).audit
+    # Only reviewed rows can refuse the stage: the old ones have been trained on before.
     grave = [one for one in found.findings if _is_of_new(one, rows.num_old)]
     if grave:
         raise StageRefusedError(
@@ -134,6 +137,7 @@ def _version(run: WorkflowRun) -> Versions:
     made = Versions(train=_fields(train), train_path=_path_of(run, train))
     if not run.outcome("rows", Rows).num_held_out:
         return made
+    # The digest finds the dataset that holds these rows, whatever it is called.
     before = plan.data.held_out.sha256 if plan.data.held_out is not None else ""
     held_out = stored_version(run.context, run.caller, run.pipeline, _file(run, "held_out"), before)
     return made.model_copy(update={"held_out": _fields(held_out), "held_out_path": _path_of(run, held_out)})
@@ -172,6 +176,7 @@ def _judge(run: WorkflowRun) -> Judged:
         if not number:
             made = made.model_copy(update={f"{which}_said": "there are no such rows: nothing is known of it"})
             continue
+        # `made` holds the ids from the begin of the stage, so an evaluation made before a kill is found again.
         word, sentence = against(evaluated(run, which, getattr(made, which)), run_id, before)
         made = made.model_copy(update={f"{which}_word": word, f"{which}_said": sentence})
         if word == "worse":
@@ -195,6 +200,7 @@ def _gate(run: WorkflowRun) -> Gated:
     try:
         found = pass_gates(run.context, run.caller, [share], gate=_path(run.spec.gate), override=None)
     except ConflictError as error:
+        # A gate that is not met ends the retraining; as a conflict it would be tried again on each resume.
         raise StageRefusedError(error.came, expected=error.expected, do=error.do) from error
     if found is None:
         return Gated(said="no gate holds for this project")
@@ -242,6 +248,7 @@ def _file(run: WorkflowRun, name: str) -> Path:
 def _recipe(run: WorkflowRun) -> Recipe:
     """The last run's, with these rows. The base is the last one's, or, where it goes on, the merged last model."""
     rows, version, recipe = run.outcome("rows", Rows), run.outcome("version", Versions), _plan(run).recipe
+    # One row decides for all: `joined` gives every row a group, or none.
     has_groups = "group" in (read_jsonl(_file(run, "train"))[0])
     data = recipe.data.model_copy(
         update={
@@ -249,6 +256,7 @@ def _recipe(run: WorkflowRun) -> Recipe:
             "validation": str(_file(run, "validation")) if rows.num_validation else None,
             "held_out": version.held_out_path,
             "map": None,
+            # Settings of the old file: the new rows are chosen, split and mapped already.
             "part": None,
             "split_seed": None,
             "group_by": "group" if has_groups else None,
@@ -309,6 +317,7 @@ def against(found: Evaluation, run_id: str, before: str) -> tuple[str, str]:
     """(word, sentence) of the new model less the deployed one, by the metric that the verdict is about."""
     metric = found.verdict.metric if found.verdict is not None else ""
     for one in found.comparisons:
+        # In either order: which of the two is called the candidate depends on how they were judged.
         if one.metric == metric and {one.baseline, one.candidate} == {before, run_id}:
             return one.verdict, (
                 f"{one.verdict} by {metric}: {one.difference:+.3g} ({one.low:+.3g} to {one.high:+.3g}, 95%) on "

@@ -27,6 +27,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     frame = table.frame.with_row_index("position").filter(pl.col("prompt_key").is_not_null())
     if frame.is_empty():
         return Skipped("no row has a prompt and an answer")
+    # Only prompts that occur twice need their answers normalised, which is the slow part.
     repeated = frame.filter(pl.len().over("prompt_key") > 1).select("position", "prompt_key", "completion", "prompt")
     answers = pl.Series("answer", [normalised(text or "") for text in repeated["completion"]], dtype=pl.String)
     repeated = repeated.with_columns(answers).with_columns(num=pl.col("answer").n_unique().over("prompt_key"))

@@ -73,10 +73,12 @@ def shared_prefix(ordered: Sequence[str], num: int) -> str:
     """The longest string that at least `num` of the texts begin with.
 
     Args:
-        ordered: sorted, so these are neighbours.
+        ordered: sorted texts, so that those with a common beginning are neighbours.
+        num: how many texts have to share it.
     """
     best = ""
     for first, last in zip(ordered, ordered[num - 1 :], strict=False):
+        # One comparison of the next character spares most windows the full search.
         if len(first) > len(best) and last.startswith(first[: len(best) + 1]):
             best = _common_prefix(first, last)
     return best

@@ -32,8 +32,15 @@ class _Leak:
     """Training rows that leak in one way.
 
     Attributes:
-        others: for each a held-out row.
-        num_others: all held-out rows leaked so.
+        kind: how they leak.
+        severity: of the finding.
+        positions: int64 [m], training rows, ascending.
+        others: int64 [m], for each a held-out row.
+        num_others: all held-out rows that leak in this way.
+        says: what the rows do, for the message.
+        fix: what to do about it.
+        notes: by training row, what is shared.
+        details: further figures of the finding.
     """
 
     kind: str
@@ -74,6 +81,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
         _same(table, held_out, "prompt_key", "same_prompt", "warning", "have the prompt of a held-out row"),
     ]
     leaks.append(_same_source(table, held_out))
+    # From the gravest kind on: a row that is reported once is left out of the kinds that follow.
     taken = np.zeros(table.frame.height, dtype=bool)
     findings = []
     for leak in leaks:
@@ -109,6 +117,7 @@ def _keyed(table: AuditTable, column: str) -> pl.DataFrame:
 
 def _near(texts: pl.Series, others: pl.Series, request: AuditRequest) -> _Leak:
     found = near_matches(texts, others, threshold=THRESHOLD, progress=request.progress)
+    # Searched from the other side as well: the first search names one held-out row for each training row only.
     back = near_matches(others, texts.gather(found.positions), threshold=THRESHOLD, progress=request.progress)
     return _Leak(
         "near",

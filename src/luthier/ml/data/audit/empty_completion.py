@@ -30,6 +30,7 @@ _FRAME: Final = r"^[\[\](){}<>.…\-–—_*#?!:\"'\s]+|[\[\](){}<>.…\-–—_
 def check(request: AuditRequest) -> list[Finding]:
     """Rows whose completion (or text, where rows are plain text) is empty or a placeholder."""
     table = request.table
+    # A placeholder is short: the beginning decides, and long texts are not copied.
     texts = learned(table.frame).str.head(200)
     seen = texts.str.replace_all(_INVISIBLE, " ").str.strip_chars(" ")
     is_empty = seen == ""

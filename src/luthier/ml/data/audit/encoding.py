@@ -113,6 +113,7 @@ def _html(table: AuditTable) -> Iterator[Finding]:
 def _where(table: AuditTable, sift: str, is_bad: Callable[[str], bool]) -> list[int]:
     """Positions of the rows that pass the sift, a fast pattern, and are bad, which is looked at only then."""
     texts = table.frame["text"]
+    # The pattern runs in Rust over the column; Python looks only at the few rows that pass.
     sifted = texts.str.contains(sift).arg_true()
     return [at for at, text in zip(sifted.to_list(), texts.gather(sifted).to_list(), strict=True) if is_bad(text)]
 

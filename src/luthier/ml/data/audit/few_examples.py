@@ -62,5 +62,6 @@ def _trained_tokens(frame: pl.DataFrame) -> int:
     characters = learned(frame).str.len_chars()
     if frame["num_tokens"].null_count():
         return round(int(characters.sum()) / _CHARACTERS_A_TOKEN)
+    # Only whole texts were counted in tokens; the learned part has about its share of the characters.
     share = characters / frame["text"].str.len_chars().clip(lower_bound=1)
     return round(float((frame["num_tokens"] * share).sum()))

@@ -30,9 +30,15 @@ def about_rows(
     """A finding about rows of the frame. The first five positions given become the examples.
 
     Args:
-        positions: places in the frame, each once, in any order; put those first that a person should look at.
+        table: the file.
+        check: id of the check.
+        severity: of the finding.
+        positions: rows of the frame, each once, in any order; put those first that a person should look at.
+        message: what was found, in a sentence.
+        fix: what to do about it.
         notes: what is wrong at a position.
         excerpts: what to show of it; its text where absent.
+        details: further figures.
     """
     shown = [int(position) for position in positions[:NUM_EXAMPLES]]
     lines, texts = table.frame["line"], table.frame["text"]

@@ -77,10 +77,12 @@ def _mix(side: pl.DataFrame, what: str) -> Finding:
 
 
 def _strays(table: AuditTable, side: pl.DataFrame, texts: pl.Series) -> Iterator[Finding]:
+    # Languages that are easily confused count as one, or a few Danish rows among Norwegian ones would be strays.
     groups = _grouped(side["language"])
     counts = _counts(groups)
     counts.pop(UNDETERMINED, None)
     num_determined = sum(counts.values())
+    # Of the rows whose language is known: undetermined ones would make every language look rare.
     rare = [group for group, num in counts.items() if num < STRAY_FRACTION * num_determined]
     is_stray = groups.is_in(rare) & (side["probability"] >= SURE)
     positions = is_stray.arg_true().to_list()

@@ -67,6 +67,7 @@ def _histogram(lengths: Lengths) -> tuple[list[float], list[int]]:
     logs = np.log(np.maximum(lengths, 1))
     low, high = float(logs.min()), float(logs.max())
     if high - low < 1e-9:
+        # All lengths are equal: a histogram needs a range of some width.
         high = low + np.log(2)
     counts, edges = np.histogram(logs, bins=_NUM_BINS, range=(low, high))
     return [float(edge) for edge in np.exp(edges)], [int(count) for count in counts]
@@ -77,6 +78,7 @@ def _outliers(table: AuditTable, lengths: Lengths, unit: str) -> Iterator[Findin
         return
     logs = np.log(np.maximum(lengths, 1))
     median = float(np.median(logs))
+    # Median absolute deviation: outliers themselves hardly move it, unlike a standard deviation.
     deviation = 1.4826 * float(np.median(np.abs(logs - median)))
     limit = max(MAX_DEVIATIONS * deviation, float(np.log(MIN_FACTOR)))
     for sort, distance in (("short", median - logs), ("long", logs - median)):

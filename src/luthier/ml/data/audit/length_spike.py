@@ -48,8 +48,11 @@ class Spike:
     """A limit that texts were cut by.
 
     Attributes:
-        at: whether a text was, one boolean a row.
-        chance: the bound of the test.
+        unit: what the limit counts.
+        length: the limit.
+        at: one boolean a row, whether its text was cut.
+        num: texts that were cut.
+        chance: bound of the test, the probability of as many texts at the limit if nothing was cut.
     """
 
     unit: Unit
@@ -63,10 +66,12 @@ def find_spike(texts: pl.Series, num_tokens: pl.Series | None = None) -> Spike |
     """The limit that texts (nulls are none) were cut by, the surest of all units; None where there is none.
 
     Args:
+        texts: strings, or nulls.
         num_tokens: of each text, where they were counted.
     """
     lengths: dict[Unit, pl.Series] = {"characters": texts.str.len_chars()}
     lengths["bytes"] = texts.str.len_bytes()
+    # ASCII only: a second test of the same lengths would only raise the chance of a false alarm.
     if lengths["bytes"].equals(lengths["characters"]):
         del lengths["bytes"]
     lengths["words"] = texts.str.strip_chars().str.count_matches(" ", literal=True) + 1
@@ -85,6 +90,7 @@ def _spike(texts: pl.Series, lengths: pl.Series, unit: Unit) -> Spike | None:
         below = counts.filter(pl.col("length") <= limit - BIN[unit])
         if not FEWEST_AT_LIMIT <= num <= MAX_AT_LIMIT_FRACTION * total:
             continue
+        # Where most texts are of one length and few other lengths occur, texts of a fixed length are meant.
         if 2 * num >= total and below.height < FEWEST_LENGTHS_BELOW:
             continue
         least = limit - BIN[unit] * (NUM_BELOW + 1)
@@ -116,12 +122,14 @@ def _chance(at_limit: pl.Series, below: pl.Series, *, trusts_ends: bool) -> floa
     if len(different) < MIN_RATIO * len(below) / NUM_BELOW:
         return 1.0
     if not trusts_ends:
+        # sf(k - 2) is P(X >= k - 1): one of the k is at the limit by definition.
         return float(binom.sf(len(different) - 2, len(different) - 1 + len(below), share))
     num_cut = _num_cut(different)
     if num_cut < FEWEST_AT_LIMIT:
         return 1.0
     chance = float(binom.sf(num_cut - 2, num_cut - 1 + len(below), share))
     num_open = int((~_ended(below)).sum())
+    # Rule of succession: no open end among few texts does not prove that there are none.
     open_fraction = max((num_open + 1) / (len(below) + 2), MIN_OPEN_FRACTION)
     if open_fraction < 1 - MAX_COMPLETE_FRACTION and len(below) >= FEWEST_AT_LIMIT:
         chance = min(chance, float(binom.sf(num_cut - 1, len(different), open_fraction)))

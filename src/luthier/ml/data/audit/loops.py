@@ -23,6 +23,7 @@ def loop_in(text: str) -> tuple[int, int] | None:
     last = len(text) - SHORTEST_LOOP_CHARACTERS // 2
     for place in range(0, max(last, 0) + 1, _STRIDE):
         probe = text[place : place + _PROBE_CHARACTERS]
+        # Inside a loop a probe occurs again after exactly one period.
         again = text.find(probe, place + 1, place + LONGEST_PERIOD_CHARACTERS + _PROBE_CHARACTERS)
         if again < 0:
             continue
@@ -39,6 +40,7 @@ def _extent(text: str, place: int, period: int) -> tuple[int, int]:
     """How far the text around a place repeats itself after `period` characters; at most five turns to each side."""
     reach = (FEWEST_TIMES + 1) * period + SHORTEST_LOOP_CHARACTERS
     start = end = place
+    # Bounded, so that the whole search stays linear where a text is one long loop.
     while start > max(0, place - reach) and text[start - 1] == text[start - 1 + period]:
         start -= 1
     most = min(len(text) - period, place + reach)

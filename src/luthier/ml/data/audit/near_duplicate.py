@@ -37,6 +37,7 @@ def check(request: AuditRequest) -> list[Finding]:
     linked to a cluster only through others and stay), shared_prefix (what was left out of the comparison).
     """
     table = request.table
+    # Positions of the first row of each set of copies: the search runs on those alone.
     distinct = np.flatnonzero((first := first_positions(table)) == np.arange(len(first)))
     texts, prefix = comparable_texts(table)
     made = near_clusters(texts.gather(distinct), threshold=THRESHOLD, progress=request.progress)
@@ -89,6 +90,7 @@ def _largest(table: AuditTable, made: NearClusters, distinct: Positions) -> tupl
     groups, sizes = np.unique(made.groups, return_counts=True)
     groups, sizes = groups[sizes > 1], sizes[sizes > 1]
     clusters = []
+    # Stable: clusters of one size stay in the order of the file.
     for group in groups[np.argsort(-sizes, kind="stable")][:_NUM_CLUSTERS]:
         members = distinct[made.groups == group]
         clusters.append(
@@ -102,6 +104,7 @@ def _largest(table: AuditTable, made: NearClusters, distinct: Positions) -> tupl
 
 
 def _histogram(similarities: Any) -> dict[str, int]:
+    # numpy's last bin is closed, so 1.0 gets a bin of its own with an upper edge above it.
     counts, _ = np.histogram(similarities, bins=[*_BINS, 1.01])
     names = [f"{low:g} to {high:g}" for low, high in pairwise(_BINS)] + ["1"]
     return {name: int(count) for name, count in zip(names, counts, strict=True)}

@@ -41,6 +41,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
     texts, names_left_out = request.table.frame["text"], why_not()
     find_names = name_finder()
     if find_names is None:
+        # One pass in Rust over the column; names have no pattern, so with a name finder every row is searched.
         candidates = np.flatnonzero(may_hold_personal_data(texts).to_numpy())
     else:
         candidates = np.arange(texts.len())
@@ -54,6 +55,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
             task.advance(len(batch))
     findings = []
     for kind in KINDS:
+        # By row: one certain value makes the whole row certain.
         certain = {at: spans for at, spans in found[kind].items() if any(span.is_certain for span in spans)}
         perhaps = {at: spans for at, spans in found[kind].items() if at not in certain}
         for by_row, is_certain in ((certain, True), (perhaps, False)):

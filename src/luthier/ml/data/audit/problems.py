@@ -28,8 +28,14 @@ def problem_finding(
     """An error about the rows of these problems, each row counted once.
 
     Args:
+        table: the file.
+        check: id of the check.
+        problems: of its rows; a row may have several.
         message: count of rows -> sentence.
+        fix: what to do about it.
+        details: further figures.
     """
+    # Reversed, so that the first problem of a line is the one that stays.
     first = {problem.line: problem for problem in reversed(problems)}
     lines = sorted(first)
     examples = tuple(

@@ -78,6 +78,7 @@ def _of_sort(table: AuditTable, sort: str) -> Iterator[Finding]:
     positions = texts.str.contains(pattern).arg_true()
     if not len(positions):
         return
+    # The outer group makes the whole match available: polars extracts groups only.
     matched = texts.gather(positions).str.extract(f"({pattern})").str.strip_chars()
     counted = matched.str.head(80).alias("found").value_counts().sort(["count", "found"], descending=[True, False])
     shown = dict(zip(positions.head(5).to_list(), matched.head(5).to_list(), strict=True))

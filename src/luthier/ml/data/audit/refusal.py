@@ -51,6 +51,7 @@ def check(request: AuditRequest) -> list[Finding] | Skipped:
     table = request.table
     if not has_completions(table.frame):
         return Skipped("the rows have no completions")
+    # Typographic apostrophes would hide "can’t" from the phrases.
     heads = table.frame["completion"].str.head(_HEAD_CHARACTERS).str.replace_all("’", "'", literal=True)
     positions = heads.str.contains(_REFUSAL).fill_null(False).arg_true().to_list()
     if not positions:

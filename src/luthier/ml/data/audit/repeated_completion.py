@@ -36,6 +36,7 @@ def _stock_answers(table: AuditTable) -> Iterator[Finding]:
         return
     answers = frame.select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("at"),
+        # Grouped by a 64-bit hash: texts as keys would be held in memory a second time.
         pl.col("completion").str.strip_chars().str.to_lowercase().hash().alias("answer"),
         "prompt_key",
     ).filter(frame["completion"].str.len_chars().fill_null(0) >= SHORTEST_CHARACTERS)

@@ -19,10 +19,14 @@ class AuditRequest:
     """A file to check, and what is known about what it is for.
 
     Attributes:
-        held_out: the file that will judge (`--against`).
-        model, context_tokens: the base model and how many tokens it can see.
+        table: the file.
+        held_out: the file that will judge (`--against`); None for none.
+        model: the base model; None where it is not known.
+        context_tokens: tokens that the model can see.
         method: how it will be trained, such as "lora".
         toxicity_model: judges in place of the word list.
+        toxicity_model_name: its name in messages.
+        progress: shows slow checks.
     """
 
     table: AuditTable
@@ -37,7 +41,11 @@ class AuditRequest:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The check could not be run, and why: shown beside the findings, so that no one takes it for a clean bill."""
+    """A check that could not be run. It is shown beside the findings, so that nobody takes it for a clean result.
+
+    Attributes:
+        reason: why it could not be run.
+    """
 
     reason: str
 

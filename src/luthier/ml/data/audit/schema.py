@@ -86,6 +86,7 @@ def _duplicate_ids(table: AuditTable) -> Iterator[Finding]:
 def _without_answer(table: AuditTable) -> Iterator[Finding]:
     if table.shape in (None, "text"):
         return
+    # Rows that cannot be mapped have no completion either, and are reported as such already.
     unmapped = {problem.line for problem in table.problems}
     frame = table.frame.with_row_index("at").filter(pl.col("completion").is_null())
     positions = [at for at, line in frame.select("at", "line").iter_rows() if line not in unmapped]

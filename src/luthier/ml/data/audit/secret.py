@@ -50,6 +50,7 @@ def check(request: AuditRequest) -> Sequence[Finding]:
 
 def _excerpt(text: str, secrets: Sequence[Secret]) -> str:
     """A piece of the text around its first secret, every secret masked."""
+    # No secret ends before the first one begins, so the excerpt cannot begin inside of one.
     start = max(0, secrets[0].start - EXCERPT_CHARACTERS // 3)
     parts, position, end = ["…" if start else ""], start, start + EXCERPT_CHARACTERS
     for secret in secrets:

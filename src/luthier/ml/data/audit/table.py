@@ -62,12 +62,18 @@ class AuditTable:
         num_tokens   u32   tokens of `text`; null unless the table was built with a counter
 
     Attributes:
-        shape: None where the rows fit no shape of Luthier's; `shape_problem` then says why, and the texts are all
-            strings of a row. num_rows counts every record, also those that could not be read and so are not in the
-            frame.
+        path: where it is.
+        file: its name, which begins the ids of rows.
+        sha256: hex digest of its bytes.
+        num_bytes: its size on disk.
+        shape: of its rows; None where they fit none, and the texts are all strings of a row.
+        shape_reason: why this shape, or none, as a sentence.
+        shape_problem: the error where there is no shape.
+        num_rows: every record, also those that could not be read and so are not in the frame.
         problems: of records that cannot be read, and of rows in the frame that cannot be mapped to their shape.
         mapping: field of the shape -> column, as asked for and as found.
         unused: every column that goes into no field.
+        shown_name: the name under which it was uploaded; None for a file of this machine.
     """
 
     path: Path
@@ -111,12 +117,15 @@ def build_table(
     """Read a data file of any format into an AuditTable.
 
     Args:
+        path: the file.
         shown_name: what row ids and messages call the file in place of its path, as for an uploaded file.
-        mapping, group_by: as in `formats.load_file`; group_by gives the column `source`.
+        mapping: field of the shape -> column.
+        group_by: the field that gives the column `source`.
         count_tokens: tokens of each of the texts, for `num_tokens`.
+        progress: shows both passes.
 
     Raises:
-        NotFoundError: no file.
+        NotFoundError: there is no such file.
         DataError: the file as a whole cannot be read, holds no record, or lacks a field that the mapping or group_by
             names.
     """
@@ -137,6 +146,8 @@ def build_table(
 
     problems: list[RowProblem] = []
     with progress.task("read rows", num_rows, "row") as task:
+        # In frames of 20,000 rows: polars holds texts compactly, Python tuples of all rows would take several times as
+        # much.
         batches = list(_batches(source, shape, mapping, group_by, problems, task.advance))
     frame = pl.concat(batches) if batches else pl.DataFrame(schema=SCHEMA)
     if count_tokens is not None:
@@ -234,6 +245,7 @@ def _storable(text: str | None) -> str | None:
     """The text with U+FFFD for halves of surrogate pairs, which no frame and no file can hold."""
     if text is None or text.isascii():
         return text
+    # UTF-16 pairs up two halves that belong together; only lone halves are replaced.
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -278,6 +290,7 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def _with_tokens(frame: pl.DataFrame, count_tokens: CountTokens, progress: Progress) -> pl.DataFrame:
+    # In parts: encodings of all texts at once would not fit into memory.
     counts = array("L")
     with progress.task("count tokens", frame.height, "row") as task:
         for start in range(0, frame.height, _TOKENISED_ROWS):

@@ -113,8 +113,10 @@ def _signs(frame: pl.DataFrame, spike: Spike | None) -> pl.DataFrame:
     ended = tail.str.contains(ENDED)
     num_long = int(long.sum())
     is_usual = num_long >= FEWEST_ROWS and int((ended & long).sum()) > USUAL_FRACTION * num_long
+    # An open code fence is a sign of its own, and code ends without punctuation.
     unfinished = long & ~ended & ~fence & pl.Series([is_usual])
     at_limit = pl.repeat(value=False, n=frame.height, eager=True) if spike is None else spike.at
+    # An answer that several rows share was written so, not cut.
     written = ~_repeated(ends, ellipsis | unfinished | at_limit)
     return pl.DataFrame(
         {

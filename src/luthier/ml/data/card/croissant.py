@@ -140,6 +140,7 @@ def _sub_fields(
     inner, left_out = [], []
     for name, member in members.items():
         is_scalar_list = member.type == "list" and member.items is not None and member.items.type in _TYPES
+        # A list inside of a list would be repeated twice, which a field cannot express.
         described = member.items if is_scalar_list and not is_list and member.items is not None else member
         if described.type not in _TYPES or not _PLAIN.fullmatch(name):
             left_out.append(f"{name} ({member.in_words()})")

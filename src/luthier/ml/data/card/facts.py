@@ -25,8 +25,14 @@ class FileFacts:
     """One data file of the dataset.
 
     Attributes:
+        path: where it is.
         split: the name by which the hub knows it.
-        num_rows: those that could be read.
+        format: of its unpacked content.
+        sha256: hex digest of its bytes.
+        num_bytes: its size on disk.
+        num_rows: rows that could be read.
+        num_unreadable: rows that could not.
+        columns: types of its fields by name.
     """
 
     path: Path
@@ -46,7 +52,8 @@ class Origins:
     Attributes:
         sources: documents by number of rows.
         licences: by number of rows, of those that state one.
-        teachers: models that wrote synthetic rows.
+        teachers: models that wrote synthetic rows, by number of rows.
+        num_synthetic: rows that are marked as synthetic.
         num_with_provenance: rows that carry a `provenance`.
     """
 
@@ -75,8 +82,17 @@ class Origins:
 def look(path: Path, split: str, progress: Progress | None = None) -> tuple[FileFacts, Origins]:
     """Read a file once, streaming.
 
+    Args:
+        path: the file.
+        split: the name of its split.
+        progress: shows the reading.
+
+    Returns:
+        What the file holds, and where its rows come from.
+
     Raises:
-        NotFoundError, DataError: as `data.rows.read_rows` does.
+        NotFoundError: there is no such file.
+        DataError: the file as a whole cannot be read.
     """
     source = open_source(path)
     scan, origins, num_rows, num_unreadable = ColumnScan(), Origins(), 0, 0
@@ -107,7 +123,8 @@ class SplitFiles:
     """The files of the split that a file belongs to.
 
     Attributes:
-        note: where a split.json is there but is not about this file.
+        files: by side.
+        note: why a split.json beside the file is not used; empty where it is used, or where there is none.
     """
 
     files: dict[str, Path]
@@ -133,6 +150,7 @@ def split_beside(path: Path) -> SplitFiles:
     if not any(other.name == path.name for other, _ in named.values()):
         return SplitFiles(alone, f"{SPLIT_FILE} beside the file is about other files")
     for other, digest in named.values():
+        # By digest: a split.json may be left from an earlier split with the same names.
         if not other.is_file() or sha256_file(other) != digest:
             return SplitFiles(alone, f"{SPLIT_FILE} beside the file does not fit {other.name} as it is now")
     return SplitFiles({name: other for name, (other, _) in named.items()})

@@ -18,7 +18,9 @@ class CardRequest:
         audit: of the described file.
         described: that file.
         files: all files of the dataset, the described one among them.
+        origins: where the rows of the described file come from.
         name: shown as the title.
+        description: what the dataset is, in a few sentences.
         licence: an SPDX id or the hub's.
         languages: ISO 639 codes.
         uses: what it is meant for.

@@ -21,8 +21,8 @@ def decode(data: bytes) -> tuple[str, tuple[str, ...]]:
     Line by line, so that a file of mixed encodings comes out right: a line that is no UTF-8 is taken as Windows-1252.
 
     Raises:
-        DataError: binary data (a NUL byte, or a tenth control characters) and for text that breaks the encoding which
-            its byte order mark names.
+        DataError: the data are binary (a NUL byte, or a tenth control characters), or break the encoding that their
+            byte order mark names.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):

@@ -14,7 +14,8 @@ class Section:
     """A part of a document under one heading.
 
     Attributes:
-        page: page of a PDF or slide, from 1.
+        text: of the section, without its headings.
+        page: page of a PDF or slide, from 1; None for other documents.
         headings: outermost first.
     """
 
@@ -28,6 +29,7 @@ class Document:
     """A document as text.
 
     Attributes:
+        sections: in the order of the document.
         warnings: what was left out, guessed or put right, one short clause each.
     """
 

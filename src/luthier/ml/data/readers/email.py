@@ -23,7 +23,7 @@ def read(path: Path) -> Document:
     Plain text is preferred, else HTML is read whole: a mail has no menus.
 
     Raises:
-        DataError: what is no mail or has no text.
+        DataError: the file is no mail, or has no text.
     """
     with path.open("rb") as file:
         message = BytesParser(EmailMessage, policy=policy.default).parse(file)

@@ -33,6 +33,7 @@ def read(path: Path) -> Document:
     )
     everything = trafilatura.html2txt(data).strip()
     if found and found.strip():
+        # Without white space, since Markdown and plain text differ in it.
         share = len("".join(found.split())) / max(len("".join(everything.split())), 1)
         left_out = f"{1 - share:.0%} of the page's text was left out as menus, footers and the like"
         return Document(tuple(sections_of(found)), (left_out,) if share < _SHARE_TOLD else ())

@@ -15,7 +15,11 @@ _BLOCK = re.compile(r" {0,3}(?:[-*+>|]|\d+[.)])")
 
 
 def read(path: Path) -> Document:
-    """A section a heading. A front matter (between --- at the top) is left out and told. Raises DataError."""
+    """A section for each heading. A front matter (between --- at the top) is left out, and a warning says so.
+
+    Raises:
+        DataError: the file is binary, or breaks the encoding that its byte order mark names.
+    """
     text, warnings = decode(path.read_bytes())
     text, num_lines = _without_front_matter(text)
     if num_lines:
@@ -44,6 +48,8 @@ def sections_of(markdown: str, page: int | None = None) -> list[Section]:
     for line in markdown.split("\n"):
         mark = _FENCE.match(line)
         if fence:
+            # A fence is closed by one of the same sign that is at least as long, with nothing after it (CommonMark
+            # 4.5).
             if mark and mark[1].startswith(fence) and not line.strip(" `~"):
                 fence = ""
             lines.append(line)

@@ -41,7 +41,12 @@ _CONTENTS: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """pages: the lines of each that are text. left_out: what is not, one short clause a sort."""
+    """Pages without their furniture.
+
+    Attributes:
+        pages: the lines of each page that are text.
+        left_out: what was left out, one short clause a sort.
+    """
 
     pages: tuple[tuple[str, ...], ...]
     left_out: tuple[str, ...]
@@ -76,6 +81,7 @@ def _running_lines(pages: Sequence[Sequence[str]]) -> tuple[dict[int, set[int]],
     titles: Counter[str] = Counter()
     numbered: set[int] = set()
     for is_top in (True, False):
+        # Only pages whose outer line was left out are looked at one line further inwards.
         outside = set(dropped)
         for _ in range(EDGE_LINES):
             places: dict[str, dict[int, int]] = defaultdict(dict)
@@ -146,6 +152,7 @@ def _rising(lines: dict[int, str]) -> set[int]:
     shifts: Counter[int] = Counter()
     of_page: dict[int, set[int]] = {}
     for number, line in lines.items():
+        # The number less the page's index is constant on pages that are numbered in order, from whatever number on.
         values = {int(value) for value in _NUMBER.findall(line) if len(value) < 6} or {_roman(line.strip("-–— "))}
         of_page[number] = {value - number for value in values}
         shifts.update(of_page[number])
@@ -176,6 +183,7 @@ def _contents(pages: Sequence[Sequence[str]], num_pages: int) -> dict[int, set[i
                     continue
             else:
                 least = FEWEST_ENTRIES
+            # A list of prices or years also ends in rising numbers; page numbers cannot lie far beyond the document.
             last = next((int(entry["page"]) for entry in reversed(entries) if entry["page"].isdigit()), 0)
             is_varied = len({entry["page"] for entry in entries}) > 1
             if len(entries) >= least and is_varied and last <= num_pages + MAX_FRONT_PAGES:

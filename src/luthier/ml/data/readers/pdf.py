@@ -94,6 +94,7 @@ def _unwrap(lines: Sequence[str]) -> str:
     was_full = False
     for line in lines:
         goes_on = bool(line) and bool(out) and bool(out[-1]) and not _BULLET.match(line)
+        # A short line ends a paragraph; a full one was wrapped by the layout.
         if goes_on and (was_full or line[0].islower()):
             out[-1] += " " + line
         else:

@@ -22,6 +22,7 @@ def read(path: Path) -> Document:
     text, warnings = tidy(found.markdown)
     pieces = _SLIDE.split(text)
     sections: list[Section] = []
+    # split() with a group alternates text and number; what is before the first slide is empty.
     for number, slide in zip(pieces[1::2], pieces[2::2], strict=True):
         sections += sections_of(slide.strip(), page=int(number))
     return Document(tuple(sections), warnings)

@@ -37,7 +37,11 @@ _ARCHIVES = {".docx": "DOCX", ".pptx": "PPTX", ".xlsx": "XLSX", ".epub": "EPUB"}
 
 
 def check_signature(path: Path) -> None:
-    """Raises DataError for an empty file, an archive that is not safe, and bytes that do not fit the extension."""
+    """Check that a file is what its extension says, before a reader opens it.
+
+    Raises:
+        DataError: it is empty, an archive that is not safe, protected by a password, or of another kind.
+    """
     extension = path.suffix.lower()
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -46,6 +50,7 @@ def check_signature(path: Path) -> None:
     if extension in _ARCHIVES:
         _check_archive_kind(path, head, _ARCHIVES[extension])
     elif extension == ".pdf":
+        # Readers of PDF accept other bytes before the header, up to 1,024 of them.
         if b"%PDF-" not in head[:1024]:
             raise _other(extension, _what(head) or "no PDF (it does not begin with %PDF-)")
     elif (what := _what(head)) is not None:

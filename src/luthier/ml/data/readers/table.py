@@ -53,7 +53,7 @@ def load_reader(name: str) -> Read:
     """The reader behind `module:function`.
 
     Raises:
-        DataError: there is none.
+        DataError: it cannot be imported.
     """
     try:
         found: Read = import_string(name)

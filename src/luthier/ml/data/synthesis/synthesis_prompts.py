@@ -48,6 +48,9 @@ def pair_prompt(
     """The request for one pair.
 
     Args:
+        kind: what to write.
+        passage: what to write from.
+        provenance: its file and section are shown; None for none.
         earlier: questions or instructions of this passage that must not come again.
     """
     reply = json.dumps(dict(zip(KEYS[kind], _EXAMPLES[kind], strict=True)))

@@ -26,6 +26,8 @@ class Pair:
     """What may become a row.
 
     Attributes:
+        prompt: the question or instruction.
+        completion: the answer.
         is_open: nothing in the reply said where the completion ends.
     """
 
@@ -36,7 +38,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Unparsable:
-    """Why no pair could be taken out of a reply."""
+    """A reply without a pair.
+
+    Attributes:
+        reason: why none could be taken out of it.
+    """
 
     reason: str
 
@@ -64,6 +70,7 @@ def parse_verdict(reply: str) -> bool | None:
     """A judge's yes (True) or no (False); None for everything else, such as both words or none at the beginning."""
     text = without_thoughts(reply)
     words: list[str] = [word.casefold() for word in _WORD.findall(text)]
+    # A reply that holds both words decides nothing.
     if not words or words[0] not in ("yes", "no") or {"yes", "no"} <= set(words):
         return None
     return words[0] == "yes"
@@ -131,6 +138,7 @@ def _label_of(name: str, kind: Kind) -> str:
 def _bare(text: str) -> str:
     """Without the rests of broken JSON and of a code fence around it."""
     text = text.strip()
+    # An odd number of fences: the last one closes a fence that was opened before the answer.
     if text.count("```") % 2:
         text = text.removesuffix("```").strip()
     if text.endswith("}") and text.count("}") > text.count("{"):

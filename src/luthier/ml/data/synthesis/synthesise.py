@@ -45,7 +45,12 @@ class SynthesisOptions:
     """What to write and what to keep.
 
     Attributes:
-        min_support: as `support.Support.fraction`. temperature 0 is greedy.
+        kind: questions with answers, or instructions with responses.
+        pairs_per_passage: pairs that are requested of each passage.
+        min_support: least share of the answer's content words that occur in the passage, 0 to 1.
+        max_new_tokens: most tokens of a reply.
+        temperature: 0 is greedy.
+        seed: of the draws.
     """
 
     kind: Kind = "qa"
@@ -62,6 +67,8 @@ class Passage:
 
     Attributes:
         id: `rows.jsonl:17`.
+        text: the passage.
+        provenance: the row's own record of where it comes from.
     """
 
     id: str
@@ -71,10 +78,16 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One pair that was requested, and its fate. reason None: it is kept.
+    """One pair that was requested, and its fate.
 
     Attributes:
+        passage: what it is written from.
         reply: what the teacher wrote.
+        prompt: the question or instruction; None where the reply has none.
+        completion: the answer; None where the reply has none.
+        support: how much of the answer is in the passage; None where it was not measured.
+        reason: why it is refused; None where it is kept.
+        explanation: the reason for people.
     """
 
     passage: Passage
@@ -103,9 +116,16 @@ def attempts(
 
     The passages are streamed in batches of 32; `batch_done` is called after each with its number of passages. Of a
     passage that yields a refused pair the next pair is requested all the same, unless the answer could only be the same
-    again. Equal options, passages and answers give equal attempts.
+    again. Equal options, passages and answers give equal attempts. A passage that is too long for the teacher is
+    refused, and raises no OverlongError.
 
-    Raises what the engines raise, but OverlongError: such a passage is refused.
+    Args:
+        passages: read as they are needed.
+        teacher: writes the pairs.
+        judge: checks them against the passage; None for none.
+        options: what to write, and what to keep.
+        progress: shows the replies.
+        batch_done: called after each batch with its number of passages.
     """
     kept: dict[str, str] = {}
     stream = iter(passages)
@@ -175,10 +195,12 @@ def _write_round(
             made[place].append(Attempt(batch[place]).refused("blank_passage", "the passage holds no text"))
     prompts = [_teacher_prompt(batch[place], made[place], number, options) for place in asked]
     replies = teacher.generate_each(prompts, progress)
+    # One round of all passages is one call to the teacher, so that it can batch them.
     new = {p: _examined(batch[p], reply, options, kept) for p, reply in zip(asked, replies, strict=True)}
     if judge is not None:
         _judge(new, judge, options.seed, progress)
     for place, attempt in new.items():
+        # Checked again: another pair of the same round may have the same question.
         made[place].append(final := _if_new(attempt, kept))
         if final.reason is None:
             kept[normalised(final.prompt or "")] = final.passage.id

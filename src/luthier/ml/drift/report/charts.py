@@ -43,6 +43,7 @@ def watch_charts(rows: Rows, tested: Sequence[Tested], since: float, num_signals
 
 
 def _volume_chart(rows: Rows, since: float) -> Chart:
+    # Every hour, also those without exchanges, which count as 0.
     hours = np.arange(rows.hours[0], rows.hours[-1] + 1)
     all_, failed = np.zeros(len(hours)), np.zeros(len(hours))
     np.add.at(all_, rows.hours - hours[0], 1)
@@ -75,6 +76,7 @@ def _latency_chart(rows: Rows, since: float) -> Chart | None:
 
 def _strength_chart(tested: Tested, since: float, num_signals: int) -> Chart:
     signal = tested.signal
+    # Natural logarithms to powers of ten, which are easier to read.
     needed = needed_strength(num_signals) / np.log(10)
     strength = tested.log_strength / np.log(10)
     chance = false_alarms_a_month(float(tested.log_strength[-1]), num_signals)
@@ -100,6 +102,7 @@ def _plot(
 ) -> Plot:
     """A plot over days, of which those since the window began are shaded."""
     first, last = float(hours[0]) / 24, float(hours[-1] + 1) / 24
+    # The x axis counts days since 1970.
     begins = since / 86_400
     return Plot(
         f"chart-{name}",

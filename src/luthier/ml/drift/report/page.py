@@ -139,6 +139,7 @@ def _chosen(signal: Signal, texts: dict[str, ExampleText]) -> list[ExampleText]:
 def _texts(rows: Rows, wanted: Sequence[str]) -> dict[str, ExampleText]:
     """The exchanges of some ids."""
     names = set(wanted)
+    # Only the rows that are shown are turned into Python values: a frame may have millions.
     found = rows.frame.filter(rows.frame["exchange_id"].is_in(sorted(names)))
     return {
         row["exchange_id"]: ExampleText(

@@ -47,7 +47,11 @@ def write_auto_page(
     spent_hours: float,
     commands: Sequence[str],
 ) -> Path:
-    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     environment = page_environment(TEMPLATES, fold)
     verdict = None if evaluation is None else evaluation.verdict
     tone, badge = _tone(stages, evaluation)

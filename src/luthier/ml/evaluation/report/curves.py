@@ -60,6 +60,7 @@ def curves(events: Sequence[Event], max_points: int = MAX_POINTS) -> Curves:
         is_of_task=any(TASK_LOSS in e.measures for e in steps),
         learning_rate=_means(_array([e.learning_rate for e in steps]), per_point),
         gradient_norm=_means(_array([e.gradient_norm for e in steps]), per_point),
+        # Tokens over seconds of all steps of a point: a mean of rates would give short steps too much weight.
         tokens_per_second=_sums(tokens, per_point) / np.maximum(_sums(seconds, per_point), 1e-9),
         steps_a_point=per_point,
         validation_steps=_array([e.step for e in validations]),

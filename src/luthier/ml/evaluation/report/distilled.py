@@ -33,7 +33,11 @@ def render_student(student: Student) -> str:
 
 
 def write_student_report(path: Path, student: Student) -> Path:
-    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_student(student))
     return path
 

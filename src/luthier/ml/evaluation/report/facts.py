@@ -34,7 +34,20 @@ METHOD_TITLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SplitFacts:
-    """One row of the table of data. `remarks` say what was dropped or cut, by name."""
+    """One row of the table of data, as text.
+
+    Attributes:
+        split: name of the split.
+        file: name of its file.
+        sha256: hex digest of the file.
+        num_rows: rows of the file.
+        num_examples: examples that were trained on or judged.
+        num_tokens: tokens of all examples.
+        num_trained_tokens: tokens that are learned.
+        num_dropped: examples that were left out.
+        num_truncated: examples that were cut.
+        remarks: what was dropped or cut, by name.
+    """
 
     split: str
     file: str
@@ -50,6 +63,7 @@ class SplitFacts:
 
 def key_figures(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[Fact]:
     """The few numbers that one asks for first. A run without a result is summed up from its events."""
+    # A resumed run repeats steps: of each step the last event counts.
     steps = list({e.step: e for e in events if isinstance(e, StepDone)}.values())
     result = record.result
     seconds = result.seconds if result else sum(e.seconds for e in steps)
@@ -222,6 +236,7 @@ def warnings(record: RunRecord, plan: Plan, events: Sequence[Event]) -> list[tup
         if isinstance(event, WarningRaised):
             found.setdefault(event.message, f"step {event.step:,}")
     for message in record.result.warnings if record.result else ():
+        # The result repeats warnings of steps, sometimes with more detail: one of both is enough.
         if not any(message in known or known in message for known in found):
             found[message] = "result"
     return [(where, message) for message, where in found.items()]

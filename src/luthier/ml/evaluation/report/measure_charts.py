@@ -69,6 +69,7 @@ def _chart(group: str, names: Sequence[str], steps: Sequence[StepDone], checks: 
 
 def _course(values: Values) -> str:
     """From where to where; what is nothing but rounding beside the other values is 0."""
+    # Rounding keeps a mean from being exactly 0; it would be shown as a number such as 3e-9.
     smallest = 1e-4 * float(np.abs(values).max())
     first, last = (rough(0.0 if abs(value) < smallest else value) for value in (values[0], values[-1]))
     return f"from {first} to {last}"

@@ -33,7 +33,11 @@ _BY_BYTES: Final = "bits_per_byte"
 
 
 def write_model_comparison_page(result: ModelComparisonResult, path: Path) -> Path:
-    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_model_comparison_page(result))
     return path
 
@@ -70,7 +74,18 @@ def render_model_comparison_page(result: ModelComparisonResult) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SystemRow:
-    """One system as a table shows it: its figures with intervals, and what asking it takes. Empty: not measured."""
+    """One system as a table shows it, as text; empty where a figure was not measured.
+
+    Attributes:
+        name: of the system.
+        kind: zero-shot, few-shot or tuned.
+        is_chosen: it is the one that is recommended.
+        value: the figure that decides, with its interval.
+        bits_per_byte: with its interval.
+        seconds: of an answer.
+        usd: of 1,000 answers, with its range.
+        cut_off: answers that were cut off or empty.
+    """
 
     name: str
     kind: str

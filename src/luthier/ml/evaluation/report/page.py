@@ -43,7 +43,14 @@ MaskedExample = Sequence[tuple[str, bool]]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text of a model or a person: its start, and whether the rest is folded or left to report.json."""
+    """Text of a model or a person, as much as the page shows.
+
+    Attributes:
+        start: what is shown first.
+        whole: up to 6,000 characters.
+        num_characters: length of the text.
+        num_left_out: characters that only report.json has.
+    """
 
     start: str
     whole: str
@@ -126,6 +133,8 @@ def judged_view(evaluation: Evaluation, found: Roles, *, is_unseen: bool) -> dic
     """What `judged.html.j2` shows of an evaluation.
 
     Args:
+        evaluation: what was judged.
+        found: candidate and baseline.
         is_unseen: training saw none of its rows.
     """
     choices = choose_samples(evaluation, found)

@@ -45,6 +45,7 @@ def rank_grid(ranks: Mapping[str, int]) -> Grid:
     """kind -> layer -> rank; the mean where a layer has several matrices of a kind, as experts are."""
     found: dict[str, dict[int, list[int]]] = {}
     for name, rank in ranks.items():
+        # The first number between dots is the layer; a later one is an expert.
         number = re.search(r"\.(\d+)\.", name)
         if number is not None:
             found.setdefault(name.rpartition(".")[2], {}).setdefault(int(number[1]), []).append(rank)

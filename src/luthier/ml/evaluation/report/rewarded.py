@@ -78,6 +78,7 @@ def rewarded(plan: Plan, events: Sequence[Event], drawn: Sequence[Drawn]) -> Rew
 
 def best_validation(events: Sequence[Event]) -> tuple[float, int] | None:
     """The highest mean reward of a validation and its step; None where there was no validation."""
+    # Negative steps, so that max() takes the earliest of equal rewards.
     found = [(e.measures["reward"], -e.step) for e in events if isinstance(e, ValidationDone) if "reward" in e.measures]
     return (max(found)[0], -max(found)[1]) if found else None
 

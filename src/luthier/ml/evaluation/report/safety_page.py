@@ -13,7 +13,11 @@ from luthier.ml.evaluation.report.suite_page import render
 
 
 def write_safety_page(result: SafetyResult, path: Path) -> Path:
-    """Write the page to `path`, whole or not at all. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     replace_text(path, render_safety_page(result))
     return path
 

@@ -92,6 +92,7 @@ def _scores(by_system: BySystem, name: str | None, metric: str) -> dict[str, flo
 def _kinds(evaluation: Evaluation, rows: Sequence[str], gains: Mapping[str, float]) -> list[tuple[str, Kind]]:
     """Which rows are shown: best first, then worst (worst first), then random ones, scored or not."""
     ranked = sorted(gains, key=lambda row: (-gains[row], _lot(evaluation, row)))
+    # With few rows the two halves share them, so that no row is both best and worst.
     num_best = min(NUM_BEST, (len(ranked) + 1) // 2)
     num_worst = min(NUM_WORST, len(ranked) - num_best)
     best, worst = ranked[:num_best], ranked[len(ranked) - num_worst :]

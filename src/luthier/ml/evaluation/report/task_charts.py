@@ -104,6 +104,7 @@ def _bin_series(bins: Sequence[ReliabilityBin], role: Role, name: str) -> list[S
     filled = [one for one in bins if one.num_rows]
     most = max((one.num_rows for one in filled), default=1)
     points = [(one.confidence, one.accuracy) for one in filled]
+    # The root: the area of a dot, not its radius, shows the number of rows.
     sizes = [2 + 4 * (one.num_rows / most) ** 0.5 for one in filled]
     dots = [Series("", [p], role, "dots", radius_pixels=size) for p, size in zip(points, sizes, strict=True)]
     return [Series(name, points, role, radius_pixels=0.0), *dots]

@@ -118,6 +118,7 @@ def write_report(
         assessed=assessed,
     )
     folder.mkdir(parents=True, exist_ok=True)
+    # The data first: the page can be drawn again from report.json, not the other way round.
     replace_text(folder / JSON_NAME, json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     if not draws_page:
         return folder / JSON_NAME

@@ -65,6 +65,7 @@ def card_text(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
 def _what(export: Export, facts: BundleFacts, manifest: Manifest) -> str:
     base, run = facts.base, facts.run
     name = code(base.name)
+    # The documents of the bundle are not part of what a runtime loads.
     own = [one.num_bytes for one in manifest.files if one.path not in DOCUMENTS]
     made = (
         f"{name}, tuned by run {code(run.run_id)} and exported as {_FORMATS[export.format]}."

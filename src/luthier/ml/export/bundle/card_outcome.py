@@ -39,6 +39,7 @@ def _verdict(evaluation: Evaluation | None) -> str:
         for system in evaluation.systems
     ]
     parts.append(table(("", *(_heading(name, evaluation) for name in names)), rows))
+    # The name alone: a path would show folders of the machine; it may be one of Windows.
     file = markdown.text(evaluation.held_out_file.replace("\\", "/").rsplit("/", 1)[-1])
     parts.append(
         f"95% intervals over {_rows(evaluation.num_rows)} of {file} (SHA-256 {code(evaluation.held_out_sha256)}). "
@@ -162,6 +163,7 @@ def limits_of(facts: BundleFacts, warnings: tuple[str, ...] = ()) -> list[str]:
     if facts.run is not None:
         said.append("It was tuned for rows such as those above; of other tasks only what stands here was measured.")
     said.append("Like every language model it writes things that are not true, in the same voice as things that are.")
+    # Export and run may warn of the same thing: each sentence once, in the order of first mention.
     return list(dict.fromkeys(said))
 
 

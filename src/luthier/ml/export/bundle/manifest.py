@@ -44,7 +44,12 @@ class BundleFile(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Every file of a bundle but the manifest itself and its signatures, sorted by path."""
+    """Every file of a bundle but the manifest itself and its signatures.
+
+    Attributes:
+        files: sorted by path.
+        format: version of this document.
+    """
 
     files: tuple[BundleFile, ...]
     format: Literal[1] = 1

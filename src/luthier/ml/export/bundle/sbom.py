@@ -28,6 +28,7 @@ def sbom(export: Export, facts: BundleFacts, manifest: Manifest) -> dict[str, An
         manifest: of the files of the model.
     """
     base = _base(facts.base)
+    # Rows are named by digest only: the bundle never holds them.
     data = [_data(dataset) for dataset in facts.run.datasets] if facts.run is not None else []
     packages = [_package(package) for package in facts.packages]
     parts = [base, *data, *packages]

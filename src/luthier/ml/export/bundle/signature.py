@@ -123,6 +123,7 @@ def check(envelope: bytes, manifest: bytes, key: Ed25519PublicKey | None) -> str
         document = json.loads(envelope)
         named = document["signatures"][0]["keyid"]
         signature = base64.b64decode(document["signatures"][0]["sig"], validate=True)
+        # From the envelope itself: without `key` this proves that nothing was damaged, not who has signed.
         signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named.removeprefix(_PREFIX)))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise SignatureError("cannot be understood") from error

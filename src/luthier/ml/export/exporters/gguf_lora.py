@@ -66,6 +66,7 @@ def write_gguf_lora(
     base = read_json(base_path / "config.json")
     family = _family(base)
     pairs = _pairs(tensors, config)
+    # llama.cpp divides by the file's rank, a's first dimension, whatever the config says.
     alphas = {module: _scale(module, config) * a.shape[0] for module, (a, _) in pairs.items()}
     # The commonest value: then most B need no rescaling, and are written as trained.
     alpha = _mode(list(alphas.values()))
@@ -153,5 +154,6 @@ def _heads(module: str, base: Mapping[str, Any]) -> int:
 def _as_neighbours(rows: Tensor, num_heads: int) -> Tensor:
     """Rows [heads * width, r]: in each head the two halves, which transformers rotates together, interleaved."""
     width = rows.shape[0] // num_heads
+    # [heads, 2, width / 2, r] to [heads, width / 2, 2, r]: row i of the first half beside row i of the second.
     halves = rows.reshape(num_heads, 2, width // 2, rows.shape[1])
     return torch.swapaxes(halves, 1, 2).reshape(rows.shape)

@@ -145,6 +145,7 @@ def _own_precision(format: ExportFormat, source: ExportSource) -> ExportPrecisio
     The weights of a base in bfloat16 are numbers of bfloat16. An update smaller than half the distance to the next one
     is rounded away again, and most of a short run's are (docs/exports.md); float16 has eight times as many numbers.
     """
+    # Only where something was added to bfloat16 weights: without an adapter nothing would be gained.
     if format == "merged" and source.adapter_path is not None and source.precision == "bfloat16":
         return "float16"
     return source.precision
@@ -153,6 +154,7 @@ def _own_precision(format: ExportFormat, source: ExportSource) -> ExportPrecisio
 def needed_bytes(format: ExportFormat, precision: ExportPrecision, num_parameters: int) -> int:
     """About how much of the disk an export takes while it is written."""
     known = _known(format)
+    # Both at their peak: the scratch folder is there until the export is complete.
     return int(num_parameters * (known.weight_bytes[precision] + known.scratch_bytes))
 
 

@@ -74,6 +74,7 @@ def _plot(table: FormatTable, prices: Sequence[FormatPrice], kind: str, title: s
         for place, found, price in zip(places, figures, prices, strict=True)
         if (price.is_on_front_size if kind == "size" else price.is_on_front_speed)
     )
+    # First, so that the dots are drawn over the line.
     series = [Series("", front, "muted", is_dashed=True, radius_pixels=0.0)] if front else []
     for place, found, price in zip(places, figures, prices, strict=True):
         dot = Series(

@@ -18,7 +18,19 @@ _NOTHING: Final = ("", "")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One format as the table shows it: ready text, the small print of each cell beside it."""
+    """One format as the table shows it: ready text.
+
+    Attributes:
+        label: of the format.
+        runtime: name and version.
+        mark: "recommended" or another judgement; empty for none.
+        tone: class of the mark's colour.
+        size, memory: in megabytes, with the small print beside each.
+        prompt_speed, new_speed: tokens a second, with their range.
+        quality, perplexity: with their 95% intervals.
+        difference: to the source, with its interval and verdict.
+        why: reasons against the format.
+    """
 
     label: str
     runtime: str
@@ -73,6 +85,7 @@ def format_row(price: FormatPrice, table: FormatTable) -> Row:
     if price.quality is None:
         return Row(label=price.label, runtime="", mark=mark, tone=tone, why=price.reason)
     found = price.quality.metrics[table.metric]
+    # As many digits as the interval supports, no more.
     decimals = figures.decimals_for(found.low, found.high)
     perplexity = price.quality.metrics.get("perplexity")
     change = next((c for c in price.comparisons if c.metric == table.metric), None)

@@ -87,6 +87,7 @@ class ExecutorchRuntime:
             if token in self.end_ids:
                 break
             written.append(token)
+            # The cache holds what was read: one token a step from here on.
             read, past = [token], past + len(read)
         return written
 

@@ -65,7 +65,11 @@ class LlamaCppRuntime:
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by llama.cpp's own engine."""
+        """As `Runtime.prompt_tokens`: rendered by llama.cpp's own engine.
+
+        Raises:
+            TemplateError: the template fails on it.
+        """
         try:
             return self._reader.ids(TextRequest(conversation=conversation, trained_options=dict(options or {})))
         except TemplateError:

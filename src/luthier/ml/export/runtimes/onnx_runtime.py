@@ -59,11 +59,16 @@ class OnnxRuntime:
     def prompt_tokens(
         self, conversation: Conversation, options: Mapping[str, TemplateOption] | None = None
     ) -> list[int]:
-        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine on the fixed day, without options."""
+        """As `Runtime.prompt_tokens`: rendered by the runtime's own engine on the fixed day, without options.
+
+        Raises:
+            TemplateError: the template engine fails on it.
+        """
         del options
         messages = json.dumps(message_documents(conversation, parsed_arguments=True), ensure_ascii=False)
         given = {"tools": json.dumps(conversation.tools, ensure_ascii=False)} if conversation.tools else {}
         if reads_clock(self._template):
+            # In place of the file's own template, which would write today's date.
             given["template_str"] = without_clock(self._template)
         try:
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, **given)
@@ -82,6 +87,7 @@ class OnnxRuntime:
     def log_probabilities(self, ids: Sequence[int], start: int = 0) -> LogProbabilities:
         """As `Runtime.log_probabilities`."""
         generator = self._after(ids, 1)
+        # [1, tokens, vocabulary] of the pass over the prompt.
         logits = generator.get_output("logits")[0, start:]
         return log_softmax(np.array(logits, dtype=np.float32))
 

@@ -35,6 +35,7 @@ class TransformersTokens:
         holder = folder if base_path is None or (folder / "tokenizer.json").is_file() else Path(base_path)
         self._tokenizer = load_tokenizer(holder)
         self.has_template = bool(self._tokenizer.chat_template)
+        # As a user would load it: what the adapter's folder lacks comes from the base.
         settings = folder if base_path is None or (folder / "generation_config.json").is_file() else Path(base_path)
         self.end_ids = _end_ids(settings)
 
@@ -43,6 +44,7 @@ class TransformersTokens:
     ) -> list[int]:
         """As `Runtime.prompt_tokens`: what `apply_chat_template` makes of it."""
         text = rendered(self._tokenizer, conversation, options)
+        # The template writes its own beginning-of-text token; the tokenizer would add a second.
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 

@@ -30,8 +30,16 @@ class Choice:
     """One answer, waiting or being written.
 
     Attributes:
+        key: of its request.
+        number: of the choice, from 0.
+        asked: the request.
+        adapter: path of the adapter; None for the base.
         ids: of its prompt.
+        max_new_tokens: of thought and answer.
+        reader: turns chunks into events.
         grammar, shown_marks: as `request_body` takes them.
+        slot: of the server; -1 while it waits.
+        stop: set when nobody waits for more of it; its thread then has llama.cpp stop.
     """
 
     key: Hashable

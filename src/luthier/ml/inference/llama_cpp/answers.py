@@ -27,12 +27,18 @@ def request_body(
     grammar: str | None = None,
     shown_marks: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The document that asks for one choice.
+    """The document that requests one choice.
 
-    Everything that changes what is drawn is named, since llama.cpp's own defaults cut off unlikely tokens.
+    Every option that changes what is drawn is set, since llama.cpp's own defaults cut off unlikely tokens.
 
     Args:
-        grammar: what the answer is held to.
+        asked: the request.
+        choice: number of the choice, from 0.
+        ids: of the prompt.
+        max_new_tokens: of thought and answer.
+        scales: of all adapters (`LlamaServer.scales`).
+        slot: of the server.
+        grammar: what the answer must follow; None for nothing.
         shown_marks: special tokens that are to appear in the text.
     """
     rules = asked.sampling

@@ -210,7 +210,12 @@ class LlamaCppEngine:
         owner: str | None = None,  # noqa: ARG002 - slots are taken in turn, and each reads its prompt by itself
         may_exceed: bool = False,  # noqa: ARG002 - there are no more slots than there are
     ) -> bool:
-        """Begin to write what `prepare` has made; as `ask`."""
+        """Begin to write what `prepare` has made; false where there is no room, or a new adapter waits.
+
+        Raises:
+            RequestError: a closed engine, or an unknown adapter.
+            WorkError: the server cannot be opened with the new adapters.
+        """
         server = self._check_open()
         if adapter is not None and adapter not in self._adapters:
             raise RequestError(

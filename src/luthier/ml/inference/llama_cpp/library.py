@@ -64,7 +64,11 @@ class LlamaLibrary:
                 )
 
     def make_room(self, num_tokens: int) -> None:
-        """Make room for the keys and values of `num_tokens` tokens; growing forgets what was read before."""
+        """Make room for the keys and values of `num_tokens` tokens; growing forgets what was read before.
+
+        Raises:
+            WorkError: llama.cpp cannot open a context of that size.
+        """
         if num_tokens <= self._room_tokens:
             return
         lib, ffi = self._lib, self._ffi
@@ -96,7 +100,10 @@ class LlamaLibrary:
         What is yielded is overwritten by the next call of anything here.
 
         Args:
-            past: how many tokens were read before them, which they continue from; 0 starts a new sequence.
+            ids: the tokens.
+            wanted: of each token, whether its logits are yielded.
+            past: how many tokens were read before them, which they continue from; 0 starts a new sequence. Room for
+                all of them must have been made before the first (`make_room`).
 
         Raises:
             WorkError: llama.cpp fails.

@@ -100,6 +100,7 @@ class LlamaServer:
         """Write one answer, in the calling thread.
 
         Args:
+            body: as `request_body` makes it.
             hear: gets each chunk as JSON text; true stops the writing.
         """
         self._server.handle_completions(json.dumps(body), hear)

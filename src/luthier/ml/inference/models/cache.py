@@ -33,9 +33,10 @@ DOCUMENT, MANIFEST = "luthier.json", "manifest.json"
 
 
 class Manifest(FrozenModel):
-    """What a model was when it was taken in.
+    """A model as it was when it was taken in.
 
     Attributes:
+        files: digest, size and time of each weight file, by its name.
         origin: where it came from (digests, commit, path), for the record.
     """
 

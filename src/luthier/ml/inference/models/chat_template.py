@@ -92,6 +92,7 @@ class ChatTemplate:
             self._forms = self._measured_forms()
         self._end, self._call_end = self._probe_ends()
         self.end_of_turn = self._end.text
+        # The template's own end first: `end_of_turn_ids[0]` is what training learns and exports state.
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         ids = (self._end.id, *eos, *stop_ids, self._call_end.id)
         self.end_of_turn_ids: tuple[int, ...] = tuple(dict.fromkeys(ids))

@@ -81,13 +81,19 @@ def layers_text(kept: Sequence[int]) -> str:
 
 
 def write_student(base_path: Path, adapter_path: Path | None, text: str, folder: Path) -> tuple[int, ...]:
-    """Write the student of a teacher into an existing empty folder; returns the layers that were kept.
+    """Write the student of a teacher into an existing empty folder.
 
     Weights keep the type that they are stored in, merged ones are float32. Tokenizer, template, generation config and
     licences are copied.
 
     Args:
+        base_path: folder of the teacher's base.
         adapter_path: what is merged into the base first, in float32; None takes the base as it is.
+        text: the layers to keep, as `choose_layers` takes them.
+        folder: where the student is written.
+
+    Returns:
+        The layers that were kept, counted from 0.
 
     Raises:
         RequestError: impossible layers.

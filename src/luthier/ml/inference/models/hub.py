@@ -38,7 +38,14 @@ _TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file at a commit. Exactly one digest is set: sha256 for large files, git_id (SHA-1) for small ones."""
+    """A file at a commit. Exactly one digest is set.
+
+    Attributes:
+        name: in the repository.
+        num_bytes: its size.
+        sha256: of large files.
+        git_id: git's object id (SHA-1) of small files.
+    """
 
     name: str
     num_bytes: int
@@ -48,10 +55,14 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A repository at one commit, and the files of it that are wanted, smallest first.
+    """A repository at one commit.
 
     Attributes:
-        never_fetched: code and pickles that lie in it.
+        repo: `org/name`.
+        commit: the commit that the revision means.
+        licence: as its card states it, or "not stated".
+        files: what is fetched, smallest first.
+        never_fetched: code and pickles that are in it.
     """
 
     repo: str

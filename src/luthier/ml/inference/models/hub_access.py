@@ -16,11 +16,12 @@ def endpoint() -> str:
 
 
 def explained(repo: str, revision: str, error: Exception, what: str = "") -> ModelSourceError | NotFoundError:
-    """The error of a client of the hub in Luthier's words.
-
-    No token is in it, whoever reads it.
+    """The error of a client of the hub in Luthier's words. It never contains a token.
 
     Args:
+        repo: `org/name`.
+        revision: as requested.
+        error: of the client.
         what: what could not be fetched, where that is not `repo`.
     """
     hub = endpoint()

@@ -33,12 +33,15 @@ def merged_model(
     be lost in the sum.
 
     Args:
+        base_path: folder of the base.
+        adapter_path: folder of the PEFT adapter.
+        dtype: of the result.
         quantisation: how the base was packed while the adapter was trained over it: what packing has rounded is part of
             what was trained, so the update is added to the matrices as they were unpacked.
 
     Raises:
         RequestError: a trained prompt, which no weight can hold, or weights that float16 has no room for.
-        NotFoundError, ModelSourceError: as `load_model` and `attach_adapter`.
+        NotFoundError, ModelSourceError: base or adapter is missing or damaged.
     """
     adapted = attach_adapter(wide_model(base_path, quantisation), adapter_path)
     if adapted.active_peft_config.is_prompt_learning:

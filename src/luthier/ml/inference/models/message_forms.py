@@ -66,6 +66,7 @@ def measure_forms(render: Render) -> MessageForms | None:
     forms = next((form for form in contents if _writes_content(render(form.applied(turns), False))), None)
     if forms is None:
         return None
+    # With the form of the content that was just found: a wrong one would fail every later probe.
     as_text = _wants_text(render, forms)
     named = _wants_names(render, MessageForms(forms.content_as_parts, as_text))
     return MessageForms(forms.content_as_parts, as_text, named)
@@ -123,6 +124,7 @@ def _json(value: Any) -> str:
 def _called(call_id: str | None, before: Sequence[dict[str, Any]]) -> str | None:
     """The name of the tool that was called under this id, or by the only call of the last turn that calls any."""
     calls = [list(message["tool_calls"]) for message in before if message.get("tool_calls")]
+    # The latest turn first: ids may be used again in a long conversation.
     for call in [call for turn in reversed(calls) for call in turn]:
         if call_id is not None and call.get("id") == call_id:
             return str(call["function"]["name"])

@@ -23,6 +23,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
     """Every linear layer but the output head, with its role, in the order of the model; also transformers' Conv1D.
 
     Args:
+        model: may be on torch's meta device.
         experts: as `expert_layers` gives them.
     """
     from torch import nn
@@ -45,6 +46,7 @@ def linear_layers(model: PreTrainedModel, experts: tuple[LinearLayer, ...]) -> t
         role: Role = "block"
         if f"{name}.".startswith(outside):
             role = "outside"
+        # By shape and place, since routers have no common name or class.
         elif outputs in counts and _chooses(model, parent, routed):
             role = "router"
         elif name in past:
@@ -60,6 +62,7 @@ def expert_layers(model: PreTrainedModel) -> tuple[LinearLayer, ...]:
     "expert", or that shares its first dimension with one that does.
     """
     tensors = list(_stacked(model, _prefixes(outside_modules(model))))
+    # A tensor without "expert" in its name still belongs to experts if it has one entry for each.
     sizes = {t.shape[0] for name, owner, t in tensors if _says_expert(name, owner)}
     found = []
     for name, owner, tensor in tensors:

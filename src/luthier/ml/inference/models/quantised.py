@@ -133,13 +133,18 @@ def packable_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def quantise(model: PreTrainedModel, kind: Quantisation, device: str = "cpu") -> int:
-    """Pack the linear layers of a model that can be packed, in place, one after the other; returns how many.
+    """Pack the linear layers of a model that can be packed, in place, one after the other.
 
     A pass over the first layers shows what their code hides: a matrix whose weight was read there past its module stays
     as it is, and so do those of the same name in modules of the same class.
 
     Args:
+        model: with its weights on the CPU or on `device`.
+        kind: how matrices are packed.
         device: where each is packed, and stays; what is not packed is left where it is.
+
+    Returns:
+        How many layers were packed.
     """
     layer_kind = {"int8": Int8Linear, "nf4": Nf4Linear}[kind]
     past = _read_in_a_pass(model)

@@ -51,6 +51,7 @@ def scaled_down(config: PreTrainedConfig, *, keeps_vocabulary: bool = False) -> 
     for factor in _factors(text_config(config)):
         made = copy.deepcopy(config)
         parts = _parts(made)
+        # Before anything is cut: the ratio is restored once the new width is known.
         usual = _usual_feed_forward(text_config(made))
         for part in parts:
             is_text = part is text_config(made)
@@ -153,6 +154,7 @@ def _narrow(parts: list[Any], text: Any, factor: int) -> None:
     hidden = getattr(text, "hidden_size", None)
     if factor == 1 or not isinstance(hidden, int):
         return
+    # The inner width of a state space is as wide as its heads together, and shrinks with their number.
     inner = _product(text, "mamba_n_heads", "mamba_d_head")
     for part in parts:
         for key, value in list(vars(part).items()):

@@ -31,7 +31,12 @@ Head = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class ScaledHead:
-    """A scale on the product of hidden states and the head's matrix, and a soft cap behind it; None for no cap."""
+    """What is done to the product of hidden states and the head's matrix.
+
+    Attributes:
+        scale: factor of the product.
+        cap: of the soft cap behind it; None for no cap.
+    """
 
     scale: float = 1.0
     cap: float | None = None
@@ -59,10 +64,12 @@ PLAIN: Final = ScaledHead()
 
 @torch.no_grad()
 def measured(head: Head, matrix_product: Head, states: Tensor, tolerance: float) -> ScaledHead | None:
-    """Scale and cap of a model's own head, by what it gives for some states [N, width]; None where neither fits.
+    """Scale and cap of a model's own head, by what it gives for some states; None where neither fits.
 
     Args:
+        head: the model's own way from states to logits.
         matrix_product: states times the matrix of the head.
+        states: [N, width].
         tolerance: of logits, as a share of the largest.
     """
     product = matrix_product(states).double()

@@ -101,6 +101,7 @@ def _short_spans(base: PreTrainedModel) -> Iterator[None]:
 def _wide(base: PreTrainedModel) -> Iterator[None]:
     parts = [language_model(base), base.get_output_embeddings()]
     narrow = {id(p): p for part in parts if part is not None for p in part.parameters() if p.dtype in _NARROW}
+    # Only the kept layers: `_shallow` has taken the others out by now.
     num_bytes = sum(4 * p.numel() for p in narrow.values())
     if not narrow or num_bytes > _SHARE * _free_bytes(base.device):
         yield

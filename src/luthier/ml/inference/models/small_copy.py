@@ -27,7 +27,8 @@ def small_copy(path: str, *, keeps_vocabulary: bool = False) -> PreTrainedModel 
     """The first small copy of a folder's architecture that runs at all, in float32; None where none does.
 
     Args:
-        keeps_vocabulary: it has the tokens of the model itself, so that the model's own tokenizer fits it.
+        path: the folder.
+        keeps_vocabulary: whether it has the tokens of the model itself, so that the model's own tokenizer fits it.
     """
     import torch
 

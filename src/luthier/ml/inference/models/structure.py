@@ -41,10 +41,13 @@ or experts' in one tensor."""
 
 @dataclass(frozen=True, slots=True)
 class LinearLayer:
-    """One matrix that an adapter may be put on: its full module name and its widths.
+    """One matrix that an adapter may be put on.
 
     Attributes:
-        num_matrices: how many lie in one tensor, the experts of a block; the name is then that of the parameter.
+        name: full name of its module.
+        num_inputs, num_outputs: its widths.
+        role: what it is in the model.
+        num_matrices: how many are in one tensor, the experts of a block; the name is then that of the parameter.
     """
 
     name: str
@@ -81,6 +84,16 @@ class Structure:
 
     Attributes:
         linear_layers: what an adapter may be put on by its module, in the language model.
+        num_parameters: of the whole model, tied ones once.
+        num_layers: blocks of the language model.
+        hidden_size: width of the hidden state.
+        vocabulary_size: rows of the output head, padding included.
+        num_embedding_parameters: of embeddings and head, tied ones once.
+        intermediate_size: width of the MLP, an expert's where there are experts.
+        ties_embeddings: whether embeddings and head share one matrix.
+        num_experts: that a router chooses from; 0 for none.
+        num_active_experts: that one token meets.
+        sliding_window: tokens that windowed layers look back; None where no layer has a window.
         experts: the matrices of experts that lie in one tensor.
         outside_layers: linear layers outside the language model, which text does not go through.
         outer_layers: the table of embeddings (vocabulary in, width out) and the output head, which may carry one, too.
@@ -267,6 +280,7 @@ def _intermediate_size(
         return int(width)
     if known := _number(text, "intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "dim_ff"):
         return known
+    # The last matrix of an MLP leads back to the hidden state: its inputs are the activations.
     wide = [layer.num_inputs for layer in layers if layer.role == "block" and layer.num_outputs == hidden]
     return max(wide, default=4 * hidden)
 
@@ -280,6 +294,7 @@ def _norms_and_gates(model: PreTrainedModel, text: PreTrainedConfig) -> dict[str
         for name, module in language_model(model).named_modules()
         if "layers.0." in f"{name}." and "norm" in type(module).__name__.lower()
     ]
+    # Norms of queries and keys, not of the hidden state.
     head_norms = [name for name, _ in norms if name.endswith(("q_norm", "k_norm"))]
     return {
         "is_gated": is_gated,
@@ -304,6 +319,7 @@ def _matrix_parameters(model: PreTrainedModel, outer: set[int], num_experts: int
         if parameter.dim() < 2 or id(parameter) in outer | tables or name.startswith(outside) or name.endswith("bias"):
             continue
         count = parameter.numel()
+        # Experts in one tensor; each token meets `num_active` of them.
         is_routed = num_experts and parameter.dim() == 3 and parameter.shape[0] == num_experts
         total += count
         active += count * min(num_active, num_experts) // num_experts if is_routed else count

@@ -54,6 +54,7 @@ def check_template(template: str | dict[str, str] | None, special_tokens: Mappin
     except ChildEndedError as error:
         if error.is_late:
             raise _refused("does not come to an end") from error
+        # The kernel's signal of the soft limit: the template computed too long.
         if error.returncode == -signal.SIGXCPU:
             raise _refused(f"takes more than {CPU_SECONDS} s for a short conversation") from error
         last = "".join(f": {line[:200]}" for line in error.log_lines[-1:])
@@ -109,6 +110,7 @@ def render(document: dict[str, Any], _channel: Channel) -> str | None:
 def _bound() -> None:
     """Take at most that much from here on; libraries are loaded."""
     used = resource.getrusage(resource.RUSAGE_SELF)
+    # On top of what importing the libraries has taken; rounded up, since the limit has whole seconds.
     most = int(used.ru_utime + used.ru_stime) + 1 + CPU_SECONDS
     # Soft limit first (SIGXCPU, which tells why), the hard one a second later kills.
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))

@@ -104,7 +104,12 @@ def thinking_format(template: ChatTemplate) -> ThinkingFormat | None:
 
 
 class SplitPiece(NamedTuple):
-    """More of a thought, more of an answer; either may be empty."""
+    """One step of taking a text apart; either part may be empty.
+
+    Attributes:
+        reasoning: more of the thought.
+        content: more of the answer.
+    """
 
     reasoning: str
     content: str

@@ -275,6 +275,7 @@ class _Probe:
         """What follows the question's turn in a rendering that has one; as far as it is known where that ends."""
         if rendered is None or self.prompt is None:
             return ""
+        # Cut at the same place where the renderings agree; templates that rewrite earlier turns do not.
         start = len(self.prompt) - len(self.tail)
         return rendered[start:] if rendered[:start] == self.prompt[:start] else _behind(rendered, _QUESTION)
 
@@ -344,6 +345,7 @@ def _started(probe: _Probe, rendered: str, between: str, beside: Sequence[str]) 
     """With what comes before the thought: the counterpart of what ends it, or all that is behind the header."""
     header = probe.header(*beside)
     before = rendered[: rendered.index(_THOUGHT)]
+    # `</x>` is opened by `<x>`: surer than the header, of which the opening may be a part.
     mirrored = _mirrored(_end_and_frame(between)[0])
     if mirrored and before.rstrip().endswith(mirrored):
         return mirrored, between, header.removesuffix(mirrored)

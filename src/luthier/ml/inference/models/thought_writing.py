@@ -36,6 +36,9 @@ class ThoughtWriting:
     Attributes:
         way: where the template takes it from: the field of a message called `field`, a block of the content, or the
             content's own text.
+        before: the text before the thought.
+        between: the text between thought and answer.
+        field: name of the field; empty for the other ways.
     """
 
     way: Way
@@ -101,6 +104,7 @@ def measure_writing(render: Render, fields: Iterable[str], calls: list[dict[str,
     """How a template takes a thought; None where nothing that was tried reaches its text.
 
     Args:
+        render: renders messages with the template.
         fields: the names that the template reads (`template_names`).
         calls: tool calls for a turn that calls one.
     """
@@ -161,6 +165,7 @@ def _written(render: Render, message: dict[str, Any], headers: list[str], way: W
     ahead = head.rpartition(_QUESTION)[2]
     if way == "blocks" and ("'type'" in head or '"type"' in head):
         return None  # the list itself, written as it is
+    # The shortest: a header that holds a thought's opening itself must not hide it.
     common = min(_common(ahead, header) for header in headers)
     before = ahead[common:]
     if not before.strip():

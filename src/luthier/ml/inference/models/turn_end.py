@@ -22,9 +22,11 @@ CALLS: Final[list[dict[str, Any]]] = [
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """id and text of the token that ends a turn.
+    """The token that ends a turn.
 
     Attributes:
+        id: of the token.
+        text: of the token.
         is_written: whether the template writes it after a last turn.
     """
 
@@ -38,6 +40,7 @@ class EndProbe:
     """What is needed to find the ends of turns.
 
     Attributes:
+        render: renders messages with the template.
         special: the special tokens by id.
         encode: ids of a text.
         stops: ids that stop a generation, the tokenizer's own first.
@@ -92,6 +95,7 @@ class EndProbe:
         if text is None or _ANSWER not in text:
             return answer
         if answer.is_written:
+            # Behind the call's argument, which holds the answer's text.
             tail = text.rpartition(_ANSWER)[2]
             found = [token for token in self.encode(tail) if token in self.special]
             written = found[-1] if found and tail.rstrip().endswith(self.special[found[-1]].strip()) else None

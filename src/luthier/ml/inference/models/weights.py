@@ -20,7 +20,13 @@ _LARGEST_HEADER_BYTES = 100_000_000  # The format's own limit (safetensors READM
 
 
 class WeightFile(FrozenModel):
-    """One safetensors file as it was when the model was taken in."""
+    """One safetensors file as it was when the model was taken in.
+
+    Attributes:
+        sha256: of its content.
+        num_bytes: its size.
+        modified_ns: time of change, nanoseconds since 1970.
+    """
 
     sha256: str
     num_bytes: int

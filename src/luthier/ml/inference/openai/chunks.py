@@ -67,7 +67,11 @@ class ChunkReader:
         return self._num_new if self._num_new else self._num_chunks
 
     def read(self, data: str) -> list[Piece]:
-        """The events in the data of one server-sent event."""
+        """The events in the data of one server-sent event.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: a chunk of another form, or one that reports an error.
+        """
         document = json.loads(data)
         if not isinstance(document, dict):
             raise ValueError("has a chunk that is no object")

@@ -133,8 +133,11 @@ class OpenAIStreamEngine:
         What the server refuses comes as `Failed`.
 
         Args:
+            key: names the request in events and `cancel`.
+            request: what to write.
+            adapter: a loaded name; None for the model itself.
             calls: made for each choice, takes calls of tools out of its text.
-            extra: added to this request.
+            extra: added to the body of this request.
             thinking: of the thought that is in the text of each choice.
 
         Raises:

@@ -25,6 +25,7 @@ def decide(tuned: Priced, alternatives: Sequence[Priced], within_budget: float |
     """The answer by the rule above."""
     chances = [tuned.probability_pays, *([] if within_budget is None else [within_budget])]
     chances += [way.probability_tuned_is_worth_more or 0.0 for way in alternatives]
+    # The weakest condition decides: a yes needs all of them.
     if min(chances) < EVEN:
         return "no"
     return "yes" if min(chances) >= SURE else "open"

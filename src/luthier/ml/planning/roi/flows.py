@@ -130,6 +130,7 @@ class Economy:
 
     def _alternative_gain(self, name: str, way: Changed, values: Values) -> Array:
         if name == FEW_SHOT and TUNED_OVER_FEW_SHOT in values:
+            # Few-shot over today = (tuned - today) - (tuned - few-shot).
             measured = values[TUNED_OVER_TODAY] - values[TUNED_OVER_FEW_SHOT]
             return self._within(measured * self._points(values))
         return _gain(way, f"alternatives.{name}", values)
@@ -138,6 +139,7 @@ class Economy:
         return values.get("verdict.correct_per_point", np.asarray(1.0))
 
     def _within(self, gain: Array) -> Array:
+        # A share lies between 0 and 1, so a gain cannot exceed what today's way leaves open.
         known = self.measured.today_value if self.measured is not None else None
         return np.clip(gain, -1.0, 1.0) if known is None else np.clip(gain, -known, 1.0 - known)
 
@@ -180,6 +182,7 @@ def _serving(way: Way, key: str, inputs: Array, outputs: Array, values: Values) 
         return calls * price / _MILLION
     if way.self_served is not None:
         busy = serving_hours(key, inputs, outputs, values)
+        # Rented hours are paid whether or not calls fill them; beyond them more must be rented.
         hours = np.maximum(values[f"{key}.self_served.hours_per_month"], busy)
         return hours * way.self_served.num_devices * values[f"{key}.self_served.price_per_hour"]
     return calls * values[f"{key}.cost_per_call"]

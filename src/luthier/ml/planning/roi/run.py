@@ -182,6 +182,7 @@ def _tornado(
 def _months(exact: Flow, drawn: Flow, case: Case) -> tuple[Month, ...]:
     """What has come together by each month: over the horizon, and on until it is paid back, five years at the most."""
     back = float(exact.payback_months())
+    # A quarter beyond the payback, so that the line is seen to cross zero.
     last = max(case.horizon_months, min(_MAX_MONTHS, math.ceil(1.25 * back) if math.isfinite(back) else 0))
     found = []
     for month in range(last + 1):

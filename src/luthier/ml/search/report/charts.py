@@ -44,6 +44,7 @@ def _progress(study: Study, trials: Sequence[Trial]) -> Chart:
         own = [(hours, loss) for hours, r, loss in points if r == rung]
         name = f"after {study.spec.rungs[rung]:.2g} of a training" if rung < last else "after a whole training"
         series.append(Series(name, own, _role(study, rung), "dots"))
+    # Losses of lower rungs are not comparable with those of whole trainings, so they do not move the line.
     top = [(hours, loss) for hours, rung, loss in points if rung == last]
     best = [min(loss for _, loss in top[: i + 1]) for i in range(len(top))]
     series.append(Series("", [(hours, loss) for (hours, _), loss in zip(top, best, strict=True)], "tuned", "steps"))
@@ -92,6 +93,7 @@ def _slice(study: Study, parameter: Parameter, trials: Sequence[Trial]) -> Chart
         Series("", [(at, trial.results[-1].loss)], _role(study, trial.rung), "dots")
         for trial, at in zip(own, across, strict=True)
     ]
+    # Farther rungs first: a low loss early says less than one later.
     best = min(own, key=lambda t: (-t.rung, t.results[-1].loss))
     chart = Plot(
         f"study-slice-{short}",
@@ -123,6 +125,7 @@ def _parallel(parameters: Sequence[Parameter], trials: Sequence[Trial]) -> Chart
         "study-parallel",
         "All at once",
         [Column(short_name(parameter.name), *ends_of(parameter)) for parameter in parameters],
+        # The last line is drawn on top: the best ones must not be covered.
         lines[::-1],
         caption="A line for each trial; those of the best third in colour. Each axis has its own scale.",
         description=f"{len(order)} trials over {len(parameters)} parameters; the best third is drawn in colour.",

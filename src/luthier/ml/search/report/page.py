@@ -57,6 +57,7 @@ def write_study_page(
         ending=ending,
         charts=study_charts(study, trials, importances),
         budget=budget_rows(study, trials),
+        # Failed and repeated trials have no rank; they follow in the order of their numbers.
         rows=[_row(trial) for trial in [*best_first, *(trial for trial in trials if trial not in best_first)]],
         recipe=write_yaml(dict(ending.recipe)),
         when=figures.when(study.created_at),
@@ -119,6 +120,7 @@ def budget_rows(study: Study, trials: Sequence[Trial]) -> list[tuple[str, float,
     """Where the hours went: what for, hours, and their share of the budget."""
     search = sum(trial.hours for trial in trials if trial.kind == "search")
     confirm = sum(trial.hours for trial in trials if trial.kind == "confirm")
+    # What is left over is the final run; rounding of the parts may exceed the whole.
     final = max(0.0, study.hours - search - confirm - study.overhead_hours)
     rows = [
         ("trials", search),

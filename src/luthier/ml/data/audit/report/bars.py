@@ -32,10 +32,13 @@ def bar_chart(
     """Bars, longest first; of more than ten kinds the ten largest, and the caption says so.
 
     Args:
+        name: id of the chart on its page.
+        title: shown above it.
         counts: (name, count) with the largest first.
         what: what is counted, in the plural.
         whole: what the shares are of.
         num_kinds: how many kinds there are in all.
+        role: colour of the bars.
     """
     shown = counts[:NUM_BARS]
     first = f"“{short_name(shown[0][0])}” has {count(shown[0][1])} {what}"
@@ -55,7 +58,8 @@ def length_chart(lengths: npt.NDArray[np.int64], unit: str, limits: Mapping[str,
     """How long rows are, on a logarithmic axis with marks.
 
     Args:
-        lengths: one a row, in `unit`.
+        lengths: int64 [rows], in `unit`.
+        unit: what lengths are counted in.
         limits: name -> length where a line is drawn, such as the context of the model.
     """
     title = f"Length of rows in {unit}"
@@ -98,4 +102,5 @@ def _ticks(reach: Sequence[float]) -> list[tuple[float, str]]:
 def _edges(low: int, high: int) -> npt.NDArray[np.float64]:
     """Logarithmic bins that hold whole numbers each: none is empty only because no length fits in."""
     wide = np.geomspace(low, high + 1, min(_BINS, high + 1 - low) + 1)
+    # Rounded edges may coincide for short lengths; unique() joins such bins.
     return np.unique(np.round(wide)).astype(np.float64) if high > low else np.array([low - 0.5, low + 0.5])

@@ -36,6 +36,7 @@ def _found(audit: Audit, check: str) -> Iterator[Finding]:
 def _lengths(audit: Audit, table: AuditTable) -> Chart | None:
     if not table.frame.height:
         return None
+    # A null means that tokens were not counted: the column is filled for all rows or for none.
     in_tokens = table.frame["num_tokens"].null_count() == 0
     column = table.frame["num_tokens"] if in_tokens else table.frame["text"].str.len_chars()
     lengths = column.to_numpy().astype(np.int64)

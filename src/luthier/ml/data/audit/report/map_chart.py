@@ -59,6 +59,7 @@ def _series(found: PromptMap, rows: pl.DataFrame, copies: Collection[int]) -> tu
         Series(short_name(name), points_of(x[members], y[members]), role, "dots", is_faint=True, radius_pixels=radius)
         for (name, members), role in zip(classes, _ROLES, strict=False)
     ]
+    # The map may be a sample, so copies are matched by line and not by position.
     is_copy = np.isin(rows["line"].to_numpy(), np.fromiter(copies, dtype=np.int64, count=len(copies)))
     if is_copy.any():
         rings = points_of(x[is_copy], y[is_copy])

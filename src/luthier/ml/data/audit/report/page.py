@@ -21,9 +21,10 @@ def render_audit(
     """The page as one HTML document that refers to nothing outside itself. The same arguments give the same bytes.
 
     Args:
-        table: the one that was audited.
-        versions: names of programs, to what they are.
-        held_out: the file it was held against.
+        audit: its findings and figures.
+        table: the file that was audited.
+        versions: name of a program -> its version.
+        held_out: the file that it was compared with; None for none.
     """
     environment = page_environment(TEMPLATES, views.fold)
     return environment.get_template("audit.html.j2").render(
@@ -49,7 +50,11 @@ def write_audit_report(
     versions: Mapping[str, str],
     held_out: AuditTable | None = None,
 ) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. Makes missing folders. Raises StorageFullError."""
+    """Write the page to `path`, whole or not at all, and return it. Makes missing folders.
+
+    Raises:
+        StorageFullError: the disk is full.
+    """
     page = render_audit(audit, table, versions=versions, held_out=held_out)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)

@@ -36,9 +36,18 @@ class FindingView:
     """One finding as a card.
 
     Attributes:
+        anchor: id of the card on the page.
+        finding: the finding itself.
+        title: name of the check, with its kind.
+        tone: colour by severity.
+        rows: how many rows it is about.
+        share: of all rows; empty where it is about the whole file.
+        interval: 95% interval of a share that was estimated; else empty.
         pieces: of the fix, as (text, is code).
         command: repairs its rows; empty where `data repair` would change none.
-        share: empty where it is about the whole file.
+        examples: shown at once.
+        more_examples: shown on request.
+        details: further figures, (name, value).
     """
 
     anchor: str
@@ -60,7 +69,9 @@ class Text:
     """An excerpt: its start, and the whole where that is more.
 
     Attributes:
-        num_left_out: characters beyond 6,000.
+        start: what is shown first.
+        whole: up to 6,000 characters.
+        num_left_out: characters beyond that.
     """
 
     start: str
@@ -71,6 +82,7 @@ class Text:
 def fold(text: str) -> Text:
     """Text beyond about 480 characters shows its start first; beyond 6,000 the rest is left out, and counted."""
     whole = text[:MAX_CHARACTERS]
+    # A little more than the limit is shown whole: a fold that hides one line is a nuisance.
     start = whole if len(whole) <= FOLD_CHARACTERS * 5 // 4 else whole[:FOLD_CHARACTERS]
     return Text(start, whole, len(text) - len(whole))
 
