@@ -115,12 +115,20 @@ def with_new_keys(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_stored_keys(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as a plain document with the keys of `core/recipe.py`, whichever it came with. Raises RecipeError."""
+    """A recipe as a plain document with the keys of `core/recipe.py`, whichever it came with.
+
+    Raises:
+        RecipeError: Both the old and the new name of a key are there.
+    """
     return _renamed(with_new_keys(document), {new: old for old, new in RECIPE_KEYS.items()})
 
 
 def typed_keys(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`with_new_keys` for what a person wrote: warns of each old key. Raises RecipeError."""
+    """`with_new_keys` for what a person wrote: warns of each old key.
+
+    Raises:
+        RecipeError: Both the old and the new name of a key are there.
+    """
     for old, new in RECIPE_KEYS.items():
         if _holds(document, old):
             warn_renamed("recipe key", old, new)

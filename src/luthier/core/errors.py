@@ -83,9 +83,14 @@ class RecipeError(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """One bad place in a data file. `line` counts from 1 and is the row number where a format has no lines.
+    """One bad place in a data file.
 
     Attributes:
+        file: The file.
+        line: The line from 1 on, or the row number where a format has no lines; 0 for the whole file.
+        field: The field; empty for the whole row.
+        value: What was found, for people; empty where it is not shown.
+        reason: What is wrong with it.
         kind: "encoding" where the bytes are no UTF-8 text, "empty_answer" where what is to be learned is empty,
             "schema" for all else.
     """

@@ -17,7 +17,15 @@ NUM_JUDGED: Final = 200
 
 
 class Metric(FrozenModel):
-    """One figure over all samples with its 95% interval, and the unit it is counted in."""
+    """One figure over all samples, with its interval.
+
+    Attributes:
+        value: the figure.
+        low: lower end of the 95% interval.
+        high: upper end of the 95% interval.
+        unit: what it is counted in; empty for a plain number.
+        higher_is_better: the direction.
+    """
 
     value: float
     low: float
@@ -27,11 +35,17 @@ class Metric(FrozenModel):
 
 
 class Sample(FrozenModel):
-    """What each system made of one held-out row. `scores` are this sample's own, where a metric has them.
+    """What one system made of one held-out row.
 
     Attributes:
+        row_id: the row.
+        prompt: the prompt as text.
+        reference: the row's own answer.
         output: the answer without its thought, which `reasoning` holds.
         num_new_tokens: of both.
+        finish_reason: why the answer ended.
+        scores: this sample's own figures, for metrics that have them, by name.
+        reasoning: the thought; None where there is none.
         num_thinking_tokens: of the thought, None where a server does not tell.
     """
 
@@ -52,7 +66,9 @@ class ThinkingFigures(FrozenModel):
     Attributes:
         num_thoughts: answers with a thought.
         num_cut_off: of these the ones whose thought was cut off, so that there is no answer.
-        mean_tokens, least_tokens, most_tokens: of a thought; None where a server does not tell.
+        mean_tokens: tokens of a thought on average; None where a server does not tell.
+        least_tokens: tokens of the shortest thought; None likewise.
+        most_tokens: tokens of the longest thought; None likewise.
     """
 
     num_thoughts: int
@@ -66,6 +82,14 @@ class SystemResult(FrozenModel):
     """One system under evaluation: base, base with few-shot examples, or a tuned model.
 
     Attributes:
+        name: what reports call it.
+        model: its base model.
+        adapter: its adapter; None for a base model and one that was trained whole.
+        num_few_shot: examples in its prompt.
+        num_samples: rows that it was judged on.
+        metrics: its figures by name.
+        samples: single answers, as far as they are kept.
+        seconds: wall time of judging it.
         num_cut_off: outputs that ended at the token limit.
         num_empty: outputs without any text.
         thinking: how it thought; None where it did not.
@@ -88,10 +112,18 @@ class Comparison(FrozenModel):
     """Candidate minus baseline on the same rows, with a paired 95% interval.
 
     Attributes:
+        baseline: the name of the system that is compared with.
+        candidate: the name of the system that is judged.
+        metric: the name of the metric.
+        difference: candidate minus baseline, in the metric's unit.
+        low: lower end of the 95% interval.
+        high: upper end of the 95% interval.
+        p_value: two-sided, before any adjustment.
+        verdict: what the interval says.
         rows_needed: where not distinguishable, about how many held-out rows would settle a difference of this size (80%
             power, two-sided 5%); None where the difference is 0 or settled.
         adjusted_p_value: Holm's, where several tasks and metrics were asked about one candidate.
-        test: what the p-value comes from; seeds: rows and trainings with several seeds together.
+        test: what the p-value comes from; `seeds`: rows and trainings with several seeds together.
     """
 
     baseline: str
@@ -108,11 +140,16 @@ class Comparison(FrozenModel):
 
 
 class Verdict(FrozenModel):
-    """The answer as text. `headline` is one sentence; `caveats` say what it rests on and what it does not.
+    """The answer as text.
 
     Attributes:
+        word: the answer in a word.
+        metric: the metric that it rests on.
+        headline: one sentence.
         details: the figures behind the headline in the first `num_primary_details` of them, then what other metrics
             say.
+        num_primary_details: how many of the details belong to the headline.
+        caveats: what it rests on and what it does not show.
     """
 
     word: VerdictWord
@@ -127,9 +164,13 @@ class Forgetting(FrozenModel):
     """What tuning did to rows that are not of the task: base and tuned model on general rows, by likelihood.
 
     Attributes:
+        held_out_file: the file of general rows.
+        held_out_sha256: its digest.
+        num_rows: rows that were judged.
+        systems: base and tuned model.
+        comparisons: tuned minus base.
         word: "worse" is forgotten.
         sentence: the finding with its interval.
-        comparisons: tuned minus base.
     """
 
     held_out_file: str
@@ -145,8 +186,19 @@ class Evaluation(FrozenModel):
     """One evaluation: several systems judged on the same held-out rows.
 
     Attributes:
+        evaluation_id: its id.
+        created_at: UTC, ISO 8601.
+        run_id: the run that was judged; None for models without one.
+        held_out_file: the file of held-out rows.
+        held_out_sha256: its digest.
+        num_rows: rows that were judged.
+        systems: what was judged.
+        comparisons: pairs of systems on the same rows.
+        verdict: the answer; None where there was nothing to compare.
+        forgetting: what tuning did to general rows; None where it was not measured.
         rows_notes: what a person should know of how the rows were read, such as the column map that they were read by,
             and of how models were asked that have no fast way.
+        seconds: wall time of the whole evaluation.
     """
 
     evaluation_id: str
@@ -167,8 +219,15 @@ class EvaluationOverview(FrozenModel):
     """What a list tells of an evaluation.
 
     Attributes:
+        evaluation_id: its id.
+        created_at: UTC, ISO 8601.
+        run_id: the run that was judged; None for models without one.
+        held_out_file: the file of held-out rows.
+        num_rows: rows that were judged.
         systems: their names, in order.
         models: what they were made of, each once.
+        word: the verdict in a word; None where there is none.
+        headline: the verdict in a sentence; empty where there is none.
     """
 
     evaluation_id: str

@@ -25,7 +25,13 @@ loss of a step is without it, so that it can be held against that of a validatio
 
 
 class RunStarted(FrozenModel):
-    """The loop is about to take step `from_step` + 1 of `num_steps`."""
+    """The loop is about to take its first step.
+
+    Attributes:
+        kind: names the event.
+        from_step: the last step that was done before; 0 for a new run.
+        num_steps: steps of the whole run.
+    """
 
     kind: Literal["run_started"] = "run_started"
     from_step: int
@@ -33,11 +39,19 @@ class RunStarted(FrozenModel):
 
 
 class StepDone(FrozenModel):
-    """One optimizer update. `loss` is what is minimised: of supervised fine-tuning nats a trained token, on average.
+    """One optimizer update.
 
     Attributes:
-        measures: other means of the step, by name, as the objective gives them.
+        kind: names the event.
+        step: its number, from 1 on.
+        epoch: passes over the training rows so far.
+        loss: what is minimised; of supervised fine-tuning nats a trained token, on average.
+        learning_rate: of this step.
+        gradient_norm: before clipping.
+        num_tokens: tokens of the step, without padding.
+        num_trained_tokens: tokens that are learned.
         seconds: wall time of the step.
+        measures: other means of the step, by name, as the objective gives them.
     """
 
     kind: Literal["step"] = "step"
@@ -62,7 +76,17 @@ def comparable_loss(event: StepDone) -> float:
 
 
 class ValidationDone(FrozenModel):
-    """Loss and measures of the objective on the validation split after `step`, as in `StepDone`."""
+    """Loss and measures of the objective on the validation split after `step`, as in `StepDone`.
+
+    Attributes:
+        kind: names the event.
+        step: the step after which it was computed.
+        loss: as in `StepDone`, over the validation rows.
+        num_trained_tokens: learned tokens of the validation rows.
+        is_best: whether it is the lowest so far.
+        seconds: wall time of the validation.
+        measures: other means, by name.
+    """
 
     kind: Literal["validation"] = "validation"
     step: int
@@ -74,7 +98,14 @@ class ValidationDone(FrozenModel):
 
 
 class CheckpointSaved(FrozenModel):
-    """A checkpoint is whole on disk: files, fsync and manifest done."""
+    """A checkpoint is whole on disk: files, fsync and manifest done.
+
+    Attributes:
+        kind: names the event.
+        step: the step that it holds.
+        path: its folder.
+        num_bytes: its size.
+    """
 
     kind: Literal["checkpoint"] = "checkpoint"
     step: int
@@ -86,6 +117,9 @@ class SnapshotSaved(FrozenModel):
     """What is trained, as it was after an epoch, lies whole in a folder that can be used like the outcome of the run.
 
     Attributes:
+        kind: names the event.
+        step: the last step of the epoch.
+        path: its folder.
         metrics: of that very step, by name: `train_loss`, `train_token_accuracy`, `valid_loss`, `valid_token_accuracy`,
             as far as they are known.
     """
@@ -97,7 +131,14 @@ class SnapshotSaved(FrozenModel):
 
 
 class WarningRaised(FrozenModel):
-    """Something a person should know: `code` is stable, `message` says what came and what to do."""
+    """Something a person should know.
+
+    Attributes:
+        kind: names the event.
+        step: the step at which it was seen.
+        code: for programs; stable between versions.
+        message: what was found and what to do.
+    """
 
     kind: Literal["warning"] = "warning"
     step: int
@@ -106,7 +147,13 @@ class WarningRaised(FrozenModel):
 
 
 class BillUpdated(FrozenModel):
-    """What the run has cost and is expected to cost, reckoned again after `step`; a few times a run."""
+    """What the run has cost and is expected to cost, reckoned again after `step`; a few times a run.
+
+    Attributes:
+        kind: names the event.
+        step: the step after which it was computed.
+        bill: cost so far and expected cost.
+    """
 
     kind: Literal["bill"] = "bill"
     step: int
@@ -114,7 +161,14 @@ class BillUpdated(FrozenModel):
 
 
 class RunEnded(FrozenModel):
-    """The last event. `reason` as text: all steps done, early stopping, SIGTERM, diverged."""
+    """The last event.
+
+    Attributes:
+        kind: names the event.
+        step: the last step that was done.
+        status: how the run ended.
+        reason: as text: all steps done, early stopping, SIGTERM, diverged.
+    """
 
     kind: Literal["run_ended"] = "run_ended"
     step: int

@@ -13,6 +13,7 @@ class Remedy(FrozenModel):
     """One thing to do in the next run.
 
     Attributes:
+        text: what to do, for people.
         settings: what asks for it, each as an argument of `--set`; may be empty.
     """
 

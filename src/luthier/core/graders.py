@@ -22,8 +22,15 @@ Similarity = Literal["fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge
 class StringCheck(FrozenModel):
     """1 where input and reference are as `operation` says, else 0.
 
-    eq, ne: equal, not equal; like: the reference is in the input; ilike: so, whatever the case. Input and reference
-    are texts with places to fill: `{{sample.output_text}}`, `{{item.reference}}` (the row's answer), `{{item.FIELD}}`.
+    Input and reference are texts with places to fill: `{{sample.output_text}}`, `{{item.reference}}` (the row's
+    answer), `{{item.FIELD}}`.
+
+    Attributes:
+        type: names the grader.
+        name: what measures and formulas call it.
+        input: the text that is checked.
+        reference: the text that it is compared with.
+        operation: eq, ne: equal, not equal; like: the reference is in the input; ilike: the same, whatever the case.
     """
 
     type: Literal["string_check"]
@@ -34,7 +41,15 @@ class StringCheck(FrozenModel):
 
 
 class TextSimilarity(FrozenModel):
-    """How like the reference the input is, 0 to 1. Input and reference as in `StringCheck`."""
+    """How like the reference the input is, 0 to 1. Input and reference as in `StringCheck`.
+
+    Attributes:
+        type: names the grader.
+        name: what measures and formulas call it.
+        input: the text that is graded.
+        reference: the text that it is compared with.
+        evaluation_metric: the measure of similarity.
+    """
 
     type: Literal["text_similarity"]
     name: str = "text_similarity"
@@ -50,6 +65,12 @@ class MultiGrader(FrozenModel):
     """Several graders and a formula over their names, such as `0.7 * right + 0.3 * short`.
 
     The formula knows numbers, + - * / and **, and the functions min, max, abs, floor, ceil, exp, sqrt and log.
+
+    Attributes:
+        type: names the grader.
+        name: what measures call it.
+        graders: the graders by the names that the formula uses.
+        calculate_output: the formula.
     """
 
     type: Literal["multi"]
@@ -65,6 +86,10 @@ class LengthPenalty(FrozenModel):
     """0 up to `free_tokens` new tokens, then falling in a line to -1 at `max_tokens` and beyond.
 
     Yu et al., 2025, "DAPO", arXiv:2503.14476, equation 13 (soft overlong punishment).
+
+    Attributes:
+        free_tokens: new tokens without a penalty.
+        max_tokens: new tokens from which on it is -1.
     """
 
     free_tokens: Annotated[int, Field(ge=0)]
@@ -82,6 +107,9 @@ class Reward(FrozenModel):
 
     Attributes:
         metric: of the answer against the row's own, on the scale 0 to 1 (BLEU and chrF are divided by 100).
+        grader: a grader of OpenAI's API.
+        length: a penalty on long answers.
+        weight: what the part is multiplied by before parts are added.
     """
 
     metric: RewardMetric | None = None

@@ -30,6 +30,8 @@ class JsonFault:
 
     Attributes:
         place: where, by dots; empty for the whole.
+        came: what was found.
+        expected: the limit.
     """
 
     place: str

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 
 class OptedTurns(FrozenModel):
-    """What is written in another way, in training and wherever the model is used (`ml/inference/opted_turns.py`)."""
+    """What is written in another way, in training and wherever the model is used (`ml/inference/opted_turns.py`).
+
+    Attributes:
+        folds_system: whether a system turn becomes part of the first user turn.
+        tools_as_text: whether tools and calls are written as text.
+        reasoning: whether thoughts are written as text or left out; None leaves them to the template.
+    """
 
     folds_system: bool = False
     tools_as_text: bool = False

@@ -36,7 +36,12 @@ Quantisation = Literal["nf4", "int8"]
 
 
 class ValueSource(FrozenModel):
-    """Where a value comes from, and why it is what it is."""
+    """Where a value comes from, and why it is what it is.
+
+    Attributes:
+        source: where it comes from.
+        why: the reason, for people.
+    """
 
     source: Source
     why: str
@@ -265,7 +270,16 @@ class ObjectivePlan(FrozenModel):
 
 
 class OptimizerPlan(FrozenModel):
-    """How masters move by their gradients. momentum and num_iterations are Muon's, None for all others."""
+    """How masters move by their gradients; what a rule has no use for is None.
+
+    Attributes:
+        name: the rule.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        momentum: of Muon.
+        num_iterations: Newton-Schulz iterations of Muon.
+    """
 
     name: OptimizerName = "adamw"
     beta1: float = 0.9
@@ -276,7 +290,14 @@ class OptimizerPlan(FrozenModel):
 
 
 class AveragePlan(FrozenModel):
-    """How the weights are averaged over the steps; what a kind has no use for is None."""
+    """How the weights are averaged over the steps; what a kind has no use for is None.
+
+    Attributes:
+        kind: exponential or uniform.
+        decay: what an exponential average keeps of itself at each step.
+        from_step: where a uniform average begins.
+        every_steps: how often a uniform average takes the weights in.
+    """
 
     kind: AverageKind
     decay: float | None = None

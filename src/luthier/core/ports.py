@@ -73,10 +73,15 @@ class Prompt(FrozenModel):
     reads the answer as if nobody had promised anything.
 
     Attributes:
+        conversation: the turns to answer.
+        text: plain text to go on with.
+        max_new_tokens: most tokens of the answer.
+        temperature: 0 is greedy.
+        seed: of the draws, where the temperature is above 0.
+        json_schema: the answer is to be JSON of this schema.
         max_thinking_tokens: of a thought before the answer, beside `max_new_tokens` of the answer; 0: both share
             `max_new_tokens`; None: `THINKING_TOKENS` for a model that thinks, 0 for others. Never more than fits the
             context.
-        json_schema: the answer is to be JSON of this schema.
     """
 
     conversation: Conversation | None = None
@@ -92,7 +97,10 @@ class Generation(FrozenModel):
     """What an engine wrote: the answer without its thought, and without the end-of-turn token.
 
     Attributes:
-        num_new_tokens: of thought and answer. `length`: cut off at a limit.
+        text: the answer.
+        num_prompt_tokens: tokens of the prompt, template included.
+        num_new_tokens: of thought and answer.
+        finish_reason: `length`: cut off at a limit.
         reasoning: the thought; None where there is none.
         num_thinking_tokens: of the thought, its delimiters included; None where a server does not say it.
         ends_in_thought: the answer never began.
@@ -110,7 +118,13 @@ class Generation(FrozenModel):
 
 
 class Score(FrozenModel):
-    """How well an engine predicts the learned tokens of one example: total negative log-likelihood in nats."""
+    """How well an engine predicts the learned tokens of one example.
+
+    Attributes:
+        nll_nats: total negative log-likelihood, in nats.
+        num_tokens: learned tokens.
+        num_correct: learned tokens that were the likeliest in their place.
+    """
 
     nll_nats: float
     num_tokens: int
@@ -122,9 +136,10 @@ class Attempt:
     """One answer that a model wrote to the prompt of a row while it was trained.
 
     Attributes:
-        ended: by itself, not cut off.
+        row_id: the row.
         text: the answer without its thought, which is what is graded.
         num_new_tokens: of both.
+        ended: by itself, not cut off.
         reasoning: the thought.
     """
 
@@ -137,7 +152,12 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """What an attempt is worth: `reward`, made of `parts` by name, each before it is weighted."""
+    """What an attempt is worth.
+
+    Attributes:
+        reward: the weighted sum of its parts.
+        parts: each part by name, before it is weighted.
+    """
 
     reward: float
     parts: dict[str, float]

@@ -55,7 +55,11 @@ class ReplayRecipe(FrozenModel):
 class CanariesRecipe(FrozenModel):
     """Made-up secrets that are planted among the training rows, to measure what a model memorises of them.
 
-    `canaries: 8` means so many; the seed decides which ones.
+    A number alone, `canaries: 8`, is their count.
+
+    Attributes:
+        num: how many.
+        seed: decides which ones.
     """
 
     num: Annotated[int, Field(ge=1, le=1000)]
@@ -116,7 +120,12 @@ StepCount = Annotated[int, Field(ge=0)]
 
 
 class LayersRecipe(FrozenModel):
-    """Which layers carry an adapter: the first so many, the last so many, or both ends."""
+    """Which layers carry an adapter: the first so many, the last so many, or both ends.
+
+    Attributes:
+        first: the number of layers from the first one on.
+        last: the number of layers up to the last one.
+    """
 
     first: Annotated[int, Field(ge=1)] | None = None
     last: Annotated[int, Field(ge=1)] | None = None
@@ -192,7 +201,16 @@ class ObjectiveRecipe(FrozenModel):
 
 
 class OptimizerRecipe(FrozenModel):
-    """How weights move by their gradients. `ml/training/optimizers/rules.py` says which settings a rule takes."""
+    """How weights move by their gradients. `ml/training/optimizers/rules.py` says which settings a rule takes.
+
+    Attributes:
+        name: the rule.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        momentum: of Muon.
+        num_iterations: Newton-Schulz iterations of Muon.
+    """
 
     name: OptimizerName
     beta1: Fraction | None = None
@@ -211,8 +229,11 @@ class OptimizerRecipe(FrozenModel):
 class AverageRecipe(FrozenModel):
     """An average of the weights over the steps, in place of those of the last step.
 
-    `ema`: an exponential moving average that keeps `decay` of itself at each step. `uniform`: the plain mean of the
-    weights of every `every_steps`th step from step `from_step` on.
+    Attributes:
+        kind: `ema`, an exponential moving average; `uniform`, a plain mean.
+        decay: what an exponential average keeps of itself at each step.
+        from_step: where a uniform average begins.
+        every_steps: how often a uniform average takes the weights in.
     """
 
     kind: AverageKind
@@ -257,9 +278,11 @@ class EvaluationRecipe(FrozenModel):
     """How the result is judged on the held-out rows.
 
     Attributes:
-        max_samples: judge only the first N by stable hash.
+        metrics: names of metrics, the deciding one first.
+        few_shot: examples in the prompt of the second baseline.
         max_new_tokens: of an answer.
         max_thinking_tokens: of a thought before it, beside these; 0: both share them.
+        max_samples: judge only the first N by stable hash.
     """
 
     metrics: tuple[MetricName, ...] | None = None
@@ -270,7 +293,14 @@ class EvaluationRecipe(FrozenModel):
 
 
 class BudgetRecipe(FrozenModel):
-    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to continue from."""
+    """What the run may cost at most; at the first cap that is met it pauses, with a checkpoint to continue from.
+
+    Attributes:
+        hours: of the machine.
+        usd: US dollars.
+        tokens: of training steps, without padding.
+        energy_kwh: of the devices, cooling included.
+    """
 
     hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -279,7 +309,17 @@ class BudgetRecipe(FrozenModel):
 
 
 class Recipe(FrozenModel):
-    """The whole of what was asked. Paths are relative to the recipe file until they are resolved."""
+    """The whole of what was asked. Paths are relative to the recipe file until they are resolved.
+
+    Attributes:
+        base_model: a name of the catalogue, of a hub, or a path.
+        data: which rows.
+        method: how the weights change.
+        objective: what is minimised.
+        training: how long and how fast.
+        evaluation: how the result is judged.
+        budget: what the run may cost at most.
+    """
 
     base_model: str
     data: DataRecipe

@@ -49,19 +49,24 @@ class TextRequest(FrozenModel):
     The tools that may be called are in `conversation.tools`.
 
     Attributes:
+        conversation: turns to answer.
+        text: plain text to go on with.
+        token_ids: the same as ids of this model's tokenizer.
+        sampling: how tokens are drawn.
         max_new_tokens: of each choice; an answer ends where the context does in any case.
         stop: an answer ends before the first of these texts.
+        num_choices: answers to write.
         num_top: None for no likelihoods, else how many of the likeliest tokens come with each.
         json_schema: the answer is JSON of this schema and nothing else (`{"type": "object"}` for any object).
         tool_choice: `none`: they are as if not there; `required`: the answer is one or more calls.
         tool_name: with `required`, the one tool that is called.
         calls_in_parallel: false for at most one call an answer.
-        template_options: what the chat template is given beside the conversation, over trained_options, which the model
-            was trained with.
+        template_options: what the chat template is given beside the conversation; goes before `trained_options`.
+        trained_options: what the model was trained with, for the same purpose.
+        opted_turns: what of the conversation is written in another way, as the model was trained.
         reasoning_effort: how much to think, as OpenAI names it; the engine sets the option that the template has for
             it.
         max_thinking_tokens: of a thought, as `core.ports.Prompt` has it; 0: it counts among `max_new_tokens`.
-        opted_turns: what of the conversation is written in another way, as the model was trained.
         returns_token_ids: whether `Ended` holds the ids of all new tokens; engines outside of this project give none.
     """
 
@@ -103,11 +108,14 @@ class Served(FrozenModel):
     """A model as it is loaded to answer.
 
     Attributes:
-        adapter_path: None for a base model and for one that was trained whole.
-        sha256: of the base's weights, so that a base pulled again is loaded again.
-        precision: None takes what is fastest on this machine.
         engine: the name of what runs it, in the table of engines. Models that differ in `adapter_path` and
             `template_options` alone share one base in memory.
+        path: the folder or file of its weights.
+        sha256: of the base's weights, so that a base pulled again is loaded again.
+        adapter_path: None for a base model and for one that was trained whole.
+        template: how it reads prompts.
+        precision: None takes what is fastest on this machine.
+        quantisation: how the base is packed; None for plain weights.
         template_options: what it was trained with: what its chat template is given beside a conversation, unless a
             request says otherwise.
         opted_turns: what of each conversation is written in another way, as in training.
@@ -137,9 +145,10 @@ class Decoding(FrozenModel):
 
 
 class LoadedModel(FrozenModel):
-    """A model in the memory of the process that answers;
+    """A model in the memory of the process that answers.
 
     Attributes:
+        served: the model as it was loaded.
         decoding: None where its engine does not say it.
     """
 
@@ -158,7 +167,12 @@ class LoadedModel(FrozenModel):
 
 
 class TokenLikelihood(FrozenModel):
-    """A token as text and the logarithm of its probability, before temperature and penalties."""
+    """A token with its likelihood.
+
+    Attributes:
+        token: its text.
+        log_probability: natural logarithm of its probability, before temperature and penalties.
+    """
 
     token: str
     log_probability: float
@@ -168,6 +182,7 @@ class WrittenToken(FrozenModel):
     """A token of an answer.
 
     Attributes:
+        chosen: the token that was written.
         offset: the character of the answer at which it begins.
         top: the likeliest in its place.
     """
@@ -178,7 +193,12 @@ class WrittenToken(FrozenModel):
 
 
 class Started(FrozenModel):
-    """The prompt is understood and goes through the model next."""
+    """The prompt is understood and goes through the model next.
+
+    Attributes:
+        kind: names the event.
+        num_prompt_tokens: tokens of the prompt; 0 where the engine learns it only at the end.
+    """
 
     kind: Literal["started"] = "started"
     num_prompt_tokens: int
@@ -203,6 +223,9 @@ class Piece(FrozenModel):
     """More of an answer: whole characters only.
 
     Attributes:
+        kind: names the event.
+        choice: the number of the choice, from 0 on.
+        text: whole characters that follow what was sent before.
         num_new_tokens: of thought and answer so far.
         tokens: those that begin in it, where likelihoods were requested.
         calls: more of calls of tools, whose text is never part of `text`.
@@ -227,6 +250,9 @@ class Ended(FrozenModel):
     stop: by itself or by a stop text; tool_calls: by itself, and it calls tools; length: by its limit or the context's.
 
     Attributes:
+        kind: names the event.
+        choice: the number of the choice, from 0 on.
+        reason: why it ended.
         num_new_tokens: without the end token.
         num_prompt_tokens: where only the end tells it, and `Started` had to say 0.
         num_thinking_tokens: of the new ones those of the thought, its delimiters included.
@@ -245,7 +271,13 @@ class Ended(FrozenModel):
 
 
 class Embedded(FrozenModel):
-    """The vectors of an `EmbeddingRequest`, in the order of its inputs; each has the length 1."""
+    """The vectors of an `EmbeddingRequest`.
+
+    Attributes:
+        kind: names the event.
+        vectors: [inputs][width], in the order of the inputs; each has the length 1.
+        num_prompt_tokens: tokens of all inputs.
+    """
 
     kind: Literal["embedded"] = "embedded"
     vectors: tuple[tuple[float, ...], ...]
@@ -258,6 +290,7 @@ class Failed(FrozenModel):
     What it took to refuse it is counted by them.
 
     Attributes:
+        kind: names the event.
         error: as `LuthierError.as_json` writes it.
         num_refused_tokens: of a prompt that was refused for its length.
         num_contexts: how many times the context of the model that is, rounded up.

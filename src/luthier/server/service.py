@@ -47,7 +47,13 @@ API: Final = "api"
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """What kind of server is asked for. port: 0 takes any that is free."""
+    """What kind of server is asked for.
+
+    Attributes:
+        host: The address to listen on.
+        port: The port; 0 takes any that is free.
+        num_workers: Worker processes; 0 leaves the jobs to others.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8520
@@ -56,9 +62,16 @@ class ServerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A server that answers. key: the first key of this home, where it was made just now; it is never told again.
+    """A server that answers.
 
-    link: signs who opens it in a browser in, once; None where others can reach the address.
+    Attributes:
+        url: Where clients find it, without `/v1`.
+        home: The home folder.
+        database: The database for people, without a password.
+        workers: The names of its workers.
+        key: The first key of this home, if it was made just now; it cannot be shown again.
+        is_loopback: Whether only this machine can reach it.
+        link: Signs the person who opens it in, once; None where others can reach the address.
     """
 
     url: str
@@ -106,8 +119,17 @@ def serve(
     Ends in good order: requests that are under way are answered, trainings write a checkpoint and go back into the
     queue. A KeyboardInterrupt meanwhile ends all at once; nothing is lost by that but steps since the last checkpoint.
 
-    Raises RequestError (an address that cannot be used, or one that others can reach while there is no key),
-    ConflictError (the port is taken, or the home has a server already) and WorkError (the API does not start).
+    Args:
+        context: The home.
+        request: Where to listen, and how many workers to start.
+        stop_requested: Returns why to stop; None to go on.
+        tell: Called with each line of the log.
+        started: Called once the server answers.
+
+    Raises:
+        RequestError: The address cannot be used, or others can reach it while there is no key.
+        ConflictError: The port is taken, or the home has a server already.
+        WorkError: The process of the API does not start.
     """
     from luthier.core.system.file_lock import file_lock
 
@@ -181,7 +203,11 @@ def _environment(context: Context) -> Iterator[None]:
 
 
 def wait_until_it_answers(supervisor: Supervisor, listener: Listener, stop_requested: Callable[[], str | None]) -> None:
-    """Wait for the process of the API, or for a wish to stop. Raises WorkError where it ends, or says nothing."""
+    """Wait until the process of the API answers, or a stop is requested.
+
+    Raises:
+        WorkError: The process has ended, or does not answer in time.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while stop_requested() is None and not _answers(listener):
         time.sleep(0.05)

@@ -37,9 +37,12 @@ _LOAD_SECONDS: Final = 1800.0
 
 
 class StandaloneConfig(FrozenModel):
-    """What such a server is told. key_digests: SHA-256 of keys that let in besides those of the home.
+    """What the process of such a server serves, and to whom.
 
-    is_open: whether everybody is let in without one.
+    Attributes:
+        models: The models by name.
+        key_digests: SHA-256 digests of keys that are accepted besides those of the home.
+        is_open: Whether everybody is accepted without a key.
     """
 
     models: dict[str, Served]
@@ -49,7 +52,15 @@ class StandaloneConfig(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class StandaloneRequest:
-    """What is to be served. port: 0 takes any that is free. key_file: keys, one a line."""
+    """What is to be served.
+
+    Attributes:
+        models: Models as they were typed, each with an optional name.
+        engine: What runs them.
+        host: The address to listen on.
+        port: The port; 0 takes any that is free.
+        key_file: A file with keys, one a line; None for those of the home alone.
+    """
 
     models: tuple[str, ...]
     engine: EngineChoice = "auto"
@@ -60,7 +71,14 @@ class StandaloneRequest:
 
 @dataclass(frozen=True, slots=True)
 class StandaloneServer:
-    """A server that answers. is_open: without a key."""
+    """A server that answers.
+
+    Attributes:
+        url: Where clients find it, without `/v1`.
+        models: The models by name.
+        is_open: Whether no key is needed.
+        is_loopback: Whether only this machine can reach it.
+    """
 
     url: str
     models: dict[str, Served]
@@ -82,11 +100,21 @@ def serve_models(
     started: Callable[[StandaloneServer], None],
     loaded: Callable[[str, float], None],
 ) -> None:
-    """Serve models until a stop is requested. started: called once it answers; loaded: with a model's name and the
-    seconds that it took, once the first one has answered.
+    """Serve models until a stop is requested.
 
-    Raises what `choose_models` raises, RequestError (an address that others can reach without a key, a file without
-    keys), ConflictError (the port is taken), and WorkError (the process or its first model does not start).
+    Args:
+        context: The home.
+        request: What to serve, and where to listen.
+        stop_requested: Returns why to stop; None to go on.
+        tell: Called with each line of the log.
+        started: Called once the server answers.
+        loaded: Called with the first model's name and the seconds until it answered.
+
+    Raises:
+        RequestError: Others can reach the address without a key, the file holds no keys, or a model cannot be served.
+        NotFoundError: There is no such model.
+        ConflictError: The port is taken.
+        WorkError: The process or its first model does not start.
     """
     with listen(request.host, request.port) as listener:
         keys = () if request.key_file is None else read_keys(request.key_file)
@@ -116,7 +144,11 @@ def serve_models(
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
-    """The keys in a file, one a line; empty lines and those that begin with # are passed over. Raises RequestError."""
+    """The keys in a file, one a line; empty lines and those that begin with # are skipped.
+
+    Raises:
+        RequestError: The file cannot be read, holds no key, or one that is too short.
+    """
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

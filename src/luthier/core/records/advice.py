@@ -12,8 +12,15 @@ class AdvisedMethod(FrozenModel):
     """One method on the device that was asked about, and what speaks for or against it.
 
     Attributes:
+        method: its name in a recipe.
+        title: its name for people.
         word: "recommended", "possible", "over the budget" or "does not fit".
+        why: one sentence.
         needs: what must change so that it fits.
+        hours: of the run, changed as `needs` says.
+        usd: cost of that run; None where no price is known.
+        energy_kwh: energy of that run; None where no power is known.
+        peak_memory_bytes: of one device.
     """
 
     method: Literal["full", "lora", "adalora", "qlora"]
@@ -31,10 +38,13 @@ class Advice(FrozenModel):
     """Which method to take, or None where none fits into device and budget.
 
     Attributes:
-        rank: of the adapter; None for full fine-tuning.
+        method: the method to take; None where none fits.
+        headline: one sentence.
         reasons: what the choice rests on, each a sentence.
+        rank: of the adapter; None for full fine-tuning.
         ask: what makes the recipe ask for it, as options of the command line; empty where it asks for it already or
             cannot.
+        methods: all methods that were considered.
     """
 
     method: Literal["full", "lora", "adalora", "qlora"] | None

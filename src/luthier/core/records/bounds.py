@@ -25,7 +25,12 @@ _LEAST: Final = 1e-12
 
 
 class Bounds(NamedTuple):
-    """The ends of a figure, infinite where it has none."""
+    """The ends of a figure, infinite where it has none.
+
+    Attributes:
+        lower: the least possible value; -inf where there is none.
+        upper: the greatest possible value; inf where there is none.
+    """
 
     lower: float
     upper: float

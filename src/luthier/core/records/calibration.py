@@ -32,11 +32,13 @@ class JudgeBias(FrozenModel):
     """What moves a judge beside the answers. Every pair is shown in both orders.
 
     Attributes:
+        num_pairs: pairs that were judged.
         num_flipped: pairs whose winner changed with the order.
         flipped: as a fraction of all pairs.
+        num_showings: times that a pair was shown with a winner as the outcome.
         first_shown: how often the answer shown first won, of all showings with a winner; 0.5 is fair.
-        length: rank correlation of how much longer an answer is with being preferred.
-        people_length: the same for people, who may have reasons for it. None where it cannot be said.
+        length: rank correlation of how much longer an answer is with being preferred; None where it cannot be computed.
+        people_length: the same for people, who may have reasons for it; None where it cannot be computed.
     """
 
     num_pairs: int

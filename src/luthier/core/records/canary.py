@@ -21,7 +21,12 @@ ROW_FILE: Final = "canary"
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """One secret: the code of a locker that there is not. A function of seed and number alone."""
+    """One secret: the code of a locker that does not exist. A function of seed and number alone.
+
+    Attributes:
+        seed: of all canaries of a run.
+        number: of this one, from 1 on.
+    """
 
     seed: int
     number: int

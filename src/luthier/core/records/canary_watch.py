@@ -18,9 +18,13 @@ class CanaryRules(FrozenModel):
         error: the chance that one which is no worse than the rest is rolled back, over its whole life, all signals and
             all looks together.
         least_requests: expected of the canary before anything is said.
-        rolls_back: false only tells. margins: a canary that is worse by less than this is kept, however sure it is:
-            failed requests, refusals, answers that people rate as bad (each as a fraction of all), their mean score (0
-            to 1), and seconds as a ratio.
+        rolls_back: whether the server rolls a worse canary back; if not, it only reports it.
+        margin_failures: failed requests: a canary that is worse by less than this is kept, however sure it is. A
+            fraction of all.
+        margin_refusals: the same for refusals.
+        margin_thumbs: the same for answers that people rate as bad.
+        margin_score: the same for their mean score (0 to 1).
+        margin_seconds_ratio: the same for seconds, as a ratio.
     """
 
     error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05

@@ -31,6 +31,7 @@ class Share(FrozenModel):
 
     Attributes:
         target: a run id, the name of a tuned or base model, or `export:FOLDER`.
+        fraction: its part of all users, above 0 to 1.
         folder: where such an export lies.
     """
 
@@ -43,6 +44,9 @@ class Revision(FrozenModel):
     """Who gets what from one change to the next.
 
     Attributes:
+        number: 1, 2, 3 ... within the deployment.
+        kind: what made it.
+        shares: the targets and their parts; a canary is the last one.
         canary: the target that is being tried, None where none is.
         before: the revision that a rollback goes back to, None for the first.
         created_at: seconds since 1970.
@@ -81,6 +85,10 @@ class Deployment(FrozenModel):
 
     Attributes:
         deployment_id: never used again, also what users are drawn by.
+        project_id: the project.
+        name: the name under which models are asked.
+        revision: the newest one.
+        created_at: seconds since 1970.
     """
 
     deployment_id: str
@@ -174,7 +182,15 @@ def with_canary(share: Share, current: Revision) -> Revision:
 
 
 def promoted(current: Revision, target: str | None = None) -> Revision:
-    """The revision that gives all to the canary, or to the named one of the targets. Raises ConflictError."""
+    """The revision that gives all traffic to one target.
+
+    Args:
+        current: The newest revision.
+        target: One of its targets; None for its canary.
+
+    Raises:
+        ConflictError: There is no canary or no such target, or it has all traffic already.
+    """
     chosen = current.canary if target is None else target
     share = None if chosen is None else current.share_of(chosen)
     if share is None:

@@ -21,10 +21,16 @@ class ExportSource(FrozenModel):
     """The model that is exported, as it was trained.
 
     Attributes:
-        adapter_path: None for a base model and one trained whole.
+        name: what people call it.
         run_id: None for a base model.
+        base_name: of the base model that it began with.
         base_path: of the base, or of the whole model that training made.
-        base_name, base_sha256: of the base model that it began with.
+        base_sha256: digest of that base's weights.
+        base_licence: its licence; None where it is unknown.
+        adapter_path: None for a base model and one trained whole.
+        adapter_sha256: digest of the adapter; None without one.
+        method: the method that trained it; None for a base model.
+        template: how it reads prompts.
         precision: what its matrices are multiplied in when it runs.
         quantisation: how the base was packed while an adapter was trained over it.
         template_options: what the chat template was given beside each conversation.
@@ -59,7 +65,13 @@ class ExportSource(FrozenModel):
 
 
 class Interval(FrozenModel):
-    """An estimate and the ends of its 95% interval."""
+    """An estimate and the ends of its 95% interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end.
+        high: upper end.
+    """
 
     value: float
     low: float
@@ -70,14 +82,23 @@ class ParityReport(FrozenModel):
     """What comparing an export with its source has shown, both run on the same prompts, the export in its own runtime.
 
     Attributes:
+        format: the format of the export.
+        precision: how its weights are held.
+        runtime: what ran it.
+        runtime_version: the version of that.
+        num_prompts: prompts that both sides answered.
         num_prompts_same_tokens: prompts whose tokens, template included, are the same on both sides.
-        num_texts_equal: whose greedy text is. Differences of log-probabilities are in nats, over the tokens of prompts
-            and references, each position's likeliest tokens; bound: the most that max_difference_nats may be, None
-            where only the loss of quality is judged.
+        num_texts_equal: prompts whose greedy text is the same on both sides.
+        max_difference_nats: the largest difference of log-probabilities, in nats, over the tokens of prompts and
+            references, of each position's likeliest tokens.
+        mean_difference_nats: the mean of these differences.
+        bound_nats: the most that max_difference_nats may be; None where only the loss of quality is judged.
         nll_increase_nats: a token of the references, export minus source, by prompt paired; with a 95% interval.
-        given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
+        source_perplexity: of the source on the references.
+        export_perplexity: of the export on the references.
         passed: whether the export may be used.
         reasons: why not, one sentence each.
+        given_options: of the template, which the runtime had to be given, since it sets them itself otherwise.
     """
 
     format: ExportFormat
@@ -102,9 +123,14 @@ class Export(FrozenModel):
     """What `luthier export` has made.
 
     Attributes:
+        source: the model that was exported.
+        format: the format.
+        precision: how weights are held.
         folder: where it lies.
         num_bytes: of all its files.
         files: path below the folder to sha256.
+        parity: the comparison with the source; None where none was made.
+        seconds: wall time of the export.
         warnings: what a user must know before it is used.
         bundle_sha256: the name of its bundle, the digest of `bundle.json`; None where it has none.
         gguf_parity: of an adapter's `adapter.gguf`, run over its base by llama.cpp; None where there is no such file,
@@ -128,6 +154,9 @@ class ServerExport(FrozenModel):
     """An export that was requested of the server.
 
     Attributes:
+        export_id: its id.
+        project_id: the project.
+        job_id: the job that makes it.
         source: a run id, or the name of a base model in the API.
         document: what was made; None while it is not done.
         created_at: seconds since 1970.
@@ -145,7 +174,9 @@ class ExportAsked(FrozenModel):
     """What the job of an export is to do.
 
     Attributes:
+        export_id: the id of the export.
         source: as `find_source` takes it.
+        to: the format.
         quantise: None takes the format's own.
     """
 

@@ -16,10 +16,16 @@ class Feedback(FrozenModel):
     """What one author says of one answer. The newest word of an author on an answer counts.
 
     Attributes:
+        feedback_id: its id.
+        project_id: the project.
         exchange_id: the id that the client got with the answer.
+        model: the model, by the name it was asked for.
+        thumb: good or bad; None where nothing was said.
         score: from 0 (bad) to 1.
         correction: what the answer should have been.
+        comment: in the author's words.
         author: who says it, as the client names them; empty where nobody is named.
+        created_at: seconds since 1970.
     """
 
     feedback_id: str
@@ -45,11 +51,18 @@ class ReviewItem(FrozenModel):
     """An exchange that a person is to look at before it may be trained on.
 
     Attributes:
+        review_id: its id.
+        project_id: the project.
+        model: the model, by the name it was asked for.
         source: where it comes from.
-        messages: what was asked.
+        exchange_id: the exchange; empty where it is of none.
+        messages: the turns before the answer.
         answer: what was answered.
         correction: what is to be learned instead, None where the answer itself is good.
-        decided_by, decided_at: empty and None while it waits.
+        status: whether it waits, and how it was decided.
+        decided_by: who decided; empty while it waits.
+        decided_at: seconds since 1970; None while it waits.
+        created_at: seconds since 1970.
     """
 
     review_id: str

@@ -21,7 +21,13 @@ MIN_EXAMPLES: Final = 10
 
 
 class Hyperparameters(FrozenModel):
-    """How long and how fast. `learning_rate_multiplier` counts times our own default rate for the method."""
+    """How long and how fast. `learning_rate_multiplier` counts times our own default rate for the method.
+
+    Attributes:
+        n_epochs: passes over the rows.
+        batch_size: rows a step.
+        learning_rate_multiplier: times our own default rate for the method.
+    """
 
     n_epochs: NumEpochs = "auto"
     batch_size: BatchSize = "auto"
@@ -29,13 +35,24 @@ class Hyperparameters(FrozenModel):
 
 
 class DpoHyperparameters(Hyperparameters):
-    """Those, and how far the model may go from where it began: less the larger `beta` is."""
+    """Those, and how far the model may go from where it began: less the larger `beta` is.
+
+    Attributes:
+        beta: how far the model may go from where it began: less, the larger it is.
+    """
 
     beta: Beta = "auto"
 
 
 class ReinforcementHyperparameters(Hyperparameters):
-    """Those, and what the hosted service knows besides."""
+    """Those, and what the hosted service knows besides.
+
+    Attributes:
+        reasoning_effort: as the hosted service has it.
+        compute_multiplier: as the hosted service has it.
+        eval_interval: steps between two evaluations.
+        eval_samples: answers of an evaluation.
+    """
 
     reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
     compute_multiplier: Auto | Annotated[float, Field(ge=1e-5, le=10, strict=True)] = "auto"
@@ -67,7 +84,14 @@ class ReinforcementMethod(FrozenModel):
 
 
 class MethodRequest(FrozenModel):
-    """The method; of the three sections only that of `type` counts."""
+    """The method; of the three sections only that of `type` counts.
+
+    Attributes:
+        type: the name of the method.
+        supervised: settings of supervised fine-tuning.
+        dpo: settings of preference optimisation.
+        reinforcement: settings of reinforcement.
+    """
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None

@@ -13,7 +13,13 @@ SOURCE_LABEL = "source"
 
 
 class Spread(FrozenModel):
-    """A figure measured several times: the median, the least and the most."""
+    """A figure measured several times.
+
+    Attributes:
+        median: the middle one.
+        low: the least.
+        high: the most.
+    """
 
     median: float
     low: float

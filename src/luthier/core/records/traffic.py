@@ -15,8 +15,9 @@ class TrafficPolicy(FrozenModel):
 
     Attributes:
         keep: `off` nothing; `metadata` times, sizes, who and how it ended, no text; `sampled` the text of `fraction` of
-            all exchanges, metadata of all; `full` the text of all. Personal data in kept text is masked before it is
-            written, unless mask_personal_data is false.
+            all exchanges, metadata of all; `full` the text of all.
+        fraction: the share of exchanges whose text is kept under `sampled`.
+        mask_personal_data: whether personal data in kept text is masked before it is written.
         keep_days: files of days before that are deleted.
     """
 
@@ -31,6 +32,7 @@ class Exchange(FrozenModel):
 
     Attributes:
         exchange_id: the id that the client got (`chatcmpl-...`).
+        project_id: the project.
         at: when it was asked, seconds since 1970.
         model: as it was requested (the name of a deployment, mostly).
         target: who answered.
@@ -38,10 +40,14 @@ class Exchange(FrozenModel):
         user_digest: a keyed hash of who asked, the same for the same user of a project; empty where nobody was named.
         status: as HTTP has it.
         error_code: why it failed.
+        finish_reason: why the answer ended, as OpenAI names it; empty for a failure.
+        num_prompt_tokens: tokens of the prompt.
+        num_new_tokens: tokens of the answer.
         seconds: to the end of the answer.
         first_token_seconds: None where no token came.
         cost_usd: None where no prices were set.
-        messages, answer: None where no text was kept, masked where the policy asks for it.
+        messages: the turns of the request, masked where the policy asks for it; None where no text was kept.
+        answer: the text of the answer; None likewise.
         num_masked: places that were masked.
     """
 
@@ -74,8 +80,13 @@ class TrafficFile(FrozenModel):
     """A Parquet file of exchanges of one project and day (UTC, ISO 8601).
 
     Attributes:
+        project_id: the project.
+        day: in UTC, ISO 8601.
         file: its path below the folder of the project.
-        first_at, last_at: seconds since 1970.
+        num_exchanges: exchanges in it.
+        num_bytes: its size.
+        first_at: the earliest exchange, in seconds since 1970.
+        last_at: the latest exchange, in seconds since 1970.
         num_by_hour: by model, then by hour (`2026-11-26T21`), how many exchanges there are; models beyond MOST_MODELS
             are summed up under an empty name.
     """

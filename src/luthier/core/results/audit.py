@@ -15,7 +15,13 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
 class FindingExample(FrozenModel):
-    """One place that a person can look at. `row` is the row's id (`name.jsonl:17`), `note` what is wrong there."""
+    """One place that a person can look at.
+
+    Attributes:
+        row: the row's id (`name.jsonl:17`).
+        excerpt: a piece of its text.
+        note: what is wrong there.
+    """
 
     row: str
     excerpt: str
@@ -27,10 +33,12 @@ class Finding(FrozenModel):
 
     Attributes:
         check: id of the check.
+        severity: how bad it is.
         count: how many rows it is about (0 where it is about the file as a whole).
         fraction: count over all rows of the file.
         message: one sentence with the figures and their units.
         fix: what to do.
+        examples: places to look at.
         details: further figures of this check, JSON values only.
         lines: every row it is about, by line (row number where the format has no lines), ascending; these are the rows
             that `data repair` removes or changes, so of duplicates the one that is kept is not among them.
@@ -51,8 +59,18 @@ class Audit(FrozenModel):
     """The outcome of all checks on one file.
 
     Attributes:
+        file: the file.
+        sha256: its digest.
+        num_bytes: its size.
+        num_rows: its rows.
+        shape: how its rows are read; None where no shape fits.
+        shape_reason: why they are read so.
+        model: the base model whose tokens are counted; None without one.
+        against: the held-out file that it was compared with; None without one.
         grade: A (nothing but notes) to F (must not be trained on).
         grade_reasons: why it is not better, worst first.
+        findings: what the checks found.
+        checks: ids of the checks that ran.
         skipped: check -> why it could not be run (no held-out file, no model).
         profile: what the file holds, for the report and the card: JSON values only.
     """

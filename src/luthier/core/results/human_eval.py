@@ -30,7 +30,12 @@ MAX_COMMENT_CHARACTERS: Final = 2000
 
 
 class RatedAnswer(FrozenModel):
-    """An answer that is shown, and the name of the system that wrote it, which is not."""
+    """An answer that is shown, and the name of the system that wrote it, which is not.
+
+    Attributes:
+        system: the name of the system that wrote it, which raters do not see.
+        text: the answer.
+    """
 
     system: str
     text: str
@@ -41,6 +46,8 @@ class AttentionCheck(FrozenModel):
 
     Attributes:
         how: `garbled`, one answer is words in no order; `instructed`, the text itself says what to choose.
+        preference: the right answer of a pair.
+        score: the right score.
     """
 
     how: Literal["garbled", "instructed"]
@@ -54,7 +61,10 @@ class RatingItem(FrozenModel):
     Attributes:
         item: its number, from 0 on, in no telling order.
         row_id: the row that it was made of.
+        prompt: the prompt as text.
         messages: the prompt's turns, where it is more than one turn of a user.
+        answers: two (pairwise) or one (likert), in a fixed order.
+        check: the right answer of an attention check; None for an item that counts.
     """
 
     item: Annotated[int, Field(ge=0)]
@@ -69,12 +79,20 @@ class RatingPanel(FrozenModel):
     """People who rate the same answers. Times are seconds since 1970.
 
     Attributes:
+        panel_id: its id.
+        name: what people call it.
+        kind: pairs or scores.
+        systems: the names of the systems whose answers are rated.
         source: the file or the evaluation that the rows come from.
+        criteria: what scores are given for.
+        seed: decides the order of items and sides for each rater.
         num_items: attention checks (num_checks) among them.
+        num_checks: attention checks among the items.
         num_same: pairs that are not shown, because both answers are the same text.
         num_left_out: rows that were too long for a system.
-        seed: decides the order of items and sides for each rater.
         instructions: in the words of whoever made the panel; "" for ours alone.
+        created_at: when it was made.
+        closed_at: when it was closed; None while it is open.
     """
 
     panel_id: str
@@ -103,7 +121,11 @@ class Rater(FrozenModel):
     """Somebody who rates in one panel.
 
     Attributes:
+        rater_id: its id.
+        panel_id: the panel.
+        name: what the panel calls them.
         has_link: whether there is a link that lets them in.
+        created_at: seconds since 1970.
     """
 
     rater_id: str
@@ -117,8 +139,14 @@ class Rating(FrozenModel):
     """What one rater says of one item: a preference (pairwise), or a score for each criterion (likert).
 
     Attributes:
+        item: the number of the item.
+        rater_id: who rates.
+        preference: the better answer, of a pair.
+        scores: the score for each criterion, of a single answer.
+        comment: in the rater's words.
         shown_first: which of two answers stood first (left, or on top).
         seconds: from when it was shown; None where that is not known.
+        rated_at: seconds since 1970.
     """
 
     item: int

@@ -13,7 +13,13 @@ AgreementMeasure = Literal["krippendorff_alpha", "fleiss_kappa", "cohen_kappa"]
 
 
 class Estimate(FrozenModel):
-    """A figure with its 95% interval."""
+    """A figure with its 95% interval.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end.
+    """
 
     value: float
     low: float
@@ -21,9 +27,13 @@ class Estimate(FrozenModel):
 
 
 class Drift(FrozenModel):
-    """How a rater changes against the others as it goes on: what a rating adds to it, and how sure that is.
+    """How a rater changes against the others as it goes on.
 
     Of scores: by how much they lie above the others'. Of preferences: how often they agree with the others.
+
+    Attributes:
+        slope: what one more rating adds.
+        p_value: of no change.
     """
 
     slope: float
@@ -67,9 +77,12 @@ class Agreement(FrozenModel):
     """How far raters agree, beyond chance.
 
     Attributes:
+        measure: the coefficient.
         criterion: None for preferences.
+        estimate: the coefficient with its interval; 1 is full agreement, 0 what chance gives.
         raw: share of pairs of ratings of one item that say the same.
         num_items: those that at least two have rated.
+        num_raters: raters whose ratings are in it.
         caution: what the figure does not tell.
     """
 
@@ -86,6 +99,14 @@ class WinRate(FrozenModel):
     """How often `system` is preferred to `against`, ties counting half; the interval draws rows, not ratings.
 
     Attributes:
+        system: the name of the one system.
+        against: the name of the other.
+        num_rows: rows with ratings of both.
+        num_wins: ratings that prefer `system`.
+        num_losses: ratings that prefer the other.
+        num_ties: ratings that prefer neither.
+        rate: wins with half of the ties, as a fraction.
+        p_value: of both being equally good.
         word: of system against the other.
         rows_needed: as in `core.evaluation.Comparison`.
     """
@@ -117,7 +138,14 @@ class Standing(FrozenModel):
 
 
 class MeanScore(FrozenModel):
-    """The mean of all scores that a system's answers were given for a criterion."""
+    """The mean of all scores that a system's answers were given for a criterion.
+
+    Attributes:
+        system: the name of the system.
+        criterion: what was scored.
+        num_ratings: scores in the mean.
+        mean: the mean with its interval.
+    """
 
     system: str
     criterion: Criterion
@@ -126,7 +154,17 @@ class MeanScore(FrozenModel):
 
 
 class ScoreDifference(FrozenModel):
-    """Mean score of one system less that of another, on the same rows."""
+    """Mean score of one system minus that of another, on the same rows.
+
+    Attributes:
+        system: the name of the one system.
+        against: the name of the other.
+        criterion: what was scored.
+        difference: with its interval.
+        p_value: of no difference.
+        word: the verdict of the interval.
+        rows_needed: as in `core.evaluation.Comparison`.
+    """
 
     system: str
     against: str

@@ -25,6 +25,8 @@ class GateRule(FrozenModel):
         system: whose figure; `candidate` is what is to be deployed.
         against: hold the difference to this system in place of the figure itself; `base` is the model that the
             candidate was tuned from.
+        at_least: the lower limit; None where there is an upper one.
+        at_most: the upper limit; None where there is a lower one.
         bound: which end of the 95% interval is held against the limit; by default the cautious one: `low` for at_least,
             `high` for at_most.
         required: whether it fails where there is no such figure.
@@ -72,6 +74,7 @@ class Gate(FrozenModel):
     """Rules that must all be met.
 
     Attributes:
+        rules: what must be met.
         suite: the name of the suite whose results count; without it, of any.
         fingerprints: of suites and safety checks, by their first digits (12 at least); where some stand here, no others
             count: so a task of the same name in another suite cannot replace the one that was meant.
@@ -90,7 +93,9 @@ class CheckedTarget(FrozenModel):
     """What a gate said of one model that is to answer.
 
     Attributes:
+        target: the model.
         file: the name of the gate's file, without its folder.
+        outcome: whether the rules were met.
     """
 
     target: str
@@ -102,6 +107,7 @@ class GatePassage(FrozenModel):
     """How a revision of a deployment came past its gates.
 
     Attributes:
+        checked: each new target with the gate's outcome.
         override: the reason of who had it deployed all the same.
     """
 

@@ -15,13 +15,19 @@ class Signal(FrozenModel):
 
     Attributes:
         name: such as `latency_p95_seconds`, `prompt_length_psi`.
+        title: its name for people.
+        group: what kind of signal it is.
+        unit: of its values.
         value: now, in `unit`, with its 95% interval.
+        low: lower end of the 95% interval.
+        high: upper end of the 95% interval.
         reference: what it is held against (the window before, or the training profile), None where there is nothing
             yet.
         p_value: adjusted for all signals and all looks; None where no test was made.
         state: `unknown` where there is too little to tell, which `sentence` says.
         since: seconds since 1970 of the first exchange that the change is seen in.
         examples: ids of exchanges that show it.
+        sentence: the finding.
         do: what to do about it, where it has changed.
     """
 
@@ -45,9 +51,14 @@ class WatchReport(FrozenModel):
     """All signals of a model in a window of time (seconds since 1970, `until` not included).
 
     Attributes:
+        project_id: the project.
+        model: the model, by the name it is asked for.
+        since: begin of the window.
+        until: end of the window.
         num_exchanges: in the window.
         num_with_text: of these, with their words kept.
         num_dropped: that the log had to drop.
+        signals: what is watched.
         cautions: what the reader has to know, a sentence each.
     """
 

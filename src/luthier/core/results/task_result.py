@@ -16,6 +16,7 @@ class Confusion(FrozenModel):
     The last column counts answers that are none of the labels.
 
     Attributes:
+        labels: the true labels, in order.
         counts: a row for each true label, a column for each given one.
     """
 
@@ -24,7 +25,15 @@ class Confusion(FrozenModel):
 
 
 class ReliabilityBin(FrozenModel):
-    """Rows whose confidence lies in [low, high): their mean confidence, and the fraction of them that was right."""
+    """Rows whose confidence lies in [low, high).
+
+    Attributes:
+        low: lower end, included.
+        high: upper end, not included.
+        num_rows: rows in it.
+        confidence: their mean confidence.
+        accuracy: the fraction of them that was right.
+    """
 
     low: float
     high: float
@@ -34,7 +43,12 @@ class ReliabilityBin(FrozenModel):
 
 
 class TaskFigures(FrozenModel):
-    """What is drawn of one system's answers to a task, where its kind has something to draw."""
+    """What is drawn of one system's answers to a task, where its kind has something to draw.
+
+    Attributes:
+        confusion: labels against given labels; None where it does not apply.
+        reliability: bins of confidence; empty where there is none.
+    """
 
     confusion: Confusion | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
@@ -70,7 +84,14 @@ class TaskResult(FrozenModel):
 
 
 class TasksVerdict(FrozenModel):
-    """The answer over several tasks, as text: at most two sentences that anybody understands, then the details."""
+    """The answer over several tasks, as text: at most two sentences that anybody understands, then the details.
+
+    Attributes:
+        word: the answer in a word.
+        headline: at most two sentences that anybody understands.
+        details: the figures behind it.
+        caveats: what it rests on and what it does not show.
+    """
 
     word: VerdictWord
     headline: str
@@ -128,7 +149,10 @@ class RuleOutcome(FrozenModel):
     """One rule of a gate.
 
     Attributes:
+        rule: the rule in short.
+        passed: whether it was met.
         found: the figure that was held against the bound; None where there is none to hold.
+        sentence: the outcome for people.
     """
 
     rule: str
@@ -141,7 +165,9 @@ class GateOutcome(FrozenModel):
     """Whether a model may be deployed.
 
     Attributes:
+        passed: whether all rules were met.
         gate_sha256: of the gate's file.
+        outcomes: each rule with its outcome.
         results: ids of the results it rests on.
     """
 

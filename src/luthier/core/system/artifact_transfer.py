@@ -47,7 +47,11 @@ def open_root(root: str) -> tuple[Any, str]:
 
 
 def copy_local(source: Path, final: Path) -> None:
-    """Copy a file to `final`, which appears when all of it is on the disk. Raises StorageFullError."""
+    """Copy a file to `final`, which appears when all of it is on the disk.
+
+    Raises:
+        StorageFullError: The disk has no room for it.
+    """
     partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
     try:
         with disk_full_explained(final), source.open("rb") as reader, partial.open("xb") as writer:
@@ -90,7 +94,18 @@ class ArtifactReader:
 
 
 def copy_to(files: Any, source: Path, place: str, name: str) -> None:
-    """Send a file to a file system of fsspec, a piece at a time, in constant memory. Raises WorkError."""
+    """Send a file to a file system of fsspec, a piece at a time, in constant memory.
+
+    Args:
+        files: The file system.
+        source: The local file.
+        place: Where it goes.
+        name: The store, for messages.
+
+    Raises:
+        StorageFullError: The store has no room.
+        WorkError: The store does not answer or refuses.
+    """
     try:
         with errors_explained(name, is_local=False):
             _copy_to(files, source, place)

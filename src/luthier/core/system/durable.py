@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the list of a folder, is on the disk. Raises OSError."""
+    """Wait until a file, or the list of a folder, is on the disk.
+
+    Raises:
+        OSError: It cannot be opened, or the disk fails.
+    """
     # O_RDONLY works for folders as well, which cannot be opened for writing; fsync needs no write access.
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -27,7 +27,9 @@ _UNNAMED: Final = ".unnamed-"
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder of this user alone, gone when the block ends; what killed processes left beside it goes first.
 
-    parent: is there. prefix: nothing else in `parent` is called by it and 16 hexadecimal digits.
+    Args:
+        parent: An existing folder.
+        prefix: The beginning of its name, before 16 hexadecimal digits. Nothing else in `parent` has such a name.
 
     Raises:
         OSError: the folder cannot be made.
@@ -66,7 +68,10 @@ def remove_if_abandoned(folder: Path) -> bool:
 def holding(path: Path, *, must: bool = True) -> Iterator[None]:
     """Hold a file or folder, which the kernel lets go when this process ends.
 
-    must: False goes on where locks cannot be had, as on some network disks; there nothing is ever taken for abandoned.
+    Args:
+        path: The file or folder.
+        must: Whether the lock is required. False goes on without it, as on some network disks; there nothing is ever
+            taken for abandoned.
 
     Raises:
         OSError: another process holds it.

@@ -20,6 +20,8 @@ class StudentVerdict(FrozenModel):
     """Whether distilling was worth it, as text.
 
     Attributes:
+        word: the answer in a word.
+        headline: the answer in a sentence.
         reasons: the figures behind it.
         caveats: what it rests on.
     """
@@ -34,7 +36,14 @@ class StudentRun(FrozenModel):
     """One training of the student.
 
     Attributes:
-        num_tokens, num_trained_tokens: seen in all steps, padding excluded.
+        run_id: the run.
+        method: the name of its method.
+        num_steps: steps that were done.
+        num_examples: examples of all steps.
+        num_tokens: tokens of all steps, without padding.
+        num_trained_tokens: tokens that were learned.
+        weights_sha256: digest of the outcome.
+        seconds: wall time of its training steps.
     """
 
     run_id: str

@@ -12,7 +12,11 @@ class CurvePoint(FrozenModel):
     """One run on a share of the training rows.
 
     Attributes:
+        part: the share of the rows, [from, to).
+        num_rows: rows that were trained on.
         loss: best validation loss in nats a trained token.
+        run_id: the run.
+        hours: of that run.
     """
 
     part: tuple[float, float]
@@ -23,7 +27,13 @@ class CurvePoint(FrozenModel):
 
 
 class Gain(FrozenModel):
-    """What more rows are expected to buy: the loss then, and by how much it is below the loss of today's rows."""
+    """What more rows are expected to bring.
+
+    Attributes:
+        more_rows: rows in addition to today's.
+        loss: the validation loss then.
+        bought: by how much it is below the loss of today's rows.
+    """
 
     more_rows: int
     loss: Estimate

@@ -97,8 +97,11 @@ class Standing(FrozenModel):
 
     Attributes:
         contender: its place.
+        kind: how it is asked.
+        result: its figures.
         seconds_per_answer: measured while all rows were asked at once, on this machine; None of plain text, which is
             only scored.
+        usd_per_1000_answers: on this machine; None where no price is known.
     """
 
     contender: int
@@ -112,8 +115,12 @@ class Tuning(FrozenModel):
     """The short training of a contender.
 
     Attributes:
+        contender: the place of the base model.
+        run_id: the run.
         reason: why it is not judged; empty where it was trained to its end.
-        hours, usd: of the training, what a kill threw away included.
+        hours: of the training, including work that a kill threw away.
+        usd: of the training, likewise; None where no price is known.
+        peak_memory_bytes: of the device; None where it is unknown.
     """
 
     contender: int
@@ -130,7 +137,10 @@ class Recommendation(FrozenModel):
     Attributes:
         word: `tuned`, `prompting` ("none of them need be tuned"), or `nothing` that is any good.
         system: the name of what is recommended; empty for `nothing`.
+        contender: the place of its base model; None for `nothing`.
         headline: one sentence, or two.
+        reasons: the figures behind it.
+        cautions: what it does not show.
     """
 
     word: Advice

@@ -35,6 +35,11 @@ class Parameter(FrozenModel):
 
     Attributes:
         name: a key of the recipe, dotted, or `ALPHA_OVER_RANK`.
+        kind: float and int: from `low` to `high`; choice: one of `choices`.
+        low: the least value.
+        high: the greatest value.
+        log: whether the scale is logarithmic.
+        choices: the values; None among them means what the plan takes by itself.
         when: parameters and values of theirs without which this one plays no part.
         why: where the range comes from.
     """
@@ -93,7 +98,10 @@ class Result(FrozenModel):
     """What a trial had come to on a rung: the lowest loss on the validation rows up to `step`, as the objective has it.
 
     Attributes:
+        rung: its number, from 0 on.
+        step: the last step of the trial that it covers.
         share: of all of its steps, how many were done.
+        loss: the lowest loss on the validation rows up to `step`, as the objective defines it.
         study_hours: what the whole study had spent by then.
         curve: (share, loss) of every validation since the rung before.
     """
@@ -152,6 +160,7 @@ class StartPoint(FrozenModel):
     """A recipe to try before any is suggested.
 
     Attributes:
+        values: parameters by name.
         why: where it comes from.
     """
 

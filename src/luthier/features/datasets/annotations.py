@@ -261,7 +261,7 @@ def parse_lines(text: str) -> tuple[int, ...]:
     found: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         ends = part.split("-")
-        # 13 digits bound int() before it runs; isascii refuses digits of other scripts, which int() would take.
+        # At most 12 digits, checked before int() runs; isascii refuses digits of other scripts, which int() takes.
         if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 13 for end in ends):
             raise RequestError(f"rows={part[:40]!r}", expected="numbers such as 3,17,20-25", do="correct the address")
         low, high = int(ends[0]), int(ends[-1])
@@ -288,7 +288,7 @@ def named_lines(lines: tuple[int, ...]) -> str:
 
 
 def no_such_row(line: int) -> NotFoundError:
-    """What to tell who asks for a row that the file has not."""
+    """The error for a row that the file does not have."""
     return NotFoundError(f"no row on line {line}", expected="a row of this version", do="start from the first row")
 
 

@@ -1,4 +1,4 @@
-"""Dataset cards: what a data file is, in words for people and in two notations for machines."""
+"""Dataset cards: what a data file is, as text for people and in two notations for machines."""
 
 from __future__ import annotations
 
@@ -79,11 +79,16 @@ def make_card(
 ) -> DatasetCard:
     """Audit a file and write its card (`README.md`) and Croissant (`README.croissant.json` beside it).
 
-    Where the file is one side of a split (`split.json` beside it), the other sides are described too. date: of the
-    audit, ISO 8601. command: how the card was made, shown on it. force: replace files that are there.
+    Where the file is one side of a split (`split.json` beside it), the other sides are described too.
 
-    Raises NotFoundError (file, model), DataError (the file cannot be read, or has no rows that can), RequestError
-    (the output is an input), ConflictError (an output is there already).
+    Args:
+        date: The date of the audit, ISO 8601.
+
+    Raises:
+        NotFoundError: No such file or model.
+        DataError: The file cannot be read, has no readable rows, or changed meanwhile.
+        RequestError: The output is an input, or no Markdown file.
+        ConflictError: An output exists.
     """
     from luthier.core.errors import DataError
     from luthier.features.datasets import file_audits as audits

@@ -20,10 +20,15 @@ def difference(
     key: str | None = None,
     again: bool = False,
 ) -> CachedResult:
-    """What changed from one version to another, as `dataset_questions.diff_answer` says it; begun where nobody asked.
+    """The changes from one version to another, as `analysis.diff_answer` returns them; started on first request.
 
-    key: the field that names a row; None takes its id, else its prompt, else its place. again: start it again where it
-    failed. Raises NotFoundError, and RequestError for a version against itself.
+    Args:
+        key: The field that names a row; None takes its id, else its prompt, else its place.
+        again: Start again where it failed.
+
+    Raises:
+        NotFoundError: The file of a version is gone.
+        RequestError: A version against itself.
     """
     if old.number == new.number:
         raise RequestError(

@@ -19,8 +19,15 @@ _LOOKED_AT: Final = 100
 def check_edited(rows: RowIndex, row: Row | RowProblem, edited: Mapping[str, Any]) -> None:
     """Refuse an edited row that does not fit the shape of the file, or that leaves nothing to learn.
 
-    The shape is told by the first hundred rows. Rows of no known shape keep the fields and the types that they had.
-    Raises RequestError.
+    The first hundred rows decide the shape. Rows of no known shape keep the fields and the types that they had.
+
+    Args:
+        rows: The index of the file.
+        row: The row before the edit.
+        edited: Its fields after the edit.
+
+    Raises:
+        RequestError: The row is unchanged, or does not fit.
     """
     from luthier.ml.data.files.bad_field import BadFieldError
     from luthier.ml.data.rows.formats import example_of

@@ -116,7 +116,7 @@ def repair_state(context: Context, caller: Caller, version: DatasetVersion, choi
         NotFoundError: No such held-out dataset.
     """
     found = cached_result(context, _subject(context, caller, version, choice)[0])
-    # The summary is cached apart from the rows; either may be cleared. Without rows there is nothing to keep.
+    # The rows are deleted when they have become a version, the summary stays: then the repair is not prepared.
     if found.answer is not None and not _prepared(context, caller, version, choice).is_file():
         return CachedResult("unasked")
     return found
@@ -231,7 +231,7 @@ def _subject(
         "actions": sorted(choice.actions),
         "mask": sorted(choice.mask),
         "against": None if other is None else [other.sha256, files.suffix_of(other.filename)],
-        # Name and digest: a model that was pulled anew under its name counts other tokens.
+        # Name and digest: a model that was pulled again under its name may count other tokens.
         "model": [choice.model, model_digest(context, choice.model)] if choice.model else None,
     }
     return Subject(version.sha256, "repair", given), other
@@ -241,7 +241,7 @@ def _prepared(context: Context, caller: Caller, version: DatasetVersion, choice:
     """The file of rows that a repair makes, beside the answer that tells of it."""
     subject, _ = _subject(context, caller, version, choice)
     path = subject.path(context)
-    # Beside the cached summary, under the same key: both are cleared together when the cache is.
+    # Beside the cached summary, under the same key, so that the two always belong to the same choice.
     return path.with_name(f"{path.stem}-rows.jsonl")
 
 

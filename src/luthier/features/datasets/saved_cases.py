@@ -40,14 +40,19 @@ class SavedCase:
 def save_case(
     context: Context, caller: Caller, conversation: Sequence[Message], reference: str, *, dataset: str, model: str
 ) -> SavedCase:
-    """Add a row to the project's dataset of this name, as its next version; a dataset that is not there is made.
+    """Add a row to the project's dataset of this name, as its next version; a missing dataset is made.
 
-    conversation: ends with a turn of the user. Of the earlier answers in it nothing is to be learned (weight 0): they
-    were a model's, and nobody has looked at them. reference: the answer as it should be. model: who wrote the first
-    draft of it, for the version's details.
+    Earlier answers in the conversation get weight 0: a model wrote them, and nobody has checked them.
 
-    Raises RequestError for an empty reference or conversation, ConflictError where the dataset's newest version holds
-    other rows than conversations in JSONL, or is larger than 64 MiB.
+    Args:
+        conversation: Ends with a turn of the user.
+        reference: The answer as it should be.
+        dataset: The name of the dataset.
+        model: Who wrote the first draft of the answer, for the version's details.
+
+    Raises:
+        RequestError: An empty reference or conversation, or a name that cannot be.
+        ConflictError: The newest version holds other rows than conversations in JSONL, or is larger than 64 MiB.
     """
     if not conversation or conversation[-1].role != "user" or not reference.strip():
         raise RequestError(

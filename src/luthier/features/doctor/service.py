@@ -36,7 +36,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """One machine, one home. `hardware` was measured just now, while other processes used `busy_cores` cores."""
+    """One machine and one home.
+
+    Attributes:
+        hardware: The measurement of just now.
+        busy_cores: Cores that other processes used meanwhile.
+        home: The folder of the home.
+        disk_free_bytes: Free bytes on its disk.
+        versions: Versions of Python and the main packages.
+        warnings: What will get in the way.
+    """
 
     hardware: Hardware
     busy_cores: float
@@ -45,7 +54,7 @@ class Examination:
     versions: dict[str, str]
     warnings: tuple[Finding, ...]
     sandbox: str
-    """What holds the code and the queries that models write, in words."""
+    """What isolates code and queries that models write, as a sentence."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier doctor --json`."""

@@ -1,4 +1,4 @@
-"""What a server is asked to judge: by whom it is told apart, who is judged, and on what."""
+"""The request of an evaluation by the server: its id, what is judged, and on what."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ MAX_AGAINST: Final = 7
 
 
 class EvaluationOrder(FrozenModel):
-    """One evaluation that a job carries out. result_id: what its result is called, whichever attempt writes it.
+    """What a job of the kind `evaluation` is to judge, and by what.
 
-    candidate, against: runs and base models by the names that commands know them by. file_id: the held-out rows, or the
-    suite. suite_file: a suite of the operator's own, absolute, instead of one that was uploaded. label: what that is
-    called. probes: which set of safety probes. most_rows: judge only so many.
+    Attributes:
+        kind: On rows, by a suite, or for safety.
+        result_id: The id that the result will have.
+        candidate: The judged run or base model.
+        against: What it is compared with.
+        file_id: The held-out rows or the suite, a file of the project.
+        suite_file: A suite of the operator, by its path; None for uploaded ones.
+        label: What pages call the rows, suite or probes.
+        probes: The set of safety probes.
+        most_rows: How many rows are judged at most; None for all.
+        allow_leakage: Judge although rows were trained on.
     """
 
     kind: OrderKind

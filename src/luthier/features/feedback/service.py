@@ -81,10 +81,14 @@ class Imported:
 
 
 def give(context: Context, caller: Caller, said: FeedbackInput) -> FeedbackResult:
-    """Keep what somebody says of an answer of the caller's project, in place of what the same author said before.
+    """Store somebody's feedback on an answer, in place of what the same author said before.
 
-    The same once more changes nothing. Personal data in a correction and a comment is masked as the policy of the
-    project's traffic says. Raises NotFoundError for an answer that is not known, RequestError for what says nothing.
+    The same feedback a second time changes nothing. Personal data in a correction and a comment is masked as the policy
+    of the project's traffic says.
+
+    Raises:
+        NotFoundError: No such answer in the project's traffic.
+        RequestError: Neither a thumb, nor a score, nor a correction.
     """
     return _give(context, _exchange(context, caller.project_id, said.exchange_id), said)
 
@@ -108,10 +112,12 @@ def _give(context: Context, exchange: Exchange, said: FeedbackInput) -> Feedback
 
 
 def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
-    """Take in a file of JSON lines: `{"exchange_id": ..., "thumb": "up"}` and so on, as `FeedbackInput` has it.
+    """Import a file of JSON lines: `{"exchange_id": ..., "thumb": "up"}` and so on, as `FeedbackInput` has it.
 
-    A line that cannot be taken is kept from the others: it stands in `refused`. Raises RequestError for a file that
-    cannot be read.
+    A line that is refused does not affect the others.
+
+    Raises:
+        RequestError: The file cannot be read.
     """
     came, read = Imported(), list[tuple[int, FeedbackInput]]()
     for number, line in _lines(path):

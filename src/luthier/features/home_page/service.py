@@ -93,7 +93,19 @@ class Now(FrozenModel):
 
 
 class Judged(FrozenModel):
-    """A verdict in short. value: the main metric of what was tuned; comparison: with its baseline."""
+    """A verdict in short.
+
+    Attributes:
+        evaluation_id: The evaluation.
+        run_id: The judged run, if any.
+        created_at: ISO 8601.
+        word: The verdict.
+        headline: The verdict in one sentence.
+        metric: The metric that it is about.
+        num_rows: Rows that were judged.
+        value: The candidate's figure.
+        comparison: The candidate against its baseline.
+    """
 
     evaluation_id: str
     run_id: str | None

@@ -49,7 +49,16 @@ class FigureRow:
 
 @dataclass(frozen=True, slots=True)
 class FiguresView:
-    """Everything that follows from one set of ratings."""
+    """Everything that follows from one set of ratings.
+
+    Attributes:
+        title: Whose ratings they are.
+        found: The figures.
+        agreements: Agreement between raters, a row for each measure.
+        agreement_cautions: What limits these.
+        rows: Win rates, rankings, scores and differences.
+        charts: The same as charts.
+    """
 
     title: str
     found: PanelFigures

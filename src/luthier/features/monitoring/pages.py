@@ -78,7 +78,7 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
     """All models that are watched, and the alerts that are open."""
     settings = alerts.alert_settings(context, caller.project_id)
     is_open = alerts.list_alerts(context, caller.project_id, status="open")
-    # Models with open alerts are listed even when they are not monitored any more, else nobody could close them.
+    # Models with open alerts are listed even when they are not monitored any more, else nobody would see these.
     names = dict.fromkeys(
         [*monitor_loop.monitored_models(context, caller.project_id, settings), *(one.model for one in is_open)]
     )

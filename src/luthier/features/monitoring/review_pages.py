@@ -34,9 +34,19 @@ _Text = Annotated[str, Form(max_length=2 * review_queue.MAX_CHARACTERS)]
 
 @dataclass(frozen=True, slots=True)
 class ReviewView:
-    """The state of the review page. item: None where nothing is shown. model: empty for all of them.
+    """The state of the review page.
 
-    typed: an edit that was refused. is_edited: whether the form is open. seen: what the item was like, in few letters.
+    Attributes:
+        item: The item; None where nothing is shown.
+        model: The model of the filter; empty for all.
+        status: The status of the filter.
+        counts: Items by model and status.
+        previous: The id of the item before.
+        following: The id of the item after.
+        is_edited: Whether the form is open.
+        notice: What the last request has done.
+        error: Why an edit was refused.
+        typed: The text of an edit that was refused.
     """
 
     item: ReviewItem | None

@@ -35,7 +35,7 @@ def suite_signals(context: Context, project_id: str, target: str) -> tuple[Signa
     subject = judged.run_id or judged.base
     if subject is None:
         return ()
-    # Bounded: the newest result of each suite and the one before are among the last fifty.
+    # Bounded: the newest two results of each suite are searched for among the last fifty.
     listed = context.assessments.list("suite", SuiteResult, project_id, subject=subject, limit=_MAX_RESULTS)
     newest: dict[str, list[SuiteResult]] = {}
     for one in listed:

@@ -89,7 +89,12 @@ class Authenticator:
         return None
 
     def look_up(self, key: str, address: str) -> AuthResult:
-        """Ask the database for a key. address: where the client is, by which failures are counted."""
+        """Look a key up in the database.
+
+        Args:
+            key: The key as it came.
+            address: The client's address, by which failures are counted.
+        """
         digest = digest_of(key)
         with self._lock:
             was_right = digest in self._right
@@ -130,7 +135,12 @@ class Authenticator:
         return self._requests.take(given.caller.key_id, given.requests_per_minute)
 
     def count_refused(self, given: AuthResult, num_requests: int) -> None:
-        """Count work that was refused as so many requests more, whether the key has them left or not."""
+        """Count work that was refused as further requests, whether the key has them left or not.
+
+        Args:
+            given: The result of checking the key.
+            num_requests: How many requests the work is worth.
+        """
         caller = given.caller
         if caller is not None and caller.key_id is not None and given.requests_per_minute is not None:
             self._requests.owe(caller.key_id, given.requests_per_minute, num_requests)

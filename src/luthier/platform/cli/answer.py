@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 class Answer:
     """The end of a command.
 
-    document: for --json. show: writes the same for a person. exit_code: 1 where the work failed without an error that
-    could be raised (a run that diverged and kept its last good state).
+    Attributes:
+        as_json: Whether `--json` was given.
+        document: For `--json`.
+        show: Writes the same for a person.
+        exit_code: 1 where the work failed without an error (a run that diverged and kept its last good state).
     """
 
     as_json: bool

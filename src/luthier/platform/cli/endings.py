@@ -20,7 +20,14 @@ _USAGE_ERROR = typer.BadParameter.__mro__[1]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """An exit code with an answer, or with an error as document and as text. Neither: all was said (help, version)."""
+    """How a command ended. Without an answer and an error all was printed already (help, version).
+
+    Attributes:
+        exit_code: The exit code of the process.
+        answer: The answer; None for an error.
+        error: The error as a document, as `LuthierError.as_json` writes it.
+        text: The error for a person.
+    """
 
     exit_code: int
     answer: Answer | None = None

@@ -10,9 +10,14 @@ from luthier.platform.db.tables import jobs, key_usage, webhook_deliveries
 
 
 class Measured(FrozenModel):
-    """Counts at one moment. busy_workers: the names of those whose lease has not run out.
+    """Counts at one moment, by the database's clock.
 
-    oldest_queued_seconds: how long the job that has waited longest has been there; 0 where none waits.
+    Attributes:
+        jobs_by_status: Jobs by their status.
+        oldest_queued_seconds: How long the job that has waited longest has been queued; 0 where none waits.
+        busy_workers: The names of the workers whose lease has not run out.
+        num_tokens: Tokens that were charged to keys, in total.
+        deliveries_by_status: Webhook messages by their status.
     """
 
     jobs_by_status: dict[str, int]

@@ -40,11 +40,15 @@ class Database:
     def open(cls, url_or_path: str | Path, *, patience_seconds: float = 0.0) -> Database:
         """Open a database, making or migrating it where needed.
 
-        url_or_path: a file, or an SQLAlchemy URL (`sqlite:///...`, `postgresql://user:password@host/name`).
-        patience_seconds: how long to ask again, now and before each transaction, where it does not answer.
+        Args:
+            url_or_path: A file, or an SQLAlchemy URL (`sqlite:///...`, `postgresql://user:password@host/name`).
+            patience_seconds: How long to retry, now and before each transaction, where it does not answer.
 
-        Raises RequestError (an URL that this version cannot use, a folder that cannot be written), ConflictError (made
-        by a newer Luthier), UnreachableError (a server that does not answer), WorkError (damaged).
+        Raises:
+            RequestError: This version cannot use the URL, or the folder cannot be written.
+            ConflictError: The database was made by a newer Luthier.
+            UnreachableError: The server does not answer.
+            WorkError: The database is damaged, or holds tables of another program.
         """
         database = cls(_backend_of(_as_url(url_or_path)), patience_seconds)
         try:
@@ -90,7 +94,14 @@ class Database:
             yield connection
 
     def check_write(self, within_seconds: float) -> None:
-        """Begin a transaction that writes, and end it. Raises UnreachableError where its turn does not come in time."""
+        """Begin a transaction that writes, and end it.
+
+        Args:
+            within_seconds: How long to wait for its turn.
+
+        Raises:
+            UnreachableError: Its turn did not come in time.
+        """
         with self._errors_explained(), self._engine.connect() as connection:
             options: dict[str, Any] = {IS_WRITE: True, WAIT_SECONDS: within_seconds}
             with connection.execution_options(**options).begin():

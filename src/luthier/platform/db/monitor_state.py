@@ -16,7 +16,14 @@ from luthier.platform.db.tables import watches
 
 @dataclass(frozen=True, slots=True)
 class WatchDocument:
-    """One document, as JSON. name: of the model it is about; empty where it is about the whole project."""
+    """One document about what is watched.
+
+    Attributes:
+        project_id: The project.
+        kind: The kind of the document.
+        name: The model it is about; empty where it is about the whole project.
+        document: Its JSON text.
+    """
 
     project_id: str
     kind: str
@@ -41,9 +48,17 @@ class WatchStore(Store):
         return self._list(_DOCUMENTS, order=order, kind=kind, project_id=project_id)
 
     def change(self, project_id: str, kind: str, name: str, change: Callable[[str | None], str | None]) -> str | None:
-        """Make the next document of the one that is there, or none of it; returns what is there then.
+        """Replace a document by one that is computed from it.
 
-        change: is given the document, None for none; it may be called again where another process was first.
+        Args:
+            project_id: The project.
+            kind: The kind of the document.
+            name: The model it is about; empty for the whole project.
+            change: Gets the document (None if there is none) and returns the new one (None to remove it). It is called
+                again where another process has changed the document meanwhile.
+
+        Returns:
+            The document as it is then.
         """
         while True:
             # Optimistic: `change` runs outside the transaction, which holds the comparison and the write alone.

@@ -40,7 +40,12 @@ _MAX_KEY_CHARACTERS: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How one field is written into its column and read from it."""
+    """How one field is written into its column and read from it.
+
+    Attributes:
+        dump: From the field to the column.
+        load: From the column to the field.
+    """
 
     dump: Callable[[Any], Any]
     load: Callable[[Any], Any]
@@ -165,13 +170,30 @@ class RecordTable(Generic[Record]):
     def first(
         self, connection: Connection, *where: ColumnElement[bool], is_locked: bool = False, **_columns: Any
     ) -> Record | None:
-        """A record of which all this is true; None where there is none. is_locked: until the transaction ends."""
+        """The first record that meets all conditions; None where there is none.
+
+        Args:
+            connection: An open transaction.
+            where: Conditions.
+            is_locked: Whether no other transaction may change the row before this one ends.
+            _columns: Columns and their values; None leaves a column out.
+        """
         query = self.select.where(*where, *self.where(**_columns)).limit(1)
         row = connection.execute(query.with_for_update() if is_locked else query).mappings().first()
         return None if row is None else self.of_row(row)
 
     def get(self, connection: Connection, key: str, *, is_locked: bool = False, **_scope: Any) -> Record:
-        """The record of a key, within what `_scope` says of other columns. Raises NotFoundError."""
+        """The record of a key.
+
+        Args:
+            connection: An open transaction.
+            key: The value of the key column.
+            is_locked: Whether no other transaction may change the row before this one ends.
+            _scope: Other columns and the values that they must have.
+
+        Raises:
+            NotFoundError: There is no such record.
+        """
         found = self.first(connection, self.table.c[self.key] == key, is_locked=is_locked, **_scope)
         if found is None:
             raise self.not_found(connection, key, **_scope)

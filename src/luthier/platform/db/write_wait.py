@@ -17,21 +17,35 @@ BRIEF_SECONDS: Final = 1.0
 
 
 class WriteWait:
-    """The turns of one process. Safe to share between threads. is_busy: whether an error says that others write."""
+    """The turns of one process. Thread-safe.
+
+    Args:
+        is_busy: Whether an error says that another transaction writes.
+        clock: Seconds on a clock that is never set.
+    """
 
     def __init__(self, is_busy: Callable[[Exception], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._is_busy, self._clock, self._lock = is_busy, clock, threading.Lock()
         self._since: float | None = None
 
     def seconds(self, usual: float, most: float | None = None) -> float:
-        """How long to wait now. most: what this one has at most."""
+        """How long to wait now, in seconds.
+
+        Args:
+            usual: The wait while nobody has waited in vain.
+            most: An upper limit for this transaction; None for none.
+        """
         with self._lock:
             found = usual if self._since is None else min(usual, BRIEF_SECONDS)
         return found if most is None else min(found, most)
 
     @contextmanager
     def turn(self, *, is_whole_wait: bool) -> Iterator[None]:
-        """Wait for a turn in the block. is_whole_wait: whether to give up in vain says that nobody gets one."""
+        """Wait for a turn in the block.
+
+        Args:
+            is_whole_wait: Whether a wait in vain means that nobody gets a turn, and not only that this one was short.
+        """
         began = self._clock()
         try:
             yield

@@ -26,7 +26,11 @@ def context_of(request: Request) -> Context:
 
 
 async def let_in(request: Request) -> Caller:
-    """Who asks; counted once a request, however often it is called. Raises ApiError (401, 429)."""
+    """The caller of a request; counted once a request, however often this is called.
+
+    Raises:
+        ApiError: 401 for no key or one that is not valid, 429 for too many requests or failures.
+    """
     # `KeyFirst` and the dependencies of a route both call this: the second call must not count again.
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
@@ -65,7 +69,9 @@ async def let_in(request: Request) -> Caller:
 def count_refused(request: Request, num_requests: int) -> None:
     """Count a request that was refused after it had made work, such as a prompt of many contexts, as several.
 
-    num_requests: how many it is worth; the one that it is was counted when it came.
+    Args:
+        request: The request.
+        num_requests: How many requests it is worth, including the one that was counted when it came.
     """
     given: AuthResult | None = getattr(request.state, "given", None)
     if given is not None and num_requests > 1:

@@ -16,7 +16,13 @@ from luthier.platform.http.multipart import Form, FormError
 async def read_form(
     request: Request, incoming: IncomingFile, *, file_field: str, fields: frozenset[str], most_bytes: int
 ) -> Form:
-    """Write the file of a form to `incoming` and return the rest. Raises ApiError as `service.multipart` says."""
+    """Write the file of a form to `incoming` and return the rest; arguments as `multipart.read_form` has them.
+
+    Raises:
+        ApiError: 413 for a file that is too large; 400 for another body, unknown or missing fields, and a client that
+            left before the end.
+        StorageFullError: The disk has no room for the file.
+    """
     try:
         return await multipart.read_form(
             request.stream(), request.headers, incoming, file_field=file_field, fields=fields, most_bytes=most_bytes
@@ -30,7 +36,11 @@ async def read_form(
 
 
 def chosen(fields: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
-    """A field that is one of these. Raises ApiError (400)."""
+    """A field that must have one of these values.
+
+    Raises:
+        ApiError: 400 where it is missing or has another value.
+    """
     if name not in fields:
         raise ApiError(400, f"Missing required parameter: {name!r}", param=name, code="missing_required_parameter")
     if fields[name] not in choices:

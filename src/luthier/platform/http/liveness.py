@@ -35,7 +35,14 @@ class InThread(Generic[Found]):
         self._began = 0.0
 
     async def found(self, within_seconds: float) -> Found:
-        """What it returns or raises. Raises TimeoutError where it has been under way for longer than that already."""
+        """What it returns or raises.
+
+        Args:
+            within_seconds: How long it may have been under way.
+
+        Raises:
+            TimeoutError: It has been under way for longer than that.
+        """
         task = self._task
         # A task of a loop that has ended, as in tests, would never finish.
         if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():

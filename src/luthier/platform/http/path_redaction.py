@@ -113,7 +113,11 @@ def redact_page(page: str, places: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def redacted_errors(places: Mapping[str, str]) -> Iterator[None]:
-    """Our errors out of the block, without paths of this machine. places: what is shown in place of which path."""
+    """Remove paths of this machine from our errors that the block raises.
+
+    Args:
+        places: What is shown in place of which path.
+    """
     try:
         yield
     except LuthierError as error:

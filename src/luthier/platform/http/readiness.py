@@ -19,7 +19,12 @@ _REMEMBERED_SECONDS: Final = 3.0
 
 
 class Check(FrozenModel):
-    """One thing that work needs. problem: what is wrong with it, None where nothing is."""
+    """One thing that work needs.
+
+    Attributes:
+        name: What it is.
+        problem: What is wrong with it; None if nothing is.
+    """
 
     name: str
     problem: str | None = None

@@ -126,7 +126,17 @@ def insert_event(
     level: Level = "info",
     data: dict[str, float | None] | None = None,
 ) -> None:
-    """Write an event as part of a transaction. code: None for what can happen again, such as a pause."""
+    """Store an event within a transaction.
+
+    Args:
+        connection: A transaction that writes.
+        now: Seconds since 1970 by the database's clock.
+        job_id: The job.
+        message: One sentence for people.
+        code: The name of the event within the job; None for what can happen again, such as a pause.
+        level: How serious it is.
+        data: The figures of a step.
+    """
     event_id = f"ftevent-{secrets.token_hex(12)}"
     values = {
         "event_id": event_id, "job_id": job_id, "code": code or event_id, "created_at": now, "level": level,

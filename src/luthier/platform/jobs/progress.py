@@ -35,7 +35,12 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 class JobProgress:
-    """Progress written as events of the job: the title of each task once, then its position every few seconds."""
+    """Progress written as events of the job: the title of each task once, then its position every few seconds.
+
+    Args:
+        context: The home.
+        job: The job, as its attempt was given it.
+    """
 
     def __init__(self, context: Context, job: Job) -> None:
         self._context, self._job, self._number = context, job, 0

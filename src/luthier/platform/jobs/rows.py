@@ -71,7 +71,11 @@ def held_row(connection: Connection, job_id: str, attempt: int) -> RowMapping:
 
 
 def locked_row(connection: Connection, job_id: str) -> RowMapping:
-    """The row of a job, which nobody else changes until the transaction ends. Raises NotFoundError."""
+    """The row of a job, which no other transaction changes until this one ends.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
     # FOR UPDATE has no effect on SQLite, where BEGIN IMMEDIATE makes writers take turns already.
     row = connection.execute(select(jobs).where(jobs.c.job_id == job_id).with_for_update()).mappings().first()
     if row is None:
@@ -80,7 +84,16 @@ def locked_row(connection: Connection, job_id: str) -> RowMapping:
 
 
 def job_by_id(connection: Connection, job_id: str, project_id: str | None = None) -> Job:
-    """A job; of this project, where one is named. Raises NotFoundError."""
+    """A job by its id.
+
+    Args:
+        connection: An open transaction.
+        job_id: The id.
+        project_id: Only a job of this project; None for any.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
     query = _BY_ID if project_id is None else _OF_PROJECT
     row = connection.execute(query, {"its_id": job_id, "its_project": project_id}).mappings().first()
     if row is None:

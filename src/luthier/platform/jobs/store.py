@@ -62,7 +62,11 @@ class JobStore:
         self._database, self.lease_seconds, self._leases = database, lease_seconds, LeaseWatch(clock)
 
     def submit(self, job: Job) -> Job:
-        """Queue a job. Raises ConflictError where the id is taken."""
+        """Queue a job.
+
+        Raises:
+            ConflictError: The id is taken.
+        """
         try:
             with self._database.write() as connection:
                 return add_job(connection, self._database.clock(connection), job)

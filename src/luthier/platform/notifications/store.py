@@ -165,9 +165,17 @@ class WebhookStore(Store):
 def announce_event(
     connection: Connection, project_id: str, event_type: EventType, data: dict[str, Any], now: float
 ) -> int:
-    """Write down, in the transaction of what has happened, who is to be told of it; returns how many webhooks are.
+    """Insert the messages about an event, in the transaction of the event itself.
 
-    now: by the clock of the database.
+    Args:
+        connection: That transaction.
+        project_id: The project whose webhooks get the event.
+        event_type: The kind of event.
+        data: What the event is about.
+        now: Seconds since 1970 by the database's clock.
+
+    Returns:
+        The number of webhooks that get it.
     """
     of_project = select(webhooks).where(webhooks.c.project_id == project_id)
     hooks = [hook for hook in connection.execute(of_project).mappings() if event_type in hook["event_types"].split()]

@@ -20,10 +20,16 @@ _MOST_REASON_CHARACTERS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """Where to ask (`GET path`, 200 is healthy), how often, and how long a program may be unhealthy.
+    """Where to ask for the health of a program (`GET path`, 200 is healthy), and how long it may be unhealthy.
 
-    timeout_seconds: without an answer for so long it counts as unhealthy. unhealthy_seconds: so long in one piece, and
-    it is started again. start_seconds: the same for a program that has not answered yet.
+    Attributes:
+        host: The address of the program.
+        port: Its port.
+        path: The path to ask for.
+        every_seconds: Between two questions.
+        timeout_seconds: Without an answer for this long the program counts as unhealthy.
+        unhealthy_seconds: Unhealthy for this long without a break, it is restarted.
+        start_seconds: The same for a program that has not answered yet.
     """
 
     host: str
@@ -36,7 +42,12 @@ class HealthCheck:
 
 
 class HealthProbe:
-    """Asks one program after another start of it. clock: goes on evenly, whatever the wall clock does."""
+    """Asks a program for its health, again from the beginning after each restart.
+
+    Args:
+        check: Where and how often to ask.
+        clock: Seconds on a clock that is never set.
+    """
 
     def __init__(self, check: HealthCheck, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._check, self._clock = check, clock

@@ -21,9 +21,12 @@ _LAST_BYTES = 2000
 
 
 class Outcome(FrozenModel):
-    """What the child says at its end. `validated`: it has looked at all there is, and the work may begin.
+    """What the child says at its end.
 
-    error: as `LuthierError.as_json` writes it. found: what is to be kept with the job.
+    Attributes:
+        status: `validated` where it has checked the files, and the work may begin.
+        error: As `LuthierError.as_json` writes it.
+        found: What is to be kept with the job.
     """
 
     status: Literal["validated", "succeeded", "paused", "failed"]
@@ -46,7 +49,13 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 class Attempt:
-    """A running attempt. folder: its own; it holds the child's log and, at the end, its outcome."""
+    """A running attempt.
+
+    Args:
+        command: The command line of the child.
+        folder: The attempt's own folder, for the child's log and, at the end, its outcome.
+        most_seconds_without_ping: How long the guard waits for a ping before it kills the child.
+    """
 
     def __init__(self, command: Sequence[str], folder: Path, most_seconds_without_ping: float) -> None:
         self.folder = folder

@@ -34,7 +34,14 @@ _failed: dict[Path, tuple[float, LuthierError]] = {}
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
-    """The state of a computation. at: when it started, or when it finished (seconds since 1970)."""
+    """The state of a computation.
+
+    Attributes:
+        state: Whether it was started, and how it ended.
+        at: When it started, or when it finished, in seconds since 1970.
+        answer: Its result; None unless it was answered.
+        error: Why it failed; None unless it did.
+    """
 
     state: State
     at: float = 0.0
@@ -44,7 +51,13 @@ class CachedResult:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What an answer is about: a file by its digest, the sort of question, and all that the answer depends on."""
+    """What an answer is about.
+
+    Attributes:
+        sha256: The digest of the file.
+        kind: The kind of question.
+        given: All other things that the answer depends on.
+    """
 
     sha256: str
     kind: str

@@ -30,10 +30,15 @@ _STEADY_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is to run. grace_seconds: from SIGTERM to SIGKILL. descriptors: open files that it is handed.
+    """A program that is to run.
 
-    health: how it is asked whether it is well; one that is not for long is ended and started again. stacks: the signal
-    by which it writes to stderr where its threads are, sent before that.
+    Attributes:
+        name: For messages.
+        command: The command line.
+        grace_seconds: From SIGTERM to SIGKILL.
+        descriptors: Open files that it inherits.
+        health: How its health is checked; None for no check. A program that stays unhealthy is restarted.
+        stacks: The signal by which it writes the stacks of its threads to stderr; sent before it is ended as unhealthy.
     """
 
     name: str
@@ -55,13 +60,22 @@ class _Running:
 
 
 class Supervisor:
-    """Looks after programs. tell: is told, in words, of every end that was not asked for."""
+    """Starts programs, restarts those that end or hang, and ends all of them together.
+
+    Args:
+        programs: The programs, in the order in which they are started.
+        tell: Called with a sentence about every end that was not requested.
+    """
 
     def __init__(self, programs: Sequence[Program], *, tell: Callable[[str], None]) -> None:
         self._all, self._tell = [_Running(program) for program in programs], tell
 
     def start(self) -> None:
-        """Start all programs. Raises OSError where a command cannot be started."""
+        """Start all programs.
+
+        Raises:
+            OSError: A command cannot be started.
+        """
         for one in self._all:
             self._start(one)
 

@@ -31,7 +31,14 @@ STYLE: Final = "app.css"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as it is sent. address: with a part of its digest."""
+    """A file as it is sent.
+
+    Attributes:
+        address: Its name with a part of its digest.
+        media_type: Its content type.
+        content: Its bytes.
+        packed: The same, compressed with gzip.
+    """
 
     address: str
     media_type: str

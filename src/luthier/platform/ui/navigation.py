@@ -11,7 +11,14 @@ from luthier.platform.auth.member_records import Session
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A page of the navigation. key: the letter that leads there, after `g`. scope: None for whoever is signed in."""
+    """A page of the navigation.
+
+    Attributes:
+        name: Its title.
+        address: Its path.
+        scope: What a visitor needs to see it; None for whoever is signed in.
+        key: The letter that leads there, after `g`.
+    """
 
     name: str
     address: str

@@ -33,7 +33,12 @@ _KEEP_SECONDS: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Led:
-    """Where work leads when it is done, and what the page there says on top."""
+    """Where work leads when it is done, and what the page there says on top.
+
+    Attributes:
+        address: A path of this server.
+        notice: One sentence; empty for none.
+    """
 
     address: str
     notice: str = ""
@@ -41,7 +46,17 @@ class Led:
 
 @dataclass(slots=True)
 class Work:
-    """One piece of work. since: seconds since 1970. back: the page that it was begun from."""
+    """One piece of work.
+
+    Attributes:
+        owner: Digest of the session that began it.
+        title: What is done, for people.
+        back: The page that it was begun from.
+        since: When it began, in seconds since 1970.
+        done: Set at its end.
+        led: Where it leads; None until it has succeeded.
+        error: Why it failed; None unless it did.
+    """
 
     owner: str
     title: str
@@ -62,7 +77,16 @@ class PageWork:
     def answer(self, request: Request, title: str, work: Callable[[], Led], *, back: str) -> Response:
         """Do the work, and answer with where it leads, or with the page that waits for it.
 
-        Raises what the work raises within a moment, and BusyError where too much is going on.
+        An error of the work within a moment is raised here; a later one is shown by that page.
+
+        Args:
+            request: The request with the form.
+            title: What is done, for people.
+            work: Does it, in a thread of its own.
+            back: The page that the form is on.
+
+        Raises:
+            BusyError: Too much work is going on.
         """
         name, made = secrets.token_urlsafe(16), Work(_owner(request), title, back)
         with self._lock:
@@ -84,7 +108,11 @@ class PageWork:
         return redirect(request, made.led.address, made.led.notice)
 
     def find(self, request: Request, name: str) -> Work:
-        """The work of this name that this session has begun. Raises NotFoundError."""
+        """The work of this name that this session has begun.
+
+        Raises:
+            NotFoundError: This session has begun no such work.
+        """
         with self._lock:
             found = self._works.get(name)
         # Another session's work is as if it were not there: names of work must not be tried out.

@@ -59,7 +59,13 @@ def render(request: Request, template: str, values: Mapping[str, Any] | None = N
 
 
 def redirect(request: Request, address: str, notice: str = "") -> Response:
-    """Lead on after a form that was done. address: a path of this server. notice: what the next page says on top."""
+    """Go to another page after a form that was done.
+
+    Args:
+        request: The request with the form.
+        address: A path of this server.
+        notice: What the next page says on top; empty for nothing.
+    """
     answer: Response
     if is_fragment_request(request):
         # HTMX follows a 303 by itself and puts the page into the fragment's place: this header makes the browser go
@@ -120,7 +126,9 @@ def environment() -> Environment:
 def ago(moment: float | str | None, *, now: float | None = None) -> Markup:
     """A time as a `<time>`: how long ago (or in how long), with the exact one in UTC on hover.
 
-    moment: seconds since 1970, or ISO 8601; None shows as `never`.
+    Args:
+        moment: Seconds since 1970, or ISO 8601; None shows as `never`.
+        now: Seconds since 1970; None for this moment.
     """
     if moment is None:
         return Markup("<span class=muted>never</span>")

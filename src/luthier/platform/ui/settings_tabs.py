@@ -20,7 +20,13 @@ Id = Annotated[str, Path(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """scope: what it takes to see it; None for whoever is signed in."""
+    """A tab of the settings.
+
+    Attributes:
+        name: Its title.
+        address: Its path.
+        scope: What a visitor needs to see it; None for whoever is signed in.
+    """
 
     name: str
     address: str
@@ -49,7 +55,14 @@ def tabs_for(session: Session) -> list[Tab]:
 
 
 def show(request: Request, name: str, values: Mapping[str, Any], *, status: int = 200) -> Response:
-    """The page of a tab. name: of its template. A handler has made sure that somebody is signed in."""
+    """The page of a tab. The handler has made sure that somebody is signed in.
+
+    Args:
+        request: The request.
+        name: The name of its template.
+        values: What the template shows.
+        status: The HTTP status.
+    """
     session: Session = request.state.session
     return render(request, f"settings/{name}.html", {"tabs": tabs_for(session), **_EMPTY, **values}, status=status)
 

@@ -259,6 +259,10 @@ def lock_of(context: Context, pipeline_id: str) -> Path:
 def hold(lock: Path, what: str) -> Iterator[int]:
     """Work on a workflow alone for the duration of the block.
 
+    Args:
+        lock: The file of the lock.
+        what: What it locks, for the message.
+
     Yields:
         The descriptor of the lock: a child process that inherits it holds the lock, too.
 

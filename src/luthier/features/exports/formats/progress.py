@@ -60,7 +60,7 @@ class FormatProgress:
 
     @property
     def seconds(self) -> float:
-        """What the table has taken so far, in this attempt and those before it that came to something."""
+        """Seconds of work so far, in this attempt and in earlier ones that have stored a result."""
         # Monotonic, so only durations are kept across attempts, never a starting point.
         return self._before + time.perf_counter() - self._began
 
@@ -102,10 +102,14 @@ def close_table(folder: Path, *, keeps_exports: bool) -> None:
 
 @contextmanager
 def format_progress(folder: Path, asked: Mapping[str, Any]) -> Iterator[FormatProgress]:
-    """The progress of a table in this folder (made where it is missing), from where an earlier attempt has left it.
+    """The progress of a table in this folder (made where it is missing), from where an earlier attempt stopped.
 
-    asked: all that exports and qualities depend on, as JSON. Raises ConflictError where the folder holds a table, or
-    what was made for another one, and where another process is at it.
+    Args:
+        folder: The folder of the table.
+        asked: All that exports and qualities depend on, as JSON.
+
+    Raises:
+        ConflictError: The folder holds a table, or the unfinished one of another request, or a process works on it.
     """
     folder = folder.absolute()
     check_table_folder(folder)

@@ -18,7 +18,11 @@ log = logging.getLogger("luthier.api")
 class TrustedProxies:
     """Takes client and scheme from the headers of proxies that are named, and from nobody else's.
 
-    addresses: of the proxies, and networks of them. The log names the first request that another one hands on.
+    The first request that another proxy forwards is logged.
+
+    Args:
+        app: The app behind it.
+        addresses: Addresses of the proxies, or networks of them.
     """
 
     def __init__(self, app: ASGIApp, addresses: list[str]) -> None:
