@@ -147,7 +147,7 @@ def _check(options: AnswerOptions, max_rows: int | None) -> None:
 
 
 def _check_rows(source: Source, mapping: Mapping[str, str], context: Context) -> int:
-    """The number of rows, all of which have a prompt; nothing is asked of a teacher before that is known."""
+    """The number of rows, all of which have a prompt; the teacher gets no request before that is checked."""
     from luthier.core.dataset import Row
     from luthier.ml.data.files.bad_field import BadFieldError
     from luthier.ml.data.rows.answer_prompts import question_of

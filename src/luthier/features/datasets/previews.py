@@ -43,7 +43,7 @@ class DataPreview:
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier data preview --json`.
 
-        Where several tokens share one character, its text stands at the first of them; the texts of a row joined are
+        Where several tokens share one character, the first of them has its text; the texts of a row joined are
         the whole text. `input_ids` and `learned` (0 or 1) are those that training takes: the loss of a row is the
         cross-entropy of each token with `learned` 1, predicted from all tokens before it.
         """

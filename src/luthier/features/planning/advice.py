@@ -25,6 +25,7 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
     structure = read_structure(prepared.model.path)
     asked = recipe.method.targets if recipe.method and recipe.method.targets else "all-linear"
     place = place_adapters(structure, asked, rank=LORA_RANK[0])
+    # Experts count only where nothing else is adapted: their rank is a share of the others'.
     layers = targeted(structure, place.targets) or targeted(structure, (), place.expert_targets)
     name = on or name_of(device_for(context, None))
     return rules.advise(

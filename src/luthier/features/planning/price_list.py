@@ -10,7 +10,14 @@ from luthier.platform.home.context import Context
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """titles: of the devices, by name. usd_per_million_...: of tokens that are served; None where nobody has set it."""
+    """The prices of this server.
+
+    Attributes:
+        table: Of devices, people and electricity.
+        titles: Of the devices, by name.
+        usd_per_million_prompt_tokens: Of tokens that a served model reads; None where no price is set.
+        usd_per_million_new_tokens: Of tokens that it writes; None where no price is set.
+    """
 
     table: PriceTable
     titles: dict[str, str]

@@ -133,6 +133,7 @@ def _load_what_a_run_loads(model_path: str) -> None:
     import luthier.ml.evaluation.few_shot
     import luthier.ml.inference.models.sources  # noqa: F401
 
+    # By its name: planning lies below runs, and may not import it.
     import_module("luthier.features.runs.store")
     from luthier.ml.inference.models.chat_template import ChatTemplate
     from luthier.ml.inference.models.structure import read_structure
@@ -142,6 +143,7 @@ def _load_what_a_run_loads(model_path: str) -> None:
 
 
 def _shortened(plan: Plan, num_steps: int) -> Plan:
+    # Nothing but steps: validation and warm-up would be timed with them.
     after = {"num_steps": num_steps, "num_warmup_steps": 0, "validate_every_steps": 0, "early_stopping_patience": 0}
     return plan.model_copy(update={"training": plan.training.model_copy(update=after), "budget": None})
 
@@ -183,12 +185,14 @@ def _made_up(
         for beginnings, rows in step:
             first = len(units)
             shared_tokens[first] = tuple(beginnings)
+            # Without beginnings one empty list stands for all rows.
             shared = [array("i", (draw.randrange(vocabulary) for _ in range(num))) for num in beginnings or [0]]
             made_up = []
             for number, (num_tokens, num_learned) in enumerate(rows):
                 beginning = shared[number * len(shared) // len(rows)]
                 own = array("i", (draw.randrange(vocabulary) for _ in range(num_tokens - len(beginning))))
                 ids = beginning + own
+                # One byte a token, 1 where it is learned.
                 mask = bytes(num_tokens - num_learned) + b"\x01" * num_learned
                 name, is_wanted = f"probe:{num_rows}", num_rows % 2 == 0
                 made_up.append(TokenisedExample(name, ids, mask, is_wanted=is_wanted))

@@ -109,8 +109,10 @@ def take_step(
     objective = _prepared(plan, model, units, folder, template, teacher)
     beginnings = shared_prefix_tokens(model, units) if rows_per_unit > 1 else ()
     schedule = _OneStep(len(units), beginnings)
+    # No checkpoint is written, so no hash is needed.
     state = LoopState(plan_hash="", early_stopping=EarlyStopping(patience=1))
     state, event = one_step(plan, model, objective, optimizer, units, schedule, state)
+    # The gradient norm, too: a loss may be finite while its gradient overflows.
     if not (math.isfinite(event.loss) and math.isfinite(event.gradient_norm)):
         raise RequestError(
             f"loss {event.loss} and gradient norm {event.gradient_norm} of one step of objective "
@@ -131,6 +133,7 @@ def made_up_units(rows_per_unit: int, vocabulary: int, *, with_replay: bool = Fa
         for place in range(rows_per_unit):
             number = unit * rows_per_unit + place
             num = _ANSWER_TOKENS[number % len(_ANSWER_TOKENS)]
+            # Modulo the vocabulary: small copies may have few tokens.
             ids = array(
                 "i", (token % vocabulary for token in (*prompt, *range(11 + 3 * number, 11 + 3 * number + num)))
             )

@@ -29,8 +29,11 @@ def describe_problems(
 ) -> list[str]:
     """One line a wrong place, in the order of the file's keys.
 
-    lines: dotted key -> line in the file. overridden: the dotted keys that came from `--set`. spec: what the file was
-    to be; its fields may say in their description what is expected.
+    Args:
+        error: What validation found.
+        lines: The line in the file of each dotted key.
+        overridden: The dotted keys that came from `--set`.
+        spec: What the file should be; its fields may say in their description what is expected.
     """
     expectations: dict[str, list[str]] = {}
     came: dict[str, str] = {}

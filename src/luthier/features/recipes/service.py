@@ -32,6 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         or values; all of them are listed.
     """
     document = read_recipe_file(path)
+    # Overrides are set in a copy; `override_value` copies the inner mappings that it changes.
     keys = dict(document.keys)
     overridden = [override_value(keys, override) for override in overrides]
     keys = typed_keys(keys)  # `--set training={...}` may hold an old key, too
@@ -91,6 +92,7 @@ def override_value(keys: dict[str, Any], override: str) -> str:
                 expected="a mapping of keys to set one of",
                 do="set the whole of it, or correct the recipe",
             )
+        # Assigns the copy to the key, then steps into it (targets are assigned from left to right).
         level[part] = level = dict(inner or {})
     level[parts[-1]] = value
     return ".".join(parts)
@@ -128,5 +130,6 @@ def _absolute_model(name: str, folder: Path) -> str:
 
     if name.startswith("hub:") or name in catalog.entries():
         return name
+    # A bare name is a path only if such a folder is there: otherwise it is a catalogue name with a typo.
     is_path = name.startswith((".", "~", "/")) or name.endswith(".gguf") or (bool(name) and (folder / name).is_dir())
     return _absolute(name, folder) if is_path else name

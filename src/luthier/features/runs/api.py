@@ -41,8 +41,20 @@ class EventList(BaseModel):
 class JobView(BaseModel):
     """A job as the queue knows it; times are seconds since 1970.
 
-    shown_status: with what is under way, such as `pausing`. attempt: how often it was started. step: how far it was
-    when it last said so.
+    Attributes:
+        id: Of the job.
+        kind: What it does.
+        run_id: The run that it makes.
+        status: As it is stored.
+        shown_status: The status with what is under way, such as `pausing`.
+        lane: The queue that it waits in.
+        attempt: How often it was started.
+        step: How far it was when it last reported.
+        worker: Who works on it.
+        created_at: When it was queued.
+        updated_at: When it last changed.
+        finished_at: When it ended; None before that.
+        error: Why it failed.
     """
 
     id: str

@@ -27,10 +27,15 @@ class EvaluationPage:
 def list_evaluations(
     context: Context, project_id: str, *, words: str = "", word: str = "", after: str | None = None, limit: int = 50
 ) -> EvaluationPage:
-    """Evaluations, newest first; those older than the evaluation `after`.
+    """Evaluations, newest first.
 
-    words: all of them stand in the run's id, the file's name, or the name of a system or model. word: of the verdict,
-    or `none` for those without one. Where one of both is asked for, the newest 2,000 are looked through.
+    Args:
+        context: The home.
+        project_id: Of the project.
+        words: All of them must occur in the run's id, the file's name, or the name of a system or model.
+        word: Of the verdict, or `none` for evaluations without one.
+        after: Only those older than this evaluation.
+        limit: At most this many. With `words` or `word` the newest 2,000 are searched.
     """
     most = _MAX_LOOKED_THROUGH if words or word else limit + 1
     found, places = [], home_paths(context)
@@ -50,6 +55,7 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
     )
     try:
         found = context.evaluations.read(evaluation_id)
+    # The same error as for another project's evaluation, so that ids cannot be probed.
     except NotFoundError:
         raise wrong from None
     owner = DEFAULT_PROJECT if found.run_id is None else context.runs.project_of(found.run_id)
@@ -60,6 +66,7 @@ def read_evaluation(context: Context, project_id: str, evaluation_id: str) -> Ev
 
 def without_paths(context: Context, evaluation: Evaluation) -> Evaluation:
     """The same without paths of this machine; samples, which say what rows and models say, stay as they are."""
+    # Without samples: a text that a model wrote must not be changed because it looks like a path.
     plain = Evaluation.model_validate(redact_paths(runs.without_samples(evaluation), home_paths(context)))
     systems = tuple(
         shown.model_copy(update={"samples": own.samples})

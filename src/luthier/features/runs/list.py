@@ -110,9 +110,16 @@ def page_of_runs(
     text: str = "",
     limit: int = ROWS,
 ) -> RunPage:
-    """Some runs of the caller's project. before: only those that are older than the run with this id.
+    """Some runs of the caller's project.
 
-    text: what must stand in the id, the base model, the method or what was asked.
+    Args:
+        context: The home.
+        caller: Whose project.
+        judged: Evaluations, cached.
+        before: Only runs older than the one with this id.
+        status: Only runs in this state.
+        text: Must occur in the id, the base model, the method or the request.
+        limit: At most this many.
     """
     entries = context.run_entries.page(
         caller.project_id,

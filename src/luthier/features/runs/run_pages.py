@@ -40,6 +40,7 @@ def show(
     if part == "now" and is_fragment_request(request):
         values = changing(context, caller, request.app.state.judged, found, plan)
         return render(request, "runs/now.html", values | {"is_piece": True})
+    # A bounded number of events for the first paint; scripts fetch the whole curves afterwards.
     curves = series.first_look(run_id, 0 if found.record is None else found.record.step, FIRST_POINTS)
     drawn = {
         "run": found,
@@ -55,6 +56,7 @@ def show(
 def report(context: HomeContext, caller: Reader, run_id: str) -> Response:
     """The report that the run has written."""
     text = project_runs.report_of(context, caller.project_id, run_id)
+    # The report holds text of rows and models: even if some of it were taken for HTML, no script would run.
     return HTMLResponse(text, headers={"Content-Security-Policy": REPORT_POLICY})
 
 

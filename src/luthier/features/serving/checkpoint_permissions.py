@@ -16,6 +16,7 @@ def permit(context: Context, caller: Caller, checkpoint: str, project_ids: Seque
     """Let projects ask a checkpoint. Raises NotFoundError for the checkpoint, RequestError for a project."""
     model_id = _own(context, caller, checkpoint).model_id
     made = context.checkpoint_permissions.add(model_id, project_ids)
+    # Written after the change: the log must not name a permission that was refused.
     record(context, caller, "checkpoint.permitted", model_id, {"project_ids": list(project_ids)})
     return made
 

@@ -26,9 +26,14 @@ _MAX_SIZE_FACTOR: Final = 3.0
 def points_to_begin_with(
     context: Context, plan: Plan, space: Space, own: Values, project_id: str | None
 ) -> tuple[tuple[StartPoint, ...], tuple[str, ...]]:
-    """The points, those of earlier studies first, each once, and a sentence for each study that gave one.
+    """The points to begin with, those of earlier studies first, each once, and a sentence for each study that gave one.
 
-    own: what the recipe itself sets, as `tune.priors.own_values` gives it. project_id: whose studies; None for none.
+    Args:
+        context: The home.
+        plan: Of the recipe.
+        space: That is searched.
+        own: What the recipe itself sets, as `priors.own_values` gives it.
+        project_id: Whose studies are used; None for none.
     """
     found: list[StartPoint] = []
     said: list[str] = []

@@ -108,6 +108,7 @@ def worker(
         )
 
     with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
+        # One worker a machine by default: the same name takes its own jobs back after a crash.
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)
         num_attempts = jobs.work(context, name, stop_requested=stop_requested, tell=tell, until_idle=until_idle)

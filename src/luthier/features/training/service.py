@@ -145,8 +145,21 @@ def train_prepared(
 ) -> TrainOutcome:
     """Train what is ready, as `train` does; it is judged where `prepared` holds held-out rows.
 
-    began: when the work on it began, by `time.perf_counter`; from then on time is paid. draws_page: false leaves the
-    page of the report to `luthier report`.
+    Args:
+        context: The home.
+        prepared: The plan and its rows.
+        began: When the work on it began, by `time.perf_counter`; time is billed from then on.
+        prices: As for `train`.
+        show_plan: As for `train`.
+        run_id: As for `train`.
+        launcher: As for `train`.
+        listener: As for `train`.
+        draws_page: False leaves the page of the report to `luthier report`.
+
+    Raises:
+        RequestError: A plan that the launcher's processes cannot share.
+        DivergedError: The loss or a gradient is no number.
+        StorageFullError: The disk is full.
     """
     launcher = launcher or InProcessLauncher()
     launcher.check(prepared.plan)
@@ -185,13 +198,21 @@ def resume(
 ) -> TrainOutcome:
     """Go on with a run from its newest whole checkpoint; the outcome is that of a run that was never stopped.
 
-    budget: caps that replace those of the run, counted from its very beginning. prices: as for `train`; with none, the
-    run keeps the rates that it has. is_judged: false leaves the held-out rows alone. launcher: as for `train`, not
-    necessarily the one that began. listener: as for `train`. ready: its prepared data, where this process has it
-    already. draws_page: as for `train_prepared`.
+    Args:
+        context: The home.
+        run_id: Of the run.
+        budget: Caps that replace those of the run, counted from its beginning.
+        prices: As for `train`; without them the run keeps its rates.
+        is_judged: False leaves the held-out rows alone.
+        launcher: As for `train`, not necessarily the one that began.
+        listener: As for `train`.
+        ready: The prepared data, where this process has it already.
+        draws_page: As for `train_prepared`.
 
-    Raises NotFoundError for an unknown run, ConflictError where it is done, in another process's hands, or where its
-    base model or rows have changed, RequestError where its budget leaves nothing to go on with.
+    Raises:
+        NotFoundError: No such run.
+        ConflictError: It is done, another process works on it, or its base model or rows have changed.
+        RequestError: Its budget leaves nothing to go on with.
     """
     record, launcher = context.runs.get(run_id), launcher or InProcessLauncher()
     with _held(context, run_id) as lock:

@@ -34,11 +34,13 @@ def usage(
 def _by_day(used: UseOfDays) -> Plot:
     """Requests of each day: a line for each of the first models, and one for all others together."""
     first = used.models[: len(_ROLES)]
+    # Today is day 0.
     backwards = range(-len(used.days) + 1, 1)
     series = [
         Series(one.model, [(float(x), float(y)) for x, y in zip(backwards, one.requests_by_day, strict=True)], role)
         for one, role in zip(first, _ROLES, strict=False)
     ]
+    # Colours are few: beyond them lines could not be told apart.
     if others := used.models[len(_ROLES) :]:
         sums = [float(sum(counts)) for counts in zip(*(one.requests_by_day for one in others), strict=True)]
         name = f"{len(others)} other{'' if len(others) == 1 else 's'}"

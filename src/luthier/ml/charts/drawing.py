@@ -75,7 +75,16 @@ Shape = Rule | Line | Area | Dot | Text
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Shapes on paper of so many pixels, the last on top. key: unique in a page. title, description: in its place."""
+    """Shapes on a sheet, the last on top.
+
+    Attributes:
+        key: Unique in a page.
+        title: Its name for screen readers.
+        description: What they read in its place.
+        width: In pixels.
+        height: In pixels.
+        shapes: From the bottom up.
+    """
 
     key: str
     title: str

@@ -22,6 +22,7 @@ def text(value: str, limit: int = _MAX_CHARACTERS) -> str:
 def code(value: str) -> str:
     """Inline code, whatever backticks are in it."""
     line = _HIDDEN.sub(lambda match: f"U+{ord(match[0]):04X}", " ".join(value.split())).replace("|", "\\|")
+    # CommonMark: a fence must be longer than any run of backticks inside it.
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") or not line else ""
     return f"{fence}{pad}{line}{pad}{fence}"

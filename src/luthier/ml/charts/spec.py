@@ -81,7 +81,15 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line across the chart with a word. axis: on which `x` lies. role: a dashed muted line where it is "muted"."""
+    """A line across the chart with a word.
+
+    Attributes:
+        x: Where it lies on its axis.
+        name: The word; empty for none.
+        axis: On which `x` lies.
+        role: Its colour.
+        is_dashed: Whether it is dashed.
+    """
 
     x: float
     name: str
@@ -101,7 +109,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Words at a point. is_ringed: with a ring around it. below: whether they lie under it."""
+    """Words at a point.
+
+    Attributes:
+        x: Of the point.
+        y: Of the point.
+        text: The words.
+        role: Their colour.
+        is_ringed: Whether the point has a ring around it.
+        below: Whether the words lie under the point.
+        is_bold: Whether they are bold.
+    """
 
     x: float
     y: float
@@ -245,7 +263,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """One line through all columns. heights: from 0 to 1 on each, None where it has no part. words: read on hover."""
+    """One line through all columns.
+
+    Attributes:
+        name: Of what it stands for.
+        heights: On each column from 0 to 1; None where it has no part.
+        words: Shown on hover.
+        role: Its colour.
+    """
 
     name: str
     heights: Sequence[float | None]

@@ -15,9 +15,11 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
         return [low]
     rough = (high - low) / max(1, most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
+    # The tolerance keeps a step that equals `rough` but for rounding.
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
+    # Multiplied, not added up: sums would drift by rounding, and 0.30000000000000004 would be written.
     return [0.0 if n == 0 else n * step for n in range(first, last + 1)]
 
 

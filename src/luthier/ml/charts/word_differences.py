@@ -32,6 +32,7 @@ def word_differences(other: str, text: str) -> list[Stretch] | None:
     if max(len(before), len(after)) > MAX_WORDS:
         return None
     found = []
+    # autojunk ignores words that are frequent in texts of 200 and more, which would mark too much.
     for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if kind == "equal":
             found.append(Stretch("", "".join(after[k:m])))

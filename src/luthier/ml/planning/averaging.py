@@ -40,6 +40,7 @@ def resolve_average(
         )
     if recipe.kind == "ema":
         most, least, share = defaults.AVERAGE_DECAY
+        # An EMA looks back over about 1 / (1 - decay) steps; `share` of the run are wanted.
         decay = recipe.decay if recipe.decay is not None else max(least, min(most, 1 - share / num_steps))
         why = f"the average looks back over about {1 / (1 - decay):.3g} steps"
         sources.note("training.average", "asked", why if recipe.decay is not None else f"{why}, a tenth of the run")

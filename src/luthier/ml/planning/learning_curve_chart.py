@@ -30,6 +30,7 @@ def write_learning_curve_chart(path: Path, curve: LearningCurve) -> None:
     losses = np.array([point.loss for point in curve.points])
     series, y = [], Axis("nats a learned token")
     if curve.fit is not None:
+        # Evenly spread on the logarithmic axis.
         rows = np.geomspace(sizes.min(), sizes.max() * _BEYOND, 200)
         middle, low, high = curve_band(curve.points, rows)
         inside = rows <= sizes.max()

@@ -33,6 +33,7 @@ def default_rate(method: str, objective: str, hidden_size: int, optimizer: str =
     rules = rules_of(method)
     usual, why = rules.learning_rate
     if rules.falls_with_width:
+        # Held at the narrowest width that was measured: the fit would give ever higher rates below it.
         factor = (REFERENCE_WIDTH / max(hidden_size, NARROWEST)) ** _POWER
         why = f"{why}; {usual:g} at a width of {REFERENCE_WIDTH:,}, times {factor:.2g} at {hidden_size:,}"
         # Two digits: the fit is no more precise, and a plan shows what it uses.

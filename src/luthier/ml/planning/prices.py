@@ -145,6 +145,7 @@ class _Reader:
             ends = [self._number(f"{place}.{end}", known[end], may_be_zero, most) for end in _ENDS]
         else:
             ends = [self._number(place, value, may_be_zero, most)] * 3
+        # A wrong end has been noted by `_number`; here only the range as a whole is dropped.
         numbers = [end for end in ends if end is not None]
         if len(numbers) < 3:
             return None
@@ -154,6 +155,7 @@ class _Reader:
         return Estimate(low=numbers[0], value=numbers[1], high=numbers[2])
 
     def _number(self, place: str, value: Any, may_be_zero: bool, most: float) -> float | None:
+        # bool is a subclass of int, and YAML writes inf and nan as floats.
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or value < 0 or value > most or (value == 0 and not may_be_zero):
             least = "0 or more" if may_be_zero else "above 0"
@@ -178,6 +180,7 @@ def _read(path: Path, *, name: str, is_own: bool) -> _Reader:
     if not path.is_file():
         raise NotFoundError(f"no price file {path}", expected="an existing YAML file", do="check the path of --prices")
     try:
+        # utf-8-sig drops the byte order mark that spreadsheet programs write.
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"price file {path} is not UTF-8", expected="UTF-8 text", do="save it as UTF-8") from error

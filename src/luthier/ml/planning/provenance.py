@@ -29,4 +29,5 @@ class Provenance:
 
     def in_order(self, sections: tuple[str, ...]) -> dict[str, ValueSource]:
         """All that was noted, section by section, each in the order it was noted in."""
+        # The sort is stable: within a section the order of noting stays.
         return dict(sorted(self.found.items(), key=lambda item: sections.index(item[0].partition(".")[0])))

@@ -26,6 +26,7 @@ def write_memory_chart(path: Path, quote: Quote) -> None:
     rows, start = [], 0.0
     for name, value in parts:
         rows.append(Bar(name, start + value, size(round(value * _GB)), "other-1", start=start))
+        # Parts are drawn one behind the other, so that the last one ends at the sum.
         start += value
     whole = size(round(total.value * _GB))
     rows.append(Bar("all together", total.value, whole, "base", interval=(total.low, total.high)))
@@ -49,6 +50,7 @@ def write_options_chart(path: Path, options: Sequence[Option]) -> None:
     """
     fitting = [option for option in options if option.fits]
     shown = [o for place, o in enumerate(fitting) if place < _MAX_ROWS or o.prediction.device.is_cpu]
+    # One option without a price turns all into hours: bars of two units cannot be compared.
     in_usd = all(option.prediction.usd is not None for option in shown)
     methods = list(dict.fromkeys(option.method for option in options))
     rows = []

@@ -49,9 +49,16 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
 def resolve_objective(
     recipe: ObjectiveRecipe | None, shape: Shape, sources: Provenance, *, teacher: TeacherPlan | None = None
 ) -> ObjectivePlan:
-    """The objective's part of a plan. shape: of the training rows. teacher: the one that the recipe names, found.
+    """The objective's part of a plan.
 
-    Raises RecipeError for settings that the objective does not take, and for rows that it cannot learn from.
+    Args:
+        recipe: What is requested; None takes the default.
+        shape: Of the training rows.
+        sources: Takes where each value comes from.
+        teacher: The one that the recipe names, found.
+
+    Raises:
+        RecipeError: Settings that the objective does not take, or rows that it cannot learn from.
     """
     asked = recipe or ObjectiveRecipe(name="sft")
     rules = rules_of(asked.name)

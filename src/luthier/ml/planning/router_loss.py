@@ -61,7 +61,9 @@ def _coefficient(asked: RouterAuxLoss | None, model_path: str) -> float:
         return float(asked)
     from luthier.ml.inference.models.architecture import load_config, text_config
 
+    # transformers' name of the coefficient, the same for Mixtral, Qwen and others.
     found = getattr(text_config(load_config(model_path)), "router_aux_loss_coef", None)
+    # 0 in a config is no coefficient to take over.
     if isinstance(found, float | int) and not isinstance(found, bool) and found > 0:
         return float(found)
     raise RecipeError(

@@ -67,6 +67,7 @@ class GraderChecked(BaseModel):
 def run(request: GraderRun, caller: Trainer, context: HomeContext) -> GraderAnswer:
     """Grade one text. A run that fails has the reward 0, and `errors` say why."""
     grader = request.grader
+    # Training scope alone must not become a way to query models.
     if graders.uses_model(grader) and not caller.may("infer"):
         raise ApiError(
             403,

@@ -77,6 +77,7 @@ class SamplingBody(BaseModel):
 
     def end_user(self) -> str | None:
         """Whose ask it is, where the request says so: it decides which target of a deployment answers."""
+        # `safety_identifier` is OpenAI's newer name for it; chat alone has the field.
         named: str | None = self.user or getattr(self, "safety_identifier", None)
         return named
 
@@ -85,6 +86,7 @@ class SamplingBody(BaseModel):
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
+            # A random seed, as OpenAI's API draws anew without one.
             seed=new_seed() if self.seed is None else self.seed,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
@@ -93,6 +95,7 @@ class SamplingBody(BaseModel):
 
     def _biases(self) -> tuple[tuple[int, float], ...]:
         given = self.logit_bias or {}
+        # isdigit alone accepts other scripts' digits; ten digits and more are no token id and would overflow.
         if wrong := next((key for key in given if not (key.isascii() and key.isdigit() and len(key) < 10)), None):
             message = f"Invalid logit_bias: {wrong!r} is no token id; expected: ids of the model's own tokenizer"
             raise ApiError(400, message, param="logit_bias", code="invalid_value")

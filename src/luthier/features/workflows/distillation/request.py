@@ -223,8 +223,14 @@ def digest_of(request: DistilRequest, settings: dict[str, Any], base: Base) -> s
 def read_settings(path: Path | None, overrides: Sequence[str], kind: DistilKind) -> dict[str, Any]:
     """The sections of a recipe file that both trainings share; `base_model` and the files of `data` are left out.
 
-    overrides: as `training.epochs=3`. Raises RecipeError for what would make the two trainings differ in more than the
-    teacher: a budget, a part of the rows, validation rows as a fraction, another objective.
+    Args:
+        path: The recipe; None for an empty one.
+        overrides: Such as `training.epochs=3`.
+        kind: What is learned of the teacher.
+
+    Raises:
+        RecipeError: What would make the two trainings differ in more than the teacher: a budget, a part of the rows,
+            validation rows as a fraction, another objective.
     """
     keys = dict(read_recipe_file(path).keys) if path is not None else {}
     for override in overrides:

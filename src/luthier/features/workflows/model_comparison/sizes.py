@@ -86,9 +86,18 @@ class Sizes:
 def choose_sizes(
     paces: Sequence[Pace], *, num_rows: int, num_held_out: int, most_judged: int, hours: float, spent_hours: float
 ) -> Sizes:
-    """The sizes. num_rows, num_held_out: that there are. spent_hours: on finding out the paces.
+    """How many rows are judged and trained on.
 
-    Raises ModelComparisonTooSmallError where not even the least of both fits, with what would.
+    Args:
+        paces: Of all contenders.
+        num_rows: Training rows that there are.
+        num_held_out: Held-out rows that there are.
+        most_judged: Rows to judge at most.
+        hours: The budget of everything.
+        spent_hours: On finding out the paces.
+
+    Raises:
+        ModelComparisonTooSmallError: Not even the least of both fits; it holds the hours that would be needed.
     """
     row_seconds = sum(pace.row_seconds for pace in paces)
     fixed = sum(pace.loading_seconds for pace in paces) * _LOADINGS

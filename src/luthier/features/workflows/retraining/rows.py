@@ -76,12 +76,19 @@ def reviewed_rows(
 ) -> Reviewed:
     """What people have said of a model's answers, as rows to learn from.
 
-    from_traffic: also answers that were sampled from the traffic and accepted as they are; without it corrections and
-    answers that people rated as good. panels: rating panels of which the answer that people prefer is learned.
-    Only the last answer of a conversation is learned: the earlier ones are what the model said, and nobody has looked
-    at them. Of two rows with the same prompt the one that was decided last counts.
+    Only the last answer of a conversation is learned: the earlier ones are what the model said, and nobody has checked
+    them. Of two rows with the same prompt the one that was decided last counts.
 
-    Raises NotFoundError for a panel.
+    Args:
+        context: The home.
+        caller: Whose project.
+        model: The deployment.
+        from_traffic: Also take answers that were sampled from the traffic and accepted as they are; without it only
+            corrections and answers that people rated as good.
+        panels: Rating panels of which the preferred answer is learned.
+
+    Raises:
+        NotFoundError: No such panel.
     """
     from luthier.features.feedback.review import accepted
     from luthier.features.human_eval.pairs import preference_pairs
@@ -179,13 +186,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def joined(context: Context, folder: Path, old: Splits, fresh: Sequence[dict[str, Any]]) -> Joined:
-    """Reviewed rows beside those of the last run. folder: for what is written on the way. fresh: as of `fresh_rows`.
+    """Reviewed rows beside those of the last run.
 
     A fifth of the reviewed rows is held out, of those whose prompt the last run has never seen. No reviewed row that is
     trained on says nearly what a held-out one says (as the audit finds contamination), and no old one has the prompt of
     a reviewed one, since that is what was corrected.
 
-    Raises ConflictError where nothing is left to learn.
+    Args:
+        context: The home.
+        folder: For intermediate files.
+        old: The rows of the last run.
+        fresh: As of `fresh_rows`.
+
+    Raises:
+        ConflictError: Nothing is left to learn.
     """
     old_held_out = old.get("held_out", ())
     left_out: Counter[str] = Counter()

@@ -56,8 +56,11 @@ class TextWords:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Groups of texts. weights: idf of each hashed place. centres: unit vectors, [topics, places], the largest group
-    first.
+    """Groups of texts.
+
+    Attributes:
+        weights: idf of each hashed place, [places].
+        centres: Unit vectors, the largest group first, [topics, places].
     """
 
     weights: Floats

@@ -94,11 +94,15 @@ def _draw(one: Input, num: int, seed: int) -> Array:
     low, typical, high = one.range.low, one.range.typical, one.range.high
     if low == high:
         return np.full(num, typical)
+    # CRC-32, not hash(): Python's hash of a text differs from process to process.
     random = np.random.default_rng([seed, zlib.crc32(one.key.encode())])
+    # One level in each of `num` equal slices of (0, 1), in random order. [num]
     level = (random.permutation(num) + random.random(num)) / num
     if one.is_measured:
         deviation = ndtri(level)
+        # Each side has the width of its own end of the interval, which lies at 1.96 deviations.
         return np.asarray(typical + np.where(deviation > 0, high - typical, typical - low) * deviation / _Z)
+    # The shape parameters of the beta distribution; its inverse turns levels into draws.
     left, right = 1 + 4 * (typical - low) / (high - low), 1 + 4 * (high - typical) / (high - low)
     return np.asarray(low + (high - low) * betaincinv(left, right, level))
 

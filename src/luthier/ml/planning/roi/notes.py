@@ -37,6 +37,7 @@ def _left_out(case: Case) -> Iterator[str]:
         yield "It is never trained again: the case names no retraining."
     else:
         yield "Retraining costs one training, one evaluation and its hours, spread evenly over the months between."
+    # By the upper end: a range that begins at 0 still names hours.
     if case.upkeep.review_hours_per_month.high == 0:
         yield "Nobody looks at its answers once it is in use: the case names no hours of reviewing a month."
     if case.evaluation.hours.high == 0 and case.evaluation.cost.high == 0:
