@@ -87,7 +87,7 @@ def answer(
 ) -> Answering:
     """Have a teacher answer the prompt of every row; answers in the rows are replaced.
 
-    The output has a chat row for each answer that was kept; refused ones (empty, cut off, over the context) are in
+    The output has a chat row for each answer that was kept; the others (empty, cut off, over the context) are in
     `<output>.refused.jsonl`. Answers are stored in the home, so a second run requests only the rest.
 
     Args:
@@ -112,7 +112,6 @@ def answer(
     start = time.monotonic()
     source = open_source(file)
     check_free_listed(output, refused_file(output), force=force)
-    # All rows are checked before the first request is paid for.
     num_found = _check_rows(source, fields, context)
     num_rows = min(num_found, max_rows or num_found)
     with closing(find_teacher(context, teacher)) as writer:
